@@ -1,0 +1,244 @@
+"""`contrail-data`: raw bands to stores. Commands parse, call and print; nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contrail_data import command
+from contrail_data.errors import ContrailError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Raw GOES bands to ash-RGB zarr stores that a team shares.",
+)
+
+Store = Annotated[str, typer.Argument(help="A store: path, URL or name in data_catalog.yaml.", metavar="STORE")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="The store to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the store (or unfinished build) at -o.")]
+
+
+class Dtype(StrEnum):
+    uint8 = "uint8"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class Codec(StrEnum):
+    none = "none"
+    lz4 = "lz4"
+    zstd = "zstd"
+
+
+class SourceKind(StrEnum):
+    auto = "auto"
+    records = "records"
+    frames = "frames"
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to write the records into.")],
+    records: Annotated[int, typer.Option(min=2, help="How many, train and validation together.")] = 400,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    validation: Annotated[float, typer.Option(min=0.0, max=1.0, help="Fraction that becomes validation.")] = 0.2,
+    size: Annotated[int, typer.Option(min=32, max=2048, help="Rows and columns.")] = 256,
+    bands: Annotated[str, typer.Option(help="ABI bands, comma-separated: 8 to 16.")] = "11,14,15",
+    label_shift: Annotated[
+        tuple[float, float], typer.Option(help="Pixels (down, right) that labels lie off the image; as the dataset's.")
+    ] = (0.5, 0.5),
+    workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+) -> None:
+    """Write synthetic records in the OpenContrails layout: the embedded default data.
+
+    They are made up (physically sensible, deterministic by seed), for trying things out and for tests; a score
+    reached on them says nothing about real contrails.
+    """
+    from contrail_data.progress import progress
+    from contrail_data.sources.synthetic import write_records
+
+    try:
+        wanted = [int(b) for b in bands.split(",")]
+    except ValueError:
+        raise ContrailError(f"--bands {bands!r}: not numbers: give for example 11,14,15") from None
+    with progress("synth", records, unit="records") as advance:
+        counts = write_records(
+            out,
+            records,
+            seed=seed,
+            validation_fraction=validation,
+            size=size,
+            bands=wanted,
+            label_shift=label_shift,
+            on_record=lambda _: advance(1),
+            workers=workers,
+        )
+    print(f"{out}: synthetic records, {', '.join(f'{n} {split}' for split, n in counts.items())}")
+
+
+@app.command()
+def build_ash(
+    source: Annotated[Path, typer.Argument(help="Folder of records (train/, validation/, test/) or of ash frames.")],
+    out: Out,
+    split: Annotated[str, typer.Option(help="Which split of the records; what frames are labelled as.")] = "train",
+    composite: Annotated[
+        str, typer.Option(help="ash, ash_cira, ash_wide, bands, bands_diffs or a .yaml file.")
+    ] = "ash",
+    kind: Annotated[SourceKind, typer.Option("--source", help="auto: frames where *.npy lie in the folder.")] = (
+        SourceKind.auto
+    ),
+    dtype: Annotated[Dtype, typer.Option(help="uint8 errs by at most 1/510 of a channel's range.")] = Dtype.uint8,
+    codec: Annotated[Codec, typer.Option(help="Compression of the images.")] = Codec.none,
+    size: Annotated[int, typer.Option(min=32, max=4096, help="Rows and columns; other sizes are resized.")] = 256,
+    label_shift: Annotated[
+        tuple[float, float],
+        typer.Option(help="Pixels (down, right) that labels lie off the image; OpenContrails: 0.5 0.5."),
+    ] = (0.5, 0.5),
+    workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad record.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Build a composite store from raw bands. Interrupted, the same command finishes it to the same bytes.
+
+    Bad records are told one line each and set aside; the rest is built, and the exit code is 1.
+    """
+    from contrail_data.build import Settings, build
+    from contrail_data.composites import get_composite
+    from contrail_data.sources import open_source
+
+    recipe = get_composite(composite)
+    records = open_source(source, split, recipe, kind.value)
+    if records.note:
+        print(f"note: {records.note}", file=sys.stderr)
+    settings = Settings(recipe, dtype.value, codec.value, size, label_shift)
+    made = build(records, settings, out, workers=workers, strict=strict, overwrite=overwrite, command=command.line())
+    for line in made.set_aside:
+        print(f"set aside: {line}", file=sys.stderr)
+    before = f", {made.resumed} of them found finished" if made.resumed else ""
+    print(f"{made.path}: {made.samples} samples{before}, {len(made.set_aside)} set aside, {made.digest}")
+    if made.set_aside:
+        raise typer.Exit(1)
+
+
+@app.command()
+def stats(
+    stores: Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE...")],
+) -> None:
+    """Print the statistics per channel stored with train data; of several stores, also taken together."""
+    from contrail_data.catalog import open_named
+    from contrail_data.stats import combined
+
+    found = []
+    for name in stores:
+        statistics = open_named(name).attrs.get("statistics")
+        if statistics is None:
+            raise ContrailError(f"{name}: has no statistics: they are taken from train samples only, and it holds none")
+        found.append((name, statistics))
+    if len(found) > 1:
+        found.append(("together", combined([s for _, s in found])))
+    header = ["channel", "mean", "std", "minimum", "maximum", "at 0", "at 1", "mean x 255", "std x 255"]
+    for name, s in found:
+        rows = [
+            [
+                channel,
+                *(f"{s[k][c]:.6f}" for k in ("mean", "std", "minimum", "maximum")),
+                *(f"{s[k][c]:.2%}" for k in ("at_low", "at_high")),
+                *(f"{s[k][c] * 255:.3f}" for k in ("mean", "std")),
+            ]
+            for c, channel in enumerate(s["channel"])
+        ]
+        command.table(f"{name}: {s['samples']} train samples, {s['count']:,} pixels a channel", header, rows)
+
+
+@app.command()
+def inspect(store: Store) -> None:
+    """Tell what is in a store: samples, labels, when, where, from what."""
+    from contrail_data.catalog import open_named
+    from contrail_data.inspect import summary
+
+    facts = summary(open_named(store))
+    width = max(map(len, facts))
+    for heading, text in facts.items():
+        print(f"{heading:<{width}}  {text}")
+
+
+@app.command()
+def preview(
+    store: Store,
+    record: Annotated[list[str], typer.Option(help="Record id; can be given several times.")],
+    prediction: Annotated[str | None, typer.Option(help="Predictions or pseudo-labels to outline in cyan.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures.")] = Path("preview"),
+) -> None:
+    """Write a PNG sheet and an animated GIF of records: ash frames, label outlined in yellow."""
+    from contrail_data import preview as pictures
+    from contrail_data.catalog import open_named
+
+    opened = open_named(store)
+    predicted = None if prediction is None else open_named(prediction)
+    for record_id in record:
+        for path in pictures.preview(opened, record_id, out, predicted):
+            print(path)
+
+
+@app.command()
+def verify(
+    store: Annotated[Path, typer.Argument(help="A local store.", metavar="STORE")],
+) -> None:
+    """Check every file of a store against its checksum, and the whole against its digest."""
+    from contrail_data.store import open_store
+    from contrail_data.store import verify as find_damage
+
+    damage = find_damage(store)
+    for item in damage:
+        print(f"{store}/{item.path}: {item.reason}")
+    if damage:
+        raise ContrailError(
+            f"{store}: {len(damage)} files damaged: rebuild it, or copy it again from where it is whole"
+        )
+    print(f"{store}: whole, {open_store(store).attrs['digest']}")
+
+
+@app.command()
+def pseudo_label(
+    store: Store,
+    model: Annotated[Path, typer.Option(help="Run directory of the model.")],
+    out: Out,
+    batch: Annotated[int, typer.Option(min=1, help="Samples predicted at once.")] = 4,
+    overwrite: Overwrite = False,
+) -> None:
+    """Label every frame of a store with a model; a frame that a human labelled keeps that label.
+
+    Writes probabilities and gated masks into a store of its own that names its parent and the model by digest.
+    """
+    from contrail_data.catalog import open_named
+    from contrail_data.pseudo import label_store
+    from contrail_train.predict import load_predictor
+
+    parent = open_named(store)
+    predictor = load_predictor(model)
+    predictor.check_store(parent)
+    digest, resumed = label_store(
+        parent,
+        predictor.predict,
+        predictor.decision,
+        out,
+        store_kind="pseudo-labels",
+        all_frames=True,
+        keep_human=True,
+        batch=batch,
+        overwrite=overwrite,
+        command=command.line(),
+    )
+    before = f", {resumed} of them found finished" if resumed else ""
+    print(f"{out}: {parent.sizes['sample']} samples{before}, {parent.sizes['time']} frames each, {digest}")
+
+
+def main() -> None:
+    command.run(app)

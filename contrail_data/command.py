@@ -1,0 +1,50 @@
+"""What both command lines share: how a command ends when it cannot go on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+
+from contrail_data.errors import ContrailError
+
+
+def run(app: typer.Typer) -> None:
+    """Run a typer app; an error a user can cause ends in one line on stderr and exit code 1, never a traceback."""
+    try:
+        app()
+    except ContrailError as error:
+        fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        fail("interrupted: run the same command again to go on", code=130)
+
+
+def fail(message: str, code: int = 1) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """Print a table to stdout: the first column is text, the others numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for i, name in enumerate(header):
+        grid.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    # A log has no width: never cut a number there.
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(grid)
+
+
+def line() -> list[str]:
+    """The command as it was typed, for provenance."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]

@@ -1,0 +1,175 @@
+"""Composites are data: channels as band arithmetic, with the bounds in kelvin that map to [0, 1].
+
+ABI bands used here, centre wavelength in µm: 8 6.2, 9 6.9, 10 7.3, 11 8.4, 12 9.6, 13 10.3, 14 11.2,
+15 12.3, 16 13.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contrail_data.errors import ContrailError
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel: brightness temperature of `band`, less that of `minus` where given, in kelvin."""
+
+    name: str
+    band: int
+    minus: int | None
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Composite:
+    name: str
+    channels: tuple[Channel, ...]
+    reference: str = ""
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Bands the channels need, ascending."""
+        return tuple(sorted({b for c in self.channels for b in (c.band, c.minus) if b is not None}))
+
+    @property
+    def channel_names(self) -> list[str]:
+        return [c.name for c in self.channels]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and dicts, as a store's attributes carry them and `from_dict` reads them."""
+        return {**asdict(self), "channels": [asdict(c) for c in self.channels]}
+
+
+def _temperature(band: int, low: float = 180.0, high: float = 340.0) -> Channel:
+    return Channel(f"b{band:02d}", band, None, low, high)
+
+
+_BANDS = tuple(_temperature(b) for b in range(8, 17))
+_WIDE_R = Channel("R", 15, 14, -20.0, 12.0)
+_WIDE_G = Channel("G", 14, 11, -24.0, 24.0)
+
+COMPOSITES: dict[str, Composite] = {
+    c.name: c
+    for c in (
+        Composite(
+            "ash",
+            (Channel("R", 15, 14, -4, 2), Channel("G", 14, 11, -4, 5), Channel("B", 14, None, 243, 303)),
+            "OpenContrails (Ng et al. 2023), what the labellers saw; pycontrails SEVIRI",
+        ),
+        Composite(
+            "ash_cira",
+            (
+                Channel("R", 15, 13, -6.7, 2.6),
+                Channel("G", 14, 11, -6.0, 6.3),
+                Channel("B", 13, None, 243.6, 302.4),
+            ),
+            "CIRA GOES-R ash quick guide; satpy's ABI ash",
+        ),
+        Composite(
+            "ash_wide",
+            (_WIDE_R, _WIDE_G, Channel("B", 14, None, 180, 340)),
+            "the differences of ash, bounds wide enough that real scenes do not clip",
+        ),
+        Composite("bands", _BANDS, "nine brightness temperatures"),
+        Composite("bands_diffs", (*_BANDS, _WIDE_R, _WIDE_G), "nine brightness temperatures, two differences"),
+    )
+}
+
+
+def get_composite(name_or_file: str) -> Composite:
+    """A declared composite by name, or one read from a YAML file (`name`, `channels`, `reference`).
+
+    Raises ContrailError for an unknown name or a malformed file.
+    """
+    if name_or_file in COMPOSITES:
+        return COMPOSITES[name_or_file]
+    path = Path(name_or_file)
+    if path.suffix not in {".yaml", ".yml"}:
+        raise ContrailError(
+            f"composite {name_or_file!r} is unknown: use one of {', '.join(COMPOSITES)}, or a .yaml file"
+        )
+    import yaml
+
+    try:
+        return from_dict(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise ContrailError(f"{path}: cannot be read ({error.strerror}): name an existing file") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ContrailError(f"{path}: not a YAML file: write keys name, channels, reference") from None
+    except ContrailError as error:
+        raise ContrailError(f"{path}: {error}") from None
+
+
+def from_dict(declaration: Any) -> Composite:
+    """The inverse of `Composite.to_dict`. Raises ContrailError naming the key that does not fit."""
+    if not isinstance(declaration, dict) or not isinstance(declaration.get("channels"), list):
+        raise ContrailError("a composite has the keys name, channels (a list) and reference: add what is missing")
+    if unknown := set(declaration) - {"name", "channels", "reference"}:
+        raise ContrailError(f"composite key {sorted(unknown)[0]!r} is unknown: remove it")
+    channels = []
+    for i, item in enumerate(declaration["channels"]):
+        try:
+            minus = item.get("minus")
+            channel = Channel(
+                str(item["name"]),
+                int(item["band"]),
+                None if minus is None else int(minus),
+                float(item["low"]),
+                float(item["high"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ContrailError(
+                f"channel {i} is malformed: give name, band (8..16), optional minus, low and high in kelvin"
+            ) from None
+        bands = [b for b in (channel.band, channel.minus) if b is not None]
+        if not all(8 <= b <= 16 for b in bands) or not channel.low < channel.high:
+            raise ContrailError(f"channel {channel.name!r}: bands are 8..16 and low must be below high")
+        channels.append(channel)
+    if not channels or len({c.name for c in channels}) < len(channels):
+        raise ContrailError("channels: need at least one, each with its own name")
+    return Composite(str(declaration.get("name", "custom")), tuple(channels), str(declaration.get("reference", "")))
+
+
+def evaluate(
+    composite: Composite, bands: Mapping[int, npt.NDArray[np.float32]], *, clip: bool = True
+) -> npt.NDArray[np.float32]:
+    """Channels of a composite, (channel, *shape) float32, clipped to [0, 1] unless told otherwise.
+
+    `bands` maps the band number to brightness temperature in kelvin, any shape, all the same; a whole scene
+    or a record's (y, x, time) alike. Each channel is `(x - low) / (high - low)` in float32. NaN stays NaN.
+    Raises KeyError for a band that is missing.
+    """
+    first = bands[composite.bands[0]]
+    out = np.empty((len(composite.channels), *first.shape), np.float32)
+    for channel, x in zip(composite.channels, out, strict=True):
+        if channel.minus is None:
+            np.subtract(bands[channel.band], np.float32(channel.low), out=x)
+        else:
+            np.subtract(bands[channel.band], bands[channel.minus], out=x)
+            np.subtract(x, np.float32(channel.low), out=x)
+        np.divide(x, np.float32(channel.high - channel.low), out=x)
+        if clip:
+            np.clip(x, 0.0, 1.0, out=x)
+    return out
+
+
+def quantise(unit: npt.NDArray[np.float32], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Values in [0, 1] as a store keeps them: uint8 in steps of 1/255 (error <= 1/510), else a plain cast."""
+    if np.dtype(dtype) != np.uint8:
+        return unit.astype(dtype)
+    scaled = unit * np.float32(255)
+    return np.rint(scaled, out=scaled).astype(np.uint8)
+
+
+def dequantise(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The inverse of `quantise`: float32 in [0, 1]."""
+    scale = np.float32(1 / 255) if stored.dtype == np.uint8 else np.float32(1)
+    return stored.astype(np.float32) * scale

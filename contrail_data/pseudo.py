@@ -1,0 +1,157 @@
+"""Labels made by a model: every frame of a store through any predictor, into a sealed store of their own.
+
+The derived store holds no images. It names its parent's digest; the loader joins it by `record_id`.
+
+    probability   uint8 (sample, time, y, x), scale 1/255; where a human labelled the frame: that label, 0 or 1
+    frame_mask    uint8 (sample, time, y, x) 0/1: probability over the threshold, empty where the gate is shut
+    frame         int8 (sample, time): which frame of the parent's sample this is
+    frame_source  string (sample, time): human or pseudo
+    frame_score   float32 (sample, time): mean of the top-k pixel probabilities, what the gate compares
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from contrail_data.errors import ContrailError
+from contrail_data.journal import Row, building, finished_store, plan_of, read_rows, remove_store, write_rows
+from contrail_data.progress import progress
+from contrail_data.shards import write_sample
+from contrail_data.store import Array, create_arrays, kind, pixel_reader, read_scalars, seal
+
+Predict = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
+"""(b, t, c, y, x) as stored → (b, t, y, x) float32 probability, on the labels' pixel grid."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How probabilities become a mask, and by whom they were made: calibrated with the model, never here."""
+
+    threshold: float
+    gate: float
+    """Frames whose score is lower get an empty mask; 0: no gate."""
+    top_k: int
+    model: str
+    """The model's digest."""
+
+
+def top_k_mean(probability: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.float32]:
+    """Mean of the k highest pixel probabilities: (..., y, x) → (...), the record score of the notes' pipeline."""
+    flat = probability.reshape(*probability.shape[:-2], -1)
+    k = min(k, flat.shape[-1])
+    return np.partition(flat, flat.shape[-1] - k, axis=-1)[..., -k:].mean(-1)
+
+
+def label_store(
+    parent: xr.Dataset,
+    predict: Predict,
+    decision: Decision,
+    out: Path,
+    *,
+    store_kind: str,
+    all_frames: bool,
+    keep_human: bool,
+    batch: int = 8,
+    overwrite: bool = False,
+    command: Sequence[str] = (),
+) -> tuple[str, int]:
+    """Predict frames of a store of samples into `out`; returns the digest and how many samples were done before.
+
+    `all_frames`: all of each sample, else the labelled one alone (the middle one where none is labelled).
+    `keep_human`: a frame that a human labelled keeps that label. Resumable like a build. Raises ContrailError for
+    a parent without images, an `out` that holds something else, or a full disk.
+    """
+    if kind(parent) != "samples":
+        raise ContrailError(f"{parent.attrs['path']}: holds {kind(parent)}, no images: name the store it came from")
+    scalars = read_scalars(parent)
+    frames = _frames(scalars, parent.sizes["time"], all_frames)
+    plane = (parent.sizes["y"], parent.sizes["x"])
+    arrays = {
+        "probability": Array((frames.shape[1], *plane), "uint8", "zstd", True),
+        "frame_mask": Array((frames.shape[1], *plane), "uint8", "zstd", True),
+    }
+    facts = (decision.threshold, decision.gate, decision.top_k, decision.model)
+    plan = plan_of([store_kind, parent.attrs["digest"], *facts, all_frames, keep_human])
+    if overwrite and out.exists():
+        remove_store(out)
+    if (done := finished_store(out, plan)) is not None:
+        return done["digest"], done["samples"]
+    with building(out, plan) as journal:
+        layouts = create_arrays(out, arrays, len(frames))
+        rows = {row["index"]: row for row in read_rows(journal, layouts)}
+        todo = [i for i in range(len(frames)) if i not in rows]
+        resumed = len(rows)
+        human = _human_frames(scalars, frames) & keep_human
+        read_image, read_mask = pixel_reader(parent), pixel_reader(parent, "mask")
+
+        def label(samples: list[int]) -> list[Row]:
+            x_btchw = np.empty((len(samples), frames.shape[1], *parent["image"].shape[2:]), parent["image"].dtype)
+            for sample, x_tchw in zip(samples, x_btchw, strict=True):
+                read_image(sample, frames[sample].tolist(), x_tchw)
+            probability = predict(x_btchw)
+            score = top_k_mean(probability, decision.top_k)
+            mask = (probability >= decision.threshold) & (score >= decision.gate)[..., np.newaxis, np.newaxis]
+            stored = np.rint(probability * 255).astype(np.uint8)
+            made = []
+            for i, sample in enumerate(samples):
+                if human[sample].any():
+                    human_label = np.empty((1, *plane), np.uint8)
+                    read_mask(sample, [0], human_label)
+                    mask[i, human[sample]] = human_label
+                    stored[i, human[sample]] = human_label * 255
+                chunks = {
+                    "probability": write_sample(layouts["probability"], sample, stored[i]),
+                    "frame_mask": write_sample(layouts["frame_mask"], sample, mask[i].astype(np.uint8)),
+                }
+                made.append({"index": sample, "chunks": chunks, "score": score[i].tolist()})
+            return made
+
+        with progress(store_kind, len(frames), resumed) as advance:
+            for start in range(0, len(todo), batch):
+                new = label(todo[start : start + batch])
+                write_rows(journal, new)
+                rows |= {row["index"]: row for row in new}
+                advance(len(new))
+        ordered = [rows[i] for i in range(len(frames))]
+        checksums = {
+            f"{name}/{layouts[name].key(i)}": tuple(row["chunks"][name])
+            for i, row in enumerate(ordered)
+            for name in arrays
+        }
+        attributes = {
+            "kind": store_kind,
+            "parent": parent.attrs["digest"],
+            "model": decision.model,
+            "threshold": decision.threshold,
+            "gate": decision.gate,
+            "top_k": decision.top_k,
+            "label_shift": parent.attrs["label_shift"],
+            "composite": parent.attrs["composite"],
+        }
+        variables = scalars[["record_id", "split", "labelled_frame"]].copy()
+        variables["frame"] = (("sample", "time"), frames.astype(np.int8))
+        variables["frame_source"] = (("sample", "time"), np.where(human, "human", "pseudo").astype(object))
+        variables["frame_score"] = (("sample", "time"), np.array([r["score"] for r in ordered], np.float32))
+        provenance = {"plan": plan, "samples": len(frames), "parent_path": parent.attrs["path"]}
+        digest = seal(out, arrays, variables, attributes, checksums, command, provenance)
+    return digest, resumed
+
+
+def _frames(scalars: xr.Dataset, count: int, all_frames: bool) -> npt.NDArray[np.int64]:
+    if all_frames:
+        return np.tile(np.arange(count), (scalars.sizes["sample"], 1))
+    labelled = scalars["labelled_frame"].values.astype(np.int64)
+    return np.where(labelled < 0, count // 2, labelled)[:, np.newaxis]
+
+
+def _human_frames(scalars: xr.Dataset, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """(sample, time): where a frame carries a human label."""
+    human = frames == scalars["labelled_frame"].values[:, np.newaxis]
+    return human & (scalars["label_source"].values == "human")[:, np.newaxis]

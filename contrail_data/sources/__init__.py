@@ -1,0 +1,51 @@
+"""Where samples come from: a source lists its records once and then reads one sample at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import xarray as xr
+
+from contrail_data.composites import Composite
+from contrail_data.errors import ContrailError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A scanned folder. `read(record_id)` raises BadRecord; it can be called from many threads."""
+
+    kind: str
+    root: Path
+    split: str
+    record_ids: list[str]
+    frames: int
+    read: Callable[[str], xr.Dataset]
+    files: Callable[[str], list[Path]]
+    """The files a record is read from, so that a resumed build notices when one has changed."""
+    problems: list[str] = field(default_factory=list)
+    """One line each: what the scan itself had to set aside."""
+    note: str = ""
+    """What a reader of the build's output should know, said once."""
+
+
+def open_source(root: Path, split: str, composite: Composite, kind: str = "auto") -> Source:
+    """Scan `root` as OpenContrails records (it holds folders `train`, `validation`, `test`) or as ash frames
+    (it holds `*.npy`).
+
+    Raises ContrailError when it is neither or the split is absent.
+    """
+    from contrail_data.sources import frames, records
+
+    if not root.is_dir():
+        raise ContrailError(f"{root}: no such folder: give the folder that holds the records")
+    if kind == "auto":
+        kind = "frames" if any(root.glob("*.npy")) and not (root / split).is_dir() else "records"
+    scan = frames.scan if kind == "frames" else records.scan
+    return scan(root, split, composite)
+
+
+def missing(paths: Sequence[Path]) -> list[str]:
+    """Names of those that do not exist."""
+    return [p.name for p in paths if not p.is_file()]

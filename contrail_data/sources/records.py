@@ -1,0 +1,172 @@
+"""OpenContrails/Kaggle records: `{split}/{record_id}/band_XX.npy`, masks, `{split}_metadata.json`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from contrail_data.composites import Composite
+from contrail_data.errors import BadRecord, ContrailError
+from contrail_data.geometry import tile_geometry
+from contrail_data.sample import check_record_id, make_sample, unknown_geometry
+from contrail_data.sources import Source, missing
+from contrail_data.sources.npy import digest, read_label, read_npy
+
+FRAMES = 8
+LABELLED_FRAME = 4  # four frames before it, three after
+FRAME_STEP = np.timedelta64(600, "s")
+MAX_ANNOTATORS = 8  # one bit each
+_GEOMETRY_KEYS = {"projection_wkt", "row_min", "row_size", "col_min", "col_size"}
+
+
+def scan(root: Path, split: str, composite: Composite) -> Source:
+    """List the records of a split. Raises ContrailError when the split has no folder or no record."""
+    folder = root / split
+    if not folder.is_dir():
+        there = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        hint = f"use --split with one of: {', '.join(there[:6])}" if there else "give the folder above the splits"
+        raise ContrailError(f"{folder}: no such folder: {hint}")
+    problems: list[str] = []
+    ids: list[str] = []
+    for entry in sorted(folder.iterdir()):
+        if not entry.is_dir() or entry.name.startswith("."):
+            continue
+        try:
+            ids.append(check_record_id(entry.name))
+        except BadRecord as error:
+            problems.append(f"{split}: {error}")
+    metadata = _read_metadata(root / f"{split}_metadata.json", problems)
+    if not ids and not problems:
+        raise ContrailError(f"{folder}: holds no record folders: check the path")
+    whole = sum(metadata.get(record_id, {}).keys() >= _GEOMETRY_KEYS | {"timestamp"} for record_id in ids)
+    note = ""
+    if whole < len(ids):
+        state = "partial" if metadata else "absent"
+        note = f"{split}_metadata.json is {state}: {len(ids) - whole} of {len(ids)} records lack time or place (NaN)"
+    return Source(
+        kind="records",
+        root=root,
+        split=split,
+        record_ids=ids,
+        frames=FRAMES,
+        read=partial(read, folder, bands=composite.bands, metadata=metadata),
+        files=partial(_files, folder, composite.bands),
+        problems=problems,
+        note=note,
+    )
+
+
+def _files(folder: Path, bands: tuple[int, ...], record_id: str) -> list[Path]:
+    names = [f"band_{b:02d}.npy" for b in bands]
+    return [folder / record_id / n for n in (*names, "human_pixel_masks.npy", "human_individual_masks.npy")]
+
+
+def read(folder: Path, record_id: str, *, bands: tuple[int, ...], metadata: dict[str, Any]) -> xr.Dataset:
+    """One record as a Sample, only the bands asked for. Raises BadRecord naming file and reason."""
+    paths = [folder / record_id / f"band_{b:02d}.npy" for b in bands]
+    if absent := missing(paths):
+        raise BadRecord(f"{record_id}: missing {', '.join(absent)}: restore, or choose a composite without")
+    planes: list[np.ndarray[Any, Any]] = []  # views of one (band, y, x, time) array, filled in place
+
+    def allocate(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        if not planes:
+            planes.extend(np.empty((len(bands), *shape), np.float32))
+        return planes[i]
+
+    for i, path in enumerate(paths):  # noqa: B007 - allocate reads i
+        shape = planes[0].shape if planes else (None, None, FRAMES)
+        read_npy(path, kinds="<f4", shape=shape, allocate=allocate)
+    temperature = planes[0].base
+    assert temperature is not None
+    height, width = temperature.shape[1:3]
+    mask, annotators, count = _read_labels(folder / record_id, (height, width))
+    if mask is None and folder.name != "test":
+        raise BadRecord(f"{record_id}/human_pixel_masks.npy: missing: restore the file, or move it to test")
+    entry = metadata.get(record_id, {})
+    geometry = unknown_geometry()
+    start = np.datetime64("NaT", "ns")
+    try:
+        if entry.keys() >= _GEOMETRY_KEYS:
+            geometry = tile_geometry(**{k: entry[k] for k in _GEOMETRY_KEYS}, height=height, width=width)
+        if "timestamp" in entry:
+            start = np.datetime64(round(entry["timestamp"] * 1e3), "ms").astype("datetime64[ns]")
+    except (ValueError, OverflowError) as error:
+        raise BadRecord(
+            f"{folder.name}_metadata.json: record {record_id}: {str(error)[:120]}: correct the entry"
+        ) from None
+    return make_sample(
+        xr.DataArray(
+            temperature,
+            dims=("band", "y", "x", "time"),
+            coords={"band": list(bands)},
+            name="brightness_temperature",
+            attrs={"units": "K"},
+        ),
+        record_id=record_id,
+        split=folder.name,
+        time=start + FRAME_STEP * (np.arange(FRAMES) - LABELLED_FRAME),
+        mask=mask,
+        annotators=annotators,
+        annotator_count=count,
+        labelled_frame=LABELLED_FRAME,
+        source_digest=" ".join(f"{b}:{digest(p)}" for b, p in zip(bands, planes, strict=True)),
+        geometry=geometry,
+    )
+
+
+def _read_labels(folder: Path, shape: tuple[int, ...]) -> tuple[Any, Any, int]:
+    """(mask or None, annotator bit field or None, annotator count)."""
+    annotators, count = None, 0
+    individual = folder / "human_individual_masks.npy"
+    if individual.exists():
+        votes = read_label(individual, (*shape, 1, None))[:, :, 0]
+        count = votes.shape[-1]
+        if count > MAX_ANNOTATORS:
+            raise BadRecord(f"{folder.name}/{individual.name}: {count} annotators, at most {MAX_ANNOTATORS} fit")
+        annotators = np.packbits(votes, axis=-1, bitorder="little")[..., 0]
+    pixel = folder / "human_pixel_masks.npy"
+    if pixel.exists():
+        return read_label(pixel, (*shape, 1))[..., 0], annotators, count
+    if annotators is None:
+        return None, None, 0
+    # The dataset's own rule, strict: with four annotators a 2-2 tie is no contrail.
+    return (2 * votes.sum(-1, dtype=np.int32) > count).astype(np.uint8), annotators, count
+
+
+def _read_metadata(path: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
+    """Entries by record id; what does not fit is told in `problems` and left out."""
+    if not path.is_file():
+        return {}
+    try:
+        entries = json.loads(path.read_bytes())
+        if not isinstance(entries, list):
+            raise ValueError("not a list of records")
+    except (OSError, ValueError, RecursionError) as error:
+        problems.append(f"{path.name}: set aside, records have no time and place: {str(error)[:100]}")
+        return {}
+    metadata: dict[str, dict[str, Any]] = {}
+    for i, entry in enumerate(entries):
+        try:
+            record_id = check_record_id(str(entry["record_id"]))
+            known = {k: v for k, v in entry.items() if v is not None}
+            for key in _GEOMETRY_KEYS | {"timestamp"}:
+                _check_value(key, known.get(key, "" if key == "projection_wkt" else 0))
+            metadata[record_id] = known
+        except (AttributeError, TypeError, KeyError):
+            problems.append(f"{path.name}: entry {i} is no record with a record_id: set aside")
+        except (BadRecord, ValueError) as error:
+            problems.append(f"{path.name}: entry {i}: {str(error)[:150]}: set aside, no time and place")
+    return metadata
+
+
+def _check_value(key: str, value: Any) -> None:
+    if key == "projection_wkt":
+        if not isinstance(value, str):
+            raise ValueError(f"{key} is not text")
+    elif type(value) not in (int, float) or not abs(value) < 1e12:  # NaN fails too
+        raise ValueError(f"{key} is {str(value)[:40]!r}, not a usable number")

@@ -1,0 +1,89 @@
+"""Statistics per channel: streaming, exact for uint8, independent of order and of how the work was split.
+
+Each sample gives count, mean and sum of squared deviations; they are merged with exactly rounded sums
+(`math.fsum`), so that neither chunk order nor worker count can show (Chan, Golub, LeVeque 1979 for the merge).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contrail_data.errors import ContrailError
+
+Moments = list[float]
+"""Of one channel: count, mean, sum of squared deviations, minimum, maximum, pixels at 0, pixels at 1."""
+
+
+def moments(image_tchw: npt.NDArray[Any]) -> list[Moments]:
+    """Moments of each channel of one stored sample, in units of [0, 1]; uint8 counts as value / 255."""
+    return [_moments(np.ascontiguousarray(image_tchw[:, c])) for c in range(image_tchw.shape[1])]
+
+
+def _moments(x: npt.NDArray[Any]) -> Moments:
+    if x.dtype == np.uint8:
+        histogram = _histogram(x.reshape(-1))
+        value = np.arange(256) / 255
+        present = np.flatnonzero(histogram)
+        low, high = value[present[0]], value[present[-1]]
+        count, total = int(x.size), int(histogram @ np.arange(256))
+        mean = total / 255 / count
+        squares = float(histogram @ (value - mean) ** 2)
+        below, above = int(histogram[0]), int(histogram[255])
+    else:
+        wide = x.astype(np.float64).reshape(-1)
+        count, mean = wide.size, math.fsum(wide.sum(keepdims=True)) / wide.size
+        squares = float(np.sum((wide - mean) ** 2))
+        low, high = wide.min(), wide.max()
+        below, above = int((wide <= 0).sum()), int((wide >= 1).sum())
+    return [count, mean, squares, float(low), float(high), below, above]
+
+
+def _histogram(flat: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Counts of the 256 values. Pairs of pixels are counted as one 16-bit value: half the work of bincount."""
+    if flat.size % 2:
+        return np.bincount(flat, minlength=256)
+    pairs = np.bincount(flat.view(np.uint16), minlength=65536).reshape(256, 256)
+    return pairs.sum(0) + pairs.sum(1)
+
+
+def merge(samples: Sequence[Sequence[Moments]], channels: Sequence[str]) -> dict[str, Any]:
+    """Statistics over all pixels of all samples, as a store's attribute `statistics` holds them.
+
+    mean, std (population), minimum and maximum in [0, 1]; `at_low` and `at_high` are the fractions of pixels
+    stored exactly at 0 and at 1, which is where clipping puts them; `count` is pixels a channel.
+    """
+    table = np.array(samples, np.float64)  # (sample, channel, moment)
+    out: dict[str, Any] = {"channel": list(channels), "samples": len(samples), "count": 0}
+    columns: dict[str, list[float]] = {k: [] for k in ("mean", "std", "minimum", "maximum", "at_low", "at_high")}
+    for c in range(len(channels)):
+        count, mean, squares, low, high, below, above = table[:, c].T
+        n = math.fsum(count)
+        centre = math.fsum(count * mean) / n
+        spread = math.fsum(squares) + math.fsum(count * (mean - centre) ** 2)
+        out["count"] = int(n)
+        row = (centre, math.sqrt(spread / n), low.min(), high.max(), math.fsum(below) / n, math.fsum(above) / n)
+        for key, value in zip(columns, row, strict=True):
+            columns[key].append(float(value))
+    return {**out, **columns}
+
+
+def combined(statistics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics of several stores taken together. Raises ContrailError when their channels differ."""
+    channels = statistics[0]["channel"]
+    if any(s["channel"] != channels for s in statistics):
+        raise ContrailError("statistics of stores with different channels cannot be combined: use one composite")
+    rows = [
+        [
+            [n, s["mean"][c], s["std"][c] ** 2 * n, s["minimum"][c], s["maximum"][c],
+             s["at_low"][c] * n, s["at_high"][c] * n]
+            for c in range(len(channels))
+        ]
+        for s in statistics
+        for n in [s["count"]]
+    ]  # fmt: skip
+    return {**merge(rows, channels), "samples": sum(s["samples"] for s in statistics)}

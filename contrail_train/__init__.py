@@ -1,0 +1,1 @@
+"""Contrail segmentation models, trained straight from contrail_data stores."""

@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from contrail_data import stats
-from contrail_data.composites import Composite, evaluate, quantise
+from contrail_data.composites import Composite, quantise, stored_frames
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.geometry import local_solar_hour, satellite_zenith, solar_zenith
 from contrail_data.journal import building, finished_store, plan_of, read_rows, remove_store, write_rows
@@ -140,7 +140,7 @@ def _build_run(
         except BadRecord as error:
             if strict:
                 raise
-            row["error"] = str(error)
+            row["error"] = str(error) if record_id in str(error) else f"{record_id}: {error}"
         rows.append(row)
     write_rows(journal, rows)
     return rows
@@ -151,13 +151,11 @@ def store_sample(sample: xr.Dataset, settings: Settings, layouts: dict[str, Layo
     positive = int(sample["mask"].sum()) if "mask" in sample else 0
     sample = resize(sample, settings.size)
     if "image" in sample:
-        unit = sample["image"].values
+        image_tchw = np.ascontiguousarray(np.moveaxis(quantise(sample["image"].values, settings.dtype), -1, 0))
     else:
         temperature = sample["brightness_temperature"]
-        unit = evaluate(
-            settings.composite, dict(zip(temperature["band"].values.tolist(), temperature.values, strict=True))
-        )
-    image_tchw = np.ascontiguousarray(np.moveaxis(quantise(unit, settings.dtype), -1, 0))
+        bands = dict(zip(temperature["band"].values.tolist(), temperature.values, strict=True))
+        image_tchw = stored_frames(settings.composite, bands, settings.dtype)
     chunks = {"image": write_sample(layouts["image"], index, image_tchw)}
     plane = np.zeros((settings.size, settings.size), np.uint8)
     chunks["mask"] = write_sample(layouts["mask"], index, sample["mask"].values if "mask" in sample else plane)

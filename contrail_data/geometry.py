@@ -55,7 +55,7 @@ def tile_geometry(
     bottom, right = row_min + row_size * height, col_min + col_size * width
     x = np.array([(col_min + right) / 2, col_min, right, right, col_min])
     y = np.array([(row_min + bottom) / 2, row_min, row_min, bottom, bottom])
-    transformer = _to_geodetic(projection_wkt)
+    transformer = to_geodetic(projection_wkt)
     longitude, latitude = transformer.transform(x, y)
     back = transformer.transform(longitude, latitude, direction="INVERSE")
     # PROJ answers far outside a projection with numbers that do not lead back.
@@ -72,7 +72,7 @@ def tile_geometry(
 
 
 @lru_cache(maxsize=256)
-def _to_geodetic(wkt: str) -> Transformer:
+def to_geodetic(wkt: str) -> Transformer:
     """Projected (x, y) to (longitude, latitude).
 
     One object for all threads is right: since 3.1 a pyproj Transformer from `from_crs` keeps its PROJ state in

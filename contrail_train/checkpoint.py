@@ -1,0 +1,101 @@
+"""Checkpoints: one safetensors file holds model, weight average and optimiser; written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from contrail_data.errors import ContrailError
+from contrail_data.shards import write_atomically
+
+KEEP = 2
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    facts: dict[str, Any],
+) -> None:
+    """Write `step-NNNNNNNN.safetensors` and drop all but the last two."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{k}": v for k, v in state.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / f"step-{step:08d}.safetensors", tensors, {**facts, "step": step})
+    for old in sorted(folder.glob("step-*.safetensors"))[:-KEEP]:
+        old.unlink()
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+) -> dict[str, Any] | None:
+    """Restore the newest readable checkpoint; returns its facts, None where there is none."""
+    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        try:
+            tensors, facts = _read(path)
+        except ContrailError:
+            continue  # the one before is kept for just this
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
+        for key, value in tensors.items():
+            part, name = key.split(".", 1)
+            parts[part][name] = value
+        model.load_state_dict(parts["model"])
+        average.load_state_dict(parts["average"])
+        state = optimiser.state_dict()
+        state["state"] = {}
+        for key, value in parts["optimiser"].items():
+            index, name = key.split(".", 1)
+            state["state"].setdefault(int(index), {})[name] = value
+        optimiser.load_state_dict(state)
+        return facts
+    return None
+
+
+def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+    """The weights alone: what prediction needs."""
+    _write(path, model.state_dict(), facts)
+
+
+def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Restore `save_weights`; returns its facts. Raises ContrailError for a file that is missing, cut or foreign."""
+    tensors, facts = _read(path)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ContrailError(
+            f"{path}: does not fit the model of its config ({str(error).splitlines()[-1].strip()})"
+        ) from None
+    return facts
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, to name a model by."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    plain = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
+    write_atomically(path, [save(plain, {"facts": json.dumps(facts)})])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118 - no mapping
+    except FileNotFoundError:
+        raise ContrailError(f"{path}: missing: train the run to its end first") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ContrailError(f"{path}: not a whole checkpoint ({str(error)[:100]}): restore it or train again") from None

@@ -1,0 +1,133 @@
+"""Exact global Dice and friends: one pass over labelled frames, integer counts, nothing averaged over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from contrail_data.progress import progress
+from contrail_data.pseudo import top_k_mean
+from contrail_train import metrics
+from contrail_train.loader import Items, load
+
+Probabilities = Callable[[Tensor], Tensor]
+"""(b, t, c, h, w) stored values → (b, t, h, w) float32 probability on the labels' grid."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Counts over labelled frames; `n` is the number of records."""
+
+    histogram: npt.NDArray[np.int64]
+    """(2, BINS): pixels without and with a label by probability, before any gate."""
+    counts: npt.NDArray[np.int64]
+    """(3, n): tp, fp, fn of each record at the threshold, before any gate."""
+    record_score: npt.NDArray[np.float64]
+    """(n): mean of the top-k pixel probabilities, what the gate compares."""
+    tolerant: npt.NDArray[np.int64]
+    """(4, n): counts of `metrics.tolerant_counts` of each record."""
+
+
+def score(
+    probabilities: Probabilities,
+    items: Items,
+    *,
+    device: torch.device,
+    threshold: float,
+    top_k: int,
+    batch: int = 16,
+    threads: int = 2,
+    name: str | None = "evaluate",
+) -> Scores:
+    """Score human-labelled frames, in order. `name` titles the progress display; None shows none."""
+    histogram = np.zeros((2, metrics.BINS), np.int64)
+    counts, record_scores, tolerant = [], [], []
+    rows = np.arange(len(items))
+    steps = [rows[i : i + batch] for i in range(0, len(rows), batch)]
+
+    def run(advance: Callable[..., None]) -> None:
+        for loaded in load(items, steps, device, threads, prefetch=2):
+            with torch.inference_mode():
+                p_bhw = probabilities(loaded.image_btchw)[:, 0].cpu().numpy()
+            target_bhw = loaded.target_b1hw[:, 0].cpu().numpy() >= 128
+            histogram[...] += metrics.histograms(p_bhw, target_bhw)
+            record_scores.append(top_k_mean(p_bhw, top_k))
+            for p_hw, target_hw in zip(p_bhw, target_bhw, strict=True):
+                predicted = p_hw >= threshold
+                tp = int((predicted & target_hw).sum())
+                counts.append((tp, int(predicted.sum()) - tp, int(target_hw.sum()) - tp))
+                tolerant.append(metrics.tolerant_counts(predicted, target_hw))
+            advance(len(p_bhw))
+
+    if name is None:
+        run(lambda n: None)
+    else:
+        with progress(name, len(items)) as advance:
+            run(advance)
+    return Scores(histogram, np.array(counts).T, np.concatenate(record_scores), np.array(tolerant).T)
+
+
+def report(scores: Scores, items: Items, threshold: float, gate: float) -> dict[str, Any]:
+    """Scores at a threshold and gate that were fitted elsewhere, with a 95 % bootstrap interval over groups."""
+    tp, fp, fn = gated = gated_counts(scores, gate)
+    shut = scores.record_score < gate
+    tolerant = scores.tolerant.copy()
+    tolerant[:2, shut] = 0  # nothing is predicted there any more
+    tolerant[2, shut] = 0
+    total = {k: int(v) for k, v in zip(("tp", "fp", "fn"), gated.sum(1), strict=True)}
+    low, high = metrics.bootstrap_interval(tp, fp, fn, groups=items.group)
+    ungated = scores.counts.sum(1)
+    positive = tp + fn > 0
+    return {
+        "records": len(items),
+        "positive_records": int(positive.sum()),
+        "groups": len(np.unique(items.group)),
+        "threshold": threshold,
+        "gate": gate,
+        "dice": dice(*gated.sum(1)),
+        "dice_low": low,
+        "dice_high": high,
+        "precision": _ratio(total["tp"], total["tp"] + total["fp"]),
+        "recall": _ratio(total["tp"], total["tp"] + total["fn"]),
+        "auc_pr": metrics.average_precision(scores.histogram) if positive.any() else None,
+        "tolerant_dice": metrics.tolerant_dice(*(int(n) for n in tolerant.sum(1))),
+        "record_dice": metrics.record_dice(tp + fp > 0, positive),
+        "dice_without_gate": dice(*ungated),
+        **total,
+    }
+
+
+def gated_counts(scores: Scores, gate: float) -> npt.NDArray[np.int64]:
+    """(3, n) tp, fp, fn when records that score below the gate get an empty mask."""
+    tp, fp, fn = scores.counts
+    shut = scores.record_score < gate
+    return np.stack([np.where(shut, 0, tp), np.where(shut, 0, fp), np.where(shut, fn + tp, fn)])
+
+
+def dice(tp: int, fp: int, fn: int) -> float:
+    return _ratio(2 * int(tp), 2 * int(tp) + int(fp) + int(fn))
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0
+
+
+def calibrate(score_at: Callable[[float], Scores]) -> tuple[float, float, Scores] | None:
+    """(threshold, gate, scores there) that maximise global Dice on held-out frames; None without a positive pixel.
+
+    `score_at(threshold)` scores the held-out frames; it is called twice: for the histogram of probabilities that
+    gives the threshold, then for the counts at it that give the gate.
+    """
+    first = score_at(0.5)
+    if not first.histogram[1].sum():
+        return None
+    threshold, _ = metrics.best_threshold(first.histogram)
+    scores = score_at(threshold)
+    gate, _ = metrics.best_gate(scores.record_score, *scores.counts)
+    return threshold, gate, scores

@@ -111,7 +111,7 @@ def _build(
     tasks = [dask.delayed(_build_run)(source, settings, layouts, journal, run, strict) for run in runs]
     with progress("build-ash", len(source.record_ids), resumed) as advance:
 
-        class Advance(Callback):  # type: ignore[misc]
+        class Advance(Callback):
             def _posttask(self, key: Any, value: Any, dsk: Any, state: Any, worker_id: Any) -> None:
                 if isinstance(value, list):
                     advance(len(value))

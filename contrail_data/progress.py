@@ -13,10 +13,12 @@ _LOG_EVERY_S = 10.0
 @contextmanager
 def progress(what: str, total: int, done: int = 0, unit: str = "samples") -> Iterator[Callable[..., None]]:
     """Yields `advance(n, note="")`. `done` is what an earlier run had finished; it does not count in the rate."""
-    if sys.stderr.isatty():
-        with _bar(what, total, done, unit) as advance:
-            yield advance
-        return
+    with (_bar if sys.stderr.isatty() else _log)(what, total, done, unit) as advance:
+        yield advance
+
+
+@contextmanager
+def _log(what: str, total: int, done: int, unit: str) -> Iterator[Callable[..., None]]:
     start = last = time.monotonic()
     count = done
 

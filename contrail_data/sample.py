@@ -116,7 +116,7 @@ def resize(sample: xr.Dataset, size: int) -> xr.Dataset:
     out: dict[str, Any] = {}
     for name, variable in sample.data_vars.items():
         if variable.ndim == 2:
-            bits = [(variable.values >> r) & 1 for r in range(8 if name == "annotators" else 1)]
+            bits = [((variable.values >> r) & 1).astype(np.uint8) for r in range(8 if name == "annotators" else 1)]
             planes = [np.left_shift(_resize_label(bit, size), r) for r, bit in enumerate(bits)]
             out[str(name)] = (("y", "x"), np.bitwise_or.reduce(planes))
         else:

@@ -79,7 +79,8 @@ def augment_batch(
 def to_label_frame(prob: Tensor, label_shift: tuple[float, float]) -> Tensor:
     """Probabilities (b, ..., h, w) moved from the image's frame to the labels': P(q - shift).
 
-    label_shift: (dy, dx) pixels, as in `augment_batch`; the border is repeated. Returns shape, type and device of `prob`.
+    label_shift: (dy, dx) pixels, as in `augment_batch`; the border is repeated. Returns shape, type and
+    device of `prob`.
     """
     dy, dx = label_shift
     return _sample(prob, identity(len(prob)), (-dy, -dx), "border")
@@ -100,7 +101,5 @@ def _sample(image: Tensor, matrix_b23: Tensor, shift_yx: tuple[float, float], pa
     grid_b2hw = theta[:, :, 0] * y + theta[:, :, 1] * x + theta[:, :, 2]
     grid_bhw2 = grid_b2hw.flip(1).permute(0, 2, 3, 1)  # grid_sample wants (x, y)
     flat = image.reshape(batch, -1, height, width).float()
-    moved = functional.grid_sample(
-        flat, grid_bhw2, mode="bilinear", padding_mode=padding, align_corners=False
-    )
+    moved = functional.grid_sample(flat, grid_bhw2, mode="bilinear", padding_mode=padding, align_corners=False)
     return moved.reshape(image.shape).to(image.dtype)

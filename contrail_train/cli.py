@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -174,4 +175,7 @@ def _print_report(title: str, result: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    log = logging.getLogger("contrail_train")
+    log.setLevel(logging.INFO)
+    log.handlers = [logging.StreamHandler()]  # to stderr
     command.run(app)

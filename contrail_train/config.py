@@ -68,7 +68,7 @@ class ModelConfig(Strict):
     """True: timm's weights from the hub; a path: weights from that file (.pth, .safetensors)."""
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     decoder_channels: list[int] = Field(default_factory=lambda: [256, 128, 64, 32, 16], min_length=1)
-    """Width of each UNet decoder block, deepest first; as many are used as the pyramid has levels."""
+    """Width of each UNet decoder block, deepest first; as many are used as there are halvings (5 for stride 32)."""
     attention: Literal["scse"] | None = None
 
 

@@ -90,15 +90,15 @@ def report(scores: Scores, items: Items, threshold: float, gate: float) -> dict[
         "groups": len(np.unique(items.group)),
         "threshold": threshold,
         "gate": gate,
-        "dice": dice(*gated.sum(1)),
+        "dice": float(metrics.dice(*gated.sum(1))),
         "dice_low": low,
         "dice_high": high,
-        "precision": _ratio(total["tp"], total["tp"] + total["fp"]),
-        "recall": _ratio(total["tp"], total["tp"] + total["fn"]),
+        "precision": float(metrics.ratio(total["tp"], total["tp"] + total["fp"])),
+        "recall": float(metrics.ratio(total["tp"], total["tp"] + total["fn"])),
         "auc_pr": metrics.average_precision(scores.histogram) if positive.any() else None,
         "tolerant_dice": metrics.tolerant_dice(*(int(n) for n in tolerant.sum(1))),
         "record_dice": metrics.record_dice(tp + fp > 0, positive),
-        "dice_without_gate": dice(*ungated),
+        "dice_without_gate": float(metrics.dice(*ungated)),
         **total,
     }
 
@@ -108,14 +108,6 @@ def gated_counts(scores: Scores, gate: float) -> npt.NDArray[np.int64]:
     tp, fp, fn = scores.counts
     shut = scores.record_score < gate
     return np.stack([np.where(shut, 0, tp), np.where(shut, 0, fp), np.where(shut, fn + tp, fn)])
-
-
-def dice(tp: int, fp: int, fn: int) -> float:
-    return _ratio(2 * int(tp), 2 * int(tp) + int(fp) + int(fn))
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else 1.0
 
 
 def calibrate(score_at: Callable[[float], Scores]) -> tuple[float, float, Scores] | None:

@@ -49,9 +49,7 @@ METRICS = "metrics.jsonl"
 LOG_EVERY = 10  # steps; the losses of the steps between stay on the device until then
 
 
-def fit(
-    config: RunConfig, out: Path, checkpoint_minutes: float = 5.0, command: Sequence[str] = ()
-) -> dict[str, Any]:
+def fit(config: RunConfig, out: Path, checkpoint_minutes: float = 5.0, command: Sequence[str] = ()) -> dict[str, Any]:
     """Train, or go on training, into the run directory `out`; returns its calibration.
 
     Raises ContrailError for data that does not fit, an `out` that holds another run, or a loss that is not finite.
@@ -83,7 +81,8 @@ def fit(
 
     # ---- model, optimiser, average -----------------------------------------------------------------------------
     torch.manual_seed(config.seed)
-    model = build(config.model, len(data.composite["channels"])).to(device, memory_format=torch.channels_last)
+    model = build(config.model, len(data.composite["channels"])).to(device)
+    model.to(memory_format=torch.channels_last)  # half the time of a step on CPU, less on a GPU with bf16
     average = ModelEmaV3(model, decay=config.optim.ema, use_warmup=True)
     decay = [p for p in model.parameters() if p.ndim > 1]
     no_decay = [p for p in model.parameters() if p.ndim <= 1]  # norms and biases
@@ -134,9 +133,8 @@ def fit(
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(config, step, total_steps)
 
-                matrix = augment.draw(
-                    config.augment, len(batch.weight_b), *batch.image_btchw.shape[-2:], config.seed, step
-                )
+                height, width = batch.image_btchw.shape[-2:]
+                matrix = augment.draw(config.augment, len(batch.weight_b), height, width, config.seed, step)
                 x_btchw = normalise(batch.image_btchw, mean_c, std_c)
                 target_b1hw = batch.target_b1hw.float() / 255
                 x_btchw, target_b1hw = augment.augment_batch(x_btchw, target_b1hw, matrix, label_shift)

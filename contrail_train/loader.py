@@ -55,7 +55,7 @@ class Items:
     group: npt.NDArray[np.str_]
     """(site, day) of the record, or the record itself where those are unknown: never split across a hold-out."""
     record_id: npt.NDArray[np.str_]
-    shape_tchw: tuple[int, int, int, int]
+    shape_tchw: tuple[int, ...]
     dtype: np.dtype[Any]
 
     def __len__(self) -> int:

@@ -8,9 +8,7 @@ from torch.nn import functional
 from contrail_train.config import LossConfig
 
 
-def segmentation_loss(
-    logits_b1hw: Tensor, target_b1hw: Tensor, weight_b: Tensor, config: LossConfig
-) -> Tensor:
+def segmentation_loss(logits_b1hw: Tensor, target_b1hw: Tensor, weight_b: Tensor, config: LossConfig) -> Tensor:
     """`bce` × cross-entropy + `dice` × (1 - Dice), a float32 scalar whatever the type of the logits.
 
     logits_b1hw: (b, 1, h, w), any floating type; target_b1hw: same shape, probabilities in [0, 1];
@@ -28,9 +26,9 @@ def segmentation_loss(
 
 def weighted_bce(logits_b1hw: Tensor, target_b1hw: Tensor, weight_b111: Tensor) -> Tensor:
     """Mean over samples, weighted by `weight_b111`, of the mean cross-entropy over pixels."""
-    per_sample_b = functional.binary_cross_entropy_with_logits(
-        logits_b1hw, target_b1hw, reduction="none"
-    ).mean(dim=(1, 2, 3))
+    per_sample_b = functional.binary_cross_entropy_with_logits(logits_b1hw, target_b1hw, reduction="none").mean(
+        dim=(1, 2, 3)
+    )
     weight_b = weight_b111.flatten()
     return (weight_b * per_sample_b).sum() / weight_b.sum().clamp_min(1e-12)
 

@@ -7,8 +7,6 @@ there and nothing is claimed, nothing is wrong.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
@@ -17,14 +15,16 @@ BINS = 65536
 """Probabilities are told apart to 1 / BINS; a power of two, so that scaling float32 by it is exact."""
 
 
-def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
+    """Elementwise quotient; 1 where the denominator is 0."""
     top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     return np.where(bottom == 0, 1.0, top / np.where(bottom == 0, 1.0, bottom))
 
 
-def _dice(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
+def dice(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
+    """2TP / (2TP + FP + FN), elementwise."""
     twice = 2 * np.asarray(tp)
-    return _ratio(twice, twice + np.asarray(fp) + np.asarray(fn))
+    return ratio(twice, twice + np.asarray(fp) + np.asarray(fn))
 
 
 def histograms(prob: NDArray[np.floating], target: NDArray[np.generic]) -> NDArray[np.int64]:
@@ -38,9 +38,7 @@ def histograms(prob: NDArray[np.floating], target: NDArray[np.generic]) -> NDArr
         raise ValueError(f"probabilities {prob.shape} and target {target.shape} differ in shape")
     # written so that NaN, which compares false, is refused as well
     if prob.size and not (prob.min() >= 0 and prob.max() <= 1):
-        raise ValueError(
-            f"probabilities must lie in [0, 1] and not be NaN; found {prob.min()} to {prob.max()}"
-        )
+        raise ValueError(f"probabilities must lie in [0, 1] and not be NaN; found {prob.min()} to {prob.max()}")
     scaled = prob.astype(np.promote_types(prob.dtype, np.float32), copy=False).ravel() * BINS
     bins = np.minimum(scaled.astype(np.intp), BINS - 1)
     bins += BINS * target.ravel().astype(bool)
@@ -57,7 +55,7 @@ def _at_or_above(hist: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
 def dice_curve(hist: NDArray[np.int64]) -> NDArray[np.float64]:
     """Global Dice with every pixel of probability >= k / BINS called positive: float64 (BINS,), by k."""
     fp, tp = _at_or_above(hist)
-    return _dice(tp, fp, tp[0] - tp)[:BINS]
+    return dice(tp, fp, tp[0] - tp)[:BINS]
 
 
 def best_threshold(hist: NDArray[np.int64]) -> tuple[float, float]:
@@ -85,27 +83,7 @@ def average_precision(hist: NDArray[np.int64]) -> float:
     if not hist[1].any():
         raise ValueError("no positive pixel: average precision is not defined")
     fp, tp = _at_or_above(hist)
-    return float((hist[1] * _ratio(tp, tp + fp)[:BINS]).sum() / tp[0])
-
-
-def scores_at(hist: NDArray[np.int64], threshold: float) -> dict[str, float]:
-    """dice, precision, recall, tp, fp, fn where probability >= threshold is positive.
-
-    The threshold is rounded up to a multiple of 1 / BINS. Raises ValueError for a threshold outside [0, 1].
-    """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold {threshold} is outside [0, 1]")
-    all_fp, all_tp = _at_or_above(hist)
-    k = math.ceil(threshold * BINS)
-    tp, fp, fn = int(all_tp[k]), int(all_fp[k]), int(all_tp[0] - all_tp[k])
-    return {
-        "dice": float(_dice(tp, fp, fn)),
-        "precision": float(_ratio(tp, tp + fp)),
-        "recall": float(_ratio(tp, tp + fn)),
-        "tp": tp,
-        "fp": fp,
-        "fn": fn,
-    }
+    return float((hist[1] * ratio(tp, tp + fp)[:BINS]).sum() / tp[0])
 
 
 def bootstrap_interval(
@@ -135,7 +113,7 @@ def bootstrap_interval(
     sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
     # times a group was drawn × its counts: float64 holds these integers exactly
     sums = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ counts for size in sizes])
-    low, high = np.quantile(_dice(*sums.T), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(dice(*sums.T), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -164,14 +142,14 @@ def _near(pixels_hw: NDArray[np.bool_], others_hw: NDArray[np.bool_], tolerance:
 
 def tolerant_dice(tp_pred: int, n_pred: int, tp_true: int, n_true: int) -> float:
     """2PR / (P + R) of summed `tolerant_counts`, P = tp_pred / n_pred and R = tp_true / n_true."""
-    precision, recall = float(_ratio(tp_pred, n_pred)), float(_ratio(tp_true, n_true))
+    precision, recall = float(ratio(tp_pred, n_pred)), float(ratio(tp_true, n_true))
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def record_dice(predicted_any: NDArray[np.bool_], true_any: NDArray[np.bool_]) -> float:
     """F1 over records of "has any contrail"; both (n,) bool."""
     tp = int((predicted_any & true_any).sum())
-    return float(_dice(tp, predicted_any.sum() - tp, true_any.sum() - tp))
+    return float(dice(tp, predicted_any.sum() - tp, true_any.sum() - tp))
 
 
 def best_gate(score_n: ArrayLike, tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> tuple[float, float]:
@@ -190,19 +168,7 @@ def best_gate(score_n: ArrayLike, tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -
     by_score = np.stack([np.bincount(rank, weights=np.asarray(c), minlength=1) for c in (tp, fp, fn)])
     kept_tp, kept_fp, _ = by_score[:, ::-1].cumsum(axis=1)[:, ::-1]
     positives = by_score[0].sum() + by_score[2].sum()
-    dice = _dice(kept_tp, kept_fp, positives - kept_tp)
+    by_gate = dice(kept_tp, kept_fp, positives - kept_tp)
     gates = np.concatenate([[0.0], (distinct[:-1] + distinct[1:]) / 2])
-    best = int(np.argmax(dice))
-    return float(gates[best]), float(dice[best])
-
-
-def top_k_mean(prob: NDArray[np.floating], k: int) -> NDArray[np.float64]:
-    """Mean of the k largest pixels, or of all if there are fewer: (..., h, w) → (...) float64.
-
-    Raises ValueError for k < 1.
-    """
-    if k < 1:
-        raise ValueError(f"top_k must be at least 1, not {k}")
-    flat = prob.reshape(*prob.shape[:-2], -1)
-    k = min(k, flat.shape[-1])
-    return np.asarray(np.partition(flat, -k, axis=-1)[..., -k:].mean(axis=-1, dtype=np.float64))
+    best = int(np.argmax(by_gate))
+    return float(gates[best]), float(by_gate[best])

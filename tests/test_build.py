@@ -63,7 +63,7 @@ def test_xarray_alone_reads_it_with_names_and_units(raw: Path, tmp_path: Path) -
     np.testing.assert_array_equal(bits[..., :4], votes)
     assert one["annotator_count"] == 4
     assert one["positive_pixels"] == votes[..., :3].all(-1).sum()
-    labelled = np.datetime64(int(1583980800 + 1200 * 3), "s")
+    labelled = np.datetime64(1583980800 + 1200 * 3, "s")
     assert one["time"].values[4] == labelled
     assert one["time"].values[0] == labelled - np.timedelta64(40, "m")
     last = ds.isel(sample=8)
@@ -232,7 +232,15 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> No
     (raw / "train" / "007" / "band_11.npy").unlink()
     whole = build_small(raw, tmp_path / "whole.zarr")
     out = tmp_path / "killed.zarr"
-    command = [sys.executable, "-c", "from contrail_data.cli import main; main()", "build-ash", str(raw), "-o", str(out)]
+    command = [
+        sys.executable,
+        "-c",
+        "from contrail_data.cli import main; main()",
+        "build-ash",
+        str(raw),
+        "-o",
+        str(out),
+    ]
     killed_midway = 0
     for attempt in range(12):
         process = subprocess.Popen([*command, "--size", "32"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)

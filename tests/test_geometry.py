@@ -59,11 +59,11 @@ def test_corners_are_outer_and_clockwise_from_upper_left():
     assert lat.dtype == lon.dtype == np.float64
     assert lat[:2].min() > tile["latitude"] > lat[2:].max()
     assert lon[[0, 3]].max() < tile["longitude"] < lon[[1, 2]].min()
-    # The edges on the ellipsoid are 256 pixels long but for the projection's scale, within 0.2 % of 1 here.
+    # The edges on the ellipsoid are 256 pixels long but for the projection's scale, within 0.3 % of 1 here.
     _, _, length = Geod(ellps="WGS84").inv(lon, lat, np.roll(lon, -1), np.roll(lat, -1))
     expected = 256 * np.array([RECORD["col_size"], -RECORD["row_size"]] * 2)
-    np.testing.assert_allclose(length, expected, rtol=2e-3)
-    # On the central meridian grid north is north: the corner left of it must lie at a smaller easting.
+    np.testing.assert_allclose(length, expected, rtol=3e-3)
+    # The one-pixel tile at the same corner has its centre half a pixel in.
     single = tile_geometry(**{**RECORD, "height": 1, "width": 1})
     np.testing.assert_allclose(single["corner_latitude"][0], lat[0])
     x, y = Transformer.from_crs(4326, RECORD["projection_wkt"], always_xy=True).transform(
@@ -95,9 +95,7 @@ def test_unusable_tiles_raise(change, reason):
 
 
 def test_threads_share_the_cached_projection():
-    jobs = [
-        {**RECORD, "projection_wkt": utm(-63 - 6 * (i % 5)), "row_min": 2e6 + 1e3 * i} for i in range(200)
-    ]
+    jobs = [{**RECORD, "projection_wkt": utm(-63 - 6 * (i % 5)), "row_min": 2e6 + 1e3 * i} for i in range(200)]
     with ThreadPoolExecutor(8) as pool:
         threaded = [t["latitude"] for t in pool.map(lambda j: tile_geometry(**j), jobs)]
     assert threaded == [tile_geometry(**j)["latitude"] for j in jobs]
@@ -121,9 +119,7 @@ def test_solar_zenith_agrees_with_spa():
 
 def test_local_solar_hour_agrees_with_spa_equation_of_time():
     _, lon, times = sampled_places(50)
-    spa = pvlib.solarposition.spa_python(pd.DatetimeIndex(times, tz="UTC"), 0, 0)[
-        "equation_of_time"
-    ].to_numpy()
+    spa = pvlib.solarposition.spa_python(pd.DatetimeIndex(times, tz="UTC"), 0, 0)["equation_of_time"].to_numpy()
     seconds = (times - times.astype("datetime64[D]")) / np.timedelta64(1, "s")
     expected = np.mod(seconds / 3600 + lon / 15 + spa / 60, 24)
     gap = np.mod(local_solar_hour(lon, times) - expected + 12, 24) - 12
@@ -191,9 +187,7 @@ def test_sun_and_its_antipode(latitude, longitude, seconds):
 @settings(max_examples=60, deadline=None)
 @given(st.floats(-80, 80), st.floats(-75, 75))
 def test_satellite_zenith_is_symmetric(latitude, offset):
-    assert satellite_zenith(latitude, -75.2 + offset) == pytest.approx(
-        satellite_zenith(-latitude, -75.2 - offset)
-    )
+    assert satellite_zenith(latitude, -75.2 + offset) == pytest.approx(satellite_zenith(-latitude, -75.2 - offset))
     # Seen from orbit, the zenith angle exceeds the central angle of the sub-satellite point.
     central = np.degrees(np.arccos(np.cos(np.radians(latitude)) * np.cos(np.radians(offset))))
     assert satellite_zenith(latitude, -75.2 + offset) >= central - 0.2

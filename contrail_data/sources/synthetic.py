@@ -134,9 +134,7 @@ def write_records(
         if not all((folder / n).is_file() for n in names):
             record = synthesize(seed, index, size=size, bands=bands, label_shift=label_shift)
             folder.mkdir(parents=True, exist_ok=True)
-            for name, array in zip(
-                names, (*record.bands.values(), record.mask, record.individual), strict=False
-            ):
+            for name, array in zip(names, (*record.bands.values(), record.mask, record.individual), strict=False):
                 _replace(folder / name, array)
         return record_id
 
@@ -156,17 +154,13 @@ def write_records(
             path = root / f"{split}_metadata.json"
             known = json.loads(path.read_bytes()) if path.is_file() else []
             new = [e for e, s in zip(entries, splits, strict=True) if s == split]
-            merged = {
-                e["record_id"]: e for e in (*known, *new)
-            }  # a smaller run must not forget a larger one's
+            merged = {e["record_id"]: e for e in (*known, *new)}  # a smaller run must not forget a larger one's
             _replace(
                 path,
                 json.dumps(sorted(merged.values(), key=lambda e: str(e["record_id"])), indent=1).encode(),
             )
     except OSError as error:
-        raise ContrailError(
-            f"{root}: cannot be written ({error.strerror}): check space and permissions"
-        ) from None
+        raise ContrailError(f"{root}: cannot be written ({error.strerror}): check space and permissions") from None
     return {split: splits.count(split) for split in ("train", "validation")}
 
 
@@ -203,9 +197,7 @@ def _claim(root: Path, settings: dict[str, Any]) -> None:
             raise ContrailError(f"{marker}: not readable: choose another folder") from None
         if found != settings:
             changed = ", ".join(k for k in settings if found.get(k) != settings[k])
-            raise ContrailError(
-                f"{root}: holds synthetic records of another {changed}: choose another folder"
-            )
+            raise ContrailError(f"{root}: holds synthetic records of another {changed}: choose another folder")
         return
     for name in ("train", "validation", "test", "train_metadata.json", "validation_metadata.json"):
         if (root / name).exists():
@@ -252,8 +244,7 @@ def metadata(seed: int, index: int, size: int = 256) -> dict[str, Any]:
     return {
         # Multiplication by a number coprime to the modulus: no two records of a seed share an id.
         "record_id": str(
-            10**15
-            + (index * 6364136223846793005 + int(_rng(seed, 0, 5).integers(2**62))) % (9998 * 10**15 + 2)
+            10**15 + (index * 6364136223846793005 + int(_rng(seed, 0, 5).integers(2**62))) % (9998 * 10**15 + 2)
         ),
         "projection_wkt": wkt,
         "row_min": round(northing - row_size * size / 2, 3),
@@ -324,9 +315,7 @@ def synthesize(
     land, relief, bare = _land(place, field)
     diurnal = rng.uniform(4, 13) * math.cos((hour - 13.5) * math.pi / 12) * (1.3 - 0.6 * moisture)
     warm = diurnal + season * abs(latitude) / 8 + rng.normal(0, 2)
-    surface = (
-        sea + land * (warm + relief * (1.5 - diurnal / 20)) + rng.uniform(0, 6) * front * (0.4 + 0.6 * land)
-    )
+    surface = sea + land * (warm + relief * (1.5 - diurnal / 20)) + rng.uniform(0, 6) * front * (0.4 + 0.6 * land)
     surface = surface - 4.0 * moist + 0.3 * field(rng, 1.7)[0]
 
     # Winds: rows and columns a frame; the high wind is stronger and turned against the low one.
@@ -487,15 +476,15 @@ def _ice(
 
 
 def _sensor_noise(rng: Rng, size: int) -> Field:
-    """(frames, size, size) kelvin: white noise of 0.07 K after the two-tap average that bilinear resampling is.
+    """(frames, size, size) kelvin: white noise of 0.1 K after the two-tap average that bilinear resampling is.
 
-    Smooth real scenes have 0.03 to 0.05 K left in one band.
+    That leaves 0.05 K; smooth real scenes have 0.03 to 0.05 K left in one band.
     """
     raw = rng.random((FRAMES, size + 1, size + 1), dtype=np.float32)
     raw = raw[:, 1:] + raw[:, :-1]
     raw = raw[:, :, 1:] + raw[:, :, :-1]
     raw -= 2
-    raw *= np.float32(0.07 * math.sqrt(12) / 4)
+    raw *= np.float32(0.1 * math.sqrt(12) / 4)
     return raw
 
 

@@ -1,0 +1,232 @@
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from contrail_data.pseudo import top_k_mean
+from contrail_train import metrics
+from contrail_train.config import LossConfig
+from contrail_train.losses import segmentation_loss
+from contrail_train.metrics import BINS
+
+ONES = torch.ones(2)
+
+
+# losses
+
+
+def test_bce_is_the_weighted_mean_over_samples() -> None:
+    logits = torch.stack([torch.zeros(1, 2, 2), torch.full((1, 2, 2), math.log(3))])  # p = 1/2, 3/4
+    target = torch.zeros(2, 1, 2, 2)
+    loss = segmentation_loss(logits, target, torch.tensor([1.0, 0.5]), LossConfig(bce=2.0))
+    assert loss.item() == pytest.approx(2 * (math.log(2) + 0.5 * math.log(4)) / 1.5)
+
+
+def test_dice_sums_over_the_batch_with_weights_inside_before_dividing() -> None:
+    logits = torch.zeros(2, 1, 2, 2)  # p = 1/2 everywhere: Σp = 2 a sample
+    target = torch.zeros(2, 1, 2, 2)
+    target[0] = 1.0
+    loss = segmentation_loss(logits, target, torch.tensor([1.0, 0.5]), LossConfig(bce=0.0, dice=3.0))
+    # Σwpt = 2, Σwp = 2 + 1, Σwt = 4, and one pixel of smoothing
+    assert loss.item() == pytest.approx(3 * (1 - (2 * 2 + 1) / (3 + 4 + 1)))
+
+
+def test_an_empty_batch_pushes_probabilities_down_and_stays_finite() -> None:
+    for logit in (-40.0, -4.0, 0.0, 40.0):
+        logits = torch.full((2, 1, 8, 8), logit, requires_grad=True)
+        loss = segmentation_loss(logits, torch.zeros(2, 1, 8, 8), ONES, LossConfig(bce=0.0, dice=1.0))
+        loss.backward()
+        assert logits.grad is not None
+        assert 0 <= loss.item() <= 1
+        assert ((logits.grad >= 0) & (logits.grad <= 1)).all()
+        if logit == -4.0:
+            assert (logits.grad > 1e-6).all()
+
+
+def test_weightless_batch_has_no_loss_and_no_gradient() -> None:
+    logits = torch.randn(2, 1, 4, 4, requires_grad=True)
+    loss = segmentation_loss(logits, torch.ones(2, 1, 4, 4), 0 * ONES, LossConfig(bce=1.0, dice=1.0))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_bfloat16_logits_give_a_float32_loss() -> None:
+    logits, target = torch.randn(2, 1, 64, 64).bfloat16(), torch.rand(2, 1, 64, 64)
+    config = LossConfig(bce=1.0, dice=1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = segmentation_loss(logits, target, ONES, config)
+    assert loss.dtype == torch.float32
+    assert loss.item() == segmentation_loss(logits.float(), target, ONES, config).item()
+
+
+# metrics
+
+
+def test_metrics_and_config_do_not_import_torch() -> None:
+    code = "import sys, contrail_train.metrics, contrail_train.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+probabilities = hnp.arrays(
+    np.float32,
+    st.integers(1, 40),
+    # eighths and values next to bin edges, so that ties and plateaus occur
+    elements=st.one_of(
+        st.integers(0, 8).map(lambda i: i / 8),
+        st.integers(0, BINS).map(lambda k: float(np.float32(k / BINS))),
+        st.floats(0, 1, width=32),
+    ),
+)
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    prob = draw(probabilities)
+    target = draw(hnp.arrays(bool, prob.shape))
+    target[draw(st.integers(0, len(target) - 1))] = True
+    return prob, target
+
+
+def brute_dice(prob: np.ndarray, target: np.ndarray, threshold: float) -> float:
+    predicted = prob.astype(np.float64) >= threshold
+    return 2 * int((predicted & target).sum()) / (int(predicted.sum()) + int(target.sum()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(predictions())
+def test_histograms_give_dice_of_every_threshold(case: tuple[np.ndarray, np.ndarray]) -> None:
+    prob, target = case
+    hist = metrics.histograms(prob, target)
+    assert hist.dtype == np.int64
+    half = len(prob) // 2
+    assert np.array_equal(
+        hist, metrics.histograms(prob[:half], target[:half]) + metrics.histograms(prob[half:], target[half:])
+    )
+    curve = metrics.dice_curve(hist)
+    edges = np.unique(np.minimum(np.floor(prob.astype(np.float64) * BINS), BINS - 1).astype(int))
+    for k in {0, 1, BINS - 1, *edges, *(edges[edges < BINS - 1] + 1)}:
+        assert curve[k] == brute_dice(prob, target, k / BINS)
+    threshold, dice = metrics.best_threshold(hist)
+    assert dice == max(brute_dice(prob, target, k / BINS) for k in {0, *edges})
+    assert dice == brute_dice(prob, target, threshold)
+
+
+@settings(max_examples=60, deadline=None)
+@given(predictions())
+def test_average_precision_is_the_sum_over_distinct_scores(case: tuple[np.ndarray, np.ndarray]) -> None:
+    prob, target = case
+    score = np.minimum(np.floor(prob.astype(np.float64) * BINS), BINS - 1)
+    expected = recall = 0.0
+    for level in np.unique(score)[::-1]:
+        chosen = score >= level
+        new_recall = (chosen & target).sum() / target.sum()
+        expected += (new_recall - recall) * (chosen & target).sum() / chosen.sum()
+        recall = new_recall
+    assert metrics.average_precision(metrics.histograms(prob, target)) == pytest.approx(expected)
+
+
+def test_average_precision_golden() -> None:
+    # the example in the documentation of sklearn.metrics.average_precision_score: 0.83...
+    hist = metrics.histograms(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+    assert metrics.average_precision(hist) == pytest.approx(0.8333333)
+
+
+def test_best_threshold_is_the_middle_of_the_plateau() -> None:
+    hist = metrics.histograms(np.array([0.25, 0.75], np.float32), np.array([False, True]))
+    threshold, dice = metrics.best_threshold(hist)
+    assert dice == 1.0
+    assert threshold == pytest.approx(0.5, abs=1 / BINS)
+
+
+@pytest.mark.parametrize("value", [math.nan, -0.01, 1.01, math.inf])
+def test_histograms_refuse_what_is_no_probability(value: float) -> None:
+    with pytest.raises(ValueError, match="must lie in"):
+        metrics.histograms(np.array([0.5, value, 0.5], np.float32), np.zeros(3, bool))
+
+
+def test_nothing_there() -> None:
+    hist = metrics.histograms(np.array([0.0, 0.5]), np.zeros(2, bool))
+    curve = metrics.dice_curve(hist)
+    assert curve[BINS // 2] == 0
+    assert curve[BINS // 2 + 1] == 1  # nothing claimed: nothing wrong
+    for function in (metrics.best_threshold, metrics.average_precision):
+        with pytest.raises(ValueError, match="no positive"):
+            function(hist)
+
+
+def test_bootstrap_covers_resamples_by_groups() -> None:
+    rng = np.random.default_rng(0)
+    tp, fp, fn = (np.repeat(rng.integers(0, 50, 60), 4) for _ in range(3))  # groups of 4 equal records
+    groups = np.repeat(np.arange(60), 4)
+    alone = metrics.bootstrap_interval(tp, fp, fn)
+    grouped = metrics.bootstrap_interval(tp, fp, fn, groups)
+    dice = 2 * tp.sum() / (2 * tp.sum() + fp.sum() + fn.sum())
+    assert grouped[0] < alone[0] < dice < alone[1] < grouped[1]
+    assert (grouped[1] - grouped[0]) / (alone[1] - alone[0]) == pytest.approx(2, rel=0.2)  # √4
+    assert metrics.bootstrap_interval(tp, fp, fn, groups) == grouped
+    # one by one, as the definition says
+    draws = rng.integers(0, 60, (4000, 60))
+    by_group = [c.reshape(60, 4).sum(1) for c in (tp, fp, fn)]
+    t, p, n = (c[draws].sum(1) for c in by_group)
+    assert grouped == pytest.approx(np.quantile(2 * t / (2 * t + p + n), [0.025, 0.975]), abs=0.005)
+    assert metrics.bootstrap_interval([3], [1], [1]) == (0.75, 0.75)
+
+
+def test_tolerant_counts_by_hand() -> None:
+    target, predicted = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
+    target[4, :] = True
+    predicted[6, 3] = predicted[7, 3] = predicted[2, 8] = True  # 2, 3 and 2 px off
+    counts = metrics.tolerant_counts(predicted, target, tolerance=2)
+    assert counts == (2, 3, 2, 9)
+    assert metrics.tolerant_dice(*counts) == pytest.approx(2 * (2 / 3) * (2 / 9) / (2 / 3 + 2 / 9))
+    assert metrics.tolerant_counts(np.zeros_like(target), target) == (0, 0, 0, 9)
+    assert metrics.tolerant_dice(0, 0, 0, 9) == 0
+    assert metrics.tolerant_dice(0, 0, 0, 0) == 1
+
+
+@given(hnp.arrays(bool, (6, 7)), hnp.arrays(bool, (6, 7)))
+@settings(max_examples=40, deadline=None)
+def test_without_tolerance_it_is_dice(predicted: np.ndarray, target: np.ndarray) -> None:
+    exact = metrics.tolerant_dice(*metrics.tolerant_counts(predicted, target, tolerance=0))
+    size = int(predicted.sum()) + int(target.sum())
+    assert exact == pytest.approx(2 * int((predicted & target).sum()) / size if size else 1)
+
+
+def test_record_dice_by_hand() -> None:
+    predicted, true = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
+    assert metrics.record_dice(predicted, true) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+
+
+counts = st.integers(0, 20)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), counts, counts, counts), min_size=1, max_size=12))
+def test_best_gate_is_the_best_of_all(records: list[tuple[int, int, int, int]]) -> None:
+    score, tp, fp, fn = np.array(records).T
+    score = score / 8
+
+    def gated(gate: float) -> float:
+        kept = score >= gate
+        t, p, n = (tp * kept).sum(), (fp * kept).sum(), (fn + tp * ~kept).sum()
+        return float(2 * t / (2 * t + p + n)) if 2 * t + p + n else 1.0
+
+    levels = np.unique(score)
+    candidates = [0.0, *((levels[:-1] + levels[1:]) / 2)]
+    gate, dice = metrics.best_gate(score, tp, fp, fn)
+    assert dice == gated(gate) == max(gated(g) for g in candidates)
+    assert gate == min(g for g in candidates if gated(g) == dice)
+
+
+def test_top_k_mean() -> None:
+    prob = np.arange(24, dtype=np.float32).reshape(2, 1, 3, 4) / 24
+    assert top_k_mean(prob, 2) == pytest.approx(np.array([[10.5], [22.5]]) / 24)
+    assert top_k_mean(prob[0, 0], 100) == pytest.approx(5.5 / 24)

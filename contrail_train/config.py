@@ -95,7 +95,7 @@ class OptimConfig(Strict):
     clip: float = Field(2.0, gt=0.0)
     """Largest global gradient norm."""
     ema: float = Field(0.998, ge=0.0, lt=1.0)
-    """Decay of the weight average per optimiser step; 0: no averaging."""
+    """Decay of the weight average per optimiser step, lower in the first few hundred; 0: no averaging."""
 
 
 class RunConfig(Strict):

@@ -9,9 +9,9 @@ records is met in colour and spread; a score reached on such data says nothing a
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ from scipy import fft
 
 from contrail_data.errors import ContrailError
 from contrail_data.geometry import local_solar_hour, to_geodetic
+from contrail_data.shards import write_atomically
+from contrail_data.sources.records import FRAMES, LABELLED_FRAME
 
-FRAMES = 8
-LABELLED_FRAME = 4
 LABEL_SHIFT = (0.5, 0.5)  # OpenContrails labels lie this far down and right of the imagery
 VERSION = 1  # raise when the same (seed, index) gives other data
 
@@ -135,7 +135,7 @@ def write_records(
             record = synthesize(seed, index, size=size, bands=bands, label_shift=label_shift)
             folder.mkdir(parents=True, exist_ok=True)
             for name, array in zip(names, (*record.bands.values(), record.mask, record.individual), strict=False):
-                _replace(folder / name, array)
+                _save(folder / name, array)
         return record_id
 
     try:
@@ -155,10 +155,8 @@ def write_records(
             known = json.loads(path.read_bytes()) if path.is_file() else []
             new = [e for e, s in zip(entries, splits, strict=True) if s == split]
             merged = {e["record_id"]: e for e in (*known, *new)}  # a smaller run must not forget a larger one's
-            _replace(
-                path,
-                json.dumps(sorted(merged.values(), key=lambda e: str(e["record_id"])), indent=1).encode(),
-            )
+            ordered = sorted(merged.values(), key=lambda e: str(e["record_id"]))
+            write_atomically(path, [json.dumps(ordered, indent=1).encode()])
     except OSError as error:
         raise ContrailError(f"{root}: cannot be written ({error.strerror}): check space and permissions") from None
     return {split: splits.count(split) for split in ("train", "validation")}
@@ -203,21 +201,13 @@ def _claim(root: Path, settings: dict[str, Any]) -> None:
         if (root / name).exists():
             raise ContrailError(f"{root}: holds {name} that is not synthetic: choose another folder")
     root.mkdir(parents=True, exist_ok=True)
-    _replace(marker, json.dumps(settings).encode())
+    write_atomically(marker, [json.dumps(settings).encode()])
 
 
-def _replace(path: Path, content: npt.NDArray[Any] | bytes) -> None:
-    """Write under a temporary name, then rename: a reader sees the whole file or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                np.save(file, content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _save(path: Path, array: npt.NDArray[Any]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomically(path, [buffer.getbuffer()])
 
 
 def _split(index: int, validation_fraction: float) -> str:

@@ -35,13 +35,14 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    grid = Table(box=box.SIMPLE_HEAD)
     for i, name in enumerate(header):
         grid.add_column(name, justify="right" if i else "left", overflow="fold")
     for row in rows:
         grid.add_row(*row)
     # A log has no width: never cut a number there.
     console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(grid)
 
 

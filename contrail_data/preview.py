@@ -76,7 +76,8 @@ def preview(store: xr.Dataset, record_id: str, out: Path, prediction: xr.Dataset
     captions = [_caption(record, f) for f in range(len(frames))]
     large = [_titled(text, picture, _ZOOM) for text, picture in panels]
     small = [_titled(captions[f], marked(f), 1) for f in range(len(frames))]
-    sheet = _stack([large, small[: len(small) // 2], small[len(small) // 2 :]] if len(small) > 4 else [large, small])
+    in_row = max(4, sum(p.width for p in large) // small[0].width)
+    sheet = _stack([large, *(small[i : i + in_row] for i in range(0, len(small), in_row))])
     animation = [_titled(captions[f], marked(f), _ZOOM) for f in range(len(frames))]
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{record_id}.png", out / f"{record_id}.gif"]

@@ -177,7 +177,9 @@ def fit(config: RunConfig, out: Path, checkpoint_minutes: float = 5.0, command: 
 
     # ---- calibrate: threshold and gate from the held-out part, stored with the model -----------------------------
     load_weights(out / WEIGHTS, average.module)
-    fitted = calibrate(lambda threshold: holdout_scores(average.module, threshold)) if len(data.holdout) else None
+    fitted = None
+    if len(data.holdout):
+        fitted = calibrate(lambda threshold: holdout_scores(average.module, threshold), data.holdout)
     threshold, gate, scores = fitted or (0.5, 0.0, None)
     if scores is None:
         say("no held-out positives: the threshold stays at 0.5, uncalibrated")

@@ -15,6 +15,9 @@ BINS = 65536
 """Probabilities are told apart to 1 / BINS; a power of two, so that scaling float32 by it is exact."""
 
 
+RESAMPLES = 2000
+
+
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
     """Elementwise quotient; 1 where the denominator is 0."""
     top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
@@ -87,14 +90,7 @@ def average_precision(hist: NDArray[np.int64]) -> float:
 
 
 def bootstrap_interval(
-    tp: ArrayLike,
-    fp: ArrayLike,
-    fn: ArrayLike,
-    groups: ArrayLike | None = None,
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, groups: ArrayLike | None = None, *, level: float = 0.95
 ) -> tuple[float, float]:
     """(low, high): percentile interval of global Dice over resampled records.
 
@@ -102,19 +98,38 @@ def bootstrap_interval(
     together, such as (site, day), for records of one group are not independent; None draws single records.
     Raises ValueError when there is no record or shapes differ.
     """
-    counts = np.stack([np.asarray(c) for c in (tp, fp, fn)], axis=-1).astype(np.float64)
-    if counts.ndim != 2 or not len(counts):
-        raise ValueError(f"counts must be (n,) with n >= 1, not {counts.shape[:-1]}")
+    return _interval(_resampled_dice(np.stack([np.asarray(c) for c in (tp, fp, fn)]), groups), level)
+
+
+def bootstrap_difference(
+    counts_a: NDArray[np.int64], counts_b: NDArray[np.int64], groups: ArrayLike | None = None, *, level: float = 0.95
+) -> tuple[float, float]:
+    """(low, high): percentile interval of Dice of B less Dice of A, both on the same resampled records.
+
+    counts: (3, n) integer tp, fp, fn of the same n records; groups as in `bootstrap_interval`.
+    """
+    return _interval(_resampled_dice(counts_b, groups) - _resampled_dice(counts_a, groups), level)
+
+
+def _interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _resampled_dice(counts_3n: NDArray[np.generic], groups: ArrayLike | None) -> NDArray[np.float64]:
+    """(RESAMPLES,) global Dice; the draws depend on the number of groups alone."""
+    if counts_3n.ndim != 2 or not counts_3n.shape[1]:
+        raise ValueError(f"counts must be (n,) with n >= 1, not {counts_3n.shape[1:]}")
+    counts = counts_3n.T.astype(np.float64)
     if groups is not None:
         group = np.unique(np.asarray(groups), return_inverse=True)[1]
         counts = np.stack([np.bincount(group, weights=c) for c in counts.T], axis=-1)
-    n, rng = len(counts), np.random.default_rng(seed)
+    n, rng = len(counts), np.random.default_rng(0)
     block = max(1, 4_000_000 // n)  # keeps the table of draws, (block, n), at 32 MB
-    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
+    sizes = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
     # times a group was drawn × its counts: float64 holds these integers exactly
     sums = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ counts for size in sizes])
-    low, high = np.quantile(dice(*sums.T), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return dice(*sums.T)
 
 
 def tolerant_counts(

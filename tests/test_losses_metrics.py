@@ -230,3 +230,31 @@ def test_top_k_mean() -> None:
     prob = np.arange(24, dtype=np.float32).reshape(2, 1, 3, 4) / 24
     assert top_k_mean(prob, 2) == pytest.approx(np.array([[10.5], [22.5]]) / 24)
     assert top_k_mean(prob[0, 0], 100) == pytest.approx(5.5 / 24)
+
+
+def test_difference_of_two_masks_is_paired() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 50, (3, 40))
+    assert metrics.bootstrap_difference(a, a) == (0.0, 0.0)
+    b = a + np.array([[2], [0], [0]])  # a little better on every record: far less than Dice itself varies
+    low, high = metrics.bootstrap_difference(a, b)
+    assert 0 < low < high < np.subtract(*metrics.bootstrap_interval(*a)[::-1])
+
+
+def test_a_gate_that_is_best_by_chance_is_not_kept() -> None:
+    from types import SimpleNamespace
+
+    from contrail_train.evaluate import Scores, calibrate
+
+    rng = np.random.default_rng(0)
+    n = 60
+    histogram = metrics.histograms(np.array([0.2, 0.9]), np.array([False, True]))
+    noise = Scores(histogram, rng.integers(5, 50, (3, n)), rng.random(n), np.zeros((4, n), np.int64))
+    noise.counts[0, noise.record_score.argmin()] = 0  # one record decides
+    items = SimpleNamespace(group=np.arange(n))
+    assert metrics.best_gate(noise.record_score, *noise.counts)[0] > 0
+    assert calibrate(lambda threshold: noise, items)[1] == 0.0
+    score = np.where(np.arange(n) < n // 2, 0.1, 0.9)  # low scores are false alarms, every one
+    counts = np.array([np.where(score > 0.5, 30, 0), np.where(score > 0.5, 5, 40), np.full(n, 3)])
+    telling = Scores(histogram, counts, score, np.zeros((4, n), np.int64))
+    assert calibrate(lambda threshold: telling, items)[1] == 0.5

@@ -82,7 +82,8 @@ def fit(config: RunConfig, out: Path, checkpoint_minutes: float = 5.0, command: 
     # ---- model, optimiser, average -----------------------------------------------------------------------------
     torch.manual_seed(config.seed)
     model = build(config.model, len(data.composite["channels"])).to(device)
-    model.to(memory_format=torch.channels_last)  # half the time of a step on CPU, less on a GPU with bf16
+    if device.type == "cuda" or not has_thin_strided_pointwise(model):
+        model.to(memory_format=torch.channels_last)  # half the time of a step on CPU
     average = ModelEmaV3(model, decay=config.optim.ema, use_warmup=True)
     decay = [p for p in model.parameters() if p.ndim > 1]
     no_decay = [p for p in model.parameters() if p.ndim <= 1]  # norms and biases
@@ -197,6 +198,15 @@ def fit(config: RunConfig, out: Path, checkpoint_minutes: float = 5.0, command: 
     }
     write_atomically(out / CALIBRATION, [json.dumps(calibration, indent=1).encode()])
     return calibration
+
+
+def has_thin_strided_pointwise(model: nn.Module) -> bool:
+    """Whether a strided 1×1 convolution has fewer than 16 input channels, as in RepVGG's stem.
+
+    On CPU, torch 2.15's backward of those in channels-last layout writes past its buffers and crashes.
+    """
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    return any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels // c.groups < 16 for c in convolutions)
 
 
 def learning_rate(config: RunConfig, step: int, total_steps: int) -> float:

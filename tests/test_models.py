@@ -199,3 +199,10 @@ def test_stem_is_adapted_to_other_channels(tmp_path: Path) -> None:
     stem = encoder.state_dict()["backbone.conv1.0.weight"]
     assert stem.shape[1] == 9
     assert torch.allclose(stem.sum(1), weights["conv1.0.weight"].sum(1), atol=1e-6)
+
+
+def test_convolutions_that_crash_in_channels_last_are_recognised() -> None:
+    from contrail_train.fit import has_thin_strided_pointwise
+
+    assert has_thin_strided_pointwise(build(ModelConfig(encoder="repvgg_a0"), 3))
+    assert not has_thin_strided_pointwise(build(ModelConfig(encoder="tf_efficientnet_lite0"), 3))

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from contrail_data import stats
@@ -136,7 +138,7 @@ def _build_run(
         record_id = source.record_ids[index]
         row: dict[str, Any] = {"index": index, "record_id": record_id, "stamp": _stamp(source, record_id)}
         try:
-            row |= store_sample(source.read(record_id), settings, layouts, index)
+            row |= store_sample(source.read(record_id, _own_memory), settings, layouts, index)
         except BadRecord as error:
             if strict:
                 raise
@@ -146,16 +148,33 @@ def _build_run(
     return rows
 
 
+_memory = threading.local()
+
+
+def _own_memory(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An array in this thread's own memory, the same at every call for a shape: pages fresh from the kernel cost more
+    time than what is read into them."""
+    arrays = _memory.__dict__.setdefault("arrays", {})
+    key = (shape, np.dtype(dtype))
+    if key not in arrays:
+        if len(arrays) >= 4:  # records of many sizes
+            arrays.clear()
+        arrays[key] = np.empty(shape, dtype)
+    return arrays[key]
+
+
 def store_sample(sample: xr.Dataset, settings: Settings, layouts: dict[str, Layout], index: int) -> dict[str, Any]:
     """Write one sample's chunks; returns chunk checksums, moments per channel and per-sample values."""
     positive = int(sample["mask"].sum()) if "mask" in sample else 0
     sample = resize(sample, settings.size)
     if "image" in sample:
-        image_tchw = np.ascontiguousarray(np.moveaxis(quantise(sample["image"].values, settings.dtype), -1, 0))
+        unit_tchw = sample["image"].transpose("time", "channel", "y", "x").values
+        image_tchw = _own_memory(unit_tchw.shape, settings.dtype)
+        quantise(unit_tchw, image_tchw)
     else:
         temperature = sample["brightness_temperature"]
         bands = dict(zip(temperature["band"].values.tolist(), temperature.values, strict=True))
-        image_tchw = stored_frames(settings.composite, bands, settings.dtype)
+        image_tchw = stored_frames(settings.composite, bands, settings.dtype, _own_memory)
     chunks = {"image": write_sample(layouts["image"], index, image_tchw)}
     plane = np.zeros((settings.size, settings.size), np.uint8)
     chunks["mask"] = write_sample(layouts["mask"], index, sample["mask"].values if "mask" in sample else plane)
@@ -205,7 +224,7 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
     "positive_pixels": (("sample",), "int32", {"long_name": "mask pixels before resizing"}),
     "height": (("sample",), "int32", {"long_name": "rows before resizing"}),
     "width": (("sample",), "int32", {"long_name": "columns before resizing"}),
-    "source_digest": (("sample",), "str", {"long_name": "crc32c of the raw data by band"}),
+    "source_digest": (("sample",), "str", {"long_name": "xxh3 of the raw data by band"}),
 }
 
 
@@ -244,7 +263,7 @@ def _seal(
     if not any("annotators" in row["chunks"] for row in rows):
         shutil.rmtree(out / "annotators", ignore_errors=True)
         arrays = {name: array for name, array in arrays.items() if name != "annotators"}
-    checksums: dict[str, tuple[int, int]] = {}
+    checksums: dict[str, tuple[str, int]] = {}
     for slot, row in enumerate(rows):
         for name in arrays:
             layout, key = layouts[name], f"{name}/{layouts[name].key(slot)}"
@@ -254,8 +273,7 @@ def _seal(
                 continue
             if slot != row["index"] and layout.file(row["index"]).exists():
                 os.replace(layout.file(row["index"]), layout.file(slot))
-            crc, size = row["chunks"][name]
-            checksums[key] = (crc, size)
+            checksums[key] = tuple(row["chunks"][name])
     train = [row["moments"] for row in rows if row["values"]["split"] == "train"]
     attributes = {
         "kind": "samples",

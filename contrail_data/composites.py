@@ -6,7 +6,7 @@ ABI bands used here, centre wavelength in µm: 8 6.2, 9 6.9, 10 7.3, 11 8.4, 12 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -142,16 +142,20 @@ def from_dict(declaration: Any) -> Composite:
 
 
 def evaluate(
-    composite: Composite, bands: Mapping[int, npt.NDArray[np.float32]], *, clip: bool = True
+    composite: Composite,
+    bands: Mapping[int, npt.NDArray[np.float32]],
+    *,
+    clip: bool = True,
+    out: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Channels of a composite, (channel, *shape) float32, clipped to [0, 1] unless told otherwise.
 
     `bands` maps the band number to brightness temperature in kelvin, any shape, all the same; a whole scene
     or a record's (y, x, time) alike. Each channel is `(x - low) / (high - low)` in float32. NaN stays NaN.
-    Raises KeyError for a band that is missing.
+    `out` may give the memory of the result. Raises KeyError for a band that is missing.
     """
-    first = bands[composite.bands[0]]
-    out = np.empty((len(composite.channels), *first.shape), np.float32)
+    if out is None:
+        out = np.empty((len(composite.channels), *bands[composite.bands[0]].shape), np.float32)
     for channel, x in zip(composite.channels, out, strict=True):
         if channel.minus is None:
             np.subtract(bands[channel.band], np.float32(channel.low), out=x)
@@ -164,27 +168,34 @@ def evaluate(
     return out
 
 
-def quantise(unit: npt.NDArray[np.float32], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Values in [0, 1] as a store keeps them: uint8 in steps of 1/255 (error <= 1/510), else a plain cast."""
-    if np.dtype(dtype) != np.uint8:
-        return unit.astype(dtype)
-    scaled = unit * np.float32(255)
-    return np.rint(scaled, out=scaled).astype(np.uint8)
+def quantise(unit: npt.NDArray[np.float32], out: npt.NDArray[Any]) -> None:
+    """Values in [0, 1] into `out` as a store keeps them: uint8 in steps of 1/255 (error <= 1/510), else a plain cast.
+
+    `unit` may be overwritten.
+    """
+    if out.dtype == np.uint8:
+        np.multiply(unit, np.float32(255), out=unit)
+        np.rint(unit, out=unit)
+    np.copyto(out, unit, casting="unsafe")
 
 
 def stored_frames(
-    composite: Composite, bands: Mapping[int, npt.NDArray[np.float32]], dtype: npt.DTypeLike
+    composite: Composite,
+    bands: Mapping[int, npt.NDArray[np.float32]],
+    dtype: npt.DTypeLike,
+    empty: Callable[..., npt.NDArray[Any]] = np.empty,
 ) -> npt.NDArray[Any]:
-    """A record as its store keeps it: bands (y, x, time) in kelvin → (time, channel, y, x) of `dtype`.
+    """A record as its store keeps it: bands (y, x, time) in kelvin → `empty((time, channel, y, x), dtype)`, filled.
 
     Goes through blocks of rows that stay in the processor's cache: twice as fast as whole arrays.
     """
     height, width, frames = bands[composite.bands[0]].shape
-    out = np.empty((frames, len(composite.channels), height, width), dtype)
+    out = empty((frames, len(composite.channels), height, width), dtype)
+    block = np.empty((len(composite.channels), min(_BLOCK_ROWS, height), width, frames), np.float32)
     for top in range(0, height, _BLOCK_ROWS):
-        rows = slice(top, top + _BLOCK_ROWS)
-        unit = evaluate(composite, {b: bands[b][rows] for b in composite.bands})
-        out[:, :, rows] = np.moveaxis(quantise(unit, dtype), -1, 0)
+        rows = slice(top, min(top + _BLOCK_ROWS, height))
+        unit = evaluate(composite, {b: bands[b][rows] for b in composite.bands}, out=block[:, : rows.stop - top])
+        quantise(np.moveaxis(unit, -1, 0), out[:, :, rows])
     return out
 
 

@@ -17,7 +17,7 @@ from contrail_data.store import kind, pixel_reader, read_scalars
 
 LABEL_COLOUR = (255, 230, 0)
 PREDICTION_COLOUR = (0, 255, 255)
-_ZOOM = 2
+_PANEL = 512  # pixels, at least
 _TEXT_HEIGHT = 16
 
 
@@ -34,7 +34,7 @@ def find_record(store: xr.Dataset, record_id: str) -> int:
 def preview(store: xr.Dataset, record_id: str, out: Path, prediction: xr.Dataset | None = None) -> list[Path]:
     """Write `{out}/{record_id}.png` and `.gif`; returns their paths.
 
-    The sheet shows the labelled frame twice its size: plain, with the label outlined in yellow and, where
+    The sheet shows the labelled frame enlarged: plain, with the label outlined in yellow and, where
     `prediction` (predictions or pseudo-labels) is given, its mask outlined in cyan and its probability; below,
     every frame. Raises ContrailError when the record is in neither store or the files cannot be written.
     """
@@ -74,11 +74,13 @@ def preview(store: xr.Dataset, record_id: str, out: Path, prediction: xr.Dataset
         return picture
 
     captions = [_caption(record, f) for f in range(len(frames))]
-    large = [_titled(text, picture, _ZOOM) for text, picture in panels]
-    small = [_titled(captions[f], marked(f), 1) for f in range(len(frames))]
+    width = frames[0].shape[1]
+    zoom, half = max(1, _PANEL // width), max(1, _PANEL // 2 // width)
+    large = [_titled(text, picture, zoom) for text, picture in panels]
+    small = [_titled(captions[f], marked(f), half) for f in range(len(frames))]
     in_row = max(4, sum(p.width for p in large) // small[0].width)
     sheet = _stack([large, *(small[i : i + in_row] for i in range(0, len(small), in_row))])
-    animation = [_titled(captions[f], marked(f), _ZOOM) for f in range(len(frames))]
+    animation = [_titled(captions[f], marked(f), zoom) for f in range(len(frames))]
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{record_id}.png", out / f"{record_id}.gif"]
     _save(paths[0], _titled(_headline(record), np.asarray(sheet), 1))

@@ -21,7 +21,7 @@ import numcodecs
 import numcodecs.blosc
 import numpy as np
 import numpy.typing as npt
-from google_crc32c import extend as crc32c_extend
+import xxhash
 from google_crc32c import value as crc32c
 
 from contrail_data.errors import ContrailError
@@ -143,23 +143,23 @@ def parse_layout(folder: Path) -> Layout | None:
         return None
 
 
-def write_sample(layout: Layout, sample: int, array: npt.NDArray[Any]) -> tuple[int, int]:
-    """Write one sample, (units, *unit_shape) or that without a leading 1; atomic. Returns (crc32c, bytes).
+def write_sample(layout: Layout, sample: int, array: npt.NDArray[Any]) -> tuple[str, int]:
+    """Write one sample, (units, *unit_shape) or that without a leading 1; atomic. Returns (xxh3 checksum, bytes).
 
     The layout must hold one sample a file.
     """
     data = np.ascontiguousarray(array, layout.dtype).reshape(layout.units, *layout.unit_shape)
     codec = layout.compressor
-    parts = [unit.tobytes() if codec is None else codec.encode(unit) for unit in data]
+    parts = [data.data.cast("B")] if codec is None else [codec.encode(unit) for unit in data]
     if layout.sharded:
-        sizes = np.array([len(p) for p in parts], "<u8")
+        sizes = np.array([len(p) for p in parts] if codec is not None else [data[0].nbytes] * len(data), "<u8")
         index = np.stack([np.cumsum(sizes) - sizes, sizes], -1).tobytes()
         parts += [index, crc32c(index).to_bytes(4, "little")]
-    checksum = 0
+    checksum = xxhash.xxh3_64()
     for part in parts:
-        checksum = crc32c_extend(checksum, part)
+        checksum.update(part)
     write_atomically(layout.file(sample), parts)
-    return checksum, sum(len(p) for p in parts)
+    return checksum.hexdigest(), sum(len(p) for p in parts)
 
 
 def write_atomically(path: Path, parts: Sequence[bytes | memoryview]) -> None:

@@ -8,7 +8,7 @@ that file last. `xarray.open_zarr(path)` opens a sealed store without this packa
     mask/            uint8 (sample, y, x), 0/1
     annotators/      uint8 (sample, y, x) bit field, only where some sample has annotators
     ...              per-sample variables, one chunk each
-    manifest.txt     crc32c, size and path of every other file of the store
+    manifest.txt     xxh3 checksum, size and path of every other file of the store
     provenance.json  command, time, versions: the only file in which two builds of the same input differ
 """
 
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from google_crc32c import value as crc32c
+import xxhash
 
 from contrail_data import __version__
 from contrail_data.errors import ContrailError
@@ -130,13 +130,13 @@ def seal(
     arrays: Mapping[str, Array],
     scalars: xr.Dataset,
     attributes: dict[str, Any],
-    chunk_checksums: Mapping[str, tuple[int, int]],
+    chunk_checksums: Mapping[str, tuple[str, int]],
     command: Sequence[str],
     extra_provenance: dict[str, Any],
 ) -> str:
     """Turn finished chunks into a store and return its digest.
 
-    `scalars` holds the per-sample variables, `chunk_checksums` (crc32c, bytes) of every chunk file by its path in
+    `scalars` holds the per-sample variables, `chunk_checksums` (checksum, bytes) of every chunk file by its path in
     the store. Can be repeated: nothing counts before the group's `zarr.json`, which comes last.
     """
     import zarr
@@ -159,8 +159,11 @@ def seal(
     group = json.loads(files.pop("zarr.json"))
     for name, array in arrays.items():
         files |= array_metadata(name, array, samples)
-    checksums = {**chunk_checksums, **{key: (crc32c(content), len(content)) for key, content in files.items()}}
-    manifest = "".join(f"{crc:08x} {size} {path}\n" for path, (crc, size) in sorted(checksums.items())).encode()
+    checksums = {
+        **chunk_checksums,
+        **{key: (xxhash.xxh3_64_hexdigest(content), len(content)) for key, content in files.items()},
+    }
+    manifest = "".join(f"{checksum} {size} {path}\n" for path, (checksum, size) in sorted(checksums.items())).encode()
 
     attrs = {"format": FORMAT, "format_version": FORMAT_VERSION, **group["attributes"], **attributes}
     attrs["samples"] = samples
@@ -260,7 +263,7 @@ def verify(path: Path) -> list[Damage]:
         damage.append(Damage("zarr.json", "attributes and manifest do not give the digest"))
     listed = set()
     for line in manifest.decode(errors="replace").splitlines():
-        crc, size, name = line.split(" ", 2)
+        checksum, size, name = line.split(" ", 2)
         listed.add(name)
         try:
             content = (path / name).read_bytes()
@@ -269,7 +272,7 @@ def verify(path: Path) -> list[Damage]:
             continue
         if len(content) != int(size):
             damage.append(Damage(name, f"{len(content)} bytes, expected {size}"))
-        elif crc32c(content) != int(crc, 16):
+        elif xxhash.xxh3_64_hexdigest(content) != checksum:
             damage.append(Damage(name, "checksum differs"))
         elif name.endswith("/zarr.json") and json.loads(content) != group["consolidated_metadata"]["metadata"].get(
             name.removesuffix("/zarr.json")

@@ -14,14 +14,18 @@ from contrail_data.errors import ContrailError
 
 @dataclass(frozen=True)
 class Source:
-    """A scanned folder. `read(record_id)` raises BadRecord; it can be called from many threads."""
+    """A scanned folder.
+
+    `read(record_id, empty=np.empty)` gives a Sample or raises BadRecord; it can be called from many threads. Pixels
+    go into `empty(shape, dtype)`, so that a caller who is done with one sample can have the next one in its memory.
+    """
 
     kind: str
     root: Path
     split: str
     record_ids: list[str]
     frames: int
-    read: Callable[[str], xr.Dataset]
+    read: Callable[..., xr.Dataset]
     files: Callable[[str], list[Path]]
     """The files a record is read from, so that a resumed build notices when one has changed."""
     problems: list[str] = field(default_factory=list)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -45,14 +47,21 @@ def _files(root: Path, record_id: str) -> list[Path]:
     return [root / f"{record_id}.npy"]
 
 
-def read(root: Path, split: str, channels: tuple[str, ...], record_id: str) -> xr.Dataset:
-    """One frame as a Sample with one time step. Raises BadRecord naming file and reason."""
+def read(
+    root: Path,
+    split: str,
+    channels: tuple[str, ...],
+    record_id: str,
+    empty: Callable[..., np.ndarray[Any, Any]] = np.empty,
+) -> xr.Dataset:
+    """One frame as a Sample with one time step, in memory from `empty`. Raises BadRecord naming file and reason."""
     (path,) = _files(root, record_id)
     array = read_npy(path, kinds="<f2 <f4", shape=(None, None, len(channels) + 1))
     mask = array[..., -1]
     if not np.isin(mask, (0, 1)).all():
         raise BadRecord(f"{path.name}: channel {len(channels)} is no 0/1 mask: restore the file")
-    image = np.moveaxis(array[..., :-1].astype(np.float32), -1, 0)[..., np.newaxis]
+    image = empty((len(channels), *mask.shape, 1), np.float32)
+    image[..., 0] = np.moveaxis(array[..., :-1], -1, 0)
     return make_sample(
         xr.DataArray(image, dims=("channel", "y", "x", "time"), coords={"channel": list(channels)}, name="image"),
         record_id=record_id,

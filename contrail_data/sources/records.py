@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,23 +67,34 @@ def _files(folder: Path, bands: tuple[int, ...], record_id: str) -> list[Path]:
     return [folder / record_id / n for n in (*names, "human_pixel_masks.npy", "human_individual_masks.npy")]
 
 
-def read(folder: Path, record_id: str, *, bands: tuple[int, ...], metadata: dict[str, Any]) -> xr.Dataset:
-    """One record as a Sample, only the bands asked for. Raises BadRecord naming file and reason."""
+def read(
+    folder: Path,
+    record_id: str,
+    empty: Callable[..., np.ndarray[Any, Any]] = np.empty,
+    *,
+    bands: tuple[int, ...],
+    metadata: dict[str, Any],
+) -> xr.Dataset:
+    """One record as a Sample in memory from `empty`, only the bands asked for.
+
+    Raises BadRecord naming file and reason.
+    """
     paths = [folder / record_id / f"band_{b:02d}.npy" for b in bands]
     if absent := missing(paths):
         raise BadRecord(f"{record_id}: missing {', '.join(absent)}: restore, or choose a composite without")
-    planes: list[np.ndarray[Any, Any]] = []  # views of one (band, y, x, time) array, filled in place
+    temperature: np.ndarray[Any, Any] = np.empty((0, 0, 0, 0))
+    planes: list[np.ndarray[Any, Any]] = []  # views of `temperature`, (band, y, x, time), filled in place
 
     def allocate(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        nonlocal temperature
         if not planes:
-            planes.extend(np.empty((len(bands), *shape), np.float32))
+            temperature = empty((len(bands), *shape), np.float32)
+            planes.extend(temperature)
         return planes[i]
 
     for i, path in enumerate(paths):  # noqa: B007 - allocate reads i
         shape = planes[0].shape if planes else (None, None, FRAMES)
         read_npy(path, kinds="<f4", shape=shape, allocate=allocate)
-    temperature = planes[0].base
-    assert temperature is not None
     height, width = temperature.shape[1:3]
     mask, annotators, count = _read_labels(folder / record_id, (height, width))
     if mask is None and folder.name != "test":

@@ -65,11 +65,13 @@ def building(out: Path, plan: str) -> Iterator[Path]:
     unfinished build of another plan.
     """
     journal = out / BUILDING
+    if around := next((p for p in out.resolve().parents if (p / "zarr.json").exists()), None):
+        raise ContrailError(f"{out}: lies inside the store {around}: choose another -o")
     if out.exists() and not journal.is_dir() and (not out.is_dir() or any(out.iterdir())):
         raise ContrailError(f"{out}: exists and is no store: choose another -o")
     with _locked(out):
         begun = journal / "plan"
-        if begun.exists() and begun.read_text() != plan:
+        if begun.exists() and begun.read_text() != plan and any(journal.glob("*.json")):
             raise ContrailError(f"{out}: an unfinished build of other input: repeat its command, or add --overwrite")
         write_atomically(begun, [plan.encode()])
         for leftover in out.rglob(".*.partial"):

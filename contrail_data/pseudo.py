@@ -79,6 +79,8 @@ def label_store(
     }
     facts = (decision.threshold, decision.gate, decision.top_k, decision.model)
     plan = plan_of([store_kind, parent.attrs["digest"], *facts, all_frames, keep_human])
+    if out.resolve() == Path(parent.attrs["path"]).resolve():
+        raise ContrailError(f"{out}: is the store to read from: choose another -o")
     if overwrite and out.exists():
         remove_store(out)
     if (done := finished_store(out, plan)) is not None:

@@ -223,17 +223,21 @@ def holdout_dice(scores: Scores) -> float | None:
 
 
 def begin_run(out: Path, config: RunConfig, data: TrainingData, device: torch.device, command: Sequence[str]) -> None:
-    """Write config and environment before the first step, or check that they are those of the run begun here."""
-    if (out / CONFIG).is_file():
-        if (begun := read_config(out / CONFIG)) != config:
-            ours, theirs = config.model_dump(), begun.model_dump()
+    """Write config and environment before the first step, or check that they are those of the run begun here.
+
+    A run that ended before its first checkpoint, by a mistake in its settings say, is begun anew.
+    """
+    begun = (out / CONFIG).is_file()
+    if begun and list((out / "checkpoints").glob("step-*")):
+        if (before := read_config(out / CONFIG)) != config:
+            ours, theirs = config.model_dump(), before.model_dump()
             differs = [k for k in ours if ours[k] != theirs[k]]
             raise ContrailError(f"{out}: holds a run with another {', '.join(differs)}: choose another --out")
         stores = json.loads((out / ENVIRONMENT).read_bytes())["stores"]
         if stores != data.digests:
             raise ContrailError(f"{out}: was begun on stores with other digests: restore them, or choose another --out")
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ContrailError(f"{out}: exists and is no run directory: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     environment = {

@@ -13,7 +13,7 @@ from test_build import SMALL, build_small
 
 from contrail_data.errors import ContrailError
 from contrail_data.pseudo import Decision, label_store
-from contrail_data.store import open_store
+from contrail_data.store import open_store, verify
 from contrail_train.config import DataConfig, PseudoConfig
 from contrail_train.loader import (
     choose_holdout,
@@ -154,6 +154,16 @@ def test_pseudo_labels_keep_the_human_label_and_resume(store: Path, tmp_path: Pa
     digest, resumed = label_store(parent, dies, decision, tmp_path / "again.zarr", **options)
     assert resumed == 4
     assert digest == ds.attrs["digest"]
+
+
+def test_a_parent_is_never_overwritten_by_its_labels(store: Path) -> None:
+    digest = open_store(store).attrs["digest"]
+    options = {"store_kind": "pseudo-labels", "all_frames": True, "keep_human": True, "overwrite": True}
+    for out in (store, store / "inside.zarr"):
+        with pytest.raises(ContrailError, match="choose another -o"):
+            label_store(open_store(store), lambda x: x[:, :, 0] / 255, Decision(0.5, 0, 1, "m"), out, **options)
+    assert open_store(store).attrs["digest"] == digest
+    assert verify(store) == []
 
 
 def test_stores_that_do_not_fit_are_refused(store: Path, raw: Path, tmp_path: Path) -> None:

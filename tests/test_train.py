@@ -173,6 +173,14 @@ def test_training_on_pseudo_labels(store: Path, finished: Path) -> None:
     assert json.loads((out / "environment.json").read_text())["stores"].keys() == {str(store), str(pseudo)}
 
 
+def test_a_run_that_never_trained_can_be_corrected(store: Path, tmp_path: Path) -> None:
+    options = settings(*TINY, f"data.train={store}", "epochs=1")
+    failed = cli("run", "unet2d", "--out", tmp_path / "r", *options, *settings("model.encoder=resnet10"))
+    assert failed.returncode == 1
+    assert "did you mean resnet10t" in failed.stderr
+    assert cli("run", "unet2d", "--out", tmp_path / "r", *options).returncode == 0
+
+
 def test_mistakes_end_in_one_line(store: Path, finished: Path, tmp_path: Path) -> None:
     for args, told in [
         (("run", "unet2", "--out", tmp_path / "x"), "did you mean unet2d"),

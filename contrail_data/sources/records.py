@@ -29,8 +29,8 @@ def scan(root: Path, split: str, composite: Composite) -> Source:
     """List the records of a split. Raises ContrailError when the split has no folder or no record."""
     folder = root / split
     if not folder.is_dir():
-        there = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        hint = f"use --split with one of: {', '.join(there[:6])}" if there else "give the folder above the splits"
+        there = [name for name in ("train", "validation", "test") if (root / name).is_dir()]
+        hint = f"use --split {' or '.join(there)}" if there else "give the folder that holds train/, validation/, test/"
         raise ContrailError(f"{folder}: no such folder: {hint}")
     problems: list[str] = []
     ids: list[str] = []

@@ -29,8 +29,8 @@ def find_catalog(start: Path | None = None) -> Path | None:
     return next((p / CATALOG for p in (start, *start.parents) if (p / CATALOG).is_file()), None)
 
 
-def read_catalog(path: Path) -> dict[str, dict[str, Any]]:
-    """Entries by name. Raises ContrailError naming the file and the key that does not fit."""
+def read_catalog(path: Path) -> dict[str, Any]:
+    """Entries by name. Raises ContrailError for a file that is no catalog."""
     import yaml
 
     try:
@@ -41,16 +41,18 @@ def read_catalog(path: Path) -> dict[str, dict[str, Any]]:
     sources = (content or {}).get("sources") if isinstance(content, dict | None) else None
     if not isinstance(sources, dict):
         raise ContrailError(f"{path}: key 'sources' is missing: it holds one entry a store")
-    for name, entry in sources.items():
-        args = entry.get("args") if isinstance(entry, dict) else None
-        if not isinstance(args, dict) or not isinstance(args.get("urlpath"), str):
-            raise ContrailError(f"{path}: entry {name!r} has no args.urlpath: name the store's path there")
     return {str(name): entry for name, entry in sources.items()}
 
 
-def store_path(path: Path, entry: dict[str, Any]) -> str:
-    """Path or URL of an entry; `{{ CATALOG_DIR }}` is the catalog's own folder, relative paths start there."""
-    url = entry["args"]["urlpath"]
+def store_path(path: Path, name: str, entry: Any) -> str:
+    """Path or URL of an entry; `{{ CATALOG_DIR }}` is the catalog's own folder, relative paths start there.
+
+    Raises ContrailError for an entry without one.
+    """
+    try:
+        url = str(entry["args"]["urlpath"])
+    except (TypeError, KeyError):
+        raise ContrailError(f"{path}: entry {name!r} has no args.urlpath: name the store's path there") from None
     folder = str(path.parent.resolve())
     url = url.replace("{{ CATALOG_DIR }}", folder).replace("{{CATALOG_DIR}}", folder)
     return url if "://" in url else str(Path(folder, url))
@@ -71,7 +73,7 @@ def open_named(name_or_path: str) -> xr.Dataset:
         raise ContrailError(f"{name_or_path}: no such store or catalog name: {hint}")
     assert catalog is not None
     entry = entries[name_or_path]
-    store = open_store(store_path(catalog, entry))
+    store = open_store(store_path(catalog, name_or_path, entry))
     stated = (entry.get("metadata") or {}).get("digest")
     if stated is not None and stated != store.attrs["digest"]:
         raise ContrailError(

@@ -35,6 +35,8 @@ def scan(root: Path, split: str, composite: Composite) -> Source:
     problems: list[str] = []
     ids: list[str] = []
     for entry in sorted(folder.iterdir()):
+        if entry.is_symlink() and not entry.exists():
+            problems.append(f"{split}/{entry.name}: a link that leads nowhere: restore or remove it")
         if not entry.is_dir() or entry.name.startswith("."):
             continue
         try:

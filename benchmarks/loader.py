@@ -1,176 +1,222 @@
 """Reading samples, against copying the same bytes out of an np.memmap.
 
-    python benchmarks/loader.py [--records 128] [--rounds 7]
+    python benchmarks/loader.py [--samples 128] [--rounds 7] [--raw FOLDER --split SPLIT]
 
-uint8 samples of (8, 3, 256, 256), random order, one thread, page cache, into one buffer. `ours` is the reader that
-loader, preview and pseudo-labels share; the peers get the very store that ours wrote. The trainer's batches (labelled
-frame and mask, 16 a batch) come last, with what goes on around the reading.
+uint8 samples of (8, 3, 256, 256), random order, one thread, page cache warm: whole, and the labelled frame alone. The
+limit copies them from one mapped file of the same bytes, its pages already mapped, into a buffer that is used again.
+Ours is `pixel_reader`, which the trainer, previews and pseudo-labels share, into such a buffer; peers read the very
+stores that ours reads (xarray without dask), except np.load, which has a .npy file a sample; `codec alone` decodes
+chunks that lie in memory. Files are opened and stores parsed off the clock. Then the trainer's own batches (labelled
+frame and mask), and the time to open a sealed store.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from functools import partial
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 import zarr
-from timing import medians, verdict, workplace
+from timing import interleaved, medians, spread, verdict, workplace
 
 from contrail_data.build import Settings, build
 from contrail_data.command import table
 from contrail_data.composites import COMPOSITES
+from contrail_data.errors import ContrailError
+from contrail_data.shards import CODECS, compressor
 from contrail_data.sources import open_source
-from contrail_data.store import Array, PixelReader, open_store, pixel_reader, read_scalars, seal
-from contrail_train.config import DataConfig
-from contrail_train.loader import Items, epoch_order, load, open_training_data, step_rows, steps_per_epoch
+from contrail_data.store import Array, open_store, pixel_reader, read_scalars, seal
+from contrail_train.loader import Items, epoch_order, load, open_labelled, step_rows, steps_per_epoch
 
 ASH = COMPOSITES["ash"]
-FRAME = 4
+FRAME = 4  # the labelled one
+BATCH, PREFETCH = 16, 3
+LIMIT = "np.memmap, the limit"
+Read = Callable[[int], Any]
 
 
-def peers(store: Path, order: list[int], frames: list[int] | slice) -> dict[str, Callable[[], None]]:
-    """Ways to read the store that ours wrote, each a whole pass in the given order."""
-    array = zarr.open_group(str(store), mode="r", zarr_format=3)["image"]
-    assert isinstance(array, zarr.Array)
-    lazy = xr.open_dataset(str(store), engine="zarr", chunks=None, mask_and_scale=False)["image"]
-
-    def by_zarr() -> None:
-        for sample in order:
-            array[sample, frames]
-
-    def by_xarray() -> None:
-        for sample in order:
-            lazy[sample, frames].values  # noqa: B018 - reading is the point
-
-    found = {"zarr-python": by_zarr, "xarray": by_xarray}
-    try:
-        import tensorstore
-    except ImportError:
-        return found
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(store / "image")}}
-    opened = tensorstore.open(spec, read=True).result()
-
-    def by_tensorstore() -> None:
-        for sample in order:
-            opened[sample, frames].read().result()
-
-    return {**found, "tensorstore": by_tensorstore}
-
-
-def build_stores(folder: Path) -> dict[str, Path]:
-    stores = {}
-    for codec in ("none", "lz4", "zstd"):
-        stores[codec] = folder / f"{codec}.zarr"
-        with redirect_stderr(StringIO()):
-            build(open_source(folder / "raw", "train", ASH), Settings(ASH, codec=codec), stores[codec], workers=2)
-    return stores
-
-
-def variants(
-    folder: Path, stores: dict[str, Path], order: list[int], frames: list[int]
-) -> dict[str, Callable[[], None]]:
-    shape = (8, 3, 256, 256)
-    mapped = np.memmap(folder / "raw.bin", np.uint8, "r").reshape(-1, *shape)
+def readers(folder: Path, image: npt.NDArray[np.uint8], frame: int | None) -> dict[str, Read]:
+    """Ways to read one sample, or one frame of it, by its number."""
+    shape = image.shape[1:]
+    frames = list(range(shape[0])) if frame is None else [frame]
+    pick: Any = slice(None) if frame is None else frame
     out = np.empty((len(frames), *shape[1:]), np.uint8)
-    first, last = frames[0], frames[-1] + 1
-
-    def by_memmap() -> None:
-        for sample in order:
-            np.copyto(out, mapped[sample, first:last])
-
-    def by_npy() -> None:
-        for sample in order:
-            np.load(folder / "npy" / f"{sample}.npy")[first:last]
-
-    def by_ours(read: PixelReader) -> None:
-        for sample in order:
-            read(sample, frames, out)
-
-    whole = slice(None) if len(frames) == shape[0] else frames
-    return {
-        "np.memmap (limit)": by_memmap,
-        **{f"ours, {codec}": partial(by_ours, pixel_reader(open_store(path))) for codec, path in stores.items()},
-        **peers(stores["none"], order, whole),
-        "np.load, a file a sample": by_npy,
-    }
+    mapped = np.memmap(folder / "image.raw", np.uint8, "r").reshape(-1, *shape)
+    found: dict[str, Read] = {LIMIT: lambda i: np.copyto(out, mapped[i, pick])}
+    for codec in CODECS:
+        read = pixel_reader(open_store(folder / codec))
+        found[f"ours, {codec}"] = partial(lambda read, i: read(i, frames, out), read)
+    for codec in CODECS:
+        if CODECS[codec] is not None:
+            found[f"codec alone, {codec}"] = _codec_alone(codec, image[:, frames], out)
+    for codec in CODECS:
+        array = zarr.open_array(folder / codec / "image", mode="r", zarr_format=3)
+        found[f"zarr-python, {codec}"] = partial(lambda array, i: array[i, pick], array)
+    lazy = xr.open_dataset(folder / "none", engine="zarr", chunks=None, mask_and_scale=False)["image"]
+    found["xarray, none"] = lambda i: lazy[i, pick].values
+    if find_spec("tensorstore"):
+        found["tensorstore, none"] = _tensorstore(folder / "none" / "image", pick)
+    if find_spec("zarrs"):
+        found["zarrs, none"] = _zarrs(folder / "none" / "image", pick)
+    found["np.load, .npy files"] = lambda i: np.load(folder / "npy" / f"{i}.npy")[pick]
+    return found
 
 
-def trainer_batches(items: Items, threads: int) -> None:
+def _codec_alone(name: str, image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]) -> Read:
+    """Decoding chunks that are in memory already: no reader of compressed frames can be quicker."""
+    codec = compressor(CODECS[name])
+    chunks = [[codec.encode(frame) for frame in sample] for sample in image]
+
+    def decode(i: int) -> None:
+        for chunk, frame in zip(chunks[i], out, strict=True):
+            codec.decode(chunk, out=frame)
+
+    return decode
+
+
+def _tensorstore(path: Path, pick: Any) -> Read:
+    import tensorstore
+
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
+    array = tensorstore.open(spec, read=True).result()
+    return lambda i: array[i, pick].read().result()
+
+
+def _zarrs(path: Path, pick: Any) -> Read:
+    import zarrs  # noqa: F401 - registers its pipeline
+
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        array = zarr.open_array(path, mode="r", zarr_format=3)
+    return lambda i: array[i, pick]
+
+
+def one_pass(read: Read, order: list[int]) -> None:
+    for i in order:
+        read(i)
+
+
+def trainer_pass(items: Items, threads: int) -> None:
     order = epoch_order(len(items), 0, 0)
-    rows = [step_rows(order, s, 16) for s in range(steps_per_epoch(len(items), 16))]
-    for _ in load(items, rows * 8, torch.device("cpu"), threads, 3):
+    rows = [step_rows(order, s, BATCH) for s in range(steps_per_epoch(len(items), BATCH))]
+    for _ in load(items, rows * 8, torch.device("cpu"), threads, PREFETCH):
         pass
 
 
-def opening(store: Path, samples: int, folder: Path) -> float:
-    """Seconds to open a sealed store of this many samples: the per-sample values are real, repeated."""
-    large = folder / f"open-{samples}.zarr"
+def prepare(folder: Path, raw: Path, split: str) -> npt.NDArray[np.uint8]:
+    """The stores, the raw file and the .npy files, all of the same samples."""
+    for codec in CODECS:
+        with redirect_stderr(StringIO()):
+            build(open_source(raw, split, ASH), Settings(ASH, codec=codec), folder / codec, workers=2)
+    image: npt.NDArray[np.uint8] = open_store(folder / "none")["image"].values
+    image.tofile(folder / "image.raw")
+    (folder / "npy").mkdir()
+    for i, sample in enumerate(image):
+        np.save(folder / "npy" / f"{i}.npy", sample)
+    return image
+
+
+def check(ways: dict[str, Read], image: npt.NDArray[np.uint8], frame: int | None, folder: Path) -> None:
+    """Each way must read the right bytes before its speed counts."""
+    last = len(image) - 1
+    expected = image[last] if frame is None else image[last, frame]
+    for name, read in ways.items():
+        found = read(last)
+        if found is not None and not np.array_equal(found, expected):
+            raise ContrailError(f"{name}: reads other bytes than were stored: its speed means nothing")
+    out = np.empty_like(image[0] if frame is None else image[0, :1])
+    for codec in CODECS:
+        pixel_reader(open_store(folder / codec))(last, list(range(8)) if frame is None else [frame], out)
+        if not np.array_equal(out.reshape(expected.shape), expected):
+            raise ContrailError(f"ours, {codec}: reads other bytes than were stored: its speed means nothing")
+
+
+def sealed(store: Path, samples: int, out: Path) -> Path:
+    """A sealed store of this many samples: per-sample values repeated from `store`, no pixels."""
     scalars = read_scalars(open_store(store))
     scalars = scalars.isel(sample=np.arange(samples) % scalars.sizes["sample"])
     scalars = scalars.assign({n: v.astype(object) for n, v in scalars.variables.items() if v.dtype.kind == "T"})
-    arrays = {"image": Array((8, 3, 256, 256), "uint8", "none", True)}
-    attributes = {"kind": "samples", "composite": ASH.to_dict(), "statistics": None, "label_shift": [0.5, 0.5]}
     for variable in scalars.variables.values():
         variable.encoding = {}
     scalars.attrs = {}
-    seal(large, arrays, scalars, attributes, {}, [], {})
-    took = []
-    for _ in range(5):
-        start = time.perf_counter()
-        open_store(large)
-        took.append(time.perf_counter() - start)
-    shutil.rmtree(large)
-    return sorted(took)[2]
+    plane = (256, 256)
+    label = Array(plane, "uint8", "zstd", False)
+    arrays = {"image": Array((8, 3, *plane), "uint8", "none", True), "mask": label, "annotators": label}
+    attributes = {"kind": "samples", "composite": ASH.to_dict(), "statistics": None, "label_shift": [0.5, 0.5]}
+    seal(out, arrays, scalars, attributes, {}, [], {})
+    return out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--raw", type=Path, help="folder of records, in place of synthetic ones")
+    parser.add_argument("--split", default="train", help="split of --raw")
     options = parser.parse_args()
-    with workplace(options.records) as folder:
-        stores = build_stores(folder)
-        image = open_store(stores["none"])["image"].values
-        image.tofile(folder / "raw.bin")
-        (folder / "npy").mkdir()
-        for sample, frames in enumerate(image):
-            np.save(folder / "npy" / f"{sample}.npy", frames)
+    rows: list[list[str]] = []
+    rounds = options.rounds
+    with workplace(options.samples, options.raw, options.split) as (folder, raw):
+        image = prepare(folder, raw, options.split)
         order = np.random.default_rng(0).permutation(len(image)).tolist()
-        whole = medians(variants(folder, stores, order, list(range(8))), options.rounds)
-        frame = medians(variants(folder, stores, order, [FRAME]), options.rounds)
-        rows = []
-        for title, took, size in (("whole sample", whole, image[0].nbytes), ("one frame", frame, image[0, 0].nbytes)):
-            limit = took["np.memmap (limit)"]
-            for name, seconds in took.items():
-                ratio, judged = limit / seconds, ""
-                if title == "whole sample" and name in ("ours, none", "ours, lz4"):
-                    judged = verdict(ratio, 0.9 if name == "ours, none" else 0.5, at_least=True)
-                if title == "one frame" and name == "ours, none":
-                    part = seconds / whole["ours, none"]
-                    judged = f"{part:.2f} of a whole sample, {verdict(part, 1 / 6, at_least=False)}"
-                rate = len(order) / seconds
-                rows.append([f"{title}: {name}", f"{rate:,.0f}", f"{rate * size / 1e6:,.0f}", f"{ratio:.2f}", judged])
-        items = open_training_data(DataConfig(train=[str(stores["none"])], holdout=0)).train
-        batches = medians({f"{n} thread(s)": partial(trainer_batches, items, n) for n in (1, 2)}, 3)
-        for name, seconds in batches.items():
-            rows.append([f"trainer's batches, frame and mask: {name}", f"{8 * len(order) / seconds:,.0f}", "", "", ""])
-        sizes = {codec: sum(p.stat().st_size for p in (s / "image").iterdir()) for codec, s in stores.items()}
-        smaller = ", ".join(f"{codec} {size / sizes['none']:.2f}" for codec, size in sizes.items())
-        for samples in (200, 20_000):
-            seconds = opening(stores["none"], samples, folder)
-            judged = verdict(seconds, 0.5, at_least=False)
-            rows.append([f"opening a sealed store of {samples:,} samples, s", f"{seconds:.3f}", "", "", judged])
-    title = f"loader: {len(order)} samples, medians of {options.rounds} rounds; size of image: {smaller}"
-    table(title, ["what", "samples/s", "MB/s", "x limit", "target"], rows)
+        variants: dict[str, Callable[[], object]] = {}
+        for what, frame in (("whole sample", None), ("labelled frame", FRAME)):
+            ways = readers(folder, image, frame)
+            check(ways, image, frame, folder)
+            variants |= {f"{what}: {name}": partial(one_pass, read, order) for name, read in ways.items()}
+        items = open_labelled(open_store(folder / "none"))
+        batches = {f"trainer, batches of {BATCH}: {n} thread{'s' * (n > 1)}": n for n in (1, 2)}
+        variants |= {name: partial(trainer_pass, items, n) for name, n in batches.items()}
+        few, many = len(image), 20_000
+        opening = {n: f"open_store of {n:,} samples" for n in (few, many)}
+        for n, name in opening.items():
+            variants[name] = partial(open_store, sealed(folder / "none", n, folder / f"sealed-{n}"))
+        seconds = interleaved(variants, rounds, least=0.1)
+        stored = {c: sum(p.stat().st_size for p in (folder / c / "image").glob("c.*")) / image.nbytes for c in CODECS}
+    took = medians(seconds)
+
+    def row(name: str, samples: int, nbytes: int, limit: str, judged: str = "") -> None:
+        rate = samples / took[name]
+        ratio = rate / (len(order) / took[limit])
+        figures = [f"{rate:,.0f}", f"{rate * nbytes / 1e6:,.0f}", f"{ratio:.2f}", judged, spread(seconds[name])]
+        rows.append([name, *figures])
+
+    for what, nbytes in (("whole sample", image[0].nbytes), ("labelled frame", image[0, 0].nbytes)):
+        for name in [name for name in variants if name.startswith(what)]:
+            ratio, judged = took[f"{what}: {LIMIT}"] / took[name], ""
+            if name == "whole sample: ours, none":
+                judged = verdict(ratio, 0.9, at_least=True)
+            elif name == "whole sample: ours, lz4":
+                judged = verdict(ratio, 0.5, at_least=True)
+            elif name == "labelled frame: ours, none":
+                part = took[name] / took["whole sample: ours, none"]
+                judged = f"{part:.3f} of whole, {verdict(part, 1 / 6, at_least=False)}"
+            row(name, len(order), nbytes, f"{what}: {LIMIT}", judged)
+        for peer in ("tensorstore", "zarrs"):
+            if not find_spec(peer):
+                rows.append([f"{what}: {peer}", "not installed", "", "", "", ""])
+    for name in batches:
+        row(name, 8 * len(items), image[0, 0].nbytes + image[0, 0, 0].nbytes, f"labelled frame: {LIMIT}")
+    for n, name in opening.items():
+        judged = verdict(took[name], 0.5, at_least=False) + " (s)"
+        if n == many:
+            judged += f", {took[name] / took[opening[few]]:.2f} x the small one"
+        rows.append([name, f"{took[name] * 1e3:.1f} ms", "", "", judged, spread(seconds[name])])
+    sizes = ", ".join(f"{codec} {share:.2f}" for codec, share in stored.items())
+    title = f"loader: {len(order)} samples, medians of {rounds} shuffled rounds; stored bytes of image: {sizes}"
+    table(title, ["what", "samples/s", "MB/s", "rate / limit", "target", "rounds / median"], rows)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ContrailError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved repeats and their medians, records to work on."""
+"""What the benchmarks share: interleaved repeats and their medians, records to work on, how a target is judged."""
 
 from __future__ import annotations
 
@@ -10,33 +10,74 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from contrail_data.errors import ContrailError
 from contrail_data.sources.synthetic import write_records
 
+Run = Callable[[], object]
 
-def medians(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each variant: in every round each runs once, in a new order, after one round unmeasured."""
-    order, seconds = list(variants), {name: [0.0] * rounds for name in variants}
-    for run in variants.values():
-        run()
+
+def interleaved(
+    variants: Mapping[str, Run], rounds: int, *, least: float = 0.0, after: Run | None = None
+) -> dict[str, list[float]]:
+    """Seconds a call of each variant, by round. In every round each runs in turn, in a new order.
+
+    A round before them goes unmeasured. A variant quicker than `least` seconds is called several times in a
+    round, so that the clock and a single interruption do not decide. `after` follows every call, off the clock.
+    """
+    calls = {}
+    for name, run in variants.items():
+        for _ in range(2):  # the first call also imports and fills caches
+            seconds = _seconds(run, after)
+        calls[name] = max(1, round(least / seconds))
+    order, found = list(variants), {name: [0.0] * rounds for name in variants}
     chance = random.Random(0)
     for r in range(rounds):
         chance.shuffle(order)
         for name in order:
-            start = time.perf_counter()
-            variants[name]()
-            seconds[name][r] = time.perf_counter() - start
+            found[name][r] = sum(_seconds(variants[name], after) for _ in range(calls[name])) / calls[name]
+    return found
+
+
+def _seconds(run: Run, after: Run | None) -> float:
+    start = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - start
+    if after is not None:
+        after()
+    return seconds
+
+
+def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def spread(seconds: list[float]) -> str:
+    """How far the rounds lay apart, as multiples of their median: how noisy the machine was."""
+    middle = statistics.median(seconds)
+    return f"{min(seconds) / middle:.2f} to {max(seconds) / middle:.2f}"
+
+
+def verdict(value: float, target: float, *, at_least: bool) -> str:
+    met = value >= target if at_least else value <= target
+    return f"{'>=' if at_least else '<='} {target:.2f} {'met' if met else 'MISSED'}"
+
+
 @contextmanager
-def workplace(records: int) -> Iterator[Path]:
-    """A temporary folder with synthetic train records under `raw`; gone at the end."""
+def workplace(samples: int, raw: Path | None, split: str) -> Iterator[tuple[Path, Path]]:
+    """(temporary folder, root of records): synthetic train records, or the first ones of `raw`. Gone at the end."""
     with tempfile.TemporaryDirectory(prefix="contrail-benchmark-") as name:
         folder = Path(name)
-        write_records(folder / "raw", records, validation_fraction=0.0)
-        yield folder
-
-
-def verdict(value: float, target: float, at_least: bool) -> str:
-    met = value >= target if at_least else value <= target
-    return f"{'>=' if at_least else '<='} {target:.2f}: {'met' if met else 'missed'}"
+        root = folder / "raw"
+        if raw is None:
+            write_records(root, samples, validation_fraction=0.0)
+        else:
+            records = sorted(p for p in (raw / split).iterdir() if p.is_dir()) if (raw / split).is_dir() else []
+            if not records:
+                raise ContrailError(f"{raw / split}: holds no records: check --raw and --split")
+            (root / split).mkdir(parents=True)
+            for record in records[:samples]:
+                (root / split / record.name).symlink_to(record.resolve())
+            metadata = raw / f"{split}_metadata.json"
+            if metadata.exists():
+                (root / metadata.name).symlink_to(metadata.resolve())
+        yield folder, root

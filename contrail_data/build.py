@@ -186,8 +186,6 @@ def store_sample(sample: xr.Dataset, settings: Settings, layouts: dict[str, Layo
 def _values(sample: xr.Dataset, positive: int) -> dict[str, Any]:
     """Per-sample variables of the store as JSON keeps them: NaN and NaT as null."""
     a = sample.attrs
-    moment = sample["time"].values[max(a["labelled_frame"], 0)]
-    where = np.array([a["latitude"]]), np.array([a["longitude"]])
     return {
         **{k: a[k] for k in ("split", "label_source", "labelled_frame", "annotator_count", "source_digest")},
         **{k: a[k] for k in ("crs_wkt", "height", "width")},
@@ -195,9 +193,6 @@ def _values(sample: xr.Dataset, positive: int) -> dict[str, Any]:
         "latitude": _number(a["latitude"]),
         "longitude": _number(a["longitude"]),
         **{k: [_number(v) for v in a[k]] for k in ("corner_latitude", "corner_longitude", "geotransform")},
-        "solar_zenith": _number(solar_zenith(*where, np.array([moment]))[0]),
-        "satellite_zenith": _number(satellite_zenith(*where)[0]),
-        "local_solar_hour": _number(local_solar_hour(where[1], np.array([moment]))[0]),
         "positive_pixels": positive,
     }
 
@@ -218,9 +213,6 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
     "corner_longitude": (("sample", "corner"), "float64", {"units": "degrees_east"}),
     "crs_wkt": (("sample",), "str", {"long_name": "projection of the tile, well-known text"}),
     "geotransform": (("sample", "affine"), "float64", {"long_name": "GDAL order, of the stored grid", "units": "m"}),
-    "solar_zenith": (("sample",), "float32", {"units": "degree", "long_name": "at the centre, labelled frame"}),
-    "satellite_zenith": (("sample",), "float32", {"units": "degree", "long_name": "at the centre, from GOES-East"}),
-    "local_solar_hour": (("sample",), "float32", {"units": "h", "long_name": "true solar time at the centre"}),
     "positive_pixels": (("sample",), "int32", {"long_name": "mask pixels before resizing"}),
     "height": (("sample",), "int32", {"long_name": "rows before resizing"}),
     "width": (("sample",), "int32", {"long_name": "columns before resizing"}),
@@ -237,9 +229,17 @@ def _scalars(rows: list[dict[str, Any]], settings: Settings) -> xr.Dataset:
             variables[name] = (dims, array, attributes)
         else:
             variables[name] = (dims, np.where(array == None, np.nan, array).astype(dtype), attributes)  # noqa: E711
-    times = np.array([[np.iinfo(np.int64).min if t is None else t for t in row["values"]["time"]] for row in rows])
-    attributes = {"long_name": "nominal scan time, UTC"}
-    variables["time"] = (("sample", "time"), times.astype("datetime64[ms]").astype("datetime64[ns]"), attributes)
+    known = [[np.iinfo(np.int64).min if t is None else t for t in row["values"]["time"]] for row in rows]
+    times = np.array(known).astype("datetime64[ms]").astype("datetime64[ns]")
+    variables["time"] = (("sample", "time"), times, {"long_name": "nominal scan time, UTC"})
+    latitude, longitude = variables["latitude"][1], variables["longitude"][1]
+    moment = times[np.arange(len(rows)), np.maximum(variables["labelled_frame"][1], 0)]
+    for name, angle, unit, about in (
+        ("solar_zenith", solar_zenith(latitude, longitude, moment), "degree", "at the centre, labelled frame"),
+        ("satellite_zenith", satellite_zenith(latitude, longitude), "degree", "at the centre, from GOES-East"),
+        ("local_solar_hour", local_solar_hour(longitude, moment), "h", "true solar time at the centre"),
+    ):
+        variables[name] = (("sample",), angle.astype(np.float32), {"units": unit, "long_name": about})
     return xr.Dataset(variables)
 
 
@@ -271,8 +271,8 @@ def _seal(
                 nobody = np.zeros((settings.size, settings.size), np.uint8)
                 checksums[key] = write_sample(layout, slot, nobody)
                 continue
-            if slot != row["index"] and layout.file(row["index"]).exists():
-                os.replace(layout.file(row["index"]), layout.file(slot))
+            if slot != row["index"] and os.path.exists(layout.path(row["index"])):
+                os.replace(layout.path(row["index"]), layout.path(slot))
             checksums[key] = tuple(row["chunks"][name])
     train = [row["moments"] for row in rows if row["values"]["split"] == "train"]
     attributes = {

@@ -109,13 +109,13 @@ def read_rows(journal: Path, layouts: Mapping[str, Layout]) -> Iterator[Row]:
     for path in sorted(journal.glob("*.json")):
         for row in json.loads(path.read_bytes()):
             if "chunks" in row and all(
-                _has_size(layouts[name].file(row["index"]), size) for name, (_, size) in row["chunks"].items()
+                _has_size(layouts[name].path(row["index"]), size) for name, (_, size) in row["chunks"].items()
             ):
                 yield row
 
 
-def _has_size(path: Path, size: int) -> bool:
+def _has_size(path: str, size: int) -> bool:
     try:
-        return path.stat().st_size == size
+        return os.stat(path).st_size == size
     except OSError:
         return False

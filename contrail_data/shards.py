@@ -9,6 +9,7 @@ sharding-indexed/), with no compressor, blosc or zstd. Anything else is read thr
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ CODECS: dict[str, dict[str, Any] | None] = {
 }
 """Compressors a store may be written with, as zarr v3 codec declarations."""
 
-_ABSENT = np.uint64(2**64 - 1)
+_ABSENT = 2**64 - 1
 
 
 def compressor(declaration: dict[str, Any] | None) -> Any:
@@ -84,12 +85,20 @@ class Layout:
     def compressor(self) -> Any:
         return compressor(self.codec)
 
-    def file(self, sample: int) -> Path:
-        return self.folder / self.key(sample)
+    @cached_property
+    def _around_index(self) -> tuple[str, str, str]:
+        """Folder, and what stands before and after a file's index in its name."""
+        return str(self.folder), f"c{self.separator}", f"{self.separator}0" * (len(self.shape) - 1)
+
+    def path(self, sample: int) -> str:
+        """The file that holds a sample. Text, since a pathlib object costs as much as reading a frame."""
+        folder, before, after = self._around_index
+        return f"{folder}/{before}{sample // self.samples_per_file}{after}"
 
     def key(self, sample: int) -> str:
-        zeros = ["0"] * (len(self.shape) - 1)
-        return self.separator.join(["c", str(sample // self.samples_per_file), *zeros])
+        """The same, relative to the array's folder."""
+        _, before, after = self._around_index
+        return f"{before}{sample // self.samples_per_file}{after}"
 
 
 def parse_layout(folder: Path) -> Layout | None:
@@ -144,9 +153,10 @@ def parse_layout(folder: Path) -> Layout | None:
 
 
 def write_sample(layout: Layout, sample: int, array: npt.NDArray[Any]) -> tuple[str, int]:
-    """Write one sample, (units, *unit_shape) or that without a leading 1; atomic. Returns (xxh3 checksum, bytes).
+    """Write one sample, (units, *unit_shape) or that without a leading 1. Returns (xxh3 checksum, bytes).
 
-    The layout must hold one sample a file.
+    The layout must hold one sample a file. Not atomic: in an unfinished store a chunk counts only once the journal
+    names it. Raises ContrailError when the disk refuses.
     """
     data = np.ascontiguousarray(array, layout.dtype).reshape(layout.units, *layout.unit_shape)
     codec = layout.compressor
@@ -158,7 +168,12 @@ def write_sample(layout: Layout, sample: int, array: npt.NDArray[Any]) -> tuple[
     checksum = xxhash.xxh3_64()
     for part in parts:
         checksum.update(part)
-    write_atomically(layout.file(sample), parts)
+    path = layout.path(sample)
+    try:
+        with open(path, "wb", buffering=0) as file:
+            _write_all(file, parts)
+    except OSError as error:
+        raise ContrailError(f"{path}: cannot be written ({error.strerror}): make room or check permissions") from None
     return checksum.hexdigest(), sum(len(p) for p in parts)
 
 
@@ -167,14 +182,18 @@ def write_atomically(path: Path, parts: Sequence[bytes | memoryview]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb", buffering=0) as file:
-            for part in parts:
-                view = memoryview(part)
-                while view.nbytes:
-                    view = view[file.write(view) :]
+            _write_all(file, parts)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ContrailError(f"{path}: cannot be written ({error.strerror}): make room or check permissions") from None
+
+
+def _write_all(file: io.FileIO, parts: Sequence[bytes | memoryview]) -> None:
+    for part in parts:
+        view = memoryview(part)
+        while view.nbytes:
+            view = view[file.write(view) :]
 
 
 def read_sample(layout: Layout, sample: int, units: Sequence[int], out: npt.NDArray[Any]) -> None:
@@ -183,7 +202,7 @@ def read_sample(layout: Layout, sample: int, units: Sequence[int], out: npt.NDAr
     `out` is C-contiguous, (len(units), *unit_shape), of the layout's dtype. Raises ContrailError naming the file
     when it is missing, cut short or does not decode. Thread-safe; no state between calls.
     """
-    path = layout.file(sample)
+    path = layout.path(sample)
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -202,7 +221,7 @@ def read_sample(layout: Layout, sample: int, units: Sequence[int], out: npt.NDAr
         os.close(fd)
 
 
-def _spans(layout: Layout, fd: int, size: int, sample: int, units: Sequence[int], path: Path) -> list[tuple[int, int]]:
+def _spans(layout: Layout, fd: int, size: int, sample: int, units: Sequence[int], path: str) -> list[tuple[int, int]]:
     """(offset, length) in the file of each unit asked for."""
     if not layout.sharded:
         return [(0, size)] * len(units)
@@ -210,16 +229,16 @@ def _spans(layout: Layout, fd: int, size: int, sample: int, units: Sequence[int]
     tail = os.pread(fd, 16 * entries + 4, max(0, size - 16 * entries - 4))
     if len(tail) != 16 * entries + 4 or crc32c(tail[:-4]) != int.from_bytes(tail[-4:], "little"):
         raise ValueError("the shard index fails its checksum")
-    index = np.frombuffer(tail, "<u8", 2 * entries).reshape(entries, 2)
+    index = np.frombuffer(tail, "<u8", 2 * entries).tolist()  # Python integers: numpy's cost more than the frame
     first = sample % layout.samples_per_file * layout.units
     spans = []
     for unit in units:
         if not 0 <= unit < layout.units:
             raise IndexError(f"{path}: there is no frame {unit}, only 0..{layout.units - 1}")
-        offset, length = index[first + unit]
+        offset, length = index[2 * (first + unit)], index[2 * (first + unit) + 1]
         if offset == _ABSENT:
             raise ValueError(f"frame {unit} is absent")
-        spans.append((int(offset), int(length)))
+        spans.append((offset, length))
     return spans
 
 

@@ -70,13 +70,13 @@ def test_zarr_reads_what_we_wrote(tmp_path: Path, codec: str, apart: bool) -> No
 def test_damage_is_an_error_that_names_the_file(tmp_path: Path, codec: str) -> None:
     (layout,) = create_arrays(tmp_path, {"image": Array((3, 2, 8, 8), "uint8", codec, True)}, 1).values()
     write_sample(layout, 0, np.random.default_rng(0).integers(0, 255, (3, 2, 8, 8), np.uint8))
-    whole = layout.file(0).read_bytes()
+    whole = Path(layout.path(0)).read_bytes()
     out = np.empty((3, 2, 8, 8), np.uint8)
     for damaged in (whole[:-7], whole[:20], b"", whole[:-30] + b"\xff" * 30):
-        layout.file(0).write_bytes(damaged)
+        Path(layout.path(0)).write_bytes(damaged)
         with pytest.raises(ContrailError, match=r"image.c\.0\.0"):
             read_sample(layout, 0, [0, 1, 2], out)
-    layout.file(0).unlink()
+    Path(layout.path(0)).unlink()
     with pytest.raises(ContrailError, match=r"c\.0\.0.*cannot be read"):
         read_sample(layout, 0, [0], out)
 

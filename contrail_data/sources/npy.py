@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,17 @@ def read_npy(
     where = f"{path.parent.name}/{path.name}"
     try:
         with path.open("rb") as file:
-            version = npy_format.read_magic(file)
-            read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-            found, fortran, dtype = read_header(file, max_header_size=_MAX_HEADER)
+            begin = file.read(12)
+            if len(begin) < 12:
+                raise ValueError("cut within its header")
+            first_version = begin[6] == 1
+            length = 10 + int.from_bytes(begin[8:10], "little")
+            if not first_version:
+                length = 12 + int.from_bytes(begin[8:12], "little")
+            if length > _MAX_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            file.seek(0)
+            found, fortran, dtype = _header(file.read(length), first_version)
             if dtype.hasobject:
                 raise BadRecord(f"{where}: holds pickled objects, which are never loaded: save a plain array")
             if dtype.str not in kinds.split() and dtype.kind not in kinds.split():
@@ -70,6 +80,15 @@ def read_npy(
         raise BadRecord(f"{where}: not a readable .npy file ({reason[:90]}): restore the file") from None
     except OSError as error:
         raise BadRecord(f"{where}: cannot be read ({error.strerror}): check the disk and permissions") from None
+
+
+@lru_cache(maxsize=64)  # files of one kind begin alike, and reading a header costs as much as reading a mask
+def _header(begin: bytes, first_version: bool) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, Fortran order, dtype) that a file's magic and header tell."""
+    file = io.BytesIO(begin)
+    npy_format.read_magic(file)
+    read = npy_format.read_array_header_1_0 if first_version else npy_format.read_array_header_2_0
+    return read(file, max_header_size=_MAX_HEADER)
 
 
 def read_label(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]:

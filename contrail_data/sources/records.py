@@ -142,7 +142,9 @@ def _read_labels(folder: Path, shape: tuple[int, ...]) -> tuple[Any, Any, int]:
         count = votes.shape[-1]
         if count > MAX_ANNOTATORS:
             raise BadRecord(f"{folder.name}/{individual.name}: {count} annotators, at most {MAX_ANNOTATORS} fit")
-        annotators = np.packbits(votes, axis=-1, bitorder="little")[..., 0]
+        annotators = np.zeros(shape, np.uint8)
+        for bit in range(count):
+            annotators |= votes[..., bit] << np.uint8(bit)
     pixel = folder / "human_pixel_masks.npy"
     if pixel.exists():
         return read_label(pixel, (*shape, 1))[..., 0], annotators, count

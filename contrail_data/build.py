@@ -13,6 +13,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,9 @@ def _build(
     todo = [i for i in range(len(source.record_ids)) if i not in rows]
     resumed = len(rows)
     runs = [todo[i : i + RUN] for i in range(0, len(todo), RUN)]
-    tasks = [dask.delayed(_build_run)(source, settings, layouts, journal, run, strict) for run in runs]
+    # Bound beforehand: dask would walk through all record ids once a task.
+    task = dask.delayed(partial(_build_run, source, settings, layouts, journal, strict))
+    tasks = [task(run) for run in runs]
     with progress("build-ash", len(source.record_ids), resumed) as advance:
 
         class Advance(Callback):
@@ -130,7 +133,7 @@ def _build(
 
 
 def _build_run(
-    source: Source, settings: Settings, layouts: dict[str, Layout], journal: Path, run: list[int], strict: bool
+    source: Source, settings: Settings, layouts: dict[str, Layout], journal: Path, strict: bool, run: list[int]
 ) -> list[dict[str, Any]]:
     """Raw bytes to stored bytes for a few records; one row each, also for one that had to be set aside."""
     rows = []

@@ -80,6 +80,8 @@ def build(
     Raises BadRecord for the first bad record when `strict`; ContrailError when `out` holds another store or
     another build, when the disk refuses, or when no record at all is usable.
     """
+    if not all(abs(d) <= 8 for d in settings.label_shift):  # NaN fails too
+        raise ContrailError(f"--label-shift {settings.label_shift}: give pixels down and right, at most 8")
     facts = [source.kind, source.split, source.record_ids, source.frames, settings.composite.to_dict()]
     plan = plan_of([*facts, settings.dtype, settings.codec, settings.size, settings.label_shift])
     if strict and source.problems:
@@ -145,7 +147,7 @@ def _build_run(
         except BadRecord as error:
             if strict:
                 raise
-            row["error"] = str(error) if record_id in str(error) else f"{record_id}: {error}"
+            row["error"] = str(error) if f"{record_id}/" in str(error) else f"{record_id}: {error}"
         rows.append(row)
     write_rows(journal, rows)
     return rows

@@ -123,6 +123,8 @@ def build_ash(
         print(f"set aside: {line}", file=sys.stderr)
     before = f", {made.resumed} of them found finished" if made.resumed else ""
     print(f"{made.path}: {made.samples} samples{before}, {len(made.set_aside)} set aside, {made.digest}")
+    if made.resumed == made.samples:
+        print("note: the store was there already; --overwrite builds it anew, if records changed", file=sys.stderr)
     if made.set_aside:
         raise typer.Exit(1)
 
@@ -222,8 +224,7 @@ def pseudo_label(
     from contrail_train.predict import load_predictor
 
     parent = open_named(store)
-    predictor = load_predictor(model)
-    predictor.check_store(parent)
+    predictor = load_predictor(model).for_store(parent)
     digest, resumed = label_store(
         parent,
         predictor.predict,

@@ -20,8 +20,10 @@ def run(app: typer.Typer) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except KeyboardInterrupt:
-        fail("interrupted: run the same command again to go on", code=130)
+    except SystemExit as ended:
+        if ended.code == 130:  # typer's answer to Ctrl-C
+            fail("interrupted: run the same command again to go on", code=130)
+        raise
 
 
 def fail(message: str, code: int = 1) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from contrail_data import __version__
 from contrail_data.errors import ContrailError
 from contrail_data.shards import Layout, write_atomically
-from contrail_data.store import BUILDING, PROVENANCE
+from contrail_data.store import BUILDING, FORMAT, PROVENANCE
 
 Row = dict[str, Any]
 
@@ -50,8 +50,13 @@ def finished_store(out: Path, plan: str) -> dict[str, Any] | None:
 
 def remove_store(out: Path) -> None:
     """Delete a store or an unfinished build, and nothing else. Raises ContrailError for any other folder."""
-    if not (out / "zarr.json").exists() and not (out / BUILDING).exists():
-        raise ContrailError(f"{out}: is no store, and --overwrite removes only stores: choose another -o")
+    out = out.resolve()  # through a link, the store itself
+    try:
+        ours = json.loads((out / "zarr.json").read_bytes())["attributes"]["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = (out / BUILDING / "plan").exists() and not (out / "zarr.json").exists()
+    if not ours:
+        raise ContrailError(f"{out}: is no contrail store, and --overwrite removes nothing else: choose another -o")
     with _locked(out):
         (out / "zarr.json").unlink(missing_ok=True)  # from here on it is no store, whatever happens
         shutil.rmtree(out)

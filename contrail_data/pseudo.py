@@ -138,10 +138,11 @@ def label_store(
             "composite": parent.attrs["composite"],
         }
         variables = scalars[["record_id", "split", "labelled_frame"]].copy()
+        variables.attrs = {}  # the parent's own, and where it happened to lie
         variables["frame"] = (("sample", "time"), frames.astype(np.int8))
         variables["frame_source"] = (("sample", "time"), np.where(human, "human", "pseudo").astype(object))
         variables["frame_score"] = (("sample", "time"), np.array([r["score"] for r in ordered], np.float32))
-        provenance = {"plan": plan, "samples": len(frames), "parent_path": parent.attrs["path"]}
+        provenance: dict[str, Any] = {"plan": plan, "samples": len(frames), "parent_path": parent.attrs["path"]}
         digest = seal(out, arrays, variables, attributes, checksums, command, provenance)
     return digest, resumed
 

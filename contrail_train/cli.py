@@ -74,7 +74,7 @@ def evaluate(
 
     opened = open_named(store)
     model = load_predictor(run, device)
-    model.check_store(opened)
+    model = model.for_store(opened)
     items = open_labelled(opened)
     decision = model.decision
     if shared := sorted(set(items.record_id.tolist()) & set(model.seen_records)):
@@ -119,7 +119,7 @@ def predict(
 
     parent = open_named(store)
     model = load_predictor(run, device)
-    model.check_store(parent)
+    model = model.for_store(parent)
     digest, resumed = label_store(
         parent,
         model.predict,

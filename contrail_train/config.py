@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from contrail_data.errors import ContrailError
 
@@ -58,7 +58,14 @@ class AugmentConfig(Strict):
     rotate: float = Field(15.0, ge=0.0, le=180.0)
     """Largest rotation, degrees."""
     label_shift: tuple[float, float] | None = None
-    """(dy, dx): labels lie this many pixels down and right of the image. None: as the store says."""
+    """(dy, dx): labels lie this many pixels down and right of the image, at most 8. None: as the store says."""
+
+    @field_validator("label_shift")
+    @classmethod
+    def _within_reach(cls, shift: tuple[float, float] | None) -> tuple[float, float] | None:
+        if shift is not None and not all(abs(d) <= 8 for d in shift):
+            raise ValueError("pixels, at most 8 each way")
+        return shift
 
 
 class ModelConfig(Strict):
@@ -67,7 +74,9 @@ class ModelConfig(Strict):
     pretrained: bool | str = False
     """True: timm's weights from the hub; a path: weights from that file (.pth, .safetensors)."""
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
-    decoder_channels: list[int] = Field(default_factory=lambda: [256, 128, 64, 32, 16], min_length=1)
+    decoder_channels: list[Annotated[int, Field(ge=1)]] = Field(
+        default_factory=lambda: [256, 128, 64, 32, 16], min_length=1
+    )
     """Width of each UNet decoder block, deepest first; as many are used as there are halvings (5 for stride 32)."""
     attention: Literal["scse"] | None = None
 
@@ -101,7 +110,7 @@ class OptimConfig(Strict):
 class RunConfig(Strict):
     preset: str = "unet2d"
     """The preset this came from, for the record."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(16, ge=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

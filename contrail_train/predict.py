@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,14 @@ class Predictor:
     decision: Decision
     seen_records: list[str]
     """Records of the stores the run was given: trained on, or held out and used to choose epoch and threshold."""
+
+    def for_store(self, store: xr.Dataset) -> Predictor:
+        """This predictor for the labels' grid of a store, which may lie otherwise than the training data's.
+
+        Raises ContrailError for a store of another composite, or one without images.
+        """
+        self.check_store(store)
+        return replace(self, label_shift=tuple(store.attrs["label_shift"]))
 
     @torch.inference_mode()
     def predict(self, image_btchw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -186,6 +186,7 @@ def test_a_bad_record_is_named_and_the_rest_is_built(raw: Path, tmp_path: Path, 
         ('[{"record_id": "../../etc"}]', "not a plain name"),
         ('[{"record_id": "18446744073709551616", "timestamp": "noon"}]', "timestamp"),
         ('[{"record_id": "18446744073709551616", "row_min": NaN}]', "row_min"),
+        ('[{"record_id": "18446744073709551616", "timestamp": 9e11}]', "timestamp"),
         ('["x", 3]', "no record"),
     ],
 )
@@ -281,9 +282,32 @@ def test_a_second_builder_and_other_input_are_refused(raw: Path, tmp_path: Path)
     assert build_small(raw, out, settings=Settings(ASH, size=48), overwrite=True).samples == 9
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
-    with pytest.raises(ContrailError, match="no store"):
-        build_small(raw, tmp_path / "thesis", overwrite=True)
+    for foreign in ("", '{"zarr_format": 3, "node_type": "group", "attributes": {}}'):
+        if foreign:
+            (tmp_path / "thesis" / "zarr.json").write_text(foreign)
+        with pytest.raises(ContrailError, match="no contrail store"):
+            build_small(raw, tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis" / "chapter.tex").exists()
+
+
+def test_changed_metadata_is_not_mixed_with_old(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from contrail_data import build as module
+
+    out, path = tmp_path / "s.zarr", raw / "train_metadata.json"
+    monkeypatch.setattr(module, "RUN", 2)
+    bad = sorted((raw / "train").iterdir())[5] / "band_11.npy"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:50])
+    with pytest.raises(BadRecord):
+        build_small(raw, out, workers=1, strict=True)
+    bad.write_bytes(whole)
+    assert any((out / ".building").glob("*.json"))
+    entries = json.loads(path.read_text())
+    for entry in entries:
+        entry["timestamp"] += 86400
+    path.write_text(json.dumps(entries))
+    build_small(raw, out)
+    assert build_small(raw, tmp_path / "fresh.zarr").digest == open_store(out).attrs["digest"]
 
 
 def test_verify_finds_each_kind_of_damage(raw: Path, tmp_path: Path) -> None:

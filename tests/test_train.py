@@ -157,6 +157,31 @@ def test_prediction_and_evaluation_count_the_same_pixels(store: Path, finished: 
     assert predicted.attrs["parent"] == labels.attrs["digest"]
 
 
+def test_predictions_lie_on_the_grid_of_the_stores_own_labels(store: Path, finished: Path, tmp_path: Path) -> None:
+    import torch
+
+    from contrail_train.augment import to_label_frame
+    from contrail_train.predict import load_predictor
+
+    settings = Settings(COMPOSITES["ash"], size=64, label_shift=(0.0, 0.0))
+    build_small(store.parent / "raw", tmp_path / "unshifted.zarr", settings=settings)
+    image = open_store(store)["image"].values[:2, 4:5]
+    model = load_predictor(finished)
+    shifted = model.for_store(open_store(store)).predict(image)
+    plain = model.for_store(open_store(tmp_path / "unshifted.zarr")).predict(image)
+    np.testing.assert_allclose(to_label_frame(torch.from_numpy(plain), (0.5, 0.5)), shifted, atol=1e-6)
+    assert np.abs(plain - shifted).max() > 1e-4
+
+
+def test_the_digest_does_not_tell_how_a_path_was_typed(store: Path, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(store)
+    for name, path in (("a.zarr", store), ("b.zarr", tmp_path / "link")):
+        assert cli("predict", finished, path, "-o", tmp_path / name).returncode == 0
+    a, b = open_store(tmp_path / "a.zarr").attrs, open_store(tmp_path / "b.zarr").attrs
+    assert a["digest"] == b["digest"]
+    assert "statistics" not in a
+
+
 def test_training_on_pseudo_labels(store: Path, finished: Path) -> None:
     pseudo = store.parent / "train.pseudo.zarr"
     from contrail_data.cli import main

@@ -10,6 +10,7 @@ import xarray as xr
 
 from contrail_data.composites import Composite
 from contrail_data.errors import ContrailError
+from contrail_data.sample import check_record_id
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def open_source(root: Path, split: str, composite: Composite, kind: str = "auto"
     """
     from contrail_data.sources import frames, records
 
+    check_record_id(split)
     if not root.is_dir():
         raise ContrailError(f"{root}: no such folder: give the folder that holds the records")
     if kind == "auto":

@@ -66,7 +66,8 @@ def scan(root: Path, split: str, composite: Composite) -> Source:
 
 def _files(folder: Path, bands: tuple[int, ...], record_id: str) -> list[Path]:
     names = [f"band_{b:02d}.npy" for b in bands]
-    return [folder / record_id / n for n in (*names, "human_pixel_masks.npy", "human_individual_masks.npy")]
+    labels = ("human_pixel_masks.npy", "human_individual_masks.npy")
+    return [folder.parent / f"{folder.name}_metadata.json", *(folder / record_id / n for n in (*names, *labels))]
 
 
 def read(
@@ -172,6 +173,8 @@ def _read_metadata(path: Path, problems: list[str]) -> dict[str, dict[str, Any]]
             known = {k: v for k, v in entry.items() if v is not None}
             for key in _GEOMETRY_KEYS | {"timestamp"}:
                 _check_value(key, known.get(key, "" if key == "projection_wkt" else 0))
+            if record_id in metadata:
+                raise ValueError(f"record_id {record_id} comes twice")
             metadata[record_id] = known
         except (AttributeError, TypeError, KeyError):
             problems.append(f"{path.name}: entry {i} is no record with a record_id: set aside")
@@ -184,5 +187,5 @@ def _check_value(key: str, value: Any) -> None:
     if key == "projection_wkt":
         if not isinstance(value, str):
             raise ValueError(f"{key} is not text")
-    elif type(value) not in (int, float) or not abs(value) < 1e12:  # NaN fails too
+    elif type(value) not in (int, float) or not abs(value) < 1e9 * (4 if key == "timestamp" else 1):  # NaN fails too
         raise ValueError(f"{key} is {str(value)[:40]!r}, not a usable number")

@@ -197,7 +197,7 @@ def _claim(root: Path, settings: dict[str, Any]) -> None:
             changed = ", ".join(k for k in settings if found.get(k) != settings[k])
             raise ContrailError(f"{root}: holds synthetic records of another {changed}: choose another folder")
         return
-    for name in ("train", "validation", "test", "train_metadata.json", "validation_metadata.json"):
+    for name in ("zarr.json", "train", "validation", "test", "train_metadata.json", "validation_metadata.json"):
         if (root / name).exists():
             raise ContrailError(f"{root}: holds {name} that is not synthetic: choose another folder")
     root.mkdir(parents=True, exist_ok=True)

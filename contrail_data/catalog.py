@@ -74,10 +74,11 @@ def open_named(name_or_path: str) -> xr.Dataset:
     assert catalog is not None
     entry = entries[name_or_path]
     store = open_store(store_path(catalog, name_or_path, entry))
-    stated = (entry.get("metadata") or {}).get("digest")
+    metadata = entry.get("metadata")
+    stated = metadata.get("digest") if isinstance(metadata, dict) else None
     if stated is not None and stated != store.attrs["digest"]:
         raise ContrailError(
             f"{name_or_path}: {store.attrs['path']} has digest {store.attrs['digest'][:15]}…, the catalog says "
-            f"{stated[:15]}…: restore the store or correct {catalog}"
+            f"{str(stated)[:15]}…: restore the store or correct {catalog}"
         )
     return store

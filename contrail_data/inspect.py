@@ -103,9 +103,9 @@ def _provenance(store: xr.Dataset) -> dict[str, str]:
         return {}
     try:
         told = json.loads((Path(path) / PROVENANCE).read_bytes())
-    except (OSError, ValueError):
+        facts = {"built": f"{told['created']} by contrail {told['versions']['contrail']}: {' '.join(told['command'])}"}
+    except (OSError, ValueError, KeyError, TypeError):
         return {"built": f"unknown ({PROVENANCE} is missing or unreadable)"}
-    facts = {"built": f"{told['created']} by contrail {told['versions']['contrail']}: {' '.join(told['command'])}"}
     if "source" in told:
         facts["source"] = f"{store.attrs['source']} in {told['source']}, {len(told['set_aside'])} set aside"
     return facts

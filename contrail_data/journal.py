@@ -42,7 +42,7 @@ def finished_store(out: Path, plan: str) -> dict[str, Any] | None:
         provenance: dict[str, Any] = json.loads((out / PROVENANCE).read_bytes())
     except (OSError, ValueError):
         provenance = {}
-    if provenance.get("plan") != plan:
+    if not isinstance(provenance, dict) or provenance.get("plan") != plan:
         raise ContrailError(f"{out}: holds another store already: choose another -o, or add --overwrite")
     shutil.rmtree(out / BUILDING, ignore_errors=True)
     return provenance

@@ -40,6 +40,11 @@ def preview(store: xr.Dataset, record_id: str, out: Path, prediction: xr.Dataset
     """
     if kind(store) != "samples":
         raise ContrailError(f"{store.attrs['path']}: holds {kind(store)}, no images: preview the store it came from")
+    if prediction is not None:
+        if kind(prediction) == "samples":
+            raise ContrailError(f"{prediction.attrs['path']}: holds samples, no predictions: name what predict wrote")
+        if prediction["frame_mask"].shape[2:] != store["image"].shape[3:]:
+            raise ContrailError(f"{prediction.attrs['path']}: its pixels are not those of {store.attrs['path']}")
     index = find_record(store, record_id)
     record = read_scalars(store).isel(sample=index)
     labelled = int(record["labelled_frame"])
@@ -81,7 +86,10 @@ def preview(store: xr.Dataset, record_id: str, out: Path, prediction: xr.Dataset
     in_row = max(4, sum(p.width for p in large) // small[0].width)
     sheet = _stack([large, *(small[i : i + in_row] for i in range(0, len(small), in_row))])
     animation = [_titled(captions[f], marked(f), zoom) for f in range(len(frames))]
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ContrailError(f"{out}: cannot be a folder for pictures ({error.strerror}): choose another -o") from None
     paths = [out / f"{record_id}.png", out / f"{record_id}.gif"]
     _save(paths[0], _titled(_headline(record), np.asarray(sheet), 1))
     _save(paths[1], animation[0], save_all=True, append_images=animation[1:], duration=500, loop=0)

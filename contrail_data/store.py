@@ -227,11 +227,24 @@ def open_store(path: str | Path) -> xr.Dataset:
         raise ContrailError(f"{where}: a zarr group, but no sealed contrail store: build one with build-ash")
     if dataset.attrs["format_version"] > FORMAT_VERSION:
         raise ContrailError(f"{where}: written by a newer contrail (format {dataset.attrs['format_version']}): upgrade")
-    if "time" in dataset.variables:
-        decoded = xr.decode_cf(dataset[["time"]].load(), mask_and_scale=True)
-        dataset = dataset.assign_coords(time=decoded["time"])
     dataset.attrs["path"] = where
+    needed = {"samples": ("composite", "label_shift", "statistics")}.get(
+        dataset.attrs.get("kind", ""), ("parent", "model")
+    )
+    if absent := [k for k in ("kind", *needed) if k not in dataset.attrs]:
+        raise ContrailError(f"{where}: attribute {absent[0]!r} is missing: restore the store")
+    if "time" in dataset.variables:
+        decoded = xr.decode_cf(_load(dataset[["time"]], where), mask_and_scale=True)
+        dataset = dataset.assign_coords(time=decoded["time"])
     return dataset
+
+
+def _load(dataset: xr.Dataset, where: str) -> xr.Dataset:
+    try:
+        return dataset.load()
+    except Exception as error:  # each codec has its own
+        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise ContrailError(f"{where}: does not decode ({reason}): restore the store") from None
 
 
 def kind(store: xr.Dataset) -> str:
@@ -263,7 +276,10 @@ def verify(path: Path) -> list[Damage]:
         damage.append(Damage("zarr.json", "attributes and manifest do not give the digest"))
     listed = set()
     for line in manifest.decode(errors="replace").splitlines():
-        checksum, size, name = line.split(" ", 2)
+        checksum, size, name = (*line.split(" ", 2), "", "")[:3]
+        if not size.isdigit():
+            damage.append(Damage(MANIFEST, f"holds the line {line[:40]!r}"))
+            continue
         listed.add(name)
         try:
             content = (path / name).read_bytes()
@@ -296,7 +312,10 @@ def pixel_reader(store: xr.Dataset, name: str = "image") -> PixelReader:
     from many threads. Raises ContrailError naming the file that cannot be read.
     """
     path = str(store.attrs["path"])
-    layout = None if "://" in path else parse_layout(Path(path) / name)
+    try:
+        layout = None if "://" in path else parse_layout(Path(path) / name)
+    except (OSError, ValueError):
+        raise ContrailError(f"{path}/{name}/zarr.json: missing or damaged: restore the store") from None
     if layout is not None and (layout.unit_shape[0] == 1) == ("time" in DIMS[name]):
         return partial(read_sample, layout)
     import zarr
@@ -316,4 +335,4 @@ def _read_through_zarr(
 
 def read_scalars(store: xr.Dataset) -> xr.Dataset:
     """The per-sample variables in memory, without the ones with pixels."""
-    return store.drop_vars([n for n in DIMS if n in store.variables]).load()
+    return _load(store.drop_vars([n for n in DIMS if n in store.variables]), str(store.attrs["path"]))

@@ -94,6 +94,10 @@ def fit(config: RunConfig, out: Path, checkpoint_minutes: float = 5.0, command: 
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{config.model.encoder} UNet, {parameters / 1e6:.2f} M parameters, label shift {tuple(label_shift)} px")
 
+    smallest = len(data.train) % config.batch_size or config.batch_size
+    if smallest == 1 and max(data.train.shape_tchw[-2:]) <= model.encoder.strides[-1]:
+        raise ContrailError("batch_size leaves a batch of one 1 x 1 feature, which cannot be normalised: change it")
+
     # ---- resume ------------------------------------------------------------------------------------------------
     facts = load_checkpoint(out / "checkpoints", model, average.module, optimiser)
     step = 0
@@ -233,7 +237,12 @@ def begin_run(out: Path, config: RunConfig, data: TrainingData, device: torch.de
             ours, theirs = config.model_dump(), before.model_dump()
             differs = [k for k in ours if ours[k] != theirs[k]]
             raise ContrailError(f"{out}: holds a run with another {', '.join(differs)}: choose another --out")
-        stores = json.loads((out / ENVIRONMENT).read_bytes())["stores"]
+        try:
+            stores = json.loads((out / ENVIRONMENT).read_bytes())["stores"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ContrailError(
+                f"{out / ENVIRONMENT}: missing or damaged: restore it, or choose another --out"
+            ) from None
         if stores != data.digests:
             raise ContrailError(f"{out}: was begun on stores with other digests: restore them, or choose another --out")
         return

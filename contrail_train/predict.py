@@ -32,6 +32,8 @@ def choose_device(asked: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(asked)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("use cpu or cuda")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ContrailError(
@@ -118,18 +120,19 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
         raise ContrailError(f"{path}: no run directory (it has no {CONFIG}): name the --out of contrail-train run")
     try:
         calibration = json.loads((path / CALIBRATION).read_bytes())
-    except (OSError, ValueError):
-        raise ContrailError(f"{path}: the run is not finished: repeat its command to finish it") from None
+        composite, shift = calibration["composite"], tuple(calibration["label_shift"])
+        threshold, gate, top_k = (calibration[k] for k in ("threshold", "gate", "top_k"))
+        statistics, seen = calibration["statistics"], calibration["seen_records"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ContrailError(
+            f"{path}: the run is not finished (no whole {CALIBRATION}): repeat its command to finish it"
+        ) from None
     config = read_config(path / CONFIG)
     where = choose_device(device)
-    composite = calibration["composite"]
     # The run's own weights follow: what the encoder was begun with no longer matters.
     model = build(config.model.model_copy(update={"pretrained": False}), len(composite["channels"]))
     load_weights(path / WEIGHTS, model)
     model.eval().to(where)
-    decision = Decision(
-        calibration["threshold"], calibration["gate"], calibration["top_k"], file_digest(path / WEIGHTS)
-    )
-    mean_c, std_c = statistics_tensors(calibration["statistics"], where)
-    shift = tuple(calibration["label_shift"])
-    return Predictor(model, where, mean_c, std_c, composite, shift, decision, calibration["seen_records"])
+    decision = Decision(threshold, gate, top_k, file_digest(path / WEIGHTS))
+    mean_c, std_c = statistics_tensors(statistics, where)
+    return Predictor(model, where, mean_c, std_c, composite, shift, decision, seen)

@@ -325,6 +325,57 @@ def test_verify_finds_each_kind_of_damage(raw: Path, tmp_path: Path) -> None:
     assert found == {f"image/{c.name}" for c in chunks[:5]}
 
 
+def _rewrite(path: Path, change) -> None:
+    tree = json.loads(path.read_text())
+    change(tree)
+    path.write_text(json.dumps(tree))
+
+
+STORE_DAMAGE = {
+    "attribute gone": (lambda s: _rewrite(s / "zarr.json", lambda t: t["attributes"].pop("composite")), "composite"),
+    "kind gone": (lambda s: _rewrite(s / "zarr.json", lambda t: t["attributes"].pop("kind")), "kind"),
+    "no JSON": (lambda s: (s / "zarr.json").write_text("{"), "cannot be opened"),
+    "scalars cut": (lambda s: (s / "record_id/c/0").write_bytes(b"junk"), "does not decode"),
+    "no layout": (lambda s: (s / "image/zarr.json").unlink(), "image/zarr.json"),
+    "image gone": (lambda s: (s / "image/c.0.0.0.0.0").unlink(), "c.0.0.0.0.0"),
+}
+
+
+@pytest.mark.parametrize("kind", STORE_DAMAGE)
+def test_a_damaged_store_is_an_error_that_says_where(raw: Path, tmp_path: Path, kind: str) -> None:
+    from contrail_data.inspect import summary
+    from contrail_data.preview import preview
+
+    damage, told = STORE_DAMAGE[kind]
+    build_small(raw, tmp_path / "s.zarr")
+    damage(tmp_path / "s.zarr")
+
+    def look() -> None:
+        store = open_store(tmp_path / "s.zarr")
+        summary(store)
+        preview(store, "18446744073709551616", tmp_path / "pictures")
+
+    with pytest.raises(ContrailError, match=re.escape(told)):
+        look()
+
+
+def test_small_damage_does_not_stop_looking(raw: Path, tmp_path: Path) -> None:
+    from contrail_data.inspect import summary
+    from contrail_data.preview import preview
+
+    build_small(raw, tmp_path / "s.zarr")
+    (tmp_path / "s.zarr" / PROVENANCE).write_text("[]")
+    (tmp_path / "s.zarr" / "manifest.txt").open("a").write("garbage\n")
+    store = open_store(tmp_path / "s.zarr")
+    assert "unknown" in summary(store)["built"]
+    assert {d.path for d in verify(tmp_path / "s.zarr")} == {"manifest.txt", "zarr.json"}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ContrailError, match="cannot be a folder"):
+        preview(store, "18446744073709551616", tmp_path / "file" / "sub")
+    with pytest.raises(ContrailError, match="no predictions"):
+        preview(store, "18446744073709551616", tmp_path / "pictures", store)
+
+
 def test_the_command_line_ends_in_one_line(raw: Path, tmp_path: Path) -> None:
     os.truncate(sorted((raw / "train").iterdir())[0] / "band_11.npy", 100)
     done = cli("build-ash", raw, "--size", 32, "-o", tmp_path / "s.zarr")

@@ -1,17 +1,15 @@
 """Source → store on dask, resumable: what is finished is read from the unfinished store itself.
 
-A task takes a run of records from raw bytes to stored bytes and then writes one journal file that names every
-chunk it wrote. A killed build loses at most the runs that were under way; the next one does only the rest, and
-the sealed bytes are those of an undisturbed build.
+A task takes one shard of records from raw bytes to stored bytes and then writes a journal entry that names what it
+wrote. A killed build loses at most the shards that were under way; the next one does only the rest, and the sealed
+bytes are those of an undisturbed build, whoever and however many built it.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,18 +19,17 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data import stats
+from contrail_data import journal, stats
 from contrail_data.composites import Composite, quantise, stored_frames
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.geometry import local_solar_hour, satellite_zenith, solar_zenith
-from contrail_data.journal import building, finished_store, plan_of, read_rows, remove_store, write_rows
+from contrail_data.journal import Files, Row, Shard
+from contrail_data.places import Place, place_of
 from contrail_data.progress import progress
 from contrail_data.sample import resize
-from contrail_data.shards import Layout, write_sample
+from contrail_data.shards import Layout, Reader, ShardWriter, writing_shards
 from contrail_data.sources import Source
-from contrail_data.store import Array, create_arrays, seal
-
-RUN = 16  # records a task: few journal files, little lost with a killed task
+from contrail_data.store import SHARD, Array, checksum_name, checksum_variables, create_arrays, seal
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,8 @@ class Settings:
 
     def arrays(self, frames: int) -> dict[str, Array]:
         plane = (self.size, self.size)
-        image = Array((frames, len(self.composite.channels), *plane), self.dtype, self.codec, True)
-        label = Array(plane, "uint8", "zstd", False)
+        image = Array((frames, len(self.composite.channels), *plane), self.dtype, self.codec)
+        label = Array(plane, "uint8", "zstd")
         return {"image": image, "mask": label, "annotators": label}
 
 
@@ -57,100 +54,168 @@ class Settings:
 class Built:
     """What a build did."""
 
-    path: Path
+    place: Place
     digest: str
     samples: int
     resumed: int
     """Samples found finished from an earlier, interrupted build; all of them where the store was there."""
     set_aside: list[str] = field(default_factory=list)
+    was_there: bool = False
 
 
 def build(
     source: Source,
     settings: Settings,
-    out: Path,
+    out: str | Path,
     *,
     workers: int,
+    scheduler: str = "threads",
     strict: bool = False,
     overwrite: bool = False,
     command: Sequence[str] = (),
 ) -> Built:
-    """Build and seal a store; finish an interrupted one; return at once where the same store is there already.
+    """Build and seal a store at a path or URL; finish an interrupted one; return at once where the same store is
+    there already.
 
-    Raises BadRecord for the first bad record when `strict`; ContrailError when `out` holds another store or
-    another build, when the disk refuses, or when no record at all is usable.
+    `scheduler` is `threads`, `processes` (both of this machine, `workers` of them) or the address of a
+    dask.distributed scheduler, whose workers must see the source and `out` under the same names. Raises BadRecord for
+    the first bad record when `strict`; ContrailError when `out` holds another store or another build, when the disk
+    refuses, or when no record at all is usable.
     """
     if not all(abs(d) <= 8 for d in settings.label_shift):  # NaN fails too
         raise ContrailError(f"--label-shift {settings.label_shift}: give pixels down and right, at most 8")
+    place = place_of(out)
     facts = [source.kind, source.split, source.record_ids, source.frames, settings.composite.to_dict()]
-    plan = plan_of([*facts, settings.dtype, settings.codec, settings.size, settings.label_shift])
+    plan = journal.plan_of(
+        [*facts, settings.dtype, settings.codec, settings.size, settings.label_shift, source.parents]
+    )
     if strict and source.problems:
         raise BadRecord(source.problems[0])
-    if overwrite and out.exists():
-        remove_store(out)
-    if (done := finished_store(out, plan)) is not None:
-        return Built(out, done["digest"], done["samples"], done["samples"], done["set_aside"])
-    with building(out, plan) as journal:
-        return _build(source, settings, out, journal, plan, workers, strict, command)
+    if overwrite:
+        journal.remove_store(place)
+    if (done := journal.finished_store(place, plan)) is not None:
+        return Built(place, done["digest"], done["samples"], done["samples"], done["set_aside"], was_there=True)
+    with journal.building(place, plan):
+        arrays = settings.arrays(source.frames)
+        layouts = create_arrays(place, arrays, len(source.record_ids))
+        files: dict[int, Files] = {}
+        rows: dict[int, Row] = {}
+
+        def keep(shard: Shard) -> None:
+            files[shard.number] = shard.files
+            rows.update({row["index"]: row for row in shard.rows})
+
+        for shard in journal.read_entries(place, layouts):
+            # A record whose files have changed since is read again, with its shard.
+            if all(row["stamp"] == _stamp(source, row["record_id"]) for row in shard.rows):
+                keep(shard)
+        if source.adopt is not None:
+            for shard in source.adopt(layouts, set(files)):
+                for row in shard.rows:
+                    row["stamp"] = _stamp(source, row["record_id"])
+                journal.write_entry(place, shard)
+                keep(shard)
+        resumed = len(rows)
+        todo = [shard for shard in range(-(-len(source.record_ids) // SHARD)) if shard not in files]
+        tasks = [
+            partial(build_shard, source.part(_members(source, shard)), settings, layouts, place, strict, shard)
+            for shard in todo
+        ]
+        with progress("build-ash", len(source.record_ids), resumed) as advance:
+
+            def on_shard(shard: Shard) -> None:
+                keep(shard)
+                advance(len(shard.rows))
+
+            run(tasks, scheduler, workers, on_shard)
+        ordered = [row for _, row in sorted(rows.items())]
+        good = [row for row in ordered if "error" not in row]
+        set_aside = source.problems + [row["error"] for row in ordered if "error" in row]
+        if not good:
+            raise ContrailError(f"{source.root}: none of {len(rows)} records is usable; the first: {set_aside[0]}")
+        good, files = _fill_holes(place, layouts, files, good)
+        digest = _seal(source, settings, place, plan, layouts, arrays, files, good, set_aside, command)
+    return Built(place, digest, len(good), resumed, set_aside)
 
 
-def _build(
-    source: Source,
-    settings: Settings,
-    out: Path,
-    journal: Path,
-    plan: str,
-    workers: int,
-    strict: bool,
-    command: Sequence[str],
-) -> Built:
-    import dask
-    from dask.callbacks import Callback
+Task = Callable[[], Shard]
 
-    arrays = settings.arrays(source.frames)
-    layouts = create_arrays(out, arrays, len(source.record_ids))
-    rows = {r["index"]: r for r in read_rows(journal, layouts) if r["stamp"] == _stamp(source, r["record_id"])}
-    todo = [i for i in range(len(source.record_ids)) if i not in rows]
-    resumed = len(rows)
-    runs = [todo[i : i + RUN] for i in range(0, len(todo), RUN)]
-    # Bound beforehand: dask would walk through all record ids once a task.
-    task = dask.delayed(partial(_build_run, source, settings, layouts, journal, strict))
-    tasks = [task(run) for run in runs]
-    with progress("build-ash", len(source.record_ids), resumed) as advance:
 
-        class Advance(Callback):
+def run(tasks: Sequence[Task], scheduler: str, workers: int, on_shard: Callable[[Shard], None]) -> None:
+    """Do the tasks in any order on a dask scheduler (see `build`) and hand over each result as it comes.
+
+    Raises what a task raises, and ContrailError for a scheduler that does not answer or whose workers keep dying.
+    """
+    if scheduler == "threads":
+        import dask
+        from dask.callbacks import Callback
+
+        class HandOver(Callback):
             def _posttask(self, key: Any, value: Any, dsk: Any, state: Any, worker_id: Any) -> None:
-                if isinstance(value, list):
-                    advance(len(value))
+                if isinstance(value, Shard):
+                    on_shard(value)
 
-        with Advance():
-            results = dask.compute(*tasks, scheduler="threads", num_workers=workers)
-    rows |= {row["index"]: row for result in results for row in result}
-    good = [row for _, row in sorted(rows.items()) if "error" not in row]
-    set_aside = source.problems + [row["error"] for _, row in sorted(rows.items()) if "error" in row]
-    if not good:
-        raise ContrailError(f"{source.root}: none of {len(rows)} records is usable; the first: {set_aside[0]}")
-    digest = _seal(source, settings, out, plan, layouts, arrays, good, set_aside, command)
-    return Built(out, digest, len(good), resumed, set_aside)
+        with HandOver():
+            # Keys in order: dask starts equal tasks by their keys.
+            graph = [dask.delayed(task)(dask_key_name=f"shard-{i:08d}") for i, task in enumerate(tasks)]
+            dask.compute(*graph, scheduler="threads", num_workers=workers)
+        return
+    from distributed import Client, LocalCluster, as_completed
+    from distributed.scheduler import KilledWorker
+
+    local = scheduler == "processes"
+    if not local and "://" not in scheduler:
+        raise ContrailError(f"--scheduler {scheduler}: use threads, processes or an address such as tcp://host:8786")
+    try:
+        cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) if local else None
+        client = Client(scheduler if cluster is None else cluster, timeout=15)
+    except (OSError, ValueError) as error:
+        raise ContrailError(f"--scheduler {scheduler}: does not answer ({error}): check that it runs there") from None
+    futures = []
+    try:
+        futures = client.map(_call, tasks, pure=False, retries=2)
+        for future in as_completed(futures):
+            on_shard(future.result())
+    except KilledWorker as error:
+        raise ContrailError(f"--scheduler {scheduler}: its workers keep dying ({error}): see their logs") from None
+    finally:
+        client.cancel(futures)
+        client.close()
+        if cluster is not None:
+            cluster.close()
 
 
-def _build_run(
-    source: Source, settings: Settings, layouts: dict[str, Layout], journal: Path, strict: bool, run: list[int]
-) -> list[dict[str, Any]]:
-    """Raw bytes to stored bytes for a few records; one row each, also for one that had to be set aside."""
+def _call(task: Task) -> Shard:
+    return task()
+
+
+def _members(source: Source, shard: int) -> Sequence[str]:
+    return source.record_ids[shard * SHARD : (shard + 1) * SHARD]
+
+
+def build_shard(
+    source: Source, settings: Settings, layouts: dict[str, Layout], place: Place, strict: bool, shard: int
+) -> Shard:
+    """Raw bytes to stored bytes for the records of one shard; a row each, also for one that had to be set aside."""
     rows = []
-    for index in run:
-        record_id = source.record_ids[index]
-        row: dict[str, Any] = {"index": index, "record_id": record_id, "stamp": _stamp(source, record_id)}
-        try:
-            row |= store_sample(source.read(record_id, _own_memory), settings, layouts, index)
-        except BadRecord as error:
-            if strict:
-                raise
-            row["error"] = str(error) if f"{record_id}/" in str(error) else f"{record_id}: {error}"
-        rows.append(row)
-    write_rows(journal, rows)
-    return rows
+    with writing_shards(layouts, shard) as writers:
+        for position, record_id in enumerate(source.record_ids):
+            row: Row = {
+                "index": shard * SHARD + position,
+                "record_id": record_id,
+                "stamp": _stamp(source, record_id),
+            }
+            try:
+                row |= store_sample(source.read_sample(record_id, _own_memory), settings, writers, position)
+            except BadRecord as error:
+                if strict:
+                    raise
+                row["error"] = str(error) if f"{record_id}/" in str(error) else f"{record_id}: {error}"
+            rows.append(row)
+        files = {name: writer.finish() for name, writer in writers.items()}
+    made = Shard(shard, files, rows)
+    journal.write_entry(place, made)
+    return made
 
 
 _memory = threading.local()
@@ -168,9 +233,10 @@ def _own_memory(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
     return arrays[key]
 
 
-def store_sample(sample: xr.Dataset, settings: Settings, layouts: dict[str, Layout], index: int) -> dict[str, Any]:
-    """Write one sample's chunks; returns chunk checksums, moments per channel and per-sample values."""
-    positive = int(sample["mask"].sum()) if "mask" in sample else 0
+def store_sample(
+    sample: xr.Dataset, settings: Settings, writers: dict[str, ShardWriter], position: int
+) -> dict[str, Any]:
+    """Write one sample's chunks; returns their checksums, moments per channel and per-sample values."""
     sample = resize(sample, settings.size)
     if "image" in sample:
         unit_tchw = sample["image"].transpose("time", "channel", "y", "x").values
@@ -180,25 +246,24 @@ def store_sample(sample: xr.Dataset, settings: Settings, layouts: dict[str, Layo
         temperature = sample["brightness_temperature"]
         bands = dict(zip(temperature["band"].values.tolist(), temperature.values, strict=True))
         image_tchw = stored_frames(settings.composite, bands, settings.dtype, _own_memory)
-    chunks = {"image": write_sample(layouts["image"], index, image_tchw)}
-    plane = np.zeros((settings.size, settings.size), np.uint8)
-    chunks["mask"] = write_sample(layouts["mask"], index, sample["mask"].values if "mask" in sample else plane)
-    if "annotators" in sample:
-        chunks["annotators"] = write_sample(layouts["annotators"], index, sample["annotators"].values)
-    return {"chunks": chunks, "moments": stats.moments(image_tchw), "values": _values(sample, positive)}
+    nobody = np.zeros((settings.size, settings.size), np.uint8)
+    checksums = {"image": writers["image"].add(position, image_tchw)}
+    for name in ("mask", "annotators"):
+        checksums[name] = writers[name].add(position, sample[name].values if name in sample else nobody)
+    values = stored_values(sample.attrs, sample["time"].values)
+    return {"checksums": checksums, "moments": stats.moments(image_tchw), "values": values}
 
 
-def _values(sample: xr.Dataset, positive: int) -> dict[str, Any]:
+def stored_values(attributes: Mapping[str, Any], time: npt.NDArray[np.datetime64]) -> dict[str, Any]:
     """Per-sample variables of the store as JSON keeps them: NaN and NaT as null."""
-    a = sample.attrs
+    a = attributes
+    plain = ("split", "label_source", "labelled_frame", "annotator_count", "source_digest", "crs_wkt")
     return {
-        **{k: a[k] for k in ("split", "label_source", "labelled_frame", "annotator_count", "source_digest")},
-        **{k: a[k] for k in ("crs_wkt", "height", "width")},
-        "time": [None if np.isnat(t) else int(t.astype("datetime64[ms]").astype(int)) for t in sample["time"].values],
+        **{k: a[k] for k in (*plain, "height", "width", "positive_pixels")},
+        "time": [None if np.isnat(t) else int(t.astype("datetime64[ms]").astype(int)) for t in time],
         "latitude": _number(a["latitude"]),
         "longitude": _number(a["longitude"]),
         **{k: [_number(v) for v in a[k]] for k in ("corner_latitude", "corner_longitude", "geotransform")},
-        "positive_pixels": positive,
     }
 
 
@@ -245,40 +310,61 @@ def _scalars(rows: list[dict[str, Any]], settings: Settings) -> xr.Dataset:
         ("local_solar_hour", local_solar_hour(longitude, moment), "h", "true solar time at the centre"),
     ):
         variables[name] = (("sample",), angle.astype(np.float32), {"units": unit, "long_name": about})
-    return xr.Dataset(variables)
+    told = {"long_name": "pixels, mean, sum of squared deviations, minimum, maximum, pixels at 0, pixels at 1"}
+    variables["moments"] = (("sample", "channel", "moment"), np.array([row["moments"] for row in rows]), told)
+    return xr.Dataset(variables | checksum_variables(rows, list(rows[0]["checksums"])))
+
+
+def _fill_holes(
+    place: Place, layouts: dict[str, Layout], files: dict[int, Files], good: list[Row]
+) -> tuple[list[Row], dict[int, Files]]:
+    """Rows by slot, and the files that hold them: samples from the end take the places of records set aside.
+
+    Few moves, the same in every build, and repeatable after a kill: a shard's entry is dropped before the shard is
+    written anew, from bytes that no earlier move has touched.
+    """
+    count = len(good)
+    holes = iter(sorted(set(range(count)) - {row["index"] for row in good}))
+    order = {(row["index"] if row["index"] < count else next(holes)): row for row in good}
+    rows = [order[slot] for slot in range(count)]
+    last = (count - 1) // SHARD
+    readers = {name: Reader(layout) for name, layout in layouts.items()}
+    beyond = any(row["index"] >= count and row["index"] // SHARD == last for row in good)
+    for shard in range(last + 1):
+        here = rows[shard * SHARD : (shard + 1) * SHARD]
+        as_built = all(row["index"] == shard * SHARD + at for at, row in enumerate(here))
+        if as_built and not (shard == last and beyond):
+            continue
+        stored = [{name: read.stored(row["index"]) for name, read in readers.items()} for row in here]
+        journal.drop_entries(place, [shard])
+        with writing_shards(layouts, shard) as writers:
+            for position, sample in enumerate(stored):
+                for name, parts in sample.items():
+                    writers[name].add_stored(position, parts)
+            files[shard] = {name: writer.finish() for name, writer in writers.items()}
+    superfluous = [shard for shard in files if shard > last]
+    journal.drop_entries(place, superfluous)
+    place.remove([layout.key(shard) for shard in superfluous for layout in layouts.values()])
+    return rows, {shard: files[shard] for shard in range(last + 1)}
 
 
 def _seal(
     source: Source,
     settings: Settings,
-    out: Path,
+    place: Place,
     plan: str,
     layouts: dict[str, Layout],
     arrays: dict[str, Array],
-    good: list[dict[str, Any]],
+    files: dict[int, Files],
+    rows: list[Row],
     set_aside: list[str],
     command: Sequence[str],
 ) -> str:
-    # Samples from the end take the places of records that were set aside: few moves, repeatable after a kill.
-    count = len(good)
-    slots = {row["index"] for row in good}
-    holes = iter(sorted(set(range(count)) - slots))
-    order = {(row["index"] if row["index"] < count else next(holes)): row for row in good}
-    rows = [order[slot] for slot in range(count)]
-    if not any("annotators" in row["chunks"] for row in rows):
-        shutil.rmtree(out / "annotators", ignore_errors=True)
+    scalars = _scalars(rows, settings)
+    if not scalars["annotator_count"].values.any():
         arrays = {name: array for name, array in arrays.items() if name != "annotators"}
-    checksums: dict[str, tuple[str, int]] = {}
-    for slot, row in enumerate(rows):
-        for name in arrays:
-            layout, key = layouts[name], f"{name}/{layouts[name].key(slot)}"
-            if name not in row["chunks"]:
-                nobody = np.zeros((settings.size, settings.size), np.uint8)
-                checksums[key] = write_sample(layout, slot, nobody)
-                continue
-            if slot != row["index"] and os.path.exists(layout.path(row["index"])):
-                os.replace(layout.path(row["index"]), layout.path(slot))
-            checksums[key] = tuple(row["chunks"][name])
+        scalars = scalars.drop_vars(checksum_name("annotators"))
+        place.remove([f"annotators/{key}" for key in place.within("annotators").sizes()])
     train = [row["moments"] for row in rows if row["values"]["split"] == "train"]
     attributes = {
         "kind": "samples",
@@ -286,9 +372,12 @@ def _seal(
         "source": source.kind,
         "label_shift": list(settings.label_shift),
         "statistics": stats.merge(train, settings.composite.channel_names) if train else None,
+        **({"parents": source.parents} if source.parents else {}),
     }
-    provenance = {"plan": plan, "samples": len(rows), "source": str(source.root.resolve()), "set_aside": set_aside}
-    return seal(out, arrays, _scalars(rows, settings), attributes, checksums, command, provenance)
+    chunk_files = {layouts[name].key(shard): written[name] for shard, written in files.items() for name in arrays}
+    provenance: dict[str, Any] = {"plan": plan, "samples": len(rows), "source": source.where, "split": source.split}
+    provenance["set_aside"] = set_aside
+    return seal(place, arrays, scalars, attributes, chunk_files, command, provenance)
 
 
 def _stamp(source: Source, record_id: str) -> list[int]:

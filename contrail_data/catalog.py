@@ -14,6 +14,7 @@ from typing import Any
 import xarray as xr
 
 from contrail_data.errors import ContrailError
+from contrail_data.places import Place, place_of
 from contrail_data.store import open_store
 
 CATALOG = "data_catalog.yaml"
@@ -56,6 +57,18 @@ def store_path(path: Path, name: str, entry: Any) -> str:
     folder = str(path.parent.resolve())
     url = url.replace("{{ CATALOG_DIR }}", folder).replace("{{CATALOG_DIR}}", folder)
     return url if "://" in url else str(Path(folder, url))
+
+
+def find_place(name_or_path: str) -> Place:
+    """Where a path, a URL or a catalog name leads. Raises ContrailError for an unknown name."""
+    if "://" in name_or_path or Path(name_or_path).exists():
+        return place_of(name_or_path)
+    catalog = find_catalog()
+    entries = read_catalog(catalog) if catalog else {}
+    if name_or_path not in entries:
+        return place_of(name_or_path)
+    assert catalog is not None
+    return place_of(store_path(catalog, name_or_path, entries[name_or_path]))
 
 
 def open_named(name_or_path: str) -> xr.Dataset:

@@ -6,12 +6,17 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from contrail_data import command
 from contrail_data.errors import ContrailError
+
+if TYPE_CHECKING:
+    from numpy import datetime64
+
+    from contrail_data.build import Built
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,8 +25,14 @@ app = typer.Typer(
     help="Raw GOES bands to ash-RGB zarr stores that a team shares.",
 )
 
+CORES = os.cpu_count() or 1
+
 Store = Annotated[str, typer.Argument(help="A store: path, URL or name in data_catalog.yaml.", metavar="STORE")]
-Out = Annotated[Path, typer.Option("-o", "--out", help="The store to write.")]
+Out = Annotated[str, typer.Option("-o", "--out", help="The store to write: path or URL (s3://...).")]
+Workers = Annotated[int, typer.Option(min=1, help="How many, of threads or processes.")]
+Scheduler = Annotated[
+    str, typer.Option(help="threads, processes, or tcp://host:8786 of a dask cluster that sees the same files.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the store (or unfinished build) at -o.")]
 
 
@@ -35,6 +46,12 @@ class Codec(StrEnum):
     none = "none"
     lz4 = "lz4"
     zstd = "zstd"
+
+
+class Label(StrEnum):
+    positive = "positive"
+    negative = "negative"
+    none = "none"
 
 
 class SourceKind(StrEnum):
@@ -54,7 +71,7 @@ def synth(
     label_shift: Annotated[
         tuple[float, float], typer.Option(help="Pixels (down, right) that labels lie off the image; as the dataset's.")
     ] = (0.5, 0.5),
-    workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    workers: Annotated[int, typer.Option(min=1)] = CORES,
 ) -> None:
     """Write synthetic records in the OpenContrails layout: the embedded default data.
 
@@ -101,7 +118,8 @@ def build_ash(
         tuple[float, float],
         typer.Option(help="Pixels (down, right) that labels lie off the image; OpenContrails: 0.5 0.5."),
     ] = (0.5, 0.5),
-    workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    workers: Workers = CORES,
+    scheduler: Scheduler = "threads",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad record.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -118,14 +136,166 @@ def build_ash(
     if records.note:
         print(f"note: {records.note}", file=sys.stderr)
     settings = Settings(recipe, dtype.value, codec.value, size, label_shift)
-    made = build(records, settings, out, workers=workers, strict=strict, overwrite=overwrite, command=command.line())
+    _tell(
+        build(
+            records,
+            settings,
+            out,
+            workers=workers,
+            scheduler=scheduler,
+            strict=strict,
+            overwrite=overwrite,
+            command=command.line(),
+        )
+    )
+
+
+def _tell(made: Built) -> None:
     for line in made.set_aside:
         print(f"set aside: {line}", file=sys.stderr)
     before = f", {made.resumed} of them found finished" if made.resumed else ""
-    print(f"{made.path}: {made.samples} samples{before}, {len(made.set_aside)} set aside, {made.digest}")
-    if made.resumed == made.samples:
+    print(f"{made.place}: {made.samples} samples{before}, {len(made.set_aside)} set aside, {made.digest}")
+    if made.was_there:
         print("note: the store was there already; --overwrite builds it anew, if records changed", file=sys.stderr)
     if made.set_aside:
+        raise typer.Exit(1)
+
+
+@app.command()
+def append(
+    store: Store,
+    source: Annotated[Path, typer.Argument(help="Folder of records or ash frames, as for build-ash.")],
+    out: Out,
+    split: Annotated[str, typer.Option(help="Which split of the records.")] = "train",
+    kind: Annotated[SourceKind, typer.Option("--source", help="auto: frames where *.npy lie in the folder.")] = (
+        SourceKind.auto
+    ),
+    workers: Workers = CORES,
+    scheduler: Scheduler = "threads",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad record.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a new version of a store that holds new records too. The old one stays as it is.
+
+    Settings are the old store's; records that it holds already are passed over. Whole old files are linked, not copied,
+    where both stores lie on one disk, and copied within the service on object storage.
+    """
+    from contrail_data.build import build
+    from contrail_data.catalog import open_named
+    from contrail_data.sources import open_source
+    from contrail_data.sources.stores import appended, settings_of
+
+    parent = open_named(store)
+    settings = settings_of(parent)
+    records = appended(parent, open_source(source, split, settings.composite, kind.value))
+    _tell(
+        build(
+            records,
+            settings,
+            out,
+            workers=workers,
+            scheduler=scheduler,
+            strict=strict,
+            overwrite=overwrite,
+            command=command.line(),
+        )
+    )
+
+
+@app.command()
+def subset(
+    store: Store,
+    out: Out,
+    records: Annotated[list[str] | None, typer.Option(help="Id, or a file with one a line; repeatable.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="The same, of records to leave out.")] = None,
+    since: Annotated[str | None, typer.Option(help="From this time on, UTC: 2019-06-01 or 2019-06-01T12:00.")] = None,
+    until: Annotated[str | None, typer.Option(help="Before this time, UTC.")] = None,
+    area: Annotated[
+        tuple[float, float, float, float] | None, typer.Option(help="South, west, north, east of the centres, degrees.")
+    ] = None,
+    label: Annotated[Label | None, typer.Option(help="By what humans marked; none: without a human label.")] = None,
+    split: Annotated[str | None, typer.Option(help="Samples of this split.")] = None,
+    workers: Workers = CORES,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write chosen samples of a store as a store of their own. Conditions add up; statistics are taken anew."""
+    from contrail_data.build import build
+    from contrail_data.catalog import open_named
+    from contrail_data.sources.stores import choose, from_stores, settings_of
+
+    parent = open_named(store)
+    settings = settings_of(parent)
+    chosen = choose(
+        parent,
+        record_ids=_ids(records) if records else None,
+        without=_ids(without or []),
+        since=_utc("--since", since),
+        until=_utc("--until", until),
+        area=area,
+        label=None if label is None else label.value,
+        split=split,
+    )
+    source = from_stores([(parent, chosen)])
+    _tell(build(source, settings, out, workers=workers, overwrite=overwrite, command=command.line()))
+
+
+@app.command()
+def merge(
+    stores: Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE...")],
+    out: Out,
+    workers: Workers = CORES,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the samples of several stores of one kind as one store. A record that comes twice must be the same."""
+    from contrail_data.build import build
+    from contrail_data.catalog import open_named
+    from contrail_data.sources.stores import from_stores, settings_of, without_repeats
+
+    opened = [open_named(name) for name in stores]
+    source = from_stores(without_repeats(opened))
+    settings = settings_of(opened[0])
+    _tell(build(source, settings, out, workers=workers, overwrite=overwrite, command=command.line()))
+
+
+def _ids(given: list[str]) -> list[str]:
+    found = []
+    for item in given:
+        if Path(item).is_file():
+            found += [line.strip() for line in Path(item).read_text().splitlines() if line.strip()]
+        else:
+            found.append(item)
+    return found
+
+
+def _utc(option: str, text: str | None) -> datetime64 | None:
+    import numpy as np
+
+    try:
+        return None if text is None else np.datetime64(text.removesuffix("Z"), "ns")
+    except ValueError:
+        raise ContrailError(f"{option} {text!r}: no time: write 2019-06-01 or 2019-06-01T12:00, UTC") from None
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="A store.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="Another.", metavar="B")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Tell what differs between two stores: settings, records, pixels and labels, statistics. Exit code 1 if any."""
+    import json
+
+    from contrail_data.catalog import open_named
+    from contrail_data.diff import diff as compare
+    from contrail_data.diff import lines
+
+    found = compare(open_named(a), open_named(b))
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        for line in lines(found, a, b):
+            print(line)
+    if any(found.values()):
         raise typer.Exit(1)
 
 
@@ -191,20 +361,79 @@ def preview(
 
 @app.command()
 def verify(
-    store: Annotated[Path, typer.Argument(help="A local store.", metavar="STORE")],
+    store: Annotated[str, typer.Argument(help="A store: path, URL or catalog name.", metavar="STORE")],
+    repair_from: Annotated[
+        str | None, typer.Option(help="Restore what is damaged from a copy of the store, or from the raw data.")
+    ] = None,
+    workers: Workers = CORES,
 ) -> None:
-    """Check every file of a store against its checksum, and the whole against its digest."""
+    """Check every file of a store against its checksum, the whole against its digest, statistics and counts."""
+    from contrail_data.catalog import find_place
+    from contrail_data.places import place_of
     from contrail_data.store import open_store
-    from contrail_data.store import verify as find_damage
+    from contrail_data.verify import verify as find_damage
 
-    damage = find_damage(store)
+    place = find_place(store)
+    damage = find_damage(place)
     for item in damage:
-        print(f"{store}/{item.path}: {item.reason}")
+        print(f"{place}/{item.path}: {item.reason}")
+    if damage and repair_from is not None:
+        from contrail_data import sharing
+
+        raw = Path(repair_from)
+        if "://" not in repair_from and raw.is_dir() and not (raw / "zarr.json").exists():
+            restored = sharing.repair_from_raw(place, damage, raw, workers)
+        else:
+            restored = sharing.repair(place, damage, place_of(repair_from))
+        print(f"{place}: restored {', '.join(restored)}")
+        damage = find_damage(place)
+        for item in damage:
+            print(f"{place}/{item.path}: {item.reason}, still")
     if damage:
-        raise ContrailError(
-            f"{store}: {len(damage)} files damaged: rebuild it, or copy it again from where it is whole"
-        )
-    print(f"{store}: whole, {open_store(store).attrs['digest']}")
+        remedy = "" if repair_from else ": restore with --repair-from COPY or RAW"
+        raise ContrailError(f"{place}: {len(damage)} of its files {'are' if len(damage) > 1 else 'is'} damaged{remedy}")
+    print(f"{place}: whole, {open_store(place).attrs['digest']}")
+
+
+@app.command()
+def pull(
+    store: Store,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="Where to; default: the cache, found by name.")] = None,
+) -> None:
+    """Copy a store here, verified. Interrupted, it goes on. Commands then use the copy in the cache by themselves."""
+    from contrail_data.catalog import find_place
+    from contrail_data.places import place_of
+    from contrail_data.sharing import cache_place, copy_store
+    from contrail_data.store import open_store
+
+    source = find_place(store)
+    digest = open_store(source).attrs["digest"]
+    target = cache_place(digest) if out is None else place_of(out)
+    before = copy_store(source, target, digest)
+    print(f"{target}: whole, {digest}" + (f", {before} files were there" if before else ""))
+
+
+@app.command()
+def push(
+    store: Store,
+    to: Annotated[str, typer.Argument(help="Where to: URL (s3://...) or folder of the new copy.", metavar="TO")],
+    name: Annotated[str | None, typer.Option(help="Enter the copy under this name in the catalog.")] = None,
+    text: Annotated[str | None, typer.Option(help="What the catalog should say of it.")] = None,
+) -> None:
+    """Copy a store to where the team finds it, verified, and enter it in the catalog. Interrupted, it goes on."""
+    from contrail_data import catalog
+    from contrail_data.places import place_of
+    from contrail_data.sharing import copy_store
+    from contrail_data.store import open_store
+
+    source, target = catalog.find_place(store), place_of(to)
+    digest = open_store(source).attrs["digest"]
+    copy_store(source, target, digest)
+    print(f"{target}: whole, {digest}")
+    if name is not None:
+        file = catalog.find_catalog() or Path(catalog.CATALOG)
+        version = catalog.add_entry(file, name, target.url, open_store(target), text)
+        print(f"{file}: {name}@{version}")
 
 
 @app.command()

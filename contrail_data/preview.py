@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
-from contrail_data.shards import write_atomically
+from contrail_data.places import write_atomically
 from contrail_data.store import kind, pixel_reader, read_scalars
 
 LABEL_COLOUR = (255, 230, 0)

@@ -20,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from contrail_data import journal
 from contrail_data.errors import ContrailError
-from contrail_data.journal import Row, building, finished_store, plan_of, read_rows, remove_store, write_rows
+from contrail_data.journal import Files, Row, Shard
+from contrail_data.places import place_of
 from contrail_data.progress import progress
-from contrail_data.shards import write_sample
-from contrail_data.store import Array, create_arrays, kind, pixel_reader, read_scalars, seal
+from contrail_data.shards import ShardWriter, writing_shards
+from contrail_data.store import SHARD, Array, checksum_variables, create_arrays, kind, pixel_reader, read_scalars, seal
 
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 """(b, t, c, y, x) as stored → (b, t, y, x) float32 probability, on the labels' pixel grid."""
@@ -53,7 +55,7 @@ def label_store(
     parent: xr.Dataset,
     predict: Predict,
     decision: Decision,
-    out: Path,
+    out: str | Path,
     *,
     store_kind: str,
     all_frames: bool,
@@ -74,26 +76,26 @@ def label_store(
     frames = _frames(scalars, parent.sizes["time"], all_frames)
     plane = (parent.sizes["y"], parent.sizes["x"])
     arrays = {
-        "probability": Array((frames.shape[1], *plane), "uint8", "zstd", True),
-        "frame_mask": Array((frames.shape[1], *plane), "uint8", "zstd", True),
+        "probability": Array((frames.shape[1], *plane), "uint8", "zstd"),
+        "frame_mask": Array((frames.shape[1], *plane), "uint8", "zstd"),
     }
     facts = (decision.threshold, decision.gate, decision.top_k, decision.model)
-    plan = plan_of([store_kind, parent.attrs["digest"], *facts, all_frames, keep_human])
-    if out.resolve() == Path(parent.attrs["path"]).resolve():
+    plan = journal.plan_of([store_kind, parent.attrs["digest"], *facts, all_frames, keep_human])
+    place = place_of(out)
+    if _same(place.url, parent.attrs["path"]):
         raise ContrailError(f"{out}: is the store to read from: choose another -o")
-    if overwrite and out.exists():
-        remove_store(out)
-    if (done := finished_store(out, plan)) is not None:
+    if overwrite:
+        journal.remove_store(place)
+    if (done := journal.finished_store(place, plan)) is not None:
         return done["digest"], done["samples"]
-    with building(out, plan) as journal:
-        layouts = create_arrays(out, arrays, len(frames))
-        rows = {row["index"]: row for row in read_rows(journal, layouts)}
-        todo = [i for i in range(len(frames)) if i not in rows]
-        resumed = len(rows)
+    with journal.building(place, plan):
+        layouts = create_arrays(place, arrays, len(frames))
+        finished = {shard.number: shard for shard in journal.read_entries(place, layouts)}
+        resumed = sum(len(shard.rows) for shard in finished.values())
         human = _human_frames(scalars, frames) & keep_human
         read_image, read_mask = pixel_reader(parent), pixel_reader(parent, "mask")
 
-        def label(samples: list[int]) -> list[Row]:
+        def label(samples: Sequence[int], writers: dict[str, ShardWriter]) -> list[Row]:
             x_btchw = np.empty((len(samples), frames.shape[1], *parent["image"].shape[2:]), parent["image"].dtype)
             for sample, x_tchw in zip(samples, x_btchw, strict=True):
                 read_image(sample, frames[sample].tolist(), x_tchw)
@@ -108,25 +110,26 @@ def label_store(
                     read_mask(sample, [0], human_label)
                     mask[i, human[sample]] = human_label
                     stored[i, human[sample]] = human_label * 255
-                chunks = {
-                    "probability": write_sample(layouts["probability"], sample, stored[i]),
-                    "frame_mask": write_sample(layouts["frame_mask"], sample, mask[i].astype(np.uint8)),
-                }
-                made.append({"index": sample, "chunks": chunks, "score": score[i].tolist()})
+                pixels = {"probability": stored[i], "frame_mask": mask[i].astype(np.uint8)}
+                checksums = {name: writers[name].add(sample % SHARD, pixels[name]) for name in arrays}
+                made.append({"index": sample, "checksums": checksums, "score": score[i].tolist()})
             return made
 
         with progress(store_kind, len(frames), resumed) as advance:
-            for start in range(0, len(todo), batch):
-                new = label(todo[start : start + batch])
-                write_rows(journal, new)
-                rows |= {row["index"]: row for row in new}
-                advance(len(new))
-        ordered = [rows[i] for i in range(len(frames))]
-        checksums = {
-            f"{name}/{layouts[name].key(i)}": tuple(row["chunks"][name])
-            for i, row in enumerate(ordered)
-            for name in arrays
-        }
+            for number in range(-(-len(frames) // SHARD)):
+                if number in finished:
+                    continue
+                members = range(number * SHARD, min((number + 1) * SHARD, len(frames)))
+                rows: list[Row] = []
+                with writing_shards(layouts, number) as writers:
+                    for start in range(0, len(members), batch):
+                        rows += label(members[start : start + batch], writers)
+                        advance(len(members[start : start + batch]))
+                    files: Files = {name: writer.finish() for name, writer in writers.items()}
+                finished[number] = Shard(number, files, rows)
+                journal.write_entry(place, finished[number])
+        ordered = [row for _, shard in sorted(finished.items()) for row in shard.rows]
+        chunk_files = {layouts[name].key(n): shard.files[name] for n, shard in finished.items() for name in arrays}
         attributes = {
             "kind": store_kind,
             "parent": parent.attrs["digest"],
@@ -142,9 +145,16 @@ def label_store(
         variables["frame"] = (("sample", "time"), frames.astype(np.int8))
         variables["frame_source"] = (("sample", "time"), np.where(human, "human", "pseudo").astype(object))
         variables["frame_score"] = (("sample", "time"), np.array([r["score"] for r in ordered], np.float32))
+        variables = variables.assign(checksum_variables(ordered, list(arrays)))
         provenance: dict[str, Any] = {"plan": plan, "samples": len(frames), "parent_path": parent.attrs["path"]}
-        digest = seal(out, arrays, variables, attributes, checksums, command, provenance)
+        digest = seal(place, arrays, variables, attributes, chunk_files, command, provenance)
     return digest, resumed
+
+
+def _same(one: str, other: str) -> bool:
+    if "://" in one or "://" in other:
+        return one.rstrip("/") == other.rstrip("/")
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def _frames(scalars: xr.Dataset, count: int, all_frames: bool) -> npt.NDArray[np.int64]:

@@ -9,8 +9,8 @@
 
 Time is the innermost axis because that is how records lie on disk: nothing is copied before the arithmetic.
 Attributes: record_id, split, source_digest, labelled_frame (-1: none), annotator_count, label_source,
-height and width before any resizing, and what `geometry.tile_geometry` tells of the footprint (NaN where
-unknown).
+height, width and positive_pixels before any resizing, and what `geometry.tile_geometry` tells of the footprint (NaN
+where unknown).
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def make_sample(
             "label_source": "none" if mask is None else "human",
             "height": height,
             "width": width,
+            "positive_pixels": 0 if mask is None else int(mask.sum()),
             **geometry,
         },
     )

@@ -1,21 +1,21 @@
 """Plain zarr v3 chunk bytes, written and read where the format says they lie.
 
-zarr-python spends its time per chunk (event loop, codec pipeline), not per byte, so the two hot paths, one
-sample into a store and one sample's frames out of it, go straight to the file. What is supported is exact and
-small: little-endian arrays whose first axis is the sample and whose chunks hold one sample, all of every axis
-after the second, as one chunk a file or as a shard (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/
+zarr-python spends its time per chunk (event loop, codec pipeline), not per byte, so the two hot paths, samples into
+a store and one sample's frames out of it, go straight to the bytes. What is supported is exact and small:
+little-endian arrays whose first axis is the sample and whose chunks hold one sample, all of every axis after the
+second, as one chunk a file or as a shard of samples (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/
 sharding-indexed/), with no compressor, blosc or zstd. Anything else is read through zarr itself.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numcodecs
@@ -26,6 +26,7 @@ import xxhash
 from google_crc32c import value as crc32c
 
 from contrail_data.errors import ContrailError
+from contrail_data.places import Part, Place, Write
 
 # One thread per call: the caller has threads of its own, and threaded blosc orders its blocks by chance.
 numcodecs.blosc.use_threads = False
@@ -41,6 +42,8 @@ CODECS: dict[str, dict[str, Any] | None] = {
 """Compressors a store may be written with, as zarr v3 codec declarations."""
 
 _ABSENT = 2**64 - 1
+MOST_BYTES = 2**30
+"""Of one chunk, decoded: what claims more is no frame, and no memory is taken for it."""
 
 
 def compressor(declaration: dict[str, Any] | None) -> Any:
@@ -66,7 +69,9 @@ def compressor(declaration: dict[str, Any] | None) -> Any:
 class Layout:
     """Where an array's chunks lie: parsed from its `zarr.json`."""
 
-    folder: Path
+    place: Place
+    """The store's."""
+    name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     separator: str
@@ -79,34 +84,32 @@ class Layout:
     @cached_property
     def units(self) -> int:
         """Inner chunks a sample."""
-        return -(-self.shape[1] // self.unit_shape[0])
+        return self.shape[1] // self.unit_shape[0]
+
+    @cached_property
+    def unit_bytes(self) -> int:
+        return int(np.prod(self.unit_shape)) * self.dtype.itemsize
 
     @cached_property
     def compressor(self) -> Any:
         return compressor(self.codec)
 
-    @cached_property
-    def _around_index(self) -> tuple[str, str, str]:
-        """Folder, and what stands before and after a file's index in its name."""
-        return str(self.folder), f"c{self.separator}", f"{self.separator}0" * (len(self.shape) - 1)
+    @property
+    def files(self) -> int:
+        return -(-self.shape[0] // self.samples_per_file)
 
-    def path(self, sample: int) -> str:
-        """The file that holds a sample. Text, since a pathlib object costs as much as reading a frame."""
-        folder, before, after = self._around_index
-        return f"{folder}/{before}{sample // self.samples_per_file}{after}"
-
-    def key(self, sample: int) -> str:
-        """The same, relative to the array's folder."""
-        _, before, after = self._around_index
-        return f"{before}{sample // self.samples_per_file}{after}"
+    def key(self, file: int) -> str:
+        """A file's key in the store."""
+        rest = f"{self.separator}0" * (len(self.shape) - 1)
+        return f"{self.name}/c{self.separator}{file}{rest}"
 
 
-def parse_layout(folder: Path) -> Layout | None:
-    """The layout of a local zarr v3 array, or None when only zarr itself can read it.
+def parse_layout(place: Place, name: str) -> Layout | None:
+    """The layout of one of a store's zarr v3 arrays, or None when only zarr itself can read it.
 
-    Raises OSError when there is no `zarr.json`.
+    Raises FileNotFoundError when there is no `zarr.json`, ValueError when it is no JSON.
     """
-    meta = json.loads((folder / "zarr.json").read_bytes())
+    meta = json.loads(place.read(f"{name}/zarr.json"))
     try:
         shape = tuple(meta["shape"])
         outer = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
@@ -121,6 +124,17 @@ def parse_layout(folder: Path) -> Layout | None:
                 return None
             inner, codecs = tuple(settings["chunk_shape"]), settings["codecs"]
         endian = codecs[0].get("configuration", {}).get("endian", "little")
+        layout = Layout(
+            place,
+            name,
+            shape,
+            np.dtype(meta["data_type"]).newbyteorder("<"),
+            key_encoding.get("configuration", {}).get("separator", "/"),
+            outer[0],
+            inner[1:],
+            codecs[1] if len(codecs) == 2 else None,
+            sharded,
+        )
         known = (
             meta["chunk_grid"]["name"] == "regular"
             and key_encoding["name"] == "default"
@@ -128,132 +142,225 @@ def parse_layout(folder: Path) -> Layout | None:
             and endian == "little"
             and len(codecs) <= 2
             and len(shape) >= 2
+            and all(type(n) is int and n > 0 for n in (*outer, *inner))
             and inner[0] == 1
             and outer[1:] == shape[1:]
             and inner[2:] == shape[2:]
             and shape[1] % inner[1] == 0
             and (sharded or outer[0] == 1)
+            and layout.dtype.kind in "uif"
+            and layout.unit_bytes <= MOST_BYTES
+            and layout.samples_per_file * layout.units <= MOST_BYTES // 16
         )
-        if not known:
-            return None
-        codec = codecs[1] if len(codecs) == 2 else None
-        compressor(codec)
-        return Layout(
-            folder,
-            shape,
-            np.dtype(meta["data_type"]).newbyteorder("<"),
-            key_encoding.get("configuration", {}).get("separator", "/"),
-            outer[0],
-            inner[1:],
-            codec,
-            sharded,
-        )
-    except (KeyError, TypeError, IndexError, ValueError):
+        compressor(layout.codec)
+        return layout if known else None
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError):
         return None
 
 
-def write_sample(layout: Layout, sample: int, array: npt.NDArray[Any]) -> tuple[str, int]:
-    """Write one sample, (units, *unit_shape) or that without a leading 1. Returns (xxh3 checksum, bytes).
+class ShardWriter:
+    """One file of an array under way: samples in order of their position, the index at the end."""
 
-    The layout must hold one sample a file. Not atomic: in an unfinished store a chunk counts only once the journal
-    names it. Raises ContrailError when the disk refuses.
+    def __init__(self, layout: Layout, write: Write) -> None:
+        self._layout, self._write = layout, write
+        self._index = np.full((layout.samples_per_file, layout.units, 2), _ABSENT, "<u8")
+        self._checksum, self._bytes = xxhash.xxh3_64(), 0
+
+    def add(self, position: int, data: npt.NDArray[Any]) -> list[int]:
+        """Write one sample, (units, *unit_shape) or that without a leading 1, at a position of the file.
+
+        Returns xxh3 (64 bits) of each unit as it decodes.
+        """
+        layout = self._layout
+        units = np.ascontiguousarray(data, layout.dtype).reshape(layout.units, *layout.unit_shape)
+        codec = layout.compressor
+        self._put(position, [unit.data.cast("B") if codec is None else codec.encode(unit) for unit in units])
+        return [xxhash.xxh3_64_intdigest(unit.data) for unit in units]
+
+    def add_stored(self, position: int, parts: Sequence[Part]) -> None:
+        """The same for a sample's units as another file holds them."""
+        self._put(position, parts)
+
+    def _put(self, position: int, parts: Sequence[Part]) -> None:
+        for unit, part in enumerate(parts):
+            self._index[position, unit] = self._bytes, len(part)
+            self._out(part)
+
+    def finish(self) -> tuple[str, int]:
+        """(xxh3 checksum, bytes) of the whole file."""
+        if self._layout.sharded:
+            index = self._index.tobytes()
+            self._out(index)
+            self._out(crc32c(index).to_bytes(4, "little"))
+        return self._checksum.hexdigest(), self._bytes
+
+    def _out(self, part: Part) -> None:
+        self._write(part)
+        self._checksum.update(part)
+        self._bytes += len(part)
+
+
+@contextmanager
+def writing_shards(layouts: dict[str, Layout], file: int) -> Iterator[dict[str, ShardWriter]]:
+    """Writers of one file of each array; the files appear when the block ends without an error."""
+    with ExitStack() as stack:
+        yield {
+            name: ShardWriter(layout, stack.enter_context(layout.place.writing(layout.key(file))))
+            for name, layout in layouts.items()
+        }
+
+
+class _File:
+    """An open file of an array and its parsed index."""
+
+    __slots__ = ("index", "key", "starts")
+
+    def __init__(self, key: str, index: array[int], starts: list[int]) -> None:
+        self.key, self.index, self.starts = key, index, starts
+
+
+class Reader:
+    """Reads the frames of one array. Thread-safe without locks: a file's entry is set whole, or not at all.
+
+    Files stay open, as far as the process may have them, and their indexes parsed, since a store never changes: what
+    remains of reading a frame is one system call. A forked process may go on with what its parent opened.
+
+    `fetch(key)`, for a store on object storage, gives the path of a local copy of a file to read instead.
     """
-    data = np.ascontiguousarray(array, layout.dtype).reshape(layout.units, *layout.unit_shape)
-    codec = layout.compressor
-    parts = [data.data.cast("B")] if codec is None else [codec.encode(unit) for unit in data]
-    if layout.sharded:
-        sizes = np.array([len(p) for p in parts] if codec is not None else [data[0].nbytes] * len(data), "<u8")
-        index = np.stack([np.cumsum(sizes) - sizes, sizes], -1).tobytes()
-        parts += [index, crc32c(index).to_bytes(4, "little")]
-    checksum = xxhash.xxh3_64()
-    for part in parts:
-        checksum.update(part)
-    path = layout.path(sample)
-    try:
-        with open(path, "wb", buffering=0) as file:
-            _write_all(file, parts)
-    except OSError as error:
-        raise ContrailError(f"{path}: cannot be written ({error.strerror}): make room or check permissions") from None
-    return checksum.hexdigest(), sum(len(p) for p in parts)
 
+    def __init__(self, layout: Layout, fetch: Callable[[str], str] | None = None) -> None:
+        self.layout = layout
+        self._fetch = fetch
+        self._local = fetch is not None or not layout.place.remote
+        self._files: dict[int, _File] = {}
+        self._handles: dict[int, int] = {}
+        self._keep = _handles_to_keep() if self._local else 0
 
-def write_atomically(path: Path, parts: Sequence[bytes | memoryview]) -> None:
-    """A file appears whole or not at all. Raises ContrailError when the disk refuses."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb", buffering=0) as file:
-            _write_all(file, parts)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ContrailError(f"{path}: cannot be written ({error.strerror}): make room or check permissions") from None
+    def __del__(self) -> None:
+        for handle in self._handles.values():
+            os.close(handle)
 
+    def __call__(self, sample: int, units: Sequence[int], out: npt.NDArray[Any]) -> None:
+        """Read inner chunks (frames, where a chunk is a frame) of one sample into `out`.
 
-def _write_all(file: io.FileIO, parts: Sequence[bytes | memoryview]) -> None:
-    for part in parts:
-        view = memoryview(part)
-        while view.nbytes:
-            view = view[file.write(view) :]
+        `out` is C-contiguous, (len(units), *unit_shape), of the layout's dtype. Raises ContrailError naming the file
+        when it is missing, cut short or does not decode; IndexError for a sample or frame that is not there.
+        """
+        layout = self.layout
+        number, position = divmod(sample, layout.samples_per_file)
+        if not 0 <= sample < layout.shape[0] or not units or min(units) < 0 or max(units) >= layout.units:
+            raise IndexError(f"{layout.place}/{layout.name}: no sample {sample} with frames {list(units)}")
+        if out.nbytes != len(units) * layout.unit_bytes or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.shape}, frames are {layout.unit_shape}, C-contiguous")
+        handle: int | None = None
+        try:
+            handle = self._handles.get(number)
+            if handle is None:
+                handle = self._open(number)
+            file = self._files.get(number) or self._parse(number, handle)
+            self._read(file, handle, position, units, out)
+        except FileNotFoundError:
+            raise ContrailError(
+                f"{layout.place.file(layout.key(number))}: cannot be read (missing): restore the store"
+            ) from None
+        except (ValueError, RuntimeError, OSError) as error:
+            raise ContrailError(
+                f"{layout.place.file(layout.key(number))}: does not decode ({error}): restore the store"
+            ) from None
+        finally:
+            if handle is not None and handle >= 0 and self._handles.get(number) != handle:
+                os.close(handle)
 
+    def _open(self, number: int) -> int:
+        """A handle of a local file, -1 on object storage."""
+        layout = self.layout
+        if not self._local:
+            return -1
+        key = layout.key(number)
+        handle = os.open(layout.place.file(key) if self._fetch is None else self._fetch(key), os.O_RDONLY)
+        if len(self._handles) < self._keep and self._handles.setdefault(number, handle) != handle:
+            os.close(handle)
+            return self._handles[number]
+        return handle
 
-def read_sample(layout: Layout, sample: int, units: Sequence[int], out: npt.NDArray[Any]) -> None:
-    """Read the named inner chunks (frames, where a chunk is a frame) of one sample into `out`.
-
-    `out` is C-contiguous, (len(units), *unit_shape), of the layout's dtype. Raises ContrailError naming the file
-    when it is missing, cut short or does not decode. Thread-safe; no state between calls.
-    """
-    path = layout.path(sample)
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise ContrailError(f"{path}: cannot be read ({error.strerror}): restore the store") from None
-    try:
-        size = os.fstat(fd).st_size
-        spans = _spans(layout, fd, size, sample, units, path)
+    def _parse(self, number: int, handle: int) -> _File:
+        """The file's index, and where each sample's units lie in a row uncompressed: there reading is one call."""
+        layout = self.layout
+        key = layout.key(number)
+        size = os.fstat(handle).st_size if handle >= 0 else layout.place.size(key)
+        if size is None:
+            raise FileNotFoundError(key)
+        index = array("Q", [0, size])
+        if layout.sharded:
+            entries = layout.samples_per_file * layout.units
+            want = 16 * entries + 4
+            tail = self._bytes(key, handle, max(0, size - want), want)
+            if len(tail) != want or crc32c(bytes(tail[:-4])) != int.from_bytes(tail[-4:], "little"):
+                raise ValueError("the shard index fails its checksum")
+            index = array("Q")
+            index.frombytes(tail[:-4])
+        starts = [-1] * layout.samples_per_file
         if layout.codec is None:
-            _read_plain(fd, spans, out)
-        else:
-            for (offset, length), unit in zip(spans, out, strict=True):
-                layout.compressor.decode(os.pread(fd, length, offset), out=unit)
-    except (ValueError, RuntimeError, OSError) as error:
-        raise ContrailError(f"{path}: does not decode ({error}): restore the store") from None
-    finally:
-        os.close(fd)
+            table = np.array(index).reshape(layout.samples_per_file, layout.units, 2)
+            row = table[:, :1, 0] + np.arange(layout.units, dtype=np.uint64) * np.uint64(layout.unit_bytes)
+            plain = (table[..., 0] == row).all(1) & (table[..., 1] == layout.unit_bytes).all(1)
+            starts = np.where(plain, table[:, 0, 0].astype(np.int64), -1).tolist()
+        return self._files.setdefault(number, _File(key, index, starts))
 
+    def _read(self, file: _File, handle: int, position: int, units: Sequence[int], out: npt.NDArray[Any]) -> None:
+        layout, first, count = self.layout, units[0], len(units)
+        start = file.starts[position]
+        if start >= 0 and (count == 1 or list(units) == list(range(first, first + count))):
+            self._plain(file.key, handle, start + first * layout.unit_bytes, out)
+            return
+        for i, unit in enumerate(units):
+            at = 2 * (position * layout.units + unit)
+            offset, length = file.index[at], file.index[at + 1]
+            if offset == _ABSENT:
+                raise ValueError(f"frame {unit} is absent")
+            if layout.codec is None:
+                if length != layout.unit_bytes:
+                    raise ValueError(f"a chunk of {length} bytes where {layout.unit_bytes} are expected")
+                self._plain(file.key, handle, offset, out[i])
+            else:
+                if length > MOST_BYTES:
+                    raise ValueError(f"a chunk of {length} bytes")
+                layout.compressor.decode(self._bytes(file.key, handle, offset, length), out=out[i])
 
-def _spans(layout: Layout, fd: int, size: int, sample: int, units: Sequence[int], path: str) -> list[tuple[int, int]]:
-    """(offset, length) in the file of each unit asked for."""
-    if not layout.sharded:
-        return [(0, size)] * len(units)
-    entries = layout.samples_per_file * layout.units
-    tail = os.pread(fd, 16 * entries + 4, max(0, size - 16 * entries - 4))
-    if len(tail) != 16 * entries + 4 or crc32c(tail[:-4]) != int.from_bytes(tail[-4:], "little"):
-        raise ValueError("the shard index fails its checksum")
-    index = np.frombuffer(tail, "<u8", 2 * entries).tolist()  # Python integers: numpy's cost more than the frame
-    first = sample % layout.samples_per_file * layout.units
-    spans = []
-    for unit in units:
-        if not 0 <= unit < layout.units:
-            raise IndexError(f"{path}: there is no frame {unit}, only 0..{layout.units - 1}")
-        offset, length = index[2 * (first + unit)], index[2 * (first + unit) + 1]
-        if offset == _ABSENT:
-            raise ValueError(f"frame {unit} is absent")
-        spans.append((offset, length))
-    return spans
-
-
-def _read_plain(fd: int, spans: list[tuple[int, int]], out: npt.NDArray[Any]) -> None:
-    """Uncompressed units, neighbours in one system call."""
-    flat = out.reshape(-1).view(np.uint8)
-    unit_bytes = flat.nbytes // max(1, len(spans))
-    start = 0
-    while start < len(spans):
-        offset, stop = spans[start][0], start
-        while stop < len(spans) and spans[stop] == (offset + (stop - start) * unit_bytes, unit_bytes):
-            stop += 1
-        if stop == start:
-            raise ValueError(f"a chunk of {spans[start][1]} bytes where {unit_bytes} are expected")
-        want = flat[start * unit_bytes : stop * unit_bytes]
-        if os.preadv(fd, [want.data], offset) != want.nbytes:
+    def _plain(self, key: str, handle: int, offset: int, out: npt.NDArray[Any]) -> None:
+        if handle >= 0:
+            if os.preadv(handle, [out.data], offset) != out.nbytes:
+                raise ValueError("cut short")
+            return
+        found = self._bytes(key, handle, offset, out.nbytes)
+        if len(found) != out.nbytes:
             raise ValueError("cut short")
-        start = stop
+        out.reshape(-1).view(np.uint8)[...] = np.frombuffer(found, np.uint8)
+
+    def _bytes(self, key: str, handle: int, offset: int, length: int) -> Any:
+        if handle >= 0:
+            return os.pread(handle, length, offset)
+        return self.layout.place.read_range(key, offset, length)
+
+    def stored(self, sample: int) -> list[bytes]:
+        """All units of one sample as they are stored, without the index. Raises as reading does."""
+        number, position = divmod(sample, self.layout.samples_per_file)
+        key, found = self.layout.key(number), []
+        handle = self._open(number)
+        try:
+            file = self._files.get(number) or self._parse(number, handle)
+            for unit in range(self.layout.units):
+                at = 2 * (position * self.layout.units + unit)
+                found.append(bytes(self._bytes(key, handle, file.index[at], file.index[at + 1])))
+        finally:
+            if handle >= 0 and self._handles.get(number) != handle:
+                os.close(handle)
+        return found
+
+
+def _handles_to_keep() -> int:
+    """Files one reader may hold open: an eighth of what the process may have."""
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(8, min(soft // 8, 4096))

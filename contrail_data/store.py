@@ -1,13 +1,13 @@
 """The store: a zarr v3 group of samples, written once, sealed, and named by the digest of its contents.
 
-While a build is under way the folder has no `zarr.json`, so that nothing can take it for a store; `seal` writes
+While a build is under way the place has no `zarr.json`, so that nothing can take it for a store; `seal` writes
 that file last. `xarray.open_zarr(path)` opens a sealed store without this package.
 
-    zarr.json        group attributes (ATTRIBUTES below) and consolidated metadata
-    image/           uint8, float16 or float32 (sample, time, channel, y, x), shard = sample, chunk = frame
-    mask/            uint8 (sample, y, x), 0/1
+    zarr.json        group attributes and consolidated metadata
+    image/           uint8, float16 or float32 (sample, time, channel, y, x), chunk = frame, shard = 16 samples
+    mask/            uint8 (sample, y, x), 0/1, chunk = sample, shard = 16 samples
     annotators/      uint8 (sample, y, x) bit field, only where some sample has annotators
-    ...              per-sample variables, one chunk each
+    ...              per-sample variables, one chunk each; among them the checksum of every chunk of the above
     manifest.txt     xxh3 checksum, size and path of every other file of the store
     provenance.json  command, time, versions: the only file in which two builds of the same input differ
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import sys
 import warnings
@@ -33,13 +34,15 @@ import xxhash
 
 from contrail_data import __version__
 from contrail_data.errors import ContrailError
-from contrail_data.shards import CODECS, Layout, parse_layout, read_sample, write_atomically
+from contrail_data.places import STAGING, Place, place_of, sync_folders, zarr_store
+from contrail_data.shards import CODECS, Layout, Reader, parse_layout
 
 FORMAT = "contrail-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.txt"
 PROVENANCE = "provenance.json"
-BUILDING = ".building"  # holds what a build has finished so far; gone once sealed
+SHARD = 16
+"""Samples a file: few files and requests, little to do again after a kill, 25 MB of uint8 records."""
 
 DIMS = {
     "image": ("sample", "time", "channel", "y", "x"),
@@ -73,8 +76,22 @@ class Array:
     """Of one sample, without the sample axis."""
     dtype: str
     codec: str
-    frames_apart: bool
-    """Whether the first axis is the frame and each frame is an inner chunk of its own."""
+
+
+def checksum_name(array: str) -> str:
+    """The variable with xxh3 (64 bits) of each decoded chunk of an array with pixels, bytes in C order."""
+    return f"{array}_checksum"
+
+
+def checksum_variables(rows: Sequence[Mapping[str, Any]], arrays: Sequence[str]) -> dict[str, Any]:
+    """The variables with the checksum of every chunk; `rows`, one a sample, hold them as `checksums` by array."""
+    about = {"long_name": "xxh3 (64 bits) of the chunk as it decodes"}
+    found = {}
+    for name in arrays:
+        values = np.array([row["checksums"][name] for row in rows], np.uint64)
+        framed = "time" in DIMS[name]
+        found[checksum_name(name)] = (DIMS[name][: 1 + framed], values if framed else values[:, 0], about)
+    return found
 
 
 def array_metadata(name: str, array: Array, samples: int) -> dict[str, bytes]:
@@ -83,7 +100,6 @@ def array_metadata(name: str, array: Array, samples: int) -> dict[str, bytes]:
     from zarr.storage import MemoryStore
 
     memory = MemoryStore()
-    unit = (1, 1, *array.shape[1:]) if array.frames_apart else (1, *array.shape)
     attributes = dict(_PIXEL_ATTRIBUTES[name])
     if array.dtype == "uint8" and name in ("image", "probability"):
         attributes["scale_factor"] = 1 / 255
@@ -94,15 +110,14 @@ def array_metadata(name: str, array: Array, samples: int) -> dict[str, bytes]:
         memory,
         name=name,
         shape=(samples, *array.shape),
-        shards=(1, *array.shape) if array.frames_apart else None,
-        chunks=unit,
+        shards=(SHARD, *array.shape),
+        chunks=(1, 1, *array.shape[1:]) if "time" in DIMS[name] else (1, *array.shape),
         dtype=array.dtype,
         compressors=None if codec is None else [codec],
         fill_value=0,
         dimension_names=DIMS[name],
         attributes=attributes,
-        # One folder of files, not five folders a sample.
-        chunk_key_encoding={"name": "default", "separator": "."},
+        chunk_key_encoding={"name": "default", "separator": "."},  # one folder of files, not five nested ones each
         zarr_format=3,
     )
     return {key: content for key, content in _contents(memory).items() if key != "zarr.json"}  # not the group's
@@ -112,32 +127,31 @@ def _contents(memory: Any) -> dict[str, bytes]:
     return {key: buffer.to_bytes() for key, buffer in memory._store_dict.items()}
 
 
-def create_arrays(root: Path, arrays: Mapping[str, Array], samples: int) -> dict[str, Layout]:
+def create_arrays(place: Place, arrays: Mapping[str, Array], samples: int) -> dict[str, Layout]:
     """Write the metadata of the variables with pixels and return where their chunks go."""
     layouts = {}
     for name, array in arrays.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
         for key, content in array_metadata(name, array, samples).items():
-            write_atomically(root / key, [content])
-        layout = parse_layout(root / name)
+            place.write(key, [content])
+        layout = parse_layout(place, name)
         assert layout is not None, f"{name}: our own layout must be one we can write"
         layouts[name] = layout
     return layouts
 
 
 def seal(
-    root: Path,
+    place: Place,
     arrays: Mapping[str, Array],
     scalars: xr.Dataset,
     attributes: dict[str, Any],
-    chunk_checksums: Mapping[str, tuple[str, int]],
+    chunk_files: Mapping[str, tuple[str, int]],
     command: Sequence[str],
     extra_provenance: dict[str, Any],
 ) -> str:
     """Turn finished chunks into a store and return its digest.
 
-    `scalars` holds the per-sample variables, `chunk_checksums` (checksum, bytes) of every chunk file by its path in
-    the store. Can be repeated: nothing counts before the group's `zarr.json`, which comes last.
+    `scalars` holds the per-sample variables, `chunk_files` (checksum, bytes) of every chunk file by its key. Can be
+    repeated: nothing counts before the group's `zarr.json`, which comes last, when all else is on the disk.
     """
     import zarr
     from zarr.storage import MemoryStore
@@ -156,28 +170,18 @@ def seal(
         warnings.filterwarnings("ignore", category=UserWarning, module="zarr")
         scalars.to_zarr(memory, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
     files = _contents(memory)
-    group = json.loads(files.pop("zarr.json"))
+    del files["zarr.json"]  # the group's own
     for name, array in arrays.items():
         files |= array_metadata(name, array, samples)
     checksums = {
-        **chunk_checksums,
+        **chunk_files,
         **{key: (xxhash.xxh3_64_hexdigest(content), len(content)) for key, content in files.items()},
     }
     manifest = "".join(f"{checksum} {size} {path}\n" for path, (checksum, size) in sorted(checksums.items())).encode()
 
-    attrs = {"format": FORMAT, "format_version": FORMAT_VERSION, **group["attributes"], **attributes}
+    attrs = {"format": FORMAT, "format_version": FORMAT_VERSION, **scalars.attrs, **attributes}
     attrs["samples"] = samples
-    digest = _digest(manifest, attrs)
-    group["attributes"] = {**attrs, "digest": digest}
-    group["consolidated_metadata"] = {
-        "kind": "inline",
-        "must_understand": False,
-        "metadata": {
-            key.removesuffix("/zarr.json"): json.loads(files[key])
-            for key in sorted(files)
-            if key.endswith("/zarr.json")
-        },
-    }
+    digest = digest_of(manifest, attrs)
     provenance = {
         "digest": digest,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -187,46 +191,71 @@ def seal(
         **extra_provenance,
     }
     for key, content in files.items():
-        (root / key).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(root / key, [content])
-    write_atomically(root / MANIFEST, [manifest])
-    write_atomically(root / PROVENANCE, [json.dumps(provenance, indent=1).encode()])
-    write_atomically(root / "zarr.json", [json.dumps(group, indent=1).encode()])
+        place.write(key, [content])
+    place.write(MANIFEST, [manifest])
+    place.write(PROVENANCE, [provenance_file(provenance)])
+    sync_folders(place)
+    place.write("zarr.json", [group_file({**attrs, "digest": digest}, files)])
     return digest
 
 
-def _digest(manifest: bytes, attributes: Mapping[str, Any]) -> str:
+def group_file(attributes: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+    """The group's `zarr.json`; `files` are the arrays' own, by key, among others."""
+    arrays = {key.removesuffix("/zarr.json"): json.loads(files[key]) for key in sorted(files) if "/zarr.json" in key}
+    consolidated = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes, "consolidated_metadata": consolidated}
+    return json.dumps(group, indent=1).encode()
+
+
+def provenance_file(facts: Mapping[str, Any]) -> bytes:
+    """`provenance.json`, which carries its own checksum, being outside of the manifest."""
+    content = json.dumps(facts, sort_keys=True).encode()
+    return json.dumps({**facts, "checksum": xxhash.xxh3_64_hexdigest(content)}, indent=1).encode()
+
+
+def digest_of(manifest: bytes, attributes: Mapping[str, Any]) -> str:
     facts = {k: v for k, v in attributes.items() if k != "digest"}
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
     return "sha256:" + hashlib.sha256(manifest + b"\n" + canonical).hexdigest()
 
 
-def open_store(path: str | Path) -> xr.Dataset:
+def open_store(address: str | Path | Place) -> xr.Dataset:
     """A sealed store, local or by URL, as named axes of lazily read, undecoded pixels and decoded scalars.
 
     `image` stays in its stored dtype (uint8 by default); `ds.attrs` holds the composite, statistics, digest.
-    Raises ContrailError for what is no store or an unfinished one.
+    Raises ContrailError for what is no store, an unfinished one, or one that claims what no store of ours holds.
     """
-    where = str(path)
-    remote = "://" in where
-    if not remote:
-        local = Path(path)
-        if (local / BUILDING).is_dir() and not (local / "zarr.json").exists():
-            raise ContrailError(f"{where}: an unfinished build: run the same command again to finish it")
-        if not (local / "zarr.json").is_file():
-            state = "no store (it has no zarr.json)" if local.exists() else "no such store or catalog name"
-            raise ContrailError(f"{where}: {state}: check the path")
+    place = address if isinstance(address, Place) else place_of(address)
+    where = place.url
+    try:
+        content = place.read("zarr.json")
+    except (FileNotFoundError, NotADirectoryError):
+        if place.size(f"{STAGING}/plan") is not None:
+            raise ContrailError(f"{where}: an unfinished build: run the same command again to finish it") from None
+        there = not place.remote and place.path.exists()
+        state = "no store (it has no zarr.json)" if there else "no such store or catalog name"
+        raise ContrailError(f"{where}: {state}: check the path") from None
+    try:
+        group = json.loads(content)
+        attributes = group["attributes"]
+        ours = attributes["format"] == FORMAT and "digest" in attributes
+    except (ValueError, RecursionError):
+        raise ContrailError(f"{where}/zarr.json: cannot be opened (no JSON): restore the store") from None
+    except (KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise ContrailError(f"{where}: a zarr group, but no sealed contrail store: build one with build-ash")
+    if attributes["format_version"] != FORMAT_VERSION:
+        remedy = "upgrade contrail" if attributes["format_version"] > FORMAT_VERSION else "build it again"
+        raise ContrailError(f"{where}: is of format {attributes['format_version']}, not {FORMAT_VERSION}: {remedy}")
+    check_metadata(group, where)
     try:
         dataset = xr.open_dataset(
-            where, engine="zarr", chunks=None, consolidated=True, mask_and_scale=False, decode_times=False,
+            zarr_store(place), engine="zarr", chunks=None, consolidated=True, mask_and_scale=False, decode_times=False,
         )  # fmt: skip
-    except Exception as error:  # xarray, zarr and fsspec each have their own family
+    except Exception as error:  # xarray and zarr each have their own family
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise ContrailError(f"{where}: cannot be opened as a zarr store ({reason}): check the path") from None
-    if dataset.attrs.get("format") != FORMAT or "digest" not in dataset.attrs:
-        raise ContrailError(f"{where}: a zarr group, but no sealed contrail store: build one with build-ash")
-    if dataset.attrs["format_version"] > FORMAT_VERSION:
-        raise ContrailError(f"{where}: written by a newer contrail (format {dataset.attrs['format_version']}): upgrade")
+        raise ContrailError(f"{where}: cannot be opened as a zarr store ({reason}): restore the store") from None
     dataset.attrs["path"] = where
     needed = {"samples": ("composite", "label_shift", "statistics")}.get(
         dataset.attrs.get("kind", ""), ("parent", "model")
@@ -237,6 +266,42 @@ def open_store(path: str | Path) -> xr.Dataset:
         decoded = xr.decode_cf(_load(dataset[["time"]], where), mask_and_scale=True)
         dataset = dataset.assign_coords(time=decoded["time"])
     return dataset
+
+
+_CODECS = {"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "transpose", "vlen-utf8"}
+_MOST_VALUES = 2**26  # of a per-sample variable
+
+
+def check_metadata(group: Any, where: str) -> None:
+    """Refuse what a store from somewhere else could do harm with, before anything is decoded or memory taken: codecs
+    other than the plain ones (some run code), and arrays larger than any of ours.
+
+    Raises ContrailError naming the array.
+    """
+    try:
+        arrays = {str(k): v for k, v in group["consolidated_metadata"]["metadata"].items() if v["node_type"] == "array"}
+        samples = int(group["attributes"]["samples"])
+        for name, meta in arrays.items():
+            known = _codec_names(meta["codecs"])
+            if meta["zarr_format"] != 3 or not known <= _CODECS:
+                raise ContrailError(f"{where}/{name}: codec {sorted(known - _CODECS)} is not one of ours: not opened")
+            shape = [int(n) for n in meta["shape"]]
+            chunk = [int(n) for n in meta["chunk_grid"]["configuration"]["chunk_shape"]]
+            # Frames have a limit of their own where they are read.
+            values = 0 if name in DIMS else max(math.prod(shape), math.prod(chunk))
+            if min(shape + chunk, default=0) < 0 or values > _MOST_VALUES:
+                raise ContrailError(
+                    f"{where}/{name}: claims {math.prod(shape):,} values: not opened, restore the store"
+                )
+            if name in (*DIMS, "record_id") and shape[0] != samples:
+                raise ContrailError(f"{where}/{name}: holds {shape[0]} samples, not {samples}: restore the store")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        raise ContrailError(f"{where}/zarr.json: cannot be opened (malformed metadata): restore the store") from None
+
+
+def _codec_names(codecs: list[dict[str, Any]]) -> set[str]:
+    inner = [c.get("configuration", {}).get("codecs", []) for c in codecs if c["name"] == "sharding_indexed"]
+    return {str(c["name"]) for c in codecs}.union(*(_codec_names(found) for found in inner))
 
 
 def _load(dataset: xr.Dataset, where: str) -> xr.Dataset:
@@ -252,76 +317,53 @@ def kind(store: xr.Dataset) -> str:
     return str(store.attrs["kind"])
 
 
-@dataclass(frozen=True)
-class Damage:
-    """One thing `verify` found wrong with a store."""
-
-    path: str
-    reason: str
-
-
-def verify(path: Path) -> list[Damage]:
-    """Check every file of a local sealed store against its manifest, and the manifest against the digest.
-
-    Raises ContrailError when it is no sealed store.
-    """
-    attributes = open_store(path).attrs
-    damage = []
-    try:
-        manifest = (path / MANIFEST).read_bytes()
-    except OSError as error:
-        return [Damage(MANIFEST, error.strerror or "cannot be read")]
-    group = json.loads((path / "zarr.json").read_bytes())
-    if _digest(manifest, group["attributes"]) != attributes["digest"]:
-        damage.append(Damage("zarr.json", "attributes and manifest do not give the digest"))
-    listed = set()
-    for line in manifest.decode(errors="replace").splitlines():
-        checksum, size, name = (*line.split(" ", 2), "", "")[:3]
-        if not size.isdigit():
-            damage.append(Damage(MANIFEST, f"holds the line {line[:40]!r}"))
-            continue
-        listed.add(name)
-        try:
-            content = (path / name).read_bytes()
-        except OSError as error:
-            damage.append(Damage(name, (error.strerror or "cannot be read").lower()))
-            continue
-        if len(content) != int(size):
-            damage.append(Damage(name, f"{len(content)} bytes, expected {size}"))
-        elif xxhash.xxh3_64_hexdigest(content) != checksum:
-            damage.append(Damage(name, "checksum differs"))
-        elif name.endswith("/zarr.json") and json.loads(content) != group["consolidated_metadata"]["metadata"].get(
-            name.removesuffix("/zarr.json")
-        ):
-            damage.append(Damage("zarr.json", f"consolidated metadata differs from {name}"))
-    expected = listed | {"zarr.json", MANIFEST, PROVENANCE}
-    for found in sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()):
-        if found not in expected:
-            damage.append(Damage(found, "is not in the manifest"))
-    return damage
-
-
 PixelReader = Callable[[int, Sequence[int], npt.NDArray[Any]], None]
 
 
-def pixel_reader(store: xr.Dataset, name: str = "image") -> PixelReader:
+def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False, keep: bool = False) -> PixelReader:
     """`read(sample, frames, out)`: frames of one sample of `image`, `probability` or `frame_mask` into `out`,
     (frame, ...) of the stored dtype; for `mask` and `annotators` frames is [0] and `out` (1, y, x).
 
-    Straight from the chunk files where the layout is one of ours, through zarr for anything else. Can be called
-    from many threads. Raises ContrailError naming the file that cannot be read.
+    Straight from the chunk bytes where the layout is one of ours, through zarr for anything else. Can be called
+    from many threads. `check` holds every frame to its checksum; `keep` keeps a local copy of each file that is read
+    from object storage. Raises ContrailError naming the file that cannot be read, or the sample that is damaged.
     """
-    path = str(store.attrs["path"])
+    place = place_of(store.attrs["path"])
     try:
-        layout = None if "://" in path else parse_layout(Path(path) / name)
-    except (OSError, ValueError):
-        raise ContrailError(f"{path}/{name}/zarr.json: missing or damaged: restore the store") from None
+        layout = parse_layout(place, name)
+    except (FileNotFoundError, ValueError):
+        raise ContrailError(f"{place}/{name}/zarr.json: missing or damaged: restore the store") from None
+    read: PixelReader
     if layout is not None and (layout.unit_shape[0] == 1) == ("time" in DIMS[name]):
-        return partial(read_sample, layout)
-    import zarr
+        fetch = None
+        if keep and place.remote:
+            from contrail_data.sharing import fetcher
 
-    group = zarr.open_group(path, mode="r", zarr_format=3)
-    return partial(_read_through_zarr, group[name], "time" in DIMS[name], f"{path}/{name}")
+            fetch = fetcher(store)
+        read = Reader(layout, fetch)
+    else:
+        import zarr
+
+        group = zarr.open_group(zarr_store(place), mode="r", zarr_format=3)
+        read = partial(_read_through_zarr, group[name], "time" in DIMS[name], f"{place}/{name}")
+    if not check:
+        return read
+    stated = _load(store[[checksum_name(name)]], place.url)[checksum_name(name)].values
+    return partial(_read_checked, read, stated.reshape(len(stated), -1), f"{place}/{name}")
+
+
+def _read_checked(
+    read: PixelReader,
+    stated: npt.NDArray[np.uint64],
+    where: str,
+    sample: int,
+    frames: Sequence[int],
+    out: npt.NDArray[Any],
+) -> None:
+    read(sample, frames, out)
+    for frame, pixels in zip(frames, out, strict=True):
+        if xxhash.xxh3_64_intdigest(pixels.data) != stated[sample, frame]:
+            raise ContrailError(f"{where}: sample {sample}, frame {frame} fails its checksum: verify the store")
 
 
 def _read_through_zarr(

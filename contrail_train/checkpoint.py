@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
-from contrail_data.shards import write_atomically
+from contrail_data.places import write_atomically
 
 KEEP = 2
 

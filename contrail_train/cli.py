@@ -67,7 +67,7 @@ def evaluate(
 ) -> None:
     """Score a run on a labelled store at its own threshold and gate; prints a table, writes it as JSON beside."""
     from contrail_data.catalog import open_named
-    from contrail_data.shards import write_atomically
+    from contrail_data.places import write_atomically
     from contrail_train.evaluate import report, score
     from contrail_train.loader import open_labelled
     from contrail_train.predict import load_predictor, probabilities

@@ -24,8 +24,8 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from contrail_data.errors import ContrailError
+from contrail_data.places import write_atomically
 from contrail_data.progress import progress
-from contrail_data.shards import write_atomically
 from contrail_train import augment
 from contrail_train.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from contrail_train.config import RunConfig, read_config, to_yaml

@@ -20,8 +20,10 @@ import xarray as xr
 from contrail_data.build import Settings, build
 from contrail_data.composites import COMPOSITES, evaluate
 from contrail_data.errors import BadRecord, ContrailError
+from contrail_data.places import Place
 from contrail_data.sources import open_source
-from contrail_data.store import PROVENANCE, open_store, verify
+from contrail_data.store import PROVENANCE, open_store
+from contrail_data.verify import verify
 
 ASH = COMPOSITES["ash"]
 SMALL = Settings(ASH, size=32)
@@ -39,6 +41,15 @@ def contents(store: Path) -> dict[str, bytes]:
     return files
 
 
+def add_records(raw: Path, count: int) -> None:
+    """More train records, so that a store has several shards."""
+    from conftest import write_record
+
+    rng = np.random.default_rng(1)
+    for i in range(count):
+        write_record(raw / "train" / f"more{i:03d}", rng)
+
+
 def cli(*args: object, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", "from contrail_data.cli import main; main()", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, **options)
@@ -49,7 +60,16 @@ def test_xarray_alone_reads_it_with_names_and_units(raw: Path, tmp_path: Path) -
     assert (built.samples, built.set_aside) == (9, [])
     ds = xr.open_zarr(tmp_path / "s.zarr")
     assert ds["image"].dims == ("sample", "time", "channel", "y", "x")
-    assert dict(ds.sizes) == {"sample": 9, "time": 8, "channel": 3, "y": 32, "x": 32, "corner": 4, "affine": 6}
+    assert dict(ds.sizes) == {
+        "sample": 9,
+        "time": 8,
+        "channel": 3,
+        "y": 32,
+        "x": 32,
+        "corner": 4,
+        "affine": 6,
+        "moment": 7,
+    }
     assert list(ds["channel"].values) == ["R", "G", "B"]
     record_id = "18446744073709551619"
     one = ds.isel(sample=list(ds["record_id"].values).index(record_id)).load()
@@ -173,7 +193,7 @@ def test_a_bad_record_is_named_and_the_rest_is_built(raw: Path, tmp_path: Path, 
     for sample, record_id in enumerate(ds["record_id"].values):  # pixels went with their record
         green = evaluate(ASH, {b: np.load(raw / "train" / record_id / f"band_{b}.npy") for b in ASH.bands})[1]
         np.testing.assert_allclose(ds["image"].values[sample, 0, 1] / 255, green[..., 0], atol=0.003)
-    assert verify(tmp_path / "s.zarr") == []
+    assert verify(Place(str(tmp_path / "s.zarr"))) == []
     with pytest.raises(BadRecord):
         build_small(raw, tmp_path / "strict.zarr", strict=True)
 
@@ -290,12 +310,10 @@ def test_a_second_builder_and_other_input_are_refused(raw: Path, tmp_path: Path)
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 
-def test_changed_metadata_is_not_mixed_with_old(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from contrail_data import build as module
-
+def test_changed_metadata_is_not_mixed_with_old(raw: Path, tmp_path: Path) -> None:
+    add_records(raw, 20)
     out, path = tmp_path / "s.zarr", raw / "train_metadata.json"
-    monkeypatch.setattr(module, "RUN", 2)
-    bad = sorted((raw / "train").iterdir())[5] / "band_11.npy"
+    bad = sorted((raw / "train").iterdir())[2] / "band_11.npy"
     whole = bad.read_bytes()
     bad.write_bytes(whole[:50])
     with pytest.raises(BadRecord):
@@ -308,21 +326,6 @@ def test_changed_metadata_is_not_mixed_with_old(raw: Path, tmp_path: Path, monke
     path.write_text(json.dumps(entries))
     build_small(raw, out)
     assert build_small(raw, tmp_path / "fresh.zarr").digest == open_store(out).attrs["digest"]
-
-
-def test_verify_finds_each_kind_of_damage(raw: Path, tmp_path: Path) -> None:
-    build_small(raw, tmp_path / "s.zarr")
-    chunks = sorted((tmp_path / "s.zarr" / "image").glob("c.*"))
-    flipped = bytearray(chunks[0].read_bytes())
-    flipped[100] ^= 4
-    chunks[0].write_bytes(flipped)
-    a, b = chunks[1].read_bytes(), chunks[2].read_bytes()
-    chunks[1].write_bytes(b)
-    chunks[2].write_bytes(a)
-    os.truncate(chunks[3], 50)
-    chunks[4].unlink()
-    found = {d.path for d in verify(tmp_path / "s.zarr")}
-    assert found == {f"image/{c.name}" for c in chunks[:5]}
 
 
 def _rewrite(path: Path, change) -> None:
@@ -368,7 +371,7 @@ def test_small_damage_does_not_stop_looking(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "s.zarr" / "manifest.txt").open("a").write("garbage\n")
     store = open_store(tmp_path / "s.zarr")
     assert "unknown" in summary(store)["built"]
-    assert {d.path for d in verify(tmp_path / "s.zarr")} == {"manifest.txt", "zarr.json"}
+    assert {d.path for d in verify(Place(str(tmp_path / "s.zarr")))} == {"manifest.txt"}
     (tmp_path / "file").write_text("")
     with pytest.raises(ContrailError, match="cannot be a folder"):
         preview(store, "18446744073709551616", tmp_path / "file" / "sub")

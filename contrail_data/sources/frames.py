@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,13 @@ def scan(root: Path, split: str, composite: Composite) -> Source:
             problems.append(str(error))
     return Source(
         kind="frames",
-        root=root,
+        root=str(root),
+        where=str(root.resolve()),
         split=split,
         record_ids=ids,
         frames=1,
-        read=partial(read, root, split, tuple(composite.channel_names)),
-        files=partial(_files, root),
+        read=partial(read, root.absolute(), split, tuple(composite.channel_names)),
+        files=partial(_files, root.absolute()),
         problems=problems,
         note=f"{root.name}: frames carry no time, place or annotators",
     )
@@ -52,9 +53,13 @@ def read(
     split: str,
     channels: tuple[str, ...],
     record_id: str,
+    entry: Mapping[str, Any],
     empty: Callable[..., np.ndarray[Any, Any]] = np.empty,
 ) -> xr.Dataset:
-    """One frame as a Sample with one time step, in memory from `empty`. Raises BadRecord naming file and reason."""
+    """One frame as a Sample with one time step, in memory from `empty`; of `entry` nothing is used.
+
+    Raises BadRecord naming file and reason.
+    """
     (path,) = _files(root, record_id)
     array = read_npy(path, kinds="<f2 <f4", shape=(None, None, len(channels) + 1))
     mask = array[..., -1]

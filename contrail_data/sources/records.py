@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,14 @@ def scan(root: Path, split: str, composite: Composite) -> Source:
         note = f"{split}_metadata.json is {state}: {len(ids) - whole} of {len(ids)} records lack time or place (NaN)"
     return Source(
         kind="records",
-        root=root,
+        root=str(root),
+        where=str(root.resolve()),
         split=split,
         record_ids=ids,
         frames=FRAMES,
-        read=partial(read, folder, bands=composite.bands, metadata=metadata),
-        files=partial(_files, folder, composite.bands),
+        read=partial(read, folder.absolute(), composite.bands),
+        files=partial(_files, folder.absolute(), composite.bands),
+        entries=metadata,
         problems=problems,
         note=note,
     )
@@ -72,13 +74,12 @@ def _files(folder: Path, bands: tuple[int, ...], record_id: str) -> list[Path]:
 
 def read(
     folder: Path,
-    record_id: str,
-    empty: Callable[..., np.ndarray[Any, Any]] = np.empty,
-    *,
     bands: tuple[int, ...],
-    metadata: dict[str, Any],
+    record_id: str,
+    entry: Mapping[str, Any],
+    empty: Callable[..., np.ndarray[Any, Any]] = np.empty,
 ) -> xr.Dataset:
-    """One record as a Sample in memory from `empty`, only the bands asked for.
+    """One record as a Sample in memory from `empty`, only the bands asked for; `entry` is its metadata.
 
     Raises BadRecord naming file and reason.
     """
@@ -102,7 +103,6 @@ def read(
     mask, annotators, count = _read_labels(folder / record_id, (height, width))
     if mask is None and folder.name != "test":
         raise BadRecord(f"{record_id}/human_pixel_masks.npy: missing: restore the file, or move it to test")
-    entry = metadata.get(record_id, {})
     geometry = unknown_geometry()
     start = np.datetime64("NaT", "ns")
     try:

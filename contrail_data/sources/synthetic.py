@@ -25,7 +25,7 @@ from scipy import fft
 
 from contrail_data.errors import ContrailError
 from contrail_data.geometry import local_solar_hour, to_geodetic
-from contrail_data.shards import write_atomically
+from contrail_data.places import write_atomically
 from contrail_data.sources.records import FRAMES, LABELLED_FRAME
 
 LABEL_SHIFT = (0.5, 0.5)  # OpenContrails labels lie this far down and right of the imagery

@@ -1,0 +1,314 @@
+"""What must survive: rot, kills, full disks, two builders, hostile stores."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from conftest import write_record
+from test_build import ASH, SMALL, add_records, build_small, cli, contents
+
+from contrail_data import journal
+from contrail_data.build import Settings, build
+from contrail_data.errors import ContrailError
+from contrail_data.places import Place
+from contrail_data.sources import open_source
+from contrail_data.store import open_store, pixel_reader
+from contrail_data.verify import Damage, verify
+
+
+@pytest.fixture(scope="session")
+def raw40(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty records, three shards; one record lacks a band."""
+    raw, rng = tmp_path_factory.mktemp("forty"), np.random.default_rng(0)
+    for i in range(40):
+        write_record(raw / "train" / f"{i:03d}", rng)
+    (raw / "train" / "007" / "band_11.npy").unlink()
+    return raw
+
+
+@pytest.fixture(scope="session")
+def sealed40(raw40: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sealed") / "s.zarr"
+    build_small(raw40, path)
+    return path
+
+
+def damage_at_random(store: Path, chance: random.Random) -> set[str]:
+    """Harm a random file in a random way; returns the keys that must be named."""
+    files = sorted(p for p in store.rglob("*") if p.is_file())
+    path = chance.choice(files)
+    key = path.relative_to(store).as_posix()
+    kind = chance.choice(["flip", "truncate", "remove", "swap", "grow"])
+    content = bytearray(path.read_bytes())
+    if kind == "swap":
+        alike = [p for p in files if p != path and p.parent == path.parent and p.read_bytes() != content]
+        if alike:
+            other = chance.choice(alike)
+            path.write_bytes(other.read_bytes())
+            other.write_bytes(content)
+            return {key, other.relative_to(store).as_posix()}
+        kind = "flip"
+    if kind == "flip":
+        bit = chance.randrange(len(content) * 8)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+    elif kind == "truncate":
+        os.truncate(path, chance.randrange(len(content)))
+    elif kind == "grow":
+        path.write_bytes(content + b"\0" * chance.randint(1, 100))
+    else:
+        path.unlink()
+    return {key}
+
+
+def test_two_hundred_corruptions_are_all_found_named_and_repaired(sealed40: Path, tmp_path: Path) -> None:
+    chance, whole = random.Random(20261123), contents(sealed40)
+    store = tmp_path / "s.zarr"
+    shutil.copytree(sealed40, store)
+    assert verify(Place(str(store))) == []
+    for _ in range(200):
+        hurt = damage_at_random(store, chance)
+        found = {d.path for d in verify(Place(str(store)))}
+        # Where what names the others is itself hurt, that is what is told.
+        blind = hurt & {"zarr.json", "manifest.txt"}
+        assert (blind & found) if blind else hurt <= found, (hurt, found)
+        for key in hurt:
+            target = store / key
+            shutil.copyfile(sealed40 / key, target)
+    assert verify(Place(str(store))) == []
+    assert contents(store) == whole
+
+
+def test_damage_is_named_by_record_and_repaired_from_a_copy_or_the_raw_data(
+    raw40: Path, sealed40: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "s.zarr"
+    shutil.copytree(sealed40, store)
+    path = store / "image/c.1.0.0.0.0"
+    content = bytearray(path.read_bytes())
+    content[5 * 8 * 3 * 32 * 32 + 100] ^= 4  # the sixth sample of the second shard
+    path.write_bytes(content)
+    hurt = str(open_store(store)["record_id"].values[21])
+    assert verify(Place(str(store))) == [Damage("image/c.1.0.0.0.0", f"checksum differs; records {hurt}")]
+    out = np.empty((8, 3, 32, 32), np.uint8)
+    with pytest.raises(ContrailError, match="fails its checksum"):
+        pixel_reader(open_store(store), check=True)(21, range(8), out)
+    (store / "mask/c.0.0.0").unlink()
+    done = cli("verify", store)
+    assert done.returncode == 1
+    assert {line.split(": ")[0] for line in done.stdout.splitlines()} == {str(path), str(store / "mask/c.0.0.0")}
+    done = cli("verify", store, "--repair-from", raw40)
+    assert done.returncode == 0, done.stderr
+    assert contents(store) == contents(sealed40)
+    for key in ("record_id/c/0", "image/c.2.0.0.0.0", "provenance.json", "manifest.txt", "zarr.json"):
+        (store / key).write_bytes(b"rot")
+        assert cli("verify", store, "--repair-from", sealed40).returncode == 0, key
+        assert contents(store) == contents(sealed40)
+    assert not (store / ".building").exists()
+    build_small(raw40, tmp_path / "other.zarr", settings=Settings(ASH, size=48))
+    (store / "mask/c.0.0.0").unlink()
+    done = cli("verify", store, "--repair-from", tmp_path / "other.zarr")
+    assert done.returncode == 1
+    assert "another store" in done.stderr
+
+
+def test_fifty_kills_of_the_process_group_end_in_the_same_store(tmp_path: Path) -> None:
+    raw, rng, chance = tmp_path / "raw", np.random.default_rng(0), random.Random(1)
+    for i in range(400):
+        write_record(raw / "train" / f"{i:03d}", rng, size=16)
+    for i in (7, 100, 101, 399):
+        (raw / "train" / f"{i:03d}" / "band_11.npy").unlink()
+    settings = Settings(ASH, size=32)
+    whole = build_small(raw, tmp_path / "whole.zarr", settings=settings)
+    out = tmp_path / "killed.zarr"
+    # A server forks the builders, so that fifty of them need not import everything fifty times.
+    program = """
+import os, signal, sys
+from contrail_data import build, composites, sources, journal, sharing
+import dask, dask.threaded, zarr, pyproj, scipy.ndimage
+raw, out = sys.argv[1:]
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        sys.stderr = open(os.devnull, "w")
+        ash = composites.COMPOSITES["ash"]
+        made = build.build(sources.open_source(build.Path(raw), "train", ash), build.Settings(ash, size=32), out, workers=2)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+    server = subprocess.Popen(
+        [sys.executable, "-c", program, str(raw), str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdin and server.stdout
+    kills = 0
+    for _ in range(50):
+        server.stdin.write("\n")
+        server.stdin.flush()
+        child = int(server.stdout.readline())
+        time.sleep(chance.uniform(0.0, 0.35))
+        try:
+            os.killpg(child, signal.SIGKILL)
+        except ProcessLookupError:
+            os.kill(child, signal.SIGKILL)
+        status = int(server.stdout.readline())
+        kills += status == signal.SIGKILL
+        if (out / "zarr.json").exists():
+            assert open_store(out).attrs["digest"] == whole.digest
+            shutil.rmtree(out)
+    server.stdin.close()
+    server.wait()
+    assert kills == 50
+    made = build_small(raw, out, settings=settings)
+    assert made.digest == whole.digest
+    assert contents(out) == contents(tmp_path / "whole.zarr")
+    assert not (out / ".building").exists()
+
+
+def test_a_full_disk_ends_in_one_line_and_resumes_when_there_is_room(raw40: Path, sealed40: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]).returncode:
+        pytest.skip("needs to mount a tmpfs")
+    try:
+        done = cli("build-ash", raw40, "--size", 32, "-o", disk / "s.zarr")
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("error: ")
+        assert "No space left on device" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+        with pytest.raises(ContrailError, match="unfinished"):
+            open_store(disk / "s.zarr")
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        done = cli("build-ash", raw40, "--size", 32, "-o", disk / "s.zarr")
+        assert open_store(disk / "s.zarr").attrs["digest"] == open_store(sealed40).attrs["digest"], done.stderr
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_stale_lock_on_object_storage_is_recognised(monkeypatch: pytest.MonkeyPatch, s3: str) -> None:
+    place = Place(f"{s3}/locked.zarr")
+    with journal.building(place, "plan"), pytest.raises(journal.Busy, match=f"process {os.getpid()}"):
+        with journal.building(place, "plan"):
+            pass
+    place.write(journal.LOCK, [b"elsewhere, process 77"])
+    with pytest.raises(journal.Busy, match="elsewhere, process 77"), journal.building(place, "plan"):
+        pass
+    monkeypatch.setattr(journal, "_STALE_S", 0.0)
+    with journal.building(place, "plan"):
+        assert str(os.getpid()) in place.read(journal.LOCK).decode()
+    assert place.sizes() == {}
+
+
+HOSTILE = {
+    "a pickle codec": lambda t: t["consolidated_metadata"]["metadata"]["record_id"]["codecs"].insert(
+        0, {"name": "numcodecs.pickle", "configuration": {}}
+    ),
+    "a codec within shards": lambda t: t["consolidated_metadata"]["metadata"]["image"]["codecs"][0]["configuration"][
+        "codecs"
+    ].append({"name": "numcodecs.python", "configuration": {}}),
+    "10^12 records": lambda t: [
+        t["attributes"].update(samples=10**12),
+        *[m["shape"].__setitem__(0, 10**12) for m in t["consolidated_metadata"]["metadata"].values() if m["shape"]],
+    ],
+    "10^12 pixels": lambda t: t["consolidated_metadata"]["metadata"]["latitude"].update(shape=[10**12]),
+    "negative sizes": lambda t: t["consolidated_metadata"]["metadata"]["latitude"].update(shape=[-5]),
+    "zarr 2": lambda t: t["consolidated_metadata"]["metadata"]["latitude"].update(zarr_format=2),
+    "no codecs": lambda t: t["consolidated_metadata"]["metadata"]["latitude"].update(codecs=None),
+    "arrays of a list": lambda t: t["consolidated_metadata"].update(metadata=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_store_is_refused_before_anything_is_decoded(sealed40: Path, tmp_path: Path, kind: str) -> None:
+    shutil.copytree(sealed40, tmp_path / "s.zarr")
+    tree = json.loads((tmp_path / "s.zarr/zarr.json").read_text())
+    HOSTILE[kind](tree)
+    (tmp_path / "s.zarr/zarr.json").write_text(json.dumps(tree))
+    with pytest.raises(ContrailError) as refused:
+        open_store(tmp_path / "s.zarr")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_manifest_that_leads_elsewhere_is_refused(sealed40: Path, tmp_path: Path) -> None:
+    shutil.copytree(sealed40, tmp_path / "s.zarr")
+    manifest = tmp_path / "s.zarr/manifest.txt"
+    good = manifest.read_text()
+    for name in ("../../escape", "/etc/escape", ".ssh/escape", "a/../../escape", "a\\escape"):
+        manifest.write_text(good + f"{'0' * 16} 4 {name}\n")
+        done = cli("pull", tmp_path / "s.zarr", "-o", tmp_path / "copy.zarr")
+        assert done.returncode == 1
+        assert "leads out" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*escape*"))
+
+
+def test_a_foreign_shard_index_takes_no_memory(sealed40: Path, tmp_path: Path) -> None:
+    """Sizes that lie in an index are an error of that file."""
+    from google_crc32c import value as crc32c
+
+    shutil.copytree(sealed40, tmp_path / "s.zarr")
+    path = tmp_path / "s.zarr/mask/c.0.0.0"
+    content = bytearray(path.read_bytes())
+    index = np.frombuffer(content[-16 * 16 - 4 : -4], "<u8").copy()
+    index[1] = 10**15
+    content[-16 * 16 - 4 :] = index.tobytes() + crc32c(index.tobytes()).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ContrailError, match="does not decode"):
+        pixel_reader(open_store(tmp_path / "s.zarr"), "mask")(0, [0], np.empty((1, 32, 32), np.uint8))
+
+
+def test_zarr_alone_checks_the_same_bytes(sealed40: Path) -> None:
+    group = zarr.open_group(sealed40, mode="r")
+    store = open_store(sealed40)
+    read = pixel_reader(store, check=True)
+    out = np.empty((8, 3, 32, 32), np.uint8)
+    for sample in (0, 7, 15, 16, 38):
+        read(sample, range(8), out)
+        np.testing.assert_array_equal(out, group["image"][sample])
+
+
+def test_a_hole_is_filled_from_the_end_whatever_the_holes(tmp_path: Path) -> None:
+    """Holes within, at the ends of and across shards; the pixels go with their record."""
+    rng = np.random.default_rng(3)
+    for bad in ([0], [15, 16], [17, 33], [31, 32, 33], list(range(16, 34)), list(range(16)), [33]):
+        raw = tmp_path / f"raw{len(list(tmp_path.iterdir()))}"
+        for i in range(34):
+            write_record(raw / "train" / f"{i:03d}", rng, size=32)
+        for i in bad:
+            (raw / "train" / f"{i:03d}" / "band_14.npy").unlink()
+        out = raw / "s.zarr"
+        built = build_small(raw, out)
+        assert built.samples == 34 - len(bad)
+        store = open_store(out)
+        assert sorted(store["record_id"].values) == [f"{i:03d}" for i in range(34) if i not in bad]
+        for sample, record_id in enumerate(store["record_id"].values):
+            band = np.load(raw / "train" / record_id / "band_14.npy")
+            np.testing.assert_allclose(
+                store["image"].values[sample, :, 2] / 255 * 60 + 243, np.moveaxis(band, -1, 0).clip(243, 303), atol=0.13
+            )
+        assert verify(Place(str(out))) == []
+
+
+def test_what_changes_between_kill_and_resume_is_built_again(raw: Path, tmp_path: Path) -> None:
+    add_records(raw, 20)
+    out = tmp_path / "s.zarr"
+    source = open_source(raw, "train", ASH)
+    place = Place(str(out))
+    plan = journal.plan_of(["x"])
+    with pytest.raises(KeyboardInterrupt), journal.building(place, plan):
+        raise KeyboardInterrupt
+    assert (out / ".building").exists()
+    made = build(source, SMALL, out, workers=1)  # nothing was finished: another plan may begin
+    assert made.resumed == 0

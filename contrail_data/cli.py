@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from contrail_data import command
+from contrail_data import catalog_cli, command
 from contrail_data.errors import ContrailError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Raw GOES bands to ash-RGB zarr stores that a team shares.",
 )
+app.add_typer(catalog_cli.app, name="catalog")
 
 Store = Annotated[str, typer.Argument(help="A store: path, URL or name in data_catalog.yaml.", metavar="STORE")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="The store to write.")]

@@ -276,6 +276,14 @@ def _provenance(where: str) -> dict[str, str]:
         return {}
 
 
+def check_name(name: str) -> None:
+    """Raises ContrailError for what is no name of a new entry, or could be taken for a path or a URL."""
+    if not _NAME.fullmatch(name) or name.endswith(".zarr"):
+        raise ContrailError(
+            f"{name!r}: no name for an entry: give letters, digits, '_', '-' and '.', at most 100, no path and no URL"
+        )
+
+
 def add_entry(catalog: Path, name: str, url: str, store: xr.Dataset, text: str | None) -> int:
     """Enter an open store, which lies at `url` (or path), under a name, and return the version it has there.
 
@@ -283,10 +291,7 @@ def add_entry(catalog: Path, name: str, url: str, store: xr.Dataset, text: str |
     The catalog is created if need be. Processes may add at the same time. Raises ContrailError for a name or location
     that a catalog may not hold, and for a file that cannot be read or written.
     """
-    if not _NAME.fullmatch(name) or name.endswith(".zarr"):
-        raise ContrailError(
-            f"{name!r}: no name for an entry: give letters, digits, '_', '-' and '.', at most 100, no path and no URL"
-        )
+    check_name(name)
     facts = describe(store)
     entry = {
         "driver": "zarr",

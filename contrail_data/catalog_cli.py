@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from contrail_data import command
 from contrail_data.errors import ContrailError
 
 app = typer.Typer(no_args_is_help=True, help="Stores by name, in data_catalog.yaml.")
@@ -29,8 +28,11 @@ def list_entries(catalog: Catalog = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(listed, indent=1, default=str))
         return
-    header = ["name", "version", "kind", "composite", "samples", "positive", "time", "where", "digest"]
-    command.table(f"{_plain(path)}: {len(listed)} entries", header, [_row(facts) for facts in listed])
+    rows = [["name", "version", "kind", "composite", "samples", "positive", "time", "digest", "where"]]
+    rows += map(_row, listed)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:  # never cut nor folded: lines are for grep too
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @app.command()
@@ -60,8 +62,18 @@ def add(
 
     Without a catalog anywhere, makes ./data_catalog.yaml.
     """
-    from contrail_data.catalog import CATALOG, add_entry, find_catalog, find_entry, open_named, read_catalog, store_path
+    from contrail_data.catalog import (
+        CATALOG,
+        add_entry,
+        check_name,
+        find_catalog,
+        find_entry,
+        open_named,
+        read_catalog,
+        store_path,
+    )
 
+    check_name(name)
     opened = open_named(store)
     path = catalog or find_catalog() or Path(CATALOG)
     before = read_catalog(path) if path.is_file() and path.stat().st_size else {}
@@ -136,22 +148,20 @@ def _facts(path: Path, key: str, entry: Any) -> dict[str, Any]:
 
 
 def _row(facts: dict[str, Any]) -> list[str]:
-    from rich.markup import escape
-
     entry = facts["entry"] if isinstance(facts["entry"], dict) else {}
     metadata = entry["metadata"] if isinstance(entry.get("metadata"), dict) else {}
     time = metadata.get("time")
-    span = " ".join(str(t)[:10] for t in time) if isinstance(time, list) else None
+    span = "/".join(str(t)[:10] for t in time[:2]) if isinstance(time, list) else None
     digest = metadata.get("digest")
     cells = [
         facts["name"],
         facts["version"],
         *(metadata.get(k) for k in ("kind", "composite", "samples", "positives")),
         span,
-        facts["where"] or "bad: contrail-data catalog check",
         None if digest is None else str(digest).removeprefix("sha256:")[:8],
+        facts["where"] or "unknown: contrail-data catalog check tells why",
     ]
-    return ["-" if cell is None else escape(_plain(cell)[:200]) for cell in cells]
+    return ["-" if cell is None else _plain(cell)[:200] for cell in cells]
 
 
 def _plain(value: object) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rich.markup  # noqa: F401  # not to be imported while a test watches for opened files
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -196,6 +195,9 @@ def test_versions(stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "ash@1 is this store already" in run("add", "ash", ash)[1]
     assert "there is ash@1, ash@2" in run("show", "ash@3")[1]
     assert "2020: yes" in run("show", "ash@1")[1]
+    assert run("ls")[1].splitlines()[2].split() == [
+        *("ash", "2", "samples", "ash", "9", "9", "2020-03-12/2020-03-12", digests[1][7:15], str(other))
+    ]  # fmt: skip
     listed = json.loads(run("ls", "--json")[1])
     assert [(e["name"], e["version"], e["where"]) for e in listed] == [("ash@1", 1, str(ash)), ("ash", 2, str(other))]
     assert run("check", "--deep")[0] == 0

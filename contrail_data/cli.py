@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrail_data import command
+from contrail_data import catalog_cli, command
 from contrail_data.errors import ContrailError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Raw GOES bands to ash-RGB zarr stores that a team shares.",
 )
+app.add_typer(catalog_cli.app, name="catalog")
 
 CORES = os.cpu_count() or 1
 
@@ -401,13 +402,12 @@ def pull(
     out: Annotated[str | None, typer.Option("-o", "--out", help="Where to; default: the cache, found by name.")] = None,
 ) -> None:
     """Copy a store here, verified. Interrupted, it goes on. Commands then use the copy in the cache by themselves."""
-    from contrail_data.catalog import find_place
-    from contrail_data.places import place_of
-    from contrail_data.sharing import cache_place, copy_store
-    from contrail_data.store import open_store
+    from contrail_data.catalog import open_named
+    from contrail_data.places import cache_place, place_of
+    from contrail_data.sharing import copy_store
 
-    source = find_place(store)
-    digest = open_store(source).attrs["digest"]
+    opened = open_named(store, copies=False)
+    source, digest = place_of(opened.attrs["path"]), opened.attrs["digest"]
     target = cache_place(digest) if out is None else place_of(out)
     before = copy_store(source, target, digest)
     print(f"{target}: whole, {digest}" + (f", {before} files were there" if before else ""))
@@ -421,19 +421,18 @@ def push(
     text: Annotated[str | None, typer.Option(help="What the catalog should say of it.")] = None,
 ) -> None:
     """Copy a store to where the team finds it, verified, and enter it in the catalog. Interrupted, it goes on."""
-    from contrail_data import catalog
+    from contrail_data.catalog import CATALOG, add_entry, check_name, find_catalog, open_named
     from contrail_data.places import place_of
     from contrail_data.sharing import copy_store
-    from contrail_data.store import open_store
 
-    source, target = catalog.find_place(store), place_of(to)
-    digest = open_store(source).attrs["digest"]
-    copy_store(source, target, digest)
-    print(f"{target}: whole, {digest}")
     if name is not None:
-        file = catalog.find_catalog() or Path(catalog.CATALOG)
-        version = catalog.add_entry(file, name, target.url, open_store(target), text)
-        print(f"{file}: {name}@{version}")
+        check_name(name)
+    opened, target = open_named(store, copies=False), place_of(to)
+    copy_store(place_of(opened.attrs["path"]), target, opened.attrs["digest"])
+    print(f"{target}: whole, {opened.attrs['digest']}")
+    if name is not None:
+        file = find_catalog() or Path(CATALOG)
+        print(f"{file}: {name}@{add_entry(file, name, target.url, opened, text)}")
 
 
 @app.command()

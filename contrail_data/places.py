@@ -191,6 +191,28 @@ def place_of(address: str | Path) -> Place:
     return Place(text.rstrip("/"))
 
 
+def cache_place(digest: str) -> Place:
+    """Where a store's local copy belongs: $CONTRAIL_CACHE, else the user's cache folder, by digest."""
+    import platformdirs
+
+    root = os.environ.get("CONTRAIL_CACHE") or str(platformdirs.user_cache_path("contrail"))
+    return Place(str(Path(root) / "stores" / check_digest(digest).removeprefix("sha256:")[:32]))
+
+
+def check_digest(digest: str) -> str:
+    """The digest itself. Raises ContrailError for one that is none."""
+    scheme, _, value = str(digest).partition(":")
+    if scheme != "sha256" or len(value) != 64 or set(value) - set("0123456789abcdef"):
+        raise ContrailError(f"{str(digest)[:80]!r} is no digest of a store: it is sha256: and 64 hexadecimal digits")
+    return digest
+
+
+def local_copy(digest: str) -> Place | None:
+    """The complete local copy of a store, None where there is none."""
+    place = cache_place(digest)
+    return place if place.size("zarr.json") is not None else None
+
+
 def check_key(key: str) -> str:
     """The key itself. Raises ContrailError for one that could lead out of its place: from a foreign manifest."""
     parts = key.split("/")

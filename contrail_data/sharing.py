@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import xxhash
 from contrail_data import journal
 from contrail_data.build import build, build_shard
 from contrail_data.errors import ContrailError
-from contrail_data.places import Place, place_of, sync_folders
+from contrail_data.places import Place, cache_place, place_of, sync_folders
 from contrail_data.progress import progress
 from contrail_data.sources import open_source
 from contrail_data.sources.stores import settings_of
@@ -24,28 +23,6 @@ from contrail_data.store import DIMS, MANIFEST, PROVENANCE, SHARD, create_arrays
 from contrail_data.verify import Damage, read_manifest, verify
 
 _THREADS = 8  # requests under way to an object store
-
-
-def cache_place(digest: str) -> Place:
-    """Where a store's local copy belongs: $CONTRAIL_CACHE, else the user's cache folder, by digest."""
-    import platformdirs
-
-    root = os.environ.get("CONTRAIL_CACHE") or str(platformdirs.user_cache_path("contrail"))
-    return Place(str(Path(root) / "stores" / check_digest(digest).removeprefix("sha256:")[:32]))
-
-
-def check_digest(digest: str) -> str:
-    """The digest itself. Raises ContrailError for one that is none."""
-    scheme, _, value = str(digest).partition(":")
-    if scheme != "sha256" or len(value) != 64 or set(value) - set("0123456789abcdef"):
-        raise ContrailError(f"{str(digest)[:80]!r} is no digest of a store: it is sha256: and 64 hexadecimal digits")
-    return digest
-
-
-def local_copy(digest: str) -> Place | None:
-    """The complete local copy of a store, None where there is none."""
-    place = cache_place(digest)
-    return place if place.size("zarr.json") is not None else None
 
 
 def copy_store(source: Place, target: Place, digest: str, threads: int = _THREADS) -> int:

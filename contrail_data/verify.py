@@ -99,7 +99,7 @@ def verify(place: Place, threads: int = _THREADS) -> list[Damage]:
             damage.append(Damage(PROVENANCE, "checksum differs"))
     except FileNotFoundError:
         damage.append(Damage(PROVENANCE, "missing"))
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         damage.append(Damage(PROVENANCE, "is no JSON"))
     if any(d.path in ("zarr.json", MANIFEST) for d in damage):
         return damage

@@ -152,7 +152,8 @@ for line in sys.stdin:
         os.setsid()
         sys.stderr = open(os.devnull, "w")
         ash = composites.COMPOSITES["ash"]
-        made = build.build(sources.open_source(build.Path(raw), "train", ash), build.Settings(ash, size=32), out, workers=2)
+        source = sources.open_source(build.Path(raw), "train", ash)
+        build.build(source, build.Settings(ash, size=32), out, workers=2)
         os._exit(0)
     print(child, flush=True)
     print(os.waitpid(child, 0)[1], flush=True)
@@ -160,7 +161,8 @@ for line in sys.stdin:
     server = subprocess.Popen(
         [sys.executable, "-c", program, str(raw), str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert server.stdin and server.stdout
+    assert server.stdin
+    assert server.stdout
     finished: list[int] = []
     for _ in range(50):
         server.stdin.write("\n")
@@ -188,7 +190,9 @@ for line in sys.stdin:
     assert not (out / ".building").exists()
 
 
-def test_a_full_disk_ends_in_one_line_and_resumes_when_there_is_room(raw40: Path, sealed40: Path, tmp_path: Path) -> None:
+def test_a_full_disk_ends_in_one_line_and_resumes_when_there_is_room(
+    raw40: Path, sealed40: Path, tmp_path: Path
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]).returncode:
@@ -210,9 +214,9 @@ def test_a_full_disk_ends_in_one_line_and_resumes_when_there_is_room(raw40: Path
 
 def test_a_stale_lock_on_object_storage_is_recognised(monkeypatch: pytest.MonkeyPatch, s3: str) -> None:
     place = Place(f"{s3}/locked.zarr")
-    with journal.building(place, "plan"), pytest.raises(journal.Busy, match=f"process {os.getpid()}"):
-        with journal.building(place, "plan"):
-            pass
+    told = pytest.raises(journal.Busy, match=f"process {os.getpid()}")
+    with journal.building(place, "plan"), told, journal.building(place, "plan"):
+        pass
     place.write(journal.LOCK, [b"elsewhere, process 77"])
     with pytest.raises(journal.Busy, match="elsewhere, process 77"), journal.building(place, "plan"):
         pass

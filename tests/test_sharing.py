@@ -25,8 +25,8 @@ from contrail_data.build import Settings, build
 from contrail_data.catalog import open_named
 from contrail_data.diff import diff
 from contrail_data.errors import ContrailError
-from contrail_data.places import Place, place_of
-from contrail_data.sharing import cache_place, copy_store, local_copy
+from contrail_data.places import Place, cache_place, local_copy, place_of
+from contrail_data.sharing import copy_store
 from contrail_data.sources import open_source
 from contrail_data.sources.stores import appended, choose, from_stores, settings_of, without_repeats
 from contrail_data.store import open_store, pixel_reader

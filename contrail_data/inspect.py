@@ -21,10 +21,11 @@ def facts(store: xr.Dataset) -> dict[str, Any]:
     """Facts on a sealed store as JSON has them: numbers, text, lists, dicts, None for what is not known.
 
     Of every kind: path, kind, digest, samples, splits {name: samples}, variables {name: {dtype, shape}},
-    provenance. Of samples: source (kind of), composite, label_shift in pixels (down, right), labels, annotators {how many: records},
-    time (ISO 8601, UTC; hours are true solar), place (degrees north and east), sizes before resizing, duplicates
-    (records that repeat another's raw data). Of predictions and pseudo-labels: frames {source: frames}, threshold,
-    gate, gate_passed (share of frames), parent, model. Raises ContrailError for a store that lacks one of these.
+    provenance. Of samples: source (what kind), composite, label_shift in pixels (down, right), labels, annotators
+    {how many: records}, time (ISO 8601, UTC; hours are true solar), place (degrees north and east), sizes before
+    resizing, duplicates (records that repeat another's raw data). Of predictions and pseudo-labels: frames {source:
+    frames}, frame_indices (in the parent's samples), threshold, gate, gate_passed (share of frames), parent, model.
+    Raises ContrailError for a store that lacks one of these.
     """
     path = str(store.attrs["path"])
     records = read_scalars(store)
@@ -52,10 +53,13 @@ def _of_samples(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
     positive = records["positive_pixels"].values
     area = records["height"].values.astype(np.int64) * records["width"].values
     human = records["label_source"].values == "human"
+    composite = from_dict(store.attrs["composite"])
+    if len(composite.channels) != store.sizes["channel"]:
+        raise ValueError("the composite's channels are not the image's")
     sizes = Counter(zip(records["height"].values.tolist(), records["width"].values.tolist(), strict=True))
     return {
         "source": str(store.attrs.get("source", "unknown")),
-        "composite": from_dict(store.attrs["composite"]).to_dict(),
+        "composite": composite.to_dict(),
         "label_shift": [float(pixels) for pixels in store.attrs["label_shift"]],
         "labels": {
             "sources": _counts(records["label_source"].values),
@@ -76,6 +80,7 @@ def _of_derived(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
     gate, score = float(store.attrs["gate"]), records["frame_score"].values
     return {
         "frames": _counts(records["frame_source"].values.ravel()),
+        "frame_indices": sorted(set(records["frame"].values.ravel().tolist())),
         "threshold": float(store.attrs["threshold"]),
         "gate": gate,
         "gate_passed": float((score >= gate).mean()) if score.size else None,
@@ -183,9 +188,9 @@ def _samples_told(found: dict[str, Any]) -> dict[str, str]:
     composite, copies = found["composite"], found["duplicates"]
     positive = "no labels"
     if n := labels["records"]:
+        hits, share = labels["positive_records"], labels["positive_pixels"] / max(labels["pixels"], 1)
         positive = (
-            f"{_listed(labels['sources'])}; positive {labels['positive_records']} of {n} records "
-            f"({labels['positive_records'] / n:.1%}), {labels['positive_pixels'] / max(labels['pixels'], 1):.3%} of pixels"
+            f"{_listed(labels['sources'])}; positive {hits} of {n} records ({hits / n:.1%}), {share:.3%} of pixels"
         )
     more = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
     return {

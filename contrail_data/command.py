@@ -55,7 +55,7 @@ def facts(told: dict[str, str]) -> None:
     indent = max(map(len, told)) + 2
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     for heading, text in told.items():
-        lines = textwrap.wrap(text, max(width - indent, 20), break_on_hyphens=False) or [""]
+        lines = textwrap.wrap(text, max(width - indent, 20), break_long_words=False, break_on_hyphens=False) or [""]
         print(f"{heading:<{indent}}" + ("\n" + " " * indent).join(lines))
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 from PIL import Image, ImageDraw, ImageFont
 
-from contrail_data.composites import dequantise
+from contrail_data.composites import COMPOSITES, dequantise, evaluate
 from contrail_data.errors import ContrailError
 from contrail_data.inspect import labelled_time
 from contrail_data.progress import progress
@@ -69,7 +69,7 @@ def preview(store: xr.Dataset, record_id: str, out: Path, prediction: xr.Dataset
     check_record_id(record_id)
     look = Look(store, read_scalars(store), prediction)
     count, shown = store.sizes["time"], look.frame(index)
-    frames = [_rgb(image) for image in look.read("image", index, list(range(count)))]
+    frames = [look.rgb(index, frame) for frame in range(count)]
     label = look.label(index)
     predicted = {} if prediction is None else look.predicted(find_record(prediction, record_id))
 
@@ -275,6 +275,10 @@ class Look:
     def read(self, name: str, index: int, frames: list[int]) -> npt.NDArray[Any]:
         return _read(self.store, name, index, frames)
 
+    def rgb(self, index: int, frame: int) -> npt.NDArray[np.uint8]:
+        """A frame to look at, (y, x, 3)."""
+        return _rgb(self.read("image", index, [frame])[0], self.store.attrs["composite"]["channels"])
+
     def label(self, index: int) -> Mask | None:
         """The majority label, (y, x); None where no human labelled."""
         if str(self.records["label_source"].values[index]) != "human":
@@ -304,7 +308,7 @@ class Look:
 
         Only `votes` shows what some annotators marked but no majority.
         """
-        image = self.read("image", index, [self.frame(index)])[0]
+        rgb = self.rgb(index, self.frame(index))
         masks: list[tuple[Mask, Colour]] = []
         if votes:
             masks.append((self.read("annotators", index, [0])[0] > 0, VOTE_COLOUR))
@@ -312,7 +316,6 @@ class Look:
             masks.append((label, LABEL_COLOUR))
         if (predicted := self.prediction_of(index)) is not None:
             masks.append((predicted, PREDICTION_COLOUR))
-        rgb = _rgb(image)
         if (shrink := rgb.shape[1] // _TILE) > 1:  # before outlining, or the outlines would fade
             rgb = np.asarray(Image.fromarray(rgb).reduce(shrink))
             masks = [(_reduced(mask, shrink), colour) for mask, colour in masks]
@@ -358,9 +361,14 @@ def _read(store: xr.Dataset, name: str, sample: int, frames: list[int]) -> npt.N
     return out
 
 
-def _rgb(image_chw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Three channels as red, green, blue; the first alone as grey where there are not three."""
-    unit = dequantise(image_chw if len(image_chw) == 3 else image_chw[[0, 0, 0]])
+def _rgb(image_chw: npt.NDArray[Any], channels: list[dict[str, Any]]) -> npt.NDArray[np.uint8]:
+    """Three channels as red, green, blue; of others ash from its three bands, or the first channel as grey."""
+    unit = dequantise(image_chw)
+    if len(unit) != 3:
+        plain = [(c, plane) for c, plane in zip(channels, unit, strict=False) if c["minus"] is None]
+        kelvin = {c["band"]: c["low"] + plane * np.float32(c["high"] - c["low"]) for c, plane in plain}
+        ash = COMPOSITES["ash"]
+        unit = evaluate(ash, kelvin) if set(ash.bands) <= set(kelvin) else unit[[0, 0, 0]]
     return np.rint(np.moveaxis(unit, 0, -1) * 255).astype(np.uint8)
 
 

@@ -158,7 +158,7 @@ def _where(records: xr.Dataset, human: npt.NDArray[np.bool_], positive: npt.NDAr
         )
     coast = "".join(map(path, coastline()))
     told = f"Seen from over {abs(centre):g}° {'W' if centre < 0 else 'E'}; lines every 20°. "
-    told += "Area of a circle: records at the site; the inner one: positive ones."
+    told += "Area of a circle: records at the site" + ("; the inner one: positive ones." if human.any() else ".")
     if missing := int((~known).sum()):
         told += f" {_plural(missing, 'record')} without a place."
     if hidden:
@@ -195,7 +195,8 @@ def _when(records: xr.Dataset, human: npt.NDArray[np.bool_], positive: npt.NDArr
     ):
         bins = np.arange(len(names) + 1)
         up, down = (np.histogram(values[m & np.isfinite(values)], bins)[0] for m in (positive, ~positive))
-        charts.append(_figure(title, _mirrored(names, up, down, bool(human.any())), told))
+        chart = _mirrored(names, up, down) if human.any() else _bars(names, down, ["neg"] * len(names))
+        charts.append(_figure(title, chart, told))
     missing = int((~known).sum())
     note = f"<p class=note>{_plural(missing, 'record')} without a time.</p>" if missing else ""
     return _legend(human) + _grid(charts) + note
@@ -537,7 +538,7 @@ def _bars(
     return _svg(_W, _H, "".join(out), mark[1] if mark else "bars")
 
 
-def _mirrored(names: Sequence[str], up: npt.NDArray[np.int64], down: npt.NDArray[np.int64], labelled: bool) -> str:
+def _mirrored(names: Sequence[str], up: npt.NDArray[np.int64], down: npt.NDArray[np.int64]) -> str:
     """Counts of positive records upwards and of negative ones downwards, on one scale."""
     high, low = max(int(up.max()), 0), max(int(down.max()), 0)
     total = max(high + low, 1)
@@ -551,8 +552,7 @@ def _mirrored(names: Sequence[str], up: npt.NDArray[np.int64], down: npt.NDArray
     for i, (name, a, b) in enumerate(zip(names, up.tolist(), down.tolist(), strict=True)):
         x = _LEFT + i * width
         out.append(_rect(x + 1, zero - room * a / total, width - 2, room * a / total, "pos", f"{a:,} positive"))
-        told = f"{b:,} negative" if labelled else f"{b:,} records"
-        out.append(_rect(x + 1, zero, width - 2, room * b / total, "neg", told))
+        out.append(_rect(x + 1, zero, width - 2, room * b / total, "neg", f"{b:,} negative"))
         if name:
             out.append(_text(x + (width / 2 if len(names) <= 12 else 0), _H - 8, name))
     out.append(_line(_LEFT, zero, _W - _RIGHT, zero, "axis"))
@@ -650,10 +650,6 @@ _STYLE = """
   --pos: #c77700; --neg: #8fa3b8; --sea: #eef3f7; --coast: #7b8794; color-scheme: light dark }
 @media (prefers-color-scheme: dark) { :root { --bg: #14171a; --fg: #e4e7ea; --muted: #98a2ad; --line: #2f353c;
   --card: #1c2024; --pos: #f0a63a; --neg: #5d7389; --sea: #1a2026; --coast: #8a96a3 } }
-@media print { :root { --bg: #fff; --fg: #000; --muted: #444; --line: #ccc; --card: #fff;
-  --pos: #c77700; --neg: #8fa3b8; --sea: #fff; --coast: #777; color-scheme: light }
-  body { font-size: 11px } figure, tr, .headline { break-inside: avoid } h2, h3 { break-after: avoid }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--bg); color: var(--fg); font: 15px/1.5 system-ui, sans-serif }
 main { max-width: 1120px; margin: 0 auto; padding: 24px 20px 40px }
@@ -690,4 +686,12 @@ th { color: var(--muted); font-weight: 500; white-space: nowrap } th:first-child
 .facts { display: grid; grid-template-columns: minmax(90px, max-content) 1fr; gap: 4px 18px; margin: 0 }
 .facts { font-size: 13px }
 .facts dt { color: var(--muted) } .facts dd { margin: 0; overflow-wrap: anywhere } li { font-size: 13px }
+@media print { :root { --bg: #fff; --fg: #000; --muted: #444; --line: #ccc; --card: #f6f7f9;
+  --pos: #c77700; --neg: #8fa3b8; --sea: #fff; --coast: #777; color-scheme: light }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
+  figure, tr, .headline { break-inside: avoid } h2, h3, .legend, .note { break-after: avoid }
+  main { padding: 0 } h2 { margin-top: 24px } .map { max-width: 480px } .scroll { overflow: visible }
+  .headline { grid-template-columns: repeat(6, 1fr) } .headline div { padding: 8px } .headline b { font-size: 15px }
+  .charts { grid-template-columns: repeat(3, 1fr); gap: 16px } .tiles { grid-template-columns: repeat(6, 1fr) }
+  th, td { padding: 3px 6px; font-size: 11px } th { white-space: normal } .tiles figcaption { font-size: 9px } }
 """

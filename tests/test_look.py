@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from contrail_data import preview as pictures
 from contrail_data.build import Settings, build
 from contrail_data.cli import app
-from contrail_data.composites import COMPOSITES
+from contrail_data.composites import COMPOSITES, Channel, Composite
 from contrail_data.errors import ContrailError
 from contrail_data.inspect import facts, summary
 from contrail_data.preview import LABEL_COLOUR, PREDICTION_COLOUR, VOTE_COLOUR, Look, choose, contact_sheet, preview
@@ -149,6 +149,17 @@ def test_outlines_lie_around_what_was_marked(store: xr.Dataset, tmp_path: Path) 
     assert not (plain == VOTE_COLOUR).all(-1).any()
 
 
+def test_other_channels_are_shown_as_ash_where_its_bands_are(raw: Path, tmp_path: Path) -> None:
+    bands = tuple(Channel(f"b{b}", b, None, 150, 350) for b in (11, 14, 15))
+    looks = []
+    for recipe in (COMPOSITES["ash"], Composite("four", (*bands, Channel("d", 15, 14, -4, 2)))):
+        out = tmp_path / recipe.name
+        build(open_source(raw, "train", recipe), Settings(recipe, dtype="float32", size=32), out, workers=1)
+        store = open_store(out)
+        looks.append(Look(store, read_scalars(store)).rgb(3, 4).astype(int))
+    assert np.abs(looks[0] - looks[1]).max() <= 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(codec="latin-1", categories=["L", "N", "P"]), max_size=100), st.integers(40, 400))
 def test_captions_are_never_cut(record_id: str, width: int) -> None:
@@ -258,11 +269,16 @@ def test_the_report_is_one_safe_page(store: xr.Dataset, tmp_path: Path) -> None:
 def test_the_report_counts(store: xr.Dataset) -> None:
     html = page(store)
     # Three of four annotators marked 13 pixels of row 16 on each record, two of them 13 of row 8.
-    assert "<b>66.7%</b>" not in html
     assert "13 px" in html
-    assert "1 record without a place" in html
+    assert "26 of 26 px disputed" in html
     assert "234 pixels of 9 records" in html
-    assert ">50%</title>" in html
+    assert html.count("<title>50%</title>") == 2
+    assert "1 record without a place" in html
+    assert "No two records have the same raw data" in html
+    digests = store["source_digest"].values.copy()
+    digests[3] = digests[2]
+    ids = store["record_id"].values
+    assert f"<td>{ids[2]}, {ids[3]}</td><td>" in page(store.assign(source_digest=("sample", digests)))
 
 
 def test_the_satellite_view() -> None:

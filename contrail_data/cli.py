@@ -61,6 +61,13 @@ class SourceKind(StrEnum):
     frames = "frames"
 
 
+class Sheet(StrEnum):
+    positives = "positives"
+    disagreed = "disagreed"
+    brightest = "brightest"
+    random = "random"
+
+
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write the records into.")],
@@ -331,33 +338,63 @@ def stats(
 
 
 @app.command()
-def inspect(store: Store) -> None:
+def inspect(
+    store: Store,
+    as_json: Annotated[bool, typer.Option("--json", help="The same facts for machines.")] = False,
+) -> None:
     """Tell what is in a store: samples, labels, when, where, from what."""
     from contrail_data.catalog import open_named
-    from contrail_data.inspect import summary
+    from contrail_data.inspect import facts, summary
 
-    facts = summary(open_named(store))
-    width = max(map(len, facts))
-    for heading, text in facts.items():
-        print(f"{heading:<{width}}  {text}")
+    found = facts(open_named(store))
+    if as_json:
+        import json
+
+        print(json.dumps(found, indent=1, allow_nan=False))
+    else:
+        command.facts(summary(found))
 
 
 @app.command()
 def preview(
     store: Store,
-    record: Annotated[list[str], typer.Option(help="Record id; can be given several times.")],
+    record: Annotated[list[str] | None, typer.Option(help="Record id; can be given several times.")] = None,
+    sheet: Annotated[
+        list[Sheet] | None,
+        typer.Option(help="Contact sheet; several times. Without --record or --sheet: positives and random."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=500, help="Records on a contact sheet.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random sheet.")] = 0,
     prediction: Annotated[str | None, typer.Option(help="Predictions or pseudo-labels to outline in cyan.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures.")] = Path("preview"),
 ) -> None:
-    """Write a PNG sheet and an animated GIF of records: ash frames, label outlined in yellow."""
+    """Write contact sheets, or a sheet and an animated GIF of single records: label outlined in yellow.
+
+    Pictures go into a folder of the store's name and digest, so that stores do not overwrite each other's.
+    """
     from contrail_data import preview as pictures
     from contrail_data.catalog import open_named
 
     opened = open_named(store)
     predicted = None if prediction is None else open_named(prediction)
-    for record_id in record:
+    for record_id in record or []:
         for path in pictures.preview(opened, record_id, out, predicted):
             print(path)
+    for name in sheet or ([] if record else pictures.default_sheets(opened)):
+        print(pictures.contact_sheet(opened, str(name), out, count=count, seed=seed, prediction=predicted))
+
+
+@app.command()
+def report(
+    store: Store,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file to write.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained HTML page on a store: labels, places, times, channels, agreement, examples."""
+    from contrail_data.catalog import open_named
+    from contrail_data.report import write_report
+
+    write_report(open_named(store), out)
+    print(out)
 
 
 @app.command()

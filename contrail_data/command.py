@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 import typer
@@ -46,6 +48,15 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(grid)
+
+
+def facts(told: dict[str, str]) -> None:
+    """Print text by heading to stdout: one line each in a log, wrapped under its heading on a terminal."""
+    indent = max(map(len, told)) + 2
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    for heading, text in told.items():
+        lines = textwrap.wrap(text, max(width - indent, 20), break_long_words=False, break_on_hyphens=False) or [""]
+        print(f"{heading:<{indent}}" + ("\n" + " " * indent).join(lines))
 
 
 def line() -> list[str]:

@@ -1,111 +1,238 @@
-"""What is in a store: one clear screen."""
+"""What is in a store: facts computed once, told on one clear screen or as JSON."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
-from contrail_data.store import DIMS, PROVENANCE, read_scalars
+from contrail_data.composites import from_dict
+from contrail_data.errors import ContrailError
+from contrail_data.store import DIMS, PROVENANCE, kind, read_scalars
 
 
-def summary(store: xr.Dataset) -> dict[str, str]:
-    """Facts on a sealed store by heading, each one line: what is in it, how positive, when, where, from what."""
+def facts(store: xr.Dataset) -> dict[str, Any]:
+    """Facts on a sealed store as JSON has them: numbers, text, lists, dicts, None for what is not known.
+
+    Of every kind: path, kind, digest, samples, splits {name: samples}, variables {name: {dtype, shape}},
+    provenance. Of samples: source (what kind), composite, label_shift in pixels (down, right), labels, annotators
+    {how many: records}, time (ISO 8601, UTC; hours are true solar), place (degrees north and east), sizes before
+    resizing, duplicates (records that repeat another's raw data). Of predictions and pseudo-labels: frames {source:
+    frames}, frame_indices (in the parent's samples), threshold, gate, gate_passed (share of frames), parent, model.
+    Raises ContrailError for a store that lacks one of these.
+    """
+    path = str(store.attrs["path"])
     records = read_scalars(store)
-    pixels = [n for n in DIMS if n in store.variables]
-    facts = {
-        "store": f"{store.attrs['path']} ({store.attrs['kind']})",
-        "samples": f"{records.sizes['sample']}, split {_counts(records['split'].values)}",
-        **{n: f"{store[n].dtype} {dict(store[n].sizes)}" for n in pixels},
-    }
-    if store.attrs["kind"] == "samples":
-        facts |= _of_samples(store, records)
-    else:
-        facts |= {
-            "frames": _counts(records["frame_source"].values.ravel()),
-            "gate": f"{float((records['frame_score'] >= store.attrs['gate']).mean()):.1%} of frames pass "
-            f"{store.attrs['gate']:.4f}; threshold {store.attrs['threshold']:.4f}",
-            "parent": store.attrs["parent"],
-            "model": store.attrs["model"],
+    try:
+        found = {
+            "path": path,
+            "kind": kind(store),
+            "digest": store.attrs["digest"],
+            "samples": records.sizes["sample"],
+            "splits": _counts(records["split"].values),
+            "variables": {
+                n: {"dtype": str(store[n].dtype), "shape": dict(store[n].sizes)} for n in DIMS if n in store.variables
+            },
+            **(_of_samples(store, records) if kind(store) == "samples" else _of_derived(store, records)),
+            "provenance": _provenance(path),
         }
-    facts["digest"] = store.attrs["digest"]
-    return facts | _provenance(store)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise ContrailError(f"{path}: a variable or attribute is missing or malformed ({reason}): restore it") from None
+    cleaned: dict[str, Any] = _as_json(found)
+    return cleaned
 
 
-def _of_samples(store: xr.Dataset, records: xr.Dataset) -> dict[str, str]:
+def _of_samples(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
     positive = records["positive_pixels"].values
     area = records["height"].values.astype(np.int64) * records["width"].values
     human = records["label_source"].values == "human"
-    composite = store.attrs["composite"]
-    channels = "; ".join(
-        f"{c['name']} = b{c['band']}{'' if c['minus'] is None else ' - b' + str(c['minus'])} over "
-        f"[{c['low']:g}, {c['high']:g}] K"
-        for c in composite["channels"]
-    )
-    labels = "none"
-    if human.any():
-        share = positive[human].sum() / area[human].sum()
-        labels = (
-            f"{_counts(records['label_source'].values)}; positive {int((positive[human] > 0).sum())} of "
-            f"{int(human.sum())} records ({(positive[human] > 0).mean():.1%}), {share:.3%} of pixels"
-        )
+    composite = from_dict(store.attrs["composite"])
+    if len(composite.channels) != store.sizes["channel"]:
+        raise ValueError("the composite's channels are not the image's")
     sizes = Counter(zip(records["height"].values.tolist(), records["width"].values.tolist(), strict=True))
-    copies = len(human) - len(set(records["source_digest"].values))
     return {
-        "composite": f"{composite['name']}: {channels}",
-        "labels": labels,
-        "annotators": f"records by number of annotators: {_counts(records['annotator_count'].values)}",
-        "when": _when(records),
-        "where": _where(records),
-        "original size": ", ".join(f"{h}x{w} ({n})" for (h, w), n in sizes.most_common(5)),
-        "label shift": "{} px down, {} px right of the image".format(*store.attrs["label_shift"]),
+        "source": str(store.attrs.get("source", "unknown")),
+        "composite": composite.to_dict(),
+        "label_shift": [float(pixels) for pixels in store.attrs["label_shift"]],
+        "labels": {
+            "sources": _counts(records["label_source"].values),
+            "records": int(human.sum()),
+            "positive_records": int((positive[human] > 0).sum()),
+            "pixels": int(area[human].sum()),
+            "positive_pixels": int(positive[human].sum()),
+        },
+        "annotators": _counts(records["annotator_count"].values),
+        "time": _time(records),
+        "place": _place(records),
+        "sizes": [{"height": h, "width": w, "records": n} for (h, w), n in sizes.most_common()],
+        "duplicates": len(human) - len(set(records["source_digest"].values)),
+    }
+
+
+def _of_derived(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
+    gate, score = float(store.attrs["gate"]), records["frame_score"].values
+    return {
+        "frames": _counts(records["frame_source"].values.ravel()),
+        "frame_indices": sorted(set(records["frame"].values.ravel().tolist())),
+        "threshold": float(store.attrs["threshold"]),
+        "gate": gate,
+        "gate_passed": float((score >= gate).mean()) if score.size else None,
+        "parent": str(store.attrs["parent"]),
+        "model": str(store.attrs["model"]),
+    }
+
+
+def labelled_time(records: xr.Dataset) -> npt.NDArray[np.datetime64]:
+    """When the labelled frame (the first where none is) was taken: (sample,) datetime64 UTC, NaT where unknown."""
+    frame = np.maximum(records["labelled_frame"].values, 0)
+    return records["time"].values[np.arange(len(frame)), frame]
+
+
+def _time(records: xr.Dataset) -> dict[str, Any] | None:
+    times = labelled_time(records)
+    known = times[~np.isnat(times)]
+    if not len(known):
+        return None
+    hours, zenith = records["local_solar_hour"].values, records["solar_zenith"].values
+    lit = zenith[~np.isnan(zenith)] < 90
+    return {
+        "first": f"{np.datetime_as_string(known.min(), 's')}Z",
+        "last": f"{np.datetime_as_string(known.max(), 's')}Z",
+        "unknown": len(times) - len(known),
+        "by_day": float(lit.mean()) if lit.size else None,
+        "solar_quarters": np.histogram(hours[~np.isnan(hours)], [0, 6, 12, 18, 24])[0].tolist(),
+    }
+
+
+def _place(records: xr.Dataset) -> dict[str, Any] | None:
+    latitude, longitude = records["latitude"].values, records["longitude"].values
+    known = ~np.isnan(latitude)
+    if not known.any():
+        return None
+    return {
+        "latitude": [float(latitude[known].min()), float(latitude[known].max())],
+        "longitude": [float(longitude[known].min()), float(longitude[known].max())],
+        "sites": len({(round(a, 1), round(o, 1)) for a, o in zip(latitude[known], longitude[known], strict=True)}),
+        "unknown": int((~known).sum()),
+    }
+
+
+def _provenance(path: str) -> dict[str, Any] | None:
+    if "://" in path:
+        return None
+    try:
+        told = json.loads((Path(path) / PROVENANCE).read_bytes())
+        made = {
+            "created": str(told["created"]),
+            "contrail": str(told["versions"]["contrail"]),
+            "command": [str(word) for word in told["command"]],
+        }
+        if "source" in told:
+            made |= {"source": str(told["source"]), "set_aside": [str(line) for line in told["set_aside"]]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return made
+
+
+def _counts(values: npt.ArrayLike) -> dict[str, int]:
+    return {str(value): count for value, count in sorted(Counter(np.asarray(values).tolist()).items())}
+
+
+def _as_json(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {str(k): _as_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def summary(found: dict[str, Any]) -> dict[str, str]:
+    """`facts` as text by heading, each one line of printable characters."""
+    told = {
+        "store": f"{found['path']} ({found['kind']})",
+        "samples": f"{found['samples']}, split {_listed(found['splits'])}",
+        **{
+            name: f"{v['dtype']} {' x '.join(map(str, v['shape'].values()))} ({', '.join(v['shape'])})"
+            for name, v in found["variables"].items()
+            if name != "annotators"  # as the mask, and told by record below
+        },
+    }
+    told |= _samples_told(found) if found["kind"] == "samples" else _derived_told(found)
+    told["digest"] = found["digest"]
+    made = found["provenance"]
+    if made is not None:
+        told["built"] = f"{made['created']} by contrail {made['contrail']}: {' '.join(made['command'])}"
+        if "source" in made:
+            told["source"] = f"{found['source']} in {made['source']}, {len(made['set_aside'])} set aside"
+    elif "://" not in found["path"]:
+        told["built"] = f"unknown ({PROVENANCE} is missing or unreadable)"
+    return {heading: "".join(c if c.isprintable() else "?" for c in text) for heading, text in told.items()}
+
+
+def channel_told(channel: dict[str, Any]) -> str:
+    """`b15 - b14 over [-4, 2] K`."""
+    minus = "" if channel["minus"] is None else f" - b{channel['minus']}"
+    return f"b{channel['band']}{minus} over [{channel['low']:g}, {channel['high']:g}] K"
+
+
+def _samples_told(found: dict[str, Any]) -> dict[str, str]:
+    labels, votes, sizes = found["labels"], found["annotators"], found["sizes"]
+    composite, copies = found["composite"], found["duplicates"]
+    positive = "no labels"
+    if n := labels["records"]:
+        hits, share = labels["positive_records"], labels["positive_pixels"] / max(labels["pixels"], 1)
+        positive = (
+            f"{_listed(labels['sources'])}; positive {hits} of {n} records ({hits / n:.1%}), {share:.3%} of pixels"
+        )
+    more = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
+    return {
+        "composite": f"{composite['name']}: "
+        + "; ".join(f"{c['name']} = {channel_told(c)}" for c in composite["channels"]),
+        "labels": positive,
+        "annotators": "none" if set(votes) == {"0"} else f"records by number of annotators: {_listed(votes)}",
+        "when": _when(found["time"]),
+        "where": _where(found["place"]),
+        "original size": ", ".join(f"{s['height']}x{s['width']} ({s['records']})" for s in sizes[:5]) + more,
+        "label shift": "{:g} px down, {:g} px right of the image".format(*found["label_shift"]),
         "duplicates": f"{copies} records repeat another's raw data" if copies else "none",
     }
 
 
-def _when(records: xr.Dataset) -> str:
-    frame = np.maximum(records["labelled_frame"].values, 0)
-    times = records["time"].values[np.arange(len(frame)), frame]
-    known = times[~np.isnat(times)]
-    if not len(known):
+def _derived_told(found: dict[str, Any]) -> dict[str, str]:
+    passed = "no" if found["gate_passed"] is None else f"{found['gate_passed']:.1%} of"
+    return {
+        "frames": _listed(found["frames"]),
+        "gate": f"{passed} frames pass {found['gate']:.4f}; threshold {found['threshold']:.4f}",
+        "parent": found["parent"],
+        "model": found["model"],
+    }
+
+
+def _when(time: dict[str, Any] | None) -> str:
+    if time is None:
         return "unknown"
-    hours = records["local_solar_hour"].values
-    day = float(np.mean(records["solar_zenith"].values[~np.isnat(times)] < 90))
-    first, last = (np.datetime_as_string(t, "m") for t in (known.min(), known.max()))
-    quarters = np.histogram(hours[~np.isnan(hours)], [0, 6, 12, 18, 24])[0]
-    unknown = f"; {len(times) - len(known)} unknown" if len(known) < len(times) else ""
-    spread = "/".join(str(n) for n in quarters)
-    return f"{first} to {last} UTC, {day:.0%} by day, solar hours 0-6/6-12/12-18/18-24: {spread}{unknown}"
+    first, last = (time[k][:16] for k in ("first", "last"))
+    day = "" if time["by_day"] is None else f", {time['by_day']:.0%} by day"
+    spread = "/".join(map(str, time["solar_quarters"]))
+    unknown = f"; {time['unknown']} unknown" if time["unknown"] else ""
+    return f"{first} to {last} UTC{day}, solar hours 0-6/6-12/12-18/18-24: {spread}{unknown}"
 
 
-def _where(records: xr.Dataset) -> str:
-    latitude, longitude = records["latitude"].values, records["longitude"].values
-    known = ~np.isnan(latitude)
-    if not known.any():
+def _where(place: dict[str, Any] | None) -> str:
+    if place is None:
         return "unknown"
-    sites = len({(round(a, 1), round(o, 1)) for a, o in zip(latitude[known], longitude[known], strict=True)})
-    unknown = f"; {int((~known).sum())} unknown" if not known.all() else ""
-    box = [float(f(v[known])) for v in (latitude, longitude) for f in (np.min, np.max)]
-    return "latitude {:.1f} to {:.1f}, longitude {:.1f} to {:.1f}".format(*box) + f", {sites} sites{unknown}"
+    unknown = f"; {place['unknown']} unknown" if place["unknown"] else ""
+    box = "latitude {:.1f} to {:.1f}, longitude {:.1f} to {:.1f}".format(*place["latitude"], *place["longitude"])
+    return f"{box}, {place['sites']} sites{unknown}"
 
 
-def _counts(values: Any) -> str:
-    return ", ".join(f"{value}: {count}" for value, count in sorted(Counter(np.asarray(values).tolist()).items()))
-
-
-def _provenance(store: xr.Dataset) -> dict[str, str]:
-    path = str(store.attrs["path"])
-    if "://" in path:
-        return {}
-    try:
-        told = json.loads((Path(path) / PROVENANCE).read_bytes())
-        facts = {"built": f"{told['created']} by contrail {told['versions']['contrail']}: {' '.join(told['command'])}"}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"built": f"unknown ({PROVENANCE} is missing or unreadable)"}
-    if "source" in told:
-        facts["source"] = f"{store.attrs['source']} in {told['source']}, {len(told['set_aside'])} set aside"
-    return facts
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{value}: {count}" for value, count in counts.items())

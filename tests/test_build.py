@@ -346,7 +346,7 @@ STORE_DAMAGE = {
 
 @pytest.mark.parametrize("kind", STORE_DAMAGE)
 def test_a_damaged_store_is_an_error_that_says_where(raw: Path, tmp_path: Path, kind: str) -> None:
-    from contrail_data.inspect import summary
+    from contrail_data.inspect import facts, summary
     from contrail_data.preview import preview
 
     damage, told = STORE_DAMAGE[kind]
@@ -355,7 +355,7 @@ def test_a_damaged_store_is_an_error_that_says_where(raw: Path, tmp_path: Path, 
 
     def look() -> None:
         store = open_store(tmp_path / "s.zarr")
-        summary(store)
+        summary(facts(store))
         preview(store, "18446744073709551616", tmp_path / "pictures")
 
     with pytest.raises(ContrailError, match=re.escape(told)):
@@ -363,14 +363,14 @@ def test_a_damaged_store_is_an_error_that_says_where(raw: Path, tmp_path: Path, 
 
 
 def test_small_damage_does_not_stop_looking(raw: Path, tmp_path: Path) -> None:
-    from contrail_data.inspect import summary
+    from contrail_data.inspect import facts, summary
     from contrail_data.preview import preview
 
     build_small(raw, tmp_path / "s.zarr")
     (tmp_path / "s.zarr" / PROVENANCE).write_text("[]")
     (tmp_path / "s.zarr" / "manifest.txt").open("a").write("garbage\n")
     store = open_store(tmp_path / "s.zarr")
-    assert "unknown" in summary(store)["built"]
+    assert "unknown" in summary(facts(store))["built"]
     assert {d.path for d in verify(Place(str(tmp_path / "s.zarr")))} == {"manifest.txt", PROVENANCE}
     (tmp_path / "file").write_text("")
     with pytest.raises(ContrailError, match="cannot be a folder"):

@@ -16,6 +16,7 @@ where unknown).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,9 @@ def unknown_geometry() -> dict[str, Any]:
 
 
 def make_sample(
-    pixels: xr.DataArray,
+    name: str,
+    pixels: npt.NDArray[np.float32],
+    labels: Sequence[Any],
     *,
     record_id: str,
     split: str,
@@ -63,15 +66,15 @@ def make_sample(
     source_digest: str,
     geometry: dict[str, Any],
 ) -> xr.Dataset:
-    """Assemble and check a sample; `pixels` is named brightness_temperature or image, dims as in the module's
-    table.
+    """Assemble and check a sample; `pixels` are what `name` tells (see the module's table), `labels` the values along
+    their first axis: band numbers, or names of channels.
 
     Raises BadRecord for values that cannot be: NaN, or kelvin outside KELVIN_RANGE, or an image outside [0, 1].
     """
-    height, width = pixels.sizes["y"], pixels.sizes["x"]
-    low, high = (0.0, 1.0) if pixels.name == "image" else KELVIN_RANGE
-    axis = pixels.dims[0]
-    for label, plane in zip(pixels[axis].values, pixels.values, strict=True):
+    axis = "channel" if name == "image" else "band"
+    height, width = pixels.shape[1:3]
+    low, high = (0.0, 1.0) if name == "image" else KELVIN_RANGE
+    for label, plane in zip(labels, pixels, strict=True):
         smallest, largest = plane.min(), plane.max()
         if np.isnan(smallest):
             raise BadRecord(f"{axis} {label}: {int(np.isnan(plane).sum())} values are NaN: restore the file")
@@ -80,15 +83,16 @@ def make_sample(
                 f"{axis} {label}: values from {smallest:.4g} to {largest:.4g} are impossible "
                 f"(expected {low:g} to {high:g}): restore the file"
             )
-    variables: dict[str, Any] = {str(pixels.name): pixels}
-    for name, plane in (("mask", mask), ("annotators", annotators)):
+    variables: dict[str, Any] = {name: ((axis, "y", "x", "time"), pixels)}
+    for label, plane in (("mask", mask), ("annotators", annotators)):
         if plane is not None:
             if plane.shape != (height, width):
-                raise BadRecord(f"{name} is {plane.shape}, the bands are {(height, width)}: restore the files")
-            variables[name] = (("y", "x"), plane)
+                raise BadRecord(f"{label} is {plane.shape}, the bands are {(height, width)}: restore the files")
+            variables[label] = (("y", "x"), plane)
     return xr.Dataset(
         variables,
-        coords={"time": ("time", time)},
+        # Without indexes: nobody selects by label here, and making them costs as much as the arithmetic.
+        coords=xr.Coordinates({"time": ("time", time), axis: (axis, np.asarray(labels))}, indexes={}),
         attrs={
             "record_id": record_id,
             "split": split,

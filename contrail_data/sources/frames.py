@@ -68,7 +68,9 @@ def read(
     image = empty((len(channels), *mask.shape, 1), np.float32)
     image[..., 0] = np.moveaxis(array[..., :-1], -1, 0)
     return make_sample(
-        xr.DataArray(image, dims=("channel", "y", "x", "time"), coords={"channel": list(channels)}, name="image"),
+        "image",
+        image,
+        channels,
         record_id=record_id,
         split=split,
         time=np.full(1, np.datetime64("NaT", "ns")),

@@ -115,13 +115,9 @@ def read(
             f"{folder.name}_metadata.json: record {record_id}: {str(error)[:120]}: correct the entry"
         ) from None
     return make_sample(
-        xr.DataArray(
-            temperature,
-            dims=("band", "y", "x", "time"),
-            coords={"band": list(bands)},
-            name="brightness_temperature",
-            attrs={"units": "K"},
-        ),
+        "brightness_temperature",
+        temperature,
+        bands,
         record_id=record_id,
         split=folder.name,
         time=start + FRAME_STEP * (np.arange(FRAMES) - LABELLED_FRAME),

@@ -156,12 +156,9 @@ def read(record_id: str, entry: Mapping[str, Any], empty: Callable[..., npt.NDAr
             readers[name](sample, [0], labels[name])
     labelled, annotated = attributes["label_source"] != "none", attributes["annotator_count"] > 0
     made = make_sample(
-        xr.DataArray(
-            np.moveaxis(dequantise(stored), 0, -1),
-            dims=("channel", "y", "x", "time"),
-            coords={"channel": store["channel"].values},
-            name="image",
-        ),
+        "image",
+        np.moveaxis(dequantise(stored), 0, -1),
+        [str(name) for name in store["channel"].values],
         record_id=record_id,
         split=attributes["split"],
         time=entry["time"],

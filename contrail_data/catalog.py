@@ -8,7 +8,6 @@ key `ash@2` is version 2. Nothing in a catalog is executed or expanded but a lea
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import re
 import shlex
@@ -31,7 +30,7 @@ from contrail_data.catalog_file import (
 )
 from contrail_data.errors import ContrailError
 from contrail_data.places import SCHEMES, Place, check_digest, local_copy, place_of
-from contrail_data.store import PROVENANCE, open_store, read_scalars
+from contrail_data.store import open_store, read_provenance, read_scalars
 from contrail_data.verify import verify
 
 CATALOG = "data_catalog.yaml"
@@ -242,11 +241,11 @@ def _arc(longitude: npt.NDArray[np.float64]) -> list[float]:
 
 
 def _provenance(where: str) -> dict[str, str]:
-    """Command and version of the build; nothing where the store has lost them, which are no part of its digest."""
+    """Command and version of the build; nothing where the store has lost them."""
+    told = read_provenance(place_of(where))
     try:
-        told = json.loads(place_of(where).read(PROVENANCE))
         return {"command": shlex.join(map(str, told["command"])), "contrail": str(told["versions"]["contrail"])}
-    except (OSError, ContrailError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return {}
 
 

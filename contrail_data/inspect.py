@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,8 @@ import xarray as xr
 
 from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError
-from contrail_data.store import DIMS, PROVENANCE, kind, read_scalars
+from contrail_data.places import place_of
+from contrail_data.store import DIMS, PROVENANCE, kind, read_provenance, read_scalars
 
 
 def facts(store: xr.Dataset) -> dict[str, Any]:
@@ -125,10 +124,8 @@ def _place(records: xr.Dataset) -> dict[str, Any] | None:
 
 
 def _provenance(path: str) -> dict[str, Any] | None:
-    if "://" in path:
-        return None
+    told = read_provenance(place_of(path))
     try:
-        told = json.loads((Path(path) / PROVENANCE).read_bytes())
         made = {
             "created": str(told["created"]),
             "contrail": str(told["versions"]["contrail"]),
@@ -136,7 +133,7 @@ def _provenance(path: str) -> dict[str, Any] | None:
         }
         if "source" in told:
             made |= {"source": str(told["source"]), "set_aside": [str(line) for line in told["set_aside"]]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
     return made
 
@@ -172,7 +169,7 @@ def summary(found: dict[str, Any]) -> dict[str, str]:
         told["built"] = f"{made['created']} by contrail {made['contrail']}: {' '.join(made['command'])}"
         if "source" in made:
             told["source"] = f"{found['source']} in {made['source']}, {len(made['set_aside'])} set aside"
-    elif "://" not in found["path"]:
+    else:
         told["built"] = f"unknown ({PROVENANCE} is missing or unreadable)"
     return {heading: "".join(c if c.isprintable() else "?" for c in text) for heading, text in told.items()}
 

@@ -23,7 +23,7 @@ from contrail_data import __version__
 from contrail_data.errors import ContrailError
 from contrail_data.places import STAGING, Place
 from contrail_data.shards import Layout
-from contrail_data.store import FORMAT, FORMAT_VERSION, PROVENANCE
+from contrail_data.store import FORMAT, FORMAT_VERSION, read_provenance
 
 Row = dict[str, Any]
 """Of one record: `index`, and what was made of it: `checksums` of its chunks by array, values, or an error."""
@@ -59,11 +59,8 @@ def finished_store(place: Place, plan: str) -> dict[str, Any] | None:
     """
     if place.size("zarr.json") is None:
         return None
-    try:
-        provenance: dict[str, Any] = json.loads(place.read(PROVENANCE))
-    except (FileNotFoundError, ValueError):
-        provenance = {}
-    if not isinstance(provenance, dict) or provenance.get("plan") != plan:
+    provenance = read_provenance(place)
+    if provenance.get("plan") != plan:
         raise ContrailError(f"{place}: holds another store already: choose another -o, or add --overwrite")
     forget(place)
     return provenance

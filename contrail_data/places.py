@@ -44,7 +44,7 @@ class Place:
     @property
     def name(self) -> str:
         """The last part of the address."""
-        return PurePosixPath(urlparse(self.url).path if self.remote else self.url).name
+        return PurePosixPath(urlparse(self.url).path if self.remote else os.path.realpath(self.url)).name
 
     @property
     def path(self) -> Path:

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from contrail_data.composites import COMPOSITES, dequantise, evaluate
 from contrail_data.errors import ContrailError
 from contrail_data.inspect import labelled_time
-from contrail_data.places import write_atomically
+from contrail_data.places import place_of, write_atomically
 from contrail_data.progress import progress
 from contrail_data.sample import check_record_id
 from contrail_data.store import kind, pixel_reader, read_scalars
@@ -139,7 +139,7 @@ def contact_sheet(
     seeded = f", seed {seed}" if sheet == "random" else ""
     with_prediction = "" if prediction is None else f".{_label(prediction)}"
     path = _folder(out, store) / f"{sheet}{with_prediction}.png"
-    title = f"{_name(store)}: {sheet}, {SHEETS[sheet]}{seeded}; {len(tiles)} of {of} records"
+    title = f"{place_of(store.attrs['path']).name}: {sheet}, {SHEETS[sheet]}{seeded}; {len(tiles)} of {of} records"
     _save(path, _sheet(title, colours, rows))
     return path
 
@@ -478,14 +478,9 @@ def _columns(count: int, width: int, height: int) -> int:
     return min(range(1, count + 1), key=off)
 
 
-def _name(store: xr.Dataset) -> str:
-    path = str(store.attrs["path"])
-    return path.rstrip("/").rsplit("/", 1)[-1] if "://" in path else Path(path).resolve().name
-
-
 def _label(store: xr.Dataset) -> str:
     """Name and digest: two stores called train.zarr do not meet, nor does one with its rebuilt self."""
-    stem = re.sub(r"[^\w.\-]", "_", _name(store).removesuffix(".zarr"))
+    stem = re.sub(r"[^\w.\-]", "_", place_of(store.attrs["path"]).name.removesuffix(".zarr"))
     digest = re.sub(r"\W", "", str(store.attrs["digest"]).removeprefix("sha256:"))
     return f"{stem}-{digest[:8]}"
 

@@ -23,7 +23,7 @@ from contrail_data.coastline import coastline
 from contrail_data.composites import dequantise
 from contrail_data.geometry import GOES_EAST_LONGITUDE
 from contrail_data.inspect import channel_told, facts, labelled_time, summary
-from contrail_data.places import write_atomically
+from contrail_data.places import place_of, write_atomically
 from contrail_data.preview import LABEL_COLOUR, VOTE_COLOUR, Look, Votes, choose, each_plane, png, vote_counts
 from contrail_data.progress import progress
 from contrail_data.store import kind, read_scalars
@@ -43,7 +43,7 @@ def page(store: xr.Dataset) -> str:
     """The page on a store of any kind. Reads the labels of all samples and the images of at most SAMPLED."""
     found = facts(store)
     records = read_scalars(store)
-    name = Path(found["path"].rstrip("/")).name
+    name = place_of(found["path"]).name
     body = _samples(store, found, records) if kind(store) == "samples" else _derived(store, found, records)
     told = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in summary(found).items())
     made = found["provenance"] or {}

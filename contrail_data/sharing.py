@@ -19,7 +19,17 @@ from contrail_data.places import Place, cache_place, place_of, sync_folders
 from contrail_data.progress import progress
 from contrail_data.sources import open_source
 from contrail_data.sources.stores import settings_of
-from contrail_data.store import DIMS, MANIFEST, PROVENANCE, SHARD, create_arrays, digest_of, open_store, read_scalars
+from contrail_data.store import (
+    DIMS,
+    MANIFEST,
+    PROVENANCE,
+    SHARD,
+    create_arrays,
+    digest_of,
+    open_store,
+    read_provenance,
+    read_scalars,
+)
 from contrail_data.verify import Damage, read_manifest, verify
 
 _THREADS = 8  # requests under way to an object store
@@ -159,7 +169,7 @@ def repair_from_raw(place: Place, damage: Sequence[Damage], raw: Path, workers: 
             by_shard.setdefault(int(rest.split(".")[0]), []).append(key)
     with tempfile.TemporaryDirectory(prefix="contrail-repair-") as folder:
         if sum(map(len, by_shard.values())) < len(hurt & set(read_manifest(place.read(MANIFEST)))) or MANIFEST in hurt:
-            split = json.loads(place.read(PROVENANCE)).get("split", "train")
+            split = read_provenance(place).get("split", "train")
             source = open_source(raw, split, settings.composite, kind)
             built = build(source, settings, Path(folder) / "store", workers=workers)
             return repair(place, damage, built.place)

@@ -219,6 +219,15 @@ def digest_of(manifest: bytes, attributes: Mapping[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(manifest + b"\n" + canonical).hexdigest()
 
 
+def read_provenance(place: Place) -> dict[str, Any]:
+    """What `provenance.json` tells; nothing where it is missing or unreadable, being no part of the digest."""
+    try:
+        told = json.loads(place.read(PROVENANCE))
+    except (FileNotFoundError, ContrailError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def open_store(address: str | Path | Place) -> xr.Dataset:
     """A sealed store, local or by URL, as named axes of lazily read, undecoded pixels and decoded scalars.
 

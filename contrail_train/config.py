@@ -41,6 +41,10 @@ class DataConfig(Strict):
     """Threads that read and decode chunks."""
     prefetch: int = Field(3, ge=1)
     """Batches kept ready ahead of the step."""
+    keep: bool = False
+    """Keep a local copy of each file that is read from a remote store, where `contrail-data pull` would put it."""
+    check: bool = False
+    """Hold every frame to its checksum as it is read: a damaged store stops the run."""
 
 
 class AugmentConfig(Strict):

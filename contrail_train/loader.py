@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,8 +118,9 @@ def open_training_data(config: DataConfig) -> TrainingData:
                 raise ContrailError(f"{name}: {key} differs from that of {first_name}: train on stores of one kind")
         if store["image"].shape[2:] != first["image"].shape[2:] or store["image"].dtype != first["image"].dtype:
             raise ContrailError(f"{name}: image size or dtype differs from that of {first_name}: rebuild one of them")
-    images = [pixel_reader(s) for s in parents.values()]
-    masks = [Labels(pixel_reader(s, "mask"), 255, None) for s in parents.values()]
+    reader = partial(pixel_reader, check=config.check, keep=config.keep)
+    images = [reader(s) for s in parents.values()]
+    masks = [Labels(reader(s, "mask"), 255, None) for s in parents.values()]
     scalars = [read_scalars(s) for s in parents.values()]
     shape = (1, *first["image"].shape[2:])
     human = Items(images, masks, **_human_rows(scalars), shape_tchw=shape, dtype=first["image"].dtype)
@@ -129,7 +131,7 @@ def open_training_data(config: DataConfig) -> TrainingData:
     if held.all():
         raise ContrailError(f"data.holdout={config.holdout} leaves none of {len(human)} samples: lower it")
     holdout_groups = np.unique(human.group[held])
-    train = _with_pseudo(human[~held], list(parents.values()), scalars, pseudo, config.pseudo, holdout_groups)
+    train = _with_pseudo(human[~held], list(parents.values()), scalars, pseudo, config.pseudo, holdout_groups, reader)
     return TrainingData(
         train=train,
         holdout=human[held],
@@ -215,6 +217,7 @@ def _with_pseudo(
     pseudo: dict[str, xr.Dataset],
     config: PseudoConfig,
     holdout_groups: npt.NDArray[np.str_],
+    reader: Callable[..., PixelReader],
 ) -> Items:
     """The human rows, and one for each pseudo-labelled frame of a record that is not held out."""
     labels = list(human.labels)
@@ -234,7 +237,7 @@ def _with_pseudo(
         hard = config.target == "hard"
         variable = "frame_mask" if hard else "probability"
         step = config.step if config.target == "quantised" else None
-        labels.append(Labels(pixel_reader(store, variable), 255 if hard else 1, step))
+        labels.append(Labels(reader(store, variable), 255 if hard else 1, step))
         values = {
             "store": np.full(len(row), parent),
             "sample": at[row],

@@ -14,6 +14,8 @@ step contrail-data build-ash demo/raw --split train --size 128 -o demo/train.zar
 step contrail-data build-ash demo/raw --split validation --size 128 -o demo/validation.zarr
 step contrail-data stats demo_train
 step contrail-data inspect demo_train
+step contrail-data verify demo_train
+step contrail-data report demo_train -o demo/report.html
 
 step contrail-train run unet2d_dice --out demo/runs/a --set data.train=demo_train --set epochs=16 "${small[@]}"
 step contrail-train evaluate demo/runs/a demo_validation
@@ -44,6 +46,7 @@ def dice(run):
 print(f"""
 Done, on synthetic records: these scores say nothing about real contrails.
   pictures  demo/pictures
+  report    demo/report.html
   stores    demo/train.zarr  demo/validation.zarr  demo/train.pseudo.zarr  demo/predictions.zarr
   run a     demo/runs/a      human labels alone: {dice('demo/runs/a')}
   run b     demo/runs/b      and pseudo-labels:  {dice('demo/runs/b')}

@@ -2,17 +2,26 @@
 
     python benchmarks/build.py [--samples 96] [--rounds 7] [--raw FOLDER --split SPLIT]
 
-Records are 3 bands of 256 x 256 x 8 float32 with masks, page cache warm. The limit reads each needed file of a record
-(bands side by side in memory, as the arithmetic needs them, in the same buffer for every record) and writes the bytes
-that the store holds for it (image, mask, annotators) to one file, nothing else, with as many threads as the build. The
-script is what a notebook does in one process: np.load, arithmetic on whole arrays, np.save of the result. Every run
-writes into a fresh folder; removing it is off the clock.
+Records are 3 bands of 256 x 256 x 8 float32 with masks. The limit reads each needed file of a record (bands side by side
+in memory, as the arithmetic needs them, in the same buffer for every record) and writes the bytes that the store holds for
+it, 16 records to a file as the store has them, nothing else, with as many threads as the build; `durable` has the disk
+confirm each file, as the build does before it calls a shard finished. `cold`: the raw files are dropped from the page cache
+before each run. The script is what a notebook does in one process: np.load, arithmetic on whole arrays, np.save of the
+result. Every run writes into a fresh folder; removing it is off the clock.
+
+Then the composite alone, on the bands of one record in memory, with satpy and pycontrails; and the most memory that a build
+of 200 and of 2,000 records takes, each in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
 from functools import partial
@@ -20,35 +29,48 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from timing import interleaved, medians, spread, verdict, workplace
 
 from contrail_data.build import Settings, build
 from contrail_data.command import table
-from contrail_data.composites import COMPOSITES
+from contrail_data.composites import COMPOSITES, evaluate, stored_frames
 from contrail_data.errors import ContrailError
 from contrail_data.sources import open_source
+from contrail_data.store import SHARD
 
 ASH = COMPOSITES["ash"]
 TARGET = 1.3
+FEW, MANY = 200, 2000
 
 
-def read_and_write(inputs: list[list[Path]], stored: list[int], out: Path, threads: int) -> None:
+def read_and_write(inputs: list[list[Path]], stored: list[int], out: Path, threads: int, durable: bool) -> None:
     """The limit. `inputs` are the files of each record, `stored` the bytes its samples take in the store."""
     out.mkdir()
     most = max(*stored, *(sum(path.stat().st_size for path in files) for files in inputs))
 
-    def one_part(part: int) -> None:
+    def one_file(first: int) -> None:
         memory = memoryview(bytearray(most))
-        for i in range(part, len(inputs), threads):
-            at = 0
-            for path in inputs[i]:
-                with path.open("rb", buffering=0) as file:
-                    at += file.readinto(memory[at:])
-            with (out / str(i)).open("wb", buffering=0) as file:
-                file.write(memory[: stored[i]])
+        with (out / str(first)).open("wb", buffering=0) as to:
+            for i in range(first, min(first + SHARD, len(inputs))):
+                at = 0
+                for path in inputs[i]:
+                    with path.open("rb", buffering=0) as file:
+                        at += file.readinto(memory[at:])
+                to.write(memory[: stored[i]])
+            if durable:
+                os.fsync(to.fileno())
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one_part, range(threads)))
+        list(pool.map(one_file, range(0, len(inputs), SHARD)))
+
+
+def drop(inputs: list[list[Path]]) -> None:
+    """Out of the page cache with the raw files."""
+    for path in {path for files in inputs for path in files}:
+        handle = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
 
 
 def ours(raw: Path, split: str, out: Path, workers: int) -> None:
@@ -68,6 +90,70 @@ def script(folders: list[Path], out: Path, dtype: type) -> None:
         np.save(out / f"{folder.name}_mask.npy", np.load(folder / "human_pixel_masks.npy").astype(np.uint8))
 
 
+def composites(folder: Path) -> dict[str, Callable[[], object]]:
+    """Ways to the ash composite of one record, (256, 256, 8) bands in memory."""
+    bands = {b: np.load(folder / f"band_{b}.npy") for b in ASH.bands}
+    out = np.empty((3, *bands[11].shape), np.float32)
+    ways: dict[str, Callable[[], object]] = {
+        "ours, float32": partial(evaluate, ASH, bands, out=out),
+        "ours, uint8 frames as stored": partial(stored_frames, ASH, bands, np.uint8),
+        "pycontrails, to_ash": _pycontrails(bands),
+        "satpy, its own ash": _satpy(bands),
+    }
+    return ways
+
+
+def _pycontrails(bands: dict[int, npt.NDArray[np.float32]]) -> Callable[[], object]:
+    import xarray as xr
+    from pycontrails.datalib.goes import to_ash
+
+    used = list(ASH.bands)
+    stacked = xr.DataArray(
+        np.stack([np.moveaxis(bands[b], -1, 0).reshape(-1, bands[b].shape[1]) for b in used]),
+        dims=("band_id", "y", "x"),
+        coords={"band_id": used},
+    )
+    return partial(to_ash, stacked, convention="SEVIRI")
+
+
+def _satpy(bands: dict[int, npt.NDArray[np.float32]]) -> Callable[[], object]:
+    import dask
+    import dask.array as da
+    import satpy
+    import xarray as xr
+    from satpy.enhancements.enhancer import get_enhanced_image
+
+    def compute() -> object:
+        scene = satpy.Scene()
+        for band in (11, 13, 14, 15):
+            kelvin = np.moveaxis(bands[band if band != 13 else 14], -1, 0).reshape(-1, bands[11].shape[1])
+            attributes = {"name": f"C{band}", "sensor": "abi", "platform_name": "GOES-16", "units": "K"}
+            scene[f"C{band}"] = xr.DataArray(da.from_array(kelvin), dims=("y", "x"), attrs=attributes)
+        with warnings.catch_warnings(), dask.config.set(scheduler="synchronous"):
+            warnings.simplefilter("ignore")
+            scene.load(["ash"])
+            return get_enhanced_image(scene["ash"]).data.values
+
+    return compute
+
+
+def peak_memory(folder: Path, raw: Path, split: str, samples: int) -> float:
+    """MiB of a process that builds so many records: those of `raw`, again and again under other names."""
+    many = folder / f"many-{samples}"
+    (many / split).mkdir(parents=True)
+    records = sorted(p for p in (raw / split).iterdir() if p.is_dir())
+    for i in range(samples):
+        (many / split / f"{i:06d}").symlink_to(records[i % len(records)].resolve())
+    program = (
+        "import resource, sys; from contrail_data.cli import app; app(sys.argv[1:], standalone_mode=False);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    command = [sys.executable, "-c", program, "build-ash", str(many), "--split", split, "--workers", "2"]
+    done = subprocess.run([*command, "-o", str(folder / "many.zarr")], capture_output=True, text=True, check=True)
+    shutil.rmtree(folder / "many.zarr")
+    return float(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=96, help="records a run")
@@ -76,40 +162,68 @@ def main() -> None:
     parser.add_argument("--split", default="train", help="split of --raw")
     options = parser.parse_args()
     with workplace(options.samples, options.raw, options.split) as (folder, raw):
-        folders = sorted((raw / options.split).iterdir())
+        folders = sorted(p for p in (raw / options.split).iterdir() if p.is_dir())
         source = open_source(raw, options.split, ASH)
         inputs = [[path for path in source.files(f.name) if path.exists()] for f in folders]
         out = folder / "out"
         ours(raw, options.split, out, 2)
-        sizes = [sum(p.stat().st_size for p in out.glob(f"*/c.{i}.*")) for i in range(len(folders))]
+        pixels = sum(p.stat().st_size for p in out.glob("*/c.*"))
+        sizes = [pixels // len(folders)] * len(folders)
         shutil.rmtree(out)
+        limit = partial(read_and_write, inputs, sizes, out)
+        cold = partial(drop, inputs)
         seconds = interleaved(
             {
-                "limit, 1 thread": partial(read_and_write, inputs, sizes, out, 1),
-                "limit, 2 threads": partial(read_and_write, inputs, sizes, out, 2),
+                "limit, 1 thread": partial(limit, 1, False),
+                "limit, 2 threads": partial(limit, 2, False),
+                "limit, 2 threads, durable": partial(limit, 2, True),
+                "limit, 2 threads, durable, cold": partial(limit, 2, True),
                 "build-ash, 1 worker": partial(ours, raw, options.split, out, 1),
                 "build-ash, 2 workers": partial(ours, raw, options.split, out, 2),
+                "build-ash, 2 workers, cold": partial(ours, raw, options.split, out, 2),
                 "script, np.save of uint8": partial(script, folders, out, np.uint8),
                 "script, np.save of float32": partial(script, folders, out, np.float32),
             },
             options.rounds,
+            before={"limit, 2 threads, durable, cold": cold, "build-ash, 2 workers, cold": cold},
             after=partial(shutil.rmtree, out),
         )
+        alone = interleaved(composites(folders[0]), options.rounds, least=0.1)
+        memory = {n: peak_memory(folder, raw, options.split, n) for n in (FEW, MANY)}
         read = sum(path.stat().st_size for files in inputs for path in files) / len(folders)
     took = medians(seconds)
+    limits = {
+        "limit, 1 thread": (
+            "limit, 1 thread",
+            "build-ash, 1 worker",
+            "script, np.save of uint8",
+            "script, np.save of float32",
+        ),
+        "limit, 2 threads": ("limit, 2 threads", "limit, 2 threads, durable", "build-ash, 2 workers"),
+        "limit, 2 threads, durable, cold": ("limit, 2 threads, durable, cold", "build-ash, 2 workers, cold"),
+    }
     rows = []
     for name, each in took.items():
-        two = name in ("limit, 2 threads", "build-ash, 2 workers")
-        ratio = each / took["limit, 2 threads" if two else "limit, 1 thread"]
-        judged = verdict(ratio, TARGET, at_least=False) if name == "build-ash, 2 workers" else ""
+        ratio = each / took[next(against for against, names in limits.items() if name in names)]
+        judged = verdict(ratio, TARGET, at_least=False) if name.startswith("build-ash, 2 workers") else ""
         faster = took["script, np.save of uint8"] / each
-        rate = len(folders) / each
-        rows.append([name, f"{rate:,.0f}", f"{ratio:.2f}", judged, f"{faster:.2f}", spread(seconds[name])])
+        rows.append(
+            [name, f"{len(folders) / each:,.0f}", f"{ratio:.2f}", judged, f"{faster:.2f}", spread(seconds[name])]
+        )
     title = (
         f"build: {len(folders)} records, {read / 1e6:.2f} MB read and {np.mean(sizes) / 1e6:.2f} MB stored each; "
         f"medians of {options.rounds} shuffled rounds"
     )
     table(title, ["what", "samples/s", "time / limit", "target", "rate / script", "rounds / median"], rows)
+    took = medians(alone)
+    rows = [
+        [name, f"{each * 1e3:.2f}", f"{each / took['ours, float32']:.2f}", spread(alone[name])]
+        for name, each in took.items()
+    ]
+    table("ash of one record, bands in memory", ["what", "ms", "time / ours", "rounds / median"], rows)
+    print(
+        "most memory of a build, 2 workers: " + ", ".join(f"{n:,} records {mib:.0f} MiB" for n, mib in memory.items())
+    )
 
 
 if __name__ == "__main__":

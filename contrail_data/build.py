@@ -121,7 +121,7 @@ def build(
             partial(build_shard, source.part(_members(source, shard)), settings, layouts, place, strict, shard)
             for shard in todo
         ]
-        with progress("build-ash", len(source.record_ids), resumed) as advance:
+        with progress("copy" if source.kind == "stores" else "build-ash", len(source.record_ids), resumed) as advance:
 
             def on_shard(shard: Shard) -> None:
                 keep(shard)
@@ -210,7 +210,7 @@ def build_shard(
             except BadRecord as error:
                 if strict:
                     raise
-                row["error"] = str(error) if f"{record_id}/" in str(error) else f"{record_id}: {error}"
+                row["error"] = str(error) if record_id in str(error) else f"{record_id}: {error}"
             rows.append(row)
         files = {name: writer.finish() for name, writer in writers.items()}
     made = Shard(shard, files, rows)

@@ -30,7 +30,8 @@ def _log(what: str, total: int, done: int, unit: str) -> Iterator[Callable[..., 
     def advance(n: int = 1, note: str = "") -> None:
         nonlocal count, last
         count += n
-        if count >= total or time.monotonic() - last >= _LOG_EVERY_S:
+        finished = n > 0 and count >= total
+        if finished or time.monotonic() - last >= _LOG_EVERY_S:
             last = time.monotonic()
             line(note)
 

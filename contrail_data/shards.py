@@ -142,7 +142,7 @@ def parse_layout(place: Place, name: str) -> Layout | None:
             and endian == "little"
             and len(codecs) <= 2
             and len(shape) >= 2
-            and all(type(n) is int and n > 0 for n in (*outer, *inner))
+            and all(type(n) is int and n > 0 for n in (*shape, *outer, *inner))
             and inner[0] == 1
             and outer[1:] == shape[1:]
             and inner[2:] == shape[2:]

@@ -247,16 +247,17 @@ def open_store(address: str | Path | Place) -> xr.Dataset:
     try:
         group = json.loads(content)
         attributes = group["attributes"]
-        ours = attributes["format"] == FORMAT and "digest" in attributes
+        version = attributes["format_version"]
+        ours = attributes["format"] == FORMAT and isinstance(attributes["digest"], str) and type(version) is int
     except (ValueError, RecursionError):
         raise ContrailError(f"{where}/zarr.json: cannot be opened (no JSON): restore the store") from None
     except (KeyError, TypeError):
         ours = False
     if not ours:
         raise ContrailError(f"{where}: a zarr group, but no sealed contrail store: build one with build-ash")
-    if attributes["format_version"] != FORMAT_VERSION:
-        remedy = "upgrade contrail" if attributes["format_version"] > FORMAT_VERSION else "build it again"
-        raise ContrailError(f"{where}: is of format {attributes['format_version']}, not {FORMAT_VERSION}: {remedy}")
+    if version != FORMAT_VERSION:
+        remedy = "upgrade contrail" if version > FORMAT_VERSION else "build it again"
+        raise ContrailError(f"{where}: is of format {str(version)[:20]}, not {FORMAT_VERSION}: {remedy}")
     check_metadata(group, where)
     try:
         dataset = xr.open_dataset(
@@ -292,18 +293,20 @@ def check_metadata(group: Any, where: str) -> None:
         samples = int(group["attributes"]["samples"])
         for name, meta in arrays.items():
             known = _codec_names(meta["codecs"])
-            if meta["zarr_format"] != 3 or not known <= _CODECS:
-                raise ContrailError(f"{where}/{name}: codec {sorted(known - _CODECS)} is not one of ours: not opened")
+            if meta["zarr_format"] != 3:
+                raise ContrailError(f"{where}/{name}: is not of zarr format 3: not opened, restore the store")
+            if not known <= _CODECS:
+                foreign = ", ".join(sorted(known - _CODECS))[:80]
+                raise ContrailError(f"{where}/{name}: codec {foreign} is not one of ours: not opened")
             shape = [int(n) for n in meta["shape"]]
             chunk = [int(n) for n in meta["chunk_grid"]["configuration"]["chunk_shape"]]
             # Frames have a limit of their own where they are read.
             values = 0 if name in DIMS else max(math.prod(shape), math.prod(chunk))
             if min(shape + chunk, default=0) < 0 or values > _MOST_VALUES:
-                raise ContrailError(
-                    f"{where}/{name}: claims {math.prod(shape):,} values: not opened, restore the store"
-                )
+                claimed = f"{math.prod(shape):,}"[:30]
+                raise ContrailError(f"{where}/{name}: claims {claimed} values: not opened, restore the store")
             if name in (*DIMS, "record_id") and shape[0] != samples:
-                raise ContrailError(f"{where}/{name}: holds {shape[0]} samples, not {samples}: restore the store")
+                raise ContrailError(f"{where}/{name}: its samples are not those stated: restore the store")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise ContrailError(f"{where}/zarr.json: cannot be opened (malformed metadata): restore the store") from None
 
@@ -342,6 +345,8 @@ def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False,
         layout = parse_layout(place, name)
     except (FileNotFoundError, ValueError):
         raise ContrailError(f"{place}/{name}/zarr.json: missing or damaged: restore the store") from None
+    if layout is not None and (layout.shape, layout.dtype) != (store[name].shape, store[name].dtype):
+        raise ContrailError(f"{place}/{name}/zarr.json: is not what was sealed: restore the store")
     read: PixelReader
     if layout is not None and (layout.unit_shape[0] == 1) == ("time" in DIMS[name]):
         fetch = None

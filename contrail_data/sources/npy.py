@@ -75,7 +75,7 @@ def read_npy(
             return array
     except FileNotFoundError:
         raise BadRecord(f"{where}: missing: restore the file") from None
-    except (ValueError, EOFError, SyntaxError, RecursionError, MemoryError) as error:
+    except (ValueError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadRecord(f"{where}: not a readable .npy file ({reason[:90]}): restore the file") from None
     except OSError as error:
@@ -86,9 +86,12 @@ def read_npy(
 def _header(begin: bytes, first_version: bool) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """(shape, Fortran order, dtype) that a file's magic and header tell."""
     file = io.BytesIO(begin)
-    npy_format.read_magic(file)
-    read = npy_format.read_array_header_1_0 if first_version else npy_format.read_array_header_2_0
-    return read(file, max_header_size=_MAX_HEADER)
+    try:
+        npy_format.read_magic(file)
+        read = npy_format.read_array_header_1_0 if first_version else npy_format.read_array_header_2_0
+        return read(file, max_header_size=_MAX_HEADER)
+    except Exception as error:  # numpy parses it as Python, which fails in many ways
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def read_label(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]:

@@ -2,15 +2,15 @@
 
     python benchmarks/build.py [--samples 96] [--rounds 7] [--raw FOLDER --split SPLIT]
 
-Records are 3 bands of 256 x 256 x 8 float32 with masks. The limit reads each needed file of a record (bands side by side
-in memory, as the arithmetic needs them, in the same buffer for every record) and writes the bytes that the store holds for
-it, 16 records to a file as the store has them, nothing else, with as many threads as the build; `durable` has the disk
-confirm each file, as the build does before it calls a shard finished. `cold`: the raw files are dropped from the page cache
-before each run. The script is what a notebook does in one process: np.load, arithmetic on whole arrays, np.save of the
-result. Every run writes into a fresh folder; removing it is off the clock.
+Records are 3 bands of 256 x 256 x 8 float32 with masks. The limit reads each needed file of a record (bands side by
+side in memory, as the arithmetic needs them, in the same buffer for every record) and writes the bytes that the store
+holds for it, 16 records to a file as the store has them, nothing else, with as many threads as the build; `durable` has
+the disk confirm each file, as the build does before it calls a shard finished. `cold`: the raw files are dropped from
+the page cache before each run. The script is what a notebook does in one process: np.load, arithmetic on whole arrays,
+np.save of the result. Every run writes into a fresh folder; removing it is off the clock.
 
-Then the composite alone, on the bands of one record in memory, with satpy and pycontrails; and the most memory that a build
-of 200 and of 2,000 records takes, each in a process of its own.
+Then the composite alone, on the bands of one record in memory, with satpy and pycontrails; and the most memory that a
+build of 200 and of 2,000 records takes, each in a process of its own.
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ def parse_layout(place: Place, name: str) -> Layout | None:
         known = (
             meta["chunk_grid"]["name"] == "regular"
             and key_encoding["name"] == "default"
+            and layout.separator in (".", "/")
             and codecs[0]["name"] == "bytes"
             and endian == "little"
             and len(codecs) <= 2

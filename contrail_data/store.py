@@ -307,7 +307,7 @@ def check_metadata(group: Any, where: str) -> None:
                 raise ContrailError(f"{where}/{name}: claims {claimed} values: not opened, restore the store")
             if name in (*DIMS, "record_id") and shape[0] != samples:
                 raise ContrailError(f"{where}/{name}: its samples are not those stated: restore the store")
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
         raise ContrailError(f"{where}/zarr.json: cannot be opened (malformed metadata): restore the store") from None
 
 

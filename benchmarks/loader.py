@@ -1,107 +1,188 @@
 """Reading samples, against copying the same bytes out of an np.memmap.
 
-    python benchmarks/loader.py [--samples 128] [--rounds 7] [--raw FOLDER --split SPLIT]
+    python benchmarks/loader.py [--samples 96] [--rounds 5] [--raw FOLDER --split SPLIT]
+    pip install -e '.[bench]'; pip install --no-deps mosaicml-streaming    # the optional peers
 
-uint8 samples of (8, 3, 256, 256), random order, one thread, page cache warm: whole, and the labelled frame alone. The
-limit copies them from one mapped file of the same bytes, its pages already mapped, into a buffer that is used again.
-Ours is `pixel_reader`, which the trainer, previews and pseudo-labels share, into such a buffer; peers read the very
-stores that ours reads (xarray without dask), except np.load, which has a .npy file a sample; `codec alone` decodes
-chunks that lie in memory. Files are opened and stores parsed off the clock. Then the trainer's own batches (labelled
-frame and mask), and the time to open a sealed store.
+uint8 samples of (8, 3, 256, 256) in random order: whole, five frames, and the labelled frame alone. The limit copies
+them from one mapped file of the same bytes into a buffer that is used again. Ours is `pixel_reader`, which the trainer,
+previews and pseudo-labels share, into such a buffer; `codec alone` decodes chunks that lie in memory; `peers.py` says
+how each peer reads. Every way is checked to read the right bytes, or there is no table. Files are opened, stores parsed
+and workers started off the clock.
+
+Two threads are two callers, each with its own reader, of half of the order; tensorstore and zarrs, held to one thread
+of their own where one calls, then have theirs too. A DataLoader with 2 workers is judged beside two threads, with 0 or
+1 beside one. Cold: the page cache is emptied of every file right before each pass; the disk's own cache and that of a
+virtual machine's host are not. The limit is none there: a map waits for its page faults one by one.
+
+Then the trainer's own batches (labelled frame and mask), opening a sealed store, and the loader's start: from opening a
+run's data to its first batch. mosaicml-streaming asks for an older numpy and transformers than ours, and runs with ours
+(0.13.0 with numpy 2.4.6 and transformers 5.23): it is measured in this process like the others.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
+from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from io import StringIO
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import xarray as xr
-import zarr
-from timing import interleaved, medians, spread, verdict, workplace
+from peers import PEERS, Batches, zarr_batches
+from timing import Run, cached, drop_cached, interleaved, medians, spread, verdict, workplace
+from ways import SAMPLE, Read, Way, buffer, codec_alone, mapped, memmap, ours, unusable
 
 from contrail_data.build import Settings, build
 from contrail_data.command import table
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
-from contrail_data.shards import CODECS, compressor
+from contrail_data.shards import CODECS
 from contrail_data.sources import open_source
-from contrail_data.store import Array, open_store, pixel_reader, read_scalars, seal
-from contrail_train.loader import Items, epoch_order, load, open_labelled, step_rows, steps_per_epoch
+from contrail_data.store import Array, open_store, read_scalars, seal
+from contrail_train.config import DataConfig
+from contrail_train.loader import (
+    Items,
+    epoch_order,
+    load,
+    open_labelled,
+    open_training_data,
+    step_rows,
+    steps_per_epoch,
+)
 
 ASH = COMPOSITES["ash"]
-FRAME = 4  # the labelled one
+WHOLE, FRAME = "whole sample", "labelled frame"
+PATTERNS: dict[str, Any] = {WHOLE: slice(None), "frames 2 to 6": slice(2, 7), FRAME: 4}
 BATCH, PREFETCH = 16, 3
-LIMIT = "np.memmap, the limit"
-Read = Callable[[int], Any]
+PASSES = 2  # of the order, in one pass of a DataLoader: its first batches come late
+MANY = 20_000
+LIMIT, OURS, DECODER = "np.memmap, the limit", "ours", "codec alone"
+WAYS = {
+    LIMIT: Way(memmap, ("none",), (1, 2), cold=True),
+    OURS: Way(ours, threads=(1, 2), cold=True),
+    DECODER: Way(codec_alone, [codec for codec in CODECS if CODECS[codec] is not None], (1, 2)),
+    **PEERS,
+}
 
 
-def readers(folder: Path, image: npt.NDArray[np.uint8], frame: int | None) -> dict[str, Read]:
-    """Ways to read one sample, or one frame of it, by its number."""
-    shape = image.shape[1:]
-    frames = list(range(shape[0])) if frame is None else [frame]
-    pick: Any = slice(None) if frame is None else frame
-    out = np.empty((len(frames), *shape[1:]), np.uint8)
-    mapped = np.memmap(folder / "image.raw", np.uint8, "r").reshape(-1, *shape)
-    found: dict[str, Read] = {LIMIT: lambda i: np.copyto(out, mapped[i, pick])}
-    for codec in CODECS:
-        read = pixel_reader(open_store(folder / codec))
-        found[f"ours, {codec}"] = partial(lambda read, i: read(i, frames, out), read)
-    for codec in CODECS:
-        if CODECS[codec] is not None:
-            found[f"codec alone, {codec}"] = _codec_alone(codec, image[:, frames], out)
-    for codec in CODECS:
-        array = zarr.open_array(folder / codec / "image", mode="r", zarr_format=3)
-        found[f"zarr-python, {codec}"] = partial(lambda array, i: array[i, pick], array)
-    lazy = xr.open_dataset(folder / "none", engine="zarr", chunks=None, mask_and_scale=False)["image"]
-    found["xarray, none"] = lambda i: lazy[i, pick].values
-    if find_spec("tensorstore"):
-        found["tensorstore, none"] = _tensorstore(folder / "none" / "image", pick)
-    if find_spec("zarrs"):
-        found["zarrs, none"] = _zarrs(folder / "none" / "image", pick)
-    found["np.load, .npy files"] = lambda i: np.load(folder / "npy" / f"{i}.npy")[pick]
-    return found
+class Key(NamedTuple):
+    """One variant of reading: what is compared has all of these but `name` in common."""
+
+    cache: str
+    pattern: str
+    codec: str
+    threads: int
+    name: str
 
 
-def _codec_alone(name: str, image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]) -> Read:
-    """Decoding chunks that are in memory already: no reader of compressed frames can be quicker."""
-    codec = compressor(CODECS[name])
-    chunks = [[codec.encode(frame) for frame in sample] for sample in image]
+@dataclass
+class Plan:
+    """What is to be measured."""
 
-    def decode(i: int) -> None:
-        for chunk, frame in zip(chunks[i], out, strict=True):
-            codec.decode(chunk, out=frame)
+    runs: dict[Key | str, Run] = field(default_factory=dict)
+    before: dict[Key | str, Run] = field(default_factory=dict)
+    samples: dict[Key | str, int] = field(default_factory=dict)
+    """Read by one call of a run; 0 where its seconds are the figure."""
+    absent: dict[Key, str] = field(default_factory=dict)
+    """Why a row has no figures."""
 
-    return decode
-
-
-def _tensorstore(path: Path, pick: Any) -> Read:
-    import tensorstore
-
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
-    array = tensorstore.open(spec, read=True).result()
-    return lambda i: array[i, pick].read().result()
+    def add(self, key: Key | str, run: Run, samples: int = 0) -> None:
+        self.runs[key] = run
+        self.samples[key] = samples
 
 
-def _zarrs(path: Path, pick: Any) -> Read:
-    import zarrs  # noqa: F401 - registers its pipeline
+def plan_readers(plan: Plan, folder: Path, order: Sequence[int], pool: ThreadPoolExecutor) -> None:
+    """Every way of reading samples one by one, each checked to read the right bytes."""
+    for pattern, (name, way) in product(PATTERNS, WAYS.items()):
+        if reason := unusable(way):
+            plan.absent[Key("warm", pattern, "", 1, name)] = reason
+            continue
+        for codec, threads in product(way.codecs, way.threads):
+            key = Key("warm", pattern, codec, threads, name)
+            readers = open_readers(way, folder, key)
+            check(key, readers[0], folder)
+            if way.restore is not None:
+                plan.before[key] = partial(way.restore, folder, codec)
+            plan.add(key, partial(read_all, readers, order, pool), len(order))
 
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-        array = zarr.open_array(path, mode="r", zarr_format=3)
-    return lambda i: array[i, pick]
+
+def plan_cold_readers(plan: Plan, folder: Path, order: Sequence[int], pool: ThreadPoolExecutor) -> None:
+    """The same of copies in `folder`/cold, opened anew for every pass: pages of an open map cannot be dropped."""
+    held: list[Read] = []
+    where = folder / "cold"
+
+    def drop() -> None:
+        held.clear()
+        drop_cached(where)
+
+    def reopen(way: Way, key: Key) -> None:
+        drop()
+        held.extend(open_readers(way, where, key))
+
+    for pattern, (name, way) in product(PATTERNS, WAYS.items()):
+        if not way.cold:
+            continue
+        if reason := unusable(way):
+            plan.absent[Key("cold", pattern, "", 1, name)] = reason
+            continue
+        for codec in way.codecs:
+            key = Key("cold", pattern, codec, 1, name)
+            reopen(way, key)
+            check(key, held[0], folder)
+            drop()
+            if cached(where) > 0.01:
+                plan.absent[key] = "not possible here"
+                continue
+            plan.before[key] = partial(reopen, way, key)
+            plan.add(key, partial(read_all, held, order, pool), len(order))
 
 
-def one_pass(read: Read, order: list[int]) -> None:
-    for i in order:
-        read(i)
+def open_readers(way: Way, where: Path, key: Key) -> list[Read]:
+    return [way.open(where, key.codec, PATTERNS[key.pattern], key.threads) for _ in range(key.threads)]
+
+
+def check(key: Key, read: Read, folder: Path) -> None:
+    """The right bytes, of every sample, before its speed counts. In sequence, as some know no other order."""
+    for i, sample in enumerate(mapped(folder)):
+        if not np.array_equal(read(i), sample[PATTERNS[key.pattern]]):
+            raise ContrailError(f"{key}: reads other bytes than were stored: its speed means nothing")
+
+
+def read_all(readers: Sequence[Read], order: Sequence[int], pool: ThreadPoolExecutor) -> None:
+    def one_part(k: int) -> None:
+        read = readers[k]
+        for i in order[k :: len(readers)]:
+            read(i)
+
+    if len(readers) == 1:
+        one_part(0)
+    else:
+        list(pool.map(one_part, range(len(readers))))
+
+
+def plan_loaders(plan: Plan, folder: Path, order: Sequence[int]) -> None:
+    """zarr-python in torch DataLoaders; their first pass, which starts the workers, is the check."""
+    for workers in (0, 1, 2):
+        batches = zarr_batches(folder, workers, BATCH)
+        for pattern, codec in product(PATTERNS, CODECS):
+            pick = PATTERNS[pattern]
+            name = f"zarr, DataLoader, {workers} worker{'s' * (workers != 1)}"
+            key = Key("warm", pattern, codec, max(1, workers), name)
+            batch = iter(np.concatenate([b.numpy() for b in batches(codec, pick, range(len(order)))]))
+            check(key, lambda _, batch=batch: next(batch), folder)  # type: ignore[misc]
+            plan.add(key, partial(drain, batches, codec, pick, [*order] * PASSES), PASSES * len(order))
+
+
+def drain(batches: Batches, codec: str, pick: Any, order: Sequence[int]) -> None:
+    for _ in batches(codec, pick, order):
+        pass
 
 
 def trainer_pass(items: Items, threads: int) -> None:
@@ -111,108 +192,159 @@ def trainer_pass(items: Items, threads: int) -> None:
         pass
 
 
-def prepare(folder: Path, raw: Path, split: str) -> npt.NDArray[np.uint8]:
-    """The stores, the raw file and the .npy files, all of the same samples."""
+def first_batch(store: Path, present: int) -> None:
+    """What a run does before its first step; only the first `present` samples of the store have pixels."""
+    config = DataConfig(train=[str(store)])
+    items = open_training_data(config).train
+    order = epoch_order(len(items), 0, 0)
+    rows = order[items.sample[order] < present][:BATCH]
+    for _ in load(items, [rows], torch.device("cpu"), config.threads, config.prefetch):
+        pass
+
+
+def prepare(folder: Path, raw: Path, split: str) -> None:
+    """The stores, the raw file and the peers' formats, all of the same samples; and copies to be read cold."""
+    (folder / "cold").mkdir()
     for codec in CODECS:
         with redirect_stderr(StringIO()):
             build(open_source(raw, split, ASH), Settings(ASH, codec=codec), folder / codec, workers=2)
-    image: npt.NDArray[np.uint8] = open_store(folder / "none")["image"].values
-    image.tofile(folder / "image.raw")
-    (folder / "npy").mkdir()
-    for i, sample in enumerate(image):
-        np.save(folder / "npy" / f"{i}.npy", sample)
-    return image
-
-
-def check(ways: dict[str, Read], image: npt.NDArray[np.uint8], frame: int | None, folder: Path) -> None:
-    """Each way must read the right bytes before its speed counts."""
-    last = len(image) - 1
-    expected = image[last] if frame is None else image[last, frame]
-    for name, read in ways.items():
-        found = read(last)
-        if found is not None and not np.array_equal(found, expected):
-            raise ContrailError(f"{name}: reads other bytes than were stored: its speed means nothing")
-    out = np.empty_like(image[0] if frame is None else image[0, :1])
-    for codec in CODECS:
-        pixel_reader(open_store(folder / codec))(last, list(range(8)) if frame is None else [frame], out)
-        if not np.array_equal(out.reshape(expected.shape), expected):
-            raise ContrailError(f"ours, {codec}: reads other bytes than were stored: its speed means nothing")
+        shutil.copytree(folder / codec, folder / "cold" / codec)
+    open_store(folder / "none")["image"].values.tofile(folder / "image.raw")
+    shutil.copy(folder / "image.raw", folder / "cold")
+    for way in WAYS.values():
+        if way.write is not None and not unusable(way):
+            for codec in way.codecs:
+                way.write(folder, codec)
 
 
 def sealed(store: Path, samples: int, out: Path) -> Path:
-    """A sealed store of this many samples: per-sample values repeated from `store`, no pixels."""
-    scalars = read_scalars(open_store(store))
+    """A sealed store of this many samples: values repeated from `store`, each its own record at a place of its own;
+    the pixels of `store` for the first samples, none for the others."""
+    opened = open_store(store)
+    scalars = read_scalars(opened)
     scalars = scalars.isel(sample=np.arange(samples) % scalars.sizes["sample"])
+    scalars["record_id"] = ("sample", np.array([f"record-{i}" for i in range(samples)], object))
+    scalars["latitude"] = ("sample", np.linspace(-60, 60, samples))
     scalars = scalars.assign({n: v.astype(object) for n, v in scalars.variables.items() if v.dtype.kind == "T"})
     for variable in scalars.variables.values():
         variable.encoding = {}
     scalars.attrs = {}
-    plane = (256, 256)
-    label = Array(plane, "uint8", "zstd", False)
-    arrays = {"image": Array((8, 3, *plane), "uint8", "none", True), "mask": label, "annotators": label}
-    attributes = {"kind": "samples", "composite": ASH.to_dict(), "statistics": None, "label_shift": [0.5, 0.5]}
+    label = Array(SAMPLE[2:], "uint8", "zstd", False)
+    arrays = {"image": Array(SAMPLE, "uint8", "none", True), "mask": label}
+    attributes = {name: opened.attrs[name] for name in ("kind", "composite", "statistics", "label_shift")}
     seal(out, arrays, scalars, attributes, {}, [], {})
+    for name in arrays:
+        for chunks in (store / name).glob("c.*"):
+            (out / name / chunks.name).hardlink_to(chunks)
     return out
+
+
+# ------------------------------------------------------------------------------------------------------- report
+
+
+def judged(key: Key, rate: dict[Key, float]) -> str:
+    if key.name != OURS:
+        return ""
+    if key.codec != "none":
+        alone = rate.get(key._replace(name=DECODER))
+        return "" if alone is None else f"{rate[key] / alone:.2f} of codec alone"
+    if key.pattern == FRAME:
+        part = rate[key._replace(pattern=WHOLE)] / rate[key]
+        return f"{part:.3f} of whole, {verdict(part, 1 / 6, at_least=False)}"
+    limit = rate[key._replace(name=LIMIT)]
+    return verdict(rate[key] / limit, 0.9, at_least=True) if key.cache == "warm" else ""
+
+
+def report_readers(plan: Plan, seconds: dict[Key | str, list[float]], title: str) -> None:
+    """A table for each pattern, warm and cold; then whether ours is ahead of every peer."""
+    took = medians(seconds)
+    rate = {key: plan.samples[key] / took[key] for key in took if isinstance(key, Key)}
+    for state, pattern in product(("warm", "cold"), PATTERNS):
+        nbytes = buffer(PATTERNS[pattern]).nbytes
+        rows = []
+        for key in sorted((k for k in (*rate, *plan.absent) if k[:2] == (state, pattern)), key=_place):
+            first = [key.name, key.codec, f"{key.threads}"]
+            if key in plan.absent:
+                rows.append([*first, plan.absent[key], "", "", "", ""])
+                continue
+            limit = rate.get(key._replace(codec="none", name=LIMIT))
+            ratio = f"{rate[key] / limit:.3f}" if limit else ""
+            figures = [f"{rate[key]:,.0f}", f"{rate[key] * nbytes / 1e6:,.0f}", ratio, judged(key, rate)]
+            rows.append([*first, *figures, spread(seconds[key])])
+        columns = ["what", "codec", "threads", "samples/s", "MB/s", "rate / limit", "target", "rounds / median"]
+        table(f"{pattern}, page cache {state}: {title}", columns, rows)
+    for state, pattern in product(("warm", "cold"), PATTERNS):
+        ahead = []
+        for key in rate:
+            if key[:2] == (state, pattern) and key.name not in (LIMIT, OURS, DECODER):
+                base = rate.get(key._replace(name=OURS))
+                ahead += [(rate[key] / base, key)] if base else []
+        faster = [f"{k.name} ({k.codec}, {k.threads}) {r:.2f}" for r, k in sorted(ahead, reverse=True) if r > 1]
+        outcome = f"MISSED, times ours: {'; '.join(faster)}" if faster else "met"
+        print(f"{pattern}, {state}: ahead of every peer, {len(ahead)} comparisons: {outcome}")
+    print()
+
+
+def _place(key: Key) -> tuple[bool, bool, int, int, str]:
+    """Limit, ours and codec alone first; then peers, by codec."""
+    reference = [LIMIT, OURS, DECODER]
+    codec = [*CODECS].index(key.codec) if key.codec else len(CODECS)
+    return key.name not in reference, key.name != LIMIT, codec, key.threads, key.name
+
+
+def report_rest(plan: Plan, seconds: dict[Key | str, list[float]], targets: dict[str, float]) -> None:
+    rows = []
+    for name, each in medians(seconds).items():
+        if isinstance(name, Key):
+            continue
+        samples = plan.samples[name]
+        shown = f"{samples / each:,.0f} samples/s" if samples else f"{each * 1e3:.1f} ms"
+        target = verdict(each, targets[name], at_least=False) + " (s)" if name in targets else ""
+        rows.append([name, shown, target, spread(seconds[name])])
+    table("loader and opening", ["what", "figure", "target", "rounds / median"], rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--samples", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--raw", type=Path, help="folder of records, in place of synthetic ones")
     parser.add_argument("--split", default="train", help="split of --raw")
     options = parser.parse_args()
-    rows: list[list[str]] = []
-    rounds = options.rounds
-    with workplace(options.samples, options.raw, options.split) as (folder, raw):
-        image = prepare(folder, raw, options.split)
-        order = np.random.default_rng(0).permutation(len(image)).tolist()
-        variants: dict[str, Callable[[], object]] = {}
-        for what, frame in (("whole sample", None), ("labelled frame", FRAME)):
-            ways = readers(folder, image, frame)
-            check(ways, image, frame, folder)
-            variants |= {f"{what}: {name}": partial(one_pass, read, order) for name, read in ways.items()}
+    with (
+        workplace(options.samples, options.raw, options.split) as (folder, raw),
+        ThreadPoolExecutor(2) as pool,
+    ):
+        prepare(folder, raw, options.split)
+        few = len(mapped(folder))
+        order = np.random.default_rng(0).permutation(few).tolist()
+        plan = Plan()
+        targets: dict[str, float] = {}
+        plan_readers(plan, folder, order, pool)
+        plan_cold_readers(plan, folder, order, pool)
+        plan_loaders(plan, folder, order)
         items = open_labelled(open_store(folder / "none"))
-        batches = {f"trainer, batches of {BATCH}: {n} thread{'s' * (n > 1)}": n for n in (1, 2)}
-        variants |= {name: partial(trainer_pass, items, n) for name, n in batches.items()}
-        few, many = len(image), 20_000
-        opening = {n: f"open_store of {n:,} samples" for n in (few, many)}
-        for n, name in opening.items():
-            variants[name] = partial(open_store, sealed(folder / "none", n, folder / f"sealed-{n}"))
-        seconds = interleaved(variants, rounds, least=0.1)
-        stored = {c: sum(p.stat().st_size for p in (folder / c / "image").glob("c.*")) / image.nbytes for c in CODECS}
-    took = medians(seconds)
-
-    def row(name: str, samples: int, nbytes: int, limit: str, judged: str = "") -> None:
-        rate = samples / took[name]
-        ratio = rate / (len(order) / took[limit])
-        figures = [f"{rate:,.0f}", f"{rate * nbytes / 1e6:,.0f}", f"{ratio:.2f}", judged, spread(seconds[name])]
-        rows.append([name, *figures])
-
-    for what, nbytes in (("whole sample", image[0].nbytes), ("labelled frame", image[0, 0].nbytes)):
-        for name in [name for name in variants if name.startswith(what)]:
-            ratio, judged = took[f"{what}: {LIMIT}"] / took[name], ""
-            if name == "whole sample: ours, none":
-                judged = verdict(ratio, 0.9, at_least=True)
-            elif name == "whole sample: ours, lz4":
-                judged = verdict(ratio, 0.5, at_least=True)
-            elif name == "labelled frame: ours, none":
-                part = took[name] / took["whole sample: ours, none"]
-                judged = f"{part:.3f} of whole, {verdict(part, 1 / 6, at_least=False)}"
-            row(name, len(order), nbytes, f"{what}: {LIMIT}", judged)
-        for peer in ("tensorstore", "zarrs"):
-            if not find_spec(peer):
-                rows.append([f"{what}: {peer}", "not installed", "", "", "", ""])
-    for name in batches:
-        row(name, 8 * len(items), image[0, 0].nbytes + image[0, 0, 0].nbytes, f"labelled frame: {LIMIT}")
-    for n, name in opening.items():
-        judged = verdict(took[name], 0.5, at_least=False) + " (s)"
-        if n == many:
-            judged += f", {took[name] / took[opening[few]]:.2f} x the small one"
-        rows.append([name, f"{took[name] * 1e3:.1f} ms", "", "", judged, spread(seconds[name])])
-    sizes = ", ".join(f"{codec} {share:.2f}" for codec, share in stored.items())
-    title = f"loader: {len(order)} samples, medians of {rounds} shuffled rounds; stored bytes of image: {sizes}"
-    table(title, ["what", "samples/s", "MB/s", "rate / limit", "target", "rounds / median"], rows)
+        for threads in (1, 2):
+            name = f"trainer, batches of {BATCH}: {threads} thread{'s' * (threads > 1)}"
+            plan.add(name, partial(trainer_pass, items, threads), 8 * len(items))
+        plan.add(f"open_store of {few:,} samples", partial(open_store, folder / "none"))
+        warm, cold = (sealed(folder / part, MANY, folder / f"many-{i}") for i, part in enumerate(("none", "cold/none")))
+        for state, store in (("warm", warm), ("cold", cold)):
+            for what, run, target in (
+                ("open_store", partial(open_store, store), 0.5),
+                ("start: open_training_data to the first batch", partial(first_batch, store, few), 1.0),
+            ):
+                name = f"{what}, {MANY:,} samples, {state}"
+                targets[name] = target
+                plan.add(name, run)
+                if state == "cold":
+                    plan.before[name] = partial(drop_cached, store)
+        seconds = interleaved(plan.runs, options.rounds, least=0.1, before=plan.before)
+        shares = [sum(p.stat().st_size for p in (folder / codec / "image").glob("c.*")) for codec in CODECS]
+        stored = ", ".join(f"{c} {n / mapped(folder).nbytes:.2f}" for c, n in zip(CODECS, shares, strict=True))
+    title = f"{few} samples, medians of {options.rounds} shuffled rounds; stored bytes of image: {stored}"
+    report_readers(plan, seconds, title)
+    report_rest(plan, seconds, targets)
 
 
 if __name__ == "__main__":

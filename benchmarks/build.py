@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from timing import interleaved, medians, spread, verdict, workplace
+from timing import drop_cached, interleaved, medians, spread, verdict, workplace
 
 from contrail_data.build import Settings, build
 from contrail_data.command import table
@@ -63,14 +63,6 @@ def read_and_write(inputs: list[list[Path]], stored: list[int], out: Path, threa
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one_file, range(0, len(inputs), SHARD)))
-
-
-def drop(inputs: list[list[Path]]) -> None:
-    """Out of the page cache with the raw files."""
-    for path in {path for files in inputs for path in files}:
-        handle = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(handle)
 
 
 def ours(raw: Path, split: str, out: Path, workers: int) -> None:
@@ -171,7 +163,7 @@ def main() -> None:
         sizes = [pixels // len(folders)] * len(folders)
         shutil.rmtree(out)
         limit = partial(read_and_write, inputs, sizes, out)
-        cold = partial(drop, inputs)
+        cold = partial(drop_cached, {path for files in inputs for path in files})
         seconds = interleaved(
             {
                 "limit, 1 thread": partial(limit, 1, False),

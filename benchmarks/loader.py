@@ -43,6 +43,7 @@ from contrail_data.build import Settings, build
 from contrail_data.command import table
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
+from contrail_data.places import place_of
 from contrail_data.shards import CODECS
 from contrail_data.sources import open_source
 from contrail_data.store import Array, open_store, read_scalars, seal
@@ -229,10 +230,9 @@ def sealed(store: Path, samples: int, out: Path) -> Path:
     for variable in scalars.variables.values():
         variable.encoding = {}
     scalars.attrs = {}
-    label = Array(SAMPLE[2:], "uint8", "zstd", False)
-    arrays = {"image": Array(SAMPLE, "uint8", "none", True), "mask": label}
+    arrays = {"image": Array(SAMPLE, "uint8", "none"), "mask": Array(SAMPLE[2:], "uint8", "zstd")}
     attributes = {name: opened.attrs[name] for name in ("kind", "composite", "statistics", "label_shift")}
-    seal(out, arrays, scalars, attributes, {}, [], {})
+    seal(place_of(out), arrays, scalars, attributes, {}, [], {})
     for name in arrays:
         for chunks in (store / name).glob("c.*"):
             (out / name / chunks.name).hardlink_to(chunks)

@@ -10,6 +10,8 @@ sharding-indexed/), with no compressor, blosc or zstd. Anything else is read thr
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -212,19 +214,25 @@ def writing_shards(layouts: dict[str, Layout], file: int) -> Iterator[dict[str, 
 
 
 class _File:
-    """An open file of an array and its parsed index."""
+    """An open file of an array: its parsed index, and its pages as memory once they are known to be there."""
 
-    __slots__ = ("index", "key", "starts")
+    __slots__ = ("index", "key", "mapped", "size", "starts", "touched")
 
-    def __init__(self, key: str, index: array[int], starts: list[int]) -> None:
-        self.key, self.index, self.starts = key, index, starts
+    def __init__(self, key: str, size: int, index: array[int], starts: list[int], units: int) -> None:
+        self.key, self.size, self.index, self.starts = key, size, index, starts
+        self.touched = bytearray(units)
+        """By unit: 1 once it was read."""
+        self.mapped: npt.NDArray[np.uint8] | None = None
 
 
 class Reader:
     """Reads the frames of one array. Thread-safe without locks: a file's entry is set whole, or not at all.
 
-    Files stay open, as far as the process may have them, and their indexes parsed, since a store never changes: what
-    remains of reading a frame is one system call. A forked process may go on with what its parent opened.
+    Files stay open, as far as the process may have them, and their indexes parsed, since a store never changes. A unit
+    is read by a system call the first time, which is what is fast from a disk, and from mapped pages from then on,
+    which is as fast as memory is however the kernel keeps the pages; an array that would not fit into half of the
+    memory is never mapped. A file that has changed its size is an error, mapped or not; a disk that fails under mapped
+    pages ends the process, as it does for np.memmap. A forked process may go on with what its parent opened.
 
     `fetch(key)`, for a store on object storage, gives the path of a local copy of a file to read instead.
     """
@@ -235,7 +243,9 @@ class Reader:
         self._local = fetch is not None or not layout.place.remote
         self._files: dict[int, _File] = {}
         self._handles: dict[int, int] = {}
-        self._keep = _handles_to_keep() if self._local else 0
+        self._keep = _files_to_keep() if self._local else 0
+        bytes_of_all = math.prod(layout.shape) * layout.dtype.itemsize
+        self._map = bytes_of_all < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
     def __del__(self) -> None:
         for handle in self._handles.values():
@@ -253,13 +263,15 @@ class Reader:
             raise IndexError(f"{layout.place}/{layout.name}: no sample {sample} with frames {list(units)}")
         if out.nbytes != len(units) * layout.unit_bytes or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.shape}, frames are {layout.unit_shape}, C-contiguous")
-        handle: int | None = None
         try:
             handle = self._handles.get(number)
             if handle is None:
                 handle = self._open(number)
-            file = self._files.get(number) or self._parse(number, handle)
-            self._read(file, handle, position, units, out)
+            try:
+                file = self._files.get(number) or self._parse(number, handle)
+                self._read(file, handle, number in self._handles, position, units, out)
+            finally:
+                self._release(number, handle)
         except FileNotFoundError:
             raise ContrailError(
                 f"{layout.place.file(layout.key(number))}: cannot be read (missing): restore the store"
@@ -268,9 +280,6 @@ class Reader:
             raise ContrailError(
                 f"{layout.place.file(layout.key(number))}: does not decode ({error}): restore the store"
             ) from None
-        finally:
-            if handle is not None and handle >= 0 and self._handles.get(number) != handle:
-                os.close(handle)
 
     def _open(self, number: int) -> int:
         """A handle of a local file, -1 on object storage."""
@@ -284,18 +293,22 @@ class Reader:
             return self._handles[number]
         return handle
 
+    def _release(self, number: int, handle: int) -> None:
+        if handle >= 0 and self._handles.get(number) != handle:
+            os.close(handle)
+
     def _parse(self, number: int, handle: int) -> _File:
-        """The file's index, and where each sample's units lie in a row uncompressed: there reading is one call."""
+        """The file's index, and where each sample's units lie in a row uncompressed: there reading is one copy."""
         layout = self.layout
         key = layout.key(number)
         size = os.fstat(handle).st_size if handle >= 0 else layout.place.size(key)
         if size is None:
             raise FileNotFoundError(key)
         index = array("Q", [0, size])
+        entries = layout.samples_per_file * layout.units
         if layout.sharded:
-            entries = layout.samples_per_file * layout.units
             want = 16 * entries + 4
-            tail = self._bytes(key, handle, max(0, size - want), want)
+            tail = self._pread(key, handle, max(0, size - want), want)
             if len(tail) != want or crc32c(bytes(tail[:-4])) != int.from_bytes(tail[-4:], "little"):
                 raise ValueError("the shard index fails its checksum")
             index = array("Q")
@@ -306,39 +319,65 @@ class Reader:
             row = table[:, :1, 0] + np.arange(layout.units, dtype=np.uint64) * np.uint64(layout.unit_bytes)
             plain = (table[..., 0] == row).all(1) & (table[..., 1] == layout.unit_bytes).all(1)
             starts = np.where(plain, table[:, 0, 0].astype(np.int64), -1).tolist()
-        return self._files.setdefault(number, _File(key, index, starts))
+        return self._files.setdefault(number, _File(key, size, index, starts, entries))
 
-    def _read(self, file: _File, handle: int, position: int, units: Sequence[int], out: npt.NDArray[Any]) -> None:
+    def _read(
+        self, file: _File, handle: int, kept: bool, position: int, units: Sequence[int], out: npt.NDArray[Any]
+    ) -> None:
         layout, first, count = self.layout, units[0], len(units)
+        slot = position * layout.units
         start = file.starts[position]
         if start >= 0 and (count == 1 or list(units) == list(range(first, first + count))):
-            self._plain(file.key, handle, start + first * layout.unit_bytes, out)
+            self._plain(file, handle, kept, slot + first, count, start + first * layout.unit_bytes, out)
             return
         for i, unit in enumerate(units):
-            at = 2 * (position * layout.units + unit)
-            offset, length = file.index[at], file.index[at + 1]
+            offset, length = file.index[2 * (slot + unit)], file.index[2 * (slot + unit) + 1]
             if offset == _ABSENT:
                 raise ValueError(f"frame {unit} is absent")
             if layout.codec is None:
                 if length != layout.unit_bytes:
                     raise ValueError(f"a chunk of {length} bytes where {layout.unit_bytes} are expected")
-                self._plain(file.key, handle, offset, out[i])
+                self._plain(file, handle, kept, slot + unit, 1, offset, out[i])
             else:
-                if length > MOST_BYTES:
-                    raise ValueError(f"a chunk of {length} bytes")
-                layout.compressor.decode(self._bytes(file.key, handle, offset, length), out=out[i])
+                if offset + length > file.size:
+                    raise ValueError("a chunk beyond the end")
+                mapped = self._mapped(file, handle, slot + unit, 1) if kept else None
+                stored = (
+                    self._pread(file.key, handle, offset, length)
+                    if mapped is None
+                    else mapped[offset : offset + length]
+                )
+                layout.compressor.decode(stored, out=out[i])
+                file.touched[slot + unit] = 1
 
-    def _plain(self, key: str, handle: int, offset: int, out: npt.NDArray[Any]) -> None:
+    def _plain(
+        self, file: _File, handle: int, kept: bool, slot: int, count: int, offset: int, out: npt.NDArray[Any]
+    ) -> None:
+        """Units that lie in a row, uncompressed."""
+        if kept and (mapped := self._mapped(file, handle, slot, count)) is not None:
+            np.copyto(out.reshape(-1).view(np.uint8), mapped[offset : offset + out.nbytes])
+            return
         if handle >= 0:
             if os.preadv(handle, [out.data], offset) != out.nbytes:
                 raise ValueError("cut short")
-            return
-        found = self._bytes(key, handle, offset, out.nbytes)
-        if len(found) != out.nbytes:
-            raise ValueError("cut short")
-        out.reshape(-1).view(np.uint8)[...] = np.frombuffer(found, np.uint8)
+        else:
+            found = self._pread(file.key, handle, offset, out.nbytes)
+            if len(found) != out.nbytes:
+                raise ValueError("cut short")
+            out.reshape(-1).view(np.uint8)[...] = np.frombuffer(found, np.uint8)
+        file.touched[slot : slot + count] = b"\1" * count
 
-    def _bytes(self, key: str, handle: int, offset: int, length: int) -> Any:
+    def _mapped(self, file: _File, handle: int, slot: int, count: int) -> npt.NDArray[np.uint8] | None:
+        """The file as memory, where units were read before and so are likely still in memory."""
+        if not self._map or file.touched.find(0, slot, slot + count) >= 0:
+            return None
+        if os.fstat(handle).st_size != file.size:  # touching what is no longer there would end the process
+            raise ValueError("its size has changed")
+        if file.mapped is None:
+            file.mapped = np.frombuffer(mmap.mmap(handle, 0, prot=mmap.PROT_READ), np.uint8)
+        return file.mapped
+
+    def _pread(self, key: str, handle: int, offset: int, length: int) -> Any:
         if handle >= 0:
             return os.pread(handle, length, offset)
         return self.layout.place.read_range(key, offset, length)
@@ -352,16 +391,15 @@ class Reader:
             file = self._files.get(number) or self._parse(number, handle)
             for unit in range(self.layout.units):
                 at = 2 * (position * self.layout.units + unit)
-                found.append(bytes(self._bytes(key, handle, file.index[at], file.index[at + 1])))
+                found.append(bytes(self._pread(key, handle, file.index[at], file.index[at + 1])))
         finally:
-            if handle >= 0 and self._handles.get(number) != handle:
-                os.close(handle)
+            self._release(number, handle)
         return found
 
 
-def _handles_to_keep() -> int:
-    """Files one reader may hold open: an eighth of what the process may have."""
+def _files_to_keep() -> int:
+    """Files one reader may hold open, each with two handles: together an eighth of what the process may have."""
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(8, min(soft // 8, 4096))
+    return max(8, min(soft // 16, 4096))

@@ -21,6 +21,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -259,6 +260,9 @@ def open_store(address: str | Path | Place) -> xr.Dataset:
         remedy = "upgrade contrail" if version > FORMAT_VERSION else "build it again"
         raise ContrailError(f"{where}: is of format {str(version)[:20]}, not {FORMAT_VERSION}: {remedy}")
     check_metadata(group, where)
+    for name, meta in group["consolidated_metadata"]["metadata"].items():
+        if meta.get("dimension_names") == [name]:  # xarray decodes these at once
+            _refuse_bomb(place, name, meta["shape"])
     try:
         dataset = xr.open_dataset(
             zarr_store(place), engine="zarr", chunks=None, consolidated=True, mask_and_scale=False, decode_times=False,
@@ -280,6 +284,7 @@ def open_store(address: str | Path | Place) -> xr.Dataset:
 
 _CODECS = {"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "transpose", "vlen-utf8"}
 _MOST_VALUES = 2**26  # of a per-sample variable
+_MOST_BYTES_A_VALUE = 8192  # a projection's text is the longest
 
 
 def check_metadata(group: Any, where: str) -> None:
@@ -317,11 +322,48 @@ def _codec_names(codecs: list[dict[str, Any]]) -> set[str]:
 
 
 def _load(dataset: xr.Dataset, where: str) -> xr.Dataset:
+    """Per-sample variables in memory. What would decode to far more than its shape says is refused beforehand."""
+    place = place_of(where)
+    shapes = {str(name): variable.shape for name, variable in dataset.variables.items()}
+    _each(place, list(shapes), lambda name: _refuse_bomb(place, name, shapes[name]))
     try:
         return dataset.load()
     except Exception as error:  # each codec has its own
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise ContrailError(f"{where}: does not decode ({reason}): restore the store") from None
+
+
+def _refuse_bomb(place: Place, name: str, shape: Sequence[int]) -> None:
+    key = f"{name}/{'/'.join(['c', *['0'] * len(shape)])}"
+    try:
+        claimed = _zstd_bytes(bytes(place.read_range(key, 0, 18)))
+    except (FileNotFoundError, IndexError):
+        return  # told when it is decoded
+    if claimed > 2**20 + _MOST_BYTES_A_VALUE * math.prod(shape):
+        raise ContrailError(f"{place.file(key)}: claims {claimed:,} bytes for {math.prod(shape):,} values: not decoded")
+
+
+def _zstd_bytes(head: bytes) -> int:
+    """Decoded size that a zstd frame's header states (RFC 8878, 3.1.1), none being as bad as too much; 0 for others."""
+    if head[:4] != b"\x28\xb5\x2f\xfd":
+        return 0
+    descriptor = head[4]
+    single = descriptor >> 5 & 1
+    width = (single, 2, 4, 8)[descriptor >> 6]
+    at = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
+    if width == 0:
+        return 2**63
+    return int.from_bytes(head[at : at + width], "little") + (256 if width == 2 else 0)
+
+
+def _each(place: Place, names: Sequence[str], look: Callable[[str], None]) -> None:
+    """In turn on a disk, at once where each is a request."""
+    if not place.remote:
+        for name in names:
+            look(name)
+        return
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(look, names))
 
 
 def kind(store: xr.Dataset) -> str:
@@ -345,7 +387,7 @@ def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False,
         layout = parse_layout(place, name)
     except (FileNotFoundError, ValueError):
         raise ContrailError(f"{place}/{name}/zarr.json: missing or damaged: restore the store") from None
-    if layout is not None and (layout.shape, layout.dtype) != (store[name].shape, store[name].dtype):
+    if layout is not None and (layout.shape[1:], layout.dtype) != (store[name].shape[1:], store[name].dtype):
         raise ContrailError(f"{place}/{name}/zarr.json: is not what was sealed: restore the store")
     read: PixelReader
     if layout is not None and (layout.unit_shape[0] == 1) == ("time" in DIMS[name]):

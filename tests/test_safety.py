@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -24,7 +25,7 @@ from contrail_data.build import Settings, build
 from contrail_data.errors import ContrailError
 from contrail_data.places import Place
 from contrail_data.sources import open_source
-from contrail_data.store import open_store, pixel_reader
+from contrail_data.store import open_store, pixel_reader, read_scalars
 from contrail_data.verify import Damage, verify
 
 
@@ -267,6 +268,18 @@ def test_a_manifest_that_leads_elsewhere_is_refused(sealed40: Path, tmp_path: Pa
         assert "leads out" in done.stderr
         assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*escape*"))
+
+
+def test_a_bomb_among_the_values_is_not_decoded(sealed40: Path, tmp_path: Path) -> None:
+    shutil.copytree(sealed40, tmp_path / "s.zarr")
+    for name, key in (("height", "height/c/0"), ("record_id", "record_id/c/0"), ("channel", "channel/c/0")):
+        path = tmp_path / "s.zarr" / key
+        whole = path.read_bytes()
+        path.write_bytes(numcodecs.Zstd().encode(bytes(2**28)))  # 10 kB that become 256 MB
+        with pytest.raises(ContrailError, match=rf"{name}/c.* claims 268,435,456 bytes"):
+            read_scalars(open_store(tmp_path / "s.zarr"))
+        path.write_bytes(whole)
+    assert len(read_scalars(open_store(tmp_path / "s.zarr"))["record_id"]) == 39
 
 
 def test_a_foreign_shard_index_takes_no_memory(sealed40: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -104,11 +105,15 @@ def building(place: Place, plan: str) -> Iterator[None]:
         out = place.path.resolve()
         if around := next((p for p in out.parents if (p / "zarr.json").exists()), None):
             raise ContrailError(f"{place}: lies inside the store {around}: choose another -o")
-        if out.exists() and not (out / STAGING).is_dir() and (not out.is_dir() or any(out.iterdir())):
-            raise ContrailError(f"{place}: exists and is no store: choose another -o")
-    elif place.size(PLAN) is None and place.sizes():
+        begun = not out.exists() or (out / STAGING).is_dir() or (out.is_dir() and not any(out.iterdir()))
+    else:
+        begun = place.size(PLAN) is not None or not place.sizes()
+    if not begun and place.size("zarr.json") is None:
         raise ContrailError(f"{place}: exists and is no store: choose another -o")
     with _locked(place):
+        if place.size("zarr.json") is not None:  # since the caller looked
+            forget(place)
+            raise Busy(f"{place}: has just been finished by another process: repeat the command")
         if place.size(PLAN) is not None and place.read(PLAN).decode(errors="replace") != plan and _entries(place):
             raise ContrailError(f"{place}: an unfinished build of other input: repeat its command, or add --overwrite")
         place.write(PLAN, [plan.encode()])
@@ -138,19 +143,25 @@ def _who() -> str:
 @contextmanager
 def _locked_by_kernel(place: Place) -> Iterator[None]:
     """The kernel drops the lock with the process, however it ends: there are no stale ones."""
-    try:
-        (place.path / STAGING).mkdir(parents=True, exist_ok=True)
-        lock = (place.path / LOCK).open("a+")
-    except OSError as error:
-        raise ContrailError(f"{place}: cannot be created ({error.strerror}): choose another -o") from None
-    with lock:
+    for attempt in itertools.count():
+        try:
+            (place.path / STAGING).mkdir(parents=True, exist_ok=True)
+            lock = (place.path / LOCK).open("a+")
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and attempt < 100:
+                continue  # the owner has just finished and tidied up
+            raise ContrailError(f"{place}: cannot be created ({error.strerror}): choose another -o") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
-            raise Busy(
-                f"{place}: is being built by {lock.read() or 'another process'}: wait for it, or stop it"
-            ) from None
+            owner = lock.read() or "another process"
+            lock.close()
+            raise Busy(f"{place}: is being built by {owner}: wait for it, or stop it") from None
+        if os.fstat(lock.fileno()).st_nlink:
+            break
+        lock.close()  # of a build that ended meanwhile: no lock any more
+    with lock:
         lock.truncate(0)
         lock.write(_who())
         lock.flush()

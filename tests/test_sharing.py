@@ -311,7 +311,8 @@ def test_several_processes_pull_at_once(sealed40: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "CONTRAIL_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-c", "from contrail_data.cli import main; main()", "pull", str(sealed40)]
     pulls = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "abc"]
-    assert [p.communicate() and p.returncode for p in pulls] == [0, 0, 0]
+    told = [p.communicate()[1].decode() for p in pulls]
+    assert [p.returncode for p in pulls] == [0, 0, 0], told
     (copy,) = (tmp_path / "cache/stores").iterdir()
     assert contents(copy) == contents(sealed40)
 

@@ -24,7 +24,7 @@ from contrail_data.composites import Composite, quantise, stored_frames
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.geometry import local_solar_hour, satellite_zenith, solar_zenith
 from contrail_data.journal import Files, Row, Shard
-from contrail_data.places import Place, place_of
+from contrail_data.places import Place, place_of, same_place
 from contrail_data.progress import progress
 from contrail_data.sample import resize
 from contrail_data.shards import Layout, Reader, ShardWriter, writing_shards
@@ -84,7 +84,11 @@ def build(
     """
     if not all(abs(d) <= 8 for d in settings.label_shift):  # NaN fails too
         raise ContrailError(f"--label-shift {settings.label_shift}: give pixels down and right, at most 8")
-    place = place_of(out)
+    place = place_of(out).resolved()
+    if any(same_place(place.url, read) for read in source.reads):
+        raise ContrailError(f"{out}: is a store to read from: choose another -o")
+    if not place.remote and not source.reads and f"{place.url}/".startswith(f"{source.where}/{source.split}/"):
+        raise ContrailError(f"{out}: lies among the records: choose another -o")
     facts = [source.kind, source.split, source.record_ids, source.frames, settings.composite.to_dict()]
     plan = journal.plan_of(
         [*facts, settings.dtype, settings.codec, settings.size, settings.label_shift, source.parents]
@@ -160,7 +164,7 @@ def run(tasks: Sequence[Task], scheduler: str, workers: int, on_shard: Callable[
             graph = [dask.delayed(task)(dask_key_name=f"shard-{i:08d}") for i, task in enumerate(tasks)]
             dask.compute(*graph, scheduler="threads", num_workers=workers)
         return
-    from distributed import Client, LocalCluster, as_completed
+    from distributed import Client, LocalCluster, wait
     from distributed.scheduler import KilledWorker
 
     local = scheduler == "processes"
@@ -169,13 +173,23 @@ def run(tasks: Sequence[Task], scheduler: str, workers: int, on_shard: Callable[
     try:
         cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) if local else None
         client = Client(scheduler if cluster is None else cluster, timeout=15)
-    except (OSError, ValueError) as error:
-        raise ContrailError(f"--scheduler {scheduler}: does not answer ({error}): check that it runs there") from None
+        client.wait_for_workers(1, timeout=60)
+    except (OSError, ValueError, TimeoutError) as error:
+        reason = str(error).splitlines()[0][:100] if str(error) else "no worker"
+        raise ContrailError(f"--scheduler {scheduler}: does not answer ({reason}): start it, and workers") from None
     futures = []
     try:
         futures = client.map(_call, tasks, pure=False, retries=2)
-        for future in as_completed(futures):
-            on_shard(future.result())
+        pending = set(futures)
+        while pending:
+            try:
+                done, pending = wait(pending, timeout=60, return_when="FIRST_COMPLETED")
+            except TimeoutError:
+                if not client.scheduler_info()["workers"]:
+                    raise ContrailError(f"--scheduler {scheduler}: has no workers left: start some, repeat") from None
+                continue
+            for future in done:
+                on_shard(future.result())
     except KilledWorker as error:
         raise ContrailError(f"--scheduler {scheduler}: its workers keep dying ({error}): see their logs") from None
     finally:

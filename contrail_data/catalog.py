@@ -160,6 +160,8 @@ def check_entry(path: Path, name: str, entry: Any, deep: bool = False) -> list[s
     Returns what could not be checked. Raises ContrailError for what is not as stated.
     """
     where = f"{path}: entry {name!r}"
+    if isinstance(entry, dict) and entry.get("driver", "zarr") != "zarr":
+        return [f"driver {str(entry['driver'])[:40]!r} is not ours, not checked"]
     metadata = metadata_of(path, name, entry)
     version_of(path, name, entry)
     store = open_entry(path, name, entry)
@@ -182,10 +184,10 @@ def check_entry(path: Path, name: str, entry: Any, deep: bool = False) -> list[s
 def describe(store: xr.Dataset) -> dict[str, Any]:
     """What a catalog tells of an open store, in plain types.
 
-    digest, parent (of derived stores), kind, composite, bands, channels, samples; of stores of samples also positives
-    (records in which humans marked contrails; absent without labels), time ([first, last] frame, UTC), area (latitude
-    [south, north] and longitude [west, east] in degrees; west > east across the date line) and statistics (mean and
-    std a channel, of train samples); label_shift in pixels; command and contrail version of the build, if known.
+    digest, parent or parents (of derived stores), kind, composite, bands, channels, samples; of stores of samples also
+    positives (records in which humans marked contrails; absent without labels), time ([first, last] frame, UTC), area
+    (latitude [south, north] and longitude [west, east] in degrees; west > east across the date line) and statistics
+    (mean and std a channel, of train samples); label_shift in pixels; command and contrail version of the build.
     Raises ContrailError for a damaged store.
     """
     attributes = store.attrs
@@ -195,8 +197,7 @@ def describe(store: xr.Dataset) -> dict[str, Any]:
         composite = attributes["composite"]
         bands = {c[k] for c in composite["channels"] for k in ("band", "minus")} - {None}
         facts: dict[str, Any] = {"digest": attributes["digest"]}
-        if "parent" in attributes:
-            facts["parent"] = attributes["parent"]
+        facts |= {k: attributes[k] for k in ("parent", "parents") if k in attributes}
         facts |= {
             "kind": attributes["kind"],
             "composite": composite["name"],

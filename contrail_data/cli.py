@@ -290,7 +290,7 @@ def diff(
     b: Annotated[str, typer.Argument(help="Another.", metavar="B")],
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Tell what differs between two stores: settings, records, pixels and labels, statistics. Exit code 1 if any."""
+    """Tell what differs between two stores as sealed: settings, records, pixels, labels, statistics; exit code 1."""
     import json
 
     from contrail_data.catalog import open_named
@@ -423,14 +423,14 @@ def verify(
             restored = sharing.repair_from_raw(place, damage, raw, workers)
         else:
             restored = sharing.repair(place, damage, place_of(repair_from))
-        print(f"{place}: restored {', '.join(restored)}")
+        print(f"{place}: restored {', '.join(restored) or 'nothing'}")
         damage = find_damage(place)
         for item in damage:
             print(f"{place}/{item.path}: {item.reason}, still")
     if damage:
         remedy = "" if repair_from else ": restore with --repair-from COPY or RAW"
         raise ContrailError(f"{place}: {len(damage)} of its files {'are' if len(damage) > 1 else 'is'} damaged{remedy}")
-    print(f"{place}: whole, {open_store(place).attrs['digest']}")
+    print(f"{place}: whole, {open_store(place, times=False).attrs['digest']}")
 
 
 @app.command()
@@ -446,7 +446,7 @@ def pull(
     opened = open_named(store, copies=False)
     source, digest = place_of(opened.attrs["path"]), opened.attrs["digest"]
     target = cache_place(digest) if out is None else place_of(out)
-    before = copy_store(source, target, digest)
+    before = copy_store(source, target)
     print(f"{target}: whole, {digest}" + (f", {before} files were there" if before else ""))
 
 
@@ -465,7 +465,7 @@ def push(
     if name is not None:
         check_name(name)
     opened, target = open_named(store, copies=False), place_of(to)
-    copy_store(place_of(opened.attrs["path"]), target, opened.attrs["digest"])
+    copy_store(place_of(opened.attrs["path"]), target)
     print(f"{target}: whole, {opened.attrs['digest']}")
     if name is not None:
         file = find_catalog() or Path(CATALOG)

@@ -7,6 +7,7 @@ import resource
 import shutil
 import sys
 import textwrap
+import traceback
 from pathlib import Path
 
 import typer
@@ -23,6 +24,8 @@ def run(app: typer.Typer) -> None:
         app()
     except ContrailError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted: run the same command again to go on", code=130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -30,6 +33,13 @@ def run(app: typer.Typer) -> None:
         if ended.code == 130:  # typer's answer to Ctrl-C
             fail("interrupted: run the same command again to go on", code=130)
         raise
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        reason = str(error).splitlines()[0][:200] if str(error) else "no reason given"
+        where = f"{Path(at.filename).name}:{at.lineno}"
+        fail(
+            f"{type(error).__name__} in {where} ({reason}): a defect of contrail, or a damaged store: verify, or report"
+        )
 
 
 def fail(message: str, code: int = 1) -> None:

@@ -45,7 +45,8 @@ class Composite:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and dicts, as a store's attributes carry them and `from_dict` reads them."""
-        return {**asdict(self), "channels": [asdict(c) for c in self.channels]}
+        channels = [{**asdict(c), "low": float(c.low), "high": float(c.high)} for c in self.channels]
+        return {**asdict(self), "channels": channels}
 
 
 _BLOCK_ROWS = 32

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from contrail_data.inspect import channel_told
 from contrail_data.store import DIMS, checksum_name, read_scalars
 
-_SETTINGS = ("kind", "composite", "label_shift", "source", "parent", "parents", "model", "threshold", "gate", "top_k")
+_SETTINGS = ("kind", "composite", "label_shift", "parent", "model", "threshold", "gate", "top_k")
 _STATISTICS = ("mean", "std", "minimum", "maximum", "at_low", "at_high")
 
 
 def diff(a: xr.Dataset, b: xr.Dataset) -> dict[str, Any]:
-    """Differences between two stores as plain data; each of the values is empty where there are none.
+    """Differences between two stores as they were sealed, as plain data; each value is empty where there are none.
 
     settings: {name: [a's, b's]}; only_a, only_b: record ids in order; records: {record id: names of the variables
     that differ}, pixels by their checksums, so that codecs do not matter; statistics: {name: [a's, b's] by channel}.
@@ -92,7 +93,7 @@ def _some(names: list[str]) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, dict) and "channels" in value:
-        bounds = (f"{c['name']} b{c['band']}-b{c['minus']} {c['low']:g}..{c['high']:g}" for c in value["channels"])
+        bounds = (f"{c['name']} {channel_told(c)}" for c in value["channels"])
         return f"{value['name']} ({', '.join(bounds)})"
     if isinstance(value, list) and value and isinstance(value[0], float):
         return "(" + ", ".join(f"{v:.6g}" for v in value) + ")"

@@ -72,10 +72,8 @@ def remove_store(place: Place) -> None:
 
     Raises ContrailError for any other folder.
     """
-    if not place.remote:
-        place = Place(str(place.path.resolve()))  # through a link, the store itself
-        if not place.path.exists():
-            return
+    if not place.remote and not place.path.exists():
+        return
     sealed = place.size("zarr.json") is not None
     begun = place.size(PLAN) is not None
     try:

@@ -9,6 +9,7 @@ and from nowhere else.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,13 +56,20 @@ class Place:
     def __str__(self) -> str:
         return self.url
 
+    def resolved(self) -> Place:
+        """The same, through any symbolic link to it."""
+        return self if self.remote else Place(os.path.realpath(self.url))
+
     def within(self, folder: str) -> Place:
         return Place(f"{self.url.rstrip('/')}/{folder}")
 
     def file(self, key: str) -> str:
         return f"{self.url.rstrip('/')}/{key}"
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most: int | None = None) -> bytes:
+        """A file's bytes; ContrailError for one of more than `most`."""
+        if most is not None and (self.size(key) or 0) > most:
+            raise ContrailError(f"{self.file(key)}: larger than {most:,} bytes: it is none of ours")
         with _told(self, key, "read"):
             if self.remote:
                 return bytes(_obstore().get(_store(self.url), key).bytes())
@@ -115,11 +123,21 @@ class Place:
                 yield body.extend
                 _obstore().put(_store(self.url), key, bytes(body))
                 return
+            self._refuse_links(key)
             staged = self.path / STAGING / f"{key.replace('/', '~')}.{os.getpid()}-{threading.get_ident()}.partial"
             (self.path / key).parent.mkdir(parents=True, exist_ok=True)
             staged.parent.mkdir(parents=True, exist_ok=True)
             with _staged(self.path / key, staged) as write:
                 yield write
+
+    def is_link(self, key: str) -> bool:
+        """Whether a symbolic link stands between a local place and its file."""
+        return not self.remote and os.path.realpath(self.file(key)) != os.path.join(os.path.realpath(self.url), key)
+
+    def _refuse_links(self, key: str) -> None:
+        folder = key.rpartition("/")[0]
+        if folder and os.path.lexists(self.file(folder)) and self.is_link(folder):
+            raise ContrailError(f"{self.file(folder)}: is a symbolic link: nothing is written through it, remove it")
 
     def create(self, key: str, content: bytes) -> bool:
         """Write a file that must not be there yet; False where it is. Of two that try at once one succeeds."""
@@ -152,6 +170,7 @@ class Place:
         source_key = source_key or key
         if not self.remote and not source.remote:
             target = self.path / key
+            self._refuse_links(key)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 target.unlink(missing_ok=True)
@@ -186,6 +205,8 @@ def place_of(address: str | Path) -> Place:
     scheme = text.split("://", 1)[0]
     if scheme not in SCHEMES or "::" in text:
         raise ContrailError(f"{text}: this kind of URL is not read: use a path or one of {', '.join(SCHEMES)}://")
+    if scheme != "file" and not urlparse(text).netloc:
+        raise ContrailError(f"{text}: names no bucket or host: write {scheme}://BUCKET/PATH")
     if scheme == "file":
         return Place(unquote(urlparse(text).path))
     return Place(text.rstrip("/"))
@@ -211,6 +232,13 @@ def local_copy(digest: str) -> Place | None:
     """The complete local copy of a store, None where there is none."""
     place = cache_place(digest)
     return place if place.size("zarr.json") is not None else None
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two addresses lead to the same store."""
+    if "://" in one or "://" in other:
+        return one.rstrip("/") == other.rstrip("/")
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def check_key(key: str) -> str:
@@ -293,12 +321,21 @@ def _open_store(url: str, process: int) -> Any:
     options: dict[str, Any] = {"timeout": "300s", "connect_timeout": "10s"}
     if endpoint.startswith("http://"):
         options["allow_http"] = True
+    configured = {}
+    if url.startswith("s3") and not any(os.environ.get(name) for name in _AWS):
+        configured = {"skip_signature": True}  # anonymous; never credentials from anywhere but the environment
     try:
         return from_url(
-            url, client_options=options, retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+            url,
+            client_options=options,
+            **configured,
+            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
         )
     except Exception as error:
         raise ContrailError(f"{url}: cannot be reached ({_first_line(error)}): check the address") from None
+
+
+_AWS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 
 
 def _bucket(url: str) -> str:
@@ -315,6 +352,8 @@ def _told(place: Place, key: str, verb: str) -> Iterator[None]:
     except ContrailError:
         raise
     except OSError as error:
+        if "NoSuchBucket" in str(error):
+            raise ContrailError(f"{where}: there is no such bucket: correct the URL, or create it") from None
         if isinstance(error, FileNotFoundError) and verb == "read":
             raise FileNotFoundError(where) from None
         remedy = "make room or check permissions" if verb == "written" else "check the address and permissions"
@@ -322,10 +361,14 @@ def _told(place: Place, key: str, verb: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.startswith("obstore"):
             remedy = "check the address, the network and the credentials in the environment"
+            if "NoSuchBucket" in str(error):
+                raise ContrailError(f"{where}: there is no such bucket: correct the URL, or create it") from None
             raise ContrailError(f"{where}: cannot be {verb} ({_first_line(error)}): {remedy}") from None
         raise
 
 
 def _first_line(error: BaseException) -> str:
+    if code := re.search(r"<Code>(\w+)</Code>", str(error)):
+        return code[1]
     lines = str(error).splitlines()
     return lines[0][:150] if lines else type(error).__name__

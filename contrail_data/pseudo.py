@@ -23,7 +23,7 @@ import xarray as xr
 from contrail_data import journal
 from contrail_data.errors import ContrailError
 from contrail_data.journal import Files, Row, Shard
-from contrail_data.places import place_of
+from contrail_data.places import place_of, same_place
 from contrail_data.progress import progress
 from contrail_data.shards import ShardWriter, writing_shards
 from contrail_data.store import SHARD, Array, checksum_variables, create_arrays, kind, pixel_reader, read_scalars, seal
@@ -81,8 +81,8 @@ def label_store(
     }
     facts = (decision.threshold, decision.gate, decision.top_k, decision.model)
     plan = journal.plan_of([store_kind, parent.attrs["digest"], *facts, all_frames, keep_human])
-    place = place_of(out)
-    if _same(place.url, parent.attrs["path"]):
+    place = place_of(out).resolved()
+    if same_place(place.url, parent.attrs["path"]):
         raise ContrailError(f"{out}: is the store to read from: choose another -o")
     if overwrite:
         journal.remove_store(place)
@@ -149,12 +149,6 @@ def label_store(
         provenance: dict[str, Any] = {"plan": plan, "samples": len(frames), "parent_path": parent.attrs["path"]}
         digest = seal(place, arrays, variables, attributes, chunk_files, command, provenance)
     return digest, resumed
-
-
-def _same(one: str, other: str) -> bool:
-    if "://" in one or "://" in other:
-        return one.rstrip("/") == other.rstrip("/")
-    return Path(one).resolve() == Path(other).resolve()
 
 
 def _frames(scalars: xr.Dataset, count: int, all_frames: bool) -> npt.NDArray[np.int64]:

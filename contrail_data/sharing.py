@@ -7,7 +7,9 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 import xxhash
@@ -25,34 +27,34 @@ from contrail_data.store import (
     PROVENANCE,
     SHARD,
     create_arrays,
-    digest_of,
     open_store,
+    read_manifest,
     read_provenance,
     read_scalars,
+    sound,
 )
-from contrail_data.verify import Damage, read_manifest, verify
+from contrail_data.verify import Damage, sound_provenance, verify
 
 _THREADS = 8  # requests under way to an object store
 
 
-def copy_store(source: Place, target: Place, digest: str, threads: int = _THREADS) -> int:
+def copy_store(source: Place, target: Place, threads: int = _THREADS) -> int:
     """Copy a sealed store, every file held to the manifest and that to the digest; returns how many files were there
-    already. Interrupted, it goes on; while another process copies to the same place, it waits for that one.
+    already. Interrupted, it goes on; while another process copies to the same place, it waits for that one; a copy that
+    is there is verified, and repaired.
 
-    Raises ContrailError when the source is not the store of this digest, or a file of it is damaged.
+    Raises ContrailError when the source is damaged, or another store is in the target.
     """
-    manifest, group = source.read(MANIFEST), source.read("zarr.json")
-    listed = read_manifest(manifest)
-    attributes = json.loads(group)["attributes"]
-    if digest_of(manifest, attributes) != digest or attributes["digest"] != digest:
-        raise ContrailError(f"{source}: is not the store {digest[:15]}…, or damaged: verify it")
+    digest = open_store(source, times=False).attrs["digest"]
     plan = journal.plan_of(["copy", digest])
     while True:
         try:
             if _is_store(target, digest):
-                return len(listed)
+                if damage := verify(target):
+                    repair(target, damage, source)
+                return len(target.sizes()) - len(damage)
             with journal.building(target, plan):
-                return _copy(source, target, listed, {MANIFEST: manifest, "zarr.json": group}, threads)
+                return _copy(source, target, threads)
         except journal.Busy:
             time.sleep(0.5)
 
@@ -60,14 +62,14 @@ def copy_store(source: Place, target: Place, digest: str, threads: int = _THREAD
 def _is_store(target: Place, digest: str) -> bool:
     if target.size("zarr.json") is None:
         return False
-    if (found := open_store(target).attrs["digest"]) != digest:
-        raise ContrailError(f"{target}: holds another store ({found[:15]}…): choose another place")
+    if digest not in (found := _digests(target)):
+        raise ContrailError(f"{target}: holds another store ({', '.join(found)[:22]}…): choose another place")
     return True
 
 
-def _copy(
-    source: Place, target: Place, listed: dict[str, tuple[str, int]], last: dict[str, bytes], threads: int
-) -> int:
+def _copy(source: Place, target: Place, threads: int) -> int:
+    group = source.read("zarr.json")
+    listed = read_manifest(source, json.loads(group)["attributes"]["manifest"])
     there = target.sizes()
 
     def one(key: str) -> bool:
@@ -75,7 +77,7 @@ def _copy(
         checksum, size = listed[key]
         if there.get(key) == size and xxhash.xxh3_64_hexdigest(target.read(key)) == checksum:
             return True
-        target.write(key, [sound(source, key, checksum)])
+        target.write(key, [sound(source, key, listed)])
         return False
 
     done = resumed = 0
@@ -87,22 +89,11 @@ def _copy(
             before, done = done // 2**20, done + listed[key][1]
             advance(done // 2**20 - before)
             resumed += had
-    target.write(PROVENANCE, [source.read(PROVENANCE)])
-    target.write(MANIFEST, [last[MANIFEST]])
+    target.write(PROVENANCE, [sound_provenance(source)])
+    target.write(MANIFEST, [source.read(MANIFEST)])
     sync_folders(target)
-    target.write("zarr.json", [last["zarr.json"]])
+    target.write("zarr.json", [group])
     return resumed
-
-
-def sound(source: Place, key: str, checksum: str) -> bytes:
-    """A file's bytes. Raises ContrailError when they are not those of the manifest."""
-    try:
-        content = source.read(key)
-    except FileNotFoundError:
-        raise ContrailError(f"{source.file(key)}: missing: verify {source}, and repair it") from None
-    if xxhash.xxh3_64_hexdigest(content) != checksum:
-        raise ContrailError(f"{source.file(key)}: fails its checksum: verify {source}, and repair it")
-    return content
 
 
 def fetcher(store: xr.Dataset) -> Callable[[str], str]:
@@ -111,43 +102,58 @@ def fetcher(store: xr.Dataset) -> Callable[[str], str]:
     What is fetched lies where `pull` would put it, so that a pull later does the rest.
     """
     source, target = place_of(store.attrs["path"]), cache_place(store.attrs["digest"])
-    listed = read_manifest(source.read(MANIFEST))
+    listed = read_manifest(source, store.attrs["manifest"])
     plan = journal.plan_of(["copy", store.attrs["digest"]])
 
     def fetch(key: str) -> str:
-        if target.size(key) != listed[key][1]:
+        try:
+            sound(target, key, listed)
+        except ContrailError:  # not there yet, or no longer what it was
             if target.size("zarr.json") is None:
                 target.write(journal.PLAN, [plan.encode()])
-            target.write(key, [sound(source, key, listed[key][0])])
+            target.write(key, [sound(source, key, listed)])
         return target.file(key)
 
     return fetch
 
 
-def repair(place: Place, damage: Sequence[Damage], source: Place) -> list[str]:
-    """Put back the damaged files of a store from a copy of it; returns their keys. Other files are left alone.
+def _digests(place: Place) -> list[str]:
+    """What still tells which store this was: its attributes, its provenance."""
+    found = []
+    for key, path in (("zarr.json", ("attributes", "digest")), (PROVENANCE, ("digest",))):
+        try:
+            told: Any = json.loads(place.read(key, most=2**26))
+            for name in path:
+                told = told[name]
+            found.append(str(told))
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return found
 
-    Raises ContrailError when the other is not the same store, or itself damaged in what is needed.
+
+def repair(place: Place, damage: Sequence[Damage], source: Place) -> list[str]:
+    """Put back the damaged files of a store from a copy of it; returns their keys. Other files are left alone, and what
+    the copy has not whole is left as it is.
+
+    Raises ContrailError when the other is not a copy of the same store.
     """
-    theirs = open_store(source).attrs["digest"]
-    manifest, group = source.read(MANIFEST), source.read("zarr.json")
-    listed = read_manifest(manifest)
-    if digest_of(manifest, json.loads(group)["attributes"]) != theirs:
-        raise ContrailError(f"{source}: is damaged itself: verify it")
-    try:
-        ours = json.loads(place.read("zarr.json"))["attributes"]["digest"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        ours = theirs  # what is left of it is held to their manifest below
+    attributes = open_store(source, times=False).attrs
+    theirs = attributes["digest"]
+    if theirs not in (ours := _digests(place)):
+        which = f"{ours[0][:15]}…" if ours else "what it was is no longer told"
+        raise ContrailError(f"{source}: is another store ({theirs[:15]}…) than {place} ({which}): name a copy")
+    listed = read_manifest(source, attributes["manifest"])
     hurt = {d.path for d in damage}
-    if ours != theirs and "zarr.json" not in hurt:
-        raise ContrailError(f"{source}: is another store ({theirs[:15]}…) than {place} ({ours[:15]}…): name a copy")
+    restored = []
     if hurt & {MANIFEST, "zarr.json"}:  # without these nothing else could be judged
-        place.write(MANIFEST, [manifest])
-        place.write("zarr.json", [group])
-        hurt |= {d.path for d in verify(place)}
-    restored = sorted(hurt & {*listed, MANIFEST, "zarr.json", PROVENANCE})
-    for key in restored:
-        place.write(key, [sound(source, key, listed[key][0]) if key in listed else source.read(key)])
+        place.write(MANIFEST, [source.read(MANIFEST)])
+        place.write("zarr.json", [source.read("zarr.json")])
+        restored = sorted(hurt & {MANIFEST, "zarr.json"})
+        hurt = {d.path for d in verify(place)}
+    for key in sorted(hurt & {*listed, PROVENANCE}):
+        with suppress(ContrailError):  # told when the store is verified again
+            place.write(key, [sound_provenance(source) if key == PROVENANCE else sound(source, key, listed)])
+            restored.append(key)
     journal.forget(place)
     return restored
 
@@ -158,28 +164,32 @@ def repair_from_raw(place: Place, damage: Sequence[Damage], raw: Path, workers: 
 
     Raises ContrailError when the raw data does not give the bytes that were sealed.
     """
-    store = open_store(place)
-    settings = settings_of(store)
     hurt = {d.path for d in damage}
+    if lost := sorted(hurt & {MANIFEST, "zarr.json"}):
+        raise ContrailError(f"{place.file(lost[0])}: cannot be made from raw data: repair from a copy of the store")
+    store = open_store(place, times=False)
+    if store.attrs["kind"] != "samples":
+        raise ContrailError(f"{place}: {store.attrs['kind']} are not made from raw data: repair from a copy")
+    settings = settings_of(store)
     kind = "frames" if store.attrs["source"] == "frames" else "records"
+    listed = read_manifest(place, store.attrs["manifest"])
     by_shard: dict[int, list[str]] = {}
-    for key in hurt:
+    for key in hurt & set(listed):
         name, _, rest = key.partition("/c.")
         if name in DIMS and rest:
             by_shard.setdefault(int(rest.split(".")[0]), []).append(key)
     with tempfile.TemporaryDirectory(prefix="contrail-repair-") as folder:
-        if sum(map(len, by_shard.values())) < len(hurt & set(read_manifest(place.read(MANIFEST)))) or MANIFEST in hurt:
+        if sum(map(len, by_shard.values())) < len(hurt & {*listed, PROVENANCE}):
             split = read_provenance(place).get("split", "train")
-            source = open_source(raw, split, settings.composite, kind)
-            built = build(source, settings, Path(folder) / "store", workers=workers)
+            built = build(open_source(raw, split, settings.composite, kind), settings, f"{folder}/s", workers=workers)
+            if built.digest != store.attrs["digest"]:
+                raise ContrailError(f"{raw}: does not give this store (any more): repair from a copy of it")
             return repair(place, damage, built.place)
         scalars = read_scalars(store)
-        listed = read_manifest(place.read(MANIFEST))
         for number, keys in sorted(by_shard.items()):
             members = slice(number * SHARD, (number + 1) * SHARD)
             ids = [str(r) for r in scalars["record_id"].values[members]]
-            split = str(scalars["split"].values[members][0])
-            source = open_source(raw, split, settings.composite, kind)
+            source = open_source(raw, str(scalars["split"].values[members][0]), settings.composite, kind)
             made = Place(folder)
             layouts = create_arrays(made, settings.arrays(store.sizes["time"]), store.sizes["sample"])
             build_shard(source.part(ids), settings, layouts, made, True, number)

@@ -22,9 +22,10 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ import xxhash
 
 from contrail_data import __version__
 from contrail_data.errors import ContrailError
-from contrail_data.places import STAGING, Place, place_of, sync_folders, zarr_store
+from contrail_data.places import STAGING, Place, check_key, place_of, sync_folders, zarr_store
+from contrail_data.sample import check_record_id
 from contrail_data.shards import CODECS, Layout, Reader, parse_layout
 
 FORMAT = "contrail-store"
@@ -181,8 +183,8 @@ def seal(
     manifest = "".join(f"{checksum} {size} {path}\n" for path, (checksum, size) in sorted(checksums.items())).encode()
 
     attrs = {"format": FORMAT, "format_version": FORMAT_VERSION, **scalars.attrs, **attributes}
-    attrs["samples"] = samples
-    digest = digest_of(manifest, attrs)
+    attrs |= {"samples": samples, "manifest": f"sha256:{hashlib.sha256(manifest).hexdigest()}"}
+    digest = digest_of(attrs)
     provenance = {
         "digest": digest,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -214,10 +216,45 @@ def provenance_file(facts: Mapping[str, Any]) -> bytes:
     return json.dumps({**facts, "checksum": xxhash.xxh3_64_hexdigest(content)}, indent=1).encode()
 
 
-def digest_of(manifest: bytes, attributes: Mapping[str, Any]) -> str:
+def digest_of(attributes: Mapping[str, Any]) -> str:
+    """What names a store: over its attributes, of which one is the manifest's digest, and that is over all the rest."""
     facts = {k: v for k, v in attributes.items() if k != "digest"}
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
-    return "sha256:" + hashlib.sha256(manifest + b"\n" + canonical).hexdigest()
+    return "sha256:" + hashlib.sha256(canonical).hexdigest()
+
+
+def read_manifest(place: Place, stated: str) -> dict[str, tuple[str, int]]:
+    """(xxh3 checksum, bytes) of every file by key; `stated` is the manifest's digest in the store's attributes.
+
+    Raises ContrailError for a manifest that is not the one sealed, FileNotFoundError where there is none.
+    """
+    content = place.read(MANIFEST, most=2**28)
+    if "sha256:" + hashlib.sha256(content).hexdigest() != stated:
+        raise ContrailError(f"{place.file(MANIFEST)}: checksum differs: verify the store, and repair it")
+    found = {}
+    for line in content.decode(errors="replace").splitlines():
+        checksum, size, key = (*line.split(" ", 2), "", "")[:3]
+        if not size.isdecimal() or len(size) > 15 or len(checksum) != 16:
+            raise ContrailError(f"{place.file(MANIFEST)}: holds the line {line[:40]!r}: it is none of ours")
+        found[check_key(key)] = (checksum, int(size))
+    return found
+
+
+_known_manifest = lru_cache(maxsize=16)(read_manifest)  # what was sealed once does not change
+
+
+def sound(place: Place, key: str, listed: Mapping[str, tuple[str, int]]) -> bytes:
+    """A file's bytes. Raises ContrailError when they are not those of the manifest."""
+    if key not in listed:
+        raise ContrailError(f"{place.file(key)}: is not in the manifest: verify the store")
+    checksum, size = listed[key]
+    try:
+        content = bytes(place.read_range(key, 0, size + 1))  # one byte more would tell
+    except FileNotFoundError:
+        raise ContrailError(f"{place.file(key)}: missing: verify the store, and repair it") from None
+    if len(content) != size or xxhash.xxh3_64_hexdigest(content) != checksum:
+        raise ContrailError(f"{place.file(key)}: fails its checksum: verify the store, and repair it")
+    return content
 
 
 def read_provenance(place: Place) -> dict[str, Any]:
@@ -229,10 +266,11 @@ def read_provenance(place: Place) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def open_store(address: str | Path | Place) -> xr.Dataset:
+def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset:
     """A sealed store, local or by URL, as named axes of lazily read, undecoded pixels and decoded scalars.
 
-    `image` stays in its stored dtype (uint8 by default); `ds.attrs` holds the composite, statistics, digest.
+    `image` stays in its stored dtype (uint8 by default); `ds.attrs` holds the composite, statistics, digest. Without
+    `times` nothing but metadata is read, and times stay as stored.
     Raises ContrailError for what is no store, an unfinished one, or one that claims what no store of ours holds.
     """
     place = address if isinstance(address, Place) else place_of(address)
@@ -249,7 +287,8 @@ def open_store(address: str | Path | Place) -> xr.Dataset:
         group = json.loads(content)
         attributes = group["attributes"]
         version = attributes["format_version"]
-        ours = attributes["format"] == FORMAT and isinstance(attributes["digest"], str) and type(version) is int
+        named = all(isinstance(attributes[name], str) for name in ("digest", "manifest"))
+        ours = attributes["format"] == FORMAT and named and type(version) is int
     except (ValueError, RecursionError):
         raise ContrailError(f"{where}/zarr.json: cannot be opened (no JSON): restore the store") from None
     except (KeyError, TypeError):
@@ -259,10 +298,14 @@ def open_store(address: str | Path | Place) -> xr.Dataset:
     if version != FORMAT_VERSION:
         remedy = "upgrade contrail" if version > FORMAT_VERSION else "build it again"
         raise ContrailError(f"{where}: is of format {str(version)[:20]}, not {FORMAT_VERSION}: {remedy}")
+    if digest_of(attributes) != attributes["digest"]:
+        raise ContrailError(f"{where}/zarr.json: attributes are not those that were sealed: verify the store")
     check_metadata(group, where)
     for name, meta in group["consolidated_metadata"]["metadata"].items():
         if meta.get("dimension_names") == [name]:  # xarray decodes these at once
-            _refuse_bomb(place, name, meta["shape"])
+            key = _chunk_key(name, 1)
+            with suppress(FileNotFoundError):
+                _refuse_bomb(place.file(key), place.read(key, most=2**24), meta["shape"])
     try:
         dataset = xr.open_dataset(
             zarr_store(place), engine="zarr", chunks=None, consolidated=True, mask_and_scale=False, decode_times=False,
@@ -275,9 +318,10 @@ def open_store(address: str | Path | Place) -> xr.Dataset:
         dataset.attrs.get("kind", ""), ("parent", "model")
     )
     if absent := [k for k in ("kind", *needed) if k not in dataset.attrs]:
-        raise ContrailError(f"{where}: attribute {absent[0]!r} is missing: restore the store")
-    if "time" in dataset.variables:
-        decoded = xr.decode_cf(_load(dataset[["time"]], where), mask_and_scale=True)
+        raise ContrailError(f"{where}: attribute {absent[0]!r} is missing: it is none of ours")
+    if times and "time" in dataset.variables:
+        stored = xr.Dataset({"time": dataset.variables["time"]}, attrs=dataset.attrs)
+        decoded = xr.decode_cf(_load(stored), mask_and_scale=True)
         dataset = dataset.assign_coords(time=decoded["time"])
     return dataset
 
@@ -296,6 +340,8 @@ def check_metadata(group: Any, where: str) -> None:
     try:
         arrays = {str(k): v for k, v in group["consolidated_metadata"]["metadata"].items() if v["node_type"] == "array"}
         samples = int(group["attributes"]["samples"])
+        if absent := {"record_id", "split"} - set(arrays):
+            raise ContrailError(f"{where}: {absent.pop()} is missing: restore the store")
         for name, meta in arrays.items():
             known = _codec_names(meta["codecs"])
             if meta["zarr_format"] != 3:
@@ -310,7 +356,7 @@ def check_metadata(group: Any, where: str) -> None:
             if min(shape + chunk, default=0) < 0 or values > _MOST_VALUES:
                 claimed = f"{math.prod(shape):,}"[:30]
                 raise ContrailError(f"{where}/{name}: claims {claimed} values: not opened, restore the store")
-            if name in (*DIMS, "record_id") and shape[0] != samples:
+            if name in (*DIMS, "record_id", "split") and shape[0] != samples:
                 raise ContrailError(f"{where}/{name}: its samples are not those stated: restore the store")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
         raise ContrailError(f"{where}/zarr.json: cannot be opened (malformed metadata): restore the store") from None
@@ -321,26 +367,45 @@ def _codec_names(codecs: list[dict[str, Any]]) -> set[str]:
     return {str(c["name"]) for c in codecs}.union(*(_codec_names(found) for found in inner))
 
 
-def _load(dataset: xr.Dataset, where: str) -> xr.Dataset:
-    """Per-sample variables in memory. What would decode to far more than its shape says is refused beforehand."""
-    place = place_of(where)
-    shapes = {str(name): variable.shape for name, variable in dataset.variables.items()}
-    _each(place, list(shapes), lambda name: _refuse_bomb(place, name, shapes[name]))
+def _load(dataset: xr.Dataset) -> xr.Dataset:
+    """Per-sample variables in memory, their files held to the manifest before they are decoded."""
+    place = place_of(dataset.attrs["path"])
+    try:
+        listed = _known_manifest(place, dataset.attrs["manifest"])
+    except FileNotFoundError:
+        raise ContrailError(f"{place.file(MANIFEST)}: missing: verify the store, and repair it") from None
+
+    def look(name: str) -> None:
+        for key in (f"{name}/zarr.json", _chunk_key(name, dataset[name].ndim)):
+            if key in listed:  # a variable of nothing but fill values has no chunk
+                content = sound(place, key, listed)
+                _refuse_bomb(place.file(key), content, dataset[name].shape)
+
+    names = [str(name) for name in dataset.variables]
+    if place.remote:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(look, names))
+    else:
+        for name in names:
+            look(name)
     try:
         return dataset.load()
     except Exception as error:  # each codec has its own
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise ContrailError(f"{where}: does not decode ({reason}): restore the store") from None
+        raise ContrailError(f"{place}: does not decode ({reason}): restore the store") from None
 
 
-def _refuse_bomb(place: Place, name: str, shape: Sequence[int]) -> None:
-    key = f"{name}/{'/'.join(['c', *['0'] * len(shape)])}"
+def _chunk_key(name: str, ndim: int) -> str:
+    return f"{name}/{'/'.join(['c', *['0'] * ndim])}"
+
+
+def _refuse_bomb(where: str, content: bytes, shape: Sequence[int]) -> None:
     try:
-        claimed = _zstd_bytes(bytes(place.read_range(key, 0, 18)))
-    except (FileNotFoundError, IndexError):
+        claimed = _zstd_bytes(content[:18])
+    except IndexError:
         return  # told when it is decoded
     if claimed > 2**20 + _MOST_BYTES_A_VALUE * math.prod(shape):
-        raise ContrailError(f"{place.file(key)}: claims {claimed:,} bytes for {math.prod(shape):,} values: not decoded")
+        raise ContrailError(f"{where}: claims {claimed:,} bytes for {math.prod(shape):,} values: not decoded")
 
 
 def _zstd_bytes(head: bytes) -> int:
@@ -354,16 +419,6 @@ def _zstd_bytes(head: bytes) -> int:
     if width == 0:
         return 2**63
     return int.from_bytes(head[at : at + width], "little") + (256 if width == 2 else 0)
-
-
-def _each(place: Place, names: Sequence[str], look: Callable[[str], None]) -> None:
-    """In turn on a disk, at once where each is a request."""
-    if not place.remote:
-        for name in names:
-            look(name)
-        return
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(look, names))
 
 
 def kind(store: xr.Dataset) -> str:
@@ -384,6 +439,7 @@ def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False,
     """
     place = place_of(store.attrs["path"])
     try:
+        sound(place, f"{name}/zarr.json", _known_manifest(place, store.attrs["manifest"]))
         layout = parse_layout(place, name)
     except (FileNotFoundError, ValueError):
         raise ContrailError(f"{place}/{name}/zarr.json: missing or damaged: restore the store") from None
@@ -404,7 +460,7 @@ def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False,
         read = partial(_read_through_zarr, group[name], "time" in DIMS[name], f"{place}/{name}")
     if not check:
         return read
-    stated = _load(store[[checksum_name(name)]], place.url)[checksum_name(name)].values
+    stated = _load(store[[checksum_name(name)]])[checksum_name(name)].values
     return partial(_read_checked, read, stated.reshape(len(stated), -1), f"{place}/{name}")
 
 
@@ -432,5 +488,9 @@ def _read_through_zarr(
 
 
 def read_scalars(store: xr.Dataset) -> xr.Dataset:
-    """The per-sample variables in memory, without the ones with pixels."""
-    return _load(store.drop_vars([n for n in DIMS if n in store.variables]), str(store.attrs["path"]))
+    """The per-sample variables in memory, without the ones with pixels. Raises ContrailError for damaged ones, and for
+    record ids that are no plain names."""
+    scalars = _load(store.drop_vars([n for n in DIMS if n in store.variables]))
+    for record_id in scalars["record_id"].values:
+        check_record_id(str(record_id))
+    return scalars

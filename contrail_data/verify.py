@@ -11,6 +11,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -18,7 +19,7 @@ import xxhash
 
 from contrail_data import stats
 from contrail_data.errors import ContrailError
-from contrail_data.places import Place, check_key
+from contrail_data.places import Place
 from contrail_data.progress import progress
 from contrail_data.store import (
     DIMS,
@@ -32,6 +33,7 @@ from contrail_data.store import (
     open_store,
     pixel_reader,
     provenance_file,
+    read_manifest,
     read_scalars,
 )
 
@@ -46,37 +48,30 @@ class Damage:
     reason: str
 
 
-def read_manifest(content: bytes) -> dict[str, tuple[str, int]]:
-    """(xxh3 checksum, bytes) by key. Raises ContrailError for a line that is none, or a name that leads elsewhere."""
-    found = {}
-    for line in content.decode(errors="replace").splitlines():
-        checksum, size, key = (*line.split(" ", 2), "", "")[:3]
-        if not size.isdecimal() or len(size) > 15 or len(checksum) != 16:
-            raise ContrailError(f"{MANIFEST}: holds the line {line[:40]!r}: restore the store")
-        found[check_key(key)] = (checksum, int(size))
-    return found
-
-
 def verify(place: Place, threads: int = _THREADS) -> list[Damage]:
     """All that is wrong with a store, nothing where it is whole. Raises ContrailError when it is no sealed store."""
     damage: list[Damage] = []
-    manifest, listed, group = b"", {}, None
-    try:
-        manifest = place.read(MANIFEST)
-        listed = read_manifest(manifest)
-    except FileNotFoundError:
-        open_store(place)  # tells what there is instead of a store
-        damage.append(Damage(MANIFEST, "missing"))
-    except ContrailError as error:
-        damage.append(Damage(MANIFEST, str(error).removeprefix(f"{MANIFEST}: ")))
+    listed: dict[str, tuple[str, int]] = {}
+    group: Any = None
     try:
         group = json.loads(place.read("zarr.json"))
-        if not damage and digest_of(manifest, group["attributes"]) != group["attributes"]["digest"]:
-            damage.append(Damage("zarr.json", "attributes and manifest do not give the digest"))
-    except FileNotFoundError:
-        damage.append(Damage("zarr.json", "missing"))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        attributes = group["attributes"]
+        if digest_of(attributes) != attributes["digest"]:
+            damage.append(Damage("zarr.json", "attributes are not those that were sealed"))
+        listed = read_manifest(place, attributes["manifest"])
+    except FileNotFoundError as error:
+        lost = MANIFEST if MANIFEST in str(error) else "zarr.json"
+        if lost == "zarr.json" and place.size(MANIFEST) is None:
+            open_store(place)  # tells what there is instead of a store
+        damage.append(Damage(lost, "missing"))
+    except ContrailError:
+        damage.append(Damage(MANIFEST, "is not the one that was sealed"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         damage.append(Damage("zarr.json", "is no store's metadata"))
+    if any(place.is_link(key) for key in ("zarr.json", MANIFEST, PROVENANCE)):
+        damage.append(Damage("zarr.json", "a symbolic link stands for it, the manifest or the provenance: remove it"))
+    if not listed:
+        return damage or [Damage(MANIFEST, "is empty")]
     with progress("verify", sum(size for _, size in listed.values()) // 2**20 or 1, unit="MiB") as advance:
         done = 0
         with ThreadPoolExecutor(threads) as pool:
@@ -85,22 +80,16 @@ def verify(place: Place, threads: int = _THREADS) -> list[Damage]:
                 advance(done // 2**20 - before)
                 if problem:
                     damage.append(Damage(key, problem))
-    if listed:
-        expected = {*listed, "zarr.json", MANIFEST, PROVENANCE}
-        damage += [Damage(key, "is not in the manifest") for key in place.sizes() if key not in expected]
+    expected = {*listed, "zarr.json", MANIFEST, PROVENANCE}
+    damage += [Damage(key, "is not in the manifest: remove it") for key in place.sizes() if key not in expected]
     if group is not None and not any(d.path.endswith(("zarr.json", MANIFEST)) for d in damage):
         files = {key: place.read(key) for key in listed if key.endswith("/zarr.json")}
         if group_file(group["attributes"], files) != place.read("zarr.json"):
             damage.append(Damage("zarr.json", "is not what was sealed"))
     try:
-        told = json.loads(place.read(PROVENANCE))
-        told.pop("checksum", None)
-        if provenance_file(told) != place.read(PROVENANCE):
-            damage.append(Damage(PROVENANCE, "checksum differs"))
-    except FileNotFoundError:
-        damage.append(Damage(PROVENANCE, "missing"))
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        damage.append(Damage(PROVENANCE, "is no JSON"))
+        sound_provenance(place)
+    except ContrailError as error:
+        damage.append(Damage(PROVENANCE, str(error).removeprefix(f"{place.file(PROVENANCE)}: ")))
     if any(d.path in ("zarr.json", MANIFEST) for d in damage):
         return damage
     if all(_has_pixels(d.path) or d.path == PROVENANCE for d in damage):
@@ -114,6 +103,22 @@ def verify(place: Place, threads: int = _THREADS) -> list[Damage]:
     return damage
 
 
+def sound_provenance(place: Place) -> bytes:
+    """Its bytes. Raises ContrailError when they are not what was sealed."""
+    try:
+        content = place.read(PROVENANCE, most=2**26)
+        told = json.loads(content)
+        told.pop("checksum", None)
+        if provenance_file(told) == content:
+            return content
+        reason = "checksum differs"
+    except FileNotFoundError:
+        reason = "missing"
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        reason = "is no JSON"
+    raise ContrailError(f"{place.file(PROVENANCE)}: {reason}")
+
+
 def _has_pixels(key: str) -> bool:
     return key.partition("/")[0] in DIMS and not key.endswith("/zarr.json")
 
@@ -125,6 +130,8 @@ def _check_file(place: Place, listed: dict[str, tuple[str, int]], key: str) -> t
         found = place.size(key)
         if found is None:
             return key, "missing"
+        if place.is_link(key):
+            return key, "a symbolic link stands for it"
         if found != size:
             return key, f"{found} bytes, expected {size}"
         return key, "" if xxhash.xxh3_64_hexdigest(place.read(key)) == checksum else "checksum differs"

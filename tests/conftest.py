@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
+
+from contrail_data.store import digest_of
 
 WKT = (
     'PROJCS["unknown",GEOGCS["unknown",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563]],'
@@ -40,6 +44,28 @@ def write_record(folder: Path, rng: np.random.Generator, *, size: int = 32, band
     np.save(folder / "human_individual_masks.npy", votes)
     np.save(folder / "human_pixel_masks.npy", (votes.mean(-1) > 0.5).astype("<i4"))
     return folder
+
+
+def reseal(store: Path) -> None:
+    """What an attacker does who has changed a store: manifest and digest that fit what is there now."""
+    lines = []
+    for path in sorted(p for p in store.rglob("*") if p.is_file()):
+        key = path.relative_to(store).as_posix()
+        if key not in ("zarr.json", "manifest.txt", "provenance.json"):
+            content = path.read_bytes()
+            lines.append(f"{xxhash.xxh3_64_hexdigest(content)} {len(content)} {key}\n")
+    (store / "manifest.txt").write_text("".join(lines))
+    restate(store)
+
+
+def restate(store: Path) -> None:
+    """The same for the manifest and attributes as they are."""
+    tree = json.loads((store / "zarr.json").read_text())
+    if isinstance(tree, dict) and isinstance(tree.get("attributes"), dict):
+        digest = hashlib.sha256((store / "manifest.txt").read_bytes()).hexdigest()
+        tree["attributes"]["manifest"] = f"sha256:{digest}"
+        tree["attributes"]["digest"] = digest_of(tree["attributes"])
+        (store / "zarr.json").write_text(json.dumps(tree))
 
 
 @pytest.fixture

@@ -244,9 +244,7 @@ def test_the_report_is_one_safe_page(store: xr.Dataset, tmp_path: Path) -> None:
     path.write_text(
         json.dumps(told | {"command": ["</style>" + attack], "set_aside": ["<img src=x onerror=alert(1)>"]})
     )
-    ids = store["record_id"].values.copy()
-    ids[:] = [f'"><{i}{attack}' for i in range(len(ids))]
-    hostile = store.assign_coords(record_id=("sample", ids))
+    hostile = store.copy()
     hostile.attrs["composite"] = json.loads(json.dumps(store.attrs["composite"]).replace('"G"', json.dumps(attack)))
     prediction = predicted(store, tmp_path / "p.zarr", pseudo=True)
     prediction.attrs["model"] = attack

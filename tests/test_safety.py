@@ -17,7 +17,7 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
-from conftest import write_record
+from conftest import reseal, restate, write_record
 from test_build import ASH, SMALL, add_records, build_small, cli, contents
 
 from contrail_data import journal
@@ -252,9 +252,11 @@ def test_a_hostile_store_is_refused_before_anything_is_decoded(sealed40: Path, t
     tree = json.loads((tmp_path / "s.zarr/zarr.json").read_text())
     HOSTILE[kind](tree)
     (tmp_path / "s.zarr/zarr.json").write_text(json.dumps(tree))
+    restate(tmp_path / "s.zarr")
     with pytest.raises(ContrailError) as refused:
         open_store(tmp_path / "s.zarr")
     assert "\n" not in str(refused.value)
+    assert "not those that were sealed" not in str(refused.value)
 
 
 def test_a_manifest_that_leads_elsewhere_is_refused(sealed40: Path, tmp_path: Path) -> None:
@@ -263,6 +265,7 @@ def test_a_manifest_that_leads_elsewhere_is_refused(sealed40: Path, tmp_path: Pa
     good = manifest.read_text()
     for name in ("../../escape", "/etc/escape", ".ssh/escape", "a/../../escape", "a\\escape"):
         manifest.write_text(good + f"{'0' * 16} 4 {name}\n")
+        restate(tmp_path / "s.zarr")
         done = cli("pull", tmp_path / "s.zarr", "-o", tmp_path / "copy.zarr")
         assert done.returncode == 1
         assert "leads out" in done.stderr
@@ -276,9 +279,11 @@ def test_a_bomb_among_the_values_is_not_decoded(sealed40: Path, tmp_path: Path) 
         path = tmp_path / "s.zarr" / key
         whole = path.read_bytes()
         path.write_bytes(numcodecs.Zstd().encode(bytes(2**28)))  # 10 kB that become 256 MB
+        reseal(tmp_path / "s.zarr")
         with pytest.raises(ContrailError, match=rf"{name}/c.* claims 268,435,456 bytes"):
             read_scalars(open_store(tmp_path / "s.zarr"))
         path.write_bytes(whole)
+    reseal(tmp_path / "s.zarr")
     assert len(read_scalars(open_store(tmp_path / "s.zarr"))["record_id"]) == 39
 
 
@@ -340,3 +345,103 @@ def test_what_changes_between_kill_and_resume_is_built_again(raw: Path, tmp_path
     assert (out / ".building").exists()
     made = build(source, SMALL, out, workers=1)  # nothing was finished: another plan may begin
     assert made.resumed == 0
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_no_command_overwrites_what_it_reads(sealed40: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    shutil.copytree(sealed40, store)
+    (tmp_path / "link.zarr").symlink_to(store)
+    write_record(tmp_path / "new/train/zz", np.random.default_rng(9))
+    for args in (
+        ("subset", store, "-o", store),
+        ("subset", store, "-o", tmp_path / "link.zarr"),
+        ("merge", store, sealed40, "-o", store),
+        ("append", store, tmp_path / "new", "-o", store),
+    ):
+        done = cli(*args, "--overwrite")
+        assert done.returncode == 1, args
+        assert "store to read from: choose another -o" in done.stderr
+    assert contents(store) == contents(sealed40)
+    assert cli("subset", sealed40, "--records", "001", "-o", tmp_path / "link.zarr", "--overwrite").returncode == 0
+    assert open_store(store).sizes["sample"] == 1  # through a link, the store itself
+    done = cli("build-ash", tmp_path / "new", "-o", tmp_path / "new/train/x.zarr")
+    assert "lies among the records" in done.stderr
+
+
+def test_repair_only_from_a_copy_of_the_same_store(sealed40: Path, raw40: Path, tmp_path: Path) -> None:
+    build_small(raw40, tmp_path / "other.zarr", settings=Settings(ASH, dtype="float16", size=32))
+    for harm in (
+        lambda s: flip(s / "manifest.txt"),
+        lambda s: (s / "zarr.json").unlink(),
+        lambda s: [(s / name).unlink() for name in ("zarr.json", "provenance.json")],
+    ):
+        store = tmp_path / "s.zarr"
+        shutil.copytree(sealed40, store)
+        harm(store)
+        before = {p: p.read_bytes() for p in store.rglob("*") if p.is_file()}
+        done = cli("verify", store, "--repair-from", tmp_path / "other.zarr")
+        assert done.returncode == 1
+        assert "another store" in done.stderr
+        assert {p: p.read_bytes() for p in store.rglob("*") if p.is_file()} == before
+        shutil.rmtree(store)
+
+
+def test_two_damaged_copies_repair_each_other(sealed40: Path, raw40: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.zarr", tmp_path / "two.zarr"
+    for store, hurt in ((one, (0, 2)), (two, (0, 1))):
+        shutil.copytree(sealed40, store)
+        for shard in hurt:
+            flip(store / f"image/c.{shard}.0.0.0.0")
+    done = cli("verify", one, "--repair-from", two)
+    assert done.returncode == 1
+    assert "restored image/c.2.0.0.0.0" in done.stdout
+    assert [d.path for d in verify(Place(str(one)))] == ["image/c.0.0.0.0.0"]
+    flip(one / "record_id/c/0")  # everything is built anew to restore it
+    assert cli("verify", one, "--repair-from", raw40).returncode == 0
+    assert contents(one) == contents(sealed40)
+
+
+def test_a_copy_is_verified_even_when_it_is_there(sealed40: Path, tmp_path: Path) -> None:
+    store, copy = tmp_path / "s.zarr", tmp_path / "copy.zarr"
+    shutil.copytree(sealed40, store)
+    assert cli("pull", store, "-o", copy).returncode == 0
+    flip(copy / "image/c.1.0.0.0.0")
+    assert cli("pull", store, "-o", copy).returncode == 0
+    assert contents(copy) == contents(sealed40)
+    flip(store / "provenance.json")
+    done = cli("pull", store, "-o", tmp_path / "new.zarr")
+    assert done.returncode == 1
+    assert "provenance.json" in done.stderr
+    assert not (tmp_path / "new.zarr/zarr.json").exists()
+
+
+def test_links_in_a_store_are_damage_and_nothing_is_written_through_them(sealed40: Path, tmp_path: Path) -> None:
+    store, victim = tmp_path / "s.zarr", tmp_path / "victim"
+    shutil.copytree(sealed40, store)
+    shutil.move(store / "mask", victim)
+    (store / "mask").symlink_to(victim)
+    before = {p.name: p.read_bytes() for p in victim.iterdir()}
+    flip(victim / "c.0.0.0")
+    before["c.0.0.0"] = (victim / "c.0.0.0").read_bytes()
+    assert "mask/c.1.0.0" in {d.path for d in verify(Place(str(store)))}
+    assert cli("verify", store, "--repair-from", sealed40).returncode == 1
+    assert {p.name: p.read_bytes() for p in victim.iterdir()} == before
+
+
+def test_append_hands_no_damage_on(sealed40: Path, tmp_path: Path) -> None:
+    write_record(tmp_path / "new/train/zz", np.random.default_rng(9))
+    for key in ("image/c.1.0.0.0.0", "moments/c/0/0/0"):
+        store = tmp_path / "s.zarr"
+        shutil.copytree(sealed40, store)
+        flip(store / key)
+        done = cli("append", store, tmp_path / "new", "-o", tmp_path / "v2.zarr")
+        assert done.returncode == 1
+        assert f"{key}: fails its checksum" in done.stderr
+        assert not (tmp_path / "v2.zarr/zarr.json").exists()
+        shutil.rmtree(store)

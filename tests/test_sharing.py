@@ -219,8 +219,7 @@ def test_subset_and_merge_keep_every_bit(raw: Path, tmp_path: Path, dtype: str, 
     made = build(from_stores(without_repeats([a, b])), settings_of(a), tmp_path / "m.zarr", workers=1)
     merged, parent = open_store(made.place), open_store(tmp_path / "away.zarr")
     found = diff(parent, merged)
-    assert {k for k, v in found.items() if v} == {"settings"}
-    assert set(found["settings"]) == {"source", "parents"}
+    assert not any(found.values())
     order = [list(merged["record_id"].values).index(r) for r in parent["record_id"].values]
     np.testing.assert_array_equal(merged["image"].values[order], parent["image"].values)
 
@@ -319,7 +318,7 @@ def test_several_processes_pull_at_once(sealed40: Path, tmp_path: Path) -> None:
 
 def test_a_remote_store_keeps_what_was_read_when_asked(sealed40: Path, s3: str) -> None:  # noqa: F811
     url, digest = f"{s3}/s.zarr", open_store(sealed40).attrs["digest"]
-    copy_store(place_of(sealed40), Place(url), digest)
+    copy_store(place_of(sealed40), Place(url))
     store = open_store(url)
     read = pixel_reader(store, keep=True)
     out, expected = np.empty((2, 3, 32, 32), np.uint8), np.empty((2, 3, 32, 32), np.uint8)
@@ -332,12 +331,12 @@ def test_a_remote_store_keeps_what_was_read_when_asked(sealed40: Path, s3: str) 
     Place(url).remove(["image/c.0.0.0.0.0"])
     pixel_reader(store, keep=True)(3, [0, 4], out)  # from the local copy
     Place(url).take("image/c.0.0.0.0.0", kept)
-    assert copy_store(Place(url), kept, digest) == 2  # a pull does the rest
+    assert copy_store(Place(url), kept) == 2  # a pull does the rest
     assert verify(kept) == []
 
 
 def test_other_programs_open_it(sealed40: Path, tmp_path: Path, s3: str) -> None:  # noqa: F811
-    copy_store(place_of(sealed40), Place(f"{s3}/s.zarr"), open_store(sealed40).attrs["digest"])
+    copy_store(place_of(sealed40), Place(f"{s3}/s.zarr"))
     local = xr.open_zarr(sealed40)
     tensorstore = pytest.importorskip("tensorstore")
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{sealed40}/image"}}

@@ -38,8 +38,10 @@ class Source:
     """One line each: what the scan itself had to set aside."""
     note: str = ""
     """What a reader of the build's output should know, said once."""
+    reads: list[str] = field(default_factory=list)
+    """Stores that samples are taken from."""
     parents: list[str] = field(default_factory=list)
-    """Digests of the stores that samples are taken from."""
+    """Their digests."""
     adopt: Callable[..., Iterable[Any]] | None = None
     """`adopt(layouts, done)` puts whole shards of a parent in place, those not done yet, and yields them."""
 

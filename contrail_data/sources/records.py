@@ -49,7 +49,8 @@ def scan(root: Path, split: str, composite: Composite) -> Source:
     whole = sum(metadata.get(record_id, {}).keys() >= _GEOMETRY_KEYS | {"timestamp"} for record_id in ids)
     note = ""
     if whole < len(ids):
-        state = "partial" if metadata else "absent"
+        is_there = (root / f"{split}_metadata.json").is_file()
+        state = "partial" if metadata else "unusable" if is_there else "absent"
         note = f"{split}_metadata.json is {state}: {len(ids) - whole} of {len(ids)} records lack time or place (NaN)"
     return Source(
         kind="records",
@@ -160,7 +161,7 @@ def _read_metadata(path: Path, problems: list[str]) -> dict[str, dict[str, Any]]
         if not isinstance(entries, list):
             raise ValueError("not a list of records")
     except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"{path.name}: set aside, records have no time and place: {str(error)[:100]}")
+        problems.append(f"{path.name}: cannot be used, records have no time and place: {str(error)[:100]}: restore it")
         return {}
     metadata: dict[str, dict[str, Any]] = {}
     for i, entry in enumerate(entries):

@@ -24,8 +24,17 @@ from contrail_data.places import place_of
 from contrail_data.sample import check_record_id, make_sample
 from contrail_data.shards import CODECS, Layout, parse_layout, writing_shards
 from contrail_data.sources import Source
-from contrail_data.store import MANIFEST, SHARD, checksum_name, kind, open_store, pixel_reader, read_scalars
-from contrail_data.verify import read_manifest
+from contrail_data.store import (
+    MANIFEST,
+    SHARD,
+    checksum_name,
+    kind,
+    open_store,
+    pixel_reader,
+    read_manifest,
+    read_scalars,
+    sound,
+)
 
 _GEOMETRY = ("latitude", "longitude", "corner_latitude", "corner_longitude", "geotransform", "crs_wkt")
 _KEPT = ("height", "width", "positive_pixels", "label_source")
@@ -77,6 +86,7 @@ def from_stores(taken: Sequence[tuple[xr.Dataset, npt.NDArray[np.int64]]]) -> So
     paths = [str(store.attrs["path"]) for store, _ in taken]
     return Source(
         kind="stores",
+        reads=paths,
         root=", ".join(paths),
         where=", ".join(p if "://" in p else str(Path(p).resolve()) for p in paths),
         split="",
@@ -107,6 +117,7 @@ def appended(parent: xr.Dataset, new: Source) -> Source:
         files=partial(_files_of_either, set(old.record_ids), old.files, new.files),
         entries={**new.entries, **old.entries},
         parents=old.parents,
+        reads=old.reads,
         adopt=partial(_adopt, parent, old),
     )
 
@@ -182,7 +193,7 @@ def _opened(path: str) -> tuple[xr.Dataset, dict[str, Any]]:
 def _adopt(parent: xr.Dataset, old: Source, layouts: dict[str, Layout], done: set[int]) -> Iterator[Shard]:
     """Whole shards of the parent by reference, with what their journal rows would have said."""
     place = place_of(parent.attrs["path"])
-    listed = read_manifest(place.read(MANIFEST))
+    listed = read_manifest(place, parent.attrs["manifest"])
     scalars = read_scalars(parent)
     checksums = {name: scalars[checksum_name(name)].values for name in layouts if checksum_name(name) in scalars}
     moments = scalars["moments"].values
@@ -194,6 +205,7 @@ def _adopt(parent: xr.Dataset, old: Source, layouts: dict[str, Layout], done: se
         for name, layout in layouts.items():
             key = layout.key(number)
             if key in listed:
+                sound(place, key, listed)
                 layout.place.take(key, place)
                 files[name] = listed[key]
             else:  # a parent without annotators
@@ -241,7 +253,12 @@ def choose(
     ids = np.array([str(r) for r in scalars["record_id"].values])
     fits = ~np.isin(ids, list(without))
     if absent := sorted({*(record_ids or ()), *without} - set(ids)):
-        raise ContrailError(f"{store.attrs['path']}: no record {absent[0]!r}, {len(absent)} in all: correct the list")
+        more = f" (nor {len(absent) - 1} others of the list)" if len(absent) > 1 else ""
+        raise ContrailError(f"{store.attrs['path']}: holds no record {absent[0]!r}{more}: correct the list")
+    if area is not None and not (-90 <= area[0] <= area[2] <= 90 and all(abs(d) <= 360 for d in area)):  # NaN fails
+        raise ContrailError(f"--area {area}: give south, west, north, east in degrees, south below north")
+    if since is not None and until is not None and not since < until:
+        raise ContrailError(f"--since {since}, --until {until}: no time lies between them: correct one")
     if record_ids is not None:
         fits &= np.isin(ids, list(record_ids))
     frame = np.maximum(scalars["labelled_frame"].values, 0)
@@ -274,6 +291,7 @@ def without_repeats(stores: Sequence[xr.Dataset]) -> list[tuple[xr.Dataset, npt.
     seen: dict[str, tuple[Any, str]] = {}
     taken = []
     for store in stores:
+        settings_of(store)  # no samples: told before anything is compared
         scalars = read_scalars(store)
         names = [str(name) for name in scalars.variables if str(name).endswith("_checksum")]
         new = []

@@ -81,7 +81,7 @@ def add(
 
 @app.command()
 def rm(name: Name, catalog: Catalog = None) -> None:
-    """Remove an entry, never its data. The next newest version takes the place of the newest."""
+    """Remove an entry, never its data. The next newest version takes the place of the newest, whose number is free."""
     from contrail_data.catalog import remove_entry
 
     path, _ = _read(catalog)

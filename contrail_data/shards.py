@@ -177,7 +177,13 @@ class ShardWriter:
         layout = self._layout
         units = np.ascontiguousarray(data, layout.dtype).reshape(layout.units, *layout.unit_shape)
         codec = layout.compressor
-        self._put(position, [unit.data.cast("B") if codec is None else codec.encode(unit) for unit in units])
+        if codec is None:
+            # In one piece: the kernel then keeps it in large pages, which read faster.
+            starts = self._bytes + np.arange(layout.units, dtype=np.uint64) * np.uint64(layout.unit_bytes)
+            self._index[position] = np.stack([starts, np.full_like(starts, layout.unit_bytes)], -1)
+            self._out(units.data.cast("B"))
+        else:
+            self._put(position, [codec.encode(unit) for unit in units])
         return [xxhash.xxh3_64_intdigest(unit.data) for unit in units]
 
     def add_stored(self, position: int, parts: Sequence[Part]) -> None:

@@ -154,15 +154,16 @@ def build_ash(
             strict=strict,
             overwrite=overwrite,
             command=command.line(),
-        )
+        ),
+        out,
     )
 
 
-def _tell(made: Built) -> None:
+def _tell(made: Built, out: str) -> None:
     for line in made.set_aside:
         print(f"set aside: {line}", file=sys.stderr)
     before = f", {made.resumed} of them found finished" if made.resumed else ""
-    print(f"{made.place}: {made.samples} samples{before}, {len(made.set_aside)} set aside, {made.digest}")
+    print(f"{out}: {made.samples} samples{before}, {len(made.set_aside)} set aside, {made.digest}")
     if made.was_there:
         print("note: the store was there already; --overwrite builds it anew, if records changed", file=sys.stderr)
     if made.set_aside:
@@ -206,7 +207,8 @@ def append(
             strict=strict,
             overwrite=overwrite,
             command=command.line(),
-        )
+        ),
+        out,
     )
 
 
@@ -244,7 +246,7 @@ def subset(
         split=split,
     )
     source = from_stores([(parent, chosen)])
-    _tell(build(source, settings, out, workers=workers, overwrite=overwrite, command=command.line()))
+    _tell(build(source, settings, out, workers=workers, overwrite=overwrite, command=command.line()), out)
 
 
 @app.command()
@@ -262,7 +264,7 @@ def merge(
     opened = [open_named(name) for name in stores]
     source = from_stores(without_repeats(opened))
     settings = settings_of(opened[0])
-    _tell(build(source, settings, out, workers=workers, overwrite=overwrite, command=command.line()))
+    _tell(build(source, settings, out, workers=workers, overwrite=overwrite, command=command.line()), out)
 
 
 def _ids(given: list[str]) -> list[str]:

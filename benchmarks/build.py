@@ -163,7 +163,11 @@ def main() -> None:
         sizes = [pixels // len(folders)] * len(folders)
         shutil.rmtree(out)
         limit = partial(read_and_write, inputs, sizes, out)
-        cold = partial(drop_cached, {path for files in inputs for path in files})
+
+        def cold() -> None:
+            for record in folders:
+                drop_cached(record.resolve())
+
         seconds = interleaved(
             {
                 "limit, 1 thread": partial(limit, 1, False),

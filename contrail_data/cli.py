@@ -491,7 +491,7 @@ def pseudo_label(
     from contrail_train.predict import load_predictor
 
     parent = open_named(store)
-    predictor = load_predictor(model).for_store(parent)
+    predictor = load_predictor(model).for_masks().for_store(parent)
     digest, resumed = label_store(
         parent,
         predictor.predict,
@@ -500,12 +500,14 @@ def pseudo_label(
         store_kind="pseudo-labels",
         all_frames=True,
         keep_human=True,
+        offsets=predictor.offsets,
         batch=batch,
         overwrite=overwrite,
         command=command.line(),
     )
     before = f", {resumed} of them found finished" if resumed else ""
-    print(f"{out}: {parent.sizes['sample']} samples{before}, {parent.sizes['time']} frames each, {digest}")
+    frames = parent.sizes["time"] - (predictor.offsets[-1] - predictor.offsets[0])
+    print(f"{out}: {parent.sizes['sample']} samples{before}, {frames} frames each, {digest}")
 
 
 def main() -> None:

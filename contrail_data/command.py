@@ -9,6 +9,7 @@ import sys
 import textwrap
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 
@@ -42,7 +43,7 @@ def run(app: typer.Typer) -> None:
         )
 
 
-def fail(message: str, code: int = 1) -> None:
+def fail(message: str, code: int = 1) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 

@@ -29,7 +29,8 @@ from contrail_data.shards import ShardWriter, writing_shards
 from contrail_data.store import SHARD, Array, checksum_variables, create_arrays, kind, pixel_reader, read_scalars, seal
 
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
-"""(b, t, c, y, x) as stored → (b, t, y, x) float32 probability, on the labels' pixel grid."""
+"""Consecutive frames (b, t, c, y, x) as stored → (b, t - span, y, x) float32 probability, on the labels' pixel grid,
+of the frames that have all neighbours the model looks at; span is from the first of these to the last, 0 in 2D."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def label_store(
     store_kind: str,
     all_frames: bool,
     keep_human: bool,
+    offsets: Sequence[int] = (0,),
     batch: int = 8,
     overwrite: bool = False,
     command: Sequence[str] = (),
@@ -67,20 +69,21 @@ def label_store(
     """Predict frames of a store of samples into `out`; returns the digest and how many samples were done before.
 
     `all_frames`: all of each sample, else the labelled one alone (the middle one where none is labelled).
-    `keep_human`: a frame that a human labelled keeps that label. Resumable like a build. Raises ContrailError for
-    a parent without images, an `out` that holds something else, or a full disk.
+    `keep_human`: a frame that a human labelled keeps that label. `offsets`: the frames that `predict` looks at, from
+    the one it predicts; frames without these neighbours are left out. Resumable like a build. Raises ContrailError
+    for a parent without images or neighbours, an `out` that holds something else, or a full disk.
     """
     if kind(parent) != "samples":
         raise ContrailError(f"{parent.attrs['path']}: holds {kind(parent)}, no images: name the store it came from")
     scalars = read_scalars(parent)
-    frames = _frames(scalars, parent.sizes["time"], all_frames)
+    frames = _frames(scalars, parent, all_frames, offsets)
     plane = (parent.sizes["y"], parent.sizes["x"])
     arrays = {
         "probability": Array((frames.shape[1], *plane), "uint8", "zstd"),
         "frame_mask": Array((frames.shape[1], *plane), "uint8", "zstd"),
     }
     facts = (decision.threshold, decision.gate, decision.top_k, decision.model)
-    plan = journal.plan_of([store_kind, parent.attrs["digest"], *facts, all_frames, keep_human])
+    plan = journal.plan_of([store_kind, parent.attrs["digest"], *facts, all_frames, keep_human, *offsets])
     place = place_of(out).resolved()
     if same_place(place.url, parent.attrs["path"]):
         raise ContrailError(f"{out}: is the store to read from: choose another -o")
@@ -96,9 +99,11 @@ def label_store(
         read_image, read_mask = pixel_reader(parent), pixel_reader(parent, "mask")
 
         def label(samples: Sequence[int], writers: dict[str, ShardWriter]) -> list[Row]:
-            x_btchw = np.empty((len(samples), frames.shape[1], *parent["image"].shape[2:]), parent["image"].dtype)
+            needed = frames.shape[1] + offsets[-1] - offsets[0]
+            x_btchw = np.empty((len(samples), needed, *parent["image"].shape[2:]), parent["image"].dtype)
             for sample, x_tchw in zip(samples, x_btchw, strict=True):
-                read_image(sample, frames[sample].tolist(), x_tchw)
+                first = int(frames[sample, 0]) + offsets[0]
+                read_image(sample, range(first, first + needed), x_tchw)
             probability = predict(x_btchw)
             score = top_k_mean(probability, decision.top_k)
             mask = (probability >= decision.threshold) & (score >= decision.gate)[..., np.newaxis, np.newaxis]
@@ -151,11 +156,21 @@ def label_store(
     return digest, resumed
 
 
-def _frames(scalars: xr.Dataset, count: int, all_frames: bool) -> npt.NDArray[np.int64]:
+def _frames(scalars: xr.Dataset, parent: xr.Dataset, all_frames: bool, offsets: Sequence[int]) -> npt.NDArray[np.int64]:
+    """(sample, time): the frames to predict, consecutive, each with its neighbours."""
+    count = parent.sizes["time"]
+    able = np.arange(-offsets[0], count - offsets[-1])
     if all_frames:
-        return np.tile(np.arange(count), (scalars.sizes["sample"], 1))
-    labelled = scalars["labelled_frame"].values.astype(np.int64)
-    return np.where(labelled < 0, count // 2, labelled)[:, np.newaxis]
+        frames = np.tile(able, (scalars.sizes["sample"], 1))
+    else:
+        labelled = scalars["labelled_frame"].values.astype(np.int64)
+        frames = np.where(labelled < 0, count // 2, labelled)[:, np.newaxis]
+    if not len(able) or not np.isin(frames, able).all():
+        raise ContrailError(
+            f"{parent.attrs['path']}: samples of {count} frames lack the neighbours {list(offsets)} that the model "
+            "looks at: choose a store of records, or a 2D model"
+        )
+    return frames
 
 
 def _human_frames(scalars: xr.Dataset, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

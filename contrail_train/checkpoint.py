@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def load_checkpoint(
     """Restore the newest readable checkpoint; returns its facts, None where there is none."""
     for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
         try:
-            tensors, facts = _read(path)
+            tensors, facts = read_tensors(path)
         except ContrailError:
             continue  # the one before is kept for just this
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
@@ -69,7 +70,7 @@ def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
 
 def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
     """Restore `save_weights`; returns its facts. Raises ContrailError for a file that is missing, cut or foreign."""
-    tensors, facts = _read(path)
+    tensors, facts = read_tensors(path)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -77,6 +78,21 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
             f"{path}: does not fit the model of its config ({str(error).splitlines()[-1].strip()})"
         ) from None
     return facts
+
+
+def save_mean(path: Path, sources: Sequence[Path], facts: dict[str, Any]) -> None:
+    """The mean of the weights in `sources`, tensor by tensor; counters are those of the first."""
+    first, *others = (read_tensors(source)[0] for source in sources)
+    for key, tensor in first.items():
+        if tensor.is_floating_point() and others:
+            mean = torch.stack([tensor, *(other[key] for other in others)]).double().mean(0)
+            first[key] = mean.to(tensor.dtype)
+    _write(path, first, facts)
+
+
+def save_batch(path: Path, tensors: dict[str, Tensor | None], facts: dict[str, Any]) -> None:
+    """Any named tensors, to be looked at."""
+    _write(path, {key: value for key, value in tensors.items() if value is not None}, facts)
 
 
 def file_digest(path: Path) -> str:
@@ -90,7 +106,8 @@ def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Non
     write_atomically(path, [save(plain, {"facts": json.dumps(facts)})])
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of any of our files. Raises ContrailError for one that is missing, cut or foreign."""
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads((file.metadata() or {})["facts"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +31,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 @app.command()
 def run(
     preset: Annotated[str, typer.Argument(help="A preset (see `presets ls`) or a .yaml file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="key=value, the value as YAML; can be given several times.", metavar="KEY=VALUE"),
@@ -38,15 +39,29 @@ def run(
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0.0, help="Minutes between checkpoints; one at each epoch's end besides.")
     ] = 5.0,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Build everything, take three steps, tell memory, speed and time; keep nothing."
+        ),
+    ] = False,
 ) -> None:
     """Train a model. Interrupted, the same command goes on from the last checkpoint.
 
-    A part of the records is held out (data.holdout): the best epoch, the threshold and the gate are chosen there.
+    A part of the records is held out (data.holdout): the best epoch, the threshold and the gate are chosen there. On
+    several GPUs: torchrun --nproc-per-node N -m contrail_train.cli run ...
     """
     from contrail_train.config import with_settings
     from contrail_train.presets import get_config
 
     config = with_settings(get_config(preset), settings or [])
+    if dry_run:
+        from contrail_train.dry_run import rehearse
+
+        command.facts(rehearse(config))
+        return
+    if out is None:  # typer cannot say "unless"
+        command.fail("--out is missing: name a run directory, or ask for a --dry-run", code=2)
     from contrail_train.fit import fit
 
     start = time.monotonic()
@@ -55,7 +70,10 @@ def run(
     if calibration["holdout"] is None:
         print(f"threshold {calibration['threshold']:.4f}, not calibrated: nothing positive was held out")
     else:
-        _print_report(f"{out}: held-out records; threshold and gate were fitted on them", calibration["holdout"])
+        _print_report(
+            f"{out}: held-out records; threshold and gate were fitted on them",
+            {**calibration["holdout"], "head": config.model.head},
+        )
 
 
 @app.command()
@@ -68,14 +86,13 @@ def evaluate(
     """Score a run on a labelled store at its own threshold and gate; prints a table, writes it as JSON beside."""
     from contrail_data.catalog import open_named
     from contrail_data.places import write_atomically
-    from contrail_train.evaluate import report, score
+    from contrail_train.evaluate import predicted, report, score
     from contrail_train.loader import open_labelled
-    from contrail_train.predict import load_predictor, probabilities
+    from contrail_train.predict import load_predictor
 
     opened = open_named(store)
-    model = load_predictor(run, device)
-    model = model.for_store(opened)
-    items = open_labelled(opened)
+    model = load_predictor(run, device).for_store(opened)
+    items = open_labelled(opened, model.offsets)
     decision = model.decision
     if shared := sorted(set(items.record_id.tolist()) & set(model.seen_records)):
         print(
@@ -84,7 +101,7 @@ def evaluate(
             file=sys.stderr,
         )
     scores = score(
-        lambda x_btchw: probabilities(model.model, x_btchw, model.mean_c, model.std_c, model.label_shift),
+        predicted(model.model, model.view, model.label_shift, model.head),
         items,
         device=model.device,
         threshold=decision.threshold,
@@ -94,6 +111,7 @@ def evaluate(
     result = {
         "store": {"name": store, "digest": opened.attrs["digest"]},
         "model": decision.model,
+        "head": model.head,
         **report(scores, items, decision.threshold, decision.gate),
     }
     path = run / f"evaluation-{opened.attrs['digest'].removeprefix('sha256:')[:12]}.json"
@@ -118,8 +136,7 @@ def predict(
     from contrail_train.predict import load_predictor
 
     parent = open_named(store)
-    model = load_predictor(run, device)
-    model = model.for_store(parent)
+    model = load_predictor(run, device).for_masks().for_store(parent)
     digest, resumed = label_store(
         parent,
         model.predict,
@@ -128,6 +145,7 @@ def predict(
         store_kind="predictions",
         all_frames=all_frames,
         keep_human=False,
+        offsets=model.offsets,
         batch=batch,
         overwrite=overwrite,
         command=command.line(),
@@ -137,40 +155,69 @@ def predict(
 
 
 @presets_app.command("ls")
-def presets_ls() -> None:
-    """List the presets, a line each."""
-    from contrail_train.presets import PRESETS
+def presets_ls(
+    matching: Annotated[str, typer.Argument(help="Only names that contain this.", metavar="[TEXT]")] = "",
+) -> None:
+    """List the presets: parent, what differs from it, parameters, GFLOP a sample forward, the notes' validation Dice.
 
-    for name, preset in PRESETS.items():
-        about = " ".join((preset.__doc__ or "").split("\n\n")[1].split())
-        print(f"{name}: {about}")
+    Costs are of a 3-channel store of 256 px. The notes do not tell of which stage their Dice are.
+    """
+    from contrail_train.cost import costs
+    from contrail_train.presets import PRESETS, config_of
+
+    chosen = [preset for name, preset in PRESETS.items() if matching in name]
+    if not chosen:
+        command.fail(f"no preset has {matching!r} in its name: leave the text away to see all")
+    rows = []
+    for preset, cost in zip(chosen, costs([config_of(p.name) for p in chosen]), strict=True):
+        differs = ", ".join(f"{key}={_plain(value)}" for key, value in preset.settings.items())
+        dice = "" if preset.published is None else f"{preset.published:.4f}"
+        figures = [f"{cost.parameters / 1e6:.1f}", f"{cost.flop / 1e9:.1f}", dice]
+        rows.append([preset.name, preset.parent or "", *figures, differs])
+    command.table("", ["preset", "parent", "M parameters", "GFLOP", "Dice", "differs by"], rows)
 
 
 @presets_app.command("show")
 def presets_show(preset: Annotated[str, typer.Argument()]) -> None:
     """Print a preset's complete settings as YAML, which `run` accepts as a file."""
     from contrail_train.config import to_yaml
-    from contrail_train.presets import get_config
+    from contrail_train.presets import PRESETS, get_config
 
-    print(to_yaml(get_config(preset)), end="")
+    config = get_config(preset)
+    if known := PRESETS.get(preset):
+        for text in (known.command, *textwrap.wrap(known.about, 110)):
+            print(f"# {text}")
+    print(to_yaml(config), end="")
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":")).replace('"', "")
 
 
 def _print_report(title: str, result: dict[str, Any]) -> None:
-    auc = "none" if result["auc_pr"] is None else f"{result['auc_pr']:.4f}"
+    def or_none(value: float | None) -> str:
+        return "none" if value is None else f"{value:.4f}"
+
+    records = result.get("head") == "record"
     rows = [
         ["records (positive; groups)", f"{result['records']} ({result['positive_records']}; {result['groups']})"],
-        ["global Dice", f"{result['dice']:.4f}"],
+        ["Dice over records (any contrail)" if records else "global Dice", f"{result['dice']:.4f}"],
         ["  95 % interval over groups", f"{result['dice_low']:.4f} to {result['dice_high']:.4f}"],
-        ["  without the gate", f"{result['dice_without_gate']:.4f}"],
-        ["precision", f"{result['precision']:.4f}"],
-        ["recall", f"{result['recall']:.4f}"],
-        ["AUC-PR of pixels", auc],
-        ["Dice within 2 pixels", f"{result['tolerant_dice']:.4f}"],
-        ["Dice over records (any contrail)", f"{result['record_dice']:.4f}"],
-        ["threshold", f"{result['threshold']:.4f}"],
-        ["gate", f"{result['gate']:.4f}"],
-        ["pixels tp, fp, fn", f"{result['tp']:,}, {result['fp']:,}, {result['fn']:,}"],
     ]
+    if not records:
+        rows += [["  without the gate", f"{result['dice_without_gate']:.4f}"]]
+    rows += [["precision", f"{result['precision']:.4f}"], ["recall", f"{result['recall']:.4f}"]]
+    if not records:
+        rows += [
+            ["AUC-PR of pixels", or_none(result["auc_pr"])],
+            ["Dice within 2 pixels", f"{result['tolerant_dice']:.4f}"],
+            ["Dice over records (any contrail)", f"{result['record_dice']:.4f}"],
+        ]
+    rows += [["AUC-PR of records", or_none(result["record_auc_pr"])], ["threshold", f"{result['threshold']:.4f}"]]
+    if not records:
+        rows += [["gate", f"{result['gate']:.4f}"]]
+    what = "records" if records else "pixels"
+    rows += [[f"{what} tp, fp, fn", f"{result['tp']:,}, {result['fp']:,}, {result['fn']:,}"]]
     command.table(title, ["score", ""], rows)
 
 
@@ -179,3 +226,7 @@ def main() -> None:
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler()]  # to stderr
     command.run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,15 +9,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from contrail_data.progress import progress
 from contrail_data.pseudo import top_k_mean
 from contrail_train import metrics
+from contrail_train.distributed import ALONE, Ranks, gather
 from contrail_train.loader import Items, load
+from contrail_train.predict import View, record_probability, window_probability
 
 Probabilities = Callable[[Tensor], Tensor]
-"""(b, t, c, h, w) stored values → (b, t, h, w) float32 probability on the labels' grid."""
+"""Windows of stored frames (b, t, c, h, w) → (b, h, w) float32 probability of each labelled frame on the labels' grid;
+of a classifier of records (b, 1, 1), which is scored as a mask of one pixel."""
+
+
+def predicted(model: nn.Module, view: View, label_shift: tuple[float, float], head: str) -> Probabilities:
+    """What `score` asks of a model."""
+
+    def of(window_btchw: Tensor) -> Tensor:
+        if head == "record":
+            return record_probability(model, window_btchw, view)[:, None, None]
+        return window_probability(model, window_btchw, view, label_shift)
+
+    return of
 
 
 @dataclass(frozen=True)
@@ -44,25 +58,39 @@ def score(
     batch: int = 16,
     threads: int = 2,
     name: str | None = "evaluate",
+    ranks: Ranks = ALONE,
 ) -> Scores:
-    """Score human-labelled frames, in order. `name` titles the progress display; None shows none."""
+    """Score human-labelled frames; every process of a run scores its share and gets the scores of all.
+
+    `name` titles the progress display; None shows none.
+    """
     histogram = np.zeros((2, metrics.BINS), np.int64)
-    counts, record_scores, tolerant = [], [], []
-    rows = np.arange(len(items))
-    steps = [rows[i : i + batch] for i in range(0, len(rows), batch)]
+    own = np.arange(ranks.rank, len(items), ranks.world)
+    steps = [own[i : i + batch] for i in range(0, len(own), batch)]
+    counts, record_scores = np.zeros((3, len(items)), np.int64), np.zeros(len(items))
+    tolerant = np.zeros((4, len(items)), np.int64)
 
     def run(advance: Callable[..., None]) -> None:
-        for loaded in load(items, steps, device, threads, prefetch=2):
+        for rows, loaded in zip(steps, load(items, steps, device, threads, prefetch=2), strict=True):
             with torch.inference_mode():
-                p_bhw = probabilities(loaded.image_btchw)[:, 0].cpu().numpy()
-            target_bhw = loaded.target_b1hw[:, 0].cpu().numpy() >= 128
-            histogram[...] += metrics.histograms(p_bhw, target_bhw)
-            record_scores.append(top_k_mean(p_bhw, top_k))
-            for p_hw, target_hw in zip(p_bhw, target_bhw, strict=True):
-                predicted = p_hw >= threshold
-                tp = int((predicted & target_hw).sum())
-                counts.append((tp, int(predicted.sum()) - tp, int(target_hw.sum()) - tp))
-                tolerant.append(metrics.tolerant_counts(predicted, target_hw))
+                p_bhw = probabilities(loaded.image_btchw).cpu().numpy()
+            if p_bhw.shape[1:] == (1, 1):
+                target_bhw = loaded.positive_b1.cpu().numpy()[:, :, np.newaxis] > 0
+            else:
+                target_bhw = loaded.target_b1hw[:, 0].cpu().numpy() >= 128
+            if loaded.valid_b1hw is None:
+                there_bhw = np.ones_like(target_bhw)
+            else:
+                there_bhw = loaded.valid_b1hw[:, 0].cpu().numpy() > 0
+                p_bhw = np.where(there_bhw, p_bhw, 0)
+                target_bhw = target_bhw & there_bhw
+            histogram[...] += metrics.histograms(p_bhw[there_bhw], target_bhw[there_bhw])
+            record_scores[rows] = top_k_mean(p_bhw, top_k)
+            for row, p_hw, target_hw in zip(rows, p_bhw, target_bhw, strict=True):
+                predicted_hw = p_hw >= threshold
+                tp = int((predicted_hw & target_hw).sum())
+                counts[:, row] = tp, int(predicted_hw.sum()) - tp, int(target_hw.sum()) - tp
+                tolerant[:, row] = metrics.tolerant_counts(predicted_hw, target_hw)
             advance(len(p_bhw))
 
     if name is None:
@@ -70,7 +98,9 @@ def score(
     else:
         with progress(name, len(items)) as advance:
             run(advance)
-    return Scores(histogram, np.array(counts).T, np.concatenate(record_scores), np.array(tolerant).T)
+    parts = gather((histogram, counts, record_scores, tolerant), ranks)
+    # each process left zeros where the others counted
+    return Scores(*(sum(column) for column in zip(*parts, strict=True)))
 
 
 def report(scores: Scores, items: Items, threshold: float, gate: float) -> dict[str, Any]:
@@ -83,7 +113,7 @@ def report(scores: Scores, items: Items, threshold: float, gate: float) -> dict[
     total = {k: int(v) for k, v in zip(("tp", "fp", "fn"), gated.sum(1), strict=True)}
     low, high = metrics.bootstrap_interval(tp, fp, fn, groups=items.group)
     ungated = scores.counts.sum(1)
-    positive = tp + fn > 0
+    positive = scores.counts[0] + scores.counts[2] > 0
     return {
         "records": len(items),
         "positive_records": int(positive.sum()),
@@ -98,9 +128,15 @@ def report(scores: Scores, items: Items, threshold: float, gate: float) -> dict[
         "auc_pr": metrics.average_precision(scores.histogram) if positive.any() else None,
         "tolerant_dice": metrics.tolerant_dice(*(int(n) for n in tolerant.sum(1))),
         "record_dice": metrics.record_dice(tp + fp > 0, positive),
+        "record_auc_pr": _record_auc(scores, positive),
         "dice_without_gate": float(metrics.dice(*ungated)),
         **total,
     }
+
+
+def _record_auc(scores: Scores, positive: npt.NDArray[np.bool_]) -> float | None:
+    """Area under precision-recall of records by their score; None without a positive one."""
+    return metrics.average_precision(metrics.histograms(scores.record_score, positive)) if positive.any() else None
 
 
 def gated_counts(scores: Scores, gate: float) -> npt.NDArray[np.int64]:

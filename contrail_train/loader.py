@@ -11,7 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,32 +30,40 @@ from contrail_train.config import DataConfig, PseudoConfig
 
 @dataclass(frozen=True)
 class Labels:
-    """Where the target of an item is read from."""
+    """Where the target of an item is read from, and what a stored value means."""
 
     read: PixelReader
-    scale: int
+    scale: int = 1
     """Multiplies what is stored, so that 255 is certain."""
-    step: float | None
-    """Soft labels are rounded to multiples of this; None: as they are."""
+    table: npt.NDArray[np.uint8] | None = None
+    """(n, 256) target by stored value, in place of `scale`: row `row_of_table[sample]`, or the only one."""
+    row_of_table: npt.NDArray[np.integer[Any]] | None = None
 
 
 @dataclass(frozen=True)
 class Items:
-    """A table of 2D samples: one row is one labelled frame of one record."""
+    """A table of samples: a row is one labelled frame of one record, with the frames around it that the model sees."""
 
     images: list[PixelReader]
     labels: list[Labels]
+    valid: list[PixelReader | None]
+    """By store: which pixels are there, where some are missing."""
     store: npt.NDArray[np.int64]
     sample: npt.NDArray[np.int64]
     frame: npt.NDArray[np.int64]
+    """The labelled one."""
     label: npt.NDArray[np.int64]
     """Index into `labels`."""
     label_sample: npt.NDArray[np.int64]
     label_frame: npt.NDArray[np.int64]
+    positive: npt.NDArray[np.bool_]
+    """Whether the frame has any contrail."""
     weight: npt.NDArray[np.float32]
     group: npt.NDArray[np.str_]
     """(site, day) of the record, or the record itself where those are unknown: never split across a hold-out."""
     record_id: npt.NDArray[np.str_]
+    offsets: tuple[int, ...]
+    """Frames that are read, from the labelled one."""
     shape_tchw: tuple[int, ...]
     dtype: np.dtype[Any]
 
@@ -63,11 +71,14 @@ class Items:
         return len(self.sample)
 
     def __getitem__(self, rows: npt.NDArray[Any]) -> Items:
-        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
-        return Items(self.images, self.labels, **columns, shape_tchw=self.shape_tchw, dtype=self.dtype)
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return replace(self, **columns)
 
 
-_COLUMNS = ("store", "sample", "frame", "label", "label_sample", "label_frame", "weight", "group", "record_id")
+_COLUMNS = (
+    *("store", "sample", "frame", "label", "label_sample", "label_frame"),
+    *("positive", "weight", "group", "record_id"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,14 +89,26 @@ class Batch:
     """The store's dtype; uint8 counts 1/255."""
     target_b1hw: Tensor
     """uint8, 255 is certain contrail."""
+    positive_b1: Tensor
+    """float32 0 or 1: any contrail in the frame."""
     weight_b: Tensor
     """float32 weight in the loss."""
+    valid_b1hw: Tensor | None
+    """uint8 0 or 1: the labelled frame's pixel is there; None where the stores miss none."""
+
+    def __getitem__(self, rows: slice) -> Batch:
+        valid_b1hw = None if self.valid_b1hw is None else self.valid_b1hw[rows]
+        return Batch(
+            self.image_btchw[rows], self.target_b1hw[rows], self.positive_b1[rows], self.weight_b[rows], valid_b1hw
+        )
 
 
 @dataclass(frozen=True)
 class TrainingData:
     train: Items
     holdout: Items
+    without_neighbours: int
+    """Labelled frames left out, as the sample has not all the frames around them that the model sees."""
     statistics: dict[str, Any]
     composite: dict[str, Any]
     label_shift: tuple[float, float]
@@ -96,8 +119,8 @@ class TrainingData:
 def open_training_data(config: DataConfig) -> TrainingData:
     """Open the stores of a run and set the hold-out apart.
 
-    Raises ContrailError when a store does not fit the others, a pseudo-label store's parent is not among them, or
-    no human-labelled sample is left to train on.
+    Raises ContrailError when a store does not fit the others or the run, a pseudo-label store's parent is not among
+    them, or no labelled sample is left to train on.
     """
     if not config.train:
         raise ContrailError("data.train is empty: name stores, --set data.train=[data/train.zarr]")
@@ -109,71 +132,130 @@ def open_training_data(config: DataConfig) -> TrainingData:
             raise ContrailError(f"{name}: holds {kind(store)}: train on samples and pseudo-labels only")
     if not parents:
         raise ContrailError("data.train names no store with images: add the one the pseudo-labels were made from")
+    _check_kin(parents, config)
+    reader = partial(pixel_reader, check=config.check, keep=config.keep)
+    stores, scalars = list(parents.values()), [read_scalars(s) for s in parents.values()]
+    human = _human_items(stores, scalars, config.frames, config.target, reader)
+    if not len(human):
+        raise ContrailError(f"{', '.join(parents)}: no human-labelled sample: nothing to train on")
+    everywhere = _with_pseudo(human, stores, scalars, pseudo, config.pseudo, reader)
+    usable = _with_neighbours(everywhere, stores)
+    if not usable.any():
+        raise ContrailError(
+            f"{', '.join(parents)}: no labelled frame has the neighbours data.frames={config.frames} asks for "
+            f"({stores[0].sizes['time']} frames a sample): choose other frames"
+        )
+    is_human = np.arange(len(everywhere)) < len(human)
+    if config.records == "positive":
+        wanted = usable & everywhere.positive
+        if not wanted.any():
+            raise ContrailError(f"{', '.join(parents)}: no positive record: data.records=positive leaves none")
+    else:
+        wanted = usable
+    # Groups are chosen among all human-labelled records, so that stages of one pipeline hold out the same ones.
+    held = choose_holdout(human.group, human.positive, config.holdout, config.fold)
+    train = wanted & ~np.isin(everywhere.group, np.unique(human.group[held]))
+    if not (train & is_human).any():
+        raise ContrailError(f"data.holdout={config.holdout} leaves none of {len(human)} samples: lower it")
+    return TrainingData(
+        train=everywhere[train],
+        holdout=human[held & wanted[: len(human)]],
+        without_neighbours=int((~usable).sum()),
+        statistics=combined([s.attrs["statistics"] for s in stores]),
+        composite=stores[0].attrs["composite"],
+        label_shift=tuple(stores[0].attrs["label_shift"]),
+        digests={name: store.attrs["digest"] for name, store in opened.items()},
+    )
+
+
+def _check_kin(parents: dict[str, xr.Dataset], config: DataConfig) -> None:
+    """Raises ContrailError unless the stores can be trained on together, as the run wants them."""
     first_name, first = next(iter(parents.items()))
     for name, store in parents.items():
         if store.attrs["statistics"] is None:
             raise ContrailError(f"{name}: holds no train samples, so it has no statistics: train on a train split")
+        if config.composite not in (None, theirs := store.attrs["composite"]["name"]):
+            raise ContrailError(
+                f"{name}: composite {theirs!r}, the run wants {config.composite!r}: "
+                f"build it with --composite {config.composite}, or set data.composite"
+            )
         for key in ("composite", "label_shift"):
             if store.attrs[key] != first.attrs[key]:
                 raise ContrailError(f"{name}: {key} differs from that of {first_name}: train on stores of one kind")
         if store["image"].shape[2:] != first["image"].shape[2:] or store["image"].dtype != first["image"].dtype:
             raise ContrailError(f"{name}: image size or dtype differs from that of {first_name}: rebuild one of them")
-    reader = partial(pixel_reader, check=config.check, keep=config.keep)
-    images = [reader(s) for s in parents.values()]
-    masks = [Labels(reader(s, "mask"), 255, None) for s in parents.values()]
-    scalars = [read_scalars(s) for s in parents.values()]
-    shape = (1, *first["image"].shape[2:])
-    human = Items(images, masks, **_human_rows(scalars), shape_tchw=shape, dtype=first["image"].dtype)
-    if not len(human):
-        raise ContrailError(f"{', '.join(parents)}: no human-labelled sample: nothing to train on")
-    positive = np.concatenate([s["positive_pixels"].values[s["label_source"].values == "human"] for s in scalars]) > 0
-    held = choose_holdout(human.group, positive, config.holdout)
-    if held.all():
-        raise ContrailError(f"data.holdout={config.holdout} leaves none of {len(human)} samples: lower it")
-    holdout_groups = np.unique(human.group[held])
-    train = _with_pseudo(human[~held], list(parents.values()), scalars, pseudo, config.pseudo, holdout_groups, reader)
-    return TrainingData(
-        train=train,
-        holdout=human[held],
-        statistics=combined([s.attrs["statistics"] for s in parents.values()]),
-        composite=first.attrs["composite"],
-        label_shift=tuple(first.attrs["label_shift"]),
-        digests={name: store.attrs["digest"] for name, store in opened.items()},
-    )
 
 
-def open_labelled(store: xr.Dataset) -> Items:
-    """The human-labelled frames of one store, for scoring. Raises ContrailError when there are none."""
-    items = Items(
-        [pixel_reader(store)],
-        [Labels(pixel_reader(store, "mask"), 255, None)],
-        **_human_rows([read_scalars(store)]),
-        shape_tchw=(1, *store["image"].shape[2:]),
-        dtype=store["image"].dtype,
-    )
+def open_labelled(store: xr.Dataset, offsets: Sequence[int] = (0,)) -> Items:
+    """The human-labelled frames of one store, for scoring, each with the frames at `offsets` from it.
+
+    Raises ContrailError when there are none, or none that has these.
+    """
+    items = _human_items([store], [read_scalars(store)], offsets, "majority", pixel_reader)
     if not len(items):
         raise ContrailError(f"{store.attrs['path']}: no human labels to score against: choose a labelled store")
+    usable = _with_neighbours(items, [store])
+    if not usable.all():
+        raise ContrailError(
+            f"{store.attrs['path']}: {int((~usable).sum())} of {len(items)} labelled frames have not all the frames "
+            f"{list(offsets)} around them that the model needs: choose a store of records, or a 2D model"
+        )
     return items
 
 
-def _human_rows(scalars: Sequence[xr.Dataset]) -> dict[str, Any]:
+def _with_neighbours(items: Items, stores: Sequence[xr.Dataset]) -> npt.NDArray[np.bool_]:
+    """(n) whether each item's sample has all the frames at the items' offsets."""
+    frames = np.array([s.sizes["time"] for s in stores])[items.store]
+    return (items.frame + min(items.offsets) >= 0) & (items.frame + max(items.offsets) < frames)
+
+
+def _human_items(
+    stores: Sequence[xr.Dataset],
+    scalars: Sequence[xr.Dataset],
+    offsets: Sequence[int],
+    target: str,
+    reader: Callable[..., PixelReader],
+) -> Items:
+    labels: list[Labels] = [Labels(reader(s, "mask"), 255) for s in stores]
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _COLUMNS}
-    for i, s in enumerate(scalars):
+    for i, (store, s) in enumerate(zip(stores, scalars, strict=True)):
         rows = np.flatnonzero((s["label_source"].values == "human") & (s["labelled_frame"].values >= 0))
+        label = np.full(len(rows), i)
+        if target != "majority" and "annotators" in store.variables:
+            voters = s["annotator_count"].values.astype(np.int64)
+            labels.append(Labels(reader(store, "annotators"), table=_mean_of_votes(target), row_of_table=voters))
+            label[voters[rows] > 0] = len(labels) - 1
         values = {
             "store": np.full(len(rows), i),
             "sample": rows,
             "frame": s["labelled_frame"].values[rows].astype(np.int64),
-            "label": np.full(len(rows), i),
+            "label": label,
             "label_sample": rows,
             "label_frame": np.zeros(len(rows), np.int64),
+            "positive": s["positive_pixels"].values[rows] > 0,
             "weight": np.ones(len(rows), np.float32),
             "group": site_and_day(s)[rows],
             "record_id": _text(s["record_id"].values[rows]),
         }
         for name in _COLUMNS:
             parts[name].append(values[name])
-    return {name: np.concatenate(columns) for name, columns in parts.items()}
+    return Items(
+        [reader(s) for s in stores],
+        labels,
+        [reader(s, "valid") if "valid" in s.variables else None for s in stores],
+        **{name: np.concatenate(columns) for name, columns in parts.items()},
+        offsets=tuple(offsets),
+        shape_tchw=(len(offsets), *stores[0]["image"].shape[2:]),
+        dtype=stores[0]["image"].dtype,
+    )
+
+
+def _mean_of_votes(target: str) -> npt.NDArray[np.uint8]:
+    """(9, 256) soft target by number of annotators and by the bit field of those who marked the pixel."""
+    marked = np.bitwise_count(np.arange(256, dtype=np.uint8))
+    voters = np.maximum(np.arange(9), 1)[:, np.newaxis]
+    share = np.minimum(marked / voters * (2 if target == "clip2" else 1), 1)
+    return np.rint(255 * share).astype(np.uint8)
 
 
 def site_and_day(scalars: xr.Dataset) -> npt.NDArray[np.str_]:
@@ -192,21 +274,21 @@ def _text(values: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
 
 
 def choose_holdout(
-    group: npt.NDArray[np.str_], positive: npt.NDArray[np.bool_], fraction: float
+    group: npt.NDArray[np.str_], positive: npt.NDArray[np.bool_], fraction: float, fold: int = 0
 ) -> npt.NDArray[np.bool_]:
-    """(n) which records are held out: whole groups, by the hash of their names, so that the choice survives added
-    records; positive and empty groups apart, so that a small hold-out holds some of each."""
+    """(n) which records are held out: whole groups, in the order of the hashes of their names, so that the choice
+    survives added records; positive and empty groups apart, so that a small hold-out holds some of each. Fold i is the
+    i-th such part; folds share no record, and those of a fraction 1/k leave none out."""
     held = np.zeros(len(group), bool)
     names, inverse = np.unique(group, return_inverse=True)
+    members = np.bincount(inverse, minlength=len(names))
     group_positive = np.bincount(inverse, positive, len(names)) > 0
     rank = np.array([int.from_bytes(hashlib.sha256(n.encode()).digest()[:6], "big") for n in names])
     for state in (True, False):
-        members = group_positive[inverse] == state
-        want = round(fraction * members.sum())
-        for g in sorted(np.flatnonzero(group_positive == state), key=rank.__getitem__):
-            if held[members].sum() >= want:
-                break
-            held[inverse == g] = True
+        groups = np.array(sorted(np.flatnonzero(group_positive == state), key=rank.__getitem__), np.int64)
+        before = np.cumsum(members[groups]) - members[groups]
+        low, high = (round(f * fraction * members[groups].sum()) for f in (fold, fold + 1))
+        held |= np.isin(inverse, groups[(low <= before) & (before < high)])
     return held
 
 
@@ -216,10 +298,10 @@ def _with_pseudo(
     scalars: list[xr.Dataset],
     pseudo: dict[str, xr.Dataset],
     config: PseudoConfig,
-    holdout_groups: npt.NDArray[np.str_],
     reader: Callable[..., PixelReader],
 ) -> Items:
-    """The human rows, and one for each pseudo-labelled frame of a record that is not held out."""
+    """The human rows, and one for each pseudo-labelled frame. Such a frame counts as positive when its gate was open
+    and its `top_k` highest pixels average to the threshold or more."""
     labels = list(human.labels)
     columns = {name: [getattr(human, name)] for name in _COLUMNS}
     digests = [p.attrs["digest"] for p in parents]
@@ -231,13 +313,12 @@ def _with_pseudo(
         parent = digests.index(store.attrs["parent"])
         ids = {str(r): i for i, r in enumerate(scalars[parent]["record_id"].values)}
         at = np.array([ids[str(r)] for r in store["record_id"].values])
-        groups = site_and_day(scalars[parent])[at]
-        usable = (store["frame_source"].values == "pseudo") & ~np.isin(groups, holdout_groups)[:, np.newaxis]
-        row, column = np.nonzero(usable)
-        hard = config.target == "hard"
-        variable = "frame_mask" if hard else "probability"
-        step = config.step if config.target == "quantised" else None
-        labels.append(Labels(reader(store, variable), 255 if hard else 1, step))
+        row, column = np.nonzero(store["frame_source"].values == "pseudo")
+        if config.target == "hard":
+            labels.append(Labels(reader(store, "frame_mask"), 255))
+        else:
+            labels.append(Labels(reader(store, "probability"), table=_rounded(config)))
+        score = store["frame_score"].values[row, column]
         values = {
             "store": np.full(len(row), parent),
             "sample": at[row],
@@ -245,14 +326,23 @@ def _with_pseudo(
             "label": np.full(len(row), len(labels) - 1),
             "label_sample": row,
             "label_frame": column,
+            "positive": score >= max(store.attrs["gate"], store.attrs["threshold"]),
             "weight": np.full(len(row), config.weight, np.float32),
-            "group": groups[row],
+            "group": site_and_day(scalars[parent])[at[row]],
             "record_id": _text(store["record_id"].values[row]),
         }
         for key in _COLUMNS:
             columns[key].append(values[key])
-    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return Items(human.images, labels, **joined, shape_tchw=human.shape_tchw, dtype=human.dtype)
+    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return replace(human, labels=labels, **joined)
+
+
+def _rounded(config: PseudoConfig) -> npt.NDArray[np.uint8] | None:
+    """(1, 256) target by stored probability."""
+    if config.target == "soft":
+        return None
+    steps = np.rint(np.arange(256) / (255 * config.step)) * (255 * config.step)
+    return np.rint(np.minimum(steps, 255)).astype(np.uint8)[np.newaxis]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -260,16 +350,20 @@ def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 
 
-def steps_per_epoch(count: int, batch_size: int, world: int = 1) -> int:
-    return -(-count // (batch_size * world))
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    return -(-count // batch_size)
 
 
-def step_rows(
-    order: npt.NDArray[np.int64], step: int, batch_size: int, rank: int = 0, world: int = 1
-) -> npt.NDArray[np.int64]:
-    """Rows of one rank's batch at a step of the epoch; over ranks and steps each item comes exactly once."""
-    start = step * batch_size * world
-    return order[start : start + batch_size * world][rank::world]
+def step_rows(order: npt.NDArray[np.int64], step: int, batch_size: int) -> npt.NDArray[np.int64]:
+    """Rows of a step of the epoch, over all ranks; over the steps each item comes exactly once."""
+    return order[step * batch_size : (step + 1) * batch_size]
+
+
+def share_of(count: int, rank: int, world: int) -> npt.NDArray[np.int64]:
+    """Which of a step's `count` rows a rank takes: every world-th. All ranks take equally many, as they wait for one
+    another; where there are too few, ranks at the end repeat row 0, which must then weigh 0."""
+    own = np.arange(rank, count, world)
+    return np.pad(own, (0, -(-count // world) - len(own)))
 
 
 def load(
@@ -315,9 +409,13 @@ class _Slot:
         self.device = device
         pin = device.type == "cuda"
         dtype = torch.from_numpy(np.empty(0, items.dtype)).dtype
+        plane = (size, 1, *items.shape_tchw[-2:])
         self.image = torch.empty((size, *items.shape_tchw), dtype=dtype, pin_memory=pin)
-        self.target = torch.empty((size, 1, *items.shape_tchw[-2:]), dtype=torch.uint8, pin_memory=pin)
+        self.target = torch.empty(plane, dtype=torch.uint8, pin_memory=pin)
+        self.positive = torch.empty((size, 1), dtype=torch.float32, pin_memory=pin)
         self.weight = torch.empty(size, dtype=torch.float32, pin_memory=pin)
+        some_missing = any(read is not None for read in items.valid)
+        self.valid = torch.ones(plane, dtype=torch.uint8, pin_memory=pin) if some_missing else None
         self.stream = torch.cuda.Stream(device) if pin else None
         self.copied: torch.cuda.Event | None = None
 
@@ -326,29 +424,39 @@ class _Slot:
             self.copied.synchronize()
 
     def batch(self, size: int) -> Batch:
-        parts = self.image[:size], self.target[:size], self.weight[:size]
+        here = Batch(self.image, self.target, self.positive, self.weight, self.valid)[:size]
         if self.stream is None:
-            return Batch(*parts)
+            return here
         with torch.cuda.stream(self.stream):
-            moved = [part.to(self.device, non_blocking=True) for part in parts]
+            moved = [None if p is None else p.to(self.device, non_blocking=True) for p in vars(here).values()]
             self.copied = self.stream.record_event()
         compute = torch.cuda.current_stream(self.device)
         compute.wait_stream(self.stream)
         for tensor in moved:
-            tensor.record_stream(compute)
-        return Batch(*moved)
+            if tensor is not None:
+                tensor.record_stream(compute)
+        return Batch(*moved)  # type: ignore[arg-type]
 
 
 def _fill(items: Items, slot: _Slot, rows: npt.NDArray[np.int64], part: npt.NDArray[np.int64]) -> None:
-    image, target, weight = slot.image.numpy(), slot.target.numpy(), slot.weight.numpy()
+    image, target = slot.image.numpy(), slot.target.numpy()
+    positive, weight = slot.positive.numpy(), slot.weight.numpy()
+    valid = None if slot.valid is None else slot.valid.numpy()
     for i in part:
         row = rows[i]
-        items.images[items.store[row]](int(items.sample[row]), [int(items.frame[row])], image[i])
+        store, sample, frame = int(items.store[row]), int(items.sample[row]), int(items.frame[row])
+        items.images[store](sample, [frame + offset for offset in items.offsets], image[i])
         labels = items.labels[items.label[row]]
         labels.read(int(items.label_sample[row]), [int(items.label_frame[row])], target[i])
-        if labels.scale != 1:
+        if labels.table is not None:
+            at = 0 if labels.row_of_table is None else int(labels.row_of_table[items.label_sample[row]])
+            np.take(labels.table[at], target[i], out=target[i], mode="clip")
+        elif labels.scale != 1:
             np.multiply(target[i], labels.scale, out=target[i])
-        if labels.step is not None:
-            steps = np.rint(target[i] / (255 * labels.step)) * (255 * labels.step)
-            target[i] = np.rint(np.minimum(steps, 255))
-        weight[i] = items.weight[row]
+        if valid is not None:
+            read_valid = items.valid[store]
+            if read_valid is None:
+                valid[i] = 1
+            else:
+                read_valid(sample, [frame], valid[i])
+        positive[i], weight[i] = items.positive[row], items.weight[row]

@@ -16,14 +16,11 @@ from torch import Tensor, nn
 from contrail_data.errors import ContrailError
 from contrail_data.pseudo import Decision
 from contrail_data.store import kind
-from contrail_train.augment import to_label_frame
+from contrail_train.augment import resample, to_label_frame
 from contrail_train.checkpoint import file_digest, load_weights
-from contrail_train.config import read_config
+from contrail_train.config import RunConfig, read_config
 from contrail_train.models import build
-
-WEIGHTS = "best.safetensors"
-CALIBRATION = "calibration.json"
-CONFIG = "config.yaml"
+from contrail_train.rundir import CALIBRATION, CONFIG, WEIGHTS
 
 
 def choose_device(asked: str) -> torch.device:
@@ -42,45 +39,91 @@ def choose_device(asked: str) -> torch.device:
     return device
 
 
-def normalise(image_btchw: Tensor, mean_c: Tensor, std_c: Tensor) -> Tensor:
-    """Stored values to what the model sees: float32, zero mean and unit deviation over the train split.
+@dataclass(frozen=True)
+class View:
+    """How stored frames become what a model sees."""
 
-    mean and std are those of values in [0, 1]; uint8 counts 1/255.
-    """
-    scale = 1 / 255 if image_btchw.dtype == torch.uint8 else 1.0
-    x_btchw = image_btchw.float() * scale
-    return (x_btchw - mean_c[:, None, None]) / std_c[:, None, None]
+    offsets: tuple[int, ...]
+    """Frames, from the one that is predicted."""
+    mean_c: Tensor
+    std_c: Tensor
+    """Of values in [0, 1] over the train split; a channel that never varies is left unscaled."""
+    each_image: bool
+    """Normalise by each sample's own mean and deviation instead."""
+    size: tuple[int, int] | None
+    """Height and width the model works at; None: as stored."""
 
 
-def statistics_tensors(statistics: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(mean_c, std_c) float32. A channel that never varies is left unscaled."""
+def view_of(config: RunConfig, statistics: dict[str, Any], device: torch.device) -> View:
     mean = torch.tensor(statistics["mean"], dtype=torch.float32, device=device)
     std = torch.tensor(statistics["std"], dtype=torch.float32, device=device)
-    return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
+    side = config.model.image_size
+    return View(
+        tuple(config.data.frames),
+        mean,
+        torch.where(std > 1e-6, std, torch.ones_like(std)),
+        config.data.normalise == "image",
+        None if side is None else (side, side),
+    )
 
 
-def probabilities(
-    model: nn.Module, image_btchw: Tensor, mean_c: Tensor, std_c: Tensor, label_shift: tuple[float, float]
-) -> Tensor:
-    """(b, t, c, h, w) stored values → (b, t, h, w) float32 probability on the labels' grid; each frame alone."""
-    b, t = image_btchw.shape[:2]
-    x_btchw = normalise(image_btchw.flatten(0, 1)[:, None], mean_c, std_c)
-    logits_b1hw = model(x_btchw)["logits_b1hw"].float()
-    p_b1hw = to_label_frame(torch.sigmoid(logits_b1hw), label_shift)
-    return p_b1hw.reshape(b, t, *p_b1hw.shape[-2:]).clamp(0, 1)
+def normalise(image_btchw: Tensor, view: View) -> Tensor:
+    """Stored values, uint8 counting 1/255, to float32 of zero mean and unit deviation."""
+    scale = 1 / 255 if image_btchw.dtype == torch.uint8 else 1.0
+    x_btchw = image_btchw.float() * scale
+    if view.each_image:
+        std_b1c11, mean_b1c11 = torch.std_mean(x_btchw, (1, 3, 4), correction=0, keepdim=True)
+        return (x_btchw - mean_b1c11) / std_b1c11.clamp_min(1e-3)  # a flat channel is left flat
+    return (x_btchw - view.mean_c[:, None, None]) / view.std_c[:, None, None]
+
+
+def outputs(model: nn.Module, image_btchw: Tensor, view: View) -> dict[str, Tensor]:
+    """What the model makes of windows of stored frames, (b, len(view.offsets), c, h, w), at the stored size."""
+    x_btchw = normalise(image_btchw, view)
+    if view.size is not None:
+        x_btchw = resample(x_btchw, view.size)
+    return dict(model(x_btchw, image_btchw.shape[-2:]))
+
+
+def probabilities(model: nn.Module, image_btchw: Tensor, view: View, label_shift: tuple[float, float]) -> Tensor:
+    """Consecutive stored frames (b, t, c, h, w) → (b, t - span, h, w) float32 probability on the labels' grid.
+
+    One for each frame that has all its neighbours among those given: span = last - first of `view.offsets`.
+    """
+    first, span = view.offsets[0], view.offsets[-1] - view.offsets[0]
+    starts = range(image_btchw.shape[1] - span)
+    windows_bntchw = torch.stack([image_btchw[:, [s + o - first for o in view.offsets]] for s in starts], dim=1)
+    p_bhw = window_probability(model, windows_bntchw.flatten(0, 1), view, label_shift)
+    return p_bhw.reshape(*windows_bntchw.shape[:2], *p_bhw.shape[1:])
+
+
+def window_probability(model: nn.Module, window_btchw: Tensor, view: View, label_shift: tuple[float, float]) -> Tensor:
+    """Windows of stored frames → (b, h, w) float32 probability of the frame that is predicted, on the labels' grid."""
+    logits_b1hw = outputs(model, window_btchw, view)["logits_b1hw"].float()
+    return to_label_frame(torch.sigmoid(logits_b1hw), label_shift)[:, 0].clamp(0, 1)
+
+
+def record_probability(model: nn.Module, window_btchw: Tensor, view: View) -> Tensor:
+    """Windows of stored frames → (b) float32 probability that the record has a contrail."""
+    return torch.sigmoid(outputs(model, window_btchw, view)["record_logit_b1"].float())[:, 0]
 
 
 @dataclass(frozen=True)
 class Predictor:
     model: nn.Module
     device: torch.device
-    mean_c: Tensor
-    std_c: Tensor
+    view: View
     composite: dict[str, Any]
     label_shift: tuple[float, float]
     decision: Decision
     seen_records: list[str]
     """Records of the stores the run was given: trained on, or held out and used to choose epoch and threshold."""
+    head: str
+    """As in `ModelConfig`."""
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        return self.view.offsets
 
     def for_store(self, store: xr.Dataset) -> Predictor:
         """This predictor for the labels' grid of a store, which may lie otherwise than the training data's.
@@ -90,12 +133,20 @@ class Predictor:
         self.check_store(store)
         return replace(self, label_shift=tuple(store.attrs["label_shift"]))
 
+    def for_masks(self) -> Predictor:
+        """This predictor, if it has masks to give. Raises ContrailError for a classifier of records."""
+        if self.head == "record":
+            raise ContrailError(
+                f"the model {self.decision.model[:19]}… tells records, not pixels: name a run with model.head mask"
+            )
+        return self
+
     @torch.inference_mode()
     def predict(self, image_btchw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """(b, t, c, y, x) of a store → (b, t, y, x) float32 contrail probability on the labels' grid."""
+        """Consecutive frames (b, t, c, y, x) of a store → (b, t - span, y, x) float32 contrail probability on the
+        labels' grid, for the frames that have their neighbours; span = last - first of `offsets`, 0 in 2D."""
         x_btchw = torch.from_numpy(image_btchw).to(self.device)
-        p_bthw = probabilities(self.model, x_btchw, self.mean_c, self.std_c, self.label_shift)
-        return p_bthw.cpu().numpy()
+        return probabilities(self.model, x_btchw, self.view, self.label_shift).cpu().numpy()
 
     def check_store(self, store: xr.Dataset) -> None:
         """Raises ContrailError for a store of another composite, or one without images."""
@@ -130,9 +181,10 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
     config = read_config(path / CONFIG)
     where = choose_device(device)
     # The run's own weights follow: what the encoder was begun with no longer matters.
-    model = build(config.model.model_copy(update={"pretrained": False}), len(composite["channels"]))
+    plain = config.model.model_copy(update={"pretrained": False})
+    model = build(plain, len(composite["channels"]), config.data.frames)
     load_weights(path / WEIGHTS, model)
     model.eval().to(where)
     decision = Decision(threshold, gate, top_k, file_digest(path / WEIGHTS))
-    mean_c, std_c = statistics_tensors(statistics, where)
-    return Predictor(model, where, mean_c, std_c, composite, shift, decision, seen)
+    view = view_of(config, statistics, where)
+    return Predictor(model, where, view, composite, shift, decision, seen, config.model.head)

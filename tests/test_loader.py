@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from contrail_train.loader import (
     choose_holdout,
     epoch_order,
     load,
+    open_labelled,
     open_training_data,
+    share_of,
     step_rows,
     steps_per_epoch,
 )
@@ -33,10 +36,16 @@ CPU = torch.device("cpu")
 @given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 4), st.integers(0, 3), st.integers(0, 5))
 def test_every_rank_together_sees_each_sample_once(count: int, batch: int, world: int, seed: int, epoch: int) -> None:
     order = epoch_order(count, seed, epoch)
-    steps = steps_per_epoch(count, batch, world)
-    seen = [step_rows(order, s, batch, r, world) for s in range(steps) for r in range(world)]
-    assert sorted(np.concatenate(seen)) == list(range(count))
-    assert max(map(len, seen)) <= batch
+    seen: list[int] = []
+    for step in range(steps_per_epoch(count, batch)):
+        rows = step_rows(order, step, batch)
+        assert len(rows) <= batch
+        shares = [share_of(len(rows), rank, world) for rank in range(world)]
+        assert len({len(share) for share in shares}) == 1  # nobody waits for more than others have
+        own = [share[: len(range(rank, len(rows), world))] for rank, share in enumerate(shares)]
+        seen += rows[np.concatenate(own)].tolist()
+        assert all((share[len(mine) :] == 0).all() for share, mine in zip(shares, own, strict=True))
+    assert sorted(seen) == list(range(count))
     np.testing.assert_array_equal(order, epoch_order(count, seed, epoch))
 
 
@@ -53,6 +62,15 @@ def test_holdout_takes_whole_groups_of_each_kind(records: list[tuple[int, bool]]
     more = choose_holdout(np.append(group, "another"), np.append(positive, True), fraction)
     kept = held & more[:-1]
     assert len(set(group[held]) - set(group[kept])) <= 1  # what was held out stays so, but for the last group
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=60), st.integers(2, 6))
+def test_folds_share_the_records_out(records: list[tuple[int, bool]], folds: int) -> None:
+    group = np.array([str(g) for g, _ in records])
+    positive = np.array([p for _, p in records])
+    held = np.stack([choose_holdout(group, positive, 1 / folds, fold) for fold in range(folds)])
+    assert (held.sum(0) == 1).all()
 
 
 @pytest.fixture
@@ -188,3 +206,71 @@ def test_a_missing_chunk_names_the_file(store: Path) -> None:
     (store / "image" / "c.0.0.0.0.0").unlink()
     with pytest.raises(ContrailError, match=r"c\.0\.0\.0\.0\.0"):
         collect(data.train, [np.arange(9)])
+
+
+def test_windows_of_frames_about_the_labelled_one(store: Path) -> None:
+    offsets = [-3, -1, 0, 2]
+    data = open_training_data(DataConfig(train=[str(store)], holdout=0.3, frames=offsets))
+    ds = open_store(store)
+    ids = list(ds["record_id"].values)
+    for row, (image, _, _) in enumerate(collect(data.train, [np.arange(len(data.train))])):
+        at = ids.index(data.train.record_id[row])
+        np.testing.assert_array_equal(image, ds["image"].values[at, [1, 3, 4, 6]])
+
+
+def test_frames_without_neighbours_are_left_out_and_counted(store: Path, tmp_path: Path) -> None:
+    pseudo = pseudo_of(store, tmp_path / "pseudo.zarr")
+    data = open_training_data(DataConfig(train=[str(store), str(pseudo)], holdout=0.3, frames=[-2, 0, 1]))
+    assert set(data.train.frame) == {2, 3, 4, 5, 6}
+    assert data.without_neighbours == 9 * 3
+    with pytest.raises(ContrailError, match=r"no labelled frame has the neighbours.*\(8 frames a sample\)"):
+        open_training_data(DataConfig(train=[str(store)], frames=[0, 4]))
+    with pytest.raises(ContrailError, match="9 of 9 labelled frames"):
+        open_labelled(open_store(store), (0, 4))
+
+
+@pytest.mark.parametrize(("target", "factor"), [("mean", 1), ("clip2", 2)])
+def test_soft_targets_are_the_annotators_mean(store: Path, target: str, factor: int) -> None:
+    data = open_training_data(DataConfig(train=[str(store)], holdout=0.3, target=target))
+    ds = open_store(store)
+    ids = list(ds["record_id"].values)
+    for row, (_, label, _) in enumerate(collect(data.train, [np.arange(len(data.train))])):
+        at = ids.index(data.train.record_id[row])
+        votes = np.unpackbits(ds["annotators"].values[at, ..., np.newaxis], axis=-1).sum(-1)
+        share = np.minimum(factor * votes / ds["annotator_count"].values[at], 1)
+        np.testing.assert_array_equal(label, np.rint(255 * share))
+        assert 0 < share.max() <= 1
+
+
+def test_positive_records_alone(raw: Path, tmp_path: Path) -> None:
+    for i in (1, 4):
+        path = raw / "train" / str(18446744073709551616 + i) / "human_pixel_masks.npy"
+        np.save(path, np.zeros_like(np.load(path)))
+    build_small(raw, tmp_path / "train.zarr")
+    config = DataConfig(train=[str(tmp_path / "train.zarr")], holdout=0.3)
+    everything = open_training_data(config)
+    positive = open_training_data(config.model_copy(update={"records": "positive"}))
+    assert len(positive.train) + len(positive.holdout) == 7
+    assert positive.train.positive.all()
+    # a pipeline's stages hold the same records out
+    assert set(positive.holdout.record_id) <= set(everything.holdout.record_id)
+
+
+def test_missing_pixels_reach_the_batch(store: Path) -> None:
+    items = open_labelled(open_store(store))
+
+    def read(sample: int, frames: list[int], out: np.ndarray) -> None:
+        out[:] = 1
+        out[0, 0, :3] = 0 if frames == [4] else 1
+
+    some = dataclasses.replace(items, valid=[read])
+    (batch,) = load(some, [np.arange(3)], CPU, 1, 1)
+    assert batch.valid_b1hw is not None
+    assert (batch.valid_b1hw == 0).sum() == 9
+    (batch,) = load(items, [np.arange(3)], CPU, 1, 1)
+    assert batch.valid_b1hw is None
+
+
+def test_a_run_can_insist_on_its_composite(store: Path) -> None:
+    with pytest.raises(ContrailError, match="--composite ash_wide"):
+        open_training_data(DataConfig(train=[str(store)], composite="ash_wide"))

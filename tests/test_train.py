@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -204,6 +205,226 @@ def test_a_run_that_never_trained_can_be_corrected(store: Path, tmp_path: Path) 
     assert failed.returncode == 1
     assert "did you mean resnet10t" in failed.stderr
     assert cli("run", "unet2d", "--out", tmp_path / "r", *options).returncode == 0
+
+
+def test_a_window_of_frames_from_a_single_frame_run(store: Path, finished: Path) -> None:
+    """2D to 2.5D: what matches is taken over, mixers begin as the identity; scored, predicted and pseudo-labelled."""
+    from contrail_data.cli import main
+
+    out = store.parent / "run-25d"
+    window = ["data.frames=[-1,0,1]", "model.mixer=conv3d", "model.mix_blocks=1", "augment.time_reversal=0.5"]
+    options = settings(*TINY, "epochs=1", *window, f"start={finished}", f"data.train={store}", "data.target=clip2")
+    done = cli("run", "unet2d", "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"encoder (\d+) of \1 tensors, decoder (\d+) of \2 tensors", done.stderr)
+    assert "mixers 0 of" in done.stderr
+    done = cli("evaluate", out, store)
+    assert done.returncode == 0, done.stderr
+    done = command_line(main, "pseudo-label", store, "--model", out, "-o", store.parent / "window.pseudo.zarr")
+    assert done.returncode == 0, done.stderr
+    assert "6 frames each" in done.stdout
+    pseudo = open_store(store.parent / "window.pseudo.zarr")
+    assert (pseudo["frame"].values == np.arange(1, 7)).all()
+    done = cli("predict", out, store, "-o", store.parent / "window.pred.zarr")
+    assert done.returncode == 0, done.stderr
+    predicted = open_store(store.parent / "window.pred.zarr")
+    at = list(pseudo["frame"].values[0]).index(4)
+    human = pseudo["frame_source"].values[:, at] == "human"
+    assert human.all()
+    assert (predicted["frame"].values == 4).all()
+
+
+def test_a_classifier_of_records(store: Path, finished: Path) -> None:
+    out = store.parent / "classifier"
+    done = cli("run", "unet2d", "--out", out, *settings(*TINY, "model.head=record", f"data.train={store}"))
+    assert done.returncode == 0, done.stderr
+    assert "Dice over records" in done.stdout
+    done = cli("evaluate", out, store)
+    assert done.returncode == 0, done.stderr
+    (path,) = out.glob("evaluation-*.json")
+    result = json.loads(path.read_text())
+    assert result["tp"] + result["fn"] == 12 == result["positive_records"]
+    failed = cli("predict", out, store, "-o", store.parent / "none.zarr")
+    assert failed.returncode == 1
+    assert "tells records, not pixels" in failed.stderr
+
+
+def run_steps(store: Path, out: Path, *pairs: str, steps: int = 2, preset: str = "unet2d") -> list[dict]:
+    """The log of the first steps."""
+    from contrail_train.config import with_settings
+    from contrail_train.fit import fit
+    from contrail_train.presets import get_config
+
+    fit(with_settings(get_config(preset), [*TINY, f"data.train={store}", *pairs]), out, stop_after=steps)
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+CONVNEXT = ("model.encoder=convnext_atto", "model.norm=group", "model.drop_path=0", "optim.clip=1e9")
+"""Without batch norms a sample's gradient does not depend on those beside it."""
+
+
+def test_gradients_accumulate_to_those_of_the_whole_batch(store: Path, tmp_path: Path) -> None:
+    whole = run_steps(store, tmp_path / "a", *CONVNEXT)
+    parts = run_steps(store, tmp_path / "b", *CONVNEXT, "micro_batch=3")
+    for a, b in zip(whole, parts, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+def test_out_of_memory_halves_what_goes_through_at_once(store: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    import torch
+
+    from contrail_train.models import Segmenter
+
+    whole = run_steps(store, tmp_path / "a", *CONVNEXT)
+    forward = Segmenter.forward
+
+    def small(self: Segmenter, x_btchw: torch.Tensor, *size: object) -> object:
+        if len(x_btchw) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x_btchw, *size)
+
+    monkeypatch.setattr(Segmenter, "forward", small)
+    halved = run_steps(store, tmp_path / "b", *CONVNEXT)
+    assert "2 samples at once from here" in capsys.readouterr().err
+    assert halved[0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_with_its_batch_saved(store: Path, tmp_path: Path, monkeypatch) -> None:
+    from safetensors import safe_open
+
+    from contrail_data.errors import ContrailError
+    from contrail_train import fit as loop
+
+    true_loss, calls = loop.total_loss, []
+
+    def sometimes(*args: object) -> object:
+        calls.append(1)
+        return true_loss(*args) * (float("nan") if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(loop, "total_loss", sometimes)
+    with pytest.raises(ContrailError, match=r"loss of step 1 is nan.*nonfinite-step-1\.safetensors"):
+        run_steps(store, tmp_path / "run")
+    with safe_open(tmp_path / "run/nonfinite-step-1.safetensors", "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        image = file.get_tensor("image_btchw").numpy()
+    ds = open_store(store)
+    ids = list(ds["record_id"].values)
+    for record, frames in zip(facts["record_ids"], image, strict=True):
+        np.testing.assert_array_equal(frames[0], ds["image"].values[ids.index(record), 4])
+
+
+def test_what_is_frozen_stays(store: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    for name, frozen in (("encoder", "encoder."), ("batch_norm", "running_mean")):
+        out = tmp_path / name
+        done = cli(
+            "run", "unet2d", "--out", out, *settings(*TINY, "epochs=1", f"model.freeze=[{name}]", f"data.train={store}")
+        )
+        assert done.returncode == 0, done.stderr
+        import torch
+
+        from contrail_train.config import read_config
+        from contrail_train.models import build
+
+        torch.manual_seed(0)
+        begun = build(read_config(out / "config.yaml").model, 3).state_dict()
+        ended = load_file(out / "best.safetensors")
+        same = {key for key, tensor in begun.items() if tensor.equal(ended[key])}
+        assert {key for key in begun if frozen in key} <= same
+        assert any("decoder" in key and "weight" in key for key in begun.keys() - same)
+
+
+def test_each_part_learns_at_its_own_rate() -> None:
+    import torch
+
+    from contrail_train.config import ModelConfig, OptimConfig
+    from contrail_train.models import build
+    from contrail_train.optim import make_optimiser, set_learning_rate
+
+    model = build(ModelConfig(encoder="resnet10t", decoder_channels=[16, 16, 8, 8, 8], mixer="conv3d"), 3, [-1, 0, 1])
+    config = OptimConfig(lr=1e-3, encoder_lr=2e-4, mixer_lr=5e-4, warmup=0.1)
+    optimiser = make_optimiser(model, config)
+    set_learning_rate(optimiser, config, 55, 100)  # half way down the cosine
+    rate = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        part = name.split(".")[0]
+        peak = {"encoder": 2e-4, "mixers": 5e-4}.get(part, 1e-3)
+        assert rate[id(parameter)] == pytest.approx(peak / 2)
+        decays = [g["weight_decay"] > 0 for g in optimiser.param_groups if any(p is parameter for p in g["params"])]
+        assert decays == [parameter.ndim > 1]
+    assert isinstance(optimiser, torch.optim.AdamW)
+
+
+def test_the_best_epochs_are_averaged(store: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from contrail_train.checkpoint import save_mean
+
+    done = cli(
+        "run", "unet2d", "--out", tmp_path / "run", *settings(*TINY, "optim.average_best=2", f"data.train={store}")
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "run/best.safetensors").open("rb") as file:
+        header = file.read(4000)
+    assert b"steps" in header
+    assert not (tmp_path / "run/candidates").exists()
+    for i in range(3):
+        save_file({"w": torch.full((2,), float(i**2))}, tmp_path / f"{i}.safetensors", {"facts": "{}"})
+    save_mean(tmp_path / "mean.safetensors", [tmp_path / f"{i}.safetensors" for i in range(3)], {})
+    assert load_file(tmp_path / "mean.safetensors")["w"].tolist() == pytest.approx([5 / 3] * 2)
+
+
+GRADIENTS = """
+import sys, torch
+from contrail_train import fit as loop
+from contrail_train.config import parse_config
+import yaml
+clip = torch.nn.utils.clip_grad_norm_
+def saving(parameters, norm):
+    parameters = list(parameters)
+    torch.save([p.grad.clone() for p in parameters], f"{sys.argv[2]}-{loop.join(torch.device('cpu'))[0].rank}.pt")
+    return clip(parameters, norm)
+torch.nn.utils.clip_grad_norm_ = saving
+torch.set_num_threads(1)
+from pathlib import Path
+loop.fit(parse_config(yaml.safe_load(open(sys.argv[1])), "test"), Path(sys.argv[2]), stop_after=1)
+"""
+
+
+def test_two_processes_have_the_gradient_of_one(store: Path, tmp_path: Path) -> None:
+    """Through torchrun and gloo: batch norms over both, cross-entropy and global Dice."""
+    import torch
+
+    from contrail_train.config import to_yaml, with_settings
+    from contrail_train.presets import get_config
+
+    pairs = [*TINY, "model.drop_path=0", "batch_size=8", "loss.dice=1", "device=cpu", f"data.train={store}"]
+    (tmp_path / "config.yaml").write_text(to_yaml(with_settings(get_config("unet2d"), pairs)))
+    (tmp_path / "gradients.py").write_text(GRADIENTS)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, launcher in (("one", []), ("two", torchrun)):
+        command = [sys.executable, *launcher, tmp_path / "gradients.py", tmp_path / "config.yaml", tmp_path / name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("one-0", "two-0", "two-1"))
+    for alone, a, b in zip(one, first, second, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, alone, rtol=0, atol=1e-3 * float(alone.abs().max()))
+
+
+def test_a_dry_run_tells_cost_and_keeps_nothing(store: Path, tmp_path: Path, monkeypatch) -> None:
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    done = cli("run", "unet2d", "--dry-run", *settings(*TINY, f"data.train={store}"))
+    assert done.returncode == 0, done.stderr
+    for told in ("samples/s", "steps in 3 epochs", "GiB"):
+        assert told in done.stdout
+    assert not list(tmp_path.iterdir())
+    assert cli("run", "unet2d", *settings(f"data.train={store}")).returncode == 2
 
 
 def test_mistakes_end_in_one_line(store: Path, finished: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import huggingface_hub
 import safetensors.torch
 import timm
 import torch
+from timm.layers import PatchEmbed
 from timm.models import adapt_input_conv, get_pretrained_cfg, is_model_in_modules
 from torch import Tensor, nn
 
@@ -19,7 +20,8 @@ from contrail_data.errors import ContrailError
 
 log = logging.getLogger(__name__)
 
-PROBE_HEIGHT, PROBE_WIDTH = 64, 96  # not square, so that the measured shapes tell NCHW from NHWC
+PROBE_SIDES = (64, 128, 192, 224, 256, 384)
+"""Image heights to measure a model at, three times as wide: it must take one of them. Most take any."""
 HUB_TIMEOUT = 5.0
 """Seconds the hub may take to answer at all; timm's own way retries an unreachable one for 46 s."""
 PREFIXES = ("module.", "model.", "encoder.", "backbone.", "body.")
@@ -30,24 +32,24 @@ class Encoder(nn.Module):
     """A timm feature extractor together with the `channels` and `strides` of its levels, shallow to deep.
 
     They are measured by one forward pass: `feature_info` is wrong once a stem has been changed, and silent
-    about layout. Raises ValueError where the features are no pyramid.
+    about layout. Image sides must be multiples of `multiple`: the deepest stride, or more where windows must fit.
+    Raises ValueError where the features are no pyramid.
     """
 
     def __init__(self, backbone: nn.Module, in_channels: int):
         super().__init__()
         self.backbone = backbone.eval()  # a probe must not touch running statistics
-        with torch.no_grad():
-            shapes = [f.shape for f in backbone(torch.zeros(1, in_channels, PROBE_HEIGHT, PROBE_WIDTH))]
+        side, shapes = _probe(backbone, in_channels)
         self.train()
         # which pair of axes is nearer to the image's shape: not equal to it, as convolutions without padding
-        # make 31 x 47 of 64 x 96
-        aspect = PROBE_WIDTH / PROBE_HEIGHT
-        self.channels_last = [abs(s[2] - aspect * s[1]) < abs(s[3] - aspect * s[2]) for s in shapes]
+        # make 31 x 95 of 64 x 192
+        self.channels_last = [abs(s[2] - 3 * s[1]) < abs(s[3] - 3 * s[2]) for s in shapes]
         measured = [(s[3], s[1]) if last else (s[1], s[2]) for s, last in zip(shapes, self.channels_last, strict=True)]
         self.channels: list[int] = [channels for channels, _ in measured]
-        self.strides: list[int] = [2 ** round(math.log2(PROBE_HEIGHT / rows)) for _, rows in measured]
+        self.strides: list[int] = [2 ** round(math.log2(side / rows)) for _, rows in measured]
         if self.strides != sorted(set(self.strides)):
             raise ValueError(f"its features have strides {self.strides}, which is no pyramid")
+        self.multiple = self.strides[-1] if side == PROBE_SIDES[0] else side
 
     def forward(self, x_bchw: Tensor) -> list[Tensor]:
         """(b, in_channels, h, w) → [(b, channels[i], h / strides[i], w / strides[i])], shallow to deep."""
@@ -55,25 +57,46 @@ class Encoder(nn.Module):
         return [f.permute(0, 3, 1, 2) if last else f for f, last in zip(features, self.channels_last, strict=True)]
 
 
-def build_encoder(name: str, in_channels: int, pretrained: bool | str, drop_path: float) -> Encoder:
+def _probe(backbone: nn.Module, in_channels: int) -> tuple[int, list[torch.Size]]:
+    """The first of PROBE_SIDES that the model takes, and the shapes of its features there. Raises what the first and
+    smallest image made it raise where it takes none."""
+    refused: Exception | None = None
+    for side in PROBE_SIDES:
+        try:
+            with torch.no_grad():
+                return side, [f.shape for f in backbone(torch.zeros(1, in_channels, side, 3 * side))]
+        except Exception as error:  # each timm model refuses in its own way, with its own type
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def build_encoder(
+    name: str, in_channels: int, pretrained: bool | str, drop_path: float, stem_stride: int | None = None
+) -> Encoder:
     """The pyramid of the timm model `name`, with its first convolution made for `in_channels`.
 
-    pretrained: False; True for timm's weights, from the hub or its local cache; or the path of a
-    .safetensors, .pth or .pt file (see `load_weights`). drop_path: rate of stochastic depth. Logs what was
-    loaded. Raises ContrailError for an unknown name, a model without a feature pyramid or with a fixed image
-    size, a drop_path that the model does not know, and weights that cannot be had or do not fit.
+    name: a model, with a tag of its weights or the beginning of one (convnext_tiny.dinov3). pretrained: False; True for
+    timm's weights, from the hub or its local cache; or the path of a .safetensors, .pth or .pt file (see
+    `load_weights`). drop_path: rate of stochastic depth. stem_stride: 1 halves the stride of the first strided
+    convolution, so that every level has twice the resolution. Logs what was loaded. Raises ContrailError for an unknown
+    name, a model without a feature pyramid or with a fixed image size, a drop_path or stem that the model does not
+    have, and weights that cannot be had or do not fit.
     """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
-        raise ContrailError(f"model.encoder={name} is not a timm model: {hint}")
+    name = _with_tag(name)
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     if is_model_in_modules(name, ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")):
         options["strict_img_size"] = False
     if pretrained is True:
         options |= {"pretrained": True, "pretrained_cfg_overlay": _hub_source(name)}
     try:
-        encoder = Encoder(timm.create_model(name, features_only=True, in_chans=in_channels, **options), in_channels)
+        backbone = timm.create_model(name, features_only=True, in_chans=in_channels, **options)
+        if "strict_img_size" not in options:
+            for module in backbone.modules():
+                if isinstance(module, PatchEmbed):
+                    module.strict_img_size = False
+                    module.register_forward_pre_hook(_tell_grid)
+        encoder = Encoder(backbone, in_channels)
     except OSError as error:
         raise ContrailError(
             f"model.pretrained=true: weights of {name} cannot be fetched ({_line(error)}): "
@@ -88,7 +111,53 @@ def build_encoder(name: str, in_channels: int, pretrained: bool | str, drop_path
         ) from error
     if isinstance(pretrained, str):
         log.info("encoder %s: %s", name, load_weights(encoder, name, Path(pretrained)))
-    return encoder
+    return encoder if stem_stride is None else _with_fine_stem(encoder, name, in_channels)
+
+
+def _tell_grid(embed: PatchEmbed, inputs: tuple[Tensor]) -> None:
+    """Let a model that asks its patch embedding for the grid (CoaT) know that of this image, not of its first one."""
+    proj = embed.proj
+    embed.grid_size = tuple(
+        (inputs[0].shape[2 + axis] + 2 * int(proj.padding[axis]) - proj.kernel_size[axis]) // proj.stride[axis] + 1
+        for axis in (0, 1)
+    )
+
+
+def _with_tag(name: str) -> str:
+    """The name of a timm model, a tag that is only begun made whole. Raises ContrailError where timm knows none."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+        raise ContrailError(f"model.encoder={name} is not a timm model: {hint}")
+    known = timm.list_pretrained(f"{architecture}.*")
+    if not tag or name in known:
+        return name
+    begun = [whole for whole in known if whole.startswith(name)]
+    if len(begun) != 1:
+        raise ContrailError(f"model.encoder={name}: timm has {', '.join(begun or known) or 'no tags of it'}: name one")
+    return begun[0]
+
+
+def _with_fine_stem(encoder: Encoder, name: str, in_channels: int) -> Encoder:
+    """The encoder with half the stride in its first strided convolution, measured again."""
+    strided = (m for m in encoder.backbone.modules() if isinstance(m, nn.Conv2d) and m.stride[0] > 1)
+    stem = next(strided, None)
+    try:
+        if stem is None or not isinstance(stem.padding, tuple):
+            raise ValueError("it has no strided convolution")
+        stride = stem.stride[0] // 2
+        if stem.kernel_size == stem.stride:  # patches, which overlap from now on
+            stem.padding = ((stem.kernel_size[0] - stride) // 2,) * 2
+        stem.stride = (stride, stride)
+        finer = Encoder(encoder.backbone, in_channels)
+        if [2 * s for s in finer.strides] != encoder.strides:
+            raise ValueError(f"strides {encoder.strides} would become {finer.strides}")
+    except Exception as error:
+        raise ContrailError(
+            f"model.stem_stride=1: {name} cannot have a finer stem ({_line(error)}): leave it away"
+        ) from error
+    return finer
 
 
 def _hub_source(name: str) -> dict[str, str]:

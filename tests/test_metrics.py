@@ -4,70 +4,13 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from contrail_data.pseudo import top_k_mean
 from contrail_train import metrics
-from contrail_train.config import LossConfig
-from contrail_train.losses import segmentation_loss
 from contrail_train.metrics import BINS
-
-ONES = torch.ones(2)
-
-
-# losses
-
-
-def test_bce_is_the_weighted_mean_over_samples() -> None:
-    logits = torch.stack([torch.zeros(1, 2, 2), torch.full((1, 2, 2), math.log(3))])  # p = 1/2, 3/4
-    target = torch.zeros(2, 1, 2, 2)
-    loss = segmentation_loss(logits, target, torch.tensor([1.0, 0.5]), LossConfig(bce=2.0))
-    assert loss.item() == pytest.approx(2 * (math.log(2) + 0.5 * math.log(4)) / 1.5)
-
-
-def test_dice_sums_over_the_batch_with_weights_inside_before_dividing() -> None:
-    logits = torch.zeros(2, 1, 2, 2)  # p = 1/2 everywhere: Σp = 2 a sample
-    target = torch.zeros(2, 1, 2, 2)
-    target[0] = 1.0
-    loss = segmentation_loss(logits, target, torch.tensor([1.0, 0.5]), LossConfig(bce=0.0, dice=3.0))
-    # Σwpt = 2, Σwp = 2 + 1, Σwt = 4, and one pixel of smoothing
-    assert loss.item() == pytest.approx(3 * (1 - (2 * 2 + 1) / (3 + 4 + 1)))
-
-
-def test_an_empty_batch_pushes_probabilities_down_and_stays_finite() -> None:
-    for logit in (-40.0, -4.0, 0.0, 40.0):
-        logits = torch.full((2, 1, 8, 8), logit, requires_grad=True)
-        loss = segmentation_loss(logits, torch.zeros(2, 1, 8, 8), ONES, LossConfig(bce=0.0, dice=1.0))
-        loss.backward()
-        assert logits.grad is not None
-        assert 0 <= loss.item() <= 1
-        assert ((logits.grad >= 0) & (logits.grad <= 1)).all()
-        if logit == -4.0:
-            assert (logits.grad > 1e-6).all()
-
-
-def test_weightless_batch_has_no_loss_and_no_gradient() -> None:
-    logits = torch.randn(2, 1, 4, 4, requires_grad=True)
-    loss = segmentation_loss(logits, torch.ones(2, 1, 4, 4), 0 * ONES, LossConfig(bce=1.0, dice=1.0))
-    loss.backward()
-    assert loss.item() == 0
-    assert logits.grad is not None
-    assert not logits.grad.any()
-
-
-def test_bfloat16_logits_give_a_float32_loss() -> None:
-    logits, target = torch.randn(2, 1, 64, 64).bfloat16(), torch.rand(2, 1, 64, 64)
-    config = LossConfig(bce=1.0, dice=1.0)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = segmentation_loss(logits, target, ONES, config)
-    assert loss.dtype == torch.float32
-    assert loss.item() == segmentation_loss(logits.float(), target, ONES, config).item()
-
-
-# metrics
 
 
 def test_metrics_and_config_do_not_import_torch() -> None:

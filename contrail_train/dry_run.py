@@ -1,0 +1,41 @@
+"""A rehearsal: everything is built, three steps are taken, and what a run would cost is told."""
+
+from __future__ import annotations
+
+import json
+import resource
+import tempfile
+from pathlib import Path
+
+import torch
+
+from contrail_train.config import RunConfig
+from contrail_train.fit import fit
+from contrail_train.loader import open_training_data, steps_per_epoch
+from contrail_train.rundir import METRICS
+
+STEPS = 3  # the first warms up
+SCORING = 1 / 3  # of the cost of a step: a forward pass and no backward one
+
+
+def rehearse(config: RunConfig) -> dict[str, str]:
+    """What was measured, by heading. Nothing is kept. Raises ContrailError where a run would."""
+    with tempfile.TemporaryDirectory(prefix="contrail-dry-run-") as folder:
+        fit(config, Path(folder) / "run", stop_after=STEPS)
+        lines = [json.loads(line) for line in (Path(folder) / "run" / METRICS).read_text().splitlines()]
+    rate = max(line["samples_per_s"] for line in lines[1:] or lines)
+    data = open_training_data(config.data)
+    steps = config.epochs * steps_per_epoch(len(data.train), config.batch_size)
+    seconds = (config.epochs * (len(data.train) + SCORING * len(data.holdout))) / rate
+    told = {
+        "speed": f"{rate:.1f} samples/s, {config.batch_size / rate:.2f} s a step of {config.batch_size}",
+        "run": f"{steps} steps in {config.epochs} epochs: about {_duration(seconds)}, scoring the hold-out included",
+        "memory": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of the machine's at most",
+    }
+    if torch.cuda.is_available():
+        told["GPU memory"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at most"
+    return told
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,109 @@
+"""The run directory, the unit of sharing: what a run is, on what it was trained, and what it logged."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from contrail_data.errors import ContrailError
+from contrail_data.places import write_atomically
+from contrail_train.config import RunConfig, read_config, to_yaml
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+CALIBRATION = "calibration.json"
+WEIGHTS = "best.safetensors"
+
+
+def begin_run(
+    out: Path, config: RunConfig, digests: Mapping[str, str], device: torch.device, command: Sequence[str], world: int
+) -> None:
+    """Write config and environment before the first step, or check that they are those of the run begun here.
+
+    digests: of the stores, and of the weights it starts from. A run that ended before its first checkpoint, by a
+    mistake in its settings say, is begun anew. Raises ContrailError where `out` holds anything else.
+    """
+    begun = (out / CONFIG).is_file()
+    if begun and list((out / "checkpoints").glob("step-*")):
+        if (before := read_config(out / CONFIG)) != config:
+            ours, theirs = config.model_dump(), before.model_dump()
+            differs = [k for k in ours if ours[k] != theirs[k]]
+            raise ContrailError(f"{out}: holds a run with another {', '.join(differs)}: choose another --out")
+        try:
+            stores = json.loads((out / ENVIRONMENT).read_bytes())["stores"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ContrailError(
+                f"{out / ENVIRONMENT}: missing or damaged: restore it, or choose another --out"
+            ) from None
+        if stores != digests:
+            raise ContrailError(f"{out}: was begun on stores with other digests: restore them, or choose another --out")
+        return
+    if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ContrailError(f"{out}: exists and is no run directory: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    environment = {
+        "command": list(command),
+        "stores": dict(digests),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": world,
+        "cpu_threads": torch.get_num_threads(),
+        "git": git_revision(),
+        "python": sys.version.split()[0],
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("contrail", "torch", "timm", "segmentation-models-pytorch", "numpy", "zarr", "xarray")
+        },
+    }
+    write_atomically(out / ENVIRONMENT, [json.dumps(environment, indent=1).encode()])
+    write_atomically(out / CONFIG, [to_yaml(config).encode()])  # last: with it the directory is a run
+
+
+def git_revision() -> str | None:
+    """Revision of the checkout this code runs from, `+` when it has changes; None outside one."""
+    here = Path(__file__).parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=here, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return told.stdout.strip() or None
+
+
+class Log:
+    """Scalars by step, as lines of metrics.jsonl and as TensorBoard events; does nothing on ranks but the first."""
+
+    def __init__(self, out: Path, step: int, first: bool) -> None:
+        """What a killed run logged after its last checkpoint, at `step`, is dropped: it will be logged again."""
+        self.path = out / METRICS
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step) if first else None
+        if first and self.path.exists():
+            lines = self.path.read_text().splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            write_atomically(self.path, ["".join(line + "\n" for line in kept).encode()])
+
+    def __call__(self, step: int, **values: float) -> None:
+        if self.board is None:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+
+
+def finished(out: Path) -> dict[str, Any] | None:
+    """The calibration of a finished run, else None."""
+    return dict(json.loads((out / CALIBRATION).read_bytes())) if (out / CALIBRATION).is_file() else None

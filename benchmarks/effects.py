@@ -38,7 +38,6 @@ BASE = [
 VARIANTS = {
     "base: 2D, hard labels, label shift": [],
     "label shift off": ["augment.label_shift=[0,0]"],
-    "label shift off, no flips or turns": ["augment.label_shift=[0,0]", "augment.flip=0", "augment.rot90=0"],
     "soft labels, twice the mean": ["data.target=clip2"],
     "2.5D, one frame either side": ["data.frames=[-1,0,1]", "model.mixer=conv3d", "augment.time_reversal=0.5"],
 }

@@ -29,6 +29,7 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/step.py
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,20 +49,21 @@ def fail(message: str, code: int = 1) -> NoReturn:
     sys.exit(code)
 
 
-def table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a table to stdout: the first column is text, the others numbers."""
+def table(title: str, header: list[str], rows: list[list[str]], text: Sequence[int] = (0,)) -> None:
+    """Print a table to stdout: columns in `text` are text, the others numbers."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     grid = Table(box=box.SIMPLE_HEAD)
     for i, name in enumerate(header):
-        grid.add_column(name, justify="right" if i else "left", overflow="fold")
+        grid.add_column(name, justify="left" if i in text else "right", overflow="fold")
     for row in rows:
         grid.add_row(*row)
     # A log has no width: never cut a number there.
     console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    if title:
+        console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(grid)
 
 

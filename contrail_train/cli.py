@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import textwrap
 import time
@@ -66,6 +67,8 @@ def run(
 
     start = time.monotonic()
     calibration = fit(config, out, checkpoint_minutes, command.line())
+    if os.environ.get("RANK", "0") != "0":
+        return  # torchrun's first process speaks for all
     print(f"{out}: trained in {(time.monotonic() - start) / 60:.1f} min")
     if calibration["holdout"] is None:
         print(f"threshold {calibration['threshold']:.4f}, not calibrated: nothing positive was held out")
@@ -174,7 +177,7 @@ def presets_ls(
         dice = "" if preset.published is None else f"{preset.published:.4f}"
         figures = [f"{cost.parameters / 1e6:.1f}", f"{cost.flop / 1e9:.1f}", dice]
         rows.append([preset.name, preset.parent or "", *figures, differs])
-    command.table("", ["preset", "parent", "M parameters", "GFLOP", "Dice", "differs by"], rows)
+    command.table("", ["preset", "parent", "M parameters", "GFLOP", "Dice", "differs by"], rows, text=(0, 1, 5))
 
 
 @presets_app.command("show")

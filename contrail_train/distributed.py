@@ -81,6 +81,11 @@ def gather(value: Any, ranks: Ranks) -> list[Any]:
     return values
 
 
+def leave(ranks: Ranks) -> None:
+    if ranks.world > 1:
+        dist.destroy_process_group()
+
+
 def wait(ranks: Ranks) -> None:
     if ranks.world > 1:
         dist.barrier()

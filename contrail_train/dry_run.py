@@ -23,7 +23,8 @@ def rehearse(config: RunConfig) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="contrail-dry-run-") as folder:
         fit(config, Path(folder) / "run", stop_after=STEPS)
         lines = [json.loads(line) for line in (Path(folder) / "run" / METRICS).read_text().splitlines()]
-    rate = max(line["samples_per_s"] for line in lines[1:] or lines)
+    rates = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
+    rate = max(rates[1:] or rates)
     data = open_training_data(config.data)
     steps = config.epochs * steps_per_epoch(len(data.train), config.batch_size)
     seconds = (config.epochs * (len(data.train) + SCORING * len(data.holdout))) / rate

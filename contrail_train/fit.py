@@ -37,7 +37,7 @@ from contrail_train.checkpoint import (
     save_weights,
 )
 from contrail_train.config import RunConfig
-from contrail_train.distributed import Ranks, join, sync_batch_norms, total, wait
+from contrail_train.distributed import Ranks, join, leave, sync_batch_norms, total, wait
 from contrail_train.evaluate import Scores, calibrate, predicted, report, score
 from contrail_train.loader import Batch, epoch_order, load, open_training_data, share_of, step_rows, steps_per_epoch
 from contrail_train.losses import total_loss
@@ -308,6 +308,7 @@ def fit(
     if ranks.first:
         write_atomically(out / CALIBRATION, [json.dumps(calibration, indent=1).encode()])
         shutil.rmtree(out / CANDIDATES)
+    leave(ranks)
     return calibration
 
 

@@ -23,7 +23,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, encoder: Encoder, config: ModelConfig, frames: Sequence[int]):
         super().__init__()
-        self.frames, self.labelled = len(frames), list(frames).index(0)
+        self.frames = len(frames)
         self.encoder = encoder
         levels = len(encoder.strides)
         self.decoder = None
@@ -44,16 +44,30 @@ class Segmenter(nn.Module):
             raise ContrailError(
                 f"model.mix_levels: {config.encoder} has levels 0 to {levels - 1}, not {beyond[0]}: correct it"
             )
-        used = {levels - 1}  # a mixer that nothing looks at would never get a gradient
+        used = {levels - 1}  # what nothing looks at would never get a gradient
         if self.decoder is not None:
             used |= {encoder.strides.index(stride) for stride in self.decoder.strides}
+        if len(used) < levels:
+            encoder.serve_only(sorted(used))
         self.mixers = nn.ModuleDict()
+        reach = 0
         if config.mixer != "none" and self.frames > 1:
+            if not used & set(wanted):
+                raise ContrailError(
+                    f"model.mix_levels: decoder and head look at levels {sorted(used)} alone: name one of these, "
+                    "or set model.mixer=none"
+                )
+            reach = config.mix_blocks if config.mixer == "conv3d" else self.frames
+        labelled = list(frames).index(0)
+        first = max(labelled - reach, 0)
+        self.seen = slice(first, labelled + reach + 1)  # frames that the answer depends on: no others are encoded
+        self.labelled = labelled - first
+        if reach:
             for level in sorted(used & set(wanted)):
                 self.mixers[str(level)] = build_mixer(
                     config.mixer,
                     encoder.channels[level],
-                    self.frames,
+                    len(frames[self.seen]),
                     self.labelled,
                     config.mix_blocks,
                     config.norm,
@@ -72,13 +86,12 @@ class Segmenter(nn.Module):
             raise ValueError(f"this model takes {ours} a sample, not {frames}")
         if min(height, width) < SMALLEST_SIDE:
             raise ValueError(f"an image of {height} x {width} pixels is too small: both sides need {SMALLEST_SIDE}")
-        if not len(self.mixers):
-            x_btchw = x_btchw[:, self.labelled : self.labelled + 1]
+        x_btchw = x_btchw[:, self.seen]
         # skips and upsampled features only fit each other when every halving is exact
         pad_y, pad_x = -height % self.encoder.multiple, -width % self.encoder.multiple
         top, left = pad_y // 2, pad_x // 2
-        x_bchw = _pad(x_btchw.flatten(0, 1), (left, pad_x - left, top, pad_y - top))
-        features = self._mixed(self.encoder(x_bchw), x_btchw.shape[1])
+        x_nchw = _pad(x_btchw.transpose(0, 1).flatten(0, 1), (left, pad_x - left, top, pad_y - top))
+        features = self._mixed(self.encoder(x_nchw), x_btchw.shape[1])
 
         def at_size(logits_bkhw: Tensor) -> Tensor:
             padded = _resized(logits_bkhw, (height + pad_y, width + pad_x))
@@ -97,13 +110,13 @@ class Segmenter(nn.Module):
         return answer
 
     def _mixed(self, features: list[Tensor], frames: int) -> list[Tensor]:
-        """[(b·frames, c, h, w)] → [(b, c, h, w)], one for each level."""
+        """[(frames·b, c, h, w)] → [(b, c, h, w)], one for each level."""
         if frames == 1:
             return features
         mixed = []
-        for level, x_bchw in enumerate(features):
-            x_btchw = x_bchw.unflatten(0, (-1, frames))
-            mixed.append(self.mixers[str(level)](x_btchw) if str(level) in self.mixers else x_btchw[:, self.labelled])
+        for level, x_nchw in enumerate(features):
+            x_tbchw = x_nchw.unflatten(0, (frames, -1))
+            mixed.append(self.mixers[str(level)](x_tbchw) if str(level) in self.mixers else x_tbchw[self.labelled])
         return mixed
 
 

@@ -108,20 +108,24 @@ class CBAM(nn.Module):
 
 class FPA(nn.Module):
     """Feature pyramid attention (Li et al. 2018, Pyramid Attention Network, fig. 3): a 1×1 path weighed pixel by pixel
-    by a small pyramid of 7×7, 5×5 and 3×3 convolutions, and the image's mean. (b, channels, h, w) of any size."""
+    by a small pyramid of 7×7, 5×5 and 3×3 convolutions, and the image's mean. (b, channels, h, w) of any size.
+
+    The small pyramid has no norms, unlike the paper's: it ends in one pixel of one channel for a 256-px image. Nothing
+    then keeps a ReLU of one channel alive, hence the leak.
+    """
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
         self.direct = _conv(channels, out_channels, 1)
         self.mean = nn.Sequential(nn.Conv2d(channels, out_channels, 1), nn.ReLU(inplace=True))
-        self.down = nn.ModuleList([_conv(channels, 1, 7), _conv(1, 1, 5), _conv(1, 1, 3)])
-        self.side = nn.ModuleList([_conv(1, 1, 7), _conv(1, 1, 5), _conv(1, 1, 3)])
+        self.down = nn.ModuleList(nn.Conv2d(c, 1, k, padding=k // 2) for c, k in ((channels, 7), (1, 5), (1, 3)))
+        self.side = nn.ModuleList(nn.Conv2d(1, 1, k, padding=k // 2) for k in (7, 5, 3))
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         sizes, levels, level = [], [], x_bchw
         for down, side in zip(self.down, self.side, strict=True):
             sizes.append(level.shape[2:])
-            level = down(functional.max_pool2d(level, 2, ceil_mode=True))
+            level = functional.leaky_relu(down(functional.max_pool2d(level, 2, ceil_mode=True)), 0.1)
             levels.append(side(level))
         weight = levels.pop()
         while levels:
@@ -238,9 +242,11 @@ class SmpDecoder(nn.Module):
             )
         self.decoder = make[kind]()
         if kind == "deeplabv3plus":
-            setattr(self.decoder.aspp, "0", ASPP(widths[-1], width))
+            self.decoder.set_submodule("aspp.0", ASPP(widths[-1], width))
             # smp counts on an encoder dilated to stride 16
             self.decoder.up = nn.Upsample(scale_factor=2 ** (self.depth - 2), mode="bilinear")
+        if kind == "upernet":  # no norm over the one pixel of the image's mean, which would need several samples
+            self.decoder.set_submodule("psp.blocks.0.1.1", nn.Identity())
         self.strides = [2**place // finer for place in places if place in by_place]
         self.out_channels = {
             "unetplusplus": config.decoder_channels[self.depth - 1 : self.depth],
@@ -256,7 +262,9 @@ class SmpDecoder(nn.Module):
         for place in reversed(range(self.depth)):
             at, size = self.at[place], (rows >> place, columns >> place)
             if at is not None and place > 0:
-                levels.append(features[at])
+                level = features[at]
+                # encoders without padding are a pixel short
+                levels.append(level if level.shape[2:] == size else functional.interpolate(level, size))
             elif str(place) in self.fill:
                 levels.append(functional.interpolate(self.fill[str(place)](levels[-1]), size))
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,25 @@ class Encoder(nn.Module):
         if self.strides != sorted(set(self.strides)):
             raise ValueError(f"its features have strides {self.strides}, which is no pyramid")
         self.multiple = self.strides[-1] if side == PROBE_SIDES[0] else side
+        self.probe_shape = (1, in_channels, side, 3 * side)
 
     def forward(self, x_bchw: Tensor) -> list[Tensor]:
         """(b, in_channels, h, w) → [(b, channels[i], h / strides[i], w / strides[i])], shallow to deep."""
         features = self.backbone(x_bchw)
         return [f.permute(0, 3, 1, 2) if last else f for f, last in zip(features, self.channels_last, strict=True)]
+
+    def serve_only(self, levels: Sequence[int]) -> None:
+        """Take out of the gradient what no feature of `levels` depends on, such as HRNet's paths to its other levels:
+        a distributed run waits for a gradient of every parameter that may have one."""
+        training = self.training
+        with torch.enable_grad():
+            features = self.eval()(torch.zeros(self.probe_shape))
+            parameters = list(self.parameters())
+            total = torch.stack([features[level].sum() for level in levels]).sum()
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+        self.train(training)
 
 
 def _probe(backbone: nn.Module, in_channels: int) -> tuple[int, list[torch.Size]]:

@@ -22,7 +22,7 @@ from contrail_data.sources import open_source
 from contrail_data.sources.synthetic import write_records
 from contrail_data.store import open_store
 from contrail_train.config import with_settings
-from contrail_train.evaluate import gated_counts, predicted, score
+from contrail_train.evaluate import gated_counts, score_predictor
 from contrail_train.fit import fit
 from contrail_train.loader import open_labelled
 from contrail_train.metrics import bootstrap_difference, dice
@@ -68,16 +68,7 @@ def main() -> None:
             fit(with_settings(get_config("unet2d"), [*base, *changed, f"seed={seed}"]), out)
             model = load_predictor(out).for_store(unseen)
             items = open_labelled(unseen, model.offsets)
-            decision = model.decision
-            scores = score(
-                predicted(model.model, model.view, model.label_shift, model.head),
-                items,
-                device=model.device,
-                threshold=decision.threshold,
-                top_k=decision.top_k,
-                name=None,
-            )
-            counts[name].append(gated_counts(scores, decision.gate))
+            counts[name].append(gated_counts(score_predictor(model, items), model.decision.gate))
 
     reference = np.sum(counts[next(iter(VARIANTS))], axis=0)
     rows = []

@@ -89,7 +89,7 @@ def evaluate(
     """Score a run on a labelled store at its own threshold and gate; prints a table, writes it as JSON beside."""
     from contrail_data.catalog import open_named
     from contrail_data.places import write_atomically
-    from contrail_train.evaluate import predicted, report, score
+    from contrail_train.evaluate import report, score_predictor
     from contrail_train.loader import open_labelled
     from contrail_train.predict import load_predictor
 
@@ -103,14 +103,7 @@ def evaluate(
             "this is no score on unseen records",
             file=sys.stderr,
         )
-    scores = score(
-        predicted(model.model, model.view, model.label_shift, model.head),
-        items,
-        device=model.device,
-        threshold=decision.threshold,
-        top_k=decision.top_k,
-        batch=batch,
-    )
+    scores = score_predictor(model, items, batch)
     result = {
         "store": {"name": store, "digest": opened.attrs["digest"]},
         "model": decision.model,

@@ -16,7 +16,7 @@ from contrail_data.pseudo import top_k_mean
 from contrail_train import metrics
 from contrail_train.distributed import ALONE, Ranks, gather
 from contrail_train.loader import Items, load
-from contrail_train.predict import View, record_probability, window_probability
+from contrail_train.predict import Predictor, View, record_probability, window_probability
 
 Probabilities = Callable[[Tensor], Tensor]
 """Windows of stored frames (b, t, c, h, w) → (b, h, w) float32 probability of each labelled frame on the labels' grid;
@@ -101,6 +101,18 @@ def score(
     parts = gather((histogram, counts, record_scores, tolerant), ranks)
     # each process left zeros where the others counted
     return Scores(*(sum(column) for column in zip(*parts, strict=True)))
+
+
+def score_predictor(model: Predictor, items: Items, batch: int = 16) -> Scores:
+    """Score a finished run at its own threshold, on items read at its own `offsets`."""
+    return score(
+        predicted(model.model, model.view, model.label_shift, model.head),
+        items,
+        device=model.device,
+        threshold=model.decision.threshold,
+        top_k=model.decision.top_k,
+        batch=batch,
+    )
 
 
 def report(scores: Scores, items: Items, threshold: float, gate: float) -> dict[str, Any]:

@@ -109,14 +109,11 @@ def fit(
     optimiser = make_optimiser(model, config.optim)
     stepped: nn.Module = model
     if config.compile:
-        stepped = torch.compile(model)  # type: ignore[assignment]
+        stepped = torch.compile(model, dynamic=False)  # type: ignore[assignment]
     if ranks.world > 1:
         stepped = DistributedDataParallel(stepped, [device.index] if device.type == "cuda" else None)
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{describe(config)}, {parameters / 1e6:.2f} M parameters, label shift {tuple(label_shift)} px")
-    smallest = len(share_of(len(data.train) % config.batch_size or config.batch_size, 0, ranks.world))
-    if smallest == 1 and max(view.size or data.train.shape_tchw[-2:]) <= model.encoder.strides[-1]:
-        raise ContrailError("batch_size leaves a batch of one 1 x 1 feature, which cannot be normalised: change it")
 
     # ---- the run directory -------------------------------------------------------------------------------------
     if ranks.first:
@@ -184,14 +181,13 @@ def fit(
         batch.weight_b[len(range(ranks.rank, len(rows), ranks.world)) :] = 0  # repeated to make up the numbers
         height, width = batch.target_b1hw.shape[-2:]
         draw = augment.draw(config.augment, len(rows), height, width, config.seed, step)[own]
-        weight, each = data.train.weight[rows], -(-micro // ranks.world)
-        losses = []
-        for start in range(0, len(own), each):
-            everywhere = weight[start * ranks.world : (start + each) * ranks.world]
-            wait_for_more = isinstance(stepped, DistributedDataParallel) and start + each < len(own)
+        weight, losses = data.train.weight[rows], []
+        for start in range(0, len(own), micro):
+            part, everywhere = slice(start, start + micro), slice(start * ranks.world, (start + micro) * ranks.world)
+            share = float(weight[everywhere].sum() / max(weight.sum(), 1e-12))
+            wait_for_more = isinstance(stepped, DistributedDataParallel) and start + micro < len(own)
             with stepped.no_sync() if wait_for_more else contextlib.nullcontext():  # type: ignore[operator]
-                part = slice(start, start + each)
-                losses.append(backward(batch[part], draw[part], float(everywhere.sum() / weight.sum())))
+                losses.append(backward(batch[part], draw[part], share))
         return torch.stack(losses).sum()
 
     def check_finite(losses: list[torch.Tensor]) -> float:
@@ -239,6 +235,13 @@ def fit(
                     except torch.OutOfMemoryError:
                         micro = halved(min(micro, len(rows)), ranks)
                         say(f"out of memory at step {step}: {micro} samples at once from here, the same batch a step")
+                    except ValueError as error:
+                        if "more than 1 value per channel" not in str(error):
+                            raise
+                        raise ContrailError(
+                            f"{out}: a part of step {step} is one sample, which this model's batch norms cannot take: "
+                            "set another batch_size or micro_batch, and another --out"
+                        ) from None
                 norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
                 optimiser.step()
                 step += 1

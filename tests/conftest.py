@@ -9,6 +9,10 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+# Torch's threads wait for one another by spinning: beside another process of the tests, two of them took 4 to 6 times
+# as long as one. Before anything imports torch; subprocesses inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import xxhash

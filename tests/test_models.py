@@ -1,5 +1,4 @@
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,15 +16,6 @@ from contrail_train.models.encoder import build_encoder
 from contrail_train.models.heads import RARE_LOG_ODDS, MaskHead
 
 SMALL = [32, 16, 16, 16, 16]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Torch's threads wait for one another by spinning: on busy cores these tests took 6 times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 ENCODERS = {

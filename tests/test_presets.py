@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from conftest import write_record
 from test_build import Settings, build_small
@@ -20,15 +18,6 @@ from contrail_train.presets import PRESETS, config_of
 
 SIDE = 64
 LIGHT = "resnet10t"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Torch's threads wait for one another by spinning: on busy cores these tests took 4 times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Several frames made one: against plain 3-D convolutions, and against the model of one frame."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,15 +13,6 @@ from contrail_train.models import build
 from contrail_train.models.temporal import Block3d, Blocks3d, build_mixer
 
 SMALL = {"encoder": "resnet10t", "decoder_channels": [16, 16, 8, 8, 8]}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Torch's threads wait for one another by spinning: on busy cores these tests took 6 times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def scramble(module: nn.Module) -> None:
@@ -188,3 +178,39 @@ def test_half_precision(mixer: Any) -> None:
 def test_levels_that_are_not_there_or_not_looked_at(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ContrailError, match=message):
         build(ModelConfig(**SMALL, mixer="conv3d", **settings), 3, (-1, 0, 1))
+
+
+def test_what_only_time_tells_is_learnt() -> None:
+    """Two kinds of lines that look alike: those that were there before are no contrails. No single frame can tell."""
+    rng = torch.Generator().manual_seed(0)
+
+    def batch() -> tuple[Tensor, Tensor]:
+        x_btchw, target = torch.zeros(8, 3, 1, 32, 32), torch.zeros(8, 1, 32, 32)
+        for sample in range(8):
+            old, new = torch.randperm(16, generator=rng)[:2] * 2
+            x_btchw[sample, :, :, old], x_btchw[sample, 1:, :, new], target[sample, :, new] = 1.0, 1.0, 1.0
+        return x_btchw, target
+
+    def loss_after(steps: int, frames: list[int]) -> float:
+        torch.manual_seed(0)
+        mixer = "conv3d" if len(frames) > 1 else "none"
+        model = build(
+            ModelConfig(encoder="resnet10t", decoder_channels=[32, 16, 16, 16, 16], mixer=mixer, mix_blocks=1),
+            1,
+            frames,
+        )
+        optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+        losses = []
+        for _ in range(steps):
+            x_btchw, target = batch()
+            logits = model(x_btchw[:, [1 + frame for frame in frames]])["logits_b1hw"]
+            loss = functional.binary_cross_entropy_with_logits(logits, target)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        return sum(losses[-10:]) / 10
+
+    chance = 2 / 32 * 0.6931  # of the loss: each of two lines may be it
+    assert loss_after(80, [0]) > 0.9 * chance
+    assert loss_after(80, [-1, 0, 1]) < 0.3 * chance

@@ -64,9 +64,11 @@ class DataConfig(Strict):
     @model_validator(mode="after")
     def _one_labelled_frame(self) -> DataConfig:
         if self.frames != sorted(set(self.frames)) or 0 not in self.frames:
-            raise ValueError("data.frames: ascending offsets from the labelled frame, 0 among them")
+            raise ValueError(f"data.frames={self.frames}: give ascending offsets from the labelled frame, 0 among them")
         if self.fold and (self.fold + 1) * self.holdout > 1 + 1e-9:
-            raise ValueError(f"data.fold={self.fold}: with data.holdout={self.holdout} the folds end before it")
+            raise ValueError(
+                f"data.fold={self.fold}: with data.holdout={self.holdout} the folds end before it: lower it"
+            )
         return self
 
 
@@ -124,7 +126,7 @@ class AugmentConfig(Strict):
     @classmethod
     def _within_reach(cls, shift: tuple[float, float] | None) -> tuple[float, float] | None:
         if shift is not None and not all(abs(d) <= 8 for d in shift):
-            raise ValueError("pixels, at most 8 each way")
+            raise ValueError("augment.label_shift: give (down, right) in pixels, at most 8 each way")
         return shift
 
 
@@ -175,7 +177,7 @@ class ModelConfig(Strict):
     def _fits_together(self) -> ModelConfig:
         unet_only = {"attention": self.attention, "centre": self.centre, "deep_supervision": self.deep_supervision}
         if self.decoder != "unet" and (given := [key for key, value in unet_only.items() if value]):
-            raise ValueError(f"model.{given[0]}: only model.decoder=unet has it")
+            raise ValueError(f"model.{given[0]}: only model.decoder=unet has it: set one of the two")
         return self
 
 
@@ -206,7 +208,7 @@ class LossConfig(Strict):
     @model_validator(mode="after")
     def _something_to_minimise(self) -> LossConfig:
         if not any((self.bce, self.dice, self.symmetric_dice, self.lovasz, self.focal, self.tversky)):
-            raise ValueError("loss.bce and every other term of the mask are 0: nothing to minimise")
+            raise ValueError("loss.bce and every other term of the mask are 0, nothing to minimise: raise one")
         return self
 
 
@@ -254,10 +256,12 @@ class RunConfig(Strict):
     optim: OptimConfig = OptimConfig()
 
     @model_validator(mode="after")
-    def _reversible(self) -> RunConfig:
+    def _fits_together(self) -> RunConfig:
         frames = self.data.frames
         if self.augment.time_reversal and frames != [-f for f in reversed(frames)]:
-            raise ValueError(f"augment.time_reversal: frames {frames} are not even about the labelled one; set it to 0")
+            raise ValueError(f"augment.time_reversal: frames {frames} are not even about the labelled one: set it to 0")
+        if self.model.head == "record" and self.loss.record == 0:
+            raise ValueError("loss.record is 0, and model.head=record has no other term: raise it")
         return self
 
 
@@ -298,8 +302,10 @@ def parse_config(tree: Any, where: str) -> RunConfig:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             _refuse_key(where, key)
-        given = f" (given: {str(first['input'])[:60]!r})" if first["type"] != "value_error" else ""
-        raise ContrailError(f"{where}: {key}: {first['msg']}{given}: correct the value") from None
+        if first["type"] == "value_error":  # ours: names its key and, mostly, the remedy
+            raise ContrailError(f"{where}: {first['ctx']['error']}") from None
+        given = str(first["input"])[:60]
+        raise ContrailError(f"{where}: {key}: {first['msg']} (given: {given!r}): correct the value") from None
 
 
 def read_config(path: Path) -> RunConfig:

@@ -112,6 +112,10 @@ def fit(
         stepped = torch.compile(model, dynamic=False)  # type: ignore[assignment]
     if ranks.world > 1:
         stepped = DistributedDataParallel(stepped, [device.index] if device.type == "cuda" else None)
+    if len(config.data.frames) == 1 and config.model.mixer != "none":
+        say(f"note: one frame, so model.mixer={config.model.mixer} has nothing to mix")
+    elif len(config.data.frames) > 1 and config.model.mixer == "none":
+        say("note: model.mixer=none, so the labelled frame alone is looked at")
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{describe(config)}, {parameters / 1e6:.2f} M parameters, label shift {tuple(label_shift)} px")
 
@@ -254,7 +258,7 @@ def fit(
                     rate = len(losses) * config.batch_size / (time.monotonic() - log_start)
                     lr = max(group["lr"] for group in optimiser.param_groups)
                     log(step, loss=mean_loss, lr=lr, grad_norm=float(norm), samples_per_s=rate)
-                    note = f"epoch {epoch + 1}/{config.epochs} loss {mean_loss:.4f}"
+                    note = f"epoch {epoch + 1}/{config.epochs} loss {mean_loss:.4g}"
                     note += f" best hold-out Dice {best[0][0]:.3f}" if best and len(data.holdout) else ""
                     losses, log_start = [], time.monotonic()
                 advance(1, note)

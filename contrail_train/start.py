@@ -32,6 +32,8 @@ def start_from(path: Path, model: nn.Module) -> Start:
     is not finished, or one of which nothing fits.
     """
     file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise ContrailError(f"start={path}: neither a finished run nor its weights: name the --out of a finished run")
     tensors, _ = read_tensors(file)
     own = model.state_dict()
     fits = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}

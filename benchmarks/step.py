@@ -37,7 +37,7 @@ from contrail_train.optim import make_optimiser
 from contrail_train.predict import choose_device, normalise, view_of
 from contrail_train.presets import get_config
 
-PRESETS = ("unet2d", "unet25d", "resnetrs50_2d", "resnetrs50_all", "resnetrs50_classifier", "resnetrs101_512_fastfcn")
+PRESETS = ("unet2d", "unet25d", "ours", "resnetrs50_2d", "resnetrs50_all", "resnetrs50_classifier")
 CONE_TARGET, FED_TARGET = 1.8, 0.97
 
 
@@ -85,7 +85,8 @@ def stepper(
     view = view_of(config, data.statistics, device)
     torch.manual_seed(0)
     model = build_model(config.model, len(data.composite["channels"]), config.data.frames)
-    stepped = change(model).to(device, memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)
+    stepped = change(model).to(device)
     model.train()
     average, optimiser = ModelEmaV3(model, decay=config.optim.ema), make_optimiser(model, config.optim)
     steps = count()

@@ -157,9 +157,11 @@ def open_training_data(config: DataConfig) -> TrainingData:
     train = wanted & ~np.isin(everywhere.group, np.unique(human.group[held]))
     if not (train & is_human).any():
         raise ContrailError(f"data.holdout={config.holdout} leaves none of {len(human)} samples: lower it")
+    # Whatever is trained on, scores are against the majority: the first labels are the masks, one a store.
+    scored = replace(human, label=human.store)
     return TrainingData(
         train=everywhere[train],
-        holdout=human[held & wanted[: len(human)]],
+        holdout=scored[held & wanted[: len(human)]],
         without_neighbours=int((~usable).sum()),
         statistics=combined([s.attrs["statistics"] for s in stores]),
         composite=stores[0].attrs["composite"],

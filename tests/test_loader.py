@@ -240,6 +240,9 @@ def test_soft_targets_are_the_annotators_mean(store: Path, target: str, factor: 
         share = np.minimum(factor * votes / ds["annotator_count"].values[at], 1)
         np.testing.assert_array_equal(label, np.rint(255 * share))
         assert 0 < share.max() <= 1
+    for row, (_, label, _) in enumerate(collect(data.holdout, [np.arange(len(data.holdout))])):
+        at = ids.index(data.holdout.record_id[row])
+        np.testing.assert_array_equal(label, ds["mask"].values[at] * 255)  # scored against the majority all the same
 
 
 def test_positive_records_alone(raw: Path, tmp_path: Path) -> None:

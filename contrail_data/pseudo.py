@@ -76,7 +76,7 @@ def label_store(
     if kind(parent) != "samples":
         raise ContrailError(f"{parent.attrs['path']}: holds {kind(parent)}, no images: name the store it came from")
     scalars = read_scalars(parent)
-    frames = _frames(scalars, parent, all_frames, offsets)
+    frames = frames_to_predict(scalars, parent, all_frames, offsets)
     plane = (parent.sizes["y"], parent.sizes["x"])
     arrays = {
         "probability": Array((frames.shape[1], *plane), "uint8", "zstd"),
@@ -156,8 +156,14 @@ def label_store(
     return digest, resumed
 
 
-def _frames(scalars: xr.Dataset, parent: xr.Dataset, all_frames: bool, offsets: Sequence[int]) -> npt.NDArray[np.int64]:
-    """(sample, time): the frames to predict, consecutive, each with its neighbours."""
+def frames_to_predict(
+    scalars: xr.Dataset, parent: xr.Dataset, all_frames: bool, offsets: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    """(sample, time): the frames to predict, consecutive, each with its neighbours at `offsets`.
+
+    `all_frames`: all that have them, else the labelled one (the middle one where none is labelled). Raises
+    ContrailError where samples have too few frames.
+    """
     count = parent.sizes["time"]
     able = np.arange(-offsets[0], count - offsets[-1])
     if all_frames:

@@ -59,6 +59,7 @@ def run(
     if dry_run:
         from contrail_train.dry_run import rehearse
 
+        print("rehearsal: three steps are taken, nothing is kept", file=sys.stderr)
         command.facts(rehearse(config))
         return
     if out is None:  # typer cannot say "unless"
@@ -71,7 +72,8 @@ def run(
         return  # torchrun's first process speaks for all
     print(f"{out}: trained in {(time.monotonic() - start) / 60:.1f} min")
     if calibration["holdout"] is None:
-        print(f"threshold {calibration['threshold']:.4f}, not calibrated: nothing positive was held out")
+        why = "no held-out record has a contrail" if config.data.holdout else "data.holdout=0"
+        print(f"threshold {calibration['threshold']:.4f}, not calibrated: {why}")
     else:
         _print_report(
             f"{out}: held-out records; threshold and gate were fitted on them",
@@ -120,19 +122,29 @@ def evaluate(
 def predict(
     run: Run,
     store: Store,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The store of predictions to write.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The store of predictions to write, or NAME.csv.")],
     all_frames: Annotated[bool, typer.Option("--all-frames", help="Not the labelled frame alone.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Samples predicted at once.")] = 8,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store at -o.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at -o.")] = False,
 ) -> None:
-    """Predict the records of a store: probability and mask into a sealed store that names its parent."""
+    """Predict the records of a store: probability and mask into a sealed store that names its parent.
+
+    With -o NAME.csv, of a run with model.head=record or both: the probability that a record has any contrail.
+    """
     from contrail_data.catalog import open_named
     from contrail_data.pseudo import label_store
-    from contrail_train.predict import load_predictor
+    from contrail_train.predict import load_predictor, record_table
 
     parent = open_named(store)
-    model = load_predictor(run, device).for_masks().for_store(parent)
+    model = load_predictor(run, device)
+    if out.suffix == ".csv":
+        if out.exists() and not overwrite:
+            command.fail(f"{out}: exists: choose another -o, or --overwrite it")
+        frames = record_table(model.for_store(parent), parent, out, all_frames=all_frames, batch=batch)
+        print(f"{out}: {frames} frames")
+        return
+    model = model.for_masks().for_store(parent)
     digest, resumed = label_store(
         parent,
         model.predict,
@@ -153,6 +165,7 @@ def predict(
 @presets_app.command("ls")
 def presets_ls(
     matching: Annotated[str, typer.Argument(help="Only names that contain this.", metavar="[TEXT]")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the presets: parent, what differs from it, parameters, GFLOP a sample forward, the notes' validation Dice.
 
@@ -165,7 +178,11 @@ def presets_ls(
     if not chosen:
         command.fail(f"no preset has {matching!r} in its name: leave the text away to see all")
     rows = []
-    for preset, cost in zip(chosen, costs([config_of(p.name) for p in chosen]), strict=True):
+    counted = costs([config_of(p.name) for p in chosen])
+    if as_json:
+        print(json.dumps([vars(p) | vars(cost) for p, cost in zip(chosen, counted, strict=True)], indent=1))
+        return
+    for preset, cost in zip(chosen, counted, strict=True):
         differs = ", ".join(f"{key}={_plain(value)}" for key, value in preset.settings.items())
         dice = "" if preset.published is None else f"{preset.published:.4f}"
         figures = [f"{cost.parameters / 1e6:.1f}", f"{cost.flop / 1e9:.1f}", dice]
@@ -175,15 +192,15 @@ def presets_ls(
 
 @presets_app.command("show")
 def presets_show(preset: Annotated[str, typer.Argument()]) -> None:
-    """Print a preset's complete settings as YAML, which `run` accepts as a file."""
-    from contrail_train.config import to_yaml
+    """Print a preset's complete settings as YAML, which `run` accepts as a file; comments tell what each key takes."""
+    from contrail_train.config import to_explained_yaml
     from contrail_train.presets import PRESETS, get_config
 
     config = get_config(preset)
     if known := PRESETS.get(preset):
         for text in (known.command, *textwrap.wrap(known.about, 110)):
             print(f"# {text}")
-    print(to_yaml(config), end="")
+    print(to_explained_yaml(config), end="")
 
 
 def _plain(value: Any) -> str:
@@ -209,7 +226,8 @@ def _print_report(title: str, result: dict[str, Any]) -> None:
             ["Dice within 2 pixels", f"{result['tolerant_dice']:.4f}"],
             ["Dice over records (any contrail)", f"{result['record_dice']:.4f}"],
         ]
-    rows += [["AUC-PR of records", or_none(result["record_auc_pr"])], ["threshold", f"{result['threshold']:.4f}"]]
+    by = "" if records else ", by their highest pixels"
+    rows += [[f"AUC-PR of records{by}", or_none(result["record_auc_pr"])], ["threshold", f"{result['threshold']:.4f}"]]
     if not records:
         rows += [["gate", f"{result['gate']:.4f}"]]
     what = "records" if records else "pixels"

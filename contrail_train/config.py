@@ -7,11 +7,15 @@ the whole of it is written into the run directory before the first step.
 from __future__ import annotations
 
 import difflib
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from contrail_data.errors import ContrailError
 
@@ -19,7 +23,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
 
 
 class PseudoConfig(Strict):
@@ -36,7 +40,7 @@ class DataConfig(Strict):
     train: list[str] = Field(default_factory=list)
     """Stores to train on: paths, URLs or catalog names; pseudo-label stores join theirs by record id."""
     composite: str | None = None
-    """Name of the composite that the stores must have; None: any."""
+    """Name of the composite that the stores must have; null: any."""
     frames: list[Annotated[int, Field(ge=-7, le=7)]] = Field(default_factory=lambda: [0], min_length=1, max_length=8)
     """Frames the model sees, as ascending offsets from the labelled one: [0] is 2D, [-1, 0, 1] one before and after."""
     normalise: Literal["statistics", "image"] = "statistics"
@@ -97,7 +101,7 @@ class AugmentConfig(Strict):
     grid_cells: int = Field(5, ge=2, le=32)
     grid_stretch: float = Field(0.3, ge=0.0, lt=1.0)
     label_shift: tuple[float, float] | None = None
-    """(dy, dx): labels lie this many pixels down and right of the image, at most 8. None: as the store says."""
+    """(dy, dx): labels lie this many pixels down and right of the image, at most 8. null: as the store says."""
     cut_out: Probability = 0.0
     """Probability of a square of `cut_out_side` pixels set to the channels' mean; the label stays."""
     cut_out_side: int = Field(16, ge=1)
@@ -112,7 +116,7 @@ class AugmentConfig(Strict):
     """Probability of Gaussian noise of up to `noise_std` standard deviations."""
     noise_std: float = Field(0.1, gt=0.0)
     time_reversal: Probability = 0.0
-    """Probability of showing the frames last to first; needs frames that lie evenly about the labelled one."""
+    """Probability of showing the frames last to first; needs frames symmetric about the labelled one."""
     mixup: Probability = 0.0
     """Probability of blending with another sample of the batch; the share is drawn from Beta(alpha, alpha)."""
     mixup_alpha: float = Field(0.4, gt=0.0)
@@ -134,18 +138,18 @@ class ModelConfig(Strict):
     encoder: str = "tf_efficientnet_lite0"
     """Any timm model that offers `features_only`."""
     pretrained: bool | str = False
-    """True: timm's weights from the hub; a path: weights from that file (.pth, .safetensors)."""
+    """true: timm's weights from the hub; a path: weights from that file (.pth, .safetensors)."""
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     stem_stride: Literal[1] | None = None
     """1: the encoder's first strided convolution does not stride, so every level has twice the resolution."""
     image_size: int | None = Field(None, ge=32)
-    """Side in pixels that images are resampled to; logits return to the label's size. None: as stored."""
+    """Side in pixels that images are resampled to; logits return to the label's size. null: as stored."""
     freeze: list[Literal["encoder", "batch_norm"]] = Field(default_factory=list)
     """Not trained: the encoder's weights and statistics; the statistics and scales of every batch norm."""
     mixer: Literal["conv3d", "lstm", "mean", "none"] = "none"
     """How the frames of a level become one: residual 3-D blocks, an LSTM, their mean, or the labelled one alone."""
     mix_levels: list[Annotated[int, Field(ge=0)]] | None = None
-    """Levels of the pyramid that are mixed, 0 the shallowest; elsewhere the labelled frame alone goes on. None: all."""
+    """Levels of the pyramid that are mixed, 0 the shallowest; elsewhere the labelled frame alone goes on. null: all."""
     mix_blocks: int = Field(3, ge=1)
     """3-D blocks, or LSTM layers, in a row."""
     decoder: Literal["unet", "fastfcn", "unetplusplus", "manet", "fpn", "deeplabv3plus", "upernet", "segformer"] = (
@@ -238,7 +242,7 @@ class RunConfig(Strict):
     batch_size: int = Field(16, ge=1)
     """Samples an optimiser step, over all processes."""
     micro_batch: int | None = Field(None, ge=1)
-    """Samples that go through the model at once, on one device; gradients accumulate. None: all of a step's."""
+    """Samples that go through the model at once, on one device; gradients accumulate. null: all of a step's."""
     start: str | None = None
     """A run directory, or its best.safetensors, to start from: tensors of equal name and shape are taken over."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -259,7 +263,10 @@ class RunConfig(Strict):
     def _fits_together(self) -> RunConfig:
         frames = self.data.frames
         if self.augment.time_reversal and frames != [-f for f in reversed(frames)]:
-            raise ValueError(f"augment.time_reversal: frames {frames} are not even about the labelled one: set it to 0")
+            raise ValueError(
+                f"augment.time_reversal={self.augment.time_reversal} needs as many frames after the labelled one as "
+                f"before it, and data.frames={frames}: set augment.time_reversal=0, or other frames"
+            )
         if self.model.head == "record" and self.loss.record == 0:
             raise ValueError("loss.record is 0, and model.head=record has no other term: raise it")
         return self
@@ -288,7 +295,7 @@ def with_settings(config: RunConfig, settings: list[str]) -> RunConfig:
         if path == ["data", "train"] and isinstance(value, str):
             value = [value]  # one store needs no brackets
         branch[path[-1]] = value
-    return parse_config(tree, "--set")
+    return parse_config(tree, f"{config.preset} with --set {' --set '.join(settings)}" if settings else config.preset)
 
 
 def parse_config(tree: Any, where: str) -> RunConfig:
@@ -304,8 +311,7 @@ def parse_config(tree: Any, where: str) -> RunConfig:
             _refuse_key(where, key)
         if first["type"] == "value_error":  # ours: names its key and, mostly, the remedy
             raise ContrailError(f"{where}: {first['ctx']['error']}") from None
-        given = str(first["input"])[:60]
-        raise ContrailError(f"{where}: {key}: {first['msg']} (given: {given!r}): correct the value") from None
+        raise ContrailError(_refusal(where, key, first["input"])) from None
 
 
 def read_config(path: Path) -> RunConfig:
@@ -320,20 +326,98 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def to_explained_yaml(config: RunConfig) -> str:
+    """The same, with what each key means and takes as comments above it."""
+    lines: list[str] = []
+    for key, field in _fields():
+        *branches, name = key.split(".")
+        indent = "  " * len(branches)
+        value = value_of(config, key)
+        about = " ".join((field.description or "").split())
+        if isinstance(value, Strict):
+            about = "" if type(value).__doc__ == Strict.__doc__ else (type(value).__doc__ or "")
+            lines += ["", *(f"{indent}# {line}" for line in textwrap.wrap(about, 110)), f"{indent}{name}:"]
+            continue
+        lines += [f"{indent}# {line}" for line in textwrap.wrap(about, 110)]
+        plain = value_of(config, ".".join(branches)) if branches else config
+        told = yaml.safe_dump(plain.model_dump(mode="json")[name], default_flow_style=True, width=10_000)
+        lines.append(f"{indent}{name}: {told.splitlines()[0]}  # {_takes(field)}")
+    return "\n".join(lines) + "\n"
+
+
+def value_of(config: RunConfig, key: str) -> Any:
+    """The value under a dotted key."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
 def known_keys() -> list[str]:
     """Every key that can be set, dotted."""
+    return [key for key, field in _fields() if _branch(field) is None]
 
-    def walk(tree: dict[str, Any], prefix: str) -> list[str]:
-        return [
-            dotted
-            for name, value in tree.items()
-            for dotted in (walk(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name])
-        ]
 
-    return walk(RunConfig().model_dump(), "")
+def _fields(model: type[Strict] | None = None, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key with its field, a branch before what is in it."""
+    for name, field in (model or RunConfig).model_fields.items():
+        yield prefix + name, field
+        if branch := _branch(field):
+            yield from _fields(branch, f"{prefix}{name}.")
+
+
+def _branch(field: FieldInfo) -> type[Strict] | None:
+    """The schema of a group of settings; None for a single one."""
+    kind: Any = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Strict) else None
+
+
+def _takes(field: FieldInfo) -> str:
+    """The values a field takes, in words."""
+    return _words(field.annotation, field.metadata)
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
+_BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
+
+
+def _words(kind: Any, limits: Sequence[Any]) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        limits = [*limits, *parts[1:]]
+        return _words(parts[0], [x for limit in limits for x in getattr(limit, "metadata", [limit])])
+    if origin is Literal:
+        return " or ".join(", ".join(map(str, parts)).rsplit(", ", 1))
+    if origin in (UnionType, Union):
+        return ", or ".join(_words(part, limits if part is not NoneType else []) for part in parts)
+    if origin is list:
+        return f"a list, of {_words(parts[0], [])}"
+    if origin is tuple:
+        return f"[{', '.join(_KINDS[part] for part in parts)}]"
+    found = [(text, getattr(x, key, None)) for key, text in _BOUNDS.items() for x in limits]
+    bounds = [text.format(f"{b:g}" if isinstance(b, float) else b) for text, b in found if b is not None]
+    return " ".join([_KINDS[kind], *bounds])
+
+
+def _refusal(where: str, key: str, given: Any) -> str:
+    """What to say of a value of the wrong kind, or out of bounds."""
+    known = dict(_fields())
+    while key not in known:  # within a list or a union, the path goes on beyond the setting
+        key = key.rpartition(".")[0]
+    if _branch(known[key]):
+        first = next(name for name in known if name.startswith(f"{key}."))
+        return f"{where}: {key} is a group of settings, not {str(given)[:60]!r}: set one of them, such as {first}"
+    return f"{where}: {key} cannot be {str(given)[:60]!r}: give {_takes(known[key])}"
 
 
 def _refuse_key(where: str, key: str) -> NoReturn:
-    close = difflib.get_close_matches(key, known_keys(), 1, 0.4)
-    hint = f"did you mean {close[0]}?" if close else "see `contrail-train presets show unet2d` for all keys"
+    keys = known_keys()
+    ends: dict[str, list[str]] = {}
+    for known in keys:
+        ends.setdefault(known.rpartition(".")[2], []).append(known)
+    last = key.rpartition(".")[2]
+    likely = [last] if last in ends else difflib.get_close_matches(last, ends, 2, 0.75)
+    near = [full for end in likely for full in ends[end]]
+    near = near or difflib.get_close_matches(key, keys, 1, 0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `contrail-train presets show unet2d` for all keys"
     raise ContrailError(f"{where}: there is no setting {key!r}: {hint}")

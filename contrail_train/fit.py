@@ -28,6 +28,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.places import write_atomically
 from contrail_data.progress import progress
 from contrail_train import augment
+from contrail_train.advice import without_effect
 from contrail_train.checkpoint import (
     load_checkpoint,
     load_weights,
@@ -42,13 +43,14 @@ from contrail_train.evaluate import Scores, calibrate, predicted, report, score
 from contrail_train.loader import Batch, epoch_order, load, open_training_data, share_of, step_rows, steps_per_epoch
 from contrail_train.losses import total_loss
 from contrail_train.metrics import best_threshold
-from contrail_train.models import build
+from contrail_train.models import build, check_encoder, widths_used
 from contrail_train.optim import freeze, make_optimiser, set_learning_rate, train_mode
 from contrail_train.predict import choose_device, normalise, view_of
 from contrail_train.rundir import CALIBRATION, WEIGHTS, Log, begin_run, finished
-from contrail_train.start import start_from
+from contrail_train.start import start_from, weights_file
 
 CANDIDATES = "candidates"
+FEW_GROUPS = 10
 LOG_EVERY = 10  # steps; the losses of the steps between stay on the device until then
 
 
@@ -75,6 +77,9 @@ def fit(
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
+    check_encoder(config.model.encoder, config.model.pretrained)  # before minutes may go into stores
+    if config.start is not None:
+        weights_file(Path(config.start))
     say(f"device {device}, {'bf16 autocast' if bf16 else 'float32'}, {torch.get_num_threads()} CPU threads")
 
     # ---- data --------------------------------------------------------------------------------------------------
@@ -85,18 +90,24 @@ def fit(
     total_steps = config.epochs * steps_an_epoch
     if data.without_neighbours:
         say(f"{data.without_neighbours} labelled frames left out: not all of frames {config.data.frames} around them")
+    pseudo, groups = data.pseudo_labelled, len(set(data.holdout.group))
     say(
-        f"{len(data.train)} frames to train on ({(data.train.weight < 1).sum()} with weight below 1), "
-        f"{len(data.holdout)} held out in {len(set(data.holdout.group))} groups; batches of {config.batch_size}: "
+        f"{len(data.train)} frames to train on{f', {pseudo} of them pseudo-labelled' if pseudo else ''}; "
+        f"{len(data.holdout)} held out in {groups} groups; batches of {min(config.batch_size, len(data.train))}: "
         f"{config.epochs} epochs x {steps_an_epoch} steps = {total_steps} steps"
     )
+    if 0 < groups < FEW_GROUPS:
+        say(f"warning: {groups} held-out groups (site, day) are too few to tell epochs or thresholds apart by")
+    if config.batch_size > len(data.train):
+        say(f"note: batch_size={config.batch_size} is more than there is: a step takes all {len(data.train)} frames")
 
     # ---- model, optimiser, average -----------------------------------------------------------------------------
     torch.manual_seed(config.seed)
     model = build(config.model, len(data.composite["channels"]), config.data.frames)
     started = start_from(Path(config.start), model) if config.start is not None else None
     if started is not None:
-        say(started.report)
+        for line in started.report:
+            say(line)
         if leaked := set(started.trained_records) & set(data.holdout.record_id.tolist()):
             say(f"warning: {len(leaked)} held-out records were trained on in {config.start}: hold-out scores flatter")
     if ranks.world > 1:
@@ -112,12 +123,14 @@ def fit(
         stepped = torch.compile(model, dynamic=False)  # type: ignore[assignment]
     if ranks.world > 1:
         stepped = DistributedDataParallel(stepped, [device.index] if device.type == "cuda" else None)
-    if len(config.data.frames) == 1 and config.model.mixer != "none":
-        say(f"note: one frame, so model.mixer={config.model.mixer} has nothing to mix")
-    elif len(config.data.frames) > 1 and config.model.mixer == "none":
-        say("note: model.mixer=none, so the labelled frame alone is looked at")
+    for line in without_effect(config, widths_used(config.model, model.encoder.strides)):
+        say(f"note: {line}")
     parameters = sum(p.numel() for p in model.parameters())
-    say(f"{describe(config)}, {parameters / 1e6:.2f} M parameters, label shift {tuple(label_shift)} px")
+    trained = sum(p.numel() for group in optimiser.param_groups for p in group["params"])
+    partly = "" if trained == parameters else f" ({trained / 1e6:.2f} M of them trained)"
+    say(f"{describe(config)}, {parameters / 1e6:.2f} M parameters{partly}, label shift {tuple(label_shift)} px")
+    if config.compile:
+        say("compiling: the first step takes a minute or more")
 
     # ---- the run directory -------------------------------------------------------------------------------------
     if ranks.first:
@@ -209,7 +222,7 @@ def fit(
         wait(ranks)
         raise ContrailError(
             f"{out}: the loss of step {bad} is {values[~values.isfinite()][0]}: its batch is in {path.name}; lower "
-            "optim.lr or look at the batch, then start anew with another --out"
+            "optim.lr or look at the batch, and start anew"
         )
 
     def rows_of(at: int) -> npt.NDArray[np.int64]:
@@ -293,8 +306,6 @@ def fit(
     load_weights(out / WEIGHTS, average.module)
     fitted = calibrate(holdout_scores, data.holdout) if len(data.holdout) else None
     threshold, gate, scores = fitted or (0.5, 0.0, None)
-    if scores is None:
-        say("no held-out positives: the threshold stays at 0.5, uncalibrated")
     seen = {
         *data.train.record_id.tolist(),
         *data.holdout.record_id.tolist(),
@@ -322,7 +333,7 @@ def fit(
 def describe(config: RunConfig) -> str:
     model, frames = config.model, len(config.data.frames)
     parts = [model.encoder]
-    if frames > 1:
+    if frames > 1 and model.mixer != "none":
         parts.append(f"{frames} frames by {model.mixer}")
     if model.head != "record":
         parts.append(model.decoder)

@@ -22,6 +22,7 @@ import xarray as xr
 from torch import Tensor
 
 from contrail_data.catalog import open_named
+from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
 from contrail_data.stats import combined
 from contrail_data.store import PixelReader, kind, pixel_reader, read_scalars
@@ -107,6 +108,8 @@ class Batch:
 class TrainingData:
     train: Items
     holdout: Items
+    pseudo_labelled: int
+    """How many of `train` are labelled by a model."""
     without_neighbours: int
     """Labelled frames left out, as the sample has not all the frames around them that the model sees."""
     statistics: dict[str, Any]
@@ -162,6 +165,7 @@ def open_training_data(config: DataConfig) -> TrainingData:
     return TrainingData(
         train=everywhere[train],
         holdout=scored[held & wanted[: len(human)]],
+        pseudo_labelled=int((train & ~is_human).sum()),
         without_neighbours=int((~usable).sum()),
         statistics=combined([s.attrs["statistics"] for s in stores]),
         composite=stores[0].attrs["composite"],
@@ -177,9 +181,10 @@ def _check_kin(parents: dict[str, xr.Dataset], config: DataConfig) -> None:
         if store.attrs["statistics"] is None:
             raise ContrailError(f"{name}: holds no train samples, so it has no statistics: train on a train split")
         if config.composite not in (None, theirs := store.attrs["composite"]["name"]):
+            known = config.composite in COMPOSITES
+            remedy = f"build it with --composite {config.composite}, or set" if known else "correct"
             raise ContrailError(
-                f"{name}: composite {theirs!r}, the run wants {config.composite!r}: "
-                f"build it with --composite {config.composite}, or set data.composite"
+                f"{name}: composite {theirs!r}, the run wants {config.composite!r}: {remedy} data.composite"
             )
         for key in ("composite", "label_shift"):
             if store.attrs[key] != first.attrs[key]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +16,10 @@ import xarray as xr
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
-from contrail_data.pseudo import Decision
-from contrail_data.store import kind
+from contrail_data.places import write_atomically
+from contrail_data.progress import progress
+from contrail_data.pseudo import Decision, frames_to_predict
+from contrail_data.store import kind, pixel_reader, read_scalars
 from contrail_train.augment import resample, to_label_frame
 from contrail_train.checkpoint import file_digest, load_weights
 from contrail_train.config import RunConfig, read_config
@@ -110,6 +114,7 @@ def record_probability(model: nn.Module, window_btchw: Tensor, view: View) -> Te
 
 @dataclass(frozen=True)
 class Predictor:
+    run: Path
     model: nn.Module
     device: torch.device
     view: View
@@ -137,9 +142,16 @@ class Predictor:
         """This predictor, if it has masks to give. Raises ContrailError for a classifier of records."""
         if self.head == "record":
             raise ContrailError(
-                f"the model {self.decision.model[:19]}… tells records, not pixels: name a run with model.head mask"
+                f"{self.run}: tells records, not pixels: name a run with model.head=mask or both, or "
+                "`contrail-train predict -o NAME.csv` for its probabilities of records"
             )
         return self
+
+    @torch.inference_mode()
+    def predict_records(self, window_btchw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Windows of stored frames (b, len(offsets), c, y, x) → (b) float32 probability of any contrail."""
+        x_btchw = torch.from_numpy(window_btchw).to(self.device)
+        return record_probability(self.model, x_btchw, self.view).cpu().numpy()
 
     @torch.inference_mode()
     def predict(self, image_btchw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -187,4 +199,35 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
     model.eval().to(where)
     decision = Decision(threshold, gate, top_k, file_digest(path / WEIGHTS))
     view = view_of(config, statistics, where)
-    return Predictor(model, where, view, composite, shift, decision, seen, config.model.head)
+    return Predictor(path, model, where, view, composite, shift, decision, seen, config.model.head)
+
+
+def record_table(model: Predictor, store: xr.Dataset, out: Path, *, all_frames: bool, batch: int) -> int:
+    """Probability that a frame has any contrail, for the frames of a store, as a CSV file; returns how many.
+
+    Columns: record_id, frame (index in the sample), probability, contrail (0 or 1: the probability is the run's
+    threshold or more; empty where a run of `head=both` has none for records), model and store (digests). Written whole
+    or not at all. Raises ContrailError for a run without a record head, or a store that lacks the frames it looks at.
+    """
+    if model.head == "mask":
+        raise ContrailError(f"{model.run}: has no record head (model.head=mask): give -o NAME.zarr for masks")
+    scalars = read_scalars(store)
+    frames = frames_to_predict(scalars, store, all_frames, model.offsets)
+    read_image = pixel_reader(store)
+    windows = [(sample, int(frame)) for sample, row in enumerate(frames) for frame in row]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["record_id", "frame", "probability", "contrail", "model", "store"])
+    with progress("records", len(windows), unit="frames") as advance:
+        for start in range(0, len(windows), batch):
+            part = windows[start : start + batch]
+            x_btchw = np.empty((len(part), len(model.offsets), *store["image"].shape[2:]), store["image"].dtype)
+            for (sample, frame), x_tchw in zip(part, x_btchw, strict=True):
+                read_image(sample, [frame + offset for offset in model.offsets], x_tchw)
+            for (sample, frame), p in zip(part, model.predict_records(x_btchw), strict=True):
+                contrail = int(p >= model.decision.threshold) if model.head == "record" else ""
+                name = str(scalars["record_id"].values[sample])
+                table.writerow([name, frame, f"{p:.6f}", contrail, model.decision.model, store.attrs["digest"]])
+            advance(len(part))
+    write_atomically(out, [text.getvalue().encode()])
+    return len(windows)

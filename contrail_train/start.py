@@ -16,12 +16,20 @@ from contrail_train.rundir import CALIBRATION, WEIGHTS
 
 @dataclass(frozen=True)
 class Start:
-    report: str
-    """What matched, part by part."""
+    report: list[str]
+    """Lines: what matched, part by part, and a warning for each part that hardly did."""
     digest: str
     seen_records: tuple[str, ...]
     """Records that the weights have seen in training or that chose them; empty where the file does not tell."""
     trained_records: tuple[str, ...]
+
+
+def weights_file(path: Path) -> Path:
+    """The weights that `start=path` names. Raises ContrailError where there are none."""
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise ContrailError(f"start={path}: neither a finished run nor its weights: name the --out of a finished run")
+    return file
 
 
 def start_from(path: Path, model: nn.Module) -> Start:
@@ -31,9 +39,7 @@ def start_from(path: Path, model: nn.Module) -> Start:
     identity, so a 2.5D model started from a 2D one first gives what that gave. Raises ContrailError for a run that
     is not finished, or one of which nothing fits.
     """
-    file = path / WEIGHTS if path.is_dir() else path
-    if not file.is_file():
-        raise ContrailError(f"start={path}: neither a finished run nor its weights: name the --out of a finished run")
+    file = weights_file(path)
     tensors, _ = read_tensors(file)
     own = model.state_dict()
     fits = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
@@ -51,5 +57,9 @@ def start_from(path: Path, model: nn.Module) -> Start:
         seen, held = calibration["seen_records"], calibration["holdout_records"]
     except (OSError, ValueError, KeyError):
         pass  # weights alone: nothing is known of what they saw
-    report = f"started from {file}: {parts}{rest}"
+    report = [f"started from {file}: {parts}{rest}"]
+    came = Counter(key.split(".", 1)[0] for key in tensors)
+    for part, count in there.items():
+        if came[part] and taken[part] < count / 2:
+            report.append(f"warning: start={path}: its {part} is another one: {taken[part]} of {count} tensors fit")
     return Start(report, file_digest(file), tuple(seen), tuple(sorted(set(seen) - set(held))))

@@ -13,7 +13,7 @@ from test_build import Settings, build_small
 from test_train import cli
 
 from contrail_data.composites import COMPOSITES
-from contrail_train.config import RunConfig, parse_config, to_yaml
+from contrail_train.config import RunConfig, parse_config, to_explained_yaml
 from contrail_train.presets import PRESETS, config_of
 
 SIDE = 64
@@ -81,7 +81,7 @@ def test_what_is_shown_is_accepted_unchanged(name: str, tmp_path: Path) -> None:
     assert parse_config(yaml.safe_load(shown.stdout), "shown") == config_of(name)
     (tmp_path / "p.yaml").write_text(shown.stdout)
     again = cli("presets", "show", tmp_path / "p.yaml")
-    assert again.stdout == to_yaml(config_of(name))
+    assert again.stdout == to_explained_yaml(config_of(name))
 
 
 def test_the_list_tells_parent_difference_and_cost(tmp_path: Path, monkeypatch) -> None:
@@ -93,6 +93,9 @@ def test_the_list_tells_parent_difference_and_cost(tmp_path: Path, monkeypatch) 
     assert "0.6803" in line
     assert "data.target=clip2" in line
     assert cli("presets", "ls", "resnetrs50_all").stdout == done.stdout  # remembered
+    (first, *_) = json.loads(cli("presets", "ls", "resnetrs50_all_soft", "--json").stdout)
+    assert (first["name"], first["settings"]) == ("resnetrs50_all_soft", {"data.target": "clip2"})
+    assert first["flop"] > 1e9
     assert cli("presets", "ls", "nothing like it").returncode == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -234,6 +235,13 @@ def test_a_window_of_frames_from_a_single_frame_run(store: Path, finished: Path)
     assert (predicted["frame"].values == 4).all()
 
 
+def test_starting_from_another_encoder_is_told(store: Path, finished: Path, tmp_path: Path) -> None:
+    options = settings(*TINY, "epochs=1", "model.encoder=mobilenetv3_small_050", f"start={finished}", f"data.train={store}")
+    done = cli("run", "unet2d", "--dry-run", *options)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"warning: start=.*: its encoder is another one: \d+ of \d+ tensors fit", done.stderr)
+
+
 def test_a_classifier_of_records(store: Path, finished: Path) -> None:
     out = store.parent / "classifier"
     done = cli("run", "unet2d", "--out", out, *settings(*TINY, "model.head=record", f"data.train={store}"))
@@ -247,6 +255,23 @@ def test_a_classifier_of_records(store: Path, finished: Path) -> None:
     failed = cli("predict", out, store, "-o", store.parent / "none.zarr")
     assert failed.returncode == 1
     assert "tells records, not pixels" in failed.stderr
+
+    table = store.parent / "records.csv"
+    done = cli("predict", out, store, "-o", table, "--batch", "5")
+    assert done.returncode == 0, done.stderr
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    opened = open_store(store)
+    assert [row["record_id"] for row in rows] == opened["record_id"].values.tolist()
+    assert {row["store"] for row in rows} == {opened.attrs["digest"]}
+    has = opened["positive_pixels"].values > 0
+    said = np.array([row["contrail"] == "1" for row in rows])
+    assert (int((said & has).sum()), int((said & ~has).sum())) == (result["tp"], result["fp"])
+    assert cli("predict", out, store, "-o", table).returncode == 1  # exists
+    assert cli("predict", out, store, "-o", table, "--all-frames", "--overwrite").returncode == 0
+    assert len(table.read_text().splitlines()) == 1 + 16 * 8
+    refused = cli("predict", finished, store, "-o", store.parent / "masks.csv")
+    assert "has no record head" in refused.stderr
 
 
 def run_steps(store: Path, out: Path, *pairs: str, steps: int = 2, preset: str = "unet2d") -> list[dict]:

@@ -29,7 +29,7 @@ from contrail_data.places import write_atomically
 from contrail_data.sources.records import FRAMES, LABELLED_FRAME
 
 LABEL_SHIFT = (0.5, 0.5)  # OpenContrails labels lie this far down and right of the imagery
-VERSION = 1  # raise when the same (seed, index) gives other data
+VERSION = 2  # raise when the same (seed, index) gives other data
 
 Field = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.int32]
@@ -485,15 +485,19 @@ _END = 5.0  # pixels, at most, that an annotator's end of a line lies off the li
 
 
 def _lines(rng: Rng, size: int, streak_angle: float, wind: tuple[float, float]) -> list[_Line]:
-    """Contrails in groups of nearly parallel ones, or none, and wide fuzzy streaks that are none."""
+    """Contrails in groups of nearly parallel ones, or none, and two kinds of streaks that are none: wide fuzzy
+    ones, and lee waves, which look like contrails in every single frame but stand still in the wind."""
     lines = []
     scale = size / 256
     groups = 1 + int(rng.poisson(1.2 * scale)) if rng.random() < 0.52 else 0
-    for _ in range(groups):
+    waves = int(rng.poisson(1.2 * scale)) if rng.random() < 0.6 else 0
+    for group in range(groups + waves):
+        contrail = group < groups
         angle, spot = rng.uniform(0, np.pi), rng.uniform(0.1, 0.9, 2) * size
         strength = rng.uniform(0.5, 1.2)
         for _ in range(rng.geometric(1 / (1 + 4.0 * scale))):
             sigma, birth = rng.uniform(0.55, 1.0), rng.uniform(-7, 6)
+            drift = (wind[0] + rng.normal(0, 0.15), wind[1] + rng.normal(0, 0.15)) if contrail else (0.0, 0.0)
             half = float(np.clip(22 * min(scale, 1) ** 0.5 * rng.lognormal(0, 0.65), 7, 110))
             row, column = spot + rng.normal(0, 28 * min(scale, 2), 2)
             lines.append(
@@ -510,8 +514,8 @@ def _lines(rng: Rng, size: int, streak_angle: float, wind: tuple[float, float]) 
                     tau=strength * rng.lognormal(-1.5, 0.5),
                     decay=rng.uniform(5, 16),
                     birth=birth,
-                    drift=(wind[0] + rng.normal(0, 0.15), wind[1] + rng.normal(0, 0.15)),
-                    contrail=True,
+                    drift=drift,
+                    contrail=contrail,
                 )
             )
     for _ in range(rng.poisson(1.2)):
@@ -594,7 +598,7 @@ def _annotate(rng: Rng, lines: Sequence[_Line], contrast: Field, shift: tuple[fl
     """What 4 to 6 annotators marked in the labelled frame, int32 (row, column, 1, annotator).
 
     `contrast` (row, column): kelvin that opaque ice would darken the pixel by. Each annotator misses faint
-    lines, places ends and edges on their own, and now and then takes a streak for a contrail.
+    lines, places ends and edges on their own; a few streaks are taken for contrails by some of them.
     """
     shape = (contrast.shape[0], contrast.shape[1])
     count = int(rng.choice([4, 5, 6], p=[0.7, 0.2, 0.1]))
@@ -602,7 +606,7 @@ def _annotate(rng: Rng, lines: Sequence[_Line], contrast: Field, shift: tuple[fl
     for line in lines:
         depth, sigma = _profile(line, LABELLED_FRAME)
         draws = np.clip(rng.normal(size=(count, 4)), -2.5, 2.5)
-        streak = rng.random(count) < 0.06
+        streak = rng.random(count) < (0.4 if rng.random() < 0.1 else 0.0)
         # Seen in the imagery: no label shift here.
         rows, columns, along, across = _near(line, shape, LABELLED_FRAME, 1.0)
         on = (np.abs(across) <= 0.71) & (np.abs(along) <= line.half)

@@ -10,10 +10,12 @@ from torch.nn import functional
 
 from contrail_data.errors import ContrailError
 from contrail_train.config import ModelConfig
-from contrail_train.models.decoders import UNet, build_decoder
-from contrail_train.models.encoder import Encoder, build_encoder
+from contrail_train.models.decoders import UNet, build_decoder, widths_used
+from contrail_train.models.encoder import Encoder, build_encoder, check_encoder
 from contrail_train.models.heads import MaskHead, RecordHead
 from contrail_train.models.temporal import build_mixer
+
+__all__ = ["Segmenter", "build", "check_encoder", "widths_used"]
 
 SMALLEST_SIDE = 32
 

@@ -272,12 +272,17 @@ class SmpDecoder(nn.Module):
         return torch.as_tensor(self.decoder(levels[::-1]))
 
 
+def widths_used(config: ModelConfig, strides: Sequence[int]) -> int:
+    """How many of `decoder_channels` the decoder takes for an encoder's strides."""
+    return strides[-1].bit_length() - 1 if config.decoder in ("unet", "unetplusplus", "manet") else 1
+
+
 def build_decoder(channels: Sequence[int], strides: Sequence[int], config: ModelConfig) -> UNet | FastFCN | SmpDecoder:
     """The decoder that `config` describes, for an encoder's channels and strides, shallow to deep, powers of two.
 
     Raises ContrailError when there are too few `decoder_channels`, one is too narrow, or the pyramid lacks a level.
     """
-    needed = strides[-1].bit_length() - 1 if config.decoder in ("unet", "unetplusplus", "manet") else 1
+    needed = widths_used(config, strides)
     if len(config.decoder_channels) < needed:
         raise ContrailError(
             f"model.decoder_channels has {len(config.decoder_channels)} widths, but {config.encoder} goes "

@@ -98,7 +98,7 @@ def build_encoder(
     name, a model without a feature pyramid or with a fixed image size, a drop_path or stem that the model does not
     have, and weights that cannot be had or do not fit.
     """
-    name = _with_tag(name)
+    name = full_name(name)
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     if is_model_in_modules(name, ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")):
         options["strict_img_size"] = False
@@ -138,12 +138,24 @@ def _tell_grid(embed: PatchEmbed, inputs: tuple[Tensor]) -> None:
     )
 
 
-def _with_tag(name: str) -> str:
+def check_encoder(name: str, pretrained: bool | str) -> None:
+    """Raises ContrailError for an unknown model or a weight file that is not there, before anything is built."""
+    full_name(name)
+    if isinstance(pretrained, str):
+        _there(Path(pretrained))
+
+
+def _there(path: Path) -> None:
+    if not path.is_file():
+        raise ContrailError(f"model.pretrained={path} does not exist: give the path of a weight file")
+
+
+def full_name(name: str) -> str:
     """The name of a timm model, a tag that is only begun made whole. Raises ContrailError where timm knows none."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+        hint = f"did you mean {', '.join(near)}?" if near else "https://huggingface.co/timm lists them"
         raise ContrailError(f"model.encoder={name} is not a timm model: {hint}")
     known = timm.list_pretrained(f"{architecture}.*")
     if not tag or name in known:
@@ -180,20 +192,21 @@ def _hub_source(name: str) -> dict[str, str]:
     config = get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise ContrailError(f"model.pretrained=true: timm has no weights for {name}; use false or a path")
-    log.info("encoder %s: timm's weights, from %s", name, config.hf_hub_id or config.url)
-    if not config.hf_hub_id:
-        return {}
-    cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
-    if isinstance(cached, str):
-        return {"file": cached}
+    found: dict[str, str] = {}
     try:
-        huggingface_hub.model_info(config.hf_hub_id, timeout=HUB_TIMEOUT)
+        if config.hf_hub_id:
+            cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+            if isinstance(cached, str):
+                found = {"file": cached}
+            else:
+                huggingface_hub.model_info(config.hf_hub_id, timeout=HUB_TIMEOUT)
     except Exception as error:  # its HTTP library, hence the type, changes with its version
         raise ContrailError(
             f"model.pretrained=true: weights of {name} cannot be fetched from {config.hf_hub_id} on the hub "
             f"({_line(error)}): download them elsewhere and set model.pretrained=PATH"
         ) from error
-    return {}
+    log.info("encoder %s: timm's weights, from %s", name, config.hf_hub_id or config.url)
+    return found
 
 
 def load_weights(encoder: Encoder, name: str, path: Path) -> str:
@@ -226,8 +239,7 @@ def load_weights(encoder: Encoder, name: str, path: Path) -> str:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Tensors of a weight file by name, batch counters left out: some files have them and some do not."""
-    if not path.is_file():
-        raise ContrailError(f"model.pretrained={path} does not exist: give the path of a weight file")
+    _there(path)
     try:
         if path.suffix == ".safetensors":
             payload: Any = safetensors.torch.load_file(path)

@@ -34,6 +34,10 @@ END
 )
 step contrail-data preview demo_validation --record "$record" --prediction demo/predictions.zarr -o demo/pictures
 
+step contrail-data synth-scans demo/scans
+step contrail-train predict demo/runs/a demo/scans --time 2024-03-01T12:40 --min-pixels 6 --overwrite \
+    -o demo/scene/contrails.nc -o demo/scene/contrails.tif -o demo/scene/contrails.geojson -o demo/scene/contrails.png
+
 python - <<'END'
 import json
 from pathlib import Path
@@ -47,6 +51,7 @@ print(f"""
 Done, on synthetic records: these scores say nothing about real contrails.
   pictures  demo/pictures
   report    demo/report.html
+  a scan    demo/scene       on a map: NetCDF, GeoTIFF, GeoJSON, PNG
   stores    demo/train.zarr  demo/validation.zarr  demo/train.pseudo.zarr  demo/predictions.zarr
   run a     demo/runs/a      human labels alone: {dice('demo/runs/a')}
   run b     demo/runs/b      and pseudo-labels:  {dice('demo/runs/b')}

@@ -1,3 +1,17 @@
 """Raw GOES bands to ash-RGB zarr stores that a team shares."""
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "open_abi"]
+
+if TYPE_CHECKING:
+    from contrail_data.sources.abi import open_abi
+
+
+def __getattr__(name: str) -> Any:
+    if name == "open_abi":  # xarray and h5py when they are wanted: a command line answers before
+        from contrail_data.sources.abi import open_abi
+
+        return open_abi
+    raise AttributeError(f"module 'contrail_data' has no attribute {name!r}")

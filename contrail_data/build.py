@@ -20,7 +20,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data import journal, stats
-from contrail_data.composites import Composite, quantise, stored_frames
+from contrail_data.composites import Composite, quantise, stored_frames, whiten
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.geometry import local_solar_hour, satellite_zenith, solar_zenith
 from contrail_data.journal import Files, Row, Shard
@@ -43,11 +43,12 @@ class Settings:
     label_shift: tuple[float, float] = (0.5, 0.5)
     """(dy, dx): labels lie this many pixels down and right of the image; OpenContrails' own is (0.5, 0.5)."""
 
-    def arrays(self, frames: int) -> dict[str, Array]:
+    def arrays(self, frames: int, gaps: bool = False) -> dict[str, Array]:
         plane = (self.size, self.size)
         image = Array((frames, len(self.composite.channels), *plane), self.dtype, self.codec)
         label = Array(plane, "uint8", "zstd")
-        return {"image": image, "mask": label, "annotators": label}
+        valid = {"valid": Array((frames, *plane), "uint8", "zstd")} if gaps else {}
+        return {"image": image, "mask": label, "annotators": label, **valid}
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def build(
         raise ContrailError(f"{out}: lies among the records: choose another -o")
     facts = [source.kind, source.split, source.record_ids, source.frames, settings.composite.to_dict()]
     plan = journal.plan_of(
-        [*facts, settings.dtype, settings.codec, settings.size, settings.label_shift, source.parents]
+        [*facts, settings.dtype, settings.codec, settings.size, settings.label_shift, source.parents, *source.choices]
     )
     if strict and source.problems:
         raise BadRecord(source.problems[0])
@@ -100,7 +101,7 @@ def build(
     if (done := journal.finished_store(place, plan)) is not None:
         return Built(place, done["digest"], done["samples"], done["samples"], done["set_aside"], was_there=True)
     with journal.building(place, plan):
-        arrays = settings.arrays(source.frames)
+        arrays = settings.arrays(source.frames, source.gaps)
         layouts = create_arrays(place, arrays, len(source.record_ids))
         files: dict[int, Files] = {}
         rows: dict[int, Row] = {}
@@ -253,19 +254,29 @@ def store_sample(
     """Write one sample's chunks; returns their checksums, moments per channel and per-sample values."""
     sample = resize(sample, settings.size)
     found = sample.variables  # cheaper to reach than the Dataset's own items
+    valid_tyx = np.moveaxis(found["valid"].values, -1, 0) if "valid" in found else None
     if "image" in found:
         unit_tchw = found["image"].transpose("time", "channel", "y", "x").values
         image_tchw = _own_memory(unit_tchw.shape, settings.dtype)
         quantise(unit_tchw, image_tchw)
     else:
         bands = dict(zip(found["band"].values.tolist(), found["brightness_temperature"].values, strict=True))
-        image_tchw = stored_frames(settings.composite, bands, settings.dtype, _own_memory)
+        with np.errstate(invalid="ignore"):  # missing pixels are NaN so far
+            image_tchw = stored_frames(settings.composite, bands, settings.dtype, _own_memory)
+    if valid_tyx is not None:
+        whiten(image_tchw, valid_tyx)
     nobody = np.zeros((settings.size, settings.size), np.uint8)
     checksums = {"image": writers["image"].add(position, image_tchw)}
     for name in ("mask", "annotators"):
         checksums[name] = writers[name].add(position, found[name].values if name in found else nobody)
+    if "valid" in writers:
+        everywhere = np.ones((len(image_tchw), settings.size, settings.size), np.uint8)
+        stored = everywhere if valid_tyx is None else np.ascontiguousarray(valid_tyx, np.uint8)
+        checksums["valid"] = writers["valid"].add(position, stored)
     values = stored_values(sample.attrs, found["time"].values)
-    return {"checksums": checksums, "moments": stats.moments(image_tchw), "values": values}
+    moments = stats.moments(image_tchw, valid_tyx)
+    missing = 0 if valid_tyx is None else int(valid_tyx.size - valid_tyx.sum())
+    return {"checksums": checksums, "moments": moments, "values": values | {"missing_pixels": missing}}
 
 
 def stored_values(attributes: Mapping[str, Any], time: npt.NDArray[np.datetime64]) -> dict[str, Any]:
@@ -273,7 +284,7 @@ def stored_values(attributes: Mapping[str, Any], time: npt.NDArray[np.datetime64
     a = attributes
     plain = ("split", "label_source", "labelled_frame", "annotator_count", "source_digest", "crs_wkt")
     return {
-        **{k: a[k] for k in (*plain, "height", "width", "positive_pixels")},
+        **{k: a[k] for k in (*plain, "height", "width", "positive_pixels", "satellite", "satellite_longitude")},
         "time": [None if np.isnat(t) else int(t.astype("datetime64[ms]").astype(int)) for t in time],
         "latitude": _number(a["latitude"]),
         "longitude": _number(a["longitude"]),
@@ -300,6 +311,9 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
     "positive_pixels": (("sample",), "int32", {"long_name": "mask pixels before resizing"}),
     "height": (("sample",), "int32", {"long_name": "rows before resizing"}),
     "width": (("sample",), "int32", {"long_name": "columns before resizing"}),
+    "satellite": (("sample",), "str", {}),
+    "satellite_longitude": (("sample",), "float64", {"units": "degrees_east"}),
+    "missing_pixels": (("sample",), "int32", {"long_name": "of all frames of the stored grid"}),
     "source_digest": (("sample",), "str", {"long_name": "xxh3 of the raw data by band"}),
 }
 
@@ -320,7 +334,11 @@ def _scalars(rows: list[dict[str, Any]], settings: Settings) -> xr.Dataset:
     moment = times[np.arange(len(rows)), np.maximum(variables["labelled_frame"][1], 0)]
     for name, angle, unit, about in (
         ("solar_zenith", solar_zenith(latitude, longitude, moment), "degree", "at the centre, labelled frame"),
-        ("satellite_zenith", satellite_zenith(latitude, longitude), "degree", "at the centre, from GOES-East"),
+        (
+            "satellite_zenith",
+            satellite_zenith(latitude, longitude, variables["satellite_longitude"][1]),
+            *("degree", "at the centre"),
+        ),
         ("local_solar_hour", local_solar_hour(longitude, moment), "h", "true solar time at the centre"),
     ):
         variables[name] = (("sample",), angle.astype(np.float32), {"units": unit, "long_name": about})
@@ -375,10 +393,11 @@ def _seal(
     command: Sequence[str],
 ) -> str:
     scalars = _scalars(rows, settings)
-    if not scalars["annotator_count"].values.any():
-        arrays = {name: array for name, array in arrays.items() if name != "annotators"}
-        scalars = scalars.drop_vars(checksum_name("annotators"))
-        place.remove([f"annotators/{key}" for key in place.within("annotators").sizes()])
+    for idle, used in (("annotators", "annotator_count"), ("valid", "missing_pixels")):
+        if idle in arrays and not scalars[used].values.any():
+            arrays = {name: array for name, array in arrays.items() if name != idle}
+            scalars = scalars.drop_vars(checksum_name(idle))
+            place.remove([f"{idle}/{key}" for key in place.within(idle).sizes()])
     train = [row["moments"] for row in rows if row["values"]["split"] == "train"]
     attributes = {
         "kind": "samples",

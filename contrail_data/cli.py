@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,8 @@ app = typer.Typer(
 app.add_typer(catalog_cli.app, name="catalog")
 
 CORES = os.cpu_count() or 1
+SCENES = "Scans of a satellite"
+TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
 
 Store = Annotated[str, typer.Argument(help="A store: path, URL or name in data_catalog.yaml.", metavar="STORE")]
 Out = Annotated[str, typer.Option("-o", "--out", help="The store to write: path or URL (s3://...).")]
@@ -59,6 +62,7 @@ class SourceKind(StrEnum):
     auto = "auto"
     records = "records"
     frames = "frames"
+    abi = "abi"
 
 
 class Sheet(StrEnum):
@@ -109,16 +113,48 @@ def synth(
 
 
 @app.command()
+def synth_scans(
+    out: Annotated[Path, typer.Argument(help="Folder to write the files into.")],
+    start: Annotated[datetime, typer.Option(formats=TIMES, help="Of the first scan, UTC.")] = datetime(2024, 3, 1, 12),
+    scans: Annotated[int, typer.Option(min=1, max=8, help="How many, 10 minutes apart.")] = 8,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    satellite: Annotated[int, typer.Option(min=16, max=19, help="GOES-16 to GOES-19.")] = 16,
+    product: Annotated[str, typer.Option(help="L1b, CMIP or MCMIP.")] = "L1b",
+    bands: Annotated[str, typer.Option(help="ABI bands, comma-separated: 8 to 16.")] = "11,14,15",
+) -> None:
+    """Write synthetic scans of a mesoscale sector, 500 x 500 pixels of 2 km, as the ABI files that NOAA publishes.
+
+    Made up, deterministic by seed, for trying things out: for build-ash and for `contrail-train predict`.
+    """
+    from numpy import datetime64
+
+    from contrail_data.sources.synthetic_abi import write_abi
+
+    try:
+        wanted = [int(b) for b in bands.split(",")]
+    except ValueError:
+        raise ContrailError(f"--bands {bands!r}: not numbers: give for example 11,14,15") from None
+    made = write_abi(out, datetime64(start), scans=scans, seed=seed, satellite=satellite, product=product, bands=wanted)
+    print(f"{out}: {len(made)} synthetic files of {scans} scans")
+
+
+@app.command()
 def build_ash(
-    source: Annotated[Path, typer.Argument(help="Folder of records (train/, validation/, test/) or of ash frames.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of records (train/, validation/, test/), of ash frames, or of ABI files; a glob of these; an "
+            "archive (s3://noaa-goes16) or goes-east, goes-west, goes16 ... by time."
+        ),
+    ],
     out: Out,
-    split: Annotated[str, typer.Option(help="Which split of the records; what frames are labelled as.")] = "train",
+    split: Annotated[str, typer.Option(help="Which split of the records; what others are filed as.")] = "train",
     composite: Annotated[
         str, typer.Option(help="ash, ash_cira, ash_wide, bands, bands_diffs or a .yaml file.")
     ] = "ash",
-    kind: Annotated[SourceKind, typer.Option("--source", help="auto: frames where *.npy lie in the folder.")] = (
-        SourceKind.auto
-    ),
+    kind: Annotated[
+        SourceKind, typer.Option("--source", help="auto: frames where *.npy, abi where OR_ABI-*.nc lie in the folder.")
+    ] = SourceKind.auto,
     dtype: Annotated[Dtype, typer.Option(help="uint8 errs by at most 1/510 of a channel's range.")] = Dtype.uint8,
     codec: Annotated[Codec, typer.Option(help="Compression of the images.")] = Codec.none,
     size: Annotated[int, typer.Option(min=32, max=4096, help="Rows and columns; other sizes are resized.")] = 256,
@@ -130,6 +166,55 @@ def build_ash(
     scheduler: Scheduler = "threads",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad record.")] = False,
     overwrite: Overwrite = False,
+    time: Annotated[
+        list[datetime] | None,
+        typer.Option(formats=TIMES, help="UTC, of the frame in question.", rich_help_panel=SCENES),
+    ] = None,
+    since: Annotated[datetime | None, typer.Option(formats=TIMES, help="First scan.", rich_help_panel=SCENES)] = None,
+    until: Annotated[datetime | None, typer.Option(formats=TIMES, help="Last scan.", rich_help_panel=SCENES)] = None,
+    every: Annotated[
+        int, typer.Option(min=1, help="Minutes between samples where no --time is given.", rich_help_panel=SCENES)
+    ] = 20,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LATITUDE,LONGITUDE of a tile's centre; several times. None: the OpenContrails site lattice.",
+            rich_help_panel=SCENES,
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="train_metadata.json or such: tiles, times and ids of its entries.", rich_help_panel=SCENES),
+    ] = None,
+    pixel: Annotated[
+        float | None,
+        typer.Option(
+            min=100.0, help="Metres of a tile's pixel; none: --size of them are 500 km.", rich_help_panel=SCENES
+        ),
+    ] = None,
+    native: Annotated[
+        bool, typer.Option("--native", help="Windows of the fixed grid, not resampled.", rich_help_panel=SCENES)
+    ] = False,
+    before: Annotated[
+        int, typer.Option(min=0, max=7, help="Frames before, 10 minutes apart.", rich_help_panel=SCENES)
+    ] = 4,
+    after: Annotated[int, typer.Option(min=0, max=7, help="Frames after.", rich_help_panel=SCENES)] = 3,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Minutes that a scan may start off its frame.", rich_help_panel=SCENES)
+    ] = 5.0,
+    product: Annotated[
+        str, typer.Option(help="Of an archive: L1b-RadF, L1b-RadC, L2-CMIPF, L2-MCMIPC ...", rich_help_panel=SCENES)
+    ] = "L1b-RadF",
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            help="Read other imagers' files (Himawari, GK-2A) by this satpy reader, or auto; needs contrail[satpy].",
+            rich_help_panel=SCENES,
+        ),
+    ] = None,
+    quality: Annotated[
+        str, typer.Option(help="Data quality flags that are taken: 0 good ... 4.", rich_help_panel=SCENES)
+    ] = "0,1",
 ) -> None:
     """Build a composite store from raw bands. Interrupted, the same command finishes it to the same bytes.
 
@@ -137,10 +222,31 @@ def build_ash(
     """
     from contrail_data.build import Settings, build
     from contrail_data.composites import get_composite
-    from contrail_data.sources import open_source
+    from contrail_data.sources import is_abi, open_source
 
     recipe = get_composite(composite)
-    records = open_source(source, split, recipe, kind.value)
+    if reader is not None or kind is SourceKind.abi or (kind is SourceKind.auto and is_abi(source)):
+        from numpy import datetime64
+
+        from contrail_data.sources.records import metadata_entries
+        from contrail_data.sources.scenes import Wanted, open_scan_source
+
+        wanted = Wanted(
+            [datetime64(t) for t in time or ()],
+            every,
+            [_place(text) for text in at or ()],
+            metadata_entries(like) if like is not None else (),
+            size,
+            pixel,
+            native,
+            before,
+            after,
+            tolerance,
+        )
+        span = [None if t is None else datetime64(t) for t in (since, until)]
+        records = open_scan_source(source, wanted, recipe, split, span[0], span[1], product, _flags(quality), reader)
+    else:
+        records = open_source(Path(source), split, recipe, kind.value)
     if records.note:
         print(f"note: {records.note}", file=sys.stderr)
     settings = Settings(recipe, dtype.value, codec.value, size, label_shift)
@@ -157,6 +263,23 @@ def build_ash(
         ),
         out,
     )
+
+
+def _place(text: str) -> tuple[float, float]:
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ContrailError(
+            f"--at {text!r}: is no place: give LATITUDE,LONGITUDE in degrees, as in 33.6,-84.4"
+        ) from None
+    return latitude, longitude
+
+
+def _flags(text: str) -> list[int]:
+    flags = [int(part) if part.strip().isdecimal() else -1 for part in text.split(",")]
+    if not set(flags) <= {0, 1, 2, 3, 4}:
+        raise ContrailError(f"--quality {text!r}: give flags from 0 to 4, as in 0,1")
+    return flags
 
 
 def _tell(made: Built, out: str) -> None:

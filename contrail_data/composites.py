@@ -187,6 +187,7 @@ def stored_frames(
     empty: Callable[..., npt.NDArray[Any]] = np.empty,
 ) -> npt.NDArray[Any]:
     """A record as its store keeps it: bands (y, x, time) in kelvin → `empty((time, channel, y, x), dtype)`, filled.
+    What NaN becomes is left to `whiten`.
 
     Goes through blocks of rows that stay in the processor's cache: twice as fast as whole arrays.
     """
@@ -198,6 +199,12 @@ def stored_frames(
         unit = evaluate(composite, {b: bands[b][rows] for b in composite.bands}, out=block[:, : rows.stop - top])
         quantise(np.moveaxis(unit, -1, 0), out[:, :, rows])
     return out
+
+
+def whiten(image_tchw: npt.NDArray[Any], valid_tyx: npt.NDArray[np.bool_]) -> None:
+    """Missing pixels of stored frames, in place: 1 in every channel, which no contrail is (0 would be a dark one)."""
+    top = np.asarray(255 if image_tchw.dtype == np.uint8 else 1, image_tchw.dtype)
+    np.copyto(image_tchw, top, where=~valid_tyx[:, np.newaxis])
 
 
 def dequantise(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -112,15 +112,15 @@ def local_solar_hour(longitude: npt.ArrayLike, time: npt.ArrayLike) -> Array:
 
 
 def satellite_zenith(
-    latitude: npt.ArrayLike, longitude: npt.ArrayLike, satellite_longitude: float = GOES_EAST_LONGITUDE
+    latitude: npt.ArrayLike, longitude: npt.ArrayLike, satellite_longitude: npt.ArrayLike = GOES_EAST_LONGITUDE
 ) -> Array:
     """Angle between a geostationary satellite and the ellipsoid's normal in degrees, float64; over 90: not seen.
 
-    `latitude` (geodetic) and `longitude` in degrees broadcast. The vector from the point on the GRS 80 ellipsoid
+    All in degrees (`latitude` geodetic), and broadcast. The vector from the point on the GRS 80 ellipsoid
     to the satellite, 35,786,023 m above the equator, in local east, north and up. NaN in gives NaN.
     """
     phi = np.radians(np.asarray(latitude, np.float64))
-    delta = np.radians(np.asarray(longitude, np.float64) - satellite_longitude)
+    delta = np.radians(np.asarray(longitude, np.float64) - np.asarray(satellite_longitude, np.float64))
     e2 = _FLATTENING * (2 - _FLATTENING)
     normal = _EQUATOR_RADIUS / np.sqrt(1 - e2 * np.sin(phi) ** 2)  # radius of curvature in the prime vertical
     # Earth-centred, x through the point's meridian, z to the north pole.

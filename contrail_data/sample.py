@@ -5,12 +5,13 @@
     image                   (channel, y, x, time) float32 in [0, 1]
     mask                    (y, x) uint8 0/1, majority label of the labelled frame; absent without a label
     annotators              (y, x) uint8, bit r set where annotator r marked the pixel; absent without any
-    time                    (time) datetime64[ns] UTC, NaT where unknown
+    valid                   (y, x, time) bool, false where a pixel is missing; absent where none is
+    time                    (time) datetime64[ns] UTC, NaT where unknown, or where the frame is missing
 
 Time is the innermost axis because that is how records lie on disk: nothing is copied before the arithmetic.
 Attributes: record_id, split, source_digest, labelled_frame (-1: none), annotator_count, label_source,
-height, width and positive_pixels before any resizing, and what `geometry.tile_geometry` tells of the footprint (NaN
-where unknown).
+height, width and positive_pixels before any resizing, satellite and satellite_longitude, and what
+`geometry.tile_geometry` tells of the footprint (NaN where unknown).
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ import xarray as xr
 from PIL import Image
 
 from contrail_data.errors import BadRecord
+from contrail_data.geometry import GOES_EAST_LONGITUDE
 
 # Real tiles reach from 188 K over the coldest cloud tops to 319 K over hot desert.
 KELVIN_RANGE = (150.0, 360.0)
+GOES_EAST = "GOES-16"  # of all OpenContrails records
 _RECORD_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -65,16 +68,24 @@ def make_sample(
     labelled_frame: int,
     source_digest: str,
     geometry: dict[str, Any],
+    valid: npt.NDArray[np.bool_] | None = None,
+    satellite: str = GOES_EAST,
+    satellite_longitude: float = GOES_EAST_LONGITUDE,
 ) -> xr.Dataset:
     """Assemble and check a sample; `pixels` are what `name` tells (see the module's table), `labels` the values along
-    their first axis: band numbers, or names of channels.
+    their first axis: band numbers, or names of channels. `valid` (y, x, time) tells where pixels are; None: everywhere.
 
-    Raises BadRecord for values that cannot be: NaN, or kelvin outside KELVIN_RANGE, or an image outside [0, 1].
+    Raises BadRecord for values that cannot be: NaN where a pixel should be, kelvin outside KELVIN_RANGE, an image
+    outside [0, 1]; and for a sample without any pixel.
     """
     axis = "channel" if name == "image" else "band"
     height, width = pixels.shape[1:3]
     low, high = (0.0, 1.0) if name == "image" else KELVIN_RANGE
-    for label, plane in zip(labels, pixels, strict=True):
+    if valid is not None and valid.all():
+        valid = None
+    if valid is not None and not valid.any():
+        raise BadRecord("every pixel is missing: choose another time or place")
+    for label, plane in zip(labels, pixels if valid is None else pixels[:, valid], strict=True):
         smallest, largest = plane.min(), plane.max()
         if np.isnan(smallest):
             raise BadRecord(f"{axis} {label}: {int(np.isnan(plane).sum())} values are NaN: restore the file")
@@ -89,6 +100,8 @@ def make_sample(
             if plane.shape != (height, width):
                 raise BadRecord(f"{label} is {plane.shape}, the bands are {(height, width)}: restore the files")
             variables[label] = (("y", "x"), plane)
+    if valid is not None:
+        variables["valid"] = (("y", "x", "time"), valid)
     return xr.Dataset(
         variables,
         # Without indexes: nobody selects by label here, and making them costs as much as the arithmetic.
@@ -103,6 +116,8 @@ def make_sample(
             "height": height,
             "width": width,
             "positive_pixels": 0 if mask is None else int(mask.sum()),
+            "satellite": satellite,
+            "satellite_longitude": satellite_longitude,
             **geometry,
         },
     )
@@ -120,7 +135,10 @@ def resize(sample: xr.Dataset, size: int) -> xr.Dataset:
         return sample
     out: dict[str, Any] = {}
     for name, variable in sample.data_vars.items():
-        if variable.ndim == 2:
+        if name == "valid":  # what any missing pixel took part in is missing
+            whole = [_resize_plane(p, size, Image.Resampling.BILINEAR) for p in np.moveaxis(variable.values, -1, 0)]
+            out["valid"] = (("y", "x", "time"), np.moveaxis(np.stack(whole) > 1 - 1e-6, 0, -1))
+        elif variable.ndim == 2:
             bits = [((variable.values >> r) & 1).astype(np.uint8) for r in range(8 if name == "annotators" else 1)]
             planes = [np.left_shift(_resize_label(bit, size), r) for r, bit in enumerate(bits)]
             out[str(name)] = (("y", "x"), np.bitwise_or.reduce(planes))

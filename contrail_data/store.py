@@ -7,6 +7,7 @@ that file last. `xarray.open_zarr(path)` opens a sealed store without this packa
     image/           uint8, float16 or float32 (sample, time, channel, y, x), chunk = frame, shard = 16 samples
     mask/            uint8 (sample, y, x), 0/1, chunk = sample, shard = 16 samples
     annotators/      uint8 (sample, y, x) bit field, only where some sample has annotators
+    valid/           uint8 (sample, time, y, x), 0/1, chunk = frame, only where some pixel is missing
     ...              per-sample variables, one chunk each; among them the checksum of every chunk of the above
     manifest.txt     xxh3 checksum, size and path of every other file of the store
     provenance.json  command, time, versions: the only file in which two builds of the same input differ
@@ -51,6 +52,7 @@ DIMS = {
     "image": ("sample", "time", "channel", "y", "x"),
     "mask": ("sample", "y", "x"),
     "annotators": ("sample", "y", "x"),
+    "valid": ("sample", "time", "y", "x"),
     "probability": ("sample", "time", "y", "x"),
     "frame_mask": ("sample", "time", "y", "x"),
 }
@@ -64,6 +66,7 @@ _PIXEL_ATTRIBUTES: dict[str, dict[str, Any]] = {
         "flag_masks": [1 << r for r in range(8)],
         "flag_meanings": " ".join(f"annotator_{r}" for r in range(8)),
     },
+    "valid": {"long_name": "0 where the pixel is missing, and the image 1 in every channel", "units": "1"},
     "probability": {"long_name": "contrail probability", "units": "1"},
     "frame_mask": {"long_name": "contrail mask of each frame", "units": "1"},
 }

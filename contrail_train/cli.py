@@ -7,8 +7,9 @@ import logging
 import os
 import sys
 import textwrap
-import time
+from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,8 @@ app.add_typer(presets_app, name="presets")
 
 Run = Annotated[Path, typer.Argument(help="Run directory of a finished run.", metavar="RUN")]
 Store = Annotated[str, typer.Argument(help="A store: path, URL or name in data_catalog.yaml.", metavar="STORE")]
+TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
+SCANS = "Of scans"
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 
 
@@ -59,18 +62,20 @@ def run(
     if dry_run:
         from contrail_train.dry_run import rehearse
 
-        print("rehearsal: three steps are taken, nothing is kept", file=sys.stderr)
-        command.facts(rehearse(config))
+        if os.environ.get("RANK", "0") == "0":
+            print("rehearsal: up to three steps are taken, nothing is kept", file=sys.stderr)
+        if told := rehearse(config):
+            command.facts(told)
         return
     if out is None:  # typer cannot say "unless"
         command.fail("--out is missing: name a run directory, or ask for a --dry-run", code=2)
     from contrail_train.fit import fit
 
-    start = time.monotonic()
+    start = monotonic()
     calibration = fit(config, out, checkpoint_minutes, command.line())
     if os.environ.get("RANK", "0") != "0":
         return  # torchrun's first process speaks for all
-    print(f"{out}: trained in {(time.monotonic() - start) / 60:.1f} min")
+    print(f"{out}: trained in {(monotonic() - start) / 60:.1f} min")
     if calibration["holdout"] is None:
         why = "no held-out record has a contrail" if config.data.holdout else "data.holdout=0"
         print(f"threshold {calibration['threshold']:.4f}, not calibrated: {why}")
@@ -121,21 +126,106 @@ def evaluate(
 @app.command()
 def predict(
     run: Run,
-    store: Store,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The store of predictions to write, or NAME.csv.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A store: path, URL or name in data_catalog.yaml. Or scans, as for `contrail-data build-ash`: a "
+            "folder or glob of ABI files, an archive such as goes-east.",
+        ),
+    ],
+    outs: Annotated[
+        list[Path],
+        typer.Option(
+            "-o",
+            "--out",
+            help="The store of predictions to write, or NAME.csv. Of scans, once or more: NAME.nc, .zarr, .tif, "
+            ".geojson, .png, .gif.",
+        ),
+    ],
     all_frames: Annotated[bool, typer.Option("--all-frames", help="Not the labelled frame alone.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Samples predicted at once.")] = 8,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at -o.")] = False,
+    time: Annotated[
+        list[datetime] | None,
+        typer.Option(formats=TIMES, help="UTC; several times. None: every scan that can be.", rich_help_panel=SCANS),
+    ] = None,
+    area: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(help="South, west, north, east in degrees. None: all.", rich_help_panel=SCANS),
+    ] = None,
+    product: Annotated[
+        str, typer.Option(help="Of an archive: L1b-RadF, L1b-RadC, L2-MCMIPC ...", rich_help_panel=SCANS)
+    ] = "L1b-RadF",
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            help="Read other imagers' files (Himawari, GK-2A) by this satpy reader, or auto; needs contrail[satpy].",
+            rich_help_panel=SCANS,
+        ),
+    ] = None,
+    max_zenith: Annotated[
+        float, typer.Option(min=1, max=89, help="Degrees of view zenith to go to.", rich_help_panel=SCANS)
+    ] = 70.0,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=0.75, help="Of a tile with each neighbour.", rich_help_panel=SCANS)
+    ] = 0.25,
+    altitude: Annotated[
+        float | None,
+        typer.Option(help="Metres; shapes in .geojson are then freed of parallax.", rich_help_panel=SCANS),
+    ] = None,
+    min_pixels: Annotated[int, typer.Option(min=1, help="Drop smaller regions.", rich_help_panel=SCANS)] = 1,
+    hysteresis: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Regions grow down to this probability.", rich_help_panel=SCANS),
+    ] = None,
+    consistent: Annotated[
+        int | None,
+        typer.Option(min=1, help="Drop what no neighbouring time has within so many pixels.", rich_help_panel=SCANS),
+    ] = None,
+    elongation: Annotated[
+        float | None,
+        typer.Option(min=1, help="Drop regions that are less long than so many widths.", rich_help_panel=SCANS),
+    ] = None,
 ) -> None:
-    """Predict the records of a store: probability and mask into a sealed store that names its parent.
+    """Predict the records of a store, or whole scans.
 
-    With -o NAME.csv, of a run with model.head=record or both: the probability that a record has any contrail.
+    Of a store: probability and mask into a sealed store that names its parent; with -o NAME.csv, of a run with
+    model.head=record or both, the probability that a record has any contrail. Of scans: tiles of the kind the run was
+    trained on, blended back onto the satellite's grid.
     """
     from contrail_data.catalog import open_named
     from contrail_data.pseudo import label_store
+    from contrail_data.sources import is_abi
     from contrail_train.predict import load_predictor, record_table
 
+    if reader is not None or is_abi(source):
+        from numpy import datetime64
+
+        from contrail_train.postprocess import Cleaning
+        from contrail_train.scenes import Tiling, predict_files
+
+        model = load_predictor(run, device).for_masks()
+        cleaning = Cleaning(
+            threshold=model.decision.threshold,
+            low=hysteresis,
+            min_pixels=min_pixels,
+            reach=consistent,
+            elongation=elongation,
+        )
+        tiling = Tiling(model.size, overlap, max_zenith=max_zenith)
+        moments = [datetime64(t) for t in time or ()]
+        for line in predict_files(
+            model, source, moments, outs, tiling, cleaning, area, product, reader, altitude, batch, overwrite
+        ):
+            print(line)
+        return
+    if len(outs) > 1:
+        command.fail("-o: records of a store go into one place: give it once", code=2)
+    store, out = source, outs[0]
+    if out.suffix in (".nc", ".tif", ".geojson", ".png", ".gif"):
+        command.fail(f"{out}: {out.suffix} is for scans: records of a store go into a store, NAME.zarr, or NAME.csv")
     parent = open_named(store)
     model = load_predictor(run, device)
     if out.suffix == ".csv":
@@ -143,6 +233,8 @@ def predict(
             command.fail(f"{out}: exists: choose another -o, or --overwrite it")
         frames = record_table(model.for_store(parent), parent, out, all_frames=all_frames, batch=batch)
         print(f"{out}: {frames} frames")
+        if model.head == "both":
+            print("note: contrail is left empty: this run's threshold is one of pixels", file=sys.stderr)
         return
     model = model.for_masks().for_store(parent)
     digest, resumed = label_store(

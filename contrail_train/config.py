@@ -23,13 +23,15 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", validate_assignment=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class PseudoConfig(Strict):
     """How pseudo-labelled frames count beside human-labelled ones."""
 
-    weight: float = Field(0.5, ge=0.0)
+    weight: float = Field(0.5, gt=0.0)
     """Weight of a pseudo-labelled frame in the loss; a human-labelled one weighs 1."""
     target: Literal["soft", "quantised", "hard"] = "soft"
     """The probability itself; the probability rounded to `step`; or the stored gated mask."""
@@ -231,7 +233,7 @@ class OptimConfig(Strict):
     ema: float = Field(0.998, ge=0.0, lt=1.0)
     """Decay of the weight average per optimiser step, lower in the first few hundred; 0: no averaging."""
     average_best: int = Field(1, ge=1)
-    """The run's weights are the mean of those of this many best epochs."""
+    """The run's weights are the mean of those of this many best epochs; without a hold-out, of the last."""
 
 
 class RunConfig(Strict):
@@ -315,9 +317,24 @@ def parse_config(tree: Any, where: str) -> RunConfig:
 
 
 def read_config(path: Path) -> RunConfig:
-    """A config from a YAML file, as `presets show` prints it. Raises ContrailError."""
+    """A config from a YAML file; what it leaves out has its default. Raises ContrailError."""
+    return parse_config(read_tree(path), str(path))
+
+
+class _OnceEach(yaml.SafeLoader):
+    """YAML whose keys come once: of two the last would win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"{twice[0]} comes twice")
+        return dict(super().construct_mapping(node, deep))
+
+
+def read_tree(path: Path) -> Any:
+    """What a YAML file holds. Raises ContrailError for one that cannot be read."""
     try:
-        return parse_config(yaml.safe_load(path.read_text()), str(path))
+        return yaml.load(path.read_text(), _OnceEach)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ContrailError(f"{path}: no readable YAML file ({str(error).splitlines()[0]}): check it") from None
 

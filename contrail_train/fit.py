@@ -37,7 +37,7 @@ from contrail_train.checkpoint import (
     save_mean,
     save_weights,
 )
-from contrail_train.config import RunConfig
+from contrail_train.config import PseudoConfig, RunConfig
 from contrail_train.distributed import Ranks, join, leave, sync_batch_norms, total, wait
 from contrail_train.evaluate import Scores, calibrate, predicted, report, score
 from contrail_train.loader import Batch, epoch_order, load, open_training_data, share_of, step_rows, steps_per_epoch
@@ -46,7 +46,7 @@ from contrail_train.metrics import best_threshold
 from contrail_train.models import build, check_encoder, widths_used
 from contrail_train.optim import freeze, make_optimiser, set_learning_rate, train_mode
 from contrail_train.predict import choose_device, normalise, view_of
-from contrail_train.rundir import CALIBRATION, WEIGHTS, Log, begin_run, finished
+from contrail_train.rundir import CALIBRATION, WEIGHTS, Log, begin_run, finished, hold
 from contrail_train.start import start_from, weights_file
 
 CANDIDATES = "candidates"
@@ -123,6 +123,8 @@ def fit(
         stepped = torch.compile(model, dynamic=False)  # type: ignore[assignment]
     if ranks.world > 1:
         stepped = DistributedDataParallel(stepped, [device.index] if device.type == "cuda" else None)
+    if not data.pseudo_labelled and config.data.pseudo != PseudoConfig():
+        say("note: data.pseudo has no effect: data.train names no pseudo-labels")
     for line in without_effect(config, widths_used(config.model, model.encoder.strides)):
         say(f"note: {line}")
     parameters = sum(p.numel() for p in model.parameters())
@@ -136,6 +138,7 @@ def fit(
     if ranks.first:
         digests = data.digests | ({config.start: started.digest} if config.start and started else {})
         begin_run(out, config, digests, device, command, ranks.world)
+        held = hold(out)  # noqa: F841 - until this process ends
         (out / CANDIDATES).mkdir(exist_ok=True)
     wait(ranks)
     if (calibration := finished(out)) is not None:
@@ -268,7 +271,7 @@ def fit(
                 due = time.monotonic() - last_checkpoint > 60 * checkpoint_minutes and step % steps_an_epoch > 0
                 if step % LOG_EVERY == 0 or step % steps_an_epoch == 0 or due or step <= 3:
                     mean_loss = check_finite(losses)  # the one wait for the device in LOG_EVERY steps
-                    rate = len(losses) * config.batch_size / (time.monotonic() - log_start)
+                    rate = len(losses) * min(config.batch_size, len(data.train)) / (time.monotonic() - log_start)
                     lr = max(group["lr"] for group in optimiser.param_groups)
                     log(step, loss=mean_loss, lr=lr, grad_norm=float(norm), samples_per_s=rate)
                     note = f"epoch {epoch + 1}/{config.epochs} loss {mean_loss:.4g}"
@@ -300,7 +303,10 @@ def fit(
 
     # ---- calibrate: threshold and gate from the held-out part, stored with the model -----------------------------
     if ranks.first:
-        facts = {"steps": [at for _, at in best], "holdout_dice": [dice for dice, _ in best]}
+        facts = {
+            "steps": [at for _, at in best],
+            "holdout_dice": [dice if len(data.holdout) else None for dice, _ in best],
+        }
         save_mean(out / WEIGHTS, [out / CANDIDATES / f"step-{at:08d}.safetensors" for _, at in best], facts)
     wait(ranks)
     load_weights(out / WEIGHTS, average.module)
@@ -321,6 +327,7 @@ def fit(
         "statistics": data.statistics,
         "composite": data.composite,
         "label_shift": list(label_shift),
+        "grid": data.grid,
         "stores": data.digests,
     }
     if ranks.first:

@@ -26,6 +26,7 @@ from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
 from contrail_data.stats import combined
 from contrail_data.store import PixelReader, kind, pixel_reader, read_scalars
+from contrail_data.tiles import SIDE_KM
 from contrail_train.config import DataConfig, PseudoConfig
 
 
@@ -115,6 +116,8 @@ class TrainingData:
     statistics: dict[str, Any]
     composite: dict[str, Any]
     label_shift: tuple[float, float]
+    grid: dict[str, Any]
+    """What kind of tiles: `native` (windows of an imager's own grid), `pixel` (metres), `size`, `dtype` as stored."""
     digests: dict[str, str]
     """Store digests by the name they were asked for."""
 
@@ -127,6 +130,8 @@ def open_training_data(config: DataConfig) -> TrainingData:
     """
     if not config.train:
         raise ContrailError("data.train is empty: name stores, --set data.train=[data/train.zarr]")
+    if twice := [name for name in config.train if config.train.count(name) > 1]:
+        raise ContrailError(f"data.train names {twice[0]} twice: name each store once")
     opened = {name: open_named(name) for name in config.train}
     parents = {name: s for name, s in opened.items() if kind(s) == "samples"}
     pseudo = {name: s for name, s in opened.items() if kind(s) == "pseudo-labels"}
@@ -170,8 +175,21 @@ def open_training_data(config: DataConfig) -> TrainingData:
         statistics=combined([s.attrs["statistics"] for s in stores]),
         composite=stores[0].attrs["composite"],
         label_shift=tuple(stores[0].attrs["label_shift"]),
+        grid=_grid(stores, scalars),
         digests={name: store.attrs["digest"] for name, store in opened.items()},
     )
+
+
+def _grid(stores: Sequence[xr.Dataset], scalars: Sequence[xr.Dataset]) -> dict[str, Any]:
+    wkt = [str(text) for s in scalars for text in s["crs_wkt"].values]
+    steps = np.abs(np.concatenate([s["geotransform"].values[:, 1] for s in scalars]))
+    return {
+        "native": any("Geostationary" in text for text in wkt),
+        # OpenContrails' own where nothing is known of places
+        "pixel": round(float(np.nanmedian(steps)), 3) if np.isfinite(steps).any() else SIDE_KM * 1000 / 256,
+        "size": int(stores[0].sizes["y"]),
+        "dtype": str(stores[0]["image"].dtype),
+    }
 
 
 def _check_kin(parents: dict[str, xr.Dataset], config: DataConfig) -> None:

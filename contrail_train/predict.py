@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from contrail_train.checkpoint import file_digest, load_weights
 from contrail_train.config import RunConfig, read_config
 from contrail_train.models import build
 from contrail_train.rundir import CALIBRATION, CONFIG, WEIGHTS
+
+log = logging.getLogger(__name__)
 
 
 def choose_device(asked: str) -> torch.device:
@@ -125,6 +128,14 @@ class Predictor:
     """Records of the stores the run was given: trained on, or held out and used to choose epoch and threshold."""
     head: str
     """As in `ModelConfig`."""
+    native: bool
+    """Trained on windows of an imager's own grid, not on UTM tiles."""
+    pixel: float
+    """Metres, of the tiles it was trained on."""
+    size: int
+    """Pixels of their side."""
+    dtype: str
+    """Of the stored images."""
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -136,6 +147,11 @@ class Predictor:
         Raises ContrailError for a store of another composite, or one without images.
         """
         self.check_store(store)
+        if (side := store.sizes["y"]) != self.size:
+            log.warning(
+                "warning: %s has tiles of %d pixels, the run was trained on %d: is a contrail as wide as it learnt?",
+                *(store.attrs["path"], side, self.size),
+            )
         return replace(self, label_shift=tuple(store.attrs["label_shift"]))
 
     def for_masks(self) -> Predictor:
@@ -186,6 +202,8 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
         composite, shift = calibration["composite"], tuple(calibration["label_shift"])
         threshold, gate, top_k = (calibration[k] for k in ("threshold", "gate", "top_k"))
         statistics, seen = calibration["statistics"], calibration["seen_records"]
+        grid = calibration["grid"]
+        kind_of_tile = bool(grid["native"]), float(grid["pixel"]), int(grid["size"]), str(grid["dtype"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ContrailError(
             f"{path}: the run is not finished (no whole {CALIBRATION}): repeat its command to finish it"
@@ -199,7 +217,7 @@ def load_predictor(path: Path, device: str = "auto") -> Predictor:
     model.eval().to(where)
     decision = Decision(threshold, gate, top_k, file_digest(path / WEIGHTS))
     view = view_of(config, statistics, where)
-    return Predictor(path, model, where, view, composite, shift, decision, seen, config.model.head)
+    return Predictor(path, model, where, view, composite, shift, decision, seen, config.model.head, *kind_of_tile)
 
 
 def record_table(model: Predictor, store: xr.Dataset, out: Path, *, all_frames: bool, batch: int) -> int:

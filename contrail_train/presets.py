@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from contrail_data.errors import ContrailError
-from contrail_train.config import RunConfig, parse_config, read_config
+from contrail_train.config import RunConfig, parse_config, read_tree
 
 
 @dataclass(frozen=True)
@@ -318,12 +318,24 @@ def config_of(name: str) -> RunConfig:
     return parse_config(tree, name)
 
 
+def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `tree`, group by group."""
+    both = [key for key in tree if isinstance(tree[key], dict) and isinstance(base.get(key), dict)]
+    return base | tree | {key: _over(base[key], tree[key]) for key in both}
+
+
 def get_config(preset_or_file: str) -> RunConfig:
-    """A preset's config by name, or one read from a YAML file. Raises ContrailError for neither."""
+    """A preset's config by name, or one read from a YAML file, which says what differs from the preset that it names,
+    or from the defaults. Raises ContrailError for neither."""
     if preset_or_file in PRESETS:
         return config_of(preset_or_file)
     if Path(preset_or_file).suffix in {".yaml", ".yml"}:
-        return read_config(Path(preset_or_file))
+        tree = read_tree(Path(preset_or_file))
+        if isinstance(tree, dict) and tree.get("preset") in PRESETS:
+            tree = _over(config_of(tree["preset"]).model_dump(mode="json"), tree)
+        return parse_config(tree, preset_or_file)
+    if Path(preset_or_file).is_file():
+        raise ContrailError(f"{preset_or_file}: no such preset; for a file of settings, name it .yaml")
     close = difflib.get_close_matches(preset_or_file, PRESETS, 1)
     hint = f"did you mean {close[0]}?" if close else "see `contrail-train presets ls`, or name a .yaml file"
     raise ContrailError(f"{preset_or_file}: no such preset: {hint}")

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from contrail_data.errors import ContrailError
 from contrail_data.places import write_atomically
-from contrail_train.config import RunConfig, read_config, to_yaml
+from contrail_train.config import RunConfig, known_keys, read_config, to_yaml, value_of
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 CALIBRATION = "calibration.json"
 WEIGHTS = "best.safetensors"
+LOCK = "lock"
 
 
 def begin_run(
@@ -35,9 +39,12 @@ def begin_run(
     begun = (out / CONFIG).is_file()
     if begun and list((out / "checkpoints").glob("step-*")):
         if (before := read_config(out / CONFIG)) != config:
-            ours, theirs = config.model_dump(), before.model_dump()
-            differs = [k for k in ours if ours[k] != theirs[k]]
-            raise ContrailError(f"{out}: holds a run with another {', '.join(differs)}: choose another --out")
+            pairs = [(key, value_of(before, key), value_of(config, key)) for key in known_keys()]
+            differs = [f"{key}={theirs}, not {ours}" for key, theirs, ours in pairs if ours != theirs]
+            raise ContrailError(
+                f"{out}: holds a run with {'; '.join(differs)}: choose another --out (start={out} goes on from its "
+                "weights)"
+            )
         try:
             stores = json.loads((out / ENVIRONMENT).read_bytes())["stores"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -65,6 +72,23 @@ def begin_run(
     }
     write_atomically(out / ENVIRONMENT, [json.dumps(environment, indent=1).encode()])
     write_atomically(out / CONFIG, [to_yaml(config).encode()])  # last: with it the directory is a run
+
+
+def hold(out: Path) -> IO[str]:
+    """The run directory's lock, held until the file is closed or the process ends, however it does. Raises
+    ContrailError naming who has it."""
+    file = (out / LOCK).open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        raise ContrailError(
+            f"{out}: {file.read().strip() or 'another process'} is at work there: wait for it"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
 
 
 def git_revision() -> str | None:

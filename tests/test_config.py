@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from contrail_data.errors import ContrailError
 from contrail_train.advice import without_effect
 from contrail_train.config import RunConfig, parse_config, to_explained_yaml, with_settings
-from contrail_train.presets import PRESETS, config_of
+from contrail_train.presets import PRESETS, config_of, get_config
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,8 @@ from contrail_train.presets import PRESETS, config_of
         ("epochs=0", "epochs cannot be '0': give a whole number from 1"),
         ("data.frames=[0,99]", "give a list, of a whole number from -7 to 7"),
         ("optim.lr=-1", "give a number above 0"),
+        ("optim.lr=.inf", "give a number above 0"),
+        ("data.pseudo.weight=0", "give a number above 0"),
         ("data.holdout=1", "give a number from 0 below 1"),
         ("model.pretrained=[1]", "give true or false, or text"),
         ("augment.label_shift=[1]", "give [a number, a number], or null"),
@@ -58,10 +62,12 @@ def test_every_preset_is_shown_with_what_each_key_takes_and_read_back_unchanged(
         ("augment.cut_out_side=4", "augment.cut_out=0", ["augment.cut_out=0.5"]),
         ("model.freeze=[encoder]", "random weights", ["model.pretrained=true"]),
         ("data.fold=1", "holds nothing out", ["data.holdout=0.15"]),
+        ("model.two_class=true", "no mask", ["model.head=both"]),
     ],
 )
 def test_a_setting_without_effect_is_told(idle: str, told: str, effective: list[str]) -> None:
-    base = with_settings(RunConfig(), ["data.holdout=0"])
+    head = ["model.head=record"] if "two_class" in idle else []
+    base = with_settings(RunConfig(), ["data.holdout=0", *head])
     (line,) = without_effect(with_settings(base, [idle]))
     assert idle.partition("=")[0] in line
     assert told in line
@@ -73,3 +79,15 @@ def test_no_preset_has_a_setting_without_effect() -> None:
     wide = with_settings(RunConfig(), ["model.decoder_channels=[64,32,16,16,8,8]"])
     (line,) = without_effect(wide, 5)
     assert "the first 5" in line
+
+
+def test_a_file_says_what_differs_from_the_preset_it_names(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("preset: ours\nepochs: 2\nmodel: {drop_path: 0.1}\n")
+    expected = with_settings(config_of("ours"), ["epochs=2", "model.drop_path=0.1"])
+    assert get_config(str(tmp_path / "mine.yaml")) == expected
+    (tmp_path / "twice.yaml").write_text("epochs: 2\nseed: 1\nepochs: 3\n")
+    with pytest.raises(ContrailError, match="epochs comes twice"):
+        get_config(str(tmp_path / "twice.yaml"))
+    (tmp_path / "mine").write_text("epochs: 2\n")
+    with pytest.raises(ContrailError, match=r"name it \.yaml"):
+        get_config(str(tmp_path / "mine"))

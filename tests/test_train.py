@@ -21,6 +21,7 @@ from conftest import write_record
 from test_build import Settings, build_small
 
 from contrail_data.composites import COMPOSITES
+from contrail_data.errors import ContrailError
 from contrail_data.store import open_store
 
 TINY = [
@@ -236,7 +237,9 @@ def test_a_window_of_frames_from_a_single_frame_run(store: Path, finished: Path)
 
 
 def test_starting_from_another_encoder_is_told(store: Path, finished: Path, tmp_path: Path) -> None:
-    options = settings(*TINY, "epochs=1", "model.encoder=mobilenetv3_small_050", f"start={finished}", f"data.train={store}")
+    options = settings(
+        *TINY, "epochs=1", "model.encoder=mobilenetv3_small_050", f"start={finished}", f"data.train={store}"
+    )
     done = cli("run", "unet2d", "--dry-run", *options)
     assert done.returncode == 0, done.stderr
     assert re.search(r"warning: start=.*: its encoder is another one: \d+ of \d+ tensors fit", done.stderr)
@@ -438,6 +441,25 @@ def test_two_processes_have_the_gradient_of_one(store: Path, tmp_path: Path) -> 
     for alone, a, b in zip(one, first, second, strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, alone, rtol=0, atol=1e-3 * float(alone.abs().max()))
+
+
+def test_a_second_process_in_one_run_directory_is_refused(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    run_steps(store, out, steps=1)
+    code = (
+        "import pathlib, time; from contrail_train.rundir import hold;"
+        f"file = hold(pathlib.Path({str(out)!r})); print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ContrailError, match=f"process {other.pid} .* is at work there"):
+            run_steps(store, out, steps=2)
+    finally:
+        other.kill()
+        other.wait()
+    assert len(run_steps(store, out, steps=2)) == 2
 
 
 def test_a_dry_run_tells_cost_and_keeps_nothing(store: Path, tmp_path: Path, monkeypatch) -> None:

@@ -42,6 +42,10 @@ class Source:
     """Stores that samples are taken from."""
     parents: list[str] = field(default_factory=list)
     """Their digests."""
+    gaps: bool = False
+    """Pixels, or whole frames, may be missing: samples may have `valid`."""
+    choices: list[Any] = field(default_factory=list)
+    """What else decides the samples, for a resumed build to know."""
     adopt: Callable[..., Iterable[Any]] | None = None
     """`adopt(layouts, done)` puts whole shards of a parent in place, those not done yet, and yields them."""
 
@@ -69,6 +73,17 @@ def open_source(root: Path, split: str, composite: Composite, kind: str = "auto"
         kind = "frames" if any(root.glob("*.npy")) and not (root / split).is_dir() else "records"
     scan = frames.scan if kind == "frames" else records.scan
     return scan(root, split, composite)
+
+
+def is_abi(where: str) -> bool:
+    """Whether this names scans of a satellite: an archive, a glob, or a folder with ABI files."""
+    if "://" in where or where.startswith("goes") or any(c in where for c in "*?[") or where.endswith(".nc"):
+        return not Path(where).is_dir() or _holds_abi(Path(where))
+    return Path(where).is_dir() and _holds_abi(Path(where))
+
+
+def _holds_abi(folder: Path) -> bool:
+    return next(folder.rglob("OR_ABI-*.nc"), None) is not None
 
 
 def missing(paths: Sequence[Path]) -> list[str]:

@@ -180,6 +180,19 @@ def _read_metadata(path: Path, problems: list[str]) -> dict[str, dict[str, Any]]
     return metadata
 
 
+def metadata_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of a metadata file that tell time and place. Raises ContrailError for a file without any."""
+    problems: list[str] = []
+    whole = [
+        entry for entry in _read_metadata(path, problems).values() if entry.keys() >= _GEOMETRY_KEYS | {"timestamp"}
+    ]
+    if not whole:
+        raise ContrailError(
+            problems[0] if problems else f"{path}: tells no record's time and place: choose another file"
+        )
+    return whole
+
+
 def _check_value(key: str, value: Any) -> None:
     if key == "projection_wkt":
         if not isinstance(value, str):

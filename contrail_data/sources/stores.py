@@ -19,9 +19,10 @@ import xarray as xr
 from contrail_data.build import Settings, stored_values
 from contrail_data.composites import dequantise, from_dict
 from contrail_data.errors import ContrailError
+from contrail_data.geometry import GOES_EAST_LONGITUDE
 from contrail_data.journal import Files, Shard
 from contrail_data.places import place_of
-from contrail_data.sample import check_record_id, make_sample
+from contrail_data.sample import GOES_EAST, check_record_id, make_sample
 from contrail_data.shards import CODECS, Layout, parse_layout, writing_shards
 from contrail_data.sources import Source
 from contrail_data.store import (
@@ -96,6 +97,7 @@ def from_stores(taken: Sequence[tuple[xr.Dataset, npt.NDArray[np.int64]]]) -> So
         files=partial(_files, {record_id: entry["path"] for record_id, entry in entries.items()}),
         entries=entries,
         parents=[str(store.attrs["digest"]) for store, _ in taken],
+        gaps=any("valid" in store.variables for store, _ in taken),
     )
 
 
@@ -118,6 +120,7 @@ def appended(parent: xr.Dataset, new: Source) -> Source:
         entries={**new.entries, **old.entries},
         parents=old.parents,
         reads=old.reads,
+        gaps=old.gaps or new.gaps,
         adopt=partial(_adopt, parent, old),
     )
 
@@ -144,10 +147,14 @@ def _entries(store: xr.Dataset, samples: npt.NDArray[np.int64]) -> Iterator[tupl
     columns = {str(name): variable.values for name, variable in scalars.variables.items()}
     counts = ("labelled_frame", "annotator_count", "height", "width", "positive_pixels")
     texts = ("split", "label_source", "source_digest", "crs_wkt")
+    columns.setdefault("satellite", np.full(store.sizes["sample"], GOES_EAST, object))  # stores of before
+    columns.setdefault("satellite_longitude", np.full(store.sizes["sample"], GOES_EAST_LONGITUDE))
     for sample in samples.tolist():
         attributes: dict[str, Any] = {name: int(columns[name][sample]) for name in counts}
         attributes |= {name: str(columns[name][sample]) for name in texts}
         attributes |= {name: columns[name][sample] for name in _GEOMETRY if name != "crs_wkt"}
+        attributes["satellite"] = str(columns["satellite"][sample])
+        attributes["satellite_longitude"] = float(columns["satellite_longitude"][sample])
         yield (
             check_record_id(str(columns["record_id"][sample])),
             {"path": where, "sample": sample, "attributes": attributes, "time": columns["time"][sample]},
@@ -166,6 +173,11 @@ def read(record_id: str, entry: Mapping[str, Any], empty: Callable[..., npt.NDAr
             labels[name] = np.empty((1, *stored.shape[2:]), np.uint8)
             readers[name](sample, [0], labels[name])
     labelled, annotated = attributes["label_source"] != "none", attributes["annotator_count"] > 0
+    valid_yxt = None
+    if "valid" in readers:
+        valid_tyx = np.empty((len(stored), *stored.shape[2:]), np.uint8)
+        readers["valid"](sample, list(range(len(stored))), valid_tyx)
+        valid_yxt = np.moveaxis(valid_tyx, 0, -1) > 0
     made = make_sample(
         "image",
         np.moveaxis(dequantise(stored), 0, -1),
@@ -179,6 +191,9 @@ def read(record_id: str, entry: Mapping[str, Any], empty: Callable[..., npt.NDAr
         labelled_frame=attributes["labelled_frame"],
         source_digest=attributes["source_digest"],
         geometry={name: attributes[name] for name in _GEOMETRY},
+        valid=valid_yxt,
+        satellite=attributes["satellite"],
+        satellite_longitude=attributes["satellite_longitude"],
     )
     return made.assign_attrs({name: attributes[name] for name in _KEPT})
 
@@ -186,7 +201,7 @@ def read(record_id: str, entry: Mapping[str, Any], empty: Callable[..., npt.NDAr
 @lru_cache(maxsize=8)
 def _opened(path: str) -> tuple[xr.Dataset, dict[str, Any]]:
     store = open_store(path)
-    names = [name for name in ("image", "mask", "annotators") if name in store.variables]
+    names = [name for name in ("image", "mask", "annotators", "valid") if name in store.variables]
     return store, {name: pixel_reader(store, name, check=True) for name in names}
 
 
@@ -197,6 +212,7 @@ def _adopt(parent: xr.Dataset, old: Source, layouts: dict[str, Layout], done: se
     scalars = read_scalars(parent)
     checksums = {name: scalars[checksum_name(name)].values for name in layouts if checksum_name(name) in scalars}
     moments = scalars["moments"].values
+    missing = scalars["missing_pixels"].values if "missing_pixels" in scalars else np.zeros(len(moments))
     for number in range(len(old.record_ids) // SHARD):
         if number in done:
             continue
@@ -208,9 +224,9 @@ def _adopt(parent: xr.Dataset, old: Source, layouts: dict[str, Layout], done: se
                 sound(place, key, listed)
                 layout.place.take(key, place)
                 files[name] = listed[key]
-            else:  # a parent without annotators
+            else:  # a parent without annotators, or without gaps
                 with writing_shards({name: layout}, number) as writers:
-                    plane = np.zeros(layout.shape[1:], layout.dtype)
+                    plane = np.full(layout.shape[1:], name == "valid", layout.dtype)
                     for position in range(SHARD):
                         blank[name] = writers[name].add(position, plane)
                     files[name] = writers[name].finish()
@@ -220,6 +236,7 @@ def _adopt(parent: xr.Dataset, old: Source, layouts: dict[str, Layout], done: se
             entry = old.entries[record_id]
             held = {name: np.atleast_1d(values[index]).tolist() for name, values in checksums.items()}
             values = stored_values(entry["attributes"], entry["time"])
+            values["missing_pixels"] = int(missing[index])
             rows.append(
                 {
                     "index": index,

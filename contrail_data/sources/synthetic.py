@@ -27,6 +27,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.geometry import local_solar_hour, to_geodetic
 from contrail_data.places import write_atomically
 from contrail_data.sources.records import FRAMES, LABELLED_FRAME
+from contrail_data.tiles import utm_wkt
 
 LABEL_SHIFT = (0.5, 0.5)  # OpenContrails labels lie this far down and right of the imagery
 VERSION = 2  # raise when the same (seed, index) gives other data
@@ -185,6 +186,9 @@ def _check(
         raise ContrailError(f"label shift {label_shift}: give pixels down and right, at most 8")
 
 
+_SETTINGS = {"synthetic": "version of contrail"}
+
+
 def _claim(root: Path, settings: dict[str, Any]) -> None:
     """Mark the folder as synthetic data of these settings. Raises ContrailError when it is something else."""
     marker = root / "synthetic.json"
@@ -194,7 +198,7 @@ def _claim(root: Path, settings: dict[str, Any]) -> None:
         except ValueError:
             raise ContrailError(f"{marker}: not readable: choose another folder") from None
         if found != settings:
-            changed = ", ".join(k for k in settings if found.get(k) != settings[k])
+            changed = ", ".join(_SETTINGS.get(k, k) for k in settings if found.get(k) != settings[k])
             raise ContrailError(f"{root}: holds synthetic records of another {changed}: choose another folder")
         return
     for name in ("zarr.json", "train", "validation", "test", "train_metadata.json", "validation_metadata.json"):
@@ -226,7 +230,7 @@ def metadata(seed: int, index: int, size: int = 256) -> dict[str, Any]:
     """
     rng = _rng(seed, index, 0)
     latitude, longitude = _site(seed, index)
-    wkt = _UTM.format(meridian=6 * math.floor(longitude / 6) + 3)
+    wkt = utm_wkt(longitude)
     easting, northing = to_geodetic(wkt).transform(longitude, latitude, direction="INVERSE")
     site = _rng(seed, round(latitude * 100) + 10_000, round(longitude * 100) + 40_000)
     row_size, col_size = -site.uniform(1900, 2050), site.uniform(1860, 2060)
@@ -243,16 +247,6 @@ def metadata(seed: int, index: int, size: int = 256) -> dict[str, Any]:
         "col_size": round(col_size, 6),
         "timestamp": float(start),
     }
-
-
-_UTM = (
-    'PROJCS["unknown",GEOGCS["unknown",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563,'
-    'AUTHORITY["EPSG","7030"]],AUTHORITY["EPSG","6326"]],PRIMEM["Greenwich",0,AUTHORITY["EPSG","8901"]],'
-    'UNIT["degree",0.0174532925199433,AUTHORITY["EPSG","9122"]]],PROJECTION["Transverse_Mercator"],'
-    'PARAMETER["latitude_of_origin",0],PARAMETER["central_meridian",{meridian}],PARAMETER["scale_factor",0.9996],'
-    'PARAMETER["false_easting",500000],PARAMETER["false_northing",0],UNIT["metre",1,AUTHORITY["EPSG","9001"]],'
-    'AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
-)
 
 
 def _site(seed: int, index: int) -> tuple[float, float]:
@@ -605,8 +599,8 @@ def _annotate(rng: Rng, lines: Sequence[_Line], contrast: Field, shift: tuple[fl
     marks = np.zeros((*shape, 1, count), np.int32)
     for line in lines:
         depth, sigma = _profile(line, LABELLED_FRAME)
-        draws = np.clip(rng.normal(size=(count, 4)), -2.5, 2.5)
-        streak = rng.random(count) < (0.4 if rng.random() < 0.1 else 0.0)
+        draws = np.clip(rng.normal(size=(count, 5)), -2.5, 2.5)
+        streak = rng.random(count) < (0.4 if rng.random() < 0.06 else 0.0)
         # Seen in the imagery: no label shift here.
         rows, columns, along, across = _near(line, shape, LABELLED_FRAME, 1.0)
         on = (np.abs(across) <= 0.71) & (np.abs(along) <= line.half)
@@ -614,11 +608,11 @@ def _annotate(rng: Rng, lines: Sequence[_Line], contrast: Field, shift: tuple[fl
             continue
         signal = float(contrast[rows[on], columns[on]].mean()) * -math.expm1(-depth)
         for r in range(count):
-            if not (streak[r] if not line.contrail else signal > 2.8 * math.exp(0.35 * draws[r, 0])):
+            if not (streak[r] if not line.contrail else signal > 2.8 * math.exp(0.3 * draws[r, 0])):
                 continue
-            width = (0.8 + 0.75 * sigma) * math.exp(0.15 * draws[r, 1])
-            rows, columns, along, across = _near(line, shape, LABELLED_FRAME, width, shift)
+            width = (0.8 + 0.75 * sigma) * math.exp(0.3 * draws[r, 1])
+            rows, columns, along, across = _near(line, shape, LABELLED_FRAME, width + 1.25, shift)
             start, stop = -line.half + _END / 2.5 * draws[r, 2], line.half + _END / 2.5 * draws[r, 3]
-            marked = (np.abs(across) <= width) & (along >= start) & (along <= stop)
+            marked = (np.abs(across - 0.5 * draws[r, 4]) <= width) & (along >= start) & (along <= stop)
             marks[rows[marked], columns[marked], 0, r] = 1
     return marks

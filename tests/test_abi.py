@@ -1,0 +1,299 @@
+"""ABI files to scenes, tiles and stores: NOAA's names, calibration against satpy, what is missing, archives."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import xarray as xr
+from test_train import command_line
+
+import contrail_data
+from contrail_data.composites import COMPOSITES
+from contrail_data.scene import grid_of
+from contrail_data.sources import abi
+from contrail_data.sources.scenes import Wanted, open_scan_source
+from contrail_data.sources.synthetic_abi import write_abi
+from contrail_data.store import open_store
+from contrail_data.tiles import utm_wkt
+
+START = np.datetime64("2024-03-01T12:00")
+SIZE = (120, 140)
+CENTRE = "29.5,-92"
+SMALL = ["--size", "64", "--pixel", "2000", "--at", CENTRE]
+
+
+def cli(*args: object):
+    from contrail_data.cli import main
+
+    return command_line(main, *args)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    """Eight scans of a small sector every ten minutes."""
+    folder = tmp_path_factory.mktemp("abi")
+    write_abi(folder, START, size=SIZE, centre=(29.5, -92.0))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("OR_ABI-L1b-RadC-M6C11_G16_s20232561536173_e20232561538546_c20232561539034.nc", (16, "C", "L1b-Rad", 11, 6)),
+        ("OR_ABI-L1b-RadF-M3C14_G17_s20191000000341_e20191000011107_c20191000011153.nc", (17, "F", "L1b-Rad", 14, 3)),
+        ("OR_ABI-L2-CMIPM2-M6C13_G18_s20240611200000_e20240611200057_c20240611200102.nc", (18, "M2", "L2-CMIP", 13, 6)),
+        ("OR_ABI-L2-MCMIPF-M4_G19_s20251000000341_e20251000005107_c20251000005153.nc", (19, "F", "L2-MCMIP", 0, 4)),
+    ],
+)
+def test_names(name: str, told: tuple) -> None:
+    file = abi.parse_name(f"s3://bucket/{name}")
+    assert file is not None
+    assert (file.satellite, file.scene, file.product, file.band, file.mode) == told
+    assert file.name == name
+    year, day = int(name.split("_s")[1][:4]), int(name.split("_s")[1][4:7])
+    assert file.start.astype("datetime64[D]") == np.datetime64(f"{year}-01-01") + (day - 1)
+
+
+def test_names_of_others_are_passed_over() -> None:
+    for name in ("OR_SUVI-L1b-Fe093_G16_s1_e1_c1.nc", "OR_ABI-L1b-RadC-M6_G16_s20232561536173_e1_c1.nc", "x.nc"):
+        assert abi.parse_name(name) is None
+
+
+def test_real_files_are_calibrated_as_satpy_does(real_data: Path) -> None:
+    from satpy import Scene
+
+    files = sorted(map(str, (real_data / "abi").glob("*RadC*G16*.nc")))
+    ours = contrail_data.open_abi(files)
+    assert ours["brightness_temperature"].chunks is not None
+    theirs = Scene(files, reader="abi_l1b")
+    theirs.load(["C11", "C12", "C15"])
+    for band in (11, 12, 15):
+        got = ours["brightness_temperature"].sel(band=band).isel(time=0).values
+        expected = theirs[f"C{band}"].values
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+        assert np.nanmax(np.abs(got - expected)) <= 1e-4
+    _, latitude = theirs["C11"].attrs["area"].get_lonlats()
+    corner = ours["latitude"].isel(y=slice(0, None, 50), x=slice(0, None, 50)).values
+    expected = latitude[::50, ::50]
+    seen = ~np.isnan(corner)
+    np.testing.assert_array_equal(seen, np.isfinite(expected))
+    np.testing.assert_allclose(corner[seen], expected[seen], atol=1e-6)
+    assert 20 < float(ours["solar_zenith"].isel(time=0, y=700, x=1200)) < 60  # morning over the States
+    middle = ours["scan_time"].isel(time=0, y=750).values
+    assert np.datetime64("2023-09-13T15:37:30") < middle < np.datetime64("2023-09-13T15:37:40")
+
+
+def test_a_missing_band_is_refused_in_one_line(real_data: Path, tmp_path: Path) -> None:
+    done = cli("build-ash", f"{real_data}/abi/*RadC*G16*", "-o", tmp_path / "x.zarr")
+    assert done.returncode == 1
+    assert "no scan has band 14, which composite 'ash' needs (there are 11, 15)" in done.stderr.splitlines()[-1]
+    done = cli("build-ash", real_data / "abi", "-o", tmp_path / "x.zarr")
+    assert "files of several kinds" in done.stderr
+    assert not (tmp_path / "x.zarr").exists()
+
+
+def test_only_the_chunks_of_a_window_are_read(real_data: Path, monkeypatch) -> None:
+    (path,) = (real_data / "abi").glob("*RadC*C11*G16*.nc")
+    whole = abi.read_temperature(str(path), 11, slice(0, 1500), slice(0, 2500))
+    unpacked: list[int] = []
+    real = abi.isal_zlib
+    counting = SimpleNamespace(decompress=lambda data: unpacked.append(1) or real.decompress(data), error=real.error)
+    monkeypatch.setattr(abi, "isal_zlib", counting)
+    window = abi.read_temperature(str(path), 11, slice(600, 700), slice(1240, 1260))
+    np.testing.assert_array_equal(window, whole[600:700, 1240:1260])
+    assert len(unpacked) == 4  # two chunks across of each of values and flags
+
+
+@pytest.mark.parametrize("product", ["L1b", "CMIP", "MCMIP"])
+def test_products_agree_with_each_other(scans: Path, tmp_path: Path, product: str) -> None:
+    write_abi(tmp_path, START, scans=1, size=SIZE, centre=(29.5, -92.0), product=product)
+    ours = contrail_data.open_abi(tmp_path)["brightness_temperature"]
+    radiance = contrail_data.open_abi(scans, bands=(11, 14, 15)).isel(time=[0])["brightness_temperature"]
+    assert ours.sel(band=[11, 14, 15]).shape == radiance.shape
+    # the packing's own step in kelvin: radiances' is largest where it is cold
+    assert float(np.abs(ours.sel(band=[11, 14, 15]).values - radiance.values).max()) < 0.6
+
+
+def test_quality_flags_decide(tmp_path: Path) -> None:
+    faults = {"blocks": {(0, 14): [(1, 0, 0, 10, 10), (2, 20, 20, 5, 5), (3, 40, 40, 7, 7)]}}
+    write_abi(tmp_path, START, scans=1, size=SIZE, faults=faults)
+
+    def missing(*good: int) -> int:
+        scene = contrail_data.open_abi(tmp_path, bands=[14], good=good)
+        return int(np.isnan(scene["brightness_temperature"].values).sum())
+
+    assert missing(0, 1) == 25 + 49
+    assert missing(0) == 100 + 25 + 49
+    assert missing(0, 1, 2, 3, 4) == 49  # no value is no value
+
+
+def test_scans_become_a_store(scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.zarr"
+    done = cli("build-ash", scans, "-o", out, "--time", "2024-03-01T12:40", *SMALL)
+    assert done.returncode == 0, done.stderr
+    store = open_store(out)
+    assert store["image"].shape == (1, 8, 3, 64, 64)
+    assert str(store["record_id"].values[0]) == "G16-20240301T124000-N2950W09200"
+    assert "valid" not in store.variables  # nothing is missing
+    step = np.diff(store["time"].values[0]) / np.timedelta64(1, "m")
+    np.testing.assert_allclose(step, 10, atol=0.01)
+    assert int(store["labelled_frame"].values[0]) == 4
+    again = cli("build-ash", scans, "-o", tmp_path / "t.zarr", "--time", "2024-03-01T12:40", *SMALL, "--workers", "1")
+    assert again.returncode == 0
+    assert open_store(tmp_path / "t.zarr").attrs["digest"] == store.attrs["digest"]
+
+    # the same arithmetic through satpy's calibration and pycontrails' ash
+    from pycontrails.datalib.goes import to_ash
+    from satpy import Scene
+
+    theirs = Scene(sorted(map(str, scans.glob("*s20240611240*"))), reader="abi_l1b")
+    theirs.load(["C11", "C14", "C15"])
+    values = np.stack([theirs[f"C{b}"].values for b in (11, 14, 15)])
+    ash = to_ash(xr.DataArray(values, dims=("band_id", "y", "x"), coords={"band_id": [11, 14, 15]}), "SEVIRI")
+    native = cli("build-ash", scans, "-o", tmp_path / "n.zarr", "--time", "2024-03-01T12:40", *SMALL, "--native",
+                 "--dtype", "float32")  # fmt: skip
+    assert native.returncode == 0, native.stderr
+    image = open_store(tmp_path / "n.zarr")["image"].values[0, 4]
+    scene = contrail_data.open_abi(scans)
+    row, column = (float(n) for n in grid_of(scene).indices(29.5, -92.0))
+    top, left = round(row + 0.5) - 32, round(column + 0.5) - 32
+    expected = np.moveaxis(ash, -1, 0)[:, top : top + 64, left : left + 64]
+    np.testing.assert_allclose(image, expected, atol=3e-5)  # 1e-4 K of 6 K
+
+
+def test_what_is_missing_stays_missing_and_is_told(tmp_path: Path) -> None:
+    faults = {
+        "wedge": {(4, 11): 0.3, (4, 15): 0.6},
+        "missing": [(2, None), (1, 14)],
+        "truncated": {(6, 15): 0.4},
+        "duplicated": [(4, 14)],
+    }
+    write_abi(tmp_path / "abi", START, size=SIZE, centre=(29.5, -92.0), faults=faults)
+    out = tmp_path / "s.zarr"
+    done = cli(
+        "build-ash",
+        tmp_path / "abi",
+        "-o",
+        out,
+        "--time",
+        "2024-03-01T12:40",
+        "--size",
+        "96",
+        "--pixel",
+        "2000",
+        "--at",
+        CENTRE,
+    )
+    assert done.returncode == 1  # a file could not be read
+    assert "cannot be read" in done.stderr
+    assert "a copy made later is taken" in done.stderr
+    assert "scans lack a band" in done.stderr
+    assert "3 of 8 frames have no scan within 5 minutes" in done.stderr
+    store = open_store(out)
+    valid = store["valid"].values[0] > 0
+    image = store["image"].values[0]
+    np.testing.assert_array_equal(
+        np.isnat(store["time"].values[0]), [False, True, True, False, False, False, True, False]
+    )
+    assert not valid[[1, 2, 6]].any()
+    assert valid[[0, 3, 5, 7]].all()
+    assert 0.1 < (~valid[4]).mean() < 0.6
+    assert (image[np.broadcast_to(~valid[:, None], image.shape)] == 255).all()  # white, never a dark contrail
+    statistics = store.attrs["statistics"]
+    assert statistics["count"] == valid.sum()
+    assert cli("verify", out).returncode == 0
+    sub = cli("subset", out, "-o", tmp_path / "sub.zarr", "--split", "train")
+    assert sub.returncode == 0, sub.stderr
+    np.testing.assert_array_equal(open_store(tmp_path / "sub.zarr")["valid"].values, store["valid"].values)
+
+
+def test_records_own_tiles_and_times(scans: Path, tmp_path: Path) -> None:
+    import json
+
+    entry = {"record_id": "77", "projection_wkt": utm_wkt(-92.0), "row_min": 3_330_000.0, "row_size": -2000.0}
+    entry |= {"col_min": 540_000.0, "col_size": 2000.0}
+    entries = tmp_path / "train_metadata.json"
+    entries.write_text(json.dumps([entry | {"timestamp": 1709294400.0}]))
+    done = cli("build-ash", scans, "-o", tmp_path / "r.zarr", "--like", entries, "--size", "48",
+               "--before", "0", "--after", "1")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    store = open_store(tmp_path / "r.zarr")
+    assert store["record_id"].values.tolist() == ["77"]
+    np.testing.assert_allclose(store["geotransform"].values[0], [540000, 2000, 0, 3330000, 0, -2000])
+
+
+def test_an_archive_is_read_by_role_and_time(scans: Path, s3: str, tmp_path: Path, monkeypatch) -> None:
+    """NOAA's layout on a local S3-compatible server; the satellite that was GOES-East then."""
+    import boto3
+
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="noaa-goes16")
+    for path in scans.iterdir():
+        hour = path.name.split("_s")[1][7:9]
+        client.upload_file(str(path), "noaa-goes16", f"ABI-L1b-RadM/2024/061/{hour}/{path.name}")
+    out = tmp_path / "s.zarr"
+    options = ["--product", "L1b-RadM1", "--time", "2024-03-01T12:40", *SMALL]
+    done = cli("build-ash", "goes-east", "-o", out, *options)
+    assert done.returncode == 0, done.stderr
+    local = cli("build-ash", scans, "-o", tmp_path / "local.zarr", "--time", "2024-03-01T12:40", *SMALL)
+    assert local.returncode == 0
+    np.testing.assert_array_equal(open_store(out)["image"].values, open_store(tmp_path / "local.zarr")["image"].values)
+    named = cli("build-ash", "s3://noaa-goes16", "-o", tmp_path / "t.zarr", *options)
+    assert named.returncode == 0, named.stderr
+    failed = cli("build-ash", "goes-east", "-o", tmp_path / "u.zarr", "--time", "2015-01-01T00:00", *SMALL)
+    assert "had no GOES-R spacecraft" in failed.stderr
+    failed = cli("build-ash", "goes-west", "-o", tmp_path / "u.zarr", *SMALL)
+    assert "give --since and --until" in failed.stderr
+
+
+def test_who_stood_where_and_when() -> None:
+    at = [
+        ("goes-east", "2019-06-01"),
+        ("goes-east", "2025-06-01"),
+        ("goes-west", "2022-01-01"),
+        ("goes-west", "2024-01-01"),
+    ]
+    assert [abi._spacecraft(role, np.datetime64(time, "h")) for role, time in at] == [16, 19, 17, 18]
+    assert abi._spacecraft("goes17", np.datetime64("2020-01-01", "h")) == 17
+
+
+def test_mistakes_end_in_one_line(scans: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    name = next(scans.glob("*C14*")).name
+    (other / name).write_bytes(b"no HDF5")
+    mixed = tmp_path / "mixed"
+    shutil.copytree(scans, mixed)
+    write_abi(mixed, START, scans=1, size=(60, 60), satellite=18)
+    for args, told in [
+        ((other, "-o", tmp_path / "x.zarr"), "cannot be read"),
+        ((mixed, "-o", tmp_path / "x.zarr"), "files of several kinds"),
+        ((scans, "-o", tmp_path / "x.zarr"), "name places, --at"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", "29.5"), "give LATITUDE,LONGITUDE"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", "29.5,100"), "is not seen from 75 W: choose another place"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--time", "2020-01-01T00:00"), "no ABI file"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--quality", "9"), "give flags from 0 to 4"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--composite", "ash_cira"), "no scan has band 13"),
+        ((scans / "*C14*", "-o", tmp_path / "x.zarr", "--at", CENTRE), "no scan has band 11"),
+        ((tmp_path / "*.nc", "-o", tmp_path / "x.zarr"), "no ABI file"),
+    ]:
+        failed = cli("build-ash", *args)
+        assert failed.returncode == 1, args
+        last = failed.stderr.splitlines()[-1]
+        assert last.startswith("error: "), failed.stderr
+        assert told in last, last
+        assert not (tmp_path / "x.zarr" / "zarr.json").exists()
+
+
+def test_a_source_can_be_asked_from_python(scans: Path) -> None:
+    wanted = Wanted(
+        times=[np.datetime64("2024-03-01T12:30")], places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0
+    )
+    source = open_scan_source(str(scans), wanted, COMPOSITES["ash"], "train")
+    sample = source.read_sample(source.record_ids[0], np.empty)
+    assert sample["brightness_temperature"].dims == ("band", "y", "x", "time")
+    assert sample.attrs["satellite"] == "GOES-16"

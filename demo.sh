@@ -34,7 +34,7 @@ END
 )
 step contrail-data preview demo_validation --record "$record" --prediction demo/predictions.zarr -o demo/pictures
 
-step contrail-data synth-scans demo/scans
+step contrail-data synth-scans demo/scans --seed 3
 step contrail-train predict demo/runs/a demo/scans --time 2024-03-01T12:40 --min-pixels 6 --overwrite \
     -o demo/scene/contrails.nc -o demo/scene/contrails.tif -o demo/scene/contrails.geojson -o demo/scene/contrails.png
 

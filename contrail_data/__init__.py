@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "open_abi"]
+__all__ = ["__version__", "from_satpy", "open_abi"]
 
 if TYPE_CHECKING:
     from contrail_data.sources.abi import open_abi
+    from contrail_data.sources.satpy_scene import from_satpy
 
 
 def __getattr__(name: str) -> Any:
@@ -14,4 +15,8 @@ def __getattr__(name: str) -> Any:
         from contrail_data.sources.abi import open_abi
 
         return open_abi
+    if name == "from_satpy":
+        from contrail_data.sources.satpy_scene import from_satpy
+
+        return from_satpy
     raise AttributeError(f"module 'contrail_data' has no attribute {name!r}")

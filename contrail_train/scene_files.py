@@ -51,6 +51,7 @@ def write(scene: xr.Dataset, out: Path, *, altitude: float | None = None) -> lis
     altitude: metres for which shapes are corrected for parallax. GeoTIFF and PNG hold one time: of several each gets a
     file of its own, the time in its name. Files appear whole or not at all.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
     stamps = [np.datetime_as_string(t, "m").replace("-", "").replace(":", "") for t in scene["time"].values]
     if out.suffix in (".zarr", ".nc"):
         _write_cf(scene, out)

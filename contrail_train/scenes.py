@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import xarray as xr
 from scipy import ndimage
 
@@ -35,6 +36,7 @@ from contrail_train.predict import Predictor
 from contrail_train.scene_files import check_outputs, write
 
 Field = npt.NDArray[np.float32]
+ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,7 @@ def _predict(
     gated = model.decision.gate > 0
     sums = [np.zeros((bottom - top, right - left), np.float32) for _ in range(3 if gated else 2)]
     seen = grid.window(top, left, bottom - top, right - left)
-    latitude, longitude = seen.geodetic()
-    with np.errstate(invalid="ignore"):
-        wanted = satellite_zenith(latitude, longitude, grid.projection.longitude) <= tiling.max_zenith
-    strips = _strips(model, seen, tiling, np.where(wanted, latitude, np.nan), longitude)
+    strips = _strips(model, seen, tiling)
     count = sum(len(strip) for strip in strips)
     if not count:
         raise ContrailError(f"nothing is seen under {tiling.max_zenith:g} degrees of view zenith: raise --max-zenith")
@@ -198,30 +197,33 @@ def _predict(
                 waiting = ahead.submit(load, strips[number + 1])
             for start in range(0, len(tiles), batch):
                 part = slice(start, start + batch)
-                p_bhw = model.predict(np.stack(images[part]))[:, 0]
+                p_bhw = _predicted(model, np.stack(images[part]))
                 for tile, p_hw, valid_hw in zip(tiles[part], p_bhw, valid[part], strict=True):
                     score = float(top_k_mean(np.where(valid_hw, p_hw, 0), model.decision.top_k)) if gated else None
                     _blend(seen, tile, p_hw, score, sums, tiling)
                 advance(len(p_bhw))
             advance(len(strips[number]) - len(tiles))
-    temperature = labelled["brightness_temperature"].isel(time=0, y=slice(top, bottom), x=slice(left, right))
-    bands = {b: temperature.sel(band=b).values[..., np.newaxis] for b in composite.bands}
-    there_yx = ~np.isnan(np.stack(list(bands.values()))).any((0, -1))
-    with np.errstate(invalid="ignore"):
-        image_tcyx = stored_frames(composite, bands, np.uint8)
-    whiten(image_tcyx, there_yx[np.newaxis])
-    enough = wanted & there_yx & (sums[1] > 1e-3)
-
-    def settled(total: Field) -> Field:
-        return np.where(enough, total / np.maximum(sums[1], 1e-6), np.nan).astype(np.float32)[np.newaxis]
+    image_tcyx = np.empty((1, len(composite.channels), *sums[0].shape), np.uint8)
+    for first in range(0, seen.height, ROWS):  # so that memory is that of a few rows, beside what is told
+        rows = slice(first, min(first + ROWS, seen.height))
+        window = labelled.isel(time=0, y=slice(top + rows.start, top + rows.stop), x=slice(left, right))
+        bands = {b: window["brightness_temperature"].sel(band=b).values[..., np.newaxis] for b in composite.bands}
+        there_yx = ~np.isnan(np.stack(list(bands.values()))).any((0, -1))
+        with np.errstate(invalid="ignore"):
+            image_tcyx[:, :, rows] = stored_frames(composite, bands, np.uint8)
+            zenith = satellite_zenith(*grid_of(window).geodetic(), grid.projection.longitude)
+            told = there_yx & (zenith <= tiling.max_zenith) & (sums[1][rows] > 1e-3)
+        whiten(image_tcyx[:, :, rows], there_yx[np.newaxis])
+        for total in (sums[0], *sums[2:]):
+            total[rows] = np.where(told, total[rows] / np.maximum(sums[1][rows], 1e-6), np.nan)
 
     axes = labelled.isel(y=slice(top, bottom), x=slice(left, right)).coords
     variables: dict[str, Any] = {
-        "probability": (("time", "y", "x"), settled(sums[0])),
+        "probability": (("time", "y", "x"), sums[0][np.newaxis]),
         "image": (("time", "channel", "y", "x"), image_tcyx),
     }
     if gated:
-        variables["gate_score"] = (("time", "y", "x"), settled(sums[2]))
+        variables["gate_score"] = (("time", "y", "x"), sums[2][np.newaxis])
     return xr.Dataset(
         variables,
         coords={
@@ -264,12 +266,24 @@ def _window(grid: FixedGrid, area: tuple[float, float, float, float] | None) -> 
     return top, bottom, left, min(math.ceil(float(columns[inside].max())) + 1, grid.width)
 
 
-def _strips(
-    model: Predictor, grid: FixedGrid, tiling: Tiling, latitude: npt.NDArray[Any], longitude: npt.NDArray[Any]
-) -> list[list[Tile]]:
-    """The tiles that are needed, from north to south, those of one strip side by side: for each pixel the nearest one
-    of a regular pattern. `latitude` is NaN where nothing is wanted."""
-    known = ~np.isnan(latitude[::4, ::4])
+def _predicted(model: Predictor, image_btchw: npt.NDArray[Any]) -> Field:
+    """(b, h, w); half at a time where the device's memory is too small. Raises ContrailError where one is too much."""
+    try:
+        return model.predict(image_btchw)[:, 0]
+    except torch.OutOfMemoryError:
+        if len(image_btchw) == 1:
+            raise ContrailError("out of memory with one tile: take another --device") from None
+    halves = np.array_split(image_btchw, 2)
+    return np.concatenate([_predicted(model, half) for half in halves])
+
+
+def _strips(model: Predictor, grid: FixedGrid, tiling: Tiling) -> list[list[Tile]]:
+    """The tiles that are needed, from north to south, those of one strip side by side: for each pixel (every fourth
+    will do) the nearest one of a regular pattern."""
+    x, y = (axis[::4] for axis in grid.axes())
+    latitude, longitude = grid.projection.to_geodetic(x[np.newaxis], y[:, np.newaxis])
+    with np.errstate(invalid="ignore"):
+        known = satellite_zenith(latitude, longitude, grid.projection.longitude) <= tiling.max_zenith
     step = tiling.size * (1 - tiling.overlap)
     down, right = tiling.shift
     if model.native:
@@ -277,10 +291,9 @@ def _strips(
         i, j = (np.rint(4 * n / step - s).astype(int) for n, s in ((rows, down), (columns, right)))
     else:
         degrees = step * model.pixel / 111_320
-        y, x = latitude[::4, ::4][known], longitude[::4, ::4][known]
-        i = np.rint(-y / degrees - down).astype(int)
+        i = np.rint(-latitude[known] / degrees - down).astype(int)
         across = degrees / np.cos(np.radians(_latitude_of(i + down, degrees)))
-        j = np.rint(x / across - right).astype(int)
+        j = np.rint(longitude[known] / across - right).astype(int)
     strips: dict[int, list[Tile]] = {}
     for at, beside in np.unique(np.stack([i, j], -1), axis=0).tolist():
         if model.native:

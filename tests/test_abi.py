@@ -297,3 +297,38 @@ def test_a_source_can_be_asked_from_python(scans: Path) -> None:
     sample = source.read_sample(source.record_ids[0], np.empty)
     assert sample["brightness_temperature"].dims == ("band", "y", "x", "time")
     assert sample.attrs["satellite"] == "GOES-16"
+
+
+def test_files_of_others_and_bands_of_different_times(scans: Path, tmp_path: Path) -> None:
+    import h5py
+
+    other = tmp_path / "other"
+    other.mkdir()
+    name = next(scans.glob("*C14*s20240611240*")).name
+    with h5py.File(other / name, "w") as file:
+        file.attrs["instrument_type"] = "GOES-R Series Geostationary Lightning Mapper"
+    failed = cli("build-ash", other, "-o", tmp_path / "x.zarr", "--at", CENTRE)
+    assert "is of GOES-R Series Geostationary Lightning Mapper, not of GOES-R ABI" in failed.stderr.splitlines()[-1]
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    for band, minute in ((11, "120"), (14, "121"), (15, "122")):
+        shutil.copy(next(scans.glob(f"*C{band}*s2024061{minute}*")), apart)
+    failed = cli("build-ash", apart, "-o", tmp_path / "x.zarr", "--at", CENTRE)
+    assert "no scan has all of bands 11, 14, 15" in failed.stderr.splitlines()[-1]
+
+
+def test_a_satpy_scene_is_accepted(scans: Path) -> None:
+    from satpy import Scene
+
+    from contrail_data.sources.scenes import scan, shots_in
+
+    theirs = Scene(sorted(map(str, scans.glob("*s20240611240*"))), reader="abi_l1b")
+    theirs.load(["C11", "C14", "C15"])
+    wanted = Wanted(places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0)
+    source = scan(shots_in(contrail_data.from_satpy(theirs)), wanted, COMPOSITES["ash"], "train", "scene")
+    kelvin = source.read_sample(source.record_ids[0], np.empty)["brightness_temperature"].values
+    own = Wanted([np.datetime64("2024-03-01T12:40")], places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0)
+    ours = open_scan_source(str(scans), own, COMPOSITES["ash"], "train")
+    np.testing.assert_allclose(
+        kelvin, ours.read_sample(ours.record_ids[0], np.empty)["brightness_temperature"].values, atol=2e-3
+    )

@@ -326,11 +326,20 @@ def satpy_shots(where: str, reader: str, bands: tuple[int, ...]) -> list[Shot]:
     paths = tuple(sorted(str(path) for path in found if path.is_file()))
     if not paths:
         raise ContrailError(f"{where}: holds no file: check the path")
-    whole = _satpy_scene(paths, reader, bands)
-    starts = whole["scan_start"].values
-    there = tuple(whole["band"].values.tolist())
+    return shots_in(_satpy_scene(paths, reader, bands), paths, partial(_satpy_time, paths, reader, bands))
+
+
+def shots_in(
+    scene: xr.Dataset, files: Sequence[str] = (), open_time: Callable[[int], xr.Dataset] | None = None
+) -> list[Shot]:
+    """The scans of a scene that is open already, such as `satpy_scene.from_satpy` makes of a satpy Scene.
+
+    files, open_time: where it came from and how to open one time of it anew, for other processes."""
+    bands = tuple(scene["band"].values.tolist())
+    name = (*files, str(scene.attrs.get("platform", "")), str(id(scene)) if open_time is None else "")
     return [
-        Shot(t, there, (*paths, str(i)), partial(_satpy_time, paths, reader, bands, i)) for i, t in enumerate(starts)
+        Shot(t, bands, (*name, str(i)), partial(open_time, i) if open_time else partial(scene.isel, time=[i]))
+        for i, t in enumerate(scene["scan_start"].values)
     ]
 
 

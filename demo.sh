@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 step() { printf '\n$ %s\n' "$*"; "$@"; }
 
 # Small, so that it takes minutes on 2 CPU cores: 128-pixel records, a narrow decoder, flips and quarter turns only.
-small=(--set "model.decoder_channels=[128,64,32,32,16]" --set loss.dice=1 --set augment.affine=0
+small=(--set "model.decoder_channels=[128,64,32,32,16]" --set loss.pos_weight=3 --set augment.affine=0
     --set optim.lr=2e-3 --set batch_size=8)
 
 step contrail-data synth demo/raw --records 400 --size 128
@@ -17,12 +17,12 @@ step contrail-data inspect demo_train
 step contrail-data verify demo_train
 step contrail-data report demo_train -o demo/report.html
 
-step contrail-train run unet2d_dice --out demo/runs/a --set data.train=demo_train --set epochs=16 "${small[@]}"
+step contrail-train run unet2d --out demo/runs/a --set data.train=demo_train --set epochs=16 "${small[@]}"
 step contrail-train evaluate demo/runs/a demo_validation
 step contrail-train predict demo/runs/a demo_validation -o demo/predictions.zarr
 
 step contrail-data pseudo-label demo_train --model demo/runs/a -o demo/train.pseudo.zarr
-step contrail-train run unet2d_dice --out demo/runs/b --set "data.train=[demo_train,demo_train_pseudo]" \
+step contrail-train run unet2d --out demo/runs/b --set "data.train=[demo_train,demo_train_pseudo]" \
     --set epochs=2 "${small[@]}"
 step contrail-train evaluate demo/runs/b demo_validation
 

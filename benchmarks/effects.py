@@ -1,6 +1,6 @@
 """What our choices are worth on the embedded data, at one fixed budget, over seeds.
 
-    python benchmarks/effects.py OUT [--records 480] [--epochs 10] [--seeds 3] [--set KEY=VALUE ...]
+    python benchmarks/effects.py OUT [--records 800] [--epochs 12] [--seeds 3] [--set KEY=VALUE ...]
 
 Each variant is the base with one thing changed; all are scored on the same unseen records, at the threshold of their
 own hold-out. The difference is that of global Dice with the counts of all seeds summed, its interval a paired bootstrap
@@ -41,14 +41,15 @@ VARIANTS = {
     "label shift off": ["augment.label_shift=[0,0]"],
     "soft labels, twice the mean": ["data.target=clip2"],
     "2.5D, one frame either side": ["data.frames=[-1,0,1]", "model.mixer=conv3d", "augment.time_reversal=0.5"],
+    "soft labels, the annotators' mean": ["data.target=mean"],
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--records", type=int, default=480)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--records", type=int, default=800)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], help="a setting of every run")
     options = parser.parse_args()

@@ -72,7 +72,15 @@ def _of_samples(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
         "place": _place(records),
         "sizes": [{"height": h, "width": w, "records": n} for (h, w), n in sizes.most_common()],
         "duplicates": len(human) - len(set(records["source_digest"].values)),
+        "missing": _missing(store, records),
     }
+
+
+def _missing(store: xr.Dataset, records: xr.Dataset) -> dict[str, int]:
+    """Of a store of scans: samples that lack pixels, frames that are missing altogether, pixels that are."""
+    pixels = records["missing_pixels"].values if "missing_pixels" in records else np.zeros(len(records["record_id"]))
+    frames = np.isnat(records["time"].values[pixels > 0])
+    return {"samples": int((pixels > 0).sum()), "frames": int(frames.sum()), "pixels": int(pixels.sum())}
 
 
 def _of_derived(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
@@ -200,7 +208,11 @@ def _samples_told(found: dict[str, Any]) -> dict[str, str]:
         "original size": ", ".join(f"{s['height']}x{s['width']} ({s['records']})" for s in sizes[:5]) + more,
         "label shift": "{:g} px down, {:g} px right of the image".format(*found["label_shift"]),
         "duplicates": f"{copies} records repeat another's raw data" if copies else "none",
-    }
+    } | (
+        {"missing": "pixels of {samples} samples, {frames} whole frames (see valid)".format(**found["missing"])}
+        if found["missing"]["samples"]
+        else {}
+    )
 
 
 def _derived_told(found: dict[str, Any]) -> dict[str, str]:

@@ -136,15 +136,14 @@ def _write_geotiff(scene: xr.Dataset, out: Path) -> None:
     from rasterio.transform import from_origin
 
     grid = grid_of(scene)
-    latitude, longitude = grid.geodetic()
-    with np.errstate(invalid="ignore"):
-        known = ~np.isnan(latitude) & (scene["valid"].values > 0)
-    if not known.any():
+    rows, columns = np.nonzero(_edge(scene["valid"].values > 0))
+    if not len(rows):
         raise ContrailError(f"{out}: no pixel of the scene could be predicted: choose another area")
+    latitude, longitude = grid.projection.to_geodetic(grid.x + columns * grid.dx, grid.y + rows * grid.dy)
     origin = grid.projection.longitude
     east = (longitude - origin + 180) % 360 - 180
-    south, north = (math.floor(latitude[known].min() / DEGREES), math.ceil(latitude[known].max() / DEGREES))
-    left, right = (math.floor(east[known].min() / DEGREES), math.ceil(east[known].max() / DEGREES))
+    south, north = math.floor(latitude.min() / DEGREES), math.ceil(latitude.max() / DEGREES)
+    left, right = math.floor(east.min() / DEGREES), math.ceil(east.max() / DEGREES)
     height, width = max(north - south, 1), max(right - left, 1)
     probability = np.nan_to_num(scene["probability"].values)
     profile = {
@@ -177,6 +176,11 @@ def _write_geotiff(scene: xr.Dataset, out: Path) -> None:
             staged.replace(out)
         finally:
             staged.unlink(missing_ok=True)
+
+
+def _edge(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The pixels of a mask at its edge: its extremes in latitude and longitude lie there."""
+    return mask & ~ndimage.binary_erosion(mask)
 
 
 # ------------------------------------------------------------------------------------------------------------- GeoJSON

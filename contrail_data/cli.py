@@ -208,7 +208,7 @@ def build_ash(
     reader: Annotated[
         str | None,
         typer.Option(
-            help="Read other imagers' files (Himawari, GK-2A) by this satpy reader, or auto; needs contrail[satpy].",
+            help="Read other imagers' files (Himawari, GK-2A) by this satpy reader, or auto; needs the extra satpy.",
             rich_help_panel=SCENES,
         ),
     ] = None,

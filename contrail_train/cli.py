@@ -161,7 +161,7 @@ def predict(
     reader: Annotated[
         str | None,
         typer.Option(
-            help="Read other imagers' files (Himawari, GK-2A) by this satpy reader, or auto; needs contrail[satpy].",
+            help="Read other imagers' files (Himawari, GK-2A) by this satpy reader, or auto; needs the extra satpy.",
             rich_help_panel=SCANS,
         ),
     ] = None,
@@ -252,6 +252,58 @@ def predict(
     )
     before = f", {resumed} of them found finished" if resumed else ""
     print(f"{out}: {parent.sizes['sample']} samples{before}, {digest}")
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Run directory.", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="Run directory.", metavar="B")],
+    store: Store,
+    batch: Annotated[int, typer.Option(min=1)] = 16,
+    device: Device = "auto",
+) -> None:
+    """Compare two runs on a labelled store: global Dice of each at its own threshold and gate, and their difference.
+
+    The interval is a paired bootstrap: both runs on the same resampled groups (site, day) of records.
+    """
+    from contrail_data.catalog import open_named
+    from contrail_train.evaluate import gated_counts, score_predictor
+    from contrail_train.loader import open_labelled
+    from contrail_train.metrics import bootstrap_difference, dice
+    from contrail_train.predict import load_predictor
+
+    opened = open_named(store)
+    models = [load_predictor(run, device).for_masks().for_store(opened) for run in (a, b)]
+    counts, groups = [], None
+    for model in models:
+        items = open_labelled(opened, model.offsets)
+        if shared := set(items.record_id.tolist()) & set(model.seen_records):
+            print(f"warning: {len(shared)} of {len(items)} records were in the training stores of {model.run}",
+                  file=sys.stderr)  # fmt: skip
+        counts.append(gated_counts(score_predictor(model, items, batch), model.decision.gate))
+        groups = items.group
+    assert groups is not None
+    low, high = bootstrap_difference(counts[0], counts[1], groups)
+    scores = [float(dice(*c.sum(1))) for c in counts]
+    rows = [[f"A  {a}", f"{scores[0]:.4f}"], [f"B  {b}", f"{scores[1]:.4f}"]]
+    rows.append(["B less A (95 %)", f"{scores[1] - scores[0]:+.4f} ({low:+.4f} to {high:+.4f})"])
+    command.table(f"global Dice on {len(groups)} records of {store}", ["run", ""], rows)
+
+
+@app.command()
+def submit(
+    store: Annotated[str, typer.Argument(help="A store that predict wrote.", metavar="STORE")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The CSV file to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at -o.")] = False,
+) -> None:
+    """Write predicted masks as the 2023 competition's submission: run lengths, column by column."""
+    from contrail_data.catalog import open_named
+    from contrail_train.submission import write_submission
+
+    if out.exists() and not overwrite:
+        command.fail(f"{out}: exists: choose another -o, or --overwrite it")
+    records, empty = write_submission(open_named(store), out)
+    print(f"{out}: {records} records, {empty} of them empty")
 
 
 @presets_app.command("ls")

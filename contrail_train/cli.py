@@ -184,6 +184,15 @@ def predict(
         int | None,
         typer.Option(min=1, help="Drop what no neighbouring time has within so many pixels.", rich_help_panel=SCANS),
     ] = None,
+    fill_gaps: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="With --consistent: fill in down to this probability between two times with a contrail.",
+            rich_help_panel=SCANS,
+        ),
+    ] = None,
     elongation: Annotated[
         float | None,
         typer.Option(min=1, help="Drop regions that are less long than so many widths.", rich_help_panel=SCANS),
@@ -210,10 +219,12 @@ def predict(
         cleaning = Cleaning(
             threshold=model.decision.threshold,
             low=hysteresis,
+            fill=fill_gaps,
             min_pixels=min_pixels,
             reach=consistent,
             elongation=elongation,
         )
+        cleaning.check()
         tiling = Tiling(model.size, overlap, max_zenith=max_zenith)
         moments = [datetime64(t) for t in time or ()]
         for line in predict_files(

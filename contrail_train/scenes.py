@@ -153,8 +153,9 @@ def predict_files(
     scene = scene.assign(
         mask=(("time", "y", "x"), mask.astype(np.uint8)), valid=(("time", "y", "x"), valid.astype(np.uint8))
     )
-    switched_on = {key: value for key, value in vars(cleaning).items() if value not in (None, 1)}
-    scene.attrs["post_processing"] = ", ".join(f"{key} {value:g}" for key, value in switched_on.items())
+    default = Cleaning(cleaning.threshold)
+    switched_on = [key for key, value in vars(cleaning).items() if key == "threshold" or value != vars(default)[key]]
+    scene.attrs["post_processing"] = ", ".join(f"{key} {vars(cleaning)[key]:g}" for key in switched_on)
     yield from (f"note: {line}" for line in (*notes, *problems))
     for i, moment in enumerate(scene["time"].values):
         told, pixels = valid[i].sum(), int(mask[i].sum())

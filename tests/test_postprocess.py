@@ -1,27 +1,33 @@
-"""Cleaning a mask, and its regions as shapes on the Earth."""
+"""Cleaning a mask."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from contrail_data.errors import ContrailError
-from contrail_data.fixed_grid import FixedGrid, Projection
-from contrail_train.postprocess import Cleaning, clean
-from contrail_train.shapes import GEOD, contrails, to_geojson
+from contrail_train.postprocess import Cleaning, clean, elongations
 
-MAPS = arrays(np.float32, (2, 12, 14), elements=st.floats(0, 1, width=16))
-VALID = arrays(np.bool_, (2, 12, 14))
+MAPS = arrays(np.float32, (3, 12, 14), elements=st.floats(0, 1, width=16))
+VALID = arrays(np.bool_, (3, 12, 14))
+CLEANINGS = st.builds(
+    Cleaning,
+    threshold=st.floats(0.4, 0.8),
+    low=st.none() | st.floats(0, 0.4),
+    fill=st.none() | st.floats(0, 0.4),
+    min_pixels=st.integers(1, 6),
+    elongation=st.none() | st.floats(1, 4),
+    reach=st.integers(0, 3),
+)
 
 
 @given(
-    p=MAPS, valid=VALID, low=st.floats(0, 0.5), size=st.integers(1, 6), long=st.floats(1, 4), reach=st.integers(1, 3)
+    p=MAPS, valid=VALID, low=st.floats(0, 0.5), size=st.integers(1, 6), long=st.floats(1, 4), reach=st.integers(0, 3)
 )
 def test_each_switch_only_does_what_it_says(p, valid, low, size, long, reach) -> None:
     plain = clean(p, valid, Cleaning(0.5))
@@ -29,10 +35,21 @@ def test_each_switch_only_does_what_it_says(p, valid, low, size, long, reach) ->
     grown = clean(p, valid, Cleaning(0.5, low=low))
     assert (grown >= plain).all()
     assert not (grown & ~((p >= low) & valid)).any()
+    filled, consistent = (clean(p, valid, Cleaning(0.5, fill=f, reach=reach)) for f in (low, None))
+    assert (filled >= consistent).all()
+    assert not (filled & ~plain & (p < low)).any()
     for less in (Cleaning(0.5, min_pixels=size), Cleaning(0.5, elongation=long), Cleaning(0.5, reach=reach)):
         made = clean(p, valid, less)
         assert (made <= plain).all()
         np.testing.assert_array_equal(clean(made.astype(np.float32), valid, less), made)  # once is enough
+
+
+@given(p=MAPS, valid=VALID, cleaning=CLEANINGS, more=st.integers(1, 6))
+def test_all_switches_together(p, valid, cleaning, more) -> None:
+    made = clean(p, valid, cleaning)
+    assert not (made & ~valid).any()
+    assert not (clean(p, valid, replace(cleaning, min_pixels=cleaning.min_pixels + more)) & ~made).any()
+    np.testing.assert_array_equal(clean(p[::-1], valid[::-1], cleaning), made[::-1])  # time has no direction
 
 
 def test_what_goes_and_what_stays() -> None:
@@ -49,69 +66,70 @@ def test_what_goes_and_what_stays() -> None:
     assert pixels() == 20 + 16 + 1
     assert pixels(low=0.3) == 24 + 16 + 1
     assert pixels(min_pixels=2) == 20 + 16
+    assert pixels(min_pixels=17) == 20
     assert pixels(elongation=3) == 20
+    assert pixels(elongation=19.9) == 20
+    assert pixels(elongation=20.1) == 0
     assert pixels(reach=2) == 20
-    with pytest.raises(ContrailError, match="above the threshold"):
-        clean(p, everywhere, Cleaning(0.5, low=0.6))
 
 
-GRID = FixedGrid(Projection(-75.2), -0.05, 0.1, 56e-6, -56e-6, 400, 400)
+def test_regions_that_touch_by_a_corner_are_one() -> None:
+    p = np.eye(9, dtype=np.float32)[np.newaxis]
+    assert clean(p, np.ones(p.shape, bool), Cleaning(0.5, min_pixels=9)).sum() == 9
+    assert clean(p, np.ones(p.shape, bool), Cleaning(0.5, min_pixels=10)).sum() == 0
 
 
-def shapes_of(mask: np.ndarray, **options):
-    time = np.full(len(mask), np.datetime64("2024-01-01T00:00:00")) + np.arange(len(mask)).astype("timedelta64[s]")
-    return contrails(mask, mask * np.float32(0.8), GRID, row_time=time, satellite="GOES-16", **options)
+@pytest.mark.parametrize("reach", [0, 1, 4])
+def test_reach_is_exact_and_a_region_is_kept_whole(reach: int) -> None:
+    p = np.zeros((2, 20, 20), np.float32)
+    p[0, 3, 2:9] = p[1, 3 + reach, 8 + reach] = 1
+    everywhere = np.ones(p.shape, bool)
+    np.testing.assert_array_equal(clean(p, everywhere, Cleaning(0.5, reach=reach)), p > 0.5)
+    if reach:
+        assert not clean(p, everywhere, Cleaning(0.5, reach=reach - 1)).any()
+    assert clean(p[:1], everywhere[:1], Cleaning(0.5, reach=reach)).sum() == 7  # one time has nothing to agree with
 
 
-def line(start: tuple[float, float], stop: tuple[float, float], width: float) -> np.ndarray:
-    rows, columns = np.mgrid[:400, :400]
-    length = np.hypot(stop[0] - start[0], stop[1] - start[1])
-    ey, ex = (stop[0] - start[0]) / length, (stop[1] - start[1]) / length
-    along = (rows - start[0]) * ey + (columns - start[1]) * ex
-    return (along >= 0) & (along <= length) & (np.abs((rows - start[0]) * ex - (columns - start[1]) * ey) <= width / 2)
+def test_a_gap_in_time_is_filled_where_the_probability_allows() -> None:
+    p = np.zeros((3, 12, 12), np.float32)
+    p[0, 5, 2:8], p[2, 5, 4:10] = 0.9, 0.9
+    p[1, 4:7] = 0.4
+    p[1, 5, 6] = 0.2
+    valid = np.ones(p.shape, bool)
+    valid[1, 5, 5] = False
+    made = clean(p, valid, Cleaning(0.5, fill=0.3, reach=1))[1]
+    expected = np.zeros((12, 12), bool)
+    expected[4:7, 3:9] = True  # within one of columns 2 to 7 and of 4 to 9
+    expected[5, 5:7] = False
+    np.testing.assert_array_equal(made, expected)
+    assert not clean(p, valid, Cleaning(0.5, reach=1))[1].any()
+    p[2] = 0
+    assert not clean(p, valid, Cleaning(0.5, fill=0.3, reach=1)).any()  # before alone is no gap
 
 
-@pytest.mark.parametrize("stop", [(200, 250), (120, 300), (300, 110), (100, 20)])
-def test_length_width_and_bearing_of_a_drawn_line(stop: tuple[float, float]) -> None:
-    start = (100.0, 100.0)
-    (found,) = shapes_of(line(start, stop, 3))
-    ends = [GRID.projection.to_geodetic(GRID.x + j * GRID.dx, GRID.y + i * GRID.dy) for i, j in (start, stop)]
-    (lat0, lon0), (lat1, lon1) = ends
-    bearing, _, metres = GEOD.inv(lon0, lat0, lon1, lat1)
-    told = found.properties
-    assert told["length_km"] == pytest.approx(metres / 1e3, rel=0.03)
-    assert abs((told["bearing_deg"] - bearing + 90) % 180 - 90) < 2
-    beside = GRID.projection.to_geodetic(GRID.x + 100 * GRID.dx, GRID.y + 101 * GRID.dy)
-    assert told["width_km"] == pytest.approx(3 * GEOD.inv(lon0, lat0, beside[1], beside[0])[2] / 1e3, rel=0.3)
-    row = (start[0] + stop[0]) / 2
-    second = (np.datetime64(told["time"][:-1]) - np.datetime64("2024-01-01T00:00:00")).astype(int)
-    assert second == pytest.approx(row, abs=1.5)
+def test_elongation_of_a_rectangle_is_its_sides_ratio() -> None:
+    labels = np.zeros((60, 60), np.int32)
+    labels[2:5, 3:45], labels[10:50, 50:55], labels[20, 20] = 1, 2, 3
+    np.testing.assert_allclose(elongations(labels, 3), [42 / 3, 40 / 5, 1])
 
 
-def test_odd_regions_are_valid_features() -> None:
-    mask = np.zeros((400, 400), bool)
-    mask[0, 0] = mask[50, 50] = True  # the grid's corner, and a pixel alone
-    mask[100:120, 100:120] = True
-    mask[105:115, 105:115] = False  # a ring
-    mask[200:240, 200] = mask[[*range(200, 220)], [*range(200, 220)]] = True  # a fork
-    mask[300, 300] = mask[301, 301] = True  # that touch by a corner
-    found = shapes_of(mask)
-    assert [c.properties["pixels"] for c in found] == [1, 1, 300, 59, 2]
-    for kind in ("lines", "polygons"):
-        for feature in json.loads(json.dumps(to_geojson(found, kind), allow_nan=False))["features"]:
-            shape = shapely.from_geojson(json.dumps(feature["geometry"]))
-            assert shape.is_valid
-            if kind == "polygons":
-                assert all(part.exterior.is_ccw for part in shape.geoms)
-    ring = shapely.from_geojson(json.dumps(to_geojson(found[2:3], "polygons")["features"][0]["geometry"]))
-    assert len(ring.geoms[0].interiors) == 1
-    assert not shapes_of(np.zeros((400, 400), bool))
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"low": 0.6}, "hysteresis 0.6 is above the threshold 0.5: give a lower one"),
+        ({"fill": 0.6, "reach": 1}, "above the threshold"),
+        ({"fill": 0.4}, "no reach"),
+        ({"reach": -1}, "0 or more"),
+        ({"elongation": 0.5}, "give 1 or more"),
+    ],
+)
+def test_settings_that_contradict_are_refused(settings: dict[str, float], told: str) -> None:
+    p = np.zeros((1, 4, 4), np.float32)
+    with pytest.raises(ContrailError, match=told):
+        clean(p, np.ones(p.shape, bool), Cleaning(0.5, **settings))
 
 
-def test_parallax_moves_shapes_towards_the_satellite() -> None:
-    mask = line((100, 100), (140, 160), 3)
-    (seen,), (true,) = shapes_of(mask), shapes_of(mask, altitude=11_000.0)
-    _, _, moved = GEOD.inv(*seen.line[0], *true.line[0])
-    assert 9_000 < moved < 16_000
-    assert true.line[0, 1] < seen.line[0, 1]
-    assert true.properties["altitude_m"] == 11_000
+def test_validity_of_another_shape_is_refused() -> None:
+    with pytest.raises(ContrailError, match="one grid"):
+        clean(np.zeros((2, 4, 4), np.float32), np.ones((1, 4, 4), bool), Cleaning(0.5))
+    assert clean(np.zeros((0, 4, 4), np.float32), np.ones((0, 4, 4), bool), Cleaning(0.5, reach=1)).shape == (0, 4, 4)

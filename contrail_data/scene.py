@@ -24,6 +24,7 @@ from contrail_data.fixed_grid import FixedGrid, Projection
 from contrail_data.geometry import satellite_zenith, solar_zenith
 
 GRID_MAPPING = "goes_imager_projection"
+_CACHED_ROWS = 16  # of all bands and channels stay in the processor's cache
 
 
 def assemble(
@@ -127,8 +128,14 @@ def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) 
         )
 
     def channels(*planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        made = evaluate(composite, dict(zip(composite.bands, planes, strict=True)), clip=clip)
-        return np.ascontiguousarray(np.moveaxis(made, 0, 1))
+        times, rows, columns = planes[0].shape
+        made = np.empty((times, len(composite.channels), rows, columns), np.float32)
+        for t in range(times):
+            for top in range(0, rows, _CACHED_ROWS):
+                part = slice(top, top + _CACHED_ROWS)
+                bands = {band: plane[t, part] for band, plane in zip(composite.bands, planes, strict=True)}
+                evaluate(composite, bands, clip=clip, out=made[t, :, part])
+        return made
 
     bands = [scene["brightness_temperature"].sel(band=band, drop=True) for band in composite.bands]
     if bands[0].chunks is None:

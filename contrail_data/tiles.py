@@ -7,18 +7,21 @@ the fixed grid itself, without resampling.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from scipy.interpolate import RectBivariateSpline
 
 from contrail_data.errors import BadRecord
 from contrail_data.fixed_grid import FixedGrid
 from contrail_data.geometry import tile_geometry, to_geodetic
 from contrail_data.scene import grid_of
+
+Array = npt.NDArray[np.float64]
 
 SIDE_KM = 500.0
 """Of an OpenContrails tile, and the distance of its sites."""
@@ -85,10 +88,32 @@ class Tile:
             rows, columns = (y - self.row_min) / self.row_size - 0.5, (x - self.col_min) / self.col_size - 0.5
             i, j = np.broadcast_arrays(rows[:, np.newaxis], columns)
             return i, j
-        latitude, longitude = grid.geodetic()
-        x, y = to_geodetic(self.projection_wkt).transform(longitude, latitude, direction="INVERSE")
-        x, y = (np.where(np.isfinite(v), v, np.nan) for v in (x, y))
-        return (y - self.row_min) / self.row_size - 0.5, (x - self.col_min) / self.col_size - 0.5
+        to_place = to_geodetic(self.projection_wkt)
+
+        def exact(i: Array, j: Array) -> tuple[Array, Array]:
+            latitude, longitude = grid.projection.to_geodetic(grid.x + j * grid.dx, grid.y + i * grid.dy)
+            x, y = to_place.transform(longitude, latitude, direction="INVERSE")
+            x, y = (np.where(np.isfinite(v), v, np.nan) for v in (x, y))
+            return (y - self.row_min) / self.row_size - 0.5, (x - self.col_min) / self.col_size - 0.5
+
+        return _smoothly(exact, grid.height, grid.width)
+
+
+def _smoothly(exact: Callable[[Array, Array], tuple[Array, Array]], height: int, width: int) -> tuple[Array, Array]:
+    """`exact(rows, columns)` on a grid of pixels, (height, width) each: computed at every sixteenth, splines between.
+
+    Projections are so smooth that the bicubic spline is within 1e-5 pixel of where a tile's pixels lie on the grid, and
+    the way back, at 60 degrees of view zenith, within 1e-2 (a test); it is several times faster. Where one of the
+    sixteenth pixels is not seen, all are computed.
+    """
+    knots = [np.unique(np.append(np.arange(0, n, 16), n - 1)).astype(np.float64) for n in (height, width)]
+    every = [np.arange(n, dtype=np.float64) for n in (height, width)]
+    if min(map(len, knots)) > 3:
+        found = exact(*np.meshgrid(*knots, indexing="ij"))
+        if all(np.isfinite(values).all() for values in found):
+            first, second = (RectBivariateSpline(*knots, values)(*every) for values in found)
+            return first, second
+    return exact(*np.meshgrid(*every, indexing="ij"))
 
 
 def utm_wkt(longitude: float) -> str:
@@ -171,7 +196,14 @@ def cut(scene: xr.Dataset, tile: Tile) -> npt.NDArray[np.float32]:
 def _indices(grid: FixedGrid, tile: Tile) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Fractional (row, column) of the tile's pixels on the grid, each (height, width)."""
     if not tile.native:
-        return grid.indices(*tile.geodetic())
+        to_place = to_geodetic(tile.projection_wkt)
+
+        def exact(i: Array, j: Array) -> tuple[Array, Array]:
+            x, y = tile.col_min + (j + 0.5) * tile.col_size, tile.row_min + (i + 0.5) * tile.row_size
+            longitude, latitude = to_place.transform(x, y)
+            return grid.indices(latitude, longitude)
+
+        return _smoothly(exact, tile.height, tile.width)
     left, _, _, top, _, _ = grid.geotransform
     # Whole numbers but for the rounding of metres.
     first = np.rint((tile.row_min - top) / tile.row_size), np.rint((tile.col_min - left) / tile.col_size)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pyproj import CRS, Geod, Transformer
 
 from contrail_data.fixed_grid import FixedGrid, Projection
-from contrail_data.geometry import satellite_zenith, tile_geometry
+from contrail_data.geometry import satellite_zenith, tile_geometry, to_geodetic
 from contrail_data.scene import assemble
-from contrail_data.tiles import cut, lattice_sites, native_tile, utm_tile
+from contrail_data.tiles import _indices, cut, lattice_sites, native_tile, utm_tile
 
 EAST = Projection(-75.0)
 ANGLE = st.floats(-0.155, 0.155)
@@ -130,6 +130,23 @@ def test_a_plane_in_scan_angles_is_resampled_exactly() -> None:
     tile = utm_tile(*(float(a[100, 100]) for a in grid.geodetic()), 48, 2100.0)
     at_x, at_y = EAST.to_scan_angles(*tile.geodetic())
     np.testing.assert_allclose(cut(whole, tile)[0, :, :, 0], 1e4 * (at_x + 2 * at_y), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(("latitude", "longitude"), [(0.0, -75.0), (40.0, -120.0), (-41.0, -35.0), (58.0, -100.0)])
+def test_splines_between_exact_places_are_exact_enough(latitude: float, longitude: float) -> None:
+    grid = FixedGrid(EAST, -0.151844, 0.151844, 56e-6, -56e-6, 5424, 5424)
+    tile = utm_tile(latitude, longitude)
+    rows, columns = _indices(grid, tile)
+    for ours, exact in zip((rows, columns), grid.indices(*tile.geodetic()), strict=True):
+        assert np.abs(ours - exact).max() < 1e-5
+    top, left = int(rows.min()), int(columns.min())
+    window = grid.window(top, left, 200, 120)
+    back = tile.indices_of(window)
+    to_place = to_geodetic(tile.projection_wkt)
+    y, x = window.geodetic()
+    x, y = to_place.transform(x, y, direction="INVERSE")
+    np.testing.assert_allclose(back[0], (y - tile.row_min) / tile.row_size - 0.5, rtol=0, atol=1e-2)
+    np.testing.assert_allclose(back[1], (x - tile.col_min) / tile.col_size - 0.5, rtol=0, atol=1e-2)
 
 
 def test_tiles_are_those_of_the_dataset(real_data: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,12 @@ def check_outputs(outs: Sequence[Path], overwrite: bool) -> None:
             raise ContrailError(f"{out}: a scene is written as one of {', '.join(SUFFIXES)}: choose a name with one")
         if out.exists() and not overwrite:
             raise ContrailError(f"{out}: exists: choose another -o, or --overwrite it")
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ContrailError(f"{out}: cannot be written ({error.strerror}): choose another -o") from None
+        if not os.access(out.parent, os.W_OK):
+            raise ContrailError(f"{out}: cannot be written (no permission): choose another -o")
 
 
 def _of_time(out: Path, stamp: Any, times: int) -> Path:
@@ -51,7 +58,6 @@ def write(scene: xr.Dataset, out: Path, *, altitude: float | None = None) -> lis
     altitude: metres for which shapes are corrected for parallax. GeoTIFF and PNG hold one time: of several each gets a
     file of its own, the time in its name. Files appear whole or not at all.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     stamps = [np.datetime_as_string(t, "m").replace("-", "").replace(":", "") for t in scene["time"].values]
     if out.suffix in (".zarr", ".nc"):
         _write_cf(scene, out)
@@ -91,7 +97,8 @@ def _write_cf(scene: xr.Dataset, out: Path) -> None:
         made["gate_score"].attrs = {"long_name": "mean of a tile's highest probabilities", "units": "1", **about}
     packed = {"dtype": "uint16", "scale_factor": 1e-4, "_FillValue": np.uint16(_FILL)}
     encoding: dict[str, dict[str, Any]] = {n: dict(packed) for n in ("probability", "gate_score") if n in made}
-    encoding["mask"] = {"dtype": "uint8", "_FillValue": None}
+    made["mask"] = made["mask"].where(made["valid"] > 0, np.uint8(255)).assign_attrs(made["mask"].attrs)
+    encoding["mask"] = {"dtype": "uint8", "_FillValue": np.uint8(255)}  # what is missing is not clear
     encoding["valid"] = {"dtype": "uint8", "_FillValue": None}
     encoding |= {n: {"units": "seconds since 1970-01-01", "dtype": "float64"} for n in ("time", "scan_time")}
     staged = out.with_name(f".{out.name}.partial")

@@ -139,7 +139,7 @@ def predict_files(
         if None not in frames_of(shots, shot.start, -model.offsets[0], model.offsets[-1], tiling.tolerance)
         and set(bands) <= set(shot.bands)
     ]
-    if not moments and set(bands) <= {b for shot in shots for b in shot.bands}:
+    if not moments and any(set(bands) <= set(shot.bands) for shot in shots):
         raise ContrailError(
             f"{where}: no scan has the frames {list(model.offsets)}, 10 minutes apart, that the model looks at: add "
             "scans, or take a 2D model"

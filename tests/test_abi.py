@@ -309,6 +309,12 @@ def test_files_of_others_and_bands_of_different_times(scans: Path, tmp_path: Pat
         file.attrs["instrument_type"] = "GOES-R Series Geostationary Lightning Mapper"
     failed = cli("build-ash", other, "-o", tmp_path / "x.zarr", "--at", CENTRE)
     assert "is of GOES-R Series Geostationary Lightning Mapper, not of GOES-R ABI" in failed.stderr.splitlines()[-1]
+    shutil.copy(next(scans.glob("*C11*s20240611240*")), other / name)
+    failed = cli("build-ash", other, "-o", tmp_path / "x.zarr", "--at", CENTRE)
+    assert "holds band 11" in failed.stderr.splitlines()[-1]
+    shutil.copy(next(scans.glob("*C14*s20240611220*")), other / name)
+    failed = cli("build-ash", other, "-o", tmp_path / "x.zarr", "--at", CENTRE)
+    assert "which is not what its name says" in failed.stderr.splitlines()[-1]
     apart = tmp_path / "apart"
     apart.mkdir()
     for band, minute in ((11, "120"), (14, "121"), (15, "122")):

@@ -233,6 +233,9 @@ def read_contents(url: str) -> Contents:
             bands = sorted(int(name[5:]) for name in file if re.fullmatch(r"CMI_C\d\d", name))
         if not bands or not all(7 <= b <= 16 for b in bands if len(bands) == 1):
             raise ContrailError(f"{url}: holds no infrared band (7 to 16): leave it out")
+        if parsed is not None and (parsed.band not in (0, *bands) or abs(start - parsed.start) > _SAME_SCAN):
+            told = f"band {bands[0]} of {np.datetime_as_string(start, 's')}"
+            raise ContrailError(f"{url}: holds {told}, which is not what its name says: fetch the file again")
         pixels = file["Rad" if "Rad" in file else "CMI" if "CMI" in file else f"CMI_C{bands[0]:02d}"]
         chunk = int(pixels.chunks[0]) if pixels.chunks else height
         platform = _text(file.attrs.get("platform_ID", b"")) or (f"G{parsed.satellite}" if parsed else "")

@@ -29,7 +29,6 @@ app.add_typer(catalog_cli.app, name="catalog")
 
 CORES = os.cpu_count() or 1
 SCENES = "Scans of a satellite"
-TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
 
 Store = Annotated[str, typer.Argument(help="A store: path, URL or name in data_catalog.yaml.", metavar="STORE")]
 Out = Annotated[str, typer.Option("-o", "--out", help="The store to write: path or URL (s3://...).")]
@@ -93,10 +92,7 @@ def synth(
     from contrail_data.progress import progress
     from contrail_data.sources.synthetic import write_records
 
-    try:
-        wanted = [int(b) for b in bands.split(",")]
-    except ValueError:
-        raise ContrailError(f"--bands {bands!r}: not numbers: give for example 11,14,15") from None
+    wanted = _bands(bands)
     with progress("synth", records, unit="records") as advance:
         counts = write_records(
             out,
@@ -115,7 +111,9 @@ def synth(
 @app.command()
 def synth_scans(
     out: Annotated[Path, typer.Argument(help="Folder to write the files into.")],
-    start: Annotated[datetime, typer.Option(formats=TIMES, help="Of the first scan, UTC.")] = datetime(2024, 3, 1, 12),
+    start: Annotated[datetime, typer.Option(formats=command.TIMES, help="Of the first scan, UTC.")] = datetime(
+        2024, 3, 1, 12
+    ),
     scans: Annotated[int, typer.Option(min=1, max=8, help="How many, 10 minutes apart.")] = 8,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     satellite: Annotated[int, typer.Option(min=16, max=19, help="GOES-16 to GOES-19.")] = 16,
@@ -130,10 +128,7 @@ def synth_scans(
 
     from contrail_data.sources.synthetic_abi import write_abi
 
-    try:
-        wanted = [int(b) for b in bands.split(",")]
-    except ValueError:
-        raise ContrailError(f"--bands {bands!r}: not numbers: give for example 11,14,15") from None
+    wanted = _bands(bands)
     made = write_abi(out, datetime64(start), scans=scans, seed=seed, satellite=satellite, product=product, bands=wanted)
     print(f"{out}: {len(made)} synthetic files of {scans} scans")
 
@@ -168,10 +163,14 @@ def build_ash(
     overwrite: Overwrite = False,
     time: Annotated[
         list[datetime] | None,
-        typer.Option(formats=TIMES, help="UTC, of the frame in question.", rich_help_panel=SCENES),
+        typer.Option(formats=command.TIMES, help="UTC, of the frame in question.", rich_help_panel=SCENES),
     ] = None,
-    since: Annotated[datetime | None, typer.Option(formats=TIMES, help="First scan.", rich_help_panel=SCENES)] = None,
-    until: Annotated[datetime | None, typer.Option(formats=TIMES, help="Last scan.", rich_help_panel=SCENES)] = None,
+    since: Annotated[
+        datetime | None, typer.Option(formats=command.TIMES, help="First scan.", rich_help_panel=SCENES)
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=command.TIMES, help="Last scan.", rich_help_panel=SCENES)
+    ] = None,
     every: Annotated[
         int, typer.Option(min=1, help="Minutes between samples where no --time is given.", rich_help_panel=SCENES)
     ] = 20,
@@ -263,6 +262,13 @@ def build_ash(
         ),
         out,
     )
+
+
+def _bands(text: str) -> list[int]:
+    try:
+        return [int(band) for band in text.split(",")]
+    except ValueError:
+        raise ContrailError(f"--bands {text!r}: not numbers: give for example 11,14,15") from None
 
 
 def _place(text: str) -> tuple[float, float]:

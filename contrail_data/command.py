@@ -16,6 +16,9 @@ import typer
 
 from contrail_data.errors import ContrailError
 
+TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
+"""How times are written on a command line, UTC."""
+
 
 def run(app: typer.Typer) -> None:
     """Run a typer app; an error a user can cause ends in one line on stderr and exit code 1, never a traceback."""

@@ -27,7 +27,6 @@ app.add_typer(presets_app, name="presets")
 
 Run = Annotated[Path, typer.Argument(help="Run directory of a finished run.", metavar="RUN")]
 Store = Annotated[str, typer.Argument(help="A store: path, URL or name in data_catalog.yaml.", metavar="STORE")]
-TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
 SCANS = "Of scans"
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 
@@ -149,7 +148,9 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at -o.")] = False,
     time: Annotated[
         list[datetime] | None,
-        typer.Option(formats=TIMES, help="UTC; several times. None: every scan that can be.", rich_help_panel=SCANS),
+        typer.Option(
+            formats=command.TIMES, help="UTC; several times. None: every scan that can be.", rich_help_panel=SCANS
+        ),
     ] = None,
     area: Annotated[
         tuple[float, float, float, float] | None,

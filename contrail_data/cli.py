@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrail_data import catalog_cli, command
+from contrail_data import catalog_cli, command, splits_cli
 from contrail_data.errors import ContrailError
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ app = typer.Typer(
     help="Raw GOES bands to ash-RGB zarr stores that a team shares.",
 )
 app.add_typer(catalog_cli.app, name="catalog")
+app.command()(splits_cli.splits)
+app.command()(splits_cli.audit)
 
 CORES = os.cpu_count() or 1
 SCENES = "Scans of a satellite"

@@ -32,6 +32,8 @@ SAMPLED = 300
 """At most so many samples have their images, or predictions, read."""
 _EXAMPLES = 6
 _SEED = 0
+_GLOBE = 640
+_DISK = _GLOBE / 2 - 12
 
 
 def write_report(store: xr.Dataset, out: Path) -> None:
@@ -51,12 +53,17 @@ def page(store: xr.Dataset) -> str:
     lines = "".join(f"<li>{escape(line)}</li>" for line in aside[:20])
     more = f"<p class=note>and {len(aside) - 20} more</p>" if len(aside) > 20 else ""
     origin = f"<dl class=facts>{told}</dl>" + (f"<h3>Set aside</h3><ul>{lines}</ul>{more}" if aside else "")
-    title = escape(f"{name}: {found['kind']}")
+    return document(f"{name}: {found['kind']}", found["path"], body + section("Facts and provenance", origin))
+
+
+def document(title: str, note: str, body: str) -> str:
+    """The page around its sections; `body` is HTML, the others are text."""
+    title = escape(title)
     return (
         "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head><body><main><header><h1>{title}</h1>"
-        f"<p class=note>{escape(found['path'])}</p></header>{body}{_section('Facts and provenance', origin)}"
+        f"<title>{title}</title><style>{STYLE}</style></head><body><main><header><h1>{title}</h1>"
+        f"<p class=note>{escape(note)}</p></header>{body}"
         f"<footer>contrail {escape(__version__)}</footer></main></body></html>\n"
     )
 
@@ -70,7 +77,7 @@ def _samples(store: xr.Dataset, found: dict[str, Any], records: xr.Dataset) -> s
     share = labels["positive_pixels"] / max(labels["pixels"], 1)
     tiles = [
         _counted(found["samples"], shape["time"]),
-        (f"{shape['y']} x {shape['x']}", f"pixels, {_plural(shape['channel'], 'channel')}"),
+        (f"{shape['y']} x {shape['x']}", f"pixels, {plural(shape['channel'], 'channel')}"),
     ]
     if labels["records"]:
         tiles.append((f"{labels['positive_records']:,}", f"positive of {labels['records']:,} labelled records"))
@@ -80,14 +87,14 @@ def _samples(store: xr.Dataset, found: dict[str, Any], records: xr.Dataset) -> s
     if time:
         tiles.append((f"{time['first'][:10]}", f"to {time['last'][:10]}"))
     return (
-        _headline(tiles)
-        + _section("Where", _where(records, human, positive))
-        + _section("When", _when(records, human, positive))
-        + _section("Channels", _channels(store, found, records))
-        + _section("Labels", _labels(store, human, positive))
-        + _section("Agreement of annotators", _agreement(votes))
-        + _section("Examples", _examples(store, records, votes, positive))
-        + _section("Sizes and duplicates", _sizes(found) + _duplicates(records, human))
+        headline(tiles)
+        + section("Where", _where(records, human, positive))
+        + section("When", _when(records, human, positive))
+        + section("Channels", _channels(store, found, records))
+        + section("Labels", _labels(store, human, positive))
+        + section("Agreement of annotators", _agreement(votes))
+        + section("Examples", _examples(store, records, votes, positive))
+        + section("Sizes and duplicates", _sizes(found) + _duplicates(records, human))
     )
 
 
@@ -106,31 +113,28 @@ def view_from(
     return np.cos(phi) * np.sin(delta) * scale, -np.sin(phi) * scale, cosine > 1 / distance
 
 
-def _where(records: xr.Dataset, human: npt.NDArray[np.bool_], positive: npt.NDArray[np.bool_]) -> str:
-    latitude, longitude = records["latitude"].values, records["longitude"].values
-    known = np.isfinite(latitude) & np.isfinite(longitude)
-    if not known.any():
-        return _unknown("No record has a place: its metadata had none.")
-    seen = view_from(longitude[known], latitude[known], GOES_EAST_LONGITUDE)[2]
-    turned = np.radians(longitude[known])
-    middle = math.degrees(math.atan2(np.sin(turned).mean(), np.cos(turned).mean()))
-    centre = GOES_EAST_LONGITUDE if seen.mean() > 0.5 else round(middle / 10) * 10
-    # Nearer than half a degree two circles would hide each other.
-    cells: dict[tuple[int, int], list[int]] = {}
-    for i in np.flatnonzero(known):
-        cells.setdefault((round(latitude[i] * 2), round(longitude[i] * 2)), []).append(int(i))
-    size, edge = 640, 12
-    disk = size / 2 - edge
+def centre_of_view(longitude: npt.NDArray[np.float64], latitude: npt.NDArray[np.float64]) -> float:
+    """Degrees east from over which a map shows these places best: GOES-East's where it sees most of them."""
+    if view_from(longitude, latitude, GOES_EAST_LONGITUDE)[2].mean() > 0.5:
+        return GOES_EAST_LONGITUDE
+    turned = np.radians(longitude)
+    return float(round(math.degrees(math.atan2(np.sin(turned).mean(), np.cos(turned).mean())) / 10) * 10)
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        return size / 2 + x * disk, size / 2 + y * disk
+
+def on_page(x: float, y: float) -> tuple[float, float]:
+    """Where `globe` draws x, y of the disk."""
+    return _GLOBE / 2 + x * _DISK, _GLOBE / 2 + y * _DISK
+
+
+def globe(centre: float, marks: str) -> str:
+    """The Earth as `view_from` sees it, with coastlines, lines every 20 degrees, and `marks` (SVG) on top."""
 
     def path(line: npt.NDArray[np.float64]) -> str:
         x, y, visible = view_from(line[:, 0], line[:, 1], centre)
         out, drawing = [], False
         for px, py, ok in zip(x, y, visible, strict=True):
             if ok:
-                u, v = at(px, py)
+                u, v = on_page(px, py)
                 out.append(f"{'L' if drawing else 'M'}{u:.1f} {v:.1f}")
             drawing = bool(ok)
         return "".join(out)
@@ -138,6 +142,22 @@ def _where(records: xr.Dataset, human: npt.NDArray[np.bool_], positive: npt.NDAr
     fine = np.linspace(-180, 180, 181)
     grid = [np.stack([fine, np.full(181, a)], 1) for a in range(-60, 61, 20)]
     grid += [np.stack([np.full(181, o), fine / 2], 1) for o in range(-180, 180, 20)]
+    sea = f"<circle class=sea cx={_GLOBE / 2} cy={_GLOBE / 2} r={_DISK} />"
+    lines = f'<path class=graticule d="{"".join(map(path, grid))}" />'
+    coast = f'<path class=coast d="{"".join(map(path, coastline()))}" />'
+    return svg(_GLOBE, _GLOBE, sea + lines + coast + marks, "Map of records")
+
+
+def _where(records: xr.Dataset, human: npt.NDArray[np.bool_], positive: npt.NDArray[np.bool_]) -> str:
+    latitude, longitude = records["latitude"].values, records["longitude"].values
+    known = np.isfinite(latitude) & np.isfinite(longitude)
+    if not known.any():
+        return _unknown("No record has a place: its metadata had none.")
+    centre = centre_of_view(longitude[known], latitude[known])
+    # Nearer than half a degree two circles would hide each other.
+    cells: dict[tuple[int, int], list[int]] = {}
+    for i in np.flatnonzero(known):
+        cells.setdefault((round(latitude[i] * 2), round(longitude[i] * 2)), []).append(int(i))
     unit = min(9.0, max(2.5, 60 / math.sqrt(len(cells)))) / math.sqrt(max(map(len, cells.values())))
     circles = []
     hidden = 0
@@ -147,29 +167,22 @@ def _where(records: xr.Dataset, human: npt.NDArray[np.bool_], positive: npt.NDAr
         if not visible[0]:
             hidden += len(members)
             continue
-        u, v = at(float(x[0]), float(y[0]))
+        u, v = on_page(float(x[0]), float(y[0]))
         n, hits = len(members), int(positive[some].sum())
         place = f"{latitude[some[0]]:.1f}, {longitude[some[0]]:.1f}"
-        told = f"<title>{place}: {_plural(n, 'record')}, {hits} positive</title>"
+        told = f"<title>{place}: {plural(n, 'record')}, {hits} positive</title>"
         circles.append(
             f"<g>{told}<circle class=neg cx={u:.1f} cy={v:.1f} r={max(1.2, unit * math.sqrt(n)):.1f} />"
             + (f"<circle class=pos cx={u:.1f} cy={v:.1f} r={max(1.2, unit * math.sqrt(hits)):.1f} />" if hits else "")
             + "</g>"
         )
-    coast = "".join(map(path, coastline()))
     told = f"Seen from over {abs(centre):g}° {'W' if centre < 0 else 'E'}; lines every 20°. "
     told += "Area of a circle: records at the site" + ("; the inner one: positive ones." if human.any() else ".")
     if missing := int((~known).sum()):
-        told += f" {_plural(missing, 'record')} without a place."
+        told += f" {plural(missing, 'record')} without a place."
     if hidden:
-        told += f" {_plural(hidden, 'record')} out of view."
-    chart = _svg(
-        size,
-        size,
-        f"<circle class=sea cx={size / 2} cy={size / 2} r={disk} />"
-        f'<path class=graticule d="{"".join(map(path, grid))}" /><path class=coast d="{coast}" />{"".join(circles)}',
-        "Map of records",
-    )
+        told += f" {plural(hidden, 'record')} out of view."
+    chart = globe(centre, "".join(circles))
     return _legend(human) + f"<figure class=map>{chart}<figcaption>{escape(told)}</figcaption></figure>"
 
 
@@ -196,10 +209,10 @@ def _when(records: xr.Dataset, human: npt.NDArray[np.bool_], positive: npt.NDArr
         bins = np.arange(len(names) + 1)
         up, down = (np.histogram(values[m & np.isfinite(values)], bins)[0] for m in (positive, ~positive))
         chart = _mirrored(names, up, down) if human.any() else _bars(names, down, ["neg"] * len(names))
-        charts.append(_figure(title, chart, told))
+        charts.append(figure(title, chart, told))
     missing = int((~known).sum())
-    note = f"<p class=note>{_plural(missing, 'record')} without a time.</p>" if missing else ""
-    return _legend(human) + _grid(charts) + note
+    note = f"<p class=note>{plural(missing, 'record')} without a time.</p>" if missing else ""
+    return _legend(human) + chart_grid(charts) + note
 
 
 # ---- channels
@@ -233,7 +246,7 @@ def _channels(store: xr.Dataset, found: dict[str, Any], records: xr.Dataset) -> 
     for c, channel in enumerate(channels):
         low, high = channel["low"], channel["high"]
         charts.append(
-            _figure(
+            figure(
                 channel["name"],
                 _distribution(levels[c], marked_levels[c], low, high),
                 f"{channel_told(channel)}; {shares[0, c]:.1%} at the low end, {shares[1, c]:.1%} at the high end",
@@ -252,13 +265,13 @@ def _channels(store: xr.Dataset, found: dict[str, Any], records: xr.Dataset) -> 
     header += ["contrail clipped low", "contrail clipped high"] * bool(marked)
     frames = "the labelled frame" if (records["labelled_frame"].values >= 0).any() else "the middle frame"
     note = (
-        f"<p class=note>Pixels of {frames} of {_plural(len(chosen), 'sample')}"
+        f"<p class=note>Pixels of {frames} of {plural(len(chosen), 'sample')}"
         f"{f', drawn at random from {of:,}' if of > len(chosen) else ''}. "
         "Clipped pixels are in the table, not in the charts.</p>"
     )
     keys = [("area", "all pixels")] + [("line", "labelled contrail pixels")] * bool(marked)
     legend = "<p class=legend>" + "".join(f"<span class=key><i class={k}></i>{t}</span>" for k, t in keys) + "</p>"
-    return note + legend + _grid(charts) + _table(header, rows)
+    return note + legend + chart_grid(charts) + html_table(header, rows)
 
 
 # ---- labels
@@ -270,7 +283,7 @@ def _labels(store: xr.Dataset, human: npt.NDArray[np.bool_], positive: npt.NDArr
     if not human.any():
         return _unknown("No record is labelled.")
     if not positive.any():
-        return _unknown(f"Not one of {_plural(int(human.sum()), 'labelled record')} has a contrail.")
+        return _unknown(f"Not one of {plural(int(human.sum()), 'labelled record')} has a contrail.")
     pieces: list[int] = []
     per_record = []
     for _, mask in each_plane(store, "mask", np.flatnonzero(positive), "labels"):
@@ -279,20 +292,20 @@ def _labels(store: xr.Dataset, human: npt.NDArray[np.bool_], positive: npt.NDArr
         pieces += sizes.tolist()
         per_record.append(int(sizes.sum()))
     charts = [
-        _figure(
+        figure(
             "Size of contrails",
             _powers(pieces),
             f"Pixels of {len(pieces):,} connected pieces (corners connect), median {np.median(pieces or [0]):.0f}. "
             "Bins double: 64 stands for 64 to 127.",
         ),
-        _figure(
+        figure(
             "Labelled pixels of a record",
             _powers(per_record),
-            f"Of {_plural(len(per_record), 'positive record')}, median {np.median(per_record):.0f} pixels, "
+            f"Of {plural(len(per_record), 'positive record')}, median {np.median(per_record):.0f} pixels, "
             f"{len(pieces) / len(per_record):.1f} pieces on average.",
         ),
     ]
-    return _grid(charts)
+    return chart_grid(charts)
 
 
 def _agreement(votes: dict[int, Votes]) -> str:
@@ -316,11 +329,11 @@ def _agreement(votes: dict[int, Votes]) -> str:
         records = sum(v.annotators == n for v in marked.values())
         classes = ["pos" if 2 * k > n else "neg" for k in range(1, n + 1)]
         charts.append(
-            _figure(
+            figure(
                 f"{n} annotators",
                 _bars([str(k) for k in range(1, n + 1)], share, classes),
                 f"How many of {n} marked a pixel that any marked: {counts[1:].sum():,} pixels of "
-                f"{_plural(records, 'record')}. Amber: a majority, so labelled contrail.",
+                f"{plural(records, 'record')}. Amber: a majority, so labelled contrail.",
             )
         )
     dice = np.divide(2.0 * together, alone, out=np.full((8, 8), np.nan), where=alone > 0)
@@ -328,7 +341,7 @@ def _agreement(votes: dict[int, Votes]) -> str:
     pairs = ~np.eye(8, dtype=bool)
     overall = 2 * together[pairs].sum() / max(alone[pairs].sum(), 1)
     disputed = sum(v.disputed for v in marked.values()) / sum(v.marked for v in marked.values())
-    matrix = _table(
+    matrix = html_table(
         ["", *map(str, range(n))],
         [
             [str(r), *("" if r == s else "-" if np.isnan(dice[r, s]) else f"{dice[r, s]:.2f}" for s in range(n))]
@@ -344,7 +357,7 @@ def _agreement(votes: dict[int, Votes]) -> str:
         "number 0 need not be the same person everywhere."
     )
     pairwise = f"<figure class=chart><h3>Pairs</h3>{matrix}<figcaption>{told}</figcaption></figure>"
-    return note + _grid([*charts, pairwise])
+    return note + chart_grid([*charts, pairwise])
 
 
 def _examples(store: xr.Dataset, records: xr.Dataset, votes: dict[int, Votes], positive: npt.NDArray[np.bool_]) -> str:
@@ -376,7 +389,7 @@ def _examples(store: xr.Dataset, records: xr.Dataset, votes: dict[int, Votes], p
 def _sizes(found: dict[str, Any]) -> str:
     rows = [[f"{s['height']} x {s['width']}", f"{s['records']:,}"] for s in found["sizes"][:20]]
     more = f"<p class=note>and {len(found['sizes']) - 20} more sizes</p>" if len(found["sizes"]) > 20 else ""
-    return "<h3>Size of records before resizing</h3>" + _table(["rows x columns", "records"], rows) + more
+    return "<h3>Size of records before resizing</h3>" + html_table(["rows x columns", "records"], rows) + more
 
 
 def _duplicates(records: xr.Dataset, human: npt.NDArray[np.bool_]) -> str:
@@ -390,7 +403,7 @@ def _duplicates(records: xr.Dataset, human: npt.NDArray[np.bool_]) -> str:
         pixels = [f"{records['positive_pixels'].values[i]}" if human[i] else "-" for i in same]
         rows.append([", ".join(map(str, records["record_id"].values[same])), ", ".join(pixels)])
     more = f"<p class=note>and {len(repeated) - 20} more groups</p>" if len(repeated) > 20 else ""
-    return "<h3>Duplicates</h3>" + _table(["records with the same raw data", "labelled pixels"], rows) + more
+    return "<h3>Duplicates</h3>" + html_table(["records with the same raw data", "labelled pixels"], rows) + more
 
 
 # ---- predictions and pseudo-labels
@@ -426,7 +439,7 @@ def _derived(store: xr.Dataset, found: dict[str, Any], records: xr.Dataset) -> s
     if made:
         tiles.append((f"{sum(made) / (len(made) * plane):.3%}", "of predicted pixels are contrail"))
     if not pseudo.any():
-        return _headline(tiles) + _unknown("No frame was labelled by the model.")
+        return headline(tiles) + _unknown("No frame was labelled by the model.")
     bins = np.linspace(0, 1, 41)
     counts = np.histogram(np.clip(score[pseudo], 0, 1), bins)[0]
     low = [f"{v:g}" if i % 8 == 0 else "" for i, v in enumerate(bins[:-1])]
@@ -436,21 +449,21 @@ def _derived(store: xr.Dataset, found: dict[str, Any], records: xr.Dataset) -> s
     coarse = hits.reshape(32, 8).sum(1)
     logs = np.where(coarse > 0, np.log10(np.maximum(coarse, 1)), 0)
     ticks = [f"{v / 32:g}" if v % 8 == 0 else "" for v in range(32)]
-    read = f"{_plural(len(chosen), 'sample')}{f' drawn at random from {of:,}' if of > len(chosen) else ''}"
+    read = f"{plural(len(chosen), 'sample')}{f' drawn at random from {of:,}' if of > len(chosen) else ''}"
     area = {f: sum(masked[f]) / (len(masked[f]) * plane) for f in indices}
     charts = [
-        _figure(
+        figure(
             "Scores of frames",
             scores,
-            f"Mean of the highest pixel probabilities of {_plural(int(pseudo.sum()), 'predicted frame')}. "
+            f"Mean of the highest pixel probabilities of {plural(int(pseudo.sum()), 'predicted frame')}. "
             "Amber: passes the gate.",
         ),
-        _figure(
+        figure(
             "Positive frames by frame index",
             _bars([str(f) for f in indices], share, ["pos"] * len(indices)),
             f"Share of predicted frames with a contrail pixel, of {read}; frames that humans labelled are left out.",
         ),
-        _figure(
+        figure(
             "Probabilities of pixels",
             _bars(ticks, logs, ["pos" if v / 32 >= threshold else "neg" for v in range(32)],
                   mark=(threshold, "threshold"), power=True),
@@ -458,12 +471,12 @@ def _derived(store: xr.Dataset, found: dict[str, Any], records: xr.Dataset) -> s
         ),
     ]  # fmt: skip
     rows = [[str(f), f"{len(masked[f]):,}", f"{share[k]:.1%}", f"{area[f]:.3%}"] for k, f in enumerate(indices)]
-    table = _table(["frame", "predicted", "with a contrail", "contrail pixels"], rows)
+    table = html_table(["frame", "predicted", "with a contrail", "contrail pixels"], rows)
     note = (
         "<p class=note>This store holds no images. To see its masks on them: contrail-data preview PARENT "
         f"--prediction {escape(found['path'])}</p>"
     )
-    return _headline(tiles) + _section("What the model says", _grid(charts) + table + note)
+    return headline(tiles) + section("What the model says", chart_grid(charts) + table + note)
 
 
 # ---- pieces of charts and of the page
@@ -471,22 +484,26 @@ def _derived(store: xr.Dataset, found: dict[str, Any], records: xr.Dataset) -> s
 _W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 190, 42, 8, 10, 24
 
 
-def _svg(width: float, height: float, content: str, label: str) -> str:
+def svg(width: float, height: float, content: str, label: str) -> str:
+    """An image, `label` told to who cannot see it."""
     return f'<svg viewBox="0 0 {width} {height}" role=img aria-label="{escape(label)}">{content}</svg>'
 
 
-def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
+def text_at(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    """Text on an image."""
     return f"<text x={x:.1f} y={y:.1f} text-anchor={anchor}>{escape(text)}</text>"
 
 
-def _rect(x: float, y: float, width: float, height: float, name: str, told: str) -> str:
+def rect_at(x: float, y: float, width: float, height: float, name: str, told: str) -> str:
+    """A rectangle of a CSS class; `told` on hovering."""
     return (
         f"<rect class={name} x={x:.1f} y={y:.1f} width={max(width, 0.5):.1f} height={max(height, 0):.1f}>"
         f"<title>{escape(told)}</title></rect>"
     )
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
+def line_at(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
+    """A line of a CSS class."""
     return f"<line class={name} x1={x1:.1f} y1={y1:.1f} x2={x2:.1f} y2={y2:.1f} />"
 
 
@@ -523,19 +540,19 @@ def _bars(
     for k in range(int(top / step + 1e-9) + 1):
         y = _TOP + down * (1 - k * step / top)
         label = f"1e{k * step:.0f}" if power else told(k * step)
-        out.append(_line(_LEFT, y, _W - _RIGHT, y, "grid") + _text(_LEFT - 5, y + 4, label, "end"))
+        out.append(line_at(_LEFT, y, _W - _RIGHT, y, "grid") + text_at(_LEFT - 5, y + 4, label, "end"))
     gap = 1 if width > 4 else 0
     for i, (name, value, css) in enumerate(zip(names, values.tolist(), classes, strict=True)):
         x, height = _LEFT + i * width, down * value / top
-        out.append(_rect(x + gap, _TOP + down - height, width - 2 * gap, height, css, told(value)))
+        out.append(rect_at(x + gap, _TOP + down - height, width - 2 * gap, height, css, told(value)))
         if name:
-            out.append(_text(x + (width / 2 if width > 14 else 0), _H - 8, name))
+            out.append(text_at(x + (width / 2 if width > 14 else 0), _H - 8, name))
     if mark is not None:
         x = _LEFT + inner * min(max(mark[0], 0), 1)
         end = "end" if mark[0] > 0.7 else "start"
-        out.append(_line(x, _TOP - 8, x, _TOP + down, "mark"))
-        out.append(_text(x + (-4 if end == "end" else 4), _TOP, f"{mark[1]} {mark[0]:.3g}", end))
-    return _svg(_W, _H, "".join(out), mark[1] if mark else "bars")
+        out.append(line_at(x, _TOP - 8, x, _TOP + down, "mark"))
+        out.append(text_at(x + (-4 if end == "end" else 4), _TOP, f"{mark[1]} {mark[0]:.3g}", end))
+    return svg(_W, _H, "".join(out), mark[1] if mark else "bars")
 
 
 def _mirrored(names: Sequence[str], up: npt.NDArray[np.int64], down: npt.NDArray[np.int64]) -> str:
@@ -548,15 +565,17 @@ def _mirrored(names: Sequence[str], up: npt.NDArray[np.int64], down: npt.NDArray
     out = []
     for k in range(-int(low / step), int(high / step) + 1):
         y = zero - room * k * step / total
-        out.append(_line(_LEFT, y, _W - _RIGHT, y, "grid") + _text(_LEFT - 5, y + 4, f"{abs(k) * step:,.0f}", "end"))
+        out.append(
+            line_at(_LEFT, y, _W - _RIGHT, y, "grid") + text_at(_LEFT - 5, y + 4, f"{abs(k) * step:,.0f}", "end")
+        )
     for i, (name, a, b) in enumerate(zip(names, up.tolist(), down.tolist(), strict=True)):
         x = _LEFT + i * width
-        out.append(_rect(x + 1, zero - room * a / total, width - 2, room * a / total, "pos", f"{a:,} positive"))
-        out.append(_rect(x + 1, zero, width - 2, room * b / total, "neg", f"{b:,} negative"))
+        out.append(rect_at(x + 1, zero - room * a / total, width - 2, room * a / total, "pos", f"{a:,} positive"))
+        out.append(rect_at(x + 1, zero, width - 2, room * b / total, "neg", f"{b:,} negative"))
         if name:
-            out.append(_text(x + (width / 2 if len(names) <= 12 else 0), _H - 8, name))
-    out.append(_line(_LEFT, zero, _W - _RIGHT, zero, "axis"))
-    return _svg(_W, _H, "".join(out), "positive records up, negative down")
+            out.append(text_at(x + (width / 2 if len(names) <= 12 else 0), _H - 8, name))
+    out.append(line_at(_LEFT, zero, _W - _RIGHT, zero, "axis"))
+    return svg(_W, _H, "".join(out), "positive records up, negative down")
 
 
 def _powers(values: list[int]) -> str:
@@ -590,34 +609,39 @@ def _distribution(levels: npt.NDArray[np.float64], marked: npt.NDArray[np.float6
     for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
         at = _RIGHT + inner * (k * step - low) / (high - low)
         anchor = "start" if at < 20 else "end" if at > _W - 20 else "middle"
-        out.append(_line(at, _TOP, at, _TOP + down, "grid") + _text(at, _H - 8, f"{k * step:g}", anchor))
+        out.append(line_at(at, _TOP, at, _TOP + down, "grid") + text_at(at, _H - 8, f"{k * step:g}", anchor))
     base = _TOP + down
     out.append(f'<polygon class=area points="{_RIGHT},{base} {points(levels)} {_W - _RIGHT},{base}" />')
     if marked.any():
         out.append(f'<polyline class=line points="{points(marked)}" />')
-    out.append(_line(_RIGHT, base, _W - _RIGHT, base, "axis"))
-    return _svg(_W, _H, "".join(out), "distribution in kelvin")
+    out.append(line_at(_RIGHT, base, _W - _RIGHT, base, "axis"))
+    return svg(_W, _H, "".join(out), "distribution in kelvin")
 
 
-def _figure(title: str, chart: str, told: str) -> str:
+def figure(title: str, chart: str, told: str) -> str:
+    """A chart under its title, with what it tells below."""
     return f"<figure class=chart><h3>{escape(title)}</h3>{chart}<figcaption>{escape(told)}</figcaption></figure>"
 
 
-def _grid(figures: list[str]) -> str:
+def chart_grid(figures: list[str]) -> str:
+    """Figures side by side, as many as fit."""
     return f"<div class=charts>{''.join(figures)}</div>"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def html_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table of text."""
     head = "".join(f"<th>{escape(h)}</th>" for h in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A part of the page; `content` is HTML."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
-def _headline(tiles: list[tuple[str, str]]) -> str:
+def headline(tiles: list[tuple[str, str]]) -> str:
+    """Numbers and what they are, in large."""
     return "<div class=headline>" + "".join(
         f"<div><b>{escape(number)}</b><span>{escape(told)}</span></div>" for number, told in tiles
     ) + "</div>"  # fmt: skip
@@ -638,14 +662,15 @@ def _unknown(told: str) -> str:
 
 
 def _counted(samples: int, frames: int) -> tuple[str, str]:
-    return f"{samples:,}", f"sample{'s' * (samples != 1)} of {_plural(frames, 'frame')}"
+    return f"{samples:,}", f"sample{'s' * (samples != 1)} of {plural(frames, 'frame')}"
 
 
-def _plural(count: int, what: str) -> str:
+def plural(count: int, what: str) -> str:
+    """A count with its noun."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
-_STYLE = """
+STYLE = """
 :root { --bg: #fff; --fg: #1d2228; --muted: #66707b; --line: #dfe3e8; --card: #f6f7f9;
   --pos: #c77700; --neg: #8fa3b8; --sea: #eef3f7; --coast: #7b8794; color-scheme: light dark }
 @media (prefers-color-scheme: dark) { :root { --bg: #14171a; --fg: #e4e7ea; --muted: #98a2ad; --line: #2f353c;

@@ -608,37 +608,42 @@ def push(
 @app.command()
 def pseudo_label(
     store: Store,
-    model: Annotated[Path, typer.Option(help="Run directory of the model.")],
+    model: Annotated[Path, typer.Option(help="Directory of a run or pipeline, or a file that export wrote.")],
     out: Out,
+    frames: Annotated[str, typer.Option(help=command.FRAMES)] = "all",
+    tta: command.Tta = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples predicted at once.")] = 4,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Label every frame of a store with a model; a frame that a human labelled keeps that label.
+    """Label frames of a store with a model; a frame that a human labelled keeps that label.
 
-    Writes probabilities and gated masks into a store of its own that names its parent and the model by digest.
+    Writes probabilities and gated masks, so that a run can take them soft, in steps or as masks (data.pseudo.target),
+    with confidence and agreement to choose by, into a store of its own that names its parent and the model by digest,
+    and the records that the model was trained on.
     """
     from contrail_data.catalog import open_named
     from contrail_data.pseudo import label_store
     from contrail_train.predict import load_predictor
 
     parent = open_named(store)
-    predictor = load_predictor(model).for_masks().for_store(parent)
+    predictor = load_predictor(model, device, tta).for_masks().for_store(parent)
     digest, resumed = label_store(
         parent,
         predictor.predict,
         predictor.decision,
         out,
         store_kind="pseudo-labels",
-        all_frames=True,
+        frames=command.frames(frames),
         keep_human=True,
         offsets=predictor.offsets,
+        trained_records=predictor.trained_records,
         batch=batch,
         overwrite=overwrite,
         command=command.line(),
     )
     before = f", {resumed} of them found finished" if resumed else ""
-    frames = parent.sizes["time"] - (predictor.offsets[-1] - predictor.offsets[0])
-    print(f"{out}: {parent.sizes['sample']} samples{before}, {frames} frames each, {digest}")
+    print(f"{out}: {parent.sizes['sample']} samples{before}, {digest}")
 
 
 def main() -> None:

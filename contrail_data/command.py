@@ -10,7 +10,7 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -18,6 +18,26 @@ from contrail_data.errors import ContrailError
 
 TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
 """How times are written on a command line, UTC."""
+
+Symmetries = Literal["none", "flips", "dihedral"]
+"""Over which copies of an image a prediction is averaged: itself; its two flips and their product; also all quarter
+turns."""
+Tta = Annotated[
+    Symmetries | None,
+    typer.Option("--tta", help="Average over these copies of an image. Default: none of a run, a pipeline's own."),
+]
+FRAMES = "labelled, all, or offsets from the labelled one, such as -1,0,1."
+"""Help of an option `--frames`."""
+
+
+def frames(text: str) -> Literal["all", "labelled"] | list[int]:
+    """What `--frames` asks for. Raises ContrailError for anything else."""
+    if text == "all" or text == "labelled":
+        return text  # type: ignore[return-value]
+    try:
+        return sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise ContrailError(f"--frames {text!r}: give {FRAMES}") from None
 
 
 def run(app: typer.Typer) -> None:

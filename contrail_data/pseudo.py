@@ -1,20 +1,27 @@
-"""Labels made by a model: every frame of a store through any predictor, into a sealed store of their own.
+"""Labels made by a model: frames of a store through any predictor, into a sealed store of their own.
 
 The derived store holds no images. It names its parent's digest; the loader joins it by `record_id`.
 
-    probability   uint8 (sample, time, y, x), scale 1/255; where a human labelled the frame: that label, 0 or 1
-    frame_mask    uint8 (sample, time, y, x) 0/1: probability over the threshold, empty where the gate is shut
-    frame         int8 (sample, time): which frame of the parent's sample this is
-    frame_source  string (sample, time): human or pseudo
-    frame_score   float32 (sample, time): mean of the top-k pixel probabilities, what the gate compares
+    probability       uint8 (sample, time, y, x), scale 1/255; where a human labelled the frame: that label, 0 or 1
+    frame_mask        uint8 (sample, time, y, x) 0/1: probability over the threshold, empty where the gate is shut
+    frame             int8 (sample, time): which frame of the parent's sample this is
+    frame_source      string (sample, time): human or pseudo
+    frame_pixels      int32 (sample, time): of the mask
+    frame_score       float32 (sample, time): what the gate compares, such as the mean of the top-k probabilities
+    frame_confidence  float32 (sample, time): mean probability of the mask's pixels; 1 - score of an empty mask
+    frame_agreement   float32 (sample, time): of the models of an ensemble on the frame, 0 to 1; 1 of a single one
+    trained_record    string (trained): the records that the model was trained on, for who scores on them
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +35,21 @@ from contrail_data.progress import progress
 from contrail_data.shards import ShardWriter, writing_shards
 from contrail_data.store import SHARD, Array, checksum_variables, create_arrays, kind, pixel_reader, read_scalars, seal
 
-Predict = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
-"""Consecutive frames (b, t, c, y, x) as stored → (b, t - span, y, x) float32 probability, on the labels' pixel grid,
-of the frames that have all neighbours the model looks at; span is from the first of these to the last, 0 in 2D."""
+
+class Predicted(NamedTuple):
+    """Of windows of frames."""
+
+    probability: npt.NDArray[np.float32]
+    """(b, y, x), on the labels' pixel grid."""
+    score: npt.NDArray[np.float32]
+    """(b), what the gate compares."""
+    agreement: npt.NDArray[np.float32]
+    """(b), of the models of an ensemble."""
+
+
+Predict = Callable[[npt.NDArray[Any], npt.NDArray[np.bool_] | None], Predicted]
+"""Windows of frames as stored (b, t, c, y, x), those at the model's offsets from the one it tells of; bool (b, y, x),
+where that one has pixels, None for everywhere → what is told of it."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +60,9 @@ class Decision:
     gate: float
     """Frames whose score is lower get an empty mask; 0: no gate."""
     top_k: int
+    """Of the pixels whose mean a score is."""
     model: str
     """The model's digest."""
-
-
-def top_k_mean(probability: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.float32]:
-    """Mean of the k highest pixel probabilities: (..., y, x) → (...), the record score of the notes' pipeline."""
-    flat = probability.reshape(*probability.shape[:-2], -1)
-    k = min(k, flat.shape[-1])
-    return np.partition(flat, flat.shape[-1] - k, axis=-1)[..., -k:].mean(-1)
 
 
 def label_store(
@@ -59,31 +72,41 @@ def label_store(
     out: str | Path,
     *,
     store_kind: str,
-    all_frames: bool,
+    frames: Frames,
     keep_human: bool,
     offsets: Sequence[int] = (0,),
+    samples: npt.NDArray[np.int64] | None = None,
+    trained_records: Collection[str] = (),
     batch: int = 8,
     overwrite: bool = False,
     command: Sequence[str] = (),
 ) -> tuple[str, int]:
     """Predict frames of a store of samples into `out`; returns the digest and how many samples were done before.
 
-    `all_frames`: all of each sample, else the labelled one alone (the middle one where none is labelled).
-    `keep_human`: a frame that a human labelled keeps that label. `offsets`: the frames that `predict` looks at, from
-    the one it predicts; frames without these neighbours are left out. Resumable like a build. Raises ContrailError
-    for a parent without images or neighbours, an `out` that holds something else, or a full disk.
+    frames: as in `frames_to_predict`. keep_human: a frame that a human labelled keeps that label. offsets: the frames
+    that `predict` looks at, from the one it tells of; frames without these neighbours are left out. samples: indices
+    of those to predict; None: all. batch: samples at once; the next are read, and those before written, meanwhile.
+    Resumable like a build. Raises ContrailError for a parent without images or neighbours, an `out` that holds
+    something else, or a full disk.
     """
     if kind(parent) != "samples":
         raise ContrailError(f"{parent.attrs['path']}: holds {kind(parent)}, no images: name the store it came from")
     scalars = read_scalars(parent)
-    frames = frames_to_predict(scalars, parent, all_frames, offsets)
+    chosen = np.arange(parent.sizes["sample"]) if samples is None else samples
+    scalars = scalars.isel(sample=chosen)
+    if not len(chosen):
+        raise ContrailError(f"{parent.attrs['path']}: none of its samples is asked for: nothing to predict")
+    wanted = frames_to_predict(scalars, parent, frames, offsets)
     plane = (parent.sizes["y"], parent.sizes["x"])
     arrays = {
-        "probability": Array((frames.shape[1], *plane), "uint8", "zstd"),
-        "frame_mask": Array((frames.shape[1], *plane), "uint8", "zstd"),
+        "probability": Array((wanted.shape[1], *plane), "uint8", "zstd"),
+        "frame_mask": Array((wanted.shape[1], *plane), "uint8", "zstd"),
     }
+    trained = sorted(trained_records)
     facts = (decision.threshold, decision.gate, decision.top_k, decision.model)
-    plan = journal.plan_of([store_kind, parent.attrs["digest"], *facts, all_frames, keep_human, *offsets])
+    plan = journal.plan_of(
+        [store_kind, parent.attrs["digest"], *facts, wanted.tolist(), keep_human, *offsets, chosen.tolist(), trained]
+    )
     place = place_of(out).resolved()
     if same_place(place.url, parent.attrs["path"]):
         raise ContrailError(f"{out}: is the store to read from: choose another -o")
@@ -92,46 +115,82 @@ def label_store(
     if (done := journal.finished_store(place, plan)) is not None:
         return done["digest"], done["samples"]
     with journal.building(place, plan):
-        layouts = create_arrays(place, arrays, len(frames))
+        layouts = create_arrays(place, arrays, len(wanted))
         finished = {shard.number: shard for shard in journal.read_entries(place, layouts)}
         resumed = sum(len(shard.rows) for shard in finished.values())
-        human = _human_frames(scalars, frames) & keep_human
+        human = _human_frames(scalars, wanted) & keep_human
         read_image, read_mask = pixel_reader(parent), pixel_reader(parent, "mask")
+        read_valid = pixel_reader(parent, "valid") if "valid" in parent.variables else None
 
-        def label(samples: Sequence[int], writers: dict[str, ShardWriter]) -> list[Row]:
-            needed = frames.shape[1] + offsets[-1] - offsets[0]
-            x_btchw = np.empty((len(samples), needed, *parent["image"].shape[2:]), parent["image"].dtype)
-            for sample, x_tchw in zip(samples, x_btchw, strict=True):
-                first = int(frames[sample, 0]) + offsets[0]
-                read_image(sample, range(first, first + needed), x_tchw)
-            probability = predict(x_btchw)
-            score = top_k_mean(probability, decision.top_k)
-            mask = (probability >= decision.threshold) & (score >= decision.gate)[..., np.newaxis, np.newaxis]
+        def read(rows: Sequence[int]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+            """Windows (rows · frames, t, c, y, x), and where the frames that are predicted have pixels."""
+            x_bntchw = np.empty(
+                (len(rows), wanted.shape[1], len(offsets), *parent["image"].shape[2:]), parent["image"].dtype
+            )
+            valid_bnyx = np.empty((len(rows), wanted.shape[1], *plane), np.uint8)
+            for row, x_ntchw, valid_nyx in zip(rows, x_bntchw, valid_bnyx, strict=True):
+                for frame, x_tchw in zip(wanted[row].tolist(), x_ntchw, strict=True):
+                    read_image(int(chosen[row]), [frame + offset for offset in offsets], x_tchw)
+                if read_valid is not None:
+                    read_valid(int(chosen[row]), wanted[row].tolist(), valid_nyx)
+            windows = x_bntchw.reshape(-1, *x_bntchw.shape[2:])
+            return windows, None if read_valid is None else valid_bnyx.reshape(-1, *plane) > 0
+
+        def label(
+            rows: Sequence[int], told: Predicted, valid: npt.NDArray[np.bool_] | None, writers: dict[str, ShardWriter]
+        ) -> list[Row]:
+            shape = len(rows), wanted.shape[1]
+            if valid is not None:
+                told = told._replace(probability=np.where(valid, told.probability, np.float32(0)))
+            probability, score, agreement = (part.reshape(*shape, *part.shape[1:]) for part in told)
+            opened = (score >= decision.gate)[..., np.newaxis, np.newaxis]
+            mask = (probability >= decision.threshold) & opened
+            confidence = _confidence(probability, mask, score)
             stored = np.rint(probability * 255).astype(np.uint8)
             made = []
-            for i, sample in enumerate(samples):
-                if human[sample].any():
+            for i, row in enumerate(rows):
+                if human[row].any():
                     human_label = np.empty((1, *plane), np.uint8)
-                    read_mask(sample, [0], human_label)
-                    mask[i, human[sample]] = human_label
-                    stored[i, human[sample]] = human_label * 255
+                    read_mask(int(chosen[row]), [0], human_label)
+                    mask[i, human[row]] = human_label
+                    stored[i, human[row]] = human_label * 255
                 pixels = {"probability": stored[i], "frame_mask": mask[i].astype(np.uint8)}
-                checksums = {name: writers[name].add(sample % SHARD, pixels[name]) for name in arrays}
-                made.append({"index": sample, "checksums": checksums, "score": score[i].tolist()})
+                marked = mask[i].sum((1, 2)).tolist()
+                checksums = {name: writers[name].add(row % SHARD, pixels[name]) for name in arrays}
+                values = {"score": score[i], "confidence": confidence[i], "agreement": agreement[i]}
+                made.append(
+                    {"index": row, "checksums": checksums, "pixels": marked}
+                    | {name: value.tolist() for name, value in values.items()}
+                )
             return made
 
-        with progress(store_kind, len(frames), resumed) as advance:
-            for number in range(-(-len(frames) // SHARD)):
-                if number in finished:
-                    continue
-                members = range(number * SHARD, min((number + 1) * SHARD, len(frames)))
-                rows: list[Row] = []
+        todo = [
+            range(start, min(start + batch, (number + 1) * SHARD, len(wanted)))
+            for number in range(-(-len(wanted) // SHARD))
+            if number not in finished
+            for start in range(number * SHARD, min((number + 1) * SHARD, len(wanted)), batch)
+        ]
+        with (
+            progress(store_kind, len(wanted), resumed) as advance,
+            ThreadPoolExecutor(1) as reader,
+            ThreadPoolExecutor(1) as writer,
+        ):
+            ahead = deque(reader.submit(read, rows) for rows in todo[:2])
+            for number, batches in groupby(enumerate(todo), lambda step: step[1][0] // SHARD):
                 with writing_shards(layouts, number) as writers:
-                    for start in range(0, len(members), batch):
-                        rows += label(members[start : start + batch], writers)
-                        advance(len(members[start : start + batch]))
-                    files: Files = {name: writer.finish() for name, writer in writers.items()}
-                finished[number] = Shard(number, files, rows)
+                    behind: list[Future[list[Row]]] = []
+                    for at, rows in batches:
+                        windows, valid = ahead.popleft().result()
+                        told = predict(windows, valid)
+                        if at + 2 < len(todo):
+                            ahead.append(reader.submit(read, todo[at + 2]))
+                        if len(behind) > 1:
+                            behind[-2].result()  # no more than two wait in memory
+                        behind.append(writer.submit(label, rows, told, valid, writers))
+                        advance(len(rows))
+                    made = [row for task in behind for row in task.result()]
+                    files: Files = {name: one.finish() for name, one in writers.items()}
+                finished[number] = Shard(number, files, made)
                 journal.write_entry(place, finished[number])
         ordered = [row for _, shard in sorted(finished.items()) for row in shard.rows]
         chunk_files = {layouts[name].key(n): shard.files[name] for n, shard in finished.items() for name in arrays}
@@ -147,36 +206,54 @@ def label_store(
         }
         variables = scalars[["record_id", "split", "labelled_frame"]].copy()
         variables.attrs = {}  # the parent's own, and where it happened to lie
-        variables["frame"] = (("sample", "time"), frames.astype(np.int8))
+        variables["frame"] = (("sample", "time"), wanted.astype(np.int8))
         variables["frame_source"] = (("sample", "time"), np.where(human, "human", "pseudo").astype(object))
-        variables["frame_score"] = (("sample", "time"), np.array([r["score"] for r in ordered], np.float32))
+        for name in ("score", "confidence", "agreement"):
+            values = np.array([row[name] for row in ordered], np.float32)
+            variables[f"frame_{name}"] = (("sample", "time"), values)
+        variables["frame_pixels"] = (("sample", "time"), np.array([row["pixels"] for row in ordered], np.int32))
+        variables["trained_record"] = (("trained",), np.array(trained, object))
         variables = variables.assign(checksum_variables(ordered, list(arrays)))
-        provenance: dict[str, Any] = {"plan": plan, "samples": len(frames), "parent_path": parent.attrs["path"]}
+        provenance: dict[str, Any] = {"plan": plan, "samples": len(wanted), "parent_path": parent.attrs["path"]}
         digest = seal(place, arrays, variables, attributes, chunk_files, command, provenance)
     return digest, resumed
 
 
-def frames_to_predict(
-    scalars: xr.Dataset, parent: xr.Dataset, all_frames: bool, offsets: Sequence[int]
-) -> npt.NDArray[np.int64]:
-    """(sample, time): the frames to predict, consecutive, each with its neighbours at `offsets`.
+def _confidence(
+    probability: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], score: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """(b, n) how sure of frames (b, n, y, x) a model is."""
+    marked = mask.sum((2, 3))
+    mean = np.where(mask, probability, 0).sum((2, 3)) / np.maximum(marked, 1)
+    return np.where(marked > 0, mean, 1 - score).astype(np.float32)
 
-    `all_frames`: all that have them, else the labelled one (the middle one where none is labelled). Raises
-    ContrailError where samples have too few frames.
+
+Frames = Literal["all", "labelled"] | Sequence[int]
+"""Of each sample: all, the labelled one, or those at these offsets from it."""
+
+
+def frames_to_predict(
+    scalars: xr.Dataset, parent: xr.Dataset, frames: Frames, offsets: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    """(sample, time): the frames to predict, each with its neighbours at `offsets`; in order.
+
+    Of "all", those that have them. Where none is labelled the middle one stands for it. Raises ContrailError where
+    samples have too few frames.
     """
     count = parent.sizes["time"]
     able = np.arange(-offsets[0], count - offsets[-1])
-    if all_frames:
-        frames = np.tile(able, (scalars.sizes["sample"], 1))
+    if frames == "all":
+        wanted = np.tile(able, (scalars.sizes["sample"], 1))
     else:
         labelled = scalars["labelled_frame"].values.astype(np.int64)
-        frames = np.where(labelled < 0, count // 2, labelled)[:, np.newaxis]
-    if not len(able) or not np.isin(frames, able).all():
+        around = [0] if frames == "labelled" else sorted(set(frames))
+        wanted = np.where(labelled < 0, count // 2, labelled)[:, np.newaxis] + np.array(around, np.int64)
+    if not len(able) or not np.isin(wanted, able).all():
         raise ContrailError(
-            f"{parent.attrs['path']}: samples of {count} frames lack the neighbours {list(offsets)} that the model "
-            "looks at: choose a store of records, or a 2D model"
+            f"{parent.attrs['path']}: samples of {count} frames lack frames that are asked for, or the neighbours "
+            f"{list(offsets)} that the model looks at: choose other frames, a store of records, or a 2D model"
         )
-    return frames
+    return wanted
 
 
 def _human_frames(scalars: xr.Dataset, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -7,7 +7,16 @@ from collections.abc import Callable
 from contrail_train.config import RunConfig, value_of
 
 _NEEDS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
-    "data.fold": ("data.holdout=0 holds nothing out", lambda c: c.data.holdout > 0),
+    "data.fold": (
+        "data.holdout=0 holds nothing out, or data.validation says what is",
+        lambda c: (c.data.holdout > 0 or c.data.folds is not None) and not c.data.validation,
+    ),
+    "data.holdout": (
+        "data.folds or data.validation says what is held out",
+        lambda c: c.data.folds is None and not c.data.validation,
+    ),
+    "data.leave_out": ("there is no data.folds", lambda c: c.data.folds is not None),
+    "data.balance_power": ("data.balance is empty", lambda c: bool(c.data.balance)),
     "data.pseudo.step": ("data.pseudo.target is not quantised", lambda c: c.data.pseudo.target == "quantised"),
     "augment.shift": ("augment.affine=0", lambda c: c.augment.affine > 0),
     "augment.scale": ("augment.affine=0", lambda c: c.augment.affine > 0),

@@ -17,6 +17,7 @@ device. Resampling does not low-pass: zooming out by more than about 2 aliases.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -247,8 +248,18 @@ def to_label_frame(prob: Tensor, label_shift: tuple[float, float]) -> Tensor:
     label_shift: (dy, dx) pixels, as in `augment_batch`; the border is repeated. Returns shape, type and
     device of `prob`.
     """
-    dy, dx = label_shift
-    return _sample(prob, identity(len(prob)), shift_yx=(-dy, -dx), padding="border")
+    height, width = prob.shape[-2:]
+    moved = prob.reshape(len(prob), -1, height, width)
+    for axis, (shift, size) in enumerate(zip(label_shift, (height, width), strict=True), start=2):
+        whole = math.floor(shift)
+        part = shift - whole
+        if not shift:
+            continue
+        reach = abs(whole) + 1
+        padded = functional.pad(moved, (reach, reach, 0, 0) if axis == 3 else (0, 0, reach, reach), mode="replicate")
+        near = padded.narrow(axis, reach - whole, size)
+        moved = near if not part else torch.lerp(near, padded.narrow(axis, reach - whole - 1, size), part)
+    return moved.reshape(prob.shape)
 
 
 def _sample(
@@ -259,7 +270,6 @@ def _sample(
     grid: tuple[int, int] | None = None,
     size: tuple[int, int] | None = None,
     shift_yx: tuple[float, float] = (0.0, 0.0),
-    padding: str = "reflection",
 ) -> Tensor:
     """`image` (b, ..., h, w) at A d(p) + shift for the p of a grid of `size`; all in pixels of an image of `grid`.
 
@@ -286,7 +296,7 @@ def _sample(
     grid_b2hw = theta[:, :, 0] * y[:, None] + theta[:, :, 1] * x[:, None] + theta[:, :, 2]
     grid_bhw2 = grid_b2hw.flip(1).permute(0, 2, 3, 1)  # grid_sample wants (x, y)
     flat = image.reshape(batch, -1, *own).float()
-    moved = functional.grid_sample(flat, grid_bhw2, mode="bilinear", padding_mode=padding, align_corners=False)
+    moved = functional.grid_sample(flat, grid_bhw2, mode="bilinear", padding_mode="reflection", align_corners=False)
     return moved.reshape(*image.shape[:-2], *size).to(image.dtype)
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 import textwrap
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any
@@ -25,7 +26,16 @@ app = typer.Typer(
 presets_app = typer.Typer(no_args_is_help=True, help="Named runs.")
 app.add_typer(presets_app, name="presets")
 
-Run = Annotated[Path, typer.Argument(help="Run directory of a finished run.", metavar="RUN")]
+
+class Retraining(StrEnum):
+    mixed = "mixed"
+    pretrain = "pretrain"
+
+
+Model = Annotated[
+    Path,
+    typer.Argument(help="Directory of a finished run or pipeline, or a file that export wrote.", metavar="MODEL"),
+]
 Store = Annotated[str, typer.Argument(help="A store: path, URL or name in data_catalog.yaml.", metavar="STORE")]
 SCANS = "Of scans"
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
@@ -80,51 +90,163 @@ def run(
         print(f"threshold {calibration['threshold']:.4f}, not calibrated: {why}")
     else:
         _print_report(
-            f"{out}: held-out records; threshold and gate were fitted on them",
+            f"{out}: held-out records, each at threshold and gate fitted on others of them",
             {**calibration["holdout"], "head": config.model.head},
         )
 
 
 @app.command()
+def pipeline(
+    preset: Annotated[str, typer.Argument(help="A pipeline (see `presets pipelines`) or a .yaml file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the pipeline.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="KEY=VALUE of the pipeline or of all its runs; STAGE.KEY=VALUE of one; STAGE.run=RUN takes a finished "
+            "run. Several times.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="Several times: stages are trained side by side, one process a device. Default: auto."),
+    ] = None,
+) -> None:
+    """Train gates and segmenters, and fit weights and thresholds on the records that all of them hold out.
+
+    Interrupted, the same command goes on. The directory is used like a run: evaluate, predict, pseudo-label, export.
+    """
+    from contrail_train.pipeline import train_pipeline, with_pipeline_settings
+    from contrail_train.pipeline_presets import get_pipeline
+
+    config = with_pipeline_settings(get_pipeline(preset), settings or [])
+    calibration = train_pipeline(config, out, device or ["auto"], command.line())
+    for what in ("mask", "gate"):
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in calibration[f"{what}_weights"].items())
+        print(f"{what}: {weights}" if what == "mask" or config.gate else "gate: none")
+    if calibration["holdout"] is None:
+        print(f"threshold {calibration['threshold']:.4f}, not calibrated: no positive record that all stages held out")
+    else:
+        title = f"{out}: records held out by all stages, each by weights, threshold and gate fitted on others of them"
+        _print_report(title, calibration["holdout"])
+
+
+@app.command()
+def soup(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one model.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to write.")],
+    device: Device = "auto",
+) -> None:
+    """Average the weights of runs into one run, calibrated on records that all of them held out.
+
+    Worth it for runs that began at the same weights, such as `start=RUN` with several seeds. To average predictions
+    instead, name runs as stages: `pipeline unet2d_no_gate --set all.run=RUN --set positive.run=RUN`.
+    """
+    from contrail_train.soup import average_runs
+
+    calibration = average_runs(runs, out, device, command.line())
+    if calibration["holdout"] is not None:
+        _print_report(f"{out}: records held out by all runs, each at a threshold fitted on others of them",
+                      calibration["holdout"])  # fmt: skip
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Directory of a finished run or pipeline.", metavar="MODEL")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="NAME.pt2 (torch) or NAME.onnx (needs the extra onnx).")],
+    tta: command.Tta = None,
+    check: Annotated[
+        str | None,
+        typer.Option("--check", help="A store: compare file and model on its samples as well.", metavar="STORE"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at -o.")] = False,
+) -> None:
+    """Write a model as one file that needs neither contrail nor the directory: stored windows in, masks out.
+
+    The file is read back and compared with the model before it appears. It is used like a run: evaluate, predict,
+    pseudo-label.
+    """
+    from contrail_data.catalog import open_named
+    from contrail_train.export import export as write
+    from contrail_train.predict import load_predictor
+
+    store = None if check is None else open_named(check)
+    told = write(load_predictor(model, "cpu", tta), out, store=store, overwrite=overwrite)
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB; on {told.windows} windows probability differs by up to "
+        f"{told.probability:.1e}, score by {told.score:.1e}, {told.differ} of {told.pixels:,} pixels of masks "
+        f"({told.marked:,} marked)"
+    )
+
+
+@app.command()
+def rounds(
+    preset: Annotated[str, typer.Argument(help="A preset (see `presets ls`) or a .yaml file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the rounds.")],
+    count: Annotated[int, typer.Option("--rounds", min=1, help="After the first one, on human labels alone.")] = 2,
+    folds: Annotated[int, typer.Option(min=2, help="Models a round; each labels the part that it has not seen.")] = 3,
+    how: Annotated[
+        Retraining, typer.Option(help="mixed: on human and pseudo-labels at once; pretrain: then on human ones alone.")
+    ] = Retraining.mixed,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of all runs; several times.", metavar="KEY=VALUE")
+    ] = None,
+) -> None:
+    """Train, pseudo-label with models that have not seen a record, train again; each round scored on human labels.
+
+    A part of the records (data.holdout) is held out of everything. Samples without a human label are labelled by the
+    round before. Interrupted, the same command goes on.
+    """
+    from contrail_train.config import with_settings
+    from contrail_train.presets import get_config
+    from contrail_train.rounds import run_rounds
+
+    config = with_settings(get_config(preset), settings or [])
+    told = run_rounds(config, out, count, folds, how.value, command.line())
+    rows = []
+    for one in told:
+        report = one["holdout"]
+        dice = f"{report['dice']:.4f} ({report['dice_low']:.4f} to {report['dice_high']:.4f})" if report else "none"
+        gain = f"{one['gain']:+.4f} ({one['gain_low']:+.4f} to {one['gain_high']:+.4f})" if "gain" in one else ""
+        rows.append([str(one["round"]), one["run"], dice, gain])
+    title = "Dice on the records held out of everything, human labels, each at a threshold fitted on others of them"
+    command.table(title, ["round", "run", "Dice (95 %)", "less round 0 (95 %)"], rows, text=(0, 1))
+
+
+@app.command()
 def evaluate(
-    run: Run,
+    run: Model,
     store: Store,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for JSON, HTML page and pictures; default: the model's.")
+    ] = None,
+    worst: Annotated[int, typer.Option(min=0, max=100, help="Records to show that lose most.")] = 8,
+    tta: command.Tta = None,
     batch: Annotated[int, typer.Option(min=1)] = 16,
     device: Device = "auto",
 ) -> None:
-    """Score a run on a labelled store at its own threshold and gate; prints a table, writes it as JSON beside."""
+    """Score a model on a labelled store at its own threshold and gate: tables, JSON and one HTML page.
+
+    Records that the model was trained on, or that its threshold was fitted on, are left out.
+    """
     from contrail_data.catalog import open_named
-    from contrail_data.places import write_atomically
-    from contrail_train.evaluate import report, score_predictor
-    from contrail_train.loader import open_labelled
     from contrail_train.predict import load_predictor
+    from contrail_train.report import evaluate_store
 
     opened = open_named(store)
-    model = load_predictor(run, device).for_store(opened)
-    items = open_labelled(opened, model.offsets)
-    decision = model.decision
-    if shared := sorted(set(items.record_id.tolist()) & set(model.seen_records)):
-        print(
-            f"warning: {len(shared)} of {len(items)} records were in the run's training stores (such as {shared[0]}): "
-            "this is no score on unseen records",
-            file=sys.stderr,
-        )
-    scores = score_predictor(model, items, batch)
-    result = {
-        "store": {"name": store, "digest": opened.attrs["digest"]},
-        "model": decision.model,
-        "head": model.head,
-        **report(scores, items, decision.threshold, decision.gate),
-    }
-    path = run / f"evaluation-{opened.attrs['digest'].removeprefix('sha256:')[:12]}.json"
-    write_atomically(path, [json.dumps(result, indent=1).encode()])
+    model = load_predictor(run, device, tta).for_store(opened)
+    result, tables, paths = evaluate_store(model, opened, store, out, worst, batch)
     _print_report(f"{run} on {store}", result)
-    print(f"written to {path}")
+    for title, header, rows in tables:
+        command.table(title, header, rows)
+    for path in paths:
+        print(f"written to {path}")
 
 
 @app.command()
 def predict(
-    run: Run,
+    run: Model,
     source: Annotated[
         str,
         typer.Argument(
@@ -142,7 +264,8 @@ def predict(
             ".geojson, .png, .gif.",
         ),
     ],
-    all_frames: Annotated[bool, typer.Option("--all-frames", help="Not the labelled frame alone.")] = False,
+    frames: Annotated[str, typer.Option(help=command.FRAMES)] = "labelled",
+    tta: command.Tta = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples predicted at once.")] = 8,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at -o.")] = False,
@@ -216,7 +339,7 @@ def predict(
         from contrail_train.postprocess import Cleaning
         from contrail_train.scenes import Tiling, predict_files
 
-        model = load_predictor(run, device).for_masks()
+        model = load_predictor(run, device, tta).for_masks()
         cleaning = Cleaning(
             threshold=model.decision.threshold,
             low=hysteresis,
@@ -239,14 +362,15 @@ def predict(
     if out.suffix in (".nc", ".tif", ".geojson", ".png", ".gif"):
         command.fail(f"{out}: {out.suffix} is for scans: records of a store go into a store, NAME.zarr, or NAME.csv")
     parent = open_named(store)
-    model = load_predictor(run, device)
+    model = load_predictor(run, device, tta)
+    wanted = command.frames(frames)
     if out.suffix == ".csv":
         if out.exists() and not overwrite:
             command.fail(f"{out}: exists: choose another -o, or --overwrite it")
-        frames = record_table(model.for_store(parent), parent, out, all_frames=all_frames, batch=batch)
-        print(f"{out}: {frames} frames")
-        if model.head == "both":
-            print("note: contrail is left empty: this run's threshold is one of pixels", file=sys.stderr)
+        count = record_table(model.for_store(parent), parent, out, frames=wanted, batch=batch)
+        print(f"{out}: {count} frames")
+        if model.head == "both" and not model.decision.gate:
+            print("note: contrail is left empty: this run has no gate, its threshold is one of pixels", file=sys.stderr)
         return
     model = model.for_masks().for_store(parent)
     digest, resumed = label_store(
@@ -255,9 +379,10 @@ def predict(
         model.decision,
         out,
         store_kind="predictions",
-        all_frames=all_frames,
+        frames=wanted,
         keep_human=False,
         offsets=model.offsets,
+        trained_records=model.trained_records,
         batch=batch,
         overwrite=overwrite,
         command=command.line(),
@@ -268,33 +393,30 @@ def predict(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="Run directory.", metavar="A")],
-    b: Annotated[Path, typer.Argument(help="Run directory.", metavar="B")],
+    a: Annotated[Path, typer.Argument(help="A run, pipeline or exported file.", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="Another.", metavar="B")],
     store: Store,
     batch: Annotated[int, typer.Option(min=1)] = 16,
     device: Device = "auto",
 ) -> None:
-    """Compare two runs on a labelled store: global Dice of each at its own threshold and gate, and their difference.
+    """Compare two models on a labelled store: global Dice of each at its own threshold and gate, and their difference.
 
-    The interval is a paired bootstrap: both runs on the same resampled groups (site, day) of records.
+    The interval is a paired bootstrap: both on the same resampled groups (site, day) of records.
     """
     from contrail_data.catalog import open_named
-    from contrail_train.evaluate import gated_counts, score_predictor
+    from contrail_train.evaluate import gated_counts, score_predictor, unseen
     from contrail_train.loader import open_labelled
     from contrail_train.metrics import bootstrap_difference, dice
     from contrail_train.predict import load_predictor
 
     opened = open_named(store)
     models = [load_predictor(run, device).for_masks().for_store(opened) for run in (a, b)]
-    counts, groups = [], None
-    for model in models:
-        items = open_labelled(opened, model.offsets)
-        if shared := set(items.record_id.tolist()) & set(model.seen_records):
-            print(f"warning: {len(shared)} of {len(items)} records were in the training stores of {model.run}",
-                  file=sys.stderr)  # fmt: skip
-        counts.append(gated_counts(score_predictor(model, items, batch), model.decision.gate))
-        groups = items.group
-    assert groups is not None
+    items = [unseen(open_labelled(opened, model.offsets), models) for model in models]
+    counts = [
+        gated_counts(score_predictor(model, new, batch), model.decision.gate)
+        for model, new in zip(models, items, strict=True)
+    ]
+    groups = items[0].group
     low, high = bootstrap_difference(counts[0], counts[1], groups)
     scores = [float(dice(*c.sum(1))) for c in counts]
     rows = [[f"A  {a}", f"{scores[0]:.4f}"], [f"B  {b}", f"{scores[1]:.4f}"]]
@@ -346,12 +468,38 @@ def presets_ls(
     command.table("", ["preset", "parent", "M parameters", "GFLOP", "Dice", "differs by"], rows, text=(0, 1, 5))
 
 
+@presets_app.command("pipelines")
+def presets_pipelines(
+    matching: Annotated[str, typer.Argument(help="Only names that contain this.", metavar="[TEXT]")] = "unet2d",
+) -> None:
+    """List the pipelines: stages with their presets, what the gate asks, what draws the mask."""
+    from contrail_train.pipeline_presets import PIPELINES
+
+    chosen = [preset for name, preset in PIPELINES.items() if matching in name]
+    if not chosen:
+        command.fail(f"no pipeline has {matching!r} in its name: give '' to see all")
+    rows = []
+    for preset in chosen:
+        stages = ", ".join(f"{name}={run}" for name, run in preset.stages.items())
+        gate, mask = (" + ".join(preset.keys.get(key, [])) or "none" for key in ("gate", "mask"))
+        rows.append([preset.name, gate, mask, stages, preset.about])
+    command.table("", ["pipeline", "gate", "mask", "stages", ""], rows, text=range(5))
+
+
 @presets_app.command("show")
 def presets_show(preset: Annotated[str, typer.Argument()]) -> None:
-    """Print a preset's complete settings as YAML, which `run` accepts as a file; comments tell what each key takes."""
+    """Print the complete settings of a preset or a pipeline as YAML, which `run` or `pipeline` accept as a file;
+    comments tell what each key of a run takes."""
     from contrail_train.config import to_explained_yaml
+    from contrail_train.pipeline_presets import PIPELINES, get_pipeline
     from contrail_train.presets import PRESETS, get_config
 
+    if preset in PIPELINES:
+        from contrail_train.pipeline import pipeline_yaml
+
+        print(f"# contrail-train pipeline {preset} --out runs/{preset} --set data.train=STORE")
+        print(f"# {PIPELINES[preset].about}\n{pipeline_yaml(get_pipeline(preset))}", end="")
+        return
     config = get_config(preset)
     if known := PRESETS.get(preset):
         for text in (known.command, *textwrap.wrap(known.about, 110)):

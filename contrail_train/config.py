@@ -36,6 +36,13 @@ class PseudoConfig(Strict):
     target: Literal["soft", "quantised", "hard"] = "soft"
     """The probability itself; the probability rounded to `step`; or the stored gated mask."""
     step: float = Field(0.25, gt=0.0, le=0.5)
+    min_confidence: Probability = 0.0
+    """Leave out frames whose `frame_confidence` is lower: mean probability of the mask's pixels, 1 - score of an empty
+    mask."""
+    min_agreement: Probability = 0.0
+    """Leave out frames on which the models that labelled them agree less (`frame_agreement`)."""
+    of: Literal["frame", "record"] = "frame"
+    """Whether the two are those of the frame, or the means over the record's frames."""
 
 
 class DataConfig(Strict):
@@ -57,6 +64,20 @@ class DataConfig(Strict):
     chosen and the threshold fitted there. 0: train on all; nothing is chosen, the threshold is 0.5."""
     fold: int = Field(0, ge=0)
     """Which such part is held out: with holdout 0.2, folds 0 to 4 share the records out among themselves."""
+    folds: str | None = None
+    """A file that `contrail-data splits` wrote: `fold` of it is held out, in place of the fraction `holdout`."""
+    leave_out: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    """Folds of that file that are neither trained on nor held out."""
+    validation: list[str] = Field(default_factory=list)
+    """Labelled stores that are held out, in place of a part of data.train."""
+    leaks: Literal["refuse", "drop", "allow"] = "refuse"
+    """What to do with records to train on that share id, raw data, or footprint and time with one that is held out, or
+    with pseudo-labels of a model that was trained on one: stop; leave them out; or use them all the same."""
+    balance: list[Literal["positive", "place", "hour", "month"]] = Field(default_factory=list)
+    """Draw records so that these are equally frequent: with and without contrail, cells of 10 degrees, 3 hours of solar
+    time, months. An epoch is as long as ever; records come several times or not at all."""
+    balance_power: float = Field(1.0, gt=0.0, le=1.0)
+    """1: equally frequent; less: nearer to as they are."""
     pseudo: PseudoConfig = PseudoConfig()
     threads: int = Field(2, ge=1)
     """Threads that read and decode chunks."""
@@ -71,10 +92,14 @@ class DataConfig(Strict):
     def _one_labelled_frame(self) -> DataConfig:
         if self.frames != sorted(set(self.frames)) or 0 not in self.frames:
             raise ValueError(f"data.frames={self.frames}: give ascending offsets from the labelled frame, 0 among them")
-        if self.fold and (self.fold + 1) * self.holdout > 1 + 1e-9:
+        if self.fold and self.folds is None and (self.fold + 1) * self.holdout > 1 + 1e-9:
             raise ValueError(
                 f"data.fold={self.fold}: with data.holdout={self.holdout} the folds end before it: lower it"
             )
+        if self.folds is not None and self.validation:
+            raise ValueError("data.folds and data.validation both say what is held out: set one of them")
+        if self.fold in self.leave_out:
+            raise ValueError(f"data.leave_out names fold {self.fold}, which data.fold holds out: correct one")
         return self
 
 
@@ -294,7 +319,7 @@ def with_settings(config: RunConfig, settings: list[str]) -> RunConfig:
                 _refuse_key(key, ".".join(path[: i + 1]))
             if i < len(path) - 1:
                 branch = branch[part]
-        if path == ["data", "train"] and isinstance(value, str):
+        if path in (["data", "train"], ["data", "validation"], ["data", "balance"]) and isinstance(value, str):
             value = [value]  # one store needs no brackets
         branch[path[-1]] = value
     return parse_config(tree, f"{config.preset} with --set {' --set '.join(settings)}" if settings else config.preset)

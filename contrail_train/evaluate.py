@@ -1,37 +1,50 @@
-"""Exact global Dice and friends: one pass over labelled frames, integer counts, nothing averaged over batches."""
+"""Exact global Dice and friends: one pass over labelled frames, integer counts, nothing averaged over batches.
+
+Thresholds, gates and weights are fitted by `calibrate` alone, on held-out records, and are cross-fitted there: what a
+record scores was fitted on other groups (site, day) of records.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
-from contrail_data.pseudo import top_k_mean
+from contrail_data.splits import folds
 from contrail_train import metrics
+from contrail_train.augment import to_label_frame
+from contrail_train.detector import Detect, Detector, Shift, weighted
 from contrail_train.distributed import ALONE, Ranks, gather
 from contrail_train.loader import Items, load
-from contrail_train.predict import Predictor, View, record_probability, window_probability
+from contrail_train.predict import Predictor
+from contrail_train.rundir import CALIBRATION
 
-Probabilities = Callable[[Tensor], Tensor]
-"""Windows of stored frames (b, t, c, h, w) → (b, h, w) float32 probability of each labelled frame on the labels' grid;
-of a classifier of records (b, 1, 1), which is scored as a mask of one pixel."""
+FOLDS = 5
+Weights = Mapping[str, float]
+Look = Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.bool_], float], None]
+"""Gets each scored record: row of the items, probability (h, w), target (h, w), record score."""
+T = TypeVar("T")
 
 
-def predicted(model: nn.Module, view: View, label_shift: tuple[float, float], head: str) -> Probabilities:
-    """What `score` asks of a model."""
+@dataclass(frozen=True)
+class Reading:
+    """How labelled frames are read and shown to a model."""
 
-    def of(window_btchw: Tensor) -> Tensor:
-        if head == "record":
-            return record_probability(model, window_btchw, view)[:, None, None]
-        return window_probability(model, window_btchw, view, label_shift)
-
-    return of
+    device: torch.device
+    batch: int = 16
+    threads: int = 2
+    name: str | None = "evaluate"
+    """Titles the progress display; None shows none."""
+    ranks: Ranks = ALONE
+    """Every process of a run looks at its share, and gets the sums over all."""
 
 
 @dataclass(frozen=True)
@@ -39,89 +52,128 @@ class Scores:
     """Counts over labelled frames; `n` is the number of records."""
 
     histogram: npt.NDArray[np.int64]
-    """(2, BINS): pixels without and with a label by probability, before any gate."""
+    """(folds, 2, BINS): pixels without and with a label by probability, before any gate."""
     counts: npt.NDArray[np.int64]
-    """(3, n): tp, fp, fn of each record at the threshold, before any gate."""
+    """(3, n): tp, fp, fn of each record at its threshold, before any gate."""
     record_score: npt.NDArray[np.float64]
-    """(n): mean of the top-k pixel probabilities, what the gate compares."""
+    """(n): what the gate compares."""
     tolerant: npt.NDArray[np.int64]
     """(4, n): counts of `metrics.tolerant_counts` of each record."""
 
 
-def score(
-    probabilities: Probabilities,
-    items: Items,
-    *,
-    device: torch.device,
-    threshold: float,
-    top_k: int,
-    batch: int = 16,
-    threads: int = 2,
-    name: str | None = "evaluate",
-    ranks: Ranks = ALONE,
-) -> Scores:
-    """Score human-labelled frames; every process of a run scores its share and gets the scores of all.
+def _answers(
+    ask: Callable[[Tensor, Tensor | None], T], items: Items, how: Reading
+) -> Iterator[tuple[npt.NDArray[np.int64], T, npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+    """(rows, what `ask` made of their windows, target (b, h, w), where it has pixels (b, h, w), positive (b))."""
+    own = np.arange(how.ranks.rank, len(items), how.ranks.world)
+    steps = [own[i : i + how.batch] for i in range(0, len(own), how.batch)]
+    shown = how.name is not None and how.ranks.first
+    with progress(how.name or "", len(own)) if shown else nullcontext(lambda _: None) as advance:
+        for rows, batch in zip(steps, load(items, steps, how.device, how.threads, prefetch=2), strict=True):
+            valid_bhw = None if batch.valid_b1hw is None else batch.valid_b1hw[:, 0] > 0
+            with torch.inference_mode():
+                told = ask(batch.image_btchw, valid_bhw)
+            target_bhw = batch.target_b1hw[:, 0].cpu().numpy() >= 128
+            there_bhw = np.ones_like(target_bhw) if valid_bhw is None else valid_bhw.cpu().numpy()
+            yield rows, told, target_bhw & there_bhw, there_bhw, batch.positive_b1[:, 0].cpu().numpy() > 0
+            advance(len(rows))
 
-    `name` titles the progress display; None shows none.
+
+def _compared(
+    probability_bhw: Tensor,
+    target_bhw: npt.NDArray[np.bool_],
+    there_bhw: npt.NDArray[np.bool_],
+    positive_b: npt.NDArray[np.bool_],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """(probability, target, there): of a classifier all are (b, 1, 1), a mask of one pixel."""
+    p_bhw = probability_bhw.float().cpu().numpy()
+    if p_bhw.shape[1:] == (1, 1):
+        target_bhw = positive_b[:, np.newaxis, np.newaxis]
+        return p_bhw, target_bhw, np.ones_like(target_bhw)
+    return np.where(there_bhw, p_bhw, np.float32(0)), target_bhw, there_bhw
+
+
+def score(
+    detect: Detect,
+    items: Items,
+    how: Reading,
+    threshold: npt.ArrayLike,
+    fold: npt.NDArray[np.int64] | None = None,
+    look: Look | None = None,
+) -> Scores:
+    """Score human-labelled frames of a detector that answers on the labels' grid.
+
+    threshold: of all, or (n) of each record. fold: (n) the part of each record, for the histograms; None: one part.
     """
-    histogram = np.zeros((2, metrics.BINS), np.int64)
-    own = np.arange(ranks.rank, len(items), ranks.world)
-    steps = [own[i : i + batch] for i in range(0, len(own), batch)]
+    parts = 1 if fold is None else int(fold.max(initial=0)) + 1
+    part = np.zeros(len(items), np.int64) if fold is None else fold
+    limit = np.broadcast_to(np.asarray(threshold, np.float64), len(items))
+    histogram = np.zeros((parts, 2, metrics.BINS), np.int64)
     counts, record_scores = np.zeros((3, len(items)), np.int64), np.zeros(len(items))
     tolerant = np.zeros((4, len(items)), np.int64)
-
-    def run(advance: Callable[..., None]) -> None:
-        for rows, loaded in zip(steps, load(items, steps, device, threads, prefetch=2), strict=True):
-            with torch.inference_mode():
-                p_bhw = probabilities(loaded.image_btchw).cpu().numpy()
-            if p_bhw.shape[1:] == (1, 1):
-                target_bhw = loaded.positive_b1.cpu().numpy()[:, :, np.newaxis] > 0
-            else:
-                target_bhw = loaded.target_b1hw[:, 0].cpu().numpy() >= 128
-            if loaded.valid_b1hw is None:
-                there_bhw = np.ones_like(target_bhw)
-            else:
-                there_bhw = loaded.valid_b1hw[:, 0].cpu().numpy() > 0
-                p_bhw = np.where(there_bhw, p_bhw, 0)
-                target_bhw = target_bhw & there_bhw
-            histogram[...] += metrics.histograms(p_bhw[there_bhw], target_bhw[there_bhw])
-            record_scores[rows] = top_k_mean(p_bhw, top_k)
-            for row, p_hw, target_hw in zip(rows, p_bhw, target_bhw, strict=True):
-                predicted_hw = p_hw >= threshold
-                tp = int((predicted_hw & target_hw).sum())
-                counts[:, row] = tp, int(predicted_hw.sum()) - tp, int(target_hw.sum()) - tp
-                tolerant[:, row] = metrics.tolerant_counts(predicted_hw, target_hw)
-            advance(len(p_bhw))
-
-    if name is None:
-        run(lambda n: None)
-    else:
-        with progress(name, len(items)) as advance:
-            run(advance)
-    parts = gather((histogram, counts, record_scores, tolerant), ranks)
-    # each process left zeros where the others counted
-    return Scores(*(sum(column) for column in zip(*parts, strict=True)))
+    for rows, told, *labels in _answers(detect, items, how):
+        p_bhw, target_bhw, there_bhw = _compared(told.probability_bhw, *labels)
+        record_scores[rows] = told.score_b.cpu().numpy()
+        for row, p_hw, target_hw, there_hw in zip(rows, p_bhw, target_bhw, there_bhw, strict=True):
+            histogram[part[row]] += metrics.histograms(p_hw[there_hw], target_hw[there_hw])
+            predicted_hw = p_hw >= limit[row]
+            counts[:, row] = _counted(predicted_hw, target_hw)
+            tolerant[:, row] = metrics.tolerant_counts(predicted_hw, target_hw)
+            if look is not None:
+                look(int(row), p_hw, target_hw, float(record_scores[row]))
+    return Scores(*_summed((histogram, counts, record_scores, tolerant), how.ranks))
 
 
-def score_predictor(model: Predictor, items: Items, batch: int = 16) -> Scores:
-    """Score a finished run at its own threshold, on items read at its own `offsets`."""
-    return score(
-        predicted(model.model, model.view, model.label_shift, model.head),
-        items,
-        device=model.device,
-        threshold=model.decision.threshold,
-        top_k=model.decision.top_k,
-        batch=batch,
-    )
+def _counted(predicted_hw: npt.NDArray[np.bool_], target_hw: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
+    tp = int((predicted_hw & target_hw).sum())
+    return tp, int(predicted_hw.sum()) - tp, int(target_hw.sum()) - tp
 
 
-def report(scores: Scores, items: Items, threshold: float, gate: float) -> dict[str, Any]:
-    """Scores at a threshold and gate that were fitted elsewhere, with a 95 % bootstrap interval over groups."""
-    tp, fp, fn = gated = gated_counts(scores, gate)
-    shut = scores.record_score < gate
+def _summed(arrays: Sequence[npt.NDArray[Any]], ranks: Ranks) -> list[npt.NDArray[Any]]:
+    """Over processes: each left zeros where the others counted."""
+    return [sum(column) for column in zip(*gather(tuple(arrays), ranks), strict=True)]
+
+
+def unseen(items: Items, models: Sequence[Predictor]) -> Items:
+    """The records that no model was trained on or calibrated by: no other is ever scored.
+
+    Raises ContrailError where none is left.
+    """
+    seen = frozenset().union(*(model.trained_records | model.calibrated_records for model in models))
+    new = np.array([record_id not in seen for record_id in items.record_id.tolist()])
+    if not new.any():
+        where = f"{models[0].path / CALIBRATION}" if models[0].path.is_dir() else "its run's calibration.json"
+        raise ContrailError(
+            f"all {len(items)} labelled records were trained on or calibrated by: score others (what the held-out ones "
+            f"scored at thresholds fitted on one another is in {where})"
+        )
+    return items[np.flatnonzero(new)]
+
+
+def score_predictor(
+    model: Predictor,
+    items: Items,
+    batch: int = 16,
+    look: Look | None = None,
+    fold: npt.NDArray[np.int64] | None = None,
+) -> Scores:
+    """Score a finished model at its own threshold, on items read at its own `offsets`; see `score`."""
+    return score(model.on_labels, items, Reading(model.device, batch), model.decision.threshold, fold, look)
+
+
+def report(
+    scores: Scores, items: Items, threshold: float, gate: float, gates: npt.NDArray[np.float64] | None = None
+) -> dict[str, Any]:
+    """Scores, with a 95 % bootstrap interval over groups.
+
+    threshold, gate: of the model as it will be used, told with the scores; gates: (n) that each record meets here,
+    where these were cross-fitted. Raises ValueError without a record.
+    """
+    limits = np.full(len(items), gate) if gates is None else gates
+    tp, fp, fn = gated = gated_counts(scores, limits)
+    shut = scores.record_score < limits
     tolerant = scores.tolerant.copy()
-    tolerant[:2, shut] = 0  # nothing is predicted there any more
-    tolerant[2, shut] = 0
+    tolerant[:3, shut] = 0  # nothing is predicted there any more
     total = {k: int(v) for k, v in zip(("tp", "fp", "fn"), gated.sum(1), strict=True)}
     low, high = metrics.bootstrap_interval(tp, fp, fn, groups=items.group)
     ungated = scores.counts.sum(1)
@@ -137,7 +189,7 @@ def report(scores: Scores, items: Items, threshold: float, gate: float) -> dict[
         "dice_high": high,
         "precision": float(metrics.ratio(total["tp"], total["tp"] + total["fp"])),
         "recall": float(metrics.ratio(total["tp"], total["tp"] + total["fn"])),
-        "auc_pr": metrics.average_precision(scores.histogram) if positive.any() else None,
+        "auc_pr": metrics.average_precision(scores.histogram.sum(0)) if positive.any() else None,
         "tolerant_dice": metrics.tolerant_dice(*(int(n) for n in tolerant.sum(1))),
         "record_dice": metrics.record_dice(tp + fp > 0, positive),
         "record_auc_pr": _record_auc(scores, positive),
@@ -151,25 +203,146 @@ def _record_auc(scores: Scores, positive: npt.NDArray[np.bool_]) -> float | None
     return metrics.average_precision(metrics.histograms(scores.record_score, positive)) if positive.any() else None
 
 
-def gated_counts(scores: Scores, gate: float) -> npt.NDArray[np.int64]:
-    """(3, n) tp, fp, fn when records that score below the gate get an empty mask."""
-    tp, fp, fn = scores.counts
-    shut = scores.record_score < gate
+def gated_counts(scores: Scores, gate: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """(3, n) tp, fp, fn when records that score below the gate, one or (n), get an empty mask."""
+    return _gated(scores.counts, scores.record_score < np.asarray(gate))
+
+
+def _gated(counts: npt.NDArray[np.int64], shut: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    tp, fp, fn = counts
     return np.stack([np.where(shut, 0, tp), np.where(shut, 0, fp), np.where(shut, fn + tp, fn)])
 
 
-def calibrate(score_at: Callable[[float], Scores], items: Items) -> tuple[float, float, Scores] | None:
-    """(threshold, gate, scores there) that maximise global Dice on held-out frames; None without a positive pixel.
+def parts_of(items: Items) -> npt.NDArray[np.int64]:
+    """(n) which of `FOLDS` parts, made of whole groups, a record is in; parts are fewer where groups are."""
+    groups = len(np.unique(items.group))
+    return folds(items.group, items.positive, min(FOLDS, groups)) if groups else np.zeros(0, np.int64)
 
-    `score_at(threshold)` scores `items`; it is called twice: for the histogram of probabilities that gives the
-    threshold, then for the counts at it that give the gate. On few records the best gate is often best by chance
-    and costs Dice elsewhere: it is kept only when its gain holds in 97.5 % of resamplings, else there is none.
+
+class Choice(NamedTuple):
+    """What is fitted on held-out records."""
+
+    mask: Weights
+    threshold: float
+    gate_weights: Weights
+    gate: float
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    choice: Choice
+    """Fitted on all held-out records: what the model is used with."""
+    holdout: dict[str, Any]
+    """`report` on the held-out records, each scored by what was fitted on the other parts."""
+    counts: npt.NDArray[np.int64]
+    """(3, n) tp, fp, fn of the held-out records, likewise."""
+
+
+def calibrate(
+    detector: Detector,
+    shift: Shift,
+    items: Items,
+    how: Reading,
+    masks: Sequence[Weights],
+    gates: Sequence[Weights],
+    gate_when: Literal["proven", "best", "never"] = "proven",
+) -> Calibrated | None:
+    """Choose threshold and gate, and weights among `masks` and `gates`, by global Dice; None without a positive pixel.
+
+    shift: how far the labels' grid lies off the detector's answers. On few records the best gate is often best by
+    chance and costs Dice elsewhere: with `gate_when="proven"` it is kept only when its gain holds in 97.5 % of
+    resamplings, else there is none; with "best" it is kept, with "never" there is none. Frames are looked at twice.
     """
-    first = score_at(0.5)
-    if not first.histogram[1].sum():
+    part = parts_of(items)
+    count = int(part.max(initial=0)) + 1
+
+    def ask(window_btchw: Tensor, valid_bhw: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        masks, scores = detector.parts(window_btchw, valid_bhw)
+        return {n: to_label_frame(m[:, None], shift)[:, 0].clamp(0, 1) for n, m in masks.items()}, scores
+
+    def mixed(told: tuple[dict[str, Tensor], dict[str, Tensor]], weights: Weights) -> Tensor:
+        return weighted(told[0], weights) if weights else weighted(told[1], gates[0])[:, None, None]
+
+    # ---- first look: probabilities by part and weights; what the gate may compare ------------------------------------
+    histogram = np.zeros((len(masks), count, 2, metrics.BINS), np.int64)
+    names = sorted({name for weights in gates for name, weight in weights.items() if weight > 0})
+    scores_by_name = np.zeros((len(names), len(items)))
+    for rows, told, *labels in _answers(ask, items, how):
+        scores_by_name[:, rows] = [told[1][name].cpu().numpy() for name in names]
+        for c, weights in enumerate(masks):
+            for row, p, target, there in zip(rows, *_compared(mixed(told, weights), *labels), strict=True):
+                histogram[c, part[row]] += metrics.histograms(p[there], target[there])
+    histogram, scores_by_name = _summed((histogram, scores_by_name), how.ranks)
+    if not histogram[0, :, 1].any():
         return None
-    threshold, _ = metrics.best_threshold(first.histogram)
-    scores = score_at(threshold)
-    gate, _ = metrics.best_gate(scores.record_score, *scores.counts)
-    low, _ = metrics.bootstrap_difference(scores.counts, gated_counts(scores, gate), items.group)
-    return threshold, gate if low > 0 else 0.0, scores
+    fitted = [_best_mask(histogram.sum(1) - histogram[:, k]) for k in range(count)]  # on the other parts
+    fitted.append(_best_mask(histogram.sum(1)))
+
+    # ---- second look: counts of each record at each of these ---------------------------------------------------------
+    counts, tolerant = np.zeros((count + 1, 3, len(items)), np.int64), np.zeros((4, len(items)), np.int64)
+    for rows, told, *labels in _answers(ask, items, how):
+        for k, (c, threshold) in enumerate(fitted):
+            for row, p, target, _ in zip(rows, *_compared(mixed(told, masks[c]), *labels), strict=True):
+                counts[k, :, row] = _counted(p >= threshold, target)
+                if part[row] == k:
+                    tolerant[:, row] = metrics.tolerant_counts(p >= threshold, target)
+    counts, tolerant = _summed((counts, tolerant), how.ranks)
+
+    # ---- the gates on top --------------------------------------------------------------------------------------------
+    mixtures = np.stack([_mixture(scores_by_name, names, weights) for weights in gates])
+    chosen = []
+    for k in range(count + 1):
+        others = part != k if k < count and count > 1 else np.ones(len(items), bool)
+        chosen.append(_best_gate(mixtures[:, others], counts[k][:, others], items.group[others], gate_when))
+    rows = np.arange(len(items))
+    own_gate = np.array([chosen[k][1] for k in part]) if count > 1 else np.zeros(len(items))
+    own_score = mixtures[[chosen[k][0] for k in part], rows]
+    (c, threshold), (g, gate) = fitted[-1], chosen[-1]
+    by_part = np.stack([histogram[fitted[k][0], k] for k in range(count)])
+    scores = Scores(by_part, counts[part, :, rows].T, own_score, tolerant)
+    told_of = report(scores, items, threshold, gate, own_gate)
+    return Calibrated(Choice(masks[c], threshold, gates[g], gate), told_of, gated_counts(scores, own_gate))
+
+
+def _best_mask(histogram: npt.NDArray[np.int64]) -> tuple[int, float]:
+    """(which weights, threshold) of the best Dice; (weights, 2, BINS). The first, 1/2 where nothing is positive."""
+    if not histogram[0, 1].any():
+        return 0, 0.5
+    found = [metrics.best_threshold(one) for one in histogram]
+    best = int(np.argmax([dice for _, dice in found]))
+    return best, found[best][0]
+
+
+def _mixture(scores: npt.NDArray[np.float64], names: Sequence[str], weights: Weights) -> npt.NDArray[np.float64]:
+    share = np.array([weights.get(name, 0.0) for name in names])
+    return np.asarray(share @ scores / share.sum()) if len(names) > 1 else scores[0]
+
+
+def _best_gate(
+    scores: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], group: npt.NDArray[np.str_], when: str
+) -> tuple[int, float]:
+    """(which weights, gate) of the best Dice; scores (weights, n), counts (3, n)."""
+    if when == "never" or not counts.any():
+        return 0, 0.0
+    found = [metrics.best_gate(one, *counts) for one in scores]
+    best = int(np.argmax([dice for _, dice in found]))
+    gate = found[best][0]
+    if when == "proven":
+        low, _ = metrics.bootstrap_difference(counts, _gated(counts, scores[best] < gate), group)
+        gate = gate if low > 0 else 0.0
+    return best, gate
+
+
+def known_of_holdout(fitted: Calibrated | None, items: Items) -> dict[str, Any]:
+    """What a calibration states of the records that were held out."""
+    return {
+        "holdout": fitted.holdout if fitted else None,
+        "holdout_records": items.record_id.tolist(),
+        "holdout_groups": items.group.tolist(),
+        "holdout_counts": fitted.counts.tolist() if fitted else None,
+    }
+
+
+def holdout_dice(scores: Scores) -> float | None:
+    """Dice at thresholds cross-fitted between parts, what epochs are compared by; None without a positive pixel."""
+    return metrics.cross_fitted(scores.histogram)[1] if scores.histogram[:, 1].any() else None

@@ -38,14 +38,14 @@ from contrail_train.checkpoint import (
     save_weights,
 )
 from contrail_train.config import PseudoConfig, RunConfig
+from contrail_train.detector import normalise, onto_labels, single, view_of
 from contrail_train.distributed import Ranks, join, leave, sync_batch_norms, total, wait
-from contrail_train.evaluate import Scores, calibrate, predicted, report, score
+from contrail_train.evaluate import Reading, calibrate, holdout_dice, known_of_holdout, parts_of, score
 from contrail_train.loader import Batch, epoch_order, load, open_training_data, share_of, step_rows, steps_per_epoch
 from contrail_train.losses import total_loss
-from contrail_train.metrics import best_threshold
 from contrail_train.models import build, check_encoder, widths_used
 from contrail_train.optim import freeze, make_optimiser, set_learning_rate, train_mode
-from contrail_train.predict import choose_device, normalise, view_of
+from contrail_train.predict import choose_device
 from contrail_train.rundir import CALIBRATION, WEIGHTS, Log, begin_run, finished, hold
 from contrail_train.start import start_from, weights_file
 
@@ -90,6 +90,8 @@ def fit(
     total_steps = config.epochs * steps_an_epoch
     if data.without_neighbours:
         say(f"{data.without_neighbours} labelled frames left out: not all of frames {config.data.frames} around them")
+    if data.leaking:
+        say(f"{data.leaking} frames left out: their records leak into held-out ones")
     pseudo, groups = data.pseudo_labelled, len(set(data.holdout.group))
     say(
         f"{len(data.train)} frames to train on{f', {pseudo} of them pseudo-labelled' if pseudo else ''}; "
@@ -152,19 +154,11 @@ def fit(
         say(f"resumed at step {step}")
     log = Log(out, step, ranks.first)
 
-    def holdout_scores(threshold: float) -> Scores:
-        average.module.eval()
-        return score(
-            predicted(average.module, view, label_shift, config.model.head),
-            data.holdout,
-            device=device,
-            threshold=threshold,
-            top_k=config.top_k,
-            batch=config.batch_size,
-            threads=config.data.threads,
-            name=None,
-            ranks=ranks,
-        )
+    # what the network learns to tell lies on the image, but for as much of the labels' shift as it was not shown
+    off = data.label_shift[0] - label_shift[0], data.label_shift[1] - label_shift[1]
+    detector = single(average.module, view, config.model.head, top_k=config.top_k, off=off, symmetries="none")
+    reading = Reading(device, config.batch_size, config.data.threads, None, ranks)
+    parts = parts_of(data.holdout)
 
     def checkpoint() -> None:
         if ranks.first:
@@ -230,7 +224,7 @@ def fit(
 
     def rows_of(at: int) -> npt.NDArray[np.int64]:
         epoch, within = divmod(at, steps_an_epoch)
-        return step_rows(epoch_order(len(data.train), config.seed, epoch), within, config.batch_size)
+        return step_rows(epoch_order(data.train.frequency, config.seed, epoch), within, config.batch_size)
 
     # ---- the loop ----------------------------------------------------------------------------------------------
     losses: list[torch.Tensor] = []
@@ -286,7 +280,9 @@ def fit(
                     return {}
 
             # ---- the end of an epoch: is it among the best so far? -------------------------------------------------
-            dice = holdout_dice(holdout_scores(0.5)) if len(data.holdout) else None
+            average.module.eval()
+            scores = score(onto_labels(detector, label_shift), data.holdout, reading, 0.5, parts)
+            dice = holdout_dice(scores)
             if dice is not None:
                 log(step, holdout_dice=dice)
             # without held-out positives all are equal, and the last count
@@ -310,23 +306,24 @@ def fit(
         save_mean(out / WEIGHTS, [out / CANDIDATES / f"step-{at:08d}.safetensors" for _, at in best], facts)
     wait(ranks)
     load_weights(out / WEIGHTS, average.module)
-    fitted = calibrate(holdout_scores, data.holdout) if len(data.holdout) else None
-    threshold, gate, scores = fitted or (0.5, 0.0, None)
+    average.module.eval()
+    fitted = calibrate(detector, label_shift, data.holdout, reading, [detector.mask], [detector.gate])
     seen = {
         *data.train.record_id.tolist(),
         *data.holdout.record_id.tolist(),
         *(started.seen_records if started else ()),
+        *data.labellers_saw,
     }
     calibration = {
-        "threshold": threshold,
-        "gate": gate,
+        "threshold": fitted.choice.threshold if fitted else 0.5,
+        "gate": fitted.choice.gate if fitted else 0.0,
         "top_k": config.top_k,
-        "holdout": report(scores, data.holdout, threshold, gate) if scores is not None else None,
-        "holdout_records": data.holdout.record_id.tolist(),
+        **known_of_holdout(fitted, data.holdout),
         "seen_records": sorted(seen),
         "statistics": data.statistics,
         "composite": data.composite,
-        "label_shift": list(label_shift),
+        "label_shift": list(data.label_shift),
+        "off": list(off),
         "grid": data.grid,
         "stores": data.digests,
     }
@@ -367,8 +364,3 @@ def has_thin_strided_pointwise(model: nn.Module) -> bool:
     """
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     return any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels // c.groups < 16 for c in convolutions)
-
-
-def holdout_dice(scores: Scores) -> float | None:
-    """Best Dice over all thresholds, what epochs are compared by; None without a positive pixel."""
-    return best_threshold(scores.histogram)[1] if scores.histogram[1].sum() else None

@@ -7,12 +7,14 @@ remembered, so a resumed run sees just what an undisturbed one would have.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from torch import Tensor
 from contrail_data.catalog import open_named
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
+from contrail_data.splits import groups_together, leaking, sampling_weights
 from contrail_data.stats import combined
 from contrail_data.store import PixelReader, kind, pixel_reader, read_scalars
 from contrail_data.tiles import SIDE_KM
@@ -61,8 +64,11 @@ class Items:
     positive: npt.NDArray[np.bool_]
     """Whether the frame has any contrail."""
     weight: npt.NDArray[np.float32]
+    """In the loss."""
+    frequency: npt.NDArray[np.float64]
+    """How often an item comes in an epoch, on average."""
     group: npt.NDArray[np.str_]
-    """(site, day) of the record, or the record itself where those are unknown: never split across a hold-out."""
+    """As `splits.groups` names them: never split across a hold-out."""
     record_id: npt.NDArray[np.str_]
     offsets: tuple[int, ...]
     """Frames that are read, from the labelled one."""
@@ -79,7 +85,7 @@ class Items:
 
 _COLUMNS = (
     *("store", "sample", "frame", "label", "label_sample", "label_frame"),
-    *("positive", "weight", "group", "record_id"),
+    *("positive", "weight", "frequency", "group", "record_id"),
 )
 
 
@@ -113,6 +119,10 @@ class TrainingData:
     """How many of `train` are labelled by a model."""
     without_neighbours: int
     """Labelled frames left out, as the sample has not all the frames around them that the model sees."""
+    labellers_saw: frozenset[str]
+    """Records that the models which made its pseudo-labels were trained on."""
+    leaking: int
+    """Items left out, as they leak into what is held out."""
     statistics: dict[str, Any]
     composite: dict[str, Any]
     label_shift: tuple[float, float]
@@ -132,21 +142,28 @@ def open_training_data(config: DataConfig) -> TrainingData:
         raise ContrailError("data.train is empty: name stores, --set data.train=[data/train.zarr]")
     if twice := [name for name in config.train if config.train.count(name) > 1]:
         raise ContrailError(f"data.train names {twice[0]} twice: name each store once")
-    opened = {name: open_named(name) for name in config.train}
-    parents = {name: s for name, s in opened.items() if kind(s) == "samples"}
-    pseudo = {name: s for name, s in opened.items() if kind(s) == "pseudo-labels"}
+    opened = {name: open_named(name) for name in (*config.train, *config.validation)}
+    validation = {name: opened[name] for name in config.validation}
+    parents = {name: opened[name] for name in config.train if kind(opened[name]) == "samples"}
+    pseudo = {name: opened[name] for name in config.train if kind(opened[name]) == "pseudo-labels"}
     for name, store in opened.items():
-        if name not in parents and name not in pseudo:
+        if name not in parents | pseudo and name not in config.validation:
             raise ContrailError(f"{name}: holds {kind(store)}: train on samples and pseudo-labels only")
+        if name in config.validation and kind(store) != "samples":
+            raise ContrailError(f"{name}: holds {kind(store)}: data.validation takes stores of samples")
     if not parents:
         raise ContrailError("data.train names no store with images: add the one the pseudo-labels were made from")
-    _check_kin(parents, config)
+    if both := sorted(set(config.train) & set(config.validation)):
+        raise ContrailError(f"{both[0]}: is in data.train and in data.validation: name it once")
+    _check_kin(parents | validation, config, list(validation))
     reader = partial(pixel_reader, check=config.check, keep=config.keep)
-    stores, scalars = list(parents.values()), [read_scalars(s) for s in parents.values()]
-    human = _human_items(stores, scalars, config.frames, config.target, reader)
-    if not len(human):
+    stores = [*parents.values(), *validation.values()]
+    scalars = [read_scalars(s) for s in stores]
+    human = _human_items(stores, scalars, config, reader)
+    trainable = human.store < len(parents)
+    if not trainable.any():
         raise ContrailError(f"{', '.join(parents)}: no human-labelled sample: nothing to train on")
-    everywhere = _with_pseudo(human, stores, scalars, pseudo, config.pseudo, reader)
+    everywhere, seen_by_labellers = _with_pseudo(human, stores, scalars, pseudo, config, reader)
     usable = _with_neighbours(everywhere, stores)
     if not usable.any():
         raise ContrailError(
@@ -160,9 +177,16 @@ def open_training_data(config: DataConfig) -> TrainingData:
             raise ContrailError(f"{', '.join(parents)}: no positive record: data.records=positive leaves none")
     else:
         wanted = usable
-    # Groups are chosen among all human-labelled records, so that stages of one pipeline hold out the same ones.
-    held = choose_holdout(human.group, human.positive, config.holdout, config.fold)
-    train = wanted & ~np.isin(everywhere.group, np.unique(human.group[held]))
+    held, left_out = _held(human, trainable, config)
+    if config.validation:  # other stores may lie over these in space and time; groups within one store cannot
+        leaked = _leaking_rows(everywhere, scalars[: len(parents)], scalars[len(parents) :], config)
+    else:
+        leaked = np.zeros(len(everywhere), bool)
+    _check_labellers(human.record_id[held], seen_by_labellers, config)
+    kept_apart = np.unique(human.group[held | left_out])
+    train = wanted & ~leaked & (everywhere.store < len(parents))
+    if not config.validation:
+        train &= ~np.isin(everywhere.group, kept_apart)
     if not (train & is_human).any():
         raise ContrailError(f"data.holdout={config.holdout} leaves none of {len(human)} samples: lower it")
     # Whatever is trained on, scores are against the majority: the first labels are the masks, one a store.
@@ -172,12 +196,91 @@ def open_training_data(config: DataConfig) -> TrainingData:
         holdout=scored[held & wanted[: len(human)]],
         pseudo_labelled=int((train & ~is_human).sum()),
         without_neighbours=int((~usable).sum()),
-        statistics=combined([s.attrs["statistics"] for s in stores]),
+        labellers_saw=frozenset().union(*seen_by_labellers.values()),
+        leaking=int((wanted & leaked).sum()),
+        statistics=combined([s.attrs["statistics"] for s in parents.values()]),
         composite=stores[0].attrs["composite"],
         label_shift=tuple(stores[0].attrs["label_shift"]),
         grid=_grid(stores, scalars),
         digests={name: store.attrs["digest"] for name, store in opened.items()},
     )
+
+
+def _held(
+    human: Items, trainable: npt.NDArray[np.bool_], config: DataConfig
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """(n) which human-labelled records are held out, and which neither held out nor trained on. Groups are chosen among
+    all of them, so that stages of one pipeline hold out the same ones."""
+    nothing = np.zeros(len(human), bool)
+    if config.validation:
+        return ~trainable, nothing
+    if config.folds is None:
+        return choose_holdout(human.group, human.positive, config.holdout, config.fold), nothing
+    fold_of = read_folds(config.folds)
+    if absent := [record_id for record_id in human.record_id.tolist() if record_id not in fold_of]:
+        raise ContrailError(
+            f"{config.folds}: lacks {len(absent)} of the records, such as {absent[0]}: write it anew with "
+            "contrail-data splits of the stores in data.train"
+        )
+    fold = np.array([fold_of[record_id] for record_id in human.record_id.tolist()])
+    for asked in (config.fold, *config.leave_out):
+        if not (fold == asked).any():
+            raise ContrailError(f"{config.folds}: holds no fold {asked}: choose among 0 to {fold.max()}")
+    return fold == config.fold, np.isin(fold, config.leave_out)
+
+
+def read_folds(path: str) -> dict[str, int]:
+    """Fold by record id, from a file that `contrail-data splits` wrote. Raises ContrailError."""
+    try:
+        with Path(path).open(newline="") as file:
+            return {row["record_id"]: int(row["fold"]) for row in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ContrailError(
+            f"{path}: no table with columns record_id and fold ({type(error).__name__}): write it with contrail-data "
+            "splits"
+        ) from None
+
+
+def _leaking_rows(
+    items: Items, train: Sequence[xr.Dataset], validation: Sequence[xr.Dataset], config: DataConfig
+) -> npt.NDArray[np.bool_]:
+    """(n) items to train on that are to be left out, as they share id, raw data, or footprint and time with a record
+    that is held out. Raises ContrailError where such are refused."""
+    found = np.zeros(len(items), bool)
+    told: dict[str, int] = {}
+    example = ""
+    for number, ours in enumerate(train):
+        for theirs in validation:
+            pairs = leaking(ours, theirs)
+            rows = (items.store == number) & np.isin(items.sample, pairs.a)
+            found |= rows
+            for name in np.unique(pairs.kind):
+                told[name] = told.get(name, 0) + len(np.unique(pairs.a[pairs.kind == name]))
+            if len(pairs) and not example:
+                ids = ours["record_id"].values[pairs.a[0]], theirs["record_id"].values[pairs.b[0]]
+                example = f"{ids[0]} with {ids[1]}"
+    count = len(np.unique(items.record_id[found]))
+    if count and config.leaks == "refuse":
+        why = ", ".join(f"{n} by {name}" for name, n in told.items())
+        raise ContrailError(
+            f"{count} records of data.train leak into data.validation ({why}; such as {example}): see contrail-data "
+            "audit, and set data.leaks=drop to leave them out, or allow"
+        )
+    return found if config.leaks == "drop" else np.zeros(len(items), bool)
+
+
+def _check_labellers(
+    held: npt.NDArray[np.str_], seen_by_labellers: dict[str, frozenset[str]], config: DataConfig
+) -> None:
+    """Raises ContrailError where a model that made pseudo-labels was trained on records that are held out: what it
+    learnt of them would come back in its labels."""
+    for name, seen in seen_by_labellers.items():
+        shared = sorted(set(held.tolist()) & seen)
+        if shared and config.leaks != "allow":
+            raise ContrailError(
+                f"{name}: the model that made these pseudo-labels was trained on {len(shared)} of {len(held)} held-out "
+                f"records, such as {shared[0]}: label with one that holds out the same, or set data.leaks=allow"
+            )
 
 
 def _grid(stores: Sequence[xr.Dataset], scalars: Sequence[xr.Dataset]) -> dict[str, Any]:
@@ -192,11 +295,11 @@ def _grid(stores: Sequence[xr.Dataset], scalars: Sequence[xr.Dataset]) -> dict[s
     }
 
 
-def _check_kin(parents: dict[str, xr.Dataset], config: DataConfig) -> None:
+def _check_kin(parents: dict[str, xr.Dataset], config: DataConfig, only_scored: Sequence[str]) -> None:
     """Raises ContrailError unless the stores can be trained on together, as the run wants them."""
     first_name, first = next(iter(parents.items()))
     for name, store in parents.items():
-        if store.attrs["statistics"] is None:
+        if store.attrs["statistics"] is None and name not in only_scored:
             raise ContrailError(f"{name}: holds no train samples, so it has no statistics: train on a train split")
         if config.composite not in (None, theirs := store.attrs["composite"]["name"]):
             known = config.composite in COMPOSITES
@@ -216,7 +319,7 @@ def open_labelled(store: xr.Dataset, offsets: Sequence[int] = (0,)) -> Items:
 
     Raises ContrailError when there are none, or none that has these.
     """
-    items = _human_items([store], [read_scalars(store)], offsets, "majority", pixel_reader)
+    items = _human_items([store], [read_scalars(store)], DataConfig(frames=list(offsets)), pixel_reader)
     if not len(items):
         raise ContrailError(f"{store.attrs['path']}: no human labels to score against: choose a labelled store")
     usable = _with_neighbours(items, [store])
@@ -237,18 +340,17 @@ def _with_neighbours(items: Items, stores: Sequence[xr.Dataset]) -> npt.NDArray[
 def _human_items(
     stores: Sequence[xr.Dataset],
     scalars: Sequence[xr.Dataset],
-    offsets: Sequence[int],
-    target: str,
+    config: DataConfig,
     reader: Callable[..., PixelReader],
 ) -> Items:
     labels: list[Labels] = [Labels(reader(s, "mask"), 255) for s in stores]
     parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _COLUMNS}
-    for i, (store, s) in enumerate(zip(stores, scalars, strict=True)):
+    for i, (store, s, group) in enumerate(zip(stores, scalars, groups_together(scalars), strict=True)):
         rows = np.flatnonzero((s["label_source"].values == "human") & (s["labelled_frame"].values >= 0))
         label = np.full(len(rows), i)
-        if target != "majority" and "annotators" in store.variables:
+        if config.target != "majority" and "annotators" in store.variables:
             voters = s["annotator_count"].values.astype(np.int64)
-            labels.append(Labels(reader(store, "annotators"), table=_mean_of_votes(target), row_of_table=voters))
+            labels.append(Labels(reader(store, "annotators"), table=_mean_of_votes(config.target), row_of_table=voters))
             label[voters[rows] > 0] = len(labels) - 1
         values = {
             "store": np.full(len(rows), i),
@@ -259,7 +361,8 @@ def _human_items(
             "label_frame": np.zeros(len(rows), np.int64),
             "positive": s["positive_pixels"].values[rows] > 0,
             "weight": np.ones(len(rows), np.float32),
-            "group": site_and_day(s)[rows],
+            "frequency": sampling_weights(s.isel(sample=rows), config.balance, config.balance_power),
+            "group": group[rows],
             "record_id": _text(s["record_id"].values[rows]),
         }
         for name in _COLUMNS:
@@ -269,8 +372,8 @@ def _human_items(
         labels,
         [reader(s, "valid") if "valid" in s.variables else None for s in stores],
         **{name: np.concatenate(columns) for name, columns in parts.items()},
-        offsets=tuple(offsets),
-        shape_tchw=(len(offsets), *stores[0]["image"].shape[2:]),
+        offsets=tuple(config.frames),
+        shape_tchw=(len(config.frames), *stores[0]["image"].shape[2:]),
         dtype=stores[0]["image"].dtype,
     )
 
@@ -281,16 +384,6 @@ def _mean_of_votes(target: str) -> npt.NDArray[np.uint8]:
     voters = np.maximum(np.arange(9), 1)[:, np.newaxis]
     share = np.minimum(marked / voters * (2 if target == "clip2" else 1), 1)
     return np.rint(255 * share).astype(np.uint8)
-
-
-def site_and_day(scalars: xr.Dataset) -> npt.NDArray[np.str_]:
-    """(sample) names of groups that must not be split: tiles of one site on one day; else the record itself."""
-    frame = np.maximum(scalars["labelled_frame"].values, 0)
-    times = scalars["time"].values[np.arange(len(frame)), frame]
-    known = ~np.isnat(times) & ~np.isnan(scalars["latitude"].values)
-    where = zip(scalars["latitude"].values, scalars["longitude"].values, strict=True)
-    groups = [f"{a:.1f} {o:.1f} {t}" for (a, o), t in zip(where, times.astype("datetime64[D]"), strict=True)]
-    return np.where(known, np.array(groups, str), _text(scalars["record_id"].values))
 
 
 def _text(values: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
@@ -322,44 +415,63 @@ def _with_pseudo(
     parents: list[xr.Dataset],
     scalars: list[xr.Dataset],
     pseudo: dict[str, xr.Dataset],
-    config: PseudoConfig,
+    config: DataConfig,
     reader: Callable[..., PixelReader],
-) -> Items:
-    """The human rows, and one for each pseudo-labelled frame. Such a frame counts as positive when its gate was open
-    and its `top_k` highest pixels average to the threshold or more."""
+) -> tuple[Items, dict[str, frozenset[str]]]:
+    """The human rows, and one for each pseudo-labelled frame that is sure enough; and by store of pseudo-labels the
+    records that the model which made them was trained on. Such a frame counts as positive when its mask is not empty.
+    """
     labels = list(human.labels)
     columns = {name: [getattr(human, name)] for name in _COLUMNS}
     digests = [p.attrs["digest"] for p in parents]
+    seen = {}
+    group = groups_together(scalars) if pseudo else []
     for name, store in pseudo.items():
         if store.attrs["parent"] not in digests:
             raise ContrailError(
                 f"{name}: its parent {store.attrs['parent'][:15]}… is not in data.train: add that store"
             )
         parent = digests.index(store.attrs["parent"])
+        made = read_scalars(store)
+        seen[name] = frozenset(str(r) for r in made["trained_record"].values)
         ids = {str(r): i for i, r in enumerate(scalars[parent]["record_id"].values)}
-        at = np.array([ids[str(r)] for r in store["record_id"].values])
-        row, column = np.nonzero(store["frame_source"].values == "pseudo")
-        if config.target == "hard":
+        at = np.array([ids[str(r)] for r in made["record_id"].values])
+        row, column = np.nonzero((made["frame_source"].values == "pseudo") & _sure(made, config.pseudo))
+        if config.pseudo.target == "hard":
             labels.append(Labels(reader(store, "frame_mask"), 255))
         else:
-            labels.append(Labels(reader(store, "probability"), table=_rounded(config)))
-        score = store["frame_score"].values[row, column]
+            labels.append(Labels(reader(store, "probability"), table=_rounded(config.pseudo)))
+        records = scalars[parent].isel(sample=at)
         values = {
             "store": np.full(len(row), parent),
             "sample": at[row],
-            "frame": store["frame"].values[row, column].astype(np.int64),
+            "frame": made["frame"].values[row, column].astype(np.int64),
             "label": np.full(len(row), len(labels) - 1),
             "label_sample": row,
             "label_frame": column,
-            "positive": score >= max(store.attrs["gate"], store.attrs["threshold"]),
-            "weight": np.full(len(row), config.weight, np.float32),
-            "group": site_and_day(scalars[parent])[at[row]],
-            "record_id": _text(store["record_id"].values[row]),
+            "positive": made["frame_pixels"].values[row, column] > 0,
+            "weight": np.full(len(row), config.pseudo.weight, np.float32),
+            "frequency": sampling_weights(records, config.balance, config.balance_power)[row],
+            "group": group[parent][at[row]],
+            "record_id": _text(made["record_id"].values[row]),
         }
         for key in _COLUMNS:
             columns[key].append(values[key])
     joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return replace(human, labels=labels, **joined)
+    return replace(human, labels=labels, **joined), seen
+
+
+def _sure(made: xr.Dataset, config: PseudoConfig) -> npt.NDArray[np.bool_]:
+    """(sample, time) which pseudo-labelled frames are sure enough to train on."""
+    kept = np.ones(made["frame"].shape, bool)
+    pseudo = made["frame_source"].values == "pseudo"
+    for name, least in (("frame_confidence", config.min_confidence), ("frame_agreement", config.min_agreement)):
+        value = made[name].values.astype(np.float64)
+        if config.of == "record":
+            mean = np.where(pseudo, value, 0).sum(1) / np.maximum(pseudo.sum(1), 1)
+            value = np.broadcast_to(mean[:, np.newaxis], value.shape)
+        kept &= value >= least
+    return kept
 
 
 def _rounded(config: PseudoConfig) -> npt.NDArray[np.uint8] | None:
@@ -370,9 +482,19 @@ def _rounded(config: PseudoConfig) -> npt.NDArray[np.uint8] | None:
     return np.rint(np.minimum(steps, 255)).astype(np.uint8)[np.newaxis]
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """A permutation of the items, the same on every machine."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+def epoch_order(frequency: npt.NDArray[np.float64], seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The rows of an epoch, as many as there are items, the same on every machine.
+
+    frequency: (n) how often each item comes on average; all alike: each comes once. Drawn systematically, so that an
+    item comes its frequency rounded down or up (Cochran 1977, Sampling Techniques, chapter 8).
+    """
+    random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    order = random.permutation(len(frequency))
+    if (frequency == frequency[:1]).all():
+        return order
+    ends = np.cumsum(frequency[order]) * (len(frequency) / frequency.sum())
+    picks = np.searchsorted(ends, np.arange(len(frequency)) + random.random(), side="right")
+    return random.permutation(order[np.minimum(picks, len(frequency) - 1)])
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -77,6 +77,25 @@ def best_threshold(hist: NDArray[np.int64]) -> tuple[float, float]:
     return k / BINS, float(curve[k])
 
 
+def counts_at(hist: NDArray[np.int64], threshold: float) -> tuple[int, int, int]:
+    """(tp, fp, fn) with every pixel of probability >= threshold called positive; the threshold is a k / BINS."""
+    fp, tp = _at_or_above(hist)
+    k = round(threshold * BINS)
+    return int(tp[k]), int(fp[k]), int(tp[0] - tp[k])
+
+
+def cross_fitted(hist_k2b: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
+    """(thresholds (k), Dice): each part of the records at the threshold that is best on the other parts.
+
+    hist_k2b: histograms of parts, (k, 2, BINS). Where the other parts have no positive pixel the threshold is 1/2.
+    """
+    total = hist_k2b.sum(0)
+    others = [total - own for own in hist_k2b]
+    thresholds = [best_threshold(rest)[0] if rest[1].any() else 0.5 for rest in others]
+    counts = [counts_at(own, t) for own, t in zip(hist_k2b, thresholds, strict=True)]
+    return np.array(thresholds), float(dice(*np.sum(counts, axis=0)))
+
+
 def average_precision(hist: NDArray[np.int64]) -> float:
     """Area under precision-recall in steps, Σ (R_n - R_{n-1}) P_n over bins from the highest down.
 

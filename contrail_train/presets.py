@@ -48,6 +48,23 @@ _OURS = [
         {"loss.dice": 0.25},
     ),
     Preset(
+        "unet2d_all",
+        "unet2d",
+        "Stage of the pipelines `unet2d_...`: the segmenter of all records.",
+    ),
+    Preset(
+        "unet2d_positive",
+        "unet2d_dice",
+        "Stage of the pipelines `unet2d_...`: the segmenter of positive records.",
+        {"data.records": "positive"},
+    ),
+    Preset(
+        "unet2d_classifier",
+        "unet2d",
+        "Stage of the pipelines `unet2d_...`: whether a record has any contrail.",
+        {"model.head": "record", "augment.cut_out": 0.5},
+    ),
+    Preset(
         "unet25d",
         "unet2d_dice",
         "The frame before and the one after as well, mixed by 3-D blocks at each level; soft labels.",

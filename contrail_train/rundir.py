@@ -38,7 +38,8 @@ def begin_run(
     """
     begun = (out / CONFIG).is_file()
     if begun and list((out / "checkpoints").glob("step-*")):
-        if (before := read_config(out / CONFIG)) != config:
+        before = read_config(out / CONFIG).model_copy(update={"device": config.device})  # it may go on elsewhere
+        if before != config:
             pairs = [(key, value_of(before, key), value_of(config, key)) for key in known_keys()]
             differs = [f"{key}={theirs}, not {ours}" for key, theirs, ours in pairs if ours != theirs]
             raise ContrailError(

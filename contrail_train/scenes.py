@@ -26,7 +26,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.fixed_grid import FixedGrid
 from contrail_data.geometry import satellite_zenith
 from contrail_data.progress import progress
-from contrail_data.pseudo import top_k_mean
+from contrail_data.pseudo import Predicted
 from contrail_data.scene import GRID_MAPPING, grid_of, row_times
 from contrail_data.sources.records import FRAME_STEP
 from contrail_data.sources.scenes import Shot, abi_shots, frames_of, satpy_shots
@@ -198,11 +198,10 @@ def _predict(
                 waiting = ahead.submit(load, strips[number + 1])
             for start in range(0, len(tiles), batch):
                 part = slice(start, start + batch)
-                p_bhw = _predicted(model, np.stack(images[part]))
-                for tile, p_hw, valid_hw in zip(tiles[part], p_bhw, valid[part], strict=True):
-                    score = float(top_k_mean(np.where(valid_hw, p_hw, 0), model.decision.top_k)) if gated else None
-                    _blend(seen, tile, p_hw, score, sums, tiling)
-                advance(len(p_bhw))
+                told = _predicted(model, np.stack(images[part]), np.stack(valid[part]))
+                for tile, p_hw, score in zip(tiles[part], told.probability, told.score, strict=True):
+                    _blend(seen, tile, p_hw, float(score) if gated else None, sums, tiling)
+                advance(len(told.score))
             advance(len(strips[number]) - len(tiles))
     image_tcyx = np.empty((1, len(composite.channels), *sums[0].shape), np.uint8)
     for first in range(0, seen.height, ROWS):  # so that memory is that of a few rows, beside what is told
@@ -267,15 +266,16 @@ def _window(grid: FixedGrid, area: tuple[float, float, float, float] | None) -> 
     return top, bottom, left, min(math.ceil(float(columns[inside].max())) + 1, grid.width)
 
 
-def _predicted(model: Predictor, image_btchw: npt.NDArray[Any]) -> Field:
-    """(b, h, w); half at a time where the device's memory is too small. Raises ContrailError where one is too much."""
+def _predicted(model: Predictor, window_btchw: npt.NDArray[Any], valid_bhw: npt.NDArray[np.bool_]) -> Predicted:
+    """Half at a time where the device's memory is too small. Raises ContrailError where one is too much."""
     try:
-        return model.predict(image_btchw)[:, 0]
+        return model.predict(window_btchw, valid_bhw)
     except torch.OutOfMemoryError:
-        if len(image_btchw) == 1:
+        if len(window_btchw) == 1:
             raise ContrailError("out of memory with one tile: take another --device") from None
-    halves = np.array_split(image_btchw, 2)
-    return np.concatenate([_predicted(model, half) for half in halves])
+    halves = zip(np.array_split(window_btchw, 2), np.array_split(valid_bhw, 2), strict=True)
+    parts = zip(*(_predicted(model, *half) for half in halves), strict=True)
+    return Predicted(*(np.concatenate(part) for part in parts))
 
 
 def _strips(model: Predictor, grid: FixedGrid, tiling: Tiling) -> list[list[Tile]]:

@@ -14,7 +14,7 @@ from test_build import SMALL, add_records, build_small
 
 from contrail_data.errors import ContrailError
 from contrail_data.places import Place
-from contrail_data.pseudo import Decision, label_store
+from contrail_data.pseudo import Decision, Predicted, label_store
 from contrail_data.store import open_store
 from contrail_data.verify import verify
 from contrail_train.config import DataConfig, PseudoConfig
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 4), st.integers(0, 3), st.integers(0, 5))
 def test_every_rank_together_sees_each_sample_once(count: int, batch: int, world: int, seed: int, epoch: int) -> None:
-    order = epoch_order(count, seed, epoch)
+    order = epoch_order(np.ones(count), seed, epoch)
     seen: list[int] = []
     for step in range(steps_per_epoch(count, batch)):
         rows = step_rows(order, step, batch)
@@ -46,7 +46,7 @@ def test_every_rank_together_sees_each_sample_once(count: int, batch: int, world
         seen += rows[np.concatenate(own)].tolist()
         assert all((share[len(mine) :] == 0).all() for share, mine in zip(shares, own, strict=True))
     assert sorted(seen) == list(range(count))
-    np.testing.assert_array_equal(order, epoch_order(count, seed, epoch))
+    np.testing.assert_array_equal(order, epoch_order(np.ones(count), seed, epoch))
 
 
 @settings(max_examples=50, deadline=None)
@@ -79,21 +79,24 @@ def store(raw: Path, tmp_path: Path) -> Path:
     return tmp_path / "train.zarr"
 
 
-def pseudo_of(store: Path, out: Path) -> Path:
-    """Pseudo-labels whose probability in every pixel is the frame's mean red, so that a mix-up of frames shows."""
+def mean_red(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
+    """The frame's mean red as the probability of every pixel, so that a mix-up of frames shows."""
+    mean_b = (x_btchw[:, 0, 0].mean((1, 2)) / 255).astype(np.float32)
+    shape = (len(x_btchw), *x_btchw.shape[3:])
+    return Predicted(np.broadcast_to(mean_b[:, None, None], shape), mean_b, np.ones(len(mean_b), np.float32))
 
-    def predict(x_btchw: np.ndarray) -> np.ndarray:
-        mean = x_btchw[:, :, 0].mean((2, 3), keepdims=True) / 255
-        return np.broadcast_to(mean, (*x_btchw.shape[:2], *x_btchw.shape[3:])).astype(np.float32)
 
+def pseudo_of(store: Path, out: Path, trained: tuple[str, ...] = ()) -> Path:
+    """Pseudo-labels by `mean_red`."""
     label_store(
         open_store(store),
-        predict,
+        mean_red,
         Decision(0.3, 0.0, 100, "sha256:test"),
         out,
         store_kind="pseudo-labels",
-        all_frames=True,
+        frames="all",
         keep_human=True,
+        trained_records=trained,
     )
     return out
 
@@ -111,7 +114,7 @@ def test_batches_are_the_store(store: Path) -> None:
     ds = open_store(store)
     ids = list(ds["record_id"].values)
     assert len(data.train) + len(data.holdout) == 9
-    order = epoch_order(len(data.train), 0, 0)
+    order = epoch_order(data.train.frequency, 0, 0)
     rows = [step_rows(order, s, 2) for s in range(steps_per_epoch(len(order), 2))]
     got = collect(data.train, rows)
     assert len(got) == len(order)
@@ -161,15 +164,14 @@ def test_pseudo_labels_keep_the_human_label_and_resume(raw: Path, tmp_path: Path
 
     calls = 0
 
-    def dies(x: np.ndarray) -> np.ndarray:
+    def dies(x: np.ndarray, valid: np.ndarray | None) -> Predicted:
         nonlocal calls
         calls += 1
         if calls == 9:  # within the second shard
             raise KeyboardInterrupt
-        mean = x[:, :, 0].mean((2, 3), keepdims=True) / 255
-        return np.broadcast_to(mean, (*x.shape[:2], *x.shape[3:])).astype(np.float32)
+        return mean_red(x, valid)
 
-    options = {"store_kind": "pseudo-labels", "all_frames": True, "keep_human": True, "batch": 2}
+    options = {"store_kind": "pseudo-labels", "frames": "all", "keep_human": True, "batch": 2}
     decision = Decision(0.3, 0.0, 100, "sha256:test")
     with pytest.raises(KeyboardInterrupt):
         label_store(parent, dies, decision, tmp_path / "again.zarr", **options)
@@ -180,10 +182,10 @@ def test_pseudo_labels_keep_the_human_label_and_resume(raw: Path, tmp_path: Path
 
 def test_a_parent_is_never_overwritten_by_its_labels(store: Path) -> None:
     digest = open_store(store).attrs["digest"]
-    options = {"store_kind": "pseudo-labels", "all_frames": True, "keep_human": True, "overwrite": True}
+    options = {"store_kind": "pseudo-labels", "frames": "all", "keep_human": True, "overwrite": True}
     for out in (store, store / "inside.zarr"):
         with pytest.raises(ContrailError, match="choose another -o"):
-            label_store(open_store(store), lambda x: x[:, :, 0] / 255, Decision(0.5, 0, 1, "m"), out, **options)
+            label_store(open_store(store), mean_red, Decision(0.5, 0, 1, "m"), out, **options)
     assert open_store(store).attrs["digest"] == digest
     assert verify(Place(str(store))) == []
 

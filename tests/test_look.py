@@ -23,7 +23,7 @@ from contrail_data.composites import COMPOSITES, Channel, Composite
 from contrail_data.errors import ContrailError
 from contrail_data.inspect import facts, summary
 from contrail_data.preview import LABEL_COLOUR, PREDICTION_COLOUR, VOTE_COLOUR, Look, choose, contact_sheet, preview
-from contrail_data.pseudo import Decision, label_store
+from contrail_data.pseudo import Decision, Predicted, label_store
 from contrail_data.report import page, view_from, write_report
 from contrail_data.sources import open_source
 from contrail_data.store import open_store, read_scalars
@@ -36,14 +36,16 @@ def built(root: Path, out: Path, composite: str = "ash", size: int = 32) -> xr.D
 
 
 def predicted(store: xr.Dataset, out: Path, *, pseudo: bool) -> xr.Dataset:
-    def predict(x_btchw: np.ndarray) -> np.ndarray:
-        p_bthw = np.zeros(x_btchw[:, :, 0].shape, np.float32)
-        p_bthw[..., 20:24, 20:24] = 0.9
-        return p_bthw
+    def predict(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
+        p_bhw = np.zeros(x_btchw[:, 0, 0].shape, np.float32)
+        p_bhw[..., 20:24, 20:24] = 0.9
+        return Predicted(p_bhw, np.full(len(p_bhw), 0.9, np.float32), np.ones(len(p_bhw), np.float32))
 
     kind = "pseudo-labels" if pseudo else "predictions"
     decision = Decision(0.5, 0.1, 16, "sha256:00")
-    label_store(store, predict, decision, out, store_kind=kind, all_frames=pseudo, keep_human=pseudo)
+    label_store(
+        store, predict, decision, out, store_kind=kind, frames="all" if pseudo else "labelled", keep_human=pseudo
+    )
     return open_store(out)
 
 

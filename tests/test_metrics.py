@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from contrail_data.pseudo import top_k_mean
 from contrail_train import metrics
 from contrail_train.metrics import BINS
 
@@ -169,12 +168,6 @@ def test_best_gate_is_the_best_of_all(records: list[tuple[int, int, int, int]]) 
     assert gate == min(g for g in candidates if gated(g) == dice)
 
 
-def test_top_k_mean() -> None:
-    prob = np.arange(24, dtype=np.float32).reshape(2, 1, 3, 4) / 24
-    assert top_k_mean(prob, 2) == pytest.approx(np.array([[10.5], [22.5]]) / 24)
-    assert top_k_mean(prob[0, 0], 100) == pytest.approx(5.5 / 24)
-
-
 def test_difference_of_two_masks_is_paired() -> None:
     rng = np.random.default_rng(0)
     a = rng.integers(0, 50, (3, 40))
@@ -185,19 +178,31 @@ def test_difference_of_two_masks_is_paired() -> None:
 
 
 def test_a_gate_that_is_best_by_chance_is_not_kept() -> None:
-    from types import SimpleNamespace
-
-    from contrail_train.evaluate import Scores, calibrate
+    from contrail_train.evaluate import _best_gate
 
     rng = np.random.default_rng(0)
     n = 60
-    histogram = metrics.histograms(np.array([0.2, 0.9]), np.array([False, True]))
-    noise = Scores(histogram, rng.integers(5, 50, (3, n)), rng.random(n), np.zeros((4, n), np.int64))
-    noise.counts[0, noise.record_score.argmin()] = 0  # one record decides
-    items = SimpleNamespace(group=np.arange(n))
-    assert metrics.best_gate(noise.record_score, *noise.counts)[0] > 0
-    assert calibrate(lambda threshold: noise, items)[1] == 0.0
+    group = np.arange(n).astype(str)
+    score, counts = rng.random(n), rng.integers(5, 50, (3, n))
+    counts[0, score.argmin()] = 0  # one record decides
+    assert _best_gate(score[np.newaxis], counts, group, "best")[1] > 0
+    assert _best_gate(score[np.newaxis], counts, group, "proven")[1] == 0
     score = np.where(np.arange(n) < n // 2, 0.1, 0.9)  # low scores are false alarms, every one
     counts = np.array([np.where(score > 0.5, 30, 0), np.where(score > 0.5, 5, 40), np.full(n, 3)])
-    telling = Scores(histogram, counts, score, np.zeros((4, n), np.int64))
-    assert calibrate(lambda threshold: telling, items)[1] == 0.5
+    assert _best_gate(np.stack([rng.random(n), score]), counts, group, "proven") == (1, 0.5)
+
+
+def test_cross_fitting_does_not_reward_memory() -> None:
+    """Of probabilities that are noise the best threshold seems to help; one chosen elsewhere tells that it does not."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for _ in range(5):
+        target = rng.random(200) < 0.02
+        parts.append(metrics.histograms(rng.random(200).astype(np.float32), target))
+    hist = np.stack(parts)
+    thresholds, dice = metrics.cross_fitted(hist)
+    assert dice < metrics.best_threshold(hist.sum(0))[1]
+    changed = hist.copy()
+    changed[2] = hist[2][:, ::-1]  # whatever a part holds, its own threshold stays
+    assert metrics.cross_fitted(changed)[0][2] == thresholds[2]
+    assert metrics.counts_at(hist[0], 0.5)[0] + metrics.counts_at(hist[0], 0.5)[2] == hist[0][1].sum()

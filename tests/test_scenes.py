@@ -15,6 +15,7 @@ from rasterio.warp import transform
 from test_train import cli, finished, store  # noqa: F401 - fixtures
 
 from contrail_data.composites import COMPOSITES
+from contrail_data.pseudo import Predicted
 from contrail_data.scene import composite_of, grid_of
 from contrail_data.sources.abi import open_scans, parse_name, scans
 from contrail_data.sources.scenes import abi_shots
@@ -38,9 +39,9 @@ def red(run: Path, **changes):
     """A predictor whose probability is the composite's red channel: what goes there and back is known."""
 
     class Red(type(load_predictor(run))):
-        def predict(self, image_btchw):
-            now = -self.offsets[0]
-            return image_btchw[:, now : now + 1, 0].astype(np.float32) / 255
+        def predict(self, window_btchw, valid_bhw=None):
+            p_bhw = window_btchw[:, self.offsets.index(0), 0].astype(np.float32) / 255
+            return Predicted(p_bhw, p_bhw.max((1, 2)), np.ones(len(p_bhw), np.float32))
 
     model = load_predictor(run)
     return Red(**{**vars(model), "pixel": 2000.0, "size": 64, "native": False, **changes})

@@ -1,0 +1,105 @@
+"""The mean of several runs' weights as one run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from contrail_data.errors import ContrailError
+from contrail_data.places import write_atomically
+from contrail_train.checkpoint import file_digest, load_weights, save_mean, save_weights
+from contrail_train.config import read_config
+from contrail_train.detector import Detector, Network, normalise, view_of
+from contrail_train.evaluate import Reading, calibrate, known_of_holdout
+from contrail_train.loader import TrainingData, load, open_training_data
+from contrail_train.models import build
+from contrail_train.pipeline import held_out_by_all
+from contrail_train.predict import choose_device, load_run, read_calibration
+from contrail_train.rundir import CALIBRATION, CONFIG, WEIGHTS, begin_run, finished, hold
+
+BATCH_NORM_STEPS = 100
+
+
+def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence[str] = ()) -> dict[str, Any]:
+    """Write the mean of runs' weights as a run of its own; returns its calibration.
+
+    Statistics of batch norms, which a mean of weights does not have, are taken anew over the stores of the first run.
+    Thresholds are fitted on records that every run held out. Raises ContrailError for runs of different models, or an
+    `out` that holds something else.
+    """
+    if len(runs) < 2:
+        raise ContrailError(f"{runs[0]}: one run alone: name two or more")
+    where = choose_device(device)
+    configs = [read_config(run / CONFIG) for run in runs]
+    loaded = {str(run): load_run(run, where, "none") for run in runs}
+    calibrations = [read_calibration(run) for run in runs]
+    kinds = [
+        {
+            "model": config.model.model_copy(update={"pretrained": False}),
+            "data.frames": config.data.frames,
+            "data.normalise": config.data.normalise,
+            "statistics": calibration["statistics"],
+            "label shift": calibration["off"],
+        }
+        for config, calibration in zip(configs, calibrations, strict=True)
+    ]
+    for run, own in zip(runs, kinds, strict=True):
+        if differs := [what for what, value in own.items() if value != kinds[0][what]]:
+            raise ContrailError(f"{run}: its {differs[0]} is not that of {runs[0]}: average runs of one model and data")
+    config = configs[0].model_copy(update={"preset": f"soup of {len(runs)}", "device": device})
+    data = open_training_data(config.data)
+    digests = data.digests | {str(run): file_digest(run / WEIGHTS) for run in runs}
+    begin_run(out, config, digests, where, command, 1)
+    with contextlib.closing(hold(out)):
+        if (known := finished(out)) is not None:
+            print(f"{out}: finished already", file=sys.stderr)
+            return known
+        save_mean(out / WEIGHTS, [run / WEIGHTS for run in runs], {"soup": [str(run) for run in runs]})
+        plain = config.model.model_copy(update={"pretrained": False})
+        model = build(plain, len(data.composite["channels"]), config.data.frames)
+        load_weights(out / WEIGHTS, model)
+        model.to(where)
+        view = view_of(config, calibrations[0]["statistics"], where)
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+            update_bn(_inputs(data, config.batch_size, where, view), model)
+            save_weights(out / WEIGHTS, model, {"soup": [str(run) for run in runs]})
+        model.eval()
+        off = tuple(calibrations[0]["off"])
+        head = config.model.head
+        detector = Detector(
+            {"run": Network(model, view, off)},
+            {} if head == "record" else {"run": 1.0},
+            {"run": 1.0},
+            top_k=config.top_k,
+            classifiers=["run"] if head != "mask" else [],
+        )
+        everything = open_training_data(config.data.model_copy(update={"holdout": 0.0, "records": "all"}))
+        items = held_out_by_all(loaded, everything)
+        shift = data.label_shift[0] - off[0], data.label_shift[1] - off[1]
+        fitted = calibrate(detector, shift, items, Reading(where, name="calibrate"), [detector.mask], [detector.gate])
+        seen = {*items.record_id.tolist()}.union(*(c["seen_records"] for c in calibrations))
+        calibration = calibrations[0] | {
+            "threshold": fitted.choice.threshold if fitted else 0.5,
+            "gate": fitted.choice.gate if fitted else 0.0,
+            **known_of_holdout(fitted, items),
+            "seen_records": sorted(seen),
+        }
+        write_atomically(out / CALIBRATION, [json.dumps(calibration, indent=1).encode()])
+    return calibration
+
+
+def _inputs(data: TrainingData, batch: int, device: torch.device, view: Any) -> Iterator[Tensor]:
+    """Training images as the model sees them, without augmentation."""
+    rows = np.random.default_rng(0).permutation(len(data.train))[: batch * BATCH_NORM_STEPS]
+    steps = [rows[i : i + batch] for i in range(0, len(rows), batch) if len(rows[i : i + batch]) > 1]
+    for loaded in load(data.train, steps, device, 2, 2):
+        yield normalise(loaded.image_btchw, view)

@@ -646,5 +646,48 @@ def pseudo_label(
     print(f"{out}: {parent.sizes['sample']} samples{before}, {digest}")
 
 
+@app.command()
+def propagate(
+    store: Store,
+    out: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """Carry the human label of each record to its other frames by optical flow: a second opinion on pseudo-labels.
+
+    Writes a store of pseudo-labels that training takes as it takes a model's.
+    """
+    from contrail_data.catalog import open_named
+    from contrail_data.flow import propagate as carry
+
+    digest, resumed, count = carry(open_named(store), out, overwrite=overwrite, command=command.line())
+    before = f", {resumed} of them found finished" if resumed else ""
+    print(f"{out}: {count} samples{before}, {digest}")
+
+
+@app.command()
+def compare_labels(
+    a: Annotated[str, typer.Argument(help="Pseudo-labels or predictions.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="Others of the same store.", metavar="B")],
+) -> None:
+    """Tell how two stores of labels agree, by time from the labelled frame; frames that a human labelled are left out.
+
+    `unmoved` is the agreement of B with the human label where it was drawn: what carrying it has to beat.
+    """
+    from contrail_data.catalog import open_named
+    from contrail_data.flow import compared
+
+    found = compared(open_named(a), open_named(b))
+    rows = [
+        [
+            f"{one['offset']:+d}",
+            *(f"{one[key]:,}" for key in ("frames", "a", "b")),
+            *("" if one[key] is None else f"{one[key]:.3f}" for key in ("dice", "soft", "unmoved")),
+        ]
+        for one in found
+    ]
+    header = ["frame", "frames", "pixels of A", "pixels of B", "Dice", "soft Dice", "unmoved"]
+    command.table(f"A {a}, B {b}", header, rows)
+
+
 def main() -> None:
     command.run(app)

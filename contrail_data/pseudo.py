@@ -51,6 +51,9 @@ Predict = Callable[[npt.NDArray[Any], npt.NDArray[np.bool_] | None], Predicted]
 """Windows of frames as stored (b, t, c, y, x), those at the model's offsets from the one it tells of; bool (b, y, x),
 where that one has pixels, None for everywhere → what is told of it."""
 
+Tell = Callable[[Sequence[int], npt.NDArray[Any], npt.NDArray[np.bool_] | None], Predicted]
+"""The same for who has to know of which samples (indices in the parent) the windows are."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -66,8 +69,15 @@ class Decision:
 
 
 def label_store(
+    parent: xr.Dataset, predict: Predict, decision: Decision, out: str | Path, **options: Any
+) -> tuple[str, int]:
+    """`write_labels` by a model, which knows no more than what it sees."""
+    return write_labels(parent, lambda _, windows, valid: predict(windows, valid), decision, out, **options)
+
+
+def write_labels(
     parent: xr.Dataset,
-    predict: Predict,
+    tell: Tell,
     decision: Decision,
     out: str | Path,
     *,
@@ -81,10 +91,10 @@ def label_store(
     overwrite: bool = False,
     command: Sequence[str] = (),
 ) -> tuple[str, int]:
-    """Predict frames of a store of samples into `out`; returns the digest and how many samples were done before.
+    """Label frames of a store of samples into `out`; returns the digest and how many samples were done before.
 
     frames: as in `frames_to_predict`. keep_human: a frame that a human labelled keeps that label. offsets: the frames
-    that `predict` looks at, from the one it tells of; frames without these neighbours are left out. samples: indices
+    that `tell` looks at, from the one it tells of; frames without these neighbours are left out. samples: indices
     of those to predict; None: all. batch: samples at once; the next are read, and those before written, meanwhile.
     Resumable like a build. Raises ContrailError for a parent without images or neighbours, an `out` that holds
     something else, or a full disk.
@@ -181,7 +191,7 @@ def label_store(
                     behind: list[Future[list[Row]]] = []
                     for at, rows in batches:
                         windows, valid = ahead.popleft().result()
-                        told = predict(windows, valid)
+                        told = tell([int(chosen[row]) for row in rows], windows, valid)
                         if at + 2 < len(todo):
                             ahead.append(reader.submit(read, todo[at + 2]))
                         if len(behind) > 1:

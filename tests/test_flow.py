@@ -1,0 +1,83 @@
+"""Labels carried by optical flow: known motion, the derived store, comparison with other labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from test_build import build_small
+from test_pipeline import labels_of
+from test_train import command_line
+
+from contrail_data.cli import main
+from contrail_data.errors import ContrailError
+from contrail_data.flow import carried, compared, flow_between, label_by_flow, propagate
+from contrail_data.store import open_store
+from contrail_train.config import DataConfig
+from contrail_train.loader import open_training_data
+
+SIDE = 96
+
+
+def clouds(dy: float, dx: float) -> np.ndarray:
+    """(3, y, x) uint8: a smooth random field that has moved by (dy, dx) pixels."""
+    field = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((SIDE + 40, SIDE + 40)), 3)
+    field = (field - field.min()) / np.ptp(field)
+    moved = ndimage.shift(field, (dy, dx), order=3, mode="nearest")[20:-20, 20:-20]
+    return np.repeat(np.rint(255 * moved).astype(np.uint8)[np.newaxis], 3, 0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(-6, 6), st.floats(-6, 6))
+def test_a_known_motion_is_found_and_undone(dy: float, dx: float) -> None:
+    flow = flow_between(clouds(0, 0), clouds(dy, dx))
+    inner = flow[:, 16:-16, 16:-16]
+    np.testing.assert_allclose(np.median(inner, axis=(1, 2)), (dy, dx), atol=0.3)
+    label = np.zeros((SIDE, SIDE), np.float32)
+    label[44:50, 30:66] = 1
+    made, sure = label_by_flow(np.stack([clouds(dy, dx), clouds(0, 0)]), 1, label)
+    np.testing.assert_array_equal(made[1], label)
+    centre = np.add(ndimage.center_of_mass(label), (dy, dx))
+    np.testing.assert_allclose(ndimage.center_of_mass(made[0]), centre, atol=0.5)
+    assert sure[0] > 0.8
+
+
+def test_what_comes_from_outside_is_no_contrail() -> None:
+    flow = np.stack([np.full((SIDE, SIDE), 30.0), np.zeros((SIDE, SIDE))]).astype(np.float32)
+    moved = carried(np.ones((SIDE, SIDE), np.float32), flow)
+    assert moved[: SIDE - 30].min() == 1
+    assert moved[SIDE - 29 :].max() == 0
+    still = np.random.default_rng(0).random((SIDE, SIDE)).astype(np.float32)
+    np.testing.assert_array_equal(carried(still, np.zeros((2, SIDE, SIDE), np.float32)), still)
+
+
+def test_carried_labels_are_pseudo_labels(raw: Path, tmp_path: Path) -> None:
+    parent = build_small(raw, tmp_path / "s.zarr").place.path
+    store = open_store(parent)
+    done = command_line(main, "propagate", parent, "-o", tmp_path / "flow.zarr")
+    assert done.returncode == 0, done.stderr
+    assert propagate(store, tmp_path / "again.zarr")[0] == open_store(tmp_path / "flow.zarr").attrs["digest"]
+    made = open_store(tmp_path / "flow.zarr")
+    np.testing.assert_array_equal(made["frame_mask"].values[:, 4], store["mask"].values)
+    assert command_line(main, "verify", tmp_path / "flow.zarr").returncode == 0
+    data = open_training_data(DataConfig(train=[str(parent), str(tmp_path / "flow.zarr")], holdout=0))
+    assert data.pseudo_labelled == 9 * 7
+    assert not data.labellers_saw
+
+    labels_of(parent, tmp_path / "model.zarr")
+    rows = compared(made, open_store(tmp_path / "model.zarr"))
+    assert [row["offset"] for row in rows] == [-4, -3, -2, -1, 1, 2, 3]
+    label = store["mask"].values.sum()
+    assert rows[0]["unmoved"] == pytest.approx(2 * label / (label + 9 * 32 * 32))
+    same = compared(made, made)
+    assert all(row["dice"] == pytest.approx(1) for row in same)
+    done = command_line(main, "compare-labels", tmp_path / "flow.zarr", tmp_path / "model.zarr")
+    assert "unmoved" in done.stdout
+    with pytest.raises(ContrailError, match="name labels that a model or flow made"):
+        compared(made, store)
+    with pytest.raises(ContrailError, match="name the store it came from"):
+        propagate(made, tmp_path / "no.zarr")

@@ -91,9 +91,18 @@ def _of_derived(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
         "threshold": float(store.attrs["threshold"]),
         "gate": gate,
         "gate_passed": float((score >= gate).mean()) if score.size else None,
+        "confidence": _tenths(records, "frame_confidence"),
+        "agreement": _tenths(records, "frame_agreement"),
+        "trained_records": int(records.sizes["trained"]),
         "parent": str(store.attrs["parent"]),
         "model": str(store.attrs["model"]),
     }
+
+
+def _tenths(records: xr.Dataset, name: str) -> list[float]:
+    """Values that 10, 50 and 90 % of the frames that no human labelled are below; none where there are no such."""
+    values = records[name].values[records["frame_source"].values != "human"]
+    return np.quantile(values, [0.1, 0.5, 0.9]).tolist() if values.size else []
 
 
 def labelled_time(records: xr.Dataset) -> npt.NDArray[np.datetime64]:
@@ -220,6 +229,12 @@ def _derived_told(found: dict[str, Any]) -> dict[str, str]:
     return {
         "frames": _listed(found["frames"]),
         "gate": f"{passed} frames pass {found['gate']:.4f}; threshold {found['threshold']:.4f}",
+        **{
+            name: "10, 50, 90 % of frames under {:.3f}, {:.3f}, {:.3f}".format(*found[name])
+            for name in ("confidence", "agreement")
+            if found[name]
+        },
+        "trained on": f"{found['trained_records']} records",
         "parent": found["parent"],
         "model": found["model"],
     }

@@ -80,6 +80,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `ash.zarr`, `float.zarr` of another digest and `pseudo.zarr` made from the first."""
     from conftest import raw
     from test_build import SMALL, Settings
+    from test_loader import mean_red
 
     folder = tmp_path_factory.mktemp("stores")
     records = raw.__wrapped__(folder)
@@ -87,11 +88,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_small(records, folder / "float.zarr", settings=Settings(SMALL.composite, "float16", size=32))
     label_store(
         open_store(folder / "ash.zarr"),
-        lambda x: (x[:, :, 0] / 255).astype(np.float32),
+        mean_red,
         Decision(0.3, 0.0, 100, "sha256:test"),
         folder / "pseudo.zarr",
         store_kind="pseudo-labels",
-        all_frames=True,
+        frames="all",
         keep_human=True,
         command=["contrail-data", "pseudo-label", "with blank"],
     )

@@ -16,10 +16,13 @@ step contrail-data stats demo_train
 step contrail-data inspect demo_train
 step contrail-data verify demo_train
 step contrail-data report demo_train -o demo/report.html
+step contrail-data audit demo_train demo_validation --page demo/audit.html
 
 step contrail-train run unet2d --out demo/runs/a --set data.train=demo_train --set epochs=16 "${small[@]}"
 step contrail-train evaluate demo/runs/a demo_validation
 step contrail-train predict demo/runs/a demo_validation -o demo/predictions.zarr
+
+step contrail-train export demo/runs/a -o demo/detector.pt2 --overwrite
 
 step contrail-data pseudo-label demo_train --model demo/runs/a -o demo/train.pseudo.zarr
 step contrail-train run unet2d --out demo/runs/b --set "data.train=[demo_train,demo_train_pseudo]" \
@@ -50,7 +53,9 @@ def dice(run):
 print(f"""
 Done, on synthetic records: these scores say nothing about real contrails.
   pictures  demo/pictures
-  report    demo/report.html
+  report    demo/report.html  demo/audit.html
+  errors    demo/runs/a/evaluation-*.html
+  one file  demo/detector.pt2
   a scan    demo/scene       on a map: NetCDF, GeoTIFF, GeoJSON, PNG
   stores    demo/train.zarr  demo/validation.zarr  demo/train.pseudo.zarr  demo/predictions.zarr
   run a     demo/runs/a      human labels alone: {dice('demo/runs/a')}

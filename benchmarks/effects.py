@@ -68,7 +68,7 @@ def main() -> None:
             out = options.out / "runs" / f"{number}-{seed}"
             fit(with_settings(get_config("unet2d"), [*base, *changed, f"seed={seed}"]), out)
             model = load_predictor(out).for_store(unseen)
-            items = open_labelled(unseen, model.offsets)
+            items = open_labelled([unseen], model.offsets)
             counts[name].append(gated_counts(score_predictor(model, items), model.decision.gate))
 
     reference = np.sum(counts[next(iter(VARIANTS))], axis=0)

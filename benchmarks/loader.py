@@ -323,7 +323,7 @@ def main() -> None:
         plan_readers(plan, folder, order, pool)
         plan_cold_readers(plan, folder, order, pool)
         plan_loaders(plan, folder, order)
-        items = open_labelled(open_store(folder / "none"))
+        items = open_labelled([open_store(folder / "none")])
         for threads in (1, 2):
             name = f"trainer, batches of {BATCH}: {threads} thread{'s' * (threads > 1)}"
             plan.add(name, partial(trainer_pass, items, threads), 8 * len(items))

@@ -411,7 +411,7 @@ def compare(
 
     opened = open_named(store)
     models = [load_predictor(run, device).for_masks().for_store(opened) for run in (a, b)]
-    items = [unseen(open_labelled(opened, model.offsets), models) for model in models]
+    items = [unseen(open_labelled([opened], model.offsets), models) for model in models]
     counts = [
         gated_counts(score_predictor(model, new, batch), model.decision.gate)
         for model, new in zip(models, items, strict=True)

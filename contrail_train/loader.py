@@ -314,18 +314,20 @@ def _check_kin(parents: dict[str, xr.Dataset], config: DataConfig, only_scored: 
             raise ContrailError(f"{name}: image size or dtype differs from that of {first_name}: rebuild one of them")
 
 
-def open_labelled(store: xr.Dataset, offsets: Sequence[int] = (0,)) -> Items:
-    """The human-labelled frames of one store, for scoring, each with the frames at `offsets` from it.
+def open_labelled(stores: Sequence[xr.Dataset], offsets: Sequence[int] = (0,)) -> Items:
+    """The human-labelled frames of stores of one kind, for scoring, each with the frames at `offsets` from it.
 
-    Raises ContrailError when there are none, or none that has these.
+    Raises ContrailError when there are none, or some have not these.
     """
-    items = _human_items([store], [read_scalars(store)], DataConfig(frames=list(offsets)), pixel_reader)
+    where = ", ".join(store.attrs["path"] for store in stores)
+    config = DataConfig(frames=list(offsets))
+    items = _human_items(stores, [read_scalars(store) for store in stores], config, pixel_reader)
     if not len(items):
-        raise ContrailError(f"{store.attrs['path']}: no human labels to score against: choose a labelled store")
-    usable = _with_neighbours(items, [store])
+        raise ContrailError(f"{where}: no human labels to score against: choose a labelled store")
+    usable = _with_neighbours(items, stores)
     if not usable.all():
         raise ContrailError(
-            f"{store.attrs['path']}: {int((~usable).sum())} of {len(items)} labelled frames have not all the frames "
+            f"{where}: {int((~usable).sum())} of {len(items)} labelled frames have not all the frames "
             f"{list(offsets)} around them that the model needs: choose a store of records, or a 2D model"
         )
     return items

@@ -15,11 +15,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -32,7 +32,6 @@ from contrail_data.pseudo import Decision
 from contrail_data.store import kind
 from contrail_train.checkpoint import file_digest
 from contrail_train.config import (
-    DataConfig,
     RunConfig,
     Strict,
     read_config,
@@ -43,7 +42,7 @@ from contrail_train.config import (
 from contrail_train.detector import Detector, Network
 from contrail_train.evaluate import Reading, Weights, calibrate, known_of_holdout
 from contrail_train.fit import fit
-from contrail_train.loader import Items, TrainingData, open_training_data
+from contrail_train.loader import Items, open_labelled
 from contrail_train.predict import Predictor, choose_device, known_of, load_run, read_calibration
 from contrail_train.presets import get_config
 from contrail_train.rundir import CALIBRATION, CONFIG, WEIGHTS, finished, hold
@@ -250,23 +249,20 @@ def _take_over(run: Path, folder: Path) -> None:
         staged.rename(folder / name)
 
 
-@dataclass(frozen=True)
-class Members:
-    """The stages as trained."""
-
-    runs: dict[str, Predictor]
-
-    def detector(self, config: PipelineConfig, mask: Weights, gate: Weights, symmetries: Symmetries) -> Detector:
-        asked = gate or dict.fromkeys(config.mask[:1], 1.0)  # a record's score is told without a gate as well
-        used = [name for name in self.runs if mask.get(name) or asked.get(name)]
-        networks: dict[str, Network] = {name: self.runs[name].detect.networks["run"] for name in used}  # type: ignore[attr-defined]
-        classifiers = [name for name in used if self.runs[name].head != "mask"]
-        made = Detector(networks, mask, asked, top_k=config.top_k, classifiers=classifiers, symmetries=symmetries)
-        return made.eval()
+def _detector(
+    runs: Mapping[str, Predictor], config: PipelineConfig, mask: Weights, gate: Weights, symmetries: Symmetries
+) -> Detector:
+    """Of the stages, those that have a weight."""
+    asked = gate or dict.fromkeys(config.mask[:1], 1.0)  # a record's score is told without a gate as well
+    used = [name for name in runs if mask.get(name) or asked.get(name)]
+    networks: dict[str, Network] = {name: runs[name].detect.networks["run"] for name in used}  # type: ignore[attr-defined]
+    classifiers = [name for name in used if runs[name].head != "mask"]
+    made = Detector(networks, mask, asked, top_k=config.top_k, classifiers=classifiers, symmetries=symmetries)
+    return made.eval()
 
 
-def load_members(config: PipelineConfig, out: Path, device: torch.device) -> Members:
-    """Raises ContrailError for stages that do not fit together."""
+def load_stages(config: PipelineConfig, out: Path, device: torch.device) -> dict[str, Predictor]:
+    """The stages as trained, by name. Raises ContrailError for stages that do not fit together."""
     runs = {name: load_run(out / STAGES / name, device, "none") for name in config.stages}
     first_name, first = next(iter(runs.items()))
     for name, run in runs.items():
@@ -278,22 +274,23 @@ def load_members(config: PipelineConfig, out: Path, device: torch.device) -> Mem
                     f"{out}: stages {first_name} and {name} were trained on stores of another {what}: train them on "
                     "stores of one kind"
                 )
-    return Members(runs)
+    return runs
 
 
-def held_out_by_all(runs: Mapping[str, Predictor], data: TrainingData, whole_stores: bool = False) -> Items:
-    """The human-labelled records that none of the runs was trained on and, unless whole stores are given, that some run
-    held out."""
-    trained = frozenset().union(*(run.trained_records for run in runs.values()))
-    held = frozenset().union(*(run.calibrated_records for run in runs.values()))
-    ids = data.train.record_id
-    wanted = [r not in trained and (whole_stores or r in held) for r in ids.tolist()]
-    return data.train[torch.tensor(wanted).numpy().nonzero()[0]]
+def held_out_by_all(runs: Iterable[Predictor], items: Items, any_unseen: bool = False) -> Items:
+    """The records that no run was trained on and that some run held out or, with `any_unseen`, no run has seen."""
+    runs = list(runs)
+    trained = frozenset().union(*(run.trained_records for run in runs))
+    held = frozenset().union(*(run.calibrated_records for run in runs))
+    wanted = [r not in trained and (any_unseen or r in held) for r in items.record_id.tolist()]
+    return items[np.flatnonzero(wanted)]
 
 
 def stores_of(folders: Iterable[Path]) -> list[str]:
-    """The stores of samples that runs were trained on, as they were named. Raises ContrailError where one is gone."""
-    names = dict.fromkeys(name for folder in folders for name in read_config(folder / CONFIG).data.train)
+    """The stores of samples that runs were trained and calibrated on, as they were named. Raises ContrailError where
+    one is gone."""
+    data = [read_config(folder / CONFIG).data for folder in folders]
+    names = dict.fromkeys(name for one in data for name in (*one.train, *one.validation))
     try:
         return [name for name in names if kind(open_named(name)) == "samples"]
     except ContrailError as error:
@@ -301,17 +298,21 @@ def stores_of(folders: Iterable[Path]) -> list[str]:
 
 
 def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> dict[str, Any]:
-    members = load_members(config, out, device)
-    names = config.calibrate_on or stores_of(out / STAGES / name for name in config.stages)
-    detector = members.detector(config, _equal(config.mask), _equal(config.gate), config.tta)
-    data = open_training_data(DataConfig(train=names, frames=list(detector.offsets), holdout=0.0))
-    items = held_out_by_all(members.runs, data, bool(config.calibrate_on))
+    runs = load_stages(config, out, device)
+    first = next(iter(runs.values()))
+    stores = {n: open_named(n) for n in config.calibrate_on or stores_of(out / STAGES / name for name in config.stages)}
+    for name, store in stores.items():
+        first.check_store(store)
+        if (tuple(store.attrs["label_shift"]), store.sizes["y"]) != (first.label_shift, first.size):
+            raise ContrailError(f"{name}: its label shift or size is not that of the stages' stores: name another")
+    detector = _detector(runs, config, _equal(config.mask), _equal(config.gate), config.tta)
+    everything = open_labelled(list(stores.values()), detector.offsets)
+    items = held_out_by_all(runs.values(), everything, bool(config.calibrate_on))
     fitted = None
     if len(items):
-        shift = data.label_shift[0] - detector.off[0], data.label_shift[1] - detector.off[1]
         fitted = calibrate(
             detector,
-            shift,
+            (first.label_shift[0] - detector.off[0], first.label_shift[1] - detector.off[1]),
             items,
             Reading(device, name="calibrate"),
             _candidates(config.mask, config.weights),
@@ -323,7 +324,7 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> dict[
             "warning: no positive record that all stages hold out: weights are equal, the threshold is 0.5, no gate",
             file=sys.stderr,
         )
-    runs = members.runs.values()
+    seen = (run.trained_records | run.calibrated_records for run in runs.values())
     return {
         "threshold": fitted.choice.threshold if fitted else 0.5,
         "gate": fitted.choice.gate if fitted else 0.0,
@@ -331,14 +332,12 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> dict[
         "gate_weights": dict(fitted.choice.gate_weights) if fitted else _equal(config.gate),
         "top_k": config.top_k,
         **known_of_holdout(fitted, items),
-        "seen_records": sorted(
-            {*items.record_id.tolist()}.union(*(run.trained_records | run.calibrated_records for run in runs))
-        ),
-        "composite": data.composite,
-        "label_shift": list(data.label_shift),
+        "seen_records": sorted({*items.record_id.tolist()}.union(*seen)),
+        "composite": first.composite,
+        "label_shift": list(first.label_shift),
         "off": list(detector.off),
-        "grid": data.grid,
-        "stores": data.digests,
+        "grid": {name: getattr(first, name) for name in ("native", "pixel", "size", "dtype")},
+        "stores": {name: store.attrs["digest"] for name, store in stores.items()},
     }
 
 
@@ -363,9 +362,9 @@ def load_pipeline(path: Path, device: torch.device, symmetries: Symmetries | Non
     """A finished pipeline as a predictor. Raises ContrailError when it is not finished."""
     config = parse_pipeline(read_tree(path / PIPELINE), str(path / PIPELINE))
     calibration = read_calibration(path)
-    members = load_members(config, path, device)
+    runs = load_stages(config, path, device)
     mask, gate = calibration["mask_weights"], calibration["gate_weights"]
-    detector = members.detector(config, mask, gate, symmetries or config.tta)
+    detector = _detector(runs, config, mask, gate, symmetries or config.tta)
     digests = {name: file_digest(path / STAGES / name / WEIGHTS) for name in config.stages}
     facts = json.dumps([digests, mask, gate, config.top_k, detector.symmetries], sort_keys=True)
     digest = "sha256:" + hashlib.sha256(facts.encode()).hexdigest()

@@ -43,7 +43,7 @@ def evaluate_store(
     """
     if out is not None and out.exists() and not out.is_dir():
         raise ContrailError(f"{out}: is no folder: name one for the files of the evaluation")
-    everything = open_labelled(store, model.offsets)
+    everything = open_labelled([store], model.offsets)
     items = unseen(everything, [model])
     if seen := len(everything) - len(items):
         print(f"note: {seen} of {len(everything)} records left out: the model has seen them", file=sys.stderr)

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from contrail_data.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.places import write_atomically
 from contrail_train.checkpoint import file_digest, load_weights, save_mean, save_weights
 from contrail_train.config import read_config
-from contrail_train.detector import Detector, Network, normalise, view_of
+from contrail_train.detector import View, normalise, single, view_of
 from contrail_train.evaluate import Reading, calibrate, known_of_holdout
-from contrail_train.loader import TrainingData, load, open_training_data
+from contrail_train.loader import TrainingData, load, open_labelled, open_training_data
 from contrail_train.models import build
-from contrail_train.pipeline import held_out_by_all
+from contrail_train.pipeline import held_out_by_all, stores_of
 from contrail_train.predict import choose_device, load_run, read_calibration
 from contrail_train.rundir import CALIBRATION, CONFIG, WEIGHTS, begin_run, finished, hold
 
@@ -40,7 +41,7 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
         raise ContrailError(f"{runs[0]}: one run alone: name two or more")
     where = choose_device(device)
     configs = [read_config(run / CONFIG) for run in runs]
-    loaded = {str(run): load_run(run, where, "none") for run in runs}
+    loaded = [load_run(run, where, "none") for run in runs]
     calibrations = [read_calibration(run) for run in runs]
     kinds = [
         {
@@ -74,16 +75,9 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
             save_weights(out / WEIGHTS, model, {"soup": [str(run) for run in runs]})
         model.eval()
         off = tuple(calibrations[0]["off"])
-        head = config.model.head
-        detector = Detector(
-            {"run": Network(model, view, off)},
-            {} if head == "record" else {"run": 1.0},
-            {"run": 1.0},
-            top_k=config.top_k,
-            classifiers=["run"] if head != "mask" else [],
-        )
-        everything = open_training_data(config.data.model_copy(update={"holdout": 0.0, "records": "all"}))
-        items = held_out_by_all(loaded, everything)
+        detector = single(model, view, config.model.head, top_k=config.top_k, off=off, symmetries="none")
+        stores = [open_named(name) for name in stores_of(runs)]
+        items = held_out_by_all(loaded, open_labelled(stores, detector.offsets))
         shift = data.label_shift[0] - off[0], data.label_shift[1] - off[1]
         fitted = calibrate(detector, shift, items, Reading(where, name="calibrate"), [detector.mask], [detector.gate])
         seen = {*items.record_id.tolist()}.union(*(c["seen_records"] for c in calibrations))
@@ -97,7 +91,7 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
     return calibration
 
 
-def _inputs(data: TrainingData, batch: int, device: torch.device, view: Any) -> Iterator[Tensor]:
+def _inputs(data: TrainingData, batch: int, device: torch.device, view: View) -> Iterator[Tensor]:
     """Training images as the model sees them, without augmentation."""
     rows = np.random.default_rng(0).permutation(len(data.train))[: batch * BATCH_NORM_STEPS]
     steps = [rows[i : i + batch] for i in range(0, len(rows), batch) if len(rows[i : i + batch]) > 1]

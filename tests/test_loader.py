@@ -228,7 +228,7 @@ def test_frames_without_neighbours_are_left_out_and_counted(store: Path, tmp_pat
     with pytest.raises(ContrailError, match=r"no labelled frame has the neighbours.*\(8 frames a sample\)"):
         open_training_data(DataConfig(train=[str(store)], frames=[0, 4]))
     with pytest.raises(ContrailError, match="9 of 9 labelled frames"):
-        open_labelled(open_store(store), (0, 4))
+        open_labelled([open_store(store)], (0, 4))
 
 
 @pytest.mark.parametrize(("target", "factor"), [("mean", 1), ("clip2", 2)])
@@ -262,7 +262,7 @@ def test_positive_records_alone(raw: Path, tmp_path: Path) -> None:
 
 
 def test_missing_pixels_reach_the_batch(store: Path) -> None:
-    items = open_labelled(open_store(store))
+    items = open_labelled([open_store(store)])
 
     def read(sample: int, frames: list[int], out: np.ndarray) -> None:
         out[:] = 1

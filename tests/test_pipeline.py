@@ -85,6 +85,12 @@ def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path,
     assert "not finished" in refused.stderr
     odd = cli("pipeline", "unet2d_single", "--out", tmp_path / "r", "--set", f"all.run={pipeline}/stages/classifier")
     assert "tells records, not pixels" in odd.stderr
+    elsewhere = cli(
+        "pipeline", "unet2d_v1", "--out", tmp_path / "s", *stages[:2], *stages[4:], "--set", f"calibrate_on={unseen}"
+    )
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert len(json.loads((tmp_path / "s/calibration.json").read_text())["holdout_records"]) == 16
+    assert "calibrated by" in cli("evaluate", tmp_path / "s", unseen).stderr
     averaged = cli("soup", pipeline / "stages/all", pipeline / "stages/all", "--out", tmp_path / "soup")
     assert averaged.returncode == 0, averaged.stderr
     assert cli("evaluate", tmp_path / "soup", unseen).returncode == 0

@@ -360,7 +360,10 @@ def predict(
         command.fail("-o: records of a store go into one place: give it once", code=2)
     store, out = source, outs[0]
     if out.suffix in (".nc", ".tif", ".geojson", ".png", ".gif"):
-        command.fail(f"{out}: {out.suffix} is for scans: records of a store go into a store, NAME.zarr, or NAME.csv")
+        command.fail(
+            f"{out}: {out.suffix} is for scans, and {source} holds no ABI files (OR_ABI-*.nc): check the path, read other "
+            "imagers' files with --reader, or write the records of a store into NAME.zarr or NAME.csv"
+        )
     parent = open_named(store)
     model = load_predictor(run, device, tta)
     wanted = command.frames(frames)

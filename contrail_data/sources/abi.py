@@ -508,6 +508,8 @@ def open_abi(
     """
     several = [paths] if isinstance(paths, (str, Path)) else paths
     files = [file for path in several for file in find_files(str(path))]
+    if not files:
+        raise ContrailError("open_abi: no file is named: give a folder, a glob or files")
     found, replaced = scans(files)
     for line in replaced:
         warnings.warn(line, stacklevel=2)

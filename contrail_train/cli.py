@@ -361,8 +361,8 @@ def predict(
     store, out = source, outs[0]
     if out.suffix in (".nc", ".tif", ".geojson", ".png", ".gif"):
         command.fail(
-            f"{out}: {out.suffix} is for scans, and {source} holds no ABI files (OR_ABI-*.nc): check the path, read other "
-            "imagers' files with --reader, or write the records of a store into NAME.zarr or NAME.csv"
+            f"{out}: {out.suffix} is for scans, and {source} holds no ABI files (OR_ABI-*.nc): check the path, read "
+            "other imagers' files with --reader, or write the records of a store into NAME.zarr or NAME.csv"
         )
     parent = open_named(store)
     model = load_predictor(run, device, tta)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import sys
 from collections.abc import Sequence
 from html import escape
@@ -17,11 +18,22 @@ from PIL import Image
 
 from contrail_data.errors import ContrailError
 from contrail_data.places import write_atomically
-from contrail_data.preview import LABEL_COLOUR, PREDICTION_COLOUR, outlined, png
-from contrail_data.report import document, figure, headline, html_table, line_at, section, svg, text_at
+from contrail_data.preview import LABEL_COLOUR, PREDICTION_COLOUR, Look, outlined, png
+from contrail_data.report import chart_grid, document, figure, headline, line_at, section, svg, text_at
 from contrail_data.store import pixel_reader, read_scalars
 from contrail_train import metrics
-from contrail_train.analysis import Found, Table, analysis, gate_story, tables, worst
+from contrail_train.analysis import (
+    Found,
+    Shown,
+    Table,
+    analysis,
+    contrail_tables,
+    gate_story,
+    gate_tables,
+    record_tables,
+    tables,
+    worst,
+)
 from contrail_train.analysis import look as look_at
 from contrail_train.evaluate import parts_of, report, score_predictor, unseen
 from contrail_train.loader import Items, open_labelled
@@ -31,6 +43,7 @@ FOUND, FALSE, MISSED = (0, 158, 115), (230, 159, 0), (204, 121, 167)
 """Green, orange and purple of Okabe and Ito's palette, which colour-blind people tell apart."""
 _GAP = 6
 _CLASSES = 20
+_PANEL = 256  # pixels wide, about
 
 
 def evaluate_store(
@@ -76,6 +89,7 @@ def evaluate_store(
     told: list[Table] = []
     pages: list[Path] = []
     base = out or (model.path if model.path.is_dir() else model.path.parent)
+    base.mkdir(parents=True, exist_ok=True)
     stem = "" if out is not None or model.path.is_dir() else f"{model.path.name}-"
     file = base / f"{stem}evaluation-{store.attrs['digest'].removeprefix('sha256:')[:12]}.json"
     if masks:
@@ -87,48 +101,51 @@ def evaluate_store(
         told = tables(result["analysis"])
         pages.append(file.with_suffix(".html"))
         title = f"{model.path} on {name}"
-        shown = [_picture(store, items, looked, row) for row in worst(looked, pictures)]
-        base.mkdir(parents=True, exist_ok=True)
+        seen_as = Look(store, records)
+        shown = [_picture(seen_as, items, looked, row) for row in worst(looked, pictures)]
         write_page(result, shown, title, pages[0], scores.histogram.sum(0))
     write_atomically(file, [json.dumps(result, indent=1, allow_nan=False).encode()])
     return result, told, [file, *pages]
 
 
-def _picture(store: xr.Dataset, items: Items, found: list[Found], row: int) -> tuple[str, str, bytes]:
-    """(record id, what happened, PNG)."""
-    sample, frame, one = int(items.sample[row]), int(items.frame[row]), found[row]
-    image_1cyx = np.empty((1, *store["image"].shape[2:]), store["image"].dtype)
-    pixel_reader(store)(sample, [frame], image_1cyx)
-    target_1yx = np.empty((1, *store["mask"].shape[1:]), np.uint8)
-    pixel_reader(store, "mask")(sample, [0], target_1yx)
-    if image_1cyx.dtype != np.uint8:
-        image_1cyx = np.rint(np.clip(image_1cyx.astype(np.float32), 0, 1) * 255).astype(np.uint8)
-    shape = target_1yx.shape[1:]
-    predicted_yx = np.unpackbits(one.predicted, count=shape[0] * shape[1]).reshape(shape) > 0
+def _picture(look: Look, items: Items, found: list[Found], row: int) -> tuple[str, str, bytes]:
+    """(record id, when, where and what happened, PNG)."""
+    sample, one = int(items.sample[row]), found[row]
+    image_cyx = np.moveaxis(look.rgb(sample, int(items.frame[row])), -1, 0)
+    target_yx = look.read("mask", sample, [0])[0] > 0
+    predicted_yx = np.unpackbits(one.predicted, count=target_yx.size).reshape(target_yx.shape) > 0
     tp, fp, fn = one.gated
-    caption = f"{tp:,} px found, {fn:,} missed, {fp:,} false"
-    return str(items.record_id[row]), caption, error_picture(image_1cyx[0], target_1yx[0] > 0, predicted_yx)
+    told = f"{look.caption(sample, ', ')}; {tp:,} px found, {fn:,} missed, {fp:,} false"
+    if one.gated != one.ungated:
+        told += f"; the gate is shut, open it would be {one.ungated[0]:,}, {one.ungated[2]:,} and {one.ungated[1]:,}"
+    scale = max(1, round(_PANEL / target_yx.shape[1]))
+    return str(items.record_id[row]), told, error_picture(image_cyx, target_yx, predicted_yx, scale)
 
 
 def error_picture(
-    image_cyx: npt.NDArray[np.uint8], target_yx: npt.NDArray[np.bool_], predicted_yx: npt.NDArray[np.bool_]
+    image_cyx: npt.NDArray[np.uint8],
+    target_yx: npt.NDArray[np.bool_],
+    predicted_yx: npt.NDArray[np.bool_],
+    scale: int,
 ) -> bytes:
-    """PNG, side by side: the image's first three channels; the label outlined; the prediction outlined; where they meet
-    (green), what is false (orange), what was missed (purple)."""
-    rgb = np.moveaxis(np.concatenate([image_cyx, *([image_cyx[-1:]] * 2)])[:3], 0, -1)
-    grey = np.repeat((rgb.mean(-1, keepdims=True) * 0.5).astype(np.uint8), 3, -1)
+    """PNG, side by side: the image's first three channels, or its first as grey; the label outlined; the prediction
+    outlined; where they meet (green), what is false (orange), what was missed (purple). A pixel becomes `scale` wide.
+    """
+    rgb = np.moveaxis(image_cyx[[0, 1, 2] if len(image_cyx) >= 3 else [0, 0, 0]], 0, -1)
+    errors = np.repeat((rgb.mean(-1, keepdims=True) * 0.5).astype(np.uint8), 3, -1)
     for mask, colour in (
         (target_yx & predicted_yx, FOUND),
         (predicted_yx & ~target_yx, FALSE),
         (target_yx & ~predicted_yx, MISSED),
     ):
-        grey[mask] = colour
-    panels = [rgb, outlined(rgb, (target_yx, LABEL_COLOUR)), outlined(rgb, (predicted_yx, PREDICTION_COLOUR)), grey]
-    gap = np.full((rgb.shape[0], _GAP, 3), 255, np.uint8)
-    row = np.concatenate([part for panel in panels for part in (gap, panel)][1:], axis=1)
-    scale = max(1, round(256 / rgb.shape[0]))
-    picture = Image.fromarray(row)
-    return png(picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST))
+        errors[mask] = colour
+    panels = [rgb, outlined(rgb, (target_yx, LABEL_COLOUR)), outlined(rgb, (predicted_yx, PREDICTION_COLOUR)), errors]
+    width = predicted_yx.shape[1] * scale
+    row = Image.new("RGBA", (len(panels) * (width + _GAP) - _GAP, predicted_yx.shape[0] * scale))
+    for i, panel in enumerate(panels):
+        enlarged = Image.fromarray(panel).resize((width, row.height), Image.Resampling.NEAREST)
+        row.paste(enlarged, (i * (width + _GAP), 0))
+    return png(row)
 
 
 def write_page(
@@ -152,58 +169,83 @@ def write_page(
     if result["auc_pr"] is not None:
         tiles.append((f"{result['auc_pr']:.3f}", "AUC-PR of pixels"))
     if "dice_fitted_here" in result:
-        told = "Dice, no gate, at thresholds cross-fitted on these records"
-        tiles.append((f"{result['dice_fitted_here']:.3f}", told))
-    first, *others = tables(result["analysis"])
-    story = "".join(f"<p>{escape(line)}</p>" for line in gate_story(result["analysis"]["gate"]))
-    body = headline(tiles) + section("What the gate and the segmenter lose", story + html_table(*first[1:]))
-    body += section("Records that lose most", _pictures(pictures)) if pictures else ""
+        what = "Dice, no gate, at thresholds cross-fitted on these records"
+        tiles.append((f"{result['dice_fitted_here']:.3f}", what))
+    told = result["analysis"]
+    story = "".join(f"<p>{escape(line)}</p>" for line in gate_story(told["gate"]))
+    body = headline(tiles)
+    body += section("What the gate and the segmenter lose", story + "".join(map(_table, gate_tables(told["gate"]))))
+    if pictures:
+        body += section("Records that lose most", _pictures(pictures))
     if histogram[1].any():
-        body += section("Can the probabilities be trusted", _reliability(histogram))
-    body += "".join(section(name[:1].upper() + name[1:] if name else "Predicted contrails", html_table(header, rows))
-                    for name, header, rows in others)  # fmt: skip
+        body += section("Can the probabilities be trusted", chart_grid([_reliability(histogram)]))
+    if contrails := contrail_tables(told["contrails"]):
+        body += section("By contrail", "".join(map(_table, contrails)))
+    body += section("By record", "".join(map(_table, record_tables(told["records"]))))
     left = f"; {result['left_out']:,} records that the model had seen were left out" if result["left_out"] else ""
     write_atomically(path, [document(title, f"{result['store']['digest']}{left}", body).encode()])
 
 
-def _pictures(pictures: Sequence[tuple[str, str, bytes]]) -> str:
-    legend = "".join(
-        f"<span class=key><i style='background:rgb{colour}'></i>{told}</span>"
-        for colour, told in (
-            (LABEL_COLOUR, "label"),
-            (PREDICTION_COLOUR, "predicted"),
-            (FOUND, "found"),
-            (FALSE, "false"),
-            (MISSED, "missed"),
-        )
+def _table(shown: Shown) -> str:
+    """A table under its title, a bar at the foot of each cell that has one."""
+
+    def cell(row: int, column: int, text: str) -> str:
+        if column not in shown.bars:
+            return f"<td>{escape(text)}</td>"
+        bar = f"linear-gradient(90deg,var(--neg) {shown.bars[column][row]:.1%},transparent 0)"
+        return f"<td style='background:{bar} 0 100%/100% 3px no-repeat'>{escape(text)}</td>"
+
+    head = "".join(f"<th>{escape(name)}</th>" for name in shown.header)
+    rows = "".join(
+        f"<tr>{''.join(cell(i, k, text) for k, text in enumerate(row))}</tr>" for i, row in enumerate(shown.rows)
     )
+    table = f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    return f"<h3>{escape(shown.title)}</h3>{table}"
+
+
+def _pictures(pictures: Sequence[tuple[str, str, bytes]]) -> str:
+    """One below the other, under what their colours mean."""
+    outlines = ((LABEL_COLOUR, "label"), (PREDICTION_COLOUR, "predicted"))
+    areas = ((FOUND, "found"), (FALSE, "false"), (MISSED, "missed"))
+    legend = "".join(f"<span class=key><i style='border:2px solid rgb{c}'></i>{told}</span>" for c, told in outlines)
+    legend += "".join(f"<span class=key><i style='background:rgb{c}'></i>{told}</span>" for c, told in areas)
     shown = "".join(
-        f"<figure style='margin:0 0 1.2em'><img style='max-width:100%' alt='{escape(told, quote=True)}' "
+        f"<figure style='margin:0 0 1.2em'><img style='max-width:100%' loading=lazy alt='{escape(told, quote=True)}' "
         f"src='data:image/png;base64,{base64.b64encode(content).decode()}'>"
-        f"<figcaption class=note>{escape(name)}: {escape(told)}</figcaption></figure>"
+        f"<figcaption>{escape(name)}: {escape(told)}</figcaption></figure>"
         for name, told, content in pictures
     )
-    return f"<p class=legend>{legend}</p>{shown}"
+    note = (
+        "<p class=note>Half of them miss most pixels, half have most false ones. From the left: the image, the label, "
+        "the prediction, and where it went wrong.</p>"
+    )
+    return f"{note}<p class='legend dark'>{legend}</p>{shown}"
 
 
 def _reliability(histogram: npt.NDArray[np.int64]) -> str:
-    """Share of pixels with a label by predicted probability; on the diagonal it is what was predicted."""
-    edges = np.arange(_CLASSES) * histogram.shape[1] // _CLASSES
+    """Share of pixels with a label by predicted probability, of classes of 1 / 20 at their mean probability."""
+    bins = histogram.shape[1]
+    edges = np.arange(_CLASSES) * bins // _CLASSES
     negative, positive = np.add.reduceat(histogram, edges, axis=1)
     total = negative + positive
+    predicted = np.add.reduceat(histogram.sum(0) * ((np.arange(bins) + 0.5) / bins), edges)
     side, left, top = 300, 40, 8
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + x * side, top + (1 - y) * side
 
-    marks = [line_at(*at(0, 0), *at(1, 1), "grid")]
+    marks = [line_at(*at(0, 0), *at(1, 1), "mark")]
     for k in range(6):
         x, y = at(k / 5, 0)
         marks += [text_at(x, y + 16, f"{k / 5:.1f}"), text_at(left - 6, at(0, k / 5)[1] + 4, f"{k / 5:.1f}", "end")]
     for k in np.flatnonzero(total).tolist():
         share = positive[k] / total[k]
-        x, y = at((k + 0.5) / _CLASSES, share)
+        x, y = at(predicted[k] / total[k], share)
         told = f"{k / _CLASSES:.2f} to {(k + 1) / _CLASSES:.2f}: {share:.3f} of {total[k]:,} pixels"
-        marks.append(f"<circle class=pos cx={x:.1f} cy={y:.1f} r=5><title>{told}</title></circle>")
-    chart = svg(left + side + 10, top + side + 24, "".join(marks), "reliability of probabilities")
-    return figure("Share labelled by predicted probability", chart, "On the line a probability means what it says.")
+        radius = 2 + 5 * math.log10(total[k]) / math.log10(total.max() + 1)
+        marks.append(f"<circle class=pos cx={x:.1f} cy={y:.1f} r={radius:.1f}><title>{told}</title></circle>")
+    marks += [line_at(*at(0, 0), *at(1, 0), "axis"), line_at(*at(0, 0), *at(0, 1), "axis")]
+    marks.append(text_at(left + side / 2, top + side + 34, "predicted probability"))
+    chart = svg(left + side + 10, top + side + 40, "".join(marks), "reliability of probabilities")
+    told = "On the line a probability means what it says. A larger dot: more pixels. Before any gate."
+    return figure("Share of pixels labelled contrail", chart, told)

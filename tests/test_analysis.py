@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contrail_train.analysis import Found, analysis, look, tables, worst
+from contrail_train.analysis import analysis, gate_story, look, tables, worst
 from contrail_train.metrics import dice
 from contrail_train.report import FALSE, FOUND, MISSED, error_picture, write_page
 
@@ -54,10 +55,50 @@ def test_contrails_are_counted_one_by_one() -> None:
     assert (found.sizes.tolist(), found.hits.tolist()) == ([20, 10], [5, 0])
     assert (found.predicted_sizes.tolist(), found.touching.tolist()) == ([15, 20], [True, False])
     assert found.agreement == pytest.approx((20 * 3 + 10) / 30 / 4)
+    np.testing.assert_array_equal(np.unpackbits(found.predicted).reshape(SIDE, SIDE), predicted)
     told = analysis([found], records_of(1), np.ones(1), 0.0, np.array(["a"]))
     json.dumps(told, allow_nan=False)
-    labelled = {c["class"]: (c["touched"], c["found"]) for c in told["contrails"]["labelled"]}
+    labelled = {c["class"]: (c["hit"], c["pixels_hit"]) for c in told["contrails"]["labelled"]}
     assert labelled == {"1 to 15 px": (0.0, 0.0), "16 to 31 px": (1.0, 0.25)}
+    drawn = {c["class"]: (c["false"], c["pixels_false"]) for c in told["contrails"]["predicted"]}
+    assert drawn == {"1 to 15 px": (0.0, 0.0), "16 to 31 px": (1.0, 1.0)}
+
+
+def test_corners_connect() -> None:
+    steps = np.eye(SIDE, dtype=bool)
+    assert look(steps, steps, steps, None, 0).sizes.tolist() == [SIDE]
+
+
+def test_agreement_tells_none_marked_from_none_asked() -> None:
+    votes, label = mask().astype(np.uint8), mask((0, 1, 0, 5))
+    assert look(mask(), mask(), mask(), votes, 4).agreement == 0
+    assert np.isnan(look(mask(), mask(), mask(), votes, 0).agreement)
+    cases = [(None, 0), (votes, 4), (label * np.uint8(0b111), 5), (label * np.uint8(0b1111), 4)]
+    found = [look(mask(), mask(), label, marks, voters) for marks, voters in cases]
+    told = analysis(found, records_of(4), np.ones(4), 0.0, np.array(list("abcd")))["records"]["annotator_agreement"]
+    assert [one["class"] for one in told] == ["no pixel marked", "0.4 to 0.6", "0.8 to 1.0", "unknown"]
+
+
+def test_records_fall_into_classes_of_place_and_time() -> None:
+    records = records_of(5)
+    values = {
+        "latitude": [40, -1, 90, 0, np.nan],
+        "longitude": [-80, 179.9, 180, 0, 0],
+        "local_solar_hour": [0, 2.9, 24, 23.9, np.nan],
+        "solar_zenith": [89, 90, 10, 10, np.nan],
+        "satellite_zenith": [0, 9.9, 10, 75, np.nan],
+    }
+    records = records.assign({name: ("sample", np.array(value, float)) for name, value in values.items()})
+    found = [look(mask(), mask(), mask((0, 1, 0, i)), None, 0) for i in range(5)]
+    told = analysis(found, records, np.ones(5), 0.0, np.array(list("abcde")))["records"]
+    classes = {name: {one["class"]: one["records"] for one in told[name]} for name in told}
+    assert classes["place"] == {"15S 165E": 1, "0N 0E": 1, "30N 90W": 1, "75N 180W": 1, "unknown": 1}
+    assert classes["solar_hour"] == {"0 to 3 h": 3, "21 to 24 h": 1, "unknown": 1}
+    assert classes["light"] == {"day": 3, "night": 1, "unknown": 1}
+    assert classes["satellite_zenith"] == {"0 to 10 degrees": 2, "10 to 20 degrees": 1, "70 to 80 degrees": 1,
+                                           "unknown": 1}  # fmt: skip
+    assert classes["month"] == {"Apr": 1, "May": 1, "Jun": 1, "Aug": 1, "Sep": 1}
+    assert classes["labelled_pixels"] == {"0 px": 1, "1 to 63 px": 4}
 
 
 def test_what_the_gate_costs() -> None:
@@ -69,13 +110,49 @@ def test_what_the_gate_costs() -> None:
     score = np.array([0.9, 0.1, 0.8, 0.2])
     told = analysis(found, records_of(4), score, 0.5, np.array(list("abcd")))["gate"]
     assert told["dice"] == pytest.approx(160 / (160 + 20 + 100 + 20 + 100))
-    assert told["perfect gate, this segmenter"] == pytest.approx(360 / (360 + 20 + 20))
-    assert told["no gate"] == pytest.approx(360 / (360 + 20 + 20 + 200))
-    assert told["this gate, perfect segmenter"] == pytest.approx(200 / (200 + 100))
-    gains = {error["error"]: (error["records"], error["pixels"], error["gain"]) for error in told["errors"]}
-    assert gains["positives that the gate shuts"] == (1, 100, pytest.approx(360 / 500 - 0.4))
-    assert gains["negatives with a mask"][:2] == (1, 100)
-    assert told["positives_shut"] == told["negatives_drawn"] == 1
+    assert told["dice_perfect_gate"] == pytest.approx(360 / (360 + 20 + 20))
+    assert told["dice_without_gate"] == pytest.approx(360 / (360 + 20 + 20 + 200))
+    assert told["dice_perfect_segmenter"] == pytest.approx(200 / (200 + 100))
+    shut, alarm, missed, false = ((e["records"], e["pixels"], e["gain"]) for e in told["errors"])
+    assert shut == (1, 100, pytest.approx(360 / 500 - 0.4))
+    assert alarm == (1, 100, pytest.approx(160 / 300 - 0.4))
+    assert missed == (1, 20, pytest.approx(200 / 420 - 0.4))
+    assert false == (1, 20, pytest.approx(160 / 380 - 0.4))
+    assert told["positives_shut"] == told["negatives_open"] == told["negatives_drawn"] == 1
+    assert told["record_precision"] == told["record_recall"] == 0.5
+    assert told["record_auc_roc"] == 0.5  # of four pairs the positive wins those of the hit
+    by_gate = {one["gate"]: one["dice"] for one in told["curve"]}
+    assert by_gate[0.5] == told["dice"]
+    assert by_gate[0.0] == told["dice_without_gate"]
+    story = " ".join(gate_story(told))
+    assert "shuts 1 of 2 positive records and leaves 1 of 2 negative records with a mask" in story
+    assert "positive record that is shut costs 100 pixels and a negative record with a mask costs 100 pixels" in story
+
+
+def test_the_story_without_gate_errors_or_positives() -> None:
+    label, group = mask((0, 4, 0, 4)), np.array(["a"])
+    ideal = analysis([look(label, label, label, None, 0)], records_of(1), np.ones(1), 0.0, group)["gate"]
+    assert gate_story(ideal) == [
+        "There is no gate: the segmenter leaves 0 of 0 negative records with a mask.",
+        "Dice is 1.000; with a perfect gate it would be 1.000 (+0.000).",
+    ]
+    alarm = analysis([look(label, label, mask(), None, 0)], records_of(1), np.ones(1), 0.5, group)["gate"]
+    assert gate_story(alarm) == [
+        "No record has a contrail: all there is to lose are 16 false pixels, in 1 of 1 records."
+    ]
+    with pytest.raises(ValueError, match="no record"):
+        analysis([], records_of(0), np.zeros(0), 0.0, np.zeros(0, str))
+
+
+def test_the_worst_are_of_both_kinds() -> None:
+    """Three that miss much, two with fewer false pixels, one without loss."""
+    missed = [look(mask(), mask(), mask((0, 10, 0, width)), None, 0) for width in (10, 20, 30)]
+    false = [look(drawn, drawn, mask(), None, 0) for drawn in (mask((0, 3, 0, 3)), mask((0, 4, 0, 4)))]
+    found = [look(mask(), mask(), mask(), None, 0), *missed, *false]
+    assert worst(found, 2) == [3, 5]
+    assert worst(found, 3) == [3, 2, 5]
+    assert worst(found, 10) == [3, 2, 1, 5, 4]
+    assert worst(found, 0) == worst([], 3) == []
 
 
 @settings(max_examples=30, deadline=None)
@@ -96,32 +173,56 @@ def test_every_table_adds_up(count: int, known: bool, seed: int) -> None:
     assert sum(c["pixels"] for c in told["contrails"]["predicted"]) == total[0] + total[1]
     assert sum(error["pixels"] for error in told["gate"]["errors"]) == total[1] + total[2]
     assert told["gate"]["dice"] == pytest.approx(float(dice(*total)))
-    assert told["gate"]["perfect gate, this segmenter"] >= told["gate"]["no gate"]
+    gate = told["gate"]
+    assert gate["dice_perfect_gate"] >= gate["dice_without_gate"]
+    assert gate["dice_perfect_segmenter"] >= gate["dice"]
+    assert all(error["gain"] >= 0 for error in gate["errors"][1:])  # opening a record may cost: what is drawn there
+    assert next(one["dice"] for one in gate["curve"] if one["gate"] == 0.4) == gate["dice"]
+    assert gate["curve"][0]["dice"] == gate["dice_without_gate"]
+    assert gate_story(gate)
     assert all(len(row) == len(header) for _, header, rows in tables(told) for row in rows)
     lost = [sum(found[i].gated[1:]) for i in worst(found, 5)]
     assert lost == sorted(lost, reverse=True)
     assert 0 not in lost
 
 
-def test_the_page_escapes_and_shows(tmp_path: Path) -> None:
-    target, predicted = mask((0, 4, 0, 8)), mask((2, 6, 0, 8))
-    image = np.full((3, SIDE, SIDE), 128, np.uint8)
-    content = error_picture(image, target, predicted)
-    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    scale = pixels.shape[0] // SIDE
-    last = pixels[:, -SIDE * scale :][scale // 2 :: scale, scale // 2 :: scale]
-    assert [tuple(last[row, 3]) for row in (1, 3, 5)] == [MISSED, FOUND, FALSE]
+RESULT = {
+    **dict.fromkeys(("dice", "dice_low", "dice_high", "tolerant_dice", "precision", "recall", "record_dice"), 0.5),
+    **{"records": 1, "positive_records": 1, "groups": 1, "auc_pr": None, "threshold": 0.5, "left_out": 0},
+    "store": {"digest": "sha256:0"},
+}
 
-    found: list[Found] = [look(predicted, predicted, target, None, 0)]
+
+def test_the_picture_shows_each_kind_of_error() -> None:
+    target, predicted = mask((0, 4, 0, 8)), mask((2, 6, 0, 8))
+    content = error_picture(np.full((1, SIDE, SIDE), 128, np.uint8), target, predicted, 8)
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert pixels.shape[0] == SIDE * 8
+    last = pixels[:, -SIDE * 8 :][4::8, 4::8]
+    assert [tuple(last[row, 3]) for row in (1, 3, 5, 7)] == [MISSED, FOUND, FALSE, (64, 64, 64)]
+    assert tuple(pixels[4, 4]) == (128, 128, 128)
+
+
+def test_the_page_is_one_file_and_escapes(tmp_path: Path) -> None:
+    target, predicted = mask((0, 4, 0, 8)), mask((2, 6, 0, 8))
+    found = [look(predicted, predicted, target, None, 0)]
     told = analysis(found, records_of(1), np.ones(1), 0.0, np.array(["a"]))
-    result = {"dice": 0.5, "dice_low": 0.1, "dice_high": 0.9, "tolerant_dice": 0.5, "precision": 0.5, "recall": 0.5}
-    result |= {"record_dice": 1.0, "records": 1, "positive_records": 1, "groups": 1, "auc_pr": None, "threshold": 0.5}
-    result |= {"store": {"digest": "sha256:0"}, "left_out": 0, "analysis": told}
     histogram = np.zeros((2, 65536), np.int64)
     histogram[:, 40000] = 5
-    write_page(result, [("<b>id", "what & how", content)], "<script>alert(1)</script>", tmp_path / "p.html", histogram)
-    page = (tmp_path / "p.html").read_text()
+    pictures = [("<b>id", "what & 'how", b"png")]
+    file = tmp_path / "p.html"
+    write_page({**RESULT, "analysis": told}, pictures, "<script>alert(1)</script>", file, histogram)
+    page = file.read_text()
     assert "<script" not in page
-    assert "&lt;b&gt;id: what &amp; how" in page
+    assert "&lt;b&gt;id: what &amp; &#x27;how" in page
     assert "0.60 to 0.65: 0.500 of 10 pixels" in page
-    assert "http" not in page.replace("http-equiv", "")
+    assert not re.search(r"(src|href)='?(?!data:)\w|url\(|http", page.replace("src='data:", ""))
+
+
+def test_the_page_of_one_empty_record_of_nowhere(tmp_path: Path) -> None:
+    told = analysis([look(mask(), mask(), mask(), None, 0)], records_of(1, False), np.zeros(1), 0.5, np.array(["a"]))
+    write_page({**RESULT, "analysis": told}, [], "t", tmp_path / "p.html", np.zeros((2, 65536), np.int64))
+    page = (tmp_path / "p.html").read_text()
+    assert "No record has a contrail" in page
+    assert "unknown" not in page
+    assert "trusted" not in page

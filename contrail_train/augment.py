@@ -237,7 +237,7 @@ def resample(image_btchw: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if image_btchw.shape[-2:] == size:
         return image_btchw
-    flat = image_btchw.reshape(len(image_btchw), -1, *image_btchw.shape[-2:])
+    flat = image_btchw.reshape(image_btchw.shape[0], -1, *image_btchw.shape[-2:])  # len would fix an exported batch
     moved = functional.interpolate(flat.float(), size, mode="bilinear", align_corners=False)
     return moved.reshape(*image_btchw.shape[:-2], *size).to(image_btchw.dtype)
 
@@ -249,7 +249,7 @@ def to_label_frame(prob: Tensor, label_shift: tuple[float, float]) -> Tensor:
     device of `prob`.
     """
     height, width = prob.shape[-2:]
-    moved = prob.reshape(len(prob), -1, height, width)
+    moved = prob.reshape(prob.shape[0], -1, height, width)
     for axis, (shift, size) in enumerate(zip(label_shift, (height, width), strict=True), start=2):
         whole = math.floor(shift)
         part = shift - whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -190,7 +191,10 @@ def load_run(path: Path, device: torch.device, symmetries: Symmetries) -> Predic
     view = view_of(config, calibration["statistics"], device)
     known, head, top_k = known_of(calibration), config.model.head, calibration["top_k"]
     detector = single(model, view, head, top_k=top_k, off=known["off"], symmetries=symmetries).eval()
-    decision = Decision(calibration["threshold"], calibration["gate"], top_k, file_digest(path / WEIGHTS))
+    digest = file_digest(path / WEIGHTS)
+    if symmetries != "none":  # other answers, another name
+        digest = "sha256:" + hashlib.sha256(f"{digest} {symmetries}".encode()).hexdigest()
+    decision = Decision(calibration["threshold"], calibration["gate"], top_k, digest)
     known["off"] = detector.off
     return Predictor(path, detector, detector.offsets, device=device, decision=decision, head=head, **known)
 

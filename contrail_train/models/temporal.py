@@ -59,7 +59,7 @@ class Block3d(nn.Module):
         if before or after:
             zeros = [torch.zeros_like(narrow_nchw[:b])]
             narrow_nchw = torch.cat([*before * zeros, narrow_nchw, *after * zeros])
-        n = len(narrow_nchw) - 2 * b
+        n = narrow_nchw.shape[0] - 2 * b
         taps = [conv(narrow_nchw[k * b : k * b + n]) for k, conv in enumerate(self.depthwise)]
         first = (1 - before) * b
         return x_nchw[first : first + n] + self.scale(self.expand(taps[0] + taps[1] + taps[2]))

@@ -650,6 +650,7 @@ def pseudo_label(
 def propagate(
     store: Store,
     out: Out,
+    frames: Annotated[str, typer.Option(help="all, or offsets from the labelled one, such as -1,1.")] = "all",
     overwrite: Overwrite = False,
 ) -> None:
     """Carry the human label of each record to its other frames by optical flow: a second opinion on pseudo-labels.
@@ -659,7 +660,8 @@ def propagate(
     from contrail_data.catalog import open_named
     from contrail_data.flow import propagate as carry
 
-    digest, resumed, count = carry(open_named(store), out, overwrite=overwrite, command=command.line())
+    wanted = command.frames(frames)
+    digest, resumed, count = carry(open_named(store), out, frames=wanted, overwrite=overwrite, command=command.line())
     before = f", {resumed} of them found finished" if resumed else ""
     print(f"{out}: {count} samples{before}, {digest}")
 

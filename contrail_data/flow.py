@@ -1,10 +1,17 @@
 """Labels carried through time by the motion of the imagery: a second opinion beside a model's.
 
 A human labelled one frame of a record. Dense optical flow from each other frame to that one tells where each of its
-pixels was then, and the label is read there. It comes from the first channel (R of ash, band 15 less 14, where
-contrails are darkest), straight from the labelled frame: on the real records that left least of that channel's change
-near contrails, 0.70 of it after 10 minutes and 0.73 after 30; flow of B or of the channels' mean, and flow added up
-over 10-minute steps, left more. Labels lie as far off the imagery in every frame: their shift needs nothing.
+pixels was then, and the label is read there. A contrail that forms later is not in it, one that is gone still is.
+
+The flow is that of the channels' mean, straight to the labelled frame, down to single pixels. On 16 synthetic records,
+whose motion is known, Dice with the label truly moved was 0.92, 0.86, 0.83, 0.63 after 10, 20, 30, 40 minutes (flow of
+the first channel: 0.86, 0.73, 0.63, 0.46; an unmoved label: 0.57, 0.25, 0.13, 0.09). On the 10 real records with 50
+labelled pixels or more the carried label kept 0.99, 0.95, 0.92, 0.88 of the contrails' contrast to their surroundings
+in R, with R's own flow by coarser steps 0.67, 0.50, 0.43, 0.28, unmoved 0.16 at most: how well a flow explains the
+channel that it comes from tells little. Flows added up over 10-minute steps kept no more on the whole, Farneback's
+less. scikit-image's TV-L1 followed 3 synthetic records better, the real ones worse, and takes 15 times as long.
+
+Labels lie half a pixel off the imagery in every frame alike: reading the flow where the image lies made no difference.
 """
 
 from __future__ import annotations
@@ -19,10 +26,10 @@ import xarray as xr
 
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
-from contrail_data.pseudo import Decision, Predicted, write_labels
+from contrail_data.pseudo import Decision, Frames, Predicted, write_labels
 from contrail_data.store import kind, pixel_reader, read_scalars
 
-METHOD = "optical flow 1: cv2.DISOpticalFlow, medium, first channel"
+METHOD = "optical flow 2: cv2.DISOpticalFlow, medium, finest scale 0, mean of the channels"
 """Names what made the labels, as a model's digest does; another way to make them is another number."""
 RETURNS = 1.0
 """Pixels: a flow that does not lead back nearer than this is not trusted."""
@@ -31,13 +38,16 @@ RETURNS = 1.0
 def flow_between(from_cyx: npt.NDArray[Any], to_cyx: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """(2, y, x) float32 (down, right) pixels: what is at p in the first frame is at p + flow in the second.
 
-    Frames (c, y, x) as stored. Dense inverse search (Kroeger et al. 2016), as OpenCV has it.
+    Frames (c, y, x) as stored; what moves is the mean over their channels. Dense inverse search (Kroeger et al. 2016),
+    as OpenCV has it.
     """
     import cv2
 
-    cv2.setNumThreads(1)  # the same bytes on any machine
-    first, second = (np.rint(dequantise(frame[0]) * 255).astype(np.uint8) for frame in (from_cyx, to_cyx))
-    flow_yxd = cv2.DISOpticalFlow.create(cv2.DISOpticalFlow_PRESET_MEDIUM).calc(first, second, None)  # type: ignore[call-overload]
+    cv2.setNumThreads(1)  # the same bytes, however many cores there are
+    first, second = (np.rint(dequantise(frame).mean(0) * 255).astype(np.uint8) for frame in (from_cyx, to_cyx))
+    search = cv2.DISOpticalFlow.create(cv2.DISOpticalFlow_PRESET_MEDIUM)
+    search.setFinestScale(0)  # contrails are a few pixels wide
+    flow_yxd = search.calc(first, second, None)  # type: ignore[call-overload]
     return np.ascontiguousarray(np.moveaxis(np.asarray(flow_yxd, np.float32)[..., ::-1], -1, 0))
 
 
@@ -51,21 +61,20 @@ def carried(field_yx: npt.NDArray[np.float32], flow_dyx: npt.NDArray[np.float32]
 
 
 def label_by_flow(
-    frames_tcyx: npt.NDArray[Any], labelled: int, label_yx: npt.NDArray[np.float32]
+    frames_tcyx: npt.NDArray[Any], labelled_cyx: npt.NDArray[Any], label_yx: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """((t, y, x) the label in every frame, (t) how sure): the share of the label's pixels from which the flow there and
-    back ends within `RETURNS`; 1 without a label."""
-    carried_tyx = np.empty((len(frames_tcyx), *label_yx.shape), np.float32)
+    """((t, y, x) the labelled frame's label in every frame, (t) how sure): the share of the label's pixels from which
+    the flow there and back ends within `RETURNS`; 1 without a label."""
+    carried_tyx = np.zeros((len(frames_tcyx), *label_yx.shape), np.float32)
     sure_t = np.ones(len(frames_tcyx), np.float32)
+    if not label_yx.any():
+        return carried_tyx, sure_t
     grid = np.indices(label_yx.shape, np.float32)
     marked = label_yx >= 0.5
     for t, frame_cyx in enumerate(frames_tcyx):
-        if t == labelled or not label_yx.any():
-            carried_tyx[t] = label_yx
-            continue
-        back_dyx = flow_between(frame_cyx, frames_tcyx[labelled])
+        back_dyx = flow_between(frame_cyx, labelled_cyx)
         carried_tyx[t] = carried(label_yx, back_dyx)
-        there_dyx = flow_between(frames_tcyx[labelled], frame_cyx)
+        there_dyx = flow_between(labelled_cyx, frame_cyx)
         round_dyx = there_dyx + np.stack([carried(part, there_dyx) for part in back_dyx])
         lost_yx = np.hypot(*round_dyx) > RETURNS
         lost_yx |= ((grid + there_dyx < 0) | (grid + there_dyx > np.array(label_yx.shape)[:, None, None] - 1)).any(0)
@@ -75,14 +84,20 @@ def label_by_flow(
 
 
 def propagate(
-    parent: xr.Dataset, out: str | Path, *, overwrite: bool = False, command: Sequence[str] = ()
+    parent: xr.Dataset,
+    out: str | Path,
+    *,
+    frames: Frames = "all",
+    overwrite: bool = False,
+    command: Sequence[str] = (),
 ) -> tuple[str, int, int]:
-    """Write the human labels of a store's records, carried to all frames, as a store of pseudo-labels; returns digest,
-    how many samples were done before, and how many there are.
+    """Write the human labels of a store's records, carried to other frames, as a store of pseudo-labels; returns
+    digest, how many samples were done before, and how many there are.
 
-    Probability is the annotators' mean, carried; the labelled frame keeps its mask. Records without a human label are
-    left out; `frame_agreement` is how sure the flow is of itself. Raises ContrailError for a store without labels, with
-    single frames, or one that `label_store` would refuse.
+    frames: all, or those at these offsets from the labelled one. Probability is the annotators' mean, carried; the
+    labelled frame keeps its mask. Records without a human label are left out; `frame_agreement` is how sure the flow is
+    of itself. Raises ContrailError for a store without labels, with single frames, for no frame but the labelled one,
+    or where `write_labels` does.
     """
     if kind(parent) != "samples":
         raise ContrailError(f"{parent.attrs['path']}: holds {kind(parent)}, no images: name the store it came from")
@@ -91,11 +106,12 @@ def propagate(
     human = np.flatnonzero((records["label_source"].values == "human") & (labelled >= 0))
     if not len(human):
         raise ContrailError(f"{parent.attrs['path']}: no human labels to carry: choose a labelled store")
-    frames = parent.sizes["time"]
-    if frames == 1:
+    if parent.sizes["time"] == 1:
         raise ContrailError(f"{parent.attrs['path']}: its samples are single frames: choose a store of records")
+    if frames == "labelled" or (frames != "all" and set(frames) <= {0}):
+        raise ContrailError("frames: only the labelled one, where the label is: ask for others, such as -1,1")
     voters = records["annotator_count"].values.astype(int)
-    read_mask = pixel_reader(parent, "mask")
+    read_image, read_mask = pixel_reader(parent), pixel_reader(parent, "mask")
     read_votes = pixel_reader(parent, "annotators") if "annotators" in parent.variables else None
 
     def label_of(sample: int) -> npt.NDArray[np.float32]:
@@ -110,8 +126,10 @@ def propagate(
         samples: Sequence[int], window_btchw: npt.NDArray[Any], valid_bhw: npt.NDArray[np.bool_] | None
     ) -> Predicted:
         told = []
-        for sample, frames_tcyx in zip(samples, window_btchw.reshape(-1, frames, *window_btchw.shape[2:]), strict=True):
-            told.append(label_by_flow(frames_tcyx, labelled[sample], label_of(sample)))
+        labelled_tcyx = np.empty((1, *window_btchw.shape[2:]), window_btchw.dtype)
+        for sample, frames_tcyx in zip(samples, np.split(window_btchw[:, 0], len(samples)), strict=True):
+            read_image(sample, [labelled[sample]], labelled_tcyx)
+            told.append(label_by_flow(frames_tcyx, labelled_tcyx[0], label_of(sample)))
         probability, sure = (np.concatenate(part) for part in zip(*told, strict=True))
         return Predicted(probability, probability.max((1, 2)), sure)
 
@@ -123,7 +141,7 @@ def propagate(
         decision,
         out,
         store_kind="pseudo-labels",
-        frames="all",
+        frames=frames,
         keep_human=True,
         samples=human,
         overwrite=overwrite,

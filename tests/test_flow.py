@@ -39,11 +39,34 @@ def test_a_known_motion_is_found_and_undone(dy: float, dx: float) -> None:
     np.testing.assert_allclose(np.median(inner, axis=(1, 2)), (dy, dx), atol=0.3)
     label = np.zeros((SIDE, SIDE), np.float32)
     label[44:50, 30:66] = 1
-    made, sure = label_by_flow(np.stack([clouds(dy, dx), clouds(0, 0)]), 1, label)
+    made, sure = label_by_flow(np.stack([clouds(dy, dx), clouds(0, 0)]), clouds(0, 0), label)
     np.testing.assert_array_equal(made[1], label)
+    assert sure[1] == 1
     centre = np.add(ndimage.center_of_mass(label), (dy, dx))
     np.testing.assert_allclose(ndimage.center_of_mass(made[0]), centre, atol=0.5)
     assert sure[0] > 0.8
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(-4, 4), st.floats(-0.05, 0.05))
+def test_a_turn_and_a_stretch_are_found_within_a_pixel(degrees: float, stretch: float) -> None:
+    turn = np.deg2rad(degrees)
+    matrix = (1 + stretch) * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    grid = np.indices((SIDE, SIDE)) - (SIDE - 1) / 2
+    expected = np.tensordot(matrix, grid, 1) - grid
+    before = clouds(0, 0)
+    place = np.tensordot(np.linalg.inv(matrix), grid, 1) + (SIDE - 1) / 2
+    after = np.stack([ndimage.map_coordinates(c.astype(float), place, order=3, mode="nearest") for c in before])
+    flow = flow_between(before, np.rint(after.clip(0, 255)).astype(np.uint8))
+    inner = np.hypot(*(flow - expected))[16:-16, 16:-16]
+    assert np.quantile(inner, 0.95) < 1
+
+
+def test_a_channel_without_structure_hides_no_motion() -> None:
+    frames = [clouds(0, 0), clouds(2, -3)]
+    for frame in frames:
+        frame[0] = 255  # as R of ash where it is clipped
+    np.testing.assert_allclose(np.median(flow_between(*frames)[:, 16:-16, 16:-16], axis=(1, 2)), (2, -3), atol=0.3)
 
 
 def test_what_comes_from_outside_is_no_contrail() -> None:
@@ -81,3 +104,33 @@ def test_carried_labels_are_pseudo_labels(raw: Path, tmp_path: Path) -> None:
         compared(made, store)
     with pytest.raises(ContrailError, match="name the store it came from"):
         propagate(made, tmp_path / "no.zarr")
+
+
+def test_only_frames_that_are_asked_for_and_labels_of_humans_are_carried(raw: Path, tmp_path: Path) -> None:
+    for record in sorted((raw / "train").iterdir())[:2]:
+        (raw / "test").mkdir(exist_ok=True)
+        (target := raw / "test" / record.name[::-1]).mkdir()
+        for band in record.glob("band_*.npy"):
+            (target / band.name).write_bytes(band.read_bytes())
+    train = build_small(raw, tmp_path / "train.zarr").place.path
+    test = build_small(raw, tmp_path / "test.zarr", "test").place.path
+    with pytest.raises(ContrailError, match="no human labels to carry"):
+        propagate(open_store(test), tmp_path / "no.zarr")
+    both = tmp_path / "both.zarr"
+    assert command_line(main, "merge", test, train, "-o", both).returncode == 0
+    store = open_store(both)
+    propagate(store, tmp_path / "all.zarr")
+    done = command_line(main, "propagate", both, "-o", tmp_path / "near.zarr", "--frames", "-1,1")
+    assert done.returncode == 0, done.stderr
+    every, near = open_store(tmp_path / "all.zarr"), open_store(tmp_path / "near.zarr")
+    human = store["record_id"].values[store["label_source"].values == "human"]
+    assert len(human) == 9 < store.sizes["sample"]
+    np.testing.assert_array_equal(near["record_id"].values, human)
+    np.testing.assert_array_equal(near["frame"].values, [[3, 5]] * 9)
+    for name in ("probability", "frame_mask", "frame_agreement"):
+        np.testing.assert_array_equal(near[name].values, every[name].values[:, [3, 5]])
+    for frames in ("labelled", "0"):
+        done = command_line(main, "propagate", both, "-o", tmp_path / "no.zarr", "--frames", frames)
+        assert done.returncode == 1
+        assert "only the labelled one" in done.stderr
+    assert not (tmp_path / "no.zarr").exists()

@@ -15,8 +15,8 @@ step contrail-data build-ash demo/raw --split validation --size 128 -o demo/vali
 step contrail-data stats demo_train
 step contrail-data inspect demo_train
 step contrail-data verify demo_train
-step contrail-data report demo_train -o demo/report.html
-step contrail-data audit demo_train demo_validation --page demo/audit.html
+step contrail-data report demo_train -o demo/report.html --overwrite
+step contrail-data audit demo_train demo_validation --page demo/audit.html --overwrite
 
 step contrail-train run unet2d --out demo/runs/a --set data.train=demo_train --set epochs=16 "${small[@]}"
 step contrail-train evaluate demo/runs/a demo_validation

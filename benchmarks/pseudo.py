@@ -69,7 +69,7 @@ def main() -> None:
             def label(model: Predictor = model) -> None:
                 label_store(
                     store, model.predict, model.decision, folder / "out.zarr", store_kind="pseudo-labels",
-                    frames="all", keep_human=True, offsets=model.offsets, batch=options.batch,
+                    frames="all", offsets=model.offsets, batch=options.batch,
                 )  # fmt: skip
 
             def clear() -> None:

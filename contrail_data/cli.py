@@ -521,11 +521,14 @@ def preview(
 def report(
     store: Store,
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file to write.")] = Path("report.html"),
+    overwrite: command.OverwriteFile = False,
 ) -> None:
     """Write one self-contained HTML page on a store: labels, places, times, channels, agreement, examples."""
     from contrail_data.catalog import open_named
+    from contrail_data.places import check_new
     from contrail_data.report import write_report
 
+    check_new(out, overwrite)
     write_report(open_named(store), out)
     print(out)
 
@@ -623,25 +626,11 @@ def pseudo_label(
     and the records that the model was trained on.
     """
     from contrail_data.catalog import open_named
-    from contrail_data.pseudo import label_store
     from contrail_train.predict import load_predictor
 
-    parent = open_named(store)
-    predictor = load_predictor(model, device, tta).for_masks().for_store(parent)
-    digest, resumed = label_store(
-        parent,
-        predictor.predict,
-        predictor.decision,
-        out,
-        store_kind="pseudo-labels",
-        frames=command.frames(frames),
-        keep_human=True,
-        offsets=predictor.offsets,
-        trained_records=predictor.trained_records,
-        batch=batch,
-        overwrite=overwrite,
-        command=command.line(),
-    )
+    parent, wanted, line = open_named(store), command.frames(frames), command.line()
+    label = load_predictor(model, device, tta).label
+    digest, resumed = label(parent, out, "pseudo-labels", frames=wanted, batch=batch, overwrite=overwrite, command=line)
     before = f", {resumed} of them found finished" if resumed else ""
     print(f"{out}: {parent.sizes['sample']} samples{before}, {digest}")
 

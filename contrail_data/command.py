@@ -26,6 +26,7 @@ Tta = Annotated[
     Symmetries | None,
     typer.Option("--tta", help="Average over these copies of an image. Default: none of a run, a pipeline's own."),
 ]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")]
 FRAMES = "labelled, all, or offsets from the labelled one, such as -1,0,1."
 """Help of an option `--frames`."""
 

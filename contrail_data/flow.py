@@ -142,7 +142,6 @@ def propagate(
         out,
         store_kind="pseudo-labels",
         frames=frames,
-        keep_human=True,
         samples=human,
         overwrite=overwrite,
         command=command,

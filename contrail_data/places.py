@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -280,6 +281,31 @@ def write_atomically(path: Path, parts: Sequence[Part]) -> None:
     ):
         for part in parts:
             write(part)
+
+
+def make_folder(folder: Path) -> None:
+    """A local folder is there afterwards, and takes files. Raises ContrailError, which is better told before the work
+    than after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ContrailError(
+            f"{folder}: cannot be written ({error.strerror}): choose another place, or change its permissions"
+        ) from None
+
+
+def check_new(file: Path, overwrite: bool) -> None:
+    """Raises ContrailError, before the work, for a local file that is there already (unless it may be replaced), that
+    would lie within a store, or whose folder takes no files; makes that folder."""
+    if file.exists() and not overwrite:
+        raise ContrailError(f"{file}: exists: choose another -o, or --overwrite it")
+    if file.is_dir() and not (file / "zarr.json").is_file():
+        raise ContrailError(f"{file}: is a folder, which is not replaced: choose another -o")
+    if store := next((folder for folder in file.absolute().parents if (folder / "zarr.json").exists()), None):
+        raise ContrailError(f"{file}: lies within the store {store}, which is never changed: choose another -o")
+    make_folder(file.parent)
 
 
 @contextmanager

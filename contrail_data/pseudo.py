@@ -81,9 +81,8 @@ def write_labels(
     decision: Decision,
     out: str | Path,
     *,
-    store_kind: str,
+    store_kind: Literal["pseudo-labels", "predictions"],
     frames: Frames,
-    keep_human: bool,
     offsets: Sequence[int] = (0,),
     samples: npt.NDArray[np.int64] | None = None,
     trained_records: Collection[str] = (),
@@ -93,11 +92,11 @@ def write_labels(
 ) -> tuple[str, int]:
     """Label frames of a store of samples into `out`; returns the digest and how many samples were done before.
 
-    frames: as in `frames_to_predict`. keep_human: a frame that a human labelled keeps that label. offsets: the frames
-    that `tell` looks at, from the one it tells of; frames without these neighbours are left out. samples: indices
-    of those to predict; None: all. batch: samples at once; the next are read, and those before written, meanwhile.
-    Resumable like a build. Raises ContrailError for a parent without images or neighbours, an `out` that holds
-    something else, or a full disk.
+    store_kind: among "pseudo-labels" a frame that a human labelled keeps that label, among "predictions" it does not.
+    frames: as in `frames_to_predict`. offsets: the frames that `tell` looks at, from the one it tells of; frames that
+    lack one of these are left out. samples: indices of those to predict; None: all. batch: samples at once; the next
+    are read, and those before written, meanwhile. Resumable like a build. Raises ContrailError for a parent without
+    images or neighbours, an `out` that holds something else, or a full disk.
     """
     if kind(parent) != "samples":
         raise ContrailError(f"{parent.attrs['path']}: holds {kind(parent)}, no images: name the store it came from")
@@ -113,6 +112,7 @@ def write_labels(
         "frame_mask": Array((wanted.shape[1], *plane), "uint8", "zstd"),
     }
     trained = sorted(trained_records)
+    keep_human = store_kind == "pseudo-labels"
     facts = (decision.threshold, decision.gate, decision.top_k, decision.model)
     plan = journal.plan_of(
         [store_kind, parent.attrs["digest"], *facts, wanted.tolist(), keep_human, *offsets, chosen.tolist(), trained]
@@ -252,16 +252,22 @@ def frames_to_predict(
     """
     count = parent.sizes["time"]
     able = np.arange(-offsets[0], count - offsets[-1])
+    around = [0] if isinstance(frames, str) else sorted(set(frames))
     if frames == "all":
         wanted = np.tile(able, (scalars.sizes["sample"], 1))
     else:
         labelled = scalars["labelled_frame"].values.astype(np.int64)
-        around = [0] if frames == "labelled" else sorted(set(frames))
         wanted = np.where(labelled < 0, count // 2, labelled)[:, np.newaxis] + np.array(around, np.int64)
+    path = parent.attrs["path"]
+    if (lacking := ~np.isin(wanted, np.arange(count))).any():
+        at = around[int(np.argmax(lacking.any(0)))]
+        raise ContrailError(
+            f"{path}: samples of {count} frames have none at {at:+d} from the labelled one: ask for others"
+        )
     if not len(able) or not np.isin(wanted, able).all():
         raise ContrailError(
-            f"{parent.attrs['path']}: samples of {count} frames lack frames that are asked for, or the neighbours "
-            f"{list(offsets)} that the model looks at: choose other frames, a store of records, or a 2D model"
+            f"{path}: of {count} frames not all that are asked for have the neighbours {list(offsets)} that the model "
+            "looks at: choose other frames, a store of records, or a 2D model"
         )
     return wanted
 

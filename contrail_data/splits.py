@@ -254,7 +254,7 @@ def _classes(records: xr.Dataset, factor: str) -> npt.NDArray[np.int64]:
     return np.where(known, np.where(known, value, 0), -999).astype(np.int64)
 
 
-def metadata_records(path: Path, size: int = 256) -> xr.Dataset:
+def metadata_records(path: Path, size: int) -> xr.Dataset:
     """What `{split}_metadata.json` tells, as `records` without labels, raw data or images.
 
     Such a file does not tell how large tiles are: they are taken for `size` pixels a side.

@@ -18,6 +18,10 @@ Overlap = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Of the smaller tile: up to this share is no overlap.", metavar="SHARE")
 ]
 
+Size = Annotated[
+    int, typer.Option(min=1, help="Pixels of a tile's side in metadata files, which do not tell.", metavar="PIXELS")
+]
+
 
 def splits(
     stores: Annotated[
@@ -27,6 +31,8 @@ def splits(
     k: Annotated[int, typer.Option("-k", "--folds", min=2, help="How many folds.")] = 5,
     minutes: Minutes = 70.0,
     overlap: Overlap = 0.001,
+    size: Size = 256,
+    overwrite: command.OverwriteFile = False,
 ) -> None:
     """Put records into folds that share no scene: a record's fold stays when others are added, but for a few.
 
@@ -36,12 +42,13 @@ def splits(
     """
     import numpy as np
 
-    from contrail_data.places import write_atomically
+    from contrail_data.places import check_new, write_atomically
     from contrail_data.splits import between_folds, described, folds, folds_csv, groups_together, label_of
 
     if twice := [name for name in stores if stores.count(name) > 1]:
         raise ContrailError(f"{twice[0]}: is named twice: name each store once")
-    records = [_records(name)[1] for name in stores]
+    check_new(out, overwrite)
+    records = [_records(name, size)[1] for name in stores]
     group = groups_together(records, minutes, overlap)
     every = np.concatenate(group)
     label = np.concatenate([label_of(r) for r in records])
@@ -70,6 +77,8 @@ def audit(
     minutes: Minutes = 70.0,
     overlap: Overlap = 0.001,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Also look for images that look alike.")] = True,
+    size: Size = 256,
+    overwrite: command.OverwriteFile = False,
 ) -> None:
     """Tell which records of one store leak into another: by id, raw data, place and time, image; and labels that
     contradict. Exit code 1 when any do.
@@ -81,13 +90,13 @@ def audit(
     import numpy as np
 
     from contrail_data import splits as leaks
-    from contrail_data.places import write_atomically
+    from contrail_data.places import check_new, write_atomically
 
-    store_a, records_a = _records(a)
-    store_b, records_b = (store_a, records_a) if b is None else _records(b)
     for path in (out, page):
-        if path is not None and not path.parent.is_dir():
-            raise ContrailError(f"{path}: cannot be written (no such folder): make {path.parent}")
+        if path is not None:
+            check_new(path, overwrite)
+    store_a, records_a = _records(a, size)
+    store_b, records_b = (store_a, records_a) if b is None else _records(b, size)
     kinds: tuple[str, ...] = leaks.KINDS
     if store_a is None or store_b is None:
         kinds = ("id", "footprint")
@@ -126,7 +135,7 @@ def audit(
         raise typer.Exit(1)
 
 
-def _records(name: str) -> tuple[xr.Dataset | None, xr.Dataset]:
+def _records(name: str, size: int) -> tuple[xr.Dataset | None, xr.Dataset]:
     """A store and its per-sample variables; no store of a metadata file."""
     from contrail_data.catalog import open_named
     from contrail_data.splits import metadata_records
@@ -135,7 +144,7 @@ def _records(name: str) -> tuple[xr.Dataset | None, xr.Dataset]:
     if name.endswith(".json"):
         if not Path(name).is_file():
             raise ContrailError(f"{name}: no such file: check the path")
-        return None, metadata_records(Path(name))
+        return None, metadata_records(Path(name), size)
     store = open_named(name)
     if kind(store) != "samples":
         raise ContrailError(f"{name}: holds {kind(store)}, which have no place or raw data: give the store of samples")

@@ -140,8 +140,9 @@ def soup(
 ) -> None:
     """Average the weights of runs into one run, calibrated on records that all of them held out.
 
-    Worth it for runs that began at the same weights, such as `start=RUN` with several seeds. To average predictions
-    instead, name runs as stages: `pipeline unet2d_no_gate --set all.run=RUN --set positive.run=RUN`.
+    Worth it for runs that began at the same weights, such as `start=RUN` with several seeds. Statistics of batch norms
+    are taken anew from training images: even the soup of one run and itself differs a little from it. To average
+    predictions instead, name runs as stages: `pipeline unet2d_no_gate --set all.run=RUN --set positive.run=RUN`.
     """
     from contrail_train.soup import average_runs
 
@@ -160,7 +161,7 @@ def export(
         str | None,
         typer.Option("--check", help="A store: compare file and model on its samples as well.", metavar="STORE"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at -o.")] = False,
+    overwrite: command.OverwriteFile = False,
 ) -> None:
     """Write a model as one file that needs neither contrail nor the directory: stored windows in, masks out.
 
@@ -329,7 +330,7 @@ def predict(
     trained on, blended back onto the satellite's grid.
     """
     from contrail_data.catalog import open_named
-    from contrail_data.pseudo import label_store
+    from contrail_data.places import check_new
     from contrail_data.sources import is_abi
     from contrail_train.predict import load_predictor, record_table
 
@@ -368,27 +369,14 @@ def predict(
     model = load_predictor(run, device, tta)
     wanted = command.frames(frames)
     if out.suffix == ".csv":
-        if out.exists() and not overwrite:
-            command.fail(f"{out}: exists: choose another -o, or --overwrite it")
+        check_new(out, overwrite)
         count = record_table(model.for_store(parent), parent, out, frames=wanted, batch=batch)
         print(f"{out}: {count} frames")
         if model.head == "both" and not model.decision.gate:
             print("note: contrail is left empty: this run has no gate, its threshold is one of pixels", file=sys.stderr)
         return
-    model = model.for_masks().for_store(parent)
-    digest, resumed = label_store(
-        parent,
-        model.predict,
-        model.decision,
-        out,
-        store_kind="predictions",
-        frames=wanted,
-        keep_human=False,
-        offsets=model.offsets,
-        trained_records=model.trained_records,
-        batch=batch,
-        overwrite=overwrite,
-        command=command.line(),
+    digest, resumed = model.label(
+        parent, out, "predictions", frames=wanted, batch=batch, overwrite=overwrite, command=command.line()
     )
     before = f", {resumed} of them found finished" if resumed else ""
     print(f"{out}: {parent.sizes['sample']} samples{before}, {digest}")
@@ -399,6 +387,7 @@ def compare(
     a: Annotated[Path, typer.Argument(help="A run, pipeline or exported file.", metavar="A")],
     b: Annotated[Path, typer.Argument(help="Another.", metavar="B")],
     store: Store,
+    tta: command.Tta = None,
     batch: Annotated[int, typer.Option(min=1)] = 16,
     device: Device = "auto",
 ) -> None:
@@ -413,7 +402,7 @@ def compare(
     from contrail_train.predict import load_predictor
 
     opened = open_named(store)
-    models = [load_predictor(run, device).for_masks().for_store(opened) for run in (a, b)]
+    models = [load_predictor(run, device, tta).for_masks().for_store(opened) for run in (a, b)]
     items = [unseen(open_labelled([opened], model.offsets), models) for model in models]
     counts = [
         gated_counts(score_predictor(model, new, batch), model.decision.gate)
@@ -431,14 +420,14 @@ def compare(
 def submit(
     store: Annotated[str, typer.Argument(help="A store that predict wrote.", metavar="STORE")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The CSV file to write.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at -o.")] = False,
+    overwrite: command.OverwriteFile = False,
 ) -> None:
     """Write predicted masks as the 2023 competition's submission: run lengths, column by column."""
     from contrail_data.catalog import open_named
+    from contrail_data.places import check_new
     from contrail_train.submission import write_submission
 
-    if out.exists() and not overwrite:
-        command.fail(f"{out}: exists: choose another -o, or --overwrite it")
+    check_new(out, overwrite)
     records, empty = write_submission(open_named(store), out)
     print(f"{out}: {records} records, {empty} of them empty")
 

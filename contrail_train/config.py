@@ -71,8 +71,9 @@ class DataConfig(Strict):
     validation: list[str] = Field(default_factory=list)
     """Labelled stores that are held out, in place of a part of data.train."""
     leaks: Literal["refuse", "drop", "allow"] = "refuse"
-    """What to do with records to train on that share id, raw data, or footprint and time with one that is held out, or
-    with pseudo-labels of a model that was trained on one: stop; leave them out; or use them all the same."""
+    """What to do with records to train on that share id, raw data, or footprint and time with one that is held out:
+    stop; leave them out; or use them all the same. Pseudo-labels of a model that was trained on a held-out record all
+    may carry what it learnt there: they are refused unless all is allowed."""
     balance: list[Literal["positive", "place", "hour", "month"]] = Field(default_factory=list)
     """Draw records so that these are equally frequent: with and without contrail, cells of 10 degrees, 3 hours of solar
     time, months. An epoch is as long as ever; records come several times or not at all."""
@@ -383,7 +384,7 @@ def to_explained_yaml(config: RunConfig) -> str:
         lines += [f"{indent}# {line}" for line in textwrap.wrap(about, 110)]
         plain = value_of(config, ".".join(branches)) if branches else config
         told = yaml.safe_dump(plain.model_dump(mode="json")[name], default_flow_style=True, width=10_000)
-        lines.append(f"{indent}{name}: {told.splitlines()[0]}  # {_takes(field)}")
+        lines.append(f"{indent}{name}: {told.splitlines()[0]}  # {takes(field)}")
     return "\n".join(lines) + "\n"
 
 
@@ -414,7 +415,7 @@ def _branch(field: FieldInfo) -> type[Strict] | None:
     return kind if isinstance(kind, type) and issubclass(kind, Strict) else None
 
 
-def _takes(field: FieldInfo) -> str:
+def takes(field: FieldInfo) -> str:
     """The values a field takes, in words."""
     return _words(field.annotation, field.metadata)
 
@@ -433,7 +434,8 @@ def _words(kind: Any, limits: Sequence[Any]) -> str:
     if origin in (UnionType, Union):
         return ", or ".join(_words(part, limits if part is not NoneType else []) for part in parts)
     if origin is list:
-        return f"a list, of {_words(parts[0], [])}"
+        least = next((n for x in limits if (n := getattr(x, "min_length", None))), 0)
+        return f"a list{f' of {least} or more' if least else ''}, of {_words(parts[0], [])}"
     if origin is tuple:
         return f"[{', '.join(_KINDS[part] for part in parts)}]"
     found = [(text, getattr(x, key, None)) for key, text in _BOUNDS.items() for x in limits]
@@ -449,7 +451,7 @@ def _refusal(where: str, key: str, given: Any) -> str:
     if _branch(known[key]):
         first = next(name for name in known if name.startswith(f"{key}."))
         return f"{where}: {key} is a group of settings, not {str(given)[:60]!r}: set one of them, such as {first}"
-    return f"{where}: {key} cannot be {str(given)[:60]!r}: give {_takes(known[key])}"
+    return f"{where}: {key} cannot be {str(given)[:60]!r}: give {takes(known[key])}"
 
 
 def _refuse_key(where: str, key: str) -> NoReturn:

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError
-from contrail_data.places import write_atomically
+from contrail_data.places import check_new, write_atomically
 from contrail_data.pseudo import Decision, frames_to_predict
 from contrail_data.store import pixel_reader, read_scalars
 from contrail_train.detector import Detect, Detector, Prediction, Shift
@@ -129,10 +129,7 @@ def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, over
         raise ContrailError(f"{out}: is written as .pt2 or .onnx: name the file so")
     if not isinstance(model.detect, Detector):
         raise ContrailError(f"{model.path}: is an exported file: name the run or pipeline that it was made from")
-    if not out.parent.is_dir():
-        raise ContrailError(f"{out}: there is no folder {out.parent}: make it, or choose another -o")
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise ContrailError(f"{out}: exists: choose another -o{'' if out.is_dir() else ', or --overwrite it'}")
+    check_new(out, overwrite)
     if out.suffix == ".onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             _needed(package, out)

@@ -100,6 +100,8 @@ def fit(
     )
     if 0 < groups < FEW_GROUPS:
         say(f"warning: {groups} held-out groups (site, day) are too few to tell epochs or thresholds apart by")
+    if not data.train.positive.any():
+        say("warning: none of the frames to train on has a contrail: the model will learn that there are none")
     if config.batch_size > len(data.train):
         say(f"note: batch_size={config.batch_size} is more than there is: a step takes all {len(data.train)} frames")
 

@@ -12,7 +12,7 @@ from contrail_train.config import OptimConfig, RunConfig
 from contrail_train.distributed import SyncedBatchNorm
 from contrail_train.models import Segmenter
 
-_BATCH_NORMS = (_BatchNorm, SyncedBatchNorm)
+BATCH_NORMS = (_BatchNorm, SyncedBatchNorm)
 
 
 def freeze(model: Segmenter, config: RunConfig) -> None:
@@ -21,7 +21,7 @@ def freeze(model: Segmenter, config: RunConfig) -> None:
         model.encoder.requires_grad_(False)
     if "batch_norm" in config.model.freeze:
         for module in model.modules():
-            if isinstance(module, _BATCH_NORMS):
+            if isinstance(module, BATCH_NORMS):
                 module.requires_grad_(False)
 
 
@@ -32,7 +32,7 @@ def train_mode(model: Segmenter, config: RunConfig) -> None:
         model.encoder.eval()
     if "batch_norm" in config.model.freeze:
         for module in model.modules():
-            if isinstance(module, _BATCH_NORMS):
+            if isinstance(module, BATCH_NORMS):
                 module.train(False)
 
 

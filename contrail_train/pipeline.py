@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import filecmp
 import hashlib
 import json
 import shutil
@@ -36,6 +37,7 @@ from contrail_train.config import (
     Strict,
     read_config,
     read_tree,
+    takes,
     to_yaml,
     with_settings,
 )
@@ -43,12 +45,10 @@ from contrail_train.detector import Detector, Network
 from contrail_train.evaluate import Reading, Weights, calibrate, known_of_holdout
 from contrail_train.fit import fit
 from contrail_train.loader import Items, open_labelled
-from contrail_train.predict import Predictor, choose_device, known_of, load_run, read_calibration
+from contrail_train.predict import Predictor, check_run, choose_device, known_of, load_run, read_calibration
 from contrail_train.presets import get_config
-from contrail_train.rundir import CALIBRATION, CONFIG, WEIGHTS, finished, hold
+from contrail_train.rundir import CALIBRATION, CONFIG, ENVIRONMENT, PIPELINE, STAGES, WEIGHTS, claim, finished, hold
 
-PIPELINE = "pipeline.yaml"
-STAGES = "stages"
 STEPS = 4  # weights are fitted in quarters
 MOST_WEIGHTS = 256
 
@@ -101,6 +101,10 @@ class PipelineConfig(Strict):
                 raise ValueError(f"{name!r} is no stage: the stages are {', '.join(self.stages)}")
         if idle := [name for name in self.stages if name not in (*self.gate, *self.mask)]:
             raise ValueError(f"stage {idle[0]!r} is neither in gate nor in mask: name it there, or leave it out")
+        if self.settings and all(stage.run is not None for stage in self.stages.values()):
+            raise ValueError(
+                f"settings: {', '.join(self.settings)}: of stages that are trained, and all are finished runs"
+            )
         if any("/" in name or name.startswith(".") for name in self.stages):
             raise ValueError("a stage's name becomes a folder: leave / and a leading . out of it")
         return self
@@ -121,7 +125,12 @@ def parse_pipeline(tree: Any, where: str) -> PipelineConfig:
             raise ContrailError(f"{where}: there is no setting {key!r}: {hint}") from None
         if first["type"] == "value_error":
             raise ContrailError(f"{where}: {f'{key}: ' if key else ''}{first['ctx']['error']}") from None
-        raise ContrailError(f"{where}: {key or 'the file'}: {first['msg'].lower()}: correct it") from None
+        given, field = str(first["input"])[:60], PipelineConfig.model_fields.get(str(first["loc"][0])) if key else None
+        if field is None or first["loc"][0] in ("stages", "settings"):
+            raise ContrailError(
+                f"{where}: {key or 'the file'}: {given!r}: {first['msg'].lower()}: correct it"
+            ) from None
+        raise ContrailError(f"{where}: {key} cannot be {given!r}: give {takes(field)}") from None
 
 
 def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> PipelineConfig:
@@ -145,6 +154,10 @@ def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> P
             tree["stages"][first] = {rest: value}
         elif first in tree["stages"] and rest:
             tree["stages"][first].setdefault("settings", {})[rest] = value
+        elif rest and first not in RunConfig.model_fields:
+            close = difflib.get_close_matches(first, tree["stages"], 1)
+            hint = f"did you mean {close[0]}.{rest}?" if close else f"the stages are {', '.join(tree['stages'])}"
+            raise ContrailError(f"--set {key}: {first!r} is neither a stage nor a group of settings: {hint}")
         else:
             tree["settings"][key] = value
     made = parse_pipeline(tree, f"{config.preset} with --set {' --set '.join(settings)}" if settings else config.preset)
@@ -176,25 +189,26 @@ def train_pipeline(
     """Train the stages that are not there yet, calibrate, and return the calibration.
 
     devices: one: the stages are trained in this process, one after the other; several: as processes of their own,
-    stage i on device i modulo their number. Resumable at any point. Raises ContrailError for an `out` that holds
-    something else, or stages that do not fit together.
+    stage i on device i modulo their number. Resumable at any point; until it is finished it takes other settings, as
+    far as the stages that have begun do. Raises ContrailError for an `out` that holds something else, or stages that do
+    not fit together.
     """
     for device in devices:
         choose_device(device)
-    if not (out / PIPELINE).is_file() and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ContrailError(f"{out}: exists and is no pipeline: choose another --out")
-    text = pipeline_yaml(config)
-    if (out / PIPELINE).is_file() and (out / PIPELINE).read_text() != text:
-        before = parse_pipeline(read_tree(out / PIPELINE), str(out / PIPELINE)).model_dump()
-        differs = [key for key, value in config.model_dump().items() if before[key] != value]
-        raise ContrailError(f"{out}: holds a pipeline with other {', '.join(differs)}: choose another --out")
-    (out / STAGES).mkdir(parents=True, exist_ok=True)
-    write_atomically(out / PIPELINE, [text.encode()])
-    held = hold(out)
-    with contextlib.closing(held):
+    claim(out, PIPELINE, "pipeline")
+    with contextlib.closing(hold(out)):
         if (calibration := finished(out)) is not None:
+            before = parse_pipeline(read_tree(out / PIPELINE), str(out / PIPELINE)).model_dump()
+            if differs := [key for key, value in config.model_dump().items() if before[key] != value]:
+                raise ContrailError(f"{out}: holds a pipeline with other {', '.join(differs)}: choose another --out")
             print(f"{out}: finished already", file=sys.stderr)
             return calibration
+        for stage in config.stages.values():
+            if stage.run is not None:
+                check_run(Path(stage.run))
+                read_calibration(Path(stage.run))
+        write_atomically(out / PIPELINE, [pipeline_yaml(config).encode()])
+        (out / STAGES).mkdir(exist_ok=True)
         _train_stages(config, out, devices, command)
         print(f"calibrating on held-out records: {', '.join(config.mask)}", file=sys.stderr, flush=True)
         calibration = _calibrate(config, out, choose_device(devices[0]))
@@ -222,8 +236,6 @@ def _train_stages(config: PipelineConfig, out: Path, devices: Sequence[str], com
 
 def _train_as_processes(runs: Iterable[tuple[str, Path, RunConfig]]) -> None:
     for name, folder, run in runs:
-        if finished(folder) is not None:
-            continue
         settings, log = folder.with_suffix(".yaml"), folder.with_suffix(".log")
         write_atomically(settings, [to_yaml(run).encode()])
         print(f"stage {name}: on {run.device}, told in {log}", file=sys.stderr, flush=True)
@@ -236,14 +248,15 @@ def _train_as_processes(runs: Iterable[tuple[str, Path, RunConfig]]) -> None:
 
 
 def _take_over(run: Path, folder: Path) -> None:
-    """A copy of what a finished run needs to be used."""
-    if finished(folder) is not None:
-        return
-    read_calibration(run)
+    """A copy of what a finished run needs to be used. Raises ContrailError where the folder holds another run."""
     folder.mkdir(exist_ok=True)
-    for name in (CONFIG, WEIGHTS, CALIBRATION):  # the last makes it a finished run
+    for name in (ENVIRONMENT, CONFIG, WEIGHTS, CALIBRATION):  # the last makes it a finished run
         if not (run / name).is_file():
             raise ContrailError(f"{run}: has no {name}: name the --out of a finished contrail-train run")
+        if (folder / name).exists():
+            if not filecmp.cmp(run / name, folder / name, shallow=False):
+                raise ContrailError(f"{folder}: holds another run than {run}: choose another --out")
+            continue
         staged = folder / f".{name}"
         shutil.copyfile(run / name, staged)
         staged.rename(folder / name)

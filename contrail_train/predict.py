@@ -9,7 +9,7 @@ import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,13 @@ from contrail_data.command import Symmetries
 from contrail_data.errors import ContrailError
 from contrail_data.places import write_atomically
 from contrail_data.progress import progress
-from contrail_data.pseudo import Decision, Frames, Predicted, frames_to_predict
+from contrail_data.pseudo import Decision, Frames, Predicted, frames_to_predict, label_store
 from contrail_data.store import kind, pixel_reader, read_scalars
 from contrail_train.checkpoint import file_digest, load_weights
 from contrail_train.config import read_config
 from contrail_train.detector import Detect, Shift, onto_labels, single, view_of
 from contrail_train.models import build
-from contrail_train.rundir import CALIBRATION, CONFIG, WEIGHTS
+from contrail_train.rundir import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,14 @@ class Predictor:
         told = self.on_labels(torch.from_numpy(window_btchw).to(self.device), valid)
         return Predicted(*(part.cpu().numpy() for part in told))
 
+    def label(
+        self, store: xr.Dataset, out: str | Path, store_kind: Literal["pseudo-labels", "predictions"], **how: Any
+    ) -> tuple[str, int]:
+        """`label_store` by this predictor, with what that store will tell of it; `how`: frames, samples, batch ..."""
+        own = self.for_masks().for_store(store)
+        known = {"offsets": own.offsets, "trained_records": own.trained_records}
+        return label_store(store, own.predict, own.decision, out, store_kind=store_kind, **known, **how)
+
     def check_store(self, store: xr.Dataset) -> None:
         """Raises ContrailError for a store of another composite, or one without images."""
         path = store.attrs["path"]
@@ -131,7 +139,7 @@ def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | No
     pipeline's own. Raises ContrailError for what is none of these or not finished.
     """
     from contrail_train.export import SUFFIXES, load_exported
-    from contrail_train.pipeline import PIPELINE, load_pipeline
+    from contrail_train.pipeline import load_pipeline
 
     where = choose_device(device)
     if path.suffix in SUFFIXES:
@@ -141,6 +149,17 @@ def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | No
     if (path / PIPELINE).is_file():
         return load_pipeline(path, where, symmetries)
     return load_run(path, where, symmetries or "none")
+
+
+def check_run(path: Path) -> None:
+    """Raises ContrailError for what is no run directory."""
+    if (path / PIPELINE).is_file():
+        raise ContrailError(f"{path}: is a pipeline, not a run: name one of the runs in {path / STAGES}")
+    if not (path / CONFIG).is_file():
+        raise ContrailError(
+            f"{path}: no run directory (it has no {CONFIG}): name the --out of contrail-train run or pipeline, or a "
+            "file that export wrote"
+        )
 
 
 def read_calibration(path: Path) -> dict[str, Any]:
@@ -176,11 +195,7 @@ def known_of(calibration: dict[str, Any]) -> dict[str, Any]:
 def load_run(path: Path, device: torch.device, symmetries: Symmetries) -> Predictor:
     """The best weights of a run directory with its statistics and thresholds. Raises ContrailError when the directory
     is no finished run."""
-    if not (path / CONFIG).is_file():
-        raise ContrailError(
-            f"{path}: no run directory (it has no {CONFIG}): name the --out of contrail-train run or pipeline, or a "
-            "file that export wrote"
-        )
+    check_run(path)
     calibration = read_calibration(path)
     config = read_config(path / CONFIG)
     # The run's own weights follow: what the encoder was begun with no longer matters.
@@ -207,7 +222,9 @@ def record_table(model: Predictor, store: xr.Dataset, out: Path, *, frames: Fram
     or not at all. Raises ContrailError for a run without a record head, or a store that lacks the frames it looks at.
     """
     if model.head == "mask":
-        raise ContrailError(f"{model.path}: has no record head (model.head=mask): give -o NAME.zarr for masks")
+        raise ContrailError(
+            f"{model.path}: tells pixels (model.head=mask): frame_score in -o NAME.zarr is its score of a frame"
+        )
     limit = model.decision.threshold if model.head == "record" else model.decision.gate
     scalars = read_scalars(store)
     wanted = frames_to_predict(scalars, store, frames, model.offsets)

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 from PIL import Image
 
-from contrail_data.errors import ContrailError
-from contrail_data.places import write_atomically
+from contrail_data.places import make_folder, write_atomically
 from contrail_data.preview import LABEL_COLOUR, PREDICTION_COLOUR, Look, outlined, png
 from contrail_data.report import chart_grid, document, figure, headline, line_at, section, svg, text_at
 from contrail_data.store import pixel_reader, read_scalars
@@ -54,8 +53,8 @@ def evaluate_store(
     out: the folder for them; None: the model's own, or that of its file. pictures: of how many of the records that lose
     most. Raises ContrailError for a store without labels, or of whose records the model has seen all.
     """
-    if out is not None and out.exists() and not out.is_dir():
-        raise ContrailError(f"{out}: is no folder: name one for the files of the evaluation")
+    base = out or (model.path if model.path.is_dir() else model.path.parent)
+    make_folder(base)
     everything = open_labelled([store], model.offsets)
     items = unseen(everything, [model])
     if seen := len(everything) - len(items):
@@ -88,8 +87,6 @@ def evaluate_store(
     }
     told: list[Table] = []
     pages: list[Path] = []
-    base = out or (model.path if model.path.is_dir() else model.path.parent)
-    base.mkdir(parents=True, exist_ok=True)
     stem = "" if out is not None or model.path.is_dir() else f"{model.path.name}-"
     file = base / f"{stem}evaluation-{store.attrs['digest'].removeprefix('sha256:')[:12]}.json"
     if masks:

@@ -30,7 +30,6 @@ import xarray as xr
 from contrail_data.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.places import write_atomically
-from contrail_data.pseudo import label_store
 from contrail_data.splits import folds as make_folds
 from contrail_data.store import kind, read_scalars
 from contrail_train.config import DataConfig, RunConfig
@@ -38,7 +37,7 @@ from contrail_train.fit import fit
 from contrail_train.loader import open_training_data
 from contrail_train.metrics import bootstrap_difference
 from contrail_train.predict import load_predictor
-from contrail_train.rundir import hold
+from contrail_train.rundir import claim, hold
 
 How = Literal["mixed", "pretrain"]
 
@@ -59,13 +58,13 @@ def run_rounds(
     names = [name for name in data.train if kind(open_named(name)) == "samples"]
     if len(names) < len(data.train):
         raise ContrailError("rounds make their own pseudo-labels: name stores of samples alone in data.train")
-    out.mkdir(parents=True, exist_ok=True)
+    if config.model.head == "record":
+        raise ContrailError("model.head=record has no masks to label with: choose a preset of a segmenter")
     settings = {"config": config.model_dump(mode="json", exclude={"device"}), "folds": folds, "how": how}
     plan = out / "rounds-of.json"
+    claim(out, plan.name, "folder of rounds")
     if plan.is_file() and json.loads(plan.read_bytes()) != settings:
         raise ContrailError(f"{out}: holds rounds of other settings: choose another --out")
-    if not plan.is_file() and any(out.iterdir()):
-        raise ContrailError(f"{out}: exists and holds no rounds: choose another --out")
     with contextlib.closing(hold(out)):
         write_atomically(plan, [json.dumps(settings, indent=1).encode()])
         table = out / "folds.csv"
@@ -159,23 +158,10 @@ def _label(
         rows = _rows(read_scalars(store), folds, fold_of)
         if not len(rows):
             continue
-        predictor = predictor or load_predictor(model).for_masks()
-        fitting = predictor.for_store(store)
+        predictor = predictor or load_predictor(model)
         folder.mkdir(parents=True, exist_ok=True)
         out = folder / f"{number}.zarr"
-        label_store(
-            store,
-            fitting.predict,
-            fitting.decision,
-            out,
-            store_kind="pseudo-labels",
-            frames="all",
-            keep_human=True,
-            offsets=fitting.offsets,
-            samples=rows,
-            trained_records=fitting.trained_records,
-            command=command,
-        )
+        predictor.label(store, out, "pseudo-labels", frames="all", samples=rows, command=command)
         made.append(str(out))
     return made
 

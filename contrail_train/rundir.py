@@ -17,7 +17,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from contrail_data.errors import ContrailError
-from contrail_data.places import write_atomically
+from contrail_data.places import make_folder, write_atomically
 from contrail_train.config import RunConfig, known_keys, read_config, to_yaml, value_of
 
 CONFIG = "config.yaml"
@@ -26,6 +26,18 @@ METRICS = "metrics.jsonl"
 CALIBRATION = "calibration.json"
 WEIGHTS = "best.safetensors"
 LOCK = "lock"
+PIPELINE = "pipeline.yaml"
+STAGES = "stages"
+"""A pipeline's folder of run directories."""
+
+
+def claim(out: Path, mark: str, what: str) -> None:
+    """A folder is there afterwards, one with `mark` in it or a new one. Raises ContrailError for one that holds
+    something else or takes no files."""
+    ours = (out / mark).is_file() or not out.exists()
+    if not ours and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
+        raise ContrailError(f"{out}: exists and is no {what}: choose another --out")
+    make_folder(out)
 
 
 def begin_run(
@@ -33,11 +45,11 @@ def begin_run(
 ) -> None:
     """Write config and environment before the first step, or check that they are those of the run begun here.
 
-    digests: of the stores, and of the weights it starts from. A run that ended before its first checkpoint, by a
-    mistake in its settings say, is begun anew. Raises ContrailError where `out` holds anything else.
+    digests: of the stores, and of the weights it starts from or is made of. A run that ended before its first
+    checkpoint, by a mistake in its settings say, is begun anew. Raises ContrailError where `out` holds anything else.
     """
-    begun = (out / CONFIG).is_file()
-    if begun and list((out / "checkpoints").glob("step-*")):
+    claim(out, CONFIG, "run directory")
+    if finished(out) is not None or list((out / "checkpoints").glob("step-*")):
         before = read_config(out / CONFIG).model_copy(update={"device": config.device})  # it may go on elsewhere
         if before != config:
             pairs = [(key, value_of(before, key), value_of(config, key)) for key in known_keys()]
@@ -53,11 +65,10 @@ def begin_run(
                 f"{out / ENVIRONMENT}: missing or damaged: restore it, or choose another --out"
             ) from None
         if stores != digests:
-            raise ContrailError(f"{out}: was begun on stores with other digests: restore them, or choose another --out")
+            raise ContrailError(
+                f"{out}: was made of stores or runs with other digests: restore them, or choose another --out"
+            )
         return
-    if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ContrailError(f"{out}: exists and is no run directory: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
     environment = {
         "command": list(command),
         "stores": dict(digests),

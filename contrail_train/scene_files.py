@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from scipy import ndimage
 from contrail_data.coastline import coastline
 from contrail_data.errors import ContrailError
 from contrail_data.fixed_grid import FixedGrid
-from contrail_data.places import write_atomically
+from contrail_data.places import check_new, write_atomically
 from contrail_data.preview import outlined, png
 from contrail_data.scene import GRID_MAPPING, grid_of
 from contrail_train.shapes import contrails, to_geojson
@@ -38,14 +37,7 @@ def check_outputs(outs: Sequence[Path], overwrite: bool) -> None:
     for out in outs:
         if out.suffix not in SUFFIXES:
             raise ContrailError(f"{out}: a scene is written as one of {', '.join(SUFFIXES)}: choose a name with one")
-        if out.exists() and not overwrite:
-            raise ContrailError(f"{out}: exists: choose another -o, or --overwrite it")
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ContrailError(f"{out}: cannot be written ({error.strerror}): choose another -o") from None
-        if not os.access(out.parent, os.W_OK):
-            raise ContrailError(f"{out}: cannot be written (no permission): choose another -o")
+        check_new(out, overwrite)
 
 
 def _of_time(out: Path, stamp: Any, times: int) -> Path:

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
+from torch import Tensor
 
 from contrail_data.catalog import open_named
 from contrail_data.errors import ContrailError
@@ -23,6 +22,7 @@ from contrail_train.detector import View, normalise, single, view_of
 from contrail_train.evaluate import Reading, calibrate, known_of_holdout
 from contrail_train.loader import TrainingData, load, open_labelled, open_training_data
 from contrail_train.models import build
+from contrail_train.optim import BATCH_NORMS, train_mode
 from contrail_train.pipeline import held_out_by_all, stores_of
 from contrail_train.predict import choose_device, load_run, read_calibration
 from contrail_train.rundir import CALIBRATION, CONFIG, WEIGHTS, begin_run, finished, hold
@@ -33,15 +33,15 @@ BATCH_NORM_STEPS = 100
 def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence[str] = ()) -> dict[str, Any]:
     """Write the mean of runs' weights as a run of its own; returns its calibration.
 
-    Statistics of batch norms, which a mean of weights does not have, are taken anew over the stores of the first run.
-    Thresholds are fitted on records that every run held out. Raises ContrailError for runs of different models, or an
-    `out` that holds something else.
+    Statistics of batch norms that are not frozen, which a mean of weights does not have, are taken anew over images
+    that the first run was trained on. Thresholds are fitted on records that every run held out. Raises ContrailError
+    for runs of different models, or an `out` that holds something else.
     """
     if len(runs) < 2:
         raise ContrailError(f"{runs[0]}: one run alone: name two or more")
     where = choose_device(device)
-    configs = [read_config(run / CONFIG) for run in runs]
     loaded = [load_run(run, where, "none") for run in runs]
+    configs = [read_config(run / CONFIG) for run in runs]
     calibrations = [read_calibration(run) for run in runs]
     kinds = [
         {
@@ -58,7 +58,7 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
             raise ContrailError(f"{run}: its {differs[0]} is not that of {runs[0]}: average runs of one model and data")
     config = configs[0].model_copy(update={"preset": f"soup of {len(runs)}", "device": device})
     data = open_training_data(config.data)
-    digests = data.digests | {str(run): file_digest(run / WEIGHTS) for run in runs}
+    digests = data.digests | {f"run {i}": file_digest(run / WEIGHTS) for i, run in enumerate(runs)}
     begin_run(out, config, digests, where, command, 1)
     with contextlib.closing(hold(out)):
         if (known := finished(out)) is not None:
@@ -70,8 +70,14 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
         load_weights(out / WEIGHTS, model)
         model.to(where)
         view = view_of(config, calibrations[0]["statistics"], where)
-        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-            update_bn(_inputs(data, config.batch_size, where, view), model)
+        train_mode(model, config)
+        if norms := [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.training]:
+            for norm in norms:
+                norm.reset_running_stats()  # type: ignore[operator]
+                norm.momentum = None  # the mean over all that is shown
+            with torch.no_grad():
+                for x_btchw in _inputs(data, config.batch_size, where, view):
+                    model(x_btchw)
             save_weights(out / WEIGHTS, model, {"soup": [str(run) for run in runs]})
         model.eval()
         off = tuple(calibrations[0]["off"])

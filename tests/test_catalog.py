@@ -93,7 +93,6 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "pseudo.zarr",
         store_kind="pseudo-labels",
         frames="all",
-        keep_human=True,
         command=["contrail-data", "pseudo-label", "with blank"],
     )
     return folder

@@ -95,7 +95,6 @@ def pseudo_of(store: Path, out: Path, trained: tuple[str, ...] = ()) -> Path:
         out,
         store_kind="pseudo-labels",
         frames="all",
-        keep_human=True,
         trained_records=trained,
     )
     return out
@@ -171,7 +170,7 @@ def test_pseudo_labels_keep_the_human_label_and_resume(raw: Path, tmp_path: Path
             raise KeyboardInterrupt
         return mean_red(x, valid)
 
-    options = {"store_kind": "pseudo-labels", "frames": "all", "keep_human": True, "batch": 2}
+    options = {"store_kind": "pseudo-labels", "frames": "all", "batch": 2}
     decision = Decision(0.3, 0.0, 100, "sha256:test")
     with pytest.raises(KeyboardInterrupt):
         label_store(parent, dies, decision, tmp_path / "again.zarr", **options)
@@ -182,7 +181,7 @@ def test_pseudo_labels_keep_the_human_label_and_resume(raw: Path, tmp_path: Path
 
 def test_a_parent_is_never_overwritten_by_its_labels(store: Path) -> None:
     digest = open_store(store).attrs["digest"]
-    options = {"store_kind": "pseudo-labels", "frames": "all", "keep_human": True, "overwrite": True}
+    options = {"store_kind": "pseudo-labels", "frames": "all", "overwrite": True}
     for out in (store, store / "inside.zarr"):
         with pytest.raises(ContrailError, match="choose another -o"):
             label_store(open_store(store), mean_red, Decision(0.5, 0, 1, "m"), out, **options)

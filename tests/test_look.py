@@ -43,9 +43,7 @@ def predicted(store: xr.Dataset, out: Path, *, pseudo: bool) -> xr.Dataset:
 
     kind = "pseudo-labels" if pseudo else "predictions"
     decision = Decision(0.5, 0.1, 16, "sha256:00")
-    label_store(
-        store, predict, decision, out, store_kind=kind, frames="all" if pseudo else "labelled", keep_human=pseudo
-    )
+    label_store(store, predict, decision, out, store_kind=kind, frames="all" if pseudo else "labelled")
     return open_store(out)
 
 

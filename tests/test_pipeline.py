@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from test_build import build_small
 from test_train import TINY, cli, finished, settings, store, unseen  # noqa: F401 - fixtures
 
@@ -82,7 +84,11 @@ def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path,
     assert sum(calibration["mask_weights"].values()) == pytest.approx(1)
     refused = cli("pipeline", "unet2d_single", "--out", tmp_path / "q", "--set", f"all.run={unseen}")
     assert refused.returncode == 1
-    assert "not finished" in refused.stderr
+    assert "no run directory" in refused.stderr
+    mended = cli("pipeline", "unet2d_single", "--out", tmp_path / "q", "--set", f"all.run={pipeline}/stages/all")
+    assert mended.returncode == 0, mended.stderr
+    idle = cli("pipeline", "unet2d_fitted", "--out", tmp_path / "i", *stages, "--set", "epochs=9")
+    assert "settings: epochs: of stages that are trained" in idle.stderr
     odd = cli("pipeline", "unet2d_single", "--out", tmp_path / "r", "--set", f"all.run={pipeline}/stages/classifier")
     assert "tells records, not pixels" in odd.stderr
     elsewhere = cli(
@@ -94,8 +100,54 @@ def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path,
     averaged = cli("soup", pipeline / "stages/all", pipeline / "stages/all", "--out", tmp_path / "soup")
     assert averaged.returncode == 0, averaged.stderr
     assert cli("evaluate", tmp_path / "soup", unseen).returncode == 0
+    again = cli("soup", pipeline / "stages/all", pipeline / "stages/positive", "--out", tmp_path / "soup")
+    assert "runs with other digests" in again.stderr
     mixed = cli("soup", pipeline / "stages/all", pipeline / "stages/classifier", "--out", tmp_path / "no")
     assert "its model is not that of" in mixed.stderr
+    assert "is a pipeline, not a run" in cli("soup", pipeline, pipeline, "--out", tmp_path / "no").stderr
+
+
+def test_a_soup_keeps_what_was_frozen_and_takes_other_statistics_anew(store: Path, tmp_path: Path) -> None:  # noqa: F811
+    for name, frozen in (("frozen", "[batch_norm]"), ("free", "[]")):
+        run, out = tmp_path / name, tmp_path / f"{name}-soup"
+        options = settings(*SHORT, f"data.train={store}", f"model.freeze={frozen}")
+        assert cli("run", "unet2d", "--out", run, *options).returncode == 0
+        assert cli("soup", run, run, "--out", out).returncode == 0
+        one, other = (load_file(path / "best.safetensors") for path in (run, out))
+        differ = {key.rpartition(".")[2] for key in one if not torch.equal(one[key], other[key])}
+        assert differ - {"num_batches_tracked"} == (set() if name == "frozen" else {"running_mean", "running_var"})
+
+
+def test_a_pipeline_that_is_not_finished_takes_other_settings(store: Path, pipeline: Path, tmp_path: Path) -> None:  # noqa: F811
+    command = ("pipeline", "unet2d_no_gate", "--out", tmp_path / "p", *settings(*SHORT, "tta=flips"))
+    assert "data.train is empty" in cli(*command).stderr
+    taken = settings(f"data.train={store}", f"positive.run={pipeline}/stages/positive")
+    (tmp_path / "p/stages/positive").mkdir()
+    (tmp_path / "p/stages/positive/best.safetensors").write_text("of another run")
+    assert "holds another run than" in cli(*command, *taken).stderr
+    (tmp_path / "p/stages/positive/best.safetensors").unlink()
+    done = cli(*command, *taken)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "p/calibration.json").unlink()
+    other = cli(*command, *taken, "--set", "seed=3")  # a stage is trained: it stays what it is
+    assert "holds a run with seed=0, not 3" in other.stderr
+    assert cli(*command, *taken, "--set", "tta=none").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("alll.epochs=3", "did you mean all.epochs?"),
+        ("mask=[]", "give a list of 1 or more, of text"),
+        ("tta=all", "give none, flips or dihedral"),
+        ("all.epoch=3", "did you mean epochs?"),
+    ],
+)
+def test_settings_of_a_pipeline_are_refused_with_what_they_take(given: str, told: str, tmp_path: Path) -> None:
+    refused = cli("pipeline", "unet2d_v2", "--out", tmp_path / "p", "--set", given)
+    assert refused.returncode == 1
+    assert told in refused.stderr
+    assert not (tmp_path / "p").exists()
 
 
 def test_rounds_label_what_was_not_seen(store: Path) -> None:  # noqa: F811
@@ -120,6 +172,8 @@ def test_rounds_label_what_was_not_seen(store: Path) -> None:  # noqa: F811
     assert {one["holdout"]["records"] for one in told} == {len(held)}
     again = cli("rounds", "unet2d", "--out", out, "--rounds", 2, "--folds", 2, "--how", "pretrain", *options)
     assert "rounds of other settings" in again.stderr
+    record = cli("rounds", "unet2d_classifier", "--out", out.with_name("no"), *options)
+    assert "no masks to label with" in record.stderr
 
 
 def uniform(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
@@ -129,7 +183,7 @@ def uniform(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
 
 
 def labels_of(parent: Path, out: Path, trained: tuple[str, ...] = ()) -> Path:
-    options = {"store_kind": "pseudo-labels", "frames": "all", "keep_human": True, "trained_records": trained}
+    options = {"store_kind": "pseudo-labels", "frames": "all", "trained_records": trained}
     label_store(open_store(parent), uniform, Decision(0.5, 0.0, 10, "sha256:m"), out, **options)
     return out
 

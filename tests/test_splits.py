@@ -248,10 +248,25 @@ def test_splits_of_stores(stores, tmp_path):
     assert isinstance(again.exception, ContrailError)
 
 
+def test_no_file_is_replaced_unasked_and_none_within_a_store(stores, tmp_path):
+    store = tmp_path / "a.zarr"
+    mine = tmp_path / "validation_metadata.json"
+    mine.write_text("mine")
+    for command in (["audit", str(store), "-o"], ["audit", str(store), "--page"], ["splits", str(store), "-o"],
+                    ["report", str(store), "-o"]):  # fmt: skip
+        for file, told in ((mine, "exists"), (store / "folds.csv", "lies within the store"), (mine / "x", "written")):
+            refused = CliRunner().invoke(app, [*command, str(file)])
+            assert isinstance(refused.exception, ContrailError)
+            assert told in str(refused.exception)
+    assert mine.read_text() == "mine"
+    assert CliRunner().invoke(app, ["splits", str(store), "-k", "2", "-o", str(mine), "--overwrite"]).exit_code == 0
+    assert mine.read_text().startswith("record_id,store")
+
+
 def test_validation_leaks_as_is_known(real_data, tmp_path):
     """Of validation's 1,856 records 22 share a site within 40 minutes, at 253 sites, none at the same time."""
     path = real_data / "opencontrails/validation_metadata.json"
-    every = metadata_records(path)
+    every = metadata_records(path, 256)
     found = leaking(every, minutes=0)  # sequences of 70 minutes that share time: labelled frames within 70 minutes
     whole = found[found.overlap > 0.5]
     assert len(np.unique([whole.a, whole.b])) == 22

@@ -285,7 +285,7 @@ def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path) -> N
     assert cli("predict", out, store, "-o", table, "--frames", "all", "--overwrite").returncode == 0
     assert len(table.read_text().splitlines()) == 1 + 16 * 8
     refused = cli("predict", finished, store, "-o", store.parent / "masks.csv")
-    assert "has no record head" in refused.stderr
+    assert "tells pixels" in refused.stderr
 
 
 def run_steps(store: Path, out: Path, *pairs: str, steps: int = 2, preset: str = "unet2d") -> list[dict]:

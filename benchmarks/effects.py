@@ -24,10 +24,10 @@ from contrail_data.store import open_store
 from contrail_train.config import with_settings
 from contrail_train.evaluate import gated_counts, score_predictor
 from contrail_train.fit import fit
-from contrail_train.loader import open_labelled
 from contrail_train.metrics import bootstrap_difference, dice
 from contrail_train.predict import load_predictor
 from contrail_train.presets import get_config
+from contrail_train.training_data import open_labelled
 
 SIDE = 128
 BASE = [

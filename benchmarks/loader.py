@@ -48,15 +48,8 @@ from contrail_data.shards import CODECS
 from contrail_data.sources import open_source
 from contrail_data.store import Array, open_store, read_scalars, seal
 from contrail_train.config import DataConfig
-from contrail_train.loader import (
-    Items,
-    epoch_order,
-    load,
-    open_labelled,
-    open_training_data,
-    step_rows,
-    steps_per_epoch,
-)
+from contrail_train.loader import epoch_order, load, step_rows, steps_per_epoch
+from contrail_train.training_data import Items, open_labelled, open_training_data
 
 ASH = COMPOSITES["ash"]
 WHOLE, FRAME = "whole sample", "labelled frame"

@@ -29,7 +29,6 @@ from contrail_train.config import DataConfig, with_settings
 from contrail_train.detector import Detector, Network
 from contrail_train.evaluate import Reading, Scores, calibrate, gated_counts, parts_of, score, score_predictor
 from contrail_train.fit import fit
-from contrail_train.loader import Items, open_labelled, open_training_data
 from contrail_train.metrics import best_threshold, bootstrap_difference, cross_fitted, dice
 from contrail_train.pipeline import train_pipeline, with_pipeline_settings
 from contrail_train.pipeline_presets import get_pipeline
@@ -37,6 +36,7 @@ from contrail_train.predict import Predictor, load_predictor
 from contrail_train.presets import get_config
 from contrail_train.rounds import run_rounds
 from contrail_train.rundir import CALIBRATION
+from contrail_train.training_data import Items, open_labelled, open_training_data
 
 FOLDS = 2
 

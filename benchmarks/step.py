@@ -28,7 +28,7 @@ from contrail_data.composites import COMPOSITES
 from contrail_data.sources import open_source
 from contrail_train import augment
 from contrail_train.config import RunConfig, with_settings
-from contrail_train.loader import Batch, TrainingData, load, open_training_data
+from contrail_train.loader import Batch, load
 from contrail_train.losses import total_loss
 from contrail_train.models import Segmenter
 from contrail_train.models import build as build_model
@@ -36,6 +36,7 @@ from contrail_train.models.temporal import Blocks3d
 from contrail_train.optim import make_optimiser
 from contrail_train.predict import choose_device, normalise, view_of
 from contrail_train.presets import get_config
+from contrail_train.training_data import TrainingData, open_training_data
 
 PRESETS = ("unet2d", "unet25d", "ours", "resnetrs50_2d", "resnetrs50_all", "resnetrs50_classifier")
 CONE_TARGET, FED_TARGET = 1.8, 0.97

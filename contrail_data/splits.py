@@ -1,10 +1,7 @@
-"""Splits that do not leak: groups of records that must stay together, folds of groups, what two sets share.
+"""Splits that do not leak: groups of records that must stay together, folds of whole groups, how often each is drawn.
 
 OpenContrails records overlap each other in space and time, and some come twice: a random split over-estimates. All
 functions take `records`, the per-sample variables as `store.read_scalars` gives them.
-
-What is known of a record decides: one without time or place can only be found again by its id, its raw data, or its
-image.
 """
 
 from __future__ import annotations
@@ -12,10 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
-from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,83 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
 from contrail_data.geometry import local_solar_hour, tile_geometry
 from contrail_data.inspect import labelled_time
-from contrail_data.progress import progress
+from contrail_data.leaks import LEAST_OVERLAP, WINDOW, Floats, Ints, pairs_within
 from contrail_data.sources.records import FRAME_STEP, FRAMES, LABELLED_FRAME, metadata_entries
-from contrail_data.store import pixel_reader
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Pairs = tuple[Ints, Ints]
-
-KINDS = ("id", "data", "footprint", "image", "label")
-"""Of leaks, see `Leaks.kind`."""
-WINDOW = 70.0
-"""Minutes: a sequence of eight frames is as long."""
-LEAST_OVERLAP = 0.001
-"""Share of the smaller footprint: less is what edges err by that are taken for straight."""
-SIMILAR = 0.2
-"""Share of hash bits: of 11,935 pairs of real frames all but one differ in over 0.3 (that one, 0.13, is one scene at
-two times), of synthetic records in over 0.31; the frame 10 minutes later in 0.06 (median), 20 minutes later in 0.13,
-the image shifted by half a pixel in at most 0.06."""
-SAME_IMAGE = 0.03
-"""Share of hash bits: noise of 2 % of the channel's range changes no more."""
-
-_EPOCH = np.datetime64("1970-01-01", "ns")
-_THUMB, _BITS = 32, 63
-
-
-@dataclass(frozen=True)
-class Leaks:
-    """Pairs of records, one of A and one of B, that tell of each other; a row is a pair in one of the `kind`s."""
-
-    kind: npt.NDArray[np.str_]
-    """(pair) `id`: one record id; `data`: the same raw data of some band; `footprint`: overlapping tiles at about the
-    same time; `image`: labelled frames that look alike; `label`: one image with two different masks."""
-    a: Ints
-    """(pair) index into A's records."""
-    b: Ints
-    """(pair) index into B's; into A's, and over `a`, where there is no B."""
-    overlap: Floats
-    """(pair) share of the smaller footprint; NaN where unknown."""
-    minutes: Floats
-    """(pair) between the labelled frames; NaN where unknown."""
-    gap: Floats
-    """(pair) minutes between one sequence's last frame and the other's first, 0 where they share time."""
-    distance: Floats
-    """(pair) share of the hash bits that differ; NaN where images were not compared."""
-    dice: Floats
-    """(pair) of the two masks; NaN where they were not compared, or both are empty."""
-
-    def __len__(self) -> int:
-        return len(self.a)
-
-    def __getitem__(self, rows: npt.NDArray[Any]) -> Leaks:
-        return Leaks(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What of some records groups and leaks depend on; (sample, ...) each."""
-
-    record_id: npt.NDArray[np.str_]
-    site_day: npt.NDArray[np.str_]
-    token: npt.NDArray[np.str_]
-    """Digest of one band's raw data."""
-    token_of: Ints
-    """The record that `token` is of."""
-    first: Floats
-    """Minutes of the first frame; NaN where unknown."""
-    last: Floats
-    labelled: Floats
-    place: Floats
-    """Latitude, longitude of the centre and of the four corners, (sample, 5, 2) degrees; NaN where unknown."""
-
-    def __len__(self) -> int:
-        return len(self.first)
+from contrail_data.store import as_text
 
 
 def site_and_day(records: xr.Dataset) -> npt.NDArray[np.str_]:
@@ -110,7 +33,7 @@ def site_and_day(records: xr.Dataset) -> npt.NDArray[np.str_]:
     known = ~np.isnat(times) & np.isfinite(latitude) & np.isfinite(longitude)
     where = zip(latitude, longitude, times.astype("datetime64[D]"), strict=True)
     names = np.array([f"{a:.1f} {o:.1f} {day}" for a, o, day in where], np.str_)
-    return np.where(known, names, _text(records["record_id"].values))
+    return np.where(known, names, as_text(records["record_id"].values))
 
 
 def groups(records: xr.Dataset, minutes: float = WINDOW, overlap: float = LEAST_OVERLAP) -> npt.NDArray[np.str_]:
@@ -130,11 +53,10 @@ def groups_together(
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    facts = _together([_facts(records) for records in stores])
-    count = len(facts)
-    names, name = np.unique(facts.site_day, return_inverse=True)
-    _, first_of = np.unique(facts.site_day, return_index=True)
-    edges = [_footprint_pairs(facts, None, minutes, overlap), _same_id(facts, None), _same_data(facts, None)]
+    site_day = np.concatenate([site_and_day(records) for records in stores])
+    count = len(site_day)
+    names, first_of, name = np.unique(site_day, return_index=True, return_inverse=True)
+    edges = pairs_within(stores, minutes, overlap)
     rows = np.concatenate([np.arange(count), *(i for i, _ in edges)])
     columns = np.concatenate([first_of[name], *(j for _, j in edges)])
     graph = coo_array((np.ones(len(rows), np.bool_), (rows, columns)), shape=(count, count))
@@ -142,7 +64,7 @@ def groups_together(
     smallest = np.full(components, len(names))
     np.minimum.at(smallest, component, name)
     ends = np.cumsum([len(records["record_id"]) for records in stores])[:-1]
-    return np.split(names[smallest[component]] if count else facts.site_day, ends)
+    return np.split(names[smallest[component]] if count else site_day, ends)
 
 
 def folds(group: npt.NDArray[np.str_], positive: npt.NDArray[np.bool_], k: int) -> Ints:
@@ -186,35 +108,12 @@ def _cut(amounts: npt.NDArray[Any], shares: Floats) -> Ints:
     return np.searchsorted(ends, np.cumsum(amounts) - amounts / 2, side="right")
 
 
-def leaking(
-    records_a: xr.Dataset,
-    records_b: xr.Dataset | None = None,
-    minutes: float = WINDOW,
-    overlap: float = LEAST_OVERLAP,
-) -> Leaks:
-    """Pairs of a record of A and one of B that share id, raw data, or footprint and time (see `Leaks.kind`), from
-    metadata alone; without B, pairs within A.
-
-    Footprints count when they overlap by more than `overlap` of the smaller one and the sequences share time or lie
-    within `minutes`.
-    """
-    a, b = _facts(records_a), None if records_b is None else _facts(records_b)
-    return _joined(
-        [
-            _leaks(a, b, "id", _same_id(a, b)),
-            _leaks(a, b, "data", _same_data(a, b)),
-            _leaks(a, b, "footprint", _footprint_pairs(a, b, minutes, overlap)),
-        ]
-    )
-
-
 def between_folds(
     stores: Sequence[xr.Dataset], fold: Sequence[Ints], minutes: float = WINDOW, overlap: float = LEAST_OVERLAP
 ) -> int:
     """How many pairs `leaking` finds, of all the stores' records, with one record in one fold and one in another."""
-    facts = _together([_facts(records) for records in stores])
     of = np.concatenate(fold)
-    found = [_same_id(facts, None), _same_data(facts, None), _footprint_pairs(facts, None, minutes, overlap)]
+    found = pairs_within(stores, minutes, overlap)
     across = np.concatenate([np.stack(pairs, 1)[of[pairs[0]] != of[pairs[1]]] for pairs in found])
     return len(np.unique(across, axis=0))
 
@@ -289,326 +188,6 @@ def metadata_records(path: Path, size: int) -> xr.Dataset:
     )
 
 
-# ---- pairs
-
-
-def _facts(records: xr.Dataset) -> _Facts:
-    token, token_of = [], []
-    for i, digest in enumerate(records["source_digest"].values):
-        bands = str(digest).split()
-        token += bands
-        token_of += [i] * len(bands)
-    minutes = np.where(
-        np.isnat(records["time"].values), np.nan, (records["time"].values - _EPOCH) / np.timedelta64(1, "m")
-    )
-    known = np.isfinite(minutes)
-    first = np.min(np.where(known, minutes, np.inf), 1, initial=np.inf)
-    last = np.max(np.where(known, minutes, -np.inf), 1, initial=-np.inf)
-    labelled = labelled_time(records)
-    centre = np.stack([records["latitude"].values, records["longitude"].values], -1)
-    corners = np.stack([records["corner_latitude"].values, records["corner_longitude"].values], -1)
-    return _Facts(
-        _text(records["record_id"].values),
-        site_and_day(records),
-        np.array(token, np.str_),
-        np.array(token_of, np.int64),
-        np.where(known.any(1), first, np.nan),
-        np.where(known.any(1), last, np.nan),
-        np.where(np.isnat(labelled), np.nan, (labelled - _EPOCH) / np.timedelta64(1, "m")),
-        np.concatenate([centre[:, np.newaxis], corners], 1).astype(np.float64),
-    )
-
-
-def _together(facts: Sequence[_Facts]) -> _Facts:
-    before = np.cumsum([0, *map(len, facts)])
-    shifted = [replace(f, token_of=f.token_of + n) for f, n in zip(facts, before, strict=False)]
-    return _Facts(*(np.concatenate([getattr(f, name) for f in shifted]) for name in _Facts.__dataclass_fields__))
-
-
-def _leaks(a: _Facts, b: _Facts | None, kind: str, pairs: Pairs) -> Leaks:
-    other, (i, j) = a if b is None else b, pairs
-    unknown = np.full(len(i), np.nan)
-    apart = np.abs(a.labelled[i] - other.labelled[j])
-    kinds = np.full(len(i), kind, "<U9")
-    return Leaks(kinds, i, j, _overlaps(a, other, i, j), apart, _gaps(a, other, i, j), unknown, unknown)
-
-
-def _joined(parts: Sequence[Leaks]) -> Leaks:
-    return Leaks(*(np.concatenate([getattr(p, name) for p in parts]) for name in Leaks.__dataclass_fields__))
-
-
-def _gaps(a: _Facts, b: _Facts, i: Ints, j: Ints) -> Floats:
-    return np.maximum(np.maximum(a.first[i], b.first[j]) - np.minimum(a.last[i], b.last[j]), 0)
-
-
-def _same_id(a: _Facts, b: _Facts | None) -> Pairs:
-    other = a if b is None else b
-    return _equal(a.record_id, np.arange(len(a)), other.record_id, np.arange(len(other)), b is None)
-
-
-def _same_data(a: _Facts, b: _Facts | None) -> Pairs:
-    other = a if b is None else b
-    return _equal(a.token, a.token_of, other.token, other.token_of, b is None)
-
-
-def _equal(keys_a: npt.NDArray[np.str_], of_a: Ints, keys_b: npt.NDArray[np.str_], of_b: Ints, within: bool) -> Pairs:
-    """The pairs of owners that share a key, each once; `within` one set those with the first before the second."""
-    _, number = np.unique(np.concatenate([keys_a, keys_b]), return_inverse=True)
-    mine, theirs = number[: len(keys_a)], number[len(keys_a) :]
-    order = np.argsort(theirs, kind="stable")
-    low = np.searchsorted(theirs, mine, "left", sorter=order)
-    count = np.searchsorted(theirs, mine, "right", sorter=order) - low
-    within_run = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    pairs = np.stack([np.repeat(of_a, count), of_b[order[np.repeat(low, count) + within_run]]], 1)
-    if within:
-        pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-    pairs = np.unique(pairs, axis=0)
-    return pairs[:, 0], pairs[:, 1]
-
-
-def _footprint_pairs(a: _Facts, b: _Facts | None, minutes: float, overlap: float) -> Pairs:
-    """Pairs whose footprints overlap by more than `overlap`, and whose sequences share time or lie within `minutes`.
-
-    Candidates come from a tree in four dimensions, the unit sphere and time.
-    """
-    from scipy.spatial import KDTree
-
-    other = a if b is None else b
-    known_a, known_b = (np.flatnonzero(np.isfinite(f.first) & np.isfinite(f.place).all((1, 2))) for f in (a, other))
-    if not len(known_a) or not len(known_b):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    sphere_a, sphere_b = (_unit(f.place[known]) for f, known in ((a, known_a), (other, known_b)))
-    radius_a, radius_b = (np.linalg.norm(s[:, 1:] - s[:, :1], axis=-1).max(1) for s in (sphere_a, sphere_b))
-    half_a, half_b = ((f.last - f.first)[known] / 2 for f, known in ((a, known_a), (other, known_b)))
-    reach = max(radius_a.max() + radius_b.max(), 1e-9)
-    window = max(minutes + half_a.max() + half_b.max(), 1e-3)
-
-    def points(facts: _Facts, known: Ints, sphere: Floats) -> Floats:
-        return np.column_stack([sphere[:, 0] / reach, (facts.first + facts.last)[known] / 2 / window])
-
-    tree = KDTree(points(a, known_a, sphere_a))
-    if b is None:
-        near = tree.query_pairs(1 + 1e-9, p=np.inf, output_type="ndarray").reshape(-1, 2)
-    else:
-        tree_b = KDTree(points(other, known_b, sphere_b))
-        found = tree.sparse_distance_matrix(tree_b, 1 + 1e-9, p=np.inf, output_type="ndarray")
-        near = np.stack([found["i"], found["j"]], 1)
-    p, q = near.astype(np.int64).T
-    apart = np.linalg.norm(sphere_a[p, 0] - sphere_b[q, 0], axis=-1)
-    i, j = known_a[p], known_b[q]
-    close = (apart <= radius_a[p] + radius_b[q]) & (_gaps(a, other, i, j) <= minutes)
-    i, j = i[close], j[close]
-    overlapping = _overlaps(a, other, i, j) > overlap
-    order = np.lexsort((j[overlapping], i[overlapping]))
-    return i[overlapping][order], j[overlapping][order]
-
-
-def _overlaps(a: _Facts, b: _Facts, i: Ints, j: Ints) -> Floats:
-    """(pair) share of the smaller footprint that lies in the other; NaN where one is unknown.
-
-    In Lambert's azimuthal equal-area projection about the first one's centre, on the sphere (Snyder, Map Projections,
-    24-2 to 24-4), with straight edges between corners: of tiles of 500 km within 0.0006 of the exact share.
-    """
-    import shapely
-
-    share = np.full(len(i), np.nan)
-    known = np.isfinite(a.place[i]).all((1, 2)) & np.isfinite(b.place[j]).all((1, 2))
-    if not known.any():
-        return share
-    # Sites repeat: there are far fewer pairs of footprints than of records.
-    sites, number = np.unique(np.concatenate([a.place, b.place]).reshape(-1, 10), axis=0, return_inverse=True)
-    pairs, inverse = np.unique(np.stack([number[i[known]], number[j[known] + len(a)]], 1), axis=0, return_inverse=True)
-    one, two = (sites[pairs[:, side]].reshape(-1, 5, 2) for side in (0, 1))
-    shapes = [shapely.convex_hull(shapely.multipoints(_equal_area(f[:, 1:], one[:, :1]))) for f in (one, two)]
-    smaller = np.minimum(shapely.area(shapes[0]), shapely.area(shapes[1]))
-    common = shapely.area(shapely.intersection(*shapes))
-    share[known] = np.divide(common, smaller, out=np.zeros(len(common)), where=smaller > 0)[inverse]
-    return np.minimum(share, 1)
-
-
-def _unit(place: Floats) -> Floats:
-    """(..., 2) degrees as unit vectors (..., 3)."""
-    phi, theta = np.radians(place[..., 0]), np.radians(place[..., 1])
-    return np.stack([np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi)], -1)
-
-
-def _equal_area(place: Floats, centre: Floats) -> Floats:
-    """(..., 2) degrees as x, y (..., 2) in radii of the Earth."""
-    phi, phi0 = np.radians(place[..., 0]), np.radians(centre[..., 0])
-    delta = np.radians(place[..., 1] - centre[..., 1])
-    cosine = np.sin(phi0) * np.sin(phi) + np.cos(phi0) * np.cos(phi) * np.cos(delta)
-    scale = np.sqrt(2 / np.maximum(1 + cosine, 1e-12))
-    x = np.cos(phi) * np.sin(delta)
-    y = np.cos(phi0) * np.sin(phi) - np.sin(phi0) * np.cos(phi) * np.cos(delta)
-    return np.stack([scale * x, scale * y], -1)
-
-
-def _text(values: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
-    return np.array([str(value) for value in values], np.str_)
-
-
-# ---- images and labels
-
-
-@dataclass(frozen=True)
-class Hashes:
-    """Perceptual hashes of labelled frames."""
-
-    bits: npt.NDArray[np.uint64]
-    """(sample, channel): 63 bits each."""
-    told: npt.NDArray[np.bool_]
-    """(sample) whether every channel has something to tell: flat images are like all flat ones."""
-
-
-def image_hashes(store: xr.Dataset, records: xr.Dataset) -> Hashes:
-    """Hash the labelled frame (the first where none is) of every sample: of each channel, shrunk to 32 x 32, the 63
-    lowest frequencies of its cosine transform but the mean, by whether they are over their median."""
-    from PIL import Image
-    from scipy.fft import dctn
-
-    read = pixel_reader(store)
-    shape, dtype = store["image"].shape[2:], store["image"].dtype
-    frames = np.maximum(records["labelled_frame"].values, 0)
-
-    def thumb(sample: int) -> npt.NDArray[np.float32]:
-        stored = np.empty((1, *shape), dtype)
-        read(sample, [int(frames[sample])], stored)
-        size = (_THUMB, _THUMB)
-        planes = dequantise(stored[0])
-        return np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BOX)) for p in planes])
-
-    thumbs = np.empty((len(frames), shape[0], _THUMB, _THUMB), np.float32)
-    with progress("images", len(frames)) as advance, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for sample, found in enumerate(pool.map(thumb, range(len(frames)))):
-            thumbs[sample] = found
-            advance(1)
-    waves = dctn(thumbs, axes=(-2, -1), norm="ortho")[..., :8, :8].reshape(*thumbs.shape[:2], _BITS + 1)[..., 1:]
-    over = waves > np.median(waves, -1, keepdims=True)
-    bits = (over.astype(np.uint64) << np.arange(_BITS, dtype=np.uint64)).sum(-1, dtype=np.uint64)
-    return Hashes(bits, (thumbs.std((-2, -1)) > 1 / 255).all(1))
-
-
-def similar(a: Hashes, b: Hashes | None = None, most: float = SIMILAR) -> tuple[Ints, Ints, Floats]:
-    """The pairs whose hashes differ in at most `most` of their bits, and that share; without `b`, pairs within `a`."""
-    other = a if b is None else b
-    rows, columns = np.flatnonzero(a.told), np.flatnonzero(other.told)
-    total = _BITS * a.bits.shape[1]
-    left: list[Ints] = [np.zeros(0, np.int64)]
-    right: list[Ints] = [np.zeros(0, np.int64)]
-    apart: list[Floats] = [np.zeros(0)]
-    theirs = other.bits[columns]
-    for start in range(0, len(rows), 256):
-        some = rows[start : start + 256]
-        differ = np.zeros((len(some), len(columns)), np.uint16)
-        for channel in range(theirs.shape[1]):
-            differ += np.bitwise_count(a.bits[some, channel, np.newaxis] ^ theirs[np.newaxis, :, channel])
-        i, j = np.nonzero(differ <= most * total)
-        first, second, share = some[i], columns[j], differ[i, j] / total
-        keep = first < second if b is None else np.ones(len(first), bool)
-        left.append(first[keep])
-        right.append(second[keep])
-        apart.append(share[keep])
-    return np.concatenate(left), np.concatenate(right), np.concatenate(apart)
-
-
-def audit(
-    store_a: xr.Dataset,
-    records_a: xr.Dataset,
-    store_b: xr.Dataset | None = None,
-    records_b: xr.Dataset | None = None,
-    *,
-    minutes: float = WINDOW,
-    overlap: float = LEAST_OVERLAP,
-    images: bool = True,
-) -> Leaks:
-    """What `leaking` finds, and with `images` frames that look alike; then those of one image whose masks differ.
-
-    Images are compared where both stores hold the same composite. One image: the same id, raw data, tile and time, or
-    hashes that differ in at most SAME_IMAGE.
-    """
-    other, records = (store_a, records_a) if store_b is None or records_b is None else (store_b, records_b)
-    within = store_b is None
-    parts = [leaking(records_a, None if within else records, minutes, overlap)]
-    if images and store_a.attrs["composite"]["channels"] == other.attrs["composite"]["channels"]:
-        hashes = image_hashes(store_a, records_a)
-        i, j, distance = similar(hashes, None if within else image_hashes(other, records))
-        a, b = _facts(records_a), None if within else _facts(records)
-        parts.append(replace(_leaks(a, b, "image", (i, j)), distance=distance))
-    found = _joined(parts)
-    same_tile = (found.overlap > 0.99) & (found.minutes == 0)
-    one_image = np.isin(found.kind, ("id", "data")) | same_tile | (found.distance <= SAME_IMAGE)
-    labelled_a, labelled_b = (r["label_source"].values == "human" for r in (records_a, records))
-    one_image &= labelled_a[found.a] & labelled_b[found.b]
-    _, once = np.unique(np.stack([found.a, found.b], 1)[one_image], axis=0, return_index=True)
-    pairs = found[np.flatnonzero(one_image)[once]]
-    if not len(pairs) or store_a["mask"].shape[1:] != other["mask"].shape[1:]:
-        return found
-    dice, differ = _masks_differ(store_a, other, pairs)
-    found_dice = dict(zip(zip(pairs.a.tolist(), pairs.b.tolist(), strict=True), dice.tolist(), strict=True))
-    keys = zip(found.a.tolist(), found.b.tolist(), strict=True)
-    told = replace(found, dice=np.array([found_dice.get(key, np.nan) for key in keys]))
-    labels = replace(pairs, kind=np.full(len(pairs), "label", "<U9"), dice=dice)[differ]
-    return _joined([told, labels])
-
-
-def _masks_differ(store_a: xr.Dataset, store_b: xr.Dataset, pairs: Leaks) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """(pair) Dice of the two masks, NaN where both are empty, and whether they differ in any pixel."""
-    masks = [np.empty((1, *store_a["mask"].shape[1:]), np.uint8) for _ in range(2)]
-    read = [pixel_reader(store, "mask") for store in (store_a, store_b)]
-    dice, differ = np.full(len(pairs), np.nan), np.zeros(len(pairs), bool)
-    for row, samples in enumerate(zip(pairs.a.tolist(), pairs.b.tolist(), strict=True)):
-        for one, sample, mask in zip(read, samples, masks, strict=True):
-            one(sample, [0], mask)
-        marked = int(masks[0].sum(dtype=np.int64) + masks[1].sum(dtype=np.int64))
-        if marked:
-            dice[row] = 2 * int((masks[0] & masks[1]).sum(dtype=np.int64)) / marked
-        differ[row] = bool((masks[0] != masks[1]).any())
-    return dice, differ
-
-
-# ---- told
-
-
-def tally(leaks: Leaks, kinds: Collection[str] = KINDS) -> list[tuple[str, Leaks]]:
-    """The leaks by kind and what is worth telling apart, with what each is called; of `kinds`, those that were looked
-    for, empty ones too."""
-    rows: list[tuple[str, str, npt.NDArray[np.bool_] | bool]] = [
-        ("id", "same record id", True),
-        ("data", "same raw data", True),
-        ("footprint", "overlapping footprint and time", True),
-        ("footprint", "  of these by over half of the area", leaks.overlap > 0.5),
-        ("footprint", "  of these with sequences that share time", leaks.gap == 0),
-        ("footprint", "  of these labelled at the same time", leaks.minutes == 0),
-        ("image", "similar image", True),
-        ("label", "labels that contradict", True),
-        ("label", "  of these with one mask empty", leaks.dice == 0),
-    ]
-    return [(told, leaks[(leaks.kind == kind) & which]) for kind, told, which in rows if kind in kinds]
-
-
-def tally_table(leaks: Leaks, within: bool, kinds: Collection[str] = KINDS) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of `tally`: pairs, and the records of A and B in them, or of the one set where `within`."""
-    rows = []
-    for name, some in tally(leaks, kinds):
-        sides = [np.concatenate([some.a, some.b])] if within else [some.a, some.b]
-        rows.append([name, f"{len(some):,}", *(f"{len(np.unique(side)):,}" for side in sides)])
-    return ["leak", "pairs", *(["records"] if within else ["records of A", "records of B"])], rows
-
-
-def leaks_csv(leaks: Leaks, records_a: xr.Dataset, records_b: xr.Dataset) -> bytes:
-    """A line a pair and kind: kind, record_a, record_b, overlap (share of the smaller footprint), minutes (between the
-    labelled frames), distance (share of hash bits), dice; what is not known is left empty."""
-    a, b = _text(records_a["record_id"].values), _text(records_b["record_id"].values)
-    out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["kind", "record_a", "record_b", "overlap", "minutes", "distance", "dice"])
-    for row in range(len(leaks)):
-        numbers = (leaks.overlap[row], leaks.minutes[row], leaks.distance[row], leaks.dice[row])
-        told = ["" if np.isnan(n) else f"{n:.{digits}f}" for n, digits in zip(numbers, (4, 1, 4, 4), strict=True)]
-        rows.writerow([leaks.kind[row], a[leaks.a[row]], b[leaks.b[row]], *told])
-    return out.getvalue().encode()
-
-
 def folds_csv(
     names: Sequence[str],
     stores: Sequence[xr.Dataset],
@@ -621,7 +200,7 @@ def folds_csv(
     rows.writerow(["record_id", "store", "group", "fold", "positive"])
     for name, records, groups_of, folds_of in zip(names, stores, group, fold, strict=True):
         labels = ["" if label < 0 else str(label) for label in label_of(records).tolist()]
-        ids = _text(records["record_id"].values)
+        ids = as_text(records["record_id"].values)
         rows.writerows(zip(ids, [name] * len(ids), groups_of, folds_of.tolist(), labels, strict=True))
     return out.getvalue().encode()
 

@@ -89,18 +89,20 @@ def audit(
 
     import numpy as np
 
-    from contrail_data import splits as leaks
+    from contrail_data import audit as pairs
+    from contrail_data.leaks import KINDS, leaking
     from contrail_data.places import check_new, write_atomically
+    from contrail_data.splits import described, site_of
 
     for path in (out, page):
         if path is not None:
             check_new(path, overwrite)
     store_a, records_a = _records(a, size)
     store_b, records_b = (store_a, records_a) if b is None else _records(b, size)
-    kinds: tuple[str, ...] = leaks.KINDS
+    kinds: tuple[str, ...] = KINDS
     if store_a is None or store_b is None:
         kinds = ("id", "footprint")
-        found = leaks.leaking(records_a, None if b is None else records_b, minutes, overlap)
+        found = leaking(records_a, None if b is None else records_b, minutes, overlap)
         print("note: a metadata file tells no raw data, images and labels: they are not compared", file=sys.stderr)
     else:
         if images and store_a.attrs["composite"]["channels"] != store_b.attrs["composite"]["channels"]:
@@ -109,23 +111,23 @@ def audit(
         if not images:
             kinds = ("id", "data", "footprint", "label")
         other = (None, None) if b is None else (store_b, records_b)
-        found = leaks.audit(store_a, records_a, *other, minutes=minutes, overlap=overlap, images=images)
+        found = pairs.audit(store_a, records_a, *other, minutes=minutes, overlap=overlap, images=images)
     if out is not None:
-        write_atomically(out, [leaks.leaks_csv(found, records_a, records_b)])
+        write_atomically(out, [pairs.leaks_csv(found, records_a, records_b)])
     if page is not None:
         from contrail_data.splits_page import audit_page
 
         names = (a,) if b is None else (a, b)
         sets = (records_a,) if b is None else (records_a, records_b)
         write_atomically(page, [audit_page(names, sets, found, kinds).encode()])
-    header, rows = leaks.tally_table(found, b is None, kinds)
+    header, rows = pairs.tally_table(found, b is None, kinds)
     command.table(f"leaks within {a}" if b is None else f"leaks between A, {a}, and B, {b}", header, rows)
     about = [(a, records_a)] if b is None else [(a, records_a), (b, records_b)]
-    told = [leaks.described([records]) for _, records in about]
+    told = [described([records]) for _, records in about]
     lines = [[name, *facts.values()] for (name, _), facts in zip(about, told, strict=True)]
     command.table("what they are", ["set", *told[0]], lines, text=(0, 4, 5))
     if b is not None:
-        sites = [set(np.unique(leaks.site_of(records))) - {""} for _, records in about]
+        sites = [set(np.unique(site_of(records))) - {""} for _, records in about]
         print(f"sites: {len(sites[0] & sites[1])} in both, {len(sites[0] - sites[1])} only in A, "
               f"{len(sites[1] - sites[0])} only in B")  # fmt: skip
     for path in (out, page):

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from contrail_data.audit import tally_table
 from contrail_data.inspect import labelled_time
-from contrail_data.report import (
+from contrail_data.leaks import KINDS, Leaks
+from contrail_data.page import (
     centre_of_view,
     chart_grid,
     document,
@@ -30,7 +32,7 @@ from contrail_data.report import (
     text_at,
     view_from,
 )
-from contrail_data.splits import KINDS, Leaks, described, label_of, site_of, tally_table
+from contrail_data.splits import described, label_of, site_of
 
 _STYLE = """<style>
 :root { --a: #c77700; --b: #0072b2 }

@@ -434,3 +434,8 @@ def read_scalars(store: xr.Dataset) -> xr.Dataset:
     for record_id in scalars["record_id"].values:
         check_record_id(str(record_id))
     return scalars
+
+
+def as_text(values: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
+    """Strings of any numpy kind (zarr gives variable-length ones) as fixed-width ones."""
+    return np.array([str(value) for value in values], np.str_)

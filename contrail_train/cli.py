@@ -325,9 +325,9 @@ def predict(
 ) -> None:
     """Predict the records of a store, or whole scans.
 
-    Of a store: probability and mask into a sealed store that names its parent; with -o NAME.csv, of a run with
-    model.head=record or both, the probability that a record has any contrail. Of scans: tiles of the kind the run was
-    trained on, blended back onto the satellite's grid.
+    Of a store: probability (in steps of 1/255) and mask into a sealed store that names its parent; with -o NAME.csv, of
+    a run with model.head=record or both, the probability that a record has any contrail. Of scans: tiles of the kind
+    the run was trained on, blended back onto the satellite's grid.
     """
     from contrail_data.catalog import open_named
     from contrail_data.places import check_new
@@ -397,9 +397,9 @@ def compare(
     """
     from contrail_data.catalog import open_named
     from contrail_train.evaluate import gated_counts, score_predictor, unseen
-    from contrail_train.loader import open_labelled
     from contrail_train.metrics import bootstrap_difference, dice
     from contrail_train.predict import load_predictor
+    from contrail_train.training_data import open_labelled
 
     opened = open_named(store)
     models = [load_predictor(run, device, tta).for_masks().for_store(opened) for run in (a, b)]

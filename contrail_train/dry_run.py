@@ -13,8 +13,9 @@ import torch
 
 from contrail_train.config import RunConfig
 from contrail_train.fit import fit
-from contrail_train.loader import open_training_data, steps_per_epoch
+from contrail_train.loader import steps_per_epoch
 from contrail_train.rundir import METRICS
+from contrail_train.training_data import open_training_data
 
 STEPS = 3  # the first warms up
 SCORING = 1 / 3  # of the cost of a step: a forward pass and no backward one

@@ -23,9 +23,10 @@ from contrail_train import metrics
 from contrail_train.augment import to_label_frame
 from contrail_train.detector import Detect, Detector, Shift, weighted
 from contrail_train.distributed import ALONE, Ranks, gather
-from contrail_train.loader import Items, load
+from contrail_train.loader import load
 from contrail_train.predict import Predictor
 from contrail_train.rundir import CALIBRATION
+from contrail_train.training_data import Items
 
 FOLDS = 5
 Weights = Mapping[str, float]

@@ -41,13 +41,14 @@ from contrail_train.config import PseudoConfig, RunConfig
 from contrail_train.detector import normalise, onto_labels, single, view_of
 from contrail_train.distributed import Ranks, join, leave, sync_batch_norms, total, wait
 from contrail_train.evaluate import Reading, calibrate, holdout_dice, known_of_holdout, parts_of, score
-from contrail_train.loader import Batch, epoch_order, load, open_training_data, share_of, step_rows, steps_per_epoch
+from contrail_train.loader import Batch, epoch_order, load, share_of, step_rows, steps_per_epoch
 from contrail_train.losses import total_loss
 from contrail_train.models import build, check_encoder, widths_used
 from contrail_train.optim import freeze, make_optimiser, set_learning_rate, train_mode
 from contrail_train.predict import choose_device
 from contrail_train.rundir import CALIBRATION, WEIGHTS, Log, begin_run, finished, hold
 from contrail_train.start import start_from, weights_file
+from contrail_train.training_data import open_training_data
 
 CANDIDATES = "candidates"
 FEW_GROUPS = 10

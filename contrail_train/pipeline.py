@@ -44,10 +44,10 @@ from contrail_train.config import (
 from contrail_train.detector import Detector, Network
 from contrail_train.evaluate import Reading, Weights, calibrate, known_of_holdout
 from contrail_train.fit import fit
-from contrail_train.loader import Items, open_labelled
 from contrail_train.predict import Predictor, check_run, choose_device, known_of, load_run, read_calibration
 from contrail_train.presets import get_config
 from contrail_train.rundir import CALIBRATION, CONFIG, ENVIRONMENT, PIPELINE, STAGES, WEIGHTS, claim, finished, hold
+from contrail_train.training_data import Items, open_labelled
 
 STEPS = 4  # weights are fitted in quarters
 MOST_WEIGHTS = 256

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import xarray as xr
 from PIL import Image
 
+from contrail_data.page import chart_grid, document, figure, headline, line_at, section, svg, text_at
 from contrail_data.places import make_folder, write_atomically
 from contrail_data.preview import LABEL_COLOUR, PREDICTION_COLOUR, Look, outlined, png
-from contrail_data.report import chart_grid, document, figure, headline, line_at, section, svg, text_at
 from contrail_data.store import pixel_reader, read_scalars
 from contrail_train import metrics
 from contrail_train.analysis import (
@@ -35,8 +35,8 @@ from contrail_train.analysis import (
 )
 from contrail_train.analysis import look as look_at
 from contrail_train.evaluate import parts_of, report, score_predictor, unseen
-from contrail_train.loader import Items, open_labelled
 from contrail_train.predict import Predictor
+from contrail_train.training_data import Items, open_labelled
 
 FOUND, FALSE, MISSED = (0, 158, 115), (230, 159, 0), (204, 121, 167)
 """Green, orange and purple of Okabe and Ito's palette, which colour-blind people tell apart."""

@@ -34,10 +34,10 @@ from contrail_data.splits import folds as make_folds
 from contrail_data.store import kind, read_scalars
 from contrail_train.config import DataConfig, RunConfig
 from contrail_train.fit import fit
-from contrail_train.loader import open_training_data
 from contrail_train.metrics import bootstrap_difference
 from contrail_train.predict import load_predictor
 from contrail_train.rundir import claim, hold
+from contrail_train.training_data import open_training_data
 
 How = Literal["mixed", "pretrain"]
 

@@ -20,12 +20,13 @@ from contrail_train.checkpoint import file_digest, load_weights, save_mean, save
 from contrail_train.config import read_config
 from contrail_train.detector import View, normalise, single, view_of
 from contrail_train.evaluate import Reading, calibrate, known_of_holdout
-from contrail_train.loader import TrainingData, load, open_labelled, open_training_data
+from contrail_train.loader import load
 from contrail_train.models import build
 from contrail_train.optim import BATCH_NORMS, train_mode
 from contrail_train.pipeline import held_out_by_all, stores_of
 from contrail_train.predict import choose_device, load_run, read_calibration
 from contrail_train.rundir import CALIBRATION, CONFIG, WEIGHTS, begin_run, finished, hold
+from contrail_train.training_data import TrainingData, open_labelled, open_training_data
 
 BATCH_NORM_STEPS = 100
 

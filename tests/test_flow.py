@@ -18,7 +18,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.flow import carried, compared, flow_between, label_by_flow, propagate
 from contrail_data.store import open_store
 from contrail_train.config import DataConfig
-from contrail_train.loader import open_training_data
+from contrail_train.training_data import open_training_data
 
 SIDE = 96
 

@@ -18,16 +18,8 @@ from contrail_data.pseudo import Decision, Predicted, label_store
 from contrail_data.store import open_store
 from contrail_data.verify import verify
 from contrail_train.config import DataConfig, PseudoConfig
-from contrail_train.loader import (
-    choose_holdout,
-    epoch_order,
-    load,
-    open_labelled,
-    open_training_data,
-    share_of,
-    step_rows,
-    steps_per_epoch,
-)
+from contrail_train.loader import epoch_order, load, share_of, step_rows, steps_per_epoch
+from contrail_train.training_data import choose_holdout, open_labelled, open_training_data
 
 CPU = torch.device("cpu")
 

@@ -22,9 +22,10 @@ from contrail_data.cli import app
 from contrail_data.composites import COMPOSITES, Channel, Composite
 from contrail_data.errors import ContrailError
 from contrail_data.inspect import facts, summary
+from contrail_data.page import view_from
 from contrail_data.preview import LABEL_COLOUR, PREDICTION_COLOUR, VOTE_COLOUR, Look, choose, contact_sheet, preview
 from contrail_data.pseudo import Decision, Predicted, label_store
-from contrail_data.report import page, view_from, write_report
+from contrail_data.report import page, write_report
 from contrail_data.sources import open_source
 from contrail_data.store import open_store, read_scalars
 

@@ -21,7 +21,8 @@ from contrail_data.errors import ContrailError
 from contrail_data.pseudo import Decision, Predicted, label_store
 from contrail_data.store import open_store
 from contrail_train.config import DataConfig
-from contrail_train.loader import epoch_order, open_training_data
+from contrail_train.loader import epoch_order
+from contrail_train.training_data import open_training_data
 
 SHORT = [*TINY, "epochs=1"]
 

@@ -13,24 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from contrail_data.audit import Hashes, audit, image_hashes, similar
 from contrail_data.build import Settings, build
 from contrail_data.cli import app
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
+from contrail_data.leaks import leaking
 from contrail_data.sources import open_source
-from contrail_data.splits import (
-    Hashes,
-    audit,
-    between_folds,
-    folds,
-    groups,
-    groups_together,
-    image_hashes,
-    leaking,
-    metadata_records,
-    sampling_weights,
-    similar,
-)
+from contrail_data.splits import between_folds, folds, groups, groups_together, metadata_records, sampling_weights
 from contrail_data.store import open_store, read_scalars
 from tests.conftest import write_record
 

@@ -16,6 +16,7 @@ Labels lie half a pixel off the imagery in every frame alike: reading the flow w
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def compared(a: xr.Dataset, b: xr.Dataset) -> list[dict[str, Any]]:
             f"{a.attrs['path']} and {b.attrs['path']}: are labels of different stores: nothing to compare"
         )
     tables = [_frames_of(store) for store in (a, b)]
-    sums: dict[int, list[float]] = {}
+    sums: defaultdict[int, Counter[str]] = defaultdict(Counter)
     readers = {(i, name): pixel_reader(s, name) for i, s in enumerate((a, b)) for name in ("frame_mask", "probability")}
     shape = a["frame_mask"].shape[2:]
 
@@ -182,11 +183,11 @@ def compared(a: xr.Dataset, b: xr.Dataset) -> list[dict[str, Any]]:
         probabilities = [plane(i, "probability", at[:2]) for i, at in enumerate((here, there))]
         drawn = next((i for i in (0, 1) if tables[i].get((key[0], 0), (0, 0, False))[2]), None)
         unmoved = None if drawn is None else plane(drawn, "frame_mask", tables[drawn][key[0], 0][:2])
-        found = sums.setdefault(key[1], [0.0] * 9)
-        values = [1.0, masks[0].sum(), masks[1].sum(), (masks[0] * masks[1]).sum()]
-        values += [np.minimum(*probabilities).sum(), sum(p.sum() for p in probabilities)]
-        values += [0.0] * 3 if unmoved is None else [(unmoved * masks[1]).sum(), unmoved.sum() + masks[1].sum(), 1.0]
-        sums[key[1]] = [one + value for one, value in zip(found, values, strict=True)]
+        found = sums[key[1]]
+        found.update(frames=1, a=masks[0].sum(), b=masks[1].sum(), both=(masks[0] * masks[1]).sum())
+        found.update(least=np.minimum(*probabilities).sum(), total=sum(p.sum() for p in probabilities))
+        if unmoved is not None:
+            found.update(drawn=1, still=(unmoved * masks[1]).sum(), either=unmoved.sum() + masks[1].sum())
     if not sums:
         raise ContrailError(
             f"{a.attrs['path']} and {b.attrs['path']}: share no frame without a human label: nothing to compare"
@@ -194,12 +195,10 @@ def compared(a: xr.Dataset, b: xr.Dataset) -> list[dict[str, Any]]:
     return [
         {
             "offset": offset,
-            "frames": int(s[0]),
-            "a": int(s[1]),
-            "b": int(s[2]),
-            "dice": 2 * s[3] / max(s[1] + s[2], 1),
-            "soft": 2 * s[4] / max(s[5], 1e-9),
-            "unmoved": 2 * s[6] / max(s[7], 1) if s[8] else None,
+            **{name: int(s[name]) for name in ("frames", "a", "b")},
+            "dice": 2 * s["both"] / max(s["a"] + s["b"], 1),
+            "soft": 2 * s["least"] / max(s["total"], 1e-9),
+            "unmoved": 2 * s["still"] / max(s["either"], 1) if s["drawn"] else None,
         }
         for offset, s in sorted(sums.items())
     ]

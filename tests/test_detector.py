@@ -79,6 +79,8 @@ def test_however_it_is_asked_the_answer_lies_on_the_labels(off: tuple[float, flo
     shift = 0.5 - detector.off[0], 0.5 - detector.off[1]
     told = onto_labels(detector, shift)(blob(), None).probability_bhw[0].numpy() - 1e-4
     np.testing.assert_allclose(ndimage.center_of_mass(told.clip(0)), (10.7, 14.2), atol=0.02)
+    # two readings between pixels blur by 0.11; a copy that is moved the wrong way, by 0.17 and more
+    np.testing.assert_allclose(told, blob(10.7, 14.2)[0, 0, 0], atol=0.12)
 
 
 def test_weights_scores_and_agreement() -> None:

@@ -1,0 +1,121 @@
+"""What is fitted on held-out records, and that none is scored by what was fitted on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from contrail_train import metrics
+from contrail_train.detector import Detector, Network, View
+from contrail_train.evaluate import Calibrated, Reading, calibrate, parts_of
+from contrail_train.training_data import Items, Labels
+
+SIDE, RECORDS = 16, 24
+MASKS = [{"a": 0.5, "b": 0.5}, {"a": 1.0}, {"b": 1.0}]
+
+
+class Channel(nn.Module):
+    """Takes a channel of the image for the probability."""
+
+    def __init__(self, channel: int):
+        super().__init__()
+        self.channel = channel
+
+    def forward(self, x_btchw: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        return {"logits_b1hw": torch.logit(x_btchw[:, 0, self.channel : self.channel + 1], eps=1e-6)}
+
+
+def scene(seed: int) -> tuple[np.ndarray, np.ndarray, Items]:
+    """Images (record, channel, y, x), labels (record, y, x), both as arrays and as items of 12 groups; channels tell
+    labels through noise that differs from record to record. A third of the records has no label."""
+    rng = np.random.default_rng(seed)
+    label = rng.random((RECORDS, SIDE, SIDE)) < rng.random((RECORDS, 1, 1)) * 0.3
+    label[::3] = False
+    signal = rng.random((RECORDS, 2, 1, 1)) * label[:, None] + rng.random((RECORDS, 2, SIDE, SIDE))
+    image = np.concatenate([signal, np.zeros_like(signal[:, :1])], 1) / 2.01
+    stored = np.rint(image * 255).astype(np.uint8)
+    return stored, label, items_of(stored, label, label.any((1, 2)))
+
+
+def items_of(stored: np.ndarray, label: np.ndarray, positive: np.ndarray) -> Items:
+    def read_image(sample: int, frames: Sequence[int], out: np.ndarray) -> None:
+        out[0] = stored[sample]
+
+    def read_label(sample: int, frames: Sequence[int], out: np.ndarray) -> None:
+        out[0] = label[sample]
+
+    each, nothing = np.arange(RECORDS), np.zeros(RECORDS, np.int64)
+    return Items(
+        images=[read_image],
+        labels=[Labels(read_label, scale=255)],
+        valid=[None],
+        store=nothing,
+        sample=each,
+        frame=nothing,
+        label=nothing,
+        label_sample=each,
+        label_frame=nothing,
+        positive=positive,
+        weight=np.ones(RECORDS, np.float32),
+        frequency=np.ones(RECORDS),
+        group=np.array([f"site {i // 2:02d}" for i in each]),
+        record_id=np.array([f"r{i:02d}" for i in each]),
+        offsets=(0,),
+        shape_tchw=(1, 3, SIDE, SIDE),
+        dtype=np.dtype(np.uint8),
+    )
+
+
+def fitted(items: Items) -> Calibrated:
+    view = View((0,), torch.zeros(3), torch.ones(3), False, None)
+    networks = {name: Network(Channel(i), view) for i, name in enumerate("ab")}
+    detector = Detector(networks, MASKS[0], {"a": 1.0}, top_k=8).eval()
+    how = Reading(torch.device("cpu"), batch=5, name=None)
+    found = calibrate(detector, (0.0, 0.0), items, how, MASKS, [{"a": 1.0}, {"b": 1.0}], "best")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_record_is_scored_by_what_was_fitted_on_it(seed: int) -> None:
+    """Whatever the labels of one part say: what is predicted of its records, weights, threshold and gate, stays."""
+    stored, label, items = scene(seed)
+    before, part = fitted(items), parts_of(items)
+    moved = 0
+    for k in range(part.max() + 1):
+        other = np.where((part == k)[:, None, None], ~label, label)
+        after = fitted(items_of(stored, other, items.positive))
+        drawn = [found.counts[0] + found.counts[1] for found in (before, after)]
+        np.testing.assert_array_equal(drawn[0][part == k], drawn[1][part == k])
+        moved += before.choice != after.choice and (drawn[0] != drawn[1]).any()
+    assert moved == part.max() + 1  # of the others it does not
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_choice_is_the_best_of_all(seed: int) -> None:
+    stored, label, items = scene(seed)
+    found = fitted(items)
+    p = np.clip(stored[:, :2] / np.float32(255), 1e-6, 1 - 1e-6)
+    best, score = (0.0, {}, 0.0), -1.0
+    for mask in MASKS:
+        mixed = sum(weight * p[:, "ab".index(name)] for name, weight in mask.items())
+        threshold, dice = metrics.best_threshold(metrics.histograms(mixed, label))
+        if dice > score:
+            best, score = (threshold, mask, dice), dice
+    assert found.choice.threshold == best[0]
+    assert found.choice.mask == best[1]
+    mixed = sum(weight * p[:, "ab".index(name)] for name, weight in best[1].items())
+    gated = []
+    for name in "ab":
+        top = np.sort(p[:, "ab".index(name)].reshape(RECORDS, -1), 1)[:, -8:].mean(1)
+        for gate in (0.0, *(np.sort(top) - 1e-6)):
+            drawn = (mixed >= best[0]) & (top >= gate)[:, None, None]
+            gated.append(2 * (drawn & label).sum() / (drawn.sum() + label.sum()))
+    (own,) = found.choice.gate_weights
+    top = np.sort(p[:, "ab".index(own)].reshape(RECORDS, -1), 1)[:, -8:].mean(1)
+    drawn = (mixed >= best[0]) & (top >= found.choice.gate)[:, None, None]
+    assert 2 * (drawn & label).sum() / (drawn.sum() + label.sum()) == pytest.approx(max(gated), abs=1e-6)

@@ -74,6 +74,11 @@ def test_what_comes_from_outside_is_no_contrail() -> None:
     moved = carried(np.ones((SIDE, SIDE), np.float32), flow)
     assert moved[: SIDE - 30].min() == 1
     assert moved[SIDE - 29 :].max() == 0
+    slope = np.indices((SIDE, SIDE))[1].astype(np.float32)
+    half = np.stack([np.zeros_like(slope), np.full_like(slope, 0.5)])
+    np.testing.assert_array_equal(
+        carried(slope, half)[:, :-1], slope[:, :-1] + 0.5
+    )  # between pixels, what lies between
     still = np.random.default_rng(0).random((SIDE, SIDE)).astype(np.float32)
     np.testing.assert_array_equal(carried(still, np.zeros((2, SIDE, SIDE), np.float32)), still)
 

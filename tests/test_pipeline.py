@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_build import build_small
+from test_calibrate import scene
 from test_train import TINY, cli, finished, settings, store, unseen  # noqa: F401 - fixtures
 
 from contrail_data.errors import ContrailError
@@ -22,6 +24,7 @@ from contrail_data.pseudo import Decision, Predicted, label_store
 from contrail_data.store import open_store
 from contrail_train.config import DataConfig
 from contrail_train.loader import epoch_order
+from contrail_train.pipeline import held_out_by_all
 from contrail_train.training_data import open_training_data
 
 SHORT = [*TINY, "epochs=1"]
@@ -166,6 +169,11 @@ def test_rounds_label_what_was_not_seen(store: Path) -> None:  # noqa: F811
             own, trained = set(labels["record_id"].values), set(labels["trained_record"].values)
             assert own == {record for record, of in fold.items() if of == str(part)}
             assert not trained & (own | held)
+            chosen_by = json.loads((out / f"round-{number}/fold-{part}/run/calibration.json").read_text())
+            assert set(chosen_by["holdout_records"]) == own
+            if number == 1:  # the next round's models without this fold learn from these
+                others = open_store(out / f"round-1/fold-{part}/labels-of-others/0.zarr")
+                assert set(others["record_id"].values) == set(fold) - held - own
             labelled += own
         assert set(labelled) == set(fold) - held
     told = json.loads((out / "rounds.json").read_text())
@@ -175,6 +183,16 @@ def test_rounds_label_what_was_not_seen(store: Path) -> None:  # noqa: F811
     assert "rounds of other settings" in again.stderr
     record = cli("rounds", "unet2d_classifier", "--out", out.with_name("no"), *options)
     assert "no masks to label with" in record.stderr
+
+
+def test_a_pipeline_is_calibrated_on_what_no_stage_was_trained_on() -> None:
+    items = scene(0)[2]
+    ids = items.record_id.tolist()
+    runs = [
+        SimpleNamespace(trained_records=frozenset(ids[:n]), calibrated_records=frozenset(ids[n:20])) for n in (8, 12)
+    ]
+    assert held_out_by_all(runs, items).record_id.tolist() == ids[12:20]
+    assert held_out_by_all(runs, items, any_unseen=True).record_id.tolist() == ids[12:]
 
 
 def uniform(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:

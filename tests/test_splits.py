@@ -111,9 +111,17 @@ def test_leaks_are_those_of_every_pair_and_none_are_between_folds(seed, count):
     rng = np.random.default_rng(seed)
     rows = np.column_stack([rng.uniform(-60, 60, count), rng.uniform(-190, -150, count), rng.integers(0, 900, count)])
     some = records(*rows, record_id=[f"r{i}" for i in rng.permutation(count)])
+    single = rng.random(count) < 0.3  # a sequence may be a single frame
+    some["time"] = some["time"].where(~xr.DataArray(single, dims="sample") | (xr.DataArray(range(8), dims="time") == 4))
+    first, last = (rows[:, 2] + np.where(single, 0, minutes) for minutes in (-40, 30))
     split = count // 2
     a, b = some.isel(sample=slice(0, split)), some.isel(sample=slice(split, None))
     within, across = leaking(some), leaking(a, b)
+    i, j = within.a, within.b
+    gap = np.maximum(np.maximum(first[i], first[j]) - np.minimum(last[i], last[j]), 0)
+    np.testing.assert_allclose(within.gap, gap)
+    assert gap.max(initial=0) <= 70
+    np.testing.assert_allclose(within.minutes, np.abs(rows[i, 2] - rows[j, 2]))
     pairs = set(zip(within.a.tolist(), within.b.tolist(), strict=True))
     assert {(i, j + split) for i, j in zip(across.a.tolist(), across.b.tolist(), strict=True)} == {
         (i, j) for i, j in pairs if i < split <= j

@@ -207,6 +207,19 @@ def labels_of(parent: Path, out: Path, trained: tuple[str, ...] = ()) -> Path:
     return out
 
 
+def test_confidence_is_of_the_mask_or_of_there_being_none(raw: Path, tmp_path: Path) -> None:
+    def half(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
+        p_bhw = np.full((len(x_btchw), *x_btchw.shape[3:]), 0.1, np.float32)
+        p_bhw[::2, :4, :3] = 0.8
+        return Predicted(p_bhw, np.where(np.arange(len(p_bhw)) % 2, 0.3, 0.7).astype(np.float32), np.ones(len(p_bhw)))
+
+    parent = open_store(build_small(raw, tmp_path / "s.zarr").place.path)
+    options = {"store_kind": "predictions", "frames": "all"}
+    label_store(parent, half, Decision(0.5, 0.0, 10, "sha256:m"), tmp_path / "l.zarr", **options)
+    confidence = open_store(tmp_path / "l.zarr")["frame_confidence"].values
+    np.testing.assert_allclose(confidence, np.tile([0.8, 0.7], (9, 4)), atol=1e-6)
+
+
 def test_labels_of_a_model_that_saw_the_holdout_are_refused(raw: Path, tmp_path: Path) -> None:
     parent = build_small(raw, tmp_path / "s.zarr").place.path
     held = open_training_data(DataConfig(train=[str(parent)], holdout=0.3)).holdout.record_id.tolist()

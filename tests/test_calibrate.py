@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from contrail_train import metrics
 from contrail_train.detector import Detector, Network, View
-from contrail_train.evaluate import Calibrated, Reading, calibrate, parts_of
+from contrail_train.evaluate import Calibrated, Reading, Scores, calibrate, parts_of, report
 from contrail_train.training_data import Items, Labels
 
 SIDE, RECORDS = 16, 24
@@ -119,3 +119,22 @@ def test_the_choice_is_the_best_of_all(seed: int) -> None:
     top = np.sort(p[:, "ab".index(own)].reshape(RECORDS, -1), 1)[:, -8:].mean(1)
     drawn = (mixed >= best[0]) & (top >= found.choice.gate)[:, None, None]
     assert 2 * (drawn & label).sum() / (drawn.sum() + label.sum()) == pytest.approx(max(gated), abs=1e-6)
+
+
+def test_a_shut_gate_leaves_nothing_predicted() -> None:
+    """Of two positive records and an empty one, the last two shut."""
+    items = scene(0)[2][np.arange(3)]
+    counts, tolerant = (
+        np.array([[6, 4, 0], [2, 1, 9], [2, 3, 0]]),
+        np.array([[7, 4, 0], [8, 5, 9], [7, 5, 0], [8, 7, 0]]),
+    )
+    scores = Scores(np.ones((1, 2, metrics.BINS), int), counts, np.array([0.9, 0.2, 0.1]), tolerant)
+    told = report(scores, items, 0.5, 0.3)
+    assert (told["tp"], told["fp"], told["fn"]) == (6, 2, 2 + 4 + 3)
+    assert told["dice"] == pytest.approx(12 / (12 + 2 + 9))
+    precision, recall = 7 / 8, 7 / (8 + 7)
+    assert told["tolerant_dice"] == pytest.approx(2 * precision * recall / (precision + recall))
+    assert told["record_dice"] == pytest.approx(2 / 3)
+    assert told["dice_without_gate"] == pytest.approx(20 / (20 + 12 + 5))
+    own = report(scores, items, 0.5, 0.3, np.array([0.95, 0.1, 0.3]))  # each at the gate that it meets
+    assert (own["tp"], own["fp"], own["fn"], own["gate"]) == (4, 1, 8 + 3, 0.3)

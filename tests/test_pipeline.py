@@ -25,6 +25,7 @@ from contrail_data.store import open_store
 from contrail_train.config import DataConfig
 from contrail_train.loader import epoch_order
 from contrail_train.pipeline import held_out_by_all
+from contrail_train.predict import load_predictor
 from contrail_train.training_data import open_training_data
 
 SHORT = [*TINY, "epochs=1"]
@@ -114,12 +115,25 @@ def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path,
 def test_a_soup_keeps_what_was_frozen_and_takes_other_statistics_anew(store: Path, tmp_path: Path) -> None:  # noqa: F811
     for name, frozen in (("frozen", "[batch_norm]"), ("free", "[]")):
         run, out = tmp_path / name, tmp_path / f"{name}-soup"
-        options = settings(*SHORT, f"data.train={store}", f"model.freeze={frozen}")
+        options = settings(*SHORT, f"data.train={store}", f"model.freeze={frozen}", "augment.label_shift=[0,0]")
         assert cli("run", "unet2d", "--out", run, *options).returncode == 0
         assert cli("soup", run, run, "--out", out).returncode == 0
         one, other = (load_file(path / "best.safetensors") for path in (run, out))
         differ = {key.rpartition(".")[2] for key in one if not torch.equal(one[key], other[key])}
         assert differ - {"num_batches_tracked"} == (set() if name == "frozen" else {"running_mean", "running_var"})
+        if name == "frozen":
+            same = (json.loads((path / "calibration.json").read_text())["holdout"] for path in (run, out))
+            assert next(same) == pytest.approx(next(same), rel=1e-5)
+
+
+def test_a_pipeline_knows_where_its_masks_lie(store: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Of a run that was trained on labels where they lie: off the image, unless turned copies were averaged there."""
+    options = settings(*SHORT, f"data.train={store}", "augment.label_shift=[0,0]")
+    assert cli("pipeline", "unet2d_single", "--out", tmp_path / "p", *options).returncode == 0
+    for path in (tmp_path / "p", tmp_path / "p/stages/all"):
+        plain, turned = (load_predictor(path, "cpu", symmetries) for symmetries in ("none", "dihedral"))
+        assert (plain.off, turned.off) == ((0.5, 0.5), (0.0, 0.0))
+        assert plain.decision.model != turned.decision.model  # other answers, another name
 
 
 def test_a_pipeline_that_is_not_finished_takes_other_settings(store: Path, pipeline: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -234,6 +234,19 @@ def test_an_audit_finds_copies_and_labels_that_contradict(stores, tmp_path):
     assert "similar image" not in without.output
 
 
+def test_one_place_at_another_time_is_another_image(raw, tmp_path):
+    """Labels of one tile contradict each other at one time alone; nine records of one site, 20 minutes apart."""
+    for mask in (raw / "train").glob("*/human_pixel_masks.npy"):
+        np.save(mask, np.random.default_rng(int(mask.parent.name) % 97).integers(0, 2, (32, 32, 1), "<i4"))
+        (mask.parent / "human_individual_masks.npy").unlink()
+    settings = Settings(COMPOSITES["ash"], size=32)
+    build(open_source(raw, "train", COMPOSITES["ash"]), settings, str(tmp_path / "s"), workers=1)
+    store = open_store(tmp_path / "s")
+    found = audit(store, read_scalars(store), images=False)
+    assert (found.overlap > 0.99).sum() == 8 * 7 / 2
+    assert "label" not in found.kind
+
+
 def test_splits_of_stores(stores, tmp_path):
     names = [str(tmp_path / f"{n}.zarr") for n in "ab"]
     result = CliRunner().invoke(app, ["splits", *names, "-k", "2", "-o", str(tmp_path / "folds.csv")])

@@ -182,13 +182,14 @@ def tally_table(leaks: Leaks, within: bool, kinds: Collection[str] = KINDS) -> t
 
 def leaks_csv(leaks: Leaks, records_a: xr.Dataset, records_b: xr.Dataset) -> bytes:
     """A line a pair and kind: kind, record_a, record_b, overlap (share of the smaller footprint), minutes (between the
-    labelled frames), distance (share of hash bits), dice; what is not known is left empty."""
+    labelled frames), gap (minutes between the sequences, 0 where they share time), distance (share of hash bits), dice;
+    what is not known is left empty."""
     a, b = as_text(records_a["record_id"].values), as_text(records_b["record_id"].values)
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["kind", "record_a", "record_b", "overlap", "minutes", "distance", "dice"])
+    rows.writerow(["kind", "record_a", "record_b", "overlap", "minutes", "gap", "distance", "dice"])
     for row in range(len(leaks)):
-        numbers = (leaks.overlap[row], leaks.minutes[row], leaks.distance[row], leaks.dice[row])
-        told = ["" if np.isnan(n) else f"{n:.{digits}f}" for n, digits in zip(numbers, (4, 1, 4, 4), strict=True)]
+        numbers = (leaks.overlap[row], leaks.minutes[row], leaks.gap[row], leaks.distance[row], leaks.dice[row])
+        told = ["" if np.isnan(n) else f"{n:.{digits}f}" for n, digits in zip(numbers, (4, 1, 1, 4, 4), strict=True)]
         rows.writerow([leaks.kind[row], a[leaks.a[row]], b[leaks.b[row]], *told])
     return out.getvalue().encode()

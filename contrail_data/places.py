@@ -291,17 +291,15 @@ def make_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ContrailError(
-            f"{folder}: cannot be written ({error.strerror}): choose another place, or change its permissions"
-        ) from None
+        raise ContrailError(f"{folder}: cannot be written ({error.strerror}): choose another place") from None
 
 
-def check_new(file: Path, overwrite: bool) -> None:
+def check_new(file: Path, overwrite: bool, scene: bool = False) -> None:
     """Raises ContrailError, before the work, for a local file that is there already (unless it may be replaced), that
-    would lie within a store, or whose folder takes no files; makes that folder."""
+    would lie within a store, or whose folder takes no files; makes that folder. scene: it may be a .zarr folder."""
     if file.exists() and not overwrite:
         raise ContrailError(f"{file}: exists: choose another -o, or --overwrite it")
-    if file.is_dir() and not (file / "zarr.json").is_file():
+    if file.is_dir() and not (file.suffix == ".zarr" and scene):
         raise ContrailError(f"{file}: is a folder, which is not replaced: choose another -o")
     if store := next((folder for folder in file.absolute().parents if (folder / "zarr.json").exists()), None):
         raise ContrailError(f"{file}: lies within the store {store}, which is never changed: choose another -o")

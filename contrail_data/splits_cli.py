@@ -72,7 +72,10 @@ def splits(
 def audit(
     a: Annotated[str, typer.Argument(help="A store, or a metadata file.", metavar="A")],
     b: Annotated[str | None, typer.Argument(help="Another; none: pairs within A.", metavar="[B]")] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the pairs as CSV.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Write the pairs as CSV: what both are, how they overlap and differ."),
+    ] = None,
     page: Annotated[Path | None, typer.Option(help="Write one HTML page: map, histograms, leaks.")] = None,
     minutes: Minutes = 70.0,
     overlap: Overlap = 0.001,
@@ -94,6 +97,8 @@ def audit(
     from contrail_data.places import check_new, write_atomically
     from contrail_data.splits import described, site_of
 
+    if out is not None and out == page:
+        command.fail(f"{out}: is named as -o and as --page: give two names", code=2)
     for path in (out, page):
         if path is not None:
             check_new(path, overwrite)

@@ -282,7 +282,9 @@ def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset
         content = place.read("zarr.json")
     except (FileNotFoundError, NotADirectoryError):
         if place.size(f"{STAGING}/plan") is not None:
-            raise ContrailError(f"{where}: an unfinished build: run the same command again to finish it") from None
+            raise ContrailError(
+                f"{where}: an unfinished build: run its command again, which ends it or tells what is in the way"
+            ) from None
         there = not place.remote and place.path.exists()
         state = "no store (it has no zarr.json)" if there else "no such store or catalog name"
         raise ContrailError(f"{where}: {state}: check the path") from None

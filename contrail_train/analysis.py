@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.stats import mannwhitneyu
 
 from contrail_data.inspect import labelled_time
-from contrail_train.metrics import average_precision, bootstrap_interval, dice, histograms, ratio
+from contrail_train.metrics import average_precision, bootstrap_interval, dice, histograms, share
 
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -227,8 +227,8 @@ def _by_class(
             "lost": (fp + fn) / lost,
         }
         if row["positive_records"]:
-            scores = dice(tp, fp, fn), ratio(tp, tp + fp), ratio(tp, tp + fn)
-            row |= dict(zip(("dice", "precision", "recall"), map(float, scores), strict=True))
+            row |= {"dice": float(dice(tp, fp, fn)), "recall": tp / (tp + fn)}
+            row |= {"precision": tp / (tp + fp)} if tp + fp else {}
             if len(np.unique(group[of])) >= FEW_GROUPS:
                 low, high = bootstrap_interval(counts[0, of], counts[1, of], counts[2, of], group[of])
                 row |= {"dice_low": low, "dice_high": high}
@@ -267,8 +267,8 @@ def _gate(counts: Ints, ungated: Ints, score: npt.NDArray[np.float64], gate: flo
         curve.append(
             {
                 "gate": level,
-                "positives_shut": _share(closed & positive, positive),
-                "negatives_shut": _share(closed & ~positive, ~positive),
+                "positives_shut": share(int((closed & positive).sum()), int(positive.sum())),
+                "negatives_shut": share(int((closed & ~positive).sum()), int((~positive).sum())),
                 "dice": of(np.where(closed, emptied, ungated)),
             }
         )
@@ -280,8 +280,8 @@ def _gate(counts: Ints, ungated: Ints, score: npt.NDArray[np.float64], gate: flo
         "dice_perfect_segmenter": of(np.where(positive & shut, emptied, perfect)),
         "record_auc_pr": auc_pr,
         "record_auc_roc": auc_roc,
-        "record_precision": float(ratio((positive & drawn).sum(), drawn.sum())),
-        "record_recall": float(ratio((positive & drawn).sum(), positive.sum())),
+        "record_precision": share(int((positive & drawn).sum()), int(drawn.sum())),
+        "record_recall": share(int((positive & drawn).sum()), int(positive.sum())),
         "positives": int(positive.sum()),
         "positives_shut": int((positive & shut).sum()),
         "negatives": int((~positive).sum()),
@@ -301,10 +301,6 @@ def _gate(counts: Ints, ungated: Ints, score: npt.NDArray[np.float64], gate: flo
     }
 
 
-def _share(part: Mask, whole: Mask) -> float | None:
-    return float(part.sum() / whole.sum()) if whole.any() else None
-
-
 def gate_story(told: dict[str, Any]) -> list[str]:
     """The same in sentences."""
     positives, negatives, drawn = told["positives"], told["negatives"], told["negatives_drawn"]
@@ -319,8 +315,12 @@ def gate_story(told: dict[str, Any]) -> list[str]:
         lines.append(
             f"Telling records apart: of a positive and a negative record, the positive one scores higher in "
             f"{told['record_auc_roc']:.1%} of cases (AUC-PR {told['record_auc_pr']:.3f}, by chance "
-            f"{positives / (positives + negatives):.3f}). {told['record_recall']:.1%} of positive records have a mask; "
-            f"{told['record_precision']:.1%} of records with a mask are positive."
+            f"{positives / (positives + negatives):.3f}). {told['record_recall']:.1%} of positive records have a mask"
+            + (
+                f"; {told['record_precision']:.1%} of records with a mask are positive."
+                if told["record_precision"]
+                else "."
+            )
         )
     does = "There is no gate: the segmenter leaves"
     if gated:

@@ -147,7 +147,9 @@ def soup(
     from contrail_train.soup import average_runs
 
     calibration = average_runs(runs, out, device, command.line())
-    if calibration["holdout"] is not None:
+    if calibration["holdout"] is None:
+        print(f"threshold {calibration['threshold']:.4f}, not calibrated: no positive record that all runs held out")
+    else:
         _print_report(f"{out}: records held out by all runs, each at a threshold fitted on others of them",
                       calibration["holdout"])  # fmt: skip
 
@@ -159,7 +161,7 @@ def export(
     tta: command.Tta = None,
     check: Annotated[
         str | None,
-        typer.Option("--check", help="A store: compare file and model on its samples as well.", metavar="STORE"),
+        typer.Option("--check", help="A store: compare file and model on its first samples as well.", metavar="STORE"),
     ] = None,
     overwrite: command.OverwriteFile = False,
 ) -> None:
@@ -179,6 +181,8 @@ def export(
         f"{told.probability:.1e}, score by {told.score:.1e}, {told.differ} of {told.pixels:,} pixels of masks "
         f"({told.marked:,} marked)"
     )
+    if not told.marked and store is None:
+        print("note: none of the made-up windows has a mask: --check STORE compares on images", file=sys.stderr)
 
 
 @app.command()
@@ -208,7 +212,7 @@ def rounds(
     rows = []
     for one in told:
         report = one["holdout"]
-        dice = f"{report['dice']:.4f} ({report['dice_low']:.4f} to {report['dice_high']:.4f})" if report else "none"
+        dice = f"{report['dice']:.4f} ({_interval(report)})" if report else "none"
         gain = f"{one['gain']:+.4f} ({one['gain_low']:+.4f} to {one['gain_high']:+.4f})" if "gain" in one else ""
         rows.append([str(one["round"]), one["run"], dice, gain])
     title = "Dice on the records held out of everything, human labels, each at a threshold fitted on others of them"
@@ -409,10 +413,13 @@ def compare(
         for model, new in zip(models, items, strict=True)
     ]
     groups = items[0].group
-    low, high = bootstrap_difference(counts[0], counts[1], groups)
+    interval = "none of one group"
+    if len(set(groups)) > 1:
+        low, high = bootstrap_difference(counts[0], counts[1], groups)
+        interval = f"{low:+.4f} to {high:+.4f}"
     scores = [float(dice(*c.sum(1))) for c in counts]
     rows = [[f"A  {a}", f"{scores[0]:.4f}"], [f"B  {b}", f"{scores[1]:.4f}"]]
-    rows.append(["B less A (95 %)", f"{scores[1] - scores[0]:+.4f} ({low:+.4f} to {high:+.4f})"])
+    rows.append(["B less A (95 %)", f"{scores[1] - scores[0]:+.4f} ({interval})"])
     command.table(f"global Dice on {len(groups)} records of {store}", ["run", ""], rows)
 
 
@@ -503,6 +510,11 @@ def _plain(value: Any) -> str:
     return json.dumps(value, separators=(",", ":")).replace('"', "")
 
 
+def _interval(result: dict[str, Any]) -> str:
+    low, high = result["dice_low"], result["dice_high"]
+    return "none of one group" if low is None else f"{low:.4f} to {high:.4f}"
+
+
 def _print_report(title: str, result: dict[str, Any]) -> None:
     def or_none(value: float | None) -> str:
         return "none" if value is None else f"{value:.4f}"
@@ -511,18 +523,18 @@ def _print_report(title: str, result: dict[str, Any]) -> None:
     rows = [
         ["records (positive; groups)", f"{result['records']} ({result['positive_records']}; {result['groups']})"],
         ["Dice over records (any contrail)" if records else "global Dice", f"{result['dice']:.4f}"],
-        ["  95 % interval over groups", f"{result['dice_low']:.4f} to {result['dice_high']:.4f}"],
+        ["  95 % interval over groups", _interval(result)],
     ]
     if not records:
         rows += [["  without the gate", f"{result['dice_without_gate']:.4f}"]]
-    rows += [["precision", f"{result['precision']:.4f}"], ["recall", f"{result['recall']:.4f}"]]
+    rows += [["precision", or_none(result["precision"])], ["recall", or_none(result["recall"])]]
     if not records:
         rows += [
             ["AUC-PR of pixels", or_none(result["auc_pr"])],
             ["Dice within 2 pixels", f"{result['tolerant_dice']:.4f}"],
             ["Dice over records (any contrail)", f"{result['record_dice']:.4f}"],
         ]
-    by = "" if records else ", by their highest pixels"
+    by = "" if records else ", by what the gate compares"
     rows += [[f"AUC-PR of records{by}", or_none(result["record_auc_pr"])], ["threshold", f"{result['threshold']:.4f}"]]
     if not records:
         rows += [["gate", f"{result['gate']:.4f}"]]

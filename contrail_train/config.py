@@ -396,6 +396,12 @@ def value_of(config: RunConfig, key: str) -> Any:
     return value
 
 
+def differences(before: RunConfig, config: RunConfig) -> list[str]:
+    """What a run was begun with that it is not now, in words."""
+    pairs = [(key, value_of(before, key), value_of(config, key)) for key in known_keys()]
+    return [f"{key}={theirs}, not {ours}" for key, theirs, ours in pairs if ours != theirs]
+
+
 def known_keys() -> list[str]:
     """Every key that can be set, dotted."""
     return [key for key, field in _fields() if _branch(field) is None]

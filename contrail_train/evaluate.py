@@ -165,7 +165,7 @@ def score_predictor(
 def report(
     scores: Scores, items: Items, threshold: float, gate: float, gates: npt.NDArray[np.float64] | None = None
 ) -> dict[str, Any]:
-    """Scores, with a 95 % bootstrap interval over groups.
+    """Scores, with a 95 % bootstrap interval over groups, None of a single one; a share of nothing is None.
 
     threshold, gate: of the model as it will be used, told with the scores; gates: (n) that each record meets here,
     where these were cross-fitted. Raises ValueError without a record.
@@ -176,20 +176,21 @@ def report(
     tolerant = scores.tolerant.copy()
     tolerant[:3, shut] = 0  # nothing is predicted there any more
     total = {k: int(v) for k, v in zip(("tp", "fp", "fn"), gated.sum(1), strict=True)}
-    low, high = metrics.bootstrap_interval(tp, fp, fn, groups=items.group)
+    groups = len(np.unique(items.group))
+    low, high = metrics.bootstrap_interval(tp, fp, fn, groups=items.group) if groups > 1 else (None, None)
     ungated = scores.counts.sum(1)
     positive = scores.counts[0] + scores.counts[2] > 0
     return {
         "records": len(items),
         "positive_records": int(positive.sum()),
-        "groups": len(np.unique(items.group)),
+        "groups": groups,
         "threshold": threshold,
         "gate": gate,
         "dice": float(metrics.dice(*gated.sum(1))),
         "dice_low": low,
         "dice_high": high,
-        "precision": float(metrics.ratio(total["tp"], total["tp"] + total["fp"])),
-        "recall": float(metrics.ratio(total["tp"], total["tp"] + total["fn"])),
+        "precision": metrics.share(total["tp"], total["tp"] + total["fp"]),
+        "recall": metrics.share(total["tp"], total["tp"] + total["fn"]),
         "auc_pr": metrics.average_precision(scores.histogram.sum(0)) if positive.any() else None,
         "tolerant_dice": metrics.tolerant_dice(*(int(n) for n in tolerant.sum(1))),
         "record_dice": metrics.record_dice(tp + fp > 0, positive),

@@ -16,6 +16,7 @@ metadata property.
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib
 import importlib.metadata
 import io
@@ -23,6 +24,7 @@ import json
 import logging
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -216,7 +218,16 @@ def _onnx(program: torch.export.ExportedProgram, text: str) -> bytes:
         node.metadata_props.clear()  # as above
     made.model.metadata_props.clear()
     made.model.metadata_props[KEY] = text
-    return made.model_proto.SerializeToString(deterministic=True)
+    content = made.model_proto.SerializeToString(deterministic=True)
+    return bytes(content + _checksum(content))
+
+
+def _checksum(content: bytes) -> bytes:
+    """What is put after an .onnx, which has no checksum of its own: one metadata property more, as protobuf reads
+    messages that follow each other as one. A field's tag and length, then key and value with theirs."""
+    key, value = b"contrail_sha256", hashlib.sha256(content).hexdigest().encode()
+    entry = b"\x0a" + bytes([len(key)]) + key + b"\x12" + bytes([len(value)]) + value
+    return b"\x72" + bytes([len(entry)]) + entry  # field 14 of ModelProto, metadata_props
 
 
 @contextmanager
@@ -395,6 +406,9 @@ def _refuse_code(path: Path) -> str | None:
     """
     from torch.export.pt2_archive import _package  # the reader that torch.export.load reads with, so that both see one
 
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ContrailError(f"{path}: damaged (the checksum of {damaged} does not fit): export it again")
     reader = _package.PT2ArchiveReader(str(path))
     names = reader.get_file_names()
     found = [name for name in names if not _RECORDS.fullmatch(name)]
@@ -467,8 +481,13 @@ def _opened_onnx(path: Path, device: torch.device) -> tuple[Metadata, Ask]:
     if device.type == "cuda" and "CUDAExecutionProvider" in runtime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     # bytes, not a path: weights in other files, which a graph may name, are then nowhere
-    session = runtime.InferenceSession(path.read_bytes(), options, providers=providers)
-    known = _metadata(path, session.get_modelmeta().custom_metadata_map.get(KEY))
+    content = path.read_bytes()
+    session = runtime.InferenceSession(content, options, providers=providers)
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    length = len(_checksum(b""))
+    if text is not None and content[-length:] != _checksum(content[:-length]):
+        raise ContrailError(f"{path}: damaged (its checksum does not fit): export it again")
+    known = _metadata(path, text)
 
     def ask(window_btchw: Tensor) -> dict[str, Tensor]:
         answer = session.run(list(OUTPUTS), {"window": window_btchw.cpu().numpy()})

@@ -30,6 +30,7 @@ from contrail_data.progress import progress
 from contrail_train import augment
 from contrail_train.advice import without_effect
 from contrail_train.checkpoint import (
+    file_digest,
     load_checkpoint,
     load_weights,
     save_batch,
@@ -306,7 +307,9 @@ def fit(
             "steps": [at for _, at in best],
             "holdout_dice": [dice if len(data.holdout) else None for dice, _ in best],
         }
-        save_mean(out / WEIGHTS, [out / CANDIDATES / f"step-{at:08d}.safetensors" for _, at in best], facts)
+        averaged = [out / CANDIDATES / f"step-{at:08d}.safetensors" for _, at in best]
+        if all(path.exists() for path in averaged):  # else the mean was taken before, and its calibration lost
+            save_mean(out / WEIGHTS, averaged, facts)
     wait(ranks)
     load_weights(out / WEIGHTS, average.module)
     average.module.eval()
@@ -329,6 +332,7 @@ def fit(
         "off": list(off),
         "grid": data.grid,
         "stores": data.digests,
+        "weights": file_digest(out / WEIGHTS),
     }
     if ranks.first:
         write_atomically(out / CALIBRATION, [json.dumps(calibration, indent=1).encode()])

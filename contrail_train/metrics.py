@@ -24,6 +24,11 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
     return np.where(bottom == 0, 1.0, top / np.where(bottom == 0, 1.0, bottom))
 
 
+def share(part: int, whole: int) -> float | None:
+    """None of nothing."""
+    return part / whole if whole else None
+
+
 def dice(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
     """2TP / (2TP + FP + FN), elementwise."""
     twice = 2 * np.asarray(tp)

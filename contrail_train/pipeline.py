@@ -47,7 +47,7 @@ from contrail_train.fit import fit
 from contrail_train.predict import Predictor, check_run, choose_device, known_of, load_run, read_calibration
 from contrail_train.presets import get_config
 from contrail_train.rundir import CALIBRATION, CONFIG, ENVIRONMENT, PIPELINE, STAGES, WEIGHTS, claim, finished, hold
-from contrail_train.training_data import Items, open_labelled
+from contrail_train.training_data import Items, open_labelled, open_training_data
 
 STEPS = 4  # weights are fitted in quarters
 MOST_WEIGHTS = 256
@@ -125,6 +125,10 @@ def parse_pipeline(tree: Any, where: str) -> PipelineConfig:
             raise ContrailError(f"{where}: there is no setting {key!r}: {hint}") from None
         if first["type"] == "value_error":
             raise ContrailError(f"{where}: {f'{key}: ' if key else ''}{first['ctx']['error']}") from None
+        if first["type"] == "missing":
+            raise ContrailError(
+                f"{where}: lacks {key}: give it, or name a preset of `contrail-train presets pipelines`"
+            ) from None
         given, field = str(first["input"])[:60], PipelineConfig.model_fields.get(str(first["loc"][0])) if key else None
         if field is None or first["loc"][0] in ("stages", "settings"):
             raise ContrailError(
@@ -198,15 +202,24 @@ def train_pipeline(
     claim(out, PIPELINE, "pipeline")
     with contextlib.closing(hold(out)):
         if (calibration := finished(out)) is not None:
-            before = parse_pipeline(read_tree(out / PIPELINE), str(out / PIPELINE)).model_dump()
-            if differs := [key for key, value in config.model_dump().items() if before[key] != value]:
-                raise ContrailError(f"{out}: holds a pipeline with other {', '.join(differs)}: choose another --out")
+            before = parse_pipeline(read_tree(out / PIPELINE), str(out / PIPELINE))
+            theirs, ours = (_by_key(one.model_dump()) for one in (before, config))
+            keys = dict.fromkeys([*theirs, *ours])
+            if differs := [f"{k}={theirs.get(k)}, not {ours.get(k)}" for k in keys if theirs.get(k) != ours.get(k)]:
+                raise ContrailError(f"{out}: holds a pipeline with {'; '.join(differs)}: choose another --out")
+            for name in config.stages:
+                read_calibration(out / STAGES / name)
             print(f"{out}: finished already", file=sys.stderr)
             return calibration
-        for stage in config.stages.values():
+        for name, stage in config.stages.items():  # what cannot be is told before the first is trained
             if stage.run is not None:
                 check_run(Path(stage.run))
                 read_calibration(Path(stage.run))
+                continue
+            try:
+                open_training_data(stage_config(config, name).data)
+            except ContrailError as error:
+                raise ContrailError(f"stage {name}: {error}") from None
         write_atomically(out / PIPELINE, [pipeline_yaml(config).encode()])
         (out / STAGES).mkdir(exist_ok=True)
         _train_stages(config, out, devices, command)
@@ -214,6 +227,14 @@ def train_pipeline(
         calibration = _calibrate(config, out, choose_device(devices[0]))
         write_atomically(out / CALIBRATION, [json.dumps(calibration, indent=1).encode()])
     return calibration
+
+
+def _by_key(tree: dict[str, Any]) -> dict[str, Any]:
+    """Values by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= {f"{key}.{k}": v for k, v in _by_key(value).items()} if isinstance(value, dict) else {key: value}
+    return found
 
 
 def _train_stages(config: PipelineConfig, out: Path, devices: Sequence[str], command: Sequence[str]) -> None:

@@ -71,12 +71,16 @@ PIPELINES: dict[str, PipelinePreset] = {
 
 
 def get_pipeline(preset_or_file: str) -> PipelineConfig:
-    """A pipeline by the name of its preset, or from a YAML file. Raises ContrailError for neither."""
+    """A pipeline by the name of its preset, or from a YAML file, which says what differs from the preset that it names
+    (stages all or none), or the whole. Raises ContrailError for neither."""
     if (preset := PIPELINES.get(preset_or_file)) is not None:
         stages = {name: {"preset": run} for name, run in preset.stages.items()}
         return parse_pipeline({"preset": preset.name, "stages": stages, **preset.keys}, preset.name)
     if Path(preset_or_file).suffix in {".yaml", ".yml"}:
-        return parse_pipeline(read_tree(Path(preset_or_file)), preset_or_file)
+        tree = read_tree(Path(preset_or_file))
+        if isinstance(tree, dict) and tree.get("preset") in PIPELINES:
+            tree = get_pipeline(tree["preset"]).model_dump(mode="json") | tree
+        return parse_pipeline(tree, preset_or_file)
     close = difflib.get_close_matches(preset_or_file, PIPELINES, 1)
     hint = f"did you mean {close[0]}?" if close else "see `contrail-train presets pipelines`, or name a .yaml file"
     raise ContrailError(f"{preset_or_file}: no such pipeline: {hint}")

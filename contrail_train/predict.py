@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from contrail_train.checkpoint import file_digest, load_weights
 from contrail_train.config import read_config
 from contrail_train.detector import Detect, Shift, onto_labels, single, view_of
 from contrail_train.models import build
-from contrail_train.rundir import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS
+from contrail_train.rundir import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS, finished
 
 log = logging.getLogger(__name__)
 
@@ -163,16 +162,23 @@ def check_run(path: Path) -> None:
 
 
 def read_calibration(path: Path) -> dict[str, Any]:
-    """What a finished run or pipeline knows of itself. Raises ContrailError for one that is not finished."""
-    needed = ("threshold", "gate", "top_k", "composite", "label_shift", "off", "grid", "holdout_records")
-    try:
-        calibration = dict(json.loads((path / CALIBRATION).read_bytes()))
-        if missing := [key for key in (*needed, "seen_records") if key not in calibration]:
-            raise KeyError(missing[0])
-    except (OSError, ValueError, KeyError, TypeError):
+    """What a finished run or pipeline knows of itself. Raises ContrailError for one that is not finished, damaged, or
+    whose weights are not those that it was calibrated with."""
+    if (calibration := finished(path)) is None:
+        raise ContrailError(f"{path}: is not finished (it has no {CALIBRATION}): repeat its command to finish it")
+    needed = ("top_k", "composite", "label_shift", "off", "grid", "holdout_records", "seen_records")
+    levels = [calibration.get(key) for key in ("threshold", "gate")]
+    sound = all(isinstance(level, float | int) and 0 <= level <= 1 for level in levels)
+    if not sound or any(key not in calibration for key in needed):
         raise ContrailError(
-            f"{path}: the run is not finished (no whole {CALIBRATION}): repeat its command to finish it"
-        ) from None
+            f"{path / CALIBRATION}: damaged, or of another version of contrail: remove it, and repeat the command that "
+            "made it"
+        )
+    whole = (path / WEIGHTS).is_file() and calibration.get("weights") == file_digest(path / WEIGHTS)
+    if not whole and not (path / PIPELINE).is_file():
+        raise ContrailError(
+            f"{path / WEIGHTS}: is not the file that the run ended with: restore it, or remove {path} and train again"
+        )
     return calibration
 
 
@@ -206,7 +212,7 @@ def load_run(path: Path, device: torch.device, symmetries: Symmetries) -> Predic
     view = view_of(config, calibration["statistics"], device)
     known, head, top_k = known_of(calibration), config.model.head, calibration["top_k"]
     detector = single(model, view, head, top_k=top_k, off=known["off"], symmetries=symmetries).eval()
-    digest = file_digest(path / WEIGHTS)
+    digest = calibration["weights"]
     if symmetries != "none":  # other answers, another name
         digest = "sha256:" + hashlib.sha256(f"{digest} {symmetries}".encode()).hexdigest()
     decision = Decision(calibration["threshold"], calibration["gate"], top_k, digest)

@@ -154,12 +154,18 @@ def write_page(
 ) -> None:
     """result: what `evaluate.report` tells and, as `analysis`, what `analysis.analysis` does. pictures: (record id,
     what happened, PNG). histogram: (2, BINS) pixels without and with a label by probability, before any gate."""
-    interval = f"{result['dice_low']:.3f} to {result['dice_high']:.3f}"
+
+    def told_or_none(value: float | None) -> str:
+        return "none" if value is None else f"{value:.3f}"
+
+    interval = "one group, no interval"
+    if result["dice_low"] is not None:
+        interval = f"95 %: {result['dice_low']:.3f} to {result['dice_high']:.3f}"
     tiles = [
-        (f"{result['dice']:.3f}", f"global Dice, 95 %: {interval}"),
+        (f"{result['dice']:.3f}", f"global Dice, {interval}"),
         (f"{result['tolerant_dice']:.3f}", "Dice within 2 pixels"),
-        (f"{result['precision']:.3f}", f"precision at threshold {result['threshold']:.3f}"),
-        (f"{result['recall']:.3f}", "recall"),
+        (told_or_none(result["precision"]), f"precision at threshold {result['threshold']:.3f}"),
+        (told_or_none(result["recall"]), "recall"),
         (f"{result['record_dice']:.3f}", "Dice over records: any contrail"),
         (f"{result['records']:,}", f"records, {result['positive_records']:,} positive, {result['groups']:,} groups"),
     ]

@@ -32,7 +32,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.places import write_atomically
 from contrail_data.splits import folds as make_folds
 from contrail_data.store import kind, read_scalars
-from contrail_train.config import DataConfig, RunConfig
+from contrail_train.config import DataConfig, RunConfig, differences, parse_config
 from contrail_train.fit import fit
 from contrail_train.metrics import bootstrap_difference
 from contrail_train.predict import load_predictor
@@ -63,8 +63,12 @@ def run_rounds(
     settings = {"config": config.model_dump(mode="json", exclude={"device"}), "folds": folds, "how": how}
     plan = out / "rounds-of.json"
     claim(out, plan.name, "folder of rounds")
-    if plan.is_file() and json.loads(plan.read_bytes()) != settings:
-        raise ContrailError(f"{out}: holds rounds of other settings: choose another --out")
+    if plan.is_file() and (begun := json.loads(plan.read_bytes())) != settings:
+        differs = [
+            f"--{key}={begun[key]}, not {settings[key]}" for key in ("folds", "how") if begun[key] != settings[key]
+        ]
+        differs += differences(parse_config(begun["config"], str(plan)), config.model_copy(update={"device": "auto"}))
+        raise ContrailError(f"{out}: holds rounds with {'; '.join(differs)}: choose another --out")
     with contextlib.closing(hold(out)):
         write_atomically(plan, [json.dumps(settings, indent=1).encode()])
         table = out / "folds.csv"

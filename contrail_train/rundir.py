@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from contrail_data.errors import ContrailError
 from contrail_data.places import make_folder, write_atomically
-from contrail_train.config import RunConfig, known_keys, read_config, to_yaml, value_of
+from contrail_train.config import RunConfig, differences, read_config, to_yaml
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -51,9 +51,7 @@ def begin_run(
     claim(out, CONFIG, "run directory")
     if finished(out) is not None or list((out / "checkpoints").glob("step-*")):
         before = read_config(out / CONFIG).model_copy(update={"device": config.device})  # it may go on elsewhere
-        if before != config:
-            pairs = [(key, value_of(before, key), value_of(config, key)) for key in known_keys()]
-            differs = [f"{key}={theirs}, not {ours}" for key, theirs, ours in pairs if ours != theirs]
+        if differs := differences(before, config):
             raise ContrailError(
                 f"{out}: holds a run with {'; '.join(differs)}: choose another --out (start={out} goes on from its "
                 "weights)"
@@ -141,5 +139,10 @@ class Log:
 
 
 def finished(out: Path) -> dict[str, Any] | None:
-    """The calibration of a finished run, else None."""
-    return dict(json.loads((out / CALIBRATION).read_bytes())) if (out / CALIBRATION).is_file() else None
+    """The calibration of a finished run, else None. Raises ContrailError for a damaged one."""
+    if not (out / CALIBRATION).is_file():
+        return None
+    try:
+        return dict(json.loads((out / CALIBRATION).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        raise ContrailError(f"{out / CALIBRATION}: damaged: remove it, and repeat the command that made it") from None

@@ -37,7 +37,7 @@ def check_outputs(outs: Sequence[Path], overwrite: bool) -> None:
     for out in outs:
         if out.suffix not in SUFFIXES:
             raise ContrailError(f"{out}: a scene is written as one of {', '.join(SUFFIXES)}: choose a name with one")
-        check_new(out, overwrite)
+        check_new(out, overwrite, scene=True)
 
 
 def _of_time(out: Path, stamp: Any, times: int) -> Path:

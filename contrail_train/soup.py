@@ -85,6 +85,8 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
         detector = single(model, view, config.model.head, top_k=config.top_k, off=off, symmetries="none")
         stores = [open_named(name) for name in stores_of(runs)]
         items = held_out_by_all(loaded, open_labelled(stores, detector.offsets))
+        if not len(items):
+            print("warning: no record that all runs hold out: the threshold is 0.5", file=sys.stderr)
         shift = data.label_shift[0] - off[0], data.label_shift[1] - off[1]
         fitted = calibrate(detector, shift, items, Reading(where, name="calibrate"), [detector.mask], [detector.gate])
         seen = {*items.record_id.tolist()}.union(*(c["seen_records"] for c in calibrations))
@@ -93,6 +95,7 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
             "gate": fitted.choice.gate if fitted else 0.0,
             **known_of_holdout(fitted, items),
             "seen_records": sorted(seen),
+            "weights": file_digest(out / WEIGHTS),
         }
         write_atomically(out / CALIBRATION, [json.dumps(calibration, indent=1).encode()])
     return calibration

@@ -168,7 +168,7 @@ def open_training_data(config: DataConfig) -> TrainingData:
         without_neighbours=int((~usable).sum()),
         labellers_saw=frozenset().union(*seen_by_labellers.values()),
         leaking=int((wanted & leaked).sum()),
-        statistics=combined([s.attrs["statistics"] for s in parents.values()]),
+        statistics=combined([s.attrs["statistics"] for s in parents.values() if s.attrs["statistics"] is not None]),
         composite=stores[0].attrs["composite"],
         label_shift=tuple(stores[0].attrs["label_shift"]),
         grid=_grid(stores, scalars),
@@ -201,14 +201,21 @@ def _held(
 
 def read_folds(path: str) -> dict[str, int]:
     """Fold by record id, from a file that `contrail-data splits` wrote. Raises ContrailError."""
+    fold_of = {}
+    remedy = "write it with contrail-data splits"
     try:
         with Path(path).open(newline="") as file:
-            return {row["record_id"]: int(row["fold"]) for row in csv.DictReader(file)}
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise ContrailError(
-            f"{path}: no table with columns record_id and fold ({type(error).__name__}): write it with contrail-data "
-            "splits"
-        ) from None
+            table = csv.DictReader(file)
+            if not {"record_id", "fold"} <= set(table.fieldnames or ()):
+                raise ContrailError(f"{path}: has no columns record_id and fold: {remedy}")
+            for row in table:
+                if not str(row["fold"]).isdecimal():
+                    raise ContrailError(f"{path}: line {table.line_num}: {row['fold']!r} is no fold: {remedy}")
+                fold_of[row["record_id"]] = int(row["fold"])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or "no table"
+        raise ContrailError(f"{path}: cannot be read ({reason}): {remedy}") from None
+    return fold_of
 
 
 def _leaking_rows(
@@ -268,9 +275,9 @@ def _grid(stores: Sequence[xr.Dataset], scalars: Sequence[xr.Dataset]) -> dict[s
 def _check_kin(parents: dict[str, xr.Dataset], config: DataConfig, only_scored: Sequence[str]) -> None:
     """Raises ContrailError unless the stores can be trained on together, as the run wants them."""
     first_name, first = next(iter(parents.items()))
+    if all(store.attrs["statistics"] is None for name, store in parents.items() if name not in only_scored):
+        raise ContrailError(f"{first_name}: holds no train samples, so it has no statistics: train on a train split")
     for name, store in parents.items():
-        if store.attrs["statistics"] is None and name not in only_scored:
-            raise ContrailError(f"{name}: holds no train samples, so it has no statistics: train on a train split")
         if config.composite not in (None, theirs := store.attrs["composite"]["name"]):
             known = config.composite in COMPOSITES
             remedy = f"build it with --composite {config.composite}, or set" if known else "correct"

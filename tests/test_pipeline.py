@@ -78,7 +78,7 @@ def test_a_killed_pipeline_goes_on_to_the_same_end(store: Path, pipeline: Path, 
     again = cli("pipeline", "unet2d_v2", "--out", out, *options)
     assert "finished already" in again.stderr
     changed = cli("pipeline", "unet2d_v2", "--out", out, *options, "--set", "weights=fitted")
-    assert "other weights" in changed.stderr
+    assert "holds a pipeline with weights=equal, not fitted:" in changed.stderr
 
 
 def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -140,16 +140,39 @@ def test_a_pipeline_that_is_not_finished_takes_other_settings(store: Path, pipel
     command = ("pipeline", "unet2d_no_gate", "--out", tmp_path / "p", *settings(*SHORT, "tta=flips"))
     assert "data.train is empty" in cli(*command).stderr
     taken = settings(f"data.train={store}", f"positive.run={pipeline}/stages/positive")
-    (tmp_path / "p/stages/positive").mkdir()
-    (tmp_path / "p/stages/positive/best.safetensors").write_text("of another run")
-    assert "holds another run than" in cli(*command, *taken).stderr
-    (tmp_path / "p/stages/positive/best.safetensors").unlink()
     done = cli(*command, *taken)
     assert done.returncode == 0, done.stderr
+    first = (tmp_path / "p/calibration.json").read_bytes()
+    (tmp_path / "p/calibration.json").write_bytes(first[:-9])
+    assert "calibration.json: damaged: remove it" in cli(*command, *taken).stderr
     (tmp_path / "p/calibration.json").unlink()
+    assert cli(*command, *taken).returncode == 0
+    assert (tmp_path / "p/calibration.json").read_bytes() == first
+    weights = tmp_path / "p/stages/positive/best.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    for again in (command, ("evaluate", tmp_path / "p", store)):
+        assert "is not the file that the run ended with" in cli(*again, *taken[: 99 * (again is command)]).stderr
+    (tmp_path / "p/calibration.json").unlink()
+    assert "holds another run than" in cli(*command, *taken).stderr
+    weights.write_bytes(whole)
     other = cli(*command, *taken, "--set", "seed=3")  # a stage is trained: it stays what it is
     assert "holds a run with seed=0, not 3" in other.stderr
     assert cli(*command, *taken, "--set", "tta=none").returncode == 0
+
+
+def test_what_a_stage_cannot_be_trained_on_is_told_before_the_first_is(store: Path, tmp_path: Path) -> None:  # noqa: F811
+    from test_train import command_line
+
+    from contrail_data.cli import main
+
+    assert command_line(main, "subset", store, "-o", tmp_path / "n.zarr", "--label", "negative").returncode == 0
+    (tmp_path / "mine.yaml").write_text(f"preset: unet2d_v2\nsettings: {{data.train: {tmp_path / 'n.zarr'}}}\n")
+    refused = cli("pipeline", tmp_path / "mine.yaml", "--out", tmp_path / "p", *settings(*SHORT))
+    assert "stage positive:" in refused.stderr
+    assert not (tmp_path / "p/stages").exists()
+    (tmp_path / "mine.yaml").write_text("mask: [all]\n")
+    assert "mine.yaml: lacks stages" in cli("pipeline", tmp_path / "mine.yaml", "--out", tmp_path / "p").stderr
 
 
 @pytest.mark.parametrize(
@@ -194,7 +217,7 @@ def test_rounds_label_what_was_not_seen(store: Path) -> None:  # noqa: F811
     assert [one["round"] for one in told] == [0, 1, 2]
     assert {one["holdout"]["records"] for one in told} == {len(held)}
     again = cli("rounds", "unet2d", "--out", out, "--rounds", 2, "--folds", 2, "--how", "pretrain", *options)
-    assert "rounds of other settings" in again.stderr
+    assert "holds rounds with --how=mixed, not pretrain:" in again.stderr
     record = cli("rounds", "unet2d_classifier", "--out", out.with_name("no"), *options)
     assert "no masks to label with" in record.stderr
 
@@ -299,6 +322,15 @@ def test_folds_of_a_file(raw: Path, tmp_path: Path) -> None:
         open_training_data(DataConfig(train=[str(parent)], folds=str(table), fold=2, leave_out=[0]))
     with pytest.raises(ContrailError, match="holds no fold 1: choose among 0 to 2"):
         open_training_data(DataConfig(train=[str(parent)], folds=str(table), fold=1))
+    for text, told in (
+        ("a,b\n", "no columns record_id and fold"),
+        ("record_id,fold\nx,1\ny\n", "line 3: None is no fold"),
+    ):
+        table.write_text(text)
+        with pytest.raises(ContrailError, match=told):
+            open_training_data(DataConfig(train=[str(parent)], folds=str(table)))
+    with pytest.raises(ContrailError, match="No such file"):
+        open_training_data(DataConfig(train=[str(parent)], folds="none.csv"))
     table.write_text(f"record_id,fold\n{ids[0]},0\n")
     with pytest.raises(ContrailError, match="lacks 8 of the records"):
         open_training_data(DataConfig(train=[str(parent)], folds=str(table)))

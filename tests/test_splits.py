@@ -270,6 +270,7 @@ def test_no_file_is_replaced_unasked_and_none_within_a_store(stores, tmp_path):
             assert isinstance(refused.exception, ContrailError)
             assert told in str(refused.exception)
     assert mine.read_text() == "mine"
+    assert CliRunner().invoke(app, ["audit", str(store), "-o", "x", "--page", "x"]).exit_code == 2
     assert CliRunner().invoke(app, ["splits", str(store), "-k", "2", "-o", str(mine), "--overwrite"]).exit_code == 0
     assert mine.read_text().startswith("record_id,store")
 

@@ -25,7 +25,7 @@ from contrail_data.composites import COMPOSITES
 from contrail_data.sources import open_source
 from contrail_data.sources.synthetic import write_records
 from contrail_data.store import open_store
-from contrail_train.config import DataConfig, with_settings
+from contrail_train.config import DataConfig, read_config, with_settings
 from contrail_train.detector import Detector, Network
 from contrail_train.evaluate import Reading, Scores, calibrate, gated_counts, parts_of, score, score_predictor
 from contrail_train.fit import fit
@@ -35,7 +35,7 @@ from contrail_train.pipeline_presets import get_pipeline
 from contrail_train.predict import Predictor, load_predictor
 from contrail_train.presets import get_config
 from contrail_train.rounds import run_rounds
-from contrail_train.rundir import CALIBRATION
+from contrail_train.rundir import CALIBRATION, CONFIG
 from contrail_train.training_data import Items, open_labelled, open_training_data
 
 FOLDS = 2
@@ -95,12 +95,17 @@ def main() -> None:
         add("flips", "trained so, dihedral, that forgotten", _calibrated(_forgetful(model), held))
 
         if options.rounds:
-            told = run_rounds(
-                with_settings(get_config("unet2d_all"), own), folder / "rounds", options.rounds, FOLDS, "mixed"
-            )
-            for one in told:
-                name = f"round {one['round']}: {'human and pseudo-labels' if one['round'] else 'human labels'}"
-                add("rounds", name, load_predictor(Path(one["run"]), "cpu").for_store(unseen))
+            config = with_settings(get_config("unet2d_all"), own)
+            told = run_rounds(config, folder / "rounds", options.rounds, FOLDS, "mixed")
+            first = told[0]["run"]
+            runs = {f"round {one['round']}": one["run"] for one in told}
+            pretrained = run_rounds(config, folder / "rounds-pretrain", 1, FOLDS, "pretrain")
+            runs["round 1, then human labels alone"] = pretrained[1]["run"]
+            again = read_config(Path(first) / CONFIG).model_copy(update={"start": first})
+            fit(again, folder / "again")
+            runs["round 0, then human labels again"] = str(folder / "again")
+            for name, path in runs.items():
+                add("rounds", name, load_predictor(Path(path), "cpu").for_store(unseen))
 
     what = f"on {len(items)} unseen synthetic records of {SIDE} px, {options.epochs} epochs, {options.seeds} seeds"
     for table, rows in counts.items():

@@ -22,7 +22,7 @@ from contrail_train.presets import PRESETS, config_of, get_config
         ("zzzqqq=1", "see `contrail-train presets show"),
         ("model.mixer=foo", "model.mixer cannot be 'foo': give conv3d, lstm, mean or none"),
         ("epochs=0", "epochs cannot be '0': give a whole number from 1"),
-        ("data.frames=[0,99]", "give a list, of a whole number from -7 to 7"),
+        ("data.frames=[0,99]", "give a list of 1 or more, of a whole number from -7 to 7"),
         ("optim.lr=-1", "give a number above 0"),
         ("optim.lr=.inf", "give a number above 0"),
         ("data.pseudo.weight=0", "give a number above 0"),

@@ -97,11 +97,10 @@ def main() -> None:
         if options.rounds:
             config = with_settings(get_config("unet2d_all"), own)
             told = run_rounds(config, folder / "rounds", options.rounds, FOLDS, "mixed")
-            first = told[0]["run"]
             runs = {f"round {one['round']}": one["run"] for one in told}
-            pretrained = run_rounds(config, folder / "rounds-pretrain", 1, FOLDS, "pretrain")
-            runs["round 1, then human labels alone"] = pretrained[1]["run"]
-            again = read_config(Path(first) / CONFIG).model_copy(update={"start": first})
+            first, second = run_rounds(config, folder / "rounds-pretrain", 1, FOLDS, "pretrain")
+            runs["round 1, then human labels alone"] = second["run"]
+            again = read_config(Path(first["run"]) / CONFIG).model_copy(update={"start": first["run"]})
             fit(again, folder / "again")
             runs["round 0, then human labels again"] = str(folder / "again")
             for name, path in runs.items():

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from contrail_data import __version__
 from contrail_data.errors import ContrailError
-from contrail_data.places import STAGING, Place
+from contrail_data.places import STAGING, Place, store_around
 from contrail_data.shards import Layout
 from contrail_data.store import FORMAT, FORMAT_VERSION, read_provenance
 
@@ -101,7 +101,7 @@ def building(place: Place, plan: str) -> Iterator[None]:
     """
     if not place.remote:
         out = place.path.resolve()
-        if around := next((p for p in out.parents if (p / "zarr.json").exists()), None):
+        if around := store_around(out):
             raise ContrailError(f"{place}: lies inside the store {around}: choose another -o")
         begun = not out.exists() or (out / STAGING).is_dir() or (out.is_dir() and not any(out.iterdir()))
     else:

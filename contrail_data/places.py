@@ -294,6 +294,11 @@ def make_folder(folder: Path) -> None:
         raise ContrailError(f"{folder}: cannot be written ({error.strerror}): choose another place") from None
 
 
+def store_around(path: Path) -> Path | None:
+    """The store that a local path lies in, None where it lies in none."""
+    return next((folder for folder in path.resolve().parents if (folder / "zarr.json").exists()), None)
+
+
 def check_new(file: Path, overwrite: bool, scene: bool = False) -> None:
     """Raises ContrailError, before the work, for a local file that is there already (unless it may be replaced), that
     would lie within a store, or whose folder takes no files; makes that folder. scene: it may be a .zarr folder."""
@@ -301,7 +306,7 @@ def check_new(file: Path, overwrite: bool, scene: bool = False) -> None:
         raise ContrailError(f"{file}: exists: choose another -o, or --overwrite it")
     if file.is_dir() and not (file.suffix == ".zarr" and scene):
         raise ContrailError(f"{file}: is a folder, which is not replaced: choose another -o")
-    if store := next((folder for folder in file.absolute().parents if (folder / "zarr.json").exists()), None):
+    if store := store_around(file):
         raise ContrailError(f"{file}: lies within the store {store}, which is never changed: choose another -o")
     make_folder(file.parent)
 

@@ -151,8 +151,8 @@ def test_a_pipeline_that_is_not_finished_takes_other_settings(store: Path, pipel
     weights = tmp_path / "p/stages/positive/best.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    for again in (command, ("evaluate", tmp_path / "p", store)):
-        assert "is not the file that the run ended with" in cli(*again, *taken[: 99 * (again is command)]).stderr
+    assert "is not the file that the run ended with" in cli(*command, *taken).stderr
+    assert "is not the file that the run ended with" in cli("evaluate", tmp_path / "p", store).stderr
     (tmp_path / "p/calibration.json").unlink()
     assert "holds another run than" in cli(*command, *taken).stderr
     weights.write_bytes(whole)

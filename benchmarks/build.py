@@ -32,12 +32,13 @@ import numpy as np
 import numpy.typing as npt
 from timing import drop_cached, interleaved, medians, spread, verdict, workplace
 
-from contrail_data.build import Settings, build
-from contrail_data.command import table
+from contrail_data.build.build import build
+from contrail_data.cli.common import table
 from contrail_data.composites import COMPOSITES, evaluate, stored_frames
 from contrail_data.errors import ContrailError
-from contrail_data.sources import open_source
-from contrail_data.store import SHARD
+from contrail_data.sources.open import open_source
+from contrail_data.store.schema import SHARD
+from contrail_data.store.settings import Settings
 
 ASH = COMPOSITES["ash"]
 TARGET = 1.3

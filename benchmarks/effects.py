@@ -15,19 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-from contrail_data import command
-from contrail_data.build import Settings, build
+from contrail_data.build.build import build
+from contrail_data.cli import common as command
 from contrail_data.composites import COMPOSITES
-from contrail_data.sources import open_source
-from contrail_data.sources.synthetic import write_records
-from contrail_data.store import open_store
-from contrail_train.config import with_settings
-from contrail_train.evaluate import gated_counts, score_predictor
-from contrail_train.fit import fit
-from contrail_train.metrics import bootstrap_difference, dice
-from contrail_train.predict import load_predictor
-from contrail_train.presets import get_config
-from contrail_train.training_data import open_labelled
+from contrail_data.sources.open import open_source
+from contrail_data.store.reader import open_store
+from contrail_data.store.settings import Settings
+from contrail_data.synthetic.records import write_records
+from contrail_train.config.presets import get_config
+from contrail_train.config.settings import with_settings
+from contrail_train.data.items import open_labelled
+from contrail_train.evaluation.metrics import bootstrap_difference, dice
+from contrail_train.evaluation.score import gated_counts, score_predictor
+from contrail_train.inference.load import load_predictor
+from contrail_train.training.fit import fit
 
 SIDE = 128
 BASE = [

@@ -39,17 +39,21 @@ from peers import PEERS, Batches, zarr_batches
 from timing import Run, cached, drop_cached, interleaved, medians, spread, verdict, workplace
 from ways import SAMPLE, Read, Way, buffer, codec_alone, mapped, memmap, ours, unusable
 
-from contrail_data.build import Settings, build
-from contrail_data.command import table
+from contrail_data.build.build import build
+from contrail_data.cli.common import table
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
-from contrail_data.places import place_of
-from contrail_data.shards import CODECS
-from contrail_data.sources import open_source
-from contrail_data.store import Array, open_store, read_scalars, seal
-from contrail_train.config import DataConfig
-from contrail_train.loader import epoch_order, load, step_rows, steps_per_epoch
-from contrail_train.training_data import Items, open_labelled, open_training_data
+from contrail_data.sources.open import open_source
+from contrail_data.storage.place import place_of
+from contrail_data.store.reader import open_store, read_scalars
+from contrail_data.store.schema import Array
+from contrail_data.store.settings import Settings
+from contrail_data.store.shards import CODECS
+from contrail_data.store.writer import seal
+from contrail_train.config.schema import DataConfig
+from contrail_train.data.items import Items, open_labelled
+from contrail_train.data.loader import epoch_order, load, step_rows, steps_per_epoch
+from contrail_train.data.training_data import open_training_data
 
 ASH = COMPOSITES["ash"]
 WHOLE, FRAME = "whole sample", "labelled frame"

@@ -19,24 +19,30 @@ from pathlib import Path
 import numpy as np
 from effects import BASE, SIDE
 
-from contrail_data import command
-from contrail_data.build import Settings, build
+from contrail_data.build.build import build
+from contrail_data.cli import common as command
 from contrail_data.composites import COMPOSITES
-from contrail_data.sources import open_source
-from contrail_data.sources.synthetic import write_records
-from contrail_data.store import open_store
-from contrail_train.config import DataConfig, read_config, with_settings
-from contrail_train.detector import Detector, Network
-from contrail_train.evaluate import Reading, Scores, calibrate, gated_counts, parts_of, score, score_predictor
-from contrail_train.fit import fit
-from contrail_train.metrics import best_threshold, bootstrap_difference, cross_fitted, dice
-from contrail_train.pipeline import train_pipeline, with_pipeline_settings
-from contrail_train.pipeline_presets import get_pipeline
-from contrail_train.predict import Predictor, load_predictor
-from contrail_train.presets import get_config
-from contrail_train.rounds import run_rounds
-from contrail_train.rundir import CALIBRATION, CONFIG
-from contrail_train.training_data import Items, open_labelled, open_training_data
+from contrail_data.sources.open import open_source
+from contrail_data.store.reader import open_store
+from contrail_data.store.settings import Settings
+from contrail_data.synthetic.records import write_records
+from contrail_train.config.pipeline_presets import get_pipeline
+from contrail_train.config.pipelines import with_pipeline_settings
+from contrail_train.config.presets import get_config
+from contrail_train.config.schema import DataConfig
+from contrail_train.config.settings import read_config, with_settings
+from contrail_train.data.items import Items, open_labelled
+from contrail_train.data.training_data import open_training_data
+from contrail_train.evaluation.calibrate import calibrate
+from contrail_train.evaluation.metrics import best_threshold, bootstrap_difference, cross_fitted, dice
+from contrail_train.evaluation.score import Reading, Scores, gated_counts, parts_of, score, score_predictor
+from contrail_train.inference.detector import Detector, Network
+from contrail_train.inference.load import load_predictor
+from contrail_train.inference.predictor import Predictor
+from contrail_train.runs.directory import CALIBRATION, CONFIG
+from contrail_train.training.fit import fit
+from contrail_train.workflows.pipeline import train_pipeline
+from contrail_train.workflows.rounds import run_rounds
 
 FOLDS = 2
 

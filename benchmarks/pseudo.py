@@ -14,17 +14,20 @@ import shutil
 import torch
 from timing import interleaved, medians, spread, verdict, workplace
 
-from contrail_data import command
-from contrail_data.build import Settings, build
+from contrail_data.build.build import build
+from contrail_data.cli import common as command
 from contrail_data.composites import COMPOSITES
-from contrail_data.pseudo import Decision, label_store
-from contrail_data.sources import open_source
-from contrail_data.store import open_store, pixel_reader
-from contrail_train.config import with_settings
-from contrail_train.detector import single, view_of
-from contrail_train.models import build as build_model
-from contrail_train.predict import Predictor, choose_device
-from contrail_train.presets import get_config
+from contrail_data.labels.predictor import Decision
+from contrail_data.labels.write import label_store
+from contrail_data.sources.open import open_source
+from contrail_data.store.reader import open_store, pixel_reader
+from contrail_data.store.settings import Settings
+from contrail_train.config.presets import get_config
+from contrail_train.config.settings import with_settings
+from contrail_train.inference.detector import single, view_of
+from contrail_train.inference.predictor import Predictor
+from contrail_train.models.segmenter import build as build_model
+from contrail_train.runs.device import choose_device
 
 TARGET = 0.95
 WAYS = {

@@ -27,8 +27,8 @@ import h5py
 import numpy as np
 from timing import spread, verdict
 
-from contrail_data import command
-from contrail_data.sources.synthetic_abi import write_abi
+from contrail_data.cli import common as command
+from contrail_data.synthetic.abi import write_abi
 
 SIZES = {"F": (5424, 5424), "C": (1500, 2500)}
 START = np.datetime64("2024-03-01T12:00")
@@ -70,7 +70,7 @@ def write_large(folder: Path, scene: str) -> None:
 def ours(files: list[str]) -> np.ndarray:
     from contrail_data import open_abi
     from contrail_data.composites import COMPOSITES
-    from contrail_data.scene import composite_of
+    from contrail_data.scans.scene import composite_of
 
     return np.asarray(composite_of(open_abi(files), COMPOSITES["ash"]).values[0])
 
@@ -150,10 +150,11 @@ def stages(folder: Path, run: Path, scratch: Path) -> None:
     """A scan end to end, and the time spent in each stage of it, whether or not another went on meanwhile."""
     import torch
 
-    from contrail_data.sources import abi
-    from contrail_train import scenes
-    from contrail_train.postprocess import Cleaning
-    from contrail_train.predict import Predictor, load_predictor
+    from contrail_data.scans import abi
+    from contrail_train.contrails.cleaning import Cleaning
+    from contrail_train.inference.load import load_predictor
+    from contrail_train.inference.predictor import Predictor
+    from contrail_train.scenes import predict as scenes
 
     torch.set_num_threads(2)
     spent: dict[str, float] = {}
@@ -196,12 +197,12 @@ def stages(folder: Path, run: Path, scratch: Path) -> None:
 
 def switches(run: Path, scratch: Path) -> None:
     """What each step of cleaning up is worth, on synthetic sectors whose contrails are known."""
-    from contrail_data.sources.scenes import abi_shots
-    from contrail_data.sources.synthetic import synthesize
-    from contrail_train.metrics import dice
-    from contrail_train.postprocess import Cleaning, clean
-    from contrail_train.predict import load_predictor
-    from contrail_train.scenes import Tiling, predict_scans
+    from contrail_data.scans.shots import abi_shots
+    from contrail_data.synthetic.records import synthesize
+    from contrail_train.contrails.cleaning import Cleaning, clean
+    from contrail_train.evaluation.metrics import dice
+    from contrail_train.inference.load import load_predictor
+    from contrail_train.scenes.predict import Tiling, predict_scans
 
     model = load_predictor(run, "cpu")
     threshold = model.decision.threshold

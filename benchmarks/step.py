@@ -22,21 +22,25 @@ from timing import interleaved, medians, spread, verdict, workplace
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from contrail_data.build import Settings, build
-from contrail_data.command import table
+from contrail_data.build.build import build
+from contrail_data.cli.common import table
 from contrail_data.composites import COMPOSITES
-from contrail_data.sources import open_source
-from contrail_train import augment
-from contrail_train.config import RunConfig, with_settings
-from contrail_train.loader import Batch, load
-from contrail_train.losses import total_loss
-from contrail_train.models import Segmenter
-from contrail_train.models import build as build_model
+from contrail_data.sources.open import open_source
+from contrail_data.store.settings import Settings
+from contrail_train.config.presets import get_config
+from contrail_train.config.schema import RunConfig
+from contrail_train.config.settings import with_settings
+from contrail_train.data import augment
+from contrail_train.data.loader import Batch, load
+from contrail_train.data.training_data import TrainingData, open_training_data
+from contrail_train.inference.detector import view_of
+from contrail_train.inference.predictor import normalise
+from contrail_train.models.segmenter import Segmenter
+from contrail_train.models.segmenter import build as build_model
 from contrail_train.models.temporal import Blocks3d
-from contrail_train.optim import make_optimiser
-from contrail_train.predict import choose_device, normalise, view_of
-from contrail_train.presets import get_config
-from contrail_train.training_data import TrainingData, open_training_data
+from contrail_train.runs.device import choose_device
+from contrail_train.training.losses import total_loss
+from contrail_train.training.optim import make_optimiser
 
 PRESETS = ("unet2d", "unet25d", "ours", "resnetrs50_2d", "resnetrs50_all", "resnetrs50_classifier")
 CONE_TARGET, FED_TARGET = 1.8, 0.97

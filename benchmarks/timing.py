@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from contrail_data.errors import ContrailError
-from contrail_data.sources.synthetic import write_records
+from contrail_data.synthetic.records import write_records
 
 Run = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)

@@ -26,7 +26,7 @@ import xarray as xr
 from PIL import Image
 
 from contrail_data.errors import BadRecord
-from contrail_data.geometry import GOES_EAST_LONGITUDE
+from contrail_data.geo.geometry import GOES_EAST_LONGITUDE
 
 # Real tiles reach from 188 K over the coldest cloud tops to 319 K over hot desert.
 KELVIN_RANGE = (150.0, 360.0)
@@ -164,3 +164,8 @@ def _resize_label(bit: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8
         return _resize_plane(bit, size, Image.Resampling.NEAREST).astype(np.uint8)
     area = _resize_plane(bit, size, Image.Resampling.BOX)
     return (area >= 0.5 / shrink - 1e-6).astype(np.uint8)
+
+
+FRAMES = 8
+LABELLED_FRAME = 4  # four frames before it, three after
+FRAME_STEP = np.timedelta64(600, "s")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from contrail_data.store import digest_of
+from contrail_data.store.manifest import digest_of
 
 WKT = (
     'PROJCS["unknown",GEOGCS["unknown",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563]],'

@@ -13,12 +13,13 @@ from test_train import command_line
 
 import contrail_data
 from contrail_data.composites import COMPOSITES
-from contrail_data.scene import grid_of
-from contrail_data.sources import abi
-from contrail_data.sources.scenes import Wanted, open_scan_source
-from contrail_data.sources.synthetic_abi import write_abi
-from contrail_data.store import open_store
-from contrail_data.tiles import utm_wkt
+from contrail_data.scans import abi
+from contrail_data.scans.abi_files import _spacecraft, parse_name
+from contrail_data.scans.scene import grid_of
+from contrail_data.scans.tiles import utm_wkt
+from contrail_data.sources.scans import Wanted, open_scan_source
+from contrail_data.store.reader import open_store
+from contrail_data.synthetic.abi import write_abi
 
 START = np.datetime64("2024-03-01T12:00")
 SIZE = (120, 140)
@@ -27,7 +28,7 @@ SMALL = ["--size", "64", "--pixel", "2000", "--at", CENTRE]
 
 
 def cli(*args: object):
-    from contrail_data.cli import main
+    from contrail_data.cli.main import main
 
     return command_line(main, *args)
 
@@ -50,7 +51,7 @@ def scans(tmp_path_factory) -> Path:
     ],
 )
 def test_names(name: str, told: tuple) -> None:
-    file = abi.parse_name(f"s3://bucket/{name}")
+    file = parse_name(f"s3://bucket/{name}")
     assert file is not None
     assert (file.satellite, file.scene, file.product, file.band, file.mode) == told
     assert file.name == name
@@ -60,7 +61,7 @@ def test_names(name: str, told: tuple) -> None:
 
 def test_names_of_others_are_passed_over() -> None:
     for name in ("OR_SUVI-L1b-Fe093_G16_s1_e1_c1.nc", "OR_ABI-L1b-RadC-M6_G16_s20232561536173_e1_c1.nc", "x.nc"):
-        assert abi.parse_name(name) is None
+        assert parse_name(name) is None
 
 
 def test_real_files_are_calibrated_as_satpy_does(real_data: Path) -> None:
@@ -257,8 +258,8 @@ def test_who_stood_where_and_when() -> None:
         ("goes-west", "2022-01-01"),
         ("goes-west", "2024-01-01"),
     ]
-    assert [abi._spacecraft(role, np.datetime64(time, "h")) for role, time in at] == [16, 19, 17, 18]
-    assert abi._spacecraft("goes17", np.datetime64("2020-01-01", "h")) == 17
+    assert [_spacecraft(role, np.datetime64(time, "h")) for role, time in at] == [16, 19, 17, 18]
+    assert _spacecraft("goes17", np.datetime64("2020-01-01", "h")) == 17
 
 
 def test_mistakes_end_in_one_line(scans: Path, tmp_path: Path) -> None:
@@ -326,7 +327,8 @@ def test_files_of_others_and_bands_of_different_times(scans: Path, tmp_path: Pat
 def test_a_satpy_scene_is_accepted(scans: Path) -> None:
     from satpy import Scene
 
-    from contrail_data.sources.scenes import scan, shots_in
+    from contrail_data.scans.shots import shots_in
+    from contrail_data.sources.scans import scan
 
     theirs = Scene(sorted(map(str, scans.glob("*s20240611240*"))), reader="abi_l1b")
     theirs.load(["C11", "C14", "C15"])

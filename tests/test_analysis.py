@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contrail_train.analysis import analysis, gate_story, look, tables, worst
-from contrail_train.metrics import dice
-from contrail_train.report import FALSE, FOUND, MISSED, error_picture, write_page
+from contrail_train.evaluation.analysis import analysis, gate_story, look, tables, worst
+from contrail_train.evaluation.metrics import dice
+from contrail_train.evaluation.report import FALSE, FOUND, MISSED, error_picture, write_page
 
 SIDE = 32
 

@@ -10,8 +10,9 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional
 
-from contrail_train import appearance
-from contrail_train.augment import (
+from contrail_train.config.schema import AugmentConfig
+from contrail_train.data import appearance
+from contrail_train.data.augment import (
     MAX_CHANNELS,
     Augmented,
     Draw,
@@ -22,7 +23,6 @@ from contrail_train.augment import (
     to_label_frame,
     warp,
 )
-from contrail_train.config import AugmentConfig
 
 DIHEDRAL = [
     torch.tensor(rows, dtype=torch.float64)

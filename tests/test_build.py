@@ -17,13 +17,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from contrail_data.build import Settings, build
+from contrail_data.build.build import build
 from contrail_data.composites import COMPOSITES, evaluate
 from contrail_data.errors import BadRecord, ContrailError
-from contrail_data.places import Place
-from contrail_data.sources import open_source
-from contrail_data.store import PROVENANCE, open_store
-from contrail_data.verify import verify
+from contrail_data.sources.open import open_source
+from contrail_data.storage.place import Place
+from contrail_data.store.reader import open_store
+from contrail_data.store.schema import PROVENANCE
+from contrail_data.store.settings import Settings
+from contrail_data.store.verify import verify
 
 ASH = COMPOSITES["ash"]
 SMALL = Settings(ASH, size=32)
@@ -51,7 +53,7 @@ def add_records(raw: Path, count: int) -> None:
 
 
 def cli(*args: object, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from contrail_data.cli import main; main()", *map(str, args)]
+    command = [sys.executable, "-c", "from contrail_data.cli.main import main; main()", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, **options)
 
 
@@ -256,7 +258,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> No
     command = [
         sys.executable,
         "-c",
-        "from contrail_data.cli import main; main()",
+        "from contrail_data.cli.main import main; main()",
         "build-ash",
         str(raw),
         "-o",
@@ -352,8 +354,8 @@ STORE_DAMAGE = {
 
 @pytest.mark.parametrize("kind", STORE_DAMAGE)
 def test_a_damaged_store_is_an_error_that_says_where(raw: Path, tmp_path: Path, kind: str) -> None:
-    from contrail_data.inspect import facts, summary
-    from contrail_data.preview import preview
+    from contrail_data.reports.preview import preview
+    from contrail_data.reports.summary import facts, summary
 
     damage, told = STORE_DAMAGE[kind]
     build_small(raw, tmp_path / "s.zarr")
@@ -369,8 +371,8 @@ def test_a_damaged_store_is_an_error_that_says_where(raw: Path, tmp_path: Path, 
 
 
 def test_small_damage_does_not_stop_looking(raw: Path, tmp_path: Path) -> None:
-    from contrail_data.inspect import facts, summary
-    from contrail_data.preview import preview
+    from contrail_data.reports.preview import preview
+    from contrail_data.reports.summary import facts, summary
 
     build_small(raw, tmp_path / "s.zarr")
     (tmp_path / "s.zarr" / PROVENANCE).write_text("[]")

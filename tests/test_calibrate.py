@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contrail_train import metrics
-from contrail_train.detector import Detector, Network, View
-from contrail_train.evaluate import Calibrated, Reading, Scores, calibrate, parts_of, report
-from contrail_train.training_data import Items, Labels
+from contrail_train.data.items import Items, Labels
+from contrail_train.evaluation import metrics
+from contrail_train.evaluation.calibrate import Calibrated, calibrate
+from contrail_train.evaluation.score import Reading, Scores, parts_of, report
+from contrail_train.inference.detector import Detector, Network, View
 
 SIDE, RECORDS = 16, 24
 MASKS = [{"a": 0.5, "b": 0.5}, {"a": 1.0}, {"b": 1.0}]

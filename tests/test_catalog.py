@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from test_build import build_small
 from typer.testing import CliRunner
 
-from contrail_data import catalog as module
-from contrail_data import catalog_file
-from contrail_data.catalog import (
+from contrail_data.catalog import catalog as module
+from contrail_data.catalog import file as catalog_file
+from contrail_data.catalog.catalog import (
     CATALOG,
     add_entry,
     check_entry,
@@ -30,14 +30,15 @@ from contrail_data.catalog import (
     remove_entry,
     store_path,
 )
-from contrail_data.catalog_cli import _facts, _row
-from contrail_data.catalog_file import find_entry, read_catalog, version_of
-from contrail_data.cli import app
+from contrail_data.catalog.file import find_entry, read_catalog, version_of
+from contrail_data.cli.catalog import _facts, _row
+from contrail_data.cli.main import app
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
-from contrail_data.places import SCHEMES
-from contrail_data.pseudo import Decision, label_store
-from contrail_data.store import open_store
+from contrail_data.labels.predictor import Decision
+from contrail_data.labels.write import label_store
+from contrail_data.storage.place import SCHEMES
+from contrail_data.store.reader import open_store
 
 HERE = "{{ CATALOG_DIR }}"
 
@@ -335,8 +336,8 @@ def test_edits_that_cannot_be_made_safely_are_refused(stores: Path, tmp_path: Pa
 def test_processes_add_at_the_same_time(stores: Path, tmp_path: Path) -> None:
     code = """if True:
         import sys, pathlib
-        from contrail_data.catalog import add_entry
-        from contrail_data.store import open_store
+        from contrail_data.catalog.catalog import add_entry
+        from contrail_data.store.reader import open_store
         stores, catalog, worker = sys.argv[1:]
         for i in range(4):
             for store in ("ash", "float"):

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from contrail_data.errors import ContrailError
-from contrail_train.advice import without_effect
-from contrail_train.config import RunConfig, parse_config, to_explained_yaml, with_settings
-from contrail_train.presets import PRESETS, config_of, get_config
+from contrail_train.config.advice import without_effect
+from contrail_train.config.presets import PRESETS, config_of, get_config
+from contrail_train.config.schema import RunConfig
+from contrail_train.config.settings import parse_config, to_explained_yaml, with_settings
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor, nn
 
-from contrail_data.command import Symmetries
-from contrail_train.augment import to_label_frame
-from contrail_train.detector import Detector, Network, View, onto_labels, ways_of, weighted
+from contrail_data.labels.predictor import Symmetries
+from contrail_train.data.augment import to_label_frame
+from contrail_train.inference.detector import Detector, Network, View, onto_labels, ways_of, weighted
 
 SIDE = 24
 
@@ -105,8 +105,8 @@ def test_weights_scores_and_agreement() -> None:
 
 
 def test_pipelines_of_every_family_are_whole() -> None:
-    from contrail_train.pipeline import stage_config
-    from contrail_train.pipeline_presets import PIPELINES, get_pipeline
+    from contrail_train.config.pipeline_presets import PIPELINES, get_pipeline
+    from contrail_train.config.pipelines import stage_config
 
     for name in PIPELINES:
         config = get_pipeline(name)
@@ -118,8 +118,8 @@ def test_pipelines_of_every_family_are_whole() -> None:
 
 def test_a_pipeline_file_is_checked(tmp_path: Path) -> None:
     from contrail_data.errors import ContrailError
-    from contrail_train.pipeline import with_pipeline_settings
-    from contrail_train.pipeline_presets import get_pipeline
+    from contrail_train.config.pipeline_presets import get_pipeline
+    from contrail_train.config.pipelines import with_pipeline_settings
 
     file = tmp_path / "p.yaml"
     for text, told in [

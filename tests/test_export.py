@@ -21,13 +21,15 @@ from torch import nn
 
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
-from contrail_data.pseudo import Decision
-from contrail_train import export as module
-from contrail_train.config import ModelConfig
-from contrail_train.detector import Detector, Network, View, single
-from contrail_train.export import KEY, SUFFIXES, export, load_exported
-from contrail_train.models import build
-from contrail_train.predict import Predictor
+from contrail_data.labels.predictor import Decision
+from contrail_train.config.schema import ModelConfig
+from contrail_train.inference import export as module
+from contrail_train.inference.detector import Detector, Network, View, single
+from contrail_train.inference.export import export
+from contrail_train.inference.exported import SUFFIXES, _opened_pt2, file_checksum, load_exported
+from contrail_train.inference.predictor import Predictor
+from contrail_train.inference.untrusted_pt2 import KEY
+from contrail_train.models.segmenter import build
 
 SIDE = 64
 SMALL = [16, 16, 16, 16, 16]
@@ -242,13 +244,13 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(
     with pytest.raises(ContrailError, match="is an exported file"):
         export(load_exported(exported[".pt2"], CPU), tmp_path / "a.onnx")
     # a form that does not answer as the model does
-    right = module._opened_pt2
+    right = _opened_pt2
 
     def wrong(path: Path, device: torch.device) -> Any:
         known, ask = right(path, device)
         return known, lambda window: {k: v + (0.001 if k == "score" else 0) for k, v in ask(window).items()}
 
-    monkeypatch.setattr(module, "_opened_pt2", wrong)
+    monkeypatch.setattr("contrail_train.inference.exported._opened_pt2", wrong)
     with pytest.raises(ContrailError, match=r"not written: .* score differs .* by 1\.0e-03"):
         export(model, taken, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["taken.pt2"]
@@ -317,7 +319,7 @@ def with_metadata(exported: dict[str, Path], suffix: str, target: Path, change: 
     proto.metadata_props[0].value = text
     del proto.metadata_props[1:]  # the checksum
     content = proto.SerializeToString(deterministic=True)
-    target.write_bytes(content + module._checksum(content))
+    target.write_bytes(content + file_checksum(content))
     return target
 
 

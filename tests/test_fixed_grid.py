@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS, Geod, Transformer
 
-from contrail_data.fixed_grid import FixedGrid, Projection
-from contrail_data.geometry import satellite_zenith, tile_geometry, to_geodetic
-from contrail_data.scene import assemble
-from contrail_data.tiles import _indices, cut, lattice_sites, native_tile, utm_tile
+from contrail_data.geo.fixed_grid import FixedGrid, Projection
+from contrail_data.geo.geometry import satellite_zenith, tile_geometry, to_geodetic
+from contrail_data.scans.scene import assemble
+from contrail_data.scans.tiles import _indices, cut, lattice_sites, native_tile, utm_tile
 
 EAST = Projection(-75.0)
 ANGLE = st.floats(-0.155, 0.155)

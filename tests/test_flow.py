@@ -13,12 +13,13 @@ from test_build import build_small
 from test_pipeline import labels_of
 from test_train import command_line
 
-from contrail_data.cli import main
+from contrail_data.cli.main import main
 from contrail_data.errors import ContrailError
-from contrail_data.flow import carried, compared, flow_between, label_by_flow, propagate
-from contrail_data.store import open_store
-from contrail_train.config import DataConfig
-from contrail_train.training_data import open_training_data
+from contrail_data.labels.agreement import compared
+from contrail_data.labels.flow import carried, flow_between, label_by_flow, propagate
+from contrail_data.store.reader import open_store
+from contrail_train.config.schema import DataConfig
+from contrail_train.data.training_data import open_training_data
 
 SIDE = 96
 

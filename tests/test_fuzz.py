@@ -22,7 +22,8 @@ from test_build import build_small
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.sample import KELVIN_RANGE
 from contrail_data.sources import records
-from contrail_data.store import DIMS, open_store, pixel_reader, read_scalars
+from contrail_data.store.reader import open_store, pixel_reader, read_scalars
+from contrail_data.store.schema import DIMS
 
 SEED = 20261123
 FILES = ("band_11.npy", "band_14.npy", "band_15.npy", "human_pixel_masks.npy", "human_individual_masks.npy")

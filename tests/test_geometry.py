@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Geod, Transformer
 
-from contrail_data.geometry import local_solar_hour, satellite_zenith, solar_zenith, tile_geometry
+from contrail_data.geo.geometry import local_solar_hour, satellite_zenith, solar_zenith, tile_geometry
 
 
 def utm(meridian: int) -> str:

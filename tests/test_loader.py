@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from test_build import SMALL, add_records, build_small
 
 from contrail_data.errors import ContrailError
-from contrail_data.places import Place
-from contrail_data.pseudo import Decision, Predicted, label_store
-from contrail_data.store import open_store
-from contrail_data.verify import verify
-from contrail_train.config import DataConfig, PseudoConfig
-from contrail_train.loader import epoch_order, load, share_of, step_rows, steps_per_epoch
-from contrail_train.training_data import choose_holdout, open_labelled, open_training_data
+from contrail_data.labels.predictor import Decision, Predicted
+from contrail_data.labels.write import label_store
+from contrail_data.storage.place import Place
+from contrail_data.store.reader import open_store
+from contrail_data.store.verify import verify
+from contrail_train.config.schema import DataConfig, PseudoConfig
+from contrail_train.data.holdout import choose_holdout
+from contrail_train.data.items import open_labelled
+from contrail_train.data.loader import epoch_order, load, share_of, step_rows, steps_per_epoch
+from contrail_train.data.training_data import open_training_data
 
 CPU = torch.device("cpu")
 

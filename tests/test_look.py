@@ -16,18 +16,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from contrail_data import preview as pictures
-from contrail_data.build import Settings, build
-from contrail_data.cli import app
+from contrail_data.build.build import build
+from contrail_data.cli.main import app
 from contrail_data.composites import COMPOSITES, Channel, Composite
 from contrail_data.errors import ContrailError
-from contrail_data.inspect import facts, summary
-from contrail_data.page import view_from
-from contrail_data.preview import LABEL_COLOUR, PREDICTION_COLOUR, VOTE_COLOUR, Look, choose, contact_sheet, preview
-from contrail_data.pseudo import Decision, Predicted, label_store
-from contrail_data.report import page, write_report
-from contrail_data.sources import open_source
-from contrail_data.store import open_store, read_scalars
+from contrail_data.labels.predictor import Decision, Predicted
+from contrail_data.labels.write import label_store
+from contrail_data.reports import preview as pictures
+from contrail_data.reports.page import view_from
+from contrail_data.reports.pictures import LABEL_COLOUR, PREDICTION_COLOUR, VOTE_COLOUR, Look
+from contrail_data.reports.preview import choose, contact_sheet, preview
+from contrail_data.reports.store_page import page, write_report
+from contrail_data.reports.summary import facts, summary
+from contrail_data.sources.open import open_source
+from contrail_data.store.reader import open_store, read_scalars
+from contrail_data.store.settings import Settings
 
 
 def built(root: Path, out: Path, composite: str = "ash", size: int = 32) -> xr.Dataset:

@@ -10,8 +10,8 @@ from segmentation_models_pytorch import losses as smp
 from torch import Tensor
 from torch.nn import functional
 
-from contrail_train.config import LossConfig
-from contrail_train.losses import record_loss, segmentation_loss, total_loss
+from contrail_train.config.schema import LossConfig
+from contrail_train.training.losses import record_loss, segmentation_loss, total_loss
 
 ONES = torch.ones(2)
 TERMS = ["bce", "dice", "symmetric_dice", "lovasz", "focal", "tversky"]

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from contrail_train import metrics
-from contrail_train.metrics import BINS
+from contrail_train.evaluation import metrics
+from contrail_train.evaluation.metrics import BINS
 
 
 def test_metrics_and_config_do_not_import_torch() -> None:
-    code = "import sys, contrail_train.metrics, contrail_train.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, contrail_train.evaluation.metrics, contrail_train.config.schema; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -178,7 +178,7 @@ def test_difference_of_two_masks_is_paired() -> None:
 
 
 def test_a_gate_that_is_best_by_chance_is_not_kept() -> None:
-    from contrail_train.evaluate import _best_gate
+    from contrail_train.evaluation.calibrate import _best_gate
 
     rng = np.random.default_rng(0)
     n = 60

@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional
 
 from contrail_data.errors import ContrailError
-from contrail_train.config import ModelConfig
-from contrail_train.models import build
+from contrail_train.config.schema import ModelConfig
 from contrail_train.models.encoder import build_encoder
 from contrail_train.models.heads import RARE_LOG_ODDS, MaskHead
+from contrail_train.models.segmenter import build
 
 SMALL = [32, 16, 16, 16, 16]
 
@@ -448,7 +448,7 @@ def test_stem_is_adapted_to_other_channels(tmp_path: Path) -> None:
 
 
 def test_convolutions_that_crash_in_channels_last_are_recognised() -> None:
-    from contrail_train.fit import has_thin_strided_pointwise
+    from contrail_train.training.fit import has_thin_strided_pointwise
 
     assert has_thin_strided_pointwise(build(ModelConfig(encoder="repvgg_a0"), 3))
     assert not has_thin_strided_pointwise(build(ModelConfig(encoder="tf_efficientnet_lite0"), 3))

@@ -20,13 +20,14 @@ from test_calibrate import scene
 from test_train import TINY, cli, finished, settings, store, unseen  # noqa: F401 - fixtures
 
 from contrail_data.errors import ContrailError
-from contrail_data.pseudo import Decision, Predicted, label_store
-from contrail_data.store import open_store
-from contrail_train.config import DataConfig
-from contrail_train.loader import epoch_order
-from contrail_train.pipeline import held_out_by_all
-from contrail_train.predict import load_predictor
-from contrail_train.training_data import open_training_data
+from contrail_data.labels.predictor import Decision, Predicted
+from contrail_data.labels.write import label_store
+from contrail_data.store.reader import open_store
+from contrail_train.config.schema import DataConfig
+from contrail_train.data.loader import epoch_order
+from contrail_train.data.training_data import open_training_data
+from contrail_train.inference.load import load_predictor
+from contrail_train.workflows.pipeline import held_out_by_all
 
 SHORT = [*TINY, "epochs=1"]
 
@@ -63,7 +64,7 @@ def test_a_pipeline_is_the_mean_of_its_stages(pipeline: Path, unseen: Path, tmp_
 def test_a_killed_pipeline_goes_on_to_the_same_end(store: Path, pipeline: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "killed"
     options = list(map(str, settings(*SHORT, f"data.train={store}")))
-    command = [sys.executable, "-m", "contrail_train.cli", "pipeline", "unet2d_v2", "--out", str(out), *options]
+    command = [sys.executable, "-m", "contrail_train", "pipeline", "unet2d_v2", "--out", str(out), *options]
     process = subprocess.Popen([*command, "--device", "cpu", "--device", "cpu"], stderr=subprocess.DEVNULL)
     while process.poll() is None and not (out / "stages/classifier/calibration.json").exists():
         time.sleep(0.02)
@@ -164,7 +165,7 @@ def test_a_pipeline_that_is_not_finished_takes_other_settings(store: Path, pipel
 def test_what_a_stage_cannot_be_trained_on_is_told_before_the_first_is(store: Path, tmp_path: Path) -> None:  # noqa: F811
     from test_train import command_line
 
-    from contrail_data.cli import main
+    from contrail_data.cli.main import main
 
     assert command_line(main, "subset", store, "-o", tmp_path / "n.zarr", "--label", "negative").returncode == 0
     (tmp_path / "mine.yaml").write_text(f"preset: unet2d_v2\nsettings: {{data.train: {tmp_path / 'n.zarr'}}}\n")
@@ -294,7 +295,7 @@ def test_leaking_validation_is_refused_dropped_or_allowed(raw: Path, tmp_path: P
     """Records of one site, 20 minutes apart: each store's overlap the other's; the ninth has no place."""
     from test_train import command_line
 
-    from contrail_data.cli import main
+    from contrail_data.cli.main import main
 
     everything = build_small(raw, tmp_path / "all.zarr").place.path
     ids = open_store(everything)["record_id"].values.tolist()

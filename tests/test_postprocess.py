@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from contrail_data.errors import ContrailError
-from contrail_train.postprocess import Cleaning, clean, elongations
+from contrail_train.contrails.cleaning import Cleaning, clean, elongations
 
 MAPS = arrays(np.float32, (3, 12, 14), elements=st.floats(0, 1, width=16))
 VALID = arrays(np.bool_, (3, 12, 14))

@@ -13,8 +13,9 @@ from test_build import Settings, build_small
 from test_train import cli
 
 from contrail_data.composites import COMPOSITES
-from contrail_train.config import RunConfig, parse_config, to_explained_yaml
-from contrail_train.presets import PRESETS, config_of
+from contrail_train.config.presets import PRESETS, config_of
+from contrail_train.config.schema import RunConfig
+from contrail_train.config.settings import parse_config, to_explained_yaml
 
 SIDE = 64
 LIGHT = "resnet10t"
@@ -36,7 +37,7 @@ def stores(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_takes_two_steps(name: str, stores: dict[str, Path], tmp_path: Path) -> None:
     """Small images and decoders; the encoder itself once in its family, a light one in its other members."""
-    from contrail_train.fit import fit
+    from contrail_train.training.fit import fit
 
     config = config_of(name)
     config.data.train = [str(stores[config.data.composite or "ash"])]
@@ -102,7 +103,7 @@ def test_the_list_tells_parent_difference_and_cost(tmp_path: Path, monkeypatch) 
 def test_costs_are_those_of_a_forward_pass() -> None:
     """torchvision's published figures for ResNet-50 are 25.6 M parameters, 4.09 GMAC; its features alone, without
     the classifier's 2.05 M, at 256 px are (256 / 224)² of it."""
-    from contrail_train.cost import count
+    from contrail_train.models.cost import count
 
     config = RunConfig()
     config.model.encoder, config.model.head = "resnet50", "record"

@@ -20,13 +20,14 @@ import zarr
 from conftest import reseal, restate, write_record
 from test_build import ASH, SMALL, add_records, build_small, cli, contents
 
-from contrail_data import journal
-from contrail_data.build import Settings, build
+from contrail_data.build.build import build
 from contrail_data.errors import ContrailError
-from contrail_data.places import Place
-from contrail_data.sources import open_source
-from contrail_data.store import open_store, pixel_reader, read_scalars
-from contrail_data.verify import Damage, verify
+from contrail_data.sources.open import open_source
+from contrail_data.storage.place import Place
+from contrail_data.store import journal
+from contrail_data.store.reader import open_store, pixel_reader, read_scalars
+from contrail_data.store.settings import Settings
+from contrail_data.store.verify import Damage, verify
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +145,12 @@ def test_fifty_kills_of_the_process_group_end_in_the_same_store(tmp_path: Path) 
     # A server forks the builders, so that fifty of them need not import everything fifty times.
     program = """
 import os, signal, sys
-from contrail_data import build, composites, sources, journal, sharing
+from pathlib import Path
+from contrail_data import composites
+from contrail_data.build.build import build
+from contrail_data.build import repair
+from contrail_data.sources.open import open_source
+from contrail_data.store.settings import Settings
 import dask, dask.threaded, zarr, pyproj, scipy.ndimage
 raw, out = sys.argv[1:]
 for line in sys.stdin:
@@ -153,8 +159,8 @@ for line in sys.stdin:
         os.setsid()
         sys.stderr = open(os.devnull, "w")
         ash = composites.COMPOSITES["ash"]
-        source = sources.open_source(build.Path(raw), "train", ash)
-        build.build(source, build.Settings(ash, size=32), out, workers=2)
+        source = open_source(Path(raw), "train", ash)
+        build(source, Settings(ash, size=32), out, workers=2)
         os._exit(0)
     print(child, flush=True)
     print(os.waitpid(child, 0)[1], flush=True)

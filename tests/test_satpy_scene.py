@@ -13,8 +13,8 @@ import xarray as xr
 
 from contrail_data.composites import COMPOSITES, evaluate
 from contrail_data.errors import ContrailError
-from contrail_data.scene import grid_of
-from contrail_data.sources.satpy_scene import _band_of, from_satpy, open_satpy
+from contrail_data.scans.satpy_reader import _band_of, from_satpy, open_satpy
+from contrail_data.scans.scene import grid_of
 
 pytest.importorskip("satpy")
 
@@ -129,7 +129,7 @@ def test_local_areas_of_ami_that_no_file_tells_of_are_refused(real_data: Path) -
 
 
 def test_real_abi_files_are_the_scene_that_our_own_reader_gives(real_data: Path) -> None:
-    from contrail_data.sources.abi import open_abi
+    from contrail_data.scans.abi import open_abi
 
     paths = sorted((real_data / "abi").glob("*RadC*G16*.nc"))
     theirs, ours = open_satpy(paths, reader="abi_l1b", bands=[11, 12, 15]), open_abi(paths)

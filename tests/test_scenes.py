@@ -15,13 +15,14 @@ from rasterio.warp import transform
 from test_train import cli, finished, store  # noqa: F401 - fixtures
 
 from contrail_data.composites import COMPOSITES
-from contrail_data.pseudo import Predicted
-from contrail_data.scene import composite_of, grid_of
-from contrail_data.sources.abi import open_scans, parse_name, scans
-from contrail_data.sources.scenes import abi_shots
-from contrail_data.sources.synthetic_abi import write_abi
-from contrail_train.predict import load_predictor
-from contrail_train.scenes import Tiling, predict_scans
+from contrail_data.labels.predictor import Predicted
+from contrail_data.scans.abi import open_scans
+from contrail_data.scans.abi_files import parse_name, scans
+from contrail_data.scans.scene import composite_of, grid_of
+from contrail_data.scans.shots import abi_shots
+from contrail_data.synthetic.abi import write_abi
+from contrail_train.inference.load import load_predictor
+from contrail_train.scenes.predict import Tiling, predict_scans
 
 START = np.datetime64("2024-03-01T12:00")
 NOON = "2024-03-01T12:20"

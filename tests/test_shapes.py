@@ -14,8 +14,8 @@ from pyproj import Geod, Transformer
 from scipy import ndimage
 
 from contrail_data.errors import ContrailError
-from contrail_data.fixed_grid import FixedGrid, Projection
-from contrail_train.shapes import contrails, to_geojson
+from contrail_data.geo.fixed_grid import FixedGrid, Projection
+from contrail_train.contrails.shapes import contrails, to_geojson
 
 SIZE = 400
 GEOD = Geod(ellps="GRS80")

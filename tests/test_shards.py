@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contrail_data.errors import ContrailError
-from contrail_data.places import Place
-from contrail_data.shards import CODECS, Reader, parse_layout, writing_shards
-from contrail_data.store import Array, create_arrays
+from contrail_data.storage.place import Place
+from contrail_data.store.schema import Array
+from contrail_data.store.shards import CODECS, Reader, parse_layout, writing_shards
+from contrail_data.store.writer import create_arrays
 
 layouts = st.fixed_dictionaries(
     {

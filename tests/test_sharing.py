@@ -21,16 +21,19 @@ from conftest import write_record
 from test_build import ASH, SMALL, add_records, build_small, cli, contents
 from test_safety import raw40, sealed40  # noqa: F401 - fixtures
 
-from contrail_data.build import Settings, build
-from contrail_data.catalog import open_named
-from contrail_data.diff import diff
+from contrail_data.build.build import build
+from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
-from contrail_data.places import Place, cache_place, local_copy, place_of
-from contrail_data.sharing import copy_store
-from contrail_data.sources import open_source
-from contrail_data.sources.stores import appended, choose, from_stores, settings_of, without_repeats
-from contrail_data.store import open_store, pixel_reader
-from contrail_data.verify import verify
+from contrail_data.reports.diff import diff
+from contrail_data.sources.open import open_source
+from contrail_data.sources.select import choose, settings_of, without_repeats
+from contrail_data.sources.stores import appended, from_stores
+from contrail_data.storage.place import Place, place_of
+from contrail_data.store.cache import cache_place, local_copy
+from contrail_data.store.reader import open_store, pixel_reader
+from contrail_data.store.settings import Settings
+from contrail_data.store.transfer import copy_store
+from contrail_data.store.verify import verify
 
 
 def remote_contents(place: Place) -> dict[str, bytes]:
@@ -67,7 +70,7 @@ def test_a_store_built_on_object_storage_is_the_same_store(raw40: Path, sealed40
 
 def test_a_build_on_object_storage_resumes_after_a_kill(raw40: Path, sealed40: Path, s3: str) -> None:  # noqa: F811
     url = f"{s3}/killed.zarr"
-    command = [sys.executable, "-c", "from contrail_data.cli import main; main()", "build-ash", str(raw40), "-o", url]
+    command = [sys.executable, "-c", "from contrail_data.cli.main import main; main()", "build-ash", str(raw40), "-o", url]
     process = subprocess.Popen([*command, "--size", "32", "--workers", "1"], stderr=subprocess.DEVNULL)
     while not any(key.endswith(".json") for key in Place(url).within(".building").sizes()):
         time.sleep(0.01)
@@ -128,7 +131,7 @@ def test_a_cluster_that_loses_a_worker_builds_the_same_store(tmp_path: Path) -> 
     whole = build_small(raw, tmp_path / "whole.zarr")
     out = tmp_path / "s.zarr"
     with cluster(3) as (address, workers):
-        command = [sys.executable, "-c", "from contrail_data.cli import main; main()", "build-ash", str(raw), "-o", out]
+        command = [sys.executable, "-c", "from contrail_data.cli.main import main; main()", "build-ash", str(raw), "-o", out]
         builder = subprocess.Popen(
             [*command, "--size", "32", "--scheduler", address], stderr=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -308,7 +311,7 @@ def test_pull_is_verified_resumes_and_serves_by_digest(sealed40: Path, tmp_path:
 
 def test_several_processes_pull_at_once(sealed40: Path, tmp_path: Path) -> None:  # noqa: F811
     environment = {**os.environ, "CONTRAIL_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", "from contrail_data.cli import main; main()", "pull", str(sealed40)]
+    command = [sys.executable, "-c", "from contrail_data.cli.main import main; main()", "pull", str(sealed40)]
     pulls = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "abc"]
     told = [p.communicate()[1].decode() for p in pulls]
     assert [p.returncode for p in pulls] == [0, 0, 0], told

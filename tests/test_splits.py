@@ -13,15 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from contrail_data.audit import Hashes, audit, image_hashes, similar
-from contrail_data.build import Settings, build
-from contrail_data.cli import app
+from contrail_data.build.build import build
+from contrail_data.cli.main import app
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
-from contrail_data.leaks import leaking
-from contrail_data.sources import open_source
-from contrail_data.splits import between_folds, folds, groups, groups_together, metadata_records, sampling_weights
-from contrail_data.store import open_store, read_scalars
+from contrail_data.sources.open import open_source
+from contrail_data.sources.records import metadata_records
+from contrail_data.splits.audit import Hashes, audit, image_hashes, similar
+from contrail_data.splits.folds import between_folds, folds
+from contrail_data.splits.groups import groups, groups_together, sampling_weights
+from contrail_data.splits.leaks import leaking
+from contrail_data.store.reader import open_store, read_scalars
+from contrail_data.store.settings import Settings
 from tests.conftest import write_record
 
 NAT = np.datetime64("NaT", "ns")

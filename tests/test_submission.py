@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from test_train import cli, finished, settings, store, unseen  # noqa: F401 - fixtures
 
 from contrail_data.errors import ContrailError
-from contrail_data.store import open_store
-from contrail_train.submission import decode, encode
+from contrail_data.store.reader import open_store
+from contrail_train.inference.submission import decode, encode
 
 
 @given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=9)))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from contrail_data.errors import ContrailError
-from contrail_data.geometry import tile_geometry
-from contrail_data.sources import synthetic
-from contrail_data.sources.synthetic import metadata, synthesize, write_records
+from contrail_data.geo.geometry import tile_geometry
+from contrail_data.synthetic import records as synthetic
+from contrail_data.synthetic.records import metadata, synthesize, write_records
 
 SIZE = 64
 

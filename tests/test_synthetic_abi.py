@@ -14,8 +14,8 @@ import pytest
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.sources.synthetic import synthesize
-from contrail_data.sources.synthetic_abi import _BANDS, STEP, abi_grid, write_abi
+from contrail_data.synthetic.abi import _BANDS, STEP, abi_grid, write_abi
+from contrail_data.synthetic.records import synthesize
 
 START = np.datetime64("2023-09-13T15:36:17.34")
 SIZE = (96, 120)

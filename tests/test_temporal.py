@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contrail_data.errors import ContrailError
-from contrail_train.config import ModelConfig
-from contrail_train.models import build
+from contrail_train.config.schema import ModelConfig
+from contrail_train.models.segmenter import build
 from contrail_train.models.temporal import Block3d, Blocks3d, build_mixer
 
 SMALL = {"encoder": "resnet10t", "decoder_channels": [16, 16, 8, 8, 8]}

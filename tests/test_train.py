@@ -22,7 +22,7 @@ from test_build import Settings, build_small
 
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
-from contrail_data.store import open_store
+from contrail_data.store.reader import open_store
 
 TINY = [
     "model.encoder=resnet10t",
@@ -53,7 +53,7 @@ def command_line(main: Callable[[], None], *args: object) -> Done:
 
 
 def cli(*args: object) -> Done:
-    from contrail_train.cli import main
+    from contrail_train.cli.main import main
 
     return command_line(main, *args)
 
@@ -120,7 +120,7 @@ def test_killed_it_goes_on_to_the_same_weights(store: Path, finished: Path) -> N
 
     out = store.parent / "killed"
     options = settings(*TINY, f"data.train={store}")
-    code = "from contrail_train.cli import main; main()"
+    code = "from contrail_train.cli.main import main; main()"
     arguments = ["run", "unet2d", "--out", str(out), *options, "--checkpoint-minutes", "0.0001"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
@@ -174,8 +174,8 @@ def test_prediction_and_evaluation_count_the_same_pixels(unseen: Path, finished:
 def test_predictions_lie_on_the_grid_of_the_stores_own_labels(store: Path, finished: Path, tmp_path: Path) -> None:
     import torch
 
-    from contrail_train.augment import to_label_frame
-    from contrail_train.predict import load_predictor
+    from contrail_train.data.augment import to_label_frame
+    from contrail_train.inference.load import load_predictor
 
     settings = Settings(COMPOSITES["ash"], size=64, label_shift=(0.0, 0.0))
     build_small(store.parent / "raw", tmp_path / "unshifted.zarr", settings=settings)
@@ -198,11 +198,11 @@ def test_the_digest_does_not_tell_how_a_path_was_typed(store: Path, finished: Pa
 
 def test_training_on_pseudo_labels(store: Path, finished: Path) -> None:
     pseudo = store.parent / "train.pseudo.zarr"
-    from contrail_data.cli import main
+    from contrail_data.cli.main import main
 
     made = command_line(main, "pseudo-label", store, "--model", finished, "-o", pseudo)
     assert made.returncode == 0, made.stderr
-    from contrail_train.checkpoint import file_digest
+    from contrail_train.runs.checkpoint import file_digest
 
     assert open_store(pseudo).attrs["model"] == file_digest(finished / "best.safetensors")
     out = store.parent / "run-b"
@@ -222,7 +222,7 @@ def test_a_run_that_never_trained_can_be_corrected(store: Path, tmp_path: Path) 
 
 def test_a_window_of_frames_from_a_single_frame_run(store: Path, unseen: Path, finished: Path) -> None:
     """2D to 2.5D: what matches is taken over, mixers begin as the identity; scored, predicted and pseudo-labelled."""
-    from contrail_data.cli import main
+    from contrail_data.cli.main import main
 
     out = store.parent / "run-25d"
     window = ["data.frames=[-1,0,1]", "model.mixer=conv3d", "model.mix_blocks=1", "augment.time_reversal=0.5"]
@@ -290,9 +290,9 @@ def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path) -> N
 
 def run_steps(store: Path, out: Path, *pairs: str, steps: int = 2, preset: str = "unet2d") -> list[dict]:
     """The log of the first steps."""
-    from contrail_train.config import with_settings
-    from contrail_train.fit import fit
-    from contrail_train.presets import get_config
+    from contrail_train.config.presets import get_config
+    from contrail_train.config.settings import with_settings
+    from contrail_train.training.fit import fit
 
     fit(with_settings(get_config(preset), [*TINY, f"data.train={store}", *pairs]), out, stop_after=steps)
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -313,7 +313,7 @@ def test_gradients_accumulate_to_those_of_the_whole_batch(store: Path, tmp_path:
 def test_out_of_memory_halves_what_goes_through_at_once(store: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     import torch
 
-    from contrail_train.models import Segmenter
+    from contrail_train.models.segmenter import Segmenter
 
     whole = run_steps(store, tmp_path / "a", *CONVNEXT)
     forward = Segmenter.forward
@@ -333,7 +333,7 @@ def test_a_loss_that_is_no_number_stops_with_its_batch_saved(store: Path, tmp_pa
     from safetensors import safe_open
 
     from contrail_data.errors import ContrailError
-    from contrail_train import fit as loop
+    from contrail_train.training import fit as loop
 
     true_loss, calls = loop.total_loss, []
 
@@ -364,8 +364,8 @@ def test_what_is_frozen_stays(store: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         import torch
 
-        from contrail_train.config import read_config
-        from contrail_train.models import build
+        from contrail_train.config.settings import read_config
+        from contrail_train.models.segmenter import build
 
         torch.manual_seed(0)
         begun = build(read_config(out / "config.yaml").model, 3).state_dict()
@@ -378,9 +378,9 @@ def test_what_is_frozen_stays(store: Path, tmp_path: Path) -> None:
 def test_each_part_learns_at_its_own_rate() -> None:
     import torch
 
-    from contrail_train.config import ModelConfig, OptimConfig
-    from contrail_train.models import build
-    from contrail_train.optim import make_optimiser, set_learning_rate
+    from contrail_train.config.schema import ModelConfig, OptimConfig
+    from contrail_train.models.segmenter import build
+    from contrail_train.training.optim import make_optimiser, set_learning_rate
 
     model = build(ModelConfig(encoder="resnet10t", decoder_channels=[16, 16, 8, 8, 8], mixer="conv3d"), 3, [-1, 0, 1])
     config = OptimConfig(lr=1e-3, encoder_lr=2e-4, mixer_lr=5e-4, warmup=0.1)
@@ -400,7 +400,7 @@ def test_the_best_epochs_are_averaged(store: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from contrail_train.checkpoint import save_mean
+    from contrail_train.runs.checkpoint import save_mean
 
     done = cli(
         "run", "unet2d", "--out", tmp_path / "run", *settings(*TINY, "optim.average_best=2", f"data.train={store}")
@@ -418,18 +418,19 @@ def test_the_best_epochs_are_averaged(store: Path, tmp_path: Path) -> None:
 
 GRADIENTS = """
 import sys, torch
-from contrail_train import fit as loop
-from contrail_train.config import parse_config
+from contrail_train.runs.distributed import join
+from contrail_train.training.fit import fit
+from contrail_train.config.settings import parse_config
 import yaml
 clip = torch.nn.utils.clip_grad_norm_
 def saving(parameters, norm):
     parameters = list(parameters)
-    torch.save([p.grad.clone() for p in parameters], f"{sys.argv[2]}-{loop.join(torch.device('cpu'))[0].rank}.pt")
+    torch.save([p.grad.clone() for p in parameters], f"{sys.argv[2]}-{join(torch.device('cpu'))[0].rank}.pt")
     return clip(parameters, norm)
 torch.nn.utils.clip_grad_norm_ = saving
 torch.set_num_threads(1)
 from pathlib import Path
-loop.fit(parse_config(yaml.safe_load(open(sys.argv[1])), "test"), Path(sys.argv[2]), stop_after=1)
+fit(parse_config(yaml.safe_load(open(sys.argv[1])), "test"), Path(sys.argv[2]), stop_after=1)
 """
 
 
@@ -437,8 +438,8 @@ def test_two_processes_have_the_gradient_of_one(store: Path, tmp_path: Path) -> 
     """Through torchrun and gloo: batch norms over both, cross-entropy and global Dice."""
     import torch
 
-    from contrail_train.config import to_yaml, with_settings
-    from contrail_train.presets import get_config
+    from contrail_train.config.presets import get_config
+    from contrail_train.config.settings import to_yaml, with_settings
 
     pairs = [*TINY, "model.drop_path=0", "batch_size=8", "loss.dice=1", "device=cpu", f"data.train={store}"]
     (tmp_path / "config.yaml").write_text(to_yaml(with_settings(get_config("unet2d"), pairs)))
@@ -458,7 +459,7 @@ def test_a_second_process_in_one_run_directory_is_refused(store: Path, tmp_path:
     out = tmp_path / "r"
     run_steps(store, out, steps=1)
     code = (
-        "import pathlib, time; from contrail_train.rundir import hold;"
+        "import pathlib, time; from contrail_train.runs.directory import hold;"
         f"file = hold(pathlib.Path({str(out)!r})); print('held', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -13,7 +13,7 @@ import xarray as xr
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.sample import check_record_id, make_sample, unknown_geometry
-from contrail_data.sources import Source
+from contrail_data.sources.base import Source
 from contrail_data.sources.npy import digest, read_npy
 
 

@@ -13,14 +13,11 @@ import xarray as xr
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
-from contrail_data.geometry import tile_geometry
-from contrail_data.sample import check_record_id, make_sample, unknown_geometry
-from contrail_data.sources import Source, missing
+from contrail_data.geo.geometry import local_solar_hour, tile_geometry
+from contrail_data.sample import FRAME_STEP, FRAMES, LABELLED_FRAME, check_record_id, make_sample, unknown_geometry
+from contrail_data.sources.base import Source, missing
 from contrail_data.sources.npy import digest, read_label, read_npy
 
-FRAMES = 8
-LABELLED_FRAME = 4  # four frames before it, three after
-FRAME_STEP = np.timedelta64(600, "s")
 MAX_ANNOTATORS = 8  # one bit each
 _GEOMETRY_KEYS = {"projection_wkt", "row_min", "row_size", "col_min", "col_size"}
 
@@ -199,3 +196,38 @@ def _check_value(key: str, value: Any) -> None:
             raise ValueError(f"{key} is not text")
     elif type(value) not in (int, float) or not abs(value) < 1e9 * (4 if key == "timestamp" else 1):  # NaN fails too
         raise ValueError(f"{key} is {str(value)[:40]!r}, not a usable number")
+
+
+def metadata_records(path: Path, size: int) -> xr.Dataset:
+    """What `{split}_metadata.json` tells, as `records` without labels, raw data or images.
+
+    Such a file does not tell how large tiles are: they are taken for `size` pixels a side.
+    Raises ContrailError for a file without any record's time and place, or a tile outside of its projection.
+    """
+    entries = metadata_entries(path)
+    tiles = []
+    for entry in entries:
+        numbers = {key: entry[key] for key in ("projection_wkt", "row_min", "row_size", "col_min", "col_size")}
+        try:
+            tiles.append(tile_geometry(**numbers, height=size, width=size))
+        except ValueError as error:
+            raise ContrailError(f"{path}: record {entry['record_id']}: {str(error)[:120]}: correct the entry") from None
+    start = np.array([round(entry["timestamp"] * 1e3) for entry in entries]).astype("datetime64[ms]")
+    start_ns = start.astype("datetime64[ns]")
+    count = len(entries)
+    longitude = np.array([tile["longitude"] for tile in tiles])
+    return xr.Dataset(
+        {
+            "record_id": ("sample", np.array([str(entry["record_id"]) for entry in entries])),
+            "label_source": ("sample", np.full(count, "none")),
+            "source_digest": ("sample", np.full(count, "")),
+            "labelled_frame": ("sample", np.full(count, LABELLED_FRAME)),
+            "positive_pixels": ("sample", np.zeros(count, np.int32)),
+            "time": (("sample", "time"), start_ns[:, np.newaxis] + FRAME_STEP * (np.arange(FRAMES) - LABELLED_FRAME)),
+            "latitude": ("sample", np.array([tile["latitude"] for tile in tiles])),
+            "longitude": ("sample", longitude),
+            "corner_latitude": (("sample", "corner"), np.array([tile["corner_latitude"] for tile in tiles])),
+            "corner_longitude": (("sample", "corner"), np.array([tile["corner_longitude"] for tile in tiles])),
+            "local_solar_hour": ("sample", local_solar_hour(longitude, start).astype(np.float32)),
+        }
+    )

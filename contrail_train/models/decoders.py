@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contrail_data.errors import ContrailError
-from contrail_train.config import ModelConfig
+from contrail_train.config.schema import ModelConfig
 from contrail_train.models.temporal import norm
 
 SMALLEST_SCSE = 16

@@ -1,0 +1,5 @@
+"""`python -m contrail_data`: the same as the command `contrail-data`."""
+
+from contrail_data.cli.main import main
+
+main()

@@ -1,0 +1,273 @@
+"""Source → store on dask, resumable: what is finished is read from the unfinished store itself.
+
+A task takes one shard of records from raw bytes to stored bytes and then writes a journal entry that names what it
+wrote. A killed build loses at most the shards that were under way; the next one does only the rest, and the sealed
+bytes are those of an undisturbed build, whoever and however many built it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from contrail_data.build.scheduler import run
+from contrail_data.composites import quantise, stored_frames, whiten
+from contrail_data.errors import BadRecord, ContrailError
+from contrail_data.progress import progress
+from contrail_data.sample import resize
+from contrail_data.sources.base import Source
+from contrail_data.storage.place import Place, place_of, same_place
+from contrail_data.store import journal, stats
+from contrail_data.store.journal import Files, Row, Shard
+from contrail_data.store.samples import stack_scalars, stored_values
+from contrail_data.store.schema import SHARD, Array, checksum_name
+from contrail_data.store.settings import Settings
+from contrail_data.store.shards import Layout, Reader, ShardWriter, writing_shards
+from contrail_data.store.writer import create_arrays, seal
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did."""
+
+    place: Place
+    digest: str
+    samples: int
+    resumed: int
+    """Samples found finished from an earlier, interrupted build; all of them where the store was there."""
+    set_aside: list[str] = field(default_factory=list)
+    was_there: bool = False
+
+
+def build(
+    source: Source,
+    settings: Settings,
+    out: str | Path,
+    *,
+    workers: int,
+    scheduler: str = "threads",
+    strict: bool = False,
+    overwrite: bool = False,
+    command: Sequence[str] = (),
+) -> Built:
+    """Build and seal a store at a path or URL; finish an interrupted one; return at once where the same store is
+    there already.
+
+    `scheduler` is `threads`, `processes` (both of this machine, `workers` of them) or the address of a
+    dask.distributed scheduler, whose workers must see the source and `out` under the same names. Raises BadRecord for
+    the first bad record when `strict`; ContrailError when `out` holds another store or another build, when the disk
+    refuses, or when no record at all is usable.
+    """
+    if not all(abs(d) <= 8 for d in settings.label_shift):  # NaN fails too
+        raise ContrailError(f"--label-shift {settings.label_shift}: give pixels down and right, at most 8")
+    place = place_of(out).resolved()
+    if any(same_place(place.url, read) for read in source.reads):
+        raise ContrailError(f"{out}: is a store to read from: choose another -o")
+    if not place.remote and not source.reads and f"{place.url}/".startswith(f"{source.where}/{source.split}/"):
+        raise ContrailError(f"{out}: lies among the records: choose another -o")
+    facts = [source.kind, source.split, source.record_ids, source.frames, settings.composite.to_dict()]
+    plan = journal.plan_of(
+        [*facts, settings.dtype, settings.codec, settings.size, settings.label_shift, source.parents, *source.choices]
+    )
+    if strict and source.problems:
+        raise BadRecord(source.problems[0])
+    if overwrite:
+        journal.remove_store(place)
+    if (done := journal.finished_store(place, plan)) is not None:
+        return Built(place, done["digest"], done["samples"], done["samples"], done["set_aside"], was_there=True)
+    with journal.building(place, plan):
+        arrays = settings.arrays(source.frames, source.gaps)
+        layouts = create_arrays(place, arrays, len(source.record_ids))
+        files: dict[int, Files] = {}
+        rows: dict[int, Row] = {}
+
+        def keep(shard: Shard) -> None:
+            files[shard.number] = shard.files
+            rows.update({row["index"]: row for row in shard.rows})
+
+        for shard in journal.read_entries(place, layouts):
+            # A record whose files have changed since is read again, with its shard.
+            if all(row["stamp"] == _stamp(source, row["record_id"]) for row in shard.rows):
+                keep(shard)
+        if source.adopt is not None:
+            for shard in source.adopt(layouts, set(files)):
+                for row in shard.rows:
+                    row["stamp"] = _stamp(source, row["record_id"])
+                journal.write_entry(place, shard)
+                keep(shard)
+        resumed = len(rows)
+        todo = [shard for shard in range(-(-len(source.record_ids) // SHARD)) if shard not in files]
+        tasks = [
+            partial(build_shard, source.part(_members(source, shard)), settings, layouts, place, strict, shard)
+            for shard in todo
+        ]
+        with progress("copy" if source.kind == "stores" else "build-ash", len(source.record_ids), resumed) as advance:
+
+            def on_shard(shard: Shard) -> None:
+                keep(shard)
+                advance(len(shard.rows))
+
+            run(tasks, scheduler, workers, on_shard)
+        ordered = [row for _, row in sorted(rows.items())]
+        good = [row for row in ordered if "error" not in row]
+        set_aside = source.problems + [row["error"] for row in ordered if "error" in row]
+        if not good:
+            raise ContrailError(f"{source.root}: none of {len(rows)} records is usable; the first: {set_aside[0]}")
+        good, files = _fill_holes(place, layouts, files, good)
+        digest = _seal(source, settings, place, plan, layouts, arrays, files, good, set_aside, command)
+    return Built(place, digest, len(good), resumed, set_aside)
+
+
+def _members(source: Source, shard: int) -> Sequence[str]:
+    return source.record_ids[shard * SHARD : (shard + 1) * SHARD]
+
+
+def build_shard(
+    source: Source, settings: Settings, layouts: dict[str, Layout], place: Place, strict: bool, shard: int
+) -> Shard:
+    """Raw bytes to stored bytes for the records of one shard; a row each, also for one that had to be set aside."""
+    rows = []
+    with writing_shards(layouts, shard) as writers:
+        for position, record_id in enumerate(source.record_ids):
+            row: Row = {
+                "index": shard * SHARD + position,
+                "record_id": record_id,
+                "stamp": _stamp(source, record_id),
+            }
+            try:
+                row |= store_sample(source.read_sample(record_id, _own_memory), settings, writers, position)
+            except BadRecord as error:
+                if strict:
+                    raise
+                row["error"] = str(error) if record_id in str(error) else f"{record_id}: {error}"
+            rows.append(row)
+        files = {name: writer.finish() for name, writer in writers.items()}
+    made = Shard(shard, files, rows)
+    journal.write_entry(place, made)
+    return made
+
+
+_memory = threading.local()
+
+
+def _own_memory(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An array in this thread's own memory, the same at every call for a shape: pages fresh from the kernel cost more
+    time than what is read into them."""
+    arrays = _memory.__dict__.setdefault("arrays", {})
+    key = (shape, np.dtype(dtype))
+    if key not in arrays:
+        if len(arrays) >= 4:  # records of many sizes
+            arrays.clear()
+        arrays[key] = np.empty(shape, dtype)
+    return arrays[key]
+
+
+def store_sample(
+    sample: xr.Dataset, settings: Settings, writers: dict[str, ShardWriter], position: int
+) -> dict[str, Any]:
+    """Write one sample's chunks; returns their checksums, moments per channel and per-sample values."""
+    sample = resize(sample, settings.size)
+    found = sample.variables  # cheaper to reach than the Dataset's own items
+    valid_tyx = np.moveaxis(found["valid"].values, -1, 0) if "valid" in found else None
+    if "image" in found:
+        unit_tchw = found["image"].transpose("time", "channel", "y", "x").values
+        image_tchw = _own_memory(unit_tchw.shape, settings.dtype)
+        quantise(unit_tchw, image_tchw)
+    else:
+        bands = dict(zip(found["band"].values.tolist(), found["brightness_temperature"].values, strict=True))
+        with np.errstate(invalid="ignore"):  # missing pixels are NaN so far
+            image_tchw = stored_frames(settings.composite, bands, settings.dtype, _own_memory)
+    if valid_tyx is not None:
+        whiten(image_tchw, valid_tyx)
+    nobody = np.zeros((settings.size, settings.size), np.uint8)
+    checksums = {"image": writers["image"].add(position, image_tchw)}
+    for name in ("mask", "annotators"):
+        checksums[name] = writers[name].add(position, found[name].values if name in found else nobody)
+    if "valid" in writers:
+        everywhere = np.ones((len(image_tchw), settings.size, settings.size), np.uint8)
+        stored = everywhere if valid_tyx is None else np.ascontiguousarray(valid_tyx, np.uint8)
+        checksums["valid"] = writers["valid"].add(position, stored)
+    values = stored_values(sample.attrs, found["time"].values)
+    moments = stats.moments(image_tchw, valid_tyx)
+    missing = 0 if valid_tyx is None else int(valid_tyx.size - valid_tyx.sum())
+    return {"checksums": checksums, "moments": moments, "values": values | {"missing_pixels": missing}}
+
+
+def _fill_holes(
+    place: Place, layouts: dict[str, Layout], files: dict[int, Files], good: list[Row]
+) -> tuple[list[Row], dict[int, Files]]:
+    """Rows by slot, and the files that hold them: samples from the end take the places of records set aside.
+
+    Few moves, the same in every build, and repeatable after a kill: a shard's entry is dropped before the shard is
+    written anew, from bytes that no earlier move has touched.
+    """
+    count = len(good)
+    holes = iter(sorted(set(range(count)) - {row["index"] for row in good}))
+    order = {(row["index"] if row["index"] < count else next(holes)): row for row in good}
+    rows = [order[slot] for slot in range(count)]
+    last = (count - 1) // SHARD
+    readers = {name: Reader(layout) for name, layout in layouts.items()}
+    beyond = any(row["index"] >= count and row["index"] // SHARD == last for row in good)
+    for shard in range(last + 1):
+        here = rows[shard * SHARD : (shard + 1) * SHARD]
+        as_built = all(row["index"] == shard * SHARD + at for at, row in enumerate(here))
+        if as_built and not (shard == last and beyond):
+            continue
+        stored = [{name: read.stored(row["index"]) for name, read in readers.items()} for row in here]
+        journal.drop_entries(place, [shard])
+        with writing_shards(layouts, shard) as writers:
+            for position, sample in enumerate(stored):
+                for name, parts in sample.items():
+                    writers[name].add_stored(position, parts)
+            files[shard] = {name: writer.finish() for name, writer in writers.items()}
+    superfluous = [shard for shard in files if shard > last]
+    journal.drop_entries(place, superfluous)
+    place.remove([layout.key(shard) for shard in superfluous for layout in layouts.values()])
+    return rows, {shard: files[shard] for shard in range(last + 1)}
+
+
+def _seal(
+    source: Source,
+    settings: Settings,
+    place: Place,
+    plan: str,
+    layouts: dict[str, Layout],
+    arrays: dict[str, Array],
+    files: dict[int, Files],
+    rows: list[Row],
+    set_aside: list[str],
+    command: Sequence[str],
+) -> str:
+    scalars = stack_scalars(rows, settings)
+    for idle, used in (("annotators", "annotator_count"), ("valid", "missing_pixels")):
+        if idle in arrays and not scalars[used].values.any():
+            arrays = {name: array for name, array in arrays.items() if name != idle}
+            scalars = scalars.drop_vars(checksum_name(idle))
+            place.remove([f"{idle}/{key}" for key in place.within(idle).sizes()])
+    train = [row["moments"] for row in rows if row["values"]["split"] == "train"]
+    attributes = {
+        "kind": "samples",
+        "composite": settings.composite.to_dict(),
+        "source": source.kind,
+        "label_shift": list(settings.label_shift),
+        "statistics": stats.merge(train, settings.composite.channel_names) if train else None,
+        **({"parents": source.parents} if source.parents else {}),
+    }
+    chunk_files = {layouts[name].key(shard): written[name] for shard, written in files.items() for name in arrays}
+    provenance: dict[str, Any] = {"plan": plan, "samples": len(rows), "source": source.where, "split": source.split}
+    provenance["set_aside"] = set_aside
+    return seal(place, arrays, scalars, attributes, chunk_files, command, provenance)
+
+
+def _stamp(source: Source, record_id: str) -> list[int]:
+    """Sizes and times of a record's files: a record that changed since is built again."""
+    found = [path.stat() if path.exists() else None for path in source.files(record_id)]
+    return [n for s in found for n in ((s.st_size, s.st_mtime_ns) if s else (-1, -1))]

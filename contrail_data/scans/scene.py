@@ -1,0 +1,163 @@
+"""A scene: what an imager saw of its fixed grid at one or several times, as an xarray.Dataset with a fixed schema.
+
+    brightness_temperature  (time, band, y, x) float32, kelvin, NaN where missing; lazy
+    time                    (time) datetime64[ns] UTC, middle of the scan; scan_start, scan_end (time)
+    band                    (band) int, ABI band numbers (of other imagers the band with that wavelength)
+    x, y                    (x), (y) float64 radians, scan angles of the pixels' centres
+    goes_imager_projection  the CF grid mapping
+
+Attributes: platform, instrument, scene, source (names of the files).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from contrail_data.composites import Composite, evaluate
+from contrail_data.errors import ContrailError
+from contrail_data.geo.fixed_grid import FixedGrid, Projection
+from contrail_data.geo.geometry import satellite_zenith, solar_zenith
+
+GRID_MAPPING = "goes_imager_projection"
+_CACHED_ROWS = 16  # of all bands and channels stay in the processor's cache
+
+
+def assemble(
+    temperature: Any,
+    bands: Sequence[int],
+    grid: FixedGrid,
+    start: npt.NDArray[np.datetime64],
+    end: npt.NDArray[np.datetime64],
+    attributes: Mapping[str, Any],
+) -> xr.Dataset:
+    """A scene of `temperature` (time, band, y, x), any array that xarray takes, lazy ones included."""
+    x, y = grid.axes()
+    about = {
+        "units": "K",
+        "standard_name": "toa_brightness_temperature",
+        "long_name": "brightness temperature",
+        "grid_mapping": GRID_MAPPING,
+    }
+    angle = {"units": "rad", "axis": "", "long_name": "scan angle"}
+    return xr.Dataset(
+        {"brightness_temperature": (("time", "band", "y", "x"), temperature, about)},
+        coords={
+            "time": ("time", start + (end - start) / 2, {"long_name": "middle of the scan, UTC"}),
+            "scan_start": ("time", start),
+            "scan_end": ("time", end),
+            "band": ("band", np.asarray(bands, np.int16), {"long_name": "ABI band number"}),
+            "x": ("x", x, angle | {"axis": "X", "standard_name": "projection_x_coordinate"}),
+            "y": ("y", y, angle | {"axis": "Y", "standard_name": "projection_y_coordinate"}),
+            GRID_MAPPING: ((), np.int32(0), grid.projection.cf_attributes()),
+        },
+        attrs={"Conventions": "CF-1.11", **attributes},
+    )
+
+
+def grid_of(scene: xr.Dataset) -> FixedGrid:
+    """The fixed grid that a scene, or a window of one, lies on."""
+    mapping = scene[GRID_MAPPING].attrs
+    projection = Projection(
+        float(mapping["longitude_of_projection_origin"]),
+        float(mapping["perspective_point_height"]),
+        float(mapping["semi_major_axis"]),
+        float(mapping["semi_minor_axis"]),
+        str(mapping["sweep_angle_axis"]),
+    )
+    (x, dx, width), (y, dy, height) = (_line(scene[name].values) for name in ("x", "y"))
+    return FixedGrid(projection, x, y, dx, dy, height, width)
+
+
+def _line(values: npt.NDArray[np.float64]) -> tuple[float, float, int]:
+    step = (values[-1] - values[0]) / (len(values) - 1) if len(values) > 1 else 5.6e-5
+    return float(values[0]), float(step), len(values)
+
+
+def with_geometry(scene: xr.Dataset) -> xr.Dataset:
+    """The scene with lazy coordinates: `latitude`, `longitude`, `satellite_zenith` (y, x), `solar_zenith` (time, y, x),
+    degrees, NaN beside the Earth; `scan_time` (time, y): when the row was scanned.
+
+    A scan goes through its rows evenly from first to last, to within the half minute that a swath of rows takes.
+    """
+    import dask.array as da
+
+    grid = grid_of(scene)
+    rows = next(iter(scene.chunksizes.get("y", ())), grid.height)
+    x, y = (da.from_array(scene[name].values, chunks=c) for name, c in (("x", -1), ("y", rows)))
+    angles_x, angles_y = da.meshgrid(x, y)
+
+    def place(which: int) -> Any:
+        return da.map_blocks(
+            lambda ax, ay: grid.projection.to_geodetic(ax, ay)[which], angles_x, angles_y, dtype=np.float64
+        )
+
+    latitude, longitude = place(0), place(1)
+    zenith = da.map_blocks(
+        satellite_zenith, latitude, longitude, satellite_longitude=grid.projection.longitude, dtype=np.float64
+    )
+    times = da.from_array(row_times(scene), chunks=(1, rows))
+    sun = da.map_blocks(
+        lambda a, o, t: solar_zenith(a, o, t), latitude[None], longitude[None], times[:, :, None], dtype=np.float64
+    )
+    degrees = {"units": "degree"}
+    return scene.assign_coords(
+        latitude=(("y", "x"), latitude, {"units": "degrees_north", "standard_name": "latitude"}),
+        longitude=(("y", "x"), longitude, {"units": "degrees_east", "standard_name": "longitude"}),
+        satellite_zenith=(("y", "x"), zenith, degrees | {"standard_name": "sensor_zenith_angle"}),
+        solar_zenith=(("time", "y", "x"), sun, degrees | {"standard_name": "solar_zenith_angle"}),
+        scan_time=(("time", "y"), times, {"long_name": "time of the row's scan, UTC"}),
+    )
+
+
+def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) -> xr.DataArray:
+    """Channels of a composite, (time, channel, y, x) float32 in [0, 1], NaN where a band is missing; lazy if the scene
+    is: a block of rows then goes from the file to the composite in one task.
+
+    Raises ContrailError for a band that the scene lacks.
+    """
+    there = scene["band"].values.tolist()
+    if absent := [band for band in composite.bands if band not in there]:
+        raise ContrailError(
+            f"the scene has no band {absent[0]}, which composite {composite.name!r} needs (there are "
+            f"{', '.join(map(str, there))}): open it, or choose a composite without"
+        )
+
+    def channels(*planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        times, rows, columns = planes[0].shape
+        made = np.empty((times, len(composite.channels), rows, columns), np.float32)
+        for t in range(times):
+            for top in range(0, rows, _CACHED_ROWS):
+                part = slice(top, top + _CACHED_ROWS)
+                bands = {band: plane[t, part] for band, plane in zip(composite.bands, planes, strict=True)}
+                evaluate(composite, bands, clip=clip, out=made[t, :, part])
+        return made
+
+    bands = [scene["brightness_temperature"].sel(band=band, drop=True) for band in composite.bands]
+    if bands[0].chunks is None:
+        made: Any = channels(*(band.values for band in bands))
+    else:
+        import dask.array as da
+
+        count = len(composite.channels)
+        chunks = (bands[0].chunks[0], (count,), *bands[0].chunks[1:])
+        made = da.map_blocks(channels, *(band.data for band in bands), dtype=np.float32, new_axis=1, chunks=chunks)
+    return xr.DataArray(
+        made,
+        dims=("time", "channel", "y", "x"),
+        coords={**bands[0].coords, "channel": composite.channel_names},
+        name=composite.name,
+        attrs={"long_name": f"composite {composite.name}", "units": "1", "grid_mapping": GRID_MAPPING},
+    )
+
+
+def row_times(scene: xr.Dataset) -> npt.NDArray[np.datetime64]:
+    """(time, y) datetime64[ns]: when each row was scanned."""
+    start, end = (scene[name].values.astype("datetime64[ns]") for name in ("scan_start", "scan_end"))
+    share = (np.arange(scene.sizes["y"]) + 0.5) / scene.sizes["y"]
+    spent = (end - start).astype(np.int64)[:, np.newaxis] * share
+    return np.asarray(start[:, np.newaxis] + spent.astype("timedelta64[ns]"))

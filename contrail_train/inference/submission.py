@@ -1,0 +1,75 @@
+"""The competition's submission file: run lengths of each record's mask.
+
+The rule, of "Google Research - Identify Contrails to Reduce Global Warming": pairs of start and length over the pixels
+numbered from 1 down each column, columns from left to right; pairs sorted, positive, without overlap; `-` for an empty
+mask; columns record_id, encoded_pixels.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from contrail_data.errors import ContrailError
+from contrail_data.storage.files import write_atomically
+from contrail_data.store.reader import pixel_reader, read_scalars
+from contrail_data.store.schema import kind
+
+EMPTY = "-"
+
+
+def encode(mask_yx: npt.NDArray[np.bool_]) -> str:
+    """Run lengths of a mask (y, x)."""
+    pixels = np.concatenate([[False], mask_yx.T.ravel(), [False]])
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1])
+    runs = np.stack([edges[::2] + 1, edges[1::2] - edges[::2]], -1)
+    return " ".join(map(str, runs.ravel().tolist())) or EMPTY
+
+
+def decode(text: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The mask (y, x) of run lengths. Raises ContrailError for what the rule does not allow."""
+    mask = np.zeros(shape[0] * shape[1], bool)
+    if text.strip() == EMPTY:
+        return mask.reshape(shape[::-1]).T
+    parts = text.split()
+    if not parts or len(parts) % 2 or not all(part.isdecimal() for part in parts):
+        raise ContrailError(f"run lengths {text[:40]!r}: are no pairs of start and length: correct them")
+    free = 1
+    for start, length in zip(map(int, parts[::2]), map(int, parts[1::2]), strict=True):
+        if start < free or length < 1 or start + length - 1 > mask.size:
+            raise ContrailError(
+                f"run lengths {text[:40]!r}: {start} {length} overlaps, is not in order, or leaves the mask: correct it"
+            )
+        mask[start - 1 : start - 1 + length] = True
+        free = start + length
+    return mask.reshape(shape[::-1]).T
+
+
+def write_submission(predictions: xr.Dataset, out: Path) -> tuple[int, int]:
+    """Write the masks of a store that `predict` made as a submission; returns (records, how many of them are empty).
+
+    Raises ContrailError for a store of another kind, or one with several frames a record.
+    """
+    path = predictions.attrs["path"]
+    if kind(predictions) != "predictions":
+        raise ContrailError(f"{path}: holds {kind(predictions)}: name a store that contrail-train predict wrote")
+    if predictions.sizes["time"] != 1:
+        raise ContrailError(f"{path}: holds {predictions.sizes['time']} frames a record: predict without --all-frames")
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["record_id", "encoded_pixels"])
+    read = pixel_reader(predictions, "frame_mask")
+    mask_1yx = np.empty((1, *predictions["frame_mask"].shape[2:]), np.uint8)
+    empty = 0
+    ids = [str(record_id) for record_id in read_scalars(predictions)["record_id"].values]
+    for sample, record_id in enumerate(ids):
+        read(sample, [0], mask_1yx)
+        empty += not mask_1yx.any()
+        table.writerow([record_id, encode(mask_1yx[0] > 0)])
+    write_atomically(out, [text.getvalue().encode()])
+    return len(ids), empty

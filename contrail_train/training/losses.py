@@ -1,0 +1,196 @@
+"""What training minimises: a weighted sum of terms of the mask, of a decoder's other maps and of the record.
+
+Every term but one is a function of sums over pixels. `total` adds those sums up over all processes before anything
+is divided, so each process has the loss of the global batch; where its backward adds up gradients likewise, as that
+of an all-reduce does, and the processes' gradients are then averaged, as DDP does, the outcome is the gradient of
+one process on the whole batch. The exception is the Lovász hinge, which sorts: it is the mean over processes.
+
+A pixel counts by its sample's weight times its validity, in every term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from contrail_train.config.schema import LossConfig
+
+Total = Callable[[Tensor], Tensor]
+SMOOTH = 1.0  # pixels added to both sides of Dice
+
+
+def only_this_process(sums: Tensor) -> Tensor:
+    """The `total` of a single process."""
+    return sums
+
+
+def total_loss(
+    output: Mapping[str, Tensor],
+    target_b1hw: Tensor,
+    positive_b1: Tensor,
+    weight_b: Tensor,
+    config: LossConfig,
+    valid_b1hw: Tensor | None = None,
+    total: Total = only_this_process,
+) -> Tensor:
+    """Loss of whatever the model put out, a float32 scalar; one call of `total`.
+
+    output: any of `logits_b1hw`; with it `auxiliary_bkhw`, k more predictions of the mask, whose mean loss counts
+    `config.auxiliary`; and `record_logit_b1`, whose loss counts `config.record`. Where mask and record are learnt
+    together the mask learns from positive records only. Targets, weights and validity as in `segmentation_loss` and
+    `record_loss`. Raises ValueError for an output with neither mask nor record.
+    """
+    mask, record = output.get("logits_b1hw"), output.get("record_logit_b1")
+    auxiliary = output.get("auxiliary_bkhw")
+    maps = [] if mask is None else [mask, *(auxiliary.split(1, dim=1) if auxiliary is not None else ())]
+    mask_weight_b = weight_b if record is None else weight_b * positive_b1[:, 0]
+    parts = [_mask_sums(m, target_b1hw, mask_weight_b, config, valid_b1hw) for m in maps]
+    if record is not None:
+        parts.append(_record_sums(record, positive_b1, weight_b, config))
+    if not parts:
+        raise ValueError(f"a model's output with neither mask nor record: {sorted(output)}")
+    sums = total(torch.cat(parts)).split([len(p) for p in parts])
+    losses = [_mask_loss(s, config) for s in sums[: len(maps)]]
+    loss = losses[0] if losses else torch.zeros_like(sums[-1][0])
+    if len(losses) > 1:
+        loss = loss + config.auxiliary * torch.stack(losses[1:]).mean()
+    if record is not None:
+        loss = loss + config.record * _mean(*sums[-1])
+    return loss
+
+
+def segmentation_loss(
+    logits_b1hw: Tensor,
+    target_b1hw: Tensor,
+    weight_b: Tensor,
+    config: LossConfig,
+    valid_b1hw: Tensor | None = None,
+    total: Total = only_this_process,
+) -> Tensor:
+    """The weighted sum of the mask's terms, a float32 scalar whatever the type of the logits.
+
+    logits_b1hw: (b, 1, h, w), any floating type; target_b1hw: same shape, probabilities in [0, 1]; weight_b: (b,)
+    weight of each sample, >= 0; a batch of weights 0 gives loss and gradient 0; valid_b1hw: (b, 1, h, w) in [0, 1],
+    pixels of 0 counting in no term; None: all are valid. `total` is called once.
+    """
+    return _mask_loss(total(_mask_sums(logits_b1hw, target_b1hw, weight_b, config, valid_b1hw)), config)
+
+
+def record_loss(
+    record_logit_b1: Tensor,
+    positive_b1: Tensor,
+    weight_b: Tensor,
+    config: LossConfig,
+    total: Total = only_this_process,
+) -> Tensor:
+    """Cross-entropy of "has a contrail", the weighted mean over samples, a float32 scalar, `config.record` left out.
+
+    record_logit_b1, positive_b1: (b, 1) logits and probabilities; weight_b: (b,). `total` is called once.
+    """
+    return _mean(*total(_record_sums(record_logit_b1, positive_b1, weight_b, config)))
+
+
+def cross_entropy(logits: Tensor, target: Tensor, pos_weight: float = 1.0, smoothing: float = 0.0) -> Tensor:
+    """−(pos_weight · t log p + (1 − t) log(1 − p)) per element, t moved by `smoothing` of the way to 1/2."""
+    target = target + smoothing * (0.5 - target)
+    weight = logits.new_full((), pos_weight)  # filled where it is, which does not wait for the device
+    return functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
+
+
+def focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """|t − p|^gamma × cross-entropy per element: focal loss, and its extension to soft targets, whose minimum is p = t.
+
+    https://arxiv.org/abs/1708.02002 without its alpha; https://arxiv.org/abs/2006.04388, equation 5.
+    """
+    miss = (target - logits.sigmoid()).abs().clamp_min(1e-6)  # below gamma 1 the slope at 0 is infinite
+    return miss.pow(gamma) * cross_entropy(logits, target)
+
+
+def lovasz_hinge(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Symmetric Lovász hinge over all elements: the mean of that for contrail and for its complement; a scalar.
+
+    The convex extension of Jaccard's loss, https://arxiv.org/abs/1705.08790, algorithm 1, on sets of weighted
+    pixels. A pixel of target t is t of a contrail pixel and 1 − t of another, so soft targets count as they are and,
+    since a hinge error is the same in both directions, one sort serves both. As Jaccard is a ratio, only the ratio
+    of weights matters; all of them 0 give 0.
+    """
+    logits, target, weight = logits.flatten(), target.flatten(), weight.flatten()
+    error = torch.cat([1 - logits, 1 + logits])  # of being contrail, of not being it
+    order = error.detach().argsort(descending=True)
+    # steps of the curve are about 1 / pixels: differences of float32 would be mostly rounding
+    contrail = torch.cat([weight * target, torch.zeros_like(weight)]).double()[order].cumsum(0)
+    clear = torch.cat([torch.zeros_like(weight), weight * (1 - target)]).double()[order].cumsum(0)
+    wrong, tiny = contrail + clear, torch.finfo(torch.float32).tiny
+    # |union| - |intersection| over |union| with the most wrong pixels, the first i of them, misjudged
+    jaccard = wrong / (contrail[-1] + clear).clamp_min(tiny) + wrong / (clear[-1] + contrail).clamp_min(tiny)
+    slope = torch.empty_like(error)
+    slope[order] = (0.5 * jaccard.diff(prepend=jaccard.new_zeros(1))).to(error.dtype)
+    return (functional.relu(error) * slope).sum()
+
+
+def _mask_sums(
+    logits_b1hw: Tensor, target_b1hw: Tensor, weight_b: Tensor, config: LossConfig, valid_b1hw: Tensor | None
+) -> Tensor:
+    """Sums over the pixels of this process's batch, (8,) float32, in the order that `_mask_loss` takes them."""
+    logits, target = logits_b1hw.float(), target_b1hw.float()
+    weight = weight_b.float()[:, None, None, None].expand_as(logits)
+    if valid_b1hw is not None:
+        weight = weight * valid_b1hw.float()
+    size = weight.sum()
+    bce = focus = overlap = predicted = true = hinge = hinge_weight = torch.zeros_like(size)
+    if config.bce:
+        bce = (weight * cross_entropy(logits, target, config.pos_weight, config.label_smoothing)).sum()
+    if config.focal:
+        focus = (weight * focal(logits, target, config.focal_gamma)).sum()
+    if config.dice or config.symmetric_dice or config.tversky:
+        prob = logits.sigmoid()
+        overlap, predicted, true = (weight * prob * target).sum(), (weight * prob).sum(), (weight * target).sum()
+    if config.lovasz:
+        hinge_weight = (size > 0).float()  # a process without a pixel that counts is not in the mean
+        hinge = lovasz_hinge(logits, target, weight)
+    return torch.stack([size, bce, focus, overlap, predicted, true, hinge, hinge_weight])
+
+
+def _mask_loss(sums: Tensor, config: LossConfig) -> Tensor:
+    """The weighted sum of terms from (8,) sums over all processes; a term of weight 0 is left out.
+
+    Dice is global, (2 Σpt + s) / (Σp + Σt + s): the score itself, where the mean of each sample's Dice is not, as
+    most samples have no contrail. With nothing to find, 1 − Dice is Σp / (Σp + s): it falls with every false
+    probability and, with s of one pixel, no gradient exceeds 1 (a tiny s would make it explode as Σp goes to 0).
+    Tversky, (Σpt + s/2) / (Σpt + miss Σ(1−p)t + (1 − miss) Σp(1−t) + s/2), is Dice where a miss costs 1/2;
+    https://arxiv.org/abs/1706.05721.
+    """
+    size, bce, focus, overlap, predicted, true, hinge, hinge_weight = sums.unbind()
+    loss = sums.new_zeros(())
+    if config.bce:
+        loss = loss + config.bce * _mean(bce, size)
+    if config.focal:
+        loss = loss + config.focal * _mean(focus, size)
+    dice = (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
+    if config.dice:
+        loss = loss + config.dice * (1 - dice)
+    if config.symmetric_dice:
+        clear = (2 * (size - predicted - true + overlap) + SMOOTH) / (2 * size - predicted - true + SMOOTH)
+        loss = loss + config.symmetric_dice * (1 - (dice + clear) / 2)
+    if config.tversky:
+        missed, false = true - overlap, predicted - overlap
+        wrong = config.tversky_miss * missed + (1 - config.tversky_miss) * false
+        loss = loss + config.tversky * wrong / (overlap + wrong + SMOOTH / 2)
+    if config.lovasz:
+        loss = loss + config.lovasz * hinge / hinge_weight.clamp_min(1)
+    return loss
+
+
+def _record_sums(record_logit_b1: Tensor, positive_b1: Tensor, weight_b: Tensor, config: LossConfig) -> Tensor:
+    """Weighted cross-entropy and weight, summed over this process's samples: (2,) float32."""
+    logit_b1, target_b1 = record_logit_b1.float(), positive_b1.float()
+    error_b1 = cross_entropy(logit_b1, target_b1, config.pos_weight, config.label_smoothing)
+    weight_b = weight_b.float()
+    return torch.stack([(weight_b * error_b1[:, 0]).sum(), weight_b.sum()])
+
+
+def _mean(weighted: Tensor, weight: Tensor) -> Tensor:
+    return weighted / weight.clamp_min(1e-12)

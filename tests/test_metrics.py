@@ -13,7 +13,9 @@ from contrail_train.evaluation.metrics import BINS
 
 
 def test_metrics_and_config_do_not_import_torch() -> None:
-    code = "import sys, contrail_train.evaluation.metrics, contrail_train.config.schema; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, contrail_train.evaluation.metrics, contrail_train.config.schema; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -218,7 +218,7 @@ def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "gk2a_ami_le1b_ir112_la020ge_202308090034.nc"
     path.touch()
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ContrailError, match=rf"{module}.*pip install 'contrail\[satpy\]'"):
+    with pytest.raises(ContrailError, match=rf"{module}.*pip install '\.\[satpy\]'"):
         open_satpy([path])
 
 

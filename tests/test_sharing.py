@@ -70,7 +70,15 @@ def test_a_store_built_on_object_storage_is_the_same_store(raw40: Path, sealed40
 
 def test_a_build_on_object_storage_resumes_after_a_kill(raw40: Path, sealed40: Path, s3: str) -> None:  # noqa: F811
     url = f"{s3}/killed.zarr"
-    command = [sys.executable, "-c", "from contrail_data.cli.main import main; main()", "build-ash", str(raw40), "-o", url]
+    command = [
+        sys.executable,
+        "-c",
+        "from contrail_data.cli.main import main; main()",
+        "build-ash",
+        str(raw40),
+        "-o",
+        url,
+    ]
     process = subprocess.Popen([*command, "--size", "32", "--workers", "1"], stderr=subprocess.DEVNULL)
     while not any(key.endswith(".json") for key in Place(url).within(".building").sizes()):
         time.sleep(0.01)
@@ -131,7 +139,15 @@ def test_a_cluster_that_loses_a_worker_builds_the_same_store(tmp_path: Path) -> 
     whole = build_small(raw, tmp_path / "whole.zarr")
     out = tmp_path / "s.zarr"
     with cluster(3) as (address, workers):
-        command = [sys.executable, "-c", "from contrail_data.cli.main import main; main()", "build-ash", str(raw), "-o", out]
+        command = [
+            sys.executable,
+            "-c",
+            "from contrail_data.cli.main import main; main()",
+            "build-ash",
+            str(raw),
+            "-o",
+            out,
+        ]
         builder = subprocess.Popen(
             [*command, "--size", "32", "--scheduler", address], stderr=subprocess.PIPE, stdout=subprocess.PIPE
         )

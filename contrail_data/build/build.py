@@ -160,7 +160,8 @@ _memory = threading.local()
 
 def _own_memory(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An array in this thread's own memory, the same at every call for a shape: pages fresh from the kernel cost more
-    time than what is read into them."""
+    time than what is read into them.
+    """
     arrays = _memory.__dict__.setdefault("arrays", {})
     key = (shape, np.dtype(dtype))
     if key not in arrays:

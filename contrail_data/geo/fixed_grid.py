@@ -63,7 +63,8 @@ class Projection:
 
     def to_geodetic(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Array, Array]:
         """(latitude, longitude) in degrees, float64, of scan angles x (east) and y (north) in radians, which broadcast;
-        NaN where the line of sight misses the Earth."""
+        NaN where the line of sight misses the Earth.
+        """
         x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
         sin_x, cos_x, sin_y, cos_y = np.sin(x), np.cos(x), np.sin(y), np.cos(y)
         if self.sweep == "x":  # the line of sight: towards the Earth's centre, east, north
@@ -85,7 +86,8 @@ class Projection:
         self, latitude: npt.ArrayLike, longitude: npt.ArrayLike, altitude: npt.ArrayLike = 0.0
     ) -> tuple[Array, Array]:
         """(x, y) in radians, float64, under which a point `altitude` metres above the ellipsoid is seen; NaN where the
-        Earth hides it. Arguments broadcast."""
+        Earth hides it. Arguments broadcast.
+        """
         px, py, pz = self._position(latitude, longitude, altitude)
         along, east, north = self.distance - px, py, pz
         if self.sweep == "x":

@@ -66,7 +66,8 @@ def label_by_flow(
     frames_tcyx: npt.NDArray[Any], labelled_cyx: npt.NDArray[Any], label_yx: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """((t, y, x) the labelled frame's label in every frame, (t) how sure): the share of the label's pixels from which
-    the flow there and back ends within `RETURNS`; 1 without a label."""
+    the flow there and back ends within `RETURNS`; 1 without a label.
+    """
     carried_tyx = np.zeros((len(frames_tcyx), *label_yx.shape), np.float32)
     sure_t = np.ones(len(frames_tcyx), np.float32)
     if not label_yx.any():

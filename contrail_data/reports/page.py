@@ -35,7 +35,8 @@ def view_from(
     longitude: npt.NDArray[np.float64], latitude: npt.NDArray[np.float64], centre: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Degrees as a geostationary satellite over `centre` degrees east sees them: x, y in [-1, 1] of the disk (y down),
-    and which are on its side of the horizon. On the sphere, which is off by a pixel or so on a page-wide map."""
+    and which are on its side of the horizon. On the sphere, which is off by a pixel or so on a page-wide map.
+    """
     distance = 42164.0 / 6378.0  # of the satellite, in radii of the Earth
     phi, delta = np.radians(latitude), np.radians(longitude - centre)
     cosine = np.cos(phi) * np.cos(delta)

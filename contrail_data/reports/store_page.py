@@ -452,7 +452,8 @@ def _bars(
 ) -> str:
     """Bars of counts, of shares (floats up to 1, told as per cent) or, with `power`, of powers of ten.
 
-    `mark` is a line at a fraction of the width."""
+    `mark` is a line at a fraction of the width.
+    """
     shares = values.dtype.kind == "f" and not power
     top = max(float(values.max()), 1e-9)
     step = max(1.0, nice_step(top)) if not shares else nice_step(top)

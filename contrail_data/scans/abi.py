@@ -171,7 +171,8 @@ def _table(url: str, name: str) -> npt.NDArray[np.float32]:
 
 def _parts(variable: Any, rows: slice, columns: slice) -> Iterator[tuple[tuple[slice, slice], npt.NDArray[Any]]]:
     """Packed pixels of a window, chunk by chunk, with where they belong in it; straight from the chunks' bytes where
-    they are deflated in the usual way: outside of the HDF5 library's lock, so that other threads work meanwhile."""
+    they are deflated in the usual way: outside of the HDF5 library's lock, so that other threads work meanwhile.
+    """
     pipeline = variable.id.get_create_plist()
     codes = [pipeline.get_filter(i)[0] for i in range(pipeline.get_nfilters())]
     usual = codes in ([h5py.h5z.FILTER_DEFLATE], [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE])

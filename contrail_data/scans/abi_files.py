@@ -149,7 +149,8 @@ class Scan:
 
 def scans(files: Sequence[AbiFile]) -> tuple[list[Scan], list[str]]:
     """The scans of one satellite, scene and product in the order of time, and a line for each file that another copy of
-    it, made later, replaces. Raises ContrailError for files of several satellites, scenes or products."""
+    it, made later, replaces. Raises ContrailError for files of several satellites, scenes or products.
+    """
     kinds = sorted({(f.satellite, f.scene, f.product) for f in files})
     if len(kinds) > 1:
         told = ", ".join(f"G{satellite} {product}{scene}" for satellite, scene, product in kinds)

@@ -47,7 +47,7 @@ _NAMES = {
 """Files whose reader and channel are known by name."""
 _SECTORS = {"FLDK": "full disk", "FD": "full disk", "F": "full disk", "C": "CONUS", "ELA": "extended local area"}
 _SECTORS |= {"LA": "local area", "M1": "mesoscale 1", "M2": "mesoscale 2"}
-_INSTALL = "pip install 'contrail[satpy]'"
+_INSTALL = "run pip install '.[satpy]' in the checkout of contrail"
 _opening = threading.Lock()  # satpy's configuration is the whole process's
 
 
@@ -198,8 +198,9 @@ def _read(paths: Sequence[Path], reader: str, wanted: Sequence[int]) -> _Scan:
 
 @contextmanager
 def _unpacked_unseen(reader: str) -> Iterator[None]:
-    """satpy unpacks .bz2 into files that it leaves there until the process ends, a full disk's 240 MB a time. It maps
-    AHI's when loading: from then on they can lose their names, and take no room once the scene is forgotten."""
+    """Satpy unpacks .bz2 into files that it leaves there until the process ends, a full disk's 240 MB a time. It maps
+    AHI's when loading: from then on they can lose their names, and take no room once the scene is forgotten.
+    """
     import satpy
 
     if reader != "ahi_hsd":
@@ -214,8 +215,9 @@ def _unpacked_unseen(reader: str) -> Iterator[None]:
 
 
 def _identifiers(scene: Scene) -> dict[int, Any]:
-    """satpy's identifier of each band that the files hold, at the coarsest resolution it comes in, which all bands
-    have."""
+    """Satpy's identifier of each band that the files hold, at the coarsest resolution it comes in, which all bands
+    have.
+    """
     chosen: dict[int, Any] = {}
     for key in scene.available_dataset_ids():
         band = _band_of(key.get("wavelength"))
@@ -376,7 +378,7 @@ def _files_of(scene: Scene) -> tuple[str, ...]:
 
 
 def _handlers(scene: Scene) -> list[Any]:
-    """satpy's open files of a Scene, where it keeps them; none of one that was made otherwise."""
+    """Satpy's open files of a Scene, where it keeps them; none of one that was made otherwise."""
     readers = getattr(scene, "_readers", {}).values()
     return [file for reader in readers for same in reader.file_handlers.values() for file in same]
 

@@ -32,7 +32,8 @@ def frames_of(
     shots: Sequence[Shot], time: np.datetime64, before: int, after: int, tolerance: float
 ) -> list[Shot | None]:
     """For each frame, 10 minutes apart about a time, the scan that starts nearest, at most `tolerance` minutes off; no
-    scan serves two frames."""
+    scan serves two frames.
+    """
     starts = np.array([shot.start for shot in shots]).astype("datetime64[ns]")
     frames = time.astype("datetime64[ns]") + FRAME_STEP * np.arange(-before, after + 1)
     reach = np.timedelta64(round(tolerance * 60), "s")
@@ -107,7 +108,8 @@ def shots_in(
 ) -> list[Shot]:
     """The scans of a scene that is open already, such as `satpy_scene.from_satpy` makes of a satpy Scene.
 
-    files, open_time: where it came from and how to open one time of it anew, for other processes."""
+    files, open_time: where it came from and how to open one time of it anew, for other processes.
+    """
     bands = tuple(scene["band"].values.tolist())
     name = (*files, str(scene.attrs.get("platform", "")), str(id(scene)) if open_time is None else "")
     return [

@@ -81,7 +81,8 @@ class Tile:
 
     def indices_of(self, grid: FixedGrid) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Fractional (row, column) on the tile of each pixel of a grid, each (grid.height, grid.width); NaN beside the
-        Earth, any number outside of the tile."""
+        Earth, any number outside of the tile.
+        """
         if self.native:
             h = grid.projection.height
             x, y = (axis * h for axis in grid.axes())
@@ -138,7 +139,8 @@ def utm_tile(latitude: float, longitude: float, size: int = 256, pixel: float | 
 
 def native_tile(grid: FixedGrid, latitude: float, longitude: float, size: int) -> Tile:
     """The window of `size` x `size` pixels of a fixed grid whose centre is nearest to a place. It may reach beyond the
-    grid: pixels there are missing. Raises ValueError for a place that the satellite does not see."""
+    grid: pixels there are missing. Raises ValueError for a place that the satellite does not see.
+    """
     row, column = (float(index) for index in grid.indices(latitude, longitude))
     if not math.isfinite(row + column):
         raise ValueError(f"latitude {latitude:g}, longitude {longitude:g}: not seen from {grid.projection.longitude:g}")
@@ -149,7 +151,8 @@ def native_tile(grid: FixedGrid, latitude: float, longitude: float, size: int) -
 
 def lattice_sites() -> list[tuple[float, float]]:
     """(latitude, longitude) of the OpenContrails site lattice: rows from 41 S to 40 N over the Americas, sites 500 km
-    apart in both directions. Fitted to the 253 sites of the validation metadata, which lie within 0.1 degree of it."""
+    apart in both directions. Fitted to the 253 sites of the validation metadata, which lie within 0.1 degree of it.
+    """
     sites = []
     for k in range(19):
         latitude = -41.0 + 4.499 * k

@@ -20,7 +20,8 @@ from contrail_data.store.shards import CODECS, parse_layout
 
 def settings_of(store: xr.Dataset) -> Settings:
     """The settings that a store of samples was built with. Raises ContrailError for another kind or a layout that is
-    not ours."""
+    not ours.
+    """
     path = store.attrs["path"]
     if kind(store) != "samples":
         raise ContrailError(f"{path}: holds {kind(store)}, no samples: name a store of samples")

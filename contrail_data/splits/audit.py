@@ -40,7 +40,8 @@ class Hashes:
 
 def image_hashes(store: xr.Dataset, records: xr.Dataset) -> Hashes:
     """Hash the labelled frame (the first where none is) of every sample: of each channel, shrunk to 32 x 32, the 63
-    lowest frequencies of its cosine transform but the mean, by whether they are over their median."""
+    lowest frequencies of its cosine transform but the mean, by whether they are over their median.
+    """
     from PIL import Image
     from scipy.fft import dctn
 
@@ -146,7 +147,8 @@ def _masks_differ(store_a: xr.Dataset, store_b: xr.Dataset, pairs: Leaks) -> tup
 
 def tally(leaks: Leaks, kinds: Collection[str] = KINDS) -> list[tuple[str, Leaks]]:
     """The leaks by kind and what is worth telling apart, with what each is called; of `kinds`, those that were looked
-    for, empty ones too."""
+    for, empty ones too.
+    """
     rows: list[tuple[str, str, npt.NDArray[np.bool_] | bool]] = [
         ("id", "same record id", True),
         ("data", "same raw data", True),
@@ -173,7 +175,8 @@ def tally_table(leaks: Leaks, within: bool, kinds: Collection[str] = KINDS) -> t
 def leaks_csv(leaks: Leaks, records_a: xr.Dataset, records_b: xr.Dataset) -> bytes:
     """A line a pair and kind: kind, record_a, record_b, overlap (share of the smaller footprint), minutes (between the
     labelled frames), gap (minutes between the sequences, 0 where they share time), distance (share of hash bits), dice;
-    what is not known is left empty."""
+    what is not known is left empty.
+    """
     a, b = as_text(records_a["record_id"].values), as_text(records_b["record_id"].values)
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")

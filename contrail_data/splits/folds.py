@@ -50,7 +50,8 @@ def folds(group: npt.NDArray[np.str_], positive: npt.NDArray[np.bool_], k: int) 
 
 def _cut(amounts: npt.NDArray[Any], shares: Floats) -> Ints:
     """(n) which of len(shares) successive parts each amount falls into, by its middle; parts add up as `shares` do, of
-    which those under 0 are none."""
+    which those under 0 are none.
+    """
     shares = np.maximum(shares, 0)
     if not shares.sum():
         shares = np.ones(len(shares))

@@ -20,7 +20,8 @@ from contrail_data.store.samples import Floats, as_text, label_of, labelled_time
 
 def site_and_day(records: xr.Dataset) -> npt.NDArray[np.str_]:
     """(sample) the tile's centre to a tenth of a degree and the UTC day of the labelled frame, as in
-    `-27.5 -63.2 2020-01-17`; the record's id where either is unknown."""
+    `-27.5 -63.2 2020-01-17`; the record's id where either is unknown.
+    """
     times = labelled_time(records)
     latitude, longitude = records["latitude"].values, records["longitude"].values
     known = ~np.isnat(times) & np.isfinite(latitude) & np.isfinite(longitude)
@@ -97,7 +98,8 @@ def _classes(records: xr.Dataset, factor: str) -> npt.NDArray[np.int64]:
 
 def described(stores: Sequence[xr.Dataset]) -> dict[str, str]:
     """What records of some stores are, for a table: records, positives, their share of the labelled, first and last
-    day, the month with most records and its share of all, sites."""
+    day, the month with most records and its share of all, sites.
+    """
     label, times, sites = (np.concatenate([of(s) for s in stores]) for of in (label_of, labelled_time, site_of))
     labelled, known = label[label >= 0], times[~np.isnat(times)]
     period, busiest = "-", "-"

@@ -99,7 +99,8 @@ def leaking(
 
 def pairs_within(stores: Sequence[xr.Dataset], minutes: float, overlap: float) -> list[Pairs]:
     """Pairs of records of some stores, as indices into all of them, by what they share: id, raw data, footprint and
-    time; see `leaking`."""
+    time; see `leaking`.
+    """
     facts = _together([facts_of(records) for records in stores])
     return [_same_id(facts, None), _same_data(facts, None), _footprint_pairs(facts, None, minutes, overlap)]
 

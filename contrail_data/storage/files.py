@@ -22,7 +22,8 @@ def write_atomically(path: Path, parts: Sequence[Part]) -> None:
 
 def make_folder(folder: Path) -> None:
     """A local folder is there afterwards, and takes files. Raises ContrailError, which is better told before the work
-    than after it."""
+    than after it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -38,7 +39,8 @@ def store_around(path: Path) -> Path | None:
 
 def check_new(file: Path, overwrite: bool, scene: bool = False) -> None:
     """Raises ContrailError, before the work, for a local file that is there already (unless it may be replaced), that
-    would lie within a store, or whose folder takes no files; makes that folder. scene: it may be a .zarr folder."""
+    would lie within a store, or whose folder takes no files; makes that folder. scene: it may be a .zarr folder.
+    """
     if file.exists() and not overwrite:
         raise ContrailError(f"{file}: exists: choose another -o, or --overwrite it")
     if file.is_dir() and not (file.suffix == ".zarr" and scene):

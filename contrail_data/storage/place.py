@@ -166,7 +166,8 @@ class Place:
 
     def take(self, key: str, source: Place, source_key: str | None = None) -> None:
         """The same bytes as a file of another place, by reference where that can be had: a hard link on one disk, a
-        copy within one object store; else a copy."""
+        copy within one object store; else a copy.
+        """
         source_key = source_key or key
         if not self.remote and not source.remote:
             target = self.path / key

@@ -194,7 +194,8 @@ def _read_through_zarr(
 
 def read_scalars(store: xr.Dataset) -> xr.Dataset:
     """The per-sample variables in memory, without the ones with pixels. Raises ContrailError for damaged ones, and for
-    record ids that are no plain names."""
+    record ids that are no plain names.
+    """
     scalars = _load(store.drop_vars([n for n in DIMS if n in store.variables]))
     for record_id in scalars["record_id"].values:
         check_record_id(str(record_id))

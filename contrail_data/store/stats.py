@@ -21,7 +21,8 @@ Moments = list[float]
 
 def moments(image_tchw: npt.NDArray[Any], valid_tyx: npt.NDArray[np.bool_] | None = None) -> list[Moments]:
     """Moments of each channel of one stored sample, in units of [0, 1]; uint8 counts as value / 255. Pixels that are
-    not valid are left out."""
+    not valid are left out.
+    """
     if valid_tyx is not None:
         scale = 1 / 255 if image_tchw.dtype == np.uint8 else 1.0
         return [_moments(image_tchw[:, c][valid_tyx].astype(np.float64) * scale) for c in range(image_tchw.shape[1])]

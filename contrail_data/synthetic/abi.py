@@ -184,7 +184,8 @@ def abi_grid(
     satellite: int = 16, centre: tuple[float, float] | None = None, size: tuple[int, int] = (500, 500)
 ) -> FixedGrid:
     """The window of the 2 km fixed grid with `size` = (rows, columns) whose middle is nearest to `centre` = (latitude,
-    longitude), degrees. Raises ContrailError for another satellite, and a centre that it does not see."""
+    longitude), degrees. Raises ContrailError for another satellite, and a centre that it does not see.
+    """
     if satellite not in _SATELLITES:
         raise ContrailError(f"satellite {satellite}: carries no ABI: give one of 16 to 19")
     craft = _SATELLITES[satellite]

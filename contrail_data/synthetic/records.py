@@ -251,7 +251,8 @@ def metadata(seed: int, index: int, size: int = 256) -> dict[str, Any]:
 
 def _site(seed: int, index: int) -> tuple[float, float]:
     """Latitude, longitude of the tile's centre, on the dataset's lattice of about 4.5 degrees of arc over the
-    Americas; three records in a row share a site."""
+    Americas; three records in a row share a site.
+    """
     rng = _rng(seed, index // 3, 1)
     latitude = -41.0 + 4.5 * int(rng.integers(0, 19))
     step = 4.5 / math.cos(math.radians(latitude))
@@ -413,7 +414,8 @@ def _front(rng: Rng, size: int, wiggle: Field) -> Field:
 
 def _land(rng: Rng, field: Callable[..., Field]) -> tuple[Field, Field, Field]:
     """Share of land in [0, 1]; its relief and rivers, kelvin; its lack of 8.4 micrometre emissivity, kelvin;
-    each (size, size), the same for every record of a site."""
+    each (size, size), the same for every record of a site.
+    """
     shape, hills = field(rng, 2.0)[0], field(rng, 1.6)[0]
     land = np.clip((shape - rng.normal(0, 1.1)) * 12, 0, 1)
     river = np.exp(-((hills - shape) ** 2) * 900) * land
@@ -445,7 +447,8 @@ def _ice(
     rng: Rng, field: Callable[..., Field], drift: tuple[float, float], heading: float
 ) -> tuple[Field, Field, float]:
     """Optical depth at 11.2 micrometre of anvils and cirrus, their top's excess over the tropopause in kelvin,
-    each (frames, size, size), and the streaks' angle."""
+    each (frames, size, size), and the streaks' angle.
+    """
     angle = heading + rng.normal(0, 0.5)
     streaks = field(rng, 1.45, drift=drift, turn=0.02, stretch=rng.uniform(2, 7), angle=angle)
     deck = field(rng, 1.9, drift=drift, turn=0.03) + np.float32(0.16) * streaks  # fringed along the wind
@@ -480,7 +483,8 @@ _END = 5.0  # pixels, at most, that an annotator's end of a line lies off the li
 
 def _lines(rng: Rng, size: int, streak_angle: float, wind: tuple[float, float]) -> list[_Line]:
     """Contrails in groups of nearly parallel ones, or none, and two kinds of streaks that are none: wide fuzzy
-    ones, and lee waves, which look like contrails in every single frame but stand still in the wind."""
+    ones, and lee waves, which look like contrails in every single frame but stand still in the wind.
+    """
     lines = []
     scale = size / 256
     groups = 1 + int(rng.poisson(1.2 * scale)) if rng.random() < 0.52 else 0
@@ -539,7 +543,8 @@ def _near(
     line: _Line, shape: tuple[int, int], frame: float, reach: float, shift: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Rows, columns of the pixels within `reach` across the line (each once), and where they lie: pixels along
-    it from its centre, and across it from its curved axis. `shift` moves the line by rows, columns."""
+    it from its centre, and across it from its curved axis. `shift` moves the line by rows, columns.
+    """
     uy, ux = math.sin(line.angle), math.cos(line.angle)
     t = frame - LABELLED_FRAME
     row, column = line.row + line.drift[0] * t + shift[0], line.column + line.drift[1] * t + shift[1]

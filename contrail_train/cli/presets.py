@@ -62,7 +62,8 @@ def list_pipelines(
 @app.command("show")
 def show_preset(preset: Annotated[str, typer.Argument()]) -> None:
     """Print the complete settings of a preset or a pipeline as YAML, which `run` or `pipeline` accept as a file;
-    comments tell what each key of a run takes."""
+    comments tell what each key of a run takes.
+    """
     from contrail_train.config.pipeline_presets import PIPELINES, get_pipeline
     from contrail_train.config.presets import PRESETS, get_config
     from contrail_train.config.settings import to_explained_yaml

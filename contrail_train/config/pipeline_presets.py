@@ -72,7 +72,8 @@ PIPELINES: dict[str, PipelinePreset] = {
 
 def get_pipeline(preset_or_file: str) -> PipelineConfig:
     """A pipeline by the name of its preset, or from a YAML file, which says what differs from the preset that it names
-    (stages all or none), or the whole. Raises ContrailError for neither."""
+    (stages all or none), or the whole. Raises ContrailError for neither.
+    """
     if (preset := PIPELINES.get(preset_or_file)) is not None:
         stages = {name: {"preset": run} for name, run in preset.stages.items()}
         return parse_pipeline({"preset": preset.name, "stages": stages, **preset.keys}, preset.name)

@@ -102,7 +102,8 @@ def parse_pipeline(tree: Any, where: str) -> PipelineConfig:
 
 def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> PipelineConfig:
     """A copy with single keys changed, each `key=value`, the value as YAML: a key of the pipeline, `STAGE.run`,
-    `STAGE.preset`, `STAGE.` and a key of a run, or a key of a run for all stages. Raises ContrailError."""
+    `STAGE.preset`, `STAGE.` and a key of a run, or a key of a run for all stages. Raises ContrailError.
+    """
     tree = config.model_dump(mode="json")
     own = set(PipelineConfig.model_fields) - {"stages", "settings", "preset"}
     for setting in settings:

@@ -344,7 +344,8 @@ def _over(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
 
 def get_config(preset_or_file: str) -> RunConfig:
     """A preset's config by name, or one read from a YAML file, which says what differs from the preset that it names,
-    or from the defaults. Raises ContrailError for neither."""
+    or from the defaults. Raises ContrailError for neither.
+    """
     if preset_or_file in PRESETS:
         return config_of(preset_or_file)
     if Path(preset_or_file).suffix in {".yaml", ".yml"}:

@@ -126,7 +126,8 @@ def _sizes(labels: Labels, count: int) -> npt.NDArray[np.intp]:
 
 def elongations(labels: Labels, count: int) -> npt.NDArray[np.float64]:
     """(count) length over width of the regions 1 .. count: of the rectangle with their second moments. A pixel counts
-    as a square, so that a line of one pixel's width has one."""
+    as a square, so that a line of one pixel's width has one.
+    """
     y, x = np.nonzero(labels)
     region = labels[y, x] - 1
     size = np.bincount(region, minlength=count).astype(np.float64)

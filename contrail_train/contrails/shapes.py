@@ -280,7 +280,8 @@ def _turned(ring: Points, hole: bool) -> Points:
 
 def _orientation(line: Points) -> float:
     """Bearing in degrees at the middle: the mean of those from there on and back by 15 % of the length, which is less
-    than a bend is long and more than a vertex is off."""
+    than a bend is long and more than a vertex is off.
+    """
     _, _, steps = GEOD.inv(line[:-1, 0], line[:-1, 1], line[1:, 0], line[1:, 1])
     at = np.concatenate([[0.0], np.cumsum(steps)])
     lon, lat = (np.interp(at[-1] * np.array([0.35, 0.5, 0.65]), at, v) for v in line.T)

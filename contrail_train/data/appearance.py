@@ -29,7 +29,7 @@ def reverse_time(x_btchw: Tensor, reversed_b: Tensor) -> Tensor:
 
 
 def brightness_contrast(x_btchw: Tensor, gain_bc: Tensor, offset_bc: Tensor) -> Tensor:
-    """gain · x + offset for each sample and channel, all frames alike; neutral: 1 and 0."""
+    """Gain · x + offset for each sample and channel, all frames alike; neutral: 1 and 0."""
     if bool((gain_bc == 1).all()) and not offset_bc.any():
         return x_btchw
     gain, offset = (to_device(v, x_btchw.device, x_btchw.dtype)[:, None, :, None, None] for v in (gain_bc, offset_bc))

@@ -21,7 +21,8 @@ def is_held_out(
     human: Items, trainable: npt.NDArray[np.bool_], config: DataConfig
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """(n) which human-labelled records are held out, and which neither held out nor trained on. Groups are chosen among
-    all of them, so that stages of one pipeline hold out the same ones."""
+    all of them, so that stages of one pipeline hold out the same ones.
+    """
     nothing = np.zeros(len(human), bool)
     if config.validation:
         return ~trainable, nothing
@@ -63,7 +64,8 @@ def leaking_rows(
     items: Items, train: Sequence[xr.Dataset], validation: Sequence[xr.Dataset], config: DataConfig
 ) -> npt.NDArray[np.bool_]:
     """(n) items to train on that are to be left out, as they share id, raw data, or footprint and time with a record
-    that is held out. Raises ContrailError where such are refused."""
+    that is held out. Raises ContrailError where such are refused.
+    """
     found = np.zeros(len(items), bool)
     told: dict[str, int] = {}
     example = ""
@@ -91,7 +93,8 @@ def check_labellers(
     held: npt.NDArray[np.str_], seen_by_labellers: dict[str, frozenset[str]], config: DataConfig
 ) -> None:
     """Raises ContrailError where a model that made pseudo-labels was trained on records that are held out: what it
-    learnt of them would come back in its labels."""
+    learnt of them would come back in its labels.
+    """
     for name, seen in seen_by_labellers.items():
         shared = sorted(set(held.tolist()) & seen)
         if shared and config.leaks != "allow":
@@ -106,7 +109,8 @@ def choose_holdout(
 ) -> npt.NDArray[np.bool_]:
     """(n) which records are held out: whole groups, in the order of the hashes of their names, so that the choice
     survives added records; positive and empty groups apart, so that a small hold-out holds some of each. Fold i is the
-    i-th such part; folds share no record, and those of a fraction 1/k leave none out."""
+    i-th such part; folds share no record, and those of a fraction 1/k leave none out.
+    """
     held = np.zeros(len(group), bool)
     names, inverse = np.unique(group, return_inverse=True)
     members = np.bincount(inverse, minlength=len(names))

@@ -68,7 +68,8 @@ def step_rows(order: npt.NDArray[np.int64], step: int, batch_size: int) -> npt.N
 
 def share_of(count: int, rank: int, world: int) -> npt.NDArray[np.int64]:
     """Which of a step's `count` rows a rank takes: every world-th. All ranks take equally many, as they wait for one
-    another; where there are too few, ranks at the end repeat row 0, which must then weigh 0."""
+    another; where there are too few, ranks at the end repeat row 0, which must then weigh 0.
+    """
     own = np.arange(rank, count, world)
     return np.pad(own, (0, -(-count // world) - len(own)))
 

@@ -85,7 +85,8 @@ def _counts(predicted: Mask, target: Mask) -> tuple[int, int, int]:
 
 def worst(found: Sequence[Found], count: int) -> list[int]:
     """Indices of `count` records, half of them those that miss most pixels, half those with most false ones, so that
-    neither error hides the other; by lost pixels (fp + fn), the most first. Those that lose none are left out."""
+    neither error hides the other; by lost pixels (fp + fn), the most first. Those that lose none are left out.
+    """
     _, fp, fn = np.array([one.gated for one in found], np.int64).reshape(-1, 3).T
     first, second = ([int(i) for i in np.argsort(-lost, kind="stable") if lost[i]] for lost in (fn, fp))
     mixed = dict.fromkeys(i for i in chain.from_iterable(zip_longest(first, second)) if i is not None)
@@ -137,7 +138,8 @@ def analysis(
 
 def _contrails(found: Sequence[Found]) -> dict[str, list[dict[str, Any]]]:
     """Labelled contrails by their size: how many were hit at all, what share of their pixels was found; and predicted
-    ones: how many share no pixel with a label."""
+    ones: how many share no pixel with a label.
+    """
     names = ("sizes", "hits", "predicted_sizes", "touching")
     sizes, hits, drawn, touching = (np.concatenate([getattr(one, name) for one in found]) for name in names)
     told = _from(SIZES, "px")
@@ -238,7 +240,8 @@ def _by_class(
 
 def _gate(counts: Ints, ungated: Ints, score: npt.NDArray[np.float64], gate: float) -> dict[str, Any]:
     """What deciding record by record costs: Dice with a perfect gate, a perfect segmenter, none; and what mending each
-    kind of error alone would bring. A gate of 0 is none: every record is open."""
+    kind of error alone would bring. A gate of 0 is none: every record is open.
+    """
     tp, fp, fn = counts
     labelled, nothing = tp + fn, np.zeros_like(tp)
     positive, shut, drawn = labelled > 0, score < gate, tp + fp > 0

@@ -153,7 +153,8 @@ def write_page(
     histogram: npt.NDArray[np.int64],
 ) -> None:
     """result: what `evaluate.report` tells and, as `analysis`, what `analysis.analysis` does. pictures: (record id,
-    what happened, PNG). histogram: (2, BINS) pixels without and with a label by probability, before any gate."""
+    what happened, PNG). histogram: (2, BINS) pixels without and with a label by probability, before any gate.
+    """
 
     def told_or_none(value: float | None) -> str:
         return "none" if value is None else f"{value:.3f}"

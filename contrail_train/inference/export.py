@@ -124,7 +124,7 @@ def metadata_of(model: Predictor) -> Metadata:
     return Metadata(
         format=FORMAT,
         source=model.path.resolve().name,
-        versions={name: importlib.metadata.version(name) for name in ("contrail", "torch", "timm")},
+        versions={name: importlib.metadata.version(name) for name in ("contrail-kit", "torch", "timm")},
         offsets=model.offsets,
         off=model.off,
         composite=model.composite,
@@ -146,7 +146,8 @@ def metadata_of(model: Predictor) -> Metadata:
 
 def _written(graph: _Graph, window_btchw: Tensor, text: str, out: Path) -> bytes:
     """The file's bytes, the same for the same model. window_btchw: an example of 2 samples or more, as 1 would be taken
-    for the only batch."""
+    for the only batch.
+    """
     try:
         with quiet():
             program = torch.export.export(

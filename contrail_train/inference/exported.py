@@ -67,12 +67,15 @@ def import_extra(package: str, path: Path) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise ContrailError(f"{path}: {package} is not installed: pip install 'contrail[onnx]'") from None
+        raise ContrailError(
+            f"{path}: {package} is not installed: run \"pip install '.[onnx]'\" in the checkout of contrail"
+        ) from None
 
 
 def file_checksum(content: bytes) -> bytes:
     """What is put after an .onnx, which has no checksum of its own: one metadata property more, as protobuf reads
-    messages that follow each other as one. A field's tag and length, then key and value with theirs."""
+    messages that follow each other as one. A field's tag and length, then key and value with theirs.
+    """
     key, value = b"contrail_sha256", hashlib.sha256(content).hexdigest().encode()
     entry = b"\x0a" + bytes([len(key)]) + key + b"\x12" + bytes([len(value)]) + value
     return b"\x72" + bytes([len(entry)]) + entry  # field 14 of ModelProto, metadata_props

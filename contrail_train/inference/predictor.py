@@ -79,7 +79,8 @@ class Predictor:
     @torch.inference_mode()
     def predict(self, window_btchw: npt.NDArray[Any], valid_bhw: npt.NDArray[np.bool_] | None = None) -> Predicted:
         """Windows of stored frames (b, len(offsets), c, y, x), and where the frame that is told of has pixels → what is
-        told of it, on the labels' grid. No score counts what is told where there is no pixel."""
+        told of it, on the labels' grid. No score counts what is told where there is no pixel.
+        """
         valid = None if valid_bhw is None else torch.from_numpy(valid_bhw).to(self.device)
         told = self.on_labels(torch.from_numpy(window_btchw).to(self.device), valid)
         return Predicted(*(part.cpu().numpy() for part in told))

@@ -36,7 +36,8 @@ def known_of(calibration: dict[str, Any]) -> dict[str, Any]:
 
 def load_run(path: Path, device: torch.device, symmetries: Symmetries) -> Predictor:
     """The best weights of a run directory with its statistics and thresholds. Raises ContrailError when the directory
-    is no finished run."""
+    is no finished run.
+    """
     check_run(path)
     calibration = read_calibration(path)
     config = read_config(path / CONFIG)

@@ -30,7 +30,8 @@ class Cost:
 
 def costs(configs: Sequence[RunConfig]) -> list[Cost]:
     """The cost of each config's model on samples of CHANNELS x SIDE x SIDE; those counted before are remembered in the
-    cache folder, as counting takes about a second each."""
+    cache folder, as counting takes about a second each.
+    """
     files = [_remembered_at(config) for config in configs]
     missing = {file: config for file, config in zip(files, configs, strict=True) if not file.is_file()}
     if missing:
@@ -56,7 +57,7 @@ def count(config: RunConfig) -> Cost:
 
 
 def _remembered_at(config: RunConfig) -> Path:
-    versions = [importlib.metadata.version(name) for name in ("contrail", "torch", "timm")]
+    versions = [importlib.metadata.version(name) for name in ("contrail-kit", "torch", "timm")]
     known = [versions, config.model.model_dump(mode="json", exclude={"pretrained", "freeze"}), config.data.frames]
     name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
     root = os.environ.get("CONTRAIL_CACHE") or str(platformdirs.user_cache_path("contrail"))

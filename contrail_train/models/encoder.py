@@ -60,7 +60,8 @@ class Encoder(nn.Module):
 
     def serve_only(self, levels: Sequence[int]) -> None:
         """Take out of the gradient what no feature of `levels` depends on, such as HRNet's paths to its other levels:
-        a distributed run waits for a gradient of every parameter that may have one."""
+        a distributed run waits for a gradient of every parameter that may have one.
+        """
         training = self.training
         with torch.enable_grad():
             features = self.eval()(torch.zeros(self.probe_shape))
@@ -74,7 +75,8 @@ class Encoder(nn.Module):
 
 def _probe(backbone: nn.Module, in_channels: int) -> tuple[int, list[torch.Size]]:
     """The first of PROBE_SIDES that the model takes, and the shapes of its features there. Raises what the first and
-    smallest image made it raise where it takes none."""
+    smallest image made it raise where it takes none.
+    """
     refused: Exception | None = None
     for side in PROBE_SIDES:
         try:

@@ -67,7 +67,8 @@ class Block3d(nn.Module):
 
 class Blocks3d(nn.Module):
     """Residual 3-D blocks in a row, computed as a shrinking cone: each for those frames alone that the labelled one of
-    the last still depends on. Evaluated, that is what all frames would give; in training, batch norms see fewer."""
+    the last still depends on. Evaluated, that is what all frames would give; in training, batch norms see fewer.
+    """
 
     def __init__(self, channels: int, frames: int, labelled: int, blocks: int, norm_kind: str):
         super().__init__()
@@ -90,7 +91,8 @@ class Blocks3d(nn.Module):
 
 class PixelLSTM(nn.Module):
     """An LSTM over time in each pixel, on a quarter of the channels; backwards as well where frames follow the labelled
-    one. What it says of the labelled frame is added to that."""
+    one. What it says of the labelled frame is added to that.
+    """
 
     def __init__(self, channels: int, frames: int, labelled: int, layers: int, norm_kind: str):
         super().__init__()

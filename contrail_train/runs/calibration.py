@@ -23,7 +23,8 @@ def check_run(path: Path) -> None:
 
 def read_calibration(path: Path) -> dict[str, Any]:
     """What a finished run or pipeline knows of itself. Raises ContrailError for one that is not finished, damaged, or
-    whose weights are not those that it was calibrated with."""
+    whose weights are not those that it was calibrated with.
+    """
     if (calibration := finished(path)) is None:
         raise ContrailError(f"{path}: is not finished (it has no {CALIBRATION}): repeat its command to finish it")
     needed = ("top_k", "composite", "label_shift", "off", "grid", "holdout_records", "seen_records")

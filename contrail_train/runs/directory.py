@@ -34,7 +34,8 @@ STAGES = "stages"
 
 def claim(out: Path, mark: str, what: str) -> None:
     """A folder is there afterwards, one with `mark` in it or a new one. Raises ContrailError for one that holds
-    something else or takes no files."""
+    something else or takes no files.
+    """
     ours = (out / mark).is_file() or not out.exists()
     if not ours and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         raise ContrailError(f"{out}: exists and is no {what}: choose another --out")
@@ -78,7 +79,7 @@ def begin_run(
         "python": sys.version.split()[0],
         "versions": {
             name: importlib.metadata.version(name)
-            for name in ("contrail", "torch", "timm", "segmentation-models-pytorch", "numpy", "zarr", "xarray")
+            for name in ("contrail-kit", "torch", "timm", "segmentation-models-pytorch", "numpy", "zarr", "xarray")
         },
     }
     write_atomically(out / ENVIRONMENT, [json.dumps(environment, indent=1).encode()])
@@ -87,7 +88,8 @@ def begin_run(
 
 def hold(out: Path) -> IO[str]:
     """The run directory's lock, held until the file is closed or the process ends, however it does. Raises
-    ContrailError naming who has it."""
+    ContrailError naming who has it.
+    """
     file = (out / LOCK).open("a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -32,7 +32,8 @@ ALONE = Ranks()
 
 def join(device: torch.device) -> tuple[Ranks, torch.device]:
     """Meet the other processes where `torchrun` has started several; alone otherwise. With a GPU each, a process has
-    that of its number on the machine. Raises ContrailError when they cannot be met."""
+    that of its number on the machine. Raises ContrailError when they cannot be met.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return ALONE, device
@@ -67,7 +68,8 @@ class _Total(torch.autograd.Function):
 def total(x: Tensor) -> Tensor:
     """Sum of a tensor over all processes. Its gradient is summed over them as well: it is that of the sum of all
     processes' losses, so where each has the loss of the global batch, the mean of their gradients, which is what
-    DistributedDataParallel makes, is the gradient of that loss."""
+    DistributedDataParallel makes, is the gradient of that loss.
+    """
     result: Tensor = _Total.apply(x) if dist.is_initialized() else x
     return result
 

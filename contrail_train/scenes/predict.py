@@ -280,7 +280,8 @@ def _predicted(model: Predictor, window_btchw: npt.NDArray[Any], valid_bhw: npt.
 
 def _strips(model: Predictor, grid: FixedGrid, tiling: Tiling) -> list[list[Tile]]:
     """The tiles that are needed, from north to south, those of one strip side by side: for each pixel (every fourth
-    will do) the nearest one of a regular pattern."""
+    will do) the nearest one of a regular pattern.
+    """
     x, y = (axis[::4] for axis in grid.axes())
     latitude, longitude = grid.projection.to_geodetic(x[np.newaxis], y[:, np.newaxis])
     with np.errstate(invalid="ignore"):
@@ -319,7 +320,8 @@ def _frames(
     model: Predictor, composite: Composite, scenes: Sequence[xr.Dataset], strip: Sequence[Tile]
 ) -> tuple[list[Tile], list[npt.NDArray[Any]], list[npt.NDArray[np.bool_]]]:
     """(tiles, frames as stored (t, c, y, x), where the predicted frame has pixels (y, x)) of a strip, tiles without any
-    pixel left out."""
+    pixel left out.
+    """
     held = [_strip_of(scene.sel(band=list(composite.bands)), strip) for scene in scenes]
     now = list(model.offsets).index(0)
     tiles, images, valid = [], [], []
@@ -340,7 +342,8 @@ def _frames(
 
 def _continue(bands_byxt: npt.NDArray[np.float32], valid_tyx: npt.NDArray[np.bool_]) -> None:
     """Missing pixels get the nearest one's values, in place, for the model's eyes alone: at a hard edge it would see a
-    line. Nothing is told there."""
+    line. Nothing is told there.
+    """
     for frame, valid_yx in enumerate(valid_tyx):
         if valid_yx.any() and not valid_yx.all():
             nearest = ndimage.distance_transform_edt(~valid_yx, return_distances=False, return_indices=True)

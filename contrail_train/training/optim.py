@@ -38,7 +38,8 @@ def train_mode(model: Segmenter, config: RunConfig) -> None:
 
 def make_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the parameters that have a gradient; norms and biases without weight decay; each group's `peak_lr` is
-    that of its part."""
+    that of its part.
+    """
     by_part = {"encoder": config.encoder_lr, "mixers": config.mixer_lr, "decoder": config.decoder_lr}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -160,7 +160,8 @@ def held_out_by_all(runs: Iterable[Predictor], items: Items, any_unseen: bool = 
 
 def stores_of(folders: Iterable[Path]) -> list[str]:
     """The stores of samples that runs were trained and calibrated on, as they were named. Raises ContrailError where
-    one is gone."""
+    one is gone.
+    """
     data = [read_config(folder / CONFIG).data for folder in folders]
     names = dict.fromkeys(name for one in data for name in (*one.train, *one.validation))
     try:

@@ -156,7 +156,8 @@ def _label(
     command: Sequence[str],
 ) -> list[str]:
     """Stores of a model's labels of the records of folds, or of those that no human labelled; one for each of `names`
-    that has any."""
+    that has any.
+    """
     made = []
     predictor = None
     for number, name in enumerate(names):

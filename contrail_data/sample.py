@@ -31,6 +31,14 @@ from contrail_data.geo.geometry import GOES_EAST_LONGITUDE
 # Real tiles reach from 188 K over the coldest cloud tops to 319 K over hot desert.
 KELVIN_RANGE = (150.0, 360.0)
 GOES_EAST = "GOES-16"  # of all OpenContrails records
+
+RECORD_FRAMES = 8
+"""Number of frames of an OpenContrails record."""
+RECORD_LABELLED_FRAME = 4
+"""Index of the labelled frame of an OpenContrails record: four frames come before it and three after it."""
+FRAME_STEP = np.timedelta64(600, "s")
+"""Time between two frames."""
+
 _RECORD_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -39,6 +47,20 @@ def check_record_id(record_id: str) -> str:
     if not _RECORD_ID.fullmatch(record_id):
         raise BadRecord(f"record id {record_id[:120]!r} is not a plain name: use letters, digits, '_', '-', '.'")
     return record_id
+
+
+def reference_frame(labelled: npt.ArrayLike, frames: int) -> npt.NDArray[np.int64]:
+    """Return the frame that stands for a sample: the labelled one, or the middle one if no frame is labelled.
+
+    Args:
+        labelled: Index of the labelled frame, a scalar or an array of any shape; negative if no frame is labelled.
+        frames: Number of frames of a sample.
+
+    Returns:
+        Frame indices, int64, in the shape of `labelled`.
+    """
+    indices = np.asarray(labelled, np.int64)
+    return np.where(indices < 0, frames // 2, indices)
 
 
 def unknown_geometry() -> dict[str, Any]:
@@ -164,8 +186,3 @@ def _resize_label(bit: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8
         return _resize_plane(bit, size, Image.Resampling.NEAREST).astype(np.uint8)
     area = _resize_plane(bit, size, Image.Resampling.BOX)
     return (area >= 0.5 / shrink - 1e-6).astype(np.uint8)
-
-
-FRAMES = 8
-LABELLED_FRAME = 4  # four frames before it, three after
-FRAME_STEP = np.timedelta64(600, "s")

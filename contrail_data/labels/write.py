@@ -29,6 +29,7 @@ import xarray as xr
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision, Frames, Predict, Predicted, Tell
 from contrail_data.progress import progress
+from contrail_data.sample import reference_frame
 from contrail_data.storage.place import place_of, same_place
 from contrail_data.store import journal
 from contrail_data.store.journal import Files, Row, Shard
@@ -222,8 +223,8 @@ def frames_to_predict(
     if frames == "all":
         wanted = np.tile(able, (scalars.sizes["sample"], 1))
     else:
-        labelled = scalars["labelled_frame"].values.astype(np.int64)
-        wanted = np.where(labelled < 0, count // 2, labelled)[:, np.newaxis] + np.array(around, np.int64)
+        reference = reference_frame(scalars["labelled_frame"].values, count)
+        wanted = reference[:, np.newaxis] + np.array(around, np.int64)
     path = parent.attrs["path"]
     if (lacking := ~np.isin(wanted, np.arange(count))).any():
         at = around[int(np.argmax(lacking.any(0)))]

@@ -16,6 +16,7 @@ from PIL import Image
 from contrail_data.composites import COMPOSITES, dequantise, evaluate
 from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
+from contrail_data.sample import reference_frame
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.samples import labelled_time
 from contrail_data.store.schema import kind
@@ -112,8 +113,7 @@ class Look:
 
     def frame(self, index: int) -> int:
         """The labelled frame; the middle one where none is labelled."""
-        labelled, count = int(self.records["labelled_frame"].values[index]), self.store.sizes["time"]
-        return labelled if 0 <= labelled < count else count // 2
+        return int(reference_frame(self.records["labelled_frame"].values[index], self.store.sizes["time"]))
 
     def read(self, name: str, index: int, frames: list[int]) -> npt.NDArray[Any]:
         return _read(self.store, name, index, frames)

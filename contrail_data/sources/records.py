@@ -14,7 +14,14 @@ import xarray as xr
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.geo.geometry import local_solar_hour, tile_geometry
-from contrail_data.sample import FRAME_STEP, FRAMES, LABELLED_FRAME, check_record_id, make_sample, unknown_geometry
+from contrail_data.sample import (
+    FRAME_STEP,
+    RECORD_FRAMES,
+    RECORD_LABELLED_FRAME,
+    check_record_id,
+    make_sample,
+    unknown_geometry,
+)
 from contrail_data.sources.base import Source, missing
 from contrail_data.sources.npy import digest, read_label, read_npy
 
@@ -55,7 +62,7 @@ def scan(root: Path, split: str, composite: Composite) -> Source:
         where=str(root.resolve()),
         split=split,
         record_ids=ids,
-        frames=FRAMES,
+        frames=RECORD_FRAMES,
         read=partial(read, folder.absolute(), composite.bands),
         files=partial(_files, folder.absolute(), composite.bands),
         entries=metadata,
@@ -95,7 +102,7 @@ def read(
         return planes[i]
 
     for i, path in enumerate(paths):  # noqa: B007 - allocate reads i
-        shape = planes[0].shape if planes else (None, None, FRAMES)
+        shape = planes[0].shape if planes else (None, None, RECORD_FRAMES)
         read_npy(path, kinds="<f4", shape=shape, allocate=allocate)
     height, width = temperature.shape[1:3]
     mask, annotators, count = _read_labels(folder / record_id, (height, width))
@@ -118,11 +125,11 @@ def read(
         bands,
         record_id=record_id,
         split=folder.name,
-        time=start + FRAME_STEP * (np.arange(FRAMES) - LABELLED_FRAME),
+        time=start + FRAME_STEP * (np.arange(RECORD_FRAMES) - RECORD_LABELLED_FRAME),
         mask=mask,
         annotators=annotators,
         annotator_count=count,
-        labelled_frame=LABELLED_FRAME,
+        labelled_frame=RECORD_LABELLED_FRAME,
         source_digest=" ".join(f"{b}:{digest(p)}" for b, p in zip(bands, planes, strict=True)),
         geometry=geometry,
     )
@@ -221,9 +228,12 @@ def metadata_records(path: Path, size: int) -> xr.Dataset:
             "record_id": ("sample", np.array([str(entry["record_id"]) for entry in entries])),
             "label_source": ("sample", np.full(count, "none")),
             "source_digest": ("sample", np.full(count, "")),
-            "labelled_frame": ("sample", np.full(count, LABELLED_FRAME)),
+            "labelled_frame": ("sample", np.full(count, RECORD_LABELLED_FRAME)),
             "positive_pixels": ("sample", np.zeros(count, np.int32)),
-            "time": (("sample", "time"), start_ns[:, np.newaxis] + FRAME_STEP * (np.arange(FRAMES) - LABELLED_FRAME)),
+            "time": (
+                ("sample", "time"),
+                start_ns[:, np.newaxis] + FRAME_STEP * (np.arange(RECORD_FRAMES) - RECORD_LABELLED_FRAME),
+            ),
             "latitude": ("sample", np.array([tile["latitude"] for tile in tiles])),
             "longitude": ("sample", longitude),
             "corner_latitude": (("sample", "corner"), np.array([tile["corner_latitude"] for tile in tiles])),

@@ -13,6 +13,7 @@ from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
+from contrail_data.store.samples import labelled_time
 from contrail_data.store.schema import kind
 from contrail_data.store.settings import Settings
 from contrail_data.store.shards import CODECS, parse_layout
@@ -71,8 +72,7 @@ def choose(
         raise ContrailError(f"--since {since}, --until {until}: no time lies between them: correct one")
     if record_ids is not None:
         fits &= np.isin(ids, list(record_ids))
-    frame = np.maximum(scalars["labelled_frame"].values, 0)
-    times = scalars["time"].values[np.arange(len(ids)), frame]
+    times = labelled_time(scalars)
     if since is not None:
         fits &= times >= since  # NaT fails
     if until is not None:

@@ -15,6 +15,7 @@ import xarray as xr
 
 from contrail_data.composites import dequantise
 from contrail_data.progress import progress
+from contrail_data.sample import reference_frame
 from contrail_data.splits.leaks import KINDS, LEAST_OVERLAP, WINDOW, Leaks, facts_of, joined, leaking, leaks_of
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.samples import Floats, Ints, as_text
@@ -39,7 +40,7 @@ class Hashes:
 
 
 def image_hashes(store: xr.Dataset, records: xr.Dataset) -> Hashes:
-    """Hash the labelled frame (the first where none is) of every sample: of each channel, shrunk to 32 x 32, the 63
+    """Hash the reference frame of every sample: of each channel, shrunk to 32 x 32, the 63
     lowest frequencies of its cosine transform but the mean, by whether they are over their median.
     """
     from PIL import Image
@@ -47,7 +48,7 @@ def image_hashes(store: xr.Dataset, records: xr.Dataset) -> Hashes:
 
     read = pixel_reader(store)
     shape, dtype = store["image"].shape[2:], store["image"].dtype
-    frames = np.maximum(records["labelled_frame"].values, 0)
+    frames = reference_frame(records["labelled_frame"].values, store.sizes["time"])
 
     def thumb(sample: int) -> npt.NDArray[np.float32]:
         stored = np.empty((1, *shape), dtype)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.geo.geometry import local_solar_hour, satellite_zenith, solar_zenith
+from contrail_data.sample import reference_frame
 from contrail_data.store.settings import Settings
 from contrail_data.store.writer import checksum_variables
 
@@ -67,7 +68,7 @@ def stack_scalars(rows: list[dict[str, Any]], settings: Settings) -> xr.Dataset:
     times = np.array(known).astype("datetime64[ms]").astype("datetime64[ns]")
     variables["time"] = (("sample", "time"), times, {"long_name": "nominal scan time, UTC"})
     latitude, longitude = variables["latitude"][1], variables["longitude"][1]
-    moment = times[np.arange(len(rows)), np.maximum(variables["labelled_frame"][1], 0)]
+    moment = times[np.arange(len(rows)), reference_frame(variables["labelled_frame"][1], times.shape[1])]
     for name, angle, unit, about in (
         ("solar_zenith", solar_zenith(latitude, longitude, moment), "degree", "at the centre, labelled frame"),
         (
@@ -84,9 +85,16 @@ def stack_scalars(rows: list[dict[str, Any]], settings: Settings) -> xr.Dataset:
 
 
 def labelled_time(records: xr.Dataset) -> npt.NDArray[np.datetime64]:
-    """When the labelled frame (the first where none is) was taken: (sample,) datetime64 UTC, NaT where unknown."""
-    frame = np.maximum(records["labelled_frame"].values, 0)
-    return records["time"].values[np.arange(len(frame)), frame]
+    """Return when the labelled frame was taken, or the middle one of a sample without a labelled frame.
+
+    Args:
+        records: Scalars of a store, with `labelled_frame` (sample) and `time` (sample, time).
+
+    Returns:
+        Times, (sample) datetime64 in UTC, NaT if unknown.
+    """
+    times = records["time"].values
+    return times[np.arange(len(times)), reference_frame(records["labelled_frame"].values, times.shape[1])]
 
 
 Floats = npt.NDArray[np.float64]

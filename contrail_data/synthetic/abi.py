@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.sample import FRAMES
+from contrail_data.sample import RECORD_FRAMES
 from contrail_data.storage.files import write_atomically
 from contrail_data.synthetic.records import synthesize
 
@@ -212,8 +212,8 @@ def _check(
     size: tuple[int, int],
     mode: int,
 ) -> None:
-    if not 1 <= scans <= FRAMES:
-        raise ContrailError(f"scans {scans}: a synthetic scene has {FRAMES} frames: give 1 to {FRAMES}")
+    if not 1 <= scans <= RECORD_FRAMES:
+        raise ContrailError(f"scans {scans}: a synthetic scene has {RECORD_FRAMES} frames: give 1 to {RECORD_FRAMES}")
     if scene not in _SCENES:
         raise ContrailError(f"scene {scene!r}: ABI has no such: give one of {', '.join(_SCENES)}")
     if seed < 0:

@@ -25,7 +25,7 @@ from scipy import fft
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.geometry import local_solar_hour, to_geodetic
-from contrail_data.sample import FRAMES, LABELLED_FRAME
+from contrail_data.sample import RECORD_FRAMES, RECORD_LABELLED_FRAME
 from contrail_data.scans.tiles import utm_wkt
 from contrail_data.storage.files import write_atomically
 
@@ -310,15 +310,15 @@ def synthesize(
     ice, top, streak_angle = _ice(rng, field, high, heading)
     tropopause = 212.0 + 0.2 * abs(latitude) - 4 * moisture + rng.normal(0, 4)
     lines = _lines(rng, size, streak_angle, high)
-    contrail = np.zeros((FRAMES, size, size), np.float32)
+    contrail = np.zeros((RECORD_FRAMES, size, size), np.float32)
     for line in lines:
-        for t in range(FRAMES):
+        for t in range(RECORD_FRAMES):
             _draw((contrail if line.contrail else ice)[t], line, t)
     # Thin ice radiates from inside the layer, thick ice from its top.
     ice_temperature = np.maximum(tropopause + top + 14.0 * np.exp(-0.4 * ice), 190.0)
 
     lapse = np.float32(rng.uniform(4.5, 6.5))
-    steps = np.arange(FRAMES, dtype=np.float32)[:, None, None] - LABELLED_FRAME
+    steps = np.arange(RECORD_FRAMES, dtype=np.float32)[:, None, None] - RECORD_LABELLED_FRAME
     window = surface + np.float32(0.25 * rng.normal()) * steps - cover * lapse * height
     dry_above = np.exp(-height / 2.2)  # of the moisture, the part above a cloud's top
     haze = moist * (1 - cover * (1 - dry_above))
@@ -341,7 +341,9 @@ def synthesize(
         temperature = k / np.log1p(1 / radiance)
         temperature += _sensor_noise(_rng(seed, index, 3, band), size)
         images[band] = np.ascontiguousarray(np.moveaxis(temperature, 0, -1), np.float32)
-    contrast = (window[LABELLED_FRAME] - ice_temperature[LABELLED_FRAME]) * np.exp(-ice[LABELLED_FRAME])
+    contrast = (window[RECORD_LABELLED_FRAME] - ice_temperature[RECORD_LABELLED_FRAME]) * np.exp(
+        -ice[RECORD_LABELLED_FRAME]
+    )
     individual = _annotate(_rng(seed, index, 4), lines, contrast, label_shift)
     mask = (2 * individual.sum(-1) > individual.shape[-1]).astype(np.int32)
     return Record(images, individual, mask)
@@ -391,7 +393,7 @@ def _noise(
 
     first = spectrum()[None]
     if drift is not None:
-        steps = np.arange(FRAMES, dtype=np.float32)[:, None, None] - LABELLED_FRAME
+        steps = np.arange(RECORD_FRAMES, dtype=np.float32)[:, None, None] - RECORD_LABELLED_FRAME
         if turn:
             first = first * np.cos(turn * steps) + spectrum() * np.sin(turn * steps)
         turns = np.complex64(-2j * np.pi) * steps
@@ -467,7 +469,7 @@ def _sensor_noise(rng: Rng, size: int) -> Field:
 
     That leaves 0.05 K; smooth real scenes have 0.03 to 0.05 K left in one band.
     """
-    raw = rng.random((FRAMES, size + 1, size + 1), dtype=np.float32)
+    raw = rng.random((RECORD_FRAMES, size + 1, size + 1), dtype=np.float32)
     raw = raw[:, 1:] + raw[:, :-1]
     raw = raw[:, :, 1:] + raw[:, :, :-1]
     raw -= 2
@@ -546,7 +548,7 @@ def _near(
     it from its centre, and across it from its curved axis. `shift` moves the line by rows, columns.
     """
     uy, ux = math.sin(line.angle), math.cos(line.angle)
-    t = frame - LABELLED_FRAME
+    t = frame - RECORD_LABELLED_FRAME
     row, column = line.row + line.drift[0] * t + shift[0], line.column + line.drift[1] * t + shift[1]
     steep = abs(uy) > abs(ux)
     (major, minor), (um, un) = ((row, column), (uy, ux)) if steep else ((column, row), (ux, uy))
@@ -603,11 +605,11 @@ def _annotate(rng: Rng, lines: Sequence[_Line], contrast: Field, shift: tuple[fl
     count = int(rng.choice([4, 5, 6], p=[0.7, 0.2, 0.1]))
     marks = np.zeros((*shape, 1, count), np.int32)
     for line in lines:
-        depth, sigma = _profile(line, LABELLED_FRAME)
+        depth, sigma = _profile(line, RECORD_LABELLED_FRAME)
         draws = np.clip(rng.normal(size=(count, 5)), -2.5, 2.5)
         streak = rng.random(count) < (0.4 if rng.random() < 0.06 else 0.0)
         # Seen in the imagery: no label shift here.
-        rows, columns, along, across = _near(line, shape, LABELLED_FRAME, 1.0)
+        rows, columns, along, across = _near(line, shape, RECORD_LABELLED_FRAME, 1.0)
         on = (np.abs(across) <= 0.71) & (np.abs(along) <= line.half)
         if on.sum() < 9:  # the labelling guide wants at least 10 pixels of length
             continue
@@ -616,7 +618,7 @@ def _annotate(rng: Rng, lines: Sequence[_Line], contrast: Field, shift: tuple[fl
             if not (streak[r] if not line.contrail else signal > 2.8 * math.exp(0.3 * draws[r, 0])):
                 continue
             width = (0.8 + 0.75 * sigma) * math.exp(0.3 * draws[r, 1])
-            rows, columns, along, across = _near(line, shape, LABELLED_FRAME, width + 1.25, shift)
+            rows, columns, along, across = _near(line, shape, RECORD_LABELLED_FRAME, width + 1.25, shift)
             start, stop = -line.half + _END / 2.5 * draws[r, 2], line.half + _END / 2.5 * draws[r, 3]
             marked = (np.abs(across - 0.5 * draws[r, 4]) <= width) & (along >= start) & (along <= stop)
             marks[rows[marked], columns[marked], 0, r] = 1

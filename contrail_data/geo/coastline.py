@@ -1,8 +1,11 @@
-"""The world's coastlines, coarse enough to ship and fine enough for a page-wide map.
+"""Coastlines of the world, fine enough for a map of one satellite tile and small enough to ship.
 
-Natural Earth 1:110m, public domain (naturalearthdata.com: "free for use in any type of project"), as carried by
-geopandas 0.14.4 in `naturalearth_lowres`: countries merged to land, rings under 0.15 square degrees and the seams
-at the date line and the south pole left out, simplified (Douglas-Peucker) to 0.3 degree.
+Source: Natural Earth 4.1, 1:50m land (naturalearthdata.com, public domain), as packaged in `land-50m.json` of the npm
+package world-atlas 2.0.2. Rings below 0.005 square degrees (at the equator) and the seams along the date line and the
+south pole were dropped; the rest was simplified (Douglas-Peucker) to 0.015 degree and rounded to 0.01 degree.
+
+`coastline.json` holds one list of integers per line: longitude and latitude of the first point in hundredths of a
+degree, then the step to each following point.
 """
 
 from __future__ import annotations
@@ -12,9 +15,22 @@ from importlib.resources import files
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 
-def coastline() -> list[npt.NDArray[np.float64]]:
-    """Polylines, each float64 (point, 2): longitude, latitude in degrees. None crosses the date line."""
-    lines = json.loads(files("contrail_data.geo").joinpath("coastline.json").read_bytes())
-    return [np.array(line, np.float64) for line in lines]
+def coastline(tolerance: float = 0.0) -> list[npt.NDArray[np.float64]]:
+    """Return the coastlines of the world.
+
+    Args:
+        tolerance: Simplify lines to this many degrees and drop those that fit into a box of four times this size; 0
+            keeps all points.
+
+    Returns:
+        Polylines, float64 (point, 2): longitude and latitude in degrees. None crosses the date line.
+    """
+    steps = json.loads(files("contrail_data.geo").joinpath("coastline.json").read_bytes())
+    lines = [np.cumsum(np.reshape(line, (-1, 2)), axis=0) / 100 for line in steps]
+    if tolerance:
+        lines = [line for line in lines if np.ptp(line, axis=0).max() > 4 * tolerance]
+        lines = [shapely.get_coordinates(shapely.LineString(line).simplify(tolerance)) for line in lines]
+    return lines

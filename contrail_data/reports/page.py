@@ -75,7 +75,7 @@ def globe(centre: float, marks: str) -> str:
     grid += [np.stack([np.full(181, o), fine / 2], 1) for o in range(-180, 180, 20)]
     sea = f"<circle class=sea cx={GLOBE / 2} cy={GLOBE / 2} r={DISK} />"
     lines = f'<path class=graticule d="{"".join(map(path, grid))}" />'
-    coast = f'<path class=coast d="{"".join(map(path, coastline()))}" />'
+    coast = f'<path class=coast d="{"".join(map(path, coastline(tolerance=0.25)))}" />'
     return svg(GLOBE, GLOBE, sea + lines + coast + marks, "Map of records")
 
 

@@ -1,0 +1,147 @@
+"""Raw records become a sealed store, locally and on object storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from contrail_data.composites import evaluate
+from contrail_data.errors import ContrailError
+from contrail_data.storage.place import Place
+from contrail_data.store.reader import open_store, pixel_reader
+from contrail_data.store.settings import StoreSettings
+from contrail_data.store.verify import verify
+from helpers.cli import run_data
+from helpers.records import write_record
+from helpers.stores import ASH, build_small, contents, remote_contents
+
+
+def test_xarray_alone_reads_it_with_names_and_units(raw: Path, tmp_path: Path) -> None:
+    built = build_small(raw, tmp_path / "s.zarr")
+    assert (built.samples, built.set_aside) == (9, [])
+    ds = xr.open_zarr(tmp_path / "s.zarr")
+    assert ds["image"].dims == ("sample", "time", "channel", "y", "x")
+    assert dict(ds.sizes) == {
+        "sample": 9,
+        "time": 8,
+        "channel": 3,
+        "y": 32,
+        "x": 32,
+        "corner": 4,
+        "affine": 6,
+        "moment": 7,
+    }
+    assert list(ds["channel"].values) == ["R", "G", "B"]
+    record_id = "18446744073709551619"
+    one = ds.isel(sample=list(ds["record_id"].values).index(record_id)).load()
+    folder = raw / "train" / record_id
+    bands = {b: np.load(folder / f"band_{b}.npy") for b in ASH.bands}
+    expected = np.moveaxis(evaluate(ASH, bands), -1, 0)
+    np.testing.assert_allclose(one["image"], expected, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_array_equal(one["mask"], np.load(folder / "human_pixel_masks.npy")[..., 0])
+    votes = np.load(folder / "human_individual_masks.npy")[:, :, 0]
+    bits = (one["annotators"].values[..., np.newaxis].astype(int) >> np.arange(8)) & 1
+    np.testing.assert_array_equal(bits[..., :4], votes)
+    assert one["annotator_count"] == 4
+    assert one["positive_pixels"] == votes[..., :3].all(-1).sum()
+    labelled = np.datetime64(1583980800 + 1200 * 3, "s")
+    assert one["time"].values[4] == labelled
+    assert one["time"].values[0] == labelled - np.timedelta64(40, "m")
+    last = ds.isel(sample=8)
+    assert np.isnan(last["latitude"])
+    assert np.isnat(last["time"].values).all()
+
+
+def test_float_stores_hold_the_composite_itself(raw: Path, tmp_path: Path) -> None:
+    build_small(raw, tmp_path / "s.zarr", settings=StoreSettings(ASH, dtype=PixelDtype.FLOAT32, codec=Codec.LZ4, size=32))
+    folder = sorted((raw / "train").iterdir())[0]
+    expected = evaluate(ASH, {b: np.load(folder / f"band_{b}.npy") for b in ASH.bands})
+    stored = xr.open_zarr(tmp_path / "s.zarr")["image"].isel(sample=0).transpose("channel", "y", "x", "time")
+    np.testing.assert_array_equal(stored, expected)
+
+
+def test_bytes_do_not_depend_on_workers(raw: Path, tmp_path: Path) -> None:
+    one = build_small(raw, tmp_path / "a.zarr", workers=1)
+    two = build_small(raw, tmp_path / "b.zarr", workers=3)
+    assert one.digest == two.digest
+    assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
+
+
+def test_statistics_are_of_train_only(raw: Path, tmp_path: Path) -> None:
+    build_small(raw, tmp_path / "t.zarr")
+    (raw / "train").rename(raw / "validation")
+    build_small(raw, tmp_path / "v.zarr", "validation")
+    ds = open_store(tmp_path / "t.zarr")
+    unit = ds["image"].values / 255
+    np.testing.assert_allclose(ds.attrs["statistics"]["mean"], unit.mean((0, 1, 3, 4)), rtol=1e-12)
+    np.testing.assert_allclose(ds.attrs["statistics"]["std"], unit.std((0, 1, 3, 4)), rtol=1e-12)
+    assert open_store(tmp_path / "v.zarr").attrs["statistics"] is None
+
+
+def test_other_sizes_are_resized_and_a_thin_contrail_stays(raw: Path, tmp_path: Path) -> None:
+
+    big = write_record(raw / "train" / "1", np.random.default_rng(5), size=96)
+    diagonal = np.eye(96, dtype="<i4")[..., np.newaxis]
+    np.save(big / "human_pixel_masks.npy", diagonal)
+    build_small(raw, tmp_path / "s.zarr")
+    ds = open_store(tmp_path / "s.zarr")
+    one = ds.isel(sample=list(ds["record_id"].values).index("1")).load()
+    assert (int(one["height"]), int(one["width"]), int(one["positive_pixels"])) == (96, 96, 96)
+    np.testing.assert_array_equal(one["mask"], np.eye(32, dtype=np.uint8))
+    smooth = np.load(big / "band_14.npy")[..., 4].reshape(32, 3, 32, 3).mean((1, 3))
+    np.testing.assert_allclose(one["image"].values[4, 2] / 255 * 60 + 243, smooth, atol=1.0)
+
+
+def test_a_second_builder_and_other_input_are_refused(raw: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    out = tmp_path / "s.zarr"
+    (out / ".building").mkdir(parents=True)
+    with (out / ".building/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("somehost, process 77")
+        lock.flush()
+        with pytest.raises(ContrailError, match="somehost, process 77"):
+            build_small(raw, out)
+    build_small(raw, out)
+    again = build_small(raw, out)
+    assert again.resumed == again.samples == 9
+    with pytest.raises(ContrailError, match="another store"):
+        build_small(raw, out, settings=StoreSettings(ASH, size=48))
+    assert build_small(raw, out, settings=StoreSettings(ASH, size=48), overwrite=True).samples == 9
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    for foreign in ("", '{"zarr_format": 3, "node_type": "group", "attributes": {}}'):
+        if foreign:
+            (tmp_path / "thesis" / "zarr.json").write_text(foreign)
+        with pytest.raises(ContrailError, match="no contrail store"):
+            build_small(raw, tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
+
+
+def test_a_store_built_on_object_storage_is_the_same_store(raw40: Path, sealed40: Path, s3: str) -> None:
+    url = f"{s3}/team/s.zarr"
+    made = build_small(raw40, url)
+    assert made.digest == open_store(sealed40).attrs["digest"]
+    assert remote_contents(Place(url)) == contents(sealed40)
+    assert Place(url).within(".building").sizes() == {}
+    assert verify(Place(url)) == []
+    assert build_small(raw40, url).was_there
+    store, local = open_store(url), open_store(sealed40)
+    assert store["image"].values.tobytes() == local["image"].values.tobytes()
+    out, expected = np.empty((3, 3, 32, 32), np.uint8), np.empty((3, 3, 32, 32), np.uint8)
+    for sample in (0, 16, 38):
+        pixel_reader(store, check=True)(sample, [1, 4, 7], out)
+        pixel_reader(local)(sample, [1, 4, 7], expected)
+        np.testing.assert_array_equal(out, expected)
+    Place(url).write("image/c.1.0.0.0.0", [b"rot"])
+    assert [d.path for d in verify(Place(url))] == ["image/c.1.0.0.0.0"]
+    done = run_data("verify", url, "--repair-from", sealed40)
+    assert done.returncode == 0, done.stderr
+    assert remote_contents(Place(url)) == contents(sealed40)
+    with pytest.raises(ContrailError, match="another store"):
+        build_small(raw40, url, settings=StoreSettings(ASH, size=48))
+    assert build_small(raw40, url, settings=StoreSettings(ASH, size=48), overwrite=True).samples == 39

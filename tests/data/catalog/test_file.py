@@ -1,0 +1,271 @@
+"""Catalog files: edits that change nothing else, hostile and mutated files."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contrail_data.catalog import file as catalog_file
+from contrail_data.catalog.catalog import (
+    CATALOG,
+    add_entry,
+    remove_entry,
+    store_path,
+)
+from contrail_data.catalog.file import find_entry, read_catalog, version_of
+from contrail_data.cli.catalog import _facts, _row
+from contrail_data.errors import ContrailError
+from contrail_data.storage.place import SCHEMES
+from contrail_data.store.reader import open_store
+from helpers.catalogs import ODD
+
+
+@pytest.mark.parametrize(
+    "text",
+    [ODD, ODD.replace("\n", "\r\n"), ODD.rstrip("\n"), ODD.split("    # next")[0].rstrip()]
+    + [f"metadata: {{version: 1}}\n{s}" for s in ("sources:", "sources: {}  # none\nx: 1\n", "sources: ~\n# tail\n")],
+)
+def test_an_edit_changes_no_other_line(text: str, stores: Path, tmp_path: Path) -> None:
+    path = tmp_path / CATALOG
+    path.write_bytes(text.encode())
+    path.chmod(0o664)
+    before = text.splitlines(keepends=True)
+    empty = "ash:" not in text
+    for name, store in (("new", "ash"), ("ash", "float")):
+        add_entry(path, name, str(stores / f"{store}.zarr"), open_store(stores / f"{store}.zarr"), "it's: #1\nsecond")
+    after = path.read_bytes().decode().splitlines(keepends=True)
+    lost = [line for line in difflib.ndiff(before, after) if line.startswith("- ")]
+    sources = [line for line in before if line.startswith("sources")]
+    expected = sources if empty and not sources[0].endswith("sources:\n") else []
+    expected += [] if empty else ["    ash:\r\n" if "\r" in text else "    ash:\n"]
+    last = [] if text.endswith("\n") or empty else [before[-1]] if before[-1].strip()[0] != "#" else []
+    assert [line[2:] for line in lost] == sorted({*expected, *last}, key=before.index)
+    assert read_catalog(path)["ash"]["description"] == "it's: #1\nsecond"
+    assert path.stat().st_mode & 0o777 == 0o664
+    remove_entry(path, "ash")
+    remove_entry(path, "new")
+    restored = path.read_bytes().decode()
+    if empty:
+        assert yaml.safe_load(restored)["sources"] == {}
+    else:
+        assert restored.rstrip() == text.rstrip()
+
+
+def test_removal_leaves_the_comments_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / CATALOG
+    path.write_text(ODD)
+    assert remove_entry(path, "ash") == ("ash", None)
+    assert list(read_catalog(path)) == ["other"]
+    assert path.read_text() == ODD[: ODD.index("    ash:")] + ODD[ODD.index("\n    # next") :]
+    assert remove_entry(path, "other") == ("other", None)
+    assert read_catalog(path) == {}
+    assert path.read_text().count("#") == ODD.count("#") - 2  # less 'aligned' and the literal's
+
+
+def test_edits_that_cannot_be_made_safely_are_refused(stores: Path, tmp_path: Path) -> None:
+    path = tmp_path / CATALOG
+    store = open_store(stores / "ash.zarr")
+    for text, told in [
+        ("{sources: {}}", "within"),
+        ("sources: {a: {driver: zarr}}", "within"),
+        ("sources:\n  ash: {metadata: {version: x}}\n", "metadata.version"),
+        ("sources:\n  ash: {metadata: {version: 1}}\n  ash@2: {metadata: {version: 2}}\n", "not the newest"),
+        ("sources:\n  - ash\n", "no mapping"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(ContrailError, match=told):
+            add_entry(path, "ash", str(stores / "ash.zarr"), store, None)
+        assert path.read_text() == text
+        assert os.listdir(tmp_path) == [CATALOG]
+    path.write_text(shared := "sources:\n  ash: &a {driver: zarr}\n  other: *a\n")
+    with pytest.raises(ContrailError, match=r"alias .a. of nothing .*nothing was written"):
+        remove_entry(path, "ash")
+    assert path.read_text() == shared
+    with pytest.raises(ContrailError, match="cannot be written"):
+        add_entry(tmp_path / "none" / CATALOG, "ash", str(stores / "ash.zarr"), store, None)
+
+
+def test_processes_add_at_the_same_time(stores: Path, tmp_path: Path) -> None:
+    code = """if True:
+        import sys, pathlib
+        from contrail_data.catalog.catalog import add_entry
+        from contrail_data.store.reader import open_store
+        stores, catalog, worker = sys.argv[1:]
+        for i in range(4):
+            for store in ("ash", "float"):
+                path = f"{stores}/{store}.zarr"
+                add_entry(pathlib.Path(catalog), f"w{worker}_{i}", path, open_store(path), None)
+            add_entry(pathlib.Path(catalog), "shared", path, open_store(path), None)
+    """
+    path = tmp_path / CATALOG
+    workers = [subprocess.Popen([sys.executable, "-c", code, str(stores), str(path), str(w)]) for w in range(3)]
+    assert [w.wait(60) for w in workers] == [0, 0, 0]
+    expected = {f"w{w}_{i}{v}" for w in range(3) for i in range(4) for v in ("", "@1")} | {"shared"}
+    assert set(read_catalog(path)) == expected
+    assert os.listdir(tmp_path) == [CATALOG]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"sources: {}" + b" " * (4 << 20), "larger than 4 MB"),
+        (b"sources: " + b"[" * 100_000, "levels deep"),
+        (b"sources: [" + b"a," * 1_000_000 + b"]", "more than 200000 values"),
+        (b"sources: 1" + b":20" * 1_000_000, "a number of"),
+        (
+            b"a0: &a0 [x]\n%bsources: {}"
+            % b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 31)),
+            "more than 200000 values",
+        ),
+        (
+            b"a0: &a0 [x]\n%bsources: {}" % b"".join(b"a%d: &a%d [*a%d]\n" % (i, i, i - 1) for i in range(1, 41)),
+            "levels deep",
+        ),
+        (b"sources: &a {a: *a}", "alias 'a' of nothing"),
+        (b"sources: !!python/object/apply:os.system [ls]", "tags"),
+        (b"sources: {a: {<<: {b: 1}}}", "is not text"),
+        (b"sources: {18446744073709551616: {}}", "is not text, quote it"),
+        (b"sources: {? [a] : 1}", "is not text"),
+        (b"sources: {a: 1, a: 2}", "is there twice"),
+        (b"sources:\n\ta: 1", "line 2: found character"),
+        (b"\xef\xbb\xbfsources: {}", "byte order mark"),
+        (b"sources: \xff", "not UTF-8 at byte 9"),
+        (b"sources: {a: 2020-13-45}", "month"),
+        (b"sources: {}\n---\n", "another document"),
+        (b"sources: \0", "control characters"),
+        (b"- 1", "'sources' is missing"),
+        (b"", "'sources' is missing"),
+    ],
+)
+def test_hostile_files_end_in_one_line(content: bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / CATALOG
+    path.write_bytes(content)
+    start = time.monotonic()
+    with pytest.raises(ContrailError, match=told) as error:
+        read_catalog(path)
+    assert str(error.value).isprintable()
+    assert time.monotonic() - start < 5
+
+
+WATCHED: list[str] | None = None
+
+
+VALID = ODD.replace("kind: samples}", f"kind: samples, version: 2, digest: 'sha256:{'0a' * 32}'}}").replace(
+    "    # next", "    ash@1: {driver: zarr, args: {urlpath: s3://b/a.zarr}, metadata: {samples: 9, time: [a, b]}}"
+)
+
+
+NEW = {"driver": "zarr", "args": {"urlpath": "x.zarr"}, "metadata": {"digest": f"sha256:{'0b' * 32}"}}
+
+
+FUZZ = settings(derandomize=True, database=None, deadline=3000, suppress_health_check=list(HealthCheck))
+
+
+def _watch(event: str, _: tuple[Any, ...]) -> None:
+    if WATCHED is not None and event.split(".")[0] in ("open", "os", "subprocess", "socket", "shutil", "exec"):
+        WATCHED.append(event)
+
+
+sys.addaudithook(_watch)
+
+
+def told_on_one_line(error: ContrailError) -> None:
+    assert str(error).isprintable(), error
+
+
+def survives(content: bytes) -> bool:
+    """Whether it is a catalog; reading, listing and editing it end well or in one line, and touch no file."""
+    global WATCHED
+    path = Path("/nowhere") / CATALOG
+    tasks = [lambda c: catalog_file.with_entry(c, "ash", NEW), lambda c: catalog_file.without_entry(c, "ash")]
+    tasks += [lambda c: catalog_file.with_entry(c, "new", NEW), lambda c: find_entry(path, c.sources, "ash@1")]
+    WATCHED = []
+    try:
+        try:
+            parsed = catalog_file._parse(content, path)
+        except ContrailError as error:
+            told_on_one_line(error)
+            return False
+        for key, entry in parsed.sources.items():
+            _row(_facts(path, key, entry))
+            for function in (store_path, version_of):
+                tasks.append(lambda _, f=function, k=key, e=entry: f(path, k, e))
+        for task in tasks:
+            try:
+                told = task(parsed)
+            except ContrailError as error:
+                told_on_one_line(error)
+                continue
+            if isinstance(told, str):
+                scheme, remote, _ = told.partition("://")
+                assert "@" in told or (scheme in SCHEMES if remote else told.startswith("/")) or told in parsed.sources
+                assert "{{" not in told
+            elif isinstance(told, tuple) and told[0] is not None:
+                assert catalog_file._parse(told[0].text.encode(), path).content == told[0].content
+        return True
+    finally:
+        seen, WATCHED = WATCHED, None
+        assert seen == []
+
+
+JUNK = st.one_of(
+    st.sampled_from([b"{{ env(HOME) }}", b"&a ", b"*a", b"!!python/name:os.system ", b"\t", b"\xff", b"\xef\xbb\xbf"]),
+    st.sampled_from([b"\0", b"\r", b"\n---\n", b"? ", b"- ", b"[", b"{", b"}", b'"', b"'", b": ", b"#", b"|\n", b"@"]),
+    st.sampled_from([b"<<: ", b"ash:", b"../", b"\xe2\x80\xa8", b"\xc2\x85", b"..", b"::", b"://", b"1:2:3", b"%YAML"]),
+    st.binary(max_size=6),
+)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), JUNK), min_size=1, max_size=4))
+@settings(FUZZ, max_examples=2500)
+def test_mutated_bytes(edits: list[tuple[float, int, bytes]]) -> None:
+    content = VALID.encode()
+    for where, length, junk in edits:
+        at = int(where * len(content))
+        content = content[:at] + junk + content[at + length :]
+    survives(content)
+
+
+LEAF = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.dates(), st.datetimes(),
+    st.sampled_from(["{{ shell(ls) }}", "../x", "s3://b/x", "zip::x", "sha256:0", "ash@1", "\x1b[2J", "[x]", "x" * 99]),
+)  # fmt: skip
+
+
+VALUE = st.recursive(
+    LEAF,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+PLACES = st.lists(st.sampled_from(["sources", "metadata", "ash", "ash@1", "other", "args", "urlpath", "version"]))
+
+
+@given(st.lists(st.tuples(PLACES.filter(len), VALUE), min_size=1, max_size=4), st.booleans())
+@settings(FUZZ, max_examples=800)
+def test_mutated_structure(changes: list[tuple[list[str], Any]], flow: bool) -> None:
+    tree = yaml.safe_load(VALID)
+    for places, value in changes:
+        node = tree if places[0] in ("sources", "metadata") else tree["sources"]
+        for place in places[:-1]:
+            node = node[place] if isinstance(node, dict) and isinstance(node.get(place), dict) else node
+        if isinstance(node, dict):
+            node[places[-1]] = value
+        if not isinstance(tree.get("sources"), dict):
+            break
+    survives(yaml.safe_dump(tree, default_flow_style=flow, allow_unicode=True).encode())
+
+
+def test_the_fuzzed_catalog_is_a_good_one() -> None:
+    assert survives(VALID.encode())

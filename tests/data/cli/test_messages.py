@@ -1,0 +1,31 @@
+"""Errors of contrail-data end in one line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from helpers.cli import run_data
+
+
+def test_the_command_line_ends_in_one_line(raw: Path, tmp_path: Path) -> None:
+    os.truncate(sorted((raw / "train").iterdir())[0] / "band_11.npy", 100)
+    done = run_data("build-ash", raw, "--size", 32, "-o", tmp_path / "s.zarr")
+    assert done.returncode == 1
+    assert "band_11.npy: " in done.stderr
+    assert "8 samples, 1 set aside" in done.stdout
+    for args, told in [
+        (("build-ash", raw, "--split", "tarin", "-o", tmp_path / "x.zarr"), "train"),
+        (("build-ash", raw / "nowhere", "-o", tmp_path / "x.zarr"), "no such folder"),
+        (("build-ash", raw, "--composite", "asch", "-o", tmp_path / "x.zarr"), "ash_cira"),
+        (("inspect", tmp_path / "none.zarr"), "no such store"),
+        (("stats", raw), "zarr.json"),
+        (("preview", tmp_path / "s.zarr", "--record", "../../x"), "no record"),
+        (("build-ash", raw, "--size", 32, "--strict", "-o", tmp_path / "y.zarr"), "band_11.npy"),
+    ]:
+        failed = run_data(*args)
+        assert failed.returncode == 1, args
+        assert failed.stderr.splitlines()[-1].startswith("error: "), failed.stderr
+        assert told in failed.stderr.splitlines()[-1]
+        assert "Traceback" not in failed.stderr
+    assert run_data("build-ash", raw).returncode == 2

@@ -1,0 +1,85 @@
+"""Contact sheets and animations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from PIL import Image
+
+from contrail_data.errors import ContrailError
+from contrail_data.reports import preview as pictures
+from contrail_data.reports.preview import choose, contact_sheet, preview
+from contrail_data.reports.store_page import page
+from helpers.records import write_record
+from helpers.stores import build_composite, predict_square
+
+
+def test_disagreed_ranks_large_disputes_before_specks(tmp_path: Path) -> None:
+    rng, size = np.random.default_rng(0), 64
+
+    def record(name: str, *, all_four: int, one: int) -> None:
+        """Rows of 50 pixels marked by all four annotators, then pixels marked by one alone."""
+        folder = write_record(tmp_path / "raw" / "train" / name, rng, size=size)
+        votes = np.zeros((size * size, 4), "<i4")
+        votes[:all_four] = 1
+        votes[all_four : all_four + one, 2] = 1
+        votes = votes.reshape(size, size, 1, 4)
+        np.save(folder / "human_individual_masks.npy", votes)
+        np.save(folder / "human_pixel_masks.npy", (votes.mean(-1) > 0.5).astype("<i4"))
+
+    record("agreed", all_four=300, one=0)
+    record("empty", all_four=0, one=0)
+    record("speck", all_four=0, one=6)
+    record("edges", all_four=400, one=200)
+    record("dispute", all_four=50, one=450)
+    store = build_composite(tmp_path / "raw", tmp_path / "s.zarr", size=size)
+    chosen, of = choose(store, "disagreed", 24)
+    ids = store["record_id"].values
+    assert [(ids[i], told) for i, told in chosen] == [
+        ("dispute", "450 of 500 px disputed"),
+        ("edges", "200 of 600 px disputed"),
+        ("speck", "6 of 6 px disputed"),
+    ]
+    assert of == 3
+    assert [ids[i] for i, _ in choose(store, "positives", 2)[0]] == ["edges", "agreed"]
+    assert choose(store, "random", 5, 1) == choose(store, "random", 5, 1) != choose(store, "random", 5, 2)
+    assert len(choose(store, "brightest", 3)[0]) == 3
+
+
+def test_pictures_of_stores_do_not_overwrite_each_other(raw: Path, store: xr.Dataset, tmp_path: Path) -> None:
+    record_id, out = str(store["record_id"].values[0]), tmp_path / "pictures"
+    other = build_composite(raw, tmp_path / "elsewhere" / "s.zarr", "ash_wide")
+    prediction = predict_square(store, tmp_path / "p.zarr", pseudo=True)
+    paths = [*preview(store, record_id, out), *preview(other, record_id, out)]
+    paths += preview(store, record_id, out, prediction)
+    for sheet in pictures.default_sheets(store):
+        paths += [contact_sheet(store, sheet, out), contact_sheet(store, sheet, out, prediction=prediction)]
+    assert len(set(paths)) == 10
+    assert all(p.is_file() for p in paths)
+    width, height = Image.open(paths[-1]).size
+    assert 1 < width / height < 2.5
+    half = contact_sheet(store, "positives", out, prediction=prediction.isel(sample=slice(4)))
+    assert half.is_file()  # records without a prediction are told, not refused
+
+
+def test_one_bare_sample(bare: xr.Dataset, tmp_path: Path) -> None:
+    (path,) = preview(bare, "f1", tmp_path / "pictures")  # one frame: nothing to animate, no second row
+    assert Image.open(path).height < 700
+    assert contact_sheet(bare, "positives", tmp_path / "pictures").is_file()
+    with pytest.raises(ContrailError, match="no record on which annotators disagree"):
+        contact_sheet(bare, "disagreed", tmp_path / "pictures")
+    html = page(bare)
+    assert "No record has a place" in html
+    assert "No record has a time" in html
+    assert "No record has votes" in html
+
+
+def test_hostile_record_ids(store: xr.Dataset, tmp_path: Path) -> None:
+    ids = store["record_id"].values.copy()
+    ids[0] = "../../evil"
+    with pytest.raises(ContrailError, match="not a plain name"):
+        preview(store.assign_coords(record_id=("sample", ids)), "../../evil", tmp_path / "a" / "b")
+    assert not list(tmp_path.rglob("*evil*"))

@@ -1,0 +1,99 @@
+"""The HTML report of a store is one safe page."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from contrail_data.errors import ContrailError
+from contrail_data.reports.page import view_from
+from contrail_data.reports.store_page import page, write_report
+from helpers.stores import predict_square
+
+
+class Page(HTMLParser):
+    """Tags must nest, nothing may run, nothing may come from elsewhere."""
+
+    VOID = frozenset({"meta", "img", "br", "circle", "path", "rect", "line", "polygon", "polyline"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.images = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in {"script", "link", "iframe", "object", "form"}
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name in {"src", "href", "xlink:href"}:
+                assert (value or "").startswith("data:image/png;base64,")
+                self.images += 1
+        if tag not in self.VOID or tag == "rect":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in self.VOID
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_is_one_safe_page(store: xr.Dataset, tmp_path: Path) -> None:
+    attack = "<script>alert(1)</script>"
+    path = Path(store.attrs["path"]) / "provenance.json"
+    told = json.loads(path.read_text())
+    path.write_text(
+        json.dumps(told | {"command": ["</style>" + attack], "set_aside": ["<img src=x onerror=alert(1)>"]})
+    )
+    hostile = store.copy()
+    hostile.attrs["composite"] = json.loads(json.dumps(store.attrs["composite"]).replace('"G"', json.dumps(attack)))
+    prediction = predict_square(store, tmp_path / "p.zarr", pseudo=True)
+    prediction.attrs["model"] = attack
+    for shown, images in ((hostile, 18), (prediction, 0)):
+        parsed = Page()
+        html = page(shown)
+        parsed.feed(html)
+        parsed.close()
+        assert parsed.open == []
+        assert parsed.images == images
+        assert attack in parsed.text  # shown as what it is
+        assert "http" not in html
+        assert "url(" not in html
+    write_report(store, tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text() == page(store)
+    with pytest.raises(ContrailError, match="cannot be written"):
+        write_report(store, tmp_path / "none" / "r.html")
+
+
+def test_the_report_counts(store: xr.Dataset) -> None:
+    html = page(store)
+    # Three of four annotators marked 13 pixels of row 16 on each record, two of them 13 of row 8.
+    assert "13 px" in html
+    assert "26 of 26 px disputed" in html
+    assert "234 pixels of 9 records" in html
+    assert html.count("<title>50%</title>") == 2
+    assert "1 record without a place" in html
+    assert "No two records have the same raw data" in html
+    digests = store["source_digest"].values.copy()
+    digests[3] = digests[2]
+    ids = store["record_id"].values
+    assert f"<td>{ids[2]}, {ids[3]}</td><td>" in page(store.assign(source_digest=("sample", digests)))
+
+
+def test_the_satellite_view() -> None:
+    longitude = np.array([-75.2, -75.2, 104.8, -75.2 + 81.2])
+    x, y, seen = view_from(longitude, np.array([0.0, 40.0, 0.0, 0.0]), -75.2)
+    assert (x[0], y[0]) == (0, 0)
+    assert x[1] == 0
+    assert -1 < y[1] < -0.6
+    assert seen.tolist() == [True, True, False, True]
+    assert x[3] == pytest.approx(1, abs=1e-3)  # the limb

@@ -1,0 +1,111 @@
+"""Tiles cut from scans."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from pyproj import CRS
+
+from contrail_data.geo.fixed_grid import FixedGrid
+from contrail_data.geo.geometry import tile_geometry, to_geodetic
+from contrail_data.scans.scene import assemble
+from contrail_data.scans.tiles import _indices, cut, lattice_sites, native_tile, utm_tile
+from helpers.grids import EAST
+
+
+def scene(values: np.ndarray, x: float = -0.03, y: float = 0.1):
+    """One time and band of a window of the grid."""
+    grid = FixedGrid(EAST, x, y, 56e-6, -56e-6, *values.shape)
+    time = np.array(["2024-03-01T12:00:00"], "datetime64[ns]")
+    return assemble(values[None, None], [14], grid, time, time, {"platform": "GOES-16"}), grid
+
+
+def test_a_native_tile_is_the_grid_itself_and_empty_beyond_it() -> None:
+    values = np.arange(80 * 90, dtype=np.float32).reshape(80, 90)
+    whole, grid = scene(values)
+    latitude, longitude = (float(a) for a in EAST.to_geodetic(grid.x + 50.3 * grid.dx, grid.y + 40.3 * grid.dy))
+    tile = native_tile(grid, latitude, longitude, 32)
+    np.testing.assert_array_equal(cut(whole, tile)[0, :, :, 0], values[25:57, 35:67])
+    assert tile.geometry()["latitude"] == pytest.approx(latitude, abs=0.03)
+    beside = EAST.to_geodetic(grid.x - 0.3 * grid.dx, grid.y + 0.3 * grid.dy)
+    corner = native_tile(grid, *(float(a) for a in beside), 32)
+    made = cut(whole, corner)[0, :, :, 0]
+    assert np.isnan(made[:15]).all()
+    assert np.isnan(made[:, :15]).all()
+    np.testing.assert_array_equal(made[15:, 16:], values[:17, :16])
+
+
+def test_resampling_agrees_with_pyresample_and_keeps_what_is_missing() -> None:
+    import dask.array as da
+    from pyresample import geometry
+    from pyresample.gradient import ResampleBlocksGradientSearchResampler
+
+    rng = np.random.default_rng(0)
+    values = 280 + 5 * rng.standard_normal((200, 220)).cumsum(0).astype(np.float32) / 14
+    whole, grid = scene(values)
+    latitude, longitude = (float(a[100, 110]) for a in grid.geodetic())
+    tile = utm_tile(latitude, longitude, 64, 2000.0)
+    ours = cut(whole, tile)[0, :, :, 0]
+    left, top = tile.col_min, tile.row_min
+    extent = (left, top + 64 * tile.row_size, left + 64 * tile.col_size, top)
+    target = geometry.AreaDefinition("t", "", "", CRS.from_wkt(tile.projection_wkt), 64, 64, extent)
+    a, b, c, d = grid.geotransform[[0, 3, 1, 5]]
+    source = geometry.AreaDefinition(
+        "s", "", "", CRS.from_wkt(EAST.crs_wkt), 220, 200, (a, b + 200 * d, a + 220 * c, b)
+    )
+    resampler = ResampleBlocksGradientSearchResampler(source, target)
+    resampler.precompute()
+    given = xr.DataArray(da.from_array(values), dims=("y", "x"))
+    theirs = resampler.compute(given, method="bilinear", fill_value=np.nan).values
+    assert np.abs(ours - theirs).max() < 2e-3
+
+    holed = values.copy()
+    holed[100, 110] = np.nan
+    missing = np.isnan(cut(scene(holed)[0], tile)[0, :, :, 0])
+    assert 1 <= missing.sum() <= 9
+    np.testing.assert_array_equal(cut(scene(holed)[0], tile)[0, :, :, 0][~missing], ours[~missing])
+
+
+def test_a_plane_in_scan_angles_is_resampled_exactly() -> None:
+    x, y = np.meshgrid(-0.03 + 56e-6 * np.arange(200), 0.1 - 56e-6 * np.arange(200))
+    whole, grid = scene((1e4 * (x + 2 * y)).astype(np.float32))
+    tile = utm_tile(*(float(a[100, 100]) for a in grid.geodetic()), 48, 2100.0)
+    at_x, at_y = EAST.to_scan_angles(*tile.geodetic())
+    np.testing.assert_allclose(cut(whole, tile)[0, :, :, 0], 1e4 * (at_x + 2 * at_y), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(("latitude", "longitude"), [(0.0, -75.0), (40.0, -120.0), (-41.0, -35.0), (58.0, -100.0)])
+def test_splines_between_exact_places_are_exact_enough(latitude: float, longitude: float) -> None:
+    grid = FixedGrid(EAST, -0.151844, 0.151844, 56e-6, -56e-6, 5424, 5424)
+    tile = utm_tile(latitude, longitude)
+    rows, columns = _indices(grid, tile)
+    for ours, exact in zip((rows, columns), grid.indices(*tile.geodetic()), strict=True):
+        assert np.abs(ours - exact).max() < 1e-5
+    top, left = int(rows.min()), int(columns.min())
+    window = grid.window(top, left, 200, 120)
+    back = tile.indices_of(window)
+    to_place = to_geodetic(tile.projection_wkt)
+    y, x = window.geodetic()
+    x, y = to_place.transform(x, y, direction="INVERSE")
+    np.testing.assert_allclose(back[0], (y - tile.row_min) / tile.row_size - 0.5, rtol=0, atol=1e-2)
+    np.testing.assert_allclose(back[1], (x - tile.col_min) / tile.col_size - 0.5, rtol=0, atol=1e-2)
+
+
+def test_tiles_are_those_of_the_dataset(real_data: Path) -> None:
+    entries = json.loads((real_data / "opencontrails/validation_metadata.json").read_text())
+    sites = np.array(lattice_sites())
+    other_zone = 0
+    numbers = ("projection_wkt", "row_min", "row_size", "col_min", "col_size")
+    for entry in entries[::5]:
+        there = tile_geometry(**{key: entry[key] for key in numbers}, height=256, width=256)
+        place = there["latitude"], there["longitude"]
+        assert np.abs(sites - place).max(1).min() < 0.1
+        ours = utm_tile(*place)
+        other_zone += CRS.from_wkt(ours.projection_wkt) != CRS.from_wkt(entry["projection_wkt"])
+        assert ours.geometry()["latitude"] == pytest.approx(place[0], abs=1e-6)
+        assert 256 * ours.col_size == pytest.approx(256 * entry["col_size"], rel=0.07)
+    assert other_zone < 0.03 * len(entries) / 5  # where the western edge runs along a zone's

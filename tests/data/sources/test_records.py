@@ -1,0 +1,159 @@
+"""Bad records and metadata are set aside by name; the rest is built."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contrail_data.composites import evaluate
+from contrail_data.errors import BadRecord
+from contrail_data.storage.place import Place
+from contrail_data.store.reader import open_store
+from contrail_data.store.settings import StoreSettings
+from contrail_data.store.verify import verify
+from helpers.stores import ASH, build_small
+
+
+def _edit(name: str, change):
+    """A damage that loads an array of the record, changes it and saves it."""
+
+    def damage(folder: Path) -> None:
+        array = np.load(folder / name)
+        np.save(folder / name, change(array))
+
+    return damage
+
+
+def _with_nan(array: np.ndarray) -> np.ndarray:
+    array[3, 4, 5] = np.nan
+    return array
+
+
+def _lying_header(folder: Path) -> None:
+    path = folder / "band_14.npy"
+    path.write_bytes(path.read_bytes().replace(b"(32, 32, 8), }", b"(999999999999, 32, 8), }")[:4096])
+
+
+DAMAGE = {
+    "missing band": (lambda f: (f / "band_15.npy").unlink(), r"missing band_15\.npy"),
+    "truncated": (lambda f: os.truncate(f / "band_11.npy", 5000), r"band_11\.npy: truncated"),
+    "empty": (lambda f: os.truncate(f / "band_11.npy", 0), r"band_11\.npy: not a readable"),
+    "no npy at all": (lambda f: (f / "band_11.npy").write_bytes(b"x" * 9000), r"band_11\.npy: not a readable"),
+    "header of a terabyte": (_lying_header, r"band_14\.npy"),
+    "wrong dtype": (_edit("band_14.npy", lambda a: a.astype("f8")), r"band_14\.npy: dtype is float64"),
+    "wrong shape": (_edit("band_14.npy", lambda a: a[..., :5]), r"band_14\.npy: shape is \(32, 32, 5\)"),
+    "bands of two sizes": (_edit("band_15.npy", lambda a: a[:16]), r"band_15\.npy: shape is \(16, 32, 8\)"),
+    "NaN": (_edit("band_15.npy", _with_nan), r"band 15: 1 values are NaN"),
+    "impossible kelvin": (_edit("band_14.npy", lambda a: a - 273.15), r"band 14: values from .* impossible"),
+    "pickled": (
+        lambda f: (f / "human_pixel_masks.npy").write_bytes(_pickled()),
+        r"human_pixel_masks\.npy: holds pickled objects",
+    ),
+    "mask of counts": (_edit("human_pixel_masks.npy", lambda a: a * 3), r"human_pixel_masks\.npy: values other than"),
+    "no mask": (
+        lambda f: [(f / n).unlink() for n in ("human_pixel_masks.npy", "human_individual_masks.npy")],
+        r"human_pixel_masks\.npy: missing",
+    ),
+    "nine annotators": (
+        _edit("human_individual_masks.npy", lambda a: np.repeat(a, 3, -1)[..., :9]),
+        r"9 annotators, at most 8",
+    ),
+}
+
+
+class _Bomb:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+def _pickled() -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": (32, 32, 1)})
+    return buffer.getvalue() + pickle.dumps(_Bomb())
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_bad_record_is_named_and_the_rest_is_built(raw: Path, tmp_path: Path, kind: str) -> None:
+    damage, told = DAMAGE[kind]
+    bad = sorted((raw / "train").iterdir())[4]
+    damage(bad)
+    built = build_small(raw, tmp_path / "s.zarr")
+    assert built.samples == 8
+    (line,) = built.set_aside
+    assert "\n" not in line
+    assert re.search(told, line), line
+    assert bad.name in line
+    ds = open_store(tmp_path / "s.zarr")
+    assert sorted(ds["record_id"].values) == sorted(set(os.listdir(raw / "train")) - {bad.name})
+    for sample, record_id in enumerate(ds["record_id"].values):  # pixels went with their record
+        green = evaluate(ASH, {b: np.load(raw / "train" / record_id / f"band_{b}.npy") for b in ASH.bands})[1]
+        np.testing.assert_allclose(ds["image"].values[sample, 0, 1] / 255, green[..., 0], atol=0.003)
+    assert verify(Place(str(tmp_path / "s.zarr"))) == []
+    with pytest.raises(BadRecord):
+        build_small(raw, tmp_path / "strict.zarr", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{not json", "cannot be used"),
+        ('{"record_id": 1}', "not a list"),
+        ('[{"record_id": "../../etc"}]', "not a plain name"),
+        ('[{"record_id": "18446744073709551616", "timestamp": "noon"}]', "timestamp"),
+        ('[{"record_id": "18446744073709551616", "row_min": NaN}]', "row_min"),
+        ('[{"record_id": "18446744073709551616", "timestamp": 9e11}]', "timestamp"),
+        ('["x", 3]', "no record"),
+    ],
+)
+def test_malformed_metadata_is_told_and_geometry_is_nan(raw: Path, tmp_path: Path, content: str, told: str) -> None:
+    (raw / "train_metadata.json").write_text(content)
+    built = build_small(raw, tmp_path / "s.zarr")
+    assert built.samples == 9
+    assert told in built.set_aside[0]
+    assert "train_metadata.json" in built.set_aside[0]
+    assert np.isnan(open_store(tmp_path / "s.zarr")["latitude"].values).all()
+
+
+def test_a_broken_projection_sets_its_record_aside(raw: Path, tmp_path: Path) -> None:
+    path = raw / "train_metadata.json"
+    entries = json.loads(path.read_text())
+    entries[2]["projection_wkt"] = 'PROJCS["nonsense"]'
+    path.write_text(json.dumps(entries))
+    built = build_small(raw, tmp_path / "s.zarr")
+    assert built.samples == 8
+    assert entries[2]["record_id"] in built.set_aside[0]
+
+
+def test_real_records(real_data: Path, tmp_path: Path) -> None:
+    """Sizes of masks as the complete list of the data set has them; places as pyproj gives them."""
+    import csv
+
+    built = build_small(real_data / "opencontrails", tmp_path / "t.zarr", settings=StoreSettings(ASH))
+    assert built.samples == 9
+    assert "1003994937842600998" in built.set_aside[0]
+    told = {r["Record_ID"]: r for r in csv.DictReader((real_data / "opencontrails/record_classes.csv").open())}
+    ds = open_store(tmp_path / "t.zarr")
+    for record_id, pixels in zip(ds["record_id"].values, ds["positive_pixels"].values, strict=True):
+        if record_id in told:
+            assert pixels / 65536 * 100 == pytest.approx(float(told[record_id]["High_Pixels"]))
+    build_small(real_data / "opencontrails", tmp_path / "v.zarr", "validation", StoreSettings(ASH))
+    ds = open_store(tmp_path / "v.zarr")
+    entries = json.loads((real_data / "opencontrails/validation_metadata.json").read_text())
+    by_id = {e["record_id"]: e for e in entries}
+    from pyproj import Transformer
+
+    for i, record_id in enumerate(ds["record_id"].values):
+        e = by_id[record_id]
+        to_degrees = Transformer.from_crs(e["projection_wkt"], "EPSG:4326", always_xy=True)
+        x, y = e["col_min"] + 128 * e["col_size"], e["row_min"] + 128 * e["row_size"]
+        longitude, latitude = to_degrees.transform(x, y)
+        assert ds["latitude"].values[i] == pytest.approx(latitude, abs=1e-9)
+        assert ds["longitude"].values[i] == pytest.approx(longitude, abs=1e-9)

@@ -1,0 +1,234 @@
+"""Satellite scans become a store."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import contrail_data
+from contrail_data.composites import COMPOSITES
+from contrail_data.scans.scene import grid_of
+from contrail_data.scans.tiles import utm_wkt
+from contrail_data.sources.scans import Wanted, open_scan_source
+from contrail_data.store.reader import open_store
+from contrail_data.synthetic.abi import write_abi
+from helpers.abi import SIZE, START
+from helpers.cli import run_data
+
+CENTRE = "29.5,-92"
+
+
+SMALL = ["--size", "64", "--pixel", "2000", "--at", CENTRE]
+
+
+def test_a_missing_band_is_refused_in_one_line(real_data: Path, tmp_path: Path) -> None:
+    done = run_data("build-ash", f"{real_data}/abi/*RadC*G16*", "-o", tmp_path / "x.zarr")
+    assert done.returncode == 1
+    assert "no scan has band 14, which composite 'ash' needs (there are 11, 15)" in done.stderr.splitlines()[-1]
+    done = run_data("build-ash", real_data / "abi", "-o", tmp_path / "x.zarr")
+    assert "files of several kinds" in done.stderr
+    assert not (tmp_path / "x.zarr").exists()
+
+
+def test_scans_become_a_store(scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.zarr"
+    done = run_data("build-ash", scans, "-o", out, "--time", "2024-03-01T12:40", *SMALL)
+    assert done.returncode == 0, done.stderr
+    store = open_store(out)
+    assert store["image"].shape == (1, 8, 3, 64, 64)
+    assert str(store["record_id"].values[0]) == "G16-20240301T124000-N2950W09200"
+    assert "valid" not in store.variables  # nothing is missing
+    step = np.diff(store["time"].values[0]) / np.timedelta64(1, "m")
+    np.testing.assert_allclose(step, 10, atol=0.01)
+    assert int(store["labelled_frame"].values[0]) == 4
+    again = run_data(
+        "build-ash", scans, "-o", tmp_path / "t.zarr", "--time", "2024-03-01T12:40", *SMALL, "--workers", "1"
+    )
+    assert again.returncode == 0
+    assert open_store(tmp_path / "t.zarr").attrs["digest"] == store.attrs["digest"]
+
+    # the same arithmetic through satpy's calibration and pycontrails' ash
+    from pycontrails.datalib.goes import to_ash
+    from satpy import Scene
+
+    theirs = Scene(sorted(map(str, scans.glob("*s20240611240*"))), reader="abi_l1b")
+    theirs.load(["C11", "C14", "C15"])
+    values = np.stack([theirs[f"C{b}"].values for b in (11, 14, 15)])
+    ash = to_ash(xr.DataArray(values, dims=("band_id", "y", "x"), coords={"band_id": [11, 14, 15]}), "SEVIRI")
+    native = run_data("build-ash", scans, "-o", tmp_path / "n.zarr", "--time", "2024-03-01T12:40", *SMALL, "--native",
+                 "--dtype", "float32")  # fmt: skip
+    assert native.returncode == 0, native.stderr
+    image = open_store(tmp_path / "n.zarr")["image"].values[0, 4]
+    scene = contrail_data.open_abi(scans)
+    row, column = (float(n) for n in grid_of(scene).indices(29.5, -92.0))
+    top, left = round(row + 0.5) - 32, round(column + 0.5) - 32
+    expected = np.moveaxis(ash, -1, 0)[:, top : top + 64, left : left + 64]
+    np.testing.assert_allclose(image, expected, atol=3e-5)  # 1e-4 K of 6 K
+
+
+def test_what_is_missing_stays_missing_and_is_told(tmp_path: Path) -> None:
+    faults = {
+        "wedge": {(4, 11): 0.3, (4, 15): 0.6},
+        "missing": [(2, None), (1, 14)],
+        "truncated": {(6, 15): 0.4},
+        "duplicated": [(4, 14)],
+    }
+    write_abi(tmp_path / "abi", START, size=SIZE, centre=(29.5, -92.0), faults=faults)
+    out = tmp_path / "s.zarr"
+    done = run_data(
+        "build-ash",
+        tmp_path / "abi",
+        "-o",
+        out,
+        "--time",
+        "2024-03-01T12:40",
+        "--size",
+        "96",
+        "--pixel",
+        "2000",
+        "--at",
+        CENTRE,
+    )
+    assert done.returncode == 1  # a file could not be read
+    assert "cannot be read" in done.stderr
+    assert "a copy made later is taken" in done.stderr
+    assert "scans lack a band" in done.stderr
+    assert "3 of 8 frames have no scan within 5 minutes" in done.stderr
+    store = open_store(out)
+    valid = store["valid"].values[0] > 0
+    image = store["image"].values[0]
+    np.testing.assert_array_equal(
+        np.isnat(store["time"].values[0]), [False, True, True, False, False, False, True, False]
+    )
+    assert not valid[[1, 2, 6]].any()
+    assert valid[[0, 3, 5, 7]].all()
+    assert 0.1 < (~valid[4]).mean() < 0.6
+    assert (image[np.broadcast_to(~valid[:, None], image.shape)] == 255).all()  # white, never a dark contrail
+    statistics = store.attrs["statistics"]
+    assert statistics["count"] == valid.sum()
+    assert run_data("verify", out).returncode == 0
+    sub = run_data("subset", out, "-o", tmp_path / "sub.zarr", "--split", "train")
+    assert sub.returncode == 0, sub.stderr
+    np.testing.assert_array_equal(open_store(tmp_path / "sub.zarr")["valid"].values, store["valid"].values)
+
+
+def test_records_own_tiles_and_times(scans: Path, tmp_path: Path) -> None:
+    import json
+
+    entry = {"record_id": "77", "projection_wkt": utm_wkt(-92.0), "row_min": 3_330_000.0, "row_size": -2000.0}
+    entry |= {"col_min": 540_000.0, "col_size": 2000.0}
+    entries = tmp_path / "train_metadata.json"
+    entries.write_text(json.dumps([entry | {"timestamp": 1709294400.0}]))
+    done = run_data("build-ash", scans, "-o", tmp_path / "r.zarr", "--like", entries, "--size", "48",
+               "--before", "0", "--after", "1")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    store = open_store(tmp_path / "r.zarr")
+    assert store["record_id"].values.tolist() == ["77"]
+    np.testing.assert_allclose(store["geotransform"].values[0], [540000, 2000, 0, 3330000, 0, -2000])
+
+
+def test_an_archive_is_read_by_role_and_time(scans: Path, s3: str, tmp_path: Path, monkeypatch) -> None:
+    """NOAA's layout on a local S3-compatible server; the satellite that was GOES-East then."""
+    import boto3
+
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="noaa-goes16")
+    for path in scans.iterdir():
+        hour = path.name.split("_s")[1][7:9]
+        client.upload_file(str(path), "noaa-goes16", f"ABI-L1b-RadM/2024/061/{hour}/{path.name}")
+    out = tmp_path / "s.zarr"
+    options = ["--product", "L1b-RadM1", "--time", "2024-03-01T12:40", *SMALL]
+    done = run_data("build-ash", "goes-east", "-o", out, *options)
+    assert done.returncode == 0, done.stderr
+    local = run_data("build-ash", scans, "-o", tmp_path / "local.zarr", "--time", "2024-03-01T12:40", *SMALL)
+    assert local.returncode == 0
+    np.testing.assert_array_equal(open_store(out)["image"].values, open_store(tmp_path / "local.zarr")["image"].values)
+    named = run_data("build-ash", "s3://noaa-goes16", "-o", tmp_path / "t.zarr", *options)
+    assert named.returncode == 0, named.stderr
+    failed = run_data("build-ash", "goes-east", "-o", tmp_path / "u.zarr", "--time", "2015-01-01T00:00", *SMALL)
+    assert "had no GOES-R spacecraft" in failed.stderr
+    failed = run_data("build-ash", "goes-west", "-o", tmp_path / "u.zarr", *SMALL)
+    assert "give --since and --until" in failed.stderr
+
+
+def test_mistakes_end_in_one_line(scans: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    name = next(scans.glob("*C14*")).name
+    (other / name).write_bytes(b"no HDF5")
+    mixed = tmp_path / "mixed"
+    shutil.copytree(scans, mixed)
+    write_abi(mixed, START, scans=1, size=(60, 60), satellite=18)
+    for args, told in [
+        ((other, "-o", tmp_path / "x.zarr"), "cannot be read"),
+        ((mixed, "-o", tmp_path / "x.zarr"), "files of several kinds"),
+        ((scans, "-o", tmp_path / "x.zarr"), "name places, --at"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", "29.5"), "give LATITUDE,LONGITUDE"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", "29.5,100"), "is not seen from 75 W: choose another place"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--time", "2020-01-01T00:00"), "no ABI file"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--quality", "9"), "give flags from 0 to 4"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--composite", "ash_cira"), "no scan has band 13"),
+        ((scans / "*C14*", "-o", tmp_path / "x.zarr", "--at", CENTRE), "no scan has band 11"),
+        ((tmp_path / "*.nc", "-o", tmp_path / "x.zarr"), "no ABI file"),
+    ]:
+        failed = run_data("build-ash", *args)
+        assert failed.returncode == 1, args
+        last = failed.stderr.splitlines()[-1]
+        assert last.startswith("error: "), failed.stderr
+        assert told in last, last
+        assert not (tmp_path / "x.zarr" / "zarr.json").exists()
+
+
+def test_a_source_can_be_asked_from_python(scans: Path) -> None:
+    wanted = Wanted(
+        times=[np.datetime64("2024-03-01T12:30")], places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0
+    )
+    source = open_scan_source(str(scans), wanted, COMPOSITES["ash"], "train")
+    sample = source.read_sample(source.record_ids[0], np.empty)
+    assert sample["brightness_temperature"].dims == ("band", "y", "x", "time")
+    assert sample.attrs["satellite"] == "GOES-16"
+
+
+def test_files_of_others_and_bands_of_different_times(scans: Path, tmp_path: Path) -> None:
+    import h5py
+
+    other = tmp_path / "other"
+    other.mkdir()
+    name = next(scans.glob("*C14*s20240611240*")).name
+    with h5py.File(other / name, "w") as file:
+        file.attrs["instrument_type"] = "GOES-R Series Geostationary Lightning Mapper"
+    failed = run_data("build-ash", other, "-o", tmp_path / "x.zarr", "--at", CENTRE)
+    assert "is of GOES-R Series Geostationary Lightning Mapper, not of GOES-R ABI" in failed.stderr.splitlines()[-1]
+    shutil.copy(next(scans.glob("*C11*s20240611240*")), other / name)
+    failed = run_data("build-ash", other, "-o", tmp_path / "x.zarr", "--at", CENTRE)
+    assert "holds band 11" in failed.stderr.splitlines()[-1]
+    shutil.copy(next(scans.glob("*C14*s20240611220*")), other / name)
+    failed = run_data("build-ash", other, "-o", tmp_path / "x.zarr", "--at", CENTRE)
+    assert "which is not what its name says" in failed.stderr.splitlines()[-1]
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    for band, minute in ((11, "120"), (14, "121"), (15, "122")):
+        shutil.copy(next(scans.glob(f"*C{band}*s2024061{minute}*")), apart)
+    failed = run_data("build-ash", apart, "-o", tmp_path / "x.zarr", "--at", CENTRE)
+    assert "no scan has all of bands 11, 14, 15" in failed.stderr.splitlines()[-1]
+
+
+def test_a_satpy_scene_is_accepted(scans: Path) -> None:
+    from satpy import Scene
+
+    from contrail_data.scans.shots import shots_in
+    from contrail_data.sources.scans import scan
+
+    theirs = Scene(sorted(map(str, scans.glob("*s20240611240*"))), reader="abi_l1b")
+    theirs.load(["C11", "C14", "C15"])
+    wanted = Wanted(places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0)
+    source = scan(shots_in(contrail_data.from_satpy(theirs)), wanted, COMPOSITES["ash"], "train", "scene")
+    kelvin = source.read_sample(source.record_ids[0], np.empty)["brightness_temperature"].values
+    own = Wanted([np.datetime64("2024-03-01T12:40")], places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0)
+    ours = open_scan_source(str(scans), own, COMPOSITES["ash"], "train")
+    np.testing.assert_allclose(
+        kelvin, ours.read_sample(ours.record_ids[0], np.empty)["brightness_temperature"].values, atol=2e-3
+    )

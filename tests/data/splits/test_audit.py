@@ -1,0 +1,79 @@
+"""An audit finds records that two stores share."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from contrail_data.build.build import build
+from contrail_data.cli.main import app
+from contrail_data.composites import COMPOSITES
+from contrail_data.sources.open import open_source
+from contrail_data.splits.audit import Hashes, audit, image_hashes, similar
+from contrail_data.store.reader import open_store, read_scalars
+from contrail_data.store.settings import StoreSettings
+
+
+def test_similar_bits():
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**63, (500, 3), dtype=np.uint64)
+    bits[7] = bits[3] ^ np.uint64(0b1011)  # 9 of 189 bits
+    bits[9] = bits[8]
+    told = np.ones(500, bool)
+    told[9] = False  # too flat to tell
+    a, b, distance = similar(Hashes(bits, told))
+    assert (a.tolist(), b.tolist()) == ([3], [7])
+    assert distance == pytest.approx([9 / 189])
+    a, b, _ = similar(Hashes(bits[:5], told[:5]), Hashes(bits[5:9], told[5:9]))
+    assert (a.tolist(), b.tolist()) == ([3], [2])
+
+
+def test_an_audit_finds_copies_and_labels_that_contradict(stores, tmp_path):
+    a, b = stores
+    np.testing.assert_array_equal(image_hashes(a, read_scalars(a)).told, [True] * 3 + [False])
+    found = audit(a, read_scalars(a), b, read_scalars(b))
+    told = {(k, i, j): d for k, i, j, d in zip(found.kind, found.a.tolist(), found.b.tolist(), found.dice, strict=True)}
+    # The flat records are the same data, and no similar images.
+    assert set(told) == {
+        ("data", 0, 0), ("data", 1, 1), ("data", 3, 2), ("image", 0, 0), ("image", 1, 1), ("label", 0, 0),
+    }  # fmt: skip
+    assert (told["label", 0, 0], told["data", 1, 1]) == (0, 1)
+    names = [str(tmp_path / f"{n}.zarr") for n in "ab"]
+    out, page = tmp_path / "leaks.csv", tmp_path / "audit.html"
+    result = CliRunner().invoke(app, ["audit", *names, "-o", str(out), "--page", str(page)])
+    assert result.exit_code == 1
+    rows = list(csv.DictReader(out.open()))
+    assert len(rows) == 6
+    assert {(r["kind"], r["record_a"], r["record_b"], r["dice"]) for r in rows} >= {("label", "a0", "b0", "0.0000")}
+    assert "a0" in page.read_text()
+    without = CliRunner().invoke(app, ["audit", *names, "--no-images"])
+    assert without.exit_code == 1
+    assert "same raw data" in without.output
+    assert "similar image" not in without.output
+
+
+def test_one_place_at_another_time_is_another_image(raw, tmp_path):
+    """Labels of one tile contradict each other at one time alone; nine records of one site, 20 minutes apart."""
+    for mask in (raw / "train").glob("*/human_pixel_masks.npy"):
+        np.save(mask, np.random.default_rng(int(mask.parent.name) % 97).integers(0, 2, (32, 32, 1), "<i4"))
+        (mask.parent / "human_individual_masks.npy").unlink()
+    settings = StoreSettings(COMPOSITES["ash"], size=32)
+    build(open_source(raw, "train", COMPOSITES["ash"]), settings, str(tmp_path / "s"), workers=1)
+    store = open_store(tmp_path / "s")
+    found = audit(store, read_scalars(store), images=False)
+    assert (found.overlap > 0.99).sum() == 8 * 7 / 2
+    assert "label" not in found.kind
+
+
+def test_one_scene_at_two_times_is_found_among_real_frames(real_data, tmp_path):
+    source = open_source(real_data / "ash_frames", "train", COMPOSITES["ash"])
+    build(source, StoreSettings(COMPOSITES["ash"]), str(tmp_path / "frames.zarr"), workers=1)
+    store = open_store(tmp_path / "frames.zarr")
+    found = audit(store, read_scalars(store))
+    ids = store["record_id"].values
+    assert [(k, ids[i], ids[j]) for k, i, j in zip(found.kind, found.a, found.b, strict=True)] == [
+        ("image", "pos_013", "pos_062")
+    ]

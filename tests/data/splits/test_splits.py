@@ -1,0 +1,218 @@
+"""Groups, folds, leaks and weights: what leaks is found, what is split does not leak."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from contrail_data.cli.main import app
+from contrail_data.errors import ContrailError
+from contrail_data.sources.records import metadata_records
+from contrail_data.splits.folds import between_folds, folds
+from contrail_data.splits.groups import groups, groups_together, sampling_weights
+from contrail_data.splits.leaks import leaking
+
+NAT = np.datetime64("NaT", "ns")
+
+
+HALF = 2.25  # degrees
+
+
+def records(*rows: tuple[float, float, float], **changed) -> xr.Dataset:
+    """Tiles of 4.5 x 4.5 degrees at (latitude, longitude, minutes), eight frames ten minutes apart."""
+    latitude, longitude, minutes = np.array(rows, float).reshape(-1, 3).T
+    known = np.where(np.isnan(minutes), 0, minutes)
+    start = np.datetime64("2019-10-05T12:00", "ns") + (known * 60).astype("timedelta64[s]")
+    time = start[:, None] + np.timedelta64(10, "m") * (np.arange(8) - 4)
+    time[np.isnan(minutes)] = NAT
+    longitude = (longitude + 180) % 360 - 180
+    count = len(rows)
+    values = {
+        "record_id": [f"r{i}" for i in range(count)],
+        "source_digest": [f"11:{i}a 14:{i}b" for i in range(count)],
+        "label_source": ["human"] * count,
+        "positive_pixels": [i % 2 for i in range(count)],
+        "labelled_frame": [4] * count,
+        "latitude": latitude,
+        "longitude": longitude,
+        "local_solar_hour": np.full(count, 12.0),
+    } | changed
+    corners = np.array([(1, -1), (1, 1), (-1, 1), (-1, -1)]) * HALF
+    return xr.Dataset(
+        {name: ("sample", np.asarray(value)) for name, value in values.items()}
+        | {
+            "time": (("sample", "time"), time),
+            "corner_latitude": (("sample", "corner"), latitude[:, None] + corners[:, 0]),
+            "corner_longitude": (("sample", "corner"), (longitude[:, None] + corners[:, 1] + 180) % 360 - 180),
+        }
+    )
+
+
+def test_groups_join_what_overlaps_in_place_and_time():
+    far = (0, 40, 0)
+    beside = records((0, 0, 0), (0, 2, 140), (0, 2, 141 + 1440), (0, 4, 1440 * 4), far)
+    # 140 minutes between labelled frames: the sequences are 70 apart. A day later nothing is shared.
+    assert [len(set(groups(beside)[list(some)])) for some in ((0, 1), (1, 2), (2, 3), (3, 4))] == [1, 2, 2, 2]
+    assert len(set(groups(beside, minutes=60))) == 5
+    touching = records((0, 0, 0), (0, 2 * HALF, 0), (0, 2 * HALF - 0.5, 0))
+    assert len(set(groups(touching)[:2])) == 1  # by way of the third
+    assert len(set(groups(touching.isel(sample=[0, 1])))) == 2
+
+
+def test_groups_join_a_site_for_a_day_and_are_named_by_the_smallest():
+    day = records((10, 20, 0), (10, 20, 600), (10, 20, 800), (10, 21, 610))
+    first, second = "10.0 20.0 2019-10-05", "10.0 20.0 2019-10-06"
+    assert groups(day).tolist() == [first, first, second, first]
+
+
+@pytest.mark.parametrize("longitude", [0, 179.5, -178.0])
+@pytest.mark.parametrize("latitude", [0.0, 75.0])
+def test_the_date_line_is_no_edge(latitude, longitude):
+    found = leaking(records((latitude, longitude, 0), (latitude, longitude + HALF, 20)))
+    assert found.kind.tolist() == ["footprint"]
+    assert found.minutes.tolist() == [20]
+    # Half of a tile's width; slightly less of its sides, which are straight between corners and not parallels.
+    assert found.overlap[0] == pytest.approx(0.5, abs=2e-3 if latitude == 0 else 0.02)
+
+
+def test_unknown_places_and_times_are_alone_but_for_their_data():
+    nan = float("nan")
+    digests = ["ash:1", "ash:1", "", "", "11:x 14:y"]
+    lost = records((0, 0, nan), (nan, 0, 0), (nan, nan, nan), (nan, nan, nan), (0, 0, 0), source_digest=digests)
+    assert groups(lost).tolist() == ["r0", "r0", "r2", "r3", "0.0 0.0 2019-10-05"]
+    found = leaking(lost)
+    assert (found.kind.tolist(), found.a.tolist(), found.b.tolist()) == (["data"], [0], [1])
+    one_band = records((50, 0, 0), record_id=["other"], source_digest=["14:y"])
+    assert leaking(lost, one_band).a.tolist() == [4]
+
+
+def test_nothing_and_one_record():
+    empty, one = records((0, 0, 0)).isel(sample=[]), records((0, 0, 0))
+    assert len(groups(empty)) == len(leaking(empty, one)) == len(leaking(one, empty)) == len(leaking(one)) == 0
+    assert [len(g) for g in groups_together([empty, one])] == [0, 1]
+    assert len(sampling_weights(empty, ["month"])) == 0
+    with pytest.raises(ContrailError, match="1 groups cannot be 2 folds"):
+        folds(groups(one), np.ones(1, bool), 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 60))
+def test_leaks_are_those_of_every_pair_and_none_are_between_folds(seed, count):
+    rng = np.random.default_rng(seed)
+    rows = np.column_stack([rng.uniform(-60, 60, count), rng.uniform(-190, -150, count), rng.integers(0, 900, count)])
+    some = records(*rows, record_id=[f"r{i}" for i in rng.permutation(count)])
+    single = rng.random(count) < 0.3  # a sequence may be a single frame
+    some["time"] = some["time"].where(~xr.DataArray(single, dims="sample") | (xr.DataArray(range(8), dims="time") == 4))
+    first, last = (rows[:, 2] + np.where(single, 0, minutes) for minutes in (-40, 30))
+    split = count // 2
+    a, b = some.isel(sample=slice(0, split)), some.isel(sample=slice(split, None))
+    within, across = leaking(some), leaking(a, b)
+    i, j = within.a, within.b
+    gap = np.maximum(np.maximum(first[i], first[j]) - np.minimum(last[i], last[j]), 0)
+    np.testing.assert_allclose(within.gap, gap)
+    assert gap.max(initial=0) <= 70
+    np.testing.assert_allclose(within.minutes, np.abs(rows[i, 2] - rows[j, 2]))
+    pairs = set(zip(within.a.tolist(), within.b.tolist(), strict=True))
+    assert {(i, j + split) for i, j in zip(across.a.tolist(), across.b.tolist(), strict=True)} == {
+        (i, j) for i, j in pairs if i < split <= j
+    }
+    singly = {
+        (i, j) for i in range(count) for j in range(i + 1, count)
+        if len(leaking(some.isel(sample=[i]), some.isel(sample=[j])))
+    } if count < 12 else pairs  # fmt: skip
+    assert singly == pairs
+    group = groups_together([a, b])
+    if len(set(np.concatenate(group))) > 1:
+        fold = folds(np.concatenate(group), rng.random(count) < 0.4, 2)
+        assert between_folds([a, b], [fold[:split], fold[split:]]) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6))
+def test_folds_are_whole_groups_alike_and_hardly_moved_by_more_records(seed, k):
+    rng = np.random.default_rng(seed)
+    group = np.array([f"g{i}" for i in rng.integers(0, 1200, 2000)])
+    positive = rng.random(2000) < 0.45
+    fold = folds(group, positive, k)
+    assert len(np.unique(np.char.add(group, fold.astype(str)))) == len(np.unique(group))
+    assert np.ptp(np.bincount(fold, minlength=k)) <= 20
+    assert np.ptp(np.bincount(fold, positive, k)) <= 20
+    more = folds(np.append(group, [f"new{i}" for i in range(20)]), np.append(positive, np.zeros(20, bool)), k)
+    assert (more[:2000] != fold).mean() < 0.05
+    order = rng.permutation(2000)
+    assert (folds(group[order], positive[order], k) == fold[order]).all()
+
+
+def test_one_large_group_does_not_take_the_positives_of_others():
+    group = np.array(["large"] * 300 + [f"g{i}" for i in range(700)])
+    positive = np.arange(1000) % 2 == 0
+    fold = folds(group, positive, 3)
+    assert np.bincount(fold).tolist() == [333, 333, 334] or np.ptp(np.bincount(fold)) <= 2
+    assert np.ptp(np.bincount(fold, positive)) <= 2
+
+
+def test_weights_make_classes_equally_frequent():
+    some = records(*[(0, 0, 0)] * 3, (50, 0, 60 * 24 * 40), (float("nan"), 0, float("nan")))
+    weight = sampling_weights(some, ["month"])
+    assert weight == pytest.approx(np.array([1, 1, 1, 3, 3]) / 9 * 5)
+    assert sampling_weights(some, ["month"], power=0).tolist() == [1] * 5
+    assert sampling_weights(some, []).tolist() == [1] * 5
+    both = sampling_weights(some, ["month", "positive"])
+    assert both[1] / both[0] == pytest.approx(3 / 2)
+    with pytest.raises(ContrailError, match="'year'"):
+        sampling_weights(some, ["year"])
+
+
+def test_splits_of_stores(stores, tmp_path):
+    names = [str(tmp_path / f"{n}.zarr") for n in "ab"]
+    result = CliRunner().invoke(app, ["splits", *names, "-k", "2", "-o", str(tmp_path / "folds.csv")])
+    assert result.exit_code == 0
+    assert "footprint and time: 0" in result.output
+    fold = {row["record_id"]: row["fold"] for row in csv.DictReader((tmp_path / "folds.csv").open())}
+    assert len(fold) == 7
+    assert all(fold[f"a{i}"] == fold[f"b{j}"] for i, j in ((0, 0), (1, 1), (3, 2)))
+    again = CliRunner().invoke(app, ["splits", names[0], names[0]])
+    assert isinstance(again.exception, ContrailError)
+
+
+def test_no_file_is_replaced_unasked_and_none_within_a_store(stores, tmp_path):
+    store = tmp_path / "a.zarr"
+    mine = tmp_path / "validation_metadata.json"
+    mine.write_text("mine")
+    for command in (["audit", str(store), "-o"], ["audit", str(store), "--page"], ["splits", str(store), "-o"],
+                    ["report", str(store), "-o"]):  # fmt: skip
+        for file, told in ((mine, "exists"), (store / "folds.csv", "lies within the store"), (mine / "x", "written")):
+            refused = CliRunner().invoke(app, [*command, str(file)])
+            assert isinstance(refused.exception, ContrailError)
+            assert told in str(refused.exception)
+    assert mine.read_text() == "mine"
+    assert CliRunner().invoke(app, ["audit", str(store), "-o", "x", "--page", "x"]).exit_code == 2
+    assert CliRunner().invoke(app, ["splits", str(store), "-k", "2", "-o", str(mine), "--overwrite"]).exit_code == 0
+    assert mine.read_text().startswith("record_id,store")
+
+
+def test_validation_leaks_as_is_known(real_data, tmp_path):
+    """Of validation's 1,856 records 22 share a site within 40 minutes, at 253 sites, none at the same time."""
+    path = real_data / "opencontrails/validation_metadata.json"
+    every = metadata_records(path, 256)
+    found = leaking(every, minutes=0)  # sequences of 70 minutes that share time: labelled frames within 70 minutes
+    whole = found[found.overlap > 0.5]
+    assert len(np.unique([whole.a, whole.b])) == 22
+    assert set(whole.minutes.tolist()) <= {20, 40}
+    same_zone = np.array([entry["projection_wkt"] for entry in json.loads(path.read_text())])
+    slivers = leaking(every, minutes=0, overlap=0)
+    known = slivers[same_zone[slivers.a] == same_zone[slivers.b]]
+    # What was counted before: pairs of one UTM zone.
+    assert len(np.unique([known.a, known.b])) == 66
+    known = known[known.minutes == 0]
+    assert len(np.unique([known.a, known.b])) == 14
+    result = CliRunner().invoke(app, ["splits", str(path), "-o", str(tmp_path / "folds.csv")])
+    assert "1,856 records in 5 folds" in result.output
+    assert "footprint and time: 0" in result.output

@@ -1,0 +1,32 @@
+"""What is read from a remote store can be kept locally."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from contrail_data.storage.place import Place, place_of
+from contrail_data.store.cache import cache_place
+from contrail_data.store.reader import open_store, pixel_reader
+from contrail_data.store.transfer import copy_store
+from contrail_data.store.verify import verify
+
+
+def test_a_remote_store_keeps_what_was_read_when_asked(sealed40: Path, s3: str) -> None:
+    url, digest = f"{s3}/s.zarr", open_store(sealed40).attrs["digest"]
+    copy_store(place_of(sealed40), Place(url))
+    store = open_store(url)
+    read = pixel_reader(store, keep=True)
+    out, expected = np.empty((2, 3, 32, 32), np.uint8), np.empty((2, 3, 32, 32), np.uint8)
+    for sample in (0, 17, 1):
+        read(sample, [0, 4], out)
+        pixel_reader(open_store(sealed40))(sample, [0, 4], expected)
+        np.testing.assert_array_equal(out, expected)
+    kept = cache_place(digest)
+    assert list(kept.sizes()) == ["image/c.0.0.0.0.0", "image/c.1.0.0.0.0"]
+    Place(url).remove(["image/c.0.0.0.0.0"])
+    pixel_reader(store, keep=True)(3, [0, 4], out)  # from the local copy
+    Place(url).take("image/c.0.0.0.0.0", kept)
+    assert copy_store(Place(url), kept) == 2  # a pull does the rest
+    assert verify(kept) == []

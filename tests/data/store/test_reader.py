@@ -1,0 +1,38 @@
+"""Opening stores, ours and through other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from contrail_data.errors import ContrailError
+from contrail_data.storage.place import Place, place_of
+from contrail_data.store.reader import open_store
+from contrail_data.store.transfer import copy_store
+
+
+def test_what_cannot_be_reached_is_an_error_in_one_line(s3: str, tmp_path: Path) -> None:
+    for address, told in [
+        (f"{s3}/nothing.zarr", "no such store"),
+        ("simplecache::s3://bucket/x.zarr", "kind of URL"),
+        ("ftp://host/x.zarr", "kind of URL"),
+    ]:
+        with pytest.raises(ContrailError, match=told) as refused:
+            open_store(address)
+        assert "\n" not in str(refused.value)
+
+
+def test_other_programs_open_it(sealed40: Path, tmp_path: Path, s3: str) -> None:
+    copy_store(place_of(sealed40), Place(f"{s3}/s.zarr"))
+    local = xr.open_zarr(sealed40)
+    tensorstore = pytest.importorskip("tensorstore")
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{sealed40}/image"}}
+    image = tensorstore.open(spec, read=True).result()
+    stored = xr.open_zarr(sealed40, mask_and_scale=False)["image"]
+    np.testing.assert_array_equal(image[17].read().result(), stored[17])
+    assert local["image"].dtype == np.float64
+    assert json.loads((sealed40 / "zarr.json").read_text())["zarr_format"] == 3

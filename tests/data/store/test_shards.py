@@ -1,0 +1,141 @@
+"""The direct reader and writer against zarr itself, over layouts and codecs; and what damage does."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contrail_data.errors import ContrailError
+from contrail_data.storage.place import Place
+from contrail_data.store.schema import ArraySpec
+from contrail_data.store.shards import CODECS, Reader, parse_layout, writing_shards
+from contrail_data.store.writer import create_arrays
+
+layouts = st.fixed_dictionaries(
+    {
+        "frames": st.integers(1, 4),
+        "height": st.integers(1, 9),
+        "dtype": st.sampled_from(["uint8", "float16", "float32"]),
+        "codec": st.sampled_from(list(CODECS)),
+        "samples_per_shard": st.sampled_from([None, 1, 3]),
+        "separator": st.sampled_from([".", "/"]),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(layouts, st.data())
+def test_reads_what_zarr_wrote(tmp_path_factory, layout: dict, data: st.DataObject) -> None:
+    folder = tmp_path_factory.mktemp("array")
+    shape = (5, layout["frames"], 2, layout["height"], 3)
+    values = np.random.default_rng(0).integers(0, 200, shape).astype(layout["dtype"])
+    shard = layout["samples_per_shard"]
+    written = zarr.create_array(
+        str(folder / "a"),
+        shape=shape,
+        shards=None if shard is None else (shard, *shape[1:]),
+        chunks=(1, *shape[1:]) if shard is None else (1, 1, *shape[2:]),
+        dtype=layout["dtype"],
+        compressors=CODECS[layout["codec"]] and [CODECS[layout["codec"]]],
+        chunk_key_encoding={"name": "default", "separator": layout["separator"]},
+        config={"write_empty_chunks": True},
+    )
+    written[...] = values
+    parsed = parse_layout(Place(str(folder)), "a")
+    assert parsed is not None
+    read = Reader(parsed)
+    for _ in range(2):  # the second time from what the first left open
+        sample = data.draw(st.integers(0, 4))
+        units = data.draw(st.lists(st.integers(0, parsed.units - 1), min_size=1, max_size=4))
+        out = np.empty((len(units), *parsed.unit_shape), parsed.dtype)
+        read(sample, units, out)
+        whole = values[sample].reshape(parsed.units, *parsed.unit_shape)
+        np.testing.assert_array_equal(out, whole[units])
+
+
+def write_all(place: Place, name: str, codec: str, values: np.ndarray) -> Reader:
+    """All samples, in shards, later positions first."""
+    (layout,) = create_arrays(
+        place, {name: ArraySpec(values.shape[1:], str(values.dtype), codec)}, len(values)
+    ).values()
+    for file in range(layout.files):
+        with writing_shards({name: layout}, file) as writers:
+            for position in reversed(range(min(16, len(values) - 16 * file))):
+                writers[name].add(position, values[16 * file + position])
+            writers[name].finish()
+    return Reader(layout)
+
+
+@pytest.mark.parametrize("codec", list(CODECS))
+@pytest.mark.parametrize("name", ["image", "mask"])
+def test_zarr_reads_what_we_wrote(tmp_path: Path, codec: str, name: str) -> None:
+    shape = (18, 3, 2, 8, 8) if name == "image" else (18, 8, 8)
+    values = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    write_all(Place(str(tmp_path)), name, codec, values)
+    np.testing.assert_array_equal(zarr.open_array(str(tmp_path / name), mode="r")[...], values)
+
+
+@pytest.mark.parametrize("codec", list(CODECS))
+def test_damage_is_an_error_that_names_the_file(tmp_path: Path, codec: str) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (2, 3, 2, 8, 8), np.uint8)
+    layout = write_all(Place(str(tmp_path)), "image", codec, values).layout
+    path = tmp_path / layout.key(0)
+    whole = path.read_bytes()
+    out = np.empty((3, 2, 8, 8), np.uint8)
+    for damaged in (whole[:-7], whole[:20], b"", whole[:-30] + b"\xff" * 30):
+        path.write_bytes(damaged)
+        with pytest.raises(ContrailError, match=r"image.c\.0\.0"):
+            Reader(layout)(0, [0, 1, 2], out)
+    path.write_bytes(whole)
+    read = Reader(layout)
+    read(1, [0], out[:1])
+    path.write_bytes(b"")  # under an open file: an error, not the end of the process
+    with pytest.raises(ContrailError, match="does not decode"):
+        read(1, [0], out[:1])
+    path.unlink()
+    with pytest.raises(ContrailError, match=r"c\.0\.0.*cannot be read"):
+        Reader(layout)(0, [0], out[:1])
+    for sample, units in ((2, [0]), (-1, [0]), (0, [3]), (0, [])):
+        with pytest.raises(IndexError):
+            read(sample, units, out[: len(units)])
+
+
+def test_many_threads_and_a_forked_process_read_the_same(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (200, 2, 1, 8, 8), np.uint8)
+    read = write_all(Place(str(tmp_path)), "image", "none", values)
+    read._keep = 3  # fewer handles than files: some are opened for each reading
+
+    def wrong(seed: int) -> int:
+        out = np.empty((1, 1, 8, 8), np.uint8)
+        found = 0
+        for sample in np.random.default_rng(seed).integers(0, 200, 2000).tolist():
+            read(sample, [sample % 2], out)
+            found += not np.array_equal(out[0], values[sample, sample % 2])
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(wrong, range(4))) == [0, 0, 0, 0]
+    child = os.fork()
+    if child == 0:
+        os._exit(min(1, wrong(9)))
+    assert os.waitpid(child, 0)[1] == 0
+    assert wrong(10) == 0
+
+
+def test_other_layouts_are_left_to_zarr(tmp_path: Path) -> None:
+    for i, options in enumerate(
+        [
+            {"chunks": (2, 2, 8, 8)},  # two samples in a chunk
+            {"chunks": (1, 2, 4, 8)},  # rows split
+            {"chunks": (1, 2, 8, 8), "filters": [{"name": "transpose", "configuration": {"order": [0, 1, 3, 2]}}]},
+        ]
+    ):
+        zarr.create_array(str(tmp_path / str(i)), shape=(4, 2, 8, 8), dtype="uint8", **options)
+        assert parse_layout(Place(str(tmp_path)), str(i)) is None

@@ -1,0 +1,67 @@
+"""Copies are verified, resume, and may be made by several processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from contrail_data.catalog.catalog import open_named
+from contrail_data.storage.place import Place
+from contrail_data.store.cache import cache_place, local_copy
+from contrail_data.store.reader import open_store, pixel_reader
+from contrail_data.store.verify import verify
+from helpers.cli import run_data
+from helpers.stores import contents, flip
+
+
+def test_pull_is_verified_resumes_and_serves_by_digest(sealed40: Path, tmp_path: Path, s3: str) -> None:
+    url, digest = f"{s3}/s.zarr", open_store(sealed40).attrs["digest"]
+    done = run_data("push", sealed40, url)
+    assert done.returncode == 0, done.stderr
+    target = cache_place(digest)
+    target.path.mkdir(parents=True)
+    good = Place(url).read("image/c.1.0.0.0.0")
+    Place(url).write("image/c.1.0.0.0.0", [good[:-1] + b"\0"])
+    done = run_data("pull", url)
+    assert done.returncode == 1
+    assert "image/c.1.0.0.0.0: fails its checksum" in done.stderr
+    assert local_copy(digest) is None
+    Place(url).write("image/c.1.0.0.0.0", [good])
+    done = run_data("pull", url)
+    assert done.returncode == 0, done.stderr
+    assert "files were there" in done.stdout
+    assert contents(target.path) == contents(sealed40)
+    assert verify(target) == []
+    assert open_named(url).attrs["path"] == str(target.path)
+    Place(url).write("image/c.1.0.0.0.0", [b"gone"])  # the copy is what is read
+    out = np.empty((1, 3, 32, 32), np.uint8)
+    pixel_reader(open_named(url), check=True)(17, [4], out)
+
+
+def test_several_processes_pull_at_once(sealed40: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "CONTRAIL_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", "from contrail_data.cli.main import main; main()", "pull", str(sealed40)]
+    pulls = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "abc"]
+    told = [p.communicate()[1].decode() for p in pulls]
+    assert [p.returncode for p in pulls] == [0, 0, 0], told
+    (copy,) = (tmp_path / "cache/stores").iterdir()
+    assert contents(copy) == contents(sealed40)
+
+
+def test_a_copy_is_verified_even_when_it_is_there(sealed40: Path, tmp_path: Path) -> None:
+    store, copy = tmp_path / "s.zarr", tmp_path / "copy.zarr"
+    shutil.copytree(sealed40, store)
+    assert run_data("pull", store, "-o", copy).returncode == 0
+    flip(copy / "image/c.1.0.0.0.0")
+    assert run_data("pull", store, "-o", copy).returncode == 0
+    assert contents(copy) == contents(sealed40)
+    flip(store / "provenance.json")
+    done = run_data("pull", store, "-o", tmp_path / "new.zarr")
+    assert done.returncode == 1
+    assert "provenance.json" in done.stderr
+    assert not (tmp_path / "new.zarr/zarr.json").exists()

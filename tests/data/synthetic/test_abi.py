@@ -1,0 +1,269 @@
+"""Synthetic ABI files: what other readers make of them, geometry, determinism, faults."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+from contrail_data.errors import ContrailError
+from contrail_data.synthetic.abi import _BANDS, STEP, abi_grid, write_abi
+from contrail_data.synthetic.records import synthesize
+from helpers.places import REAL_DATA
+
+START = np.datetime64("2023-09-13T15:36:17.34")
+
+
+SIZE = (96, 120)
+
+
+REAL = REAL_DATA / "abi"
+
+
+ENGINES = [
+    name for name, module in (("netcdf4", "netCDF4"), ("h5netcdf", "h5netcdf")) if importlib.util.find_spec(module)
+]
+
+
+def write(folder: Path, **options: Any) -> list[Path]:
+    return write_abi(folder, START, **{"scans": 1, "size": SIZE, **options})
+
+
+def counts(path: Path, name: str = "Rad") -> np.ndarray[Any, np.dtype[np.int16]]:
+    with h5py.File(path) as file:
+        return np.asarray(file[name][:])
+
+
+def truth(band: int, scan: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return synthesize(0, 0, size=max(SIZE), bands=(band,)).bands[band][: SIZE[0], : SIZE[1], scan]
+
+
+def step_of(band: int, kelvin: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Kelvin a count of radiance, from Planck's law."""
+    b = _BANDS[band]
+    effective = b.bc1 + b.bc2 * kelvin
+    radiance = b.fk1 / np.expm1(b.fk2 / effective)
+    slope = radiance * b.fk2 / effective**2 / -np.expm1(-b.fk2 / effective) * b.bc2
+    return np.asarray(b.scale / slope)
+
+
+def test_names(tmp_path: Path) -> None:
+    paths = write_abi(tmp_path, START, scans=2, minutes=5, size=(32, 32), bands=(15, 13), scene="C", satellite=18)
+    name = r"OR_ABI-L1b-RadC-M6C(\d\d)_G18_s(\d{14})_e(\d{14})_c(\d{14})\.nc"
+    found = [re.fullmatch(name, p.name) for p in paths]
+    told = [(f[1], f[2]) for f in found if f]
+    assert told == [(b, s) for s in ("20232561536173", "20232561541173") for b in ("13", "15")]
+    assert all(f and f[2] < f[3] < f[4] for f in found)
+    assert [p.name for p in paths] == sorted((p.name for p in paths), key=lambda n: (n[23:37], n))
+    only = {"size": (32, 32), "bands": (13,), "scans": 1}
+    assert write_abi(tmp_path, START, product="CMIP", **only)[0].name.startswith("OR_ABI-L2-CMIPM1-M6C13_G16_s2023256")
+    assert write_abi(tmp_path, START, product="MCMIP", mode=3, **only)[0].name.startswith("OR_ABI-L2-MCMIPM1-M3_G16_s")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("product", ["L1b", "CMIP", "MCMIP"])
+def test_xarray_opens_and_decodes(tmp_path: Path, product: str, engine: Any) -> None:
+    path = write(tmp_path, product=product, bands=(8, 11, 16))[0]
+    with xr.open_dataset(path, engine=engine) as ds:
+        suffix = "_C08" if product == "MCMIP" else ""
+        image = ds["Rad" if product == "L1b" else f"CMI{suffix}"]
+        assert image.dims == ("y", "x")
+        assert image.shape == SIZE
+        assert image.notnull().all()
+        assert (ds[f"DQF{suffix}"] == 0).all()
+        assert abs(ds.t.values - np.datetime64("2023-09-13T15:36:20.8")) < np.timedelta64(300, "ms")
+        assert ds.time_coverage_start == "2023-09-13T15:36:17.3Z"
+        assert ds[f"band_id{suffix}"].dims == ("band",)
+        assert int(ds[f"band_id{suffix}"][0]) == 8
+        if product != "L1b":
+            assert abs(image.values - truth(8)).max() <= 0.501 * _BANDS[8].kelvin_scale
+        steps = np.stack([np.asarray(ds[a].values, np.float64)[0] / STEP % 1 for a in ("x", "y")])
+        np.testing.assert_allclose(steps, 0.5, atol=2e-3)  # float32, as NOAA's
+
+
+@pytest.mark.parametrize(("reader", "product"), [("abi_l1b", "L1b"), ("abi_l2_nc", "CMIP"), ("abi_l2_nc", "MCMIP")])
+def test_satpy_reads_the_brightness_temperature(tmp_path: Path, reader: str, product: str) -> None:
+    satpy = pytest.importorskip("satpy")
+    bands = (8, 11, 12, 15, 16)
+    paths = write(tmp_path, product=product, bands=bands)
+    scene = satpy.Scene([str(p) for p in paths], reader=reader)
+    scene.load([f"C{b:02d}" for b in bands])
+    for band in bands:
+        image = scene[f"C{band:02d}"]
+        true = truth(band).astype(np.float64)
+        step = step_of(band, true) if product == "L1b" else _BANDS[band].kelvin_scale
+        assert (abs(image.values - true) <= 0.51 * step + 1e-4).all()  # 1e-4: float32
+    longitude, latitude = image.attrs["area"].get_lonlats()
+    own = abi_grid(size=SIZE).geodetic()
+    assert max(abs(latitude - own[0]).max(), abs(longitude - own[1]).max()) < 2e-5
+
+
+def test_places_agree_with_pyproj(tmp_path: Path) -> None:
+    pyproj = pytest.importorskip("pyproj")
+    centre = (-33.4, -70.6)
+    with xr.open_dataset(write(tmp_path, centre=centre, bands=(14,))[0]) as ds:
+        to_map = pyproj.Proj(pyproj.CRS.from_cf(dict(ds.goes_imager_projection.attrs)))
+        height = ds.goes_imager_projection.perspective_point_height
+        x, y = np.meshgrid(ds.x.values.astype(np.float64) * height, ds.y.values.astype(np.float64) * height)
+        extent = ds.geospatial_lat_lon_extent.attrs
+    longitude, latitude = to_map(x, y, inverse=True)
+    own = abi_grid(centre=centre, size=SIZE).geodetic()
+    assert max(abs(latitude - own[0]).max(), abs(longitude - own[1]).max()) < 2e-6  # float32 axes: 10 cm
+    middle = latitude[47:49, 59:61].mean(), longitude[47:49, 59:61].mean()
+    np.testing.assert_allclose(middle, centre, atol=0.03)
+    bounds = [float(extent[f"geospatial_{side}"]) for side in ("southbound_latitude", "westbound_longitude")]
+    np.testing.assert_allclose(bounds, [latitude.min(), longitude.min()], atol=1e-4)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real files here")
+@pytest.mark.parametrize("path", sorted(REAL.glob("*.nc")), ids=lambda p: p.name[:24])
+def test_agrees_with_real_files(tmp_path: Path, path: Path) -> None:
+    product = "L1b" if "L1b" in path.name else "CMIP"
+    band = int(path.name[19:21]) if product == "L1b" else 13
+    made = write(tmp_path, product=product, bands=(band,), scene="C", satellite=18 if "_G18_" in path.name else 16)[0]
+    with h5py.File(path) as real, h5py.File(made) as file:
+        shared = sorted(set(real) & set(file))
+        assert {"x", "y", "DQF", "goes_imager_projection", "Rad" if product == "L1b" else "CMI"} <= set(shared)
+        for name in shared:
+            ours, theirs = file[name], real[name]
+            assert ours.dtype == theirs.dtype, name
+            assert ours.ndim == theirs.ndim, name
+            assert ours.fillvalue == theirs.fillvalue, name
+            assert (ours.compression, ours.compression_opts) == (theirs.compression, theirs.compression_opts), name
+            for key in set(ours.attrs) & set(theirs.attrs) - {"REFERENCE_LIST", "DIMENSION_LIST", "_Netcdf4Dimid"}:
+                one, other = ours.attrs[key], theirs.attrs[key]
+                assert np.shape(one) == np.shape(other), (name, key)
+                assert isinstance(other, bytes) or one.dtype == other.dtype, (name, key)
+                # Of the scene; and GOES-18's constants have other units, by mistake.
+                free = r"geospatial_|percent_|long_name|[xy] add_offset|radiance_value\S* valid_range|planck_\S* units"
+                if not re.search(free, f"{name} {key}"):
+                    np.testing.assert_array_equal(one, other, f"{name} {key}")
+        for key in ("orbital_slot", "platform_ID", "instrument_ID", "timeline_id", "spatial_resolution"):
+            if key in real.attrs:
+                assert file.attrs[key] == real.attrs[key] or path.name.startswith("fieldglass")
+        if "_G16_" in path.name and product == "L1b":
+            for constant in ("fk1", "fk2", "bc1", "bc2"):
+                assert file[f"planck_{constant}"][()] == real[f"planck_{constant}"][()]
+
+
+def test_constants_are_those_of_the_wavelength() -> None:
+    for band, b in _BANDS.items():
+        wavenumber = b.fk2 / 1.4387752  # cm-1, from h c nu / k
+        np.testing.assert_allclose(b.fk1, 1.1910428e-5 * wavenumber**3, rtol=2e-5, err_msg=str(band))
+        np.testing.assert_allclose(1e4 / wavenumber, b.wavelength, rtol=4e-3, err_msg=str(band))
+
+
+def test_same_call_same_bytes(tmp_path: Path) -> None:
+    first, again = (write(tmp_path / d, scans=2, bands=(11, 15)) for d in "ab")
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
+    other = write(tmp_path / "c", scans=2, bands=(11, 15), seed=1)
+    assert [p.name for p in other] == [p.name for p in first]
+    assert (counts(other[0]) != counts(first[0])).any()
+    assert (counts(first[0]) != counts(first[2])).any()  # another frame
+
+
+def test_beside_the_earth(tmp_path: Path) -> None:
+    path = write(tmp_path, centre=(70.0, -130.0), size=(400, 320), bands=(14,))[0]
+    off = np.isnan(abi_grid(centre=(70.0, -130.0), size=(400, 320)).geodetic()[0])
+    assert 0 < off.sum() < off.size
+    np.testing.assert_array_equal(counts(path, "DQF"), np.where(off, -1, 0))
+    np.testing.assert_array_equal(counts(path) == 4095, off)
+
+
+def test_pixel_faults(tmp_path: Path) -> None:
+    faults: Any = {
+        "wedge": {(0, 11): 0.5, (0, 14): 0.25, (1, None): 1.0},
+        "blocks": {(0, None): [(1, 80, 60, 10, 20), (2, 80, 80, 10, 20)], (1, 15): [(4, 90, 0, 6, 120)]},
+    }
+    clean = dict(zip([(s, b) for s in (0, 1) for b in (11, 14, 15)], write(tmp_path / "clean", scans=2), strict=True))
+    paths = dict(zip(clean, write(tmp_path / "faulty", scans=2, faults=faults), strict=True))
+    flags = {key: counts(path, "DQF") for key, path in paths.items()}
+    lost = {key: int((f == 3).sum()) for key, f in flags.items()}
+    assert lost[0, 15] == 0 < lost[0, 14] < lost[0, 11] < lost[1, 15]
+    assert abs(lost[0, 11] - 0.25 * 96 * 120) < 96
+    for key, path in paths.items():
+        np.testing.assert_array_equal(counts(path) == 4095, flags[key] == 3)
+        kept = (flags[key] != 3) & (flags[key] != 2)
+        np.testing.assert_array_equal(counts(path)[kept], counts(clean[key])[kept])
+    assert (flags[0, 15][80:90, 60:80] == 1).all()
+    assert (flags[0, 15][80:90, 80:100] == 2).all()
+    assert (counts(paths[0, 15])[80:90, 80:100] == 4094).all()
+    assert (flags[1, 15][90:, 8:] == 4).all()  # the wedge, nearly at its end there, lies over the block
+    with h5py.File(paths[0, 11]) as file:
+        assert file["missing_pixel_count"][()] == lost[0, 11]
+        assert file["DQF"].attrs["percent_no_value_pixel_qf"][0] == np.float32(lost[0, 11] / (96 * 120))
+
+
+def test_file_faults(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole", scans=3)
+    faults: Any = {
+        "missing": [(1, None), (2, 14)],
+        "truncated": {(0, 11): 0.5},
+        "duplicated": [(0, 11), (2, 15)],
+    }
+    paths = write(tmp_path / "faulty", scans=3, faults=faults)
+    names = [p.name for p in whole]
+    assert [p.name for p in paths if p.name in names] == [names[i] for i in (0, 1, 2, 6, 8)]
+    late = [p for p in paths if p.name not in names]
+    assert [p.name[:54] for p in late] == [names[i][:54] for i in (0, 8)]
+    assert late[0].name > names[0]
+    assert paths[0].stat().st_size == whole[0].stat().st_size // 2
+    with pytest.raises(OSError, match="truncated"):
+        h5py.File(paths[0])
+    np.testing.assert_array_equal(counts(late[0]), counts(whole[0]))
+    many = write(tmp_path / "many", product="MCMIP", scans=2, faults={"missing": [(0, 14), (1, None)]})
+    assert len(many) == 1
+    assert (counts(many[0], "CMI_C14") == -1).all()
+    assert (counts(many[0], "DQF_C14") == 3).all()
+    assert (counts(many[0], "DQF_C11") == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"scans": 9}, "scans 9"),
+        ({"minutes": 0}, "minutes 0"),
+        ({"minutes": 9, "scene": "F"}, "at least 10"),
+        ({"seed": -1}, "seed -1"),
+        ({"satellite": 15}, "satellite 15"),
+        ({"scene": "M3"}, "scene 'M3'"),
+        ({"product": "L2"}, "product 'L2'"),
+        ({"bands": (7,)}, "bands 7"),
+        ({"bands": ()}, "bands"),
+        ({"size": (1, 5000)}, "size"),
+        ({"mode": 5}, "mode 5"),
+        ({"centre": (0.0, 100.0)}, "centre"),
+        ({"centre": (float("nan"), 0.0)}, "centre"),
+        ({"faults": {"holes": []}}, "fault 'holes'"),
+        ({"faults": {"missing": [(1, None)]}}, "fault missing"),
+        ({"faults": {"missing": [3]}}, "fault missing"),
+        ({"faults": {"wedge": {(0, 13): 0.5}}}, "fault wedge"),
+        ({"faults": {"wedge": {(0, 11): 1.5}}}, "no share"),
+        ({"faults": {"blocks": {(0, 11): [(0, 0, 0, 1, 1)]}}}, "fault blocks"),
+        ({"faults": {"blocks": {(0, 11): [(1, 90, 0, 10, 1)]}}}, "fault blocks"),
+        ({"faults": {"truncated": {(0, 11): 0.5}}, "product": "MCMIP"}, "holds all bands"),
+    ],
+)
+def test_refuses(tmp_path: Path, options: Any, told: str) -> None:
+    with pytest.raises(ContrailError, match=re.escape(told)) as caught:
+        write(tmp_path / "out", **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("start", ["NaT", "1969-07-20"])
+def test_refuses_times(tmp_path: Path, start: str) -> None:
+    with pytest.raises(ContrailError, match="start"):
+        write_abi(tmp_path, np.datetime64(start), size=SIZE)
+
+
+def test_refuses_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ContrailError, match="cannot be written"):
+        write(tmp_path / "out")

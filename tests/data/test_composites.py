@@ -1,0 +1,113 @@
+"""Composites against hand-worked pixels and against the libraries whose recipes they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contrail_data.composites import COMPOSITES, dequantise, evaluate, from_dict, get_composite, quantise
+from contrail_data.errors import ContrailError
+
+
+def pixel(b11: float, b13: float, b14: float, b15: float) -> dict[int, np.ndarray]:
+    return {b: np.array([[v]], np.float32) for b, v in zip((11, 13, 14, 15), (b11, b13, b14, b15), strict=True)}
+
+
+# By hand: R = (b15 - b14 + 4) / 6, G = (b14 - b11 + 4) / 9, B = (b14 - 243) / 60, clipped;
+# CIRA: R = (b15 - b13 + 6.7) / 9.3, G = (b14 - b11 + 6) / 12.3, B = (b13 - 243.6) / 58.8.
+@pytest.mark.parametrize(
+    ("kelvin", "ash", "cira"),
+    [
+        ((288, 291, 290, 288), (2 / 6, 6 / 9, 47 / 60), (3.7 / 9.3, 8 / 12.3, 47.4 / 58.8)),
+        ((277, 278.5, 277, 272.8), (0, 4 / 9, 34 / 60), (1 / 9.3, 6 / 12.3, 34.9 / 58.8)),
+        ((225, 225.3, 225, 224.6), (3.6 / 6, 4 / 9, 0), (6 / 9.3, 6 / 12.3, 0)),
+        ((300, 310, 310, 313), (1, 1, 1), (1, 1, 1)),
+    ],
+    ids=["clear land", "contrail", "thick ice", "all above"],
+)
+def test_golden_pixels(kelvin: tuple[float, ...], ash: tuple[float, ...], cira: tuple[float, ...]) -> None:
+    bands = pixel(*kelvin)
+    np.testing.assert_allclose(evaluate(COMPOSITES["ash"], bands)[:, 0, 0], ash, atol=1e-5)
+    np.testing.assert_allclose(evaluate(COMPOSITES["ash_cira"], bands)[:, 0, 0], cira, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def scene() -> dict[int, np.ndarray]:
+    rng = np.random.default_rng(1)
+    warm = rng.uniform(200, 310, (40, 50))
+    return {b: (warm + rng.normal(0, 3, warm.shape)).astype(np.float32) for b in (11, 13, 14, 15)}
+
+
+def test_ash_is_pycontrails_seviri_bit_for_bit(scene: dict[int, np.ndarray]) -> None:
+    goes = pytest.importorskip("pycontrails.datalib.goes")
+    xr = pytest.importorskip("xarray")
+    used = [11, 14, 15]
+    stacked = xr.DataArray(np.stack([scene[b] for b in used]), dims=("band_id", "y", "x"), coords={"band_id": used})
+    theirs = goes.to_ash(stacked, convention="SEVIRI")
+    ours = np.moveaxis(evaluate(COMPOSITES["ash"], scene), 0, -1)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ash_cira_is_what_satpy_computes(scene: dict[int, np.ndarray]) -> None:
+    satpy = pytest.importorskip("satpy")
+    enhancer = pytest.importorskip("satpy.enhancements.enhancer")
+    made = satpy.Scene()
+    for band, kelvin in scene.items():
+        attrs = {"name": f"C{band}", "sensor": "abi", "platform_name": "GOES-16", "units": "K"}
+        made[f"C{band}"] = _dask_array(kelvin, attrs)
+    made.load(["ash"])
+    theirs = enhancer.get_enhanced_image(made["ash"]).data.transpose("bands", "y", "x").values
+    ours = evaluate(COMPOSITES["ash_cira"], scene, clip=False)
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def _dask_array(kelvin: np.ndarray, attrs: dict[str, str]):
+    import dask.array as da
+    import xarray as xr
+
+    return xr.DataArray(da.from_array(kelvin), dims=("y", "x"), attrs=attrs)
+
+
+def test_real_frame_is_the_published_one_bit_for_bit(real_data) -> None:
+    record = real_data / "opencontrails/train/195731008142151"
+    bands = {b: np.load(record / f"band_{b}.npy")[..., 4] for b in (11, 14, 15)}
+    published = np.load(real_data / "ash_frames/195731008142151.npy")
+    ours = np.moveaxis(evaluate(COMPOSITES["ash"], bands), 0, -1).astype(np.float16)
+    np.testing.assert_array_equal(ours, published[..., :3])
+
+
+def test_wide_bounds_do_not_clip_real_records(real_data) -> None:
+    for record in sorted((real_data / "opencontrails").glob("*/*/")):
+        if (record / "band_15.npy").exists():
+            bands = {b: np.load(record / f"band_{b}.npy") for b in (11, 14, 15)}
+            unit = evaluate(COMPOSITES["ash_wide"], bands, clip=False)
+            assert unit.min() > 0, record
+            assert unit.max() < 1, record
+
+
+def test_missing_stays_missing() -> None:
+    bands = pixel(280, 280, float("nan"), 280)
+    assert np.isnan(evaluate(COMPOSITES["ash"], bands)).all()
+
+
+@given(st.floats(0, 1, width=32))
+def test_uint8_errs_by_half_a_step_at_most(value: float) -> None:
+    stored = np.empty(1, np.uint8)
+    quantise(np.array([value], np.float32), stored)
+    assert abs(float(dequantise(stored)[0]) - value) <= 0.5 / 255 + 1e-6
+
+
+def test_declarations_survive_yaml_and_bad_ones_are_refused(tmp_path) -> None:
+    import yaml
+
+    for composite in COMPOSITES.values():
+        path = tmp_path / f"{composite.name}.yaml"
+        path.write_text(yaml.safe_dump(composite.to_dict()))
+        assert get_composite(str(path)) == composite
+    with pytest.raises(ContrailError, match="low must be below high"):
+        from_dict({"channels": [{"name": "x", "band": 14, "low": 3, "high": 3}]})
+    with pytest.raises(ContrailError, match=r"bands are 8\.\.16"):
+        from_dict({"channels": [{"name": "x", "band": 2, "low": 3, "high": 4}]})

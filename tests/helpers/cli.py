@@ -1,0 +1,45 @@
+"""Run the commands in the test process, which has paid for its imports already."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+def run_data(*args: object, cwd: Path | None = None) -> Result:
+    """Run `contrail-data` in this process."""
+    from contrail_data.cli.main import main
+
+    return run_command(main, *args, cwd=cwd)
+
+
+def run_train(*args: object) -> Result:
+    """Run `contrail-train` in this process."""
+    from contrail_train.cli.main import main
+
+    return run_command(main, *args)
+
+
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_command(main: Callable[[], None], *args: object, cwd: Path | None = None) -> Result:
+    """Run the `main` of a command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["contrail", *map(str, args)])
+        if cwd is not None:
+            patch.chdir(cwd)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())

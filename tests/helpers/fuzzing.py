@@ -1,0 +1,41 @@
+"""Strategies and settings of the fuzzing tests."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from contrail_data.errors import ContrailError
+
+SEED = 20261123
+
+
+many = settings(
+    max_examples=2500, deadline=5000, derandomize=False, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+some = settings(many, max_examples=300)
+
+
+# Where it goes, what is taken away there, what is put there.
+edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4)
+
+
+def mutated(content: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
+    for where, removed, added in changes:
+        at = round(where * len(content)) if where < 0.9 else round((where - 0.9) * 10 * min(len(content), 128))
+        content = content[:at] + added + content[at + removed :]
+    return content
+
+
+def one_line(error: ContrailError) -> None:
+    assert "\n" not in str(error)
+    assert len(str(error)) < 600
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)

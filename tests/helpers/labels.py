@@ -1,0 +1,44 @@
+"""Predictors of known answers, and the pseudo-label stores that they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from contrail_data.labels.predictor import Decision, Predicted
+from contrail_data.labels.write import label_store
+from contrail_data.store.reader import open_store
+
+
+def mean_red(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
+    """The frame's mean red as the probability of every pixel, so that a mix-up of frames shows."""
+    mean_b = (x_btchw[:, 0, 0].mean((1, 2)) / 255).astype(np.float32)
+    shape = (len(x_btchw), *x_btchw.shape[3:])
+    return Predicted(np.broadcast_to(mean_b[:, None, None], shape), mean_b, np.ones(len(mean_b), np.float32))
+
+
+def pseudo_of(store: Path, out: Path, trained: tuple[str, ...] = ()) -> Path:
+    """Pseudo-labels by `mean_red`."""
+    label_store(
+        open_store(store),
+        mean_red,
+        Decision(0.3, 0.0, 100, "sha256:test"),
+        out,
+        store_kind="pseudo-labels",
+        frames="all",
+        trained_records=trained,
+    )
+    return out
+
+
+def uniform(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
+    count = len(x_btchw)
+    agreement = np.linspace(0, 1, count).astype(np.float32)
+    return Predicted(np.full((count, *x_btchw.shape[3:]), 0.9, np.float32), np.ones(count, np.float32), agreement)
+
+
+def labels_of(parent: Path, out: Path, trained: tuple[str, ...] = ()) -> Path:
+    options = {"store_kind": "pseudo-labels", "frames": "all", "trained_records": trained}
+    label_store(open_store(parent), uniform, Decision(0.5, 0.0, 10, "sha256:m"), out, **options)
+    return out

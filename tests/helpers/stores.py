@@ -1,0 +1,89 @@
+"""Build small stores, read their bytes, and damage them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+import xxhash
+
+from contrail_data.build.build import build
+from contrail_data.composites import COMPOSITES
+from contrail_data.labels.predictor import Decision, Predicted
+from contrail_data.labels.write import label_store
+from contrail_data.sources.open import open_source
+from contrail_data.storage.place import Place
+from contrail_data.store.manifest import digest_of
+from contrail_data.store.reader import open_store
+from contrail_data.store.schema import PROVENANCE
+from contrail_data.store.settings import StoreSettings
+
+ASH = COMPOSITES["ash"]
+
+
+SMALL = StoreSettings(ASH, size=32)
+
+
+def build_small(root: Path, out: Path, split: str = "train", settings: StoreSettings = SMALL, **options):
+    options = {"workers": 2, **options}
+    return build(open_source(root, split, settings.composite), settings, out, **options)
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file but the provenance, which alone may differ between builds."""
+    files = {p.relative_to(store).as_posix(): p.read_bytes() for p in store.rglob("*") if p.is_file()}
+    files.pop(PROVENANCE)
+    return files
+
+
+def remote_contents(place: Place) -> dict[str, bytes]:
+    return {key: place.read(key) for key in place.sizes() if key != "provenance.json"}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def build_composite(root: Path, out: Path, composite: str = "ash", size: int = 32) -> xr.Dataset:
+    recipe = COMPOSITES[composite]
+    build(open_source(root, "train", recipe), StoreSettings(recipe, size=size), out, workers=2)
+    return open_store(out)
+
+
+def predict_square(store: xr.Dataset, out: Path, *, pseudo: bool) -> xr.Dataset:
+    def predict(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
+        p_bhw = np.zeros(x_btchw[:, 0, 0].shape, np.float32)
+        p_bhw[..., 20:24, 20:24] = 0.9
+        return Predicted(p_bhw, np.full(len(p_bhw), 0.9, np.float32), np.ones(len(p_bhw), np.float32))
+
+    kind = "pseudo-labels" if pseudo else "predictions"
+    decision = Decision(0.5, 0.1, 16, "sha256:00")
+    label_store(store, predict, decision, out, store_kind=kind, frames="all" if pseudo else "labelled")
+    return open_store(out)
+
+
+def reseal(store: Path) -> None:
+    """What an attacker does who has changed a store: manifest and digest that fit what is there now."""
+    lines = []
+    for path in sorted(p for p in store.rglob("*") if p.is_file()):
+        key = path.relative_to(store).as_posix()
+        if key not in ("zarr.json", "manifest.txt", "provenance.json"):
+            content = path.read_bytes()
+            lines.append(f"{xxhash.xxh3_64_hexdigest(content)} {len(content)} {key}\n")
+    (store / "manifest.txt").write_text("".join(lines))
+    restate(store)
+
+
+def restate(store: Path) -> None:
+    """The same for the manifest and attributes as they are."""
+    tree = json.loads((store / "zarr.json").read_text())
+    if isinstance(tree, dict) and isinstance(tree.get("attributes"), dict):
+        digest = hashlib.sha256((store / "manifest.txt").read_bytes()).hexdigest()
+        tree["attributes"]["manifest"] = f"sha256:{digest}"
+        tree["attributes"]["digest"] = digest_of(tree["attributes"])
+        (store / "zarr.json").write_text(json.dumps(tree))

@@ -1,0 +1,41 @@
+"""Errors of contrail-train end in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers.cli import run_train
+from helpers.runs import TINY, set_options
+
+
+def test_a_dry_run_tells_cost_and_keeps_nothing(store: Path, tmp_path: Path, monkeypatch) -> None:
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    done = run_train("run", "unet2d", "--dry-run", *set_options(*TINY, f"data.train={store}"))
+    assert done.returncode == 0, done.stderr
+    for told in ("samples/s", "steps in 3 epochs", "GiB"):
+        assert told in done.stdout
+    assert not list(tmp_path.iterdir())
+    assert run_train("run", "unet2d", *set_options(f"data.train={store}")).returncode == 2
+
+
+def test_mistakes_end_in_one_line(store: Path, finished: Path, tmp_path: Path) -> None:
+    for args, told in [
+        (("run", "unet2", "--out", tmp_path / "x"), "did you mean unet2d"),
+        (("run", "unet2d", "--out", tmp_path / "x"), "data.train is empty"),
+        (("run", "unet2d", "--out", tmp_path / "x", *set_options("optim.learning=3")), "there is no setting"),
+        (("run", "unet2d", "--out", tmp_path / "x", *set_options("epochs")), "key=value"),
+        (("run", "unet2d", "--out", finished, *set_options(f"data.train={store}")), "another"),
+        (("run", "unet2d", "--out", tmp_path / "x", *set_options(f"data.train={tmp_path}/no.zarr")), "no such store"),
+        (("evaluate", tmp_path, store), "no run directory"),
+        (("evaluate", finished, finished), "zarr.json"),
+        (("evaluate", finished, store, "--device", "cuda:9"), "cuda:9"),
+        (("evaluate", finished, store), "all 16 labelled records were trained on or calibrated by"),
+        (("predict", finished, store, "-o", tmp_path / "p.zarr", "--frames", "some"), "--frames 'some'"),
+    ]:
+        failed = run_train(*args)
+        assert failed.returncode == 1, args
+        assert failed.stderr.splitlines()[-1].startswith("error: "), failed.stderr
+        assert told in failed.stderr.splitlines()[-1]
+        assert "Traceback" not in failed.stderr

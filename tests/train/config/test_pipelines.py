@@ -1,0 +1,43 @@
+"""Declarations of pipelines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def test_pipelines_of_every_family_are_whole() -> None:
+    from contrail_train.config.pipeline_presets import PIPELINES, get_pipeline
+    from contrail_train.config.pipelines import stage_config
+
+    for name in PIPELINES:
+        config = get_pipeline(name)
+        heads = {stage: stage_config(config, stage).model.head for stage in config.stages}
+        assert all(heads[stage] != "record" for stage in config.mask), name
+        assert ("classifier" in config.gate) == any(head == "record" for head in heads.values()), name
+    assert get_pipeline("resnetrs50_v2").stages["all"].preset == "resnetrs50_all_soft"
+
+
+def test_a_pipeline_file_is_checked(tmp_path: Path) -> None:
+    from contrail_data.errors import ContrailError
+    from contrail_train.config.pipeline_presets import get_pipeline
+    from contrail_train.config.pipelines import with_pipeline_settings
+
+    file = tmp_path / "p.yaml"
+    for text, told in [
+        ("stages: {a: {preset: unet2d}}\nmask: [b]", "'b' is no stage"),
+        ("stages: {a: {preset: unet2d, run: x}}\nmask: [a]", "either preset or run"),
+        ("stages: {a: {preset: unet2d}, b: {preset: unet2d}}\nmask: [a]", "neither in gate nor in mask"),
+        ("stages: {a/b: {preset: unet2d}}\nmask: [a/b]", "becomes a folder"),
+        ("stages: {a: {preset: unet2d}}\nmasks: [a]", "there is no setting 'masks': did you mean mask?"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(ContrailError, match=told):
+            get_pipeline(str(file))
+    with pytest.raises(ContrailError, match="did you mean unet2d_v2"):
+        get_pipeline("unet2d_v22")
+    with pytest.raises(ContrailError, match=r"stage classifier: .*epocs"):
+        with_pipeline_settings(get_pipeline("unet2d_v1"), ["classifier.epocs=3"])
+    made = with_pipeline_settings(get_pipeline("unet2d_v1"), ["positive.run=runs/a", "epochs=3", "weights=fitted"])
+    assert (made.stages["positive"].run, made.settings, made.weights) == ("runs/a", {"epochs": 3}, "fitted")

@@ -1,0 +1,64 @@
+"""Batches hold the right pixels, in an order that is a pure function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contrail_data.errors import ContrailError
+from contrail_data.store.reader import open_store
+from contrail_train.config.schema import DataConfig
+from contrail_train.data.loader import epoch_order, share_of, step_rows, steps_per_epoch
+from contrail_train.data.training_data import open_training_data
+from helpers.batches import collect
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 4), st.integers(0, 3), st.integers(0, 5))
+def test_every_rank_together_sees_each_sample_once(count: int, batch: int, world: int, seed: int, epoch: int) -> None:
+    order = epoch_order(np.ones(count), seed, epoch)
+    seen: list[int] = []
+    for step in range(steps_per_epoch(count, batch)):
+        rows = step_rows(order, step, batch)
+        assert len(rows) <= batch
+        shares = [share_of(len(rows), rank, world) for rank in range(world)]
+        assert len({len(share) for share in shares}) == 1  # nobody waits for more than others have
+        own = [share[: len(range(rank, len(rows), world))] for rank, share in enumerate(shares)]
+        seen += rows[np.concatenate(own)].tolist()
+        assert all((share[len(mine) :] == 0).all() for share, mine in zip(shares, own, strict=True))
+    assert sorted(seen) == list(range(count))
+    np.testing.assert_array_equal(order, epoch_order(np.ones(count), seed, epoch))
+
+
+def test_batches_are_the_store(store: Path) -> None:
+    data = open_training_data(DataConfig(train=[str(store)], holdout=0.3))
+    ds = open_store(store)
+    ids = list(ds["record_id"].values)
+    assert len(data.train) + len(data.holdout) == 9
+    order = epoch_order(data.train.frequency, 0, 0)
+    rows = [step_rows(order, s, 2) for s in range(steps_per_epoch(len(order), 2))]
+    got = collect(data.train, rows)
+    assert len(got) == len(order)
+    for (image, target, weight), row in zip(got, order, strict=True):
+        at = ids.index(data.train.record_id[row])
+        np.testing.assert_array_equal(image[0], ds["image"].values[at, 4])
+        np.testing.assert_array_equal(target, ds["mask"].values[at] * 255)
+        assert weight == 1
+
+
+def test_a_missing_chunk_names_the_file(store: Path) -> None:
+    data = open_training_data(DataConfig(train=[str(store)], holdout=0))
+    (store / "image" / "c.0.0.0.0.0").unlink()
+    with pytest.raises(ContrailError, match=r"c\.0\.0\.0\.0\.0"):
+        collect(data.train, [np.arange(9)])
+
+
+def test_drawing_by_frequency() -> None:
+    frequency = np.array([0.25, 0.25, 0.5, 3.0])
+    drawn = np.concatenate([epoch_order(frequency, 0, epoch) for epoch in range(2000)])
+    np.testing.assert_allclose(np.bincount(drawn) / 2000, frequency, atol=0.04)
+    assert len(epoch_order(frequency, 0, 0)) == 4

@@ -1,0 +1,194 @@
+"""Which frames are trained on, with which labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contrail_data.errors import ContrailError
+from contrail_data.labels.predictor import Decision, Predicted
+from contrail_data.labels.write import label_store
+from contrail_data.store.reader import open_store
+from contrail_train.config.schema import DataConfig, PseudoConfig
+from contrail_train.data.items import open_labelled
+from contrail_train.data.loader import load
+from contrail_train.data.training_data import open_training_data
+from helpers.batches import CPU, collect
+from helpers.labels import labels_of, mean_red, pseudo_of
+from helpers.records import add_records
+from helpers.stores import SMALL, build_small
+
+
+@pytest.mark.parametrize("target", ["soft", "quantised", "hard"])
+def test_pseudo_labelled_frames_join_by_record(store: Path, tmp_path: Path, target: str) -> None:
+    pseudo = pseudo_of(store, tmp_path / "pseudo.zarr")
+    config = DataConfig(train=[str(store), str(pseudo)], holdout=0.3, pseudo=PseudoConfig(weight=0.25, target=target))
+    data = open_training_data(config)
+    records = len(set(data.train.record_id))
+    assert not set(data.train.record_id) & set(data.holdout.record_id)
+    assert len(data.train) == records * 8  # the human frame and seven others, none twice
+    assert sorted(data.train.frame) == sorted(list(range(8)) * records)
+    ds = open_store(store)
+    ids = list(ds["record_id"].values)
+    for row, (image, label, weight) in enumerate(collect(data.train, [np.arange(len(data.train))])):
+        frame = data.train.frame[row]
+        at = ids.index(data.train.record_id[row])
+        np.testing.assert_array_equal(image[0], ds["image"].values[at, frame])
+        if frame == 4:
+            assert weight == 1
+            np.testing.assert_array_equal(label, ds["mask"].values[at] * 255)
+            continue
+        assert weight == 0.25
+        probability = ds["image"].values[at, frame, 0].mean() / 255
+        expected = {"soft": probability, "quantised": round(probability * 4) / 4, "hard": float(probability >= 0.3)}
+        assert label.min() == label.max()
+        assert label[0, 0] / 255 == pytest.approx(expected[target], abs=0.51 / 255)
+
+
+def test_pseudo_labels_keep_the_human_label_and_resume(raw: Path, tmp_path: Path) -> None:
+    add_records(raw, 11)
+    store = build_small(raw, tmp_path / "twenty.zarr").place.path
+    out = pseudo_of(store, tmp_path / "pseudo.zarr")
+    ds, parent = open_store(out), open_store(store)
+    assert ds.attrs["parent"] == parent.attrs["digest"]
+    np.testing.assert_array_equal(ds["frame_mask"].values[:, 4], parent["mask"].values)
+    np.testing.assert_array_equal(ds["probability"].values[:, 4], parent["mask"].values * 255)
+    assert set(ds["frame_source"].values[:, 4]) == {"human"}
+    assert set(np.delete(ds["frame_source"].values, 4, 1).ravel()) == {"pseudo"}
+
+    calls = 0
+
+    def dies(x: np.ndarray, valid: np.ndarray | None) -> Predicted:
+        nonlocal calls
+        calls += 1
+        if calls == 9:  # within the second shard
+            raise KeyboardInterrupt
+        return mean_red(x, valid)
+
+    options = {"store_kind": "pseudo-labels", "frames": "all", "batch": 2}
+    decision = Decision(0.3, 0.0, 100, "sha256:test")
+    with pytest.raises(KeyboardInterrupt):
+        label_store(parent, dies, decision, tmp_path / "again.zarr", **options)
+    digest, resumed = label_store(parent, dies, decision, tmp_path / "again.zarr", **options)
+    assert resumed == 16
+    assert digest == ds.attrs["digest"]
+
+
+def test_stores_that_do_not_fit_are_refused(store: Path, raw: Path, tmp_path: Path) -> None:
+    pseudo = pseudo_of(store, tmp_path / "pseudo.zarr")
+    with pytest.raises(ContrailError, match="names no store with images"):
+        open_training_data(DataConfig(train=[str(pseudo)]))
+    from dataclasses import replace
+
+    build_small(raw, tmp_path / "other.zarr", settings=replace(SMALL, label_shift=(0.0, 0.0)))
+    with pytest.raises(ContrailError, match="label_shift differs"):
+        open_training_data(DataConfig(train=[str(store), str(tmp_path / "other.zarr")]))
+    with pytest.raises(ContrailError, match="parent"):
+        open_training_data(DataConfig(train=[str(tmp_path / "other.zarr"), str(pseudo)]))
+
+
+def test_windows_of_frames_about_the_labelled_one(store: Path) -> None:
+    offsets = [-3, -1, 0, 2]
+    data = open_training_data(DataConfig(train=[str(store)], holdout=0.3, frames=offsets))
+    ds = open_store(store)
+    ids = list(ds["record_id"].values)
+    for row, (image, _, _) in enumerate(collect(data.train, [np.arange(len(data.train))])):
+        at = ids.index(data.train.record_id[row])
+        np.testing.assert_array_equal(image, ds["image"].values[at, [1, 3, 4, 6]])
+
+
+def test_frames_without_neighbours_are_left_out_and_counted(store: Path, tmp_path: Path) -> None:
+    pseudo = pseudo_of(store, tmp_path / "pseudo.zarr")
+    data = open_training_data(DataConfig(train=[str(store), str(pseudo)], holdout=0.3, frames=[-2, 0, 1]))
+    assert set(data.train.frame) == {2, 3, 4, 5, 6}
+    assert data.without_neighbours == 9 * 3
+    with pytest.raises(ContrailError, match=r"no labelled frame has the neighbours.*\(8 frames a sample\)"):
+        open_training_data(DataConfig(train=[str(store)], frames=[0, 4]))
+    with pytest.raises(ContrailError, match="9 of 9 labelled frames"):
+        open_labelled([open_store(store)], (0, 4))
+
+
+@pytest.mark.parametrize(("target", "factor"), [("mean", 1), ("clip2", 2)])
+def test_soft_targets_are_the_annotators_mean(store: Path, target: str, factor: int) -> None:
+    data = open_training_data(DataConfig(train=[str(store)], holdout=0.3, target=target))
+    ds = open_store(store)
+    ids = list(ds["record_id"].values)
+    for row, (_, label, _) in enumerate(collect(data.train, [np.arange(len(data.train))])):
+        at = ids.index(data.train.record_id[row])
+        votes = np.unpackbits(ds["annotators"].values[at, ..., np.newaxis], axis=-1).sum(-1)
+        share = np.minimum(factor * votes / ds["annotator_count"].values[at], 1)
+        np.testing.assert_array_equal(label, np.rint(255 * share))
+        assert 0 < share.max() <= 1
+    for row, (_, label, _) in enumerate(collect(data.holdout, [np.arange(len(data.holdout))])):
+        at = ids.index(data.holdout.record_id[row])
+        np.testing.assert_array_equal(label, ds["mask"].values[at] * 255)  # scored against the majority all the same
+
+
+def test_positive_records_alone(raw: Path, tmp_path: Path) -> None:
+    for i in (1, 4):
+        path = raw / "train" / str(18446744073709551616 + i) / "human_pixel_masks.npy"
+        np.save(path, np.zeros_like(np.load(path)))
+    build_small(raw, tmp_path / "train.zarr")
+    config = DataConfig(train=[str(tmp_path / "train.zarr")], holdout=0.3)
+    everything = open_training_data(config)
+    positive = open_training_data(config.model_copy(update={"records": "positive"}))
+    assert len(positive.train) + len(positive.holdout) == 7
+    assert positive.train.positive.all()
+    # a pipeline's stages hold the same records out
+    assert set(positive.holdout.record_id) <= set(everything.holdout.record_id)
+
+
+def test_missing_pixels_reach_the_batch(store: Path) -> None:
+    items = open_labelled([open_store(store)])
+
+    def read(sample: int, frames: list[int], out: np.ndarray) -> None:
+        out[:] = 1
+        out[0, 0, :3] = 0 if frames == [4] else 1
+
+    some = dataclasses.replace(items, valid=[read])
+    (batch,) = load(some, [np.arange(3)], CPU, 1, 1)
+    assert batch.valid_b1hw is not None
+    assert (batch.valid_b1hw == 0).sum() == 9
+    (batch,) = load(items, [np.arange(3)], CPU, 1, 1)
+    assert batch.valid_b1hw is None
+
+
+def test_a_run_can_insist_on_its_composite(store: Path) -> None:
+    with pytest.raises(ContrailError, match="--composite ash_wide"):
+        open_training_data(DataConfig(train=[str(store)], composite="ash_wide"))
+
+
+def test_labels_of_a_model_that_saw_the_holdout_are_refused(raw: Path, tmp_path: Path) -> None:
+    parent = build_small(raw, tmp_path / "s.zarr").place.path
+    held = open_training_data(DataConfig(train=[str(parent)], holdout=0.3)).holdout.record_id.tolist()
+    assert held
+    clean = labels_of(parent, tmp_path / "clean.zarr", tuple(set(open_store(parent)["record_id"].values) - set(held)))
+    open_training_data(DataConfig(train=[str(parent), str(clean)], holdout=0.3))
+    leaky = labels_of(parent, tmp_path / "leaky.zarr", (held[0],))
+    config = DataConfig(train=[str(parent), str(leaky)], holdout=0.3)
+    with pytest.raises(ContrailError, match=rf"trained on 1 of {len(held)} held-out records, such as {held[0]}"):
+        open_training_data(config)
+    assert held[0] in open_training_data(config.model_copy(update={"leaks": "allow"})).labellers_saw
+
+
+def test_frames_that_a_model_is_not_sure_of_are_left_out(raw: Path, tmp_path: Path) -> None:
+    parent = build_small(raw, tmp_path / "s.zarr").place.path
+    labels = labels_of(parent, tmp_path / "l.zarr")
+    config = DataConfig(train=[str(parent), str(labels)], holdout=0)
+    everything = open_training_data(config).pseudo_labelled
+    assert everything == 9 * 7
+    agreement = open_store(labels)["frame_agreement"].values
+    pseudo = open_store(labels)["frame_source"].values == "pseudo"
+    for key, least, of in (
+        ("min_agreement", 0.5, "frame"),
+        ("min_confidence", 0.95, "frame"),
+        ("min_agreement", 0.5, "record"),
+    ):
+        some = config.model_copy(update={"pseudo": config.pseudo.model_copy(update={key: least, "of": of})})
+        mean = np.where(pseudo, agreement, 0).sum(1, keepdims=True) / pseudo.sum(1, keepdims=True)
+        value = {"frame": agreement, "record": np.broadcast_to(mean, agreement.shape)}[of]
+        expected = int((pseudo & (value >= least)).sum()) if key == "min_agreement" else 0
+        assert open_training_data(some).pseudo_labelled == expected, (key, of)

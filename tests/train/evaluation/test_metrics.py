@@ -1,0 +1,214 @@
+""""""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from contrail_train.evaluation import metrics
+from contrail_train.evaluation.metrics import BINS
+
+
+def test_metrics_and_config_do_not_import_torch() -> None:
+    code = (
+        "import sys, contrail_train.evaluation.metrics, contrail_train.config.schema; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+probabilities = hnp.arrays(
+    np.float32,
+    st.integers(1, 40),
+    # eighths and values next to bin edges, so that ties and plateaus occur
+    elements=st.one_of(
+        st.integers(0, 8).map(lambda i: i / 8),
+        st.integers(0, BINS).map(lambda k: float(np.float32(k / BINS))),
+        st.floats(0, 1, width=32),
+    ),
+)
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    prob = draw(probabilities)
+    target = draw(hnp.arrays(bool, prob.shape))
+    target[draw(st.integers(0, len(target) - 1))] = True
+    return prob, target
+
+
+def brute_dice(prob: np.ndarray, target: np.ndarray, threshold: float) -> float:
+    predicted = prob.astype(np.float64) >= threshold
+    return 2 * int((predicted & target).sum()) / (int(predicted.sum()) + int(target.sum()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(predictions())
+def test_histograms_give_dice_of_every_threshold(case: tuple[np.ndarray, np.ndarray]) -> None:
+    prob, target = case
+    hist = metrics.histograms(prob, target)
+    assert hist.dtype == np.int64
+    half = len(prob) // 2
+    assert np.array_equal(
+        hist, metrics.histograms(prob[:half], target[:half]) + metrics.histograms(prob[half:], target[half:])
+    )
+    curve = metrics.dice_curve(hist)
+    edges = np.unique(np.minimum(np.floor(prob.astype(np.float64) * BINS), BINS - 1).astype(int))
+    for k in {0, 1, BINS - 1, *edges, *(edges[edges < BINS - 1] + 1)}:
+        assert curve[k] == brute_dice(prob, target, k / BINS)
+    threshold, dice = metrics.best_threshold(hist)
+    assert dice == max(brute_dice(prob, target, k / BINS) for k in {0, *edges})
+    assert dice == brute_dice(prob, target, threshold)
+
+
+@settings(max_examples=60, deadline=None)
+@given(predictions())
+def test_average_precision_is_the_sum_over_distinct_scores(case: tuple[np.ndarray, np.ndarray]) -> None:
+    prob, target = case
+    score = np.minimum(np.floor(prob.astype(np.float64) * BINS), BINS - 1)
+    expected = recall = 0.0
+    for level in np.unique(score)[::-1]:
+        chosen = score >= level
+        new_recall = (chosen & target).sum() / target.sum()
+        expected += (new_recall - recall) * (chosen & target).sum() / chosen.sum()
+        recall = new_recall
+    assert metrics.average_precision(metrics.histograms(prob, target)) == pytest.approx(expected)
+
+
+def test_average_precision_golden() -> None:
+    # the example in the documentation of sklearn.metrics.average_precision_score: 0.83...
+    hist = metrics.histograms(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+    assert metrics.average_precision(hist) == pytest.approx(0.8333333)
+
+
+def test_best_threshold_is_the_middle_of_the_plateau() -> None:
+    hist = metrics.histograms(np.array([0.25, 0.75], np.float32), np.array([False, True]))
+    threshold, dice = metrics.best_threshold(hist)
+    assert dice == 1.0
+    assert threshold == pytest.approx(0.5, abs=1 / BINS)
+
+
+@pytest.mark.parametrize("value", [math.nan, -0.01, 1.01, math.inf])
+def test_histograms_refuse_what_is_no_probability(value: float) -> None:
+    with pytest.raises(ValueError, match="must lie in"):
+        metrics.histograms(np.array([0.5, value, 0.5], np.float32), np.zeros(3, bool))
+
+
+def test_nothing_there() -> None:
+    hist = metrics.histograms(np.array([0.0, 0.5]), np.zeros(2, bool))
+    curve = metrics.dice_curve(hist)
+    assert curve[BINS // 2] == 0
+    assert curve[BINS // 2 + 1] == 1  # nothing claimed: nothing wrong
+    for function in (metrics.best_threshold, metrics.average_precision):
+        with pytest.raises(ValueError, match="no positive"):
+            function(hist)
+
+
+def test_bootstrap_covers_resamples_by_groups() -> None:
+    rng = np.random.default_rng(0)
+    tp, fp, fn = (np.repeat(rng.integers(0, 50, 60), 4) for _ in range(3))  # groups of 4 equal records
+    groups = np.repeat(np.arange(60), 4)
+    alone = metrics.bootstrap_interval(tp, fp, fn)
+    grouped = metrics.bootstrap_interval(tp, fp, fn, groups)
+    dice = 2 * tp.sum() / (2 * tp.sum() + fp.sum() + fn.sum())
+    assert grouped[0] < alone[0] < dice < alone[1] < grouped[1]
+    assert (grouped[1] - grouped[0]) / (alone[1] - alone[0]) == pytest.approx(2, rel=0.2)  # √4
+    assert metrics.bootstrap_interval(tp, fp, fn, groups) == grouped
+    # one by one, as the definition says
+    draws = rng.integers(0, 60, (4000, 60))
+    by_group = [c.reshape(60, 4).sum(1) for c in (tp, fp, fn)]
+    t, p, n = (c[draws].sum(1) for c in by_group)
+    assert grouped == pytest.approx(np.quantile(2 * t / (2 * t + p + n), [0.025, 0.975]), abs=0.005)
+    assert metrics.bootstrap_interval([3], [1], [1]) == (0.75, 0.75)
+
+
+def test_tolerant_counts_by_hand() -> None:
+    target, predicted = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
+    target[4, :] = True
+    predicted[6, 3] = predicted[7, 3] = predicted[2, 8] = True  # 2, 3 and 2 px off
+    counts = metrics.tolerant_counts(predicted, target, tolerance=2)
+    assert counts == (2, 3, 2, 9)
+    assert metrics.tolerant_dice(*counts) == pytest.approx(2 * (2 / 3) * (2 / 9) / (2 / 3 + 2 / 9))
+    assert metrics.tolerant_counts(np.zeros_like(target), target) == (0, 0, 0, 9)
+    assert metrics.tolerant_dice(0, 0, 0, 9) == 0
+    assert metrics.tolerant_dice(0, 0, 0, 0) == 1
+
+
+@given(hnp.arrays(bool, (6, 7)), hnp.arrays(bool, (6, 7)))
+@settings(max_examples=40, deadline=None)
+def test_without_tolerance_it_is_dice(predicted: np.ndarray, target: np.ndarray) -> None:
+    exact = metrics.tolerant_dice(*metrics.tolerant_counts(predicted, target, tolerance=0))
+    size = int(predicted.sum()) + int(target.sum())
+    assert exact == pytest.approx(2 * int((predicted & target).sum()) / size if size else 1)
+
+
+def test_record_dice_by_hand() -> None:
+    predicted, true = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
+    assert metrics.record_dice(predicted, true) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+
+
+counts = st.integers(0, 20)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), counts, counts, counts), min_size=1, max_size=12))
+def test_best_gate_is_the_best_of_all(records: list[tuple[int, int, int, int]]) -> None:
+    score, tp, fp, fn = np.array(records).T
+    score = score / 8
+
+    def gated(gate: float) -> float:
+        kept = score >= gate
+        t, p, n = (tp * kept).sum(), (fp * kept).sum(), (fn + tp * ~kept).sum()
+        return float(2 * t / (2 * t + p + n)) if 2 * t + p + n else 1.0
+
+    levels = np.unique(score)
+    candidates = [0.0, *((levels[:-1] + levels[1:]) / 2)]
+    gate, dice = metrics.best_gate(score, tp, fp, fn)
+    assert dice == gated(gate) == max(gated(g) for g in candidates)
+    assert gate == min(g for g in candidates if gated(g) == dice)
+
+
+def test_difference_of_two_masks_is_paired() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 50, (3, 40))
+    assert metrics.bootstrap_difference(a, a) == (0.0, 0.0)
+    b = a + np.array([[2], [0], [0]])  # a little better on every record: far less than Dice itself varies
+    low, high = metrics.bootstrap_difference(a, b)
+    assert 0 < low < high < np.subtract(*metrics.bootstrap_interval(*a)[::-1])
+
+
+def test_a_gate_that_is_best_by_chance_is_not_kept() -> None:
+    from contrail_train.evaluation.calibrate import _best_gate
+
+    rng = np.random.default_rng(0)
+    n = 60
+    group = np.arange(n).astype(str)
+    score, counts = rng.random(n), rng.integers(5, 50, (3, n))
+    counts[0, score.argmin()] = 0  # one record decides
+    assert _best_gate(score[np.newaxis], counts, group, "best")[1] > 0
+    assert _best_gate(score[np.newaxis], counts, group, "proven")[1] == 0
+    score = np.where(np.arange(n) < n // 2, 0.1, 0.9)  # low scores are false alarms, every one
+    counts = np.array([np.where(score > 0.5, 30, 0), np.where(score > 0.5, 5, 40), np.full(n, 3)])
+    assert _best_gate(np.stack([rng.random(n), score]), counts, group, "proven") == (1, 0.5)
+
+
+def test_cross_fitting_does_not_reward_memory() -> None:
+    """Of probabilities that are noise the best threshold seems to help; one chosen elsewhere tells that it does not."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for _ in range(5):
+        target = rng.random(200) < 0.02
+        parts.append(metrics.histograms(rng.random(200).astype(np.float32), target))
+    hist = np.stack(parts)
+    thresholds, dice = metrics.cross_fitted(hist)
+    assert dice < metrics.best_threshold(hist.sum(0))[1]
+    changed = hist.copy()
+    changed[2] = hist[2][:, ::-1]  # whatever a part holds, its own threshold stays
+    assert metrics.cross_fitted(changed)[0][2] == thresholds[2]
+    assert metrics.counts_at(hist[0], 0.5)[0] + metrics.counts_at(hist[0], 0.5)[2] == hist[0][1].sum()

@@ -1,0 +1,57 @@
+"""The HTML report of an evaluation."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from contrail_train.evaluation.analysis import analysis, look
+from contrail_train.evaluation.report import FALSE, FOUND, MISSED, error_picture, write_page
+from helpers.evaluations import SIDE, mask_of, records_of
+
+RESULT = {
+    **dict.fromkeys(("dice", "dice_low", "dice_high", "tolerant_dice", "precision", "recall", "record_dice"), 0.5),
+    **{"records": 1, "positive_records": 1, "groups": 1, "auc_pr": None, "threshold": 0.5, "left_out": 0},
+    "store": {"digest": "sha256:0"},
+}
+
+
+def test_the_picture_shows_each_kind_of_error() -> None:
+    target, predicted = mask_of((0, 4, 0, 8)), mask_of((2, 6, 0, 8))
+    content = error_picture(np.full((1, SIDE, SIDE), 128, np.uint8), target, predicted, 8)
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert pixels.shape[0] == SIDE * 8
+    last = pixels[:, -SIDE * 8 :][4::8, 4::8]
+    assert [tuple(last[row, 3]) for row in (1, 3, 5, 7)] == [MISSED, FOUND, FALSE, (64, 64, 64)]
+    assert tuple(pixels[4, 4]) == (128, 128, 128)
+
+
+def test_the_page_is_one_file_and_escapes(tmp_path: Path) -> None:
+    target, predicted = mask_of((0, 4, 0, 8)), mask_of((2, 6, 0, 8))
+    found = [look(predicted, predicted, target, None, 0)]
+    told = analysis(found, records_of(1), np.ones(1), 0.0, np.array(["a"]))
+    histogram = np.zeros((2, 65536), np.int64)
+    histogram[:, 40000] = 5
+    pictures = [("<b>id", "what & 'how", b"png")]
+    file = tmp_path / "p.html"
+    write_page({**RESULT, "analysis": told}, pictures, "<script>alert(1)</script>", file, histogram)
+    page = file.read_text()
+    assert "<script" not in page
+    assert "&lt;b&gt;id: what &amp; &#x27;how" in page
+    assert "0.60 to 0.65: 0.500 of 10 pixels" in page
+    assert not re.search(r"(src|href)='?(?!data:)\w|url\(|http", page.replace("src='data:", ""))
+
+
+def test_the_page_of_one_empty_record_of_nowhere(tmp_path: Path) -> None:
+    told = analysis(
+        [look(mask_of(), mask_of(), mask_of(), None, 0)], records_of(1, False), np.zeros(1), 0.5, np.array(["a"])
+    )
+    write_page({**RESULT, "analysis": told}, [], "t", tmp_path / "p.html", np.zeros((2, 65536), np.int64))
+    page = (tmp_path / "p.html").read_text()
+    assert "No record has a contrail" in page
+    assert "unknown" not in page
+    assert "trusted" not in page

@@ -1,0 +1,412 @@
+"""A file answers as the model it was written from, to us and to those who have none of our code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from contrail_data.composites import COMPOSITES
+from contrail_data.errors import ContrailError
+from contrail_data.labels.predictor import Decision
+from contrail_train.config.schema import ModelConfig
+from contrail_train.inference import export as module
+from contrail_train.inference.detector import Detector, Network, View, single
+from contrail_train.inference.export import export
+from contrail_train.inference.exported import SUFFIXES, _opened_pt2, file_checksum, load_exported
+from contrail_train.inference.predictor import Predictor
+from contrail_train.inference.untrusted_pt2 import KEY
+from contrail_train.models.segmenter import build
+
+SIDE = 64
+
+
+SMALL = [16, 16, 16, 16, 16]
+
+
+CPU = torch.device("cpu")
+
+
+def network(
+    encoder: str,
+    frames: tuple[int, ...] = (0,),
+    *,
+    size: tuple[int, int] | None = None,
+    each: bool = False,
+    off: tuple[float, float] = (0.0, 0.0),
+    **settings: Any,
+) -> Network:
+    """With statistics and last layers as of a trained one: at the start it tells the same of every pixel."""
+    model = build(ModelConfig(encoder=encoder, decoder_channels=SMALL, **settings), 3, frames)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+            part.weight.data.uniform_(0.5, 1.5)
+    if model.decoder is not None:
+        model.mask_head.maps.weight.data.normal_(0, 0.1)
+    view = View(frames, torch.rand(3), torch.rand(3) + 0.1, each, size)
+    return Network(model.to(memory_format=torch.channels_last).eval(), view, off)
+
+
+def one(encoder: str, head: str = "mask", frames: tuple[int, ...] = (0,), **settings: Any) -> Detector:
+    made = network(encoder, frames, head=head, **settings)
+    return single(made.model, made.view, head, top_k=20, off=made.off, symmetries="none").eval()
+
+
+def two_stages() -> Detector:
+    """Of different frames, sizes and normalisation, one of them off the image, flipped and turned."""
+    first = network("resnet10t", (0,), size=(96, 96), each=True, off=(0.5, 0.5))
+    second = network("resnet10t", (-1, 0), mixer="mean", head="both")
+    return Detector(
+        {"first": first, "second": second},
+        {"first": 0.75, "second": 0.25},
+        {"first": 0.5, "second": 0.5},
+        top_k=20,
+        classifiers=["second"],
+        symmetries="flips",
+    ).eval()
+
+
+DETECTORS: dict[str, Callable[[], Detector]] = {
+    "efficientnet": lambda: one("tf_efficientnet_lite0"),
+    "conv3d": lambda: one("resnet10t", frames=(-2, -1, 0), mixer="conv3d"),
+    "lstm": lambda: one("resnet10t", frames=(-1, 0, 1), mixer="lstm"),
+    "classifier": lambda: one("resnet10t", "record"),
+    "both": lambda: one("resnet10t", "both"),
+    "two_stages": two_stages,
+}
+
+
+def predictor(detector: Detector, head: str = "mask", dtype: str = "uint8") -> Predictor:
+    """With its threshold and gate amid what it tells of noise."""
+    shape = (4, len(detector.offsets), 3, SIDE, SIDE)
+    unit = torch.rand(shape)
+    with torch.no_grad():
+        told = detector((unit * 255).byte() if dtype == "uint8" else unit.to(getattr(torch, dtype)))
+    threshold, gate = float(told.probability_bhw.median()), float(told.score_b.sort().values[:2].mean())
+    return Predictor(
+        path=Path("runs/mine"),
+        detect=detector,
+        offsets=detector.offsets,
+        off=detector.off,
+        device=CPU,
+        composite=COMPOSITES["ash"].to_dict(),
+        label_shift=(0.5, 0.5),
+        decision=Decision(threshold, gate, 20, "sha256:0123"),
+        trained_records=frozenset({"18446744073709551617", "a"}),
+        calibrated_records=frozenset({"b"}),
+        head=head,
+        native=False,
+        pixel=2000.0,
+        size=SIDE,
+        dtype=dtype,
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By suffix, of one model, beside what it answers on noise."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("exported")
+    model = predictor(one("resnet10t", off=(0.5, 0.5)))
+    paths = {suffix: folder / f"detector{suffix}" for suffix in SUFFIXES}
+    for path in paths.values():
+        export(model, path)
+    window = np.random.default_rng(3).integers(0, 256, (3, 1, 3, SIDE, SIDE), np.uint8)
+    told = model.detect(torch.from_numpy(window), None)
+    mask = (told.probability_bhw >= model.decision.threshold) & (told.score_b >= model.decision.gate)[:, None, None]
+    answers = {"probability": told.probability_bhw.detach().numpy(), "mask": mask.numpy().astype(np.uint8)}
+    np.savez(folder / "expected.npz", window=window, **answers)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("efficientnet", ".onnx"),
+        ("conv3d", ".onnx"),
+        ("lstm", ".pt2"),
+        ("classifier", ".pt2"),
+        ("both", ".onnx"),
+        ("two_stages", ".pt2"),  # the graph is the same in both forms
+    ],
+)
+def test_a_file_answers_as_its_model(name: str, suffix: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    head = {"classifier": "record", "both": "both"}.get(name, "mask")
+    model = predictor(DETECTORS[name](), head)
+    check = export(model, tmp_path / f"a{suffix}")
+    assert 0 < check.marked < check.pixels or head == "record"
+    assert check.probability < 1e-4
+    assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
+    read = load_exported(tmp_path / f"a{suffix}", CPU)
+    assert replace(read, detect=model.detect, path=model.path) == model
+    # other values and batches than those that export itself compares on
+    for batch in (1, 2, 5):
+        window = np.random.default_rng(batch).integers(0, 256, (batch, len(model.offsets), 3, SIDE, SIDE), np.uint8)
+        ours, theirs = model.predict(window), read.predict(window)
+        assert ours.probability.std() > 1e-3 or head == "record"
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_stores_of_floats(suffix: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    model = predictor(one("resnet10t"), dtype="float16")
+    export(model, tmp_path / f"a{suffix}")
+    read = load_exported(tmp_path / f"a{suffix}", CPU)
+    window = np.random.default_rng(0).random((2, 1, 3, SIDE, SIDE)).astype(np.float16)
+    np.testing.assert_allclose(model.predict(window).probability, read.predict(window).probability, atol=1e-5)
+    with pytest.raises(ContrailError, match="takes float16 windows"):
+        read.predict((window * 255).astype(np.uint8))
+    with pytest.raises(ContrailError, match="not float16 of"):
+        read.predict(window[..., :32])
+
+
+WITHOUT_US = {
+    ".onnx": """
+import json, numpy, onnxruntime
+session = onnxruntime.InferenceSession(path)
+known = json.loads(session.get_modelmeta().custom_metadata_map["contrail"])
+probability, mask, score, agreement = session.run(None, {"window": window})
+""",
+    ".pt2": """
+import json, numpy, torch
+extra = {"contrail": ""}
+detector = torch.export.load(path, extra_files=extra).module()
+known = json.loads(extra["contrail"])
+probability, mask, score, agreement = detector(torch.from_numpy(window)).values()
+""",
+}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_is_of_use_without_this_project(suffix: str, exported: dict[str, Path], tmp_path: Path) -> None:
+    script = f"""
+import sys
+import numpy
+path, expected = sys.argv[1], numpy.load(sys.argv[2])
+window = expected["window"]
+{WITHOUT_US[suffix]}
+for name, ours in (("probability", probability), ("mask", mask)):
+    numpy.testing.assert_allclose(numpy.asarray(ours), expected[name], atol=1e-5)
+assert (numpy.asarray(mask).dtype, score.shape, agreement.shape) == (numpy.uint8, (3,), (3,))
+assert known["off"] == known["label_shift"] == [0.5, 0.5]
+assert known["decision"]["model"] == "sha256:0123"
+assert not [name for name in sys.modules if name.startswith(("contrail", "timm", "segmentation_models"))]
+"""
+    path = exported[suffix]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(path), str(path.with_name("expected.npz"))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_same_model_gives_the_same_bytes_and_none_of_this_machine(suffix: str, tmp_path: Path) -> None:
+    written = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        export(predictor(one("resnet10t")), tmp_path / f"a{suffix}", overwrite=True)
+        written.append((tmp_path / f"a{suffix}").read_bytes())
+    assert written[0] == written[1]
+    assert b"site-packages" not in written[0]
+    assert str(Path(module.__file__).parent).encode() not in written[0]
+
+
+def test_what_cannot_be_written_is_refused_and_nothing_is_left(
+    exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(5)
+    model = predictor(one("resnet10t"))
+    taken = tmp_path / "taken.pt2"
+    taken.write_text("mine")
+    with pytest.raises(ContrailError, match=r"taken\.pt2: exists"):
+        export(model, taken)
+    with pytest.raises(ContrailError, match=r"taken\.pt2: cannot be written"):
+        export(model, taken / "a.pt2")
+    with pytest.raises(ContrailError, match=r"written as \.pt2 or \.onnx"):
+        export(model, tmp_path / "a.pt")
+    with pytest.raises(ContrailError, match="is an exported file"):
+        export(load_exported(exported[".pt2"], CPU), tmp_path / "a.onnx")
+    # a form that does not answer as the model does
+    right = _opened_pt2
+
+    def wrong(path: Path, device: torch.device) -> Any:
+        known, ask = right(path, device)
+        return known, lambda window: {k: v + (0.001 if k == "score" else 0) for k, v in ask(window).items()}
+
+    monkeypatch.setattr("contrail_train.inference.exported._opened_pt2", wrong)
+    with pytest.raises(ContrailError, match=r"not written: .* score differs .* by 1\.0e-03"):
+        export(model, taken, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.pt2"]
+    assert taken.read_text() == "mine"
+
+
+def test_masks_may_differ_at_their_threshold_alone() -> None:
+    graph = module._Graph(one("resnet10t"), Decision(0.5, 0.0, 1, ""))
+
+    def answer(probability: float, mask: int) -> Callable[..., dict[str, torch.Tensor]]:
+        plane = torch.full((1, 2, 2), probability)
+        told = {"probability": plane, "mask": torch.full((1, 2, 2), mask, dtype=torch.uint8)}
+        return lambda *_: told | {"score": torch.ones(1), "agreement": torch.ones(1)}
+
+    graph.forward = answer(0.50005, 1)  # type: ignore[method-assign]
+    assert module.compare(graph, answer(0.49999, 0), [torch.zeros(1)], Path("a")).differ == 4
+    graph.forward = answer(0.6, 1)  # type: ignore[method-assign]
+    with pytest.raises(ContrailError, match="masks differ"):
+        module.compare(graph, answer(0.6, 0), [torch.zeros(1)], Path("a"))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_damaged_or_foreign_file_ends_in_one_line(suffix: str, exported: dict[str, Path], tmp_path: Path) -> None:
+    content = exported[suffix].read_bytes()
+    path = tmp_path / f"a{suffix}"
+    for damaged in (b"", b"nothing", content[: len(content) // 2], content[2000:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ContrailError, match=r"a\.\w+: (cannot be read|is no detector)"):
+            load_exported(path, CPU)
+    at = len(content) // 2
+    if suffix == ".pt2":
+        with zipfile.ZipFile(exported[suffix]) as archive:
+            largest = max(archive.infolist(), key=lambda one: one.file_size)
+            at = content.index(archive.read(largest)) + largest.file_size // 2
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])  # weights like others
+    with pytest.raises(ContrailError, match=f"{path.name}: (damaged|cannot be read)"):
+        load_exported(path, CPU)
+    path.unlink()
+    with pytest.raises(ContrailError, match="there is no such file"):
+        load_exported(path, CPU)
+
+
+def rewritten(source: Path, target: Path, changes: dict[str, bytes]) -> Path:
+    """A .pt2 file with entries changed or added, by their names inside its folder."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        top = old.namelist()[0].partition("/")[0]
+        entries = {name: old.read(name) for name in old.namelist()}
+        entries |= {f"{top}/{name}": content for name, content in changes.items()}
+        for name, content in entries.items():
+            new.writestr(name, content)
+    return target
+
+
+def read_entry(source: Path, name: str) -> bytes:
+    with zipfile.ZipFile(source) as archive:
+        return archive.read(f"{archive.namelist()[0].partition('/')[0]}/{name}")
+
+
+def with_metadata(exported: dict[str, Path], suffix: str, target: Path, change: dict[str, Any] | None) -> Path:
+    known = json.loads(read_entry(exported[".pt2"], f"extra/{KEY}"))
+    text = "{" if change is None else json.dumps(known | change)
+    if suffix == ".pt2":
+        return rewritten(exported[".pt2"], target, {f"extra/{KEY}": text.encode()})
+    onnx = pytest.importorskip("onnx")
+    proto = onnx.load(exported[".onnx"])
+    proto.metadata_props[0].value = text
+    del proto.metadata_props[1:]  # the checksum
+    content = proto.SerializeToString(deterministic=True)
+    target.write_bytes(content + file_checksum(content))
+    return target
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_metadata_is_held_to_its_form(suffix: str, exported: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    assert load_exported(with_metadata(exported, suffix, path, {"later": 1}), CPU).size == SIDE
+    for change, line in (
+        ({"format": 2}, r"is of format 2, this version reads up to 1: update"),
+        ({"format": "?"}, "damaged"),
+        ({"decision": {"threshold": 0.5}}, "damaged"),
+        ({"composite": {"name": "ash"}}, "damaged"),
+        ({"label_shift": [0.5]}, "damaged"),
+        (None, "damaged"),
+    ):
+        with pytest.raises(ContrailError, match=line):
+            load_exported(with_metadata(exported, suffix, path, change), CPU)
+
+
+class Harm:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (open, (str(self.path), "w"))
+
+
+def test_code_in_a_file_is_never_run(exported: dict[str, Path], tmp_path: Path) -> None:
+    """What torch.export.load would run, or may: of the two that are tried, it makes a file."""
+    source, made = exported[".pt2"], tmp_path / "made"
+    pickled = io.BytesIO()
+    torch.save((Harm(made),), pickled)
+    config = "data/weights/model_weights_config.json"
+    weights = json.loads(read_entry(source, config))
+    first = next(iter(weights["config"].values()))
+    first["use_pickle"] = True
+    graph = read_entry(source, "models/model.json").decode()
+    shape, operator = "Symbol('s", "torch.ops.aten.sigmoid.default"
+    assert shape in graph
+    assert operator in graph
+    touch = f"__import__('pathlib').Path('{made}').touch()"
+    signature = json.loads(graph)["graph_module"]["module_call_graph"][0]["signature"]
+    answers = json.loads(signature["out_spec"])
+    answers[1]["context"] = '{"__enum__": true, "fqn": "antigravity:A", "name": "a"}'
+    changes: dict[str, dict[str, bytes]] = {
+        "sample inputs": {"data/sample_inputs/model.pt": pickled.getvalue()},
+        "weights": {config: json.dumps(weights).encode(), f"data/weights/{first['path_name']}": pickled.getvalue()},
+        "legacy weights": {"data/weights/model.pt": pickled.getvalue()},
+        "constants": {"data/constants/opaque_obj_0": pickle.dumps(Harm(made))},
+        "a library": {"data/aotinductor/model/a.so": b"\x7fELF"},
+        "another model": {"models/other.json": graph.encode()},
+        "a shape": {"models/model.json": graph.replace(shape, f"{touch} or {shape}").encode()},
+        "an argument": {"models/model.json": graph.replace('["window"]', json.dumps([f"window={touch}"])).encode()},
+        "answers": {
+            "models/model.json": graph.replace(
+                json.dumps(signature["out_spec"]), json.dumps(json.dumps(answers))
+            ).encode()
+        },
+        "an operator": {"models/model.json": graph.replace(operator, "torch.ops.image.write_file.default").encode()},
+        "a file's operator": {
+            "models/model.json": graph.replace(operator, "torch.ops.aten.from_file.default").encode()
+        },
+    }
+    for what in ("sample inputs", "a shape"):
+        with contextlib.suppress(Exception):
+            torch.export.load(rewritten(source, tmp_path / "evil.pt2", changes[what]))
+        assert made.exists(), what  # so they would be
+        made.unlink()
+    for what, change in changes.items():
+        path = rewritten(source, tmp_path / "evil.pt2", change)
+        with pytest.raises(ContrailError, match="which could run code"):
+            load_exported(path, CPU)
+        assert not made.exists(), what
+
+
+def test_onnx_without_its_packages_names_the_extra(
+    exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, None)
+    line = r"is not installed: run \"pip install '\.\[onnx\]'"
+    with pytest.raises(ContrailError, match=f"onnxruntime {line}"):
+        load_exported(exported[".onnx"], CPU)
+    with pytest.raises(ContrailError, match=f"onnx {line}"):
+        export(predictor(one("resnet10t")), tmp_path / "a.onnx")
+    assert load_exported(exported[".pt2"], CPU).head == "mask"

@@ -1,0 +1,95 @@
+"""Predictions of a finished run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from contrail_data.composites import COMPOSITES
+from contrail_data.store.reader import open_store
+from contrail_data.store.settings import StoreSettings
+from helpers.cli import run_train
+from helpers.runs import TINY, set_options
+from helpers.stores import build_small
+
+
+def test_prediction_and_evaluation_count_the_same_pixels(unseen: Path, finished: Path, tmp_path: Path) -> None:
+    store = unseen
+    done = run_train("evaluate", finished, store)
+    assert done.returncode == 0, done.stderr
+    (path,) = finished.glob("evaluation-*.json")
+    result = json.loads(path.read_text())
+    assert f"{result['dice']:.4f}" in done.stdout
+    assert "<title>" in path.with_suffix(".html").read_text()
+    done = run_train("predict", finished, store, "-o", tmp_path / "pred.zarr")
+    assert done.returncode == 0, done.stderr
+    predicted, labels = open_store(tmp_path / "pred.zarr"), open_store(store)
+    mask, label = predicted["frame_mask"].values[:, 0] > 0, labels["mask"].values > 0
+    assert [int((mask & label).sum()), int((mask & ~label).sum()), int((~mask & label).sum())] == [
+        result["tp"],
+        result["fp"],
+        result["fn"],
+    ]
+    assert result["dice"] == 2 * result["tp"] / (2 * result["tp"] + result["fp"] + result["fn"])
+    assert predicted.attrs["parent"] == labels.attrs["digest"]
+
+
+def test_predictions_lie_on_the_grid_of_the_stores_own_labels(store: Path, finished: Path, tmp_path: Path) -> None:
+    import torch
+
+    from contrail_train.data.augment import to_label_frame
+    from contrail_train.inference.load import load_predictor
+
+    settings = StoreSettings(COMPOSITES["ash"], size=64, label_shift=(0.0, 0.0))
+    build_small(store.parent / "raw", tmp_path / "unshifted.zarr", settings=settings)
+    image = open_store(store)["image"].values[:2, 4:5]
+    model = load_predictor(finished)
+    shifted = model.for_store(open_store(store)).predict(image).probability
+    plain = model.for_store(open_store(tmp_path / "unshifted.zarr")).predict(image).probability
+    np.testing.assert_allclose(to_label_frame(torch.from_numpy(plain)[:, None], (0.5, 0.5))[:, 0], shifted, atol=1e-6)
+    assert np.abs(plain - shifted).max() > 1e-4
+
+
+def test_the_digest_does_not_tell_how_a_path_was_typed(store: Path, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(store)
+    for name, path in (("a.zarr", store), ("b.zarr", tmp_path / "link")):
+        assert run_train("predict", finished, path, "-o", tmp_path / name).returncode == 0
+    a, b = open_store(tmp_path / "a.zarr").attrs, open_store(tmp_path / "b.zarr").attrs
+    assert a["digest"] == b["digest"]
+    assert "statistics" not in a
+
+
+def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path) -> None:
+    out = store.parent / "classifier"
+    done = run_train("run", "unet2d", "--out", out, *set_options(*TINY, "model.head=record", f"data.train={store}"))
+    assert done.returncode == 0, done.stderr
+    assert "Dice over records" in done.stdout
+    store = unseen
+    done = run_train("evaluate", out, store)
+    assert done.returncode == 0, done.stderr
+    (path,) = out.glob("evaluation-*.json")
+    result = json.loads(path.read_text())
+    assert result["tp"] + result["fn"] == 12 == result["positive_records"]
+    failed = run_train("predict", out, store, "-o", store.parent / "none.zarr")
+    assert failed.returncode == 1
+    assert "tells records, not pixels" in failed.stderr
+
+    table = store.parent / "records.csv"
+    done = run_train("predict", out, store, "-o", table, "--batch", "5")
+    assert done.returncode == 0, done.stderr
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    opened = open_store(store)
+    assert [row["record_id"] for row in rows] == opened["record_id"].values.tolist()
+    assert {row["store"] for row in rows} == {opened.attrs["digest"]}
+    has = opened["positive_pixels"].values > 0
+    said = np.array([row["contrail"] == "1" for row in rows])
+    assert (int((said & has).sum()), int((said & ~has).sum())) == (result["tp"], result["fp"])
+    assert run_train("predict", out, store, "-o", table).returncode == 1  # exists
+    assert run_train("predict", out, store, "-o", table, "--frames", "all", "--overwrite").returncode == 0
+    assert len(table.read_text().splitlines()) == 1 + 16 * 8
+    refused = run_train("predict", finished, store, "-o", store.parent / "masks.csv")
+    assert "tells pixels" in refused.stderr

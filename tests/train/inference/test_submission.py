@@ -1,0 +1,67 @@
+"""The competition's run lengths, and two runs against each other."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from contrail_data.errors import ContrailError
+from contrail_data.store.reader import open_store
+from contrail_train.inference.submission import decode, encode
+from helpers.cli import run_train
+from helpers.runs import set_options
+
+
+@given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=9)))
+def test_decoding_is_the_inverse(mask: np.ndarray) -> None:
+    np.testing.assert_array_equal(decode(encode(mask), mask.shape), mask)
+
+
+def test_the_published_rule() -> None:
+    """'1 3 10 5' implies pixels 1, 2, 3, 10, 11, 12, 13, 14; pixels are numbered from top to bottom, then left to
+    right: 1 is pixel (1, 1), 2 is pixel (2, 1)."""
+    pixels = decode("1 3 10 5", (4, 5)).T.ravel()
+    assert (np.flatnonzero(pixels) + 1).tolist() == [1, 2, 3, 10, 11, 12, 13, 14]
+    mask = np.zeros((4, 5), bool)
+    mask[1, 0] = True
+    assert encode(mask) == "2 1"
+    assert encode(np.zeros((4, 5), bool)) == "-"
+    assert not decode("-", (4, 5)).any()
+
+
+@pytest.mark.parametrize("wrong", ["", "1", "a 2", "0 3", "5 2 6 1", "5 2 1 1", "19 3", "3 0"])
+def test_what_the_rule_does_not_allow(wrong: str) -> None:
+    with pytest.raises(ContrailError, match="run lengths"):
+        decode(wrong, (4, 5))
+
+
+def test_a_submission_holds_the_predicted_masks(store: Path, finished: Path, tmp_path: Path) -> None:
+    assert run_train("predict", finished, store, "-o", tmp_path / "p.zarr").returncode == 0
+    done = run_train("submit", tmp_path / "p.zarr", "-o", tmp_path / "s.csv")
+    assert done.returncode == 0, done.stderr
+    predicted = open_store(tmp_path / "p.zarr")
+    with (tmp_path / "s.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["record_id"] for row in rows] == predicted["record_id"].values.tolist()
+    for row, mask in zip(rows, predicted["frame_mask"].values[:, 0], strict=True):
+        np.testing.assert_array_equal(decode(row["encoded_pixels"], mask.shape), mask > 0)
+    failed = run_train("submit", store, "-o", tmp_path / "t.csv")
+    assert "name a store that contrail-train predict wrote" in failed.stderr
+    assert "exists" in run_train("submit", tmp_path / "p.zarr", "-o", tmp_path / "s.csv").stderr
+
+
+def test_two_runs_are_compared_record_by_record(store: Path, unseen: Path, finished: Path) -> None:
+    same = run_train("compare", finished, finished, unseen)
+    assert same.returncode == 0, same.stderr
+    assert "+0.0000 (+0.0000 to +0.0000)" in same.stdout
+    other = store.parent / "compared"
+    options = set_options("model.encoder=resnet10t", "model.decoder_channels=[16,16,8,8,8]", "epochs=1", "batch_size=8")
+    assert run_train("run", "unet2d", "--out", other, *options, *set_options(f"data.train={store}")).returncode == 0
+    done = run_train("compare", finished, other, unseen)
+    assert done.returncode == 0, done.stderr
+    assert "B less A" in done.stdout

@@ -1,0 +1,224 @@
+"""Encoders, and weights that they start from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from contrail_data.errors import ContrailError
+from contrail_train.config.schema import ModelConfig
+from contrail_train.models.encoder import build_encoder
+from contrail_train.models.heads import RARE_LOG_ODDS
+from contrail_train.models.segmenter import build
+from helpers.models import NARROW, without_gradient
+
+ENCODERS = {
+    "resnetrs50": [2, 4, 8, 16, 32],
+    "tf_efficientnetv2_s": [2, 4, 8, 16, 32],
+    "convnext_base": [4, 8, 16, 32],
+    "swin_base_patch4_window12_384": [4, 8, 16, 32],  # NHWC, made for 384 px
+    "swinv2_base_window16_256": [4, 8, 16, 32],
+    "swinv2_base_window12to24_192to384": [4, 8, 16, 32],
+    "coat_lite_medium": [4, 8, 16, 32],  # asks its patch embedding for the grid
+    "hrnet_w18": [2, 4, 8, 16, 32],
+    "cspdarknet53": [1, 2, 4, 8, 16, 32],
+    "resnest101e": [2, 4, 8, 16, 32],
+    "maxvit_tiny_rw_256": [2, 4, 8, 16, 32],  # takes multiples of 256 alone
+    "convnext_tiny.dinov3": [4, 8, 16, 32],
+}
+
+
+"""Those of the notes, and their strides."""
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders_of_the_notes_take_a_step(name: str) -> None:
+    channels = 3 + 8 * (len(name) % 2)
+    # windows of 24 pad every level: 12 s at 256
+    side = {"swinv2_base_window12to24_192to384": 64, "swinv2_base_window16_256": 128, "convnext_base": 128}.get(
+        name, 256
+    )
+    model = build(ModelConfig(encoder=name, decoder_channels=NARROW), channels)
+    assert model.encoder.strides == ENCODERS[name]
+    stem = next(model.encoder.parameters())
+    before = stem.detach().clone()
+    for size in ((side, side), (60, 90)):
+        # the split attention of resnest normalises one pixel a sample
+        logits = model(torch.randn(2 if name == "resnest101e" else 1, 1, channels, *size))["logits_b1hw"]
+        assert logits.shape[2:] == size
+        (logits.square().mean() / 10).backward()
+    assert without_gradient(model) == []
+    torch.optim.SGD(model.parameters(), lr=1e-2).step()
+    assert not torch.equal(stem, before)
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [
+        ("tf_efficientnet_lite0", [2, 4, 8, 16, 32]),
+        ("resnet10t", [2, 4, 8, 16, 32]),
+        ("convnext_atto", [4, 8, 16, 32]),
+        ("cspdarknet53", [1, 2, 4, 8, 16, 32]),
+        ("legacy_xception", [2, 4, 8, 16, 32]),  # unpadded: features of 47 x 47 from 96 x 96
+        ("swin_tiny_patch4_window7_224", [4, 8, 16, 32]),  # NHWC, made for 224 px
+    ],
+)
+def test_any_pyramid_segments_at_full_resolution(name: str, strides: list[int]) -> None:
+    model = build(ModelConfig(encoder=name, decoder_channels=NARROW, attention="scse"), in_channels=4)
+    assert model.encoder.strides == strides
+    for size in ((96, 96), (100, 70)):
+        logits = model(torch.randn(2, 1, 4, *size))["logits_b1hw"]
+        assert logits.shape == (2, 1, *size)
+        assert logits.mean().item() == pytest.approx(RARE_LOG_ODDS, abs=0.5)
+    logits.sum().backward()
+    assert without_gradient(model) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("swin_tiny_patch4_window7_224", 224),
+        ("swinv2_tiny_window8_256", 256),
+        ("coat_lite_tiny", 224),
+        ("maxvit_tiny_rw_256", 256),
+        ("convnext_atto", 224),
+    ],
+)
+def test_at_its_own_size_an_encoder_is_the_model_of_that_name(name: str, side: int, tmp_path: Path) -> None:
+    """Windows and grids that bend to any size are, at the size in the name, those that weights were trained with."""
+    classifier = timm.create_model(name, num_classes=0).eval()
+    for parameter in classifier.parameters():
+        if parameter.ndim == 1:  # scales that begin at zero would hide windows
+            parameter.data += 0.3 * torch.rand_like(parameter)
+    torch.save(classifier.state_dict(), tmp_path / "weights.pth")
+    encoder = build_encoder(name, 9, str(tmp_path / "weights.pth"), 0.0).eval()
+    image = torch.rand(1, 3, side, side)
+    expected = classifier.forward_intermediates(image, intermediates_only=True, norm=False)
+    with torch.no_grad():
+        for ours, theirs in zip(encoder(image.repeat(1, 3, 1, 1)), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [
+        ("resnet10t", [1, 2, 4, 8, 16]),
+        ("tf_efficientnet_lite0", [1, 2, 4, 8, 16]),
+        ("hrnet_w18_small", [1, 2, 4, 8, 16]),
+        ("convnext_atto", [2, 4, 8, 16]),
+        ("swin_tiny_patch4_window7_224", [2, 4, 8, 16]),
+        ("coat_lite_tiny", [2, 4, 8, 16]),
+    ],
+)
+def test_a_stem_that_does_not_stride(name: str, strides: list[int], tmp_path: Path) -> None:
+    torch.save(trained(name).state_dict(), tmp_path / "weights.pth")
+    usual = build_encoder(name, 3, str(tmp_path / "weights.pth"), 0.0).eval()
+    encoder = build_encoder(name, 3, str(tmp_path / "weights.pth"), 0.0, stem_stride=1).eval()
+    assert encoder.strides == strides == [stride // 2 for stride in usual.strides]
+    assert encoder.multiple == usual.multiple // 2
+    for key, tensor in usual.state_dict().items():
+        assert torch.equal(encoder.state_dict()[key], tensor), key
+    image = torch.rand(1, 3, encoder.multiple, 2 * encoder.multiple)
+    with torch.no_grad():
+        shapes = [f.shape for f in encoder(image)]
+    assert [s[2:] for s in shapes] == [(encoder.multiple // s, 2 * encoder.multiple // s) for s in strides]
+
+
+def test_an_unreachable_hub_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "model_info", unreachable)
+    with pytest.raises(ContrailError, match=r"Name or service.*model\.pretrained=PATH"):
+        build_encoder("resnet10t", 3, True, 0.0)
+    # what the hub's cache holds needs no hub
+    weights = timm.create_model("resnet10t").state_dict()
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
+    encoder = build_encoder("resnet10t", 3, True, 0.0)
+    assert torch.equal(encoder.state_dict()["backbone.conv1.0.weight"], weights["conv1.0.weight"])
+
+
+def trained(name: str) -> torch.nn.Module:
+    """A classifier in which no two tensors are alike, so that a wrong match cannot pass."""
+    model = timm.create_model(name, num_classes=7)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_atto"])
+@pytest.mark.parametrize("file", ["plain.safetensors", "nested.pth", "prefixed.pt"])
+def test_weights_of_a_classifier_by_name(name: str, file: str, tmp_path: Path) -> None:
+    classifier, path = trained(name), tmp_path / file
+    weights = classifier.state_dict()
+    if file == "plain.safetensors":
+        safetensors.torch.save_file(weights, path)
+    elif file == "nested.pth":
+        torch.save({"epoch": 3, "state_dict": weights}, path)
+    else:
+        torch.save({"model": {f"module.encoder.{k}": v for k, v in weights.items()}}, path)
+    image = torch.rand(1, 3, 64, 64)
+    features = build_encoder(name, 3, str(path), 0.0).eval()(image)
+    expected = classifier.forward_intermediates(image, intermediates_only=True, norm=False)
+    assert torch.equal(features[-1], expected[-1])
+
+
+def test_weights_of_a_whole_run_serve_as_an_encoders(tmp_path: Path) -> None:
+    config = ModelConfig(encoder="convnext_atto", decoder_channels=NARROW)
+    model = build(config, in_channels=5)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "run.safetensors")
+    again = build(config.model_copy(update={"pretrained": str(tmp_path / "run.safetensors")}), in_channels=5)
+    for key, value in model.encoder.state_dict().items():
+        assert torch.equal(again.encoder.state_dict()[key], value)
+
+
+def test_foreign_names_match_by_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    weights = timm.create_model("tf_efficientnet_lite0").state_dict()
+    foreign = {
+        f"net{i}.{key.rpartition('.')[2]}": torch.rand_like(value)
+        for i, (key, value) in enumerate(weights.items())
+        if value.is_floating_point()
+    }
+    torch.save(foreign, tmp_path / "foreign.pth")
+    with caplog.at_level(logging.INFO):
+        encoder = build_encoder("tf_efficientnet_lite0", 3, str(tmp_path / "foreign.pth"), 0.0)
+    assert "240 tensors matched by order, 7 others ignored" in caplog.text
+    for (key, _), value in zip(
+        ((k, v) for k, v in weights.items() if v.is_floating_point()), foreign.values(), strict=True
+    ):
+        loaded = encoder.backbone.state_dict().get(key)
+        assert loaded is None or torch.equal(loaded, value)  # None: conv_head and classifier
+
+    # one pair exchanged, of equal shape but another kind: bias before weight
+    keys = list(foreign)
+    keys[1], keys[2] = keys[2], keys[1]
+    torch.save({key: foreign[key] for key in keys}, tmp_path / "swapped.pth")
+    with pytest.raises(ContrailError, match=r"only 0 of 240 .* backbone\.conv_stem\.weight \(32, 3, 3, 3\), absent"):
+        build_encoder("tf_efficientnet_lite0", 3, str(tmp_path / "swapped.pth"), 0.0)
+
+
+def test_stem_is_adapted_to_other_channels(tmp_path: Path) -> None:
+    weights = timm.create_model("resnet10t").state_dict()
+    torch.save(weights, tmp_path / "rgb.pth")
+    encoder = build_encoder("resnet10t", 9, str(tmp_path / "rgb.pth"), 0.0)
+    # a grey picture repeated nine times gives what it gives repeated three times
+    stem = encoder.state_dict()["backbone.conv1.0.weight"]
+    assert stem.shape[1] == 9
+    assert torch.allclose(stem.sum(1), weights["conv1.0.weight"].sum(1), atol=1e-6)
+
+
+def test_convolutions_that_crash_in_channels_last_are_recognised() -> None:
+    from contrail_train.training.fit import has_thin_strided_pointwise
+
+    assert has_thin_strided_pointwise(build(ModelConfig(encoder="repvgg_a0"), 3))
+    assert not has_thin_strided_pointwise(build(ModelConfig(encoder="tf_efficientnet_lite0"), 3))

@@ -1,0 +1,47 @@
+"""Heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from contrail_train.config.schema import ModelConfig
+from contrail_train.models.heads import MaskHead
+from contrail_train.models.segmenter import build
+from helpers.models import NARROW, without_gradient
+
+
+def test_the_difference_of_two_maps_has_the_cross_entropy_of_their_softmax() -> None:
+    head = MaskHead(8, two_class=True)
+    torch.nn.init.normal_(head.maps.weight)
+    x_bchw, target_bhw = torch.randn(2, 8, 9, 7), torch.randint(0, 2, (2, 9, 7))
+    binary = functional.binary_cross_entropy_with_logits(head(x_bchw)[:, 0], target_bhw.float())
+    torch.testing.assert_close(binary, functional.cross_entropy(head.maps(x_bchw), target_bhw))
+
+
+@pytest.mark.parametrize("head", ["mask", "record", "both"])
+@pytest.mark.parametrize("name", ["resnet10t", "swin_tiny_patch4_window7_224", "hrnet_w18_small"])
+def test_heads(name: str, head: Any) -> None:
+    model = build(ModelConfig(encoder=name, decoder_channels=NARROW, head=head, mixer="conv3d"), 3, (-1, 0))
+    output = model(torch.randn(2, 2, 3, 40, 64))
+    shapes = {key: tuple(value.shape) for key, value in output.items()}
+    pixels, record = {"logits_b1hw": (2, 1, 40, 64)}, {"record_logit_b1": (2, 1)}
+    assert shapes == {"mask": pixels, "record": record, "both": pixels | record}[head]
+    sum(value.sum() for value in output.values()).backward()
+    assert without_gradient(model) == []
+    assert (model.decoder is None) == (head == "record")
+
+
+def test_the_record_head_sees_the_maximum_and_the_mean() -> None:
+    model = build(ModelConfig(encoder="resnet10t", head="record", record_dropout=0.5), 3).eval()
+    assert abs(model(torch.randn(4, 1, 3, 64, 64))["record_logit_b1"].mean().item()) < 1  # no bias to begin with
+    assert model.record_head is not None
+    pooled: list[torch.Tensor] = []
+    model.record_head.classify.register_forward_hook(lambda _, args, __: pooled.append(args[0]))
+    x_bchw = torch.randn(2, 512, 3, 4)
+    model.record_head(x_bchw)
+    projected = model.record_head.project(x_bchw).flatten(2)
+    torch.testing.assert_close(pooled[0], torch.cat([projected.max(2).values, projected.mean(2)], dim=1))

@@ -1,0 +1,218 @@
+"""Several frames made one: against plain 3-D convolutions, and against the model of one frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from contrail_data.errors import ContrailError
+from contrail_train.config.schema import ModelConfig
+from contrail_train.models.segmenter import build
+from contrail_train.models.temporal import Block3d, Blocks3d, build_mixer
+
+SMALL = {"encoder": "resnet10t", "decoder_channels": [16, 16, 8, 8, 8]}
+
+
+def scramble(module: nn.Module) -> None:
+    """No scale is 0 or 1 any more, and no statistics are those of the start, so that nothing can hide."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d | nn.GroupNorm):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.uniform_(part.bias, -0.5, 0.5)
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_mean, -0.5, 0.5)  # type: ignore[arg-type]
+            nn.init.uniform_(part.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+
+
+def normed(x_bcthw: Tensor, norm: Any) -> Tensor:
+    if isinstance(norm, nn.GroupNorm):  # of each frame on its own
+        return torch.stack([norm(frame) for frame in x_bcthw.unbind(2)], dim=2)
+    return functional.batch_norm(x_bcthw, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+
+def plain(block: Block3d, x_bcthw: Tensor) -> Tensor:
+    """The block as the notes write it, of 3-D convolutions over all frames."""
+    first, norm1, _, second = block.reduce
+    norm2, _, last = block.expand
+    x = functional.relu(normed(functional.conv3d(x_bcthw, first.weight[:, :, None]), norm1))  # type: ignore[union-attr,index]
+    x = functional.conv3d(x, second.weight[:, :, None])  # type: ignore[union-attr,index]
+    weight = torch.stack([tap.weight for tap in block.depthwise], dim=2)  # type: ignore[misc]
+    x = functional.relu(normed(functional.conv3d(x, weight, padding=1, groups=x.shape[1]), norm2))
+    return x_bcthw + normed(functional.conv3d(x, last.weight[:, :, None]), block.scale)  # type: ignore[union-attr,index]
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize(
+    ("frames", "labelled", "blocks"),
+    [(7, 3, 3), (5, 2, 3), (8, 4, 3), (8, 4, 1), (7, 3, 6), (4, 3, 3), (8, 7, 2), (3, 0, 2), (2, 1, 2)],
+)
+def test_the_cone_gives_what_plain_3d_convolutions_give(frames: int, labelled: int, blocks: int, norm: str) -> None:
+    torch.manual_seed(frames * blocks)
+    cone = Blocks3d(24, frames, labelled, blocks, norm).eval()
+    scramble(cone)
+    x_tbchw = torch.randn(frames, 2, 24, 6, 5)
+    expected = x_tbchw.permute(1, 2, 0, 3, 4)
+    for block in cone.blocks:
+        expected = plain(block, expected)  # type: ignore[arg-type]
+    with torch.no_grad():
+        torch.testing.assert_close(cone(x_tbchw), expected[:, :, labelled], atol=1e-5, rtol=1e-5)
+        last = x_tbchw.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (frames, 2))
+        torch.testing.assert_close(cone(last), expected[:, :, labelled], atol=1e-5, rtol=1e-5)
+
+
+def test_the_cone_computes_no_frame_in_vain() -> None:
+    cone, seen = Blocks3d(8, 7, 3, 3, "batch"), []
+    for module in cone.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    cone(torch.randn(7, 1, 8, 4, 4))
+    assert seen == [7, 7, 5, 5, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 1, 1, 1, 1]  # reduce twice, three taps, expand
+
+
+@pytest.mark.parametrize("kind", ["conv3d", "lstm"])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_mixer_begins_as_the_labelled_frame(kind: str, norm: str) -> None:
+    x_tbchw = torch.randn(5, 2, 12, 4, 6)
+    assert torch.equal(build_mixer(kind, 12, 5, 3, 2, norm)(x_tbchw), x_tbchw[3])
+
+
+@pytest.mark.parametrize(("mixer", "norm"), [("conv3d", "batch"), ("conv3d", "group"), ("lstm", "batch")])
+def test_with_the_weights_of_one_frame_a_model_begins_as_the_model_of_one_frame(mixer: Any, norm: Any) -> None:
+    one = build(ModelConfig(**SMALL, norm=norm), 3).eval()
+    several = build(ModelConfig(**SMALL, norm=norm, mixer=mixer), 3, (-3, -2, -1, 0, 1)).eval()
+    missing = several.load_state_dict(one.state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    assert all(key.startswith("mixers.") for key in missing.missing_keys)
+    x_btchw = torch.randn(2, 5, 3, 40, 64)
+    with torch.no_grad():
+        expected = one(x_btchw[:, 3:4])["logits_b1hw"]
+        torch.testing.assert_close(several(x_btchw)["logits_b1hw"], expected, atol=1e-5, rtol=1e-5)
+
+
+def influence(model: nn.Module, frames: int) -> list[bool]:
+    """Which frames the answer depends on, by gradient."""
+    scramble(model)
+    x_btchw = torch.randn(2, frames, 3, 32, 32, requires_grad=True)
+    model.eval()(x_btchw)["logits_b1hw"].square().sum().backward()
+    assert x_btchw.grad is not None
+    return [bool(frame.any()) for frame in x_btchw.grad.unbind(1)]
+
+
+@pytest.mark.parametrize(
+    ("mixer", "frames", "expected"),
+    [
+        ("conv3d", range(-4, 4), [0, 1, 1, 1, 1, 1, 1, 1]),  # three blocks reach three frames far
+        ("conv3d", range(-4, 1), [0, 1, 1, 1, 1]),
+        ("lstm", range(-4, 4), [1] * 8),
+        ("lstm", [-4, 0], [1, 1]),
+        ("mean", range(-4, 4), [1] * 8),
+        ("none", range(-4, 4), [0, 0, 0, 0, 1, 0, 0, 0]),
+    ],
+)
+def test_the_frames_that_count(mixer: Any, frames: Any, expected: list[int]) -> None:
+    model, encoded = build(ModelConfig(**SMALL, mixer=mixer), 3, frames), []
+    model.encoder.register_forward_hook(lambda _, args, __: encoded.append(len(args[0])))
+    assert influence(model, len(frames)) == [bool(e) for e in expected]
+    assert encoded == [2 * sum(expected)]  # and no others are encoded
+
+
+def test_order_in_time_matters_to_blocks_and_lstm_and_not_to_the_mean() -> None:
+    x_tbchw = torch.randn(3, 2, 16, 4, 4)
+    for kind, same in (("conv3d", False), ("lstm", False), ("mean", True)):
+        mixer = build_mixer(kind, 16, 3, 1, 2, "batch").eval()
+        scramble(mixer)
+        with torch.no_grad():
+            assert torch.allclose(mixer(x_tbchw), mixer(x_tbchw.flip(0)), atol=1e-6) == same
+
+
+def test_levels_that_are_not_mixed_show_the_labelled_frame() -> None:
+    torch.manual_seed(0)
+    model = build(ModelConfig(**SMALL, mixer="mean", mix_levels=[3, 4]), 3, (-1, 0, 1)).eval()
+    assert list(model.mixers) == ["3", "4"]
+    given: list[list[Tensor]] = []
+    assert model.decoder is not None
+    model.decoder.register_forward_hook(lambda _, args, __: given.append(args[0]))
+    x_btchw = torch.randn(2, 3, 3, 64, 64)
+    with torch.no_grad():
+        model(x_btchw)
+        each = [model.encoder(frame) for frame in x_btchw.unbind(1)]
+    for level, features in enumerate(given[0]):
+        frames = [each[t][level] for t in range(3)]
+        torch.testing.assert_close(features, sum(frames) / 3 if level >= 3 else frames[1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_record_head_mixes_the_deepest_level_alone() -> None:
+    model = build(ModelConfig(**SMALL, head="record", mixer="conv3d", mix_blocks=6), 3, (-1, 0, 1))
+    assert list(model.mixers) == ["4"]
+    assert len(model.mixers["4"].blocks) == 6  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("frames", [range(-t // 2, -t // 2 + t) for t in range(2, 9)] + [range(-7, 1), [-7, -3, 0]])
+@pytest.mark.parametrize("mixer", ["conv3d", "lstm"])
+def test_any_window_trains_with_a_gradient_everywhere(frames: Any, mixer: Any) -> None:
+    model = build(ModelConfig(**SMALL, mixer=mixer, mix_blocks=2, head="both"), 3, frames)
+    output = model(torch.randn(2, len(frames), 3, 32, 32))
+    (output["logits_b1hw"].sum() + output["record_logit_b1"].sum()).backward()
+    assert [key for key, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("mixer", ["conv3d", "lstm", "mean"])
+def test_half_precision(mixer: Any) -> None:
+    model = build(ModelConfig(**SMALL, mixer=mixer), 3, (-1, 0, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.randn(2, 3, 3, 32, 32))["logits_b1hw"]
+    logits.float().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mix_levels": [5]}, r"model\.mix_levels: resnet10t has levels 0 to 4, not 5"),
+        ({"mix_levels": [0], "head": "record"}, r"model\.mix_levels: .* levels \[4\] alone"),
+        ({"mix_levels": [2], "decoder": "deeplabv3plus"}, r"model\.mix_levels: .* levels \[1, 4\] alone"),
+    ],
+)
+def test_levels_that_are_not_there_or_not_looked_at(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ContrailError, match=message):
+        build(ModelConfig(**SMALL, mixer="conv3d", **settings), 3, (-1, 0, 1))
+
+
+def test_what_only_time_tells_is_learnt() -> None:
+    """Two kinds of lines that look alike: those that were there before are no contrails. No single frame can tell."""
+    rng = torch.Generator().manual_seed(0)
+
+    def batch() -> tuple[Tensor, Tensor]:
+        x_btchw, target = torch.zeros(8, 3, 1, 32, 32), torch.zeros(8, 1, 32, 32)
+        for sample in range(8):
+            old, new = torch.randperm(16, generator=rng)[:2] * 2
+            x_btchw[sample, :, :, old], x_btchw[sample, 1:, :, new], target[sample, :, new] = 1.0, 1.0, 1.0
+        return x_btchw, target
+
+    def loss_after(steps: int, frames: list[int]) -> float:
+        torch.manual_seed(0)
+        mixer = "conv3d" if len(frames) > 1 else "none"
+        model = build(
+            ModelConfig(encoder="resnet10t", decoder_channels=[32, 16, 16, 16, 16], mixer=mixer, mix_blocks=1),
+            1,
+            frames,
+        )
+        optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+        losses = []
+        for _ in range(steps):
+            x_btchw, target = batch()
+            logits = model(x_btchw[:, [1 + frame for frame in frames]])["logits_b1hw"]
+            loss = functional.binary_cross_entropy_with_logits(logits, target)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        return sum(losses[-10:]) / 10
+
+    chance = 2 / 32 * 0.6931  # of the loss: each of two lines may be it
+    assert loss_after(80, [0]) > 0.9 * chance
+    assert loss_after(80, [-1, 0, 1]) < 0.3 * chance

@@ -1,0 +1,59 @@
+"""What a run directory holds, and who may write to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contrail_data.errors import ContrailError
+from contrail_data.store.reader import open_store
+from helpers.cli import run_train
+from helpers.runs import TINY, run_steps, set_options
+
+
+def test_the_run_directory_tells_what_was_done(store: Path, finished: Path) -> None:
+    import yaml
+
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["model"]["encoder"] == "resnet10t"
+    assert config["data"]["train"] == [str(store)]
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["stores"] == {str(store): open_store(store).attrs["digest"]}
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+    calibration = json.loads((finished / "calibration.json").read_text())
+    assert calibration["statistics"] == open_store(store).attrs["statistics"]
+    assert len(calibration["holdout_records"]) == calibration["holdout"]["records"] > 0
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_a_run_that_never_trained_can_be_corrected(store: Path, tmp_path: Path) -> None:
+    options = set_options(*TINY, f"data.train={store}", "epochs=1")
+    failed = run_train("run", "unet2d", "--out", tmp_path / "r", *options, *set_options("model.encoder=resnet10"))
+    assert failed.returncode == 1
+    assert "did you mean resnet10t" in failed.stderr
+    assert run_train("run", "unet2d", "--out", tmp_path / "r", *options).returncode == 0
+
+
+def test_a_second_process_in_one_run_directory_is_refused(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    run_steps(store, out, steps=1)
+    code = (
+        "import pathlib, time; from contrail_train.runs.directory import hold;"
+        f"file = hold(pathlib.Path({str(out)!r})); print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ContrailError, match=f"process {other.pid} .* is at work there"):
+            run_steps(store, out, steps=2)
+    finally:
+        other.kill()
+        other.wait()
+    assert len(run_steps(store, out, steps=2)) == 2

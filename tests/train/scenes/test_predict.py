@@ -1,0 +1,157 @@
+"""Whole scans: tiles there and back, files that others open, what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import xarray as xr
+from rasterio.warp import transform
+
+from contrail_data.composites import COMPOSITES
+from contrail_data.labels.predictor import Predicted
+from contrail_data.scans.abi import open_scans
+from contrail_data.scans.abi_files import parse_name, scans
+from contrail_data.scans.scene import composite_of, grid_of
+from contrail_data.scans.shots import abi_shots
+from contrail_data.synthetic.abi import write_abi
+from contrail_train.inference.load import load_predictor
+from contrail_train.scenes.predict import Tiling, predict_scans
+from helpers.cli import run_train
+
+START = np.datetime64("2024-03-01T12:00")
+
+
+NOON = "2024-03-01T12:20"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Five scans; the third has an eclipse wedge."""
+    folder = tmp_path_factory.mktemp("abi")
+    write_abi(folder, START, scans=5, seed=3, size=(150, 170), faults={"wedge": {(2, 14): 0.3}})
+    return folder
+
+
+def red(run: Path, **changes):
+    """A predictor whose probability is the composite's red channel: what goes there and back is known."""
+
+    class Red(type(load_predictor(run))):
+        def predict(self, window_btchw, valid_bhw=None):
+            p_bhw = window_btchw[:, self.offsets.index(0), 0].astype(np.float32) / 255
+            return Predicted(p_bhw, p_bhw.max((1, 2)), np.ones(len(p_bhw), np.float32))
+
+    model = load_predictor(run)
+    return Red(**{**vars(model), "pixel": 2000.0, "size": 64, "native": False, **changes})
+
+
+def shots_of(folder: Path):
+    return abi_shots(str(folder), None, None, "L1b-RadM1", (11, 14, 15), (0, 1))[0]
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_there_and_back_is_the_identity(folder: Path, finished: Path, native: bool) -> None:
+    """Up to two bilinear resamplings of a smooth field; a native tile is not resampled at all."""
+    model = red(finished, native=native)
+    made = predict_scans(model, shots_of(folder), [np.datetime64(NOON)], Tiling(64))
+    files = [parse_name(str(path)) for path in sorted(folder.iterdir())]
+    scan = scans([f for f in files if f is not None])[0][2]
+    scene = open_scans([scan])
+    expected = composite_of(scene, COMPOSITES["ash"]).values[0, 0]
+    got = made["probability"].values[0]
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+    assert 0.05 < np.isnan(got).mean() < 0.3  # the wedge
+    off = np.abs(got - expected)[~np.isnan(got)]
+    if native:
+        assert off.max() <= 0.5 / 255 + 1e-6
+    else:
+        assert np.median(off) < 0.01
+        assert np.quantile(off, 0.99) < 0.1
+    x, y = made["x"].values, made["y"].values
+    np.testing.assert_array_equal(x, scene["x"].values)
+    assert grid_of(made) == grid_of(scene)
+    assert y[0] > y[-1]
+
+
+def test_no_seam_a_shifted_tiling_agrees(folder: Path, finished: Path) -> None:
+    """Of a model that sees its surroundings: the median pixel moves by less than 0.01, 99 of 100 by less than 0.1."""
+    model = replace(load_predictor(finished), pixel=2000.0, size=64)
+    here, there = (
+        predict_scans(model, shots_of(folder), [np.datetime64(NOON)], Tiling(64, shift=shift))["probability"].values
+        for shift in ((0.0, 0.0), (0.5, 0.37))
+    )
+    off = np.abs(here - there)
+    np.testing.assert_array_equal(np.isnan(here), np.isnan(there))
+    assert np.nanmedian(off) < 0.01
+    assert np.nanquantile(off, 0.99) < 0.1
+
+
+def test_files_that_others_open(folder: Path, finished: Path, tmp_path: Path) -> None:
+    names = [tmp_path / f"scene.{suffix}" for suffix in ("nc", "zarr", "tif", "geojson", "png", "gif")]
+    options = [part for name in names for part in ("-o", name)]
+    done = run_train("predict", finished, folder, "--time", NOON, "--min-pixels", 2, "--altitude", 11000, *options)
+    assert done.returncode == 0, done.stderr
+    assert "contrail pixels" in done.stdout
+    with xr.open_dataset(names[0], engine="netcdf4") as cf, xr.open_zarr(names[1]) as zarr:
+        xr.testing.assert_allclose(cf.load().drop_attrs(), zarr.load().drop_attrs())
+        assert cf.attrs["model"].startswith("sha256:")
+        assert "OR_ABI-L1b-RadM1-M6C14_G16_s2024061122" in cf.attrs["inputs"]
+        mask, valid, probability = (cf[name].values[0] for name in ("mask", "valid", "probability"))
+        np.testing.assert_array_equal(np.isnan(probability), valid == 0)
+        assert np.isnan(mask[valid == 0]).all()  # missing, not clear
+        row = cf["scan_time"].values[0]
+        assert START + np.timedelta64(20, "m") <= row[0] < row[-1] < START + np.timedelta64(21, "m")
+        latitude, longitude = grid_of(cf).geodetic()
+    with rasterio.open(f"netcdf:{names[0]}:valid") as file:  # what QGIS does: places by GDAL alone
+        i, j = 40, 70
+        xs, ys = transform(file.crs, "EPSG:4326", *([v] for v in file.xy(i, j)))
+        assert (xs[0], ys[0]) == (pytest.approx(longitude[i, j], abs=1e-6), pytest.approx(latitude[i, j], abs=1e-6))
+    with rasterio.open(names[2]) as file:
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert file.crs.to_epsg() == 4326
+        warped, told = file.read(1), file.read(2)
+        assert ((told == 255) == (warped == 255)).all()
+        for i, j in np.argwhere(valid)[::997]:
+            value = next(file.sample([(longitude[i, j], latitude[i, j])]))[0]
+            near = probability[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+            assert value == 255 or np.nanmin(near) - 0.01 <= value / 250 <= np.nanmax(near) + 0.01
+    features = json.loads(names[3].read_text())["features"]
+    assert {f["geometry"]["type"] for f in features} <= {"LineString", "MultiPolygon"}
+    assert all(shapely.from_geojson(json.dumps(f["geometry"])).is_valid for f in features)
+    again = run_train("predict", finished, folder, "--time", NOON, "-o", names[0])
+    assert "exists: choose another -o" in again.stderr
+
+
+def test_all_times_and_what_is_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
+    done = run_train("predict", finished, folder, "-o", tmp_path / "all.nc", "-o", tmp_path / "p.png")
+    assert done.returncode == 0, done.stderr
+    with xr.open_dataset(tmp_path / "all.nc") as cf:
+        assert cf.sizes["time"] == 5
+    assert len(list(tmp_path.glob("p-*.png"))) == 5
+    part = run_train(
+        "predict", finished, folder, "--time", NOON, "--area", 29, -93, 30, -92, "-o", tmp_path / "part.nc"
+    )
+    assert part.returncode == 0, part.stderr
+    with xr.open_dataset(tmp_path / "part.nc") as cf:
+        assert cf.sizes["y"] < 80
+    for args, told in [
+        (["-o", tmp_path / "x.jpg"], "is written as one of"),
+        (["-o", tmp_path / "x.nc", "--time", "2024-03-01T15:00"], "no ABI file"),
+        (["-o", tmp_path / "x.nc", "--area", 60, -93, 61, -92], "lies outside of the scan"),
+        (["-o", tmp_path / "x.nc", "--area", 30, -92, 29, -93], "south below north"),
+        (["-o", tmp_path / "x.nc", "--max-zenith", 5], "nothing is seen under 5 degrees"),
+        (["-o", tmp_path / "x.nc", "--hysteresis", 1], "above the threshold"),
+    ]:
+        failed = run_train("predict", finished, folder, *args)
+        assert failed.returncode == 1, args
+        assert told in failed.stderr.splitlines()[-1], failed.stderr
+        assert not (tmp_path / "x.nc").exists()
+    few = tmp_path / "few"
+    write_abi(few, START, scans=1, size=(100, 100), bands=(11, 15))
+    failed = run_train("predict", finished, few, "-o", tmp_path / "x.nc")
+    assert "needs bands 11, 14, 15" in failed.stderr

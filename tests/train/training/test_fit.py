@@ -1,0 +1,165 @@
+"""The training loop: resuming, memory, accumulation, averages."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contrail_data.errors import ContrailError
+from contrail_data.store.reader import open_store
+from helpers.cli import run_command, run_train
+from helpers.runs import CONVNEXT, TINY, run_steps, set_options
+
+
+def test_killed_it_goes_on_to_the_same_weights(store: Path, finished: Path) -> None:
+    from safetensors.torch import load_file
+
+    out = store.parent / "killed"
+    options = set_options(*TINY, f"data.train={store}")
+    code = "from contrail_train.cli.main import main; main()"
+    arguments = ["run", "unet2d", "--out", str(out), *options, "--checkpoint-minutes", "0.0001"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    while process.poll() is None and not list(out.glob("checkpoints/step-*5.safetensors")):  # inside an epoch
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "calibration.json").exists()
+    failed = run_train("evaluate", out, store)
+    assert failed.returncode == 1
+    assert "not finished" in failed.stderr
+    resumed = run_train("run", "unet2d", "--out", out, *options)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed at step" in resumed.stderr
+    for name in ("best.safetensors", sorted(p.name for p in (finished / "checkpoints").iterdir())[-1]):
+        where = name if name.startswith("best") else f"checkpoints/{name}"
+        ours, theirs = load_file(out / where), load_file(finished / where)
+        assert ours.keys() == theirs.keys()
+        for key, tensor in ours.items():
+            assert tensor.equal(theirs[key]), key
+    assert json.loads((out / "calibration.json").read_text()) == json.loads((finished / "calibration.json").read_text())
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_training_on_pseudo_labels(store: Path, finished: Path) -> None:
+    pseudo = store.parent / "train.pseudo.zarr"
+    from contrail_data.cli.main import main
+
+    made = run_command(main, "pseudo-label", store, "--model", finished, "-o", pseudo)
+    assert made.returncode == 0, made.stderr
+    from contrail_train.runs.checkpoint import file_digest
+
+    assert open_store(pseudo).attrs["model"] == file_digest(finished / "best.safetensors")
+    out = store.parent / "run-b"
+    done = run_train("run", "unet2d", "--out", out, *set_options(*TINY, "epochs=1", f"data.train=[{store},{pseudo}]"))
+    assert done.returncode == 0, done.stderr
+    assert "frames to train on" in done.stderr
+    assert json.loads((out / "environment.json").read_text())["stores"].keys() == {str(store), str(pseudo)}
+
+
+def test_gradients_accumulate_to_those_of_the_whole_batch(store: Path, tmp_path: Path) -> None:
+    whole = run_steps(store, tmp_path / "a", *CONVNEXT)
+    parts = run_steps(store, tmp_path / "b", *CONVNEXT, "micro_batch=3")
+    for a, b in zip(whole, parts, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+def test_out_of_memory_halves_what_goes_through_at_once(store: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    import torch
+
+    from contrail_train.models.segmenter import Segmenter
+
+    whole = run_steps(store, tmp_path / "a", *CONVNEXT)
+    forward = Segmenter.forward
+
+    def small(self: Segmenter, x_btchw: torch.Tensor, *size: object) -> object:
+        if len(x_btchw) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x_btchw, *size)
+
+    monkeypatch.setattr(Segmenter, "forward", small)
+    halved = run_steps(store, tmp_path / "b", *CONVNEXT)
+    assert "2 samples at once from here" in capsys.readouterr().err
+    assert halved[0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_with_its_batch_saved(store: Path, tmp_path: Path, monkeypatch) -> None:
+    from safetensors import safe_open
+
+    from contrail_train.training import fit as loop
+
+    true_loss, calls = loop.total_loss, []
+
+    def sometimes(*args: object) -> object:
+        calls.append(1)
+        return true_loss(*args) * (float("nan") if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(loop, "total_loss", sometimes)
+    with pytest.raises(ContrailError, match=r"loss of step 1 is nan.*nonfinite-step-1\.safetensors"):
+        run_steps(store, tmp_path / "run")
+    with safe_open(tmp_path / "run/nonfinite-step-1.safetensors", "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        image = file.get_tensor("image_btchw").numpy()
+    ds = open_store(store)
+    ids = list(ds["record_id"].values)
+    for record, frames in zip(facts["record_ids"], image, strict=True):
+        np.testing.assert_array_equal(frames[0], ds["image"].values[ids.index(record), 4])
+
+
+def test_what_is_frozen_stays(store: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    for name, frozen in (("encoder", "encoder."), ("batch_norm", "running_mean")):
+        out = tmp_path / name
+        done = run_train(
+            "run",
+            "unet2d",
+            "--out",
+            out,
+            *set_options(*TINY, "epochs=1", f"model.freeze=[{name}]", f"data.train={store}"),
+        )
+        assert done.returncode == 0, done.stderr
+        import torch
+
+        from contrail_train.config.settings import read_config
+        from contrail_train.models.segmenter import build
+
+        torch.manual_seed(0)
+        begun = build(read_config(out / "config.yaml").model, 3).state_dict()
+        ended = load_file(out / "best.safetensors")
+        same = {key for key, tensor in begun.items() if tensor.equal(ended[key])}
+        assert {key for key in begun if frozen in key} <= same
+        assert any("decoder" in key and "weight" in key for key in begun.keys() - same)
+
+
+def test_the_best_epochs_are_averaged(store: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from contrail_train.runs.checkpoint import save_mean
+
+    done = run_train(
+        "run", "unet2d", "--out", tmp_path / "run", *set_options(*TINY, "optim.average_best=2", f"data.train={store}")
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "run/best.safetensors").open("rb") as file:
+        header = file.read(4000)
+    assert b"steps" in header
+    assert not (tmp_path / "run/candidates").exists()
+    for i in range(3):
+        save_file({"w": torch.full((2,), float(i**2))}, tmp_path / f"{i}.safetensors", {"facts": "{}"})
+    save_mean(tmp_path / "mean.safetensors", [tmp_path / f"{i}.safetensors" for i in range(3)], {})
+    assert load_file(tmp_path / "mean.safetensors")["w"].tolist() == pytest.approx([5 / 3] * 2)

@@ -1,0 +1,47 @@
+"""Runs that start from the weights of another."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from contrail_data.store.reader import open_store
+from helpers.cli import run_command, run_train
+from helpers.runs import TINY, set_options
+
+
+def test_a_window_of_frames_from_a_single_frame_run(store: Path, unseen: Path, finished: Path) -> None:
+    """2D to 2.5D: what matches is taken over, mixers begin as the identity; scored, predicted and pseudo-labelled."""
+    from contrail_data.cli.main import main
+
+    out = store.parent / "run-25d"
+    window = ["data.frames=[-1,0,1]", "model.mixer=conv3d", "model.mix_blocks=1", "augment.time_reversal=0.5"]
+    options = set_options(*TINY, "epochs=1", *window, f"start={finished}", f"data.train={store}", "data.target=clip2")
+    done = run_train("run", "unet2d", "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"encoder (\d+) of \1 tensors, decoder (\d+) of \2 tensors", done.stderr)
+    assert "mixers 0 of" in done.stderr
+    done = run_train("evaluate", out, unseen)
+    assert done.returncode == 0, done.stderr
+    done = run_command(main, "pseudo-label", store, "--model", out, "-o", store.parent / "window.pseudo.zarr")
+    assert done.returncode == 0, done.stderr
+    pseudo = open_store(store.parent / "window.pseudo.zarr")
+    assert (pseudo["frame"].values == np.arange(1, 7)).all()
+    done = run_train("predict", out, store, "-o", store.parent / "window.pred.zarr")
+    assert done.returncode == 0, done.stderr
+    predicted = open_store(store.parent / "window.pred.zarr")
+    at = list(pseudo["frame"].values[0]).index(4)
+    human = pseudo["frame_source"].values[:, at] == "human"
+    assert human.all()
+    assert (predicted["frame"].values == 4).all()
+
+
+def test_starting_from_another_encoder_is_told(store: Path, finished: Path, tmp_path: Path) -> None:
+    options = set_options(
+        *TINY, "epochs=1", "model.encoder=mobilenetv3_small_050", f"start={finished}", f"data.train={store}"
+    )
+    done = run_train("run", "unet2d", "--dry-run", *options)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"warning: start=.*: its encoder is another one: \d+ of \d+ tensors fit", done.stderr)

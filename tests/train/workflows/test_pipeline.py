@@ -1,0 +1,170 @@
+"""Pipelines of several stages."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from contrail_data.store.reader import open_store
+from contrail_train.inference.load import load_predictor
+from contrail_train.workflows.pipeline import held_out_by_all
+from helpers.cli import run_command, run_train
+from helpers.items import labelled_scene
+from helpers.runs import SHORT, set_options
+
+
+def test_a_pipeline_is_the_mean_of_its_stages(pipeline: Path, unseen: Path, tmp_path: Path) -> None:
+    parts = {}
+    for name in ("all", "positive"):
+        assert run_train("predict", pipeline / "stages" / name, unseen, "-o", tmp_path / name).returncode == 0
+        parts[name] = open_store(tmp_path / name)["probability"].values.astype(float)
+    assert run_train("predict", pipeline, unseen, "-o", tmp_path / "both").returncode == 0
+    both = open_store(tmp_path / "both")
+    np.testing.assert_allclose(both["probability"].values, (parts["all"] + parts["positive"]) / 2, atol=1.01)
+    table = tmp_path / "records.csv"
+    assert run_train("predict", pipeline / "stages/classifier", unseen, "-o", table).returncode == 0
+    with table.open() as file:
+        classified = np.array([float(row["probability"]) for row in csv.DictReader(file)])
+    top = open_store(tmp_path / "all")["frame_score"].values[:, 0]
+    np.testing.assert_allclose(both["frame_score"].values[:, 0], (classified + top) / 2, atol=1e-5)
+    shut = both["frame_score"].values[:, 0] < both.attrs["gate"]
+    assert not both["frame_mask"].values[shut].any()
+    done = run_train("evaluate", pipeline, unseen, "--worst", 1)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_killed_pipeline_goes_on_to_the_same_end(store: Path, pipeline: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    options = list(map(str, set_options(*SHORT, f"data.train={store}")))
+    command = [sys.executable, "-m", "contrail_train", "pipeline", "unet2d_v2", "--out", str(out), *options]
+    process = subprocess.Popen([*command, "--device", "cpu", "--device", "cpu"], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (out / "stages/classifier/calibration.json").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(["pkill", "-f", str(out)])  # a kill of one process leaves its children
+    assert not (out / "calibration.json").exists()
+    done = run_train("pipeline", "unet2d_v2", "--out", out, *options)  # one after the other from here on
+    assert done.returncode == 0, done.stderr
+    one, other = (json.loads((path / "calibration.json").read_text()) for path in (out, pipeline))
+    assert one == other
+    again = run_train("pipeline", "unet2d_v2", "--out", out, *options)
+    assert "finished already" in again.stderr
+    changed = run_train("pipeline", "unet2d_v2", "--out", out, *options, "--set", "weights=fitted")
+    assert "holds a pipeline with weights=equal, not fitted:" in changed.stderr
+
+
+def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path, tmp_path: Path) -> None:
+    stages = set_options(*(f"{name}.run={pipeline / 'stages' / name}" for name in ("classifier", "all", "positive")))
+    done = run_train("pipeline", "unet2d_fitted", "--out", tmp_path / "p", *stages, "--set", "tta=flips")
+    assert done.returncode == 0, done.stderr
+    calibration = json.loads((tmp_path / "p" / "calibration.json").read_text())
+    assert sum(calibration["mask_weights"].values()) == pytest.approx(1)
+    refused = run_train("pipeline", "unet2d_single", "--out", tmp_path / "q", "--set", f"all.run={unseen}")
+    assert refused.returncode == 1
+    assert "no run directory" in refused.stderr
+    mended = run_train("pipeline", "unet2d_single", "--out", tmp_path / "q", "--set", f"all.run={pipeline}/stages/all")
+    assert mended.returncode == 0, mended.stderr
+    idle = run_train("pipeline", "unet2d_fitted", "--out", tmp_path / "i", *stages, "--set", "epochs=9")
+    assert "settings: epochs: of stages that are trained" in idle.stderr
+    odd = run_train(
+        "pipeline", "unet2d_single", "--out", tmp_path / "r", "--set", f"all.run={pipeline}/stages/classifier"
+    )
+    assert "tells records, not pixels" in odd.stderr
+    elsewhere = run_train(
+        "pipeline", "unet2d_v1", "--out", tmp_path / "s", *stages[:2], *stages[4:], "--set", f"calibrate_on={unseen}"
+    )
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert len(json.loads((tmp_path / "s/calibration.json").read_text())["holdout_records"]) == 16
+    assert "calibrated by" in run_train("evaluate", tmp_path / "s", unseen).stderr
+    averaged = run_train("soup", pipeline / "stages/all", pipeline / "stages/all", "--out", tmp_path / "soup")
+    assert averaged.returncode == 0, averaged.stderr
+    assert run_train("evaluate", tmp_path / "soup", unseen).returncode == 0
+    again = run_train("soup", pipeline / "stages/all", pipeline / "stages/positive", "--out", tmp_path / "soup")
+    assert "runs with other digests" in again.stderr
+    mixed = run_train("soup", pipeline / "stages/all", pipeline / "stages/classifier", "--out", tmp_path / "no")
+    assert "its model is not that of" in mixed.stderr
+    assert "is a pipeline, not a run" in run_train("soup", pipeline, pipeline, "--out", tmp_path / "no").stderr
+
+
+def test_a_pipeline_knows_where_its_masks_lie(store: Path, tmp_path: Path) -> None:
+    """Of a run that was trained on labels where they lie: off the image, unless turned copies were averaged there."""
+    options = set_options(*SHORT, f"data.train={store}", "augment.label_shift=[0,0]")
+    assert run_train("pipeline", "unet2d_single", "--out", tmp_path / "p", *options).returncode == 0
+    for path in (tmp_path / "p", tmp_path / "p/stages/all"):
+        plain, turned = (load_predictor(path, "cpu", symmetries) for symmetries in ("none", "dihedral"))
+        assert (plain.off, turned.off) == ((0.5, 0.5), (0.0, 0.0))
+        assert plain.decision.model != turned.decision.model  # other answers, another name
+
+
+def test_a_pipeline_that_is_not_finished_takes_other_settings(store: Path, pipeline: Path, tmp_path: Path) -> None:
+    command = ("pipeline", "unet2d_no_gate", "--out", tmp_path / "p", *set_options(*SHORT, "tta=flips"))
+    assert "data.train is empty" in run_train(*command).stderr
+    taken = set_options(f"data.train={store}", f"positive.run={pipeline}/stages/positive")
+    done = run_train(*command, *taken)
+    assert done.returncode == 0, done.stderr
+    first = (tmp_path / "p/calibration.json").read_bytes()
+    (tmp_path / "p/calibration.json").write_bytes(first[:-9])
+    assert "calibration.json: damaged: remove it" in run_train(*command, *taken).stderr
+    (tmp_path / "p/calibration.json").unlink()
+    assert run_train(*command, *taken).returncode == 0
+    assert (tmp_path / "p/calibration.json").read_bytes() == first
+    weights = tmp_path / "p/stages/positive/best.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "is not the file that the run ended with" in run_train(*command, *taken).stderr
+    assert "is not the file that the run ended with" in run_train("evaluate", tmp_path / "p", store).stderr
+    (tmp_path / "p/calibration.json").unlink()
+    assert "holds another run than" in run_train(*command, *taken).stderr
+    weights.write_bytes(whole)
+    other = run_train(*command, *taken, "--set", "seed=3")  # a stage is trained: it stays what it is
+    assert "holds a run with seed=0, not 3" in other.stderr
+    assert run_train(*command, *taken, "--set", "tta=none").returncode == 0
+
+
+def test_what_a_stage_cannot_be_trained_on_is_told_before_the_first_is(store: Path, tmp_path: Path) -> None:
+
+    from contrail_data.cli.main import main
+
+    assert run_command(main, "subset", store, "-o", tmp_path / "n.zarr", "--label", "negative").returncode == 0
+    (tmp_path / "mine.yaml").write_text(f"preset: unet2d_v2\nsettings: {{data.train: {tmp_path / 'n.zarr'}}}\n")
+    refused = run_train("pipeline", tmp_path / "mine.yaml", "--out", tmp_path / "p", *set_options(*SHORT))
+    assert "stage positive:" in refused.stderr
+    assert not (tmp_path / "p/stages").exists()
+    (tmp_path / "mine.yaml").write_text("mask: [all]\n")
+    assert "mine.yaml: lacks stages" in run_train("pipeline", tmp_path / "mine.yaml", "--out", tmp_path / "p").stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("alll.epochs=3", "did you mean all.epochs?"),
+        ("mask=[]", "give a list of 1 or more, of text"),
+        ("tta=all", "give none, flips or dihedral"),
+        ("all.epoch=3", "did you mean epochs?"),
+    ],
+)
+def test_settings_of_a_pipeline_are_refused_with_what_they_take(given: str, told: str, tmp_path: Path) -> None:
+    refused = run_train("pipeline", "unet2d_v2", "--out", tmp_path / "p", "--set", given)
+    assert refused.returncode == 1
+    assert told in refused.stderr
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_pipeline_is_calibrated_on_what_no_stage_was_trained_on() -> None:
+    items = labelled_scene(0)[2]
+    ids = items.record_id.tolist()
+    runs = [
+        SimpleNamespace(trained_records=frozenset(ids[:n]), calibrated_records=frozenset(ids[n:20])) for n in (8, 12)
+    ]
+    assert held_out_by_all(runs, items).record_id.tolist() == ids[12:20]
+    assert held_out_by_all(runs, items, any_unseen=True).record_id.tolist() == ids[12:]

@@ -18,6 +18,8 @@ from contrail_data.scans.scene import grid_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
+pytest.importorskip("satpy")
+
 
 WHOLE = {"ahi": (1200, 1500), "ami": (500, 500)}
 

@@ -8,16 +8,10 @@ from hypothesis import strategies as st
 from contrail_data.errors import ContrailError
 
 SEED = 20261123
-
-
 many = settings(
     max_examples=2500, deadline=5000, derandomize=False, database=None, suppress_health_check=list(HealthCheck)
 )
-
-
 some = settings(many, max_examples=300)
-
-
 # Where it goes, what is taken away there, what is put there.
 edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4)
 

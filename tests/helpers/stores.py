@@ -12,18 +12,16 @@ import xxhash
 
 from contrail_data.build.build import build
 from contrail_data.composites import COMPOSITES
-from contrail_data.labels.predictor import Decision, Predicted
-from contrail_data.labels.write import label_store
+from contrail_data.labels.predictor import ALL_FRAMES, LABELLED_FRAME, Decision, Labeller, Predicted
+from contrail_data.labels.write import write_labels
 from contrail_data.sources.open import open_source
 from contrail_data.storage.place import Place
 from contrail_data.store.manifest import digest_of
 from contrail_data.store.reader import open_store
-from contrail_data.store.schema import PROVENANCE
+from contrail_data.store.schema import PROVENANCE, Kind
 from contrail_data.store.settings import StoreSettings
 
 ASH = COMPOSITES["ash"]
-
-
 SMALL = StoreSettings(ASH, size=32)
 
 
@@ -56,14 +54,14 @@ def build_composite(root: Path, out: Path, composite: str = "ash", size: int = 3
 
 
 def predict_square(store: xr.Dataset, out: Path, *, pseudo: bool) -> xr.Dataset:
-    def predict(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
+    def predict(samples: list[int], x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
         p_bhw = np.zeros(x_btchw[:, 0, 0].shape, np.float32)
         p_bhw[..., 20:24, 20:24] = 0.9
         return Predicted(p_bhw, np.full(len(p_bhw), 0.9, np.float32), np.ones(len(p_bhw), np.float32))
 
-    kind = "pseudo-labels" if pseudo else "predictions"
-    decision = Decision(0.5, 0.1, 16, "sha256:00")
-    label_store(store, predict, decision, out, store_kind=kind, frames="all" if pseudo else "labelled")
+    labeller = Labeller(predict=predict, decision=Decision(0.5, 0.1, 16, "sha256:00"))
+    kind, frames = (Kind.PSEUDO_LABELS, ALL_FRAMES) if pseudo else (Kind.PREDICTIONS, LABELLED_FRAME)
+    write_labels(store, labeller, out, kind=kind, frames=frames)
     return open_store(out)
 
 

@@ -158,16 +158,10 @@ def test_hostile_files_end_in_one_line(content: bytes, told: str, tmp_path: Path
 
 
 WATCHED: list[str] | None = None
-
-
 VALID = ODD.replace("kind: samples}", f"kind: samples, version: 2, digest: 'sha256:{'0a' * 32}'}}").replace(
     "    # next", "    ash@1: {driver: zarr, args: {urlpath: s3://b/a.zarr}, metadata: {samples: 9, time: [a, b]}}"
 )
-
-
 NEW = {"driver": "zarr", "args": {"urlpath": "x.zarr"}, "metadata": {"digest": f"sha256:{'0b' * 32}"}}
-
-
 FUZZ = settings(derandomize=True, database=None, deadline=3000, suppress_health_check=list(HealthCheck))
 
 
@@ -241,13 +235,11 @@ LEAF = st.one_of(
     st.sampled_from(["{{ shell(ls) }}", "../x", "s3://b/x", "zip::x", "sha256:0", "ash@1", "\x1b[2J", "[x]", "x" * 99]),
 )  # fmt: skip
 
-
 VALUE = st.recursive(
     LEAF,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-
 
 PLACES = st.lists(st.sampled_from(["sources", "metadata", "ash", "ash@1", "other", "args", "urlpath", "version"]))
 

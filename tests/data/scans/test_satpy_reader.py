@@ -22,11 +22,7 @@ pytest.importorskip("satpy")
 
 
 WHOLE = {"ahi": (1200, 1500), "ami": (500, 500)}
-
-
 INSIDE = {"ahi": (slice(400, 464), slice(600, 664)), "ami": (slice(200, 264), slice(200, 264))}
-
-
 """Rows and columns of a window that was scanned."""
 
 

@@ -19,7 +19,6 @@ from helpers.records import WKT, write_record
 
 FILES = ("band_11.npy", "band_14.npy", "band_15.npy", "human_pixel_masks.npy", "human_individual_masks.npy")
 
-
 headers = st.one_of(
     st.sampled_from(
         [

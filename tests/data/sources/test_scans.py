@@ -19,8 +19,6 @@ from helpers.abi import SIZE, START
 from helpers.cli import run_data
 
 CENTRE = "29.5,-92"
-
-
 SMALL = ["--size", "64", "--pixel", "2000", "--at", CENTRE]
 
 

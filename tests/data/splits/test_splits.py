@@ -20,8 +20,6 @@ from contrail_data.splits.groups import groups, groups_together, sampling_weight
 from contrail_data.splits.leaks import leaking
 
 NAT = np.datetime64("NaT", "ns")
-
-
 HALF = 2.25  # degrees
 
 

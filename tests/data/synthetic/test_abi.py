@@ -18,14 +18,8 @@ from contrail_data.synthetic.records import synthesize
 from helpers.places import REAL_DATA
 
 START = np.datetime64("2023-09-13T15:36:17.34")
-
-
 SIZE = (96, 120)
-
-
 REAL = REAL_DATA / "abi"
-
-
 ENGINES = [
     name for name, module in (("netcdf4", "netCDF4"), ("h5netcdf", "h5netcdf")) if importlib.util.find_spec(module)
 ]

@@ -19,8 +19,6 @@ from helpers.records import write_record
 from helpers.stores import build_small
 
 SIDE = 64
-
-
 LIGHT = "resnet10t"
 
 

@@ -14,10 +14,7 @@ from contrail_data.errors import ContrailError
 from contrail_train.contrails.cleaning import Cleaning, clean, elongations
 
 MAPS = arrays(np.float32, (3, 12, 14), elements=st.floats(0, 1, width=16))
-
-
 VALID = arrays(np.bool_, (3, 12, 14))
-
 
 CLEANINGS = st.builds(
     Cleaning,

@@ -19,17 +19,9 @@ from contrail_train.contrails.geojson import GeometryKind, to_features
 from contrail_train.contrails.shapes import contrails
 
 SIZE = 400
-
-
 GEOD = Geod(ellps="GRS80")
-
-
 GRID = FixedGrid(Projection(-75.2), -0.05, 0.1, 56e-6, -56e-6, SIZE, SIZE)
-
-
 START = np.datetime64("2024-01-01T00:00:00")
-
-
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
 
 

@@ -34,16 +34,9 @@ DIHEDRAL = [
     for rows in ([[a, 0, 0], [0, b, 0]], [[0, a, 0], [b, 0, 0]])
 ]
 
-
 MOVING = ["flip", "rot90", "affine", "turn", "multi_scale", "grid_distortion"]
-
-
 VALUES = ["brightness_contrast", "blur", "noise", "time_reversal", "cut_out"]
-
-
 MIXING = ["mixup", "cutmix"]
-
-
 NO_SHIFT = (0.0, 0.0)
 
 

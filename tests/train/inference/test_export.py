@@ -32,11 +32,7 @@ from contrail_train.inference.untrusted_pt2 import KEY
 from contrail_train.models.segmenter import build
 
 SIDE = 64
-
-
 SMALL = [16, 16, 16, 16, 16]
-
-
 CPU = torch.device("cpu")
 
 
@@ -64,7 +60,7 @@ def network(
 
 def one(encoder: str, head: str = "mask", frames: tuple[int, ...] = (0,), **settings: Any) -> Detector:
     made = network(encoder, frames, head=head, **settings)
-    return single(made.model, made.view, head, top_k=20, off=made.off, symmetries="none").eval()
+    return single(made.model, made.view, head, top_k=20, off=made.off).eval()
 
 
 def two_stages() -> Detector:
@@ -77,7 +73,7 @@ def two_stages() -> Detector:
         {"first": 0.5, "second": 0.5},
         top_k=20,
         classifiers=["second"],
-        symmetries="flips",
+        symmetries=Symmetries.FLIPS,
     ).eval()
 
 

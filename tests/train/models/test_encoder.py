@@ -32,8 +32,6 @@ ENCODERS = {
     "maxvit_tiny_rw_256": [2, 4, 8, 16, 32],  # takes multiples of 256 alone
     "convnext_tiny.dinov3": [4, 8, 16, 32],
 }
-
-
 """Those of the notes, and their strides."""
 
 

@@ -25,8 +25,6 @@ from contrail_train.scenes.predict import Tiling, predict_scans
 from helpers.cli import run_train
 
 START = np.datetime64("2024-03-01T12:00")
-
-
 NOON = "2024-03-01T12:20"
 
 

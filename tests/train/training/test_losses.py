@@ -18,11 +18,7 @@ from contrail_train.config.schema import LossConfig
 from contrail_train.training.losses import record_loss, segmentation_loss, total_loss
 
 ONES = torch.ones(2)
-
-
 TERMS = ["bce", "dice", "symmetric_dice", "lovasz", "focal", "tversky"]
-
-
 ADDITIVE = [term for term in TERMS if term != "lovasz"]
 
 

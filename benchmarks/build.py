@@ -30,7 +30,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from timing import drop_cached, interleaved, medians, spread, verdict, workplace
 
 from contrail_data.build.build import build
 from contrail_data.cli.common import table
@@ -38,7 +37,8 @@ from contrail_data.composites import COMPOSITES, evaluate, stored_frames
 from contrail_data.errors import ContrailError
 from contrail_data.sources.open import open_source
 from contrail_data.store.schema import SHARD
-from contrail_data.store.settings import Settings
+from contrail_data.store.settings import StoreSettings
+from timing import drop_cached, interleaved, medians, spread, verdict, workplace
 
 ASH = COMPOSITES["ash"]
 TARGET = 1.3
@@ -68,7 +68,7 @@ def read_and_write(inputs: list[list[Path]], stored: list[int], out: Path, threa
 
 def ours(raw: Path, split: str, out: Path, workers: int) -> None:
     with redirect_stderr(StringIO()):
-        build(open_source(raw, split, ASH), Settings(ASH), out, workers=workers)
+        build(open_source(raw, split, ASH), StoreSettings(ASH), out, workers=workers)
 
 
 def script(folders: list[Path], out: Path, dtype: type) -> None:

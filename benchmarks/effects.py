@@ -20,7 +20,7 @@ from contrail_data.cli import common as command
 from contrail_data.composites import COMPOSITES
 from contrail_data.sources.open import open_source
 from contrail_data.store.reader import open_store
-from contrail_data.store.settings import Settings
+from contrail_data.store.settings import StoreSettings
 from contrail_data.synthetic.records import write_records
 from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
@@ -58,7 +58,7 @@ def main() -> None:
     raw = options.out / "raw"
     write_records(raw, options.records, validation_fraction=0.4, size=SIDE)
     for split in ("train", "validation"):
-        settings = Settings(COMPOSITES["ash"], size=SIDE)
+        settings = StoreSettings(COMPOSITES["ash"], size=SIDE)
         build(open_source(raw, split, settings.composite), settings, options.out / f"{split}.zarr", workers=2)
     base = [*BASE, f"epochs={options.epochs}", f"data.train={options.out / 'train.zarr'}", *options.set]
     unseen = open_store(options.out / "validation.zarr")

@@ -35,9 +35,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from peers import PEERS, Batches, zarr_batches
-from timing import Run, cached, drop_cached, interleaved, medians, spread, verdict, workplace
-from ways import SAMPLE, Read, Way, buffer, codec_alone, mapped, memmap, ours, unusable
 
 from contrail_data.build.build import build
 from contrail_data.cli.common import table
@@ -46,14 +43,17 @@ from contrail_data.errors import ContrailError
 from contrail_data.sources.open import open_source
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import open_store, read_scalars
-from contrail_data.store.schema import Array
-from contrail_data.store.settings import Settings
+from contrail_data.store.schema import ArraySpec, Codec, PixelDtype
+from contrail_data.store.settings import StoreSettings
 from contrail_data.store.shards import CODECS
 from contrail_data.store.writer import seal
 from contrail_train.config.schema import DataConfig
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.loader import epoch_order, load, step_rows, steps_per_epoch
 from contrail_train.data.training_data import open_training_data
+from peers import PEERS, Batches, zarr_batches
+from timing import Run, cached, drop_cached, interleaved, medians, spread, verdict, workplace
+from ways import SAMPLE, Read, Way, buffer, codec_alone, mapped, memmap, ours, unusable
 
 ASH = COMPOSITES["ash"]
 WHOLE, FRAME = "whole sample", "labelled frame"
@@ -205,7 +205,7 @@ def prepare(folder: Path, raw: Path, split: str) -> None:
     (folder / "cold").mkdir()
     for codec in CODECS:
         with redirect_stderr(StringIO()):
-            build(open_source(raw, split, ASH), Settings(ASH, codec=codec), folder / codec, workers=2)
+            build(open_source(raw, split, ASH), StoreSettings(ASH, codec=codec), folder / codec, workers=2)
         shutil.copytree(folder / codec, folder / "cold" / codec)
     open_store(folder / "none")["image"].values.tofile(folder / "image.raw")
     shutil.copy(folder / "image.raw", folder / "cold")
@@ -227,7 +227,10 @@ def sealed(store: Path, samples: int, out: Path) -> Path:
     for variable in scalars.variables.values():
         variable.encoding = {}
     scalars.attrs = {}
-    arrays = {"image": Array(SAMPLE, "uint8", "none"), "mask": Array(SAMPLE[2:], "uint8", "zstd")}
+    arrays = {
+        "image": ArraySpec(SAMPLE, PixelDtype.UINT8, Codec.NONE),
+        "mask": ArraySpec(SAMPLE[2:], PixelDtype.UINT8, Codec.ZSTD),
+    }
     attributes = {name: opened.attrs[name] for name in ("kind", "composite", "statistics", "label_shift")}
     seal(place_of(out), arrays, scalars, attributes, {}, [], {})
     for name in arrays:

@@ -17,14 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from effects import BASE, SIDE
 
 from contrail_data.build.build import build
 from contrail_data.cli import common as command
 from contrail_data.composites import COMPOSITES
 from contrail_data.sources.open import open_source
 from contrail_data.store.reader import open_store
-from contrail_data.store.settings import Settings
+from contrail_data.store.settings import StoreSettings
 from contrail_data.synthetic.records import write_records
 from contrail_train.config.pipeline_presets import get_pipeline
 from contrail_train.config.pipelines import with_pipeline_settings
@@ -43,6 +42,7 @@ from contrail_train.runs.directory import CALIBRATION, CONFIG
 from contrail_train.training.fit import fit
 from contrail_train.workflows.pipeline import train_pipeline
 from contrail_train.workflows.rounds import run_rounds
+from effects import BASE, SIDE
 
 FOLDS = 2
 
@@ -60,7 +60,7 @@ def main() -> None:
     raw, out = options.out / "raw", options.out
     write_records(raw, options.records, validation_fraction=0.4, size=SIDE)
     for split in ("train", "validation"):
-        settings = Settings(COMPOSITES["ash"], size=SIDE)
+        settings = StoreSettings(COMPOSITES["ash"], size=SIDE)
         build(open_source(raw, split, settings.composite), settings, out / f"{split}.zarr", workers=2)
     base = [*BASE, f"epochs={options.epochs}", f"data.train={out / 'train.zarr'}", *options.set]
     unseen = open_store(out / "validation.zarr")

@@ -12,27 +12,28 @@ import argparse
 import shutil
 
 import torch
-from timing import interleaved, medians, spread, verdict, workplace
 
 from contrail_data.build.build import build
 from contrail_data.cli import common as command
 from contrail_data.composites import COMPOSITES
-from contrail_data.labels.predictor import Decision
-from contrail_data.labels.write import label_store
+from contrail_data.labels.predictor import Decision, Symmetries
+from contrail_data.labels.write import write_labels
 from contrail_data.sources.open import open_source
 from contrail_data.store.reader import open_store, pixel_reader
-from contrail_data.store.settings import Settings
+from contrail_data.store.schema import Kind
+from contrail_data.store.settings import StoreSettings
 from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
 from contrail_train.inference.detector import single, view_of
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.segmenter import build as build_model
 from contrail_train.runs.device import choose_device
+from timing import interleaved, medians, spread, verdict, workplace
 
 TARGET = 0.95
 WAYS = {
-    "2D, every frame": ("unet2d", "none"),
-    "2.5D, frames with both neighbours": ("unet25d", "none"),
+    "2D, every frame": ("unet2d", Symmetries.NONE),
+    "2.5D, frames with both neighbours": ("unet25d", Symmetries.NONE),
 }
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     device = choose_device(options.device)
     with workplace(options.records, None, "train") as (folder, root):
         recipe = COMPOSITES["ash"]
-        build(open_source(root, "train", recipe), Settings(recipe), folder / "s.zarr", workers=2)
+        build(open_source(root, "train", recipe), StoreSettings(recipe), folder / "s.zarr", workers=2)
         store = open_store(folder / "s.zarr")
         rows = []
         for name, (preset, symmetries) in WAYS.items():
@@ -55,7 +56,7 @@ def main() -> None:
             torch.manual_seed(0)
             net = build_model(config.model, len(recipe.channels), config.data.frames).eval().to(device)
             view = view_of(config, store.attrs["statistics"], device)
-            detector = single(net, view, "mask", top_k=100, off=(0.0, 0.0), symmetries=symmetries).eval()  # type: ignore[arg-type]
+            detector = single(net, view, "mask", top_k=100, off=(0.0, 0.0), symmetries=symmetries).eval()
             decision = Decision(0.5, 0.0, 100, f"sha256:{name}")
             shift = tuple(store.attrs["label_shift"])
             known = {"head": "mask", "native": False, "pixel": 2000.0, "size": 256, "dtype": "uint8"}
@@ -70,10 +71,13 @@ def main() -> None:
                     model.predict(window_btchw)
 
             def label(model: Predictor = model) -> None:
-                label_store(
-                    store, model.predict, model.decision, folder / "out.zarr", store_kind="pseudo-labels",
-                    frames="all", offsets=model.offsets, batch=options.batch,
-                )  # fmt: skip
+                write_labels(
+                    store,
+                    model.labeller_for(store),
+                    folder / "out.zarr",
+                    kind=Kind.PSEUDO_LABELS,
+                    batch=options.batch,
+                )
 
             def clear() -> None:
                 shutil.rmtree(folder / "out.zarr", ignore_errors=True)
@@ -91,7 +95,7 @@ def main() -> None:
 
 
 def _windows(store: object, model: Predictor, batch: int) -> list:
-    """Batches (b, t, c, y, x) of every frame that has its neighbours, as `label_store` makes them."""
+    """Batches (b, t, c, y, x) of every frame that has its neighbours, as `write_labels` makes them."""
     import numpy as np
 
     read = pixel_reader(store)  # type: ignore[arg-type]

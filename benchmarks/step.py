@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timing import interleaved, medians, spread, verdict, workplace
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from contrail_data.build.build import build
 from contrail_data.cli.common import table
 from contrail_data.composites import COMPOSITES
 from contrail_data.sources.open import open_source
-from contrail_data.store.settings import Settings
+from contrail_data.store.settings import StoreSettings
 from contrail_train.config.presets import get_config
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import with_settings
@@ -41,6 +40,7 @@ from contrail_train.models.temporal import Blocks3d
 from contrail_train.runs.device import choose_device
 from contrail_train.training.losses import total_loss
 from contrail_train.training.optim import make_optimiser
+from timing import interleaved, medians, spread, verdict, workplace
 
 PRESETS = ("unet2d", "unet25d", "ours", "resnetrs50_2d", "resnetrs50_all", "resnetrs50_classifier")
 CONE_TARGET, FED_TARGET = 1.8, 0.97
@@ -200,7 +200,7 @@ def main() -> None:
 
 
 def make_store(raw: Path, out: Path, side: int) -> Path:
-    settings = Settings(COMPOSITES["ash"], size=side)
+    settings = StoreSettings(COMPOSITES["ash"], size=side)
     build(open_source(raw, "train", settings.composite), settings, out, workers=2)
     return out
 

@@ -28,8 +28,8 @@ from contrail_data.storage.place import Place, place_of, same_place
 from contrail_data.store import journal, stats
 from contrail_data.store.journal import Files, Row, Shard
 from contrail_data.store.samples import stack_scalars, stored_values
-from contrail_data.store.schema import SHARD, Array, checksum_name
-from contrail_data.store.settings import Settings
+from contrail_data.store.schema import SHARD, ArraySpec, checksum_name
+from contrail_data.store.settings import StoreSettings
 from contrail_data.store.shards import Layout, Reader, ShardWriter, writing_shards
 from contrail_data.store.writer import create_arrays, seal
 
@@ -49,7 +49,7 @@ class Built:
 
 def build(
     source: Source,
-    settings: Settings,
+    settings: StoreSettings,
     out: str | Path,
     *,
     workers: int,
@@ -131,7 +131,7 @@ def _members(source: Source, shard: int) -> Sequence[str]:
 
 
 def build_shard(
-    source: Source, settings: Settings, layouts: dict[str, Layout], place: Place, strict: bool, shard: int
+    source: Source, settings: StoreSettings, layouts: dict[str, Layout], place: Place, strict: bool, shard: int
 ) -> Shard:
     """Raw bytes to stored bytes for the records of one shard; a row each, also for one that had to be set aside."""
     rows = []
@@ -172,7 +172,7 @@ def _own_memory(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
 
 
 def store_sample(
-    sample: xr.Dataset, settings: Settings, writers: dict[str, ShardWriter], position: int
+    sample: xr.Dataset, settings: StoreSettings, writers: dict[str, ShardWriter], position: int
 ) -> dict[str, Any]:
     """Write one sample's chunks; returns their checksums, moments per channel and per-sample values."""
     sample = resize(sample, settings.size)
@@ -237,11 +237,11 @@ def _fill_holes(
 
 def _seal(
     source: Source,
-    settings: Settings,
+    settings: StoreSettings,
     place: Place,
     plan: str,
     layouts: dict[str, Layout],
-    arrays: dict[str, Array],
+    arrays: dict[str, ArraySpec],
     files: dict[int, Files],
     rows: list[Row],
     set_aside: list[str],

@@ -12,6 +12,7 @@ import typer
 
 from contrail_data.cli import common as command
 from contrail_data.errors import ContrailError
+from contrail_data.store.schema import Codec, PixelDtype
 
 if TYPE_CHECKING:
     from numpy import datetime64
@@ -24,18 +25,6 @@ SCENES = "Scans of a satellite"
 Scheduler = Annotated[
     str, typer.Option(help="threads, processes, or tcp://host:8786 of a dask cluster that sees the same files.")
 ]
-
-
-class Dtype(StrEnum):
-    uint8 = "uint8"
-    float16 = "float16"
-    float32 = "float32"
-
-
-class Codec(StrEnum):
-    none = "none"
-    lz4 = "lz4"
-    zstd = "zstd"
 
 
 class Label(StrEnum):
@@ -127,8 +116,10 @@ def build_ash(
     kind: Annotated[
         SourceKind, typer.Option("--source", help="auto: frames where *.npy, abi where OR_ABI-*.nc lie in the folder.")
     ] = SourceKind.auto,
-    dtype: Annotated[Dtype, typer.Option(help="uint8 errs by at most 1/510 of a channel's range.")] = Dtype.uint8,
-    codec: Annotated[Codec, typer.Option(help="Compression of the images.")] = Codec.none,
+    dtype: Annotated[
+        PixelDtype, typer.Option(help="uint8 errs by at most 1/510 of a channel's range.")
+    ] = PixelDtype.UINT8,
+    codec: Annotated[Codec, typer.Option(help="Compression of the images.")] = Codec.NONE,
     size: Annotated[int, typer.Option(min=32, max=4096, help="Rows and columns; other sizes are resized.")] = 256,
     label_shift: Annotated[
         tuple[float, float],
@@ -199,7 +190,7 @@ def build_ash(
     from contrail_data.build.build import build
     from contrail_data.composites import get_composite
     from contrail_data.sources.open import is_abi, open_source
-    from contrail_data.store.settings import Settings
+    from contrail_data.store.settings import StoreSettings
 
     recipe = get_composite(composite)
     if reader is not None or kind is SourceKind.abi or (kind is SourceKind.auto and is_abi(source)):
@@ -226,7 +217,7 @@ def build_ash(
         records = open_source(Path(source), split, recipe, kind.value)
     if records.note:
         print(f"note: {records.note}", file=sys.stderr)
-    settings = Settings(recipe, dtype.value, codec.value, size, label_shift)
+    settings = StoreSettings(recipe, dtype, codec, size, label_shift)
     _tell(
         build(
             records,

@@ -151,13 +151,12 @@ def _records(name: str, size: int) -> tuple[xr.Dataset | None, xr.Dataset]:
     from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.records import metadata_records
     from contrail_data.store.reader import read_scalars
-    from contrail_data.store.schema import kind
+    from contrail_data.store.schema import Kind, require_kind
 
     if name.endswith(".json"):
         if not Path(name).is_file():
             raise ContrailError(f"{name}: no such file: check the path")
         return None, metadata_records(Path(name), size)
     store = open_named(name)
-    if kind(store) != "samples":
-        raise ContrailError(f"{name}: holds {kind(store)}, which have no place or raw data: give the store of samples")
+    require_kind(store, Kind.SAMPLES, remedy="give the store of samples that they were made from")
     return store, read_scalars(store)

@@ -19,7 +19,7 @@ from contrail_data.progress import progress
 from contrail_data.sample import reference_frame
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.samples import labelled_time
-from contrail_data.store.schema import kind
+from contrail_data.store.schema import Kind, require_kind
 
 Colour = tuple[int, int, int]
 Mask = npt.NDArray[np.bool_]
@@ -93,12 +93,12 @@ def each_plane(
 def check_pair(store: xr.Dataset, prediction: xr.Dataset | None) -> None:
     """Raises ContrailError unless `store` holds images and `prediction`, if any, predictions on its pixels."""
     path = store.attrs["path"]
-    if kind(store) != "samples":
-        raise ContrailError(f"{path}: holds {kind(store)}, no images: preview the store it came from")
+    require_kind(store, Kind.SAMPLES, remedy="preview the store it was made from")
     if prediction is None:
         return
-    if kind(prediction) == "samples":
-        raise ContrailError(f"{prediction.attrs['path']}: holds samples, no predictions: name what predict wrote")
+    require_kind(
+        prediction, Kind.PSEUDO_LABELS, Kind.PREDICTIONS, remedy="give a store that contrail-train predict wrote"
+    )
     if prediction["frame_mask"].shape[2:] != store["image"].shape[3:]:
         raise ContrailError(f"{prediction.attrs['path']}: its pixels are not those of {path}")
 

@@ -36,7 +36,7 @@ from contrail_data.sample import check_record_id
 from contrail_data.storage.files import write_atomically
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
-from contrail_data.store.schema import kind
+from contrail_data.store.schema import Kind, kind_of
 
 Captioned = tuple[str, Image.Image]
 _PANEL = 512  # pixels wide, at least
@@ -104,7 +104,7 @@ def preview(store: xr.Dataset, record_id: str, out: Path, prediction: xr.Dataset
 
 def default_sheets(store: xr.Dataset) -> list[str]:
     """Sheets worth a look when none was named: positives, where there are labels, and random."""
-    has_positives = kind(store) == "samples" and bool((read_scalars(store)["positive_pixels"] > 0).any())
+    has_positives = kind_of(store) is Kind.SAMPLES and bool((read_scalars(store)["positive_pixels"] > 0).any())
     return ["positives", "random"] if has_positives else ["random"]
 
 

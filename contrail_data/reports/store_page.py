@@ -45,7 +45,7 @@ from contrail_data.storage.files import write_atomically
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import labelled_time
-from contrail_data.store.schema import kind
+from contrail_data.store.schema import Kind, kind_of
 
 SAMPLED = 300
 """At most so many samples have their images, or predictions, read."""
@@ -63,7 +63,7 @@ def page(store: xr.Dataset) -> str:
     found = facts(store)
     records = read_scalars(store)
     name = place_of(found["path"]).name
-    body = _samples(store, found, records) if kind(store) == "samples" else _derived(store, found, records)
+    body = _samples(store, found, records) if kind_of(store) is Kind.SAMPLES else _derived(store, found, records)
     told = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in summary(found).items())
     made = found["provenance"] or {}
     aside = made.get("set_aside", [])

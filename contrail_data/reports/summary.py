@@ -16,7 +16,7 @@ from contrail_data.storage.place import place_of
 from contrail_data.store.manifest import read_provenance
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import labelled_time
-from contrail_data.store.schema import DIMS, PROVENANCE, kind
+from contrail_data.store.schema import DIMS, PROVENANCE, Kind, kind_of
 
 
 def facts(store: xr.Dataset) -> dict[str, Any]:
@@ -34,14 +34,14 @@ def facts(store: xr.Dataset) -> dict[str, Any]:
     try:
         found = {
             "path": path,
-            "kind": kind(store),
+            "kind": kind_of(store),
             "digest": store.attrs["digest"],
             "samples": records.sizes["sample"],
             "splits": _counts(records["split"].values),
             "variables": {
                 n: {"dtype": str(store[n].dtype), "shape": dict(store[n].sizes)} for n in DIMS if n in store.variables
             },
-            **(_of_samples(store, records) if kind(store) == "samples" else _of_derived(store, records)),
+            **(_of_samples(store, records) if kind_of(store) is Kind.SAMPLES else _of_derived(store, records)),
             "provenance": _provenance(path),
         }
     except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -14,25 +14,25 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import labelled_time
-from contrail_data.store.schema import kind
-from contrail_data.store.settings import Settings
+from contrail_data.store.schema import Kind, PixelDtype, require_kind
+from contrail_data.store.settings import StoreSettings
 from contrail_data.store.shards import CODECS, parse_layout
 
 
-def settings_of(store: xr.Dataset) -> Settings:
+def settings_of(store: xr.Dataset) -> StoreSettings:
     """The settings that a store of samples was built with. Raises ContrailError for another kind or a layout that is
     not ours.
     """
     path = store.attrs["path"]
-    if kind(store) != "samples":
-        raise ContrailError(f"{path}: holds {kind(store)}, no samples: name a store of samples")
+    require_kind(store, Kind.SAMPLES, remedy="give a store of samples")
     layout = parse_layout(place_of(path), "image")
     codecs = [name for name, codec in CODECS.items() if layout is not None and _same_codec(codec, layout.codec)]
-    if not codecs or store.sizes["y"] != store.sizes["x"]:
+    dtype = store["image"].dtype.name
+    if not codecs or dtype not in set(PixelDtype) or store.sizes["y"] != store.sizes["x"]:
         raise ContrailError(f"{path}: is not laid out as our stores are: build it with build-ash")
-    return Settings(
+    return StoreSettings(
         from_dict(store.attrs["composite"]),
-        str(store["image"].dtype),
+        PixelDtype(dtype),
         codecs[0],
         store.sizes["y"],
         tuple(store.attrs["label_shift"]),

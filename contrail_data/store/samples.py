@@ -12,7 +12,7 @@ import xarray as xr
 
 from contrail_data.geo.geometry import local_solar_hour, satellite_zenith, solar_zenith
 from contrail_data.sample import reference_frame
-from contrail_data.store.settings import Settings
+from contrail_data.store.settings import StoreSettings
 from contrail_data.store.writer import checksum_variables
 
 
@@ -55,7 +55,7 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
 }
 
 
-def stack_scalars(rows: list[dict[str, Any]], settings: Settings) -> xr.Dataset:
+def stack_scalars(rows: list[dict[str, Any]], settings: StoreSettings) -> xr.Dataset:
     variables: dict[str, Any] = {"channel": ("channel", np.array(settings.composite.channel_names, object))}
     for name, (dims, dtype, attributes) in _VARIABLES.items():
         column = [row["record_id"] if name == "record_id" else row["values"][name] for row in rows]

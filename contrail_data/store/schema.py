@@ -1,17 +1,26 @@
-"""MISSING DOCSTRING."""
+"""Names, constants and kinds of the store format.
+
+Command lines import this module for the choices in their help texts, so it must stay free of numpy, xarray and zarr.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
-import xarray as xr
+from contrail_data.errors import ContrailError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 FORMAT = "contrail-store"
 FORMAT_VERSION = 2
+GROUP = "zarr.json"
 MANIFEST = "manifest.txt"
 PROVENANCE = "provenance.json"
 SHARD = 16
-"""Samples a file: few files and requests, little to do again after a kill, 25 MB of uint8 records."""
+"""Samples per shard file: few files and requests, little to repeat after a kill, 25 MB for uint8 records."""
 
 DIMS = {
     "image": ("sample", "time", "channel", "y", "x"),
@@ -21,26 +30,82 @@ DIMS = {
     "probability": ("sample", "time", "y", "x"),
     "frame_mask": ("sample", "time", "y", "x"),
 }
-"""Variables with pixels: one chunk file a sample, written by the sample."""
+"""Dimensions of the pixel arrays: the variables that are chunked by sample (and by frame, if they have a time axis)."""
 
 COORDINATES = ("record_id", "split", "label_source", "time", "latitude", "longitude", "channel")
 
 
+class Kind(StrEnum):
+    """What a store holds."""
+
+    SAMPLES = "samples"
+    """Images, with labels where there are any."""
+    PSEUDO_LABELS = "pseudo-labels"
+    """Probabilities predicted for a store of samples, to train on."""
+    PREDICTIONS = "predictions"
+    """Probabilities predicted for a store of samples, to evaluate or submit."""
+
+
+class Codec(StrEnum):
+    """Compressor of the image array."""
+
+    NONE = "none"
+    LZ4 = "lz4"
+    ZSTD = "zstd"
+
+
+class PixelDtype(StrEnum):
+    """Data type of the image array."""
+
+    UINT8 = "uint8"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
 @dataclass(frozen=True)
-class Array:
-    """How one variable with pixels is stored."""
+class ArraySpec:
+    """How one pixel array is stored."""
 
     shape: tuple[int, ...]
-    """Of one sample, without the sample axis."""
-    dtype: str
-    codec: str
+    """Shape of one sample, without the sample axis."""
+    dtype: PixelDtype
+    codec: Codec
 
 
 def checksum_name(array: str) -> str:
-    """The variable with xxh3 (64 bits) of each decoded chunk of an array with pixels, bytes in C order."""
+    """Name the variable that holds the checksums of a pixel array.
+
+    Args:
+        array: Name of a pixel array, a key of `DIMS`.
+
+    Returns:
+        Name of the variable with the 64-bit xxh3 checksum of each decoded chunk, its bytes in C order.
+    """
     return f"{array}_checksum"
 
 
-def kind(store: xr.Dataset) -> str:
-    """What a store is: `samples`, or what was derived from one: `pseudo-labels`, `predictions`."""
-    return str(store.attrs["kind"])
+def kind_of(store: xr.Dataset) -> Kind:
+    """Return what an open store holds.
+
+    Args:
+        store: A store opened by `open_store`.
+
+    Returns:
+        The kind stated in the store's attributes.
+    """
+    return Kind(store.attrs["kind"])
+
+
+def require_kind(store: xr.Dataset, *kinds: Kind, remedy: str) -> None:
+    """Check that an open store is of one of the kinds that the caller can use.
+
+    Args:
+        store: A store opened by `open_store`.
+        *kinds: The accepted kinds.
+        remedy: What the user should do instead; it ends the error message.
+
+    Raises:
+        ContrailError: If the store is of another kind; the message names the store, its kind and the remedy.
+    """
+    if kind_of(store) not in kinds:
+        raise ContrailError(f"{store.attrs['path']}: holds {kind_of(store)}, not {' or '.join(kinds)}; {remedy}")

@@ -1,27 +1,37 @@
-"""MISSING DOCSTRING."""
+"""The settings of a store of samples."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from contrail_data.composites import Composite
-from contrail_data.store.schema import Array
+from contrail_data.store.schema import ArraySpec, Codec, PixelDtype
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What, beside the source, decides the bytes of a store."""
+class StoreSettings:
+    """Everything apart from the source that determines the bytes of a store of samples."""
 
     composite: Composite
-    dtype: str = "uint8"
-    codec: str = "none"
+    dtype: PixelDtype = PixelDtype.UINT8
+    codec: Codec = Codec.NONE
     size: int = 256
+    """Rows and columns of the stored tiles, in pixels."""
     label_shift: tuple[float, float] = (0.5, 0.5)
-    """(dy, dx): labels lie this many pixels down and right of the image; OpenContrails' own is (0.5, 0.5)."""
+    """(dy, dx) in pixels: how far the labels lie down and right of the image. OpenContrails has (0.5, 0.5)."""
 
-    def arrays(self, frames: int, gaps: bool = False) -> dict[str, Array]:
+    def arrays(self, frames: int, gaps: bool = False) -> dict[str, ArraySpec]:
+        """Describe the pixel arrays of a store with these settings.
+
+        Args:
+            frames: Frames per sample.
+            gaps: Whether pixels may be missing, so that the store needs the array `valid`.
+
+        Returns:
+            The specification of each pixel array by name.
+        """
         plane = (self.size, self.size)
-        image = Array((frames, len(self.composite.channels), *plane), self.dtype, self.codec)
-        label = Array(plane, "uint8", "zstd")
-        valid = {"valid": Array((frames, *plane), "uint8", "zstd")} if gaps else {}
+        image = ArraySpec((frames, len(self.composite.channels), *plane), self.dtype, self.codec)
+        label = ArraySpec(plane, PixelDtype.UINT8, Codec.ZSTD)
+        valid = {"valid": ArraySpec((frames, *plane), PixelDtype.UINT8, Codec.ZSTD)} if gaps else {}
         return {"image": image, "mask": label, "annotators": label, **valid}

@@ -29,17 +29,18 @@ from google_crc32c import value as crc32c
 
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Part, Place, Write
+from contrail_data.store.schema import Codec
 
 # One thread per call: the caller has threads of its own, and threaded blosc orders its blocks by chance.
 numcodecs.blosc.use_threads = False
 
-CODECS: dict[str, dict[str, Any] | None] = {
-    "none": None,
-    "lz4": {
+CODECS: dict[Codec, dict[str, Any] | None] = {
+    Codec.NONE: None,
+    Codec.LZ4: {
         "name": "blosc",
         "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "typesize": 1, "blocksize": 0},
     },
-    "zstd": {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
+    Codec.ZSTD: {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
 }
 """Compressors a store may be written with, as zarr v3 codec declarations."""
 

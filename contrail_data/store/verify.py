@@ -23,7 +23,7 @@ from contrail_data.storage.place import Place
 from contrail_data.store import stats
 from contrail_data.store.manifest import digest_of, group_file, provenance_file, read_manifest
 from contrail_data.store.reader import open_store, pixel_reader, read_scalars
-from contrail_data.store.schema import DIMS, MANIFEST, PROVENANCE, SHARD, checksum_name, kind
+from contrail_data.store.schema import DIMS, MANIFEST, PROVENANCE, SHARD, Kind, checksum_name, kind_of
 
 _THREADS = 4  # reading and checksums let others run
 
@@ -140,7 +140,7 @@ def _check_samples(store: xr.Dataset, samples: xr.Dataset) -> list[Damage]:
     ids = samples["record_id"].values
     if len(set(ids)) != len(ids):
         damage.append(Damage("record_id", "a record comes twice"))
-    if kind(store) == "samples" and "moments" in samples:
+    if kind_of(store) is Kind.SAMPLES and "moments" in samples:
         train = samples["moments"].values[samples["split"].values == "train"]
         channels = [str(c) for c in samples["channel"].values]
         expected = stats.merge(train.tolist(), channels) if len(train) else None

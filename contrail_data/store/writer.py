@@ -25,7 +25,7 @@ from contrail_data.store.schema import (
     MANIFEST,
     PROVENANCE,
     SHARD,
-    Array,
+    ArraySpec,
     checksum_name,
 )
 from contrail_data.store.shards import CODECS, Layout, parse_layout
@@ -55,7 +55,7 @@ def checksum_variables(rows: Sequence[Mapping[str, Any]], arrays: Sequence[str])
     return found
 
 
-def array_metadata(name: str, array: Array, samples: int) -> dict[str, bytes]:
+def array_metadata(name: str, array: ArraySpec, samples: int) -> dict[str, bytes]:
     """`zarr.json` of a variable with pixels, as zarr itself writes it."""
     import zarr
     from zarr.storage import MemoryStore
@@ -88,7 +88,7 @@ def _contents(memory: Any) -> dict[str, bytes]:
     return {key: buffer.to_bytes() for key, buffer in memory._store_dict.items()}
 
 
-def create_arrays(place: Place, arrays: Mapping[str, Array], samples: int) -> dict[str, Layout]:
+def create_arrays(place: Place, arrays: Mapping[str, ArraySpec], samples: int) -> dict[str, Layout]:
     """Write the metadata of the variables with pixels and return where their chunks go."""
     layouts = {}
     for name, array in arrays.items():
@@ -102,7 +102,7 @@ def create_arrays(place: Place, arrays: Mapping[str, Array], samples: int) -> di
 
 def seal(
     place: Place,
-    arrays: Mapping[str, Array],
+    arrays: Mapping[str, ArraySpec],
     scalars: xr.Dataset,
     attributes: dict[str, Any],
     chunk_files: Mapping[str, tuple[str, int]],

@@ -18,7 +18,7 @@ from contrail_data.scans.tiles import SIDE_KM
 from contrail_data.splits.groups import groups_together, sampling_weights
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.samples import as_text
-from contrail_data.store.schema import kind
+from contrail_data.store.schema import Kind, kind_of, require_kind
 from contrail_data.store.stats import combined
 from contrail_train.config.schema import DataConfig, PseudoConfig
 from contrail_train.data.holdout import check_labellers, is_held_out, leaking_rows
@@ -58,13 +58,12 @@ def open_training_data(config: DataConfig) -> TrainingData:
         raise ContrailError(f"data.train names {twice[0]} twice: name each store once")
     opened = {name: open_named(name) for name in (*config.train, *config.validation)}
     validation = {name: opened[name] for name in config.validation}
-    parents = {name: opened[name] for name in config.train if kind(opened[name]) == "samples"}
-    pseudo = {name: opened[name] for name in config.train if kind(opened[name]) == "pseudo-labels"}
+    parents = {name: opened[name] for name in config.train if kind_of(opened[name]) is Kind.SAMPLES}
+    pseudo = {name: opened[name] for name in config.train if kind_of(opened[name]) is Kind.PSEUDO_LABELS}
     for name, store in opened.items():
-        if name not in parents | pseudo and name not in config.validation:
-            raise ContrailError(f"{name}: holds {kind(store)}: train on samples and pseudo-labels only")
-        if name in config.validation and kind(store) != "samples":
-            raise ContrailError(f"{name}: holds {kind(store)}: data.validation takes stores of samples")
+        if name in config.validation:
+            require_kind(store, Kind.SAMPLES, remedy="data.validation takes only stores of samples")
+        require_kind(store, Kind.SAMPLES, Kind.PSEUDO_LABELS, remedy="train on samples and pseudo-labels only")
     if not parents:
         raise ContrailError("data.train names no store with images: add the one the pseudo-labels were made from")
     if both := sorted(set(config.train) & set(config.validation)):

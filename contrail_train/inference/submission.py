@@ -18,7 +18,7 @@ import xarray as xr
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import write_atomically
 from contrail_data.store.reader import pixel_reader, read_scalars
-from contrail_data.store.schema import kind
+from contrail_data.store.schema import Kind, require_kind
 
 EMPTY = "-"
 
@@ -56,8 +56,7 @@ def write_submission(predictions: xr.Dataset, out: Path) -> tuple[int, int]:
     Raises ContrailError for a store of another kind, or one with several frames a record.
     """
     path = predictions.attrs["path"]
-    if kind(predictions) != "predictions":
-        raise ContrailError(f"{path}: holds {kind(predictions)}: name a store that contrail-train predict wrote")
+    require_kind(predictions, Kind.PREDICTIONS, remedy="give a store that contrail-train predict wrote")
     if predictions.sizes["time"] != 1:
         raise ContrailError(f"{path}: holds {predictions.sizes['time']} frames a record: predict without --all-frames")
     text = io.StringIO()

@@ -24,7 +24,7 @@ import torch
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import write_atomically
-from contrail_data.store.schema import kind
+from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.pipelines import PipelineConfig, parse_pipeline, pipeline_yaml, stage_config
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import read_config, read_tree, to_yaml
@@ -165,7 +165,7 @@ def stores_of(folders: Iterable[Path]) -> list[str]:
     data = [read_config(folder / CONFIG).data for folder in folders]
     names = dict.fromkeys(name for one in data for name in (*one.train, *one.validation))
     try:
-        return [name for name in names if kind(open_named(name)) == "samples"]
+        return [name for name in names if kind_of(open_named(name)) is Kind.SAMPLES]
     except ContrailError as error:
         raise ContrailError(f"{error} (a stage was trained on it; or --set calibrate_on=STORE)") from None
 

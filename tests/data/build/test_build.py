@@ -12,6 +12,7 @@ from contrail_data.composites import evaluate
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Place
 from contrail_data.store.reader import open_store, pixel_reader
+from contrail_data.store.schema import Codec, PixelDtype
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.verify import verify
 from helpers.cli import run_data
@@ -56,7 +57,8 @@ def test_xarray_alone_reads_it_with_names_and_units(raw: Path, tmp_path: Path) -
 
 
 def test_float_stores_hold_the_composite_itself(raw: Path, tmp_path: Path) -> None:
-    build_small(raw, tmp_path / "s.zarr", settings=StoreSettings(ASH, dtype=PixelDtype.FLOAT32, codec=Codec.LZ4, size=32))
+    settings = StoreSettings(ASH, dtype=PixelDtype.FLOAT32, codec=Codec.LZ4, size=32)
+    build_small(raw, tmp_path / "s.zarr", settings=settings)
     folder = sorted((raw / "train").iterdir())[0]
     expected = evaluate(ASH, {b: np.load(folder / f"band_{b}.npy") for b in ASH.bands})
     stored = xr.open_zarr(tmp_path / "s.zarr")["image"].isel(sample=0).transpose("channel", "y", "x", "time")

@@ -13,6 +13,7 @@ import pytest
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Place
 from contrail_data.store.reader import open_store, pixel_reader
+from contrail_data.store.schema import PixelDtype
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.verify import Damage, verify
 from helpers.cli import run_data

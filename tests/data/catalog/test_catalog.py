@@ -26,9 +26,10 @@ from contrail_data.catalog.file import read_catalog
 from contrail_data.cli.main import app
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
-from contrail_data.labels.predictor import Decision
-from contrail_data.labels.write import label_store
+from contrail_data.labels.predictor import Decision, Labeller
+from contrail_data.labels.write import write_labels
 from contrail_data.store.reader import open_store
+from contrail_data.store.schema import Kind, PixelDtype
 from contrail_data.store.settings import StoreSettings
 from helpers.labels import mean_red
 from helpers.places import PROJECT
@@ -50,13 +51,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = write_train_split(folder)
     build_small(records, folder / "ash.zarr")
     build_small(records, folder / "float.zarr", settings=StoreSettings(SMALL.composite, PixelDtype.FLOAT16, size=32))
-    label_store(
+    write_labels(
         open_store(folder / "ash.zarr"),
-        mean_red,
-        Decision(0.3, 0.0, 100, "sha256:test"),
+        Labeller(predict=mean_red, decision=Decision(0.3, 0.0, 100, "sha256:test")),
         folder / "pseudo.zarr",
-        store_kind="pseudo-labels",
-        frames="all",
+        kind=Kind.PSEUDO_LABELS,
         command=["contrail-data", "pseudo-label", "with blank"],
     )
     return folder

@@ -15,6 +15,7 @@ from contrail_data.reports import preview as pictures
 from contrail_data.reports.pictures import LABEL_COLOUR, PREDICTION_COLOUR, VOTE_COLOUR, Look
 from contrail_data.sources.open import open_source
 from contrail_data.store.reader import open_store, read_scalars
+from contrail_data.store.schema import PixelDtype
 from contrail_data.store.settings import StoreSettings
 from helpers.stores import predict_square
 
@@ -43,7 +44,8 @@ def test_other_channels_are_shown_as_ash_where_its_bands_are(raw: Path, tmp_path
     looks = []
     for recipe in (COMPOSITES["ash"], Composite("four", (*bands, Channel("d", 15, 14, -4, 2)))):
         out = tmp_path / recipe.name
-        build(open_source(raw, "train", recipe), StoreSettings(recipe, dtype=PixelDtype.FLOAT32, size=32), out, workers=1)
+        settings = StoreSettings(recipe, dtype=PixelDtype.FLOAT32, size=32)
+        build(open_source(raw, "train", recipe), settings, out, workers=1)
         store = open_store(out)
         looks.append(Look(store, read_scalars(store)).rgb(3, 4).astype(int))
     assert np.abs(looks[0] - looks[1]).max() <= 1

@@ -16,6 +16,7 @@ from contrail_data.sources.select import settings_of, without_repeats
 from contrail_data.sources.stores import appended, from_stores
 from contrail_data.storage.place import Place
 from contrail_data.store.reader import open_store
+from contrail_data.store.schema import Codec, PixelDtype
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.verify import verify
 from helpers.cli import run_data
@@ -76,7 +77,7 @@ def test_append_on_object_storage(raw: Path, tmp_path: Path, s3: str) -> None:
 
 @pytest.mark.parametrize(("dtype", "codec"), [("uint8", "none"), ("float16", "lz4"), ("float32", "zstd")])
 def test_subset_and_merge_keep_every_bit(raw: Path, tmp_path: Path, dtype: str, codec: str) -> None:
-    settings = StoreSettings(ASH, dtype=dtype, codec=codec, size=32)
+    settings = StoreSettings(ASH, dtype=PixelDtype(dtype), codec=Codec(codec), size=32)
     build_small(raw, tmp_path / "s.zarr", settings=settings)
     store = open_store(tmp_path / "s.zarr")
     halves = []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Place
-from contrail_data.store.schema import ArraySpec
+from contrail_data.store.schema import ArraySpec, PixelDtype
 from contrail_data.store.shards import CODECS, Reader, parse_layout, writing_shards
 from contrail_data.store.writer import create_arrays
 
@@ -63,7 +63,7 @@ def test_reads_what_zarr_wrote(tmp_path_factory, layout: dict, data: st.DataObje
 def write_all(place: Place, name: str, codec: str, values: np.ndarray) -> Reader:
     """All samples, in shards, later positions first."""
     (layout,) = create_arrays(
-        place, {name: ArraySpec(values.shape[1:], str(values.dtype), codec)}, len(values)
+        place, {name: ArraySpec(values.shape[1:], PixelDtype(str(values.dtype)), codec)}, len(values)
     ).values()
     for file in range(layout.files):
         with writing_shards({name: layout}, file) as writers:

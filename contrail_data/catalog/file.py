@@ -1,325 +1,341 @@
-"""The text of a catalog: read within bounds, searched by name and version, edited in place.
+"""Reads and edits catalog files.
 
-A catalog comes from others: what is too large, too deep or ambiguous is refused before anything is built. Edits change
-only the characters they must; the rest of the file, comments and layout with it, stays byte for byte.
+A catalog comes from others: a file that is too large, too deep or ambiguous is refused before any value is built.
+libyaml reads it, because every command does. ruamel.yaml edits it, because that keeps comments and order.
 """
 
 from __future__ import annotations
 
-import difflib
 import fcntl
+import io
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
+from contrail_data.catalog.entries import Catalog
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import write_atomically
 
-_BYTES, _NODES, _DEPTH, _DIGITS = 4 << 20, 200_000, 32, 100
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_BYTES, _VALUES, _LEVELS, _DIGITS = 4 << 20, 200_000, 32, 100
 _EMPTY = "# Stores by name, an intake catalog.\nmetadata:\n  version: 1\nsources: {}\n"
+_TEXT = "tag:yaml.org,2002:str"
 
 T = TypeVar("T")
 
 
-def read_catalog(path: Path) -> dict[str, Any]:
-    """Entries by key, in the file's order. Raises ContrailError for a file that is no catalog."""
-    return _parse(_read(path), path).sources
+class Removal(NamedTuple):
+    """What the removal of an entry did."""
+
+    removed: str
+    """The name, with its version if there were several."""
+    promoted: str | None
+    """Former key of the version that took the place of the removed one. None if there was no other version."""
 
 
-def find_entry(path: Path, entries: Mapping[str, Any], name: str) -> str:
-    """The key of `name` or `name@version`.
+def read_catalog(path: Path) -> Catalog:
+    """Read a catalog file.
 
-    Raises ContrailError for an unknown version (with those there are) or name (with the nearest one).
+    Args:
+        path: The file.
+
+    Returns:
+        The catalog.
+
+    Raises:
+        ContrailError: If the file cannot be read or is not a catalog.
     """
-    if name in entries:
-        return name
-    base, _, version = name.partition("@")
-    if there := versions_of(path, entries, base):
-        if _VERSION.fullmatch(version) and int(version) in there:
-            return there[int(version)]
-        told = ", ".join(f"{base}@{v}" for v in sorted(there))
-        raise ContrailError(f"{path}: no entry {name!r}: there is {told}")
-    close = difflib.get_close_matches(name, entries, 1)
-    hint = f"did you mean the catalog name {close[0]!r}?" if close else "check it, or see `contrail-data catalog ls`"
-    raise ContrailError(f"{name}: no such store, and no such name in {path}: {hint}")
+    return parse_catalog(_read(path), path)
 
 
-def metadata_of(path: Path, name: str, entry: Any) -> dict[str, Any]:
-    """What an entry states of its store, by key. Raises ContrailError where it is no mapping."""
-    metadata = entry.get("metadata") if isinstance(entry, dict) else None
-    if metadata is not None and not isinstance(metadata, dict):
-        raise ContrailError(f"{path}: entry {name!r}: metadata is no mapping: correct it")
-    return metadata or {}
+def parse_catalog(content: bytes, path: Path) -> Catalog:
+    """Parse a catalog, in bounded time and memory whatever the content.
 
+    Args:
+        content: Bytes of the file.
+        path: The file, for error messages and relative paths.
 
-def version_of(path: Path, key: str, entry: Any) -> int:
-    """The version that a key is, from 1. Raises ContrailError where it states something else."""
-    _, at, number = key.partition("@")
-    version = metadata_of(path, key, entry).get("version", 1)
-    if type(version) is not int or version < 1 or (at and number != str(version)):
-        right = number if _VERSION.fullmatch(number) else "a whole number from 1"
-        raise ContrailError(f"{path}: entry {key!r}: metadata.version is not {right}: correct it")
-    return version
+    Returns:
+        The catalog.
 
-
-def versions_of(path: Path, entries: Mapping[str, Any], name: str) -> dict[int, str]:
-    """Keys of all versions of a name."""
-    keys = (k for k in entries if k == name or (k.startswith(f"{name}@") and _VERSION.fullmatch(k[len(name) + 1 :])))
-    return {version_of(path, k, entries[k]): k for k in keys}
-
-
-@dataclass(frozen=True)
-class _Catalog:
-    path: Path
-    text: str
-    content: dict[str, Any]
-    root: yaml.MappingNode
-    """With the place of every value in `text`."""
-
-    @property
-    def sources(self) -> dict[str, Any]:
-        return self.content["sources"] or {}
-
-
-def _read(path: Path) -> bytes:
+    Raises:
+        ContrailError: If the content is not a catalog.
+    """
     try:
-        if not path.is_file():
-            raise ContrailError(f"{path}: no such catalog: check the path")
-        with path.open("rb") as file:
-            return file.read(_BYTES + 1)
-    except OSError as error:
-        raise ContrailError(f"{path}: not a readable catalog ({error.strerror}): check permissions") from None
-
-
-def _parse(content: bytes, path: Path) -> _Catalog:
-    """Raises ContrailError for what is no catalog; bounded in time and memory whatever the content."""
-    try:
-        if len(content) > _BYTES:
-            raise ValueError(f"larger than {_BYTES >> 20} MB")
-        text = content.decode("utf-8")
-        if text.startswith("\ufeff"):
-            raise ValueError("starts with a byte order mark")
-        _refuse_bombs(text)
-        loader = yaml.CSafeLoader(text)
-        root = loader.get_single_node()
-        _refuse_ambiguous(root)
-        data = loader.construct_document(root) if isinstance(root, yaml.MappingNode) else {}
+        return Catalog(path, *_load(content))
     except UnicodeDecodeError as error:
-        raise _unreadable(path, f"not UTF-8 at byte {error.start}") from None
+        reason = f"not UTF-8 at byte {error.start}"
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise _unreadable(path, f"{line}{error.problem or error.context}") from None
+        reason = f"{line}{error.problem or error.context}"
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise _unreadable(path, str(error).splitlines()[0]) from None
-    if not isinstance(root, yaml.MappingNode) or "sources" not in data:
-        raise ContrailError(f"{path}: key 'sources' is missing: it holds one entry a store")
-    if not isinstance(data["sources"], dict | None):
-        raise ContrailError(f"{path}: 'sources' is no mapping: it holds one entry a store, by name")
-    return _Catalog(path, text, data, root)
+        reason = str(error).splitlines()[0]
+    raise ContrailError(f"{path}: not a readable catalog ({reason}); correct the file")
 
 
-def _unreadable(path: Path, reason: str) -> ContrailError:
-    return ContrailError(f"{path}: not a readable catalog ({reason}): correct the file")
+def edit_catalog(path: Path, change: Callable[[Catalog], tuple[Catalog | None, T]], *, create: bool) -> T:
+    """Replace a catalog file by an edited one; only one process edits at a time.
 
+    The lock is on the file itself, so no lock file is left behind. Since an edit replaces the file, a process that has
+    waited for the lock checks that it has locked the current one.
 
-def _refuse_bombs(text: str) -> None:
-    """Count values and levels before any is built, aliases written out; tags are refused altogether."""
-    anchors: dict[str, tuple[int, int]] = {}  # values and levels
-    open_: list[tuple[str | None, int, int]] = [(None, 0, 0)]
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        line = event.start_mark.line + 1 if event.start_mark else 0
-        anchor = getattr(event, "anchor", None)
-        if getattr(event, "tag", None) is not None:
-            raise ValueError(f"line {line}: tags (!x) are not read")
-        if isinstance(event, yaml.CollectionStartEvent):
-            open_.append((anchor, 1, 1))
-            values, levels = 0, 0
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, values, levels = open_.pop()
-        elif isinstance(event, yaml.AliasEvent):
-            if anchor not in anchors:
-                raise ValueError(f"line {line}: alias {str(anchor)[:40]!r} of nothing that ended before it")
-            values, levels = anchors[anchor]
-        else:
-            values, levels = 1, 0
-        if anchor is not None and not isinstance(event, yaml.CollectionStartEvent):
-            anchors[anchor] = values, levels
-        parent, total, height = open_.pop()
-        open_.append((parent, total + values, max(height, levels + 1)))
-        if sum(total for _, total, _ in open_) > _NODES:
-            raise ValueError(f"more than {_NODES} values")
-        if len(open_) + levels > _DEPTH:
-            raise ValueError(f"line {line}: more than {_DEPTH} levels deep")
+    Args:
+        path: The file.
+        change: Returns the catalog to write, or None to leave the file as it is, and a result.
+        create: Whether to create the file if it does not exist.
 
+    Returns:
+        The result of `change`.
 
-def _refuse_ambiguous(root: yaml.Node | None) -> None:
-    text = "tag:yaml.org,2002:str"
-    todo = [root]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                line = key.start_mark.line + 1
-                if key.tag != text:
-                    told = repr(key.value[:40]) if isinstance(key, yaml.ScalarNode) else "of several values"
-                    raise ValueError(f"line {line}: key {told} is not text, quote it")
-                if key.value in seen:
-                    raise ValueError(f"line {line}: key {key.value[:40]!r} is there twice")
-                seen.add(key.value)
-                todo.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            todo += node.value
-        elif isinstance(node, yaml.ScalarNode) and node.tag != text and len(node.value) > _DIGITS:
-            raise ValueError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} digits")
-
-
-def edit(path: Path, change: Callable[[_Catalog], tuple[_Catalog | None, T]], create: bool) -> T:
-    """Replace a catalog by `change` of it, one process at a time, and return what `change` tells.
-
-    The lock is on the file itself, so that none lies about; an edit replaces the file, so that who waited for it
-    looks again.
+    Raises:
+        ContrailError: If the file cannot be read or written, is not a catalog, or `change` raises it.
     """
     path = Path(os.path.realpath(path))
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
         except OSError as error:
-            raise ContrailError(f"{path}: cannot be written ({error.strerror}): check path and permissions") from None
+            raise ContrailError(f"{path}: cannot be written ({error.strerror}); check path and permissions") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            mine = os.fstat(descriptor)
-            if not os.path.exists(path) or not os.path.samestat(mine, os.stat(path)):
+            locked = os.fstat(descriptor)
+            if not os.path.exists(path) or not os.path.samestat(locked, os.stat(path)):
                 continue
-            before = _read(path)
+            content = _read(path)
             try:
-                after, told = change(_parse(before or _EMPTY.encode(), path))
-                if after is not None:
-                    write_atomically(path, [after.text.encode()])
-                    path.chmod(mine.st_mode & 0o7777)
+                edited, result = change(parse_catalog(content or _EMPTY.encode(), path))
+                if edited is not None:
+                    write_atomically(path, [edited.text.encode()])
+                    path.chmod(locked.st_mode & 0o7777)
             except BaseException:
-                if not before:
-                    path.unlink(missing_ok=True)  # created a moment ago to be locked
+                if not content:
+                    path.unlink(missing_ok=True)  # it was created above, only to be locked
                 raise
-            return told
+            return result
         finally:
             os.close(descriptor)
 
 
-def with_entry(old: _Catalog, name: str, entry: dict[str, Any]) -> tuple[_Catalog | None, int]:
-    """The catalog with a new newest version of a name (None: the digest is there already), and the version."""
-    versions = versions_of(old.path, old.sources, name)
-    for version, key in versions.items():
-        if metadata_of(old.path, key, old.sources[key]).get("digest") == entry["metadata"]["digest"]:
+def with_entry(catalog: Catalog, name: str, content: dict[str, Any]) -> tuple[Catalog | None, int]:
+    """Add a store as the newest version of a name.
+
+    Args:
+        catalog: The catalog, which is not changed.
+        name: Name without a version.
+        content: The entry, whose metadata states the digest but not the version.
+
+    Returns:
+        The edited catalog, and the version. The catalog is None if some version has this digest already.
+
+    Raises:
+        ContrailError: If the entry of this name is not its newest version, or the file cannot be edited.
+    """
+    versions = catalog.versions(name)
+    for version, entry in versions.items():
+        if entry.metadata.get("digest") == content["metadata"]["digest"]:
             return None, version
-    version = max(versions, default=0) + 1
-    entry = {**entry, "metadata": {"version": version, **entry["metadata"]}}
-    node, edits, renamed = _sources(old), [], {}
-    if name in old.sources:
-        if version - 1 not in versions or versions[version - 1] != name:
-            raise ContrailError(f"{old.path}: entry {name!r} is not the newest version: correct metadata.version")
-        renamed = {name: f"{name}@{version - 1}"}
-        edits.append(_renaming(old, name, renamed[name]))
-    newline = "\r\n" if "\r\n" in old.text else "\n"
-    sources_key, sources = node
-    if sources.value:
-        indent, at = sources.value[0][0].start_mark.column, _end_of_lines(old.text, sources)
-    else:
-        indent = sources_key.start_mark.column + 2
-        start, end = sources.start_mark.index, sources.end_mark.index  # of {} or null
-        edits.append((len(old.text[:start].rstrip(" ")), end, ""))
-        at = _line_end(old.text, end)
-    lines = yaml.dump({name: entry}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20).splitlines()
-    block = "".join(f"{' ' * indent if line else ''}{line}{newline}" for line in lines)
-    edits.append((at, at, block if old.text[:at].endswith("\n") else newline + block))
-    expected = {renamed.get(k, k): v for k, v in old.sources.items()} | {name: entry}
-    return _edited(old, edits, expected), version
+    newest = max(versions, default=0)
+    content = {**content, "metadata": {"version": newest + 1, **content["metadata"]}}
+    renamed = {}
+    if name in catalog.entries:
+        if newest not in versions or versions[newest].key != name:
+            raise ContrailError(f"{catalog.path}: entry {name!r} is not the newest version; correct metadata.version")
+        renamed = {name: f"{name}@{newest}"}
+    return _edited(catalog, renamed=renamed, added={name: content}), newest + 1
 
 
-def without_entry(old: _Catalog, name: str) -> tuple[_Catalog, tuple[str, str | None]]:
-    """The catalog without an entry, and what `remove_entry` returns."""
-    key = find_entry(old.path, old.sources, name)
-    sources_key, sources = _sources(old)
-    (key_node, value), *_ = [pair for pair in sources.value if pair[0].value == key]
-    start = old.text.rfind("\n", 0, key_node.start_mark.index) + 1
-    edits = [(start, _end_of_lines(old.text, value), "")]
-    expected = {k: v for k, v in old.sources.items() if k != key}
-    if not expected:
-        colon = old.text.index(":", sources_key.end_mark.index) + 1
-        edits.append((colon, colon, " {}"))
-    promoted = None
-    if "@" not in key and (others := versions_of(old.path, expected, key)):
-        promoted = others[max(others)]
-        edits.append(_renaming(old, promoted, key))
-        expected = {key if k == promoted else k: v for k, v in expected.items()}
-    told = key
-    if "@" not in key and len(versions_of(old.path, old.sources, key)) > 1:
-        told = f"{key}@{version_of(old.path, key, old.sources[key])}"
-    return _edited(old, edits, expected), (told, promoted)
+def without_entry(catalog: Catalog, name: str) -> tuple[Catalog, Removal]:
+    """Remove an entry. If it was the newest of several versions, the next newest takes its key.
+
+    Args:
+        catalog: The catalog, which is not changed.
+        name: `name`, for the newest version, or `name@version`.
+
+    Returns:
+        The edited catalog, and what was removed.
+
+    Raises:
+        ContrailError: If the name is unknown, or the file cannot be edited.
+    """
+    entry = catalog.find(name)
+    if "@" in entry.key:
+        return _edited(catalog, removed=entry.key), Removal(entry.key, None)
+    versions = catalog.versions(entry.key)
+    removed = f"{entry.key}@{entry.version}" if len(versions) > 1 else entry.key
+    versions.pop(entry.version, None)
+    promoted = versions[max(versions)].key if versions else None
+    renamed = {promoted: entry.key} if promoted else {}
+    return _edited(catalog, removed=entry.key, renamed=renamed), Removal(removed, promoted)
 
 
-def _sources(old: _Catalog) -> tuple[yaml.ScalarNode, Any]:
-    """Key and value of `sources`, where it can be edited by lines."""
-    key, value = next(pair for pair in old.root.value if pair[0].value == "sources")
-    if old.root.flow_style or (value.value and getattr(value, "flow_style", False)):
-        raise ContrailError(f"{old.path}: 'sources' is written within {{ }}: write one entry a line to edit it")
-    if not isinstance(value, yaml.MappingNode):  # nothing, which has a place too
-        value = yaml.MappingNode(value.tag, [], value.start_mark, value.end_mark)
-    return key, value
+def as_yaml(content: Any) -> str:
+    """Format the content of an entry as YAML.
+
+    Args:
+        content: Plain data, as read from a catalog.
+
+    Returns:
+        The text.
+    """
+    return yaml.safe_dump(content, default_flow_style=None, sort_keys=False, allow_unicode=True, width=1 << 20)
 
 
-def _renaming(old: _Catalog, key: str, new: str) -> tuple[int, int, str]:
-    node = next(k for k, _ in _sources(old)[1].value if k.value == key)
-    start, end = node.start_mark.index, node.end_mark.index
-    quote = old.text[start] if old.text[start] in "'\"" else ""
-    return start, end, f"{quote}{new}{quote}"
-
-
-def _line_end(text: str, index: int) -> int:
-    found = text.find("\n", index)
-    return len(text) if found < 0 else found + 1
-
-
-def _end_of_lines(text: str, node: Any) -> int:
-    """Where the lines of a value end; a block ends with its last value, not with comments that follow."""
-    while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
-        node = node.value[-1][1] if isinstance(node, yaml.MappingNode) else node.value[-1]
-    end = node.end_mark.index
-    return end if node.end_mark.column == 0 else _line_end(text, end)
-
-
-def _edited(old: _Catalog, edits: list[tuple[int, int, str]], expected: dict[str, Any]) -> _Catalog:
-    """The catalog after edits (start, end, replacement) of its text; refused unless it holds what is expected."""
-    text = old.text
-    for start, end, replacement in sorted(edits, reverse=True):
-        text = text[:start] + replacement + text[end:]
+def _read(path: Path) -> bytes:
     try:
-        new = _parse(text.encode(), old.path)
-        # As text: a NaN equals itself there, and 1 is not true.
-        if repr(new.content) == repr({**old.content, "sources": expected if expected else {}}):
-            return new
+        if not path.is_file():
+            raise ContrailError(f"{path}: no such catalog; check the path")
+        with path.open("rb") as file:
+            return file.read(_BYTES + 1)
+    except OSError as error:
+        raise ContrailError(f"{path}: cannot be read ({error.strerror}); check permissions") from None
+
+
+def _load(content: bytes) -> tuple[str, dict[str, Any]]:
+    """Decode a catalog, and load it once its size, depth and keys are known to be harmless.
+
+    Raises:
+        ValueError: If they are not, or if it is not a catalog.
+    """
+    if len(content) > _BYTES:
+        raise ValueError(f"larger than {_BYTES >> 20} MB")
+    text = content.decode("utf-8")
+    if text.startswith("\ufeff"):
+        raise ValueError("starts with a byte order mark")
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _LEVELS:  # the composer is recursive
+            raise ValueError(f"line {event.start_mark.line + 1}: more than {_LEVELS} levels deep")
+        if count > _VALUES:
+            raise ValueError(f"more than {_VALUES} values")
+    loader = yaml.CSafeLoader(text)
+    root = loader.get_single_node()
+    if root is not None:
+        _measure(root, {})
+    document = loader.construct_document(root) if isinstance(root, yaml.MappingNode) else {}
+    if "sources" not in document:
+        raise ValueError("key 'sources' is missing")
+    if not isinstance(document["sources"], dict | None):
+        raise ValueError("'sources' is not a mapping of names to entries")
+    return text, document
+
+
+def _measure(node: yaml.Node, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Count the values and levels of a node, aliases written out.
+
+    Raises:
+        ValueError: If there are too many, a key is ambiguous or a number is very long.
+    """
+    line = node.start_mark.line + 1
+    if id(node) in sizes:
+        return sizes[id(node)]
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag != _TEXT and len(node.value) > _DIGITS:
+            raise ValueError(f"line {line}: a number of {len(node.value)} digits")
+        return 1, 0
+    sizes[id(node)] = _VALUES, _LEVELS  # while it is open: an alias inside its own value never ends
+    children = node.value
+    if isinstance(node, yaml.MappingNode):
+        keys = set()
+        for key, _ in node.value:
+            if key.tag != _TEXT:
+                shown = repr(key.value[:40]) if isinstance(key, yaml.ScalarNode) else "of several values"
+                raise ValueError(f"line {key.start_mark.line + 1}: key {shown} is not text, quote it")
+            if key.value in keys:
+                raise ValueError(f"line {key.start_mark.line + 1}: key {key.value[:40]!r} occurs twice")
+            keys.add(key.value)
+        children = [value for _, value in node.value]
+    values, levels = 1, 0
+    for child in children:
+        child_values, child_levels = _measure(child, sizes)
+        values, levels = values + child_values, max(levels, child_levels)
+    if values > _VALUES:
+        raise ValueError(f"more than {_VALUES} values with aliases written out")
+    if levels >= _LEVELS:
+        raise ValueError(f"line {line}: more than {_LEVELS} levels deep with aliases written out")
+    sizes[id(node)] = values, levels + 1
+    return sizes[id(node)]
+
+
+def _edited(
+    catalog: Catalog,
+    *,
+    removed: str | None = None,
+    renamed: dict[str, str] | None = None,
+    added: dict[str, Any] | None = None,
+) -> Catalog:
+    """Remove, rename and append entries, in this order.
+
+    Raises:
+        ContrailError: If the file cannot be edited, or would then differ in anything else.
+    """
+    renamed = renamed or {}
+    expected = {key: entry.content for key, entry in catalog.entries.items() if key != removed}
+    expected = {renamed.get(key, key): content for key, content in expected.items()} | (added or {})
+    try:
+        edited = parse_catalog(_edit_text(catalog.text, removed, renamed, added or {}).encode(), catalog.path)
+        # As text, where NaN equals itself and 1 is not true.
+        if repr(edited.content) == repr({**catalog.content, "sources": expected}):
+            return edited
         reason = "it would change more than the entry"
-    except (ContrailError, UnicodeEncodeError) as error:
-        reason = str(error)
-    raise ContrailError(f"{old.path}: cannot be edited here ({reason}): nothing was written, edit it by hand")
+    except Exception as error:  # ruamel.yaml raises errors of many types for files that libyaml accepts
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    raise ContrailError(f"{catalog.path}: cannot be edited here ({reason}); nothing was written, edit it by hand")
 
 
-class _Dumper(yaml.SafeDumper):
-    """Lists on one line, values that are shared written out."""
+def _edit_text(text: str, removed: str | None, renamed: dict[str, str], added: dict[str, Any]) -> str:
+    """Apply an edit to the text of a catalog, keeping comments and order."""
+    from ruamel.yaml import YAML
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    editor = YAML()
+    editor.preserve_quotes, editor.width, editor.default_flow_style = True, 1 << 20, None
+    editor.explicit_start = text.startswith("---")
+    editor.indent(mapping=2, sequence=4, offset=2)
+    document = editor.load(text.replace("\r\n", "\n"))
+    if not document["sources"]:
+        document["sources"] = {}
+    sources = document["sources"]
+    comments_at_end = "" if removed is None else _remove(sources, removed)
+    if removed is not None and not sources:  # {} cannot hold the comments above its first entry
+        document["sources"] = {}
+        tokens = document.ca.items.get("sources", [None] * 4)
+        comments_at_end = "".join(token.value for token in tokens[3] or []) + comments_at_end
+        tokens[3] = None
+    for old, new in renamed.items():
+        position = list(sources).index(old)
+        sources.insert(position, new, sources.pop(old))
+        if old in sources.ca.items:
+            sources.ca.items[new] = sources.ca.items.pop(old)
+    sources.update(added)
+    buffer = io.StringIO()
+    editor.dump(document, buffer)
+    edited = buffer.getvalue() + comments_at_end
+    return edited.replace("\n", "\r\n") if "\r\n" in text else edited
 
 
-_Dumper.add_representer(list, lambda dumper, v: dumper.represent_sequence("tag:yaml.org,2002:seq", v, flow_style=True))
+def _remove(sources: Any, key: str) -> str:
+    """Remove an entry. Comments before and after it go to the next entry, or are returned if there is none."""
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+    from ruamel.yaml.scalarstring import FoldedScalarString, LiteralScalarString
+    from ruamel.yaml.tokens import CommentToken
 
-
-def readable(entry: Any) -> str:
-    """An entry as YAML text."""
-    return yaml.dump(entry, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
+    kept = (sources.ca.items.pop(key, None) or [None, None])[1] or []
+    following = list(sources)[list(sources).index(key) + 1 :]
+    value, token = sources.pop(key), None
+    while isinstance(value, CommentedMap | CommentedSeq) and value:  # the last scalar holds the comments after it
+        last = list(value)[-1] if isinstance(value, CommentedMap) else len(value) - 1
+        token = value.ca.items.get(last, [None] * 4)[2 if isinstance(value, CommentedMap) else 0]
+        value = value[last]
+    if token is not None:
+        text = token.value
+        if not isinstance(value, LiteralScalarString | FoldedScalarString):  # others have a comment on their own line
+            text = text.partition("\n")[2]
+        kept = [*kept, CommentToken(text, token.start_mark)]
+    if not following:
+        return "".join(token.value for token in kept)
+    if kept:
+        comments = sources.ca.items.setdefault(following[0], [None] * 4)
+        comments[1] = [*kept, *(comments[1] or [])]
+    return ""

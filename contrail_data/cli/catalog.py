@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from contrail_data.errors import ContrailError
+
+if TYPE_CHECKING:
+    from contrail_data.catalog.entries import Catalog as CatalogFile
+    from contrail_data.catalog.entries import Entry
 
 app = typer.Typer(no_args_is_help=True, help="Stores by name, in data_catalog.yaml.")
 
@@ -23,8 +27,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("ls")
 def list_entries(catalog: Catalog = None, as_json: AsJson = False) -> None:
     """List what is in the catalog."""
-    path, entries = _read(catalog)
-    listed = [_facts(path, key, entry) for key, entry in entries.items()]
+    listed = [_facts(entry) for entry in _read(catalog).entries.values()]
     if as_json:
         print(json.dumps(listed, indent=1, default=str))
         return
@@ -38,17 +41,16 @@ def list_entries(catalog: Catalog = None, as_json: AsJson = False) -> None:
 @app.command()
 def show(name: Name, catalog: Catalog = None, as_json: AsJson = False) -> None:
     """Show an entry whole."""
-    from contrail_data.catalog.file import find_entry, readable
+    from contrail_data.catalog.file import as_yaml
 
-    path, entries = _read(catalog)
-    key = find_entry(path, entries, name)
-    facts = _facts(path, key, entries[key])
+    entry = _read(catalog).find(name)
+    facts = _facts(entry)
     if as_json:
         print(json.dumps(facts, indent=1, default=str))
         return
-    print(f"{key}, version {facts['version']}, in {path}")
+    print(f"{entry.key}, version {facts['version']}, in {entry.catalog}")
     print(f"store: {_plain(facts['where'])}")
-    print(*map(_plain, readable(entries[key]).splitlines()), sep="\n")
+    print(*map(_plain, as_yaml(entry.content).splitlines()), sep="\n")
 
 
 @app.command()
@@ -62,19 +64,17 @@ def add(
 
     Without a catalog anywhere, makes ./data_catalog.yaml.
     """
-    from contrail_data.catalog.catalog import CATALOG, add_entry, check_name, find_catalog, open_named, store_path
-    from contrail_data.catalog.file import find_entry, read_catalog
+    from contrail_data.catalog.catalog import CATALOG, add_entry, check_name, find_catalog, open_named
+    from contrail_data.catalog.file import read_catalog
 
     check_name(name)
     opened = open_named(store, copies=False)
     path = catalog or find_catalog() or Path(CATALOG)
-    before = read_catalog(path) if path.is_file() and path.stat().st_size else {}
+    before = read_catalog(path).entries if path.is_file() and path.stat().st_size else {}
     version = add_entry(path, name, str(opened.attrs["path"]), opened, text)
-    entries = read_catalog(path)
-    key = find_entry(path, entries, f"{name}@{version}")
-    if entries[key] == before.get(key):
-        where = store_path(path, key, entries[key])
-        print(f"{path}: unchanged, {name}@{version} is this store already, at {where}")
+    entry = read_catalog(path).find(f"{name}@{version}")
+    if entry == before.get(entry.key):
+        print(f"{path}: unchanged, {name}@{version} is this store already, at {entry.location}")
     else:
         print(f"{path}: added {name}, version {version}")
 
@@ -84,7 +84,7 @@ def rm(name: Name, catalog: Catalog = None) -> None:
     """Remove an entry, never its data. The next newest version takes the place of the newest, whose number is free."""
     from contrail_data.catalog.catalog import remove_entry
 
-    path, _ = _read(catalog)
+    path = _read(catalog).path
     removed, promoted = remove_entry(path, name)
     print(f"{path}: removed the entry {removed}; its data stays where it is")
     if promoted is not None:
@@ -100,43 +100,38 @@ def check(
 ) -> None:
     """Hold entries to their stores: reachable, digest and facts as stated. Exit code 1 if any is bad."""
     from contrail_data.catalog.catalog import check_entry
-    from contrail_data.catalog.file import find_entry
 
-    path, entries = _read(catalog)
-    wanted = names or list(entries)
+    read = _read(catalog)
+    names = names or list(read.entries)
     bad = 0
-    for name in wanted:
+    for name in names:
         try:
-            key = find_entry(path, entries, name)
-            notes = check_entry(path, key, entries[key], deep)
-            print(f"ok   {_plain(key)}{''.join(f' ({note})' for note in notes)}", flush=True)
+            entry = read.find(name)
+            notes = check_entry(entry, deep=deep)
+            print(f"ok   {_plain(entry.key)}{''.join(f' ({note})' for note in notes)}", flush=True)
         except ContrailError as error:
             bad += 1
             print(f"bad  {_plain(error)}", flush=True)
     if bad:
-        raise ContrailError(f"{path}: {bad} of {len(wanted)} entries are bad")
+        raise ContrailError(f"{read.path}: {bad} of {len(names)} entries are bad")
 
 
-def _read(catalog: Path | None) -> tuple[Path, dict[str, Any]]:
+def _read(catalog: Path | None) -> CatalogFile:
     from contrail_data.catalog.catalog import CATALOG, find_catalog
     from contrail_data.catalog.file import read_catalog
 
     path = catalog or find_catalog()
     if path is None:
         raise ContrailError(f"no {CATALOG} here or above: `contrail-data catalog add NAME STORE` makes one")
-    return path, read_catalog(path)
+    return read_catalog(path)
 
 
-def _facts(path: Path, key: str, entry: Any) -> dict[str, Any]:
+def _facts(entry: Entry) -> dict[str, Any]:
     """An entry with its name, version and place; of one that cannot be used, why not."""
-    from contrail_data.catalog.catalog import store_path
-    from contrail_data.catalog.file import metadata_of, version_of
-
-    facts: dict[str, Any] = {"name": key, "version": None, "where": None, "entry": entry}
+    facts: dict[str, Any] = {"name": entry.key, "version": None, "where": None, "entry": entry.content}
     try:
-        metadata_of(path, key, entry)
-        facts["version"] = version_of(path, key, entry)
-        facts["where"] = store_path(path, key, entry)
+        facts["version"] = entry.version
+        facts["where"] = entry.location
     except ContrailError as error:
         facts["error"] = str(error)
     return facts

@@ -12,53 +12,27 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from contrail_data.catalog import catalog as module
 from contrail_data.catalog.catalog import (
     CATALOG,
     add_entry,
     check_entry,
-    describe,
     open_named,
     remove_entry,
-    store_path,
 )
+from contrail_data.catalog.entries import Entry
 from contrail_data.catalog.file import read_catalog
+from contrail_data.catalog.metadata import describe, shortest_arc
 from contrail_data.cli.main import app
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
-from contrail_data.labels.predictor import Decision, Labeller
-from contrail_data.labels.write import write_labels
 from contrail_data.store.reader import open_store
-from contrail_data.store.schema import Kind, PixelDtype
-from contrail_data.store.settings import StoreSettings
-from helpers.labels import mean_red
 from helpers.places import PROJECT
-from helpers.records import write_train_split
-from helpers.stores import SMALL, build_small
 
 HERE = "{{ CATALOG_DIR }}"
 
 
 def write_catalog(path: Path, **entries: object) -> None:
     path.write_text(yaml.safe_dump({"metadata": {"version": 1}, "sources": entries}))
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `ash.zarr`, `float.zarr` of another digest and `pseudo.zarr` made from the first."""
-
-    folder = tmp_path_factory.mktemp("stores")
-    records = write_train_split(folder)
-    build_small(records, folder / "ash.zarr")
-    build_small(records, folder / "float.zarr", settings=StoreSettings(SMALL.composite, PixelDtype.FLOAT16, size=32))
-    write_labels(
-        open_store(folder / "ash.zarr"),
-        Labeller(predict=mean_red, decision=Decision(0.3, 0.0, 100, "sha256:test")),
-        folder / "pseudo.zarr",
-        kind=Kind.PSEUDO_LABELS,
-        command=["contrail-data", "pseudo-label", "with blank"],
-    )
-    return folder
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -87,12 +61,12 @@ def test_names_paths_and_digests(stores: Path, tmp_path: Path, monkeypatch: pyte
         assert open_named(name).attrs["digest"] == digest
     for name, told in [
         ("rotten", "the catalog says sha256:01010101"),
-        ("no_digest", "entry 'no_digest': digest: 'sha256:0123' is no digest"),
+        ("no_digest", "entry 'no_digest': digest: 'sha256:0123' is not a digest"),
         ("gone", f"{tmp_path}/{CATALOG}: entry 'gone': {tmp_path}/gone.zarr is missing"),
-        ("broken", "no args.urlpath"),
+        ("broken", "args.urlpath is missing"),
         ("ash_trian", "did you mean the catalog name 'ash_train'"),
-        ("ash_train@2", "no entry 'ash_train@2': there is ash_train@1"),
-        ("x" * 5000, "no such store"),
+        ("ash_train@2", "no entry 'ash_train@2'; choose one of ash_train@1"),
+        ("x" * 5000, "neither a store nor a name"),
     ]:
         with pytest.raises(ContrailError, match=told):
             open_named(name)
@@ -104,11 +78,11 @@ def test_names_paths_and_digests(stores: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_projects_own_catalog_names_the_demos_stores() -> None:
-    entries = read_catalog(PROJECT / CATALOG)
+    entries = read_catalog(PROJECT / CATALOG).entries
     assert {"demo_train", "demo_validation", "demo_train_pseudo"} <= entries.keys()
     demo = (PROJECT / "demo.sh").read_text()
     for entry in entries.values():
-        assert entry["args"]["urlpath"].removeprefix(f"{HERE}/") in demo
+        assert entry.content["args"]["urlpath"].removeprefix(f"{HERE}/") in demo
 
 
 def test_an_entry_describes_its_store_in_plain_types(stores: Path) -> None:
@@ -135,9 +109,9 @@ def test_an_entry_describes_its_store_in_plain_types(stores: Path) -> None:
 
 
 def test_longitudes_across_the_date_line() -> None:
-    assert module._arc(np.array([178.0, -179.0, 179.5])) == [178, -179]
-    assert module._arc(np.array([-120.0, -60.0, -60.0])) == [-120, -60]
-    assert module._arc(np.array([10.0])) == [10, 10]
+    assert shortest_arc(np.array([178.0, -179.0, 179.5])) == [178, -179]
+    assert shortest_arc(np.array([-120.0, -60.0, -60.0])) == [-120, -60]
+    assert shortest_arc(np.array([10.0])) == [10, 10]
 
 
 def test_versions(stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +129,7 @@ def test_versions(stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     digests = [open_store(p).attrs["digest"] for p in (ash, other)]
     assert [open_named(n).attrs["digest"] for n in ("ash@1", "ash@2", "ash")] == [*digests, digests[1]]
     assert "ash@1 is this store already" in run("add", "ash", ash)[1]
-    assert "there is ash@1, ash@2" in run("show", "ash@3")[1]
+    assert "choose one of ash@1, ash@2" in run("show", "ash@3")[1]
     assert "2020: yes" in run("show", "ash@1")[1]
     assert run("ls")[1].splitlines()[2].split() == [
         *("ash", "2", "samples", "ash", "9", "9", "2020-03-12/2020-03-12", digests[1][7:15], str(other))
@@ -167,10 +141,10 @@ def test_versions(stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert Path(CATALOG).read_text() == first
     assert ash.exists()
     assert run("rm", "ash")[0] == 0
-    assert (read_catalog(Path(CATALOG)), os.listdir()) == ({}, [CATALOG])
+    assert (read_catalog(Path(CATALOG)).entries, os.listdir()) == ({}, [CATALOG])
     assert add_entry(Path(CATALOG), "ash", str(ash), open_store(ash), None) == 1
     for name in ("a/b", "s3://x", "a@1", "", "..", "-a", "ash.zarr", "ä", "a b", "a\n"):
-        with pytest.raises(ContrailError, match="no name for an entry"):
+        with pytest.raises(ContrailError, match="not a name for an entry"):
             add_entry(Path(CATALOG), name, str(ash), open_store(ash), None)
 
 
@@ -182,8 +156,8 @@ def test_paths_are_written_so_that_the_folder_can_move(stores: Path) -> None:
         ("gs://bucket/ash.zarr", "gs://bucket/ash.zarr"),
     ]:
         add_entry(stores / "paths.yaml", "a", url, store, None)
-        entry = read_catalog(stores / "paths.yaml")["a"]
-        assert entry["args"]["urlpath"] == written
+        entry = read_catalog(stores / "paths.yaml").find("a")
+        assert entry.content["args"]["urlpath"] == written
         remove_entry(stores / "paths.yaml", "a")
     for url in ("simplecache::s3://b/a.zarr", "ftp://x/a.zarr", "/a/{{ env(HOME) }}/b"):
         with pytest.raises(ContrailError):
@@ -197,17 +171,17 @@ def test_an_entry_is_held_to_its_facts_and_every_byte(stores: Path, tmp_path: Pa
     copy = shutil.copytree(stores / "ash.zarr", tmp_path / "ash.zarr")
     path = tmp_path / CATALOG
     add_entry(path, "ash", str(copy), open_store(copy), None)
-    entry = read_catalog(path)["ash"]
-    assert check_entry(path, "ash", entry, deep=True) == []
-    entry["metadata"]["samples"] = 10
-    with pytest.raises(ContrailError, match="entry 'ash': samples is '10', the store's is '9'"):
-        check_entry(path, "ash", entry)
-    del entry["metadata"]["samples"]
+    entry = read_catalog(path).find("ash")
+    assert check_entry(entry, deep=True) == []
+    entry.content["metadata"]["samples"] = 10
+    with pytest.raises(ContrailError, match="entry 'ash': samples is '10', that of the store '9'"):
+        check_entry(entry)
+    del entry.content["metadata"]["samples"]
     chunk = next(p for p in (copy / "mask").iterdir() if p.name != "zarr.json")
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
-    assert check_entry(path, "ash", entry) == []
-    with pytest.raises(ContrailError, match="1 files damaged"):
-        check_entry(path, "ash", entry, deep=True)
+    assert check_entry(entry) == []
+    with pytest.raises(ContrailError, match="1 damaged files"):
+        check_entry(entry, deep=True)
 
 
 def test_intake_itself_reads_a_catalog_that_we_wrote(stores: Path, tmp_path: Path) -> None:
@@ -261,5 +235,5 @@ def test_intake_itself_reads_a_catalog_that_we_wrote(stores: Path, tmp_path: Pat
 )
 def test_hostile_locations_are_refused(url: Any, tmp_path: Path) -> None:
     with pytest.raises(ContrailError) as told:
-        store_path(tmp_path / CATALOG, "a", {"args": {"urlpath": url}})
+        _ = Entry(tmp_path / CATALOG, "a", {"args": {"urlpath": url}}).location
     assert str(told.value).isprintable()

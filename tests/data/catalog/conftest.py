@@ -1,0 +1,34 @@
+"""Stores to enter into catalogs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from contrail_data.labels.predictor import Decision, Labeller
+from contrail_data.labels.write import write_labels
+from contrail_data.store.reader import open_store
+from contrail_data.store.schema import Kind, PixelDtype
+from contrail_data.store.settings import StoreSettings
+from helpers.labels import mean_red
+from helpers.records import write_train_split
+from helpers.stores import SMALL, build_small
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `ash.zarr`, `float.zarr` of another digest and `pseudo.zarr` made from the first."""
+
+    folder = tmp_path_factory.mktemp("stores")
+    records = write_train_split(folder)
+    build_small(records, folder / "ash.zarr")
+    build_small(records, folder / "float.zarr", settings=StoreSettings(SMALL.composite, PixelDtype.FLOAT16, size=32))
+    write_labels(
+        open_store(folder / "ash.zarr"),
+        Labeller(predict=mean_red, decision=Decision(0.3, 0.0, 100, "sha256:test")),
+        folder / "pseudo.zarr",
+        kind=Kind.PSEUDO_LABELS,
+        command=["contrail-data", "pseudo-label", "with blank"],
+    )
+    return folder

@@ -9,7 +9,7 @@ from contrail_data.errors import ContrailError
 
 SEED = 20261123
 many = settings(
-    max_examples=2500, deadline=5000, derandomize=False, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=2500, deadline=None, derandomize=False, database=None, suppress_health_check=list(HealthCheck)
 )
 some = settings(many, max_examples=300)
 # Where it goes, what is taken away there, what is put there.

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from contrail_data.labels.predictor import Decision, Predicted
-from contrail_data.labels.write import label_store
+from contrail_data.labels.predictor import Decision, Labeller, Predicted
+from contrail_data.labels.write import write_labels
 from contrail_data.store.reader import open_store
+from contrail_data.store.schema import Kind
 
 
-def mean_red(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
+def mean_red(samples: list[int], x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
     """The frame's mean red as the probability of every pixel, so that a mix-up of frames shows."""
     mean_b = (x_btchw[:, 0, 0].mean((1, 2)) / 255).astype(np.float32)
     shape = (len(x_btchw), *x_btchw.shape[3:])
@@ -20,25 +21,18 @@ def mean_red(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
 
 def pseudo_of(store: Path, out: Path, trained: tuple[str, ...] = ()) -> Path:
     """Pseudo-labels by `mean_red`."""
-    label_store(
-        open_store(store),
-        mean_red,
-        Decision(0.3, 0.0, 100, "sha256:test"),
-        out,
-        store_kind="pseudo-labels",
-        frames="all",
-        trained_records=trained,
-    )
+    labeller = Labeller(predict=mean_red, decision=Decision(0.3, 0.0, 100, "sha256:test"), trained_records=trained)
+    write_labels(open_store(store), labeller, out, kind=Kind.PSEUDO_LABELS)
     return out
 
 
-def uniform(x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
+def uniform(samples: list[int], x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
     count = len(x_btchw)
     agreement = np.linspace(0, 1, count).astype(np.float32)
     return Predicted(np.full((count, *x_btchw.shape[3:]), 0.9, np.float32), np.ones(count, np.float32), agreement)
 
 
 def labels_of(parent: Path, out: Path, trained: tuple[str, ...] = ()) -> Path:
-    options = {"store_kind": "pseudo-labels", "frames": "all", "trained_records": trained}
-    label_store(open_store(parent), uniform, Decision(0.5, 0.0, 10, "sha256:m"), out, **options)
+    labeller = Labeller(predict=uniform, decision=Decision(0.5, 0.0, 10, "sha256:m"), trained_records=trained)
+    write_labels(open_store(parent), labeller, out, kind=Kind.PSEUDO_LABELS)
     return out

@@ -44,10 +44,10 @@ def test_a_second_process_in_one_run_directory_is_refused(store: Path, tmp_path:
     out = tmp_path / "r"
     run_steps(store, out, steps=1)
     code = (
-        "import pathlib, time; from contrail_train.runs.directory import hold;"
-        f"file = hold(pathlib.Path({str(out)!r})); print('held', flush=True); time.sleep(60)"
+        "import pathlib, sys; from contrail_train.runs.directory import hold;"
+        f"file = hold(pathlib.Path({str(out)!r})); print('held', flush=True); sys.stdin.read()"
     )
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"

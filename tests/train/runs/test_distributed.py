@@ -39,7 +39,7 @@ def test_two_processes_have_the_gradient_of_one(store: Path, tmp_path: Path) -> 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for name, launcher in (("one", []), ("two", torchrun)):
         command = [sys.executable, *launcher, tmp_path / "gradients.py", tmp_path / "config.yaml", tmp_path / name]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
     one, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("one-0", "two-0", "two-1"))
     for alone, a, b in zip(one, first, second, strict=True):

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ import pytest
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
 from helpers.cli import run_command, run_train
+from helpers.kills import run_until_killed
 from helpers.runs import CONVNEXT, TINY, run_steps, set_options
 
 
@@ -23,18 +20,10 @@ def test_killed_it_goes_on_to_the_same_weights(store: Path, finished: Path) -> N
 
     out = store.parent / "killed"
     options = set_options(*TINY, f"data.train={store}")
-    code = "from contrail_train.cli.main import main; main()"
-    arguments = ["run", "unet2d", "--out", str(out), *options, "--checkpoint-minutes", "0.0001"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    while process.poll() is None and not list(out.glob("checkpoints/step-*5.safetensors")):  # inside an epoch
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    command = ["-m", "contrail_train", "run", "unet2d", "--out", out, *options, "--checkpoint-minutes", 0]
+    # Steps 4 to 6 are the second epoch: the last whole checkpoint lies within it.
+    run_until_killed(command, pattern=f"{out}/checkpoints/step-*6.safetensors", events=["os.rename"])
+    assert list(out.glob("checkpoints/step-*5.safetensors"))
     assert not (out / "calibration.json").exists()
     failed = run_train("evaluate", out, store)
     assert failed.returncode == 1

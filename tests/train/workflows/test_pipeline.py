@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from contrail_data.labels.predictor import Symmetries
 from contrail_data.store.reader import open_store
 from contrail_train.inference.load import load_predictor
-from contrail_train.workflows.pipeline import held_out_by_all
+from contrail_train.workflows.unseen import held_out_by_all
 from helpers.cli import run_command, run_train
 from helpers.items import labelled_scene
+from helpers.kills import run_until_killed
 from helpers.runs import SHORT, set_options
 
 
@@ -45,13 +43,10 @@ def test_a_pipeline_is_the_mean_of_its_stages(pipeline: Path, unseen: Path, tmp_
 def test_a_killed_pipeline_goes_on_to_the_same_end(store: Path, pipeline: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     options = list(map(str, set_options(*SHORT, f"data.train={store}")))
-    command = [sys.executable, "-m", "contrail_train", "pipeline", "unet2d_v2", "--out", str(out), *options]
-    process = subprocess.Popen([*command, "--device", "cpu", "--device", "cpu"], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (out / "stages/classifier/calibration.json").exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    subprocess.run(["pkill", "-f", str(out)])  # a kill of one process leaves its children
+    command = ["-m", "contrail_train", "pipeline", "unet2d_v2", "--out", out, *options]
+    # The first process trains the classifier and then this stage; the second one is at work on another.
+    run_until_killed([*command, "--device", "cpu", "--device", "cpu"], pattern=f"{out}/stages/positive/*", number=3)
+    assert (out / "stages/classifier/calibration.json").exists()
     assert not (out / "calibration.json").exists()
     done = run_train("pipeline", "unet2d_v2", "--out", out, *options)  # one after the other from here on
     assert done.returncode == 0, done.stderr
@@ -79,7 +74,7 @@ def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path,
     odd = run_train(
         "pipeline", "unet2d_single", "--out", tmp_path / "r", "--set", f"all.run={pipeline}/stages/classifier"
     )
-    assert "tells records, not pixels" in odd.stderr
+    assert "classifies records, not pixels" in odd.stderr
     elsewhere = run_train(
         "pipeline", "unet2d_v1", "--out", tmp_path / "s", *stages[:2], *stages[4:], "--set", f"calibrate_on={unseen}"
     )
@@ -101,8 +96,10 @@ def test_a_pipeline_knows_where_its_masks_lie(store: Path, tmp_path: Path) -> No
     options = set_options(*SHORT, f"data.train={store}", "augment.label_shift=[0,0]")
     assert run_train("pipeline", "unet2d_single", "--out", tmp_path / "p", *options).returncode == 0
     for path in (tmp_path / "p", tmp_path / "p/stages/all"):
-        plain, turned = (load_predictor(path, "cpu", symmetries) for symmetries in ("none", "dihedral"))
-        assert (plain.off, turned.off) == ((0.5, 0.5), (0.0, 0.0))
+        plain, turned = (
+            load_predictor(path, "cpu", symmetries) for symmetries in (Symmetries.NONE, Symmetries.DIHEDRAL)
+        )
+        assert (plain.mask_shift, turned.mask_shift) == ((0.5, 0.5), (0.0, 0.0))
         assert plain.decision.model != turned.decision.model  # other answers, another name
 
 

@@ -14,7 +14,7 @@ import shutil
 import torch
 
 from contrail_data.build.build import build
-from contrail_data.cli import common as command
+from contrail_data.cli.common import print_table
 from contrail_data.composites import COMPOSITES
 from contrail_data.labels.predictor import Decision, Symmetries
 from contrail_data.labels.write import write_labels
@@ -24,7 +24,7 @@ from contrail_data.store.schema import Kind
 from contrail_data.store.settings import StoreSettings
 from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
-from contrail_train.inference.detector import single, view_of
+from contrail_train.inference.detector import single_network_detector, view_of
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.segmenter import build as build_model
 from contrail_train.runs.device import choose_device
@@ -56,13 +56,27 @@ def main() -> None:
             torch.manual_seed(0)
             net = build_model(config.model, len(recipe.channels), config.data.frames).eval().to(device)
             view = view_of(config, store.attrs["statistics"], device)
-            detector = single(net, view, "mask", top_k=100, off=(0.0, 0.0), symmetries=symmetries).eval()
+            detector = single_network_detector(
+                net, view, "mask", top_k=100, mask_shift=(0.0, 0.0), symmetries=symmetries
+            ).eval()
             decision = Decision(0.5, 0.0, 100, f"sha256:{name}")
-            shift = tuple(store.attrs["label_shift"])
-            known = {"head": "mask", "native": False, "pixel": 2000.0, "size": 256, "dtype": "uint8"}
-            seen = {"trained_records": frozenset(), "calibrated_records": frozenset()}
-            model = Predictor(folder, detector, detector.offsets, (0.0, 0.0), device, store.attrs["composite"], shift,
-                              decision, **seen, **known)  # type: ignore[arg-type]  # fmt: skip
+            model = Predictor(
+                path=folder,
+                detect=detector,
+                offsets=detector.offsets,
+                mask_shift=(0.0, 0.0),
+                device=device,
+                composite=store.attrs["composite"],
+                label_shift=tuple(store.attrs["label_shift"]),
+                decision=decision,
+                trained_records=frozenset(),
+                calibrated_records=frozenset(),
+                head="mask",
+                native=False,
+                pixel=2000.0,
+                size=256,
+                dtype="uint8",
+            )
             windows = _windows(store, model, options.batch)
             count = sum(map(len, windows))
 
@@ -91,7 +105,7 @@ def main() -> None:
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     title = f"{options.records} records of 8 frames, 256 px, {what}; medians of {options.rounds} shuffled rounds"
     header = ["", "model alone, frames/s", "pseudo-label, frames/s", "share", "target", "rounds / median"]
-    command.table(title, header, rows)
+    print_table(title, header, rows)
 
 
 def _windows(store: object, model: Predictor, batch: int) -> list:

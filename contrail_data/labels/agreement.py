@@ -1,9 +1,8 @@
-"""MISSING DOCSTRING."""
+"""Compare two stores of labels that were derived from the same parent, frame by frame."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,69 +10,110 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import pixel_reader, read_scalars
-from contrail_data.store.schema import kind
+from contrail_data.store.schema import Kind, require_kind
 
 
-def compared(a: xr.Dataset, b: xr.Dataset) -> list[dict[str, Any]]:
-    """How two stores of labels of one parent agree, by frames from the labelled one.
+@dataclass
+class Agreement:
+    """Agreement of two stores, A and B, on the frames at one offset from the labelled frame.
 
-    Of each offset: `frames` that both have and neither has from a human, `a` and `b` pixels, `dice` of the masks,
-    `soft` the same of probabilities (2 sum of least over sum), and `unmoved`: Dice of b and the human label where it
-    was drawn, what a carried label has to beat; None where no frame of theirs is a human's. Raises ContrailError for
-    stores of other parents, or without a frame in common.
+    Frames that a human labelled in either store are left out.
     """
+
+    offset: int
+    frames: int = 0
+    pixels_a: int = 0
+    """Contrail pixels in A's masks."""
+    pixels_b: int = 0
+    pixels_both: int = 0
+    probability_minimum: float = 0.0
+    """Sum over the pixels of the smaller probability."""
+    probability_total: float = 0.0
+    """Sum over the pixels of both probabilities."""
+    unmoved_both: int | None = None
+    """Pixels of B's mask that also lie in the human label of the record; None if no frame here has such a label."""
+    unmoved_total: int = 0
+    """Pixels of B's masks and of the human labels."""
+
+    @property
+    def dice(self) -> float:
+        """Dice coefficient of the two masks."""
+        return 2 * self.pixels_both / max(self.pixels_a + self.pixels_b, 1)
+
+    @property
+    def soft_dice(self) -> float:
+        """Dice coefficient of the two probabilities: 2 x sum of minima / sum."""
+        return 2 * self.probability_minimum / max(self.probability_total, 1e-9)
+
+    @property
+    def unmoved_dice(self) -> float | None:
+        """Dice coefficient of B's mask and the human label left where it is: what a carried label has to beat."""
+        return None if self.unmoved_both is None else 2 * self.unmoved_both / max(self.unmoved_total, 1)
+
+
+def compare_label_stores(a: xr.Dataset, b: xr.Dataset) -> list[Agreement]:
+    """Compare two stores of labels of the same parent.
+
+    Args:
+        a: Pseudo-labels or predictions.
+        b: Pseudo-labels or predictions.
+
+    Returns:
+        The agreement for each offset from the labelled frame, ascending.
+
+    Raises:
+        ContrailError: If the stores hold no labels, have different parents, or share no frame without a human label.
+    """
+    paths = f"{a.attrs['path']} and {b.attrs['path']}"
     for store in (a, b):
-        if kind(store) not in ("pseudo-labels", "predictions"):
-            raise ContrailError(f"{store.attrs['path']}: holds {kind(store)}: name labels that a model or flow made")
+        require_kind(store, Kind.PSEUDO_LABELS, Kind.PREDICTIONS, remedy="give two stores of labels")
     if a.attrs["parent"] != b.attrs["parent"]:
-        raise ContrailError(
-            f"{a.attrs['path']} and {b.attrs['path']}: are labels of different stores: nothing to compare"
-        )
-    tables = [_frames_of(store) for store in (a, b)]
-    sums: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    readers = {(i, name): pixel_reader(s, name) for i, s in enumerate((a, b)) for name in ("frame_mask", "probability")}
-    shape = a["frame_mask"].shape[2:]
-
-    def plane(store: int, name: str, at: tuple[int, int]) -> npt.NDArray[np.float64]:
-        held = np.empty((1, *shape), np.uint8)
-        readers[store, name](at[0], [at[1]], held)
-        return held[0] / (255 if name == "probability" else 1)
-
-    for key in sorted(tables[0].keys() & tables[1].keys()):
-        here, there = tables[0][key], tables[1][key]
-        if here[2] or there[2]:
+        raise ContrailError(f"{paths}: are labels of different stores; there is nothing to compare")
+    labels_a, labels_b = _Labels(a), _Labels(b)
+    by_offset: dict[int, Agreement] = {}
+    for record, offset in sorted(labels_a.frames.keys() & labels_b.frames.keys()):
+        if labels_a.is_human(record, offset) or labels_b.is_human(record, offset):
             continue
-        masks = [plane(i, "frame_mask", at[:2]) for i, at in enumerate((here, there))]
-        probabilities = [plane(i, "probability", at[:2]) for i, at in enumerate((here, there))]
-        drawn = next((i for i in (0, 1) if tables[i].get((key[0], 0), (0, 0, False))[2]), None)
-        unmoved = None if drawn is None else plane(drawn, "frame_mask", tables[drawn][key[0], 0][:2])
-        found = sums[key[1]]
-        found.update(frames=1, a=masks[0].sum(), b=masks[1].sum(), both=(masks[0] * masks[1]).sum())
-        found.update(least=np.minimum(*probabilities).sum(), total=sum(p.sum() for p in probabilities))
-        if unmoved is not None:
-            found.update(drawn=1, still=(unmoved * masks[1]).sum(), either=unmoved.sum() + masks[1].sum())
-    if not sums:
-        raise ContrailError(
-            f"{a.attrs['path']} and {b.attrs['path']}: share no frame without a human label: nothing to compare"
-        )
-    return [
-        {
-            "offset": offset,
-            **{name: int(s[name]) for name in ("frames", "a", "b")},
-            "dice": 2 * s["both"] / max(s["a"] + s["b"], 1),
-            "soft": 2 * s["least"] / max(s["total"], 1e-9),
-            "unmoved": 2 * s["still"] / max(s["either"], 1) if s["drawn"] else None,
+        total = by_offset.setdefault(offset, Agreement(offset))
+        mask_a, mask_b = (labels.plane("frame_mask", record, offset) for labels in (labels_a, labels_b))
+        probabilities = [labels.plane("probability", record, offset) / 255 for labels in (labels_a, labels_b)]
+        total.frames += 1
+        total.pixels_a += int(mask_a.sum())
+        total.pixels_b += int(mask_b.sum())
+        total.pixels_both += int((mask_a * mask_b).sum())
+        total.probability_minimum += float(np.minimum(*probabilities).sum())
+        total.probability_total += sum(float(p.sum()) for p in probabilities)
+        if (human := next((labels for labels in (labels_a, labels_b) if labels.is_human(record, 0)), None)) is not None:
+            unmoved = human.plane("frame_mask", record, 0)
+            total.unmoved_both = (total.unmoved_both or 0) + int((unmoved * mask_b).sum())
+            total.unmoved_total += int(unmoved.sum() + mask_b.sum())
+    if not by_offset:
+        raise ContrailError(f"{paths}: share no frame without a human label; there is nothing to compare")
+    return [total for _, total in sorted(by_offset.items())]
+
+
+class _Labels:
+    """The labelled frames of a store, by record id and offset from the labelled frame."""
+
+    def __init__(self, store: xr.Dataset) -> None:
+        records = read_scalars(store)
+        offset_nt = records["frame"].values.astype(int) - records["labelled_frame"].values.astype(int)[:, np.newaxis]
+        self.frames = {
+            (str(record_id), int(offset)): (sample, column)
+            for sample, (record_id, offset_t) in enumerate(zip(records["record_id"].values, offset_nt, strict=True))
+            for column, offset in enumerate(offset_t)
         }
-        for offset, s in sorted(sums.items())
-    ]
+        self._human_nt = records["frame_source"].values == "human"
+        self._shape = store["frame_mask"].shape[2:]
+        self._readers = {name: pixel_reader(store, name) for name in ("frame_mask", "probability")}
 
+    def is_human(self, record: str, offset: int) -> bool:
+        position = self.frames.get((record, offset))
+        return position is not None and bool(self._human_nt[position])
 
-def _frames_of(store: xr.Dataset) -> dict[tuple[str, int], tuple[int, int, bool]]:
-    """(sample, column, whether a human labelled it) by (record id, frames from the labelled one)."""
-    records = read_scalars(store)
-    offset = records["frame"].values.astype(int) - records["labelled_frame"].values.astype(int)[:, np.newaxis]
-    human = records["frame_source"].values == "human"
-    ids = [str(record_id) for record_id in records["record_id"].values]
-    return {
-        (ids[i], int(offset[i, j])): (i, j, bool(human[i, j])) for i in range(len(ids)) for j in range(offset.shape[1])
-    }
+    def plane(self, name: str, record: str, offset: int) -> npt.NDArray[np.float64]:
+        """(y, x) stored values."""
+        sample, column = self.frames[record, offset]
+        stored = np.empty((1, *self._shape), np.uint8)
+        self._readers[name](sample, [column], stored)
+        return stored[0].astype(np.float64)

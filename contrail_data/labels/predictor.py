@@ -1,50 +1,123 @@
-"""MISSING DOCSTRING."""
+"""The seam between this package and whatever predicts contrails: types only.
+
+`contrail_data` knows nothing of torch. A model, a pipeline or optical flow hands over a `Labeller`, and `labels.write`
+runs it over the frames of a store. This module imports numpy for type checkers only, because the command lines take
+the choices of their options from it and have to answer `--help` at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from contrail_data.errors import ContrailError
 
-Symmetries = Literal["none", "flips", "dihedral"]
-"""Over which copies of an image a prediction is averaged: itself; its two flips and their product; also all quarter
-turns."""
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+class Symmetries(StrEnum):
+    """The transformed copies of an image over which predictions are averaged."""
+
+    NONE = "none"
+    """Only the image itself."""
+    FLIPS = "flips"
+    """The image, its two mirror images, and the image turned by 180 degrees."""
+    DIHEDRAL = "dihedral"
+    """All eight combinations of flips and quarter turns."""
 
 
 class Predicted(NamedTuple):
-    """Of windows of frames."""
+    """Predictions for a batch of windows, one frame per window."""
 
     probability: npt.NDArray[np.float32]
-    """(b, y, x), on the labels' pixel grid."""
+    """(b, y, x) contrail probability, on the pixel grid of the labels."""
     score: npt.NDArray[np.float32]
-    """(b), what the gate compares."""
+    """(b) record score, which the gate compares with its threshold."""
     agreement: npt.NDArray[np.float32]
-    """(b), of the models of an ensemble."""
+    """(b) agreement between the models of an ensemble, 0 to 1."""
 
 
-Predict = Callable[[npt.NDArray[Any], npt.NDArray[np.bool_] | None], Predicted]
-"""Windows of frames as stored (b, t, c, y, x), those at the model's offsets from the one it tells of; bool (b, y, x),
-where that one has pixels, None for everywhere → what is told of it."""
+class Predict(Protocol):
+    """Predicts one frame from each window of frames."""
 
-Tell = Callable[[Sequence[int], npt.NDArray[Any], npt.NDArray[np.bool_] | None], Predicted]
-"""The same for who has to know of which samples (indices in the parent) the windows are."""
+    def __call__(
+        self, samples: Sequence[int], window_btchw: npt.NDArray[Any], valid_bhw: npt.NDArray[np.bool_] | None
+    ) -> Predicted:
+        """Predict a batch of windows.
+
+        Args:
+            samples: Indices of the samples in the parent store that the windows come from, in order; each sample
+                contributes the same number of windows.
+            window_btchw: Frames as stored, (b, t, c, y, x): the frames at the labeller's offsets.
+            valid_bhw: True where the predicted frame has data, (b, y, x). None if no pixel is missing.
+
+        Returns:
+            The predictions, in the order of the windows.
+        """
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How probabilities become a mask, and by whom they were made: calibrated with the model, never here."""
+    """How probabilities become a mask, and which model they come from. Calibrated together with the model."""
 
     threshold: float
+    """Probability from which on a pixel belongs to a contrail."""
     gate: float
-    """Frames whose score is lower get an empty mask; 0: no gate."""
+    """Frames with a lower score get an empty mask; 0 means there is no gate."""
     top_k: int
-    """Of the pixels whose mean a score is."""
+    """Number of highest pixels whose mean is the score."""
     model: str
-    """The model's digest."""
+    """Digest of the model."""
 
 
-Frames = Literal["all", "labelled"] | Sequence[int]
-"""Of each sample: all, the labelled one, or those at these offsets from it."""
+@dataclass(frozen=True, kw_only=True)
+class Labeller:
+    """Whatever predicts masks for the frames of a store."""
+
+    predict: Predict
+    decision: Decision
+    offsets: Sequence[int] = (0,)
+    """Input frames relative to the predicted frame, ascending. Frames without these neighbours are not predicted."""
+    trained_records: Collection[str] = ()
+    """Ids of the records that the model was trained on."""
+
+
+@dataclass(frozen=True)
+class FrameSelection:
+    """Which frames of each sample are predicted."""
+
+    offsets: tuple[int, ...] | None
+    """Offsets from the labelled frame, ascending. None selects every frame."""
+
+    @classmethod
+    def parse(cls, text: str) -> FrameSelection:
+        """Parse the value of the option `--frames`.
+
+        Args:
+            text: `all`, `labelled`, or comma-separated offsets from the labelled frame such as `-1,0,1`.
+
+        Returns:
+            The selection.
+
+        Raises:
+            ContrailError: If the text is none of these.
+        """
+        if text == "all":
+            return ALL_FRAMES
+        if text == "labelled":
+            return LABELLED_FRAME
+        try:
+            return cls(tuple(sorted({int(part) for part in text.split(",")})))
+        except ValueError:
+            raise ContrailError(
+                f"--frames {text!r}: not a selection of frames; give labelled, all, or offsets from the labelled "
+                "frame such as -1,0,1"
+            ) from None
+
+
+ALL_FRAMES = FrameSelection(None)
+LABELLED_FRAME = FrameSelection((0,))

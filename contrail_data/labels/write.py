@@ -1,245 +1,330 @@
-"""Labels made by a model: frames of a store through any predictor, into a sealed store of their own.
+"""Label the frames of a store with any labeller, into a sealed store of its own.
 
-The derived store holds no images. It names its parent's digest; the loader joins it by `record_id`.
+The derived store holds no images. It names its parent by digest, and the loader joins the two by `record_id`.
 
-    probability       uint8 (sample, time, y, x), scale 1/255; where a human labelled the frame: that label, 0 or 1
-    frame_mask        uint8 (sample, time, y, x) 0/1: probability over the threshold, empty where the gate is shut
-    frame             int8 (sample, time): which frame of the parent's sample this is
+    probability       uint8 (sample, time, y, x), scale 1/255; 0 or 1 where a frame keeps its human label
+    frame_mask        uint8 (sample, time, y, x) 0/1: probability at or above the threshold; empty if the gate is shut
+    frame             int8 (sample, time): index of the frame in the parent's sample
     frame_source      string (sample, time): human or pseudo
-    frame_pixels      int32 (sample, time): of the mask
+    frame_pixels      int32 (sample, time): contrail pixels of the mask
     frame_score       float32 (sample, time): what the gate compares, such as the mean of the top-k probabilities
-    frame_confidence  float32 (sample, time): mean probability of the mask's pixels; 1 - score of an empty mask
-    frame_agreement   float32 (sample, time): of the models of an ensemble on the frame, 0 to 1; 1 of a single one
-    trained_record    string (trained): the records that the model was trained on, for who scores on them
+    frame_confidence  float32 (sample, time): mean probability of the mask's pixels; 1 - score if the mask is empty
+    frame_agreement   float32 (sample, time): agreement of an ensemble's models on the frame, 0 to 1; 1 for one model
+    trained_record    string (trained): ids of the records that the model was trained on, to be excluded from scores
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.labels.predictor import Decision, Frames, Predict, Predicted, Tell
+from contrail_data.labels.predictor import ALL_FRAMES, FrameSelection, Labeller, Predicted
 from contrail_data.progress import progress
 from contrail_data.sample import reference_frame
-from contrail_data.storage.place import place_of, same_place
+from contrail_data.storage.place import Place, place_of, same_place
 from contrail_data.store import journal
-from contrail_data.store.journal import Files, Row, Shard
+from contrail_data.store.journal import Row, Shard
 from contrail_data.store.reader import pixel_reader, read_scalars
-from contrail_data.store.schema import SHARD, Array, kind
-from contrail_data.store.shards import ShardWriter, writing_shards
+from contrail_data.store.schema import SHARD, ArraySpec, Codec, Kind, PixelDtype, require_kind
+from contrail_data.store.shards import Layout, Reader, ShardWriter, writing_shards
 from contrail_data.store.writer import checksum_variables, create_arrays, seal
 
+PIXEL_ARRAYS = ("probability", "frame_mask")
 
-def label_store(
-    parent: xr.Dataset, predict: Predict, decision: Decision, out: str | Path, **options: Any
-) -> tuple[str, int]:
-    """`write_labels` by a model, which knows no more than what it sees."""
-    return write_labels(parent, lambda _, windows, valid: predict(windows, valid), decision, out, **options)
+
+@dataclass(frozen=True)
+class LabelledStore:
+    """A finished store of labels."""
+
+    digest: str
+    samples: int
+    resumed: int
+    """Samples that an earlier, interrupted call had already labelled."""
 
 
 def write_labels(
     parent: xr.Dataset,
-    tell: Tell,
-    decision: Decision,
+    labeller: Labeller,
     out: str | Path,
     *,
-    store_kind: Literal["pseudo-labels", "predictions"],
-    frames: Frames,
-    offsets: Sequence[int] = (0,),
+    kind: Kind,
+    frames: FrameSelection = ALL_FRAMES,
     samples: npt.NDArray[np.int64] | None = None,
-    trained_records: Collection[str] = (),
     batch: int = 8,
     overwrite: bool = False,
     command: Sequence[str] = (),
-) -> tuple[str, int]:
-    """Label frames of a store of samples into `out`; returns the digest and how many samples were done before.
+) -> LabelledStore:
+    """Label frames of a store of samples. An interrupted call resumes like a build.
 
-    store_kind: among "pseudo-labels" a frame that a human labelled keeps that label, among "predictions" it does not.
-    frames: as in `frames_to_predict`. offsets: the frames that `tell` looks at, from the one it tells of; frames that
-    lack one of these are left out. samples: indices of those to predict; None: all. batch: samples at once; the next
-    are read, and those before written, meanwhile. Resumable like a build. Raises ContrailError for a parent without
-    images or neighbours, an `out` that holds something else, or a full disk.
+    Args:
+        parent: Store of samples.
+        labeller: Predicts the frames.
+        out: Path or URL of the store to write.
+        kind: Pseudo-labels or predictions. In pseudo-labels a frame with a human label keeps that label.
+        frames: Frames to label in each sample.
+        samples: Indices of the samples to label, int64. None labels all.
+        batch: Samples predicted at once. The next two batches are read, and the last two written, meanwhile.
+        overwrite: Replace the store, or the unfinished build, at `out`.
+        command: Command line, for the provenance.
+
+    Returns:
+        The digest and the number of samples.
+
+    Raises:
+        ContrailError: If `parent` has no images or lacks the frames, if `out` holds something else, or if the disk is
+            full.
     """
-    if kind(parent) != "samples":
-        raise ContrailError(f"{parent.attrs['path']}: holds {kind(parent)}, no images: name the store it came from")
-    scalars = read_scalars(parent)
+    require_kind(parent, Kind.SAMPLES, remedy="give the store it was made from")
     chosen = np.arange(parent.sizes["sample"]) if samples is None else samples
-    scalars = scalars.isel(sample=chosen)
     if not len(chosen):
-        raise ContrailError(f"{parent.attrs['path']}: none of its samples is asked for: nothing to predict")
-    wanted = frames_to_predict(scalars, parent, frames, offsets)
-    plane = (parent.sizes["y"], parent.sizes["x"])
-    arrays = {
-        "probability": Array((wanted.shape[1], *plane), "uint8", "zstd"),
-        "frame_mask": Array((wanted.shape[1], *plane), "uint8", "zstd"),
-    }
-    trained = sorted(trained_records)
-    keep_human = store_kind == "pseudo-labels"
-    facts = (decision.threshold, decision.gate, decision.top_k, decision.model)
-    plan = journal.plan_of(
-        [store_kind, parent.attrs["digest"], *facts, wanted.tolist(), keep_human, *offsets, chosen.tolist(), trained]
+        raise ContrailError(f"{parent.attrs['path']}: no samples selected; there is nothing to predict")
+    scalars = read_scalars(parent).isel(sample=chosen)
+    frames_nt = frames_to_predict(scalars, parent, frames, labeller.offsets)
+    job = _Job(
+        parent=parent,
+        labeller=labeller,
+        kind=kind,
+        samples_n=chosen,
+        frames_nt=frames_nt,
+        human_nt=_human_frames(scalars, frames_nt) & (kind is Kind.PSEUDO_LABELS),
     )
     place = place_of(out).resolved()
     if same_place(place.url, parent.attrs["path"]):
-        raise ContrailError(f"{out}: is the store to read from: choose another -o")
+        raise ContrailError(f"{out}: is the store to read from; choose another -o")
     if overwrite:
         journal.remove_store(place)
-    if (done := journal.finished_store(place, plan)) is not None:
-        return done["digest"], done["samples"]
-    with journal.building(place, plan):
-        layouts = create_arrays(place, arrays, len(wanted))
+    if (done := journal.finished_store(place, job.plan)) is not None:
+        return LabelledStore(done["digest"], done["samples"], done["samples"])
+    with journal.building(place, job.plan):
+        layouts = create_arrays(place, job.arrays, len(chosen))
         finished = {shard.number: shard for shard in journal.read_entries(place, layouts)}
         resumed = sum(len(shard.rows) for shard in finished.values())
-        human = _human_frames(scalars, wanted) & keep_human
-        read_image, read_mask = pixel_reader(parent), pixel_reader(parent, "mask")
-        read_valid = pixel_reader(parent, "valid") if "valid" in parent.variables else None
+        with progress(kind, len(chosen), resumed) as advance:
+            for shard in _label_shards(job, layouts, set(finished), batch, advance):
+                journal.write_entry(place, shard)
+                finished[shard.number] = shard
+        digest = _seal(job, scalars, place, layouts, finished, command)
+    return LabelledStore(digest, len(chosen), resumed)
 
-        def read(rows: Sequence[int]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
-            """Windows (rows · frames, t, c, y, x), and where the frames that are predicted have pixels."""
-            x_bntchw = np.empty(
-                (len(rows), wanted.shape[1], len(offsets), *parent["image"].shape[2:]), parent["image"].dtype
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is labelled, by what, and how its frames are read and stored."""
+
+    parent: xr.Dataset
+    labeller: Labeller
+    kind: Kind
+    samples_n: npt.NDArray[np.int64]
+    """Indices of the samples in the parent."""
+    frames_nt: npt.NDArray[np.int64]
+    """Frames to predict, ascending."""
+    human_nt: npt.NDArray[np.bool_]
+    """True where the human label is kept."""
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        return self.parent.sizes["y"], self.parent.sizes["x"]
+
+    @property
+    def arrays(self) -> dict[str, ArraySpec]:
+        spec = ArraySpec((self.frames_nt.shape[1], *self.plane), PixelDtype.UINT8, Codec.ZSTD)
+        return dict.fromkeys(PIXEL_ARRAYS, spec)
+
+    @property
+    def plan(self) -> str:
+        decision = self.labeller.decision
+        return journal.plan_of(
+            [
+                *(self.kind, self.parent.attrs["digest"]),
+                *(decision.threshold, decision.gate, decision.top_k, decision.model),
+                *(self.frames_nt.tolist(), *self.labeller.offsets, self.samples_n.tolist()),
+                sorted(self.labeller.trained_records),
+            ]
+        )
+
+    @cached_property
+    def readers(self) -> dict[str, Reader]:
+        names = [name for name in ("image", "mask", "valid") if name in self.parent.variables]
+        return {name: pixel_reader(self.parent, name) for name in names}
+
+    def read(self, rows: Sequence[int]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+        """Windows (rows x frames, t, c, y, x), and where the predicted frames have pixels."""
+        offsets, image = self.labeller.offsets, self.parent["image"]
+        frames = self.frames_nt.shape[1]
+        x_bntchw = np.empty((len(rows), frames, len(offsets), *image.shape[2:]), image.dtype)
+        valid_bnyx = np.empty((len(rows), frames, *self.plane), np.uint8)
+        for row, x_ntchw, valid_nyx in zip(rows, x_bntchw, valid_bnyx, strict=True):
+            sample, frames_n = int(self.samples_n[row]), self.frames_nt[row].tolist()
+            for frame, x_tchw in zip(frames_n, x_ntchw, strict=True):
+                self.readers["image"](sample, [frame + offset for offset in offsets], x_tchw)
+            if "valid" in self.readers:
+                self.readers["valid"](sample, frames_n, valid_nyx)
+        windows = x_bntchw.reshape(-1, *x_bntchw.shape[2:])
+        return windows, valid_bnyx.reshape(-1, *self.plane) > 0 if "valid" in self.readers else None
+
+    def store(
+        self,
+        rows: Sequence[int],
+        predicted: Predicted,
+        valid: npt.NDArray[np.bool_] | None,
+        writers: Mapping[str, ShardWriter],
+    ) -> list[Row]:
+        """Write the probabilities and masks of a batch of samples; returns their journal rows."""
+        decision = self.labeller.decision
+        if valid is not None:
+            predicted = predicted._replace(probability=np.where(valid, predicted.probability, np.float32(0)))
+        shape = len(rows), self.frames_nt.shape[1]
+        probability, score, agreement = (part.reshape(*shape, *part.shape[1:]) for part in predicted)
+        mask = (probability >= decision.threshold) & (score >= decision.gate)[..., np.newaxis, np.newaxis]
+        confidence = _confidence(probability, mask, score)
+        stored = np.rint(probability * 255).astype(np.uint8)
+        journal_rows: list[Row] = []
+        for i, row in enumerate(rows):
+            if self.human_nt[row].any():
+                human_label = np.empty((1, *self.plane), np.uint8)
+                self.readers["mask"](int(self.samples_n[row]), [0], human_label)
+                mask[i, self.human_nt[row]] = human_label
+                stored[i, self.human_nt[row]] = human_label * 255
+            pixels = {"probability": stored[i], "frame_mask": mask[i].astype(np.uint8)}
+            journal_rows.append(
+                {
+                    "index": row,
+                    "checksums": {name: writers[name].add(row % SHARD, pixels[name]) for name in PIXEL_ARRAYS},
+                    "pixels": mask[i].sum((1, 2)).tolist(),
+                    "score": score[i].tolist(),
+                    "confidence": confidence[i].tolist(),
+                    "agreement": agreement[i].tolist(),
+                }
             )
-            valid_bnyx = np.empty((len(rows), wanted.shape[1], *plane), np.uint8)
-            for row, x_ntchw, valid_nyx in zip(rows, x_bntchw, valid_bnyx, strict=True):
-                for frame, x_tchw in zip(wanted[row].tolist(), x_ntchw, strict=True):
-                    read_image(int(chosen[row]), [frame + offset for offset in offsets], x_tchw)
-                if read_valid is not None:
-                    read_valid(int(chosen[row]), wanted[row].tolist(), valid_nyx)
-            windows = x_bntchw.reshape(-1, *x_bntchw.shape[2:])
-            return windows, None if read_valid is None else valid_bnyx.reshape(-1, *plane) > 0
+        return journal_rows
 
-        def label(
-            rows: Sequence[int], told: Predicted, valid: npt.NDArray[np.bool_] | None, writers: dict[str, ShardWriter]
-        ) -> list[Row]:
-            shape = len(rows), wanted.shape[1]
-            if valid is not None:
-                told = told._replace(probability=np.where(valid, told.probability, np.float32(0)))
-            probability, score, agreement = (part.reshape(*shape, *part.shape[1:]) for part in told)
-            opened = (score >= decision.gate)[..., np.newaxis, np.newaxis]
-            mask = (probability >= decision.threshold) & opened
-            confidence = _confidence(probability, mask, score)
-            stored = np.rint(probability * 255).astype(np.uint8)
-            made = []
-            for i, row in enumerate(rows):
-                if human[row].any():
-                    human_label = np.empty((1, *plane), np.uint8)
-                    read_mask(int(chosen[row]), [0], human_label)
-                    mask[i, human[row]] = human_label
-                    stored[i, human[row]] = human_label * 255
-                pixels = {"probability": stored[i], "frame_mask": mask[i].astype(np.uint8)}
-                marked = mask[i].sum((1, 2)).tolist()
-                checksums = {name: writers[name].add(row % SHARD, pixels[name]) for name in arrays}
-                values = {"score": score[i], "confidence": confidence[i], "agreement": agreement[i]}
-                made.append(
-                    {"index": row, "checksums": checksums, "pixels": marked}
-                    | {name: value.tolist() for name, value in values.items()}
-                )
-            return made
 
-        todo = [
-            range(start, min(start + batch, (number + 1) * SHARD, len(wanted)))
-            for number in range(-(-len(wanted) // SHARD))
-            if number not in finished
-            for start in range(number * SHARD, min((number + 1) * SHARD, len(wanted)), batch)
-        ]
-        with (
-            progress(store_kind, len(wanted), resumed) as advance,
-            ThreadPoolExecutor(1) as reader,
-            ThreadPoolExecutor(1) as writer,
-        ):
-            ahead = deque(reader.submit(read, rows) for rows in todo[:2])
-            for number, batches in groupby(enumerate(todo), lambda step: step[1][0] // SHARD):
-                with writing_shards(layouts, number) as writers:
-                    behind: list[Future[list[Row]]] = []
-                    for at, rows in batches:
-                        windows, valid = ahead.popleft().result()
-                        told = tell([int(chosen[row]) for row in rows], windows, valid)
-                        if at + 2 < len(todo):
-                            ahead.append(reader.submit(read, todo[at + 2]))
-                        if len(behind) > 1:
-                            behind[-2].result()  # no more than two wait in memory
-                        behind.append(writer.submit(label, rows, told, valid, writers))
-                        advance(len(rows))
-                    made = [row for task in behind for row in task.result()]
-                    files: Files = {name: one.finish() for name, one in writers.items()}
-                finished[number] = Shard(number, files, made)
-                journal.write_entry(place, finished[number])
-        ordered = [row for _, shard in sorted(finished.items()) for row in shard.rows]
-        chunk_files = {layouts[name].key(n): shard.files[name] for n, shard in finished.items() for name in arrays}
-        attributes = {
-            "kind": store_kind,
-            "parent": parent.attrs["digest"],
-            "model": decision.model,
-            "threshold": decision.threshold,
-            "gate": decision.gate,
-            "top_k": decision.top_k,
-            "label_shift": parent.attrs["label_shift"],
-            "composite": parent.attrs["composite"],
-        }
-        variables = scalars[["record_id", "split", "labelled_frame"]].copy()
-        variables.attrs = {}  # the parent's own, and where it happened to lie
-        variables["frame"] = (("sample", "time"), wanted.astype(np.int8))
-        variables["frame_source"] = (("sample", "time"), np.where(human, "human", "pseudo").astype(object))
-        for name in ("score", "confidence", "agreement"):
-            values = np.array([row[name] for row in ordered], np.float32)
-            variables[f"frame_{name}"] = (("sample", "time"), values)
-        variables["frame_pixels"] = (("sample", "time"), np.array([row["pixels"] for row in ordered], np.int32))
-        variables["trained_record"] = (("trained",), np.array(trained, object))
-        variables = variables.assign(checksum_variables(ordered, list(arrays)))
-        provenance: dict[str, Any] = {"plan": plan, "samples": len(wanted), "parent_path": parent.attrs["path"]}
-        digest = seal(place, arrays, variables, attributes, chunk_files, command, provenance)
-    return digest, resumed
+def _label_shards(
+    job: _Job, layouts: dict[str, Layout], finished: Collection[int], batch: int, advance: Callable[[int], None]
+) -> Iterator[Shard]:
+    """Label the shards that are not finished. The next two batches are read, and the last two written, meanwhile."""
+    count = len(job.samples_n)
+    batches = [
+        range(start, min(start + batch, (number + 1) * SHARD, count))
+        for number in range(-(-count // SHARD))
+        if number not in finished
+        for start in range(number * SHARD, min((number + 1) * SHARD, count), batch)
+    ]
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        to_read = iter(batches)
+        reading = deque(reader.submit(job.read, rows) for rows in islice(to_read, 2))
+        for number, batches_of_shard in groupby(batches, key=lambda rows: rows[0] // SHARD):
+            with writing_shards(layouts, number) as writers:
+                writing: list[Future[list[Row]]] = []
+                for rows in batches_of_shard:
+                    windows, valid = reading.popleft().result()
+                    predicted = job.labeller.predict(job.samples_n[rows].tolist(), windows, valid)
+                    reading.extend(reader.submit(job.read, following) for following in islice(to_read, 1))
+                    if len(writing) > 1:
+                        writing[-2].result()  # at most two batches wait in memory
+                    writing.append(writer.submit(job.store, rows, predicted, valid, writers))
+                    advance(len(rows))
+                journal_rows = [row for task in writing for row in task.result()]
+                files = {name: shard_writer.finish() for name, shard_writer in writers.items()}
+            yield Shard(number, files, journal_rows)
+
+
+def _seal(
+    job: _Job,
+    scalars: xr.Dataset,
+    place: Place,
+    layouts: Mapping[str, Layout],
+    shards: Mapping[int, Shard],
+    command: Sequence[str],
+) -> str:
+    """Seal the store of the finished shards; returns its digest."""
+    rows = [row for _, shard in sorted(shards.items()) for row in shard.rows]
+    decision, parent = job.labeller.decision, job.parent
+    attributes = {
+        "kind": job.kind.value,
+        "parent": parent.attrs["digest"],
+        "model": decision.model,
+        "threshold": decision.threshold,
+        "gate": decision.gate,
+        "top_k": decision.top_k,
+        "label_shift": parent.attrs["label_shift"],
+        "composite": parent.attrs["composite"],
+    }
+    variables = scalars[["record_id", "split", "labelled_frame"]].copy()
+    variables.attrs = {}  # not those of the parent, such as its path
+    variables["frame"] = (("sample", "time"), job.frames_nt.astype(np.int8))
+    variables["frame_source"] = (("sample", "time"), np.where(job.human_nt, "human", "pseudo").astype(object))
+    for name in ("score", "confidence", "agreement"):
+        variables[f"frame_{name}"] = (("sample", "time"), np.array([row[name] for row in rows], np.float32))
+    variables["frame_pixels"] = (("sample", "time"), np.array([row["pixels"] for row in rows], np.int32))
+    variables["trained_record"] = (("trained",), np.array(sorted(job.labeller.trained_records), object))
+    variables = variables.assign(checksum_variables(rows, PIXEL_ARRAYS))
+    chunk_files = {layouts[name].key(n): shard.files[name] for n, shard in shards.items() for name in PIXEL_ARRAYS}
+    provenance = {"plan": job.plan, "samples": len(rows), "parent_path": parent.attrs["path"]}
+    return seal(place, job.arrays, variables, attributes, chunk_files, command, provenance)
 
 
 def _confidence(
-    probability: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], score: npt.NDArray[np.float32]
+    probability_bnyx: npt.NDArray[np.float32], mask_bnyx: npt.NDArray[np.bool_], score_bn: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """(b, n) how sure of frames (b, n, y, x) a model is."""
-    marked = mask.sum((2, 3))
-    mean = np.where(mask, probability, 0).sum((2, 3)) / np.maximum(marked, 1)
-    return np.where(marked > 0, mean, 1 - score).astype(np.float32)
+    """(b, n) mean probability of the mask's pixels; 1 - score where the mask is empty."""
+    marked = mask_bnyx.sum((2, 3))
+    mean = np.where(mask_bnyx, probability_bnyx, 0).sum((2, 3)) / np.maximum(marked, 1)
+    return np.where(marked > 0, mean, 1 - score_bn).astype(np.float32)
 
 
 def frames_to_predict(
-    scalars: xr.Dataset, parent: xr.Dataset, frames: Frames, offsets: Sequence[int]
+    scalars: xr.Dataset, parent: xr.Dataset, frames: FrameSelection, offsets: Sequence[int]
 ) -> npt.NDArray[np.int64]:
-    """(sample, time): the frames to predict, each with its neighbours at `offsets`; in order.
+    """Return which frames of each sample are predicted.
 
-    Of "all", those that have them. Where none is labelled the middle one stands for it. Raises ContrailError where
-    samples have too few frames.
+    A sample without a labelled frame counts from its middle frame. A selection of all frames leaves out those without
+    the neighbours at `offsets`.
+
+    Args:
+        scalars: Per-sample variables of the samples to predict.
+        parent: Their store.
+        frames: Frames that are selected.
+        offsets: Input frames of the model relative to the predicted frame, ascending.
+
+    Returns:
+        Frame indices, int64 (sample, time), ascending along time.
+
+    Raises:
+        ContrailError: If the samples lack a selected frame, or one of its neighbours.
     """
-    count = parent.sizes["time"]
-    able = np.arange(-offsets[0], count - offsets[-1])
-    around = [0] if isinstance(frames, str) else sorted(set(frames))
-    if frames == "all":
-        wanted = np.tile(able, (scalars.sizes["sample"], 1))
+    path, count = parent.attrs["path"], parent.sizes["time"]
+    usable = np.arange(-offsets[0], count - offsets[-1])
+    if frames.offsets is None:
+        frames_nt = np.tile(usable, (scalars.sizes["sample"], 1))
     else:
-        reference = reference_frame(scalars["labelled_frame"].values, count)
-        wanted = reference[:, np.newaxis] + np.array(around, np.int64)
-    path = parent.attrs["path"]
-    if (lacking := ~np.isin(wanted, np.arange(count))).any():
-        at = around[int(np.argmax(lacking.any(0)))]
+        reference_n = reference_frame(scalars["labelled_frame"].values, count)
+        frames_nt = reference_n[:, np.newaxis] + np.array(frames.offsets, np.int64)
+        if (absent := ~np.isin(frames_nt, np.arange(count))).any():
+            offset = frames.offsets[int(np.argmax(absent.any(0)))]
+            raise ContrailError(
+                f"{path}: samples of {count} frames have no frame at {offset:+d} from the labelled one; select others"
+            )
+    if not len(usable) or not np.isin(frames_nt, usable).all():
         raise ContrailError(
-            f"{path}: samples of {count} frames have none at {at:+d} from the labelled one: ask for others"
+            f"{path}: some of the selected frames (of {count}) lack the neighbours {list(offsets)} that the model "
+            "needs; select other frames, a store of records, or a 2D model"
         )
-    if not len(able) or not np.isin(wanted, able).all():
-        raise ContrailError(
-            f"{path}: of {count} frames not all that are asked for have the neighbours {list(offsets)} that the model "
-            "looks at: choose other frames, a store of records, or a 2D model"
-        )
-    return wanted
+    return frames_nt
 
 
-def _human_frames(scalars: xr.Dataset, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """(sample, time): where a frame carries a human label."""
-    human = frames == scalars["labelled_frame"].values[:, np.newaxis]
-    return human & (scalars["label_source"].values == "human")[:, np.newaxis]
+def _human_frames(scalars: xr.Dataset, frames_nt: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """(sample, time) whether a human labelled the frame."""
+    labelled = frames_nt == scalars["labelled_frame"].values[:, np.newaxis]
+    return labelled & (scalars["label_source"].values == "human")[:, np.newaxis]

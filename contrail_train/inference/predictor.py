@@ -1,11 +1,11 @@
-"""A trained run, pipeline or exported file as a predictor: stored composite in, probability on the labels' grid out."""
+"""A trained run, pipeline or exported file as a predictor: stored frames in, probabilities on the label grid out."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,95 +13,174 @@ import torch
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.labels.predictor import Decision, Predicted
-from contrail_data.labels.write import label_store
-from contrail_data.store.schema import kind
-from contrail_train.inference.detector import Detect, Shift, onto_labels
+from contrail_data.labels.predictor import Decision, Labeller, Predicted
+from contrail_data.store.schema import Kind, require_kind
+from contrail_train.inference.detector import Detect, Detector, Shift, on_label_grid
+from contrail_train.runs.calibration import Calibration
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Predictor:
+    """Anything that predicts contrails, with what is needed to use it."""
+
     path: Path
-    """Of the run, pipeline or file."""
+    """The run, pipeline or file."""
     detect: Detect
     offsets: tuple[int, ...]
-    """Frames that it looks at, from the one that it tells of."""
-    off: Shift
-    """How far what it tells lies off the image."""
+    """Input frames relative to the predicted frame, ascending."""
+    mask_shift: Shift
+    """Offset of the masks of `detect` from the image."""
     device: torch.device
     composite: dict[str, Any]
+    """The composite of the training data, as stores declare it."""
     label_shift: Shift
-    """How far the labels' grid lies off the image."""
+    """Offset of the label grid from the image."""
     decision: Decision
     trained_records: frozenset[str]
+    """Ids of the records that the model was trained on."""
     calibrated_records: frozenset[str]
-    """Records held out, by which epochs, thresholds and weights were chosen."""
+    """Ids of the held-out records by which epochs, thresholds and weights were chosen."""
     head: str
-    """As in `ModelConfig`."""
+    """`mask`, `record` or `both`, see `ModelConfig`."""
     native: bool
-    """Trained on windows of an imager's own grid, not on UTM tiles."""
+    """Whether it was trained on windows of an imager's own grid rather than UTM tiles."""
     pixel: float
-    """Metres, of the tiles it was trained on."""
+    """Pixel size in metres of the tiles it was trained on."""
     size: int
-    """Pixels of their side."""
+    """Side in pixels of these tiles."""
     dtype: str
-    """Of the stored images."""
+    """Type of the stored images."""
+
+    @classmethod
+    def from_calibration(
+        cls, path: Path, detector: Detector, calibration: Calibration, *, decision: Decision, head: str
+    ) -> Predictor:
+        """Create the predictor of a finished run or pipeline.
+
+        Args:
+            path: Its directory.
+            detector: Its networks, on the device to use.
+            calibration: Its calibration.
+            decision: Its thresholds.
+            head: `mask`, `record` or `both`.
+
+        Returns:
+            The predictor.
+        """
+        held_out = frozenset(calibration["holdout_records"])
+        down, right = calibration["label_shift"]
+        return cls(
+            path=path,
+            detect=detector,
+            offsets=detector.offsets,
+            mask_shift=detector.mask_shift,
+            device=next(detector.buffers()).device,
+            composite=calibration["composite"],
+            label_shift=(down, right),
+            decision=decision,
+            trained_records=frozenset(calibration["seen_records"]) - held_out,
+            calibrated_records=held_out,
+            head=head,
+            **calibration["grid"],
+        )
 
     @property
-    def on_labels(self) -> Detect:
-        """What it tells, on the labels' grid."""
-        return onto_labels(self.detect, (self.label_shift[0] - self.off[0], self.label_shift[1] - self.off[1]))
+    def label_offset(self) -> Shift:
+        """Offset of the label grid from the grid of the masks."""
+        return self.label_shift[0] - self.mask_shift[0], self.label_shift[1] - self.mask_shift[1]
+
+    @property
+    def detect_on_label_grid(self) -> Detect:
+        """The detector, with its probabilities on the label grid."""
+        return on_label_grid(self.detect, self.label_offset)
 
     def for_store(self, store: xr.Dataset) -> Predictor:
-        """This predictor for the labels' grid of a store, which may lie otherwise than the training data's.
+        """Adapt the predictor to the label grid of a store, which may differ from that of the training data.
 
-        Raises ContrailError for a store of another composite, or one without images.
+        Args:
+            store: A store of samples.
+
+        Returns:
+            The predictor for this store.
+
+        Raises:
+            ContrailError: If the store has another composite or no images.
         """
         self.check_store(store)
         if (side := store.sizes["y"]) != self.size:
             log.warning(
-                "warning: %s has tiles of %d pixels, the model was trained on %d: is a contrail as wide as it learnt?",
+                "warning: %s has tiles of %d pixels, the model was trained on %d: contrails may differ in width",
                 *(store.attrs["path"], side, self.size),
             )
         return replace(self, label_shift=tuple(store.attrs["label_shift"]))
 
     def for_masks(self) -> Predictor:
-        """This predictor, if it has masks to give. Raises ContrailError for a classifier of records."""
+        """Check that the predictor has masks.
+
+        Returns:
+            The predictor itself.
+
+        Raises:
+            ContrailError: If it only classifies records.
+        """
         if self.head == "record":
             raise ContrailError(
-                f"{self.path}: tells records, not pixels: name a run with model.head=mask or both, or "
-                "`contrail-train predict -o NAME.csv` for its probabilities of records"
+                f"{self.path}: classifies records, not pixels; choose a run with model.head=mask or both, or write its "
+                "probabilities of records with `contrail-train predict -o NAME.csv`"
             )
         return self
 
     @torch.inference_mode()
     def predict(self, window_btchw: npt.NDArray[Any], valid_bhw: npt.NDArray[np.bool_] | None = None) -> Predicted:
-        """Windows of stored frames (b, len(offsets), c, y, x), and where the frame that is told of has pixels → what is
-        told of it, on the labels' grid. No score counts what is told where there is no pixel.
+        """Predict windows of frames on the label grid.
+
+        Args:
+            window_btchw: Stored frames at `offsets`, shape (b, t, c, y, x).
+            valid_bhw: Where the predicted frame has pixels, bool (b, y, x); None for everywhere. Scores ignore
+                predictions where there is no pixel.
+
+        Returns:
+            Probability, record score and agreement of each window.
         """
         valid = None if valid_bhw is None else torch.from_numpy(valid_bhw).to(self.device)
-        told = self.on_labels(torch.from_numpy(window_btchw).to(self.device), valid)
-        return Predicted(*(part.cpu().numpy() for part in told))
+        prediction = self.detect_on_label_grid(torch.from_numpy(window_btchw).to(self.device), valid)
+        return Predicted(*(part.cpu().numpy() for part in prediction))
 
-    def label(
-        self, store: xr.Dataset, out: str | Path, store_kind: Literal["pseudo-labels", "predictions"], **how: Any
-    ) -> tuple[str, int]:
-        """`label_store` by this predictor, with what that store will tell of it; `how`: frames, samples, batch ..."""
+    def labeller_for(self, store: xr.Dataset) -> Labeller:
+        """Return this predictor in the form that labels the frames of a store.
+
+        Args:
+            store: Store of samples to label.
+
+        Returns:
+            The labeller, for `contrail_data.labels.write.write_labels`.
+
+        Raises:
+            ContrailError: If the model classifies records only, or the store has another composite or no images.
+        """
         own = self.for_masks().for_store(store)
-        known = {"offsets": own.offsets, "trained_records": own.trained_records}
-        return label_store(store, own.predict, own.decision, out, store_kind=store_kind, **known, **how)
+        return Labeller(
+            predict=lambda _, window_btchw, valid_bhw: own.predict(window_btchw, valid_bhw),
+            decision=own.decision,
+            offsets=own.offsets,
+            trained_records=own.trained_records,
+        )
 
     def check_store(self, store: xr.Dataset) -> None:
-        """Raises ContrailError for a store of another composite, or one without images."""
-        path = store.attrs["path"]
-        if kind(store) != "samples":
-            raise ContrailError(f"{path}: holds {kind(store)}, no images: name the store it came from")
-        ours, theirs = self.composite["channels"], store.attrs["composite"]["channels"]
-        if ours != theirs:
-            name = self.composite["name"]
+        """Check that the predictor can be used on a store.
+
+        Args:
+            store: The store.
+
+        Raises:
+            ContrailError: If it has another composite or no images.
+        """
+        require_kind(store, Kind.SAMPLES, remedy="give the store it was made from")
+        own, theirs = self.composite, store.attrs["composite"]
+        if own["channels"] != theirs["channels"]:
             raise ContrailError(
-                f"{path}: composite {store.attrs['composite']['name']!r}, the model was trained on {name!r}: "
-                f"build the store with --composite {name}"
+                f"{store.attrs['path']}: has composite {theirs['name']!r}, the model was trained on {own['name']!r}; "
+                f"build the store with --composite {own['name']}"
             )

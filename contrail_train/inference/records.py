@@ -1,4 +1,4 @@
-"""MISSING DOCSTRING."""
+"""Probabilities of records as a CSV file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.labels.predictor import Frames
+from contrail_data.labels.predictor import FrameSelection
 from contrail_data.labels.write import frames_to_predict
 from contrail_data.progress import progress
 from contrail_data.storage.files import write_atomically
@@ -18,22 +18,35 @@ from contrail_data.store.reader import pixel_reader, read_scalars
 from contrail_train.inference.predictor import Predictor
 
 
-def record_table(model: Predictor, store: xr.Dataset, out: Path, *, frames: Frames, batch: int) -> int:
-    """Probability that a frame has any contrail, for the frames of a store, as a CSV file; returns how many.
+def record_table(model: Predictor, store: xr.Dataset, out: Path, *, frames: FrameSelection, batch: int) -> int:
+    """Write the probability that a frame has any contrail, for frames of a store, as CSV.
 
-    Columns: record_id, frame (index in the sample), probability, contrail (0 or 1: the probability is the run's
-    threshold or more, of `head=both` its gate; empty where that has none), model and store (digests). Written whole
-    or not at all. Raises ContrailError for a run without a record head, or a store that lacks the frames it looks at.
+    Columns: record_id, frame (index in the sample), probability, contrail (0 or 1: whether the probability reaches the
+    run's threshold, or with `head=both` its gate; empty if it has none), model and store (digests). The file appears
+    complete or not at all.
+
+    Args:
+        model: A predictor with a record head.
+        store: Store of samples.
+        out: The file to write.
+        frames: Frames to predict in each sample.
+        batch: Windows that are predicted at once.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        ContrailError: If the model has no record head, or the store lacks frames that the model needs.
     """
     if model.head == "mask":
         raise ContrailError(
-            f"{model.path}: tells pixels (model.head=mask): frame_score in -o NAME.zarr is its score of a frame"
+            f"{model.path}: predicts pixels only (model.head=mask); use its frame_score in -o NAME.zarr"
         )
     limit = model.decision.threshold if model.head == "record" else model.decision.gate
     scalars = read_scalars(store)
-    wanted = frames_to_predict(scalars, store, frames, model.offsets)
+    selected = frames_to_predict(scalars, store, frames, model.offsets)
     read_image = pixel_reader(store)
-    windows = [(sample, int(frame)) for sample, row in enumerate(wanted) for frame in row]
+    windows = [(sample, int(frame)) for sample, row in enumerate(selected) for frame in row]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["record_id", "frame", "probability", "contrail", "model", "store"])

@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from contrail_data.cli.main import main
 from contrail_data.errors import ContrailError
-from contrail_data.labels.agreement import compared
-from contrail_data.labels.flow import carried, flow_between, label_by_flow, propagate
+from contrail_data.labels.agreement import compare_label_stores
+from contrail_data.labels.flow import carry_back, flow_between, label_by_flow, propagate
 from contrail_data.store.reader import open_store
 from contrail_train.config.schema import DataConfig
 from contrail_train.data.training_data import open_training_data
@@ -72,16 +72,16 @@ def test_a_channel_without_structure_hides_no_motion() -> None:
 
 def test_what_comes_from_outside_is_no_contrail() -> None:
     flow = np.stack([np.full((SIDE, SIDE), 30.0), np.zeros((SIDE, SIDE))]).astype(np.float32)
-    moved = carried(np.ones((SIDE, SIDE), np.float32), flow)
+    moved = carry_back(np.ones((SIDE, SIDE), np.float32), flow)
     assert moved[: SIDE - 30].min() == 1
     assert moved[SIDE - 29 :].max() == 0
     slope = np.indices((SIDE, SIDE))[1].astype(np.float32)
     half = np.stack([np.zeros_like(slope), np.full_like(slope, 0.5)])
     np.testing.assert_array_equal(
-        carried(slope, half)[:, :-1], slope[:, :-1] + 0.5
+        carry_back(slope, half)[:, :-1], slope[:, :-1] + 0.5
     )  # between pixels, what lies between
     still = np.random.default_rng(0).random((SIDE, SIDE)).astype(np.float32)
-    np.testing.assert_array_equal(carried(still, np.zeros((2, SIDE, SIDE), np.float32)), still)
+    np.testing.assert_array_equal(carry_back(still, np.zeros((2, SIDE, SIDE), np.float32)), still)
 
 
 def test_carried_labels_are_pseudo_labels(raw: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_carried_labels_are_pseudo_labels(raw: Path, tmp_path: Path) -> None:
     store = open_store(parent)
     done = run_command(main, "propagate", parent, "-o", tmp_path / "flow.zarr")
     assert done.returncode == 0, done.stderr
-    assert propagate(store, tmp_path / "again.zarr")[0] == open_store(tmp_path / "flow.zarr").attrs["digest"]
+    assert propagate(store, tmp_path / "again.zarr").digest == open_store(tmp_path / "flow.zarr").attrs["digest"]
     made = open_store(tmp_path / "flow.zarr")
     np.testing.assert_array_equal(made["frame_mask"].values[:, 4], store["mask"].values)
     assert run_command(main, "verify", tmp_path / "flow.zarr").returncode == 0
@@ -98,17 +98,17 @@ def test_carried_labels_are_pseudo_labels(raw: Path, tmp_path: Path) -> None:
     assert not data.labellers_saw
 
     labels_of(parent, tmp_path / "model.zarr")
-    rows = compared(made, open_store(tmp_path / "model.zarr"))
-    assert [row["offset"] for row in rows] == [-4, -3, -2, -1, 1, 2, 3]
+    rows = compare_label_stores(made, open_store(tmp_path / "model.zarr"))
+    assert [row.offset for row in rows] == [-4, -3, -2, -1, 1, 2, 3]
     label = store["mask"].values.sum()
-    assert rows[0]["unmoved"] == pytest.approx(2 * label / (label + 9 * 32 * 32))
-    same = compared(made, made)
-    assert all(row["dice"] == pytest.approx(1) for row in same)
+    assert rows[0].unmoved_dice == pytest.approx(2 * label / (label + 9 * 32 * 32))
+    same = compare_label_stores(made, made)
+    assert all(row.dice == pytest.approx(1) for row in same)
     done = run_command(main, "compare-labels", tmp_path / "flow.zarr", tmp_path / "model.zarr")
     assert "unmoved" in done.stdout
     with pytest.raises(ContrailError, match="give two stores of labels"):
-        compared(made, store)
-    with pytest.raises(ContrailError, match="name the store it came from"):
+        compare_label_stores(made, store)
+    with pytest.raises(ContrailError, match="give the store it was made from"):
         propagate(made, tmp_path / "no.zarr")
 
 
@@ -138,5 +138,5 @@ def test_only_frames_that_are_asked_for_and_labels_of_humans_are_carried(raw: Pa
     for frames in ("labelled", "0"):
         done = run_command(main, "propagate", both, "-o", tmp_path / "no.zarr", "--frames", frames)
         assert done.returncode == 1
-        assert "only the labelled one" in done.stderr
+        assert "only the labelled frame" in done.stderr
     assert not (tmp_path / "no.zarr").exists()

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from contrail_data.errors import ContrailError
-from contrail_data.labels.predictor import Decision, Predicted
-from contrail_data.labels.write import label_store
+from contrail_data.labels.predictor import Decision, Labeller, Predicted
+from contrail_data.labels.write import write_labels
 from contrail_data.store.reader import open_store
+from contrail_data.store.schema import Kind
 from contrail_train.config.schema import DataConfig, PseudoConfig
 from contrail_train.data.items import open_labelled
 from contrail_train.data.loader import load
@@ -61,20 +62,19 @@ def test_pseudo_labels_keep_the_human_label_and_resume(raw: Path, tmp_path: Path
 
     calls = 0
 
-    def dies(x: np.ndarray, valid: np.ndarray | None) -> Predicted:
+    def dies(samples: list[int], x: np.ndarray, valid: np.ndarray | None) -> Predicted:
         nonlocal calls
         calls += 1
         if calls == 9:  # within the second shard
             raise KeyboardInterrupt
-        return mean_red(x, valid)
+        return mean_red(samples, x, valid)
 
-    options = {"store_kind": "pseudo-labels", "frames": "all", "batch": 2}
-    decision = Decision(0.3, 0.0, 100, "sha256:test")
+    labeller = Labeller(predict=dies, decision=Decision(0.3, 0.0, 100, "sha256:test"))
     with pytest.raises(KeyboardInterrupt):
-        label_store(parent, dies, decision, tmp_path / "again.zarr", **options)
-    digest, resumed = label_store(parent, dies, decision, tmp_path / "again.zarr", **options)
-    assert resumed == 16
-    assert digest == ds.attrs["digest"]
+        write_labels(parent, labeller, tmp_path / "again.zarr", kind=Kind.PSEUDO_LABELS, batch=2)
+    labelled = write_labels(parent, labeller, tmp_path / "again.zarr", kind=Kind.PSEUDO_LABELS, batch=2)
+    assert labelled.resumed == 16
+    assert labelled.digest == ds.attrs["digest"]
 
 
 def test_stores_that_do_not_fit_are_refused(store: Path, raw: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What two stores share beyond metadata: frames that look alike, masks of one image that contradict; as tables."""
+"""Audit stores for leaks, including those that only images and labels reveal, and format leaks as tables and CSV."""
 
 from __future__ import annotations
 
@@ -16,129 +16,162 @@ import xarray as xr
 from contrail_data.composites import dequantise
 from contrail_data.progress import progress
 from contrail_data.sample import reference_frame
-from contrail_data.splits.leaks import KINDS, LEAST_OVERLAP, WINDOW, Leaks, facts_of, joined, leaking, leaks_of
-from contrail_data.store.reader import pixel_reader
-from contrail_data.store.samples import Floats, Ints, as_text
+from contrail_data.splits.leaks import (
+    MAX_MINUTES,
+    MIN_OVERLAP,
+    LeakKind,
+    Leaks,
+    Pairs,
+    RecordKeys,
+    describe_pairs,
+    find_leaks,
+)
+from contrail_data.store.reader import pixel_reader, read_scalars
+from contrail_data.store.samples import Floats, as_text
 
 SIMILAR = 0.2
-"""Share of hash bits: of 11,935 pairs of real frames all but one differ in over 0.3 (that one, 0.13, is one scene at
-two times), of synthetic records in over 0.31; the frame 10 minutes later in 0.06 (median), 20 minutes later in 0.13,
-the image shifted by half a pixel in at most 0.06."""
+"""Share of hash bits in which similar images differ at most. Of 11,935 pairs of real frames all but one differ in more
+than 0.3 (the exception, 0.13, is one scene at two times); synthetic records differ in more than 0.31. A frame differs
+from the one 10 minutes later in 0.06 (median), from that 20 minutes later in 0.13, and from itself shifted by half a
+pixel in at most 0.06."""
 SAME_IMAGE = 0.03
-"""Share of hash bits: noise of 2 % of the channel's range changes no more."""
-_THUMB, _BITS = 32, 63
+"""Share of hash bits in which two copies of an image differ at most. Noise of 2 % of the channel's range changes no
+more."""
+_THUMBNAIL, _BITS = 32, 63
 
 
 @dataclass(frozen=True)
 class Hashes:
-    """Perceptual hashes of labelled frames."""
+    """Perceptual hashes of the reference frames of a store."""
 
     bits: npt.NDArray[np.uint64]
-    """(sample, channel): 63 bits each."""
-    told: npt.NDArray[np.bool_]
-    """(sample) whether every channel has something to tell: flat images are like all flat ones."""
+    """(sample, channel) 63 bits each."""
+    usable: npt.NDArray[np.bool_]
+    """(sample) whether no channel is flat: a flat image resembles every other flat image."""
 
 
-def image_hashes(store: xr.Dataset, records: xr.Dataset) -> Hashes:
-    """Hash the reference frame of every sample: of each channel, shrunk to 32 x 32, the 63
-    lowest frequencies of its cosine transform but the mean, by whether they are over their median.
+def image_hashes(store: xr.Dataset) -> Hashes:
+    """Hash the reference frame of every sample.
+
+    Each channel is shrunk to 32 x 32 pixels; the hash says which of the 63 lowest frequencies of its cosine transform,
+    except the mean, are above their median.
+
+    Args:
+        store: Store of samples.
+
+    Returns:
+        The hashes.
     """
     from PIL import Image
     from scipy.fft import dctn
 
     read = pixel_reader(store)
     shape, dtype = store["image"].shape[2:], store["image"].dtype
-    frames = reference_frame(records["labelled_frame"].values, store.sizes["time"])
+    frames = reference_frame(read_scalars(store)["labelled_frame"].values, store.sizes["time"])
 
-    def thumb(sample: int) -> npt.NDArray[np.float32]:
+    def _thumbnail(sample: int) -> npt.NDArray[np.float32]:
         stored = np.empty((1, *shape), dtype)
         read(sample, [int(frames[sample])], stored)
-        size = (_THUMB, _THUMB)
-        planes = dequantise(stored[0])
-        return np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BOX)) for p in planes])
+        images = [Image.fromarray(plane) for plane in dequantise(stored[0])]
+        return np.stack([np.asarray(i.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)) for i in images])
 
-    thumbs = np.empty((len(frames), shape[0], _THUMB, _THUMB), np.float32)
+    thumbnails = np.empty((len(frames), shape[0], _THUMBNAIL, _THUMBNAIL), np.float32)
     with progress("images", len(frames)) as advance, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for sample, found in enumerate(pool.map(thumb, range(len(frames)))):
-            thumbs[sample] = found
+        for sample, thumbnail in enumerate(pool.map(_thumbnail, range(len(frames)))):
+            thumbnails[sample] = thumbnail
             advance(1)
-    waves = dctn(thumbs, axes=(-2, -1), norm="ortho")[..., :8, :8].reshape(*thumbs.shape[:2], _BITS + 1)[..., 1:]
-    over = waves > np.median(waves, -1, keepdims=True)
-    bits = (over.astype(np.uint64) << np.arange(_BITS, dtype=np.uint64)).sum(-1, dtype=np.uint64)
-    return Hashes(bits, (thumbs.std((-2, -1)) > 1 / 255).all(1))
+    waves = dctn(thumbnails, axes=(-2, -1), norm="ortho")[..., :8, :8]
+    waves = waves.reshape(*thumbnails.shape[:2], _BITS + 1)[..., 1:]
+    above = waves > np.median(waves, -1, keepdims=True)
+    bits = (above.astype(np.uint64) << np.arange(_BITS, dtype=np.uint64)).sum(-1, dtype=np.uint64)
+    return Hashes(bits, (thumbnails.std((-2, -1)) > 1 / 255).all(1))
 
 
-def similar(a: Hashes, b: Hashes | None = None, most: float = SIMILAR) -> tuple[Ints, Ints, Floats]:
-    """The pairs whose hashes differ in at most `most` of their bits, and that share; without `b`, pairs within `a`."""
+def similar_pairs(a: Hashes, b: Hashes | None = None, most: float = SIMILAR) -> tuple[Pairs, Floats]:
+    """Find pairs of similar images.
+
+    Args:
+        a: Hashes of A.
+        b: Hashes of B. None finds pairs within A.
+        most: Largest share of bits in which the hashes may differ.
+
+    Returns:
+        The pairs, and the share of bits in which each differs.
+    """
     other = a if b is None else b
-    rows, columns = np.flatnonzero(a.told), np.flatnonzero(other.told)
+    rows, columns = np.flatnonzero(a.usable), np.flatnonzero(other.usable)
     total = _BITS * a.bits.shape[1]
-    left: list[Ints] = [np.zeros(0, np.int64)]
-    right: list[Ints] = [np.zeros(0, np.int64)]
-    apart: list[Floats] = [np.zeros(0)]
-    theirs = other.bits[columns]
+    blocks = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    bits_b = other.bits[columns]
     for start in range(0, len(rows), 256):
-        some = rows[start : start + 256]
-        differ = np.zeros((len(some), len(columns)), np.uint16)
-        for channel in range(theirs.shape[1]):
-            differ += np.bitwise_count(a.bits[some, channel, np.newaxis] ^ theirs[np.newaxis, :, channel])
-        i, j = np.nonzero(differ <= most * total)
-        first, second, share = some[i], columns[j], differ[i, j] / total
+        block = rows[start : start + 256]
+        differing = np.zeros((len(block), len(columns)), np.uint16)
+        for channel in range(bits_b.shape[1]):
+            differing += np.bitwise_count(a.bits[block, channel, np.newaxis] ^ bits_b[np.newaxis, :, channel])
+        i, j = np.nonzero(differing <= most * total)
+        first, second, share = block[i], columns[j], differing[i, j] / total
         keep = first < second if b is None else np.ones(len(first), bool)
-        left.append(first[keep])
-        right.append(second[keep])
-        apart.append(share[keep])
-    return np.concatenate(left), np.concatenate(right), np.concatenate(apart)
+        blocks.append((first[keep], second[keep], share[keep]))
+    first, second, share = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    return Pairs(first, second), share
 
 
-def audit(
+def audit_stores(
     store_a: xr.Dataset,
-    records_a: xr.Dataset,
     store_b: xr.Dataset | None = None,
-    records_b: xr.Dataset | None = None,
     *,
-    minutes: float = WINDOW,
-    overlap: float = LEAST_OVERLAP,
+    minutes: float = MAX_MINUTES,
+    overlap: float = MIN_OVERLAP,
     images: bool = True,
 ) -> Leaks:
-    """What `leaking` finds, and with `images` frames that look alike; then those of one image whose masks differ.
+    """Find the records of one store that leak into another, and labels that contradict each other.
 
-    Images are compared where both stores hold the same composite. One image: the same id, raw data, tile and time, or
-    hashes that differ in at most SAME_IMAGE.
+    Labels are compared where two records show the same image: the same id or raw data, the same tile and time, or
+    hashes that differ in at most `SAME_IMAGE`.
+
+    Args:
+        store_a: Store of samples.
+        store_b: Another. None finds pairs within A.
+        minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
+        overlap: Share of the smaller footprint above which two footprints overlap.
+        images: Also find similar images, if both stores hold the same composite.
+
+    Returns:
+        Pairs of all kinds.
     """
-    other, records = (store_a, records_a) if store_b is None or records_b is None else (store_b, records_b)
-    within = store_b is None
-    parts = [leaking(records_a, None if within else records, minutes, overlap)]
+    other = store_a if store_b is None else store_b
+    records_a = read_scalars(store_a)
+    records_b = None if store_b is None else read_scalars(store_b)
+    leaks = find_leaks(records_a, records_b, minutes, overlap)
     if images and store_a.attrs["composite"]["channels"] == other.attrs["composite"]["channels"]:
-        hashes = image_hashes(store_a, records_a)
-        i, j, distance = similar(hashes, None if within else image_hashes(other, records))
-        a, b = facts_of(records_a), None if within else facts_of(records)
-        parts.append(replace(leaks_of(a, b, "image", (i, j)), distance=distance))
-    found = joined(parts)
-    same_tile = (found.overlap > 0.99) & (found.minutes == 0)
-    one_image = np.isin(found.kind, ("id", "data")) | same_tile | (found.distance <= SAME_IMAGE)
-    labelled_a, labelled_b = (r["label_source"].values == "human" for r in (records_a, records))
-    one_image &= labelled_a[found.a] & labelled_b[found.b]
-    _, once = np.unique(np.stack([found.a, found.b], 1)[one_image], axis=0, return_index=True)
-    pairs = found[np.flatnonzero(one_image)[once]]
-    if not len(pairs) or store_a["mask"].shape[1:] != other["mask"].shape[1:]:
-        return found
-    dice, differ = _masks_differ(store_a, other, pairs)
-    found_dice = dict(zip(zip(pairs.a.tolist(), pairs.b.tolist(), strict=True), dice.tolist(), strict=True))
-    keys = zip(found.a.tolist(), found.b.tolist(), strict=True)
-    told = replace(found, dice=np.array([found_dice.get(key, np.nan) for key in keys]))
-    labels = replace(pairs, kind=np.full(len(pairs), "label", "<U9"), dice=dice)[differ]
-    return joined([told, labels])
+        pairs, distance = similar_pairs(image_hashes(store_a), None if store_b is None else image_hashes(store_b))
+        keys_b = None if records_b is None else RecordKeys.of(records_b)
+        similar = describe_pairs(RecordKeys.of(records_a), keys_b, LeakKind.IMAGE, pairs)
+        leaks = Leaks.concatenate([leaks, replace(similar, distance=distance)])
+    same_tile = (leaks.overlap > 0.99) & (leaks.minutes == 0)
+    same_image = np.isin(leaks.kind, [LeakKind.ID, LeakKind.DATA]) | same_tile | (leaks.distance <= SAME_IMAGE)
+    for records, index in ((records_a, leaks.a), (records_a if records_b is None else records_b, leaks.b)):
+        same_image &= (records["label_source"].values == "human")[index]
+    _, once = np.unique(np.stack([leaks.a, leaks.b], 1)[same_image], axis=0, return_index=True)
+    labelled = leaks[np.flatnonzero(same_image)[once]]
+    if not len(labelled) or store_a["mask"].shape[1:] != other["mask"].shape[1:]:
+        return leaks
+    dice, differ = _compare_masks(store_a, other, labelled)
+    dice_of = dict(zip(zip(labelled.a.tolist(), labelled.b.tolist(), strict=True), dice.tolist(), strict=True))
+    pairs_of_leaks = zip(leaks.a.tolist(), leaks.b.tolist(), strict=True)
+    leaks = replace(leaks, dice=np.array([dice_of.get(pair, np.nan) for pair in pairs_of_leaks]))
+    contradicting = replace(labelled, kind=np.full(len(labelled), LeakKind.LABEL.value, "<U9"), dice=dice)[differ]
+    return Leaks.concatenate([leaks, contradicting])
 
 
-def _masks_differ(store_a: xr.Dataset, store_b: xr.Dataset, pairs: Leaks) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """(pair) Dice of the two masks, NaN where both are empty, and whether they differ in any pixel."""
+def _compare_masks(store_a: xr.Dataset, store_b: xr.Dataset, pairs: Leaks) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """(pair) Dice coefficient of the two masks, NaN where both are empty, and whether they differ in any pixel."""
     masks = [np.empty((1, *store_a["mask"].shape[1:]), np.uint8) for _ in range(2)]
-    read = [pixel_reader(store, "mask") for store in (store_a, store_b)]
+    readers = [pixel_reader(store, "mask") for store in (store_a, store_b)]
     dice, differ = np.full(len(pairs), np.nan), np.zeros(len(pairs), bool)
     for row, samples in enumerate(zip(pairs.a.tolist(), pairs.b.tolist(), strict=True)):
-        for one, sample, mask in zip(read, samples, masks, strict=True):
-            one(sample, [0], mask)
+        for read, sample, mask in zip(readers, samples, masks, strict=True):
+            read(sample, [0], mask)
         marked = int(masks[0].sum(dtype=np.int64) + masks[1].sum(dtype=np.int64))
         if marked:
             dice[row] = 2 * int((masks[0] & masks[1]).sum(dtype=np.int64)) / marked
@@ -146,44 +179,60 @@ def _masks_differ(store_a: xr.Dataset, store_b: xr.Dataset, pairs: Leaks) -> tup
     return dice, differ
 
 
-def tally(leaks: Leaks, kinds: Collection[str] = KINDS) -> list[tuple[str, Leaks]]:
-    """The leaks by kind and what is worth telling apart, with what each is called; of `kinds`, those that were looked
-    for, empty ones too.
+def leak_table(
+    leaks: Leaks, within: bool, kinds: Collection[LeakKind] = tuple(LeakKind)
+) -> tuple[list[str], list[list[str]]]:
+    """Count leaks by kind for a table.
+
+    Args:
+        leaks: The leaks.
+        within: Whether they are within one set of records.
+        kinds: The kinds that were looked for; a kind without leaks gets a row as well.
+
+    Returns:
+        Header and rows: what is shared, number of pairs, and number of records in them, of A and of B separately
+        unless `within`.
     """
-    rows: list[tuple[str, str, npt.NDArray[np.bool_] | bool]] = [
-        ("id", "same record id", True),
-        ("data", "same raw data", True),
-        ("footprint", "overlapping footprint and time", True),
-        ("footprint", "  of these by over half of the area", leaks.overlap > 0.5),
-        ("footprint", "  of these with sequences that share time", leaks.gap == 0),
-        ("footprint", "  of these labelled at the same time", leaks.minutes == 0),
-        ("image", "similar image", True),
-        ("label", "labels that contradict", True),
-        ("label", "  of these with one mask empty", leaks.dice == 0),
+    lines: list[tuple[LeakKind, str, npt.NDArray[np.bool_] | bool]] = [
+        (LeakKind.ID, "same record id", True),
+        (LeakKind.DATA, "same raw data", True),
+        (LeakKind.FOOTPRINT, "overlapping footprint and time", True),
+        (LeakKind.FOOTPRINT, "  of these, over half of the area", leaks.overlap > 0.5),
+        (LeakKind.FOOTPRINT, "  of these, sequences that share time", leaks.gap == 0),
+        (LeakKind.FOOTPRINT, "  of these, labelled at the same time", leaks.minutes == 0),
+        (LeakKind.IMAGE, "similar image", True),
+        (LeakKind.LABEL, "contradicting labels", True),
+        (LeakKind.LABEL, "  of these, one mask empty", leaks.dice == 0),
     ]
-    return [(told, leaks[(leaks.kind == kind) & which]) for kind, told, which in rows if kind in kinds]
-
-
-def tally_table(leaks: Leaks, within: bool, kinds: Collection[str] = KINDS) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of `tally`: pairs, and the records of A and B in them, or of the one set where `within`."""
     rows = []
-    for name, some in tally(leaks, kinds):
-        sides = [np.concatenate([some.a, some.b])] if within else [some.a, some.b]
-        rows.append([name, f"{len(some):,}", *(f"{len(np.unique(side)):,}" for side in sides)])
+    for kind, name, condition in lines:
+        if kind in kinds:
+            some = leaks[(leaks.kind == kind.value) & condition]
+            sides = [np.concatenate([some.a, some.b])] if within else [some.a, some.b]
+            rows.append([name, f"{len(some):,}", *(f"{len(np.unique(side)):,}" for side in sides)])
     return ["leak", "pairs", *(["records"] if within else ["records of A", "records of B"])], rows
 
 
 def leaks_csv(leaks: Leaks, records_a: xr.Dataset, records_b: xr.Dataset) -> bytes:
-    """A line a pair and kind: kind, record_a, record_b, overlap (share of the smaller footprint), minutes (between the
-    labelled frames), gap (minutes between the sequences, 0 where they share time), distance (share of hash bits), dice;
-    what is not known is left empty.
+    """Format leaks as CSV.
+
+    Args:
+        leaks: The leaks.
+        records_a: Scalars of A.
+        records_b: Scalars of B, or of A again.
+
+    Returns:
+        One line per pair and kind: kind, record_a, record_b, overlap (share of the smaller footprint), minutes (between
+        the labelled frames), gap (minutes between the sequences, 0 if they share time), distance (share of hash bits),
+        dice. Unknown values are empty.
     """
     a, b = as_text(records_a["record_id"].values), as_text(records_b["record_id"].values)
+    columns = {"overlap": 4, "minutes": 1, "gap": 1, "distance": 4, "dice": 4}  # digits after the decimal point
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["kind", "record_a", "record_b", "overlap", "minutes", "gap", "distance", "dice"])
+    rows.writerow(["kind", "record_a", "record_b", *columns])
     for row in range(len(leaks)):
-        numbers = (leaks.overlap[row], leaks.minutes[row], leaks.gap[row], leaks.distance[row], leaks.dice[row])
-        told = ["" if np.isnan(n) else f"{n:.{digits}f}" for n, digits in zip(numbers, (4, 1, 1, 4, 4), strict=True)]
-        rows.writerow([leaks.kind[row], a[leaks.a[row]], b[leaks.b[row]], *told])
+        values = {name: getattr(leaks, name)[row] for name in columns}
+        cells = ["" if np.isnan(value) else f"{value:.{columns[name]}f}" for name, value in values.items()]
+        rows.writerow([leaks.kind[row], a[leaks.a[row]], b[leaks.b[row]], *cells])
     return out.getvalue().encode()

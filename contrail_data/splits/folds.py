@@ -1,4 +1,4 @@
-"""MISSING DOCSTRING."""
+"""Deal groups of records out into folds of equal size, with equally many positive records."""
 
 from __future__ import annotations
 
@@ -13,45 +13,52 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.splits.leaks import LEAST_OVERLAP, WINDOW, pairs_within
+from contrail_data.splits.leaks import MAX_MINUTES, MIN_OVERLAP, pairs_within
 from contrail_data.store.samples import Floats, Ints, as_text, label_of
 
 
-def folds(group: npt.NDArray[np.str_], positive: npt.NDArray[np.bool_], k: int) -> Ints:
-    """(n) the fold of each record, 0 to k - 1: whole groups, alike in size and in positives as far as groups allow.
+def make_folds(group: npt.NDArray[np.str_], positive: npt.NDArray[np.bool_], k: int) -> Ints:
+    """Assign whole groups to folds that are as equal in size, and in positive records, as the groups allow.
 
-    Groups of over a quarter of a fold go first, the largest first, to where least is. Of the others those with a
-    positive record are cut, in the order of their names' hashes, into k parts that make positives equal; then the empty
-    ones so that folds become equally large. As that order is the names' own, records that are added move only groups
-    near a cut.
+    Groups larger than a quarter of a fold are assigned first, the largest first, each to the fold that has least. The
+    other groups are ordered by the hash of their name. Those with a positive record are cut into k parts that make the
+    positives equal, then those without one so that the folds become equally large. As the order depends on the names
+    only, added records move only the groups near a cut.
 
-    Raises ContrailError for fewer groups than folds.
+    Args:
+        group: (record) name of each record's group.
+        positive: (record) whether the record has a contrail.
+        k: Number of folds.
+
+    Returns:
+        (record) fold of each record, 0 to k - 1.
+
+    Raises:
+        ContrailError: If there are fewer groups than folds.
     """
     names, inverse = np.unique(group, return_inverse=True)
     if not 1 <= k <= len(names):
-        raise ContrailError(f"{len(names)} groups cannot be {k} folds: ask for fewer folds, or give more records")
+        raise ContrailError(f"{len(names)} groups cannot be {k} folds; ask for fewer folds, or give more records")
     members = np.bincount(inverse, minlength=len(names))
     positives = np.bincount(inverse, positive, len(names))
     rank = np.argsort([hashlib.sha256(name.encode()).hexdigest() for name in names], kind="stable")
-    of_group = np.zeros(len(names), np.int64)
-    size, hits = np.zeros(k), np.zeros(k)
+    fold_of_group = np.zeros(len(names), np.int64)
+    fold_members, fold_positives = np.zeros(k), np.zeros(k)
     large = members > len(group) / k / 4
-    for one in sorted(rank[large[rank]], key=lambda g: -members[g]):
-        fold = np.lexsort((size, hits))[0] if positives[one] else np.argmin(size)
-        of_group[one] = fold
-        size[fold] += members[one]
-        hits[fold] += positives[one]
-    with_any, empty = (rank[(~large & one)[rank]] for one in (positives > 0, positives == 0))
-    of_group[with_any] = _cut(positives[with_any], positives.sum() / k - hits)
-    size += np.bincount(of_group[with_any], members[with_any], k)
-    of_group[empty] = _cut(members[empty], len(group) / k - size)
-    return of_group[inverse]
+    for number in sorted(rank[large[rank]], key=lambda g: -members[g]):
+        fold = np.lexsort((fold_members, fold_positives))[0] if positives[number] else np.argmin(fold_members)
+        fold_of_group[number] = fold
+        fold_members[fold] += members[number]
+        fold_positives[fold] += positives[number]
+    with_positives, without = (rank[(~large & chosen)[rank]] for chosen in (positives > 0, positives == 0))
+    fold_of_group[with_positives] = _cut(positives[with_positives], positives.sum() / k - fold_positives)
+    fold_members += np.bincount(fold_of_group[with_positives], members[with_positives], k)
+    fold_of_group[without] = _cut(members[without], len(group) / k - fold_members)
+    return fold_of_group[inverse]
 
 
 def _cut(amounts: npt.NDArray[Any], shares: Floats) -> Ints:
-    """(n) which of len(shares) successive parts each amount falls into, by its middle; parts add up as `shares` do, of
-    which those under 0 are none.
-    """
+    """(n) the successive part that each amount falls into, by its middle. Parts add up in proportion to `shares`."""
     shares = np.maximum(shares, 0)
     if not shares.sum():
         shares = np.ones(len(shares))
@@ -59,14 +66,26 @@ def _cut(amounts: npt.NDArray[Any], shares: Floats) -> Ints:
     return np.searchsorted(ends, np.cumsum(amounts) - amounts / 2, side="right")
 
 
-def between_folds(
-    stores: Sequence[xr.Dataset], fold: Sequence[Ints], minutes: float = WINDOW, overlap: float = LEAST_OVERLAP
+def pairs_between_folds(
+    stores: Sequence[xr.Dataset],
+    fold: Sequence[Ints],
+    minutes: float = MAX_MINUTES,
+    overlap: float = MIN_OVERLAP,
 ) -> int:
-    """How many pairs `leaking` finds, of all the stores' records, with one record in one fold and one in another."""
-    of = np.concatenate(fold)
-    found = pairs_within(stores, minutes, overlap)
-    across = np.concatenate([np.stack(pairs, 1)[of[pairs[0]] != of[pairs[1]]] for pairs in found])
-    return len(np.unique(across, axis=0))
+    """Count the related pairs of records (see `find_leaks`) that are in different folds.
+
+    Args:
+        stores: Scalars of each store.
+        fold: For each store, (sample) fold of each record.
+        minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
+        overlap: Share of the smaller footprint above which two footprints overlap.
+
+    Returns:
+        Number of pairs.
+    """
+    fold_n = np.concatenate(fold)
+    pairs = [np.stack([i, j], 1)[fold_n[i] != fold_n[j]] for i, j in pairs_within(stores, minutes, overlap)]
+    return len(np.unique(np.concatenate(pairs), axis=0))
 
 
 def folds_csv(
@@ -75,12 +94,22 @@ def folds_csv(
     group: Sequence[npt.NDArray[np.str_]],
     fold: Sequence[Ints],
 ) -> bytes:
-    """A line a record: record_id, store, group, fold, positive (0, 1, or nothing without a human label)."""
+    """Format folds as CSV.
+
+    Args:
+        names: Name of each store.
+        stores: Scalars of each store.
+        group: For each store, (sample) group of each record.
+        fold: For each store, (sample) fold of each record.
+
+    Returns:
+        One line per record: record_id, store, group, fold, positive (0, 1, or empty without a human label).
+    """
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["record_id", "store", "group", "fold", "positive"])
-    for name, records, groups_of, folds_of in zip(names, stores, group, fold, strict=True):
+    for name, records, groups, folds in zip(names, stores, group, fold, strict=True):
         labels = ["" if label < 0 else str(label) for label in label_of(records).tolist()]
         ids = as_text(records["record_id"].values)
-        rows.writerows(zip(ids, [name] * len(ids), groups_of, folds_of.tolist(), labels, strict=True))
+        rows.writerows(zip(ids, [name] * len(ids), groups, folds.tolist(), labels, strict=True))
     return out.getvalue().encode()

@@ -1,8 +1,4 @@
-"""Splits that do not leak: groups of records that must stay together, folds of whole groups, how often each is drawn.
-
-OpenContrails records overlap each other in space and time, and some come twice: a random split over-estimates. All
-functions take `records`, the per-sample variables as `store.read_scalars` gives them.
-"""
+"""Groups of records that no split may divide, weights for drawing records, and a summary of records."""
 
 from __future__ import annotations
 
@@ -14,35 +10,44 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.splits.leaks import LEAST_OVERLAP, WINDOW, pairs_within
+from contrail_data.splits.leaks import MAX_MINUTES, MIN_OVERLAP, pairs_within
 from contrail_data.store.samples import Floats, as_text, label_of, labelled_time, site_of
+
+SUMMARY_HEADER = ("records", "positives", "share positive", "period", "most in", "sites")
+"""Columns of `summary_row`."""
 
 
 def site_and_day(records: xr.Dataset) -> npt.NDArray[np.str_]:
-    """(sample) the tile's centre to a tenth of a degree and the UTC day of the labelled frame, as in
-    `-27.5 -63.2 2020-01-17`; the record's id where either is unknown.
+    """Name the site and day of each record.
+
+    Args:
+        records: Scalars of a store.
+
+    Returns:
+        (sample) centre of the tile to a tenth of a degree and UTC day of the labelled frame, as in
+        `-27.5 -63.2 2020-01-17`; the record id if either is unknown.
     """
-    times = labelled_time(records)
-    latitude, longitude = records["latitude"].values, records["longitude"].values
-    known = ~np.isnat(times) & np.isfinite(latitude) & np.isfinite(longitude)
-    where = zip(latitude, longitude, times.astype("datetime64[D]"), strict=True)
-    names = np.array([f"{a:.1f} {o:.1f} {day}" for a, o, day in where], np.str_)
-    return np.where(known, names, as_text(records["record_id"].values))
+    times, sites = labelled_time(records), site_of(records)
+    names = np.array([f"{site} {day}" for site, day in zip(sites, times.astype("datetime64[D]"), strict=True)], np.str_)
+    return np.where(~np.isnat(times) & (sites != ""), names, as_text(records["record_id"].values))
 
 
-def groups(records: xr.Dataset, minutes: float = WINDOW, overlap: float = LEAST_OVERLAP) -> npt.NDArray[np.str_]:
-    """(sample) name of the group of each record, which no split may cut; see `groups_together`."""
-    return groups_together([records], minutes, overlap)[0]
-
-
-def groups_together(
-    stores: Sequence[xr.Dataset], minutes: float = WINDOW, overlap: float = LEAST_OVERLAP
+def group_records(
+    stores: Sequence[xr.Dataset], minutes: float = MAX_MINUTES, overlap: float = MIN_OVERLAP
 ) -> list[npt.NDArray[np.str_]]:
-    """The groups of the records of several stores, in their order.
+    """Join related records of one or several stores into groups.
 
-    Records of one (site, day), one id, or the same raw data are together, and so are those whose footprints overlap by
-    more than `overlap` of the smaller one while their sequences share time or lie within `minutes`; and whatever these
-    are together with. A group is named by the smallest `site_and_day` in it, which other records seldom change.
+    Two records are in one group if they have the same site and day, id, or raw data; if their footprints overlap while
+    their sequences share time or lie within `minutes`; or if both are related to a third record. A group is named by
+    the smallest `site_and_day` in it, which seldom changes when records are added.
+
+    Args:
+        stores: Scalars of each store.
+        minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
+        overlap: Share of the smaller footprint above which two footprints overlap.
+
+    Returns:
+        For each store, (sample) the name of each record's group.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -50,9 +55,9 @@ def groups_together(
     site_day = np.concatenate([site_and_day(records) for records in stores])
     count = len(site_day)
     names, first_of, name = np.unique(site_day, return_index=True, return_inverse=True)
-    edges = pairs_within(stores, minutes, overlap)
-    rows = np.concatenate([np.arange(count), *(i for i, _ in edges)])
-    columns = np.concatenate([first_of[name], *(j for _, j in edges)])
+    pairs = pairs_within(stores, minutes, overlap)
+    rows = np.concatenate([np.arange(count), *(i for i, _ in pairs)])
+    columns = np.concatenate([first_of[name], *(j for _, j in pairs)])
     graph = coo_array((np.ones(len(rows), np.bool_), (rows, columns)), shape=(count, count))
     components, component = connected_components(graph, directed=False)
     smallest = np.full(components, len(names))
@@ -64,11 +69,22 @@ def groups_together(
 def sampling_weights(
     records: xr.Dataset, by: Sequence[Literal["positive", "place", "hour", "month"]], power: float = 1.0
 ) -> Floats:
-    """(sample) weights of mean 1 that make the classes of each of `by` equally frequent (with `power` 1) or nearer to
-    it (under 1): the product over `by` of the class's share to the power of -`power`.
+    """Weight records so that classes become equally frequent.
 
-    Classes: `positive` by the human label, `place` by cells of 10 degrees, `hour` by 3 hours of true solar time,
-    `month` of the year; what is unknown is a class of its own. Raises ContrailError for another factor.
+    The weight of a record is the product, over the factors, of (share of the record's class) ** -power. Classes are,
+    for `positive`, the human label; for `place`, cells of 10 degrees; for `hour`, 3 hours of true solar time; for
+    `month`, the month of the year. Records without a value form a class of their own.
+
+    Args:
+        records: Scalars of a store.
+        by: Factors to balance.
+        power: 1 makes the classes of each factor equally frequent, less than 1 brings them closer to it.
+
+    Returns:
+        (sample) weights with mean 1.
+
+    Raises:
+        ContrailError: If a factor is unknown.
     """
     weight = np.ones(records.sizes["sample"])
     for factor in by:
@@ -78,13 +94,13 @@ def sampling_weights(
 
 
 def _classes(records: xr.Dataset, factor: str) -> npt.NDArray[np.int64]:
-    """(sample) numbers of classes, -999 where unknown."""
+    # (sample) number of each record's class, -999 if unknown
     value: npt.NDArray[Any]
     if factor == "positive":
         known, value = records["label_source"].values == "human", records["positive_pixels"].values > 0
     elif factor == "place":
-        cell = [np.floor(records[name].values / 10) for name in ("latitude", "longitude")]
-        known, value = np.isfinite(cell[0] + cell[1]), cell[0] * 36 + cell[1] % 36
+        latitude, longitude = (np.floor(records[name].values / 10) for name in ("latitude", "longitude"))
+        known, value = np.isfinite(latitude + longitude), latitude * 36 + longitude % 36
     elif factor == "hour":
         value = records["local_solar_hour"].values // 3
         known = np.isfinite(value)
@@ -92,26 +108,28 @@ def _classes(records: xr.Dataset, factor: str) -> npt.NDArray[np.int64]:
         times = labelled_time(records)
         known, value = ~np.isnat(times), times.astype("datetime64[M]").astype(np.int64) % 12
     else:
-        raise ContrailError(f"sampling by {factor!r}: no such factor: take positive, place, hour or month")
+        raise ContrailError(f"sampling by {factor!r}: unknown factor; give positive, place, hour or month")
     return np.where(known, np.where(known, value, 0), -999).astype(np.int64)
 
 
-def described(stores: Sequence[xr.Dataset]) -> dict[str, str]:
-    """What records of some stores are, for a table: records, positives, their share of the labelled, first and last
-    day, the month with most records and its share of all, sites.
+def summary_row(stores: Sequence[xr.Dataset]) -> list[str]:
+    """Summarise records for a table.
+
+    Args:
+        stores: Scalars of one or several stores, taken together.
+
+    Returns:
+        Cells in the order of `SUMMARY_HEADER`: number of records, of positive records, their share among the labelled
+        ones, first and last day, the month with most records and its share, number of sites.
     """
     label, times, sites = (np.concatenate([of(s) for s in stores]) for of in (label_of, labelled_time, site_of))
-    labelled, known = label[label >= 0], times[~np.isnat(times)]
-    period, busiest = "-", "-"
-    if len(known):
-        period = f"{known.min().astype('datetime64[D]')} to {known.max().astype('datetime64[D]')}"
-        months, count = np.unique(known.astype("datetime64[M]"), return_counts=True)
+    labelled, known_times = label[label >= 0], times[~np.isnat(times)]
+    positives, share, period, busiest = "-", "-", "-", "-"
+    if len(labelled):
+        positives, share = f"{(labelled > 0).sum():,}", f"{(labelled > 0).mean():.1%}"
+    if len(known_times):
+        first, last = (t.astype("datetime64[D]") for t in (known_times.min(), known_times.max()))
+        months, count = np.unique(known_times.astype("datetime64[M]"), return_counts=True)
+        period = f"{first} to {last}"
         busiest = f"{months[count.argmax()]}, {count.max() / len(times):.1%}"
-    return {
-        "records": f"{len(label):,}",
-        "positives": f"{(labelled > 0).sum():,}" if len(labelled) else "-",
-        "share positive": f"{(labelled > 0).mean():.1%}" if len(labelled) else "-",
-        "period": period,
-        "most in": busiest,
-        "sites": f"{len(set(sites) - {''}):,}",
-    }
+    return [f"{len(label):,}", positives, share, period, busiest, f"{len(set(sites) - {''}):,}"]

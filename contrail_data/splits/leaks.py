@@ -1,14 +1,14 @@
-"""Pairs of records that tell of each other, from what is known of them: ids, raw data, footprint and time.
+"""Find pairs of records that leak into each other, from metadata only: ids, raw data, footprint and time.
 
-What is known of a record decides: one without time or place can only be found again by its id, its raw data, or its
-image (see `audit`).
+A record without a time or a place can only be found again by its id, its raw data, or its image (see `audit`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,172 +16,232 @@ import xarray as xr
 
 from contrail_data.store.samples import Floats, Ints, as_text, labelled_time
 
-Pairs = tuple[Ints, Ints]
-KINDS = ("id", "data", "footprint", "image", "label")
-"""Of leaks, see `Leaks.kind`."""
-WINDOW = 70.0
-"""Minutes: a sequence of eight frames is as long."""
-LEAST_OVERLAP = 0.001
-"""Share of the smaller footprint: less is what edges err by that are taken for straight."""
+MAX_MINUTES = 70.0
+"""Maximum time between the sequences of related records, in minutes: the length of a sequence of eight frames."""
+MIN_OVERLAP = 0.001
+"""Share of the smaller footprint. Taking curved edges as straight has an error of up to this."""
 _EPOCH = np.datetime64("1970-01-01", "ns")
 
 
+class LeakKind(StrEnum):
+    """What the two records of a pair share."""
+
+    ID = "id"
+    """The record id."""
+    DATA = "data"
+    """The raw data of a band."""
+    FOOTPRINT = "footprint"
+    """Place and time: their tiles overlap at about the same time."""
+    IMAGE = "image"
+    """Similar labelled frames."""
+    LABEL = "label"
+    """The same image, with two different masks."""
+
+
+class Pairs(NamedTuple):
+    """Pairs of records, as indices into two sets of records (or twice into the same one)."""
+
+    a: Ints
+    b: Ints
+
+
+class _Columns:
+    """A dataclass of arrays of equal length."""
+
+    def __getitem__(self, rows: npt.NDArray[Any]) -> Self:
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))  # type: ignore[arg-type]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Join the rows of several instances.
+
+        Args:
+            parts: The instances, in order.
+
+        Returns:
+            All rows.
+        """
+        return cls(*(np.concatenate([getattr(p, field.name) for p in parts]) for field in fields(cls)))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class Leaks:
-    """Pairs of records, one of A and one of B, that tell of each other; a row is a pair in one of the `kind`s."""
+class Leaks(_Columns):
+    """Pairs of records, one of A and one of B, that leak into each other. One row per pair and kind."""
 
     kind: npt.NDArray[np.str_]
-    """(pair) `id`: one record id; `data`: the same raw data of some band; `footprint`: overlapping tiles at about the
-    same time; `image`: labelled frames that look alike; `label`: one image with two different masks."""
+    """(pair) values of `LeakKind`."""
     a: Ints
-    """(pair) index into A's records."""
+    """(pair) index into the records of A."""
     b: Ints
-    """(pair) index into B's; into A's, and over `a`, where there is no B."""
+    """(pair) index into the records of B. Without a B: index into those of A, above `a`."""
     overlap: Floats
-    """(pair) share of the smaller footprint; NaN where unknown."""
+    """(pair) share of the smaller footprint that the footprints have in common; NaN if unknown."""
     minutes: Floats
-    """(pair) between the labelled frames; NaN where unknown."""
+    """(pair) minutes between the labelled frames; NaN if unknown."""
     gap: Floats
-    """(pair) minutes between one sequence's last frame and the other's first, 0 where they share time."""
+    """(pair) minutes between the last frame of one sequence and the first of the other; 0 if they share time."""
     distance: Floats
-    """(pair) share of the hash bits that differ; NaN where images were not compared."""
+    """(pair) share of differing hash bits; NaN if the images were not compared."""
     dice: Floats
-    """(pair) of the two masks; NaN where they were not compared, or both are empty."""
+    """(pair) Dice coefficient of the two masks; NaN if they were not compared or both are empty."""
 
     def __len__(self) -> int:
         return len(self.a)
 
-    def __getitem__(self, rows: npt.NDArray[Any]) -> Leaks:
-        return Leaks(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
 
 @dataclass(frozen=True)
-class Facts:
-    """What of some records groups and leaks depend on; (sample, ...) each."""
+class RecordKeys(_Columns):
+    """What decides which records are related."""
 
     record_id: npt.NDArray[np.str_]
     token: npt.NDArray[np.str_]
-    """Digest of one band's raw data."""
+    """(token) digest of the raw data of a band; a record has one for each band."""
     token_of: Ints
-    """The record that `token` is of."""
+    """(token) index of the record."""
     first: Floats
-    """Minutes of the first frame; NaN where unknown."""
+    """(record) time of the first frame in minutes; NaN if unknown."""
     last: Floats
+    """(record) time of the last frame in minutes; NaN if unknown."""
     labelled: Floats
+    """(record) time of the labelled frame in minutes; NaN if unknown."""
     place: Floats
-    """Latitude, longitude of the centre and of the four corners, (sample, 5, 2) degrees; NaN where unknown."""
+    """(record, 5, 2) latitude and longitude of the centre and the four corners, in degrees; NaN if unknown."""
 
     def __len__(self) -> int:
         return len(self.first)
 
+    @classmethod
+    def of(cls, records: xr.Dataset) -> RecordKeys:
+        """Extract the keys of some records.
 
-def leaking(
+        Args:
+            records: Scalars of a store.
+
+        Returns:
+            The keys.
+        """
+        tokens = [str(digest).split() for digest in records["source_digest"].values]
+        minutes = _minutes(records["time"].values)
+        known = np.isfinite(minutes)
+        first = np.min(np.where(known, minutes, np.inf), 1, initial=np.inf)
+        last = np.max(np.where(known, minutes, -np.inf), 1, initial=-np.inf)
+        centre = np.stack([records["latitude"].values, records["longitude"].values], -1)
+        corners = np.stack([records["corner_latitude"].values, records["corner_longitude"].values], -1)
+        return cls(
+            record_id=as_text(records["record_id"].values),
+            token=np.array([token for own in tokens for token in own], np.str_),
+            token_of=np.repeat(np.arange(len(tokens)), [len(own) for own in tokens]).astype(np.int64),
+            first=np.where(known.any(1), first, np.nan),
+            last=np.where(known.any(1), last, np.nan),
+            labelled=_minutes(labelled_time(records)),
+            place=np.concatenate([centre[:, np.newaxis], corners], 1).astype(np.float64),
+        )
+
+
+def find_leaks(
     records_a: xr.Dataset,
     records_b: xr.Dataset | None = None,
-    minutes: float = WINDOW,
-    overlap: float = LEAST_OVERLAP,
+    minutes: float = MAX_MINUTES,
+    overlap: float = MIN_OVERLAP,
 ) -> Leaks:
-    """Pairs of a record of A and one of B that share id, raw data, or footprint and time (see `Leaks.kind`), from
-    metadata alone; without B, pairs within A.
+    """Find pairs of records that share an id, raw data, or footprint and time, from metadata only.
 
-    Footprints count when they overlap by more than `overlap` of the smaller one and the sequences share time or lie
-    within `minutes`.
+    Args:
+        records_a: Scalars of store A, or records of a metadata file.
+        records_b: The same for B. None finds pairs within A.
+        minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
+        overlap: Share of the smaller footprint above which two footprints overlap.
+
+    Returns:
+        The pairs, of the kinds `ID`, `DATA` and `FOOTPRINT`.
     """
-    a, b = facts_of(records_a), None if records_b is None else facts_of(records_b)
-    return joined(
-        [
-            leaks_of(a, b, "id", _same_id(a, b)),
-            leaks_of(a, b, "data", _same_data(a, b)),
-            leaks_of(a, b, "footprint", _footprint_pairs(a, b, minutes, overlap)),
-        ]
-    )
+    a, b = RecordKeys.of(records_a), None if records_b is None else RecordKeys.of(records_b)
+    pairs = _related_pairs(a, b, minutes, overlap)
+    return Leaks.concatenate([describe_pairs(a, b, kind, some) for kind, some in pairs.items()])
 
 
 def pairs_within(stores: Sequence[xr.Dataset], minutes: float, overlap: float) -> list[Pairs]:
-    """Pairs of records of some stores, as indices into all of them, by what they share: id, raw data, footprint and
-    time; see `leaking`.
+    """Find related pairs among the records of several stores; see `find_leaks`.
+
+    Args:
+        stores: Scalars of each store.
+        minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
+        overlap: Share of the smaller footprint above which two footprints overlap.
+
+    Returns:
+        The pairs for each kind of relation, as indices into the records of all stores in order.
     """
-    facts = _together([facts_of(records) for records in stores])
-    return [_same_id(facts, None), _same_data(facts, None), _footprint_pairs(facts, None, minutes, overlap)]
+    parts = [RecordKeys.of(records) for records in stores]
+    starts = np.cumsum([0, *map(len, parts)])
+    parts = [replace(part, token_of=part.token_of + start) for part, start in zip(parts, starts, strict=False)]
+    return list(_related_pairs(RecordKeys.concatenate(parts), None, minutes, overlap).values())
 
 
-def facts_of(records: xr.Dataset) -> Facts:
-    """What `leaks_of` needs to know of records."""
-    token, token_of = [], []
-    for i, digest in enumerate(records["source_digest"].values):
-        bands = str(digest).split()
-        token += bands
-        token_of += [i] * len(bands)
-    minutes = np.where(
-        np.isnat(records["time"].values), np.nan, (records["time"].values - _EPOCH) / np.timedelta64(1, "m")
-    )
-    known = np.isfinite(minutes)
-    first = np.min(np.where(known, minutes, np.inf), 1, initial=np.inf)
-    last = np.max(np.where(known, minutes, -np.inf), 1, initial=-np.inf)
-    labelled = labelled_time(records)
-    centre = np.stack([records["latitude"].values, records["longitude"].values], -1)
-    corners = np.stack([records["corner_latitude"].values, records["corner_longitude"].values], -1)
-    return Facts(
-        as_text(records["record_id"].values),
-        np.array(token, np.str_),
-        np.array(token_of, np.int64),
-        np.where(known.any(1), first, np.nan),
-        np.where(known.any(1), last, np.nan),
-        np.where(np.isnat(labelled), np.nan, (labelled - _EPOCH) / np.timedelta64(1, "m")),
-        np.concatenate([centre[:, np.newaxis], corners], 1).astype(np.float64),
-    )
+def describe_pairs(a: RecordKeys, b: RecordKeys | None, kind: LeakKind, pairs: Pairs) -> Leaks:
+    """Add overlap and times to pairs of a kind.
 
+    Args:
+        a: Keys of the records of A.
+        b: Keys of the records of B. None for pairs within A.
+        kind: What the records of each pair share.
+        pairs: The pairs.
 
-def _together(facts: Sequence[Facts]) -> Facts:
-    before = np.cumsum([0, *map(len, facts)])
-    shifted = [replace(f, token_of=f.token_of + n) for f, n in zip(facts, before, strict=False)]
-    return Facts(*(np.concatenate([getattr(f, name) for f in shifted]) for name in Facts.__dataclass_fields__))
-
-
-def leaks_of(a: Facts, b: Facts | None, kind: str, pairs: Pairs) -> Leaks:
-    """Pairs of a kind with what else is known of them; without `b`, pairs within `a`."""
+    Returns:
+        The pairs as leaks, with neither `distance` nor `dice`.
+    """
     other, (i, j) = a if b is None else b, pairs
     unknown = np.full(len(i), np.nan)
-    apart = np.abs(a.labelled[i] - other.labelled[j])
-    kinds = np.full(len(i), kind, "<U9")
-    return Leaks(kinds, i, j, _overlaps(a, other, i, j), apart, _gaps(a, other, i, j), unknown, unknown)
+    return Leaks(
+        kind=np.full(len(i), kind.value, "<U9"),
+        a=i,
+        b=j,
+        overlap=_overlaps(a, other, pairs),
+        minutes=np.abs(a.labelled[i] - other.labelled[j]),
+        gap=_gaps(a, other, pairs),
+        distance=unknown,
+        dice=unknown,
+    )
 
 
-def joined(parts: Sequence[Leaks]) -> Leaks:
-    """One after the other."""
-    return Leaks(*(np.concatenate([getattr(p, name) for p in parts]) for name in Leaks.__dataclass_fields__))
+def _minutes(times: npt.NDArray[np.datetime64]) -> Floats:
+    """Minutes since 1970; NaN for NaT."""
+    return np.where(np.isnat(times), np.nan, (times - _EPOCH) / np.timedelta64(1, "m"))
 
 
-def _gaps(a: Facts, b: Facts, i: Ints, j: Ints) -> Floats:
+def _gaps(a: RecordKeys, b: RecordKeys, pairs: Pairs) -> Floats:
+    i, j = pairs
     return np.maximum(np.maximum(a.first[i], b.first[j]) - np.minimum(a.last[i], b.last[j]), 0)
 
 
-def _same_id(a: Facts, b: Facts | None) -> Pairs:
-    other = a if b is None else b
-    return _equal(a.record_id, np.arange(len(a)), other.record_id, np.arange(len(other)), b is None)
+def _related_pairs(a: RecordKeys, b: RecordKeys | None, minutes: float, overlap: float) -> dict[LeakKind, Pairs]:
+    """Pairs by what they share; without `b`, pairs within `a`."""
+    other, within = a if b is None else b, b is None
+    rows_a, rows_b = np.arange(len(a)), np.arange(len(other))
+    return {
+        LeakKind.ID: _equal(a.record_id, rows_a, other.record_id, rows_b, within),
+        LeakKind.DATA: _equal(a.token, a.token_of, other.token, other.token_of, within),
+        LeakKind.FOOTPRINT: _footprint_pairs(a, b, minutes, overlap),
+    }
 
 
-def _same_data(a: Facts, b: Facts | None) -> Pairs:
-    other = a if b is None else b
-    return _equal(a.token, a.token_of, other.token, other.token_of, b is None)
-
-
-def _equal(keys_a: npt.NDArray[np.str_], of_a: Ints, keys_b: npt.NDArray[np.str_], of_b: Ints, within: bool) -> Pairs:
-    """The pairs of owners that share a key, each once; `within` one set those with the first before the second."""
+def _equal(
+    keys_a: npt.NDArray[np.str_], owners_a: Ints, keys_b: npt.NDArray[np.str_], owners_b: Ints, within: bool
+) -> Pairs:
+    """Pairs of owners that have a key in common, each once; `within` one set, with the first before the second."""
     _, number = np.unique(np.concatenate([keys_a, keys_b]), return_inverse=True)
-    mine, theirs = number[: len(keys_a)], number[len(keys_a) :]
-    order = np.argsort(theirs, kind="stable")
-    low = np.searchsorted(theirs, mine, "left", sorter=order)
-    count = np.searchsorted(theirs, mine, "right", sorter=order) - low
+    number_a, number_b = number[: len(keys_a)], number[len(keys_a) :]
+    order = np.argsort(number_b, kind="stable")
+    low = np.searchsorted(number_b, number_a, "left", sorter=order)
+    count = np.searchsorted(number_b, number_a, "right", sorter=order) - low
     within_run = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    pairs = np.stack([np.repeat(of_a, count), of_b[order[np.repeat(low, count) + within_run]]], 1)
+    pairs = np.stack([np.repeat(owners_a, count), owners_b[order[np.repeat(low, count) + within_run]]], 1)
     if within:
         pairs = pairs[pairs[:, 0] < pairs[:, 1]]
     pairs = np.unique(pairs, axis=0)
-    return pairs[:, 0], pairs[:, 1]
+    return Pairs(pairs[:, 0], pairs[:, 1])
 
 
-def _footprint_pairs(a: Facts, b: Facts | None, minutes: float, overlap: float) -> Pairs:
+def _footprint_pairs(a: RecordKeys, b: RecordKeys | None, minutes: float, overlap: float) -> Pairs:
     """Pairs whose footprints overlap by more than `overlap`, and whose sequences share time or lie within `minutes`.
 
     Candidates come from a tree in four dimensions, the unit sphere and time.
@@ -189,59 +249,61 @@ def _footprint_pairs(a: Facts, b: Facts | None, minutes: float, overlap: float) 
     from scipy.spatial import KDTree
 
     other = a if b is None else b
-    known_a, known_b = (np.flatnonzero(np.isfinite(f.first) & np.isfinite(f.place).all((1, 2))) for f in (a, other))
-    if not len(known_a) or not len(known_b):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    sphere_a, sphere_b = (_unit(f.place[known]) for f, known in ((a, known_a), (other, known_b)))
+    rows_a, rows_b = (
+        np.flatnonzero(np.isfinite(keys.first) & np.isfinite(keys.place).all((1, 2))) for keys in (a, other)
+    )
+    if not len(rows_a) or not len(rows_b):
+        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    sphere_a, sphere_b = _unit_vectors(a.place[rows_a]), _unit_vectors(other.place[rows_b])
     radius_a, radius_b = (np.linalg.norm(s[:, 1:] - s[:, :1], axis=-1).max(1) for s in (sphere_a, sphere_b))
-    half_a, half_b = ((f.last - f.first)[known] / 2 for f, known in ((a, known_a), (other, known_b)))
+    half_a, half_b = ((keys.last - keys.first)[rows] / 2 for keys, rows in ((a, rows_a), (other, rows_b)))
     reach = max(radius_a.max() + radius_b.max(), 1e-9)
     window = max(minutes + half_a.max() + half_b.max(), 1e-3)
-
-    def points(facts: Facts, known: Ints, sphere: Floats) -> Floats:
-        return np.column_stack([sphere[:, 0] / reach, (facts.first + facts.last)[known] / 2 / window])
-
-    tree = KDTree(points(a, known_a, sphere_a))
+    tree_a, tree_b = (
+        KDTree(np.column_stack([sphere[:, 0] / reach, (keys.first + keys.last)[rows] / 2 / window]))
+        for keys, rows, sphere in ((a, rows_a, sphere_a), (other, rows_b, sphere_b))
+    )
     if b is None:
-        near = tree.query_pairs(1 + 1e-9, p=np.inf, output_type="ndarray").reshape(-1, 2)
+        near = tree_a.query_pairs(1 + 1e-9, p=np.inf, output_type="ndarray").reshape(-1, 2)
     else:
-        tree_b = KDTree(points(other, known_b, sphere_b))
-        found = tree.sparse_distance_matrix(tree_b, 1 + 1e-9, p=np.inf, output_type="ndarray")
-        near = np.stack([found["i"], found["j"]], 1)
+        distances = tree_a.sparse_distance_matrix(tree_b, 1 + 1e-9, p=np.inf, output_type="ndarray")
+        near = np.stack([distances["i"], distances["j"]], 1)
     p, q = near.astype(np.int64).T
     apart = np.linalg.norm(sphere_a[p, 0] - sphere_b[q, 0], axis=-1)
-    i, j = known_a[p], known_b[q]
-    close = (apart <= radius_a[p] + radius_b[q]) & (_gaps(a, other, i, j) <= minutes)
+    i, j = rows_a[p], rows_b[q]
+    close = (apart <= radius_a[p] + radius_b[q]) & (_gaps(a, other, Pairs(i, j)) <= minutes)
     i, j = i[close], j[close]
-    overlapping = _overlaps(a, other, i, j) > overlap
+    overlapping = _overlaps(a, other, Pairs(i, j)) > overlap
     order = np.lexsort((j[overlapping], i[overlapping]))
-    return i[overlapping][order], j[overlapping][order]
+    return Pairs(i[overlapping][order], j[overlapping][order])
 
 
-def _overlaps(a: Facts, b: Facts, i: Ints, j: Ints) -> Floats:
-    """(pair) share of the smaller footprint that lies in the other; NaN where one is unknown.
+def _overlaps(a: RecordKeys, b: RecordKeys, pairs: Pairs) -> Floats:
+    """(pair) share of the smaller footprint that lies in the other; NaN if one is unknown.
 
-    In Lambert's azimuthal equal-area projection about the first one's centre, on the sphere (Snyder, Map Projections,
-    24-2 to 24-4), with straight edges between corners: of tiles of 500 km within 0.0006 of the exact share.
+    Computed in Lambert's azimuthal equal-area projection about the centre of the first, on the sphere (Snyder, Map
+    Projections, 24-2 to 24-4), with straight edges between corners. For tiles of 500 km the error is below 0.0006.
     """
     import shapely
 
+    i, j = pairs
     share = np.full(len(i), np.nan)
     known = np.isfinite(a.place[i]).all((1, 2)) & np.isfinite(b.place[j]).all((1, 2))
     if not known.any():
         return share
-    # Sites repeat: there are far fewer pairs of footprints than of records.
+    # Sites repeat: there are far fewer pairs of footprints than pairs of records.
     sites, number = np.unique(np.concatenate([a.place, b.place]).reshape(-1, 10), axis=0, return_inverse=True)
-    pairs, inverse = np.unique(np.stack([number[i[known]], number[j[known] + len(a)]], 1), axis=0, return_inverse=True)
-    one, two = (sites[pairs[:, side]].reshape(-1, 5, 2) for side in (0, 1))
+    site_pairs = np.stack([number[i[known]], number[j[known] + len(a)]], 1)
+    site_pairs, inverse = np.unique(site_pairs, axis=0, return_inverse=True)
+    one, two = (sites[site_pairs[:, side]].reshape(-1, 5, 2) for side in (0, 1))
     shapes = [shapely.convex_hull(shapely.multipoints(_equal_area(f[:, 1:], one[:, :1]))) for f in (one, two)]
-    smaller = np.minimum(shapely.area(shapes[0]), shapely.area(shapes[1]))
+    smaller = np.minimum(*map(shapely.area, shapes))
     common = shapely.area(shapely.intersection(*shapes))
     share[known] = np.divide(common, smaller, out=np.zeros(len(common)), where=smaller > 0)[inverse]
     return np.minimum(share, 1)
 
 
-def _unit(place: Floats) -> Floats:
+def _unit_vectors(place: Floats) -> Floats:
     """(..., 2) degrees as unit vectors (..., 3)."""
     phi, theta = np.radians(place[..., 0]), np.radians(place[..., 1])
     return np.stack([np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi)], -1)

@@ -1,9 +1,10 @@
-"""MISSING DOCSTRING."""
+"""The hold-out: which records are never trained on, and which others leak into them."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,104 +13,142 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.splits.leaks import leaking
+from contrail_data.splits.leaks import find_leaks
 from contrail_train.config.schema import DataConfig
-from contrail_train.data.items import Items
+from contrail_train.data.items import Bools, Items
 
 
-def is_held_out(
-    human: Items, trainable: npt.NDArray[np.bool_], config: DataConfig
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """(n) which human-labelled records are held out, and which neither held out nor trained on. Groups are chosen among
-    all of them, so that stages of one pipeline hold out the same ones.
+def split_records(human: Items, trainable: Bools, config: DataConfig) -> tuple[Bools, Bools]:
+    """Decide which human-labelled records are held out.
+
+    Groups are chosen among all records, so that the stages of a pipeline hold out the same ones.
+
+    Args:
+        human: n human-labelled items.
+        trainable: (n) whether the item is from `data.train` rather than `data.validation`.
+        config: Hold-out, folds and validation.
+
+    Returns:
+        (n) items that are held out, and (n) items that are neither held out nor trained on.
+
+    Raises:
+        ContrailError: If the file of folds is not valid or does not cover the records.
     """
-    nothing = np.zeros(len(human), bool)
+    none = np.zeros(len(human), bool)
     if config.validation:
-        return ~trainable, nothing
+        return ~trainable, none
     if config.folds is None:
-        return choose_holdout(human.group, human.positive, config.holdout, config.fold), nothing
-    fold_of = read_folds(config.folds)
-    if absent := [record_id for record_id in human.record_id.tolist() if record_id not in fold_of]:
+        return choose_holdout(human.group, human.positive, config.holdout, config.fold), none
+    fold_of = _read_folds(config.folds)
+    record_ids = human.record_id.tolist()
+    if absent := [record_id for record_id in record_ids if record_id not in fold_of]:
         raise ContrailError(
-            f"{config.folds}: lacks {len(absent)} of the records, such as {absent[0]}: write it anew with "
-            "contrail-data splits of the stores in data.train"
+            f"{config.folds}: lacks {len(absent)} of the records, such as {absent[0]}; write it again with "
+            "contrail-data splits for the stores in data.train"
         )
-    fold = np.array([fold_of[record_id] for record_id in human.record_id.tolist()])
-    for asked in (config.fold, *config.leave_out):
-        if not (fold == asked).any():
-            raise ContrailError(f"{config.folds}: holds no fold {asked}: choose among 0 to {fold.max()}")
+    fold = np.array([fold_of[record_id] for record_id in record_ids])
+    for number in (config.fold, *config.leave_out):
+        if not (fold == number).any():
+            raise ContrailError(f"{config.folds}: has no fold {number}; choose from 0 to {fold.max()}")
     return fold == config.fold, np.isin(fold, config.leave_out)
 
 
-def read_folds(path: str) -> dict[str, int]:
-    """Fold by record id, from a file that `contrail-data splits` wrote. Raises ContrailError."""
+def _read_folds(path: str) -> dict[str, int]:
+    """Fold by record id, from a file that `contrail-data splits` wrote."""
     fold_of = {}
     remedy = "write it with contrail-data splits"
     try:
         with Path(path).open(newline="") as file:
             table = csv.DictReader(file)
             if not {"record_id", "fold"} <= set(table.fieldnames or ()):
-                raise ContrailError(f"{path}: has no columns record_id and fold: {remedy}")
+                raise ContrailError(f"{path}: has no columns record_id and fold; {remedy}")
             for row in table:
                 if not str(row["fold"]).isdecimal():
-                    raise ContrailError(f"{path}: line {table.line_num}: {row['fold']!r} is no fold: {remedy}")
+                    raise ContrailError(f"{path}: line {table.line_num}: {row['fold']!r} is not a fold; {remedy}")
                 fold_of[row["record_id"]] = int(row["fold"])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "no table"
-        raise ContrailError(f"{path}: cannot be read ({reason}): {remedy}") from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or "not a table"
+        raise ContrailError(f"{path}: cannot be read ({reason}); {remedy}") from None
     return fold_of
 
 
-def leaking_rows(
+def leaking_items(
     items: Items, train: Sequence[xr.Dataset], validation: Sequence[xr.Dataset], config: DataConfig
-) -> npt.NDArray[np.bool_]:
-    """(n) items to train on that are to be left out, as they share id, raw data, or footprint and time with a record
-    that is held out. Raises ContrailError where such are refused.
+) -> Bools:
+    """Find the items that share id, raw data, or footprint and time with a record of the validation stores.
+
+    Args:
+        items: n items.
+        train: Scalars of each store to train on, in the order of `items.images`.
+        validation: Scalars of each store that is held out.
+        config: What to do with leaks.
+
+    Returns:
+        (n) items to leave out; none with `data.leaks=allow`.
+
+    Raises:
+        ContrailError: If there are any with `data.leaks=refuse`.
     """
-    found = np.zeros(len(items), bool)
-    told: dict[str, int] = {}
+    leaking = np.zeros(len(items), bool)
+    records_by_kind: Counter[str] = Counter()
     example = ""
     for number, ours in enumerate(train):
         for theirs in validation:
-            pairs = leaking(ours, theirs)
-            rows = (items.store == number) & np.isin(items.sample, pairs.a)
-            found |= rows
-            for name in np.unique(pairs.kind):
-                told[name] = told.get(name, 0) + len(np.unique(pairs.a[pairs.kind == name]))
+            pairs = find_leaks(ours, theirs)
+            leaking |= (items.store == number) & np.isin(items.sample, pairs.a)
+            for kind in np.unique(pairs.kind):
+                records_by_kind[kind] += len(np.unique(pairs.a[pairs.kind == kind]))
             if len(pairs) and not example:
-                ids = ours["record_id"].values[pairs.a[0]], theirs["record_id"].values[pairs.b[0]]
-                example = f"{ids[0]} with {ids[1]}"
-    count = len(np.unique(items.record_id[found]))
+                example = f"{ours['record_id'].values[pairs.a[0]]} with {theirs['record_id'].values[pairs.b[0]]}"
+    count = len(np.unique(items.record_id[leaking]))
     if count and config.leaks == "refuse":
-        why = ", ".join(f"{n} by {name}" for name, n in told.items())
+        kinds = ", ".join(f"{n} by {kind}" for kind, n in records_by_kind.items())
         raise ContrailError(
-            f"{count} records of data.train leak into data.validation ({why}; such as {example}): see contrail-data "
+            f"{count} records of data.train leak into data.validation ({kinds}; such as {example}); see contrail-data "
             "audit, and set data.leaks=drop to leave them out, or allow"
         )
-    return found if config.leaks == "drop" else np.zeros(len(items), bool)
+    return leaking & (config.leaks == "drop")
 
 
 def check_labellers(
     held: npt.NDArray[np.str_], seen_by_labellers: dict[str, frozenset[str]], config: DataConfig
 ) -> None:
-    """Raises ContrailError where a model that made pseudo-labels was trained on records that are held out: what it
-    learnt of them would come back in its labels.
+    """Refuse pseudo-labels made by a model that was trained on held-out records.
+
+    What the model learnt from those records would return in its labels.
+
+    Args:
+        held: Ids of the held-out records.
+        seen_by_labellers: By store of pseudo-labels, the records that its model was trained on.
+        config: What to do with leaks.
+
+    Raises:
+        ContrailError: If there are such pseudo-labels, except with `data.leaks=allow`.
     """
     for name, seen in seen_by_labellers.items():
         shared = sorted(set(held.tolist()) & seen)
         if shared and config.leaks != "allow":
             raise ContrailError(
                 f"{name}: the model that made these pseudo-labels was trained on {len(shared)} of {len(held)} held-out "
-                f"records, such as {shared[0]}: label with one that holds out the same, or set data.leaks=allow"
+                f"records, such as {shared[0]}; label with a model that holds out the same, or set data.leaks=allow"
             )
 
 
-def choose_holdout(
-    group: npt.NDArray[np.str_], positive: npt.NDArray[np.bool_], fraction: float, fold: int = 0
-) -> npt.NDArray[np.bool_]:
-    """(n) which records are held out: whole groups, in the order of the hashes of their names, so that the choice
-    survives added records; positive and empty groups apart, so that a small hold-out holds some of each. Fold i is the
-    i-th such part; folds share no record, and those of a fraction 1/k leave none out.
+def choose_holdout(group: npt.NDArray[np.str_], positive: Bools, fraction: float, fold: int = 0) -> Bools:
+    """Choose which records are held out.
+
+    Whole groups are taken in the order of the hashes of their names, so that the choice changes little when records are
+    added. Groups with and without contrails are chosen separately, so that a small hold-out has some of each. Fold i is
+    the i-th such part: folds are disjoint, and those of a fraction 1/k cover all records.
+
+    Args:
+        group: (n) group of each record.
+        positive: (n) whether the record has a contrail.
+        fraction: Share of the records in a fold.
+        fold: Number of the fold.
+
+    Returns:
+        (n) whether the record is held out.
     """
     held = np.zeros(len(group), bool)
     names, inverse = np.unique(group, return_inverse=True)

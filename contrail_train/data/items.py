@@ -1,147 +1,221 @@
-"""MISSING DOCSTRING."""
+"""Labelled frames as a table: where each one's image and label are read from, and how it counts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.splits.groups import groups_together, sampling_weights
+from contrail_data.splits.groups import group_records, sampling_weights
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.samples import as_text
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.schema import BalanceConfig, DataConfig
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SampleStores:
+    """Stores of samples with the same composite, size and type."""
+
+    datasets: Sequence[xr.Dataset]
+    open_reader: Callable[..., PixelReader] = pixel_reader
+    """Opens a variable of a store, `image` by default."""
+
+    @cached_property
+    def scalars(self) -> list[xr.Dataset]:
+        """The per-sample variables of each store."""
+        return [read_scalars(store) for store in self.datasets]
+
+    @cached_property
+    def groups(self) -> list[npt.NDArray[np.str_]]:
+        """Group of each record of each store."""
+        return group_records(self.scalars)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Where the target of an item is read from, and what a stored value means."""
+    """Where the targets of items are read from, and what a stored value means."""
 
     read: PixelReader
+    """Reads the stored values."""
     scale: int = 1
-    """Multiplies what is stored, so that 255 is certain."""
+    """Factor that maps the stored values to 0 to 255, where 255 is certain contrail."""
     table: npt.NDArray[np.uint8] | None = None
-    """(n, 256) target by stored value, in place of `scale`: row `row_of_table[sample]`, or the only one."""
+    """(n, 256) target by stored value instead of `scale`: row `row_of_table[sample]`, or the only one."""
     row_of_table: npt.NDArray[np.integer[Any]] | None = None
+    """(sample) row of `table`; None if it has one row."""
 
 
-@dataclass(frozen=True)
-class Items:
-    """A table of samples: a row is one labelled frame of one record, with the frames around it that the model sees."""
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Columns of a table of labelled frames, all of the same length n."""
 
-    images: list[PixelReader]
-    labels: list[Labels]
-    valid: list[PixelReader | None]
-    """By store: which pixels are there, where some are missing."""
-    store: npt.NDArray[np.int64]
-    sample: npt.NDArray[np.int64]
-    frame: npt.NDArray[np.int64]
-    """The labelled one."""
-    label: npt.NDArray[np.int64]
-    """Index into `labels`."""
-    label_sample: npt.NDArray[np.int64]
-    label_frame: npt.NDArray[np.int64]
-    positive: npt.NDArray[np.bool_]
+    store: Ints
+    """Index into `Items.images`."""
+    sample: Ints
+    """Index into the samples of that store."""
+    frame: Ints
+    """Index of the labelled frame in the sample."""
+    label: Ints
+    """Index into `Items.labels`."""
+    label_sample: Ints
+    """Index into the samples of these labels."""
+    label_frame: Ints
+    """Index into the frames of these labels."""
+    positive: Bools
     """Whether the frame has any contrail."""
     weight: npt.NDArray[np.float32]
-    """In the loss."""
+    """Weight in the loss."""
     frequency: npt.NDArray[np.float64]
-    """How often an item comes in an epoch, on average."""
+    """How often the item is drawn in an epoch, relative to the others."""
     group: npt.NDArray[np.str_]
-    """As `splits.groups` names them: never split across a hold-out."""
+    """Group of the record, as named by `contrail_data.splits.groups`; no hold-out divides one."""
     record_id: npt.NDArray[np.str_]
-    offsets: tuple[int, ...]
-    """Frames that are read, from the labelled one."""
-    shape_tchw: tuple[int, ...]
-    dtype: np.dtype[Any]
+    """Id of the record."""
 
     def __len__(self) -> int:
         return len(self.sample)
 
-    def __getitem__(self, rows: npt.NDArray[Any]) -> Items:
-        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in COLUMNS}
-        return replace(self, **columns)
+    def __getitem__(self, rows: npt.NDArray[Any]) -> Self:
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(Rows)})
 
 
-COLUMNS = (
-    *("store", "sample", "frame", "label", "label_sample", "label_frame"),
-    *("positive", "weight", "frequency", "group", "record_id"),
-)
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """Concatenate tables.
+
+    Args:
+        parts: Any number of tables, at least one.
+
+    Returns:
+        One table with the rows of all.
+    """
+    return Rows(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rows)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items(Rows):
+    """Labelled frames with what reads them and the frames around them."""
+
+    images: list[PixelReader]
+    """By store, reads `image`."""
+    labels: list[Labels]
+    valid: list[PixelReader | None]
+    """By store, reads which pixels are valid; None if all are."""
+    offsets: tuple[int, ...]
+    """Frames to read, relative to the labelled one."""
+    shape_tchw: tuple[int, ...]
+    """Shape of an item's image."""
+    dtype: np.dtype[Any]
+    """Type of the stored images."""
 
 
 def open_labelled(stores: Sequence[xr.Dataset], offsets: Sequence[int] = (0,)) -> Items:
-    """The human-labelled frames of stores of one kind, for scoring, each with the frames at `offsets` from it.
+    """Tabulate the human-labelled frames of stores, for scoring.
 
-    Raises ContrailError when there are none, or some have not these.
+    Args:
+        stores: Stores of samples, with the same composite, size and type.
+        offsets: Frames to read, relative to the labelled one.
+
+    Returns:
+        The items, with the majority masks as labels.
+
+    Raises:
+        ContrailError: If there are none, or some samples lack a frame at these offsets.
     """
-    where = ", ".join(store.attrs["path"] for store in stores)
-    config = DataConfig(frames=list(offsets))
-    items = human_items(stores, [read_scalars(store) for store in stores], config, pixel_reader)
+    paths = ", ".join(store.attrs["path"] for store in stores)
+    items = human_items(SampleStores(stores), DataConfig(frames=list(offsets)))
     if not len(items):
-        raise ContrailError(f"{where}: no human labels to score against: choose a labelled store")
-    usable = with_neighbours(items, stores)
-    if not usable.all():
+        raise ContrailError(f"{paths}: no human labels to score against; choose a labelled store")
+    if lacking := int((~has_all_frames(items, stores)).sum()):
         raise ContrailError(
-            f"{where}: {int((~usable).sum())} of {len(items)} labelled frames have not all the frames "
-            f"{list(offsets)} around them that the model needs: choose a store of records, or a 2D model"
+            f"{paths}: {lacking} of {len(items)} labelled frames lack some of the frames {list(offsets)} around them "
+            "that the model needs; choose a store of records, or a 2D model"
         )
     return items
 
 
-def with_neighbours(items: Items, stores: Sequence[xr.Dataset]) -> npt.NDArray[np.bool_]:
-    """(n) whether each item's sample has all the frames at the items' offsets."""
-    frames = np.array([s.sizes["time"] for s in stores])[items.store]
+def has_all_frames(items: Items, stores: Sequence[xr.Dataset]) -> Bools:
+    """Say which items have all the frames around the labelled one that the model sees.
+
+    Args:
+        items: n items.
+        stores: The stores of their images.
+
+    Returns:
+        (n) bool.
+    """
+    frames = np.array([store.sizes["time"] for store in stores])[items.store]
     return (items.frame + min(items.offsets) >= 0) & (items.frame + max(items.offsets) < frames)
 
 
-def human_items(
-    stores: Sequence[xr.Dataset],
-    scalars: Sequence[xr.Dataset],
-    config: DataConfig,
-    reader: Callable[..., PixelReader],
-) -> Items:
-    labels: list[Labels] = [Labels(reader(s, "mask"), 255) for s in stores]
-    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in COLUMNS}
-    for i, (store, s, group) in enumerate(zip(stores, scalars, groups_together(scalars), strict=True)):
+def human_items(stores: SampleStores, config: DataConfig) -> Items:
+    """Tabulate the human-labelled frames of stores.
+
+    Args:
+        stores: The stores.
+        config: Frames, target and balance.
+
+    Returns:
+        The items. The labels of store i are its masks, or with another target its annotators' mean where it has them.
+    """
+    labels = [Labels(stores.open_reader(store, "mask"), 255) for store in stores.datasets]
+    parts = []
+    for i, (store, s, group) in enumerate(zip(stores.datasets, stores.scalars, stores.groups, strict=True)):
         rows = np.flatnonzero((s["label_source"].values == "human") & (s["labelled_frame"].values >= 0))
         label = np.full(len(rows), i)
         if config.target != "majority" and "annotators" in store.variables:
             voters = s["annotator_count"].values.astype(np.int64)
-            labels.append(Labels(reader(store, "annotators"), table=_mean_of_votes(config.target), row_of_table=voters))
+            table = _mean_of_votes(2 if config.target == "clip2" else 1)
+            labels.append(Labels(stores.open_reader(store, "annotators"), table=table, row_of_table=voters))
             label[voters[rows] > 0] = len(labels) - 1
-        values = {
-            "store": np.full(len(rows), i),
-            "sample": rows,
-            "frame": s["labelled_frame"].values[rows].astype(np.int64),
-            "label": label,
-            "label_sample": rows,
-            "label_frame": np.zeros(len(rows), np.int64),
-            "positive": s["positive_pixels"].values[rows] > 0,
-            "weight": np.ones(len(rows), np.float32),
-            "frequency": sampling_weights(s.isel(sample=rows), config.balance, config.balance_power),
-            "group": group[rows],
-            "record_id": as_text(s["record_id"].values[rows]),
-        }
-        for name in COLUMNS:
-            parts[name].append(values[name])
+        part = Rows(
+            store=np.full(len(rows), i),
+            sample=rows,
+            frame=s["labelled_frame"].values[rows].astype(np.int64),
+            label=label,
+            label_sample=rows,
+            label_frame=np.zeros(len(rows), np.int64),
+            positive=s["positive_pixels"].values[rows] > 0,
+            weight=np.ones(len(rows), np.float32),
+            frequency=frequencies(s.isel(sample=rows), config.balance),
+            group=group[rows],
+            record_id=as_text(s["record_id"].values[rows]),
+        )
+        parts.append(part)
     return Items(
-        [reader(s) for s in stores],
-        labels,
-        [reader(s, "valid") if "valid" in s.variables else None for s in stores],
-        **{name: np.concatenate(columns) for name, columns in parts.items()},
+        **vars(join_rows(parts)),
+        images=[stores.open_reader(store) for store in stores.datasets],
+        labels=labels,
+        valid=[stores.open_reader(s, "valid") if "valid" in s.variables else None for s in stores.datasets],
         offsets=tuple(config.frames),
-        shape_tchw=(len(config.frames), *stores[0]["image"].shape[2:]),
-        dtype=stores[0]["image"].dtype,
+        shape_tchw=(len(config.frames), *stores.datasets[0]["image"].shape[2:]),
+        dtype=stores.datasets[0]["image"].dtype,
     )
 
 
-def _mean_of_votes(target: str) -> npt.NDArray[np.uint8]:
+def frequencies(records: xr.Dataset, balance: BalanceConfig | None) -> npt.NDArray[np.float64]:
+    """Return how often records are drawn in an epoch, relative to each other.
+
+    Args:
+        records: Scalars of n samples.
+        balance: Which classes become equally frequent; None draws each record once.
+
+    Returns:
+        (n) float64, of mean 1.
+    """
+    return sampling_weights(records, balance.by if balance else [], balance.power if balance else 1.0)
+
+
+def _mean_of_votes(factor: int) -> npt.NDArray[np.uint8]:
     """(9, 256) soft target by number of annotators and by the bit field of those who marked the pixel."""
     marked = np.bitwise_count(np.arange(256, dtype=np.uint8))
     voters = np.maximum(np.arange(9), 1)[:, np.newaxis]
-    share = np.minimum(marked / voters * (2 if target == "clip2" else 1), 1)
-    return np.rint(255 * share).astype(np.uint8)
+    return np.rint(255 * np.minimum(marked / voters * factor, 1)).astype(np.uint8)

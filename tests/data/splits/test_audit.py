@@ -12,8 +12,8 @@ from contrail_data.build.build import build
 from contrail_data.cli.main import app
 from contrail_data.composites import COMPOSITES
 from contrail_data.sources.open import open_source
-from contrail_data.splits.audit import Hashes, audit, image_hashes, similar
-from contrail_data.store.reader import open_store, read_scalars
+from contrail_data.splits.audit import Hashes, audit_stores, image_hashes, similar_pairs
+from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
 
 
@@ -24,17 +24,17 @@ def test_similar_bits():
     bits[9] = bits[8]
     told = np.ones(500, bool)
     told[9] = False  # too flat to tell
-    a, b, distance = similar(Hashes(bits, told))
+    (a, b), distance = similar_pairs(Hashes(bits, told))
     assert (a.tolist(), b.tolist()) == ([3], [7])
     assert distance == pytest.approx([9 / 189])
-    a, b, _ = similar(Hashes(bits[:5], told[:5]), Hashes(bits[5:9], told[5:9]))
+    (a, b), _ = similar_pairs(Hashes(bits[:5], told[:5]), Hashes(bits[5:9], told[5:9]))
     assert (a.tolist(), b.tolist()) == ([3], [2])
 
 
 def test_an_audit_finds_copies_and_labels_that_contradict(stores, tmp_path):
     a, b = stores
-    np.testing.assert_array_equal(image_hashes(a, read_scalars(a)).told, [True] * 3 + [False])
-    found = audit(a, read_scalars(a), b, read_scalars(b))
+    np.testing.assert_array_equal(image_hashes(a).usable, [True] * 3 + [False])
+    found = audit_stores(a, b)
     told = {(k, i, j): d for k, i, j, d in zip(found.kind, found.a.tolist(), found.b.tolist(), found.dice, strict=True)}
     # The flat records are the same data, and no similar images.
     assert set(told) == {
@@ -63,7 +63,7 @@ def test_one_place_at_another_time_is_another_image(raw, tmp_path):
     settings = StoreSettings(COMPOSITES["ash"], size=32)
     build(open_source(raw, "train", COMPOSITES["ash"]), settings, str(tmp_path / "s"), workers=1)
     store = open_store(tmp_path / "s")
-    found = audit(store, read_scalars(store), images=False)
+    found = audit_stores(store, images=False)
     assert (found.overlap > 0.99).sum() == 8 * 7 / 2
     assert "label" not in found.kind
 
@@ -72,7 +72,7 @@ def test_one_scene_at_two_times_is_found_among_real_frames(real_data, tmp_path):
     source = open_source(real_data / "ash_frames", "train", COMPOSITES["ash"])
     build(source, StoreSettings(COMPOSITES["ash"]), str(tmp_path / "frames.zarr"), workers=1)
     store = open_store(tmp_path / "frames.zarr")
-    found = audit(store, read_scalars(store))
+    found = audit_stores(store)
     ids = store["record_id"].values
     assert [(k, ids[i], ids[j]) for k, i, j in zip(found.kind, found.a, found.b, strict=True)] == [
         ("image", "pos_013", "pos_062")

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from contrail_data.cli.main import app
 from contrail_data.errors import ContrailError
-from contrail_data.sources.records import metadata_records
-from contrail_data.splits.folds import between_folds, folds
-from contrail_data.splits.groups import groups, groups_together, sampling_weights
-from contrail_data.splits.leaks import leaking
+from contrail_data.sources.metadata import metadata_records
+from contrail_data.splits.folds import make_folds, pairs_between_folds
+from contrail_data.splits.groups import group_records, sampling_weights
+from contrail_data.splits.leaks import find_leaks
 
 NAT = np.datetime64("NaT", "ns")
 HALF = 2.25  # degrees
@@ -53,6 +53,11 @@ def records(*rows: tuple[float, float, float], **changed) -> xr.Dataset:
     )
 
 
+def groups(records: xr.Dataset, **options: float) -> np.ndarray:
+    """Group names of the records of one store."""
+    return group_records([records], **options)[0]
+
+
 def test_groups_join_what_overlaps_in_place_and_time():
     far = (0, 40, 0)
     beside = records((0, 0, 0), (0, 2, 140), (0, 2, 141 + 1440), (0, 4, 1440 * 4), far)
@@ -73,7 +78,7 @@ def test_groups_join_a_site_for_a_day_and_are_named_by_the_smallest():
 @pytest.mark.parametrize("longitude", [0, 179.5, -178.0])
 @pytest.mark.parametrize("latitude", [0.0, 75.0])
 def test_the_date_line_is_no_edge(latitude, longitude):
-    found = leaking(records((latitude, longitude, 0), (latitude, longitude + HALF, 20)))
+    found = find_leaks(records((latitude, longitude, 0), (latitude, longitude + HALF, 20)))
     assert found.kind.tolist() == ["footprint"]
     assert found.minutes.tolist() == [20]
     # Half of a tile's width; slightly less of its sides, which are straight between corners and not parallels.
@@ -85,24 +90,24 @@ def test_unknown_places_and_times_are_alone_but_for_their_data():
     digests = ["ash:1", "ash:1", "", "", "11:x 14:y"]
     lost = records((0, 0, nan), (nan, 0, 0), (nan, nan, nan), (nan, nan, nan), (0, 0, 0), source_digest=digests)
     assert groups(lost).tolist() == ["r0", "r0", "r2", "r3", "0.0 0.0 2019-10-05"]
-    found = leaking(lost)
+    found = find_leaks(lost)
     assert (found.kind.tolist(), found.a.tolist(), found.b.tolist()) == (["data"], [0], [1])
     one_band = records((50, 0, 0), record_id=["other"], source_digest=["14:y"])
-    assert leaking(lost, one_band).a.tolist() == [4]
+    assert find_leaks(lost, one_band).a.tolist() == [4]
 
 
 def test_nothing_and_one_record():
     empty, one = records((0, 0, 0)).isel(sample=[]), records((0, 0, 0))
-    assert len(groups(empty)) == len(leaking(empty, one)) == len(leaking(one, empty)) == len(leaking(one)) == 0
-    assert [len(g) for g in groups_together([empty, one])] == [0, 1]
+    assert len(groups(empty)) == len(find_leaks(empty, one)) == len(find_leaks(one, empty)) == len(find_leaks(one)) == 0
+    assert [len(g) for g in group_records([empty, one])] == [0, 1]
     assert len(sampling_weights(empty, ["month"])) == 0
     with pytest.raises(ContrailError, match="1 groups cannot be 2 folds"):
-        folds(groups(one), np.ones(1, bool), 2)
+        make_folds(groups(one), np.ones(1, bool), 2)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60))
-def test_leaks_are_those_of_every_pair_and_none_are_between_folds(seed, count):
+def test_leaks_are_those_of_every_pair_and_none_are_pairs_between_folds(seed, count):
     rng = np.random.default_rng(seed)
     rows = np.column_stack([rng.uniform(-60, 60, count), rng.uniform(-190, -150, count), rng.integers(0, 900, count)])
     some = records(*rows, record_id=[f"r{i}" for i in rng.permutation(count)])
@@ -111,7 +116,7 @@ def test_leaks_are_those_of_every_pair_and_none_are_between_folds(seed, count):
     first, last = (rows[:, 2] + np.where(single, 0, minutes) for minutes in (-40, 30))
     split = count // 2
     a, b = some.isel(sample=slice(0, split)), some.isel(sample=slice(split, None))
-    within, across = leaking(some), leaking(a, b)
+    within, across = find_leaks(some), find_leaks(a, b)
     i, j = within.a, within.b
     gap = np.maximum(np.maximum(first[i], first[j]) - np.minimum(last[i], last[j]), 0)
     np.testing.assert_allclose(within.gap, gap)
@@ -123,13 +128,13 @@ def test_leaks_are_those_of_every_pair_and_none_are_between_folds(seed, count):
     }
     singly = {
         (i, j) for i in range(count) for j in range(i + 1, count)
-        if len(leaking(some.isel(sample=[i]), some.isel(sample=[j])))
+        if len(find_leaks(some.isel(sample=[i]), some.isel(sample=[j])))
     } if count < 12 else pairs  # fmt: skip
     assert singly == pairs
-    group = groups_together([a, b])
+    group = group_records([a, b])
     if len(set(np.concatenate(group))) > 1:
-        fold = folds(np.concatenate(group), rng.random(count) < 0.4, 2)
-        assert between_folds([a, b], [fold[:split], fold[split:]]) == 0
+        fold = make_folds(np.concatenate(group), rng.random(count) < 0.4, 2)
+        assert pairs_between_folds([a, b], [fold[:split], fold[split:]]) == 0
 
 
 @settings(max_examples=50, deadline=None)
@@ -138,20 +143,20 @@ def test_folds_are_whole_groups_alike_and_hardly_moved_by_more_records(seed, k):
     rng = np.random.default_rng(seed)
     group = np.array([f"g{i}" for i in rng.integers(0, 1200, 2000)])
     positive = rng.random(2000) < 0.45
-    fold = folds(group, positive, k)
+    fold = make_folds(group, positive, k)
     assert len(np.unique(np.char.add(group, fold.astype(str)))) == len(np.unique(group))
     assert np.ptp(np.bincount(fold, minlength=k)) <= 20
     assert np.ptp(np.bincount(fold, positive, k)) <= 20
-    more = folds(np.append(group, [f"new{i}" for i in range(20)]), np.append(positive, np.zeros(20, bool)), k)
+    more = make_folds(np.append(group, [f"new{i}" for i in range(20)]), np.append(positive, np.zeros(20, bool)), k)
     assert (more[:2000] != fold).mean() < 0.05
     order = rng.permutation(2000)
-    assert (folds(group[order], positive[order], k) == fold[order]).all()
+    assert (make_folds(group[order], positive[order], k) == fold[order]).all()
 
 
 def test_one_large_group_does_not_take_the_positives_of_others():
     group = np.array(["large"] * 300 + [f"g{i}" for i in range(700)])
     positive = np.arange(1000) % 2 == 0
-    fold = folds(group, positive, 3)
+    fold = make_folds(group, positive, 3)
     assert np.bincount(fold).tolist() == [333, 333, 334] or np.ptp(np.bincount(fold)) <= 2
     assert np.ptp(np.bincount(fold, positive)) <= 2
 
@@ -200,12 +205,12 @@ def test_validation_leaks_as_is_known(real_data, tmp_path):
     """Of validation's 1,856 records 22 share a site within 40 minutes, at 253 sites, none at the same time."""
     path = real_data / "opencontrails/validation_metadata.json"
     every = metadata_records(path, 256)
-    found = leaking(every, minutes=0)  # sequences of 70 minutes that share time: labelled frames within 70 minutes
+    found = find_leaks(every, minutes=0)  # sequences of 70 minutes that share time: labelled frames within 70 minutes
     whole = found[found.overlap > 0.5]
     assert len(np.unique([whole.a, whole.b])) == 22
     assert set(whole.minutes.tolist()) <= {20, 40}
     same_zone = np.array([entry["projection_wkt"] for entry in json.loads(path.read_text())])
-    slivers = leaking(every, minutes=0, overlap=0)
+    slivers = find_leaks(every, minutes=0, overlap=0)
     known = slivers[same_zone[slivers.a] == same_zone[slivers.b]]
     # What was counted before: pairs of one UTM zone.
     assert len(np.unique([known.a, known.b])) == 66

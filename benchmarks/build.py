@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contrail_data.build.build import build
-from contrail_data.cli.common import table
+from contrail_data.cli.common import print_table
 from contrail_data.composites import COMPOSITES, evaluate, stored_frames
 from contrail_data.errors import ContrailError
 from contrail_data.sources.open import open_source
@@ -211,13 +211,13 @@ def main() -> None:
         f"build: {len(folders)} records, {read / 1e6:.2f} MB read and {np.mean(sizes) / 1e6:.2f} MB stored each; "
         f"medians of {options.rounds} shuffled rounds"
     )
-    table(title, ["what", "samples/s", "time / limit", "target", "rate / script", "rounds / median"], rows)
+    print_table(title, ["what", "samples/s", "time / limit", "target", "rate / script", "rounds / median"], rows)
     took = medians(alone)
     rows = [
         [name, f"{each * 1e3:.2f}", f"{each / took['ours, float32']:.2f}", spread(alone[name])]
         for name, each in took.items()
     ]
-    table("ash of one record, bands in memory", ["what", "ms", "time / ours", "rounds / median"], rows)
+    print_table("ash of one record, bands in memory", ["what", "ms", "time / ours", "rounds / median"], rows)
     print(
         "most memory of a build, 2 workers: " + ", ".join(f"{n:,} records {mib:.0f} MiB" for n, mib in memory.items())
     )

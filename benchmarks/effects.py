@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from contrail_data.build.build import build
-from contrail_data.cli import common as command
+from contrail_data.cli.common import print_table
 from contrail_data.composites import COMPOSITES
 from contrail_data.sources.open import open_source
 from contrail_data.store.reader import open_store
@@ -82,7 +82,7 @@ def main() -> None:
         differs = "" if name.startswith("base") else f"{gain:+.3f} ({low:+.3f} to {high:+.3f})"
         rows.append([name, each, f"{float(dice(*together.sum(1))):.3f}", differs])
     title = f"global Dice on {len(items)} unseen synthetic records of {SIDE} px, {options.epochs} epochs"
-    command.table(title, ["variant", "by seed", "together", "less base (95 %)"], rows)
+    print_table(title, ["variant", "by seed", "together", "less base (95 %)"], rows)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ import numpy as np
 import torch
 
 from contrail_data.build.build import build
-from contrail_data.cli.common import table
+from contrail_data.cli.common import print_table
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
 from contrail_data.sources.open import open_source
@@ -272,7 +272,7 @@ def report_readers(plan: Plan, seconds: dict[Key | str, list[float]], title: str
             figures = [f"{rate[key]:,.0f}", f"{rate[key] * nbytes / 1e6:,.0f}", ratio, judged(key, rate)]
             rows.append([*first, *figures, spread(seconds[key])])
         columns = ["what", "codec", "threads", "samples/s", "MB/s", "rate / limit", "target", "rounds / median"]
-        table(f"{pattern}, page cache {state}: {title}", columns, rows)
+        print_table(f"{pattern}, page cache {state}: {title}", columns, rows)
     for state, pattern in product(("warm", "cold"), PATTERNS):
         ahead = []
         for key in rate:
@@ -301,7 +301,7 @@ def report_rest(plan: Plan, seconds: dict[Key | str, list[float]], targets: dict
         shown = f"{samples / each:,.0f} samples/s" if samples else f"{each * 1e3:.1f} ms"
         target = verdict(each, targets[name], at_least=False) + " (s)" if name in targets else ""
         rows.append([name, shown, target, spread(seconds[name])])
-    table("loader and opening", ["what", "figure", "target", "rounds / median"], rows)
+    print_table("loader and opening", ["what", "figure", "target", "rounds / median"], rows)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import xarray as xr
 import zarr
+
 from ways import SAMPLE, Pixels, Read, Way, buffer, mapped
 
 LIBRARY_SIZE = 1 << 26  # bytes of a chunk or shard: the default of mosaicml-streaming and what litdata's README uses

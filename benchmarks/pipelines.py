@@ -19,28 +19,29 @@ from pathlib import Path
 import numpy as np
 
 from contrail_data.build.build import build
-from contrail_data.cli import common as command
+from contrail_data.cli.common import print_table
 from contrail_data.composites import COMPOSITES
 from contrail_data.sources.open import open_source
 from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
 from contrail_data.synthetic.records import write_records
-from contrail_train.config.pipeline_presets import get_pipeline
-from contrail_train.config.pipelines import with_pipeline_settings
+from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
 from contrail_train.config.presets import get_config
 from contrail_train.config.schema import DataConfig
 from contrail_train.config.settings import read_config, with_settings
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.training_data import open_training_data
+from contrail_train.evaluation.batches import EvaluationOptions
 from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.metrics import best_threshold, bootstrap_difference, cross_fitted, dice
-from contrail_train.evaluation.score import Reading, Scores, gated_counts, parts_of, score, score_predictor
+from contrail_train.evaluation.score import Scores, assign_folds, gated_counts, score, score_predictor
 from contrail_train.inference.detector import Detector, Network
 from contrail_train.inference.load import load_predictor
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.directory import CALIBRATION, CONFIG
 from contrail_train.training.fit import fit
 from contrail_train.workflows.pipeline import train_pipeline
+from contrail_train.workflows.retraining import Retraining
 from contrail_train.workflows.rounds import run_rounds
 from effects import BASE, SIDE
 
@@ -69,7 +70,7 @@ def main() -> None:
     thresholds: list[list[float]] = []
 
     def add(table: str, row: str, model: Predictor) -> Scores:
-        scores = score_predictor(model, items, fold=parts_of(items))
+        scores = score_predictor(model, items, fold=assign_folds(items))
         counts[table].setdefault(row, []).append(gated_counts(scores, model.decision.gate))
         return scores
 
@@ -102,9 +103,9 @@ def main() -> None:
 
         if options.rounds:
             config = with_settings(get_config("unet2d_all"), own)
-            told = run_rounds(config, folder / "rounds", options.rounds, FOLDS, "mixed")
+            told = run_rounds(config, folder / "rounds", rounds=options.rounds, folds=FOLDS, how=Retraining.MIXED)
             runs = {f"round {one['round']}": one["run"] for one in told}
-            first, second = run_rounds(config, folder / "rounds-pretrain", 1, FOLDS, "pretrain")
+            first, second = run_rounds(config, folder / "rounds-pretrain", rounds=1, folds=FOLDS, how=Retraining.PRETRAIN)
             runs["round 1, then human labels alone"] = second["run"]
             again = read_config(Path(first["run"]) / CONFIG).model_copy(update={"start": first["run"]})
             fit(again, folder / "again")
@@ -115,7 +116,7 @@ def main() -> None:
     what = f"on {len(items)} unseen synthetic records of {SIDE} px, {options.epochs} epochs, {options.seeds} seeds"
     for table, rows in counts.items():
         if rows:
-            command.table(f"{table}: global Dice {what}", ["", "by seed", "together", "less first (95 %)"],
+            print_table(f"{table}: global Dice {what}", ["", "by seed", "together", "less first (95 %)"],
                           _rows(rows, items.group))  # fmt: skip
     header = ["threshold of one segmenter", *(f"seed {seed}" for seed in range(options.seeds))]
     names = ["fitted on its hold-out, as used", "cross-fitted on the scored records", "fitted on the scored records"]
@@ -124,7 +125,7 @@ def main() -> None:
     for name, fitted, cross in (("unseen records", 2, 1), ("the hold-out", 4, 3)):
         optimism = [f"{d[fitted] - d[cross]:+.4f}" for d in thresholds]
         rows.append([f"fitted less cross-fitted, on {name}", *optimism])
-    command.table(f"thresholds: global Dice {what}", header, rows)
+    print_table(f"thresholds: global Dice {what}", header, rows)
 
 
 def pipeline_of(pipeline: Callable[..., Predictor], name: str, stages: dict[str, str]) -> Predictor:
@@ -144,7 +145,9 @@ def _held_out(model: Predictor) -> Items:
 def _thresholds(model: Predictor, scores: Scores, items: Items) -> list[float]:
     """Dice on unseen records: as used, cross-fitted there, fitted there; on the hold-out: cross-fitted, fitted."""
     held = _held_out(model)
-    there = score(model.on_labels, held, Reading(model.device, name=None), 0.5, parts_of(held))
+    there = score(
+        model.detect_on_label_grid, held, EvaluationOptions(model.device, title=None), 0.5, fold=assign_folds(held)
+    )
     as_used = float(dice(*gated_counts(scores, model.decision.gate).sum(1)))
     both = [(cross_fitted(s.histogram)[1], best_threshold(s.histogram.sum(0))[1]) for s in (scores, there)]
     return [as_used, *both[0], *both[1]]
@@ -154,11 +157,9 @@ def _calibrated(model: Predictor, held: Items) -> Predictor:
     """With the threshold that is best for it as it is asked."""
     detector = model.detect
     assert isinstance(detector, Detector)
-    shift = model.label_shift[0] - model.off[0], model.label_shift[1] - model.off[1]
-    how = Reading(model.device, name=None)
-    fitted = calibrate(detector, shift, held, how, [detector.mask], [detector.gate], "never")
-    assert fitted is not None
-    return replace(model, decision=replace(model.decision, threshold=fitted.choice.threshold, gate=0.0))
+    options = EvaluationOptions(model.device, title=None)
+    choice = calibrate(detector, held, options, shift=model.label_offset, gate_when="never").choice
+    return replace(model, decision=replace(model.decision, threshold=choice.threshold, gate=0.0))
 
 
 def _forgetful(model: Predictor) -> Predictor:
@@ -168,7 +169,7 @@ def _forgetful(model: Predictor) -> Predictor:
     networks = {name: Network(n.model, n.view) for name, n in detector.networks.items()}  # type: ignore[union-attr, arg-type]
     options = {"top_k": detector.top_k, "symmetries": detector.symmetries}
     made = Detector(networks, detector.mask, detector.gate, **options).eval()  # type: ignore[arg-type]
-    return replace(model, detect=made, off=model.label_shift)
+    return replace(model, detect=made, mask_shift=model.label_shift)
 
 
 def _rows(counts: dict[str, list[np.ndarray]], group: np.ndarray) -> list[list[str]]:

@@ -25,10 +25,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from timing import spread, verdict
 
-from contrail_data.cli import common as command
+from contrail_data.cli.common import print_table
 from contrail_data.synthetic.abi import write_abi
+from timing import spread, verdict
 
 SIZES = {"F": (5424, 5424), "C": (1500, 2500)}
 START = np.datetime64("2024-03-01T12:00")
@@ -143,7 +143,7 @@ def composites(folder: Path, rounds: int) -> None:
         ratio = medians[way] / medians["ours"]
         rows.append([way, f"{medians[way]:.2f}", f"{ratio:.2f}", f"{peak:,.0f}", f"{differs:.1e}", spread(seconds)])
     header = ["full disk, three bands to ash", "s", "time / ours", "peak MiB", "sum differs by", "rounds / median"]
-    command.table("", header, rows)
+    print_table("", header, rows)
 
 
 def stages(folder: Path, run: Path, scratch: Path) -> None:
@@ -154,7 +154,8 @@ def stages(folder: Path, run: Path, scratch: Path) -> None:
     from contrail_train.contrails.cleaning import Cleaning
     from contrail_train.inference.load import load_predictor
     from contrail_train.inference.predictor import Predictor
-    from contrail_train.scenes import predict as scenes
+    from contrail_train.scenes import predict, request
+    from contrail_train.scenes.tiling import Mosaic, Tiling
 
     torch.set_num_threads(2)
     spent: dict[str, float] = {}
@@ -173,36 +174,36 @@ def stages(folder: Path, run: Path, scratch: Path) -> None:
         setattr(owner, name, wrapper)
 
     timed(abi, "read_temperature", "read, calibrate")
-    timed(scenes, "cut", "resample to tiles")
+    timed(predict, "cut", "resample to tiles")
     timed(Predictor, "predict", "infer")
-    timed(scenes, "_blend", "resample back, blend")
-    timed(scenes, "write", "write")
+    timed(Mosaic, "add", "resample back, blend")
+    timed(request, "write", "write")
     model = load_predictor(run, "cpu")
-    cleaning, tiling = Cleaning(model.decision.threshold), scenes.Tiling(model.size)
+    cleaning, tiling = Cleaning(model.decision.threshold), Tiling(model.size)
+    scene = request.SceneRequest(
+        source=str(folder), outs=[scratch / "all.nc"], tiling=tiling, cleaning=cleaning, product="", overwrite=True
+    )
     for _ in range(2):  # the first warms up
         spent = dict.fromkeys(spent, 0.0)
         start = time.perf_counter()
-        list(
-            scenes.predict_files(
-                model, str(folder), [], [scratch / "all.nc"], tiling, cleaning, None, "", None, None, 8, True
-            )
-        )
+        request.predict_files(model, scene)
         whole = time.perf_counter() - start
     slowest = max(spent.values())
     rows = [[name, f"{seconds:.2f}", f"{seconds / slowest:.2f}"] for name, seconds in spent.items()]
     ratio = whole / slowest
     rows.append(["end to end", f"{whole:.2f}", f"{ratio:.2f} ({verdict(ratio, 1.2, at_least=False)})"])
-    command.table("", ["CONUS, files to NetCDF", "s", "time / slowest stage"], rows)
+    print_table("", ["CONUS, files to NetCDF", "s", "time / slowest stage"], rows)
 
 
 def switches(run: Path, scratch: Path) -> None:
     """What each step of cleaning up is worth, on synthetic sectors whose contrails are known."""
-    from contrail_data.scans.shots import abi_shots
+    from contrail_data.scans.listing import list_abi_scans
     from contrail_data.synthetic.records import synthesize
     from contrail_train.contrails.cleaning import Cleaning, clean
     from contrail_train.evaluation.metrics import dice
     from contrail_train.inference.load import load_predictor
-    from contrail_train.scenes.predict import Tiling, predict_scans
+    from contrail_train.scenes.predict import predict_scans
+    from contrail_train.scenes.tiling import Tiling
 
     model = load_predictor(run, "cpu")
     threshold = model.decision.threshold
@@ -218,7 +219,7 @@ def switches(run: Path, scratch: Path) -> None:
     for seed in range(1, 7):
         folder = scratch / f"sector-{seed}"
         write_abi(folder, START, seed=seed)
-        shots = abi_shots(str(folder), None, None, "", (11, 14, 15), (0, 1))[0]
+        shots = list_abi_scans(str(folder), (11, 14, 15)).scans
         p_tyx = predict_scans(model, shots, moments, Tiling(model.size))["probability"].values
         truth = synthesize(seed, 0, size=500, bands=(14,), label_shift=(0.0, 0.0)).mask[..., 0] > 0
         for name, options in chosen.items():
@@ -230,7 +231,7 @@ def switches(run: Path, scratch: Path) -> None:
         score = float(dice(tp, fp, fn))
         differs = "" if counts[name] is first else f"{score - float(dice(*first)):+.3f}"
         rows.append([name, f"{score:.3f}", differs, f"{tp / max(tp + fp, 1):.3f}", f"{tp / (tp + fn):.3f}"])
-    command.table("", ["cleaning, 6 synthetic sectors", "Dice", "less first", "precision", "recall"], rows)
+    print_table("", ["cleaning, 6 synthetic sectors", "Dice", "less first", "precision", "recall"], rows)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from contrail_data.build.build import build
-from contrail_data.cli.common import table
+from contrail_data.cli.common import print_table
 from contrail_data.composites import COMPOSITES
 from contrail_data.sources.open import open_source
 from contrail_data.store.settings import StoreSettings
@@ -153,7 +153,7 @@ def main() -> None:
             print(
                 f"{title}: batches of {options.batch}, {options.side} px, {where}; medians of {options.rounds} rounds"
             )
-            table("", ["what", "samples/s", "ratio", "target", "rounds / median"], rows)
+            print_table("", ["what", "samples/s", "ratio", "target", "rounds / median"], rows)
 
         steps = {}
         for name in options.presets:

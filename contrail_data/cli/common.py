@@ -1,4 +1,7 @@
-"""What both command lines share: how a command ends when it cannot go on."""
+"""What the two command lines share: exit codes, common options, printing, and how a command ends on an error.
+
+Only what `--help` needs is imported here; commands import the rest when they run.
+"""
 
 from __future__ import annotations
 
@@ -8,103 +11,205 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
 
-TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
-"""How times are written on a command line, UTC."""
+
+class ExitCode(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    """The command did what was asked."""
+    FAILED = 1
+    """An error stopped the command, or it finished and found something wrong: records set aside, leaks, differences,
+    damaged files, bad catalog entries."""
+    USAGE = 2
+    """The command line is wrong: an unknown option, or a missing or contradictory value."""
+    INTERRUPTED = 130
+    """Ctrl-C. The same command continues where it stopped."""
+
+
+CORES = os.cpu_count() or 1
+TIME_FORMATS = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
+"""How times (UTC) are written on a command line."""
+
+# Panels of --help.
+OUTPUT, SELECTION, EXECUTION, SCANS = "Output", "Selection", "Execution", "Scans"
+
+Store = Annotated[str, typer.Argument(help="A store: a path, a URL or a name in data_catalog.yaml.", metavar="STORE")]
+Out = Annotated[
+    str, typer.Option("-o", "--out", help="The store to write: a path or a URL (s3://...).", rich_help_panel=OUTPUT)
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace the store, or the unfinished build, at --out.", rich_help_panel=OUTPUT),
+]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.", rich_help_panel=OUTPUT)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.", rich_help_panel=OUTPUT)]
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Number of parallel workers (threads or processes).",
+        show_default="number of cores",
+        rich_help_panel=EXECUTION,
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto (CUDA if available), cpu, cuda, cuda:1 ...", rich_help_panel=EXECUTION)]
+Batch = Annotated[int, typer.Option(min=1, help="Samples predicted at once.", rich_help_panel=EXECUTION)]
+Frames = Annotated[
+    str,
+    typer.Option(
+        help="Frames to predict: labelled, all, or offsets from the labelled frame, such as -1,0,1.",
+        rich_help_panel=SELECTION,
+    ),
+]
 Tta = Annotated[
     Symmetries | None,
-    typer.Option("--tta", help="Average over these copies of an image. Default: none of a run, a pipeline's own."),
+    typer.Option(
+        "--tta",
+        help="Average the predictions over these copies of each image.",
+        show_default="none for a run, a pipeline's own setting",
+    ),
 ]
-OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")]
-FRAMES = "labelled, all, or offsets from the labelled one, such as -1,0,1."
-"""Help of an option `--frames`."""
+Product = Annotated[
+    str,
+    typer.Option(help="Product to read from an archive: L1b-RadF, L1b-RadC, L2-MCMIPC ...", rich_help_panel=SCANS),
+]
+SatpyReader = Annotated[
+    str | None,
+    typer.Option(
+        help="Read the files of another imager (Himawari, GK-2A) with this satpy reader, or auto. Needs the extra "
+        "'satpy'.",
+        rich_help_panel=SCANS,
+    ),
+]
 
 
-def frames(text: str) -> Literal["all", "labelled"] | list[int]:
-    """What `--frames` asks for. Raises ContrailError for anything else."""
-    if text == "all" or text == "labelled":
-        return text  # type: ignore[return-value]
-    try:
-        return sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        raise ContrailError(f"--frames {text!r}: give {FRAMES}") from None
+def run_app(app: typer.Typer) -> None:
+    """Run a command line. An error that a user can cause ends in one line on stderr, never in a traceback.
 
+    Args:
+        app: The command line.
 
-def run(app: typer.Typer) -> None:
-    """Run a typer app; an error a user can cause ends in one line on stderr and exit code 1, never a traceback."""
+    Raises:
+        SystemExit: Always, with an `ExitCode`.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # A large store is over a thousand files, and reading is fastest with all of them open.
+    # A large store has over a thousand files, and reading is fastest if all of them stay open.
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
+    interrupted = "interrupted; run the same command again to continue"
     try:
         app()
     except ContrailError as error:
-        fail(str(error))
+        exit_with_error(str(error))
     except KeyboardInterrupt:
-        fail("interrupted: run the same command again to go on", code=130)
+        exit_with_error(interrupted, ExitCode.INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        sys.exit(ExitCode.FAILED)
     except SystemExit as ended:
-        if ended.code == 130:  # typer's answer to Ctrl-C
-            fail("interrupted: run the same command again to go on", code=130)
+        if ended.code == ExitCode.INTERRUPTED:  # typer's answer to Ctrl-C
+            exit_with_error(interrupted, ExitCode.INTERRUPTED)
         raise
     except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
+        origin = traceback.extract_tb(error.__traceback__)[-1]
         reason = str(error).splitlines()[0][:200] if str(error) else "no reason given"
-        where = f"{Path(at.filename).name}:{at.lineno}"
-        fail(
-            f"{type(error).__name__} in {where} ({reason}): a defect of contrail, or a damaged store: verify, or report"
+        exit_with_error(
+            f"{type(error).__name__} in {Path(origin.filename).name}:{origin.lineno} ({reason}): a bug in contrail, or "
+            "a damaged store; check the store with `contrail-data verify`, or report the bug"
         )
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
+def exit_with_error(message: str, code: ExitCode = ExitCode.FAILED) -> NoReturn:
+    """Print a message to stderr, on one line, and exit.
+
+    Args:
+        message: What is wrong, why, and the remedy.
+        code: Exit code.
+
+    Raises:
+        SystemExit: Always.
+    """
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 
-def table(title: str, header: list[str], rows: list[list[str]], text: Sequence[int] = (0,)) -> None:
-    """Print a table to stdout: columns in `text` are text, the others numbers."""
+def print_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Sequence[int] = (0,)
+) -> None:
+    """Print a table to stdout.
+
+    Args:
+        title: Line above the table; empty for none.
+        header: Column headings.
+        rows: Cells.
+        text_columns: Indices of the columns with text, which are aligned left. The others hold numbers.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(box=box.SIMPLE_HEAD)
-    for i, name in enumerate(header):
-        grid.add_column(name, justify="left" if i in text else "right", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD)
+    for column, name in enumerate(header):
+        table.add_column(name, justify="left" if column in text_columns else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*row)
+        table.add_row(*row)
     # A log has no width: never cut a number there.
     console = Console() if sys.stdout.isatty() else Console(width=140)
     if title:
         console.print(title, markup=False, highlight=False, soft_wrap=True)
-    console.print(grid)
+    console.print(table)
 
 
-def facts(told: dict[str, str]) -> None:
-    """Print text by heading to stdout: one line each in a log, wrapped under its heading on a terminal."""
-    indent = max(map(len, told)) + 2
+def print_fields(text_by_heading: Mapping[str, str]) -> None:
+    """Print headings and their text to stdout: one line each in a log, wrapped on a terminal.
+
+    Args:
+        text_by_heading: Text by heading.
+    """
+    indent = max(map(len, text_by_heading)) + 2
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    for heading, text in told.items():
+    for heading, text in text_by_heading.items():
         lines = textwrap.wrap(text, max(width - indent, 20), break_long_words=False, break_on_hyphens=False) or [""]
         print(f"{heading:<{indent}}" + ("\n" + " " * indent).join(lines))
 
 
-def line() -> list[str]:
-    """The command as it was typed, for provenance."""
+def print_note(message: str) -> None:
+    """Print a note to stderr.
+
+    Args:
+        message: The note.
+    """
+    print(f"note: {message}", file=sys.stderr)
+
+
+def print_written_store(out: str | Path, samples: int, resumed: int, digest: str, set_aside: int | None = None) -> None:
+    """Print the summary line of a command that wrote a store.
+
+    Args:
+        out: The store.
+        samples: Number of samples in the store.
+        resumed: How many of them an earlier, interrupted command had already finished.
+        digest: Digest of the store.
+        set_aside: Number of bad records, if the command sets records aside.
+    """
+    finished = f" ({resumed} already finished)" if resumed else ""
+    aside = "" if set_aside is None else f", {set_aside} set aside"
+    print(f"{out}: {samples} samples{finished}{aside}, {digest}")
+
+
+def command_line() -> list[str]:
+    """Return the command as it was typed, for the provenance of what it writes.
+
+    Returns:
+        Name of the program and its arguments.
+    """
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
-
-
-CORES = os.cpu_count() or 1
-
-Store = Annotated[str, typer.Argument(help="A store: path, URL or name in data_catalog.yaml.", metavar="STORE")]
-Out = Annotated[str, typer.Option("-o", "--out", help="The store to write: path or URL (s3://...).")]
-Workers = Annotated[int, typer.Option(min=1, help="How many, of threads or processes.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the store (or unfinished build) at -o.")]

@@ -1,4 +1,4 @@
-"""MISSING DOCSTRING."""
+"""Commands that make and compare labels: `pseudo-label`, `propagate` and `compare-labels`."""
 
 from __future__ import annotations
 
@@ -7,74 +7,90 @@ from typing import Annotated
 
 import typer
 
-from contrail_data.cli import common as command
-from contrail_data.cli.common import Out, Overwrite, Store
+from contrail_data.cli.common import (
+    Batch,
+    Device,
+    Frames,
+    Out,
+    Overwrite,
+    Store,
+    Tta,
+    command_line,
+    print_table,
+    print_written_store,
+)
+from contrail_data.labels.predictor import FrameSelection
 
 
 def pseudo_label(
     store: Store,
-    model: Annotated[Path, typer.Option(help="Directory of a run or pipeline, or a file that export wrote.")],
+    model: Annotated[
+        Path, typer.Option(help="Directory of a finished run or pipeline, or an exported file (.pt2, .onnx).")
+    ],
     out: Out,
-    frames: Annotated[str, typer.Option(help=command.FRAMES)] = "all",
-    tta: command.Tta = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples predicted at once.")] = 4,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    frames: Frames = "all",
+    tta: Tta = None,
+    batch: Batch = 4,
+    device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Label frames of a store with a model; a frame that a human labelled keeps that label.
+    """Label the frames of a store with a model.
 
-    Writes probabilities and gated masks, so that a run can take them soft, in steps or as masks (data.pseudo.target),
-    with confidence and agreement to choose by, into a store of its own that names its parent and the model by digest,
-    and the records that the model was trained on.
+    A frame that a human labelled keeps that label. The new store holds probabilities, masks, confidence and agreement;
+    how a run uses them is set by data.pseudo. It names its parent and the model by digest, and the records that the
+    model was trained on.
     """
     from contrail_data.catalog.catalog import open_named
+    from contrail_data.labels.write import write_labels
+    from contrail_data.store.schema import Kind
     from contrail_train.inference.load import load_predictor
 
-    parent, wanted, line = open_named(store), command.frames(frames), command.line()
-    label = load_predictor(model, device, tta).label
-    digest, resumed = label(parent, out, "pseudo-labels", frames=wanted, batch=batch, overwrite=overwrite, command=line)
-    before = f", {resumed} of them found finished" if resumed else ""
-    print(f"{out}: {parent.sizes['sample']} samples{before}, {digest}")
+    parent, selection = open_named(store), FrameSelection.parse(frames)
+    labelled = write_labels(
+        parent,
+        load_predictor(model, device, tta).labeller_for(parent),
+        out,
+        kind=Kind.PSEUDO_LABELS,
+        frames=selection,
+        batch=batch,
+        overwrite=overwrite,
+        command=command_line(),
+    )
+    print_written_store(out, labelled.samples, labelled.resumed, labelled.digest)
 
 
-def propagate(
-    store: Store,
-    out: Out,
-    frames: Annotated[str, typer.Option(help="all, or offsets from the labelled one, such as -1,1.")] = "all",
-    overwrite: Overwrite = False,
-) -> None:
-    """Carry the human label of each record to its other frames by optical flow: a second opinion on pseudo-labels.
+def propagate(store: Store, out: Out, frames: Frames = "all", overwrite: Overwrite = False) -> None:
+    """Carry the human label of each record to its other frames by optical flow.
 
-    Writes a store of pseudo-labels that training takes as it takes a model's.
+    The result is a store of pseudo-labels for training, or a second opinion on those of a model.
     """
     from contrail_data.catalog.catalog import open_named
-    from contrail_data.labels.flow import propagate as carry
+    from contrail_data.labels import flow
 
-    wanted = command.frames(frames)
-    digest, resumed, count = carry(open_named(store), out, frames=wanted, overwrite=overwrite, command=command.line())
-    before = f", {resumed} of them found finished" if resumed else ""
-    print(f"{out}: {count} samples{before}, {digest}")
+    selection = FrameSelection.parse(frames)
+    labelled = flow.propagate(open_named(store), out, frames=selection, overwrite=overwrite, command=command_line())
+    print_written_store(out, labelled.samples, labelled.resumed, labelled.digest)
 
 
 def compare_labels(
-    a: Annotated[str, typer.Argument(help="Pseudo-labels or predictions.", metavar="A")],
-    b: Annotated[str, typer.Argument(help="Others of the same store.", metavar="B")],
+    a: Annotated[str, typer.Argument(help="A store of pseudo-labels or predictions.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="Another one, made from the same store.", metavar="B")],
 ) -> None:
-    """Tell how two stores of labels agree, by time from the labelled frame; frames that a human labelled are left out.
+    """Print how two stores of labels agree, by offset from the labelled frame.
 
-    `unmoved` is the agreement of B with the human label where it was drawn: what carrying it has to beat.
+    Frames that a human labelled are left out. The column "unmoved" is the agreement of B with the human label left
+    where it is: what a carried label has to beat.
     """
     from contrail_data.catalog.catalog import open_named
-    from contrail_data.labels.agreement import compared
+    from contrail_data.labels.agreement import compare_label_stores
 
-    found = compared(open_named(a), open_named(b))
+    header = ["frame", "frames", "pixels of A", "pixels of B", "Dice", "soft Dice", "unmoved"]
     rows = [
         [
-            f"{one['offset']:+d}",
-            *(f"{one[key]:,}" for key in ("frames", "a", "b")),
-            *("" if one[key] is None else f"{one[key]:.3f}" for key in ("dice", "soft", "unmoved")),
+            f"{one.offset:+d}",
+            *(f"{count:,}" for count in (one.frames, one.pixels_a, one.pixels_b)),
+            *(f"{dice:.3f}" if dice is not None else "" for dice in (one.dice, one.soft_dice, one.unmoved_dice)),
         ]
-        for one in found
+        for one in compare_label_stores(open_named(a), open_named(b))
     ]
-    header = ["frame", "frames", "pixels of A", "pixels of B", "Dice", "soft Dice", "unmoved"]
-    command.table(f"A {a}, B {b}", header, rows)
+    print_table(f"A {a}, B {b}", header, rows)

@@ -1,108 +1,116 @@
-"""MISSING DOCSTRING."""
+"""Commands that show what is in a store: `inspect`, `stats`, `report`, `preview` and `diff`."""
 
 from __future__ import annotations
 
-from enum import StrEnum
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from contrail_data.cli import common as command
-from contrail_data.cli.common import Store
+from contrail_data.cli.common import (
+    OUTPUT,
+    SELECTION,
+    AsJson,
+    ExitCode,
+    OverwriteFile,
+    Store,
+    print_fields,
+    print_table,
+)
 from contrail_data.errors import ContrailError
+from contrail_data.reports.sheets import Sheet
 
 
-class Sheet(StrEnum):
-    positives = "positives"
-    disagreed = "disagreed"
-    brightest = "brightest"
-    random = "random"
-
-
-def diff(
-    a: Annotated[str, typer.Argument(help="A store.", metavar="A")],
-    b: Annotated[str, typer.Argument(help="Another.", metavar="B")],
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Tell what differs between two stores as sealed: settings, records, pixels, labels, statistics; exit code 1."""
-    import json
-
+def inspect(store: Store, as_json: AsJson = False) -> None:
+    """Print a summary of a store: samples, labels, times, places and origin."""
     from contrail_data.catalog.catalog import open_named
-    from contrail_data.reports.diff import diff as compare
-    from contrail_data.reports.diff import lines
+    from contrail_data.reports import summary
 
-    found = compare(open_named(a), open_named(b))
+    summarised = summary.summarise(open_named(store))
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(summary.as_json(summarised), indent=1, allow_nan=False))
     else:
-        for line in lines(found, a, b):
-            print(line)
-    if any(found.values()):
-        raise typer.Exit(1)
+        print_fields(summary.as_text(summarised))
 
 
 def stats(
     stores: Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE...")],
 ) -> None:
-    """Print the statistics per channel stored with train data; of several stores, also taken together."""
+    """Print the channel statistics of the train split, as stored.
+
+    For several stores, the statistics of all of them together are printed as well.
+    """
     from contrail_data.catalog.catalog import open_named
     from contrail_data.store.stats import combined
 
-    found = []
+    statistics = {}
     for name in stores:
-        statistics = open_named(name).attrs.get("statistics")
-        if statistics is None:
-            raise ContrailError(f"{name}: has no statistics: they are taken from train samples only, and it holds none")
-        found.append((name, statistics))
-    if len(found) > 1:
-        found.append(("together", combined([s for _, s in found])))
+        if (own := open_named(name).attrs.get("statistics")) is None:
+            raise ContrailError(f"{name}: has no statistics; they are computed from train samples, and it holds none")
+        statistics[name] = own
+    if len(statistics) > 1:
+        statistics["together"] = combined(list(statistics.values()))
     header = ["channel", "mean", "std", "minimum", "maximum", "at 0", "at 1", "mean x 255", "std x 255"]
-    for name, s in found:
+    for name, s in statistics.items():
         rows = [
             [
                 channel,
-                *(f"{s[k][c]:.6f}" for k in ("mean", "std", "minimum", "maximum")),
-                *(f"{s[k][c]:.2%}" for k in ("at_low", "at_high")),
-                *(f"{s[k][c] * 255:.3f}" for k in ("mean", "std")),
+                *(f"{s[key][c]:.6f}" for key in ("mean", "std", "minimum", "maximum")),
+                *(f"{s[key][c]:.2%}" for key in ("at_low", "at_high")),
+                *(f"{s[key][c] * 255:.3f}" for key in ("mean", "std")),
             ]
             for c, channel in enumerate(s["channel"])
         ]
-        command.table(f"{name}: {s['samples']} train samples, {s['count']:,} pixels a channel", header, rows)
+        print_table(f"{name}: {s['samples']} train samples, {s['count']:,} pixels per channel", header, rows)
 
 
-def inspect(
+def report(
     store: Store,
-    as_json: Annotated[bool, typer.Option("--json", help="The same facts for machines.")] = False,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file to write.", rich_help_panel=OUTPUT)] = Path(
+        "report.html"
+    ),
+    overwrite: OverwriteFile = False,
 ) -> None:
-    """Tell what is in a store: samples, labels, when, where, from what."""
+    """Write an HTML report about a store.
+
+    One self-contained page: labels, places, times, channels, agreement of the annotators, examples.
+    """
     from contrail_data.catalog.catalog import open_named
-    from contrail_data.reports.summary import facts, summary
+    from contrail_data.reports.store_page import write_report
+    from contrail_data.storage.files import check_new
 
-    found = facts(open_named(store))
-    if as_json:
-        import json
-
-        print(json.dumps(found, indent=1, allow_nan=False))
-    else:
-        command.facts(summary(found))
+    check_new(out, overwrite)
+    write_report(open_named(store), out)
+    print(out)
 
 
 def preview(
     store: Store,
-    record: Annotated[list[str] | None, typer.Option(help="Record id; can be given several times.")] = None,
+    record: Annotated[list[str] | None, typer.Option(help="Record id; repeatable.", rich_help_panel=SELECTION)] = None,
     sheet: Annotated[
         list[Sheet] | None,
-        typer.Option(help="Contact sheet; several times. Without --record or --sheet: positives and random."),
+        typer.Option(
+            help="Contact sheet; repeatable.",
+            show_default="positives and random, unless --record is given",
+            rich_help_panel=SELECTION,
+        ),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=500, help="Records on a contact sheet.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random sheet.")] = 0,
-    prediction: Annotated[str | None, typer.Option(help="Predictions or pseudo-labels to outline in cyan.")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures.")] = Path("preview"),
+    count: Annotated[
+        int, typer.Option(min=1, max=500, help="Records on a contact sheet.", rich_help_panel=SELECTION)
+    ] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random sheet.", rich_help_panel=SELECTION)] = 0,
+    prediction: Annotated[
+        str | None, typer.Option(help="Predictions or pseudo-labels of the store, to outline in cyan.")
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures.", rich_help_panel=OUTPUT)] = Path(
+        "preview"
+    ),
 ) -> None:
-    """Write contact sheets, or a sheet and an animated GIF of single records: label outlined in yellow.
+    """Write pictures of a store: contact sheets, or a sheet and an animated GIF of single records.
 
-    Pictures go into a folder of the store's name and digest, so that stores do not overwrite each other's.
+    The label is outlined in yellow. Pictures go into a subfolder named after the store and its digest, so that pictures
+    of different stores do not overwrite each other.
     """
     from contrail_data.catalog.catalog import open_named
     from contrail_data.reports import preview as pictures
@@ -113,19 +121,29 @@ def preview(
         for path in pictures.preview(opened, record_id, out, predicted):
             print(path)
     for name in sheet or ([] if record else pictures.default_sheets(opened)):
-        print(pictures.contact_sheet(opened, str(name), out, count=count, seed=seed, prediction=predicted))
+        print(pictures.contact_sheet(opened, name, out, count=count, seed=seed, prediction=predicted))
 
 
-def report(
-    store: Store,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file to write.")] = Path("report.html"),
-    overwrite: command.OverwriteFile = False,
+def diff(
+    a: Annotated[str, typer.Argument(help="A store.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="Another store.", metavar="B")],
+    as_json: AsJson = False,
 ) -> None:
-    """Write one self-contained HTML page on a store: labels, places, times, channels, agreement, examples."""
-    from contrail_data.catalog.catalog import open_named
-    from contrail_data.reports.store_page import write_report
-    from contrail_data.storage.files import check_new
+    """Print the differences between two stores.
 
-    check_new(out, overwrite)
-    write_report(open_named(store), out)
-    print(out)
+    Settings, records, pixels, labels and statistics are compared as sealed. The exit code is 1 if they differ.
+    """
+    from dataclasses import asdict
+
+    from contrail_data.catalog.catalog import open_named
+    from contrail_data.reports.diff import diff as compare
+    from contrail_data.reports.diff import diff_lines
+
+    differences = compare(open_named(a), open_named(b))
+    if as_json:
+        print(json.dumps(asdict(differences), indent=1))
+    else:
+        for line in diff_lines(differences, a, b):
+            print(line)
+    if differences:
+        raise typer.Exit(ExitCode.FAILED)

@@ -4,40 +4,30 @@ from __future__ import annotations
 
 import typer
 
-from contrail_data.cli import build, catalog, labels, look, share, splits
-from contrail_data.cli.common import run
+from contrail_data.cli import build, catalog, labels, look, share, splits, synth
+from contrail_data.cli.common import run_app
+
+GROUPS = {
+    "Build": (build.build_ash, build.append, build.subset, build.merge),
+    "Look": (look.inspect, look.stats, look.report, look.preview, look.diff),
+    "Labels": (labels.pseudo_label, labels.propagate, labels.compare_labels),
+    "Split": (splits.audit, splits.splits),
+    "Share": (share.verify, share.pull, share.push),
+    "Try out": (synth.synth, synth.synth_scans),
+}
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Raw GOES bands to ash-RGB zarr stores that a team shares.",
+    help="Turn raw satellite bands into stores of composites (zarr) that a team shares.",
 )
-for command in (
-    build.synth,
-    build.synth_scans,
-    build.build_ash,
-    build.append,
-    build.subset,
-    build.merge,
-    look.diff,
-    look.stats,
-    look.inspect,
-    look.preview,
-    look.report,
-    share.verify,
-    share.pull,
-    share.push,
-    labels.pseudo_label,
-    labels.propagate,
-    labels.compare_labels,
-    splits.splits,
-    splits.audit,
-):
-    app.command()(command)
-app.add_typer(catalog.app, name="catalog")
+for panel, commands in GROUPS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(catalog.app, name="catalog", rich_help_panel="Share")
 
 
 def main() -> None:
-    """Run the command line."""
-    run(app)
+    """Run `contrail-data`."""
+    run_app(app)

@@ -1,26 +1,37 @@
-"""MISSING DOCSTRING."""
+"""Commands that check stores and copy them between people: `verify`, `pull` and `push`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrail_data.cli.common import CORES, Store, Workers
+from contrail_data.cli.common import CORES, OUTPUT, Store, Workers
 from contrail_data.errors import ContrailError
+
+if TYPE_CHECKING:
+    from contrail_data.storage.place import Place
+    from contrail_data.store.verify import Damage
 
 
 def verify(
-    store: Annotated[str, typer.Argument(help="A store: path, URL or catalog name.", metavar="STORE")],
+    store: Store,
     repair_from: Annotated[
-        str | None, typer.Option(help="Restore what is damaged from a copy of the store, or from the raw data.")
+        str | None,
+        typer.Option(
+            help="Restore damaged files from a copy of the store, or from the folder of raw data it was built from.",
+            metavar="COPY|RAW",
+        ),
     ] = None,
     workers: Workers = CORES,
 ) -> None:
-    """Check every file of a store against its checksum, the whole against its digest, statistics and counts."""
+    """Check a store for damage.
+
+    Every file is verified against its checksum, the store against its digest, and statistics and counts against the
+    samples. The exit code is 1 if anything is damaged and was not restored.
+    """
     from contrail_data.catalog.catalog import find_place
-    from contrail_data.storage.place import place_of
     from contrail_data.store.reader import open_store
     from contrail_data.store.verify import verify as find_damage
 
@@ -29,29 +40,30 @@ def verify(
     for item in damage:
         print(f"{place}/{item.path}: {item.reason}")
     if damage and repair_from is not None:
-        from contrail_data.build.repair import repair_from_raw
-        from contrail_data.store.transfer import repair
-
-        raw = Path(repair_from)
-        if "://" not in repair_from and raw.is_dir() and not (raw / "zarr.json").exists():
-            restored = repair_from_raw(place, damage, raw, workers)
-        else:
-            restored = repair(place, damage, place_of(repair_from))
+        restored = _repair(place, damage, repair_from, workers)
         print(f"{place}: restored {', '.join(restored) or 'nothing'}")
         damage = find_damage(place)
         for item in damage:
             print(f"{place}/{item.path}: {item.reason}, still")
     if damage:
-        remedy = "" if repair_from else ": restore with --repair-from COPY or RAW"
-        raise ContrailError(f"{place}: {len(damage)} of its files {'are' if len(damage) > 1 else 'is'} damaged{remedy}")
-    print(f"{place}: whole, {open_store(place, times=False).attrs['digest']}")
+        remedy = "" if repair_from else "; restore them with --repair-from COPY or --repair-from RAW"
+        raise ContrailError(f"{place}: {len(damage)} damaged {'files' if len(damage) > 1 else 'file'}{remedy}")
+    print(f"{place}: intact, {open_store(place, times=False).attrs['digest']}")
 
 
 def pull(
     store: Store,
-    out: Annotated[str | None, typer.Option("-o", "--out", help="Where to; default: the cache, found by name.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o", "--out", help="Where to copy the store to.", show_default="the cache", rich_help_panel=OUTPUT
+        ),
+    ] = None,
 ) -> None:
-    """Copy a store here, verified. Interrupted, it goes on. Commands then use the copy in the cache by themselves."""
+    """Copy a store to this machine and verify it.
+
+    Commands use a copy in the cache automatically. An interrupted copy continues when the command is run again.
+    """
     from contrail_data.catalog.catalog import open_named
     from contrail_data.storage.place import place_of
     from contrail_data.store.cache import cache_place
@@ -60,17 +72,22 @@ def pull(
     opened = open_named(store, copies=False)
     source, digest = place_of(opened.attrs["path"]), opened.attrs["digest"]
     target = cache_place(digest) if out is None else place_of(out)
-    before = copy_store(source, target)
-    print(f"{target}: whole, {digest}" + (f", {before} files were there" if before else ""))
+    existing = copy_store(source, target)
+    print(f"{target}: intact, {digest}" + (f" ({existing} files already there)" if existing else ""))
 
 
 def push(
     store: Store,
-    to: Annotated[str, typer.Argument(help="Where to: URL (s3://...) or folder of the new copy.", metavar="TO")],
-    name: Annotated[str | None, typer.Option(help="Enter the copy under this name in the catalog.")] = None,
-    text: Annotated[str | None, typer.Option(help="What the catalog should say of it.")] = None,
+    to: Annotated[
+        str, typer.Argument(help="Where to copy the store to: a URL (s3://...) or a new folder.", metavar="TO")
+    ],
+    name: Annotated[str | None, typer.Option(help="Add the copy to the catalog under this name.")] = None,
+    text: Annotated[str | None, typer.Option(help="Description for the catalog.")] = None,
 ) -> None:
-    """Copy a store to where the team finds it, verified, and enter it in the catalog. Interrupted, it goes on."""
+    """Copy a store to where the team finds it, verify it, and add it to the catalog.
+
+    An interrupted copy continues when the command is run again.
+    """
     from contrail_data.catalog.catalog import CATALOG, add_entry, check_name, find_catalog, open_named
     from contrail_data.storage.place import place_of
     from contrail_data.store.transfer import copy_store
@@ -79,7 +96,19 @@ def push(
         check_name(name)
     opened, target = open_named(store, copies=False), place_of(to)
     copy_store(place_of(opened.attrs["path"]), target)
-    print(f"{target}: whole, {opened.attrs['digest']}")
+    print(f"{target}: intact, {opened.attrs['digest']}")
     if name is not None:
         file = find_catalog() or Path(CATALOG)
         print(f"{file}: {name}@{add_entry(file, name, target.url, opened, text)}")
+
+
+def _repair(place: Place, damage: list[Damage], origin: str, workers: int) -> list[str]:
+    """Restore damaged files from a copy or from raw data; returns what was restored."""
+    from contrail_data.build.repair import repair_from_raw
+    from contrail_data.storage.place import place_of
+    from contrail_data.store.transfer import repair
+
+    folder = Path(origin)
+    if "://" not in origin and folder.is_dir() and not (folder / "zarr.json").exists():
+        return repair_from_raw(place, damage, folder, workers)
+    return repair(place, damage, place_of(origin))

@@ -6,33 +6,30 @@ import logging
 
 import typer
 
-from contrail_data.cli.common import run
+from contrail_data.cli.common import run_app
 from contrail_train.cli import predict, presets, score, train
+
+GROUPS = {
+    "Train": (train.run, train.pipeline, train.rounds, train.soup),
+    "Evaluate": (score.evaluate, score.compare),
+    "Predict": (predict.predict, score.submit, predict.export),
+}
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Contrail segmentation models, trained straight from contrail-data stores.",
+    help="Train contrail detectors on contrail-data stores, evaluate them, and predict.",
 )
-app.add_typer(presets.app, name="presets")
-for command in (
-    train.run,
-    train.pipeline,
-    train.soup,
-    train.rounds,
-    score.evaluate,
-    score.compare,
-    predict.predict,
-    score.submit,
-    predict.export,
-):
-    app.command()(command)
+app.add_typer(presets.app, name="presets", rich_help_panel="Train")
+for panel, commands in GROUPS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run `contrail-train`."""
     log = logging.getLogger("contrail_train")
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler()]  # to stderr
-    run(app)
+    run_app(app)

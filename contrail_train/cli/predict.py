@@ -1,48 +1,38 @@
-"""MISSING DOCSTRING."""
+"""Commands that predict, and that write a model as one file: `predict` and `export`."""
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrail_data.cli import common as command
-from contrail_train.cli.common import Device, Model
+from contrail_data.cli.common import (
+    OUTPUT,
+    SCANS,
+    TIME_FORMATS,
+    Batch,
+    Device,
+    ExitCode,
+    Frames,
+    OverwriteFile,
+    Product,
+    SatpyReader,
+    Tta,
+    command_line,
+    exit_with_error,
+    print_note,
+    print_written_store,
+)
+from contrail_data.labels.predictor import FrameSelection
+from contrail_train.cli.common import Model
 
-SCANS = "Of scans"
+if TYPE_CHECKING:
+    from contrail_train.inference.predictor import Predictor
 
-
-def export(
-    model: Annotated[Path, typer.Argument(help="Directory of a finished run or pipeline.", metavar="MODEL")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="NAME.pt2 (torch) or NAME.onnx (needs the extra onnx).")],
-    tta: command.Tta = None,
-    check: Annotated[
-        str | None,
-        typer.Option("--check", help="A store: compare file and model on its first samples as well.", metavar="STORE"),
-    ] = None,
-    overwrite: command.OverwriteFile = False,
-) -> None:
-    """Write a model as one file that needs neither contrail nor the directory: stored windows in, masks out.
-
-    The file is read back and compared with the model before it appears. It is used like a run: evaluate, predict,
-    pseudo-label.
-    """
-    from contrail_data.catalog.catalog import open_named
-    from contrail_train.inference.export import export as write
-    from contrail_train.inference.load import load_predictor
-
-    store = None if check is None else open_named(check)
-    told = write(load_predictor(model, "cpu", tta), out, store=store, overwrite=overwrite)
-    print(
-        f"{out}: {out.stat().st_size / 1e6:.1f} MB; on {told.windows} windows probability differs by up to "
-        f"{told.probability:.1e}, score by {told.score:.1e}, {told.differ} of {told.pixels:,} pixels of masks "
-        f"({told.marked:,} marked)"
-    )
-    if not told.marked and store is None:
-        print("note: none of the made-up windows has a mask: --check STORE compares on images", file=sys.stderr)
+CLEANING = "Cleaning of masks of scans"
+SCENE_SUFFIXES = (".nc", ".tif", ".geojson", ".png", ".gif")
 
 
 def predict(
@@ -51,8 +41,8 @@ def predict(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A store: path, URL or name in data_catalog.yaml. Or scans, as for `contrail-data build-ash`: a "
-            "folder or glob of ABI files, an archive such as goes-east.",
+            help="A store (path, URL or name in data_catalog.yaml), or scans: a folder or glob of ABI files, or an "
+            "archive such as goes-east (as for build-ash).",
         ),
     ],
     outs: Annotated[
@@ -60,123 +50,207 @@ def predict(
         typer.Option(
             "-o",
             "--out",
-            help="The store of predictions to write, or NAME.csv. Of scans, once or more: NAME.nc, .zarr, .tif, "
-            ".geojson, .png, .gif.",
+            help="For a store: the store of predictions to write, or NAME.csv. For scans: NAME.nc, .zarr, .tif, "
+            ".geojson, .png or .gif; repeatable.",
+            rich_help_panel=OUTPUT,
         ),
     ],
-    frames: Annotated[str, typer.Option(help=command.FRAMES)] = "labelled",
-    tta: command.Tta = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples predicted at once.")] = 8,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what exists at --out.", rich_help_panel=OUTPUT)
+    ] = False,
+    frames: Frames = "labelled",
+    tta: Tta = None,
+    batch: Batch = 8,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at -o.")] = False,
     time: Annotated[
         list[datetime] | None,
         typer.Option(
-            formats=command.TIMES, help="UTC; several times. None: every scan that can be.", rich_help_panel=SCANS
+            formats=TIME_FORMATS,
+            help="Time of a scan to predict, UTC; repeatable.",
+            show_default="every scan that has the frames the model needs",
+            rich_help_panel=SCANS,
         ),
     ] = None,
     area: Annotated[
         tuple[float, float, float, float] | None,
-        typer.Option(help="South, west, north, east in degrees. None: all.", rich_help_panel=SCANS),
+        typer.Option(help="South, west, north and east limit in degrees.", show_default="all", rich_help_panel=SCANS),
     ] = None,
-    product: Annotated[
-        str, typer.Option(help="Of an archive: L1b-RadF, L1b-RadC, L2-MCMIPC ...", rich_help_panel=SCANS)
-    ] = "L1b-RadF",
-    reader: Annotated[
-        str | None,
-        typer.Option(
-            help="Read other imagers' files (Himawari, GK-2A) by this satpy reader, or auto; needs the extra satpy.",
-            rich_help_panel=SCANS,
-        ),
-    ] = None,
+    product: Product = "L1b-RadF",
+    reader: SatpyReader = None,
     max_zenith: Annotated[
-        float, typer.Option(min=1, max=89, help="Degrees of view zenith to go to.", rich_help_panel=SCANS)
+        float,
+        typer.Option(
+            min=1, max=89, help="Largest satellite zenith angle to predict, in degrees.", rich_help_panel=SCANS
+        ),
     ] = 70.0,
     overlap: Annotated[
-        float, typer.Option(min=0, max=0.75, help="Of a tile with each neighbour.", rich_help_panel=SCANS)
+        float,
+        typer.Option(
+            min=0,
+            max=0.75,
+            help="Share of its side that a tile has in common with each neighbour.",
+            rich_help_panel=SCANS,
+        ),
     ] = 0.25,
     altitude: Annotated[
         float | None,
-        typer.Option(help="Metres; shapes in .geojson are then freed of parallax.", rich_help_panel=SCANS),
+        typer.Option(
+            help="Altitude in metres for which shapes in .geojson are corrected for parallax.",
+            show_default="no correction",
+            rich_help_panel=SCANS,
+        ),
     ] = None,
-    min_pixels: Annotated[int, typer.Option(min=1, help="Drop smaller regions.", rich_help_panel=SCANS)] = 1,
+    min_pixels: Annotated[
+        int, typer.Option(min=1, help="Remove regions of fewer pixels.", rich_help_panel=CLEANING)
+    ] = 1,
     hysteresis: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Regions grow down to this probability.", rich_help_panel=SCANS),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Let regions grow to connected pixels of at least this probability.",
+            rich_help_panel=CLEANING,
+        ),
     ] = None,
     consistent: Annotated[
         int | None,
-        typer.Option(min=1, help="Drop what no neighbouring time has within so many pixels.", rich_help_panel=SCANS),
+        typer.Option(
+            min=1,
+            help="Remove regions without a contrail within this many pixels at the time before or after.",
+            rich_help_panel=CLEANING,
+        ),
     ] = None,
     fill_gaps: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="With --consistent: fill in down to this probability between two times with a contrail.",
-            rich_help_panel=SCANS,
+            help="With --consistent: add pixels of at least this probability between two times with a contrail.",
+            rich_help_panel=CLEANING,
         ),
     ] = None,
     elongation: Annotated[
         float | None,
-        typer.Option(min=1, help="Drop regions that are less long than so many widths.", rich_help_panel=SCANS),
+        typer.Option(min=1, help="Remove regions with a smaller ratio of length to width.", rich_help_panel=CLEANING),
     ] = None,
 ) -> None:
-    """Predict the records of a store, or whole scans.
+    """Predict the samples of a store, or whole scans.
 
-    Of a store: probability (in steps of 1/255) and mask into a sealed store that names its parent; with -o NAME.csv, of
-    a run with model.head=record or both, the probability that a record has any contrail. Of scans: tiles of the kind
-    the run was trained on, blended back onto the satellite's grid.
+    For a store, probabilities (in steps of 1/255) and masks are written to a sealed store that names its parent. With
+    --out NAME.csv, a run with model.head=record or both gives the probability that a record has any contrail.
+
+    For scans, tiles like those that the model was trained on are predicted and blended back onto the satellite's grid.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.open import is_abi
-    from contrail_data.storage.files import check_new
     from contrail_train.inference.load import load_predictor
+
+    if reader is None and not is_abi(source):
+        if len(outs) > 1:
+            exit_with_error("--out: the predictions of a store go into one place; give it once", ExitCode.USAGE)
+        if outs[0].suffix in SCENE_SUFFIXES:
+            exit_with_error(
+                f"{outs[0]}: {outs[0].suffix} is for scans, and {source} holds no ABI files (OR_ABI-*.nc); check the "
+                "path, read the files of another imager with --reader, or write NAME.zarr or NAME.csv for a store"
+            )
+        selection = FrameSelection.parse(frames)
+        _predict_store(load_predictor(run, device, tta), source, outs[0], selection, batch, overwrite)
+        return
+    from numpy import datetime64
+
+    from contrail_train.contrails.cleaning import Cleaning
+    from contrail_train.scenes.request import SceneRequest, predict_files
+    from contrail_train.scenes.tiling import Tiling
+
+    model = load_predictor(run, device, tta).for_masks()
+    cleaning = Cleaning(
+        threshold=model.decision.threshold,
+        low=hysteresis,
+        fill=fill_gaps,
+        min_pixels=min_pixels,
+        reach=consistent,
+        elongation=elongation,
+    )
+    cleaning.check()
+    request = SceneRequest(
+        source=source,
+        outs=outs,
+        tiling=Tiling(model.size, overlap, max_zenith=max_zenith),
+        cleaning=cleaning,
+        times=[datetime64(t) for t in time or ()],
+        area=area,
+        product=product,
+        reader=reader,
+        altitude=altitude,
+        batch=batch,
+        overwrite=overwrite,
+    )
+    written = predict_files(model, request)
+    for note in written.notes:
+        print_note(note)
+    for line in (*written.scans, *written.paths):
+        print(line)
+
+
+def _predict_store(model: Predictor, name: str, out: Path, frames: FrameSelection, batch: int, overwrite: bool) -> None:
+    """Predict the samples of a store into a store or a CSV file."""
+    from contrail_data.catalog.catalog import open_named
+    from contrail_data.labels.write import write_labels
+    from contrail_data.storage.files import check_new
+    from contrail_data.store.schema import Kind
+    from contrail_train.config.schema import Head
     from contrail_train.inference.records import record_table
 
-    if reader is not None or is_abi(source):
-        from numpy import datetime64
-
-        from contrail_train.contrails.cleaning import Cleaning
-        from contrail_train.scenes.predict import Tiling, predict_files
-
-        model = load_predictor(run, device, tta).for_masks()
-        cleaning = Cleaning(
-            threshold=model.decision.threshold,
-            low=hysteresis,
-            fill=fill_gaps,
-            min_pixels=min_pixels,
-            reach=consistent,
-            elongation=elongation,
-        )
-        cleaning.check()
-        tiling = Tiling(model.size, overlap, max_zenith=max_zenith)
-        moments = [datetime64(t) for t in time or ()]
-        for line in predict_files(
-            model, source, moments, outs, tiling, cleaning, area, product, reader, altitude, batch, overwrite
-        ):
-            print(line)
-        return
-    if len(outs) > 1:
-        command.fail("-o: records of a store go into one place: give it once", code=2)
-    store, out = source, outs[0]
-    if out.suffix in (".nc", ".tif", ".geojson", ".png", ".gif"):
-        command.fail(
-            f"{out}: {out.suffix} is for scans, and {source} holds no ABI files (OR_ABI-*.nc): check the path, read "
-            "other imagers' files with --reader, or write the records of a store into NAME.zarr or NAME.csv"
-        )
-    parent = open_named(store)
-    model = load_predictor(run, device, tta)
-    wanted = command.frames(frames)
+    parent = open_named(name)
     if out.suffix == ".csv":
         check_new(out, overwrite)
-        count = record_table(model.for_store(parent), parent, out, frames=wanted, batch=batch)
+        count = record_table(model.for_store(parent), parent, out, frames=frames, batch=batch)
         print(f"{out}: {count} frames")
-        if model.head == "both" and not model.decision.gate:
-            print("note: contrail is left empty: this run has no gate, its threshold is one of pixels", file=sys.stderr)
+        if model.head == Head.BOTH and not model.decision.gate:
+            print_note("the column contrail is empty: this run has no gate, and its threshold is for pixels")
         return
-    digest, resumed = model.label(
-        parent, out, "predictions", frames=wanted, batch=batch, overwrite=overwrite, command=command.line()
+    labelled = write_labels(
+        parent,
+        model.labeller_for(parent),
+        out,
+        kind=Kind.PREDICTIONS,
+        frames=frames,
+        batch=batch,
+        overwrite=overwrite,
+        command=command_line(),
     )
-    before = f", {resumed} of them found finished" if resumed else ""
-    print(f"{out}: {parent.sizes['sample']} samples{before}, {digest}")
+    print_written_store(out, labelled.samples, labelled.resumed, labelled.digest)
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="Directory of a finished run or pipeline.", metavar="MODEL")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="NAME.pt2 (torch) or NAME.onnx (needs the extra 'onnx').", rich_help_panel=OUTPUT
+        ),
+    ],
+    tta: Tta = None,
+    check: Annotated[
+        str | None,
+        typer.Option("--check", help="A store: also compare file and model on its first samples.", metavar="STORE"),
+    ] = None,
+    overwrite: OverwriteFile = False,
+) -> None:
+    """Write a model as one file that needs neither this program nor the model's directory.
+
+    It takes windows of frames as stored and returns masks. The file is read back and compared with the model before it
+    appears under its name. It is used like the directory of a run: evaluate, predict, pseudo-label.
+    """
+    from contrail_data.catalog.catalog import open_named
+    from contrail_train.inference import export as exporting
+    from contrail_train.inference.load import load_predictor
+
+    store = None if check is None else open_named(check)
+    comparison = exporting.export(load_predictor(model, "cpu", tta), out, store=store, overwrite=overwrite)
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB; on {comparison.windows} windows probability differs by up to "
+        f"{comparison.probability:.1e}, score by {comparison.score:.1e}, {comparison.differing} of {comparison.pixels:,} "
+        f"pixels of masks ({comparison.marked:,} marked)"
+    )
+    if not comparison.marked and store is None:
+        print_note("none of the synthetic windows has a contrail; --check STORE compares on real images")

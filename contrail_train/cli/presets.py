@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from contrail_data.cli import common as command
+from contrail_data.cli.common import exit_with_error, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Named runs.")
 
@@ -27,7 +27,7 @@ def list_presets(
 
     chosen = [preset for name, preset in PRESETS.items() if matching in name]
     if not chosen:
-        command.fail(f"no preset has {matching!r} in its name: leave the text away to see all")
+        exit_with_error(f"no preset has {matching!r} in its name: leave the text away to see all")
     rows = []
     counted = costs([config_of(p.name) for p in chosen])
     if as_json:
@@ -38,7 +38,7 @@ def list_presets(
         dice = "" if preset.published is None else f"{preset.published:.4f}"
         figures = [f"{cost.parameters / 1e6:.1f}", f"{cost.flop / 1e9:.1f}", dice]
         rows.append([preset.name, preset.parent or "", *figures, differs])
-    command.table("", ["preset", "parent", "M parameters", "GFLOP", "Dice", "differs by"], rows, text=(0, 1, 5))
+    print_table("", ["preset", "parent", "M parameters", "GFLOP", "Dice", "differs by"], rows, text_columns=(0, 1, 5))
 
 
 @app.command("pipelines")
@@ -50,13 +50,13 @@ def list_pipelines(
 
     chosen = [preset for name, preset in PIPELINES.items() if matching in name]
     if not chosen:
-        command.fail(f"no pipeline has {matching!r} in its name: give '' to see all")
+        exit_with_error(f"no pipeline has {matching!r} in its name: give '' to see all")
     rows = []
     for preset in chosen:
         stages = ", ".join(f"{name}={run}" for name, run in preset.stages.items())
         gate, mask = (" + ".join(preset.keys.get(key, [])) or "none" for key in ("gate", "mask"))
         rows.append([preset.name, gate, mask, stages, preset.about])
-    command.table("", ["pipeline", "gate", "mask", "stages", ""], rows, text=range(5))
+    print_table("", ["pipeline", "gate", "mask", "stages", ""], rows, text_columns=range(5))
 
 
 @app.command("show")

@@ -1,4 +1,4 @@
-"""MISSING DOCSTRING."""
+"""Commands that score models and write a submission: `evaluate`, `compare` and `submit`."""
 
 from __future__ import annotations
 
@@ -7,50 +7,62 @@ from typing import Annotated
 
 import typer
 
-from contrail_data.cli import common as command
-from contrail_train.cli.common import Device, Model, Store, print_scores
+from contrail_data.cli.common import OUTPUT, Batch, Device, OverwriteFile, Store, Tta, print_table
+from contrail_train.cli.common import MODEL_HELP, Model, print_scores
 
 
 def evaluate(
     run: Model,
     store: Store,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder for JSON, HTML page and pictures; default: the model's.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Folder for JSON, HTML report and pictures.",
+            show_default="the model's directory",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    worst: Annotated[int, typer.Option(min=0, max=100, help="Records to show that lose most.")] = 8,
-    tta: command.Tta = None,
-    batch: Annotated[int, typer.Option(min=1)] = 16,
+    worst: Annotated[
+        int, typer.Option(min=0, max=100, help="Number of worst records to show as pictures.", rich_help_panel=OUTPUT)
+    ] = 8,
+    tta: Tta = None,
+    batch: Batch = 16,
     device: Device = "auto",
 ) -> None:
-    """Score a model on a labelled store at its own threshold and gate: tables, JSON and one HTML page.
+    """Score a model on a labelled store.
 
-    Records that the model was trained on, or that its threshold was fitted on, are left out.
+    The model's own threshold and gate are used. Records that the model was trained on, or that its threshold was fitted
+    on, are left out. The scores are printed as tables and written as JSON and an HTML report.
     """
     from contrail_data.catalog.catalog import open_named
+    from contrail_train.config.schema import Head
     from contrail_train.evaluation.report import evaluate_store
     from contrail_train.inference.load import load_predictor
 
     opened = open_named(store)
     model = load_predictor(run, device, tta).for_store(opened)
-    result, tables, paths = evaluate_store(model, opened, store, out, worst, batch)
-    print_scores(f"{run} on {store}", result)
+    scores, tables, paths = evaluate_store(model, opened, store, out, worst, batch)
+    print_scores(f"{run} on {store}", scores, of_records=model.head == Head.RECORD)
     for title, header, rows in tables:
-        command.table(title, header, rows)
+        print_table(title, header, rows)
     for path in paths:
         print(f"written to {path}")
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="A run, pipeline or exported file.", metavar="A")],
-    b: Annotated[Path, typer.Argument(help="Another.", metavar="B")],
+    a: Annotated[Path, typer.Argument(help=MODEL_HELP, metavar="A")],
+    b: Annotated[Path, typer.Argument(help="Another model.", metavar="B")],
     store: Store,
-    tta: command.Tta = None,
-    batch: Annotated[int, typer.Option(min=1)] = 16,
+    tta: Tta = None,
+    batch: Batch = 16,
     device: Device = "auto",
 ) -> None:
-    """Compare two models on a labelled store: global Dice of each at its own threshold and gate, and their difference.
+    """Compare the global Dice of two models on a labelled store.
 
-    The interval is a paired bootstrap: both on the same resampled groups (site, day) of records.
+    Each model uses its own threshold and gate. The interval of the difference is a paired bootstrap over groups (site
+    and day) of records.
     """
     from contrail_data.catalog.catalog import open_named
     from contrail_train.data.items import open_labelled
@@ -62,26 +74,32 @@ def compare(
     models = [load_predictor(run, device, tta).for_masks().for_store(opened) for run in (a, b)]
     items = [unseen(open_labelled([opened], model.offsets), models) for model in models]
     counts = [
-        gated_counts(score_predictor(model, new, batch), model.decision.gate)
-        for model, new in zip(models, items, strict=True)
+        gated_counts(score_predictor(model, own, batch), model.decision.gate)
+        for model, own in zip(models, items, strict=True)
     ]
     groups = items[0].group
-    interval = "none of one group"
+    interval = "no interval: a single group"
     if len(set(groups)) > 1:
         low, high = bootstrap_difference(counts[0], counts[1], groups)
         interval = f"{low:+.4f} to {high:+.4f}"
-    scores = [float(dice(*c.sum(1))) for c in counts]
-    rows = [[f"A  {a}", f"{scores[0]:.4f}"], [f"B  {b}", f"{scores[1]:.4f}"]]
-    rows.append(["B less A (95 %)", f"{scores[1] - scores[0]:+.4f} ({interval})"])
-    command.table(f"global Dice on {len(groups)} records of {store}", ["run", ""], rows)
+    dice_a, dice_b = (float(dice(*c.sum(1))) for c in counts)
+    rows = [
+        [f"A  {a}", f"{dice_a:.4f}"],
+        [f"B  {b}", f"{dice_b:.4f}"],
+        ["B minus A (95 %)", f"{dice_b - dice_a:+.4f} ({interval})"],
+    ]
+    print_table(f"global Dice on {len(groups)} records of {store}", ["model", ""], rows)
 
 
 def submit(
-    store: Annotated[str, typer.Argument(help="A store that predict wrote.", metavar="STORE")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The CSV file to write.")],
-    overwrite: command.OverwriteFile = False,
+    store: Annotated[str, typer.Argument(help="A store of predictions.", metavar="STORE")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The CSV file to write.", rich_help_panel=OUTPUT)],
+    overwrite: OverwriteFile = False,
 ) -> None:
-    """Write predicted masks as the 2023 competition's submission: run lengths, column by column."""
+    """Write predicted masks in the format of the 2023 competition.
+
+    Masks are run lengths, column by column.
+    """
     from contrail_data.catalog.catalog import open_named
     from contrail_data.storage.files import check_new
     from contrail_train.inference.submission import write_submission

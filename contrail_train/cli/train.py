@@ -1,164 +1,194 @@
-"""MISSING DOCSTRING."""
+"""Commands that train: `run`, `pipeline`, `rounds` and `soup`."""
 
 from __future__ import annotations
 
 import os
-import sys
-from enum import StrEnum
 from pathlib import Path
 from time import monotonic
 from typing import Annotated
 
 import typer
 
-from contrail_data.cli import common as command
-from contrail_train.cli.common import Device, interval_text, print_scores
-
-
-class Retraining(StrEnum):
-    mixed = "mixed"
-    pretrain = "pretrain"
+from contrail_data.cli.common import (
+    EXECUTION,
+    OUTPUT,
+    Device,
+    ExitCode,
+    command_line,
+    exit_with_error,
+    print_fields,
+    print_note,
+    print_table,
+)
+from contrail_train.cli.common import Preset, RunDirectory, Settings, interval_text, print_holdout
+from contrail_train.workflows.retraining import Retraining
 
 
 def run(
-    preset: Annotated[str, typer.Argument(help="A preset (see `presets ls`) or a .yaml file.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="key=value, the value as YAML; can be given several times.", metavar="KEY=VALUE"),
+    preset: Preset,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run directory to write.", rich_help_panel=OUTPUT)
     ] = None,
+    settings: Settings = None,
     checkpoint_minutes: Annotated[
-        float, typer.Option(min=0.0, help="Minutes between checkpoints; one at each epoch's end besides.")
+        float,
+        typer.Option(
+            min=0.0,
+            help="Minutes between checkpoints; there is one at the end of each epoch as well.",
+            rich_help_panel=EXECUTION,
+        ),
     ] = 5.0,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Build everything, take three steps, tell memory, speed and time; keep nothing."
+            "--dry-run",
+            help="Build everything, take three steps, print memory, speed and estimated run time, and keep nothing.",
+            rich_help_panel=EXECUTION,
         ),
     ] = False,
 ) -> None:
-    """Train a model. Interrupted, the same command goes on from the last checkpoint.
+    """Train a model.
 
-    A part of the records is held out (data.holdout): the best epoch, the threshold and the gate are chosen there. On
-    several GPUs: torchrun --nproc-per-node N -m contrail_train run ...
+    A part of the records is held out (data.holdout); the best epoch, the threshold and the gate are chosen on it. An
+    interrupted run continues from its last checkpoint when the same command is run again.
+
+    On several GPUs: torchrun --nproc-per-node N -m contrail_train run ...
     """
     from contrail_train.config.presets import get_config
+    from contrail_train.config.schema import Head
     from contrail_train.config.settings import with_settings
 
     config = with_settings(get_config(preset), settings or [])
+    is_first = os.environ.get("RANK", "0") == "0"  # torchrun's first process prints for all
     if dry_run:
         from contrail_train.training.dry_run import rehearse
 
-        if os.environ.get("RANK", "0") == "0":
-            print("rehearsal: up to three steps are taken, nothing is kept", file=sys.stderr)
-        if told := rehearse(config):
-            command.facts(told)
+        if is_first:
+            print_note("dry run: up to three steps are taken, and nothing is kept")
+        if measurements := rehearse(config):
+            print_fields(measurements)
         return
-    if out is None:  # typer cannot say "unless"
-        command.fail("--out is missing: name a run directory, or ask for a --dry-run", code=2)
+    if out is None:  # typer cannot express that one of two options is required
+        exit_with_error("--out is missing; name a run directory, or use --dry-run", ExitCode.USAGE)
     from contrail_train.training.fit import fit
 
     start = monotonic()
-    calibration = fit(config, out, checkpoint_minutes, command.line())
-    if os.environ.get("RANK", "0") != "0":
-        return  # torchrun's first process speaks for all
+    calibration = fit(config, out, checkpoint_minutes, command_line())
+    if calibration is None or not is_first:
+        return
     print(f"{out}: trained in {(monotonic() - start) / 60:.1f} min")
-    if calibration["holdout"] is None:
-        why = "no held-out record has a contrail" if config.data.holdout else "data.holdout=0"
-        print(f"threshold {calibration['threshold']:.4f}, not calibrated: {why}")
-    else:
-        print_scores(
-            f"{out}: held-out records, each at threshold and gate fitted on others of them",
-            {**calibration["holdout"], "head": config.model.head},
-        )
+    print_holdout(
+        f"{out}: held-out records, each at a threshold and gate fitted on others of them",
+        calibration["holdout"],
+        calibration["threshold"],
+        reason="no held-out record has a contrail" if config.data.holdout else "data.holdout=0",
+        of_records=config.model.head == Head.RECORD,
+    )
 
 
 def pipeline(
-    preset: Annotated[str, typer.Argument(help="A pipeline (see `presets pipelines`) or a .yaml file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the pipeline.")],
+    preset: Annotated[
+        str,
+        typer.Argument(help="A pipeline (see `presets pipelines`), or a .yaml file.", metavar="PIPELINE|FILE"),
+    ],
+    out: RunDirectory,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="KEY=VALUE of the pipeline or of all its runs; STAGE.KEY=VALUE of one; STAGE.run=RUN takes a finished "
-            "run. Several times.",
+            help="Change a setting of the pipeline or of all its runs (KEY=VALUE), or of one stage (STAGE.KEY=VALUE). "
+            "STAGE.run=RUN uses a finished run. Repeatable.",
             metavar="KEY=VALUE",
         ),
     ] = None,
     device: Annotated[
         list[str] | None,
-        typer.Option(help="Several times: stages are trained side by side, one process a device. Default: auto."),
+        typer.Option(
+            help="Device to train on. Repeatable: the stages are trained side by side, one process per device.",
+            show_default="auto",
+            rich_help_panel=EXECUTION,
+        ),
     ] = None,
 ) -> None:
-    """Train gates and segmenters, and fit weights and thresholds on the records that all of them hold out.
+    """Train the stages of a pipeline, gates and segmenters, and calibrate them together.
 
-    Interrupted, the same command goes on. The directory is used like a run: evaluate, predict, pseudo-label, export.
+    Weights and thresholds are fitted on the records that all stages hold out. An interrupted pipeline continues when
+    the same command is run again. The directory is used like that of a run: evaluate, predict, pseudo-label, export.
     """
-    from contrail_train.config.pipeline_presets import get_pipeline
-    from contrail_train.config.pipelines import with_pipeline_settings
+    from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
     from contrail_train.workflows.pipeline import train_pipeline
 
     config = with_pipeline_settings(get_pipeline(preset), settings or [])
-    calibration = train_pipeline(config, out, device or ["auto"], command.line())
-    for what in ("mask", "gate"):
-        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in calibration[f"{what}_weights"].items())
-        print(f"{what}: {weights}" if what == "mask" or config.gate else "gate: none")
-    if calibration["holdout"] is None:
-        print(f"threshold {calibration['threshold']:.4f}, not calibrated: no positive record that all stages held out")
-    else:
-        title = f"{out}: records held out by all stages, each by weights, threshold and gate fitted on others of them"
-        print_scores(title, calibration["holdout"])
-
-
-def soup(
-    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one model.", metavar="RUN...")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to write.")],
-    device: Device = "auto",
-) -> None:
-    """Average the weights of runs into one run, calibrated on records that all of them held out.
-
-    Worth it for runs that began at the same weights, such as `start=RUN` with several seeds. Statistics of batch norms
-    are taken anew from training images: even the soup of one run and itself differs a little from it. To average
-    predictions instead, name runs as stages: `pipeline unet2d_no_gate --set all.run=RUN --set positive.run=RUN`.
-    """
-    from contrail_train.workflows.soup import average_runs
-
-    calibration = average_runs(runs, out, device, command.line())
-    if calibration["holdout"] is None:
-        print(f"threshold {calibration['threshold']:.4f}, not calibrated: no positive record that all runs held out")
-    else:
-        print_scores(f"{out}: records held out by all runs, each at a threshold fitted on others of them",
-                      calibration["holdout"])  # fmt: skip
+    calibration = train_pipeline(config, out, device or ["auto"], command_line())
+    for role, stage_weights in (("mask", calibration["mask_weights"]), ("gate", calibration["gate_weights"])):
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in stage_weights.items())
+        print(f"{role}: {weights}" if role == "mask" or config.gate else "gate: none")
+    print_holdout(
+        f"{out}: records held out by all stages, each with weights, threshold and gate fitted on others of them",
+        calibration["holdout"],
+        calibration["threshold"],
+        reason="all stages together hold out no positive record",
+    )
 
 
 def rounds(
-    preset: Annotated[str, typer.Argument(help="A preset (see `presets ls`) or a .yaml file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the rounds.")],
-    count: Annotated[int, typer.Option("--rounds", min=1, help="After the first one, on human labels alone.")] = 2,
-    folds: Annotated[int, typer.Option(min=2, help="Models a round; each labels the part that it has not seen.")] = 3,
+    preset: Preset,
+    out: RunDirectory,
+    count: Annotated[
+        int, typer.Option("--rounds", min=1, help="Rounds after the first, which uses human labels only.")
+    ] = 2,
+    folds: Annotated[
+        int, typer.Option(min=2, help="Models per round. Each labels the part of the records that it has not seen.")
+    ] = 3,
     how: Annotated[
-        Retraining, typer.Option(help="mixed: on human and pseudo-labels at once; pretrain: then on human ones alone.")
-    ] = Retraining.mixed,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value of all runs; several times.", metavar="KEY=VALUE")
-    ] = None,
+        Retraining,
+        typer.Option(
+            help="mixed: train on human and pseudo-labels at once. pretrain: train on both, then on human labels only."
+        ),
+    ] = Retraining.MIXED,
+    settings: Settings = None,
 ) -> None:
-    """Train, pseudo-label with models that have not seen a record, train again; each round scored on human labels.
+    """Train, pseudo-label, and train again on both kinds of labels, for several rounds.
 
-    A part of the records (data.holdout) is held out of everything. Samples without a human label are labelled by the
-    round before. Interrupted, the same command goes on.
+    Records are labelled only by models that have not seen them; samples without a human label are labelled by the round
+    before. Each round is scored with human labels on records (data.holdout) that are held out of everything. An
+    interrupted command continues when it is run again.
     """
     from contrail_train.config.presets import get_config
     from contrail_train.config.settings import with_settings
     from contrail_train.workflows.rounds import run_rounds
 
     config = with_settings(get_config(preset), settings or [])
-    told = run_rounds(config, out, count, folds, how.value, command.line())
     rows = []
-    for one in told:
-        report = one["holdout"]
-        dice = f"{report['dice']:.4f} ({interval_text(report)})" if report else "none"
+    for one in run_rounds(config, out, rounds=count, folds=folds, how=how, command=command_line()):
+        scores = one["holdout"]
+        dice = f"{scores['dice']:.4f} ({interval_text(scores)})" if scores else "none"
         gain = f"{one['gain']:+.4f} ({one['gain_low']:+.4f} to {one['gain_high']:+.4f})" if "gain" in one else ""
         rows.append([str(one["round"]), one["run"], dice, gain])
-    title = "Dice on the records held out of everything, human labels, each at a threshold fitted on others of them"
-    command.table(title, ["round", "run", "Dice (95 %)", "less round 0 (95 %)"], rows, text=(0, 1))
+    title = "Dice on the held-out records with human labels, each at a threshold fitted on others of them"
+    print_table(title, ["round", "run", "Dice (95 %)", "minus round 0 (95 %)"], rows, text_columns=(0, 1))
+
+
+def soup(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one model.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to write.", rich_help_panel=OUTPUT)],
+    device: Device = "auto",
+) -> None:
+    """Average the weights of several runs into one run.
+
+    The threshold and the gate are calibrated on records that all of the runs held out. Averaging helps for runs that
+    started from the same weights, such as start=RUN with several seeds. Statistics of batch normalisation are
+    recomputed from training images, so that even the average of a run with itself differs slightly from it.
+
+    To average predictions instead, use the runs as stages: pipeline unet2d_no_gate --set all.run=RUN --set
+    positive.run=RUN.
+    """
+    from contrail_train.workflows.soup import average_runs
+
+    calibration = average_runs(runs, out, device, command_line())
+    print_holdout(
+        f"{out}: records held out by all runs, each at a threshold fitted on others of them",
+        calibration["holdout"],
+        calibration["threshold"],
+        reason="the runs together hold out no positive record",
+    )

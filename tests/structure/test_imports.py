@@ -1,14 +1,89 @@
-"""Imports: what the command lines load, and who may import whom."""
+"""Imports: what asking for help loads, and who may import whom."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.places import PROJECT
+
+PACKAGES = ("contrail_data", "contrail_train")
+HEAVY = ("torch", "timm", "dask", "xarray", "zarr", "numpy", "pandas", "scipy", "matplotlib")
 
 
-def test_a_command_line_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, contrail_data.cli, contrail_train.cli;"
-        "print([m for m in ('torch', 'timm', 'dask', 'xarray', 'zarr', 'numpy') if m in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+def modules_in(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (PROJECT / folder).rglob("*.py"))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def imports_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) of each import; the name of a plain `import` is empty."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def private_names_used(tree: ast.Module) -> Iterator[str]:
+    """Yield private names of the packages' modules that are imported, reached as attributes or patched by name."""
+    aliases = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGES):
+            for alias in node.names:
+                if is_private(alias.name):
+                    yield f"{node.module}.{alias.name}"
+                aliases.add(alias.asname or alias.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id in aliases and is_private(node.attr):
+                yield f"{node.value.id}.{node.attr}"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if node.value.startswith(PACKAGES) and any(map(is_private, node.value.split("."))):
+                yield node.value
+        elif isinstance(node, ast.Call) and len(node.args) >= 2 and isinstance(node.args[0], ast.Name):
+            patched = node.args[1]
+            if node.args[0].id in aliases and isinstance(patched, ast.Constant) and is_private(str(patched.value)):
+                yield f"{node.args[0].id}.{patched.value}"
+
+
+@pytest.mark.parametrize("path", modules_in("tests"), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_no_test_imports_another_one_or_a_private_name(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    for module, name in imports_in(tree):
+        parts = [*module.split("."), name]
+        assert not any(part.startswith("test_") or part == "conftest" for part in parts), f"imports {module} {name}"
+        assert parts[0] != "tests", f"imports {module}: helpers are imported as `from helpers. ...`"
+    assert list(private_names_used(tree)) == []
+
+
+@pytest.mark.parametrize("path", modules_in(*PACKAGES, "benchmarks"), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_no_module_uses_a_private_name_of_another(path: Path) -> None:
+    assert list(private_names_used(ast.parse(path.read_text()))) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_help_of_every_command_loads_nothing_heavy(package: str) -> None:
+    program = f"""
+import sys
+from typer.main import get_command
+from typer.testing import CliRunner
+from {package}.cli.main import app
+
+commands = get_command(app).commands
+nested = [[name, inner] for name, command in commands.items() for inner in getattr(command, "commands", ())]
+for arguments in ([], *([name] for name in commands), *nested):
+    result = CliRunner().invoke(app, [*arguments, "--help"])
+    assert result.exit_code == 0, (arguments, result.output)
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -34,7 +34,7 @@ def test_pull_is_verified_resumes_and_serves_by_digest(sealed40: Path, tmp_path:
     Place(url).write("image/c.1.0.0.0.0", [good])
     done = run_data("pull", url)
     assert done.returncode == 0, done.stderr
-    assert "files were there" in done.stdout
+    assert "files already there" in done.stdout
     assert contents(target.path) == contents(sealed40)
     assert verify(target) == []
     assert open_named(url).attrs["path"] == str(target.path)

@@ -1,0 +1,90 @@
+"""Commands that write synthetic input data: `synth` and `synth-scans`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contrail_data.cli.common import CORES, TIME_FORMATS, Workers
+from contrail_data.errors import ContrailError
+
+Folder = Annotated[Path, typer.Argument(help="Folder to write the files into.", metavar="FOLDER")]
+Bands = Annotated[str, typer.Option(help="ABI bands, comma-separated numbers from 8 to 16.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers; the same seed gives the same files.")]
+
+
+def synth(
+    out: Folder,
+    records: Annotated[int, typer.Option(min=2, help="Number of records, train and validation together.")] = 400,
+    seed: Seed = 0,
+    validation: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Fraction of the records that becomes the validation split.")
+    ] = 0.2,
+    size: Annotated[int, typer.Option(min=32, max=2048, help="Rows and columns of a record, in pixels.")] = 256,
+    bands: Bands = "11,14,15",
+    label_shift: Annotated[
+        tuple[float, float],
+        typer.Option(
+            help="Pixels (down, right) by which labels are shifted against the image; OpenContrails: 0.5 0.5."
+        ),
+    ] = (0.5, 0.5),
+    workers: Workers = CORES,
+) -> None:
+    """Write synthetic records in the OpenContrails layout.
+
+    They are physically plausible, for trying things out and for tests; a score reached on them says nothing about real
+    contrails.
+    """
+    from contrail_data.progress import progress
+    from contrail_data.synthetic.records import write_records
+
+    band_numbers = _parse_bands(bands)
+    with progress("synth", records, unit="records") as advance:
+        counts = write_records(
+            out,
+            records,
+            seed=seed,
+            validation_fraction=validation,
+            size=size,
+            bands=band_numbers,
+            label_shift=label_shift,
+            on_record=lambda _: advance(1),
+            workers=workers,
+        )
+    print(f"{out}: synthetic records, {', '.join(f'{n} {split}' for split, n in counts.items())}")
+
+
+def synth_scans(
+    out: Folder,
+    start: Annotated[datetime, typer.Option(formats=TIME_FORMATS, help="Time of the first scan, UTC.")] = datetime(
+        2024, 3, 1, 12
+    ),
+    scans: Annotated[int, typer.Option(min=1, max=8, help="Number of scans, 10 minutes apart.")] = 8,
+    seed: Seed = 0,
+    satellite: Annotated[int, typer.Option(min=16, max=19, help="GOES-16 to GOES-19.")] = 16,
+    product: Annotated[str, typer.Option(help="L1b, CMIP or MCMIP.")] = "L1b",
+    bands: Bands = "11,14,15",
+) -> None:
+    """Write synthetic satellite scans as the ABI files that NOAA publishes.
+
+    They show a mesoscale sector of 500 x 500 pixels of 2 km, for trying out build-ash and "contrail-train predict".
+    """
+    from numpy import datetime64
+
+    from contrail_data.synthetic.abi import write_abi
+
+    band_numbers = _parse_bands(bands)
+    files = write_abi(
+        out, datetime64(start), scans=scans, seed=seed, satellite=satellite, product=product, bands=band_numbers
+    )
+    print(f"{out}: {len(files)} synthetic files of {scans} scans")
+
+
+def _parse_bands(text: str) -> list[int]:
+    try:
+        return [int(band) for band in text.split(",")]
+    except ValueError:
+        raise ContrailError(f"--bands {text!r}: not a list of numbers; give for example 11,14,15") from None

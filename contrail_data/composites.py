@@ -6,7 +6,7 @@ ABI bands used here, centre wavelength in µm: 8 6.2, 9 6.9, 10 7.3, 11 8.4, 12 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,6 @@ def stored_frames(
     composite: Composite,
     bands: Mapping[int, npt.NDArray[np.float32]],
     dtype: npt.DTypeLike,
-    empty: Callable[..., npt.NDArray[Any]] = np.empty,
 ) -> npt.NDArray[Any]:
     """A record as its store keeps it: bands (y, x, time) in kelvin → `empty((time, channel, y, x), dtype)`, filled.
     What NaN becomes is left to `whiten`.
@@ -192,7 +191,7 @@ def stored_frames(
     Goes through blocks of rows that stay in the processor's cache: twice as fast as whole arrays.
     """
     height, width, frames = bands[composite.bands[0]].shape
-    out = empty((frames, len(composite.channels), height, width), dtype)
+    out = np.empty((frames, len(composite.channels), height, width), dtype)
     block = np.empty((len(composite.channels), min(_BLOCK_ROWS, height), width, frames), np.float32)
     for top in range(0, height, _BLOCK_ROWS):
         rows = slice(top, min(top + _BLOCK_ROWS, height))

@@ -1,17 +1,17 @@
-"""Sample: what a source yields, one labelled window as an xarray.Dataset with a checked schema.
+"""A sample: what a source yields, one labelled window as an xarray.Dataset with a checked schema.
 
-    brightness_temperature  (band, y, x, time) float32, kelvin, coordinate `band` = ABI band numbers
-      or, from sources whose composite is already made,
+    brightness_temperature  (band, y, x, time) float32, kelvin; coordinate `band` holds ABI band numbers
+      or, from sources that hold composites already,
     image                   (channel, y, x, time) float32 in [0, 1]
-    mask                    (y, x) uint8 0/1, majority label of the labelled frame; absent without a label
-    annotators              (y, x) uint8, bit r set where annotator r marked the pixel; absent without any
-    valid                   (y, x, time) bool, false where a pixel is missing; absent where none is
-    time                    (time) datetime64[ns] UTC, NaT where unknown, or where the frame is missing
+    mask                    (y, x) uint8 0/1, majority label of the labelled frame; absent if there is no label
+    annotators              (y, x) uint8, bit r is set where annotator r marked the pixel; absent if unknown
+    valid                   (y, x, time) bool, False where a pixel is missing; absent if none is
+    time                    (time) datetime64[ns] UTC, NaT if unknown or if the frame is missing
 
-Time is the innermost axis because that is how records lie on disk: nothing is copied before the arithmetic.
-Attributes: record_id, split, source_digest, labelled_frame (-1: none), annotator_count, label_source,
-height, width and positive_pixels before any resizing, satellite and satellite_longitude, and what
-`geometry.tile_geometry` tells of the footprint (NaN where unknown).
+Time is the innermost axis because records are stored that way, so nothing is copied before the arithmetic.
+Attributes: record_id, split, source_digest, labelled_frame (-1: none), annotator_count, label_source, height, width and
+positive_pixels (all before any resizing), satellite, satellite_longitude, and the keys of
+`contrail_data.geo.geometry.Footprint`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ import xarray as xr
 from PIL import Image
 
 from contrail_data.errors import BadRecord
-from contrail_data.geo.geometry import GOES_EAST_LONGITUDE
+from contrail_data.geo.geometry import GOES_EAST_LONGITUDE, Footprint
 
-# Real tiles reach from 188 K over the coldest cloud tops to 319 K over hot desert.
 KELVIN_RANGE = (150.0, 360.0)
-GOES_EAST = "GOES-16"  # of all OpenContrails records
-
+"""Possible brightness temperatures. Real tiles reach from 188 K (coldest cloud tops) to 319 K (hot desert)."""
+GOES_EAST = "GOES-16"
+"""Satellite of all OpenContrails records."""
 RECORD_FRAMES = 8
 """Number of frames of an OpenContrails record."""
 RECORD_LABELLED_FRAME = 4
@@ -43,9 +43,19 @@ _RECORD_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
 def check_record_id(record_id: str) -> str:
-    """The id itself. Raises BadRecord for one that is no plain name (a path, empty, over 100 characters)."""
+    """Check that a record id is a plain name, which is safe to use as a file name.
+
+    Args:
+        record_id: The id.
+
+    Returns:
+        The same id.
+
+    Raises:
+        BadRecord: If it is empty, longer than 100 characters, or has other characters than letters, digits, `_-.`.
+    """
     if not _RECORD_ID.fullmatch(record_id):
-        raise BadRecord(f"record id {record_id[:120]!r} is not a plain name: use letters, digits, '_', '-', '.'")
+        raise BadRecord(f"record id {record_id[:120]!r}: not a plain name; use letters, digits, '_', '-', '.'")
     return record_id
 
 
@@ -63,17 +73,16 @@ def reference_frame(labelled: npt.ArrayLike, frames: int) -> npt.NDArray[np.int6
     return np.where(indices < 0, frames // 2, indices)
 
 
-def unknown_geometry() -> dict[str, Any]:
-    """The footprint attributes of a sample without metadata."""
-    nan = float("nan")
-    return {
-        "latitude": nan,
-        "longitude": nan,
-        "corner_latitude": np.full(4, nan),
-        "corner_longitude": np.full(4, nan),
-        "geotransform": np.full(6, nan),
-        "crs_wkt": "",
-    }
+def record_times(labelled_time: np.datetime64) -> npt.NDArray[np.datetime64]:
+    """Return the times of the frames of an OpenContrails record.
+
+    Args:
+        labelled_time: Time of the labelled frame, UTC; NaT if unknown.
+
+    Returns:
+        Times, (time) datetime64[ns].
+    """
+    return labelled_time.astype("datetime64[ns]") + FRAME_STEP * (np.arange(RECORD_FRAMES) - RECORD_LABELLED_FRAME)
 
 
 def make_sample(
@@ -89,44 +98,55 @@ def make_sample(
     annotator_count: int,
     labelled_frame: int,
     source_digest: str,
-    geometry: dict[str, Any],
+    footprint: Footprint,
     valid: npt.NDArray[np.bool_] | None = None,
     satellite: str = GOES_EAST,
     satellite_longitude: float = GOES_EAST_LONGITUDE,
 ) -> xr.Dataset:
-    """Assemble and check a sample; `pixels` are what `name` tells (see the module's table), `labels` the values along
-    their first axis: band numbers, or names of channels. `valid` (y, x, time) tells where pixels are; None: everywhere.
+    """Assemble and check a sample; the module docstring describes its variables.
 
-    Raises BadRecord for values that cannot be: NaN where a pixel should be, kelvin outside KELVIN_RANGE, an image
-    outside [0, 1]; and for a sample without any pixel.
+    Args:
+        name: `brightness_temperature` or `image`.
+        pixels: Values of that variable.
+        labels: Band numbers or channel names along the first axis of `pixels`.
+        record_id: Id of the record.
+        split: Split that the sample belongs to.
+        time: Times of the frames.
+        mask: Majority label, if there is one.
+        annotators: Bit field of the annotators' masks, if they are known.
+        annotator_count: Number of annotators; 0 if their masks are unknown.
+        labelled_frame: Index of the labelled frame; -1 if there is none.
+        source_digest: Digest of the raw data.
+        footprint: Place of the sample.
+        valid: Where pixels are present; None if they all are.
+        satellite: Name of the satellite.
+        satellite_longitude: Longitude of the satellite in degrees east.
+
+    Returns:
+        The sample.
+
+    Raises:
+        BadRecord: If values are impossible (NaN in a valid pixel, temperatures outside `KELVIN_RANGE`, an image outside
+            [0, 1]), if shapes differ, or if no pixel is valid.
     """
     axis = "channel" if name == "image" else "band"
     height, width = pixels.shape[1:3]
-    low, high = (0.0, 1.0) if name == "image" else KELVIN_RANGE
     if valid is not None and valid.all():
         valid = None
     if valid is not None and not valid.any():
-        raise BadRecord("every pixel is missing: choose another time or place")
-    for label, plane in zip(labels, pixels if valid is None else pixels[:, valid], strict=True):
-        smallest, largest = plane.min(), plane.max()
-        if np.isnan(smallest):
-            raise BadRecord(f"{axis} {label}: {int(np.isnan(plane).sum())} values are NaN: restore the file")
-        if smallest < low or largest > high:
-            raise BadRecord(
-                f"{axis} {label}: values from {smallest:.4g} to {largest:.4g} are impossible "
-                f"(expected {low:g} to {high:g}): restore the file"
-            )
+        raise BadRecord("every pixel is missing; choose another time or place")
+    _check_range(axis, labels, pixels if valid is None else pixels[:, valid])
     variables: dict[str, Any] = {name: ((axis, "y", "x", "time"), pixels)}
     for label, plane in (("mask", mask), ("annotators", annotators)):
         if plane is not None:
             if plane.shape != (height, width):
-                raise BadRecord(f"{label} is {plane.shape}, the bands are {(height, width)}: restore the files")
+                raise BadRecord(f"{label}: shape is {plane.shape}, but bands have {(height, width)}; restore the files")
             variables[label] = (("y", "x"), plane)
     if valid is not None:
         variables["valid"] = (("y", "x", "time"), valid)
     return xr.Dataset(
         variables,
-        # Without indexes: nobody selects by label here, and making them costs as much as the arithmetic.
+        # No indexes: nothing selects by label, and creating them costs as much time as the arithmetic.
         coords=xr.Coordinates({"time": ("time", time), axis: (axis, np.asarray(labels))}, indexes={}),
         attrs={
             "record_id": record_id,
@@ -140,44 +160,61 @@ def make_sample(
             "positive_pixels": 0 if mask is None else int(mask.sum()),
             "satellite": satellite,
             "satellite_longitude": satellite_longitude,
-            **geometry,
+            **footprint,
         },
     )
 
 
-def resize(sample: xr.Dataset, size: int) -> xr.Dataset:
-    """The sample on a (size, size) grid; height and width attributes keep the original size.
+def _check_range(axis: str, labels: Sequence[Any], planes: npt.NDArray[np.float32]) -> None:
+    """Raise BadRecord for NaN or impossible values in one of the planes."""
+    low, high = (0.0, 1.0) if axis == "channel" else KELVIN_RANGE
+    for label, plane in zip(labels, planes, strict=True):
+        smallest, largest = plane.min(), plane.max()
+        if np.isnan(smallest):
+            raise BadRecord(f"{axis} {label}: {int(np.isnan(plane).sum())} values are NaN; restore the file")
+        if smallest < low or largest > high:
+            raise BadRecord(
+                f"{axis} {label}: values from {smallest:.4g} to {largest:.4g} are impossible "
+                f"(expected {low:g} to {high:g}); restore the file"
+            )
 
-    Bands are bilinear (antialiased when shrinking). A label pixel is set where labelled area covers at least
-    half of what a one-pixel-wide line would cover there, so a thin contrail does not vanish; enlarging that
-    is nearest neighbour.
+
+def resize(sample: xr.Dataset, size: int) -> xr.Dataset:
+    """Resample a sample to a square grid.
+
+    Pixel values are interpolated bilinearly, and antialiased when shrinking. A label pixel is set if the labelled area
+    in it is at least half of what a line one pixel wide would cover, so that thin contrails do not vanish; enlarged
+    labels are nearest neighbours. A pixel is missing if any missing pixel contributed to it.
+
+    Args:
+        sample: The sample.
+        size: Rows and columns of the result.
+
+    Returns:
+        The resampled sample; its attributes `height` and `width` keep the original size.
     """
     height, width = sample.sizes["y"], sample.sizes["x"]
     if (height, width) == (size, size):
         return sample
-    out: dict[str, Any] = {}
+    resized: dict[str, Any] = {}
     for name, variable in sample.data_vars.items():
-        if name == "valid":  # what any missing pixel took part in is missing
-            whole = [_resize_plane(p, size, Image.Resampling.BILINEAR) for p in np.moveaxis(variable.values, -1, 0)]
-            out["valid"] = (("y", "x", "time"), np.moveaxis(np.stack(whole) > 1 - 1e-6, 0, -1))
-        elif variable.ndim == 2:
+        if variable.ndim == 2:
             bits = [((variable.values >> r) & 1).astype(np.uint8) for r in range(8 if name == "annotators" else 1)]
             planes = [np.left_shift(_resize_label(bit, size), r) for r, bit in enumerate(bits)]
-            out[str(name)] = (("y", "x"), np.bitwise_or.reduce(planes))
+            resized[str(name)] = (("y", "x"), np.bitwise_or.reduce(planes))
         else:
-            frames = variable.transpose(variable.dims[0], "time", "y", "x").values
-            flat = frames.reshape(-1, height, width)
-            new = np.stack([_resize_plane(p, size, Image.Resampling.BILINEAR) for p in flat])
-            shaped = new.reshape(*frames.shape[:2], size, size)
-            out[str(name)] = ((variable.dims[0], "y", "x", "time"), np.moveaxis(shaped, 1, -1))
+            stacked = variable.transpose(..., "time", "y", "x").values
+            planes = [_resize_plane(p, size, Image.Resampling.BILINEAR) for p in stacked.reshape(-1, height, width)]
+            values = np.moveaxis(np.stack(planes).reshape(*stacked.shape[:-2], size, size), -3, -1)
+            resized[str(name)] = (variable.dims, values > 1 - 1e-6 if name == "valid" else values)
     attrs = dict(sample.attrs)
     stretch = np.array([1, width / size, 1, 1, 1, height / size])  # GDAL order: pixel width 1, pixel height 5
     attrs["geotransform"] = np.asarray(attrs["geotransform"]) * stretch
-    return xr.Dataset(out, coords=sample.coords, attrs=attrs)
+    return xr.Dataset(resized, coords=sample.coords, attrs=attrs)
 
 
-def _resize_plane(plane: npt.NDArray[Any], size: int, how: Image.Resampling) -> npt.NDArray[np.float32]:
-    return np.asarray(Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize((size, size), how))
+def _resize_plane(plane: npt.NDArray[Any], size: int, method: Image.Resampling) -> npt.NDArray[np.float32]:
+    return np.asarray(Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize((size, size), method))
 
 
 def _resize_label(bit: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:

@@ -7,7 +7,6 @@ bytes are those of an undisturbed build, whoever and however many built it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.build.scheduler import run
@@ -23,15 +21,15 @@ from contrail_data.composites import quantise, stored_frames, whiten
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.progress import progress
 from contrail_data.sample import resize
-from contrail_data.sources.base import Source
+from contrail_data.sources.base import Source, SourceKind
 from contrail_data.storage.place import Place, place_of, same_place
 from contrail_data.store import journal, stats
-from contrail_data.store.journal import Files, Row, Shard
-from contrail_data.store.samples import stack_scalars, stored_values
-from contrail_data.store.schema import SHARD, ArraySpec, checksum_name
+from contrail_data.store.journal import Files, Shard
+from contrail_data.store.samples import SampleRow, StoredSample, stack_scalars, stored_values
+from contrail_data.store.schema import SHARD, Kind, checksum_name
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.shards import Layout, Reader, ShardWriter, writing_shards
-from contrail_data.store.writer import create_arrays, seal
+from contrail_data.store.writer import SealedContents, create_arrays, seal
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,13 @@ def build(
     if not all(abs(d) <= 8 for d in settings.label_shift):  # NaN fails too
         raise ContrailError(f"--label-shift {settings.label_shift}: give pixels down and right, at most 8")
     place = place_of(out).resolved()
-    if any(same_place(place.url, read) for read in source.reads):
+    if any(same_place(place.url, read) for read in source.parent_paths):
         raise ContrailError(f"{out}: is a store to read from: choose another -o")
-    if not place.remote and not source.reads and f"{place.url}/".startswith(f"{source.where}/{source.split}/"):
+    if not place.remote and not source.parent_paths and f"{place.url}/".startswith(f"{source.location}/{source.split}/"):
         raise ContrailError(f"{out}: lies among the records: choose another -o")
     facts = [source.kind, source.split, source.record_ids, source.frames, settings.composite.to_dict()]
     plan = journal.plan_of(
-        [*facts, settings.dtype, settings.codec, settings.size, settings.label_shift, source.parents, *source.choices]
+        [*facts, settings.dtype, settings.codec, settings.size, settings.label_shift, source.parent_digests, *source.options]
     )
     if strict and source.problems:
         raise BadRecord(source.problems[0])
@@ -84,10 +82,9 @@ def build(
     if (done := journal.finished_store(place, plan)) is not None:
         return Built(place, done["digest"], done["samples"], done["samples"], done["set_aside"], was_there=True)
     with journal.building(place, plan):
-        arrays = settings.arrays(source.frames, source.gaps)
-        layouts = create_arrays(place, arrays, len(source.record_ids))
+        layouts = create_arrays(place, settings.arrays(source.frames, source.has_gaps), len(source.record_ids))
         files: dict[int, Files] = {}
-        rows: dict[int, Row] = {}
+        rows: dict[int, SampleRow] = {}
 
         def keep(shard: Shard) -> None:
             files[shard.number] = shard.files
@@ -97,19 +94,18 @@ def build(
             # A record whose files have changed since is read again, with its shard.
             if all(row["stamp"] == _stamp(source, row["record_id"]) for row in shard.rows):
                 keep(shard)
-        if source.adopt is not None:
-            for shard in source.adopt(layouts, set(files)):
-                for row in shard.rows:
-                    row["stamp"] = _stamp(source, row["record_id"])
-                journal.write_entry(place, shard)
-                keep(shard)
+        for shard in source.adopt_shards(layouts, set(files)):
+            for row in shard.rows:
+                row["stamp"] = _stamp(source, row["record_id"])
+            journal.write_entry(place, shard)
+            keep(shard)
         resumed = len(rows)
         todo = [shard for shard in range(-(-len(source.record_ids) // SHARD)) if shard not in files]
         tasks = [
             partial(build_shard, source.part(_members(source, shard)), settings, layouts, place, strict, shard)
             for shard in todo
         ]
-        with progress("copy" if source.kind == "stores" else "build-ash", len(source.record_ids), resumed) as advance:
+        with progress("copy" if source.kind is SourceKind.STORES else "build-ash", len(source.record_ids), resumed) as advance:
 
             def on_shard(shard: Shard) -> None:
                 keep(shard)
@@ -122,7 +118,11 @@ def build(
         if not good:
             raise ContrailError(f"{source.root}: none of {len(rows)} records is usable; the first: {set_aside[0]}")
         good, files = _fill_holes(place, layouts, files, good)
-        digest = _seal(source, settings, place, plan, layouts, arrays, files, good, set_aside, command)
+        contents = _contents(source, settings, layouts, files, good)
+        for unused in layouts.keys() - contents.arrays.keys():
+            place.remove([f"{unused}/{key}" for key in place.within(unused).sizes()])
+        contents.provenance.update({"plan": plan, "command": list(command), "set_aside": set_aside})
+        digest = seal(place, contents)
     return Built(place, digest, len(good), resumed, set_aside)
 
 
@@ -137,13 +137,13 @@ def build_shard(
     rows = []
     with writing_shards(layouts, shard) as writers:
         for position, record_id in enumerate(source.record_ids):
-            row: Row = {
+            row: SampleRow = {
                 "index": shard * SHARD + position,
                 "record_id": record_id,
                 "stamp": _stamp(source, record_id),
             }
             try:
-                row |= store_sample(source.read_sample(record_id, _own_memory), settings, writers, position)
+                row.update(store_sample(source.read_sample(record_id), settings, writers, position))
             except BadRecord as error:
                 if strict:
                     raise
@@ -155,37 +155,21 @@ def build_shard(
     return made
 
 
-_memory = threading.local()
-
-
-def _own_memory(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An array in this thread's own memory, the same at every call for a shape: pages fresh from the kernel cost more
-    time than what is read into them.
-    """
-    arrays = _memory.__dict__.setdefault("arrays", {})
-    key = (shape, np.dtype(dtype))
-    if key not in arrays:
-        if len(arrays) >= 4:  # records of many sizes
-            arrays.clear()
-        arrays[key] = np.empty(shape, dtype)
-    return arrays[key]
-
-
 def store_sample(
     sample: xr.Dataset, settings: StoreSettings, writers: dict[str, ShardWriter], position: int
-) -> dict[str, Any]:
+) -> StoredSample:
     """Write one sample's chunks; returns their checksums, moments per channel and per-sample values."""
     sample = resize(sample, settings.size)
     found = sample.variables  # cheaper to reach than the Dataset's own items
     valid_tyx = np.moveaxis(found["valid"].values, -1, 0) if "valid" in found else None
     if "image" in found:
         unit_tchw = found["image"].transpose("time", "channel", "y", "x").values
-        image_tchw = _own_memory(unit_tchw.shape, settings.dtype)
+        image_tchw = np.empty(unit_tchw.shape, settings.dtype)
         quantise(unit_tchw, image_tchw)
     else:
         bands = dict(zip(found["band"].values.tolist(), found["brightness_temperature"].values, strict=True))
         with np.errstate(invalid="ignore"):  # missing pixels are NaN so far
-            image_tchw = stored_frames(settings.composite, bands, settings.dtype, _own_memory)
+            image_tchw = stored_frames(settings.composite, bands, settings.dtype)
     if valid_tyx is not None:
         whiten(image_tchw, valid_tyx)
     nobody = np.zeros((settings.size, settings.size), np.uint8)
@@ -196,15 +180,15 @@ def store_sample(
         everywhere = np.ones((len(image_tchw), settings.size, settings.size), np.uint8)
         stored = everywhere if valid_tyx is None else np.ascontiguousarray(valid_tyx, np.uint8)
         checksums["valid"] = writers["valid"].add(position, stored)
-    values = stored_values(sample.attrs, found["time"].values)
     moments = stats.moments(image_tchw, valid_tyx)
     missing = 0 if valid_tyx is None else int(valid_tyx.size - valid_tyx.sum())
-    return {"checksums": checksums, "moments": moments, "values": values | {"missing_pixels": missing}}
+    values = stored_values(sample.attrs, found["time"].values, missing)
+    return {"checksums": checksums, "moments": moments, "values": values}
 
 
 def _fill_holes(
-    place: Place, layouts: dict[str, Layout], files: dict[int, Files], good: list[Row]
-) -> tuple[list[Row], dict[int, Files]]:
+    place: Place, layouts: dict[str, Layout], files: dict[int, Files], good: list[SampleRow]
+) -> tuple[list[SampleRow], dict[int, Files]]:
     """Rows by slot, and the files that hold them: samples from the end take the places of records set aside.
 
     Few moves, the same in every build, and repeatable after a kill: a shard's entry is dropped before the shard is
@@ -235,37 +219,31 @@ def _fill_holes(
     return rows, {shard: files[shard] for shard in range(last + 1)}
 
 
-def _seal(
-    source: Source,
-    settings: StoreSettings,
-    place: Place,
-    plan: str,
-    layouts: dict[str, Layout],
-    arrays: dict[str, ArraySpec],
-    files: dict[int, Files],
-    rows: list[Row],
-    set_aside: list[str],
-    command: Sequence[str],
-) -> str:
+def _contents(
+    source: Source, settings: StoreSettings, layouts: dict[str, Layout], files: dict[int, Files], rows: list[SampleRow]
+) -> SealedContents:
+    """What the store consists of, without the optional arrays that no sample needs."""
     scalars = stack_scalars(rows, settings)
-    for idle, used in (("annotators", "annotator_count"), ("valid", "missing_pixels")):
-        if idle in arrays and not scalars[used].values.any():
-            arrays = {name: array for name, array in arrays.items() if name != idle}
-            scalars = scalars.drop_vars(checksum_name(idle))
-            place.remove([f"{idle}/{key}" for key in place.within(idle).sizes()])
+    arrays = settings.arrays(source.frames, source.has_gaps)
+    for optional, used_by in (("annotators", "annotator_count"), ("valid", "missing_pixels")):
+        if optional in arrays and not scalars[used_by].values.any():
+            del arrays[optional]
+            scalars = scalars.drop_vars(checksum_name(optional))
     train = [row["moments"] for row in rows if row["values"]["split"] == "train"]
-    attributes = {
-        "kind": "samples",
-        "composite": settings.composite.to_dict(),
-        "source": source.kind,
-        "label_shift": list(settings.label_shift),
-        "statistics": stats.merge(train, settings.composite.channel_names) if train else None,
-        **({"parents": source.parents} if source.parents else {}),
-    }
-    chunk_files = {layouts[name].key(shard): written[name] for shard, written in files.items() for name in arrays}
-    provenance: dict[str, Any] = {"plan": plan, "samples": len(rows), "source": source.where, "split": source.split}
-    provenance["set_aside"] = set_aside
-    return seal(place, arrays, scalars, attributes, chunk_files, command, provenance)
+    return SealedContents(
+        arrays=arrays,
+        scalars=scalars,
+        attributes={
+            "kind": Kind.SAMPLES.value,
+            "composite": settings.composite.to_dict(),
+            "source": source.kind.value,
+            "label_shift": list(settings.label_shift),
+            "statistics": stats.merge(train, settings.composite.channel_names) if train else None,
+            **({"parents": source.parent_digests} if source.parent_digests else {}),
+        },
+        chunk_files={layouts[name].key(shard): written[name] for shard, written in files.items() for name in arrays},
+        provenance={"samples": len(rows), "source": source.location, "split": source.split},
+    )
 
 
 def _stamp(source: Source, record_id: str) -> list[int]:

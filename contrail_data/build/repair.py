@@ -10,6 +10,7 @@ import xxhash
 
 from contrail_data.build.build import build, build_shard
 from contrail_data.errors import ContrailError
+from contrail_data.sources.base import InputFormat, SourceKind
 from contrail_data.sources.open import open_source
 from contrail_data.sources.select import settings_of
 from contrail_data.storage.place import Place
@@ -35,7 +36,7 @@ def repair_from_raw(place: Place, damage: Sequence[Damage], raw: Path, workers: 
     if store.attrs["kind"] != "samples":
         raise ContrailError(f"{place}: {store.attrs['kind']} are not made from raw data: repair from a copy")
     settings = settings_of(store)
-    kind = "frames" if store.attrs["source"] == "frames" else "records"
+    input_format = InputFormat.FRAMES if store.attrs["source"] == SourceKind.FRAMES else InputFormat.RECORDS
     listed = read_manifest(place, store.attrs["manifest"])
     by_shard: dict[int, list[str]] = {}
     for key in hurt & set(listed):
@@ -45,7 +46,7 @@ def repair_from_raw(place: Place, damage: Sequence[Damage], raw: Path, workers: 
     with tempfile.TemporaryDirectory(prefix="contrail-repair-") as folder:
         if sum(map(len, by_shard.values())) < len(hurt & {*listed, PROVENANCE}):
             split = read_provenance(place).get("split", "train")
-            built = build(open_source(raw, split, settings.composite, kind), settings, f"{folder}/s", workers=workers)
+            built = build(open_source(raw, split, settings.composite, input_format), settings, f"{folder}/s", workers=workers)
             if built.digest != store.attrs["digest"]:
                 raise ContrailError(f"{raw}: does not give this store (any more): repair from a copy of it")
             return repair(place, damage, built.place)
@@ -53,7 +54,7 @@ def repair_from_raw(place: Place, damage: Sequence[Damage], raw: Path, workers: 
         for number, keys in sorted(by_shard.items()):
             members = slice(number * SHARD, (number + 1) * SHARD)
             ids = [str(r) for r in scalars["record_id"].values[members]]
-            source = open_source(raw, str(scalars["split"].values[members][0]), settings.composite, kind)
+            source = open_source(raw, str(scalars["split"].values[members][0]), settings.composite, input_format)
             made = Place(folder)
             layouts = create_arrays(made, settings.arrays(store.sizes["time"]), store.sizes["sample"])
             build_shard(source.part(ids), settings, layouts, made, True, number)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -27,26 +27,62 @@ _SATELLITE_RADIUS = _EQUATOR_RADIUS + 35786023.0
 _J2000 = np.datetime64("2000-01-01T12:00:00", "ms")
 
 
-def tile_geometry(
+class Footprint(TypedDict):
+    """Place of a sample; NaN or empty if unknown. Keys are variables of the store."""
+
+    latitude: float
+    """Of the tile's centre, degrees."""
+    longitude: float
+    corner_latitude: Array
+    """Of the outer corners, float64 (4): upper left, upper right, lower right, lower left; degrees."""
+    corner_longitude: Array
+    geotransform: Array
+    """float64 (6), GDAL order: x of the outer upper left corner, pixel width, 0, y of the corner, 0, pixel height."""
+    crs_wkt: str
+    """Projection as well-known text."""
+
+
+def unknown_footprint() -> Footprint:
+    """Return the footprint of a sample whose place is unknown."""
+    return Footprint(
+        latitude=math.nan,
+        longitude=math.nan,
+        corner_latitude=np.full(4, math.nan),
+        corner_longitude=np.full(4, math.nan),
+        geotransform=np.full(6, math.nan),
+        crs_wkt="",
+    )
+
+
+def tile_footprint(
     projection_wkt: str,
+    *,
     row_min: float,
     row_size: float,
     col_min: float,
     col_size: float,
     height: int,
     width: int,
-) -> dict[str, Any]:
-    """The footprint of a (height, width) tile on a projected grid.
+) -> Footprint:
+    """Compute the footprint of a tile on a projected grid.
 
-    (row_min, col_min) is the outer upper-left corner, the centre of pixel (i, j) lies at
-    (row_min + (i + 0.5) row_size, col_min + (j + 0.5) col_size), in the projection's units.
+    The centre of pixel (i, j) lies at (row_min + (i + 0.5) row_size, col_min + (j + 0.5) col_size).
 
-    Returns `latitude`, `longitude` of the tile's centre (float); `corner_latitude`, `corner_longitude`, float64
-    (4,), the outer corners upper-left, upper-right, lower-right, lower-left; `geotransform`, float64 (6,), in
-    GDAL's order (col_min, col_size, 0, row_min, 0, row_size); `crs_wkt`, the WKT as given.
+    Args:
+        projection_wkt: Projection as well-known text.
+        row_min: Outer upper edge, in units of the projection.
+        row_size: Pixel height; negative if rows run from north to south.
+        col_min: Outer left edge.
+        col_size: Pixel width.
+        height: Rows.
+        width: Columns.
 
-    Raises ValueError for a WKT that PROJ cannot read, numbers that are not finite, an empty tile, or one that
-    lies outside the projection.
+    Returns:
+        The footprint.
+
+    Raises:
+        ValueError: If PROJ cannot read the projection, a number is not finite, the tile is empty, or it lies outside
+            the projection.
     """
     if not all(map(math.isfinite, (row_min, row_size, col_min, col_size))):
         numbers = f"rows {row_min}, {row_size}, columns {col_min}, {col_size}"
@@ -59,17 +95,17 @@ def tile_geometry(
     transformer = to_geodetic(projection_wkt)
     longitude, latitude = transformer.transform(x, y)
     back = transformer.transform(longitude, latitude, direction="INVERSE")
-    # PROJ answers far outside a projection with numbers that do not lead back.
+    # Far outside a projection PROJ returns numbers that do not lead back.
     if not np.allclose(back, [x, y], rtol=0, atol=min(abs(row_size), abs(col_size))):
         raise ValueError(f"tile lies outside its projection: rows from {row_min}, columns from {col_min}")
-    return {
-        "latitude": float(latitude[0]),
-        "longitude": float(longitude[0]),
-        "corner_latitude": latitude[1:],
-        "corner_longitude": longitude[1:],
-        "geotransform": np.array([col_min, col_size, 0.0, row_min, 0.0, row_size], dtype=np.float64),
-        "crs_wkt": projection_wkt,
-    }
+    return Footprint(
+        latitude=float(latitude[0]),
+        longitude=float(longitude[0]),
+        corner_latitude=latitude[1:],
+        corner_longitude=longitude[1:],
+        geotransform=np.array([col_min, col_size, 0.0, row_min, 0.0, row_size], dtype=np.float64),
+        crs_wkt=projection_wkt,
+    )
 
 
 @lru_cache(maxsize=256)

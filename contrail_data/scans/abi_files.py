@@ -1,4 +1,4 @@
-"""MISSING DOCSTRING."""
+"""GOES-R ABI files by their names: parse them, find them in folders and archives, and group them into scans."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _NAME = re.compile(
     r"OR_ABI-(?P<product>L1b-Rad|L2-CMIP|L2-MCMIP)(?P<scene>F|C|M1|M2)-M(?P<mode>\d+)(?:C(?P<band>\d\d))?"
     r"_G(?P<satellite>\d\d)_s(?P<start>\d{14})_e(?P<end>\d{14})_c(?P<created>\d{14})\.nc"
 )
-SAME_SCAN = np.timedelta64(30, "s")  # bands of one scan start within a second of each other
+SAME_SCAN = np.timedelta64(30, "s")
+"""Files that start within this time belong to one scan; the bands of a scan start within a second of each other."""
 
 ROLES = {
     "goes-east": (
@@ -34,7 +35,7 @@ ROLES = {
 
 @dataclass(frozen=True, order=True)
 class AbiFile:
-    """What a file's name tells."""
+    """A file, described by its name."""
 
     satellite: int
     scene: str
@@ -44,53 +45,67 @@ class AbiFile:
     product: str
     """L1b-Rad, L2-CMIP or L2-MCMIP."""
     band: int
-    """0: all bands (MCMIP)."""
+    """Band number; 0 for a file of all bands (MCMIP)."""
     mode: int
     created: np.datetime64
     url: str
 
     @property
     def name(self) -> str:
+        """Name without the folder."""
         return self.url.rpartition("/")[2]
 
 
 def parse_name(url: str) -> AbiFile | None:
-    """What the name of a file tells; None where it is no ABI file that is read here."""
-    found = _NAME.fullmatch(url.rpartition("/")[2])
-    if found is None or (found["band"] is None) != (found["product"] == "L2-MCMIP"):
+    """Parse the name of an ABI file.
+
+    Args:
+        url: Path or URL of the file.
+
+    Returns:
+        The description, or None if the name is not that of a supported ABI file.
+    """
+    match = _NAME.fullmatch(url.rpartition("/")[2])
+    if match is None or (match["band"] is None) != (match["product"] == "L2-MCMIP"):
         return None
-    start, end, created = (_time(found[key]) for key in ("start", "end", "created"))
+    start, end, created = (_time(match[key]) for key in ("start", "end", "created"))
     return AbiFile(
-        satellite=int(found["satellite"]),
-        scene=found["scene"],
+        satellite=int(match["satellite"]),
+        scene=match["scene"],
         start=start,
         end=end,
-        product=found["product"],
-        band=int(found["band"] or 0),
-        mode=int(found["mode"]),
+        product=match["product"],
+        band=int(match["band"] or 0),
+        mode=int(match["mode"]),
         created=created,
         url=url,
     )
 
 
 def _time(text: str) -> np.datetime64:
-    """YYYYJJJHHMMSSt: year, day of the year, time, tenths of a second."""
+    """Parse YYYYJJJHHMMSSt: year, day of the year, time, tenths of a second."""
     day = np.datetime64(text[:4], "D") + (int(text[4:7]) - 1)
     seconds = int(text[7:9]) * 3600 + int(text[9:11]) * 60 + int(text[11:13])
     return day.astype("datetime64[ns]") + np.timedelta64(seconds * 1000 + int(text[13]) * 100, "ms")
 
 
-# ----------------------------------------------------------------------------------------------- which files there are
-
-
 def find_files(
     where: str, since: np.datetime64 | None = None, until: np.datetime64 | None = None, product: str = "L1b-RadF"
 ) -> list[AbiFile]:
-    """The ABI files of a folder (and those below it), a glob, one file, a bucket in NOAA's layout
-    (`s3://noaa-goes16`), or of `goes-east`, `goes-west` or `goes16` to `goes19` by time; ordered, whole scans in a row.
+    """Find ABI files.
 
-    since, until: scans that start in between, ends included; archives need both. product: which one of an archive, with
-    its scene: L1b-RadF, L2-CMIPC, L2-MCMIPM1 ... Raises ContrailError where there is none.
+    Args:
+        where: A folder (searched recursively), a glob, a file, a bucket in NOAA's layout (`s3://noaa-goes16`), or one of
+            NOAA's public archives: `goes-east`, `goes-west`, `goes16` to `goes19`.
+        since: Earliest start of a scan; archives need it.
+        until: Latest start of a scan, inclusive; archives need it.
+        product: Product and scene to take from an archive: L1b-RadF, L2-CMIPC, L2-MCMIPM1 and so on.
+
+    Returns:
+        The files, ordered so that those of one scan are adjacent.
+
+    Raises:
+        ContrailError: If there are none, or an archive cannot be searched with these arguments.
     """
     if "://" in where or where in ROLES or re.fullmatch(r"goes1[6-9]", where):
         urls = list(_archived(where, since, until, product))
@@ -104,19 +119,21 @@ def find_files(
     chosen = sorted(file for file in files if low <= file.start.astype("datetime64[us]") <= high)
     if not chosen:
         between = f" between {since} and {until}" if since is not None or until is not None else ""
-        what = "no ABI file (OR_ABI-L1b-Rad..., OR_ABI-L2-CMIP..., OR_ABI-L2-MCMIP...)"
-        raise ContrailError(f"{where}: holds {what}{between}: check the path and the times")
+        names = "OR_ABI-L1b-Rad..., OR_ABI-L2-CMIP..., OR_ABI-L2-MCMIP..."
+        raise ContrailError(f"{where}: contains no ABI files ({names}){between}; check the path and the times")
     return chosen
 
 
 def _archived(where: str, since: np.datetime64 | None, until: np.datetime64 | None, product: str) -> Iterator[str]:
     if since is None or until is None:
-        raise ContrailError(f"{where}: an archive is read by time: give --since and --until")
+        raise ContrailError(f"{where}: archives are searched by time; give --since and --until")
     if not re.fullmatch(r"(L1b-Rad|L2-CMIP|L2-MCMIP)(F|C|M1|M2)", product):
-        raise ContrailError(f"product {product!r}: give L1b-Rad, L2-CMIP or L2-MCMIP with F, C, M1 or M2: L1b-RadF")
+        raise ContrailError(
+            f"product {product!r}: unknown; give L1b-Rad, L2-CMIP or L2-MCMIP followed by F, C, M1 or M2, as in L1b-RadF"
+        )
     hour = since.astype("datetime64[h]")
     while hour <= until:
-        folder = f"ABI-{re.sub('[12]$', '', product)}"  # both mesoscale sectors lie in one
+        folder = f"ABI-{re.sub('[12]$', '', product)}"  # one folder for both mesoscale sectors
         day = hour.astype("datetime64[D]")
         number = int((day - day.astype("datetime64[Y]")).astype(int)) + 1
         bucket = where if "://" in where else f"s3://noaa-goes{_spacecraft(where, hour)}"
@@ -131,37 +148,42 @@ def _spacecraft(role: str, time: np.datetime64) -> int:
     for number, begin, end in ROLES[role]:
         if np.datetime64(begin) <= time + np.timedelta64(1, "h") and time < np.datetime64(end):
             return number
-    raise ContrailError(f"{role}: had no GOES-R spacecraft on {time}: choose a later time, or a satellite by number")
+    raise ContrailError(f"{role}: no GOES-R spacecraft at {time}; choose a later time, or a satellite such as goes16")
 
 
 @dataclass(frozen=True)
-class Scan:
-    """The files of one scan, by band; a multi-band file stands under each of its bands."""
+class AbiScan:
+    """The files of one scan."""
 
     start: np.datetime64
     end: np.datetime64
     files: dict[int, AbiFile]
-
-    @property
-    def middle(self) -> np.datetime64:
-        return self.start + (self.end - self.start) / 2
+    """By band; a file of all bands occurs under each of them."""
 
 
-def scans(files: Sequence[AbiFile]) -> tuple[list[Scan], list[str]]:
-    """The scans of one satellite, scene and product in the order of time, and a line for each file that another copy of
-    it, made later, replaces. Raises ContrailError for files of several satellites, scenes or products.
+def group_scans(files: Sequence[AbiFile]) -> tuple[list[AbiScan], list[str]]:
+    """Group the files of one satellite, scene and product into scans.
+
+    Args:
+        files: The files, in any order.
+
+    Returns:
+        The scans in order of time, and a note for each file that a copy created later replaces.
+
+    Raises:
+        ContrailError: If the files are of several satellites, scenes or products.
     """
     kinds = sorted({(f.satellite, f.scene, f.product) for f in files})
     if len(kinds) > 1:
-        told = ", ".join(f"G{satellite} {product}{scene}" for satellite, scene, product in kinds)
-        raise ContrailError(f"files of several kinds ({told}): choose one, by a glob such as 'FOLDER/*RadC*G16*.nc'")
+        names = ", ".join(f"G{satellite} {product}{scene}" for satellite, scene, product in kinds)
+        raise ContrailError(f"files of several kinds ({names}); choose one with a glob such as 'FOLDER/*RadC*G16*.nc'")
     replaced: list[str] = []
-    found: list[Scan] = []
+    scans: list[AbiScan] = []
     for file in sorted(files, key=lambda f: (f.start, f.band, f.created)):
-        if not found or file.start - found[-1].start > SAME_SCAN:
-            found.append(Scan(file.start, file.end, {}))
+        if not scans or file.start - scans[-1].start > SAME_SCAN:
+            scans.append(AbiScan(file.start, file.end, {}))
         bands = range(1, 17) if file.band == 0 else [file.band]
-        if (before := found[-1].files.get(bands[0])) is not None:
-            replaced.append(f"{before.name}: a copy made later is taken")
-        found[-1].files.update(dict.fromkeys(bands, file))
-    return found, replaced
+        if (older := scans[-1].files.get(bands[0])) is not None:
+            replaced.append(f"{older.name}: replaced by a copy created later")
+        scans[-1].files.update(dict.fromkeys(bands, file))
+    return scans, replaced

@@ -1,8 +1,8 @@
-"""A scene: what an imager saw of its fixed grid at one or several times, as an xarray.Dataset with a fixed schema.
+"""A scene: one or several scans on the satellite's fixed grid, as an xarray.Dataset with a fixed schema.
 
     brightness_temperature  (time, band, y, x) float32, kelvin, NaN where missing; lazy
     time                    (time) datetime64[ns] UTC, middle of the scan; scan_start, scan_end (time)
-    band                    (band) int, ABI band numbers (of other imagers the band with that wavelength)
+    band                    (band) int, ABI band numbers (other imagers: the ABI band of the same wavelength)
     x, y                    (x), (y) float64 radians, scan angles of the pixels' centres
     goes_imager_projection  the CF grid mapping
 
@@ -24,7 +24,7 @@ from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.geo.geometry import satellite_zenith, solar_zenith
 
 GRID_MAPPING = "goes_imager_projection"
-_CACHED_ROWS = 16  # of all bands and channels stay in the processor's cache
+_CACHED_ROWS = 16  # all bands and channels of so many rows fit into the processor's cache
 
 
 def assemble(
@@ -35,9 +35,21 @@ def assemble(
     end: npt.NDArray[np.datetime64],
     attributes: Mapping[str, Any],
 ) -> xr.Dataset:
-    """A scene of `temperature` (time, band, y, x), any array that xarray takes, lazy ones included."""
+    """Assemble a scene.
+
+    Args:
+        temperature: Brightness temperature, (time, band, y, x), kelvin; any array that xarray accepts, also a lazy one.
+        bands: ABI band numbers.
+        grid: The fixed grid.
+        start: Start of each scan, (time).
+        end: End of each scan, (time).
+        attributes: Attributes of the scene.
+
+    Returns:
+        The scene.
+    """
     x, y = grid.axes()
-    about = {
+    temperature_attributes = {
         "units": "K",
         "standard_name": "toa_brightness_temperature",
         "long_name": "brightness temperature",
@@ -45,7 +57,7 @@ def assemble(
     }
     angle = {"units": "rad", "axis": "", "long_name": "scan angle"}
     return xr.Dataset(
-        {"brightness_temperature": (("time", "band", "y", "x"), temperature, about)},
+        {"brightness_temperature": (("time", "band", "y", "x"), temperature, temperature_attributes)},
         coords={
             "time": ("time", start + (end - start) / 2, {"long_name": "middle of the scan, UTC"}),
             "scan_start": ("time", start),
@@ -60,7 +72,14 @@ def assemble(
 
 
 def grid_of(scene: xr.Dataset) -> FixedGrid:
-    """The fixed grid that a scene, or a window of one, lies on."""
+    """Return the fixed grid of a scene or of a window of one.
+
+    Args:
+        scene: The scene.
+
+    Returns:
+        The grid.
+    """
     mapping = scene[GRID_MAPPING].attrs
     projection = Projection(
         float(mapping["longitude_of_projection_origin"]),
@@ -69,20 +88,24 @@ def grid_of(scene: xr.Dataset) -> FixedGrid:
         float(mapping["semi_minor_axis"]),
         str(mapping["sweep_angle_axis"]),
     )
-    (x, dx, width), (y, dy, height) = (_line(scene[name].values) for name in ("x", "y"))
+    (x, dx, width), (y, dy, height) = (_axis(scene[name].values) for name in ("x", "y"))
     return FixedGrid(projection, x, y, dx, dy, height, width)
 
 
-def _line(values: npt.NDArray[np.float64]) -> tuple[float, float, int]:
+def _axis(values: npt.NDArray[np.float64]) -> tuple[float, float, int]:
     step = (values[-1] - values[0]) / (len(values) - 1) if len(values) > 1 else 5.6e-5
     return float(values[0]), float(step), len(values)
 
 
 def with_geometry(scene: xr.Dataset) -> xr.Dataset:
-    """The scene with lazy coordinates: `latitude`, `longitude`, `satellite_zenith` (y, x), `solar_zenith` (time, y, x),
-    degrees, NaN beside the Earth; `scan_time` (time, y): when the row was scanned.
+    """Add lazy coordinates to a scene: places, angles and the time of each row.
 
-    A scan goes through its rows evenly from first to last, to within the half minute that a swath of rows takes.
+    Args:
+        scene: The scene.
+
+    Returns:
+        The scene with `latitude`, `longitude` and `satellite_zenith` (y, x) and `solar_zenith` (time, y, x), in degrees
+        and NaN off the Earth, and `scan_time` (time, y), see `row_times`.
     """
     import dask.array as da
 
@@ -91,19 +114,15 @@ def with_geometry(scene: xr.Dataset) -> xr.Dataset:
     x, y = (da.from_array(scene[name].values, chunks=c) for name, c in (("x", -1), ("y", rows)))
     angles_x, angles_y = da.meshgrid(x, y)
 
-    def place(which: int) -> Any:
-        return da.map_blocks(
-            lambda ax, ay: grid.projection.to_geodetic(ax, ay)[which], angles_x, angles_y, dtype=np.float64
-        )
-
-    latitude, longitude = place(0), place(1)
+    latitude, longitude = (
+        da.map_blocks(_geodetic, angles_x, angles_y, projection=grid.projection, which=which, dtype=np.float64)
+        for which in (0, 1)
+    )
     zenith = da.map_blocks(
         satellite_zenith, latitude, longitude, satellite_longitude=grid.projection.longitude, dtype=np.float64
     )
     times = da.from_array(row_times(scene), chunks=(1, rows))
-    sun = da.map_blocks(
-        lambda a, o, t: solar_zenith(a, o, t), latitude[None], longitude[None], times[:, :, None], dtype=np.float64
-    )
+    sun = da.map_blocks(solar_zenith, latitude[None], longitude[None], times[:, :, None], dtype=np.float64)
     degrees = {"units": "degree"}
     return scene.assign_coords(
         latitude=(("y", "x"), latitude, {"units": "degrees_north", "standard_name": "latitude"}),
@@ -114,40 +133,53 @@ def with_geometry(scene: xr.Dataset) -> xr.Dataset:
     )
 
 
-def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) -> xr.DataArray:
-    """Channels of a composite, (time, channel, y, x) float32 in [0, 1], NaN where a band is missing; lazy if the scene
-    is: a block of rows then goes from the file to the composite in one task.
+def _geodetic(x: npt.NDArray[Any], y: npt.NDArray[Any], projection: Projection, which: int) -> npt.NDArray[Any]:
+    return projection.to_geodetic(x, y)[which]
 
-    Raises ContrailError for a band that the scene lacks.
+
+def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) -> xr.DataArray:
+    """Compute a composite of a scene.
+
+    Args:
+        scene: The scene.
+        composite: The composite.
+        clip: Whether to clip channels to [0, 1].
+
+    Returns:
+        (time, channel, y, x) float32, NaN where a band is missing. It is lazy if the scene is; then one dask task takes
+        a block of rows from the files to the composite.
+
+    Raises:
+        ContrailError: If the scene lacks a band.
     """
-    there = scene["band"].values.tolist()
-    if absent := [band for band in composite.bands if band not in there]:
+    available = scene["band"].values.tolist()
+    if absent := [band for band in composite.bands if band not in available]:
         raise ContrailError(
-            f"the scene has no band {absent[0]}, which composite {composite.name!r} needs (there are "
-            f"{', '.join(map(str, there))}): open it, or choose a composite without"
+            f"the scene has no band {absent[0]}, which composite {composite.name!r} needs (available: "
+            f"{', '.join(map(str, available))}); open this band too, or choose a composite without it"
         )
 
-    def channels(*planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _channels(*planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         times, rows, columns = planes[0].shape
-        made = np.empty((times, len(composite.channels), rows, columns), np.float32)
+        channels = np.empty((times, len(composite.channels), rows, columns), np.float32)
         for t in range(times):
             for top in range(0, rows, _CACHED_ROWS):
                 part = slice(top, top + _CACHED_ROWS)
                 bands = {band: plane[t, part] for band, plane in zip(composite.bands, planes, strict=True)}
-                evaluate(composite, bands, clip=clip, out=made[t, :, part])
-        return made
+                evaluate(composite, bands, clip=clip, out=channels[t, :, part])
+        return channels
 
     bands = [scene["brightness_temperature"].sel(band=band, drop=True) for band in composite.bands]
     if bands[0].chunks is None:
-        made: Any = channels(*(band.values for band in bands))
+        values: Any = _channels(*(band.values for band in bands))
     else:
         import dask.array as da
 
         count = len(composite.channels)
         chunks = (bands[0].chunks[0], (count,), *bands[0].chunks[1:])
-        made = da.map_blocks(channels, *(band.data for band in bands), dtype=np.float32, new_axis=1, chunks=chunks)
+        values = da.map_blocks(_channels, *(band.data for band in bands), dtype=np.float32, new_axis=1, chunks=chunks)
     return xr.DataArray(
-        made,
+        values,
         dims=("time", "channel", "y", "x"),
         coords={**bands[0].coords, "channel": composite.channel_names},
         name=composite.name,
@@ -156,7 +188,16 @@ def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) 
 
 
 def row_times(scene: xr.Dataset) -> npt.NDArray[np.datetime64]:
-    """(time, y) datetime64[ns]: when each row was scanned."""
+    """Estimate when each row was scanned, evenly from the first row to the last.
+
+    The error is at most the half minute that the imager takes for a swath of rows.
+
+    Args:
+        scene: The scene.
+
+    Returns:
+        Times in UTC, (time, y) datetime64[ns].
+    """
     start, end = (scene[name].values.astype("datetime64[ns]") for name in ("scan_start", "scan_end"))
     share = (np.arange(scene.sizes["y"]) + 0.5) / scene.sizes["y"]
     spent = (end - start).astype(np.int64)[:, np.newaxis] * share

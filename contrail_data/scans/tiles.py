@@ -1,30 +1,28 @@
-"""Tiles: the pixel grids that models are trained on, cut out of a scene.
+"""Tiles: the pixel grids that models are trained on, and how to cut them out of a scene.
 
-OpenContrails tiles are north-up UTM grids resampled bilinearly from the fixed grid (Ng et al. 2023); a native window is
-the fixed grid itself, without resampling.
+OpenContrails tiles are north-up UTM grids, resampled bilinearly from the satellite's fixed grid (Ng et al. 2023). A
+native tile is a window of the fixed grid itself, without resampling.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from scipy.interpolate import RectBivariateSpline
 
-from contrail_data.errors import BadRecord
 from contrail_data.geo.fixed_grid import FixedGrid
-from contrail_data.geo.geometry import tile_geometry, to_geodetic
+from contrail_data.geo.geometry import Footprint, tile_footprint, to_geodetic
 from contrail_data.scans.scene import grid_of
 
 Array = npt.NDArray[np.float64]
 
 SIDE_KM = 500.0
-"""Of an OpenContrails tile, and the distance of its sites."""
+"""Width of an OpenContrails tile, and distance between the sites of its lattice."""
 _UTM = (
     'PROJCS["unknown",GEOGCS["unknown",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563,'
     'AUTHORITY["EPSG","7030"]],AUTHORITY["EPSG","6326"]],PRIMEM["Greenwich",0,AUTHORITY["EPSG","8901"]],'
@@ -47,26 +45,44 @@ class Tile:
     height: int
     width: int
     native: bool = False
-    """On the imager's own grid: pixels are taken, not resampled."""
+    """Whether the grid is a window of the satellite's own, so that pixels are copied and not resampled."""
 
-    def geometry(self) -> dict[str, Any]:
-        """As `tile_geometry`. Raises BadRecord for a tile that lies outside of its projection."""
-        numbers = (self.row_min, self.row_size, self.col_min, self.col_size)
-        try:
-            return tile_geometry(self.projection_wkt, *numbers, self.height, self.width)
-        except ValueError as error:
-            raise BadRecord(f"{error}: choose a place that the satellite sees") from None
+    def footprint(self) -> Footprint:
+        """Compute where the tile lies.
 
-    def geodetic(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """(latitude, longitude) of the pixels' centres, each (height, width), degrees."""
+        Returns:
+            The footprint.
+
+        Raises:
+            ValueError: If the tile lies outside its projection.
+        """
+        return tile_footprint(
+            self.projection_wkt,
+            row_min=self.row_min,
+            row_size=self.row_size,
+            col_min=self.col_min,
+            col_size=self.col_size,
+            height=self.height,
+            width=self.width,
+        )
+
+    def geodetic(self) -> tuple[Array, Array]:
+        """Return latitude and longitude of the pixels' centres, float64 (height, width) each, degrees."""
         y = self.row_min + (np.arange(self.height) + 0.5) * self.row_size
         x = self.col_min + (np.arange(self.width) + 0.5) * self.col_size
         columns, rows = np.meshgrid(x, y)
         longitude, latitude = to_geodetic(self.projection_wkt).transform(columns, rows)
         return np.asarray(latitude), np.asarray(longitude)
 
-    def edge_indices(self, grid: FixedGrid) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Fractional (row, column) on a grid of places along the tile's edge, (n) each; NaN where not seen."""
+    def edge_indices(self, grid: FixedGrid) -> tuple[Array, Array]:
+        """Find points along the edge of the tile on a satellite's grid.
+
+        Args:
+            grid: The grid.
+
+        Returns:
+            Fractional rows and columns of the points, (n) each; NaN where not visible.
+        """
         low, high = np.zeros(33), np.ones(33)
         even = np.linspace(0, 1, 33)
         i = np.concatenate([low, high, even, even]) * (self.height - 1)
@@ -79,9 +95,15 @@ class Tile:
         longitude, latitude = to_geodetic(self.projection_wkt).transform(x, y)
         return grid.indices(latitude, longitude)
 
-    def indices_of(self, grid: FixedGrid) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Fractional (row, column) on the tile of each pixel of a grid, each (grid.height, grid.width); NaN beside the
-        Earth, any number outside of the tile.
+    def indices_of(self, grid: FixedGrid) -> tuple[Array, Array]:
+        """Find the pixels of a satellite's grid on the tile.
+
+        Args:
+            grid: The grid.
+
+        Returns:
+            Fractional rows and columns on the tile, (grid.height, grid.width) each; NaN off the Earth, and beyond the
+            range of indices outside the tile.
         """
         if self.native:
             h = grid.projection.height
@@ -89,47 +111,65 @@ class Tile:
             rows, columns = (y - self.row_min) / self.row_size - 0.5, (x - self.col_min) / self.col_size - 0.5
             i, j = np.broadcast_arrays(rows[:, np.newaxis], columns)
             return i, j
-        to_place = to_geodetic(self.projection_wkt)
+        transformer = to_geodetic(self.projection_wkt)
 
-        def exact(i: Array, j: Array) -> tuple[Array, Array]:
+        def _exact(i: Array, j: Array) -> tuple[Array, Array]:
             latitude, longitude = grid.projection.to_geodetic(grid.x + j * grid.dx, grid.y + i * grid.dy)
-            x, y = to_place.transform(longitude, latitude, direction="INVERSE")
+            x, y = transformer.transform(longitude, latitude, direction="INVERSE")
             x, y = (np.where(np.isfinite(v), v, np.nan) for v in (x, y))
             return (y - self.row_min) / self.row_size - 0.5, (x - self.col_min) / self.col_size - 0.5
 
-        return _smoothly(exact, grid.height, grid.width)
+        return _interpolated(_exact, grid.height, grid.width)
 
 
-def _smoothly(exact: Callable[[Array, Array], tuple[Array, Array]], height: int, width: int) -> tuple[Array, Array]:
-    """`exact(rows, columns)` on a grid of pixels, (height, width) each: computed at every sixteenth, splines between.
+def _interpolated(exact: Callable[[Array, Array], tuple[Array, Array]], height: int, width: int) -> tuple[Array, Array]:
+    """Evaluate `exact(rows, columns)` for all pixels, (height, width) each, by bicubic splines over every 16th pixel.
 
-    Projections are so smooth that the bicubic spline is within 1e-5 pixel of where a tile's pixels lie on the grid, and
-    the way back, at 60 degrees of view zenith, within 1e-2 (a test); it is several times faster. Where one of the
-    sixteenth pixels is not seen, all are computed.
+    Projections are so smooth that the error is below 1e-5 pixel from a tile to the satellite's grid, and below 1e-2
+    pixel back from it at a view zenith angle of 60 degrees (see the tests); splines are several times faster. If one of
+    the knots is not visible, every pixel is computed exactly.
     """
     knots = [np.unique(np.append(np.arange(0, n, 16), n - 1)).astype(np.float64) for n in (height, width)]
-    every = [np.arange(n, dtype=np.float64) for n in (height, width)]
+    pixels = [np.arange(n, dtype=np.float64) for n in (height, width)]
     if min(map(len, knots)) > 3:
-        found = exact(*np.meshgrid(*knots, indexing="ij"))
-        if all(np.isfinite(values).all() for values in found):
-            first, second = (RectBivariateSpline(*knots, values)(*every) for values in found)
+        at_knots = exact(*np.meshgrid(*knots, indexing="ij"))
+        if all(np.isfinite(values).all() for values in at_knots):
+            first, second = (RectBivariateSpline(*knots, values)(*pixels) for values in at_knots)
             return first, second
-    return exact(*np.meshgrid(*every, indexing="ij"))
+    return exact(*np.meshgrid(*pixels, indexing="ij"))
 
 
 def utm_wkt(longitude: float) -> str:
-    """The projection of the dataset's records at a longitude: UTM with false northing 0 south of the equator too."""
+    """Return the projection of OpenContrails records: UTM with a false northing of 0 in both hemispheres.
+
+    Args:
+        longitude: Degrees east, which selects the zone.
+
+    Returns:
+        The projection as well-known text.
+    """
     return _UTM.format(meridian=6 * math.floor(longitude / 6) + 3)
 
 
 def utm_tile(latitude: float, longitude: float, size: int = 256, pixel: float | None = None) -> Tile:
-    """A north-up UTM tile of `size` x `size` pixels about a place in degrees, in the zone of its western edge: the
-    dataset's rule, to which its validation metadata keep.
+    """Lay a north-up UTM tile around a place.
 
-    pixel: metres; None for that of OpenContrails, of which 256 are 500 km. Raises ValueError for a place that is none.
+    The tile is in the zone of its western edge, as in the OpenContrails metadata.
+
+    Args:
+        latitude: Degrees north of the centre.
+        longitude: Degrees east of the centre.
+        size: Rows and columns.
+        pixel: Pixel size in metres; None for that of OpenContrails, 500 km / 256.
+
+    Returns:
+        The tile.
+
+    Raises:
+        ValueError: If UTM is not defined there.
     """
-    if not (abs(latitude) <= 84 and abs(longitude) <= 180):  # NaN fails too; UTM ends at 84 degrees
-        raise ValueError(f"latitude {latitude:g}, longitude {longitude:g}: give degrees, at most 84 north or south")
+    if not (abs(latitude) <= 84 and abs(longitude) <= 180):  # NaN fails too
+        raise ValueError(f"latitude {latitude:g}, longitude {longitude:g}: not in UTM, which ends at 84 degrees")
     step = pixel or SIDE_KM * 1000 / 256
     west = longitude - step * size / 2 / (111_320 * math.cos(math.radians(latitude)))
     wkt = utm_wkt(west)
@@ -138,20 +178,36 @@ def utm_tile(latitude: float, longitude: float, size: int = 256, pixel: float | 
 
 
 def native_tile(grid: FixedGrid, latitude: float, longitude: float, size: int) -> Tile:
-    """The window of `size` x `size` pixels of a fixed grid whose centre is nearest to a place. It may reach beyond the
-    grid: pixels there are missing. Raises ValueError for a place that the satellite does not see.
+    """Lay a window of a satellite's grid around a place. Pixels beyond the edge of the grid are missing.
+
+    Args:
+        grid: The grid.
+        latitude: Degrees north of the centre.
+        longitude: Degrees east of the centre.
+        size: Rows and columns.
+
+    Returns:
+        The tile.
+
+    Raises:
+        ValueError: If the satellite does not see the place.
     """
     row, column = (float(index) for index in grid.indices(latitude, longitude))
     if not math.isfinite(row + column):
-        raise ValueError(f"latitude {latitude:g}, longitude {longitude:g}: not seen from {grid.projection.longitude:g}")
+        raise ValueError(
+            f"latitude {latitude:g}, longitude {longitude:g}: not visible from {grid.projection.longitude:g}"
+        )
     window = grid.window(round(row + 0.5) - size // 2, round(column + 0.5) - size // 2, size, size)
     left, col_size, _, top, _, row_size = (float(v) for v in window.geotransform)
     return Tile(grid.projection.crs_wkt, top, row_size, left, col_size, size, size, native=True)
 
 
 def lattice_sites() -> list[tuple[float, float]]:
-    """(latitude, longitude) of the OpenContrails site lattice: rows from 41 S to 40 N over the Americas, sites 500 km
-    apart in both directions. Fitted to the 253 sites of the validation metadata, which lie within 0.1 degree of it.
+    """Return the sites of the OpenContrails lattice: rows from 41 S to 40 N over the Americas, 500 km apart.
+
+    Returns:
+        Latitude and longitude in degrees. The lattice was fitted to the 253 sites of the validation metadata, which lie
+        within 0.1 degree of it.
     """
     sites = []
     for k in range(19):
@@ -163,64 +219,57 @@ def lattice_sites() -> list[tuple[float, float]]:
 
 
 def cut(scene: xr.Dataset, tile: Tile) -> npt.NDArray[np.float32]:
-    """Brightness temperature on a tile, (band, height, width, time) float32, kelvin.
+    """Cut a tile out of a scene. Only the window that the tile touches is read.
 
-    Bilinear between the four pixels of the fixed grid about each centre; NaN where one of those that count is missing,
-    or where the satellite does not see. Only the window that is needed is read.
+    Args:
+        scene: The scene.
+        tile: The tile.
+
+    Returns:
+        Brightness temperature, (band, height, width, time) float32, kelvin: interpolated bilinearly between four pixels
+        of the scene; NaN where one of them that contributes is missing, and off the Earth.
     """
     grid = grid_of(scene)
     rows, columns = _indices(grid, tile)
     out = np.full((scene.sizes["band"], tile.height, tile.width, scene.sizes["time"]), np.nan, np.float32)
-    inside = (rows > -0.5) & (rows < grid.height - 0.5) & (columns > -0.5) & (columns < grid.width - 0.5)  # NaN: no
+    inside = (
+        (rows > -0.5) & (rows < grid.height - 0.5) & (columns > -0.5) & (columns < grid.width - 0.5)
+    )  # False for NaN
     if not inside.any():
         return out
     rows, columns = np.clip(rows[inside], 0, grid.height - 1), np.clip(columns[inside], 0, grid.width - 1)
     top, left = int(rows.min()), int(columns.min())
     bottom, right = math.floor(rows.max()) + 2, math.floor(columns.max()) + 2
-    window = scene["brightness_temperature"].isel(
-        y=slice(top, min(bottom, grid.height)), x=slice(left, min(right, grid.width))
-    )
-    source = window.values  # (time, band, y, x)
+    window = {"y": slice(top, min(bottom, grid.height)), "x": slice(left, min(right, grid.width))}
+    source_tbyx = scene["brightness_temperature"].isel(window).values
     rows, columns = rows - top, columns - left
     i, j = rows.astype(np.intp), columns.astype(np.intp)
     down, across = (rows - i).astype(np.float32), (columns - j).astype(np.float32)
-    total = np.zeros((*source.shape[:2], len(rows)), np.float32)
-    for di, dj, weight in (
-        *((0, 0, (1 - down) * (1 - across)), (0, 1, (1 - down) * across)),
-        *((1, 0, down * (1 - across)), (1, 1, down * across)),
-    ):
-        counts = weight > 1e-6
-        values = source[:, :, np.minimum(i + di, source.shape[2] - 1), np.minimum(j + dj, source.shape[3] - 1)]
-        total += np.where(counts, weight * values, 0)
+    total = np.zeros((*source_tbyx.shape[:2], len(rows)), np.float32)
+    for di, row_weight in enumerate((1 - down, down)):
+        for dj, column_weight in enumerate((1 - across, across)):
+            weight = row_weight * column_weight
+            neighbour = np.minimum(i + di, source_tbyx.shape[2] - 1), np.minimum(j + dj, source_tbyx.shape[3] - 1)
+            total += np.where(weight > 1e-6, weight * source_tbyx[:, :, *neighbour], 0)
     out[:, inside] = np.moveaxis(total, 0, -1)
     return out
 
 
-def _indices(grid: FixedGrid, tile: Tile) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Fractional (row, column) of the tile's pixels on the grid, each (height, width)."""
+def _indices(grid: FixedGrid, tile: Tile) -> tuple[Array, Array]:
+    """Return fractional rows and columns of the tile's pixels on the grid, (height, width) each."""
     if not tile.native:
-        to_place = to_geodetic(tile.projection_wkt)
+        transformer = to_geodetic(tile.projection_wkt)
 
-        def exact(i: Array, j: Array) -> tuple[Array, Array]:
+        def _exact(i: Array, j: Array) -> tuple[Array, Array]:
             x, y = tile.col_min + (j + 0.5) * tile.col_size, tile.row_min + (i + 0.5) * tile.row_size
-            longitude, latitude = to_place.transform(x, y)
+            longitude, latitude = transformer.transform(x, y)
             return grid.indices(latitude, longitude)
 
-        return _smoothly(exact, tile.height, tile.width)
+        return _interpolated(_exact, tile.height, tile.width)
     left, _, _, top, _, _ = grid.geotransform
-    # Whole numbers but for the rounding of metres.
-    first = np.rint((tile.row_min - top) / tile.row_size), np.rint((tile.col_min - left) / tile.col_size)
-    rows, columns = (f + np.arange(n, dtype=np.float64) for f, n in zip(first, (tile.height, tile.width), strict=True))
-    seen = ~np.isnan(grid.projection.to_geodetic(*_angles(grid, rows, columns))[0])
-    rows, columns = np.broadcast_arrays(rows[:, np.newaxis], columns)
-    return np.where(seen, rows, np.nan), np.where(seen, columns, np.nan)
-
-
-def _angles(grid: FixedGrid, rows: Any, columns: Any) -> tuple[Any, Any]:
-    return (grid.x + grid.dx * columns)[np.newaxis], (grid.y + grid.dy * rows)[:, np.newaxis]
-
-
-def tile_of_entry(entry: Mapping[str, Any], size: int) -> Tile:
-    """The tile of a record's metadata entry (see `sources.records`), of `size` pixels a side."""
-    top, row_size, left, col_size = (float(entry[key]) for key in ("row_min", "row_size", "col_min", "col_size"))
-    return Tile(str(entry["projection_wkt"]), top, row_size, left, col_size, size, size)
+    # Offsets are whole numbers except for the rounding of metres.
+    rows = np.rint((tile.row_min - top) / tile.row_size) + np.arange(tile.height, dtype=np.float64)
+    columns = np.rint((tile.col_min - left) / tile.col_size) + np.arange(tile.width, dtype=np.float64)
+    rows, columns = np.meshgrid(rows, columns, indexing="ij")
+    visible = ~np.isnan(grid.projection.to_geodetic(grid.x + grid.dx * columns, grid.y + grid.dy * rows)[0])
+    return np.where(visible, rows, np.nan), np.where(visible, columns, np.nan)

@@ -1,59 +1,126 @@
-"""MISSING DOCSTRING."""
+"""What a build needs from a source of samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-import xarray as xr
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from contrail_data.store.journal import Shard
+    from contrail_data.store.shards import Layout
 
 
-@dataclass(frozen=True)
-class Source:
-    """A scanned folder, or samples of stores."""
+class SourceKind(StrEnum):
+    """Kinds of sources, as recorded in a store's attribute `source`."""
 
-    kind: str
+    RECORDS = "records"
+    FRAMES = "frames"
+    SCANS = "scenes"
+    STORES = "stores"
+
+
+class InputFormat(StrEnum):
+    """Input formats that a user can choose; AUTO looks at the files."""
+
+    AUTO = "auto"
+    RECORDS = "records"
+    FRAMES = "frames"
+    ABI = "abi"
+
+
+class LabelFilter(StrEnum):
+    """Samples by what humans labelled."""
+
+    POSITIVE = "positive"
+    """A human marked a contrail."""
+    NEGATIVE = "negative"
+    """A human found no contrail."""
+    NONE = "none"
+    """No human labelled the sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """An ordered set of records and how to read each of them as a sample.
+
+    Sources are pickled and sent to other processes, and their methods are called from many threads at once.
+    """
+
+    kind: SourceKind
     root: str
-    """The folder or store, for messages."""
-    where: str
-    """The same, absolute, for provenance."""
+    """The input as the user named it, for messages."""
+    location: str
+    """The input as an absolute path or URL, for provenance."""
     split: str
+    """Split of the samples; empty if every sample has its own."""
     record_ids: list[str]
     frames: int
-    read: Callable[..., xr.Dataset]
-    """`read(record_id, entry, empty)` gives a Sample or raises BadRecord; it can be called from many threads and in
-    other processes. Pixels go into `empty(shape, dtype)`, so that a caller who is done with one sample can have the
-    next one in its memory."""
-    files: Callable[[str], list[Path]]
-    """The files a record is read from, so that a resumed build notices when one has changed."""
+    """Frames per sample."""
     entries: Mapping[str, Any] = field(default_factory=dict)
-    """What the scan knows of a record, for `read`."""
+    """What is known about a record before it is read, by record id."""
     problems: list[str] = field(default_factory=list)
-    """One line each: what the scan itself had to set aside."""
+    """One line for each file or record that was set aside while the input was listed."""
     note: str = ""
-    """What a reader of the build's output should know, said once."""
-    reads: list[str] = field(default_factory=list)
-    """Stores that samples are taken from."""
-    parents: list[str] = field(default_factory=list)
-    """Their digests."""
-    gaps: bool = False
-    """Pixels, or whole frames, may be missing: samples may have `valid`."""
-    choices: list[Any] = field(default_factory=list)
-    """What else decides the samples, for a resumed build to know."""
-    adopt: Callable[..., Iterable[Any]] | None = None
-    """`adopt(layouts, done)` puts whole shards of a parent in place, those not done yet, and yields them."""
+    """What the user should know about the input; empty if nothing."""
+    has_gaps: bool = False
+    """Whether pixels or frames may be missing, so that samples may have `valid`."""
+    options: list[Any] = field(default_factory=list)
+    """Further JSON values that determine the samples, so that an interrupted build is only continued as itself."""
+    parent_paths: list[str] = field(default_factory=list)
+    """Paths or URLs of the stores that samples are taken from."""
+    parent_digests: list[str] = field(default_factory=list)
 
-    def read_sample(self, record_id: str, empty: Callable[..., Any]) -> xr.Dataset:
-        return self.read(record_id, self.entries.get(record_id, {}), empty)
+    @abstractmethod
+    def read_sample(self, record_id: str) -> xr.Dataset:
+        """Read one record as a sample (see `contrail_data.sample`).
 
-    def part(self, record_ids: Sequence[str]) -> Source:
-        """The same source with a few of its records: small enough to be sent to another process with each task."""
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            The checked sample.
+
+        Raises:
+            BadRecord: If the record cannot be used; the message names the file and the reason.
+        """
+
+    @abstractmethod
+    def files(self, record_id: str) -> list[Path]:
+        """List the local files that a record is read from, so that a resumed build notices a changed one.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            Paths, which need not exist.
+        """
+
+    def part(self, record_ids: Sequence[str]) -> Self:
+        """Restrict the source to a few records, so that it is small enough to be sent along with a task.
+
+        Args:
+            record_ids: Some of `record_ids`.
+
+        Returns:
+            A source of these records.
+        """
         entries = {record_id: self.entries[record_id] for record_id in record_ids if record_id in self.entries}
-        return replace(self, record_ids=list(record_ids), entries=entries, problems=[], adopt=None)
+        return replace(self, record_ids=list(record_ids), entries=entries, problems=[])
 
+    def adopt_shards(self, layouts: Mapping[str, Layout], finished: Set[int]) -> Iterator[Shard]:
+        """Put whole shards of a parent store in place instead of building them from samples.
 
-def missing(paths: Sequence[Path]) -> list[str]:
-    """Names of those that do not exist."""
-    return [p.name for p in paths if not p.is_file()]
+        Args:
+            layouts: Layout of each pixel array of the new store.
+            finished: Numbers of the shards that are in place already.
+
+        Yields:
+            Each shard that was put in place; none for most sources.
+        """
+        yield from ()

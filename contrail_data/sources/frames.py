@@ -1,83 +1,91 @@
-"""Ready-made "ash-color" frames: `{record_id}.npy`, (256, 256, 4) floats: ash in channels 0..2, mask in 3."""
+"""Ready-made ash frames: `{record_id}.npy`, (y, x, 4) float16 or float32, the composite in 0-2 and the mask in 3."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
+from typing_extensions import override
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
-from contrail_data.sample import check_record_id, make_sample, unknown_geometry
-from contrail_data.sources.base import Source
+from contrail_data.geo.geometry import unknown_footprint
+from contrail_data.sample import check_record_id, make_sample
+from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.npy import digest, read_npy
 
 
-def scan(root: Path, split: str, composite: Composite) -> Source:
-    """List the frames of a folder. Raises ContrailError when it holds none or another composite is asked for."""
+def open_frames(root: Path, split: str, composite: Composite) -> FrameSource:
+    """Open a folder of ash frames.
+
+    Args:
+        root: The folder.
+        split: Split to file the samples under.
+        composite: The requested composite, which must be `ash`.
+
+    Returns:
+        A source of all frames in the folder, by name.
+
+    Raises:
+        ContrailError: If the folder holds no frames or another composite is requested.
+    """
     if composite.name != "ash":
-        raise ContrailError(f"{root}: ash frames hold the composite 'ash' only: leave --composite {composite.name} out")
+        raise ContrailError(f"{root}: ash frames hold only the composite 'ash'; omit --composite {composite.name}")
     paths = sorted(root.glob("*.npy"))
     if not paths:
-        raise ContrailError(f"{root}: holds no .npy frames: check the path")
+        raise ContrailError(f"{root}: contains no .npy frames; check the path")
     ids, problems = [], []
     for path in paths:
         try:
             ids.append(check_record_id(path.stem))
         except BadRecord as error:
             problems.append(str(error))
-    return Source(
-        kind="frames",
+    return FrameSource(
         root=str(root),
-        where=str(root.resolve()),
+        location=str(root.resolve()),
         split=split,
         record_ids=ids,
         frames=1,
-        read=partial(read, root.absolute(), split, tuple(composite.channel_names)),
-        files=partial(_files, root.absolute()),
+        folder=root.absolute(),
+        channels=tuple(composite.channel_names),
         problems=problems,
-        note=f"{root.name}: frames carry no time, place or annotators",
+        note=f"{root.name}: frames have no time, place or annotators",
     )
 
 
-def _files(root: Path, record_id: str) -> list[Path]:
-    return [root / f"{record_id}.npy"]
+@dataclass(frozen=True, kw_only=True)
+class FrameSource(Source):
+    """Ash frames of one folder; each becomes a sample with one time step."""
 
+    kind: SourceKind = SourceKind.FRAMES
+    folder: Path
+    channels: tuple[str, ...]
 
-def read(
-    root: Path,
-    split: str,
-    channels: tuple[str, ...],
-    record_id: str,
-    entry: Mapping[str, Any],
-    empty: Callable[..., np.ndarray[Any, Any]] = np.empty,
-) -> xr.Dataset:
-    """One frame as a Sample with one time step, in memory from `empty`; of `entry` nothing is used.
+    @override
+    def files(self, record_id: str) -> list[Path]:
+        return [self.folder / f"{record_id}.npy"]
 
-    Raises BadRecord naming file and reason.
-    """
-    (path,) = _files(root, record_id)
-    array = read_npy(path, kinds="<f2 <f4", shape=(None, None, len(channels) + 1))
-    mask = array[..., -1]
-    if not np.isin(mask, (0, 1)).all():
-        raise BadRecord(f"{path.name}: channel {len(channels)} is no 0/1 mask: restore the file")
-    image = empty((len(channels), *mask.shape, 1), np.float32)
-    image[..., 0] = np.moveaxis(array[..., :-1], -1, 0)
-    return make_sample(
-        "image",
-        image,
-        channels,
-        record_id=record_id,
-        split=split,
-        time=np.full(1, np.datetime64("NaT", "ns")),
-        mask=mask.astype(np.uint8),
-        annotators=None,
-        annotator_count=0,
-        labelled_frame=0,
-        source_digest=f"ash:{digest(array[..., :-1])}",
-        geometry=unknown_geometry(),
-    )
+    @override
+    def read_sample(self, record_id: str) -> xr.Dataset:
+        (path,) = self.files(record_id)
+        array_yxc = read_npy(path, kinds="<f2 <f4", shape=(None, None, len(self.channels) + 1))
+        mask = array_yxc[..., -1]
+        if not np.isin(mask, (0, 1)).all():
+            raise BadRecord(f"{path.name}: channel {len(self.channels)} is not a 0/1 mask; restore the file")
+        image_cyx = np.ascontiguousarray(np.moveaxis(array_yxc[..., :-1], -1, 0), np.float32)
+        return make_sample(
+            "image",
+            image_cyx[..., np.newaxis],
+            self.channels,
+            record_id=record_id,
+            split=self.split,
+            time=np.full(1, np.datetime64("NaT", "ns")),
+            mask=mask.astype(np.uint8),
+            annotators=None,
+            annotator_count=0,
+            labelled_frame=0,
+            source_digest=f"ash:{digest(array_yxc[..., :-1])}",
+            footprint=unknown_footprint(),
+        )

@@ -1,13 +1,12 @@
-"""Reading `.npy` files that came from elsewhere: nothing is trusted, nothing is unpickled."""
+"""Read `.npy` files from unknown origin: every header is checked, and nothing is unpickled."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,88 +19,113 @@ _MAX_HEADER = 4096
 
 
 def read_npy(
-    path: Path,
-    *,
-    kinds: str,
-    shape: tuple[int | None, ...],
-    allocate: Callable[[tuple[int, ...]], npt.NDArray[Any]] | None = None,
+    path: Path, *, kinds: str, shape: tuple[int | None, ...], out: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[Any]:
-    """The array in a file, as stored. The header is checked against the file's size before memory is taken.
+    """Read the array in a file. The header is checked against the size of the file before memory is allocated.
 
-    `allocate(shape)` may hand out the C-ordered array to read into, of the file's own dtype. `kinds` are the
-    accepted `dtype.str` values or one-letter kinds, separated by spaces; `shape` has None where any length from 1
-    will do. Raises BadRecord naming the file and the reason.
+    Args:
+        path: The file.
+        kinds: Accepted `dtype.str` values or one-letter `dtype.kind` values, separated by spaces.
+        shape: The expected shape; None accepts any length of at least 1.
+        out: C-ordered array of the file's shape and dtype to read into; None allocates one.
+
+    Returns:
+        The array, in the dtype of the file.
+
+    Raises:
+        BadRecord: If the file cannot be read or holds another kind of array; the message names it and the reason.
     """
-    where = f"{path.parent.name}/{path.name}"
+    name = f"{path.parent.name}/{path.name}"
     try:
         with path.open("rb") as file:
-            begin = file.read(12)
-            if len(begin) < 12:
-                raise ValueError("cut within its header")
-            first_version = begin[6] == 1
-            length = 10 + int.from_bytes(begin[8:10], "little")
-            if not first_version:
-                length = 12 + int.from_bytes(begin[8:12], "little")
-            if length > _MAX_HEADER:
-                raise ValueError(f"a header of {length} bytes")
-            file.seek(0)
-            found, fortran, dtype = _header(file.read(length), first_version)
+            file_shape, fortran_order, dtype = _read_header(file)
             if dtype.hasobject:
-                raise BadRecord(f"{where}: holds pickled objects, which are never loaded: save a plain array")
+                raise BadRecord(f"{name}: contains pickled objects, which are never loaded; save a plain array")
             if dtype.str not in kinds.split() and dtype.kind not in kinds.split():
-                raise BadRecord(f"{where}: dtype is {dtype}, expected {kinds}: restore the file")
-            fits = len(found) == len(shape) and all(
-                n >= 1 and want in (None, n) for n, want in zip(found, shape, strict=True)
-            )
-            if not fits:
+                raise BadRecord(f"{name}: dtype is {dtype}, expected {kinds}; restore the file")
+            if not _shape_fits(file_shape, shape):
                 expected = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
-                raise BadRecord(f"{where}: shape is {tuple(found)}, expected {expected}: restore the file")
-            want = dtype.itemsize * int(np.prod([int(n) for n in found], dtype=object))
-            have = os.fstat(file.fileno()).st_size - file.tell()
-            if have != want:
-                state = "truncated" if have < want else "too long"
-                raise BadRecord(f"{where}: {state}: {have} bytes of data, expected {want}: restore the file")
-            if fortran:
-                turned = np.empty(found[::-1], dtype)
-                file.readinto(turned.reshape(-1).view(np.uint8).data)
-                turned = turned.T
-                if allocate is None:
-                    return turned
-                array = allocate(found)
-                array[...] = turned
-                return array
-            array = np.empty(found, dtype) if allocate is None else allocate(found)
+                raise BadRecord(f"{name}: shape is {tuple(file_shape)}, expected {expected}; restore the file")
+            expected_bytes = dtype.itemsize * int(np.prod([int(n) for n in file_shape], dtype=object))
+            data_bytes = os.fstat(file.fileno()).st_size - file.tell()
+            if data_bytes != expected_bytes:
+                state = "truncated" if data_bytes < expected_bytes else "too long"
+                raise BadRecord(
+                    f"{name}: {state}: {data_bytes} bytes of data, expected {expected_bytes}; restore the file"
+                )
+            if fortran_order:
+                transposed = np.empty(file_shape[::-1], dtype)
+                file.readinto(transposed.reshape(-1).view(np.uint8).data)
+                if out is None:
+                    return transposed.T
+                out[...] = transposed.T
+                return out
+            array = np.empty(file_shape, dtype) if out is None else out
             file.readinto(array.reshape(-1).view(np.uint8).data)
             return array
     except FileNotFoundError:
-        raise BadRecord(f"{where}: missing: restore the file") from None
+        raise BadRecord(f"{name}: missing; restore the file") from None
     except (ValueError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadRecord(f"{where}: not a readable .npy file ({reason[:90]}): restore the file") from None
+        raise BadRecord(f"{name}: not a readable .npy file ({reason[:90]}); restore the file") from None
     except OSError as error:
-        raise BadRecord(f"{where}: cannot be read ({error.strerror}): check the disk and permissions") from None
+        raise BadRecord(f"{name}: cannot be read ({error.strerror}); check the disk and permissions") from None
 
 
-@lru_cache(maxsize=64)  # files of one kind begin alike, and reading a header costs as much as reading a mask
-def _header(begin: bytes, first_version: bool) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """(shape, Fortran order, dtype) that a file's magic and header tell."""
-    file = io.BytesIO(begin)
+def _shape_fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(n >= 1 and m in (None, n) for n, m in zip(shape, expected, strict=True))
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read shape, Fortran order and dtype, and leave the file at the first byte of data."""
+    begin = file.read(12)
+    if len(begin) < 12:
+        raise ValueError("it ends within its header")
+    first_version = begin[6] == 1
+    length = 10 + int.from_bytes(begin[8:10], "little") if first_version else 12 + int.from_bytes(begin[8:12], "little")
+    if length > _MAX_HEADER:
+        raise ValueError(f"a header of {length} bytes")
+    file.seek(0)
+    return _parse_header(file.read(length), first_version)
+
+
+@lru_cache(maxsize=64)  # files of one kind have equal headers, and parsing one takes as long as reading a mask
+def _parse_header(content: bytes, first_version: bool) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    file = io.BytesIO(content)
     try:
         npy_format.read_magic(file)
         read = npy_format.read_array_header_1_0 if first_version else npy_format.read_array_header_2_0
         return read(file, max_header_size=_MAX_HEADER)
-    except Exception as error:  # numpy parses it as Python, which fails in many ways
+    except Exception as error:  # numpy evaluates it as a Python literal, which fails in many ways
         raise ValueError(str(error) or type(error).__name__) from None
 
 
 def read_label(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]:
-    """A 0/1 mask of any integer or boolean dtype as uint8. Raises BadRecord, also for other values."""
+    """Read a mask of any integer or boolean dtype.
+
+    Args:
+        path: The `.npy` file.
+        shape: The expected shape, as for `read_npy`.
+
+    Returns:
+        The mask, uint8 0/1.
+
+    Raises:
+        BadRecord: If the file cannot be read or holds other values than 0 and 1.
+    """
     array = read_npy(path, kinds="i u b", shape=shape)
     if array.dtype != np.bool_ and (array.min() < 0 or array.max() > 1):
-        raise BadRecord(f"{path.parent.name}/{path.name}: values other than 0 and 1: restore the file")
+        raise BadRecord(f"{path.parent.name}/{path.name}: values other than 0 and 1; restore the file")
     return array.astype(np.uint8)
 
 
 def digest(array: npt.NDArray[Any]) -> str:
-    """xxh3 (128 bits) of an array's bytes in C order, hexadecimal: equal for equal data, whoever holds it."""
+    """Compute the 128-bit xxh3 hash of an array's bytes in C order.
+
+    Args:
+        array: Any array.
+
+    Returns:
+        The hash in hexadecimal; equal arrays have equal hashes, whatever their memory layout.
+    """
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)

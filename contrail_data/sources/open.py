@@ -1,4 +1,4 @@
-"""MISSING DOCSTRING."""
+"""Recognise what a folder holds and open it as a source."""
 
 from __future__ import annotations
 
@@ -7,32 +7,44 @@ from pathlib import Path
 from contrail_data.composites import Composite
 from contrail_data.errors import ContrailError
 from contrail_data.sample import check_record_id
-from contrail_data.sources.base import Source
+from contrail_data.sources.base import InputFormat, Source
+from contrail_data.sources.frames import open_frames
+from contrail_data.sources.records import open_records
 
 
-def open_source(root: Path, split: str, composite: Composite, kind: str = "auto") -> Source:
-    """Scan `root` as OpenContrails records (it holds folders `train`, `validation`, `test`) or as ash frames
-    (it holds `*.npy`).
+def open_source(root: Path, split: str, composite: Composite, input_format: InputFormat = InputFormat.AUTO) -> Source:
+    """Open a folder of OpenContrails records or of ash frames.
 
-    Raises ContrailError when it is neither or the split is absent.
+    Args:
+        root: A folder with subfolders `train`, `validation` or `test` (records), or with `*.npy` (ash frames).
+        split: Which split of the records to open; frames are filed under it.
+        composite: The composite to build, which decides which bands are read.
+        input_format: RECORDS or FRAMES; AUTO takes frames if the folder holds `*.npy` and no folder of the split.
+
+    Returns:
+        The source.
+
+    Raises:
+        ContrailError: If the folder or the split does not exist, or holds no records.
     """
-    from contrail_data.sources import frames, records
-
     check_record_id(split)
     if not root.is_dir():
-        raise ContrailError(f"{root}: no such folder: give the folder that holds the records")
-    if kind == "auto":
-        kind = "frames" if any(root.glob("*.npy")) and not (root / split).is_dir() else "records"
-    scan = frames.scan if kind == "frames" else records.scan
-    return scan(root, split, composite)
+        raise ContrailError(f"{root}: no such folder; give the folder that holds the records")
+    if input_format is InputFormat.AUTO and any(root.glob("*.npy")) and not (root / split).is_dir():
+        input_format = InputFormat.FRAMES
+    open_folder = open_frames if input_format is InputFormat.FRAMES else open_records
+    return open_folder(root, split, composite)
 
 
 def is_abi(where: str) -> bool:
-    """Whether this names scans of a satellite: an archive, a glob, or a folder with ABI files."""
-    if "://" in where or where.startswith("goes") or any(c in where for c in "*?[") or where.endswith(".nc"):
-        return not Path(where).is_dir() or _holds_abi(Path(where))
-    return Path(where).is_dir() and _holds_abi(Path(where))
+    """Return whether a path names GOES-R ABI scans.
 
+    Args:
+        where: A path, glob, URL or the name of an archive.
 
-def _holds_abi(folder: Path) -> bool:
-    return next(folder.rglob("OR_ABI-*.nc"), None) is not None
+    Returns:
+        True for an archive, a URL, a glob, a `.nc` file, or a folder that contains ABI files.
+    """
+    if Path(where).is_dir():
+        return next(Path(where).rglob("OR_ABI-*.nc"), None) is not None
+    return "://" in where or where.startswith("goes") or any(c in where for c in "*?[") or where.endswith(".nc")

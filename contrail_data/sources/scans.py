@@ -1,270 +1,316 @@
-"""Samples cut out of geostationary scans: a tile about a place, frames at 10-minute steps about a time.
+"""Samples cut out of geostationary scans: a tile around a place, frames 10 minutes apart around a time.
 
-What is missing is told and stays missing: a frame without a scan near enough, a scan without a band, a pixel without a
-value. The frame that is asked for must be there.
+What is missing stays missing: a frame without a scan near enough, a pixel without a value. Only the frame at the
+requested time must exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
+from typing_extensions import override
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
+from contrail_data.geo.fixed_grid import FixedGrid
+from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.sample import FRAME_STEP, check_record_id, make_sample
+from contrail_data.scans.abi import GOOD
+from contrail_data.scans.listing import Scan, ScanListing, assign_frames, list_abi_scans, list_satpy_scans
 from contrail_data.scans.scene import grid_of, row_times
-from contrail_data.scans.shots import Shot, abi_shots, frames_of, satpy_shots
-from contrail_data.scans.tiles import SIDE_KM, Tile, cut, lattice_sites, native_tile, tile_of_entry, utm_tile
-from contrail_data.sources.base import Source
+from contrail_data.scans.tiles import SIDE_KM, Tile, cut, lattice_sites, native_tile, utm_tile
+from contrail_data.sources.base import Source, SourceKind
+from contrail_data.sources.metadata import RecordMetadata
 from contrail_data.sources.npy import digest
 
 MAX_ZENITH = 75.0
-"""Degrees: sites that are seen under more are passed over."""
+"""Sites of the lattice at larger satellite zenith angles are left out, degrees."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileRequest:
+    """Which samples to cut: all combinations of times and places, or the records of a metadata file."""
+
+    times: Sequence[np.datetime64] = ()
+    """Times of the frame in question, UTC; empty: the scans' own times, `every` minutes apart."""
+    every: int = 20
+    """Minutes between the scans' own times."""
+    places: Sequence[tuple[float, float]] = ()
+    """Latitude and longitude in degrees; empty: the sites of the OpenContrails lattice that the scans show in full."""
+    records: Sequence[RecordMetadata] = ()
+    """Records whose tile, time and id are used in place of times and places."""
+    size: int = 256
+    """Rows and columns of a tile."""
+    pixel: float | None = None
+    """Pixel size of a UTM tile in metres; None: the tile is 500 km wide, as in OpenContrails."""
+    native: bool = False
+    """Whether tiles are windows of the satellite's grid, without resampling."""
+    before: int = 4
+    """Number of frames before the one in question."""
+    after: int = 3
+    """Number of frames after it."""
+    tolerance: float = 5.0
+    """Maximum difference between the start of a scan and the time of its frame, in minutes."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which samples to cut."""
+class ScanSample:
+    """A sample to cut: its tile, and the scan for each of its frames."""
 
-    times: Sequence[np.datetime64] = ()
-    """Of the frame in question; none: the scans' own, `every` minutes apart."""
-    every: int = 20
-    places: Sequence[tuple[float, float]] = ()
-    """Latitude, longitude in degrees; none: the sites of the OpenContrails lattice that the scans show whole."""
-    records: Sequence[Mapping[str, Any]] = ()
-    """Entries of a metadata file (see `records`), each a tile, a time and an id, in place of times and places."""
-    size: int = 256
-    pixel: float | None = None
-    """Metres of a UTM tile's pixel; None: `size` of them are 500 km, as in OpenContrails."""
-    native: bool = False
-    before: int = 4
-    after: int = 3
-    tolerance: float = 5.0
-    """Minutes that a scan may start off its frame's time."""
-
-    @property
-    def reach(self) -> np.timedelta64:
-        """The tolerance."""
-        return np.timedelta64(round(self.tolerance * 60), "s")
-
-
-def scan(
-    shots: Sequence[Shot], wanted: Wanted, composite: Composite, split: str, where: str, notes: Iterable[str] = ()
-) -> Source:
-    """The samples that scans of one imager allow.
-
-    Raises ContrailError for a band that no scan has, a place that is not seen, or when no sample is left.
-    """
-    check_record_id(split)
-    shots = sorted(shots, key=lambda shot: shot.start)
-    told = list(notes)
-    there = sorted({band for shot in shots for band in shot.bands})
-    if absent := [band for band in composite.bands if band not in there]:
-        bands = ", ".join(map(str, there)) or "none"
-        raise ContrailError(
-            f"{where}: no scan has band {absent[0]}, which composite {composite.name!r} needs (there are {bands}): "
-            "fetch it, or choose a composite without"
-        )
-    whole = [shot for shot in shots if set(composite.bands) <= set(shot.bands)]
-    if len(whole) < len(shots):
-        lacking = next(shot for shot in shots if shot not in whole)
-        band = min(set(composite.bands) - set(lacking.bands))
-        told.append(
-            f"{len(shots) - len(whole)} of {len(shots)} scans lack a band, such as {band} at {_minute(lacking)}"
-        )
-    if not whole:
-        raise ContrailError(f"{where}: no scan has all of bands {', '.join(map(str, composite.bands))}: fetch them")
-    first = whole[0].open()
-    grid = grid_of(first)
-    satellite = str(first.attrs["platform"])
-    if wanted.records:
-        asked = [
-            (_time(entry), [(str(entry["record_id"]), tile_of_entry(entry, wanted.size))]) for entry in wanted.records
-        ]
-    else:
-        tiles = _tiles(grid, wanted, where)
-        times = list(wanted.times) or _own_times(whole, wanted.every)
-        asked = [(t, [(_record_id(satellite, t, *at, wanted.native), tile) for tile, at in tiles]) for t in times]
-    entries: dict[str, Any] = {}
-    lost = sure = 0
-    for time, tiles_then in asked:
-        frames = frames_of(whole, time, wanted.before, wanted.after, wanted.tolerance)
-        if frames[wanted.before] is None:
-            near = min(whole, key=lambda shot: abs(shot.start - time))
-            told.append(f"{time}: no scan within {wanted.tolerance:g} minutes (nearest {_minute(near)}): passed over")
-            continue
-        lost += sum(frame is None for frame in frames)
-        sure += len(frames)
-        for name, tile in tiles_then:
-            entries[check_record_id(name)] = {"tile": tile, "shots": frames}
-    if not entries:
-        raise ContrailError(f"{where}: no sample can be cut: {told[-1] if told else 'no time is left'}")
-    if lost:
-        told.append(f"{lost} of {sure} frames have no scan within {wanted.tolerance:g} minutes: they stay empty")
-    choices = [repr(wanted), *sorted({file for shot in whole for file in shot.files})]
-    return Source(
-        kind="scenes",
-        root=where,
-        where=where if "://" in where else str(Path(where).absolute()),
-        split=split,
-        record_ids=list(entries),
-        frames=wanted.before + 1 + wanted.after,
-        read=partial(read, composite.bands, split, wanted.before),
-        files=partial(_files, {name: entry["shots"] for name, entry in entries.items()}),
-        entries=entries,
-        note="; ".join(told),
-        gaps=True,
-        choices=choices,
-    )
-
-
-def _tiles(grid: Any, wanted: Wanted, where: str) -> list[tuple[Tile, tuple[float, float]]]:
-    def make(latitude: float, longitude: float) -> Tile:
-        if wanted.native:
-            return native_tile(grid, latitude, longitude, wanted.size)
-        return utm_tile(latitude, longitude, wanted.size, wanted.pixel or SIDE_KM * 1000 / wanted.size)
-
-    made = []
-    for latitude, longitude in wanted.places or lattice_sites():
-        try:
-            tile = make(latitude, longitude)
-            corners = tile.geometry()
-            rows, columns = grid.indices(corners["corner_latitude"], corners["corner_longitude"])
-        except (ValueError, BadRecord) as error:
-            if wanted.places:
-                raise ContrailError(f"--at {latitude:g},{longitude:g}: {error}") from None
-            continue
-        if wanted.places and np.isnan(rows).all():
-            seen_from = f"{abs(grid.projection.longitude):g} {'EW'[grid.projection.longitude < 0]}"
-            raise ContrailError(f"--at {latitude:g},{longitude:g}: is not seen from {seen_from}: choose another place")
-        inside = (rows > -0.5) & (rows < grid.height - 0.5) & (columns > -0.5) & (columns < grid.width - 0.5)
-        if wanted.places or (inside.all() and _zenith(grid, latitude, longitude) <= MAX_ZENITH):
-            made.append((tile, (latitude, longitude)))
-    if not made:
-        raise ContrailError(f"{where}: shows no site of the lattice whole: name places, --at LATITUDE LONGITUDE")
-    return made
-
-
-def _zenith(grid: Any, latitude: float, longitude: float) -> float:
-    from contrail_data.geo.geometry import satellite_zenith
-
-    return float(satellite_zenith(latitude, longitude, grid.projection.longitude))
-
-
-def _own_times(shots: Sequence[Shot], every: int) -> list[np.datetime64]:
-    times: list[np.datetime64] = []
-    for shot in shots:
-        if not times or shot.start - times[-1] >= np.timedelta64(60 * every - 30, "s"):
-            times.append(shot.start.astype("datetime64[s]"))
-    return times
-
-
-def _record_id(satellite: str, time: np.datetime64, latitude: float, longitude: float, native: bool) -> str:
-    stamp = str(time.astype("datetime64[s]")).replace("-", "").replace(":", "")
-    ns, ew = "NS"[latitude < 0], "EW"[longitude < 0]
-    place = f"{ns}{abs(latitude) * 100:04.0f}{ew}{abs(longitude) * 100:05.0f}"
-    return f"{satellite.replace('GOES-', 'G')}-{stamp}-{place}{'-native' if native else ''}"
-
-
-def _time(entry: Mapping[str, Any]) -> np.datetime64:
-    return np.datetime64(round(entry["timestamp"]), "s")
-
-
-def _minute(shot: Shot) -> str:
-    return str(shot.start.astype("datetime64[m]"))
-
-
-def _files(shots: Mapping[str, Sequence[Shot | None]], record_id: str) -> list[Path]:
-    names = {name for shot in shots[record_id] if shot is not None for name in shot.files}
-    return [Path(name) for name in sorted(names) if "://" not in name]  # objects of an archive do not change
-
-
-def read(
-    bands: tuple[int, ...],
-    split: str,
-    labelled: int,
-    record_id: str,
-    entry: Mapping[str, Any],
-    empty: Callable[..., npt.NDArray[Any]] = np.empty,
-) -> xr.Dataset:
-    """One sample, in memory from `empty`. Raises BadRecord where nothing is seen, or a file cannot be read."""
-    tile: Tile = entry["tile"]
-    shots: Sequence[Shot | None] = entry["shots"]
-    temperature = empty((len(bands), tile.height, tile.width, len(shots)), np.float32)
-    temperature[...] = np.nan
-    time = np.full(len(shots), np.datetime64("NaT", "ns"))
-    geometry = tile.geometry()
-    satellite, longitude = "", float("nan")
-    for frame, shot in enumerate(shots):
-        if shot is None:
-            continue
-        try:
-            scene = _scene(shot)
-            temperature[..., frame] = cut(scene.sel(band=list(bands)), tile)[..., 0]
-        except ContrailError as error:
-            raise BadRecord(f"{record_id}: {error}") from None
-        grid = grid_of(scene)
-        row = float(grid.indices(geometry["latitude"], geometry["longitude"])[0])
-        row = 0 if np.isnan(row) else int(np.clip(row, 0, grid.height - 1))
-        time[frame] = row_times(scene)[0, row]
-        satellite, longitude = str(scene.attrs["platform"]), grid.projection.longitude
-    valid = ~np.isnan(temperature).any(0)
-    if not valid[..., labelled].any():
-        raise BadRecord(f"{record_id}: nothing is seen there: choose another place or time")
-    return make_sample(
-        "brightness_temperature",
-        temperature,
-        bands,
-        record_id=record_id,
-        split=split,
-        time=time,
-        mask=None,
-        annotators=None,
-        annotator_count=0,
-        labelled_frame=labelled,  # the one in question, label or none: as records without labels have it
-        source_digest=" ".join(f"{b}:{digest(p)}" for b, p in zip(bands, temperature, strict=True)),
-        geometry=geometry,
-        valid=valid,
-        satellite=satellite,
-        satellite_longitude=longitude,
-    )
-
-
-@lru_cache(maxsize=64)
-def _scene(shot: Shot) -> xr.Dataset:
-    return shot.open()
+    tile: Tile
+    scans: tuple[Scan | None, ...]
+    """None for a frame without a scan."""
 
 
 def open_scan_source(
     where: str,
-    wanted: Wanted,
+    request: TileRequest,
     composite: Composite,
     split: str,
+    *,
     since: np.datetime64 | None = None,
     until: np.datetime64 | None = None,
     product: str = "L1b-RadF",
-    good: Sequence[int] = (0, 1),
+    good: Sequence[int] = GOOD,
     reader: str | None = None,
-) -> Source:
-    """Samples of ABI files: a folder, a glob, or an archive by time (see `abi.find_files`); or of what a satpy `reader`
-    ("auto": guessed) knows.
+) -> ScanSource:
+    """List scans and the samples to cut from them.
 
-    Archives are asked for what `wanted.times` need where no `since` and `until` are given. Raises ContrailError as
-    `abi.find_files` and `scan` do.
+    Args:
+        where: A folder, glob, URL or archive of ABI files (see `find_files`), or files that satpy reads.
+        request: Which samples to cut.
+        composite: The composite to build, which decides which bands are read.
+        split: Split to file the samples under.
+        since: Earliest start of an ABI scan. Without `since` and `until`, the requested times limit the search.
+        until: Latest start of an ABI scan.
+        product: Product to take from an archive, see `find_files`.
+        good: Accepted data quality flags of ABI files.
+        reader: Name of satpy's reader, or `auto`; None reads ABI files.
+
+    Returns:
+        A source of the samples.
+
+    Raises:
+        ContrailError: If there are no scans, a band is missing, or no sample can be cut.
     """
     if reader is not None:
-        return scan(satpy_shots(where, reader, composite.bands), wanted, composite, split, where)
-    times = [*wanted.times, *(_time(entry) for entry in wanted.records)]
+        return cut_source(list_satpy_scans(where, reader, composite.bands), request, composite, split, where)
+    times = [*request.times, *(record.time("s") for record in request.records)]
     if times and since is None and until is None:
-        since = min(times) - FRAME_STEP * wanted.before - wanted.reach
-        until = max(times) + FRAME_STEP * wanted.after + wanted.reach
-    shots, notes, problems = abi_shots(where, since, until, product, composite.bands, good)
-    source = scan(shots, wanted, composite, split, where, notes)
-    return replace(source, problems=problems, choices=[*source.choices, *good])
+        tolerance = np.timedelta64(round(request.tolerance * 60), "s")
+        since = min(times) - FRAME_STEP * request.before - tolerance
+        until = max(times) + FRAME_STEP * request.after + tolerance
+    listing = list_abi_scans(where, composite.bands, since=since, until=until, product=product, good=good)
+    source = cut_source(listing, request, composite, split, where)
+    return replace(source, options=[*source.options, *good])
+
+
+def cut_source(listing: ScanListing, request: TileRequest, composite: Composite, split: str, where: str) -> ScanSource:
+    """Assign scans to the requested samples.
+
+    Args:
+        listing: Scans of one imager.
+        request: Which samples to cut.
+        composite: The composite to build.
+        split: Split to file the samples under.
+        where: Where the scans come from, for messages and provenance.
+
+    Returns:
+        A source of the samples.
+
+    Raises:
+        ContrailError: If no scan has all bands, a place is not visible, or no sample is left.
+    """
+    check_record_id(split)
+    scans, notes = _complete_scans(listing, composite, where)
+    entries: dict[str, ScanSample] = {}
+    empty_frames = all_frames = 0
+    for time, tiles in _requested_tiles(scans, request, where):
+        frames = assign_frames(scans, time, before=request.before, after=request.after, tolerance=request.tolerance)
+        if frames[request.before] is None:
+            nearest = min(scans, key=lambda scan: abs(scan.start - time))
+            notes.append(f"{time}: skipped, no scan within {request.tolerance:g} minutes (nearest: {_minute(nearest)})")
+            continue
+        empty_frames += frames.count(None)
+        all_frames += len(frames)
+        for record_id, tile in tiles.items():
+            entries[check_record_id(record_id)] = ScanSample(tile, tuple(frames))
+    if not entries:
+        raise ContrailError(f"{where}: no sample can be cut: {notes[-1] if notes else 'no time is left'}")
+    if empty_frames:
+        notes.append(
+            f"{empty_frames} of {all_frames} frames have no scan within {request.tolerance:g} minutes and are empty"
+        )
+    return ScanSource(
+        root=where,
+        location=where if "://" in where else str(Path(where).absolute()),
+        split=split,
+        record_ids=list(entries),
+        frames=request.before + 1 + request.after,
+        bands=composite.bands,
+        labelled_frame=request.before,
+        entries=entries,
+        problems=listing.problems,
+        note="; ".join(notes),
+        has_gaps=True,
+        options=[repr(request), *sorted({file for scan in scans for file in scan.files})],
+    )
+
+
+def _complete_scans(listing: ScanListing, composite: Composite, where: str) -> tuple[list[Scan], list[str]]:
+    # Returns the scans with all bands of the composite in order of time, and notes on the others.
+    scans = sorted(listing.scans, key=lambda scan: scan.start)
+    available = sorted({band for scan in scans for band in scan.bands})
+    if absent := [band for band in composite.bands if band not in available]:
+        raise ContrailError(
+            f"{where}: no scan has band {absent[0]}, which composite {composite.name!r} needs (available: "
+            f"{', '.join(map(str, available)) or 'none'}); fetch it, or choose a composite without this band"
+        )
+    complete = [scan for scan in scans if set(composite.bands) <= set(scan.bands)]
+    if not complete:
+        raise ContrailError(f"{where}: no scan has all of bands {', '.join(map(str, composite.bands))}; fetch them")
+    notes = list(listing.notes)
+    if len(complete) < len(scans):
+        example = next(scan for scan in scans if scan not in complete)
+        band = min(set(composite.bands) - set(example.bands))
+        notes.append(
+            f"{len(scans) - len(complete)} of {len(scans)} scans lack a band, such as {band} at {_minute(example)}"
+        )
+    return complete, notes
+
+
+def _requested_tiles(
+    scans: Sequence[Scan], request: TileRequest, where: str
+) -> list[tuple[np.datetime64, dict[str, Tile]]]:
+    """Return the requested times, each with its tiles by record id."""
+    if request.records:
+        size = request.size
+        return [(record.time("s"), {record.record_id: record.tile(size, size)}) for record in request.records]
+    scene = scans[0].open()
+    satellite = str(scene.attrs["platform"])
+    tiles = _tiles_of_places(grid_of(scene), request, where)
+    times = list(request.times) or _own_times(scans, request.every)
+    return [
+        (time, {_record_id(satellite, time, place, request.native): tile for place, tile in tiles.items()})
+        for time in times
+    ]
+
+
+def _tiles_of_places(grid: FixedGrid, request: TileRequest, where: str) -> dict[tuple[float, float], Tile]:
+    tiles = {}
+    for latitude, longitude in request.places or lattice_sites():
+        try:
+            if request.native:
+                tile = native_tile(grid, latitude, longitude, request.size)
+            else:
+                pixel = request.pixel or SIDE_KM * 1000 / request.size
+                tile = utm_tile(latitude, longitude, request.size, pixel)
+            footprint = tile.footprint()
+        except ValueError as error:
+            if request.places:
+                raise ContrailError(f"--at {latitude:g},{longitude:g}: {error}; choose another place") from None
+            continue
+        rows, columns = grid.indices(footprint["corner_latitude"], footprint["corner_longitude"])
+        if request.places:
+            if np.isnan(rows).all():
+                satellite = f"{abs(grid.projection.longitude):g} {'EW'[grid.projection.longitude < 0]}"
+                raise ContrailError(
+                    f"--at {latitude:g},{longitude:g}: not visible from {satellite}; choose another place"
+                )
+            tiles[latitude, longitude] = tile
+            continue
+        inside = (rows > -0.5) & (rows < grid.height - 0.5) & (columns > -0.5) & (columns < grid.width - 0.5)
+        if inside.all() and satellite_zenith(latitude, longitude, grid.projection.longitude) <= MAX_ZENITH:
+            tiles[latitude, longitude] = tile
+    if not tiles:
+        raise ContrailError(f"{where}: shows no site of the lattice in full; give places with --at LATITUDE,LONGITUDE")
+    return tiles
+
+
+def _own_times(scans: Sequence[Scan], every: int) -> list[np.datetime64]:
+    times: list[np.datetime64] = []
+    for scan in scans:
+        if not times or scan.start - times[-1] >= np.timedelta64(60 * every - 30, "s"):
+            times.append(scan.start.astype("datetime64[s]"))
+    return times
+
+
+def _record_id(satellite: str, time: np.datetime64, place: tuple[float, float], native: bool) -> str:
+    stamp = str(time.astype("datetime64[s]")).replace("-", "").replace(":", "")
+    latitude, longitude = place
+    ns, ew = "NS"[latitude < 0], "EW"[longitude < 0]
+    site = f"{ns}{abs(latitude) * 100:04.0f}{ew}{abs(longitude) * 100:05.0f}"
+    return f"{satellite.replace('GOES-', 'G')}-{stamp}-{site}{'-native' if native else ''}"
+
+
+def _minute(scan: Scan) -> str:
+    return str(scan.start.astype("datetime64[m]"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSource(Source):
+    """Samples to cut out of scans of one imager."""
+
+    kind: SourceKind = SourceKind.SCANS
+    bands: tuple[int, ...]
+    labelled_frame: int
+    """Index of the frame in question. It counts as labelled, as in records of the test split."""
+    entries: Mapping[str, ScanSample]
+
+    @override
+    def files(self, record_id: str) -> list[Path]:
+        names = {name for scan in self.entries[record_id].scans if scan is not None for name in scan.files}
+        return [Path(name) for name in sorted(names) if "://" not in name]  # objects of an archive do not change
+
+    @override
+    def read_sample(self, record_id: str) -> xr.Dataset:
+        tile, scans = self.entries[record_id].tile, self.entries[record_id].scans
+        temperature_byxt = np.full((len(self.bands), tile.height, tile.width, len(scans)), np.nan, np.float32)
+        time = np.full(len(scans), np.datetime64("NaT", "ns"))
+        try:
+            footprint = tile.footprint()
+        except ValueError as error:
+            raise BadRecord(f"{record_id}: {error}; choose a place that the satellite sees") from None
+        satellite, longitude = "", float("nan")
+        for frame, scan in enumerate(scans):
+            if scan is None:
+                continue
+            try:
+                scene = _opened(scan)
+                temperature_byxt[..., frame] = cut(scene.sel(band=list(self.bands)), tile)[..., 0]
+            except ContrailError as error:
+                raise BadRecord(f"{record_id}: {error}") from None
+            grid = grid_of(scene)
+            row = float(grid.indices(footprint["latitude"], footprint["longitude"])[0])
+            time[frame] = row_times(scene)[0, 0 if np.isnan(row) else int(np.clip(row, 0, grid.height - 1))]
+            satellite, longitude = str(scene.attrs["platform"]), grid.projection.longitude
+        valid_yxt = np.asarray(~np.isnan(temperature_byxt).any(0))
+        if not valid_yxt[..., self.labelled_frame].any():
+            raise BadRecord(f"{record_id}: no pixel is visible; choose another place or time")
+        return make_sample(
+            "brightness_temperature",
+            temperature_byxt,
+            self.bands,
+            record_id=record_id,
+            split=self.split,
+            time=time,
+            mask=None,
+            annotators=None,
+            annotator_count=0,
+            labelled_frame=self.labelled_frame,
+            source_digest=" ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True)),
+            footprint=footprint,
+            valid=valid_yxt,
+            satellite=satellite,
+            satellite_longitude=longitude,
+        )
+
+
+@lru_cache(maxsize=64)
+def _opened(scan: Scan) -> xr.Dataset:
+    return scan.open()

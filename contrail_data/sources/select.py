@@ -1,9 +1,9 @@
-"""MISSING DOCSTRING."""
+"""Select samples of sealed stores, and recover the settings that a store was built with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import xarray as xr
 
 from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError
+from contrail_data.sources.base import LabelFilter
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import labelled_time
@@ -18,10 +19,21 @@ from contrail_data.store.schema import Kind, PixelDtype, require_kind
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.shards import CODECS, parse_layout
 
+StoreSelection: TypeAlias = tuple[xr.Dataset, npt.NDArray[np.int64]]
+"""An open store and the indices of selected samples."""
+
 
 def settings_of(store: xr.Dataset) -> StoreSettings:
-    """The settings that a store of samples was built with. Raises ContrailError for another kind or a layout that is
-    not ours.
+    """Return the settings that a store was built with.
+
+    Args:
+        store: An open store of samples.
+
+    Returns:
+        Its settings.
+
+    Raises:
+        ContrailError: If it is another kind of store, or this package did not write it.
     """
     path = store.attrs["path"]
     require_kind(store, Kind.SAMPLES, remedy="give a store of samples")
@@ -29,7 +41,7 @@ def settings_of(store: xr.Dataset) -> StoreSettings:
     codecs = [name for name, codec in CODECS.items() if layout is not None and _same_codec(codec, layout.codec)]
     dtype = store["image"].dtype.name
     if not codecs or dtype not in set(PixelDtype) or store.sizes["y"] != store.sizes["x"]:
-        raise ContrailError(f"{path}: is not laid out as our stores are: build it with build-ash")
+        raise ContrailError(f"{path}: not laid out as a contrail store; build it with build-ash")
     return StoreSettings(
         from_dict(store.attrs["composite"]),
         PixelDtype(dtype),
@@ -39,11 +51,11 @@ def settings_of(store: xr.Dataset) -> StoreSettings:
     )
 
 
-def _same_codec(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> bool:
-    return (ours is None) == (theirs is None) and (ours is None or theirs is None or ours["name"] == theirs["name"])
+def _same_codec(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
+    return a is b if a is None or b is None else a["name"] == b["name"]
 
 
-def choose(
+def select_samples(
     store: xr.Dataset,
     *,
     record_ids: Sequence[str] | None = None,
@@ -51,57 +63,85 @@ def choose(
     since: np.datetime64 | None = None,
     until: np.datetime64 | None = None,
     area: tuple[float, float, float, float] | None = None,
-    label: str | None = None,
+    label: LabelFilter | None = None,
     split: str | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Indices of the samples that fit everything asked for, in the store's order; none of `without`.
+    """Find the samples that meet all given conditions. Samples of unknown time or place meet no condition on it.
 
-    `since` <= time of the labelled frame < `until`; `area` is (south, west, north, east) in degrees around the
-    centres, west > east across the date line; `label` is positive, negative or none. A sample of unknown time or place
-    fits no time or area. Raises ContrailError for a record that is not there.
+    Args:
+        store: An open store of samples.
+        record_ids: Only these records.
+        without: None of these records.
+        since: Earliest time of the labelled frame.
+        until: Time that the labelled frame must precede.
+        area: South, west, north, east in degrees around the tile's centre; west > east crosses the date line.
+        label: Only samples labelled like this.
+        split: Only samples of this split.
+
+    Returns:
+        Indices of the samples, ascending.
+
+    Raises:
+        ContrailError: If a named record is not in the store, or the area or the times are impossible.
     """
     scalars = read_scalars(store)
     ids = np.array([str(r) for r in scalars["record_id"].values])
-    fits = ~np.isin(ids, list(without))
     if absent := sorted({*(record_ids or ()), *without} - set(ids)):
         more = f" (nor {len(absent) - 1} others of the list)" if len(absent) > 1 else ""
-        raise ContrailError(f"{store.attrs['path']}: holds no record {absent[0]!r}{more}: correct the list")
+        raise ContrailError(f"{store.attrs['path']}: holds no record {absent[0]!r}{more}; correct the list")
     if area is not None and not (-90 <= area[0] <= area[2] <= 90 and all(abs(d) <= 360 for d in area)):  # NaN fails
         raise ContrailError(f"--area {area}: give south, west, north, east in degrees, south below north")
     if since is not None and until is not None and not since < until:
-        raise ContrailError(f"--since {since}, --until {until}: no time lies between them: correct one")
-    if record_ids is not None:
-        fits &= np.isin(ids, list(record_ids))
+        raise ContrailError(f"--since {since}, --until {until}: no time lies between them; correct one")
     times = labelled_time(scalars)
+    selected = ~np.isin(ids, list(without))
+    if record_ids is not None:
+        selected &= np.isin(ids, list(record_ids))
     if since is not None:
-        fits &= times >= since  # NaT fails
+        selected &= times >= since  # NaT fails
     if until is not None:
-        fits &= times < until
+        selected &= times < until
     if area is not None:
-        south, west, north, east = area
-        latitude, longitude = scalars["latitude"].values, scalars["longitude"].values
-        fits &= (latitude >= south) & (latitude <= north)
-        within = (longitude >= west) & (longitude <= east)
-        across = (longitude >= west) | (longitude <= east)
-        fits &= within if west <= east else across & ~np.isnan(longitude)
-    labelled = scalars["label_source"].values != "none"
-    positive = scalars["positive_pixels"].values > 0
+        selected &= _inside(area, scalars["latitude"].values, scalars["longitude"].values)
     if label is not None:
-        fits &= {"positive": labelled & positive, "negative": labelled & ~positive, "none": ~labelled}[label]
+        labelled, positive = scalars["label_source"].values != "none", scalars["positive_pixels"].values > 0
+        selected &= labelled == (label is not LabelFilter.NONE)
+        if label is not LabelFilter.NONE:
+            selected &= positive == (label is LabelFilter.POSITIVE)
     if split is not None:
-        fits &= scalars["split"].values == split
-    return np.flatnonzero(fits)
+        selected &= scalars["split"].values == split
+    return np.flatnonzero(selected)
 
 
-def without_repeats(stores: Sequence[xr.Dataset]) -> list[tuple[xr.Dataset, npt.NDArray[np.int64]]]:
-    """All samples of stores, one that several hold with the same bytes once, for `from_stores`.
+def _inside(
+    area: tuple[float, float, float, float], latitude: npt.NDArray[np.float64], longitude: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Return whether places lie inside an area (south, west, north, east); NaN does not."""
+    south, west, north, east = area
+    east_of_west, west_of_east = longitude >= west, longitude <= east
+    return (
+        (latitude >= south)
+        & (latitude <= north)
+        & (east_of_west & west_of_east if west <= east else east_of_west | west_of_east)
+    )
 
-    Raises ContrailError naming a record that they hold with different pixels or labels.
+
+def select_distinct(stores: Sequence[xr.Dataset]) -> list[StoreSelection]:
+    """Select all samples of several stores; of identical samples only the first.
+
+    Args:
+        stores: Open stores of samples.
+
+    Returns:
+        A selection of each store.
+
+    Raises:
+        ContrailError: If two stores hold a record with different pixels or labels.
     """
     seen: dict[str, tuple[Any, str]] = {}
-    taken = []
+    selections = []
     for store in stores:
-        settings_of(store)  # no samples: told before anything is compared
+        settings_of(store)  # refuses other kinds of stores before samples are compared
         scalars = read_scalars(store)
         names = [str(name) for name in scalars.variables if str(name).endswith("_checksum")]
         new = []
@@ -112,8 +152,8 @@ def without_repeats(stores: Sequence[xr.Dataset]) -> list[tuple[xr.Dataset, npt.
                 new.append(sample)
             elif seen[record_id][0] != content:
                 raise ContrailError(
-                    f"record {record_id}: differs between {seen[record_id][1]} and {store.attrs['path']}: take one of "
-                    "them out with subset --without"
+                    f"record {record_id}: differs between {seen[record_id][1]} and {store.attrs['path']}; remove it "
+                    "from one of them with subset --without"
                 )
-        taken.append((store, np.array(new, np.int64)))
-    return taken
+        selections.append((store, np.array(new, np.int64)))
+    return selections

@@ -1,219 +1,262 @@
-"""Samples out of sealed stores: what subsets, merges and appended stores are built from.
+"""Samples of sealed stores: the source of subsets, merges and appended stores.
 
-A sample keeps its pixels and values to the bit, and is held to its checksums as it is read, so that no damage is
-handed on. Nothing of the new store refers to the old one but the digests in its attribute `parents`.
+Samples keep their pixels and values bit by bit, and are verified against their checksums as they are read, so that
+damage is not passed on. The new store refers to its parents only by the digests in its attribute `parents`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from typing_extensions import override
 
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
-from contrail_data.geo.geometry import GOES_EAST_LONGITUDE
+from contrail_data.geo.geometry import GOES_EAST_LONGITUDE, Footprint
 from contrail_data.sample import GOES_EAST, check_record_id, make_sample
-from contrail_data.sources.base import Source
-from contrail_data.sources.select import settings_of
+from contrail_data.sources.base import Source, SourceKind
+from contrail_data.sources.select import StoreSelection, settings_of
 from contrail_data.storage.place import place_of
 from contrail_data.store.journal import Files, Shard
-from contrail_data.store.manifest import read_manifest, sound
-from contrail_data.store.reader import open_store, pixel_reader, read_scalars
-from contrail_data.store.samples import stored_values
+from contrail_data.store.manifest import read_manifest, read_verified
+from contrail_data.store.reader import PixelReader, open_store, pixel_reader, read_scalars
+from contrail_data.store.samples import SampleRow, stored_values
 from contrail_data.store.schema import MANIFEST, SHARD, checksum_name
 from contrail_data.store.shards import Layout, writing_shards
 
-_GEOMETRY = ("latitude", "longitude", "corner_latitude", "corner_longitude", "geotransform", "crs_wkt")
-_KEPT = ("height", "width", "positive_pixels", "label_source")
+_INTEGERS = ("labelled_frame", "annotator_count", "height", "width", "positive_pixels")
+_TEXTS = ("split", "label_source", "source_digest", "satellite", "crs_wkt")
+_COPIED = ("height", "width", "positive_pixels", "label_source")
 
 
-def from_stores(taken: Sequence[tuple[xr.Dataset, npt.NDArray[np.int64]]]) -> Source:
-    """A source of chosen samples (indices) of stores, in the order given.
+@dataclass(frozen=True)
+class StoredSample:
+    """Where a sample is stored, and its per-sample values."""
 
-    Raises ContrailError when a record comes twice, or stores differ in settings or number of frames.
+    path: str
+    index: int
+    attributes: dict[str, Any]
+    """Attributes of the sample, see `contrail_data.sample`."""
+    time: npt.NDArray[np.datetime64]
+
+
+def from_stores(selections: Sequence[StoreSelection]) -> StoreSource:
+    """Take samples from stores, in the given order.
+
+    Args:
+        selections: Open stores and the indices of the samples to take.
+
+    Returns:
+        A source of these samples.
+
+    Raises:
+        ContrailError: If a record occurs twice, nothing is selected, or the stores differ in settings or frames.
     """
-    first = taken[0][0]
+    first = selections[0][0]
     settings = settings_of(first)
-    entries: dict[str, Any] = {}
-    for store, samples in taken:
+    entries: dict[str, StoredSample] = {}
+    for store, samples in selections:
         if settings_of(store) != settings or store.sizes["time"] != first.sizes["time"]:
             raise ContrailError(
                 f"{store.attrs['path']}: composite, dtype, codec, size, frames or label shift differ from those of "
-                f"{first.attrs['path']} (contrail-data diff tells): build one of them anew"
+                f"{first.attrs['path']} (see contrail-data diff); rebuild one of them"
             )
-        for record_id, entry in _entries(store, samples):
+        for record_id, entry in _stored_samples(store, samples):
             if record_id in entries:
-                raise ContrailError(f"record {record_id}: is in {entries[record_id]['path']} and {entry['path']}")
+                raise ContrailError(f"record {record_id}: occurs in {entries[record_id].path} and {entry.path}")
             entries[record_id] = entry
     if not entries:
-        raise ContrailError(f"{first.attrs['path']}: none of its samples is asked for: nothing to build")
-    paths = [str(store.attrs["path"]) for store, _ in taken]
-    return Source(
-        kind="stores",
-        reads=paths,
+        raise ContrailError(f"{first.attrs['path']}: no sample is selected; relax the conditions")
+    paths = [str(store.attrs["path"]) for store, _ in selections]
+    return StoreSource(
         root=", ".join(paths),
-        where=", ".join(p if "://" in p else str(Path(p).resolve()) for p in paths),
+        location=", ".join(path if "://" in path else str(Path(path).resolve()) for path in paths),
         split="",
         record_ids=list(entries),
         frames=first.sizes["time"],
-        read=read,
-        files=partial(_files, {record_id: entry["path"] for record_id, entry in entries.items()}),
         entries=entries,
-        parents=[str(store.attrs["digest"]) for store, _ in taken],
-        gaps=any("valid" in store.variables for store, _ in taken),
+        has_gaps=any("valid" in store.variables for store, _ in selections),
+        parent_paths=paths,
+        parent_digests=[str(store.attrs["digest"]) for store, _ in selections],
     )
 
 
-def appended(parent: xr.Dataset, new: Source) -> Source:
-    """All samples of a store, and after them the records of a source that it does not hold yet.
+def appended(parent: xr.Dataset, new: Source) -> AppendedSource:
+    """Take all samples of a store, followed by the records of a source that it does not hold yet.
 
-    Raises ContrailError when there are none, or they have another number of frames.
+    Args:
+        parent: The open store.
+        new: Source of the new records.
+
+    Returns:
+        A source of the old and the new records.
+
+    Raises:
+        ContrailError: If there are no new records, or their number of frames differs.
     """
     old = from_stores([(parent, np.arange(parent.sizes["sample"]))])
     added = [record_id for record_id in new.record_ids if record_id not in old.entries]
     if not added:
-        raise ContrailError(f"{new.root}: holds no record that is not in {old.root} already: nothing to append")
+        raise ContrailError(f"{new.root}: all its records are in {old.root} already; nothing to append")
     if new.frames != old.frames:
-        raise ContrailError(f"{new.root}: records of {new.frames} frames, {old.root} has {old.frames}: cannot append")
-    return replace(
-        new,
-        record_ids=[*old.record_ids, *added],
-        read=partial(_read_either, new.read),
-        files=partial(_files_of_either, set(old.record_ids), old.files, new.files),
-        entries={**new.entries, **old.entries},
-        parents=old.parents,
-        reads=old.reads,
-        gaps=old.gaps or new.gaps,
-        adopt=partial(_adopt, parent, old),
-    )
-
-
-def _read_either(read_new: Callable[..., xr.Dataset], record_id: str, entry: Mapping[str, Any], empty: Any) -> Any:
-    return (read if "sample" in entry else read_new)(record_id, entry, empty)
-
-
-def _files_of_either(
-    old_ids: set[str], old: Callable[[str], list[Path]], new: Callable[[str], list[Path]], record_id: str
-) -> list[Path]:
-    return (old if record_id in old_ids else new)(record_id)
-
-
-def _files(paths: Mapping[str, str], record_id: str) -> list[Path]:
-    path = paths[record_id]
-    return [] if "://" in path else [Path(path) / MANIFEST]
-
-
-def _entries(store: xr.Dataset, samples: npt.NDArray[np.int64]) -> Iterator[tuple[str, dict[str, Any]]]:
-    path = str(store.attrs["path"])
-    where = path if "://" in path else str(Path(path).absolute())
-    scalars = read_scalars(store)
-    columns = {str(name): variable.values for name, variable in scalars.variables.items()}
-    counts = ("labelled_frame", "annotator_count", "height", "width", "positive_pixels")
-    texts = ("split", "label_source", "source_digest", "crs_wkt")
-    columns.setdefault("satellite", np.full(store.sizes["sample"], GOES_EAST, object))  # stores of before
-    columns.setdefault("satellite_longitude", np.full(store.sizes["sample"], GOES_EAST_LONGITUDE))
-    for sample in samples.tolist():
-        attributes: dict[str, Any] = {name: int(columns[name][sample]) for name in counts}
-        attributes |= {name: str(columns[name][sample]) for name in texts}
-        attributes |= {name: columns[name][sample] for name in _GEOMETRY if name != "crs_wkt"}
-        attributes["satellite"] = str(columns["satellite"][sample])
-        attributes["satellite_longitude"] = float(columns["satellite_longitude"][sample])
-        yield (
-            check_record_id(str(columns["record_id"][sample])),
-            {"path": where, "sample": sample, "attributes": attributes, "time": columns["time"][sample]},
+        raise ContrailError(
+            f"{new.root}: records have {new.frames} frames, those of {old.root} {old.frames}; append to another store"
         )
-
-
-def read(record_id: str, entry: Mapping[str, Any], empty: Callable[..., npt.NDArray[Any]] = np.empty) -> xr.Dataset:
-    """One sample of a store as a Sample, its pixels in memory from `empty`. Raises ContrailError for a damaged one."""
-    store, readers = _opened(entry["path"])
-    attributes, sample = entry["attributes"], entry["sample"]
-    stored = empty(store["image"].shape[1:], store["image"].dtype)
-    readers["image"](sample, list(range(len(stored))), stored)
-    labels = {}
-    for name in ("mask", "annotators"):
-        if name in readers:
-            labels[name] = np.empty((1, *stored.shape[2:]), np.uint8)
-            readers[name](sample, [0], labels[name])
-    labelled, annotated = attributes["label_source"] != "none", attributes["annotator_count"] > 0
-    valid_yxt = None
-    if "valid" in readers:
-        valid_tyx = np.empty((len(stored), *stored.shape[2:]), np.uint8)
-        readers["valid"](sample, list(range(len(stored))), valid_tyx)
-        valid_yxt = np.moveaxis(valid_tyx, 0, -1) > 0
-    made = make_sample(
-        "image",
-        np.moveaxis(dequantise(stored), 0, -1),
-        [str(name) for name in store["channel"].values],
-        record_id=record_id,
-        split=attributes["split"],
-        time=entry["time"],
-        mask=labels["mask"][0] if labelled else None,
-        annotators=labels["annotators"][0] if annotated else None,
-        annotator_count=attributes["annotator_count"],
-        labelled_frame=attributes["labelled_frame"],
-        source_digest=attributes["source_digest"],
-        geometry={name: attributes[name] for name in _GEOMETRY},
-        valid=valid_yxt,
-        satellite=attributes["satellite"],
-        satellite_longitude=attributes["satellite_longitude"],
+    return AppendedSource(
+        kind=new.kind,
+        root=new.root,
+        location=new.location,
+        split=new.split,
+        record_ids=[*old.record_ids, *added],
+        frames=new.frames,
+        old=old,
+        new=new,
+        problems=new.problems,
+        note=new.note,
+        has_gaps=old.has_gaps or new.has_gaps,
+        options=new.options,
+        parent_paths=old.parent_paths,
+        parent_digests=old.parent_digests,
     )
-    return made.assign_attrs({name: attributes[name] for name in _KEPT})
+
+
+def _stored_samples(store: xr.Dataset, samples: npt.NDArray[np.int64]) -> Iterator[tuple[str, StoredSample]]:
+    path = str(store.attrs["path"])
+    absolute = path if "://" in path else str(Path(path).absolute())
+    columns = {str(name): variable.values for name, variable in read_scalars(store).variables.items()}
+    # Stores written by earlier versions do not name the satellite.
+    columns.setdefault("satellite", np.full(store.sizes["sample"], GOES_EAST, object))
+    columns.setdefault("satellite_longitude", np.full(store.sizes["sample"], GOES_EAST_LONGITUDE))
+    for index in samples.tolist():
+        attributes: dict[str, Any] = {name: int(columns[name][index]) for name in _INTEGERS}
+        attributes |= {name: str(columns[name][index]) for name in _TEXTS}
+        attributes |= {name: columns[name][index] for name in Footprint.__annotations__ if name not in _TEXTS}
+        attributes["satellite_longitude"] = float(columns["satellite_longitude"][index])
+        record_id = check_record_id(str(columns["record_id"][index]))
+        yield record_id, StoredSample(absolute, index, attributes, columns["time"][index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSource(Source):
+    """Selected samples of sealed stores."""
+
+    kind: SourceKind = SourceKind.STORES
+    entries: Mapping[str, StoredSample]
+
+    @override
+    def files(self, record_id: str) -> list[Path]:
+        path = self.entries[record_id].path
+        return [] if "://" in path else [Path(path) / MANIFEST]
+
+    @override
+    def read_sample(self, record_id: str) -> xr.Dataset:
+        entry = self.entries[record_id]
+        attributes = entry.attributes
+        store, readers = _opened(entry.path)
+        pixels: dict[str, npt.NDArray[Any]] = {}
+        for name, read in readers.items():
+            shape = store[name].shape[1:]
+            planes = shape if "time" in store[name].dims else (1, *shape)
+            pixels[name] = np.empty(planes, store[name].dtype)
+            read(entry.index, list(range(planes[0])), pixels[name])
+        labelled, annotated = attributes["label_source"] != "none", attributes["annotator_count"] > 0
+        sample = make_sample(
+            "image",
+            np.moveaxis(dequantise(pixels["image"]), 0, -1),
+            [str(name) for name in store["channel"].values],
+            record_id=record_id,
+            split=attributes["split"],
+            time=entry.time,
+            mask=pixels["mask"][0] if labelled else None,
+            annotators=pixels["annotators"][0] if annotated else None,
+            annotator_count=attributes["annotator_count"],
+            labelled_frame=attributes["labelled_frame"],
+            source_digest=attributes["source_digest"],
+            footprint=Footprint(**{name: attributes[name] for name in Footprint.__annotations__}),  # type: ignore[typeddict-item]
+            valid=np.moveaxis(pixels["valid"], 0, -1) > 0 if "valid" in pixels else None,
+            satellite=attributes["satellite"],
+            satellite_longitude=attributes["satellite_longitude"],
+        )
+        return sample.assign_attrs({name: attributes[name] for name in _COPIED})
 
 
 @lru_cache(maxsize=8)
-def _opened(path: str) -> tuple[xr.Dataset, dict[str, Any]]:
+def _opened(path: str) -> tuple[xr.Dataset, dict[str, PixelReader]]:
     store = open_store(path)
     names = [name for name in ("image", "mask", "annotators", "valid") if name in store.variables]
     return store, {name: pixel_reader(store, name, check=True) for name in names}
 
 
-def _adopt(parent: xr.Dataset, old: Source, layouts: dict[str, Layout], done: set[int]) -> Iterator[Shard]:
-    """Whole shards of the parent by reference, with what their journal rows would have said."""
-    place = place_of(parent.attrs["path"])
-    listed = read_manifest(place, parent.attrs["manifest"])
-    scalars = read_scalars(parent)
-    checksums = {name: scalars[checksum_name(name)].values for name in layouts if checksum_name(name) in scalars}
-    moments = scalars["moments"].values
-    missing = scalars["missing_pixels"].values if "missing_pixels" in scalars else np.zeros(len(moments))
-    for number in range(len(old.record_ids) // SHARD):
-        if number in done:
-            continue
-        files: Files = {}
-        blank: dict[str, list[int]] = {}
-        for name, layout in layouts.items():
-            key = layout.key(number)
-            if key in listed:
-                sound(place, key, listed)
-                layout.place.take(key, place)
-                files[name] = listed[key]
-            else:  # a parent without annotators, or without gaps
-                with writing_shards({name: layout}, number) as writers:
-                    plane = np.full(layout.shape[1:], name == "valid", layout.dtype)
-                    for position in range(SHARD):
-                        blank[name] = writers[name].add(position, plane)
-                    files[name] = writers[name].finish()
-        rows = []
-        for index in range(number * SHARD, (number + 1) * SHARD):
-            record_id = old.record_ids[index]
-            entry = old.entries[record_id]
-            held = {name: np.atleast_1d(values[index]).tolist() for name, values in checksums.items()}
-            values = stored_values(entry["attributes"], entry["time"])
-            values["missing_pixels"] = int(missing[index])
-            rows.append(
-                {
-                    "index": index,
-                    "record_id": record_id,
-                    "checksums": {**held, **blank},
-                    "moments": moments[index].tolist(),
-                    "values": values,
-                }
-            )
-        yield Shard(number, files, rows)
+@dataclass(frozen=True, kw_only=True)
+class AppendedSource(Source):
+    """All samples of one store, followed by records of another source."""
+
+    old: StoreSource
+    new: Source
+
+    def _source_of(self, record_id: str) -> Source:
+        return self.old if record_id in self.old.entries else self.new
+
+    @override
+    def files(self, record_id: str) -> list[Path]:
+        return self._source_of(record_id).files(record_id)
+
+    @override
+    def read_sample(self, record_id: str) -> xr.Dataset:
+        return self._source_of(record_id).read_sample(record_id)
+
+    @override
+    def part(self, record_ids: Sequence[str]) -> Self:
+        old = [record_id for record_id in record_ids if record_id in self.old.entries]
+        new = [record_id for record_id in record_ids if record_id not in self.old.entries]
+        return replace(super().part(record_ids), old=self.old.part(old), new=self.new.part(new))
+
+    @override
+    def adopt_shards(self, layouts: Mapping[str, Layout], finished: Set[int]) -> Iterator[Shard]:
+        parent = open_store(self.old.parent_paths[0])
+        place = place_of(parent.attrs["path"])
+        manifest = read_manifest(place, parent.attrs["manifest"])
+        scalars = read_scalars(parent)
+        checksums = {name: scalars[checksum_name(name)].values for name in layouts if checksum_name(name) in scalars}
+        moments = scalars["moments"].values
+        missing = scalars["missing_pixels"].values if "missing_pixels" in scalars else np.zeros(len(moments))
+        for number in range(len(self.old.record_ids) // SHARD):
+            if number in finished:
+                continue
+            files: Files = {}
+            constant_checksums: dict[str, list[int]] = {}
+            for name, layout in layouts.items():
+                key = layout.key(number)
+                if key in manifest:
+                    read_verified(place, key, manifest)
+                    layout.place.take(key, place)
+                    files[name] = manifest[key]
+                else:  # the parent has no annotators, or no gaps
+                    with writing_shards({name: layout}, number) as writers:
+                        plane = np.full(layout.shape[1:], name == "valid", layout.dtype)
+                        for position in range(SHARD):
+                            constant_checksums[name] = writers[name].add(position, plane)
+                        files[name] = writers[name].finish()
+            rows: list[SampleRow] = []
+            for index in range(number * SHARD, (number + 1) * SHARD):
+                record_id = self.old.record_ids[index]
+                entry = self.old.entries[record_id]
+                kept_checksums = {name: np.atleast_1d(values[index]).tolist() for name, values in checksums.items()}
+                values = stored_values(entry.attributes, entry.time, int(missing[index]))
+                rows.append(
+                    {
+                        "index": index,
+                        "record_id": record_id,
+                        "checksums": {**kept_checksums, **constant_checksums},
+                        "moments": moments[index].tolist(),
+                        "values": values,
+                    }
+                )
+            yield Shard(number, files, rows)

@@ -11,7 +11,7 @@ import xarray as xr
 from pyproj import CRS
 
 from contrail_data.geo.fixed_grid import FixedGrid
-from contrail_data.geo.geometry import tile_geometry, to_geodetic
+from contrail_data.geo.geometry import tile_footprint, to_geodetic
 from contrail_data.scans.scene import assemble
 from contrail_data.scans.tiles import _indices, cut, lattice_sites, native_tile, utm_tile
 from helpers.grids import EAST
@@ -30,7 +30,7 @@ def test_a_native_tile_is_the_grid_itself_and_empty_beyond_it() -> None:
     latitude, longitude = (float(a) for a in EAST.to_geodetic(grid.x + 50.3 * grid.dx, grid.y + 40.3 * grid.dy))
     tile = native_tile(grid, latitude, longitude, 32)
     np.testing.assert_array_equal(cut(whole, tile)[0, :, :, 0], values[25:57, 35:67])
-    assert tile.geometry()["latitude"] == pytest.approx(latitude, abs=0.03)
+    assert tile.footprint()["latitude"] == pytest.approx(latitude, abs=0.03)
     beside = EAST.to_geodetic(grid.x - 0.3 * grid.dx, grid.y + 0.3 * grid.dy)
     corner = native_tile(grid, *(float(a) for a in beside), 32)
     made = cut(whole, corner)[0, :, :, 0]
@@ -101,11 +101,11 @@ def test_tiles_are_those_of_the_dataset(real_data: Path) -> None:
     other_zone = 0
     numbers = ("projection_wkt", "row_min", "row_size", "col_min", "col_size")
     for entry in entries[::5]:
-        there = tile_geometry(**{key: entry[key] for key in numbers}, height=256, width=256)
+        there = tile_footprint(**{key: entry[key] for key in numbers}, height=256, width=256)
         place = there["latitude"], there["longitude"]
         assert np.abs(sites - place).max(1).min() < 0.1
         ours = utm_tile(*place)
         other_zone += CRS.from_wkt(ours.projection_wkt) != CRS.from_wkt(entry["projection_wkt"])
-        assert ours.geometry()["latitude"] == pytest.approx(place[0], abs=1e-6)
+        assert ours.footprint()["latitude"] == pytest.approx(place[0], abs=1e-6)
         assert 256 * ours.col_size == pytest.approx(256 * entry["col_size"], rel=0.07)
     assert other_zone < 0.03 * len(entries) / 5  # where the western edge runs along a zone's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import contrail_data
 from contrail_data.composites import COMPOSITES
 from contrail_data.scans.scene import grid_of
 from contrail_data.scans.tiles import utm_wkt
-from contrail_data.sources.scans import Wanted, open_scan_source
+from contrail_data.sources.scans import TileRequest, open_scan_source
 from contrail_data.store.reader import open_store
 from contrail_data.synthetic.abi import write_abi
 from helpers.abi import SIZE, START
@@ -181,11 +182,11 @@ def test_mistakes_end_in_one_line(scans: Path, tmp_path: Path) -> None:
 
 
 def test_a_source_can_be_asked_from_python(scans: Path) -> None:
-    wanted = Wanted(
+    wanted = TileRequest(
         times=[np.datetime64("2024-03-01T12:30")], places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0
     )
     source = open_scan_source(str(scans), wanted, COMPOSITES["ash"], "train")
-    sample = source.read_sample(source.record_ids[0], np.empty)
+    sample = source.read_sample(source.record_ids[0])
     assert sample["brightness_temperature"].dims == ("band", "y", "x", "time")
     assert sample.attrs["satellite"] == "GOES-16"
 
@@ -217,16 +218,16 @@ def test_files_of_others_and_bands_of_different_times(scans: Path, tmp_path: Pat
 def test_a_satpy_scene_is_accepted(scans: Path) -> None:
     from satpy import Scene
 
-    from contrail_data.scans.shots import shots_in
-    from contrail_data.sources.scans import scan
+    from contrail_data.scans.listing import ScanListing, scans_of_scene
+    from contrail_data.sources.scans import cut_source
 
     theirs = Scene(sorted(map(str, scans.glob("*s20240611240*"))), reader="abi_l1b")
     theirs.load(["C11", "C14", "C15"])
-    wanted = Wanted(places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0)
-    source = scan(shots_in(contrail_data.from_satpy(theirs)), wanted, COMPOSITES["ash"], "train", "scene")
-    kelvin = source.read_sample(source.record_ids[0], np.empty)["brightness_temperature"].values
-    own = Wanted([np.datetime64("2024-03-01T12:40")], places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0)
-    ours = open_scan_source(str(scans), own, COMPOSITES["ash"], "train")
-    np.testing.assert_allclose(
-        kelvin, ours.read_sample(ours.record_ids[0], np.empty)["brightness_temperature"].values, atol=2e-3
+    wanted = TileRequest(places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0)
+    source = cut_source(
+        ScanListing(scans_of_scene(contrail_data.from_satpy(theirs))), wanted, COMPOSITES["ash"], "train", "scene"
     )
+    kelvin = source.read_sample(source.record_ids[0])["brightness_temperature"].values
+    own = replace(wanted, times=[np.datetime64("2024-03-01T12:40")])
+    ours = open_scan_source(str(scans), own, COMPOSITES["ash"], "train")
+    np.testing.assert_allclose(kelvin, ours.read_sample(ours.record_ids[0])["brightness_temperature"].values, atol=2e-3)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from contrail_data.errors import ContrailError
-from contrail_data.sources.select import choose
+from contrail_data.sources.base import LabelFilter
+from contrail_data.sources.select import select_samples
 from contrail_data.store.reader import open_store
 from helpers.cli import run_data
 from helpers.stores import build_small
@@ -21,17 +22,19 @@ def test_conditions_of_a_subset(raw: Path, tmp_path: Path) -> None:
     store = open_store(tmp_path / "s.zarr")
     times = store["time"].values[:, 4]
     latitude, longitude = float(store["latitude"][0]), float(store["longitude"][0])
-    assert choose(store, since=times[2], until=times[5]).tolist() == [2, 3, 4]
-    assert choose(store, label="negative").tolist() == [2]
-    assert choose(store, label="positive").tolist() == [0, 1, 3, 4, 5, 6, 7, 8]
-    assert choose(store, area=(latitude - 1, longitude - 1, latitude + 1, longitude + 1)).tolist() == list(range(8))
-    assert choose(store, area=(latitude - 1, longitude + 1, latitude + 1, longitude - 1)).tolist() == []
+    assert select_samples(store, since=times[2], until=times[5]).tolist() == [2, 3, 4]
+    assert select_samples(store, label=LabelFilter.NEGATIVE).tolist() == [2]
+    assert select_samples(store, label=LabelFilter.POSITIVE).tolist() == [0, 1, 3, 4, 5, 6, 7, 8]
+    assert select_samples(store, area=(latitude - 1, longitude - 1, latitude + 1, longitude + 1)).tolist() == list(
+        range(8)
+    )
+    assert select_samples(store, area=(latitude - 1, longitude + 1, latitude + 1, longitude - 1)).tolist() == []
     # Across 180 degrees.
-    assert choose(store, area=(latitude - 1, 170, latitude + 1, longitude + 1)).tolist() == list(range(8))
+    assert select_samples(store, area=(latitude - 1, 170, latitude + 1, longitude + 1)).tolist() == list(range(8))
     ids = [str(r) for r in store["record_id"].values]
-    assert choose(store, record_ids=ids[3:5], without=[ids[3]]).tolist() == [4]
+    assert select_samples(store, record_ids=ids[3:5], without=[ids[3]]).tolist() == [4]
     with pytest.raises(ContrailError, match="no record 'nobody'"):
-        choose(store, record_ids=["nobody"])
+        select_samples(store, record_ids=["nobody"])
     (tmp_path / "ids.txt").write_text("\n".join(ids[:3]) + "\n")
     done = run_data("subset", tmp_path / "s.zarr", "--records", tmp_path / "ids.txt", "--label", "positive", "-o", "x.zarr",
                cwd=tmp_path)  # fmt: skip

@@ -12,7 +12,7 @@ from contrail_data.build.build import build
 from contrail_data.errors import ContrailError
 from contrail_data.reports.diff import diff
 from contrail_data.sources.open import open_source
-from contrail_data.sources.select import settings_of, without_repeats
+from contrail_data.sources.select import select_distinct, settings_of
 from contrail_data.sources.stores import appended, from_stores
 from contrail_data.storage.place import Place
 from contrail_data.store.reader import open_store
@@ -49,8 +49,8 @@ def test_append_links_the_old_bytes_and_the_old_store_stays(raw: Path, tmp_path:
     # The same as a build of all, in another order.
     everything = build_small(tmp_path / "all", tmp_path / "all.zarr") if _union(raw, tmp_path) else None
     found = diff(open_store(everything.place), v2)
-    assert found["only_a"] == found["only_b"] == []
-    assert found["records"] == {}
+    assert found.only_a == found.only_b == []
+    assert found.records == {}
     again = build(
         appended(v1, open_source(tmp_path / "new", "train", ASH)), settings_of(v1), tmp_path / "v2b.zarr", workers=1
     )
@@ -89,10 +89,10 @@ def test_subset_and_merge_keep_every_bit(raw: Path, tmp_path: Path, dtype: str, 
     a, b = (open_store(half.place) for half in halves)
     assert verify(halves[0].place) == []
     assert a.attrs["statistics"]["samples"] == 4
-    made = build(from_stores(without_repeats([a, b])), settings_of(a), tmp_path / "m.zarr", workers=1)
+    made = build(from_stores(select_distinct([a, b])), settings_of(a), tmp_path / "m.zarr", workers=1)
     merged, parent = open_store(made.place), open_store(tmp_path / "away.zarr")
     found = diff(parent, merged)
-    assert not any(found.values())
+    assert not found
     order = [list(merged["record_id"].values).index(r) for r in parent["record_id"].values]
     np.testing.assert_array_equal(merged["image"].values[order], parent["image"].values)
 
@@ -104,9 +104,9 @@ def test_merge_refuses_two_records_of_one_name(raw: Path, tmp_path: Path) -> Non
     build_small(raw, tmp_path / "b.zarr")
     stores = [open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")]
     with pytest.raises(ContrailError, match=folder.name):
-        without_repeats(stores)
+        select_distinct(stores)
     found = diff(*stores)
-    assert found["records"] == {folder.name: ["mask", "positive_pixels"]}
+    assert found.records == {folder.name: ["mask", "positive_pixels"]}
     done = run_data("diff", tmp_path / "a.zarr", tmp_path / "b.zarr")
     assert done.returncode == 1
     assert f"1 records differ in mask, positive_pixels: {folder.name}" in done.stdout

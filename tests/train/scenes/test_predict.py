@@ -15,13 +15,14 @@ from rasterio.warp import transform
 
 from contrail_data.composites import COMPOSITES
 from contrail_data.labels.predictor import Predicted
-from contrail_data.scans.abi import open_scans
-from contrail_data.scans.abi_files import parse_name, scans
+from contrail_data.scans.abi import open_abi_scans
+from contrail_data.scans.abi_files import group_scans, parse_name
+from contrail_data.scans.listing import list_abi_scans
 from contrail_data.scans.scene import composite_of, grid_of
-from contrail_data.scans.shots import abi_shots
 from contrail_data.synthetic.abi import write_abi
 from contrail_train.inference.load import load_predictor
-from contrail_train.scenes.predict import Tiling, predict_scans
+from contrail_train.scenes.predict import predict_scans
+from contrail_train.scenes.tiling import Tiling
 from helpers.cli import run_train
 
 START = np.datetime64("2024-03-01T12:00")
@@ -49,7 +50,7 @@ def red(run: Path, **changes):
 
 
 def shots_of(folder: Path):
-    return abi_shots(str(folder), None, None, "L1b-RadM1", (11, 14, 15), (0, 1))[0]
+    return list_abi_scans(str(folder), (11, 14, 15)).scans
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -58,8 +59,8 @@ def test_there_and_back_is_the_identity(folder: Path, finished: Path, native: bo
     model = red(finished, native=native)
     made = predict_scans(model, shots_of(folder), [np.datetime64(NOON)], Tiling(64))
     files = [parse_name(str(path)) for path in sorted(folder.iterdir())]
-    scan = scans([f for f in files if f is not None])[0][2]
-    scene = open_scans([scan])
+    scan = group_scans([f for f in files if f is not None])[0][2]
+    scene = open_abi_scans([scan])
     expected = composite_of(scene, COMPOSITES["ash"]).values[0, 0]
     got = made["probability"].values[0]
     np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
@@ -138,11 +139,11 @@ def test_all_times_and_what_is_refused(folder: Path, finished: Path, tmp_path: P
     with xr.open_dataset(tmp_path / "part.nc") as cf:
         assert cf.sizes["y"] < 80
     for args, told in [
-        (["-o", tmp_path / "x.jpg"], "is written as one of"),
+        (["-o", tmp_path / "x.jpg"], "not a format of scenes"),
         (["-o", tmp_path / "x.nc", "--time", "2024-03-01T15:00"], "no ABI file"),
         (["-o", tmp_path / "x.nc", "--area", 60, -93, 61, -92], "lies outside of the scan"),
         (["-o", tmp_path / "x.nc", "--area", 30, -92, 29, -93], "south below north"),
-        (["-o", tmp_path / "x.nc", "--max-zenith", 5], "nothing is seen under 5 degrees"),
+        (["-o", tmp_path / "x.nc", "--max-zenith", 5], "nothing is visible within 5 degrees"),
         (["-o", tmp_path / "x.nc", "--hysteresis", 1], "above the threshold"),
     ]:
         failed = run_train("predict", finished, folder, *args)

@@ -1,0 +1,182 @@
+"""Time and place of OpenContrails records, from `{split}_metadata.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from contrail_data.errors import BadRecord, ContrailError
+from contrail_data.geo.geometry import local_solar_hour
+from contrail_data.sample import RECORD_LABELLED_FRAME, check_record_id, record_times
+from contrail_data.scans.tiles import Tile
+
+_GRID_NUMBERS = ("row_min", "row_size", "col_min", "col_size")
+_MOST = dict.fromkeys(_GRID_NUMBERS, 1e9) | {"timestamp": 4e9}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordMetadata:
+    """What the metadata file states about one record; None where it states nothing."""
+
+    record_id: str
+    timestamp: float | None = None
+    """Time of the labelled frame, seconds since 1970."""
+    projection_wkt: str | None = None
+    row_min: float | None = None
+    row_size: float | None = None
+    col_min: float | None = None
+    col_size: float | None = None
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the pixel grid is known."""
+        return None not in (self.projection_wkt, self.row_min, self.row_size, self.col_min, self.col_size)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether time and place are known."""
+        return self.has_place and self.timestamp is not None
+
+    def time(self, unit: Literal["s", "ms"] = "ms") -> np.datetime64:
+        """Return the time of the labelled frame.
+
+        Args:
+            unit: Unit to which the time is rounded.
+
+        Returns:
+            The time in UTC, NaT if unknown.
+        """
+        if self.timestamp is None:
+            return np.datetime64("NaT", unit)
+        return np.datetime64(round(self.timestamp * {"s": 1, "ms": 1e3}[unit]), unit)
+
+    def tile(self, height: int, width: int) -> Tile:
+        """Return the pixel grid of the record; the metadata file does not state its size.
+
+        Args:
+            height: Rows.
+            width: Columns.
+
+        Returns:
+            The tile.
+
+        Raises:
+            ValueError: If the place is unknown.
+        """
+        if not self.has_place:
+            raise ValueError("no place is stated")
+        top, row_size, left, col_size = (float(getattr(self, key)) for key in _GRID_NUMBERS)
+        return Tile(str(self.projection_wkt), top, row_size, left, col_size, height, width)
+
+
+def read_metadata(path: Path) -> tuple[dict[str, RecordMetadata], list[str]]:
+    """Read a metadata file.
+
+    Args:
+        path: `{split}_metadata.json`, which need not exist.
+
+    Returns:
+        The usable entries by record id, and one line for each problem with the file or an entry.
+    """
+    if not path.is_file():
+        return {}, []
+    try:
+        entries = json.loads(path.read_bytes())
+        if not isinstance(entries, list):
+            raise ValueError("not a list of records")
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"{path.name}: cannot be read, so records have no time and place: {str(error)[:100]}; restore it"
+        return {}, [problem]
+    metadata: dict[str, RecordMetadata] = {}
+    problems = []
+    for i, entry in enumerate(entries):
+        try:
+            parsed = _parse(entry)
+            if parsed.record_id in metadata:
+                raise ValueError(f"record_id {parsed.record_id} comes twice")
+            metadata[parsed.record_id] = parsed
+        except (AttributeError, TypeError, KeyError):
+            problems.append(f"{path.name}: entry {i} is not a record with a record_id: ignored")
+        except (BadRecord, ValueError) as error:
+            problems.append(f"{path.name}: entry {i}: {str(error)[:150]}: ignored, the record has no time and place")
+    return metadata, problems
+
+
+def _parse(entry: Any) -> RecordMetadata:
+    values: dict[str, Any] = {key: entry.get(key) for key in ("projection_wkt", *_MOST)}
+    record_id = check_record_id(str(entry["record_id"]))
+    for key, value in values.items():
+        if value is None:
+            continue
+        if key == "projection_wkt":
+            if not isinstance(value, str):
+                raise ValueError(f"{key} is not text")
+        elif type(value) not in (int, float) or not abs(value) < _MOST[key]:  # also refuses NaN and booleans
+            raise ValueError(f"{key} is {str(value)[:40]!r}, not a usable number")
+    return RecordMetadata(record_id=record_id, **values)
+
+
+def read_complete_metadata(path: Path) -> list[RecordMetadata]:
+    """Read the entries of a metadata file that state both time and place.
+
+    Args:
+        path: `{split}_metadata.json`.
+
+    Returns:
+        The entries in the order of the file.
+
+    Raises:
+        ContrailError: If there is no such entry.
+    """
+    metadata, problems = read_metadata(path)
+    complete = [entry for entry in metadata.values() if entry.is_complete]
+    if not complete:
+        raise ContrailError(
+            problems[0] if problems else f"{path}: states time and place of no record; choose another file"
+        )
+    return complete
+
+
+def metadata_records(path: Path, size: int) -> xr.Dataset:
+    """Read a metadata file as per-sample variables of a store without labels, source digests or images.
+
+    Args:
+        path: `{split}_metadata.json`.
+        size: Rows and columns of the tiles, which the file does not state.
+
+    Returns:
+        Variables along `sample`, named as in a store.
+
+    Raises:
+        ContrailError: If no entry states time and place, or a tile lies outside its projection.
+    """
+    entries = read_complete_metadata(path)
+    footprints = []
+    for entry in entries:
+        try:
+            footprints.append(entry.tile(size, size).footprint())
+        except ValueError as error:
+            raise ContrailError(f"{path}: record {entry.record_id}: {str(error)[:120]}; correct the entry") from None
+    start = np.array([entry.time() for entry in entries])
+    count = len(entries)
+    longitude = np.array([footprint["longitude"] for footprint in footprints])
+    return xr.Dataset(
+        {
+            "record_id": ("sample", np.array([entry.record_id for entry in entries])),
+            "label_source": ("sample", np.full(count, "none")),
+            "source_digest": ("sample", np.full(count, "")),
+            "labelled_frame": ("sample", np.full(count, RECORD_LABELLED_FRAME)),
+            "positive_pixels": ("sample", np.zeros(count, np.int32)),
+            "time": (("sample", "time"), np.stack([record_times(time) for time in start])),
+            "latitude": ("sample", np.array([footprint["latitude"] for footprint in footprints])),
+            "longitude": ("sample", longitude),
+            "corner_latitude": (("sample", "corner"), np.array([f["corner_latitude"] for f in footprints])),
+            "corner_longitude": (("sample", "corner"), np.array([f["corner_longitude"] for f in footprints])),
+            "local_solar_hour": ("sample", local_solar_hour(longitude, start).astype(np.float32)),
+        }
+    )

@@ -55,19 +55,18 @@ def private_names_used(tree: ast.Module) -> Iterator[str]:
                 yield f"{node.args[0].id}.{patched.value}"
 
 
-@pytest.mark.parametrize("path", modules_in("tests"), ids=lambda path: str(path.relative_to(PROJECT)))
-def test_no_test_imports_another_one_or_a_private_name(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    for module, name in imports_in(tree):
-        parts = [*module.split("."), name]
-        assert not any(part.startswith("test_") or part == "conftest" for part in parts), f"imports {module} {name}"
-        assert parts[0] != "tests", f"imports {module}: helpers are imported as `from helpers. ...`"
-    assert list(private_names_used(tree)) == []
+def test_no_test_imports_another_one() -> None:
+    for path in modules_in("tests"):
+        for module, name in imports_in(ast.parse(path.read_text())):
+            parts = [*module.split("."), name]
+            assert not any(part.startswith("test_") or part == "conftest" for part in parts), f"{path}: {module} {name}"
+            assert parts[0] != "tests", f"{path}: {module}: import helpers as `from helpers. ...`"
 
 
-@pytest.mark.parametrize("path", modules_in(*PACKAGES, "benchmarks"), ids=lambda path: str(path.relative_to(PROJECT)))
-def test_no_module_uses_a_private_name_of_another(path: Path) -> None:
-    assert list(private_names_used(ast.parse(path.read_text()))) == []
+def test_nothing_uses_a_private_name_of_another_module() -> None:
+    paths = modules_in("tests", "benchmarks", *PACKAGES)
+    uses = {str(path.relative_to(PROJECT)): list(private_names_used(ast.parse(path.read_text()))) for path in paths}
+    assert {path: names for path, names in uses.items() if names} == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

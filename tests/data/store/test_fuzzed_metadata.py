@@ -36,6 +36,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "s.zarr"
 
 
+@pytest.mark.slow
 @seed(SEED)
 @some
 @given(st.sampled_from(["zarr.json", "image/zarr.json", "mask/zarr.json"]), st.floats(0, 1), anything, st.booleans())

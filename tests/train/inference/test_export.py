@@ -21,14 +21,14 @@ from torch import nn
 
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
-from contrail_data.labels.predictor import Decision
+from contrail_data.labels.predictor import Decision, Symmetries
 from contrail_train.config.schema import ModelConfig
 from contrail_train.inference import export as module
-from contrail_train.inference.detector import Detector, Network, View, single
+from contrail_train.inference.detector import Detector, Network, View, single_network_detector
 from contrail_train.inference.export import export
-from contrail_train.inference.exported import SUFFIXES, _opened_pt2, file_checksum, load_exported
+from contrail_train.inference.exported import SUFFIXES, checksum_trailer, load_exported, open_graph
 from contrail_train.inference.predictor import Predictor
-from contrail_train.inference.untrusted_pt2 import KEY
+from contrail_train.inference.untrusted_pt2 import METADATA_KEY
 from contrail_train.models.segmenter import build
 
 SIDE = 64
@@ -60,7 +60,7 @@ def network(
 
 def one(encoder: str, head: str = "mask", frames: tuple[int, ...] = (0,), **settings: Any) -> Detector:
     made = network(encoder, frames, head=head, **settings)
-    return single(made.model, made.view, head, top_k=20, off=made.off).eval()
+    return single_network_detector(made.model, made.view, head, top_k=20, mask_shift=made.mask_shift).eval()
 
 
 def two_stages() -> Detector:
@@ -98,7 +98,7 @@ def predictor(detector: Detector, head: str = "mask", dtype: str = "uint8") -> P
         path=Path("runs/mine"),
         detect=detector,
         offsets=detector.offsets,
-        off=detector.off,
+        mask_shift=detector.mask_shift,
         device=CPU,
         composite=COMPOSITES["ash"].to_dict(),
         label_shift=(0.5, 0.5),
@@ -239,18 +239,18 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(
         export(model, taken)
     with pytest.raises(ContrailError, match=r"taken\.pt2: cannot be written"):
         export(model, taken / "a.pt2")
-    with pytest.raises(ContrailError, match=r"written as \.pt2 or \.onnx"):
+    with pytest.raises(ContrailError, match=r"ends in \.pt2 or \.onnx"):
         export(model, tmp_path / "a.pt")
     with pytest.raises(ContrailError, match="is an exported file"):
         export(load_exported(exported[".pt2"], CPU), tmp_path / "a.onnx")
     # a form that does not answer as the model does
-    right = _opened_pt2
+    right = open_graph
 
     def wrong(path: Path, device: torch.device) -> Any:
-        known, ask = right(path, device)
-        return known, lambda window: {k: v + (0.001 if k == "score" else 0) for k, v in ask(window).items()}
+        metadata, ask = right(path, device)
+        return metadata, lambda window: {k: v + (0.001 if k == "score" else 0) for k, v in ask(window).items()}
 
-    monkeypatch.setattr("contrail_train.inference.exported._opened_pt2", wrong)
+    monkeypatch.setattr("contrail_train.inference.export.open_graph", wrong)
     with pytest.raises(ContrailError, match=r"not written: .* score differs .* by 1\.0e-03"):
         export(model, taken, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["taken.pt2"]
@@ -258,7 +258,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(
 
 
 def test_masks_may_differ_at_their_threshold_alone() -> None:
-    graph = module._Graph(one("resnet10t"), Decision(0.5, 0.0, 1, ""))
+    graph = module.ExportGraph(one("resnet10t"), Decision(0.5, 0.0, 1, ""))
 
     def answer(probability: float, mask: int) -> Callable[..., dict[str, torch.Tensor]]:
         plane = torch.full((1, 2, 2), probability)
@@ -266,7 +266,7 @@ def test_masks_may_differ_at_their_threshold_alone() -> None:
         return lambda *_: told | {"score": torch.ones(1), "agreement": torch.ones(1)}
 
     graph.forward = answer(0.50005, 1)  # type: ignore[method-assign]
-    assert module.compare(graph, answer(0.49999, 0), [torch.zeros(1)], Path("a")).differ == 4
+    assert module.compare(graph, answer(0.49999, 0), [torch.zeros(1)], Path("a")).differing == 4
     graph.forward = answer(0.6, 1)  # type: ignore[method-assign]
     with pytest.raises(ContrailError, match="masks differ"):
         module.compare(graph, answer(0.6, 0), [torch.zeros(1)], Path("a"))
@@ -278,7 +278,7 @@ def test_a_damaged_or_foreign_file_ends_in_one_line(suffix: str, exported: dict[
     path = tmp_path / f"a{suffix}"
     for damaged in (b"", b"nothing", content[: len(content) // 2], content[2000:]):
         path.write_bytes(damaged)
-        with pytest.raises(ContrailError, match=r"a\.\w+: (cannot be read|is no detector)"):
+        with pytest.raises(ContrailError, match=r"a\.\w+: (cannot be read|not a detector)"):
             load_exported(path, CPU)
     at = len(content) // 2
     if suffix == ".pt2":
@@ -289,7 +289,7 @@ def test_a_damaged_or_foreign_file_ends_in_one_line(suffix: str, exported: dict[
     with pytest.raises(ContrailError, match=f"{path.name}: (damaged|cannot be read)"):
         load_exported(path, CPU)
     path.unlink()
-    with pytest.raises(ContrailError, match="there is no such file"):
+    with pytest.raises(ContrailError, match="does not exist"):
         load_exported(path, CPU)
 
 
@@ -310,16 +310,16 @@ def read_entry(source: Path, name: str) -> bytes:
 
 
 def with_metadata(exported: dict[str, Path], suffix: str, target: Path, change: dict[str, Any] | None) -> Path:
-    known = json.loads(read_entry(exported[".pt2"], f"extra/{KEY}"))
+    known = json.loads(read_entry(exported[".pt2"], f"extra/{METADATA_KEY}"))
     text = "{" if change is None else json.dumps(known | change)
     if suffix == ".pt2":
-        return rewritten(exported[".pt2"], target, {f"extra/{KEY}": text.encode()})
+        return rewritten(exported[".pt2"], target, {f"extra/{METADATA_KEY}": text.encode()})
     onnx = pytest.importorskip("onnx")
     proto = onnx.load(exported[".onnx"])
     proto.metadata_props[0].value = text
     del proto.metadata_props[1:]  # the checksum
     content = proto.SerializeToString(deterministic=True)
-    target.write_bytes(content + file_checksum(content))
+    target.write_bytes(content + checksum_trailer(content))
     return target
 
 
@@ -328,7 +328,7 @@ def test_metadata_is_held_to_its_form(suffix: str, exported: dict[str, Path], tm
     path = tmp_path / f"a{suffix}"
     assert load_exported(with_metadata(exported, suffix, path, {"later": 1}), CPU).size == SIDE
     for change, line in (
-        ({"format": 2}, r"is of format 2, this version reads up to 1: update"),
+        ({"format": 2}, r"has format 2, this version reads up to 1: update"),
         ({"format": "?"}, "damaged"),
         ({"decision": {"threshold": 0.5}}, "damaged"),
         ({"composite": {"name": "ash"}}, "damaged"),

@@ -198,7 +198,7 @@ def stages(folder: Path, run: Path, scratch: Path) -> None:
 def switches(run: Path, scratch: Path) -> None:
     """What each step of cleaning up is worth, on synthetic sectors whose contrails are known."""
     from contrail_data.scans.listing import list_abi_scans
-    from contrail_data.synthetic.records import synthesize
+    from contrail_data.synthetic.scene import synthesize
     from contrail_train.contrails.cleaning import Cleaning, clean
     from contrail_train.evaluation.metrics import dice
     from contrail_train.inference.load import load_predictor

@@ -1,0 +1,200 @@
+"""How a scan is covered with tiles, and how predicted tiles are blended back onto its grid."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from contrail_data.errors import ContrailError
+from contrail_data.geo.fixed_grid import FixedGrid
+from contrail_data.geo.geometry import satellite_zenith
+from contrail_data.scans.tiles import Tile, utm_tile
+
+Field = npt.NDArray[np.float32]
+Area = tuple[float, float, float, float]
+"""South, west, north and east in degrees."""
+_MAX_LATITUDE = 83.0
+"""Degrees; UTM ends at 84."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a scan is covered with tiles."""
+
+    size: int = 256
+    """Side of a tile in pixels."""
+    overlap: float = 0.25
+    """Fraction of its side that a tile shares with each neighbour."""
+    shift: tuple[float, float] = (0.0, 0.0)
+    """Offset of the tiling down and right, as fractions of the distance between tiles."""
+    max_zenith: float = 70.0
+    """Satellite zenith angle in degrees beyond which nothing is predicted."""
+    tolerance: float = 5.0
+    """Minutes by which a neighbouring scan may start before or after the time of its frame."""
+
+
+def window_around(
+    rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64], grid: FixedGrid, margin: int = 0
+) -> tuple[slice, slice] | None:
+    """Find the window of a grid that covers some places.
+
+    Args:
+        rows: Fractional rows on the grid; NaN where a place is not seen.
+        columns: Fractional columns, likewise.
+        grid: The grid.
+        margin: Pixels to add on each side.
+
+    Returns:
+        Rows and columns, or None if the grid covers none of the places.
+    """
+    if np.isnan(rows).all():
+        return None
+    top, left = (max(math.floor(float(np.nanmin(a))) - margin, 0) for a in (rows, columns))
+    bottom = min(math.ceil(float(np.nanmax(rows))) + 1 + margin, grid.height)
+    right = min(math.ceil(float(np.nanmax(columns))) + 1 + margin, grid.width)
+    return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
+
+
+def window_of_area(grid: FixedGrid, area: Area | None) -> tuple[slice, slice]:
+    """Find the window of a grid that covers an area.
+
+    Args:
+        grid: The grid of a scan.
+        area: South, west, north, east in degrees; None for all of the grid.
+
+    Returns:
+        Rows and columns.
+
+    Raises:
+        ContrailError: If the area is empty or lies outside the scan.
+    """
+    if area is None:
+        return slice(0, grid.height), slice(0, grid.width)
+    south, west, north, east = area
+    if not (-90 <= south < north <= 90 and west < east):  # False for NaN too
+        raise ContrailError(
+            f"--area {area}: not an area; give south, west, north, east in degrees, south below north, west below east"
+        )
+    edge = np.linspace(0, 1, 65)
+    latitudes, longitudes = np.meshgrid(south + (north - south) * edge, west + (east - west) * edge)
+    rows, columns = grid.indices(latitudes, longitudes)
+    inside = (rows > -0.5) & (rows < grid.height - 0.5) & (columns > -0.5) & (columns < grid.width - 0.5)
+    window = window_around(rows[inside], columns[inside], grid) if inside.any() else None
+    if window is None:
+        raise ContrailError(f"--area {area}: lies outside of the scan; choose another area or scan")
+    return window
+
+
+def strips(grid: FixedGrid, tiling: Tiling, *, native: bool, pixel: float) -> list[list[Tile]]:
+    """List the tiles that cover the visible part of a grid.
+
+    Each pixel (every fourth is enough) needs the nearest tile of a regular pattern.
+
+    Args:
+        grid: The grid to cover.
+        tiling: Size, overlap and offset of the tiles.
+        native: Whether tiles are windows of the grid itself, rather than UTM grids.
+        pixel: Pixel size of UTM tiles in metres.
+
+    Returns:
+        The tiles from north to south; each strip lists tiles that lie side by side.
+    """
+    x, y = (axis[::4] for axis in grid.axes())
+    latitude, longitude = grid.projection.to_geodetic(x[np.newaxis], y[:, np.newaxis])
+    with np.errstate(invalid="ignore"):
+        visible = satellite_zenith(latitude, longitude, grid.projection.longitude) <= tiling.max_zenith
+    step = tiling.size * (1 - tiling.overlap)
+    down, right = tiling.shift
+    degrees = step * pixel / 111_320
+    if native:
+        rows, columns = np.nonzero(visible)
+        i, j = (np.rint(4 * n / step - s).astype(int) for n, s in ((rows, down), (columns, right)))
+    else:
+        i = np.rint(-latitude[visible] / degrees - down).astype(int)
+        step_east = degrees / np.cos(np.radians(_latitude(i + down, degrees)))
+        j = np.rint(longitude[visible] / step_east - right).astype(int)
+    tiles: dict[int, list[Tile]] = {}
+    for row, column in np.unique(np.stack([i, j], -1), axis=0).tolist():
+        if native:
+            tile = _native_tile(grid, tiling.size, step * (row + down), step * (column + right))
+        else:
+            centre = float(_latitude(row + down, degrees))
+            east = (column + right) * degrees / math.cos(math.radians(centre))
+            tile = utm_tile(centre, (east + 180) % 360 - 180, tiling.size, pixel)
+        tiles.setdefault(row, []).append(tile)
+    return [strip for _, strip in sorted(tiles.items())]
+
+
+def _latitude(row: Any, degrees: float) -> Any:
+    """Latitude of the centres of a row of UTM tiles."""
+    return np.clip(-row * degrees, -_MAX_LATITUDE, _MAX_LATITUDE)
+
+
+def _native_tile(grid: FixedGrid, size: int, row: float, column: float) -> Tile:
+    """The window of a grid around a fractional row and column."""
+    window = grid.window(round(row) - size // 2, round(column) - size // 2, size, size)
+    left, col_size, _, top, _, row_size = (float(v) for v in window.geotransform)
+    return Tile(grid.projection.crs_wkt, top, row_size, left, col_size, size, size, native=True)
+
+
+class Mosaic:
+    """Predicted tiles blended back onto the satellite's grid.
+
+    Where tiles overlap, probabilities and scores are averaged with weights that fall to zero at a tile's edge, so that
+    no seam is left. They are weighted sums until `average` divides them by the weights.
+
+    Args:
+        grid: The grid to blend onto.
+        tiling: How it is covered with tiles.
+        with_score: Whether to blend the tiles' record scores as well.
+    """
+
+    def __init__(self, grid: FixedGrid, tiling: Tiling, with_score: bool):
+        self.grid, self.tiling = grid, tiling
+        shape = grid.height, grid.width
+        self.probability, self._weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        self.score = np.zeros(shape, np.float32) if with_score else None
+
+    def add(self, tile: Tile, p_hw: Field, score: float) -> None:
+        """Add the prediction of a tile.
+
+        Args:
+            tile: The tile.
+            p_hw: Its probabilities, float32 (h, w).
+            score: Its record score.
+        """
+        window = window_around(*tile.edge_indices(self.grid), self.grid)
+        if window is None:
+            return
+        rows, columns = window
+        y, x = tile.indices_of(
+            self.grid.window(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+        )
+        ramp = max(self.tiling.overlap * self.tiling.size / 2, 1.0)
+        with np.errstate(invalid="ignore"):
+            depth = np.minimum(np.minimum(y, tile.height - 1 - y), np.minimum(x, tile.width - 1 - x)) + 0.5
+            share = np.clip(depth / ramp, 0, 1)
+        weight = np.where(share > 0, 0.5 - 0.5 * np.cos(np.pi * share), 0).astype(np.float32)
+        inside = weight > 0
+        p = ndimage.map_coordinates(p_hw, np.stack([y[inside], x[inside]]), order=1, mode="nearest")
+        self.probability[window][inside] += p * weight[inside]
+        if self.score is not None:
+            self.score[window][inside] += score * weight[inside]
+        self._weight[window][inside] += weight[inside]
+
+    def average(self, rows: slice, seen_yx: npt.NDArray[np.bool_]) -> None:
+        """Turn the sums of some rows into means, in place.
+
+        Args:
+            rows: The rows.
+            seen_yx: Which of their pixels may be predicted; all others become NaN.
+        """
+        predicted = seen_yx & (self._weight[rows] > 1e-3)
+        for total in (self.probability, self.score):
+            if total is not None:
+                total[rows] = np.where(predicted, total[rows] / np.maximum(self._weight[rows], 1e-6), np.nan)

@@ -1,25 +1,24 @@
-"""A detector as one file that needs neither this code nor a run directory: torch's .pt2, or .onnx.
+"""A detector as one file that needs neither this package nor a run directory: torch's `.pt2`, or `.onnx`.
 
-The graph takes `window` (batch, time, channel, y, x), frames as stored at `offsets` from the one it tells of, batch 1
-or more. Normalisation, networks, weights, flips and turns, thresholds and gate are inside. It returns, by name:
+The graph takes `window` (batch, time, channel, y, x), the frames as stored at `offsets` relative to the predicted
+frame, for any batch. Normalisation, networks, weights, symmetries, thresholds and gate are inside. It returns, by name:
 
-    probability  float32 (batch, y, x), of a classifier of records (batch, 1, 1)
-    mask         uint8 (batch, y, x) 0/1: probability at the threshold or over it where the gate is open
+    probability  float32 (batch, y, x); (batch, 1, 1) for a classifier of records
+    mask         uint8 (batch, y, x) 0/1: whether the probability reaches the threshold and the score the gate
     score        float32 (batch), what the gate compares
-    agreement    float32 (batch), of the networks of a pipeline
+    agreement    float32 (batch), agreement between the networks of a pipeline
 
-Masks lie `off` off the image, in (down, right) pixels, and the labels that thresholds were fitted on `label_shift`.
-Both, and all else that a `Predictor` knows, are JSON under the key "contrail": of .pt2 an extra file, of .onnx a
-metadata property.
+Masks are `off` off the image, in (down, right) pixels, and the labels that thresholds were fitted on `label_shift`.
+Both, and everything else that a `Predictor` states, are JSON under the key "contrail": an extra file of a .pt2, a
+metadata property of an .onnx.
 """
 
 from __future__ import annotations
 
 import copy
-import importlib
 import importlib.metadata
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
-from contrail_data.labels.predictor import Decision
+from contrail_data.labels.predictor import LABELLED_FRAME, Decision
 from contrail_data.labels.write import frames_to_predict
 from contrail_data.storage.files import check_new, write_atomically
 from contrail_data.store.reader import pixel_reader, read_scalars
@@ -39,94 +38,117 @@ from contrail_train.inference.exported import (
     FORMAT,
     OUTPUTS,
     SUFFIXES,
-    Ask,
     Metadata,
-    file_checksum,
-    import_extra,
-    open_exported,
-    quiet,
+    RunGraph,
+    checksum_trailer,
+    import_optional,
+    open_graph,
+    silence_torch,
 )
 from contrail_train.inference.predictor import Predictor
-from contrail_train.inference.untrusted_pt2 import KEY
+from contrail_train.inference.untrusted_pt2 import METADATA_KEY
 
-TOLERANCE = 1e-4  # of probabilities and scores; sums are taken in another order
-OF_STORE = 8  # windows of a store to compare on
+TOLERANCE = 1e-4
+"""Largest difference of probabilities and scores, whose sums are taken in another order."""
+_STORE_WINDOWS = 8
+"""Windows of a store to compare on."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """A file as read back, beside the model it was made from."""
+@dataclass
+class Comparison:
+    """How a file, as read back, differs from the model it was exported from."""
 
-    windows: int
-    probability: float
-    """Largest difference; so of score and agreement."""
-    score: float
-    agreement: float
-    pixels: int
-    marked: int
+    windows: int = 0
+    probability: float = 0.0
+    """Largest difference of the probability; likewise of score and agreement."""
+    score: float = 0.0
+    agreement: float = 0.0
+    pixels: int = 0
+    marked: int = 0
     """Pixels in the model's masks."""
-    differ: int
-    """Pixels of the masks that are not alike."""
+    differing: int = 0
+    """Pixels at which the masks differ."""
 
 
-class _Graph(nn.Module):
-    """What is written: a detector and its decision."""
+class ExportGraph(nn.Module):
+    """The graph that is written: a detector and its decision.
+
+    Args:
+        detector: The networks.
+        decision: Their thresholds.
+    """
 
     def __init__(self, detector: Detector, decision: Decision):
         super().__init__()
-        self.detector, self.threshold, self.gate = detector, decision.threshold, decision.gate
+        self.detector, self.decision = detector, decision
 
     def forward(self, window: Tensor) -> dict[str, Tensor]:
-        told = self.detector(window)
-        opened_b11 = (told.score_b >= self.gate)[:, None, None]
-        mask_bhw = ((told.probability_bhw >= self.threshold) & opened_b11).to(torch.uint8)
-        return dict(zip(OUTPUTS, (told.probability_bhw, mask_bhw, told.score_b, told.agreement_b), strict=True))
+        """Predict windows of frames.
+
+        Args:
+            window: Frames as stored, (batch, time, channel, y, x).
+
+        Returns:
+            The outputs by name, see the module.
+        """
+        probability_bhw, score_b, agreement_b = self.detector(window)
+        open_b11 = (score_b >= self.decision.gate)[:, None, None]
+        mask_bhw = ((probability_bhw >= self.decision.threshold) & open_b11).to(torch.uint8)
+        return {"probability": probability_bhw, "mask": mask_bhw, "score": score_b, "agreement": agreement_b}
 
 
 @torch.no_grad()
-def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, overwrite: bool = False) -> Check:
-    """Write a run or pipeline to `out`, .pt2 or .onnx, read it back and compare.
+def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, overwrite: bool = False) -> Comparison:
+    """Write a run or pipeline to one file, read it back and compare the two.
 
-    store: compare on its first samples as well as on made-up windows. The file appears whole, and only if it answers
-    as the model does. Raises ContrailError for an `out` that cannot be, a model that is a file already or that cannot
-    be written in this form, and where probability or score differ by more than `TOLERANCE`, or a mask anywhere but at
-    its threshold.
+    The file appears complete, and only if it predicts what the model does.
+
+    Args:
+        model: A run or pipeline, on the CPU.
+        out: The file, `.pt2` or `.onnx`.
+        store: A store whose first samples are compared on as well as synthetic windows.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        The differences.
+
+    Raises:
+        ContrailError: If the file cannot be written, the model is an exported file or cannot be written in this form,
+            or the file predicts something else: a probability or score differs by more than `TOLERANCE`, or a mask
+            anywhere but at its threshold.
     """
     if out.suffix not in SUFFIXES:
-        raise ContrailError(f"{out}: is written as .pt2 or .onnx: name the file so")
+        raise ContrailError(f"{out}: not a format of exported models; choose a name that ends in .pt2 or .onnx")
     if not isinstance(model.detect, Detector):
-        raise ContrailError(f"{model.path}: is an exported file: name the run or pipeline that it was made from")
+        raise ContrailError(f"{model.path}: is an exported file; name the run or pipeline that it was exported from")
     check_new(out, overwrite)
     if out.suffix == ".onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
-            import_extra(package, out)
-    known = metadata_of(model)
-    # A copy, as weights that want gradients would do so in the file.
-    graph = _Graph(copy.deepcopy(model.detect).cpu().requires_grad_(False), model.decision).eval()
-    probes = list(_probes(known))
+            import_optional(package, out)
+    metadata = _metadata(model, model.detect)
+    # A copy: parameters that require gradients would do so in the file.
+    graph = ExportGraph(copy.deepcopy(model.detect).cpu().requires_grad_(False), model.decision).eval()
+    probes = list(_synthetic_windows(metadata))
     if store is not None:
         model.check_store(store)
-        probes.append(_windows(store, known))
-    text = known.model_dump_json()
-    staged = out.with_name(f".{out.stem}.partial{out.suffix}")  # its suffix tells how it is read
+        probes.append(_store_windows(store, metadata))
+    staged = out.with_name(f".{out.stem}.partial{out.suffix}")  # the suffix selects how it is read
     try:
-        write_atomically(staged, [_written(graph, probes[1], text, out)])
-        check = compare(graph, open_exported(staged, torch.device("cpu"))[1], probes, out)
+        write_atomically(staged, [_serialise(graph, probes[1], metadata.model_dump_json(), out)])
+        comparison = compare(graph, open_graph(staged, torch.device("cpu"))[1], probes, out)
         staged.replace(out)
     finally:
         staged.unlink(missing_ok=True)
-    return check
+    return comparison
 
 
-def metadata_of(model: Predictor) -> Metadata:
-    """Of a run or pipeline, as loaded. Raises ContrailError for what no graph can hold, such as another dtype."""
-    assert isinstance(model.detect, Detector)
+def _metadata(model: Predictor, detector: Detector) -> Metadata:
     return Metadata(
         format=FORMAT,
         source=model.path.resolve().name,
         versions={name: importlib.metadata.version(name) for name in ("contrail-kit", "torch", "timm")},
         offsets=model.offsets,
-        off=model.off,
+        off=model.mask_shift,
         composite=model.composite,
         label_shift=model.label_shift,
         decision=model.decision,
@@ -135,7 +157,7 @@ def metadata_of(model: Predictor) -> Metadata:
         pixel=model.pixel,
         size=model.size,
         dtype=model.dtype,
-        symmetries=model.detect.symmetries,
+        symmetries=detector.symmetries,
         trained_records=tuple(sorted(model.trained_records)),
         calibrated_records=tuple(sorted(model.calibrated_records)),
     )
@@ -144,109 +166,117 @@ def metadata_of(model: Predictor) -> Metadata:
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 
-def _written(graph: _Graph, window_btchw: Tensor, text: str, out: Path) -> bytes:
-    """The file's bytes, the same for the same model. window_btchw: an example of 2 samples or more, as 1 would be taken
-    for the only batch.
-    """
+def _serialise(graph: ExportGraph, window_btchw: Tensor, metadata: str, out: Path) -> bytes:
+    # The bytes are the same for the same model. The example has 2 samples or more: 1 would become the only batch size.
     try:
-        with quiet():
+        with silence_torch():
             program = torch.export.export(
                 graph, (window_btchw,), dynamic_shapes={"window": {0: torch.export.Dim("batch", min=1)}}
             )
-            return (_pt2 if out.suffix == ".pt2" else _onnx)(program, text)
+            return (_serialise_pt2 if out.suffix == ".pt2" else _serialise_onnx)(program, metadata)
     except Exception as error:  # tracing fails in as many ways as there are layers
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ContrailError(
-            f"{out}: this model cannot be written as {out.suffix} ({reason}): try the other of .pt2 and .onnx"
+            f"{out}: this model cannot be written as {out.suffix} ({reason}); try the other of .pt2 and .onnx"
         ) from error
 
 
-def _pt2(program: torch.export.ExportedProgram, text: str) -> bytes:
-    for node in program.graph.nodes:  # all others tell of files and addresses of this machine
+def _serialise_pt2(program: torch.export.ExportedProgram, metadata: str) -> bytes:
+    for node in program.graph.nodes:  # other entries contain paths and addresses of this machine
         node.meta = {key: value for key, value in node.meta.items() if key == "val"}
     program.example_inputs = None  # would be pickled
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files={KEY: text})
+    torch.export.save(program, file, extra_files={METADATA_KEY: metadata})
     return file.getvalue()
 
 
-def _onnx(program: torch.export.ExportedProgram, text: str) -> bytes:
-    made = torch.onnx.export(program, dynamo=True, input_names=["window"], output_names=list(OUTPUTS), verbose=False)
-    assert made is not None
-    for node in made.model.graph:
-        node.metadata_props.clear()  # as above
-    made.model.metadata_props.clear()
-    made.model.metadata_props[KEY] = text
-    content = made.model_proto.SerializeToString(deterministic=True)
-    return bytes(content + file_checksum(content))
+def _serialise_onnx(program: torch.export.ExportedProgram, metadata: str) -> bytes:
+    file = torch.onnx.export(program, dynamo=True, input_names=["window"], output_names=list(OUTPUTS), verbose=False)
+    assert file is not None
+    for node in file.model.graph:
+        node.metadata_props.clear()  # contain paths of this machine
+    file.model.metadata_props.clear()
+    file.model.metadata_props[METADATA_KEY] = metadata
+    content = file.model_proto.SerializeToString(deterministic=True)
+    return bytes(content + checksum_trailer(content))
 
 
 # ---- comparing -----------------------------------------------------------------------------------------------------
 
 
-def _probes(known: Metadata) -> Iterator[Tensor]:
-    """Batches of 1 and 3 windows: noise; its smooth kin with streaks, all lowest, all highest; edges and a ramp."""
-    rng = np.random.default_rng(0)
-    noise = rng.random(known.shape)
-    yield _stored(noise[None], known)
-    y, x = np.mgrid[: known.size, : known.size] / known.size
-    smooth = np.broadcast_to(0.5 + 0.25 * np.sin(9 * x + 2 * y) * np.cos(7 * y), known.shape).copy()
-    smooth[..., known.size // 3, :] = 0.95
-    smooth[..., np.arange(known.size), np.arange(known.size)] = 0.05
-    yield _stored(np.stack([smooth, np.zeros(known.shape), np.ones(known.shape)]), known)
-    edges = np.broadcast_to((x > 0.5) ^ (y > 0.3), known.shape).astype(float)
-    yield _stored(np.stack([edges, np.broadcast_to(x * y, known.shape), 0.5 * smooth + 0.5 * noise]), known)
+def _synthetic_windows(metadata: Metadata) -> Iterator[Tensor]:
+    """Batches of 1 and 3 windows: noise; a smooth field with streaks, all 0, all 1; edges, a ramp, a mixture."""
+    shape, size = metadata.shape, metadata.size
+    noise = np.random.default_rng(0).random(shape)
+    y, x = np.mgrid[:size, :size] / size
+    smooth = np.broadcast_to(0.5 + 0.25 * np.sin(9 * x + 2 * y) * np.cos(7 * y), shape).copy()
+    smooth[..., size // 3, :] = 0.95
+    smooth[..., np.arange(size), np.arange(size)] = 0.05
+    edges = np.broadcast_to((x > 0.5) ^ (y > 0.3), shape).astype(float)
+    yield _as_stored(noise[None], metadata.dtype)
+    yield _as_stored(np.stack([smooth, np.zeros(shape), np.ones(shape)]), metadata.dtype)
+    yield _as_stored(np.stack([edges, np.broadcast_to(x * y, shape), 0.5 * smooth + 0.5 * noise]), metadata.dtype)
 
 
-def _stored(unit: npt.NDArray[np.float64], known: Metadata) -> Tensor:
+def _as_stored(unit: npt.NDArray[np.float64], dtype: str) -> Tensor:
     """Values in [0, 1] as a store of the dtype holds them."""
-    return torch.from_numpy(
-        np.rint(unit * 255).astype(np.uint8) if known.dtype == "uint8" else unit.astype(known.dtype)
-    )
+    return torch.from_numpy(np.rint(unit * 255).astype(np.uint8) if dtype == "uint8" else unit.astype(dtype))
 
 
-def _windows(store: xr.Dataset, known: Metadata) -> Tensor:
-    """The frames around the labelled one of the first samples of a store."""
-    if (theirs := (store.sizes["y"], str(store["image"].dtype))) != (known.size, known.dtype):
+def _store_windows(store: xr.Dataset, metadata: Metadata) -> Tensor:
+    # The frames around the labelled one, of the first samples.
+    if (own := (store.sizes["y"], str(store["image"].dtype))) != (metadata.size, metadata.dtype):
         raise ContrailError(
-            f"{store.attrs['path']}: has {theirs[1]} images of {theirs[0]} pixels, the model takes {known.dtype} ones "
-            f"of {known.size}: compare on a store like that it was trained on"
+            f"{store.attrs['path']}: has {own[1]} images of {own[0]} pixels, the model takes {metadata.dtype} images "
+            f"of {metadata.size}; compare on a store like the one it was trained on"
         )
-    wanted = frames_to_predict(read_scalars(store), store, "labelled", known.offsets)[:OF_STORE, 0]
+    frames = frames_to_predict(read_scalars(store), store, LABELLED_FRAME, metadata.offsets)[:_STORE_WINDOWS, 0]
     read = pixel_reader(store)
-    x_btchw = np.empty((len(wanted), *known.shape), known.dtype)
-    for sample, frame in enumerate(wanted.tolist()):
-        read(sample, [frame + offset for offset in known.offsets], x_btchw[sample])
+    x_btchw = np.empty((len(frames), *metadata.shape), metadata.dtype)
+    for sample, frame in enumerate(frames.tolist()):
+        read(sample, [frame + offset for offset in metadata.offsets], x_btchw[sample])
     return torch.from_numpy(x_btchw)
 
 
-def compare(model: Callable[[Tensor], dict[str, Tensor]], file: Ask, probes: Sequence[Tensor], out: Path) -> Check:
-    """The outputs of both on batches of windows. Raises ContrailError where they differ by more than they may."""
-    largest = dict.fromkeys(OUTPUTS, 0.0)
-    pixels = marked = differ = 0
-    threshold, gate = float(model.threshold), float(model.gate)  # type: ignore[attr-defined]
+def compare(graph: ExportGraph, run_graph: RunGraph, probes: Sequence[Tensor], out: Path) -> Comparison:
+    """Compare the outputs of a graph and of the file written from it.
+
+    Args:
+        graph: The graph.
+        run_graph: The file as read back.
+        probes: Batches of windows to compare on.
+        out: The file, for messages.
+
+    Returns:
+        The differences.
+
+    Raises:
+        ContrailError: If they differ by more than is allowed, see `export`.
+    """
+    total = Comparison(windows=sum(len(window) for window in probes))
     for window_btchw in probes:
-        ours, theirs = model(window_btchw), file(window_btchw)
+        ours, theirs = graph(window_btchw), run_graph(window_btchw)
         for name in OUTPUTS:
             if ours[name].shape != theirs[name].shape or not bool(theirs[name].isfinite().all()):
-                raise ContrailError(f"{out}: not written: as read back, its {name} is not what the model's is")
+                raise ContrailError(f"{out}: not written: as read back, its {name} has another shape or is not finite")
             if name != "mask":
-                largest[name] = max(largest[name], float((ours[name] - theirs[name]).abs().max()))
-        at_threshold_bhw = (ours["probability"] - threshold).abs() <= TOLERANCE
-        at_gate_b11 = ((ours["score"] - gate).abs() <= TOLERANCE)[:, None, None]
-        wrong_bhw = ours["mask"] != theirs["mask"]
-        if bool((wrong_bhw & ~at_threshold_bhw & ~at_gate_b11).any()):
+                difference = float((ours[name] - theirs[name]).abs().max())
+                setattr(total, name, max(getattr(total, name), difference))
+        at_threshold_bhw = (ours["probability"] - graph.decision.threshold).abs() <= TOLERANCE
+        at_gate_b11 = ((ours["score"] - graph.decision.gate).abs() <= TOLERANCE)[:, None, None]
+        differing_bhw = ours["mask"] != theirs["mask"]
+        if bool((differing_bhw & ~at_threshold_bhw & ~at_gate_b11).any()):
             raise ContrailError(
-                f"{out}: not written: as read back, its masks differ from the model's off the threshold: try the other "
-                "of .pt2 and .onnx"
+                f"{out}: not written: as read back, its masks differ from the model's away from the threshold; try the "
+                "other of .pt2 and .onnx"
             )
-        pixels, marked = pixels + wrong_bhw.numel(), marked + int(ours["mask"].sum())
-        differ += int(wrong_bhw.sum())
+        total.pixels += differing_bhw.numel()
+        total.marked += int(ours["mask"].sum())
+        total.differing += int(differing_bhw.sum())
     for name in ("probability", "score"):
-        if largest[name] > TOLERANCE:
+        if (difference := getattr(total, name)) > TOLERANCE:
             raise ContrailError(
-                f"{out}: not written: as read back, its {name} differs from the model's by {largest[name]:.1e}, more "
-                f"than {TOLERANCE:.0e}: try the other of .pt2 and .onnx"
+                f"{out}: not written: as read back, its {name} differs from the model's by {difference:.1e}, more than "
+                f"{TOLERANCE:.0e}; try the other of .pt2 and .onnx"
             )
-    count = sum(len(window) for window in probes)
-    return Check(count, largest["probability"], largest["score"], largest["agreement"], pixels, marked, differ)
+    return total

@@ -1,10 +1,9 @@
-"""MISSING DOCSTRING."""
+"""Exported detectors, `.pt2` or `.onnx`, as predictors; see `export` for what such a file holds."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.metadata
 import json
 import logging
 import warnings
@@ -20,30 +19,31 @@ from torch import Tensor
 from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision
-from contrail_train.inference.detector import Detect, Prediction, Shift
+from contrail_train.inference.detector import Prediction, Shift
 from contrail_train.inference.predictor import Predictor
-from contrail_train.inference.untrusted_pt2 import KEY, refuse_code
+from contrail_train.inference.untrusted_pt2 import METADATA_KEY, read_checked_metadata
 
 SUFFIXES = (".pt2", ".onnx")
 FORMAT = 1
 OUTPUTS = ("probability", "mask", "score", "agreement")
 
-Ask = Callable[[Tensor], dict[str, Tensor]]
-"""Windows (b, t, c, y, x) on any device → the outputs by name, on that device."""
+RunGraph = Callable[[Tensor], dict[str, Tensor]]
+"""Takes windows (b, t, c, y, x) on any device and returns the outputs by name, on that device."""
 
 
 class Metadata(BaseModel):
-    """What a file says of itself; fields as of `Predictor` where not told otherwise."""
+    """What a file states about itself; fields are those of `Predictor` unless described here."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     format: int
     source: str
-    """Name of the directory it was made from."""
+    """Name of the directory it was exported from."""
     versions: dict[str, str]
-    """Of the software that wrote it."""
+    """Versions of the software that wrote it."""
     offsets: tuple[int, ...]
     off: Shift
+    """`mask_shift` of the predictor."""
     composite: dict[str, Any]
     label_shift: Shift
     decision: Decision
@@ -53,37 +53,61 @@ class Metadata(BaseModel):
     size: int
     dtype: Literal["uint8", "float16", "float32"]
     symmetries: str
-    """That are averaged over inside, as in `Detector`."""
+    """The transformed copies that the graph averages over."""
     trained_records: tuple[str, ...]
     calibrated_records: tuple[str, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one window: (t, c, y, x)."""
+        """Shape of one window: (t, c, y, x)."""
         return len(self.offsets), len(self.composite["channels"]), self.size, self.size
 
 
-def import_extra(package: str, path: Path) -> Any:
+def import_optional(package: str, path: Path) -> Any:
+    """Import a package of the extra `onnx`.
+
+    Args:
+        package: Name of the package.
+        path: The file that needs it.
+
+    Returns:
+        The module.
+
+    Raises:
+        ContrailError: If it is not installed.
+    """
     try:
         return importlib.import_module(package)
     except ImportError:
         raise ContrailError(
-            f"{path}: {package} is not installed: run \"pip install '.[onnx]'\" in the checkout of contrail"
+            f"{path}: {package} is not installed; run \"pip install '.[onnx]'\" in the checkout of contrail"
         ) from None
 
 
-def file_checksum(content: bytes) -> bytes:
-    """What is put after an .onnx, which has no checksum of its own: one metadata property more, as protobuf reads
-    messages that follow each other as one. A field's tag and length, then key and value with theirs.
+def checksum_trailer(content: bytes) -> bytes:
+    """Encode a checksum to append to an `.onnx` file, which has none of its own.
+
+    It is one more metadata property (field 14 of ModelProto), because protobuf reads concatenated messages as one. Each
+    field is written as its tag, its length and its bytes.
+
+    Args:
+        content: The file without the trailer.
+
+    Returns:
+        The bytes to append.
     """
     key, value = b"contrail_sha256", hashlib.sha256(content).hexdigest().encode()
     entry = b"\x0a" + bytes([len(key)]) + key + b"\x12" + bytes([len(value)]) + value
-    return b"\x72" + bytes([len(entry)]) + entry  # field 14 of ModelProto, metadata_props
+    return b"\x72" + bytes([len(entry)]) + entry
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what torch warns of while it traces from the user, who can do nothing about it."""
+def silence_torch() -> Iterator[None]:
+    """Hide warnings that torch logs while it traces, about which a user can do nothing.
+
+    Yields:
+        Nothing.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -94,115 +118,128 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-# ---- reading -------------------------------------------------------------------------------------------------------
-
-
 def load_exported(path: Path, device: torch.device) -> Predictor:
-    """A file that `export` wrote as a predictor; of .onnx on the device only where onnxruntime has CUDA, else on the
-    CPU.
+    """Load an exported file as a predictor.
 
-    Its `detect` takes windows of the file's own size and dtype alone, and leaves `valid_bhw` unused: the graph knows of
-    no missing pixels, so its score counts what is told where there are none. Raises ContrailError for a file that is
-    missing, damaged, foreign, of a newer format, or with code in it, and where onnxruntime is not installed.
+    It accepts windows of the file's own size and dtype only. Its scores include predictions for missing pixels, because
+    the graph has no input for where they are.
+
+    Args:
+        path: A `.pt2` or `.onnx` file.
+        device: Device to run on. An `.onnx` file runs on the CPU unless onnxruntime supports CUDA.
+
+    Returns:
+        The predictor.
+
+    Raises:
+        ContrailError: If the file is missing, damaged, of another origin, of a newer format or contains code, or if
+            onnxruntime is not installed.
     """
-    known, ask = open_exported(path, device)
+    metadata, run_graph = open_graph(path, device)
 
-    def detect(window_btchw: Tensor, valid_bhw: Tensor | None = None) -> Prediction:
-        theirs, dtype = tuple(window_btchw.shape[1:]), str(window_btchw.dtype).removeprefix("torch.")
-        if (theirs, dtype) != (known.shape, known.dtype):
+    def _detect(window_btchw: Tensor, valid_bhw: Tensor | None = None) -> Prediction:
+        shape, dtype = tuple(window_btchw.shape[1:]), str(window_btchw.dtype).removeprefix("torch.")
+        if (shape, dtype) != (metadata.shape, metadata.dtype):
             raise ContrailError(
-                f"{path}: takes {known.dtype} windows of (time, channel, y, x) {known.shape}, not {dtype} of {theirs}: "
-                "name a store like that it was trained on, or the run itself"
+                f"{path}: takes {metadata.dtype} windows of (time, channel, y, x) {metadata.shape}, not {dtype} of "
+                f"{shape}; choose a store like the one it was trained on, or use the run itself"
             )
-        answer = ask(window_btchw)
-        return Prediction(answer["probability"], answer["score"], answer["agreement"])
+        outputs = run_graph(window_btchw)
+        return Prediction(outputs["probability"], outputs["score"], outputs["agreement"])
 
-    told: Detect = detect
     return Predictor(
         path=path,
-        detect=told,
-        offsets=known.offsets,
-        off=known.off,
+        detect=_detect,
+        offsets=metadata.offsets,
+        mask_shift=metadata.off,
         device=device,
-        composite=known.composite,
-        label_shift=known.label_shift,
-        decision=known.decision,
-        trained_records=frozenset(known.trained_records),
-        calibrated_records=frozenset(known.calibrated_records),
-        head=known.head,
-        native=known.native,
-        pixel=known.pixel,
-        size=known.size,
-        dtype=known.dtype,
+        composite=metadata.composite,
+        label_shift=metadata.label_shift,
+        decision=metadata.decision,
+        trained_records=frozenset(metadata.trained_records),
+        calibrated_records=frozenset(metadata.calibrated_records),
+        head=metadata.head,
+        native=metadata.native,
+        pixel=metadata.pixel,
+        size=metadata.size,
+        dtype=metadata.dtype,
     )
 
 
-def open_exported(path: Path, device: torch.device) -> tuple[Metadata, Ask]:
+def open_graph(path: Path, device: torch.device) -> tuple[Metadata, RunGraph]:
+    """Open an exported file.
+
+    Args:
+        path: A `.pt2` or `.onnx` file.
+        device: Device to run on.
+
+    Returns:
+        Its metadata, and a function that runs its graph.
+
+    Raises:
+        ContrailError: As `load_exported`.
+    """
     if not path.is_file():
-        raise ContrailError(f"{path}: there is no such file: name one that contrail-train export wrote")
+        raise ContrailError(f"{path}: does not exist; name a file that contrail-train export wrote")
     if path.suffix == ".onnx":
-        import_extra("onnxruntime", path)  # told as what it is, not as a damaged file
+        import_optional("onnxruntime", path)  # a missing package is not a damaged file
     try:
-        return (_opened_pt2 if path.suffix == ".pt2" else _opened_onnx)(path, device)
+        return (_open_pt2 if path.suffix == ".pt2" else _open_onnx)(path, device)
     except ContrailError:
         raise
-    except Exception as error:  # torch and onnxruntime refuse in as many ways as a file can be damaged
+    except Exception as error:  # torch and onnxruntime fail in as many ways as a file can be damaged
         raise ContrailError(
-            f"{path}: cannot be read ({type(error).__name__}): it is damaged, or no {path.suffix} file: export it again"
+            f"{path}: cannot be read ({type(error).__name__}): it is damaged, or not a {path.suffix} file; export it "
+            "again"
         ) from error
 
 
-def _metadata(path: Path, text: str | None) -> Metadata:
+def _parse_metadata(path: Path, text: str | None) -> Metadata:
     if text is None:
-        raise ContrailError(f"{path}: is no detector of ours: name a file that contrail-train export wrote")
+        raise ContrailError(f"{path}: not a detector of contrail; name a file that contrail-train export wrote")
     try:
         if (number := int(json.loads(text)["format"])) <= FORMAT:
-            known = Metadata.model_validate_json(text)
-            from_dict(known.composite)
-            return known
+            metadata = Metadata.model_validate_json(text)
+            from_dict(metadata.composite)
+            return metadata
     except (ContrailError, ValidationError, ValueError, KeyError, TypeError):
-        raise ContrailError(f"{path}: what it says of itself is damaged: export it again") from None
+        raise ContrailError(f"{path}: its metadata is damaged; export it again") from None
     raise ContrailError(
-        f"{path}: is of format {number}, this version reads up to {FORMAT}: update contrail, or export it again"
+        f"{path}: has format {number}, this version reads up to {FORMAT}; update contrail, or export it again"
     )
 
 
-def _opened_pt2(path: Path, device: torch.device) -> tuple[Metadata, Ask]:
-    known = _metadata(path, refuse_code(path))
-    with quiet():
+def _open_pt2(path: Path, device: torch.device) -> tuple[Metadata, RunGraph]:
+    metadata = _parse_metadata(path, read_checked_metadata(path))
+    with silence_torch():
         program = torch.export.load(path)
         if device.type != "cpu":
             from torch.export.passes import move_to_device_pass
 
             program = move_to_device_pass(program, str(device))
         graph = program.module()
-
-    def ask(window_btchw: Tensor) -> dict[str, Tensor]:
-        return dict(graph(window_btchw))
-
-    return known, ask
+    return metadata, lambda window_btchw: dict(graph(window_btchw))
 
 
-def _opened_onnx(path: Path, device: torch.device) -> tuple[Metadata, Ask]:
-    runtime = import_extra("onnxruntime", path)
+def _open_onnx(path: Path, device: torch.device) -> tuple[Metadata, RunGraph]:
+    runtime = import_optional("onnxruntime", path)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors; it warns of what it makes better
+    options.log_severity_level = 3  # errors; its warnings are about its own optimisations
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda" and "CUDAExecutionProvider" in runtime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
-    # bytes, not a path: weights in other files, which a graph may name, are then nowhere
-    content = path.read_bytes()
+    content = path.read_bytes()  # not the path: a graph may name other files for its weights, which are then not found
     session = runtime.InferenceSession(content, options, providers=providers)
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    length = len(file_checksum(b""))
-    if text is not None and content[-length:] != file_checksum(content[:-length]):
-        raise ContrailError(f"{path}: damaged (its checksum does not fit): export it again")
-    known = _metadata(path, text)
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    length = len(checksum_trailer(b""))
+    if text is not None and content[-length:] != checksum_trailer(content[:-length]):
+        raise ContrailError(f"{path}: damaged (wrong checksum); export it again")
+    metadata = _parse_metadata(path, text)
 
-    def ask(window_btchw: Tensor) -> dict[str, Tensor]:
-        answer = session.run(list(OUTPUTS), {"window": window_btchw.cpu().numpy()})
-        tensors = (torch.from_numpy(part).to(window_btchw.device) for part in answer)
+    def _run_graph(window_btchw: Tensor) -> dict[str, Tensor]:
+        outputs = session.run(list(OUTPUTS), {"window": window_btchw.cpu().numpy()})
+        tensors = (torch.from_numpy(part).to(window_btchw.device) for part in outputs)
         return dict(zip(OUTPUTS, tensors, strict=True))
 
-    return known, ask
+    return metadata, _run_graph

@@ -1,4 +1,4 @@
-"""MISSING DOCSTRING."""
+"""A finished pipeline directory as a predictor."""
 
 from __future__ import annotations
 
@@ -11,58 +11,87 @@ import torch
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision, Symmetries
-from contrail_train.config.pipelines import PipelineConfig, parse_pipeline
-from contrail_train.config.settings import read_tree
+from contrail_train.config.pipelines import PipelineConfig
+from contrail_train.config.settings import read_tree, validated
 from contrail_train.inference.detector import Detector, Network, Weights
 from contrail_train.inference.predictor import Predictor
-from contrail_train.inference.run import known_of, load_run
+from contrail_train.inference.run import load_run
 from contrail_train.runs.calibration import read_calibration
 from contrail_train.runs.checkpoint import file_digest
-from contrail_train.runs.directory import (
-    PIPELINE,
-    STAGES,
-    WEIGHTS,
-)
+from contrail_train.runs.directory import PIPELINE, STAGES, WEIGHTS
 
 
-def build_detector(
+def pipeline_detector(
     runs: Mapping[str, Predictor], config: PipelineConfig, mask: Weights, gate: Weights, symmetries: Symmetries
 ) -> Detector:
-    """Of the stages, those that have a weight."""
-    asked = gate or dict.fromkeys(config.mask[:1], 1.0)  # a record's score is told without a gate as well
-    used = [name for name in runs if mask.get(name) or asked.get(name)]
+    """Combine the stages of a pipeline that have a weight into one detector.
+
+    Args:
+        runs: The stages by name.
+        config: Settings of the pipeline.
+        mask: Weight of each stage's mask.
+        gate: Weight of each stage's record score. Empty: the first stage of the mask gives the score, which is stored
+            with predictions even if there is no gate.
+        symmetries: Transformed copies of an image to average over.
+
+    Returns:
+        The detector, in evaluation mode.
+    """
+    gate = gate or dict.fromkeys(config.mask[:1], 1.0)
+    used = [name for name in runs if mask.get(name) or gate.get(name)]
     networks: dict[str, Network] = {name: runs[name].detect.networks["run"] for name in used}  # type: ignore[attr-defined]
     classifiers = [name for name in used if runs[name].head != "mask"]
-    made = Detector(networks, mask, asked, top_k=config.top_k, classifiers=classifiers, symmetries=symmetries)
-    return made.eval()
+    return Detector(networks, mask, gate, top_k=config.top_k, classifiers=classifiers, symmetries=symmetries).eval()
 
 
 def load_stages(config: PipelineConfig, out: Path, device: torch.device) -> dict[str, Predictor]:
-    """The stages as trained, by name. Raises ContrailError for stages that do not fit together."""
-    runs = {name: load_run(out / STAGES / name, device, "none") for name in config.stages}
+    """Load the trained stages of a pipeline.
+
+    Args:
+        config: Settings of the pipeline.
+        out: Its directory.
+        device: Device to load them on.
+
+    Returns:
+        The stages by name.
+
+    Raises:
+        ContrailError: If a stage is not finished, or stages do not fit together.
+    """
+    runs = {name: load_run(out / STAGES / name, device) for name in config.stages}
     first_name, first = next(iter(runs.items()))
     for name, run in runs.items():
         if name in config.mask and run.head == "record":
-            raise ContrailError(f"{out}: stage {name} tells records, not pixels: name it in gate, not in mask")
-        for what in ("composite", "label_shift", "size", "native"):
-            if getattr(run, what) != getattr(first, what):
+            raise ContrailError(f"{out}: stage {name} classifies records, not pixels; list it in gate, not in mask")
+        for attribute in ("composite", "label_shift", "size", "native"):
+            if getattr(run, attribute) != getattr(first, attribute):
                 raise ContrailError(
-                    f"{out}: stages {first_name} and {name} were trained on stores of another {what}: train them on "
-                    "stores of one kind"
+                    f"{out}: stages {first_name} and {name} were trained on stores that differ in {attribute}; train "
+                    "them on stores of one kind"
                 )
     return runs
 
 
 def load_pipeline(path: Path, device: torch.device, symmetries: Symmetries | None = None) -> Predictor:
-    """A finished pipeline as a predictor. Raises ContrailError when it is not finished."""
-    config = parse_pipeline(read_tree(path / PIPELINE), str(path / PIPELINE))
+    """Load a finished pipeline.
+
+    Args:
+        path: Pipeline directory.
+        device: Device to load it on.
+        symmetries: Transformed copies of an image to average over; None for the pipeline's own setting.
+
+    Returns:
+        The predictor.
+
+    Raises:
+        ContrailError: If the pipeline is not finished.
+    """
+    config = validated(PipelineConfig, read_tree(path / PIPELINE), str(path / PIPELINE))
     calibration = read_calibration(path)
-    runs = load_stages(config, path, device)
     mask, gate = calibration["mask_weights"], calibration["gate_weights"]
-    detector = build_detector(runs, config, mask, gate, symmetries or config.tta)
-    digests = {name: file_digest(path / STAGES / name / WEIGHTS) for name in config.stages}
-    facts = json.dumps([digests, mask, gate, config.top_k, detector.symmetries], sort_keys=True)
-    digest = "sha256:" + hashlib.sha256(facts.encode()).hexdigest()
+    detector = pipeline_detector(load_stages(config, path, device), config, mask, gate, symmetries or config.tta)
+    weights = {name: file_digest(path / STAGES / name / WEIGHTS) for name in config.stages}
+    identity = json.dumps([weights, mask, gate, config.top_k, detector.symmetries], sort_keys=True)
+    digest = "sha256:" + hashlib.sha256(identity.encode()).hexdigest()
     decision = Decision(calibration["threshold"], calibration["gate"], config.top_k, digest)
-    known = known_of(calibration) | {"off": detector.off}
-    return Predictor(path, detector, detector.offsets, device=device, decision=decision, head="mask", **known)
+    return Predictor.from_calibration(path, detector, calibration, decision=decision, head="mask")

@@ -1,16 +1,15 @@
-"""MISSING DOCSTRING."""
+"""A finished run directory as a predictor."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from contrail_data.labels.predictor import Decision, Symmetries
 from contrail_train.config.settings import read_config
-from contrail_train.inference.detector import single, view_of
+from contrail_train.inference.detector import single_network_detector, view_of
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.segmenter import build
 from contrail_train.runs.calibration import check_run, read_calibration
@@ -18,40 +17,39 @@ from contrail_train.runs.checkpoint import load_weights
 from contrail_train.runs.directory import CONFIG, WEIGHTS
 
 
-def known_of(calibration: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a `Predictor` that a calibration states."""
-    held, grid = frozenset(calibration["holdout_records"]), calibration["grid"]
-    return {
-        "composite": calibration["composite"],
-        "label_shift": tuple(calibration["label_shift"]),
-        "off": tuple(calibration["off"]),
-        "trained_records": frozenset(calibration["seen_records"]) - held,
-        "calibrated_records": held,
-        "native": bool(grid["native"]),
-        "pixel": float(grid["pixel"]),
-        "size": int(grid["size"]),
-        "dtype": str(grid["dtype"]),
-    }
+def load_run(path: Path, device: torch.device, symmetries: Symmetries = Symmetries.NONE) -> Predictor:
+    """Load the best weights of a run with its statistics and thresholds.
 
+    Args:
+        path: Run directory.
+        device: Device to load it on.
+        symmetries: Transformed copies of an image to average over.
 
-def load_run(path: Path, device: torch.device, symmetries: Symmetries) -> Predictor:
-    """The best weights of a run directory with its statistics and thresholds. Raises ContrailError when the directory
-    is no finished run.
+    Returns:
+        The predictor.
+
+    Raises:
+        ContrailError: If the directory is not a finished run.
     """
     check_run(path)
     calibration = read_calibration(path)
     config = read_config(path / CONFIG)
-    # The run's own weights follow: what the encoder was begun with no longer matters.
-    plain = config.model.model_copy(update={"pretrained": False})
-    model = build(plain, len(calibration["composite"]["channels"]), config.data.frames)
+    # The run's own weights are loaded below, so those that the encoder started from are not needed.
+    without_download = config.model.model_copy(update={"pretrained": False})
+    model = build(without_download, len(calibration["composite"]["channels"]), config.data.frames)
     load_weights(path / WEIGHTS, model)
     model.eval().to(device)
-    view = view_of(config, calibration["statistics"], device)
-    known, head, top_k = known_of(calibration), config.model.head, calibration["top_k"]
-    detector = single(model, view, head, top_k=top_k, off=known["off"], symmetries=symmetries).eval()
-    digest = calibration["weights"]
-    if symmetries != "none":  # other answers, another name
+    down, right = calibration["off"]
+    top_k, digest = calibration["top_k"], calibration["weights"]
+    detector = single_network_detector(
+        model,
+        view_of(config, calibration["statistics"], device),
+        config.model.head,
+        top_k=top_k,
+        mask_shift=(down, right),
+        symmetries=symmetries,
+    ).eval()
+    if symmetries != Symmetries.NONE:  # it predicts something else, so it is another model
         digest = "sha256:" + hashlib.sha256(f"{digest} {symmetries}".encode()).hexdigest()
     decision = Decision(calibration["threshold"], calibration["gate"], top_k, digest)
-    known["off"] = detector.off
-    return Predictor(path, detector, detector.offsets, device=device, decision=decision, head=head, **known)
+    return Predictor.from_calibration(path, detector, calibration, decision=decision, head=config.model.head)

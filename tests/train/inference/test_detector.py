@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from contrail_data.labels.predictor import Symmetries
 from contrail_train.data.augment import to_label_frame
-from contrail_train.inference.detector import Detector, Network, View, onto_labels, ways_of, weighted
+from contrail_train.inference.detector import Detector, Network, View, on_label_grid, symmetry_operations, weighted_mean
 
 SIDE = 24
 
@@ -36,7 +36,7 @@ class Seen(nn.Module):
         return {"logits_b1hw": torch.logit(p_b1hw), "record_logit_b1": x_btchw.mean((1, 2, 3, 4))[:, None]}
 
 
-def single(network: Network, symmetries: Symmetries = "none", classifiers: tuple[str, ...] = ()) -> Detector:
+def single(network: Network, symmetries: Symmetries = Symmetries.NONE, classifiers: tuple[str, ...] = ()) -> Detector:
     options = {"top_k": 4, "symmetries": symmetries, "classifiers": classifiers}
     return Detector({"a": network}, {"a": 1.0}, {"a": 1.0}, **options)
 
@@ -56,12 +56,12 @@ def test_moving_onto_labels_is_a_linear_shift(dy: float, dx: float) -> None:
     np.testing.assert_allclose(moved, ndimage.shift(image, (dy, dx), order=1, mode="nearest"), atol=1e-6)
 
 
-@pytest.mark.parametrize("symmetries", ["flips", "dihedral"])
+@pytest.mark.parametrize("symmetries", [Symmetries.FLIPS, Symmetries.DIHEDRAL])
 def test_averaged_over_a_group_a_detector_turns_with_the_image(symmetries: Symmetries) -> None:
     detector = single(Network(Seen(uneven=True), view()), symmetries)
     x_btchw = torch.rand(2, 1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     straight = detector(x_btchw).probability_bhw
-    for flip, turns in ways_of(symmetries):
+    for flip, turns in symmetry_operations(symmetries):
         seen = torch.rot90(x_btchw.flip(-1) if flip else x_btchw, turns, (-2, -1))
         told = torch.rot90(detector(seen).probability_bhw, -turns, (-2, -1))
         torch.testing.assert_close(told.flip(-1) if flip else told, straight, atol=1e-5, rtol=0)
@@ -69,13 +69,13 @@ def test_averaged_over_a_group_a_detector_turns_with_the_image(symmetries: Symme
 
 
 @pytest.mark.parametrize("off", [(0.0, 0.0), (0.5, 0.5), (0.5, -1.25)])
-@pytest.mark.parametrize("symmetries", ["none", "flips", "dihedral"])
+@pytest.mark.parametrize("symmetries", list(Symmetries))
 def test_however_it_is_asked_the_answer_lies_on_the_labels(off: tuple[float, float], symmetries: Symmetries) -> None:
     """A network that was shown labels half a pixel off answers so whatever way up it is asked; forgetting that, an
     average over flips would end half a pixel off, and blurred."""
     detector = single(Network(Seen(off), view(), off), symmetries)
-    shift = 0.5 - detector.off[0], 0.5 - detector.off[1]
-    told = onto_labels(detector, shift)(blob(), None).probability_bhw[0].numpy() - 1e-4
+    shift = 0.5 - detector.mask_shift[0], 0.5 - detector.mask_shift[1]
+    told = on_label_grid(detector, shift)(blob(), None).probability_bhw[0].numpy() - 1e-4
     np.testing.assert_allclose(ndimage.center_of_mass(told.clip(0)), (10.7, 14.2), atol=0.02)
     # two readings between pixels blur by 0.11; a copy that is moved the wrong way, by 0.17 and more
     np.testing.assert_allclose(told, blob(10.7, 14.2)[0, 0, 0], atol=0.12)
@@ -97,6 +97,6 @@ def test_weights_scores_and_agreement() -> None:
 
     apart = Detector({"a": near, "b": Network(Seen((8.0, 8.0)), view(0))}, {"a": 1, "b": 1}, {"a": 1}, top_k=8)
     assert apart(x_btchw).agreement_b[0] < 0.4
-    assert weighted({"a": torch.ones(1), "b": torch.zeros(1)}, {"a": 1.0, "b": 3.0})[0] == 0.25
+    assert weighted_mean({"a": torch.ones(1), "b": torch.zeros(1)}, {"a": 1.0, "b": 3.0})[0] == 0.25
     record = single(near, classifiers=("a",))(x_btchw).score_b[0]
     assert record == pytest.approx(torch.sigmoid(x_btchw.mean()).item())

@@ -22,7 +22,6 @@ from torch import nn
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision, Symmetries
-from contrail_train.config.schema import ModelConfig
 from contrail_train.inference import export as module
 from contrail_train.inference.detector import Detector, Network, View, single_network_detector
 from contrail_train.inference.export import export
@@ -30,6 +29,7 @@ from contrail_train.inference.exported import SUFFIXES, checksum_trailer, load_e
 from contrail_train.inference.predictor import Predictor
 from contrail_train.inference.untrusted_pt2 import METADATA_KEY
 from contrail_train.models.segmenter import build
+from helpers.models import model_config
 
 SIDE = 64
 SMALL = [16, 16, 16, 16, 16]
@@ -46,7 +46,7 @@ def network(
     **settings: Any,
 ) -> Network:
     """With statistics and last layers as of a trained one: at the start it tells the same of every pixel."""
-    model = build(ModelConfig(encoder=encoder, decoder_channels=SMALL, **settings), 3, frames)
+    model = build(model_config(encoder, channels=SMALL, **settings), 3, frames)
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.normal_(0, 0.1)

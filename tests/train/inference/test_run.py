@@ -64,7 +64,8 @@ def test_the_digest_does_not_tell_how_a_path_was_typed(store: Path, finished: Pa
 
 def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path) -> None:
     out = store.parent / "classifier"
-    done = run_train("run", "unet2d", "--out", out, *set_options(*TINY, "model.head=record", f"data.train={store}"))
+    options = set_options(*TINY, "model.decoder=null", "model.record_head={}", f"data.train={store}")
+    done = run_train("run", "unet2d", "--out", out, *options)
     assert done.returncode == 0, done.stderr
     assert "Dice over records" in done.stdout
     store = unseen
@@ -75,7 +76,7 @@ def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path) -> N
     assert result["tp"] + result["fn"] == 12 == result["positive_records"]
     failed = run_train("predict", out, store, "-o", store.parent / "none.zarr")
     assert failed.returncode == 1
-    assert "tells records, not pixels" in failed.stderr
+    assert "classifies records, not pixels" in failed.stderr
 
     table = store.parent / "records.csv"
     done = run_train("predict", out, store, "-o", table, "--batch", "5")
@@ -92,4 +93,4 @@ def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path) -> N
     assert run_train("predict", out, store, "-o", table, "--frames", "all", "--overwrite").returncode == 0
     assert len(table.read_text().splitlines()) == 1 + 16 * 8
     refused = run_train("predict", finished, store, "-o", store.parent / "masks.csv")
-    assert "tells pixels" in refused.stderr
+    assert "predicts pixels only" in refused.stderr

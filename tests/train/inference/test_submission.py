@@ -51,7 +51,7 @@ def test_a_submission_holds_the_predicted_masks(store: Path, finished: Path, tmp
     for row, mask in zip(rows, predicted["frame_mask"].values[:, 0], strict=True):
         np.testing.assert_array_equal(decode(row["encoded_pixels"], mask.shape), mask > 0)
     failed = run_train("submit", store, "-o", tmp_path / "t.csv")
-    assert "name a store that contrail-train predict wrote" in failed.stderr
+    assert "give a store that contrail-train predict wrote" in failed.stderr
     assert "exists" in run_train("submit", tmp_path / "p.zarr", "-o", tmp_path / "s.csv").stderr
 
 
@@ -60,7 +60,7 @@ def test_two_runs_are_compared_record_by_record(store: Path, unseen: Path, finis
     assert same.returncode == 0, same.stderr
     assert "+0.0000 (+0.0000 to +0.0000)" in same.stdout
     other = store.parent / "compared"
-    options = set_options("model.encoder=resnet10t", "model.decoder_channels=[16,16,8,8,8]", "epochs=1", "batch_size=8")
+    options = set_options("model.encoder=resnet10t", "model.decoder.channels=[16,16,8,8,8]", "epochs=1", "batch_size=8")
     assert run_train("run", "unet2d", "--out", other, *options, *set_options(f"data.train={store}")).returncode == 0
     done = run_train("compare", finished, other, unseen)
     assert done.returncode == 0, done.stderr

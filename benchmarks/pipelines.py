@@ -105,7 +105,9 @@ def main() -> None:
             config = with_settings(get_config("unet2d_all"), own)
             told = run_rounds(config, folder / "rounds", rounds=options.rounds, folds=FOLDS, how=Retraining.MIXED)
             runs = {f"round {one['round']}": one["run"] for one in told}
-            first, second = run_rounds(config, folder / "rounds-pretrain", rounds=1, folds=FOLDS, how=Retraining.PRETRAIN)
+            first, second = run_rounds(
+                config, folder / "rounds-pretrain", rounds=1, folds=FOLDS, how=Retraining.PRETRAIN
+            )
             runs["round 1, then human labels alone"] = second["run"]
             again = read_config(Path(first["run"]) / CONFIG).model_copy(update={"start": first["run"]})
             fit(again, folder / "again")

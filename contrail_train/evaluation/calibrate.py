@@ -1,31 +1,27 @@
-"""MISSING DOCSTRING."""
+"""Threshold, gate and weights of a detector, fitted on held-out records."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from contrail_train.data.augment import to_label_frame
 from contrail_train.data.items import Items
 from contrail_train.evaluation import metrics
-from contrail_train.evaluation.score import (
-    Reading,
-    Scores,
-    confusion_counts,
-    gated,
-    gated_counts,
-    on_labels,
-    parts_of,
-    predicted_batches,
-    report,
-    summed_over_ranks,
-)
-from contrail_train.inference.detector import Detector, Shift, Weights, weighted
+from contrail_train.evaluation.batches import EvaluationOptions, LabelledBatch, labelled_batches, sum_over_ranks
+from contrail_train.evaluation.score import Scores, assign_folds, gated_counts, score_values
+from contrail_train.inference.detector import Detector, Shift, Weights, move_masks, weighted_mean
+from contrail_train.runs.calibration import HoldoutScores
+from contrail_train.runs.scores import ScoreValues
+
+Counts = npt.NDArray[np.int64]
+GateWhen = Literal["proven", "best", "never"]
+"""Whether a gate is kept: if its gain holds in 97.5 % of resamplings, always, or never."""
 
 
 class Choice(NamedTuple):
@@ -37,116 +33,178 @@ class Choice(NamedTuple):
     gate: float
 
 
+class Fitted(NamedTuple):
+    """A choice among candidates: the index of the weights, and the threshold or gate."""
+
+    index: int
+    level: float
+
+
 @dataclass(frozen=True)
 class Calibrated:
+    """The outcome of a calibration; n is the number of held-out records."""
+
     choice: Choice
     """Fitted on all held-out records: what the model is used with."""
-    holdout: dict[str, Any]
-    """`report` on the held-out records, each scored by what was fitted on the other parts."""
-    counts: npt.NDArray[np.int64]
-    """(3, n) tp, fp, fn of the held-out records, likewise."""
+    holdout: HoldoutScores
+    """Scores of the held-out records, each by what was fitted on the other folds, as they are stored."""
+    counts: Counts | None
+    """(3, n) tp, fp, fn of the held-out records, likewise; None without a positive pixel."""
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """A detector on held-out records, and the weights to choose among."""
+
+    detector: Detector
+    items: Items
+    options: EvaluationOptions
+    shift: Shift
+    masks: Sequence[Weights]
+    gates: Sequence[Weights]
 
 
 def calibrate(
     detector: Detector,
-    shift: Shift,
     items: Items,
-    how: Reading,
-    masks: Sequence[Weights],
-    gates: Sequence[Weights],
-    gate_when: Literal["proven", "best", "never"] = "proven",
-) -> Calibrated | None:
-    """Choose threshold and gate, and weights among `masks` and `gates`, by global Dice; None without a positive pixel.
+    options: EvaluationOptions,
+    *,
+    shift: Shift,
+    masks: Sequence[Weights] | None = None,
+    gates: Sequence[Weights] | None = None,
+    gate_when: GateWhen = "proven",
+) -> Calibrated:
+    """Choose threshold, gate and weights by global Dice. Frames are predicted twice.
 
-    shift: how far the labels' grid lies off the detector's answers. On few records the best gate is often best by
-    chance and costs Dice elsewhere: with `gate_when="proven"` it is kept only when its gain holds in 97.5 % of
-    resamplings, else there is none; with "best" it is kept, with "never" there is none. Frames are looked at twice.
+    On few records the best gate is often best by chance and costs Dice elsewhere, which is why it has to be proven.
+
+    Args:
+        detector: The networks.
+        items: Held-out records.
+        options: How to read them.
+        shift: Offset of the label grid from the grid of the detector's masks.
+        masks: Weights of the masks to choose among; None for the detector's own.
+        gates: Weights of the record scores to choose among; None for the detector's own.
+        gate_when: When to keep a gate.
+
+    Returns:
+        The choice. Without a positive pixel the first weights, threshold 0.5 and no gate.
     """
-    part = parts_of(items)
-    count = int(part.max(initial=0)) + 1
-
-    def ask(window_btchw: Tensor, valid_bhw: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        masks, scores = detector.parts(window_btchw, valid_bhw)
-        return {n: to_label_frame(m[:, None], shift)[:, 0].clamp(0, 1) for n, m in masks.items()}, scores
-
-    def mixed(told: tuple[dict[str, Tensor], dict[str, Tensor]], weights: Weights) -> Tensor:
-        return weighted(told[0], weights) if weights else weighted(told[1], gates[0])[:, None, None]
-
-    # ---- first look: probabilities by part and weights; what the gate may compare ------------------------------------
-    histogram = np.zeros((len(masks), count, 2, metrics.BINS), np.int64)
-    names = sorted({name for weights in gates for name, weight in weights.items() if weight > 0})
-    scores_by_name = np.zeros((len(names), len(items)))
-    for rows, told, *labels in predicted_batches(ask, items, how):
-        scores_by_name[:, rows] = [told[1][name].cpu().numpy() for name in names]
-        for c, weights in enumerate(masks):
-            for row, p, target, there in zip(rows, *on_labels(mixed(told, weights), *labels), strict=True):
-                histogram[c, part[row]] += metrics.histograms(p[there], target[there])
-    histogram, scores_by_name = summed_over_ranks((histogram, scores_by_name), how.ranks)
+    candidates = _Candidates(detector, items, options, shift, masks or [detector.mask], gates or [detector.gate])
+    fold = assign_folds(items)
+    folds = int(fold.max(initial=0)) + 1
+    histogram, scores_gn = _histograms_and_scores(candidates, fold, folds)
     if not histogram[0, :, 1].any():
-        return None
-    fitted = [_best_mask(histogram.sum(1) - histogram[:, k]) for k in range(count)]  # on the other parts
-    fitted.append(_best_mask(histogram.sum(1)))
-
-    # ---- second look: counts of each record at each of these ---------------------------------------------------------
-    counts, tolerant = np.zeros((count + 1, 3, len(items)), np.int64), np.zeros((4, len(items)), np.int64)
-    for rows, told, *labels in predicted_batches(ask, items, how):
-        for k, (c, threshold) in enumerate(fitted):
-            for row, p, target, _ in zip(rows, *on_labels(mixed(told, masks[c]), *labels), strict=True):
-                counts[k, :, row] = confusion_counts(p >= threshold, target)
-                if part[row] == k:
-                    tolerant[:, row] = metrics.tolerant_counts(p >= threshold, target)
-    counts, tolerant = summed_over_ranks((counts, tolerant), how.ranks)
-
-    # ---- the gates on top --------------------------------------------------------------------------------------------
-    mixtures = np.stack([_mixture(scores_by_name, names, weights) for weights in gates])
+        choice = Choice(candidates.masks[0], 0.5, candidates.gates[0], 0.0)
+        return Calibrated(choice, _holdout(items, None, None), None)
+    in_all = histogram.sum(1)
+    fitted = [*(_best_mask(in_all - histogram[:, k]) for k in range(folds)), _best_mask(in_all)]
+    counts, tolerant = _counts(candidates, fold, fitted)
     chosen = []
-    for k in range(count + 1):
-        others = part != k if k < count and count > 1 else np.ones(len(items), bool)
-        chosen.append(_best_gate(mixtures[:, others], counts[k][:, others], items.group[others], gate_when))
+    for k in range(folds + 1):
+        others = fold != k if k < folds and folds > 1 else np.ones(len(items), bool)
+        chosen.append(choose_gate(scores_gn[:, others], counts[k][:, others], items.group[others], gate_when))
+
     rows = np.arange(len(items))
-    own_gate = np.array([chosen[k][1] for k in part]) if count > 1 else np.zeros(len(items))
-    own_score = mixtures[[chosen[k][0] for k in part], rows]
-    (c, threshold), (g, gate) = fitted[-1], chosen[-1]
-    by_part = np.stack([histogram[fitted[k][0], k] for k in range(count)])
-    scores = Scores(by_part, counts[part, :, rows].T, own_score, tolerant)
-    told_of = report(scores, items, threshold, gate, own_gate)
-    return Calibrated(Choice(masks[c], threshold, gates[g], gate), told_of, gated_counts(scores, own_gate))
+    own_gate = np.array([chosen[k].level for k in fold]) if folds > 1 else np.zeros(len(items))
+    own_score = scores_gn[[chosen[k].index for k in fold], rows]
+    own_histogram = np.stack([histogram[fitted[k].index, k] for k in range(folds)])
+    scores = Scores(own_histogram, counts[fold, :, rows].T, own_score, tolerant)
+    (mask, threshold), (gate_weights, gate) = fitted[-1], chosen[-1]
+    choice = Choice(candidates.masks[mask], threshold, candidates.gates[gate_weights], gate)
+    own_counts = gated_counts(scores, own_gate)
+    values = score_values(scores, items, threshold, gate, own_gate)
+    return Calibrated(choice, _holdout(items, values, own_counts), own_counts)
 
 
-def _best_mask(histogram: npt.NDArray[np.int64]) -> tuple[int, float]:
-    """(which weights, threshold) of the best Dice; (weights, 2, BINS). The first, 1/2 where nothing is positive."""
-    if not histogram[0, 1].any():
-        return 0, 0.5
-    found = [metrics.best_threshold(one) for one in histogram]
-    best = int(np.argmax([dice for _, dice in found]))
-    return best, found[best][0]
-
-
-def _mixture(scores: npt.NDArray[np.float64], names: Sequence[str], weights: Weights) -> npt.NDArray[np.float64]:
-    share = np.array([weights.get(name, 0.0) for name in names])
-    return np.asarray(share @ scores / share.sum()) if len(names) > 1 else scores[0]
-
-
-def _best_gate(
-    scores: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], group: npt.NDArray[np.str_], when: str
-) -> tuple[int, float]:
-    """(which weights, gate) of the best Dice; scores (weights, n), counts (3, n)."""
-    if when == "never" or not counts.any():
-        return 0, 0.0
-    found = [metrics.best_gate(one, *counts) for one in scores]
-    best = int(np.argmax([dice for _, dice in found]))
-    gate = found[best][0]
-    if when == "proven":
-        low, _ = metrics.bootstrap_difference(counts, gated(counts, scores[best] < gate), group)
-        gate = gate if low > 0 else 0.0
-    return best, gate
-
-
-def known_of_holdout(fitted: Calibrated | None, items: Items) -> dict[str, Any]:
-    """What a calibration states of the records that were held out."""
+def _holdout(items: Items, values: ScoreValues | None, counts: Counts | None) -> HoldoutScores:
     return {
-        "holdout": fitted.holdout if fitted else None,
+        "holdout": values,
         "holdout_records": items.record_id.tolist(),
         "holdout_groups": items.group.tolist(),
-        "holdout_counts": fitted.counts.tolist() if fitted else None,
+        "holdout_counts": None if counts is None else counts.tolist(),
     }
+
+
+def _outputs(candidates: _Candidates) -> Iterator[tuple[LabelledBatch, dict[str, Tensor], dict[str, Tensor]]]:
+    """Each batch, with the masks (b, h, w) on the label grid and the record scores (b) of each network."""
+    for batch in labelled_batches(candidates.items, candidates.options):
+        with torch.inference_mode():
+            masks, scores = candidates.detector.network_outputs(batch.window_btchw, batch.valid_bhw)
+            masks = {name: move_masks(p_bhw, candidates.shift) for name, p_bhw in masks.items()}
+        yield batch, masks, scores
+
+
+def _combine(candidates: _Candidates, index: int, masks: dict[str, Tensor], scores: dict[str, Tensor]) -> Tensor:
+    """The probability (b, h, w) with some weights; if there are none, the record score as a mask of one pixel."""
+    if weights := candidates.masks[index]:
+        return weighted_mean(masks, weights)
+    return weighted_mean(scores, candidates.gates[0])[:, None, None]
+
+
+def _histograms_and_scores(
+    candidates: _Candidates, fold: npt.NDArray[np.int64], folds: int
+) -> tuple[Counts, npt.NDArray[np.float64]]:
+    """First pass: histograms (masks, folds, 2, BINS), and record scores (gates, n)."""
+    items = candidates.items
+    histogram = np.zeros((len(candidates.masks), folds, 2, metrics.BINS), np.int64)
+    names = sorted({name for weights in candidates.gates for name, weight in weights.items() if weight > 0})
+    by_name = np.zeros((len(names), len(items)))
+    for batch, masks, scores in _outputs(candidates):
+        by_name[:, batch.rows] = [scores[name].cpu().numpy() for name in names]
+        for c in range(len(candidates.masks)):
+            for row, p, target, valid in batch.paired(_combine(candidates, c, masks, scores)):
+                histogram[c, fold[row]] += metrics.histograms(p[valid], target[valid])
+    histogram, by_name = sum_over_ranks((histogram, by_name), candidates.options.ranks)
+    if len(names) == 1:
+        return histogram, np.repeat(by_name, len(candidates.gates), axis=0)
+    shares = np.array([[weights.get(name, 0.0) for name in names] for weights in candidates.gates])
+    return histogram, np.stack([share @ by_name / share.sum() for share in shares])
+
+
+def _counts(candidates: _Candidates, fold: npt.NDArray[np.int64], fitted: Sequence[Fitted]) -> tuple[Counts, Counts]:
+    """Second pass: counts (choices, 3, n) with each choice, and tolerant ones (4, n) with that of the record's fold."""
+    size = len(candidates.items)
+    counts, tolerant = np.zeros((len(fitted), 3, size), np.int64), np.zeros((4, size), np.int64)
+    for batch, masks, scores in _outputs(candidates):
+        for k, (c, threshold) in enumerate(fitted):
+            for row, p, target, _ in batch.paired(_combine(candidates, c, masks, scores)):
+                counts[k, :, row] = metrics.confusion_counts(p >= threshold, target)
+                if fold[row] == k:
+                    tolerant[:, row] = metrics.tolerant_counts(p >= threshold, target)
+    counts, tolerant = sum_over_ranks((counts, tolerant), candidates.options.ranks)
+    return counts, tolerant
+
+
+def _best_mask(histogram: Counts) -> Fitted:
+    """The weights and threshold of the best Dice, from histograms (masks, 2, BINS)."""
+    if not histogram[0, 1].any():
+        return Fitted(0, 0.5)
+    thresholds, dices = zip(*map(metrics.best_threshold, histogram), strict=True)
+    best = int(np.argmax(dices))
+    return Fitted(best, thresholds[best])
+
+
+def choose_gate(
+    scores_gn: npt.NDArray[np.float64], counts_3n: Counts, group: npt.NDArray[np.str_], when: GateWhen
+) -> Fitted:
+    """Choose the weights and the gate of the best global Dice.
+
+    Args:
+        scores_gn: Record scores with each of the weights, (weights, n).
+        counts_3n: tp, fp, fn of each record without a gate.
+        group: Group (n) of each record, for resampling.
+        when: When to keep a gate.
+
+    Returns:
+        The choice; gate 0 if none is kept.
+    """
+    if when == "never" or not counts_3n.any():
+        return Fitted(0, 0.0)
+    gates, dices = zip(*(metrics.best_gate(score_n, *counts_3n) for score_n in scores_gn), strict=True)
+    best = int(np.argmax(dices))
+    if when == "proven":
+        gated = metrics.empty_masks(counts_3n, scores_gn[best] < gates[best])
+        low, _ = metrics.bootstrap_difference(counts_3n, gated, group)
+        return Fitted(best, gates[best] if low > 0 else 0.0)
+    return Fitted(best, gates[best])

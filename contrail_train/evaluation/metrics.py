@@ -1,8 +1,8 @@
-"""Scores of predictions, from integer counts that add up over batches and ranks.
+"""Scores of predictions, from integer counts that add up over batches and processes.
 
-Global Dice is 2TP / (2TP + FP + FN) of counts summed over all pixels of all records. Two integer histograms
-of probabilities give it at 65,536 thresholds at once. A ratio whose denominator is 0 is 1: where nothing is
-there and nothing is claimed, nothing is wrong.
+Global Dice is 2TP / (2TP + FP + FN) of counts summed over all pixels of all records. Two integer histograms of
+probabilities give it at 65,536 thresholds at once. A ratio whose denominator is 0 is 1: where there is no contrail and
+none is predicted, nothing is wrong.
 """
 
 from __future__ import annotations
@@ -12,39 +12,71 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
 
 BINS = 65536
-"""Probabilities are told apart to 1 / BINS; a power of two, so that scaling float32 by it is exact."""
-
-
+"""Probabilities are resolved to 1 / BINS; a power of two, so that scaling float32 by it is exact."""
 RESAMPLES = 2000
+"""Resamples of a bootstrap."""
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
-    """Elementwise quotient; 1 where the denominator is 0."""
+    """Divide elementwise.
+
+    Args:
+        numerator: Any shape.
+        denominator: A shape that broadcasts with it.
+
+    Returns:
+        The quotient; 1 where the denominator is 0.
+    """
     top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     return np.where(bottom == 0, 1.0, top / np.where(bottom == 0, 1.0, bottom))
 
 
 def share(part: int, whole: int) -> float | None:
-    """None of nothing."""
+    """Divide a part by the whole.
+
+    Args:
+        part: Number of elements in the part.
+        whole: Number of all elements.
+
+    Returns:
+        The quotient; None if the whole is empty.
+    """
     return part / whole if whole else None
 
 
 def dice(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
-    """2TP / (2TP + FP + FN), elementwise."""
+    """Compute Dice, 2TP / (2TP + FP + FN), elementwise.
+
+    Args:
+        tp: True positives.
+        fp: False positives.
+        fn: False negatives.
+
+    Returns:
+        Dice; 1 where all counts are 0.
+    """
     twice = 2 * np.asarray(tp)
     return ratio(twice, twice + np.asarray(fp) + np.asarray(fn))
 
 
 def histograms(prob: NDArray[np.floating], target: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Pixels counted by bin of their probability: int64 (2, BINS), row 0 of negatives, row 1 of positives.
+    """Count pixels by the bin of their probability. Histograms of parts add up.
 
-    prob: floats in [0, 1] of any shape; target: bool or 0/1, same shape. Bin = min(floor(p × BINS), BINS -
-    1), so a pixel is at or above the threshold k / BINS exactly when its bin is >= k. Histograms of parts add
-    up. Raises ValueError for a NaN, a probability outside [0, 1], or shapes that differ.
+    The bin is min(floor(p × BINS), BINS - 1), so a pixel reaches the threshold k / BINS exactly if its bin is >= k.
+
+    Args:
+        prob: Probabilities in [0, 1], any shape.
+        target: Labels, bool or 0/1, same shape.
+
+    Returns:
+        int64 (2, BINS); row 0 counts negatives, row 1 positives.
+
+    Raises:
+        ValueError: If a probability is NaN or outside [0, 1], or shapes differ.
     """
     if prob.shape != target.shape:
-        raise ValueError(f"probabilities {prob.shape} and target {target.shape} differ in shape")
-    # written so that NaN, which compares false, is refused as well
+        raise ValueError(f"probabilities {prob.shape} and target {target.shape}: shapes differ")
+    # the condition is negated so that NaN, which compares false, is refused as well
     if prob.size and not (prob.min() >= 0 and prob.max() <= 1):
         raise ValueError(f"probabilities must lie in [0, 1] and not be NaN; found {prob.min()} to {prob.max()}")
     scaled = prob.astype(np.promote_types(prob.dtype, np.float32), copy=False).ravel() * BINS
@@ -54,23 +86,38 @@ def histograms(prob: NDArray[np.floating], target: NDArray[np.generic]) -> NDArr
 
 
 def _at_or_above(hist: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(fp, tp), each int64 (BINS + 1,): pixels whose bin is >= k; the last entry is 0."""
+    """(fp, tp), each int64 (BINS + 1): pixels whose bin is >= k; the last entry is 0."""
     above = np.zeros((2, BINS + 1), np.int64)
     above[:, :BINS] = hist[:, ::-1].cumsum(axis=1)[:, ::-1]
     return above[0], above[1]
 
 
 def dice_curve(hist: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Global Dice with every pixel of probability >= k / BINS called positive: float64 (BINS,), by k."""
+    """Compute global Dice at every threshold k / BINS.
+
+    Args:
+        hist: Histograms (2, BINS).
+
+    Returns:
+        float64 (BINS), by k.
+    """
     fp, tp = _at_or_above(hist)
     return dice(tp, fp, tp[0] - tp)[:BINS]
 
 
 def best_threshold(hist: NDArray[np.int64]) -> tuple[float, float]:
-    """(threshold, Dice there): the middle of the longest run of thresholds that all reach the best Dice.
+    """Find the threshold of the best global Dice.
 
-    The middle keeps the largest distance from probabilities on either side. Raises ValueError without
-    positives: every threshold that calls nothing positive would be equally right.
+    Of the thresholds that reach it, the middle of the longest run is farthest from probabilities on either side.
+
+    Args:
+        hist: Histograms (2, BINS).
+
+    Returns:
+        The threshold, and the Dice at it.
+
+    Raises:
+        ValueError: If there is no positive pixel: all thresholds that predict nothing would be equally good.
     """
     if not hist[1].any():
         raise ValueError("no positive pixel: a threshold cannot be chosen")
@@ -83,16 +130,28 @@ def best_threshold(hist: NDArray[np.int64]) -> tuple[float, float]:
 
 
 def counts_at(hist: NDArray[np.int64], threshold: float) -> tuple[int, int, int]:
-    """(tp, fp, fn) with every pixel of probability >= threshold called positive; the threshold is a k / BINS."""
+    """Count pixels at a threshold.
+
+    Args:
+        hist: Histograms (2, BINS).
+        threshold: A multiple of 1 / BINS.
+
+    Returns:
+        tp, fp and fn if every pixel that reaches the threshold is predicted positive.
+    """
     fp, tp = _at_or_above(hist)
     k = round(threshold * BINS)
     return int(tp[k]), int(fp[k]), int(tp[0] - tp[k])
 
 
 def cross_fitted(hist_k2b: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
-    """(thresholds (k), Dice): each part of the records at the threshold that is best on the other parts.
+    """Compute global Dice with each part of the records at the threshold that is best on the other parts.
 
-    hist_k2b: histograms of parts, (k, 2, BINS). Where the other parts have no positive pixel the threshold is 1/2.
+    Args:
+        hist_k2b: Histograms of the parts, (k, 2, BINS).
+
+    Returns:
+        Thresholds (k), 1/2 where the other parts have no positive pixel; and the Dice.
     """
     total = hist_k2b.sum(0)
     others = [total - own for own in hist_k2b]
@@ -102,10 +161,18 @@ def cross_fitted(hist_k2b: NDArray[np.int64]) -> tuple[NDArray[np.float64], floa
 
 
 def average_precision(hist: NDArray[np.int64]) -> float:
-    """Area under precision-recall in steps, Σ (R_n - R_{n-1}) P_n over bins from the highest down.
+    """Compute the area under the precision-recall curve, Σ (R_n - R_{n-1}) P_n over bins from the highest down.
 
-    The definition of scikit-learn's average_precision_score (no interpolation), on scores rounded to bins.
-    Raises ValueError without positives.
+    This is the definition of scikit-learn's `average_precision_score` (no interpolation), on scores rounded to bins.
+
+    Args:
+        hist: Histograms (2, BINS).
+
+    Returns:
+        The area.
+
+    Raises:
+        ValueError: If there is no positive pixel.
     """
     if not hist[1].any():
         raise ValueError("no positive pixel: average precision is not defined")
@@ -116,11 +183,21 @@ def average_precision(hist: NDArray[np.int64]) -> float:
 def bootstrap_interval(
     tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, groups: ArrayLike | None = None, *, level: float = 0.95
 ) -> tuple[float, float]:
-    """(low, high): percentile interval of global Dice over resampled records.
+    """Compute the percentile interval of global Dice over resampled records.
 
-    tp, fp, fn: (n,) integer pixel counts of each record; groups: (n,) labels of records that are drawn
-    together, such as (site, day), for records of one group are not independent; None draws single records.
-    Raises ValueError when there is no record or shapes differ.
+    Args:
+        tp: True positive pixels of each record, int (n).
+        fp: False positive pixels, likewise.
+        fn: False negative pixels, likewise.
+        groups: Label (n) of the group of each record, such as (site, day). Records of a group are not independent and
+            are drawn together; None draws single records.
+        level: Coverage of the interval.
+
+    Returns:
+        Lower and upper end.
+
+    Raises:
+        ValueError: If there is no record.
     """
     return _interval(_resampled_dice(np.stack([np.asarray(c) for c in (tp, fp, fn)]), groups), level)
 
@@ -128,9 +205,16 @@ def bootstrap_interval(
 def bootstrap_difference(
     counts_a: NDArray[np.int64], counts_b: NDArray[np.int64], groups: ArrayLike | None = None, *, level: float = 0.95
 ) -> tuple[float, float]:
-    """(low, high): percentile interval of Dice of B less Dice of A, both on the same resampled records.
+    """Compute the percentile interval of the Dice of B minus that of A, both on the same resampled records.
 
-    counts: (3, n) integer tp, fp, fn of the same n records; groups as in `bootstrap_interval`.
+    Args:
+        counts_a: tp, fp and fn of each record, int (3, n).
+        counts_b: Likewise, of the same records.
+        groups: As in `bootstrap_interval`.
+        level: Coverage of the interval.
+
+    Returns:
+        Lower and upper end.
     """
     return _interval(_resampled_dice(counts_b, groups) - _resampled_dice(counts_a, groups), level)
 
@@ -141,17 +225,17 @@ def _interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
 
 
 def _resampled_dice(counts_3n: NDArray[np.generic], groups: ArrayLike | None) -> NDArray[np.float64]:
-    """(RESAMPLES,) global Dice; the draws depend on the number of groups alone."""
+    """Global Dice (RESAMPLES); the draws depend only on the number of groups."""
     if counts_3n.ndim != 2 or not counts_3n.shape[1]:
-        raise ValueError(f"counts must be (n,) with n >= 1, not {counts_3n.shape[1:]}")
+        raise ValueError(f"counts {counts_3n.shape[1:]}: must be (n) with n >= 1")
     counts = counts_3n.T.astype(np.float64)
     if groups is not None:
         group = np.unique(np.asarray(groups), return_inverse=True)[1]
         counts = np.stack([np.bincount(group, weights=c) for c in counts.T], axis=-1)
     n, rng = len(counts), np.random.default_rng(0)
-    block = max(1, 4_000_000 // n)  # keeps the table of draws, (block, n), at 32 MB
+    block = max(1, 4_000_000 // n)  # limits the table of draws, (block, n), to 32 MB
     sizes = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
-    # times a group was drawn × its counts: float64 holds these integers exactly
+    # how often a group was drawn × its counts: integers, which float64 holds exactly
     sums = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ counts for size in sizes])
     return dice(*sums.T)
 
@@ -159,51 +243,110 @@ def _resampled_dice(counts_3n: NDArray[np.generic], groups: ArrayLike | None) ->
 def tolerant_counts(
     predicted_hw: NDArray[np.bool_], target_hw: NDArray[np.bool_], tolerance: float = 2.0
 ) -> tuple[int, int, int, int]:
-    """(tp_pred, n_pred, tp_true, n_true): predicted pixels within `tolerance` of a true one, and vice versa.
+    """Count predicted pixels near true ones, and true pixels near predicted ones.
 
-    Both masks are (h, w) bool; the distance is Euclidean, in pixels. Counts of records add up;
-    `tolerant_dice` turns the sums into a score.
+    Counts of records add up; `tolerant_dice` turns the sums into a score.
+
+    Args:
+        predicted_hw: Predicted mask, bool (h, w).
+        target_hw: True mask, bool (h, w).
+        tolerance: Euclidean distance in pixels that counts as near.
+
+    Returns:
+        Predicted pixels near a true one, predicted pixels, true pixels near a predicted one, true pixels.
     """
-    predicted, target = predicted_hw.astype(bool), target_hw.astype(bool)
-    return (
-        _near(predicted, target, tolerance),
-        int(predicted.sum()),
-        _near(target, predicted, tolerance),
-        int(target.sum()),
+    near_true, near_predicted = (
+        _count_near(*masks, tolerance) for masks in ((predicted_hw, target_hw), (target_hw, predicted_hw))
     )
+    return near_true, int(predicted_hw.sum()), near_predicted, int(target_hw.sum())
 
 
-def _near(pixels_hw: NDArray[np.bool_], others_hw: NDArray[np.bool_], tolerance: float) -> int:
-    if not others_hw.any():  # the distance transform of a mask without a target is not infinite but arbitrary
+def _count_near(pixels_hw: NDArray[np.bool_], others_hw: NDArray[np.bool_], tolerance: float) -> int:
+    if not others_hw.any():  # the distance to an empty mask is arbitrary, not infinite
         return 0
     return int((pixels_hw & (distance_transform_edt(~others_hw) <= tolerance)).sum())
 
 
 def tolerant_dice(tp_pred: int, n_pred: int, tp_true: int, n_true: int) -> float:
-    """2PR / (P + R) of summed `tolerant_counts`, P = tp_pred / n_pred and R = tp_true / n_true."""
+    """Compute 2PR / (P + R) with P = tp_pred / n_pred and R = tp_true / n_true.
+
+    Args:
+        tp_pred: Predicted pixels near a true one.
+        n_pred: Predicted pixels.
+        tp_true: True pixels near a predicted one.
+        n_true: True pixels.
+
+    Returns:
+        Dice with tolerance.
+    """
     precision, recall = float(ratio(tp_pred, n_pred)), float(ratio(tp_true, n_true))
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def record_dice(predicted_any: NDArray[np.bool_], true_any: NDArray[np.bool_]) -> float:
-    """F1 over records of "has any contrail"; both (n,) bool."""
+    """Compute the Dice (F1) of "has any contrail" over records.
+
+    Args:
+        predicted_any: Whether each record's mask has any pixel, bool (n).
+        true_any: Whether each record's label has any, bool (n).
+
+    Returns:
+        Dice over records.
+    """
     tp = int((predicted_any & true_any).sum())
     return float(dice(tp, predicted_any.sum() - tp, true_any.sum() - tp))
 
 
-def best_gate(score_n: ArrayLike, tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> tuple[float, float]:
-    """(gate, Dice): records with score < gate get an empty mask; the gate that gives the best global Dice.
+def confusion_counts(predicted_hw: NDArray[np.bool_], target_hw: NDArray[np.bool_]) -> tuple[int, int, int]:
+    """Count true positive, false positive and false negative pixels.
 
-    score_n: (n,) float scores >= 0; tp, fp, fn: (n,) integer pixel counts of each record's mask as it is
-    without a gate. An emptied record loses its tp and fp, and its fn grows by tp. Tries no gate (0.0) and
-    each midpoint between neighbouring distinct scores; of equals the lowest wins, no gate first. Raises
-    ValueError for a negative or NaN score, which the gate 0.0 would not let through.
+    Args:
+        predicted_hw: Predicted mask, bool (h, w).
+        target_hw: True mask, bool (h, w).
+
+    Returns:
+        tp, fp and fn.
+    """
+    tp = int((predicted_hw & target_hw).sum())
+    return tp, int(predicted_hw.sum()) - tp, int(target_hw.sum()) - tp
+
+
+def empty_masks(counts_3n: NDArray[np.int64], emptied_n: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Change counts as if the masks of some records were empty.
+
+    Args:
+        counts_3n: tp, fp and fn of each record.
+        emptied_n: Which records get an empty mask.
+
+    Returns:
+        tp, fp and fn of each record: what was tp is now fn.
+    """
+    tp, fp, fn = counts_3n
+    return np.stack([np.where(emptied_n, 0, tp), np.where(emptied_n, 0, fp), np.where(emptied_n, fn + tp, fn)])
+
+
+def best_gate(score_n: ArrayLike, tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> tuple[float, float]:
+    """Find the gate of the best global Dice; records with a lower score get an empty mask.
+
+    No gate (0.0) and the midpoints between neighbouring distinct scores are tried; of equal ones the lowest wins.
+
+    Args:
+        score_n: Score of each record, >= 0, float (n).
+        tp: True positive pixels of each record without a gate, int (n).
+        fp: False positive pixels, likewise.
+        fn: False negative pixels, likewise.
+
+    Returns:
+        The gate, and the Dice with it.
+
+    Raises:
+        ValueError: If a score is negative or NaN, which the gate 0.0 would not pass.
     """
     score = np.asarray(score_n, np.float64)
     if not (score >= 0).all():
         raise ValueError("record scores must be >= 0 and not NaN")
     distinct, rank = np.unique(score, return_inverse=True)
-    # counts by distinct score; then what remains when the lowest k distinct scores are emptied
+    # counts by distinct score, then what remains if the records of the lowest k distinct scores are emptied
     by_score = np.stack([np.bincount(rank, weights=np.asarray(c), minlength=1) for c in (tp, fp, fn)])
     kept_tp, kept_fp, _ = by_score[:, ::-1].cumsum(axis=1)[:, ::-1]
     positives = by_score[0].sum() + by_score[2].sum()

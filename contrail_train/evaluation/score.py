@@ -1,54 +1,42 @@
-"""Exact global Dice and friends: one pass over labelled frames, integer counts, nothing averaged over batches.
+"""Scores of a detector on labelled frames: one pass, integer counts, nothing averaged over batches.
 
-Thresholds, gates and weights are fitted by `calibrate` alone, on held-out records, and are cross-fitted there: what a
-record scores was fitted on other groups (site, day) of records.
+Thresholds, gates and weights are fitted by `calibrate` only, on held-out records, and cross-fitted there: what a record
+is scored with was fitted on other groups (site, day) of records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from contrail_data.errors import ContrailError
-from contrail_data.progress import progress
-from contrail_data.splits.folds import folds
+from contrail_data.splits.folds import make_folds
 from contrail_train.data.items import Items
-from contrail_train.data.loader import load
 from contrail_train.evaluation import metrics
+from contrail_train.evaluation.batches import (
+    EvaluationOptions,
+    Mask,
+    Probability,
+    labelled_batches,
+    sum_over_ranks,
+)
 from contrail_train.inference.detector import Detect
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.directory import CALIBRATION
-from contrail_train.runs.distributed import ALONE, Ranks, gather
+from contrail_train.runs.scores import ScoreValues
 
 FOLDS = 5
-Look = Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.bool_], float], None]
-"""Gets each scored record: row of the items, probability (h, w), target (h, w), record score."""
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How labelled frames are read and shown to a model."""
-
-    device: torch.device
-    batch: int = 16
-    threads: int = 2
-    name: str | None = "evaluate"
-    """Titles the progress display; None shows none."""
-    ranks: Ranks = ALONE
-    """Every process of a run looks at its share, and gets the sums over all."""
+OnRecord = Callable[[int, Probability, Mask, float], None]
+"""Receives each scored record: row of the items, probability (h, w), label (h, w), record score."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Counts over labelled frames; `n` is the number of records."""
+    """Counts over labelled frames; n is the number of records."""
 
     histogram: npt.NDArray[np.int64]
     """(folds, 2, BINS): pixels without and with a label by probability, before any gate."""
@@ -60,91 +48,67 @@ class Scores:
     """(4, n): counts of `metrics.tolerant_counts` of each record."""
 
 
-def predicted_batches(
-    ask: Callable[[Tensor, Tensor | None], T], items: Items, how: Reading
-) -> Iterator[tuple[npt.NDArray[np.int64], T, npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
-    """(rows, what `ask` made of their windows, target (b, h, w), where it has pixels (b, h, w), positive (b))."""
-    own = np.arange(how.ranks.rank, len(items), how.ranks.world)
-    steps = [own[i : i + how.batch] for i in range(0, len(own), how.batch)]
-    shown = how.name is not None and how.ranks.first
-    with progress(how.name or "", len(own)) if shown else nullcontext(lambda _: None) as advance:
-        for rows, batch in zip(steps, load(items, steps, how.device, how.threads, prefetch=2), strict=True):
-            valid_bhw = None if batch.valid_b1hw is None else batch.valid_b1hw[:, 0] > 0
-            with torch.inference_mode():
-                told = ask(batch.image_btchw, valid_bhw)
-            target_bhw = batch.target_b1hw[:, 0].cpu().numpy() >= 128
-            there_bhw = np.ones_like(target_bhw) if valid_bhw is None else valid_bhw.cpu().numpy()
-            yield rows, told, target_bhw & there_bhw, there_bhw, batch.positive_b1[:, 0].cpu().numpy() > 0
-            advance(len(rows))
-
-
-def on_labels(
-    probability_bhw: Tensor,
-    target_bhw: npt.NDArray[np.bool_],
-    there_bhw: npt.NDArray[np.bool_],
-    positive_b: npt.NDArray[np.bool_],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """(probability, target, there): of a classifier all are (b, 1, 1), a mask of one pixel."""
-    p_bhw = probability_bhw.float().cpu().numpy()
-    if p_bhw.shape[1:] == (1, 1):
-        target_bhw = positive_b[:, np.newaxis, np.newaxis]
-        return p_bhw, target_bhw, np.ones_like(target_bhw)
-    return np.where(there_bhw, p_bhw, np.float32(0)), target_bhw, there_bhw
-
-
 def score(
     detect: Detect,
     items: Items,
-    how: Reading,
+    options: EvaluationOptions,
     threshold: npt.ArrayLike,
+    *,
     fold: npt.NDArray[np.int64] | None = None,
-    look: Look | None = None,
+    on_record: OnRecord | None = None,
 ) -> Scores:
-    """Score human-labelled frames of a detector that answers on the labels' grid.
+    """Score human-labelled frames.
 
-    threshold: of all, or (n) of each record. fold: (n) the part of each record, for the histograms; None: one part.
+    Args:
+        detect: A detector that answers on the grid of the labels.
+        items: The frames.
+        options: How to read them.
+        threshold: Of all records, or (n) of each.
+        fold: Fold (n) of each record, for the histograms; None for a single fold.
+        on_record: Called with each record.
+
+    Returns:
+        The counts.
     """
-    parts = 1 if fold is None else int(fold.max(initial=0)) + 1
-    part = np.zeros(len(items), np.int64) if fold is None else fold
-    limit = np.broadcast_to(np.asarray(threshold, np.float64), len(items))
-    histogram = np.zeros((parts, 2, metrics.BINS), np.int64)
-    counts, record_scores = np.zeros((3, len(items)), np.int64), np.zeros(len(items))
+    fold = np.zeros(len(items), np.int64) if fold is None else fold
+    threshold_n = np.broadcast_to(np.asarray(threshold, np.float64), len(items))
+    histogram = np.zeros((int(fold.max(initial=0)) + 1, 2, metrics.BINS), np.int64)
+    counts, record_score = np.zeros((3, len(items)), np.int64), np.zeros(len(items))
     tolerant = np.zeros((4, len(items)), np.int64)
-    for rows, told, *labels in predicted_batches(detect, items, how):
-        p_bhw, target_bhw, there_bhw = on_labels(told.probability_bhw, *labels)
-        record_scores[rows] = told.score_b.cpu().numpy()
-        for row, p_hw, target_hw, there_hw in zip(rows, p_bhw, target_bhw, there_bhw, strict=True):
-            histogram[part[row]] += metrics.histograms(p_hw[there_hw], target_hw[there_hw])
-            predicted_hw = p_hw >= limit[row]
-            counts[:, row] = confusion_counts(predicted_hw, target_hw)
+    for batch in labelled_batches(items, options):
+        with torch.inference_mode():
+            prediction = detect(batch.window_btchw, batch.valid_bhw)
+        record_score[batch.rows] = prediction.score_b.cpu().numpy()
+        for row, p_hw, target_hw, valid_hw in batch.paired(prediction.probability_bhw):
+            histogram[fold[row]] += metrics.histograms(p_hw[valid_hw], target_hw[valid_hw])
+            predicted_hw = p_hw >= threshold_n[row]
+            counts[:, row] = metrics.confusion_counts(predicted_hw, target_hw)
             tolerant[:, row] = metrics.tolerant_counts(predicted_hw, target_hw)
-            if look is not None:
-                look(int(row), p_hw, target_hw, float(record_scores[row]))
-    return Scores(*summed_over_ranks((histogram, counts, record_scores, tolerant), how.ranks))
-
-
-def confusion_counts(predicted_hw: npt.NDArray[np.bool_], target_hw: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
-    tp = int((predicted_hw & target_hw).sum())
-    return tp, int(predicted_hw.sum()) - tp, int(target_hw.sum()) - tp
-
-
-def summed_over_ranks(arrays: Sequence[npt.NDArray[Any]], ranks: Ranks) -> list[npt.NDArray[Any]]:
-    """Over processes: each left zeros where the others counted."""
-    return [sum(column) for column in zip(*gather(tuple(arrays), ranks), strict=True)]
+            if on_record is not None:
+                on_record(row, p_hw, target_hw, float(record_score[row]))
+    return Scores(*sum_over_ranks((histogram, counts, record_score, tolerant), options.ranks))
 
 
 def unseen(items: Items, models: Sequence[Predictor]) -> Items:
-    """The records that no model was trained on or calibrated by: no other is ever scored.
+    """Select the records that no model was trained on or calibrated by, the only ones that may be scored.
 
-    Raises ContrailError where none is left.
+    Args:
+        items: Labelled records.
+        models: The models to score.
+
+    Returns:
+        The unseen records.
+
+    Raises:
+        ContrailError: If there are none.
     """
     seen = frozenset().union(*(model.trained_records | model.calibrated_records for model in models))
     new = np.array([record_id not in seen for record_id in items.record_id.tolist()])
     if not new.any():
         where = f"{models[0].path / CALIBRATION}" if models[0].path.is_dir() else "its run's calibration.json"
         raise ContrailError(
-            f"all {len(items)} labelled records were trained on or calibrated by: score others (what the held-out ones "
-            f"scored at thresholds fitted on one another is in {where})"
+            f"all {len(items)} labelled records were used to train or calibrate the model: score other records; the "
+            f"cross-fitted scores of the held-out ones are in {where}"
         )
     return items[np.flatnonzero(new)]
 
@@ -153,72 +117,108 @@ def score_predictor(
     model: Predictor,
     items: Items,
     batch: int = 16,
-    look: Look | None = None,
+    *,
     fold: npt.NDArray[np.int64] | None = None,
+    on_record: OnRecord | None = None,
 ) -> Scores:
-    """Score a finished model at its own threshold, on items read at its own `offsets`; see `score`."""
-    return score(model.on_labels, items, Reading(model.device, batch), model.decision.threshold, fold, look)
+    """Score a finished model at its own threshold.
 
+    Args:
+        model: The model.
+        items: Labelled frames, read at the model's offsets.
+        batch: Windows that are predicted at once.
+        fold: See `score`.
+        on_record: See `score`.
 
-def report(
-    scores: Scores, items: Items, threshold: float, gate: float, gates: npt.NDArray[np.float64] | None = None
-) -> dict[str, Any]:
-    """Scores, with a 95 % bootstrap interval over groups, None of a single one; a share of nothing is None.
-
-    threshold, gate: of the model as it will be used, told with the scores; gates: (n) that each record meets here,
-    where these were cross-fitted. Raises ValueError without a record.
+    Returns:
+        The counts.
     """
-    limits = np.full(len(items), gate) if gates is None else gates
-    tp, fp, fn = gated = gated_counts(scores, limits)
-    shut = scores.record_score < limits
+    options = EvaluationOptions(model.device, batch)
+    return score(model.detect_on_label_grid, items, options, model.decision.threshold, fold=fold, on_record=on_record)
+
+
+def score_values(
+    scores: Scores, items: Items, threshold: float, gate: float, gates: npt.NDArray[np.float64] | None = None
+) -> ScoreValues:
+    """Summarise counts as scores, with a 95 % bootstrap interval over groups.
+
+    Args:
+        scores: The counts.
+        items: The records counted.
+        threshold: Threshold that the model will be used with, stated with the scores.
+        gate: Likewise its gate.
+        gates: Gate (n) of each record, if gates were cross-fitted; None if all records meet `gate`.
+
+    Returns:
+        The scores; None for a ratio without a denominator, and for the interval of a single group.
+    """
+    gate_n = np.full(len(items), gate) if gates is None else gates
+    gated = gated_counts(scores, gate_n)
+    tp, fp, fn = (int(count) for count in gated.sum(1))
     tolerant = scores.tolerant.copy()
-    tolerant[:3, shut] = 0  # nothing is predicted there any more
-    total = {k: int(v) for k, v in zip(("tp", "fp", "fn"), gated.sum(1), strict=True)}
+    tolerant[:3, scores.record_score < gate_n] = 0  # these masks are empty
     groups = len(np.unique(items.group))
-    low, high = metrics.bootstrap_interval(tp, fp, fn, groups=items.group) if groups > 1 else (None, None)
-    ungated = scores.counts.sum(1)
+    low, high = metrics.bootstrap_interval(*gated, groups=items.group) if groups > 1 else (None, None)
     positive = scores.counts[0] + scores.counts[2] > 0
+    auc_pr = record_auc_pr = None
+    if positive.any():
+        auc_pr = metrics.average_precision(scores.histogram.sum(0))
+        record_auc_pr = metrics.average_precision(metrics.histograms(scores.record_score, positive))
     return {
         "records": len(items),
         "positive_records": int(positive.sum()),
         "groups": groups,
         "threshold": threshold,
         "gate": gate,
-        "dice": float(metrics.dice(*gated.sum(1))),
+        "dice": float(metrics.dice(tp, fp, fn)),
         "dice_low": low,
         "dice_high": high,
-        "precision": metrics.share(total["tp"], total["tp"] + total["fp"]),
-        "recall": metrics.share(total["tp"], total["tp"] + total["fn"]),
-        "auc_pr": metrics.average_precision(scores.histogram.sum(0)) if positive.any() else None,
-        "tolerant_dice": metrics.tolerant_dice(*(int(n) for n in tolerant.sum(1))),
-        "record_dice": metrics.record_dice(tp + fp > 0, positive),
-        "record_auc_pr": _record_auc(scores, positive),
-        "dice_without_gate": float(metrics.dice(*ungated)),
-        **total,
+        "precision": metrics.share(tp, tp + fp),
+        "recall": metrics.share(tp, tp + fn),
+        "auc_pr": auc_pr,
+        "tolerant_dice": metrics.tolerant_dice(*(int(count) for count in tolerant.sum(1))),
+        "record_dice": metrics.record_dice(gated[0] + gated[1] > 0, positive),
+        "record_auc_pr": record_auc_pr,
+        "dice_without_gate": float(metrics.dice(*scores.counts.sum(1))),
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
     }
 
 
-def _record_auc(scores: Scores, positive: npt.NDArray[np.bool_]) -> float | None:
-    """Area under precision-recall of records by their score; None without a positive one."""
-    return metrics.average_precision(metrics.histograms(scores.record_score, positive)) if positive.any() else None
-
-
 def gated_counts(scores: Scores, gate: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """(3, n) tp, fp, fn when records that score below the gate, one or (n), get an empty mask."""
-    return gated(scores.counts, scores.record_score < np.asarray(gate))
+    """Count pixels when records that score below the gate get an empty mask.
+
+    Args:
+        scores: Counts before any gate.
+        gate: Of all records, or (n) of each.
+
+    Returns:
+        tp, fp and fn of each record, shape (3, n).
+    """
+    return metrics.empty_masks(scores.counts, scores.record_score < np.asarray(gate))
 
 
-def gated(counts: npt.NDArray[np.int64], shut: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    tp, fp, fn = counts
-    return np.stack([np.where(shut, 0, tp), np.where(shut, 0, fp), np.where(shut, fn + tp, fn)])
+def assign_folds(items: Items) -> npt.NDArray[np.int64]:
+    """Divide records into folds of whole groups (site, day).
 
+    Args:
+        items: The records.
 
-def parts_of(items: Items) -> npt.NDArray[np.int64]:
-    """(n) which of `FOLDS` parts, made of whole groups, a record is in; parts are fewer where groups are."""
+    Returns:
+        Fold (n) of each record, from 0; `FOLDS` folds, or as many as there are groups.
+    """
     groups = len(np.unique(items.group))
-    return folds(items.group, items.positive, min(FOLDS, groups)) if groups else np.zeros(0, np.int64)
+    return make_folds(items.group, items.positive, min(FOLDS, groups)) if groups else np.zeros(0, np.int64)
 
 
 def holdout_dice(scores: Scores) -> float | None:
-    """Dice at thresholds cross-fitted between parts, what epochs are compared by; None without a positive pixel."""
+    """Compute the Dice by which epochs are compared, at thresholds cross-fitted between folds.
+
+    Args:
+        scores: Counts of the held-out records.
+
+    Returns:
+        Global Dice; None without a positive pixel.
+    """
     return metrics.cross_fitted(scores.histogram)[1] if scores.histogram[:, 1].any() else None

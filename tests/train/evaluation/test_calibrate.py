@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from contrail_train.data.items import Items
 from contrail_train.evaluation import metrics
+from contrail_train.evaluation.batches import EvaluationOptions
 from contrail_train.evaluation.calibrate import Calibrated, calibrate
-from contrail_train.evaluation.score import Reading, Scores, parts_of, report
+from contrail_train.evaluation.score import Scores, assign_folds, score_values
 from contrail_train.inference.detector import Detector, Network, View
 from helpers.items import RECORDS, items_of, labelled_scene
 
@@ -32,9 +33,10 @@ def fitted(items: Items) -> Calibrated:
     view = View((0,), torch.zeros(3), torch.ones(3), False, None)
     networks = {name: Network(Channel(i), view) for i, name in enumerate("ab")}
     detector = Detector(networks, MASKS[0], {"a": 1.0}, top_k=8).eval()
-    how = Reading(torch.device("cpu"), batch=5, name=None)
-    found = calibrate(detector, (0.0, 0.0), items, how, MASKS, [{"a": 1.0}, {"b": 1.0}], "best")
-    assert found is not None
+    options = EvaluationOptions(torch.device("cpu"), batch=5, title=None)
+    gates = [{"a": 1.0}, {"b": 1.0}]
+    found = calibrate(detector, items, options, shift=(0.0, 0.0), masks=MASKS, gates=gates, gate_when="best")
+    assert found.counts is not None
     return found
 
 
@@ -42,7 +44,7 @@ def fitted(items: Items) -> Calibrated:
 def test_no_record_is_scored_by_what_was_fitted_on_it(seed: int) -> None:
     """Whatever the labels of one part say: what is predicted of its records, weights, threshold and gate, stays."""
     stored, label, items = labelled_scene(seed)
-    before, part = fitted(items), parts_of(items)
+    before, part = fitted(items), assign_folds(items)
     moved = 0
     for k in range(part.max() + 1):
         other = np.where((part == k)[:, None, None], ~label, label)
@@ -87,12 +89,12 @@ def test_a_shut_gate_leaves_nothing_predicted() -> None:
         np.array([[7, 4, 0], [8, 5, 9], [7, 5, 0], [8, 7, 0]]),
     )
     scores = Scores(np.ones((1, 2, metrics.BINS), int), counts, np.array([0.9, 0.2, 0.1]), tolerant)
-    told = report(scores, items, 0.5, 0.3)
+    told = score_values(scores, items, 0.5, 0.3)
     assert (told["tp"], told["fp"], told["fn"]) == (6, 2, 2 + 4 + 3)
     assert told["dice"] == pytest.approx(12 / (12 + 2 + 9))
     precision, recall = 7 / 8, 7 / (8 + 7)
     assert told["tolerant_dice"] == pytest.approx(2 * precision * recall / (precision + recall))
     assert told["record_dice"] == pytest.approx(2 / 3)
     assert told["dice_without_gate"] == pytest.approx(20 / (20 + 12 + 5))
-    own = report(scores, items, 0.5, 0.3, np.array([0.95, 0.1, 0.3]))  # each at the gate that it meets
+    own = score_values(scores, items, 0.5, 0.3, np.array([0.95, 0.1, 0.3]))  # each at the gate that it meets
     assert (own["tp"], own["fp"], own["fn"], own["gate"]) == (4, 1, 8 + 3, 0.3)

@@ -184,18 +184,18 @@ def test_difference_of_two_masks_is_paired() -> None:
 
 
 def test_a_gate_that_is_best_by_chance_is_not_kept() -> None:
-    from contrail_train.evaluation.calibrate import _best_gate
+    from contrail_train.evaluation.calibrate import choose_gate
 
     rng = np.random.default_rng(0)
     n = 60
     group = np.arange(n).astype(str)
     score, counts = rng.random(n), rng.integers(5, 50, (3, n))
     counts[0, score.argmin()] = 0  # one record decides
-    assert _best_gate(score[np.newaxis], counts, group, "best")[1] > 0
-    assert _best_gate(score[np.newaxis], counts, group, "proven")[1] == 0
+    assert choose_gate(score[np.newaxis], counts, group, "best")[1] > 0
+    assert choose_gate(score[np.newaxis], counts, group, "proven")[1] == 0
     score = np.where(np.arange(n) < n // 2, 0.1, 0.9)  # low scores are false alarms, every one
     counts = np.array([np.where(score > 0.5, 30, 0), np.where(score > 0.5, 5, 40), np.full(n, 3)])
-    assert _best_gate(np.stack([rng.random(n), score]), counts, group, "proven") == (1, 0.5)
+    assert choose_gate(np.stack([rng.random(n), score]), counts, group, "proven") == (1, 0.5)
 
 
 def test_cross_fitting_does_not_reward_memory() -> None:

@@ -32,7 +32,7 @@ from contrail_train.training.fit import fit
 
 SIDE = 128
 BASE = [
-    *("model.decoder_channels=[128,64,32,32,16]", "loss.pos_weight=3", "optim.lr=2e-3", "batch_size=8"),
+    *("model.decoder.channels=[128,64,32,32,16]", "loss.pos_weight=3", "optim.lr=2e-3", "batch_size=8"),
     *("augment.affine=0", "data.threads=1"),
 ]
 """2D, hard labels, full flips and quarter turns with the label shift. Cross-entropy alone: from random weights, global

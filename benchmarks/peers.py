@@ -1,11 +1,12 @@
-"""Other ways to read the samples: each opens its own or our format of them and gives a function of a sample's number.
+"""Other libraries that read the samples: each opens our format or its own and returns a function of a sample's number.
 
-What a function returns lies in memory that the caller may keep or use again: a reader that hands out views of a mapped
-file copies them into one buffer, as the limit does. zarr-python, xarray, tensorstore and zarrs read the very stores
-that ours reads. The others know whole samples only, so they slice what they have read: np.load a .npy file a sample,
-litdata (which maps its chunks), mosaicml-streaming (shards of 64 MB) and webdataset, which reads a tar file from its
-beginning whatever it is asked for. litdata's zstd is by the sample; mosaicml-streaming's is by the shard, which it
-decompresses to disk at first use: those files are removed before every pass, as in a data set that outgrows its cache.
+What a function returns lies in memory that the caller may keep or reuse: a reader that returns views of a mapped file
+copies them into one buffer, as the limit does. zarr-python, xarray, tensorstore and zarrs read the same stores as our
+reader. The others know only whole samples, so a part is sliced from what they have read: np.load reads a .npy file for
+each sample, litdata maps its chunks, mosaicml-streaming reads shards of 64 MB, and webdataset reads a tar file from its
+beginning, whatever sample is requested. litdata's zstd compresses each sample; mosaicml-streaming's compresses each
+shard, which it decompresses to disk at first use: those files are removed before every pass, as in a data set that is
+larger than its cache.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ import torch
 import xarray as xr
 import zarr
 
-from ways import SAMPLE, Pixels, Read, Way, buffer, mapped
+from methods import SAMPLE, Method, Pixels, Read, mapped, new_buffer
 
 LIBRARY_SIZE = 1 << 26  # bytes of a chunk or shard: the default of mosaicml-streaming and what litdata's README uses
 ZSTD = "zstd:3"  # the level of CODECS
 
 
-# ---------------------------------------------------------------------------------------------- on our own stores
+# ---- on our own stores
 
 
 def _zarr(folder: Path, codec: str, pick: Any, threads: int) -> Read:
@@ -46,7 +47,7 @@ def _tensorstore(folder: Path, codec: str, pick: Any, threads: int) -> Read:
     import tensorstore
 
     spec: dict[str, Any] = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / codec / "image")}}
-    if threads == 1:  # else its own default, as many as there are cores
+    if threads == 1:  # otherwise its own default, the number of cores
         spec["context"] = {name: {"limit": 1} for name in ("data_copy_concurrency", "file_io_concurrency")}
     array = tensorstore.open(spec, read=True).result()
     return lambda i: array[i, pick].read().result()
@@ -61,9 +62,9 @@ def _zarrs(folder: Path, codec: str, pick: Any, threads: int) -> Read:
 
 
 class ZarrSamples(torch.utils.data.Dataset[Pixels]):
-    """Map-style: an index is (codec, pick, sample), so that one set of workers serves every variant.
+    """A map-style data set whose index is (codec, pick, sample), so that one set of workers serves every variant.
 
-    Arrays are opened in the worker: zarr's event loop does not survive a fork, nor is an array cheap to send.
+    Arrays are opened in the worker, as zarr's event loop does not survive a fork and an array is not cheap to send.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,7 +83,10 @@ Batches = Callable[[str, Any, Sequence[int]], Iterator[torch.Tensor]]
 
 
 def zarr_batches(folder: Path, workers: int, batch: int) -> Batches:
-    """(codec, pick, order) -> batches of a torch DataLoader on zarr-python, whose workers live on between passes."""
+    """Return a function of (codec, pick, order) that gives the batches of a torch DataLoader on zarr-python.
+
+    Its workers stay alive between passes.
+    """
     indexes: list[tuple[str, Any, int]] = []
     loader: Any = torch.utils.data.DataLoader(
         ZarrSamples(folder),
@@ -100,7 +104,7 @@ def zarr_batches(folder: Path, workers: int, batch: int) -> Batches:
     return batches
 
 
-# ------------------------------------------------------------------------------------- on formats of their own
+# ---- on formats of their own
 
 
 def _write_npy(folder: Path, codec: str) -> None:
@@ -114,7 +118,7 @@ def _npy(folder: Path, codec: str, pick: Any, threads: int) -> Read:
 
 
 def _npy_mapped(folder: Path, codec: str, pick: Any, threads: int) -> Read:
-    out = buffer(pick)
+    out = new_buffer(pick)
 
     def read(i: int) -> Pixels:
         np.copyto(out, np.load(folder / "npy" / f"{i}.npy", mmap_mode="r")[pick])
@@ -128,7 +132,7 @@ def _raw_bytes(folder: Path, i: int) -> bytes:
 
 
 def _write_litdata(folder: Path, codec: str) -> None:
-    os.environ["LITDATA_DISABLE_VERSION_CHECK"] = "1"  # it would ask the network
+    os.environ["LITDATA_DISABLE_VERSION_CHECK"] = "1"  # it would query the network
     import litdata
 
     compression: dict[str, str] = {} if codec == "none" else {"compression": ZSTD, "compression_level": "sample"}
@@ -151,7 +155,7 @@ def _litdata(folder: Path, codec: str, pick: Any, threads: int) -> Read:
     samples = litdata.StreamingDataset(str(folder / f"litdata-{codec}"))
     if codec != "none":
         return lambda i: np.frombuffer(samples[i], np.uint8).reshape(SAMPLE)[pick]
-    out = buffer(pick)
+    out = new_buffer(pick)
 
     def read(i: int) -> Pixels:
         np.copyto(out, np.frombuffer(samples[i], np.uint8).reshape(SAMPLE)[pick])  # a view of the mapped chunk
@@ -174,7 +178,7 @@ def _write_mosaic(folder: Path, codec: str) -> None:
 
 def _restore_mosaic(folder: Path, codec: str) -> None:
     if codec != "none":
-        # The reader notices, and decompresses again. Opening it anew in their place would leak shared memory.
+        # The reader notices and decompresses them again. Reopening it instead would leak shared memory.
         for decompressed in (folder / f"mosaic-{codec}").glob("*.mds"):
             decompressed.unlink()
 
@@ -202,15 +206,15 @@ def _webdataset(folder: Path, codec: str, pick: Any, threads: int) -> Read:
 
 
 PEERS = {
-    "zarr-python": Way(_zarr, cold=True),
-    "xarray": Way(_xarray, ("none",)),
-    "tensorstore": Way(_tensorstore, threads=(1, 2), cold=True, modules=("tensorstore",)),
-    "zarrs": Way(_zarrs, threads=(1, 2), modules=("zarrs",)),
-    "np.load": Way(_npy, ("none",), write=_write_npy),
-    "np.load, mapped": Way(_npy_mapped, ("none",)),
-    "litdata": Way(_litdata, ("none", "zstd"), modules=("litdata", "zstd"), write=_write_litdata),
-    "mosaicml-streaming": Way(
+    "zarr-python": Method(_zarr, cold=True),
+    "xarray": Method(_xarray, ("none",)),
+    "tensorstore": Method(_tensorstore, threads=(1, 2), cold=True, modules=("tensorstore",)),
+    "zarrs": Method(_zarrs, threads=(1, 2), modules=("zarrs",)),
+    "np.load": Method(_npy, ("none",), write=_write_npy),
+    "np.load, mapped": Method(_npy_mapped, ("none",)),
+    "litdata": Method(_litdata, ("none", "zstd"), modules=("litdata", "zstd"), write=_write_litdata),
+    "mosaicml-streaming": Method(
         _mosaic, ("none", "zstd"), modules=("streaming", "zstd"), write=_write_mosaic, restore=_restore_mosaic
     ),
-    "webdataset, in sequence": Way(_webdataset, ("none",), modules=("webdataset",), write=_write_webdataset),
+    "webdataset, in sequence": Method(_webdataset, ("none",), modules=("webdataset",), write=_write_webdataset),
 }

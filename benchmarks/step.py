@@ -29,7 +29,8 @@ from contrail_data.store.settings import StoreSettings
 from contrail_train.config.presets import get_config
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import with_settings
-from contrail_train.data import augment
+from contrail_train.data.augment import augment_batch
+from contrail_train.data.draw import draw
 from contrail_train.data.loader import Batch, load
 from contrail_train.data.training_data import TrainingData, open_training_data
 from contrail_train.inference.detector import view_of
@@ -98,10 +99,16 @@ def stepper(
 
     def step(batch: Batch) -> None:
         height, width = batch.target_b1hw.shape[-2:]
-        draw = augment.draw(config.augment, len(batch.weight_b), height, width, 0, next(steps))
+        drawn = draw(config.augment, len(batch.weight_b), height, width, seed=0, step=next(steps))
         x_btchw, target_b1hw = normalise(batch.image_btchw, view), batch.target_b1hw.float() / 255
-        moved = augment.augment_batch(
-            x_btchw, target_b1hw, batch.positive_b1, draw, config.augment, data.label_shift, view.size
+        moved = augment_batch(
+            x_btchw,
+            target_b1hw,
+            batch.positive_b1,
+            drawn,
+            config.augment,
+            label_shift=data.label_shift,
+            size=view.size,
         )
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             output = stepped(moved.image_btchw, (height, width))

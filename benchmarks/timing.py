@@ -1,14 +1,15 @@
-"""What the benchmarks share: interleaved repeats and their medians, records to work on, how a target is judged."""
+"""What the benchmarks share: their options, interleaved repeats and medians, targets, and records to work on."""
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -22,34 +23,94 @@ Run = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
 
 
-def interleaved(
+def make_parser(description: str | None, tables: Sequence[str], rounds: int | None = None) -> argparse.ArgumentParser:
+    """Create a parser with the options that all benchmarks have.
+
+    Args:
+        description: Text of `--help`: the docstring of the benchmark.
+        tables: Names for `--only`.
+        rounds: Default of `--rounds`; None for a benchmark without rounds.
+
+    Returns:
+        A parser, to which a benchmark adds its own options.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=tables,
+        metavar="TABLE",
+        help=f"print only this table; can be given several times: {', '.join(tables)}",
+    )
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds of measurements (default {rounds})")
+    return parser
+
+
+def add_record_options(parser: argparse.ArgumentParser, samples: int) -> None:
+    """Add the options of benchmarks that read records.
+
+    Args:
+        parser: The parser of the benchmark.
+        samples: Default number of records.
+    """
+    parser.add_argument("--samples", type=int, default=samples, help=f"number of records (default {samples})")
+    parser.add_argument("--raw", type=Path, help="folder of records to use instead of synthetic ones")
+    parser.add_argument("--split", default="train", help="split of --raw")
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a benchmark as a program: an error that it expects ends in one line.
+
+    Args:
+        main: The benchmark.
+
+    Raises:
+        SystemExit: With the message, if the benchmark raises ContrailError.
+    """
+    try:
+        main()
+    except ContrailError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def measure(
     variants: Mapping[Name, Run],
     rounds: int,
     *,
-    least: float = 0.0,
+    shortest: float = 0.0,
     before: Mapping[Name, Run] | None = None,
     after: Run | None = None,
 ) -> dict[Name, list[float]]:
-    """Seconds a call of each variant, by round. In every round each runs in turn, in a new order.
+    """Measure variants in turn: in every round each of them runs once, in a new order.
 
-    A round before them goes unmeasured. A variant quicker than `least` seconds is called several times in a
-    round, so that the clock and a single interruption do not decide. Its own `before` precedes and `after` follows
-    every call, off the clock.
+    An unmeasured round precedes the others.
+
+    Args:
+        variants: What to measure.
+        rounds: Number of rounds.
+        shortest: A variant that is quicker than this is called several times in a round, in seconds, so that neither
+            the clock nor a single interruption decides.
+        before: Called before every call of a variant, outside the measurement.
+        after: Called after every call, outside the measurement.
+
+    Returns:
+        Seconds per call of each variant, by round.
     """
     prepare = before or {}
     calls = {}
     for name, run in variants.items():
         for _ in range(2):  # the first call also imports and fills caches
             seconds = _seconds(run, prepare.get(name), after)
-        calls[name] = max(1, round(least / seconds))
-    order, found = list(variants), {name: [0.0] * rounds for name in variants}
-    chance = random.Random(0)
+        calls[name] = max(1, round(shortest / seconds))
+    order, results = list(variants), {name: [0.0] * rounds for name in variants}
+    shuffler = random.Random(0)
     for r in range(rounds):
-        chance.shuffle(order)
+        shuffler.shuffle(order)
         for name in order:
             each = [_seconds(variants[name], prepare.get(name), after) for _ in range(calls[name])]
-            found[name][r] = sum(each) / calls[name]
-    return found
+            results[name][r] = sum(each) / calls[name]
+    return results
 
 
 def _seconds(run: Run, before: Run | None, after: Run | None) -> float:
@@ -64,33 +125,38 @@ def _seconds(run: Run, before: Run | None, after: Run | None) -> float:
 
 
 def medians(seconds: Mapping[Name, list[float]]) -> dict[Name, float]:
+    """Take the median over the rounds of each variant."""
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def spread(seconds: list[float]) -> str:
-    """How far the rounds lay apart, as multiples of their median: how noisy the machine was."""
+    """Say how far the rounds lie apart, as multiples of their median: how noisy the machine was."""
     middle = statistics.median(seconds)
     return f"{min(seconds) / middle:.2f} to {max(seconds) / middle:.2f}"
 
 
 def verdict(value: float, target: float, *, at_least: bool) -> str:
+    """Say whether a value meets its target."""
     met = value >= target if at_least else value <= target
     return f"{'>=' if at_least else '<='} {target:.2f} {'met' if met else 'MISSED'}"
 
 
 def drop_cached(folder: Path) -> None:
-    """Ask the kernel to forget the contents of a folder's files; pages that some process has mapped stay."""
+    """Ask the kernel to drop the contents of a folder's files from the page cache.
+
+    Pages that some process has mapped stay.
+    """
     for path in _files(folder):
         fd = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(fd)  # what is not on disk yet cannot be forgotten
+            os.fsync(fd)  # the kernel keeps what is not on disk yet
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)
 
 
-def cached(folder: Path) -> float:
-    """The share of a folder's pages that the page cache holds."""
+def cached_share(folder: Path) -> float:
+    """Return the share of a folder's pages that the page cache holds."""
     held = pages = 0
     for path in _files(folder):
         content = np.memmap(path, np.uint8, "r")
@@ -108,8 +174,20 @@ def _files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def workplace(samples: int, raw: Path | None, split: str) -> Iterator[tuple[Path, Path]]:
-    """(temporary folder, root of records): synthetic train records, or the first ones of `raw`. Gone at the end."""
+def record_folder(samples: int, raw: Path | None = None, split: str = "train") -> Iterator[tuple[Path, Path]]:
+    """Provide records in a temporary folder.
+
+    Args:
+        samples: Number of records.
+        raw: Folder of records to take the first ones from; None for synthetic ones.
+        split: Split of `raw`.
+
+    Yields:
+        The temporary folder, which is removed at the end, and the root of the records in it.
+
+    Raises:
+        ContrailError: If `raw` has no records of this split.
+    """
     with tempfile.TemporaryDirectory(prefix="contrail-benchmark-") as name:
         folder = Path(name)
         root = folder / "raw"
@@ -118,7 +196,7 @@ def workplace(samples: int, raw: Path | None, split: str) -> Iterator[tuple[Path
         else:
             records = sorted(p for p in (raw / split).iterdir() if p.is_dir()) if (raw / split).is_dir() else []
             if not records:
-                raise ContrailError(f"{raw / split}: holds no records: check --raw and --split")
+                raise ContrailError(f"{raw / split}: holds no records; check --raw and --split")
             (root / split).mkdir(parents=True)
             for record in records[:samples]:
                 (root / split / record.name).symlink_to(record.resolve())

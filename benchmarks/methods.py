@@ -1,4 +1,4 @@
-"""What a way of reading samples is, and the ones that peers are judged beside: the limit, ours, the codec alone."""
+"""Methods of reading samples: the limit, ours, and the codec alone, with which `loader.py` compares its peers."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ SAMPLE = (8, 3, 256, 256)
 Pixels = npt.NDArray[np.uint8]
 Read = Callable[[int], Pixels]
 Open = Callable[[Path, str, Any, int], Read]
-"""(folder, codec, what to index a sample with, threads that will call readers of this kind) -> a reader."""
+"""Open a reader, given folder, codec, the index into a sample, and the number of threads that will read like this."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way of reading, and what it can do."""
+class Method:
+    """One method of reading, and what it can do."""
 
     open: Open
     codecs: Sequence[str] = tuple(CODECS)
     threads: Sequence[int] = (1,)
     cold: bool = False
-    """Whether it is measured with an empty page cache too."""
+    """Whether it is also measured with an empty page cache."""
     modules: Sequence[str] = ()
-    """Have to be installed."""
+    """Modules that have to be installed."""
     write: Callable[[Path, str], None] | None = None
-    """Makes its own format from `image.raw`: (folder, codec)."""
+    """Write its own format from `image.raw`, given folder and codec."""
     restore: Callable[[Path, str], None] | None = None
-    """Undoes what a pass left on disk: (folder, codec)."""
+    """Remove what a pass left on disk, given folder and codec."""
 
 
-def unusable(way: Way) -> str | None:
-    """Why a way cannot be measured here."""
-    for module in way.modules:
+def why_unusable(method: Method) -> str | None:
+    """Say why a method cannot be measured here; None if it can."""
+    for module in method.modules:
         if not find_spec(module):
-            return "not installed" if module == way.modules[0] else f"{module} not installed"
+            return "not installed" if module == method.modules[0] else f"{module} not installed"
         try:
             import_module(module)
         except ImportError as error:
@@ -53,20 +53,23 @@ def unusable(way: Way) -> str | None:
 
 
 def mapped(folder: Path) -> npt.NDArray[np.uint8]:
-    """All samples, not in memory."""
+    """Map all samples, (sample, time, channel, y, x)."""
     return np.memmap(folder / "image.raw", np.uint8, "r").reshape(-1, *SAMPLE)
 
 
-def buffer(pick: Any) -> Pixels:
+def new_buffer(pick: Any) -> Pixels:
+    """Allocate memory for what `pick` takes of a sample."""
     return np.zeros(SAMPLE, np.uint8)[pick].copy()
 
 
 def frame_numbers(pick: Any) -> list[int]:
+    """List the frames that `pick` takes of a sample."""
     return np.atleast_1d(np.arange(SAMPLE[0])[pick]).tolist()
 
 
 def memmap(folder: Path, codec: str, pick: Any, threads: int) -> Read:
-    samples, out = mapped(folder), buffer(pick)
+    """Copy from one mapped file of all samples: the limit."""
+    samples, out = mapped(folder), new_buffer(pick)
 
     def read(i: int) -> Pixels:
         np.copyto(out, samples[i, pick])
@@ -76,7 +79,8 @@ def memmap(folder: Path, codec: str, pick: Any, threads: int) -> Read:
 
 
 def ours(folder: Path, codec: str, pick: Any, threads: int) -> Read:
-    read_pixels, out = pixel_reader(open_store(folder / codec)), buffer(pick)
+    """Read our stores with `pixel_reader`."""
+    read_pixels, out = pixel_reader(open_store(folder / codec)), new_buffer(pick)
     frames, by_frame = frame_numbers(pick), out.reshape(-1, *SAMPLE[1:])
 
     def read(i: int) -> Pixels:
@@ -87,8 +91,8 @@ def ours(folder: Path, codec: str, pick: Any, threads: int) -> Read:
 
 
 def codec_alone(folder: Path, codec: str, pick: Any, threads: int) -> Read:
-    """Decoding chunks that are in memory already: no reader of compressed frames can be quicker."""
-    decoder, samples, out = compressor(CODECS[codec]), _chunks(folder, codec), buffer(pick)
+    """Decode chunks that are in memory already: no reader of compressed frames can be quicker."""
+    decoder, samples, out = compressor(CODECS[codec]), _chunks(folder, codec), new_buffer(pick)
     frames, by_frame = frame_numbers(pick), out.reshape(-1, *SAMPLE[1:])
 
     def read(i: int) -> Pixels:

@@ -35,7 +35,7 @@ def inspect(store: Store, as_json: AsJson = False) -> None:
 
 
 def stats(
-    stores: Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE...")],
+    stores: Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE")],
 ) -> None:
     """Print the channel statistics of the train split, as stored.
 
@@ -91,7 +91,8 @@ def preview(
     sheet: Annotated[
         list[Sheet] | None,
         typer.Option(
-            help="Contact sheet; repeatable.",
+            help="Contact sheet: positives, disagreed, brightest or random; repeatable.",
+            metavar="SHEET",
             show_default="positives and random, unless --record is given",
             rich_help_panel=SELECTION,
         ),

@@ -1,101 +1,131 @@
-"""What differs between two stores: settings, records, contents, statistics."""
+"""Differences between two stores: settings, records, contents and statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from contrail_data.reports.summary import channel_told
+from contrail_data.composites import from_dict
+from contrail_data.reports.summary import describe_channel
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import DIMS, checksum_name
 
 _SETTINGS = ("kind", "composite", "label_shift", "parent", "model", "threshold", "gate", "top_k")
-_STATISTICS = ("mean", "std", "minimum", "maximum", "at_low", "at_high")
+_STATISTICS = ("samples", "mean", "std", "minimum", "maximum", "at_low", "at_high")
+Change = tuple[Any, Any]
+"""The values of the first and of the second store."""
 
 
-def diff(a: xr.Dataset, b: xr.Dataset) -> dict[str, Any]:
-    """Differences between two stores as they were sealed, as plain data; each value is empty where there are none.
+@dataclass(frozen=True)
+class StoreDiff:
+    """Differences between stores a and b; every field is empty if they hold the same."""
 
-    settings: {name: [a's, b's]}; only_a, only_b: record ids in order; records: {record id: names of the variables
-    that differ}, pixels by their checksums, so that codecs do not matter; statistics: {name: [a's, b's] by channel}.
+    settings: dict[str, Change]
+    only_a: list[str]
+    """Ids of the records that only a holds, in order."""
+    only_b: list[str]
+    records: dict[str, list[str]]
+    """Names of the variables that differ, by record id. Pixels are compared by their checksums, whatever the codec."""
+    statistics: dict[str, Change]
+    """Values by channel."""
+
+    def __bool__(self) -> bool:
+        return any(astuple(self))
+
+
+def diff(a: xr.Dataset, b: xr.Dataset) -> StoreDiff:
+    """Compare two stores as they were sealed.
+
+    Args:
+        a: A store of any kind.
+        b: Another store.
+
+    Returns:
+        Their differences.
     """
-    settings: dict[str, Any] = {
-        name: [a.attrs.get(name), b.attrs.get(name)] for name in _SETTINGS if a.attrs.get(name) != b.attrs.get(name)
-    }
-    for name in DIMS:
-        described = [f"{s[name].dtype} {tuple(s[name].shape[1:])}" if name in s else None for s in (a, b)]
-        if described[0] != described[1]:
-            settings[name] = described
-    values = [_by_record(read_scalars(store)) for store in (a, b)]
-    common = [record_id for record_id in values[0] if record_id in values[1]]
+    records_a, records_b = (_by_record(read_scalars(store)) for store in (a, b))
     records = {}
-    for record_id in common:
-        one, other = values[0][record_id], values[1][record_id]
-        if found := [name for name in one if name in other and not _equal(one[name], other[name])]:
-            records[record_id] = found
-    statistics = {}
-    theirs = [s.attrs.get("statistics") or {} for s in (a, b)]
-    for name in ("samples", *_STATISTICS):
-        if theirs[0].get(name) != theirs[1].get(name):
-            statistics[name] = [theirs[0].get(name), theirs[1].get(name)]
-    return {
-        "settings": settings,
-        "only_a": [r for r in values[0] if r not in values[1]],
-        "only_b": [r for r in values[1] if r not in values[0]],
-        "records": records,
-        "statistics": statistics,
-    }
+    for record_id in records_a:
+        first, second = records_a[record_id], records_b.get(record_id, {})
+        if names := [name for name in first if name in second and not _equal(first[name], second[name])]:
+            records[record_id] = names
+    return StoreDiff(
+        settings=_changes(a.attrs, b.attrs, _SETTINGS) | _changes(_layouts(a), _layouts(b), DIMS),
+        only_a=[record_id for record_id in records_a if record_id not in records_b],
+        only_b=[record_id for record_id in records_b if record_id not in records_a],
+        records=records,
+        statistics=_changes(a.attrs.get("statistics") or {}, b.attrs.get("statistics") or {}, _STATISTICS),
+    )
+
+
+def diff_lines(differences: StoreDiff, a: str, b: str) -> Iterator[str]:
+    """Write differences as text.
+
+    Args:
+        differences: What `diff` returned.
+        a: Name of the first store.
+        b: Name of the second store.
+
+    Yields:
+        Lines, in which long lists are cut.
+    """
+    for name, (first, second) in differences.settings.items():
+        yield f"{name}: {_value_text(first)} in {a}, {_value_text(second)} in {b}"
+    for record_ids, store in ((differences.only_a, a), (differences.only_b, b)):
+        if record_ids:
+            yield f"{len(record_ids)} records only in {store}: {_first_few(record_ids)}"
+    by_names: dict[tuple[str, ...], list[str]] = {}
+    for record_id, names in differences.records.items():
+        by_names.setdefault(tuple(names), []).append(record_id)
+    for differing, record_ids in by_names.items():
+        yield f"{len(record_ids)} records differ in {', '.join(differing)}: {_first_few(record_ids)}"
+    for name, (first, second) in differences.statistics.items():
+        yield f"statistics, {name}: {_value_text(first)} in {a}, {_value_text(second)} in {b}"
+    if not differences:
+        yield f"{a} and {b} hold the same"
+
+
+def _changes(a: Mapping[str, Any], b: Mapping[str, Any], names: Iterable[str]) -> dict[str, Change]:
+    return {name: (a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)}
+
+
+def _layouts(store: xr.Dataset) -> dict[str, str]:
+    """Data type and shape of a sample, by pixel array."""
+    return {name: f"{store[name].dtype} {tuple(store[name].shape[1:])}" for name in DIMS if name in store}
 
 
 def _by_record(scalars: xr.Dataset) -> dict[str, dict[str, Any]]:
-    """Per-sample values by record id; of pixels the checksums, under the pixels' name."""
-    columns = {}
-    names = {checksum_name(name): name for name in DIMS}
-    for name, variable in scalars.variables.items():
-        if variable.dims[:1] == ("sample",) and name not in ("record_id", "moments"):
-            columns[names.get(str(name), str(name))] = variable.values
+    """Values of each sample by record id; the checksums stand for pixels, under the name of the pixel array."""
+    array_of = {checksum_name(name): name for name in DIMS}
+    columns = {
+        array_of.get(str(name), str(name)): variable.values
+        for name, variable in scalars.variables.items()
+        if variable.dims[:1] == ("sample",) and name not in ("record_id", "moments")
+    }
     return {
         str(record_id): {name: values[i] for name, values in columns.items()}
         for i, record_id in enumerate(scalars["record_id"].values)
     }
 
 
-def _equal(one: Any, other: Any) -> bool:
-    one, other = np.asarray(one), np.asarray(other)
-    if one.dtype.kind in "fM":
-        return bool(np.array_equal(one, other, equal_nan=True))
-    return bool(np.array_equal(one, other))
+def _equal(first: Any, second: Any) -> bool:
+    first, second = np.asarray(first), np.asarray(second)
+    return bool(np.array_equal(first, second, equal_nan=first.dtype.kind in "fM"))
 
 
-def lines(found: dict[str, Any], a: str, b: str) -> Iterator[str]:
-    """The differences as text, a line each; long lists cut."""
-    for name, (one, other) in found["settings"].items():
-        yield f"{name}: {_short(one)} in {a}, {_short(other)} in {b}"
-    for key, store in (("only_a", a), ("only_b", b)):
-        if found[key]:
-            yield f"{len(found[key])} records only in {store}: {_some(found[key])}"
-    by_kind: dict[tuple[str, ...], list[str]] = {}
-    for record_id, names in found["records"].items():
-        by_kind.setdefault(tuple(names), []).append(record_id)
-    for names, records in by_kind.items():
-        yield f"{len(records)} records differ in {', '.join(names)}: {_some(records)}"
-    for name, (one, other) in found["statistics"].items():
-        yield f"statistics, {name}: {_short(one)} in {a}, {_short(other)} in {b}"
-    if not any(found.values()):
-        yield f"{a} and {b} hold the same"
-
-
-def _some(names: list[str]) -> str:
+def _first_few(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _short(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, dict) and "channels" in value:
-        bounds = (f"{c['name']} {channel_told(c)}" for c in value["channels"])
-        return f"{value['name']} ({', '.join(bounds)})"
+        composite = from_dict(value)
+        channels = ", ".join(f"{channel.name} {describe_channel(channel)}" for channel in composite.channels)
+        return f"{composite.name} ({channels})"
     if isinstance(value, list) and value and isinstance(value[0], float):
-        return "(" + ", ".join(f"{v:.6g}" for v in value) + ")"
+        return "(" + ", ".join(f"{number:.6g}" for number in value) + ")"
     return str(value)

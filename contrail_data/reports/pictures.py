@@ -1,10 +1,9 @@
-"""MISSING DOCSTRING."""
+"""Pictures of single samples: frames as RGB, with labels, votes and predictions outlined."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,6 @@ from PIL import Image
 
 from contrail_data.composites import COMPOSITES, dequantise, evaluate
 from contrail_data.errors import ContrailError
-from contrail_data.progress import progress
 from contrail_data.sample import reference_frame
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.samples import labelled_time
@@ -23,76 +21,46 @@ from contrail_data.store.schema import Kind, require_kind
 
 Colour = tuple[int, int, int]
 Mask = npt.NDArray[np.bool_]
+RGB = npt.NDArray[np.uint8]
 
 LABEL_COLOUR = (255, 230, 0)
 VOTE_COLOUR = (255, 80, 200)
 PREDICTION_COLOUR = (0, 255, 255)
-WHITE, BACKGROUND = (255, 255, 255), (24, 24, 24)
-_TILE = 224  # at least; a tile of a contact sheet stays under twice that
+_TILE = 224  # least size of a tile of a contact sheet; it stays below twice that
 _NO_PLACE = "place unknown"
 
 
 def find_record(store: xr.Dataset, record_id: str) -> int:
-    """Index of a record. Raises ContrailError naming a few that are there."""
+    """Find a record.
+
+    Args:
+        store: A store of any kind.
+        record_id: The id of the record.
+
+    Returns:
+        Index of the sample.
+
+    Raises:
+        ContrailError: If the store has no such record; the message names a few that it has.
+    """
     ids = store["record_id"].values
-    found = np.flatnonzero(ids == record_id)
-    if not len(found):
-        some = ", ".join(repr(str(i)) for i in ids[:3])
-        raise ContrailError(f"{store.attrs['path']}: no record {record_id!r}: it holds {len(ids)}, such as {some}")
-    return int(found[0])
+    matches = np.flatnonzero(ids == record_id)
+    if not len(matches):
+        examples = ", ".join(repr(str(i)) for i in ids[:3])
+        raise ContrailError(f"{store.attrs['path']}: no record {record_id!r}; it holds {len(ids)}, such as {examples}")
+    return int(matches[0])
 
 
-@dataclass(frozen=True)
-class Votes:
-    """Of one record with at least two annotators. Pixels are the store's."""
+def check_viewable(store: xr.Dataset, prediction: xr.Dataset | None) -> None:
+    """Check that a store holds images and that predictions, if given, lie on its pixels.
 
-    marked_by: npt.NDArray[np.int64]
-    """(9,): pixels that so many annotators marked; [0]: unmarked."""
-    annotators: int
-    together: npt.NDArray[np.int64]
-    """(8, 8): pixels that annotators r and s both marked; the diagonal: r alone."""
+    Args:
+        store: The store with the images.
+        prediction: A store of predictions or pseudo-labels.
 
-    @property
-    def marked(self) -> int:
-        """Pixels that any annotator marked."""
-        return int(self.marked_by[1:].sum())
-
-    @property
-    def disputed(self) -> int:
-        """Pixels that some annotators marked and others did not."""
-        return int(self.marked_by[1 : self.annotators].sum())
-
-
-def vote_counts(store: xr.Dataset, records: xr.Dataset) -> dict[int, Votes]:
-    """Votes by sample, of all records with at least two annotators; none where the store has no annotators."""
-    annotators = records["annotator_count"].values
-    samples = np.flatnonzero((annotators >= 2) & ("annotators" in store.variables))
-    found = {}
-    pairs = (np.arange(256)[:, np.newaxis] >> np.arange(8)) & 1  # bit field to votes
-    for i, votes in each_plane(store, "annotators", samples, "votes"):
-        times = np.bincount(votes.ravel(), minlength=256)
-        marked_by = np.bincount(pairs.sum(1), weights=times, minlength=9).astype(np.int64)
-        found[i] = Votes(marked_by, int(annotators[i]), pairs.T @ (pairs * times[:, np.newaxis]))
-    return found
-
-
-def each_plane(
-    store: xr.Dataset, name: str, samples: npt.NDArray[np.int64], what: str
-) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """(sample, plane) of `mask` or `annotators`, (y, x) as stored, with progress. The plane is overwritten."""
-    if not len(samples):
-        return
-    out, read = np.empty((1, *store[name].shape[1:]), store[name].dtype), pixel_reader(store, name)
-    with progress(what, len(samples)) as advance:
-        for i in samples:
-            read(int(i), [0], out)
-            yield int(i), out[0]
-            advance(1)
-
-
-def check_pair(store: xr.Dataset, prediction: xr.Dataset | None) -> None:
-    """Raises ContrailError unless `store` holds images and `prediction`, if any, predictions on its pixels."""
-    path = store.attrs["path"]
+    Raises:
+        ContrailError: If one of them is of another kind, or their pixels differ.
+    """
     require_kind(store, Kind.SAMPLES, remedy="preview the store it was made from")
     if prediction is None:
         return
@@ -100,139 +68,230 @@ def check_pair(store: xr.Dataset, prediction: xr.Dataset | None) -> None:
         prediction, Kind.PSEUDO_LABELS, Kind.PREDICTIONS, remedy="give a store that contrail-train predict wrote"
     )
     if prediction["frame_mask"].shape[2:] != store["image"].shape[3:]:
-        raise ContrailError(f"{prediction.attrs['path']}: its pixels are not those of {path}")
+        raise ContrailError(f"{prediction.attrs['path']}: its pixels are not those of {store.attrs['path']}")
 
 
 @dataclass(frozen=True)
-class Look:
-    """A store of samples with its scalars in memory, and predictions on it, where there are any."""
+class SampleViewer:
+    """Reads frames, labels and predictions of a store of samples, as arrays and as pictures."""
 
     store: xr.Dataset
     records: xr.Dataset
+    """Scalars of the store."""
     prediction: xr.Dataset | None = None
+    """Predictions or pseudo-labels for the store."""
 
-    def frame(self, index: int) -> int:
-        """The labelled frame; the middle one where none is labelled."""
-        return int(reference_frame(self.records["labelled_frame"].values[index], self.store.sizes["time"]))
+    def reference_frame(self, sample: int) -> int:
+        """Return the index of the labelled frame, or of the middle one of a sample without a labelled frame.
 
-    def read(self, name: str, index: int, frames: list[int]) -> npt.NDArray[Any]:
-        return _read(self.store, name, index, frames)
+        Args:
+            sample: Index of the sample.
 
-    def rgb(self, index: int, frame: int) -> npt.NDArray[np.uint8]:
-        """A frame to look at, (y, x, 3)."""
-        return _rgb(self.read("image", index, [frame])[0], self.store.attrs["composite"]["channels"])
-
-    def label(self, index: int) -> Mask | None:
-        """The majority label, (y, x); None where no human labelled."""
-        if str(self.records["label_source"].values[index]) != "human":
-            return None
-        return self.read("mask", index, [0])[0].astype(bool)
-
-    def predicted(self, at: int) -> dict[int, tuple[Mask, npt.NDArray[np.uint8]]]:
-        """Mask and probability (y, x) by frame, of sample `at` of the predictions; not those a human labelled."""
-        assert self.prediction is not None
-        frames = self.prediction["frame"].values[at].tolist()
-        human = self.prediction["frame_source"].values[at] == "human"
-        columns = [c for c in range(len(frames)) if not human[c] and 0 <= frames[c] < self.store.sizes["time"]]
-        masks = _read(self.prediction, "frame_mask", at, columns).astype(bool)
-        probability = _read(self.prediction, "probability", at, columns)
-        return {frames[c]: (m, p) for c, m, p in zip(columns, masks, probability, strict=True)}
-
-    def prediction_of(self, index: int) -> Mask | None:
-        """The predicted mask of the labelled frame, (y, x); None where there is none of this record or frame."""
-        if self.prediction is None:
-            return None
-        at = np.flatnonzero(self.prediction["record_id"].values == self.records["record_id"].values[index])
-        found = self.predicted(int(at[0])).get(self.frame(index)) if len(at) else None
-        return None if found is None else found[0]
-
-    def tile(self, index: int, *, votes: bool = False) -> Image.Image:
-        """The labelled frame, scaled to at least 224 and under 448 pixels, with label, votes and prediction outlined.
-
-        Only `votes` shows what some annotators marked but no majority.
+        Returns:
+            Index of the frame.
         """
-        rgb = self.rgb(index, self.frame(index))
+        return int(reference_frame(self.records["labelled_frame"].values[sample], self.store.sizes["time"]))
+
+    def image(self, sample: int, frame: int) -> npt.NDArray[Any]:
+        """Read one frame.
+
+        Args:
+            sample: Index of the sample.
+            frame: Index of the frame.
+
+        Returns:
+            The composite as stored, (channel, y, x).
+        """
+        return read_frames(self.store, "image", sample, [frame])[0]
+
+    def rgb(self, sample: int, frame: int) -> RGB:
+        """Read one frame as a picture.
+
+        Args:
+            sample: Index of the sample.
+            frame: Index of the frame.
+
+        Returns:
+            Red, green and blue, (y, x, 3) uint8.
+        """
+        return _as_rgb(self.image(sample, frame), self.store.attrs["composite"]["channels"])
+
+    def label(self, sample: int) -> Mask | None:
+        """Read the majority label.
+
+        Args:
+            sample: Index of the sample.
+
+        Returns:
+            The label, (y, x); `None` if no human labelled the sample.
+        """
+        if str(self.records["label_source"].values[sample]) != "human":
+            return None
+        return read_frames(self.store, "mask", sample, [0])[0].astype(bool)
+
+    def predictions(self, sample: int) -> dict[int, tuple[Mask, npt.NDArray[np.uint8]]]:
+        """Read what was predicted for a sample, except for frames with a human label.
+
+        Args:
+            sample: Index of the sample.
+
+        Returns:
+            Mask and probability, (y, x), by frame; empty if nothing was predicted for the record.
+        """
+        if self.prediction is None:
+            return {}
+        matches = np.flatnonzero(self.prediction["record_id"].values == self.records["record_id"].values[sample])
+        if not len(matches):
+            return {}
+        row = int(matches[0])
+        frames = self.prediction["frame"].values[row]
+        human = self.prediction["frame_source"].values[row] == "human"
+        columns = np.flatnonzero(~human & (frames >= 0) & (frames < self.store.sizes["time"])).tolist()
+        masks = read_frames(self.prediction, "frame_mask", row, columns).astype(bool)
+        probability = read_frames(self.prediction, "probability", row, columns)
+        return dict(zip(frames[columns].tolist(), zip(masks, probability, strict=True), strict=True))
+
+    def tile(self, sample: int, *, votes: bool = False) -> Image.Image:
+        """Draw the labelled frame with its label and prediction outlined.
+
+        Args:
+            sample: Index of the sample.
+            votes: Also outline what any annotator marked.
+
+        Returns:
+            A picture of at least 224 and less than 448 pixels.
+        """
+        frame = self.reference_frame(sample)
+        rgb = self.rgb(sample, frame)
         masks: list[tuple[Mask, Colour]] = []
         if votes:
-            masks.append((self.read("annotators", index, [0])[0] > 0, VOTE_COLOUR))
-        if (label := self.label(index)) is not None:
+            masks.append((read_frames(self.store, "annotators", sample, [0])[0] > 0, VOTE_COLOUR))
+        if (label := self.label(sample)) is not None:
             masks.append((label, LABEL_COLOUR))
-        if (predicted := self.prediction_of(index)) is not None:
-            masks.append((predicted, PREDICTION_COLOUR))
-        if (shrink := rgb.shape[1] // _TILE) > 1:  # before outlining, or the outlines would fade
-            rgb = np.asarray(Image.fromarray(rgb).reduce(shrink))
-            masks = [(_reduced(mask, shrink), colour) for mask, colour in masks]
-        return enlarged(outlined(rgb, *masks), math.ceil(_TILE / rgb.shape[1]))
+        if (prediction := self.predictions(sample).get(frame)) is not None:
+            masks.append((prediction[0], PREDICTION_COLOUR))
+        if (factor := rgb.shape[1] // _TILE) > 1:  # before outlining, or the outlines would fade
+            rgb = np.asarray(Image.fromarray(rgb).reduce(factor))
+            masks = [(_reduce(mask, factor), colour) for mask, colour in masks]
+        return enlarge(draw_outlines(rgb, *masks), math.ceil(_TILE / rgb.shape[1]))
 
-    def caption(self, index: int, separator: str) -> str:
-        """Time and place: `2019-04-04 12:00 UTC`, `21.98°N 60.93°W`."""
-        time = labelled_time(self.records.isel(sample=[index]))[0]
-        place = _place_told(self.records, index)
+    def caption(self, sample: int) -> list[str]:
+        """Describe when and where a sample was taken.
+
+        Args:
+            sample: Index of the sample.
+
+        Returns:
+            Such as `2019-04-04 12:00 UTC` and `21.98°N 60.93°W`; one line if both are unknown.
+        """
+        time = labelled_time(self.records.isel(sample=[sample]))[0]
+        latitude, longitude = (float(self.records[name].values[sample]) for name in ("latitude", "longitude"))
+        place = _NO_PLACE
+        if not math.isnan(latitude + longitude):
+            place = f"{abs(latitude):.2f}°{'NS'[latitude < 0]} {abs(longitude):.2f}°{'EW'[longitude < 0]}"
         if np.isnat(time) and place == _NO_PLACE:
-            return "time and place unknown"
-        return _time_told(time) + separator + place
+            return ["time and place unknown"]
+        return [_time_text(time), place]
 
-    def frame_caption(self, index: int, frame: int) -> str:
-        labelled = ", labelled" if frame == int(self.records["labelled_frame"].values[index]) else ""
-        return f"frame {frame}, {_time_told(self.records['time'].values[index, frame])}{labelled}"
+    def frame_caption(self, sample: int, frame: int) -> str:
+        """Describe one frame of a sample.
+
+        Args:
+            sample: Index of the sample.
+            frame: Index of the frame.
+
+        Returns:
+            Index and time of the frame, and whether it is the labelled one.
+        """
+        labelled = ", labelled" if frame == int(self.records["labelled_frame"].values[sample]) else ""
+        return f"frame {frame}, {_time_text(self.records['time'].values[sample, frame])}{labelled}"
 
 
-def outlined(rgb: npt.NDArray[np.uint8], *masks: tuple[Mask, Colour]) -> npt.NDArray[np.uint8]:
-    """(y, x, 3) with each (y, x) mask outlined, the last on top.
+def read_frames(store: xr.Dataset, name: str, sample: int, frames: list[int]) -> npt.NDArray[Any]:
+    """Read some frames of a pixel array.
 
-    An outline runs around its mask, not on it: what was labelled stays visible.
+    Args:
+        store: A store of any kind.
+        name: Name of the array.
+        sample: Index of the sample.
+        frames: Indices of the frames; `[0]` for an array without a time axis.
+
+    Returns:
+        The values as stored, (frame, ..., y, x).
+    """
+    array = store[name]
+    shape = array.shape[2:] if "time" in array.dims else array.shape[1:]
+    values = np.empty((len(frames), *shape), array.dtype)
+    pixel_reader(store, name)(sample, frames, values)
+    return values
+
+
+def draw_outlines(rgb: RGB, *masks: tuple[Mask, Colour]) -> RGB:
+    """Outline masks on a picture. An outline runs around its mask, so that what was labelled stays visible.
+
+    Args:
+        rgb: The picture, (y, x, 3).
+        *masks: Masks (y, x) and the colours of their outlines; the last one lies on top.
+
+    Returns:
+        A new picture.
     """
     from scipy.ndimage import binary_dilation
 
-    out = rgb.copy()
+    outlined = rgb.copy()
     for mask, colour in masks:
-        out[binary_dilation(mask, np.ones((3, 3))) & ~mask] = colour
-    return out
+        outlined[binary_dilation(mask, np.ones((3, 3))) & ~mask] = colour
+    return outlined
 
 
-def png(picture: Image.Image) -> bytes:
+def encode_png(picture: Image.Image) -> bytes:
+    """Encode a picture.
+
+    Args:
+        picture: The picture.
+
+    Returns:
+        The content of a PNG file.
+    """
     buffer = io.BytesIO()
     picture.save(buffer, "png", optimize=True)
     return buffer.getvalue()
 
 
-def _read(store: xr.Dataset, name: str, sample: int, frames: list[int]) -> npt.NDArray[Any]:
-    array = store[name]
-    shape = (len(frames), *array.shape[2:]) if "time" in array.dims else (1, *array.shape[1:])
-    out = np.empty(shape, array.dtype)
-    pixel_reader(store, name)(sample, frames, out)
-    return out
+def enlarge(rgb: RGB, factor: int) -> Image.Image:
+    """Enlarge a picture without smoothing.
+
+    Args:
+        rgb: The picture, (y, x, 3).
+        factor: Width of a pixel afterwards.
+
+    Returns:
+        The enlarged picture.
+    """
+    picture = Image.fromarray(rgb)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def _rgb(image_chw: npt.NDArray[Any], channels: list[dict[str, Any]]) -> npt.NDArray[np.uint8]:
-    """Three channels as red, green, blue; of others ash from its three bands, or the first channel as grey."""
-    unit = dequantise(image_chw)
-    if len(unit) != 3:
-        plain = [(c, plane) for c, plane in zip(channels, unit, strict=False) if c["minus"] is None]
-        kelvin = {c["band"]: c["low"] + plane * np.float32(c["high"] - c["low"]) for c, plane in plain}
+def _as_rgb(image_cyx: npt.NDArray[Any], channels: list[dict[str, Any]]) -> RGB:
+    """Show three channels as they are; of others ash if its three bands are there, else the first channel as grey."""
+    unit_cyx = dequantise(image_cyx)
+    if len(unit_cyx) != 3:
+        kelvin = {
+            channel["band"]: channel["low"] + plane * np.float32(channel["high"] - channel["low"])
+            for channel, plane in zip(channels, unit_cyx, strict=False)
+            if channel["minus"] is None
+        }
         ash = COMPOSITES["ash"]
-        unit = evaluate(ash, kelvin) if set(ash.bands) <= set(kelvin) else unit[[0, 0, 0]]
-    return np.rint(np.moveaxis(unit, 0, -1) * 255).astype(np.uint8)
+        unit_cyx = evaluate(ash, kelvin) if set(ash.bands) <= set(kelvin) else unit_cyx[[0, 0, 0]]
+    return np.rint(np.moveaxis(unit_cyx, 0, -1) * 255).astype(np.uint8)
 
 
-def _reduced(mask: Mask, factor: int) -> Mask:
-    """As `Image.reduce` sizes it; a block is set where any of its pixels is."""
+def _reduce(mask: Mask, factor: int) -> Mask:
+    """Reduce a mask to the size that `Image.reduce` gives; a block is set if any of its pixels is."""
     height, width = (math.ceil(n / factor) * factor for n in mask.shape)
     padded = np.pad(mask, ((0, height - mask.shape[0]), (0, width - mask.shape[1])))
     return np.asarray(padded.reshape(height // factor, factor, width // factor, factor).any((1, 3)))
 
 
-def enlarged(rgb: npt.NDArray[np.uint8], zoom: int) -> Image.Image:
-    picture = Image.fromarray(rgb)
-    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
-
-
-def _time_told(time: np.datetime64) -> str:
+def _time_text(time: np.datetime64) -> str:
     return "time unknown" if np.isnat(time) else f"{np.datetime_as_string(time, 'm').replace('T', ' ')} UTC"
-
-
-def _place_told(records: xr.Dataset, index: int) -> str:
-    latitude, longitude = (float(records[k].values[index]) for k in ("latitude", "longitude"))
-    if math.isnan(latitude) or math.isnan(longitude):
-        return _NO_PLACE
-    return f"{abs(latitude):.2f}°{'NS'[latitude < 0]} {abs(longitude):.2f}°{'EW'[longitude < 0]}"

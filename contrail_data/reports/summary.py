@@ -1,16 +1,17 @@
-"""What is in a store: facts computed once, told on one clear screen or as JSON."""
+"""Summary of a store: computed once, then shown as text (`contrail-data inspect`), as JSON or on the store's page."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data.composites import from_dict
+from contrail_data.composites import Channel, Composite, from_dict
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import place_of
 from contrail_data.store.manifest import read_provenance
@@ -19,241 +20,419 @@ from contrail_data.store.samples import labelled_time
 from contrail_data.store.schema import DIMS, PROVENANCE, Kind, kind_of
 
 
-def facts(store: xr.Dataset) -> dict[str, Any]:
-    """Facts on a sealed store as JSON has them: numbers, text, lists, dicts, None for what is not known.
+@dataclass(frozen=True)
+class VariableSummary:
+    """Data type and shape of a pixel array."""
 
-    Of every kind: path, kind, digest, samples, splits {name: samples}, variables {name: {dtype, shape}},
-    provenance. Of samples: source (what kind), composite, label_shift in pixels (down, right), labels, annotators
-    {how many: records}, time (ISO 8601, UTC; hours are true solar), place (degrees north and east), sizes before
-    resizing, duplicates (records that repeat another's raw data). Of predictions and pseudo-labels: frames {source:
-    frames}, frame_indices (in the parent's samples), threshold, gate, gate_passed (share of frames), parent, model.
-    Raises ContrailError for a store that lacks one of these.
+    dtype: str
+    shape: dict[str, int]
+    """Size of each dimension, by name."""
+
+
+class ProvenanceSummary(TypedDict):
+    """How a store was made."""
+
+    created: str
+    contrail: str
+    """Version of contrail."""
+    command: list[str]
+    source: NotRequired[str]
+    """Where the samples came from, if the store was built from a source."""
+    set_aside: NotRequired[list[str]]
+    """One line for each record of the source that was left out."""
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """Human labels of a store, in pixels of the records before resizing."""
+
+    sources: dict[str, int]
+    """Number of records by the source of their label."""
+    records: int
+    """Records that a human labelled."""
+    positive_records: int
+    pixels: int
+    positive_pixels: int
+
+
+@dataclass(frozen=True)
+class TimeSummary:
+    """When the labelled frames were taken."""
+
+    first: str
+    """ISO 8601, UTC."""
+    last: str
+    unknown: int
+    by_day: float | None
+    """Share of the records with the sun above the horizon."""
+    solar_quarters: list[int]
+    """Number of records in each quarter of the day, in true solar time."""
+
+
+@dataclass(frozen=True)
+class PlaceSummary:
+    """Where the records are."""
+
+    latitude: list[float]
+    """Least and greatest, in degrees north."""
+    longitude: list[float]
+    """Least and greatest, in degrees east."""
+    sites: int
+    """Number of different places, to a tenth of a degree."""
+    unknown: int
+
+
+@dataclass(frozen=True)
+class SizeSummary:
+    """Number of records with one size before resizing."""
+
+    height: int
+    width: int
+    records: int
+
+
+@dataclass(frozen=True)
+class MissingSummary:
+    """What is missing from a store of scans."""
+
+    samples: int
+    """Samples that lack some pixels."""
+    frames: int
+    """Frames that are missing altogether."""
+    pixels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSummary:
+    """What every kind of store has."""
+
+    path: str
+    kind: Kind
+    digest: str
+    samples: int
+    splits: dict[str, int]
+    """Number of samples by split."""
+    variables: dict[str, VariableSummary]
+    provenance: ProvenanceSummary | None
+    """`None` if the file is missing or unreadable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSummary(StoreSummary):
+    """Summary of a store of samples."""
+
+    source: str
+    """Kind of the source that the store was built from."""
+    composite: Composite
+    label_shift: list[float]
+    """Pixels down and right from the image to its label."""
+    labels: LabelSummary
+    annotators: dict[str, int]
+    """Number of records by number of annotators."""
+    time: TimeSummary | None
+    place: PlaceSummary | None
+    sizes: list[SizeSummary]
+    """The most frequent first."""
+    duplicates: int
+    """Records that repeat the raw data of another one."""
+    missing: MissingSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSummary(StoreSummary):
+    """Summary of a store of predictions or pseudo-labels."""
+
+    frames: dict[str, int]
+    """Number of frames by the source of their label."""
+    frame_indices: list[int]
+    """Indices of the frames in the samples of the parent."""
+    threshold: float
+    gate: float
+    gate_passed: float | None
+    """Share of the frames that pass the gate."""
+    confidence: list[float]
+    """The 10th, 50th and 90th percentile over frames without a human label; empty if there are none."""
+    agreement: list[float]
+    """The same percentiles of the agreement with neighbouring frames."""
+    trained_records: int
+    parent: str
+    model: str
+
+
+def summarise(store: xr.Dataset) -> SampleSummary | PredictionSummary:
+    """Summarise a sealed store.
+
+    Args:
+        store: A store of any kind, opened by `open_store`.
+
+    Returns:
+        The summary of its kind.
+
+    Raises:
+        ContrailError: If a variable or attribute of the store is missing or malformed.
     """
     path = str(store.attrs["path"])
-    records = read_scalars(store)
     try:
-        found = {
-            "path": path,
-            "kind": kind_of(store),
-            "digest": store.attrs["digest"],
-            "samples": records.sizes["sample"],
-            "splits": _counts(records["split"].values),
-            "variables": {
-                n: {"dtype": str(store[n].dtype), "shape": dict(store[n].sizes)} for n in DIMS if n in store.variables
-            },
-            **(_of_samples(store, records) if kind_of(store) is Kind.SAMPLES else _of_derived(store, records)),
-            "provenance": _provenance(path),
-        }
+        return _summary_of_samples(store) if kind_of(store) == Kind.SAMPLES else _summary_of_predictions(store)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise ContrailError(f"{path}: a variable or attribute is missing or malformed ({reason}): restore it") from None
-    cleaned: dict[str, Any] = _as_json(found)
-    return cleaned
+        raise ContrailError(f"{path}: a variable or attribute is missing or malformed ({reason}); restore it") from None
 
 
-def _of_samples(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
+def as_json(summary: StoreSummary) -> dict[str, Any]:
+    """Convert a summary to plain data.
+
+    Args:
+        summary: A summary from `summarise`.
+
+    Returns:
+        A dictionary that `json.dumps` accepts; numbers that are not finite become `None`.
+    """
+    values: dict[str, Any] = _finite(asdict(summary))
+    return values
+
+
+def as_text(summary: SampleSummary | PredictionSummary) -> dict[str, str]:
+    """Write a summary as text.
+
+    Args:
+        summary: A summary from `summarise`.
+
+    Returns:
+        One line of printable characters for each heading.
+    """
+    lines = {
+        "store": f"{summary.path} ({summary.kind})",
+        "samples": f"{summary.samples}, split {_counts_text(summary.splits)}",
+    }
+    for name, variable in summary.variables.items():
+        if name != "annotators":  # has the shape of the mask; the number of annotators follows below
+            sizes = " x ".join(map(str, variable.shape.values()))
+            lines[name] = f"{variable.dtype} {sizes} ({', '.join(variable.shape)})"
+    lines |= _sample_lines(summary) if isinstance(summary, SampleSummary) else _prediction_lines(summary)
+    lines["digest"] = summary.digest
+    provenance = summary.provenance
+    if provenance is None:
+        lines["built"] = f"unknown ({PROVENANCE} is missing or unreadable)"
+    else:
+        command = " ".join(provenance["command"])
+        lines["built"] = f"{provenance['created']} by contrail {provenance['contrail']}: {command}"
+        if isinstance(summary, SampleSummary) and "source" in provenance:
+            set_aside = len(provenance["set_aside"])
+            lines["source"] = f"{summary.source} in {provenance['source']}, {set_aside} set aside"
+    return {heading: "".join(c if c.isprintable() else "?" for c in line) for heading, line in lines.items()}
+
+
+def describe_channel(channel: Channel) -> str:
+    """Write the arithmetic of a channel, such as `b15 - b14 over [-4, 2] K`.
+
+    Args:
+        channel: A channel of a composite.
+
+    Returns:
+        The bands, and the bounds in kelvin.
+    """
+    minus = "" if channel.minus is None else f" - b{channel.minus}"
+    return f"b{channel.band}{minus} over [{channel.low:g}, {channel.high:g}] K"
+
+
+def _common(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
+    """Fields of `StoreSummary`."""
+    path = str(store.attrs["path"])
+    return {
+        "path": path,
+        "kind": kind_of(store),
+        "digest": store.attrs["digest"],
+        "samples": records.sizes["sample"],
+        "splits": _counts(records["split"].values),
+        "variables": {
+            name: VariableSummary(str(store[name].dtype), {str(k): n for k, n in store[name].sizes.items()})
+            for name in DIMS
+            if name in store.variables
+        },
+        "provenance": _provenance(path),
+    }
+
+
+def _summary_of_samples(store: xr.Dataset) -> SampleSummary:
+    records = read_scalars(store)
     positive = records["positive_pixels"].values
     area = records["height"].values.astype(np.int64) * records["width"].values
     human = records["label_source"].values == "human"
     composite = from_dict(store.attrs["composite"])
     if len(composite.channels) != store.sizes["channel"]:
-        raise ValueError("the composite's channels are not the image's")
+        raise ValueError("the channels of the composite are not those of the image")
     sizes = Counter(zip(records["height"].values.tolist(), records["width"].values.tolist(), strict=True))
-    return {
-        "source": str(store.attrs.get("source", "unknown")),
-        "composite": composite.to_dict(),
-        "label_shift": [float(pixels) for pixels in store.attrs["label_shift"]],
-        "labels": {
-            "sources": _counts(records["label_source"].values),
-            "records": int(human.sum()),
-            "positive_records": int((positive[human] > 0).sum()),
-            "pixels": int(area[human].sum()),
-            "positive_pixels": int(positive[human].sum()),
-        },
-        "annotators": _counts(records["annotator_count"].values),
-        "time": _time(records),
-        "place": _place(records),
-        "sizes": [{"height": h, "width": w, "records": n} for (h, w), n in sizes.most_common()],
-        "duplicates": len(human) - len(set(records["source_digest"].values)),
-        "missing": _missing(store, records),
-    }
+    return SampleSummary(
+        **_common(store, records),
+        source=str(store.attrs.get("source", "unknown")),
+        composite=composite,
+        label_shift=[float(pixels) for pixels in store.attrs["label_shift"]],
+        labels=LabelSummary(
+            sources=_counts(records["label_source"].values),
+            records=int(human.sum()),
+            positive_records=int((positive[human] > 0).sum()),
+            pixels=int(area[human].sum()),
+            positive_pixels=int(positive[human].sum()),
+        ),
+        annotators=_counts(records["annotator_count"].values),
+        time=_time(records),
+        place=_place(records),
+        sizes=[SizeSummary(height, width, count) for (height, width), count in sizes.most_common()],
+        duplicates=len(human) - len(set(records["source_digest"].values)),
+        missing=_missing(records),
+    )
 
 
-def _missing(store: xr.Dataset, records: xr.Dataset) -> dict[str, int]:
-    """Of a store of scans: samples that lack pixels, frames that are missing altogether, pixels that are."""
-    pixels = records["missing_pixels"].values if "missing_pixels" in records else np.zeros(len(records["record_id"]))
-    frames = np.isnat(records["time"].values[pixels > 0])
-    return {"samples": int((pixels > 0).sum()), "frames": int(frames.sum()), "pixels": int(pixels.sum())}
-
-
-def _of_derived(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
+def _summary_of_predictions(store: xr.Dataset) -> PredictionSummary:
+    records = read_scalars(store)
     gate, score = float(store.attrs["gate"]), records["frame_score"].values
-    return {
-        "frames": _counts(records["frame_source"].values.ravel()),
-        "frame_indices": sorted(set(records["frame"].values.ravel().tolist())),
-        "threshold": float(store.attrs["threshold"]),
-        "gate": gate,
-        "gate_passed": float((score >= gate).mean()) if score.size else None,
-        "confidence": _tenths(records, "frame_confidence"),
-        "agreement": _tenths(records, "frame_agreement"),
-        "trained_records": int(records.sizes["trained"]),
-        "parent": str(store.attrs["parent"]),
-        "model": str(store.attrs["model"]),
-    }
+    return PredictionSummary(
+        **_common(store, records),
+        frames=_counts(records["frame_source"].values.ravel()),
+        frame_indices=sorted(set(records["frame"].values.ravel().tolist())),
+        threshold=float(store.attrs["threshold"]),
+        gate=gate,
+        gate_passed=float((score >= gate).mean()) if score.size else None,
+        confidence=_percentiles(records, "frame_confidence"),
+        agreement=_percentiles(records, "frame_agreement"),
+        trained_records=int(records.sizes["trained"]),
+        parent=str(store.attrs["parent"]),
+        model=str(store.attrs["model"]),
+    )
 
 
-def _tenths(records: xr.Dataset, name: str) -> list[float]:
-    """Values that 10, 50 and 90 % of the frames that no human labelled are below; none where there are no such."""
+def _missing(records: xr.Dataset) -> MissingSummary:
+    pixels = records["missing_pixels"].values if "missing_pixels" in records else np.zeros(records.sizes["sample"])
+    frames = np.isnat(records["time"].values[pixels > 0])
+    return MissingSummary(int((pixels > 0).sum()), int(frames.sum()), int(pixels.sum()))
+
+
+def _percentiles(records: xr.Dataset, name: str) -> list[float]:
     values = records[name].values[records["frame_source"].values != "human"]
     return np.quantile(values, [0.1, 0.5, 0.9]).tolist() if values.size else []
 
 
-def _time(records: xr.Dataset) -> dict[str, Any] | None:
+def _time(records: xr.Dataset) -> TimeSummary | None:
     times = labelled_time(records)
-    known = times[~np.isnat(times)]
-    if not len(known):
+    dated = times[~np.isnat(times)]
+    if not len(dated):
         return None
     hours, zenith = records["local_solar_hour"].values, records["solar_zenith"].values
-    lit = zenith[~np.isnan(zenith)] < 90
-    return {
-        "first": f"{np.datetime_as_string(known.min(), 's')}Z",
-        "last": f"{np.datetime_as_string(known.max(), 's')}Z",
-        "unknown": len(times) - len(known),
-        "by_day": float(lit.mean()) if lit.size else None,
-        "solar_quarters": np.histogram(hours[~np.isnan(hours)], [0, 6, 12, 18, 24])[0].tolist(),
-    }
+    by_day = zenith[~np.isnan(zenith)] < 90
+    return TimeSummary(
+        first=f"{np.datetime_as_string(dated.min(), 's')}Z",
+        last=f"{np.datetime_as_string(dated.max(), 's')}Z",
+        unknown=len(times) - len(dated),
+        by_day=float(by_day.mean()) if by_day.size else None,
+        solar_quarters=np.histogram(hours[~np.isnan(hours)], [0, 6, 12, 18, 24])[0].tolist(),
+    )
 
 
-def _place(records: xr.Dataset) -> dict[str, Any] | None:
-    latitude, longitude = records["latitude"].values, records["longitude"].values
-    known = ~np.isnan(latitude)
-    if not known.any():
+def _place(records: xr.Dataset) -> PlaceSummary | None:
+    placed = ~np.isnan(records["latitude"].values)
+    if not placed.any():
         return None
-    return {
-        "latitude": [float(latitude[known].min()), float(latitude[known].max())],
-        "longitude": [float(longitude[known].min()), float(longitude[known].max())],
-        "sites": len({(round(a, 1), round(o, 1)) for a, o in zip(latitude[known], longitude[known], strict=True)}),
-        "unknown": int((~known).sum()),
-    }
+    latitude, longitude = records["latitude"].values[placed], records["longitude"].values[placed]
+    return PlaceSummary(
+        latitude=[float(latitude.min()), float(latitude.max())],
+        longitude=[float(longitude.min()), float(longitude.max())],
+        sites=len({(round(a, 1), round(o, 1)) for a, o in zip(latitude, longitude, strict=True)}),
+        unknown=int((~placed).sum()),
+    )
 
 
-def _provenance(path: str) -> dict[str, Any] | None:
-    told = read_provenance(place_of(path))
+def _provenance(path: str) -> ProvenanceSummary | None:
+    stored = read_provenance(place_of(path))
     try:
-        made = {
-            "created": str(told["created"]),
-            "contrail": str(told["versions"]["contrail"]),
-            "command": [str(word) for word in told["command"]],
-        }
-        if "source" in told:
-            made |= {"source": str(told["source"]), "set_aside": [str(line) for line in told["set_aside"]]}
+        summary = ProvenanceSummary(
+            created=str(stored["created"]),
+            contrail=str(stored["versions"]["contrail"]),
+            command=[str(word) for word in stored["command"]],
+        )
+        if "source" in stored:
+            summary["source"] = str(stored["source"])
+            summary["set_aside"] = [str(line) for line in stored["set_aside"]]
     except (KeyError, TypeError):
         return None
-    return made
+    return summary
 
 
 def _counts(values: npt.ArrayLike) -> dict[str, int]:
     return {str(value): count for value, count in sorted(Counter(np.asarray(values).tolist()).items())}
 
 
-def _as_json(value: Any) -> Any:
-    """JSON has no NaN."""
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON lacks by None, and tuples by lists."""
     if isinstance(value, dict):
-        return {str(k): _as_json(v) for k, v in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_as_json(v) for v in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def summary(found: dict[str, Any]) -> dict[str, str]:
-    """`facts` as text by heading, each one line of printable characters."""
-    told = {
-        "store": f"{found['path']} ({found['kind']})",
-        "samples": f"{found['samples']}, split {_listed(found['splits'])}",
-        **{
-            name: f"{v['dtype']} {' x '.join(map(str, v['shape'].values()))} ({', '.join(v['shape'])})"
-            for name, v in found["variables"].items()
-            if name != "annotators"  # as the mask, and told by record below
-        },
-    }
-    told |= _samples_told(found) if found["kind"] == "samples" else _derived_told(found)
-    told["digest"] = found["digest"]
-    made = found["provenance"]
-    if made is not None:
-        told["built"] = f"{made['created']} by contrail {made['contrail']}: {' '.join(made['command'])}"
-        if "source" in made:
-            told["source"] = f"{found['source']} in {made['source']}, {len(made['set_aside'])} set aside"
-    else:
-        told["built"] = f"unknown ({PROVENANCE} is missing or unreadable)"
-    return {heading: "".join(c if c.isprintable() else "?" for c in text) for heading, text in told.items()}
-
-
-def channel_told(channel: dict[str, Any]) -> str:
-    """`b15 - b14 over [-4, 2] K`."""
-    minus = "" if channel["minus"] is None else f" - b{channel['minus']}"
-    return f"b{channel['band']}{minus} over [{channel['low']:g}, {channel['high']:g}] K"
-
-
-def _samples_told(found: dict[str, Any]) -> dict[str, str]:
-    labels, votes, sizes = found["labels"], found["annotators"], found["sizes"]
-    composite, copies = found["composite"], found["duplicates"]
-    positive = "no labels"
-    if n := labels["records"]:
-        hits, share = labels["positive_records"], labels["positive_pixels"] / max(labels["pixels"], 1)
-        positive = (
-            f"{_listed(labels['sources'])}; positive {hits} of {n} records ({hits / n:.1%}), {share:.3%} of pixels"
+def _sample_lines(summary: SampleSummary) -> dict[str, str]:
+    labels, composite, missing = summary.labels, summary.composite, summary.missing
+    label_line = "no labels"
+    if labels.records:
+        label_line = (
+            f"{_counts_text(labels.sources)}; positive {labels.positive_records} of {labels.records} records "
+            f"({labels.positive_records / labels.records:.1%}), "
+            f"{labels.positive_pixels / max(labels.pixels, 1):.3%} of pixels"
         )
-    more = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
-    return {
-        "composite": f"{composite['name']}: "
-        + "; ".join(f"{c['name']} = {channel_told(c)}" for c in composite["channels"]),
-        "labels": positive,
-        "annotators": "none" if set(votes) == {"0"} else f"records by number of annotators: {_listed(votes)}",
-        "when": _when(found["time"]),
-        "where": _where(found["place"]),
-        "original size": ", ".join(f"{s['height']}x{s['width']} ({s['records']})" for s in sizes[:5]) + more,
-        "label shift": "{:g} px down, {:g} px right of the image".format(*found["label_shift"]),
-        "duplicates": f"{copies} records repeat another's raw data" if copies else "none",
-    } | (
-        {"missing": "pixels of {samples} samples, {frames} whole frames (see valid)".format(**found["missing"])}
-        if found["missing"]["samples"]
-        else {}
-    )
+    channels = "; ".join(f"{channel.name} = {describe_channel(channel)}" for channel in composite.channels)
+    sizes = ", ".join(f"{size.height}x{size.width} ({size.records})" for size in summary.sizes[:5])
+    if len(summary.sizes) > 5:
+        sizes += f" and {len(summary.sizes) - 5} other sizes"
+    annotators = f"records by number of annotators: {_counts_text(summary.annotators)}"
+    lines = {
+        "composite": f"{composite.name}: {channels}",
+        "labels": label_line,
+        "annotators": "none" if set(summary.annotators) == {"0"} else annotators,
+        "when": _time_line(summary.time),
+        "where": _place_line(summary.place),
+        "original size": sizes,
+        "label shift": "{:g} px down, {:g} px right of the image".format(*summary.label_shift),
+        "duplicates": f"{summary.duplicates} records repeat the raw data of another" if summary.duplicates else "none",
+    }
+    if missing.samples:
+        lines["missing"] = f"pixels of {missing.samples} samples, {missing.frames} complete frames (see valid)"
+    return lines
 
 
-def _derived_told(found: dict[str, Any]) -> dict[str, str]:
-    passed = "no" if found["gate_passed"] is None else f"{found['gate_passed']:.1%} of"
+def _prediction_lines(summary: PredictionSummary) -> dict[str, str]:
+    passed = "no" if summary.gate_passed is None else f"{summary.gate_passed:.1%} of"
+    percentiles = {"confidence": summary.confidence, "agreement": summary.agreement}
     return {
-        "frames": _listed(found["frames"]),
-        "gate": f"{passed} frames pass {found['gate']:.4f}; threshold {found['threshold']:.4f}",
+        "frames": _counts_text(summary.frames),
+        "gate": f"{passed} frames pass the gate of {summary.gate:.4f}; threshold {summary.threshold:.4f}",
         **{
-            name: "10, 50, 90 % of frames under {:.3f}, {:.3f}, {:.3f}".format(*found[name])
-            for name in ("confidence", "agreement")
-            if found[name]
+            name: "10, 50 and 90 % of the frames lie below {:.3f}, {:.3f} and {:.3f}".format(*values)
+            for name, values in percentiles.items()
+            if values
         },
-        "trained on": f"{found['trained_records']} records",
-        "parent": found["parent"],
-        "model": found["model"],
+        "trained on": f"{summary.trained_records} records",
+        "parent": summary.parent,
+        "model": summary.model,
     }
 
 
-def _when(time: dict[str, Any] | None) -> str:
+def _time_line(time: TimeSummary | None) -> str:
     if time is None:
         return "unknown"
-    first, last = (time[k][:16] for k in ("first", "last"))
-    day = "" if time["by_day"] is None else f", {time['by_day']:.0%} by day"
-    spread = "/".join(map(str, time["solar_quarters"]))
-    unknown = f"; {time['unknown']} unknown" if time["unknown"] else ""
-    return f"{first} to {last} UTC{day}, solar hours 0-6/6-12/12-18/18-24: {spread}{unknown}"
+    by_day = "" if time.by_day is None else f", {time.by_day:.0%} by day"
+    quarters = "/".join(map(str, time.solar_quarters))
+    unknown = f"; {time.unknown} unknown" if time.unknown else ""
+    return f"{time.first[:16]} to {time.last[:16]} UTC{by_day}, solar hours 0-6/6-12/12-18/18-24: {quarters}{unknown}"
 
 
-def _where(place: dict[str, Any] | None) -> str:
+def _place_line(place: PlaceSummary | None) -> str:
     if place is None:
         return "unknown"
-    unknown = f"; {place['unknown']} unknown" if place["unknown"] else ""
-    box = "latitude {:.1f} to {:.1f}, longitude {:.1f} to {:.1f}".format(*place["latitude"], *place["longitude"])
-    return f"{box}, {place['sites']} sites{unknown}"
+    unknown = f"; {place.unknown} unknown" if place.unknown else ""
+    box = "latitude {:.1f} to {:.1f}, longitude {:.1f} to {:.1f}".format(*place.latitude, *place.longitude)
+    return f"{box}, {place.sites} sites{unknown}"
 
 
-def _listed(counts: dict[str, int]) -> str:
+def _counts_text(counts: dict[str, int]) -> str:
     return ", ".join(f"{value}: {count}" for value, count in counts.items())

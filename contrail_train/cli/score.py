@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from contrail_data.cli.common import OUTPUT, Batch, Device, OverwriteFile, Store, Tta, print_table
+from contrail_data.cli.common import OUTPUT, Batch, Device, OverwriteFile, Store, Tta, print_note, print_table
 from contrail_train.cli.common import MODEL_HELP, Model, print_scores
 
 
@@ -43,11 +43,13 @@ def evaluate(
 
     opened = open_named(store)
     model = load_predictor(run, device, tta).for_store(opened)
-    scores, tables, paths = evaluate_store(model, opened, store, out, worst, batch)
-    print_scores(f"{run} on {store}", scores, of_records=model.head == Head.RECORD)
-    for title, header, rows in tables:
-        print_table(title, header, rows)
-    for path in paths:
+    evaluation = evaluate_store(model, opened, name=store, out=out, pictures=worst, batch=batch)
+    if left_out := evaluation.values["left_out"]:
+        print_note(f"{left_out} records were left out because the model has seen them")
+    print_scores(f"{run} on {store}", evaluation.values, of_records=model.head == Head.RECORD)
+    for table in evaluation.tables:
+        print_table(table.title, table.header, table.rows)
+    for path in evaluation.files:
         print(f"written to {path}")
 
 

@@ -1,286 +1,286 @@
-"""Where a model loses: by contrail and record, and what the gate costs. All from counts of pixels that add up."""
+"""Where a model makes errors: by size of contrails, by properties of records, and at the gate.
+
+Everything is computed from counts of pixels, which add up over records.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain, zip_longest
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from scipy import ndimage
 from scipy.stats import mannwhitneyu
 
 from contrail_data.store.samples import labelled_time
-from contrail_train.evaluation.metrics import average_precision, bootstrap_interval, dice, histograms, share
+from contrail_train.evaluation.metrics import (
+    average_precision,
+    bootstrap_interval,
+    dice,
+    empty_masks,
+    histograms,
+    share,
+)
+from contrail_train.evaluation.outcomes import Ints, Mask, Outcome
 
-Mask = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
-SIZES = (1, 16, 32, 64, 128, 256, 512)
-"""Least pixels of the classes of contrails."""
-LABELLED = (0, 1, 64, 256, 1024, 4096)
-"""Least labelled pixels of the classes of records."""
+Floats = npt.NDArray[np.float64]
+CONTRAIL_SIZES = (1, 16, 32, 64, 128, 256, 512)
+"""Least number of pixels in each class of contrails."""
+LABELLED_PIXELS = (0, 1, 64, 256, 1024, 4096)
+"""Least number of labelled pixels in each class of records."""
 FEW_GROUPS = 10
-"""A class of records with fewer groups gets no interval."""
-MOST_ROWS = 12
+"""A class of records with fewer groups has no interval."""
 CELL = 15
-"""Degrees of latitude and longitude of a place."""
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-EIGHT = np.ones((3, 3), int)
+"""Size of the cells that records are grouped in, in degrees of latitude and longitude."""
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+LabelledClass = TypedDict(
+    "LabelledClass", {"class": str, "contrails": int, "pixels": int, "hit": float, "pixels_hit": float}
+)
+"""Labelled contrails of one size: shares of the contrails, and of their pixels, that were found."""
+PredictedClass = TypedDict(
+    "PredictedClass", {"class": str, "contrails": int, "pixels": int, "false": float, "pixels_false": float}
+)
+"""Predicted contrails of one size: shares of the contrails, and of their pixels, that touch no label."""
+RecordClass = TypedDict(
+    "RecordClass",
+    {
+        "class": str,
+        "records": int,
+        "positive_records": int,
+        "tp": int,
+        "fp": int,
+        "fn": int,
+        "lost": float,
+        "dice": NotRequired[float],
+        "recall": NotRequired[float],
+        "precision": NotRequired[float],
+        "dice_low": NotRequired[float],
+        "dice_high": NotRequired[float],
+    },
+)
+"""Records of one class. `lost` is their share of all wrong pixels; scores are left out where they are undefined."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What became of one record."""
+class ContrailAnalysis(TypedDict):
+    """Contrails by size."""
 
-    gated: tuple[int, int, int]
-    """tp, fp, fn of its mask, empty where the gate is shut."""
-    ungated: tuple[int, int, int]
-    sizes: Ints
-    """Pixels of each labelled contrail: of each set of labelled pixels that touch, corners included."""
-    hits: Ints
-    """Of these, the pixels that were found."""
-    predicted_sizes: Ints
-    touching: Mask
-    """Which of the predicted contrails share a pixel with a labelled one."""
-    agreement: float
-    """Mean, over the pixels that any annotator marked, of the share that did; 0 where none marked any, NaN without
-    annotators."""
-    predicted: npt.NDArray[np.uint8]
-    """The mask's bits, by numpy's packbits."""
+    labelled: list[LabelledClass]
+    predicted: list[PredictedClass]
 
 
-def look(
-    predicted_yx: Mask, ungated_yx: Mask, target_yx: Mask, annotators_yx: npt.NDArray[np.uint8] | None, voters: int
-) -> Found:
-    """annotators_yx: bit field, as in the store; None where there are none."""
-    labels, count = ndimage.label(target_yx, EIGHT)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    hits = np.bincount(labels[predicted_yx], minlength=count + 1)[1:]
-    drawn, drawn_count = ndimage.label(predicted_yx, EIGHT)
-    drawn_sizes = np.bincount(drawn.ravel(), minlength=drawn_count + 1)[1:]
-    touching = np.bincount(drawn[target_yx], minlength=drawn_count + 1)[1:] > 0
-    agreement = np.nan
-    if annotators_yx is not None and voters:
-        marks = np.bitwise_count(annotators_yx[annotators_yx > 0])
-        agreement = float(marks.mean()) / voters if marks.size else 0.0
-    return Found(
-        _counts(predicted_yx, target_yx),
-        _counts(ungated_yx, target_yx),
-        sizes,
-        hits,
-        drawn_sizes,
-        touching,
-        agreement,
-        np.packbits(predicted_yx),
-    )
+class ErrorCost(TypedDict):
+    """What one kind of error costs."""
+
+    error: str
+    records: int
+    pixels: int
+    lost: float
+    """Share of all wrong pixels."""
+    gain: float
+    """Dice gained if only this kind of error were corrected."""
 
 
-def _counts(predicted: Mask, target: Mask) -> tuple[int, int, int]:
-    tp = int((predicted & target).sum())
-    return tp, int(predicted.sum()) - tp, int(target.sum()) - tp
+class GatePoint(TypedDict):
+    """What another gate would do."""
+
+    gate: float
+    positives_shut: float | None
+    """Share of the positive records that it rejects."""
+    negatives_shut: float | None
+    dice: float
 
 
-def worst(found: Sequence[Found], count: int) -> list[int]:
-    """Indices of `count` records, half of them those that miss most pixels, half those with most false ones, so that
-    neither error hides the other; by lost pixels (fp + fn), the most first. Those that lose none are left out.
+class GateAnalysis(TypedDict):
+    """What deciding record by record costs. A gate of 0 rejects no record."""
+
+    gate: float
+    dice: float
+    dice_without_gate: float
+    dice_perfect_gate: float
+    dice_perfect_segmenter: float
+    """With perfect masks for all records that the gate accepts."""
+    record_auc_pr: float | None
+    record_auc_roc: float | None
+    record_precision: float | None
+    record_recall: float | None
+    positives: int
+    positives_shut: int
+    negatives: int
+    negatives_open: int
+    negatives_drawn: int
+    """Negative records with a mask that is not empty."""
+    errors: list[ErrorCost]
+    curve: list[GatePoint]
+
+
+class Analysis(TypedDict):
+    """The error analysis, as `evaluation-*.json` holds it."""
+
+    contrails: ContrailAnalysis
+    records: dict[str, list[RecordClass]]
+    """Classes by property of the records."""
+    gate: GateAnalysis
+
+
+def analyse(
+    outcomes: Sequence[Outcome], records: xr.Dataset, score: Floats, gate: float, group: npt.NDArray[np.str_]
+) -> Analysis:
+    """Analyse the errors of a model.
+
+    Args:
+        outcomes: What became of each record.
+        records: Scalars of the store for the same records, in the same order.
+        score: What the gate is compared with, (record).
+        gate: Records that score lower get an empty mask.
+        group: Group of each record, as in `bootstrap_interval`.
+
+    Returns:
+        The analysis, which `json.dumps` accepts.
+
+    Raises:
+        ValueError: If there are no records.
     """
-    _, fp, fn = np.array([one.gated for one in found], np.int64).reshape(-1, 3).T
-    first, second = ([int(i) for i in np.argsort(-lost, kind="stable") if lost[i]] for lost in (fn, fp))
-    mixed = dict.fromkeys(i for i in chain.from_iterable(zip_longest(first, second)) if i is not None)
-    return sorted(list(mixed)[:count], key=lambda i: -(fp[i] + fn[i]))
-
-
-def analysis(
-    found: Sequence[Found],
-    records: xr.Dataset,
-    score: npt.NDArray[np.float64],
-    gate: float,
-    group: npt.NDArray[np.str_],
-) -> dict[str, Any]:
-    """Tables by name, ready for JSON.
-
-    records: the per-sample variables of the store, those of `found` in their order; score: (n) what the gate compares;
-    group: (n) as in `bootstrap_interval`. Raises ValueError without a record.
-    """
-    if not found:
-        raise ValueError("no record to look at")
-    counts = np.array([one.gated for one in found], np.int64).T
-    ungated = np.array([one.ungated for one in found], np.int64).T
-    labelled = counts[0] + counts[2]
-    agreement = np.array([one.agreement for one in found])
-    time = labelled_time(records)
-    month = np.where(np.isnat(time), np.nan, (time.astype("datetime64[M]").astype(np.int64) % 12).astype(float))
-    latitude, longitude, hour, sun, view = (
-        records[name].values.astype(np.float64)
-        for name in ("latitude", "longitude", "local_solar_hour", "solar_zenith", "satellite_zenith")
-    )
-
-    def by(values: npt.NDArray[np.float64], told: Callable[[int], str]) -> list[dict[str, Any]]:
-        return _by_class(values, told, counts, labelled, group)
-
+    if not outcomes:
+        raise ValueError("no record to analyse")
+    counts = np.array([outcome.gated for outcome in outcomes], np.int64).T
+    ungated = np.array([outcome.ungated for outcome in outcomes], np.int64).T
+    properties: dict[str, tuple[Floats, Callable[[int], str]]] = {
+        "labelled_pixels": (
+            _class_numbers(counts[0] + counts[2], LABELLED_PIXELS),
+            _class_names(LABELLED_PIXELS).__getitem__,
+        ),
+        "annotator_agreement": (
+            np.ceil(np.round(np.array([outcome.agreement for outcome in outcomes]) * 5, 6)),
+            lambda n: f"{(n - 1) / 5:.1f} to {n / 5:.1f}" if n else "no pixel marked",
+        ),
+        **_properties_of(records),
+    }
     return {
-        "contrails": _contrails(found),
+        "contrails": _contrails(outcomes),
         "records": {
-            "labelled_pixels": by(_at_least(labelled, LABELLED), _from(LABELLED, "px")),
-            "annotator_agreement": by(np.ceil(np.round(agreement * 5, 6)), _fifth),
-            "place": by(_cell(latitude, longitude), _place),
-            "solar_hour": by(np.floor(hour / 3) % 8, lambda v: f"{3 * v} to {3 * v + 3} h"),
-            "light": by(np.where(np.isnan(sun), np.nan, sun >= 90), lambda v: "night" if v else "day"),
-            "month": by(month, lambda v: MONTHS[v]),
-            "satellite_zenith": by(np.floor(view / 10), lambda v: f"{10 * v} to {10 * v + 10} degrees"),
+            name: list(_by_class(numbers, class_name, counts, group))
+            for name, (numbers, class_name) in properties.items()
         },
         "gate": _gate(counts, ungated, score, gate),
     }
 
 
-def _contrails(found: Sequence[Found]) -> dict[str, list[dict[str, Any]]]:
-    """Labelled contrails by their size: how many were hit at all, what share of their pixels was found; and predicted
-    ones: how many share no pixel with a label.
-    """
-    names = ("sizes", "hits", "predicted_sizes", "touching")
-    sizes, hits, drawn, touching = (np.concatenate([getattr(one, name) for one in found]) for name in names)
-    told = _from(SIZES, "px")
-    labelled, predicted = [], []
-    for least in SIZES:
-        of = _at_least(sizes, SIZES) == least
-        if of.any():
-            labelled.append(
-                {
-                    "class": told(least),
-                    "contrails": int(of.sum()),
-                    "pixels": int(sizes[of].sum()),
-                    "hit": float((hits[of] > 0).mean()),
-                    "pixels_hit": float(hits[of].sum() / sizes[of].sum()),
-                }
-            )
-        of = _at_least(drawn, SIZES) == least
-        if of.any():
-            alone = of & ~touching
-            predicted.append(
-                {
-                    "class": told(least),
-                    "contrails": int(of.sum()),
-                    "pixels": int(drawn[of].sum()),
-                    "false": float(alone.sum() / of.sum()),
-                    "pixels_false": float(drawn[alone].sum() / drawn[of].sum()),
-                }
-            )
-    return {"labelled": labelled, "predicted": predicted}
-
-
-def _at_least(values: npt.NDArray[Any], classes: Sequence[int]) -> npt.NDArray[np.float64]:
-    """The class each value falls into, by its least value."""
-    return np.asarray(classes, np.float64)[np.searchsorted(classes, values, side="right") - 1]
-
-
-def _from(classes: Sequence[int], unit: str) -> Callable[[int], str]:
-    ends = dict(zip(classes, [*classes[1:], 0], strict=True))
-
-    def told(first: int) -> str:
-        end = ends[first]
-        if not end:
-            return f"from {first:,} {unit}"
-        return f"{first:,} {unit}" if end == first + 1 else f"{first:,} to {end - 1:,} {unit}"
-
-    return told
-
-
-def _fifth(number: int) -> str:
-    """Fifths include their upper end, so that full agreement needs no class of its own."""
-    return f"{(number - 1) / 5:.1f} to {number / 5:.1f}" if number else "no pixel marked"
-
-
-def _cell(latitude: npt.NDArray[np.float64], longitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Number of a cell of the globe, by rows from the south-west; NaN where a place is unknown."""
+def _properties_of(records: xr.Dataset) -> dict[str, tuple[Floats, Callable[[int], str]]]:
+    """Class number of each record (NaN: unknown), and the name of a class, by property."""
+    latitude, longitude, hour, sun, view = (
+        records[name].values.astype(np.float64)
+        for name in ("latitude", "longitude", "local_solar_hour", "solar_zenith", "satellite_zenith")
+    )
     row = np.minimum(np.floor((latitude + 90) / CELL), 180 // CELL - 1)
-    return row * (360 // CELL) + np.floor((longitude + 180) % 360 / CELL)
+    column = np.floor((longitude + 180) % 360 / CELL)
+    time = labelled_time(records)
+    month = time.astype("datetime64[M]").astype(np.int64) % 12
+    return {
+        "place": (row * (360 // CELL) + column, _cell_name),
+        "solar_hour": (np.floor(hour / 3) % 8, lambda n: f"{3 * n} to {3 * n + 3} h"),
+        "light": (np.where(np.isnan(sun), np.nan, sun >= 90), ("day", "night").__getitem__),
+        "month": (np.where(np.isnat(time), np.nan, month), _MONTHS.__getitem__),
+        "satellite_zenith": (np.floor(view / 10), lambda n: f"{10 * n} to {10 * n + 10} degrees"),
+    }
 
 
-def _place(cell: int) -> str:
-    """A cell by its south-western corner."""
-    row, column = divmod(cell, 360 // CELL)
+def _cell_name(number: int) -> str:
+    """Name a cell by its south-western corner; cells are numbered by rows from the south-west."""
+    row, column = divmod(number, 360 // CELL)
     latitude, longitude = row * CELL - 90, column * CELL - 180
     return f"{abs(latitude)}{'NS'[latitude < 0]} {abs(longitude)}{'EW'[longitude < 0]}"
 
 
+def _class_numbers(values: npt.NDArray[Any], starts: Sequence[int]) -> Floats:
+    return np.searchsorted(starts, values, side="right") - 1.0
+
+
+def _class_names(starts: Sequence[int]) -> list[str]:
+    names = [f"{a:,} px" if b == a + 1 else f"{a:,} to {b - 1:,} px" for a, b in pairwise(starts)]
+    return [*names, f"from {starts[-1]:,} px"]
+
+
+def _contrails(outcomes: Sequence[Outcome]) -> ContrailAnalysis:
+    sizes, hits, predicted_sizes, touching = (
+        np.concatenate([getattr(outcome, name) for outcome in outcomes])
+        for name in ("sizes", "hits", "predicted_sizes", "touching")
+    )
+    return {
+        "labelled": [
+            {
+                "class": name,
+                "contrails": int(members.sum()),
+                "pixels": int(sizes[members].sum()),
+                "hit": float((hits[members] > 0).mean()),
+                "pixels_hit": float(hits[members].sum() / sizes[members].sum()),
+            }
+            for name, members in _by_size(sizes)
+        ],
+        "predicted": [
+            {
+                "class": name,
+                "contrails": int(members.sum()),
+                "pixels": int(predicted_sizes[members].sum()),
+                "false": float((~touching[members]).mean()),
+                "pixels_false": float(predicted_sizes[members & ~touching].sum() / predicted_sizes[members].sum()),
+            }
+            for name, members in _by_size(predicted_sizes)
+        ],
+    }
+
+
+def _by_size(sizes: Ints) -> Iterator[tuple[str, Mask]]:
+    """Yield the classes of contrails that have members."""
+    numbers = _class_numbers(sizes, CONTRAIL_SIZES)
+    for number, name in enumerate(_class_names(CONTRAIL_SIZES)):
+        if (numbers == number).any():
+            yield name, numbers == number
+
+
 def _by_class(
-    values: npt.NDArray[np.float64],
-    told: Callable[[int], str],
-    counts: Ints,
-    labelled: Ints,
-    group: npt.NDArray[np.str_],
-) -> list[dict[str, Any]]:
-    """Counts and scores of the records of each class, in the order of `values`; NaN is the last, "unknown"."""
-    lost = max(int(counts[1:].sum()), 1)
-    rows = []
-    for value in np.unique(values):
-        of = np.isnan(values) if np.isnan(value) else values == value
-        tp, fp, fn = (int(n) for n in counts[:, of].sum(1))
-        row: dict[str, Any] = {
-            "class": "unknown" if np.isnan(value) else told(int(value)),
-            "records": int(of.sum()),
-            "positive_records": int((labelled[of] > 0).sum()),
+    numbers: Floats, name: Callable[[int], str], counts: Ints, group: npt.NDArray[np.str_]
+) -> Iterator[RecordClass]:
+    """Score the records of each class, in the order of the class numbers; the class "unknown" comes last."""
+    all_wrong = max(int(counts[1:].sum()), 1)
+    for number in np.unique(numbers):
+        members = np.isnan(numbers) if np.isnan(number) else numbers == number
+        tp, fp, fn = (int(n) for n in counts[:, members].sum(1))
+        row: RecordClass = {
+            "class": "unknown" if np.isnan(number) else name(int(number)),
+            "records": int(members.sum()),
+            "positive_records": int((counts[0, members] + counts[2, members] > 0).sum()),
             "tp": tp,
             "fp": fp,
             "fn": fn,
-            "lost": (fp + fn) / lost,
+            "lost": (fp + fn) / all_wrong,
         }
         if row["positive_records"]:
             row |= {"dice": float(dice(tp, fp, fn)), "recall": tp / (tp + fn)}
-            row |= {"precision": tp / (tp + fp)} if tp + fp else {}
-            if len(np.unique(group[of])) >= FEW_GROUPS:
-                low, high = bootstrap_interval(counts[0, of], counts[1, of], counts[2, of], group[of])
-                row |= {"dice_low": low, "dice_high": high}
-        rows.append(row)
-    return rows
+            if tp + fp:
+                row["precision"] = tp / (tp + fp)
+            if len(np.unique(group[members])) >= FEW_GROUPS:
+                row["dice_low"], row["dice_high"] = bootstrap_interval(*counts[:, members], group[members])
+        yield row
 
 
-def _gate(counts: Ints, ungated: Ints, score: npt.NDArray[np.float64], gate: float) -> dict[str, Any]:
-    """What deciding record by record costs: Dice with a perfect gate, a perfect segmenter, none; and what mending each
-    kind of error alone would bring. A gate of 0 is none: every record is open.
-    """
-    tp, fp, fn = counts
-    labelled, nothing = tp + fn, np.zeros_like(tp)
-    positive, shut, drawn = labelled > 0, score < gate, tp + fp > 0
-    perfect, emptied = np.stack([labelled, nothing, nothing]), np.stack([nothing, nothing, labelled])
-
-    def of(changed: Ints) -> float:
-        return float(dice(*changed.sum(1)))
-
-    now = of(counts)
-    opened = positive & ~shut
-    errors = [
-        ("positive records that the gate shuts", positive & shut, ungated, labelled),
-        ("negative records with a mask", ~positive & drawn, emptied, fp),
-        ("pixels missed in positive records that are open", opened, np.stack([labelled, fp, nothing]), fn),
-        ("false pixels in positive records that are open", opened, np.stack([tp, nothing, fn]), fp),
-    ]
-    lost = max(int((fp + fn).sum()), 1)
+def _gate(counts: Ints, ungated: Ints, score: Floats, gate: float) -> GateAnalysis:
+    positive, shut, drawn = counts[0] + counts[2] > 0, score < gate, counts[0] + counts[1] > 0
     auc_pr, auc_roc = None, None
     if positive.any() and not positive.all():
         auc_pr = average_precision(histograms(np.clip(score, 0, 1), positive))
         pairs = int(positive.sum()) * int((~positive).sum())
         auc_roc = float(mannwhitneyu(score[positive], score[~positive]).statistic) / pairs
-    curve = []
-    for level in np.unique([0.0, gate, *np.quantile(score, np.linspace(0, 0.9, 10))]).tolist():
-        closed = score < level
-        curve.append(
-            {
-                "gate": level,
-                "positives_shut": share(int((closed & positive).sum()), int(positive.sum())),
-                "negatives_shut": share(int((closed & ~positive).sum()), int((~positive).sum())),
-                "dice": of(np.where(closed, emptied, ungated)),
-            }
-        )
+    perfect = np.stack([counts[0] + counts[2], *np.zeros_like(counts[1:])])
+    levels = np.unique([0.0, gate, *np.quantile(score, np.linspace(0, 0.9, 10))]).tolist()
     return {
         "gate": gate,
-        "dice": now,
-        "dice_without_gate": of(ungated),
-        "dice_perfect_gate": of(np.where(positive, ungated, emptied)),
-        "dice_perfect_segmenter": of(np.where(positive & shut, emptied, perfect)),
+        "dice": _dice(counts),
+        "dice_without_gate": _dice(ungated),
+        "dice_perfect_gate": _dice(empty_masks(ungated, ~positive)),
+        "dice_perfect_segmenter": _dice(empty_masks(perfect, positive & shut)),
         "record_auc_pr": auc_pr,
         "record_auc_roc": auc_roc,
         "record_precision": share(int((positive & drawn).sum()), int(drawn.sum())),
@@ -290,163 +290,43 @@ def _gate(counts: Ints, ungated: Ints, score: npt.NDArray[np.float64], gate: flo
         "negatives": int((~positive).sum()),
         "negatives_open": int((~positive & ~shut).sum()),
         "negatives_drawn": int((~positive & drawn).sum()),
-        "errors": [
+        "errors": _error_costs(counts, ungated, shut),
+        "curve": [
             {
-                "error": name,
-                "records": int((where & (cost > 0)).sum()),
-                "pixels": int(cost[where].sum()),
-                "lost": float(cost[where].sum() / lost),
-                "gain": of(np.where(where, mended, counts)) - now,
+                "gate": level,
+                "positives_shut": share(int(((score < level) & positive).sum()), int(positive.sum())),
+                "negatives_shut": share(int(((score < level) & ~positive).sum()), int((~positive).sum())),
+                "dice": _dice(empty_masks(ungated, score < level)),
             }
-            for name, where, mended, cost in errors
+            for level in levels
         ],
-        "curve": curve,
     }
 
 
-def gate_story(told: dict[str, Any]) -> list[str]:
-    """The same in sentences."""
-    positives, negatives, drawn = told["positives"], told["negatives"], told["negatives_drawn"]
-    shut, alarms, *_ = told["errors"]
-    if not positives:
-        return [
-            f"No record has a contrail: all there is to lose are {alarms['pixels']:,} false pixels, in {drawn:,} of "
-            f"{negatives:,} records."
-        ]
-    lines, gated = [], told["gate"] > 0
-    if told["record_auc_roc"] is not None:
-        lines.append(
-            f"Telling records apart: of a positive and a negative record, the positive one scores higher in "
-            f"{told['record_auc_roc']:.1%} of cases (AUC-PR {told['record_auc_pr']:.3f}, by chance "
-            f"{positives / (positives + negatives):.3f}). {told['record_recall']:.1%} of positive records have a mask"
-            + (
-                f"; {told['record_precision']:.1%} of records with a mask are positive."
-                if told["record_precision"]
-                else "."
-            )
-        )
-    does = "There is no gate: the segmenter leaves"
-    if gated:
-        does = f"The gate ({told['gate']:.3f}) shuts {shut['records']:,} of {positives:,} positive records and leaves"
-    lines.append(f"{does} {drawn:,} of {negatives:,} negative records with a mask.")
-    price = [("a positive record that is shut", shut), ("a negative record with a mask", alarms)]
-    costs = [f"{what} costs {one['pixels'] / one['records']:,.0f} pixels" for what, one in price if one["records"]]
-    if costs:
-        lines.append(f"On average {' and '.join(costs)}.")
-    now = told["dice"]
-
-    def other(name: str) -> str:
-        return f"{told[name]:.3f} ({told[name] - now:+z.3f})"
-
-    others = f"with a perfect gate it would be {other('dice_perfect_gate')}"
-    if gated:
-        others += f", without a gate {other('dice_without_gate')}"
-        others += f", with a perfect segmenter under this gate {other('dice_perfect_segmenter')}"
-    lines.append(f"Dice is {now:.3f}; {others}.")
-    most = max(told["errors"], key=lambda error: error["gain"])
-    if most["gain"] > 0:
-        lines.append(
-            f"Most would be won by mending {most['error']}: {most['gain']:+z.3f} ({most['lost']:.0%} of all lost "
-            f"pixels, in {most['records']:,} records)."
-        )
-    best = max(told["curve"], key=lambda one: one["dice"])
-    if best["dice"] > now:
-        what = f"a gate of {best['gate']:.3f}" if best["gate"] > 0 else "no gate"
-        lines.append(
-            f"Of the gates tried below {what} does best, {best['dice']:.3f} ({best['dice'] - now:+z.3f}); found on "
-            "these records, it need not do so on others."
-        )
-    return lines
+def _dice(counts: Ints) -> float:
+    return float(dice(*counts.sum(1)))
 
 
-Table = tuple[str, list[str], list[list[str]]]
-
-
-class Shown(NamedTuple):
-    """A table of text; `bars` are shares in [0, 1] to draw in cells, by column."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    bars: dict[int, list[float]]
-
-
-def tables(told: dict[str, Any]) -> list[Table]:
-    """(title, header, rows of text) of everything that `analysis` tells."""
-    shown = [*gate_tables(told["gate"]), *contrail_tables(told["contrails"]), *record_tables(told["records"])]
-    first, *others = ((one.title, one.header, one.rows) for one in shown)
-    return [("\n".join([*gate_story(told["gate"]), "", first[0]]), *first[1:]), *others]
-
-
-def gate_tables(told: dict[str, Any]) -> list[Shown]:
-    """What each kind of error costs; what other gates would do."""
-    errors, curve = told["errors"], told["curve"]
-    costs = Shown(
-        "What each error costs",
-        ["error", "records", "pixels", "of all lost", "gain in Dice, mended alone"],
-        [
-            [e["error"], f"{e['records']:,}", f"{e['pixels']:,}", f"{e['lost']:.1%}", f"{e['gain']:+z.4f}"]
-            for e in errors
-        ],
-        {3: [e["lost"] for e in errors], 4: [max(e["gain"], 0.0) for e in errors]},
-    )
-
-    def name(gate: float) -> str:
-        return ("none" if gate == 0 else f"{gate:.4f}") + (", as it is" if gate == told["gate"] else "")
-
-    gates = Shown(
-        "What other gates would do here; to look at, not to choose by",
-        ["gate", "positives shut", "negatives shut", "Dice"],
-        [
-            [name(c["gate"]), _percent(c["positives_shut"]), _percent(c["negatives_shut"]), f"{c['dice']:.4f}"]
-            for c in curve
-        ],
-        {3: [c["dice"] for c in curve]},
-    )
-    return [costs, gates]
-
-
-def contrail_tables(told: dict[str, Any]) -> list[Shown]:
-    """Contrails by size: labelled ones, predicted ones. Left out where there are none."""
-    made = []
-    for kind, hit, pixels, names in (
-        ("labelled", "hit", "pixels_hit", ["hit at all", "pixels hit"]),
-        ("predicted", "false", "pixels_false", ["on no label", "their share of pixels"]),
-    ):
-        classes = told[kind]
-        rows = [
-            [c["class"], f"{c['contrails']:,}", f"{c['pixels']:,}", _percent(c[hit]), _percent(c[pixels])]
-            for c in classes
-        ]
-        bars = {3: [c[hit] for c in classes], 4: [c[pixels] for c in classes]}
-        header = ["size", "contrails", "pixels", *names]
-        made += [Shown(f"{kind.capitalize()} contrails by size", header, rows, bars)] * bool(rows)
-    return made
-
-
-def record_tables(told: dict[str, Any]) -> list[Shown]:
-    """Records by each of their properties that is known of some."""
-    made = []
-    header = ["records", "positive", "tp", "fp", "fn", "precision", "recall", "Dice", "95 %", "of all lost"]
-    for key, classes in told.items():
-        if [one["class"] for one in classes] == ["unknown"]:
-            continue
-        name = key.replace("_", " ")
-        title = f"Records by {name}" + f", south-western corners of {CELL} degrees" * (key == "place")
-        if len(classes) > MOST_ROWS:
-            title += f", the {MOST_ROWS} of {len(classes)} that lose most"
-            classes = sorted(classes, key=lambda one: -one["lost"])[:MOST_ROWS]
-        bars = {8: [one.get("dice", 0.0) for one in classes], 10: [one["lost"] for one in classes]}
-        made.append(Shown(title, [name, *header], [_row(one) for one in classes], bars))
-    return made
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
-
-
-def _row(one: dict[str, Any]) -> list[str]:
-    interval = f"{one['dice_low']:.3f} to {one['dice_high']:.3f}" if "dice_low" in one else ""
-    scores = [f"{one[key]:.3f}" if key in one else "" for key in ("precision", "recall", "dice")]
-    counts = [f"{one[key]:,}" for key in ("records", "positive_records", "tp", "fp", "fn")]
-    return [one["class"], *counts, *scores, interval, f"{one['lost']:.1%}"]
+def _error_costs(counts: Ints, ungated: Ints, shut: Mask) -> list[ErrorCost]:
+    """Correct one kind of error at a time."""
+    tp, fp, fn = counts
+    zero, labelled = np.zeros_like(tp), tp + fn
+    positive = labelled > 0
+    opened = positive & ~shut
+    kinds = [
+        ("positive records that the gate rejects", positive & shut, ungated, labelled),
+        ("negative records with a mask", ~positive & (fp > 0), np.stack([zero, zero, labelled]), fp),
+        ("missed pixels in positive records that the gate accepts", opened, np.stack([labelled, fp, zero]), fn),
+        ("false pixels in positive records that the gate accepts", opened, np.stack([tp, zero, fn]), fp),
+    ]
+    all_wrong = max(int((fp + fn).sum()), 1)
+    return [
+        {
+            "error": name,
+            "records": int((members & (wrong > 0)).sum()),
+            "pixels": int(wrong[members].sum()),
+            "lost": float(wrong[members].sum() / all_wrong),
+            "gain": _dice(np.where(members, corrected, counts)) - _dice(counts),
+        }
+        for name, members, corrected, wrong in kinds
+    ]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from contrail_data.build.build import build
 from contrail_data.composites import COMPOSITES, Channel, Composite
-from contrail_data.reports import preview as pictures
-from contrail_data.reports.pictures import LABEL_COLOUR, PREDICTION_COLOUR, VOTE_COLOUR, Look
+from contrail_data.reports import sheet_layout
+from contrail_data.reports.pictures import LABEL_COLOUR, PREDICTION_COLOUR, VOTE_COLOUR, SampleViewer
 from contrail_data.sources.open import open_source
 from contrail_data.store.reader import open_store, read_scalars
 from contrail_data.store.schema import PixelDtype
@@ -22,7 +22,7 @@ from helpers.stores import predict_square
 
 def test_outlines_lie_around_what_was_marked(store: xr.Dataset, tmp_path: Path) -> None:
     prediction = predict_square(store, tmp_path / "p.zarr", pseudo=False)
-    tile = np.asarray(Look(store, read_scalars(store), prediction).tile(0, votes=True))
+    tile = np.asarray(SampleViewer(store, read_scalars(store), prediction).tile(0, votes=True))
     assert tile.shape == (224, 224, 3)  # 32 pixels, 7 each
     colours = tile[3::7, 3::7]
     # Majority: row 16, columns 3 to 15. Two of four: row 8. Predicted: 20 to 23.
@@ -35,7 +35,7 @@ def test_outlines_lie_around_what_was_marked(store: xr.Dataset, tmp_path: Path) 
         ring[rows, columns] = True
         ring[rows.start + 1 : rows.stop - 1, columns.start + 1 : columns.stop - 1] = False
         np.testing.assert_array_equal((colours == colour).all(-1), ring)
-    plain = np.asarray(Look(store, read_scalars(store)).tile(0))
+    plain = np.asarray(SampleViewer(store, read_scalars(store)).tile(0))
     assert not (plain == VOTE_COLOUR).all(-1).any()
 
 
@@ -47,7 +47,7 @@ def test_other_channels_are_shown_as_ash_where_its_bands_are(raw: Path, tmp_path
         settings = StoreSettings(recipe, dtype=PixelDtype.FLOAT32, size=32)
         build(open_source(raw, "train", recipe), settings, out, workers=1)
         store = open_store(out)
-        looks.append(Look(store, read_scalars(store)).rgb(3, 4).astype(int))
+        looks.append(SampleViewer(store, read_scalars(store)).rgb(3, 4).astype(int))
     assert np.abs(looks[0] - looks[1]).max() <= 1
 
 
@@ -55,7 +55,7 @@ def test_other_channels_are_shown_as_ash_where_its_bands_are(raw: Path, tmp_path
 @given(st.text(st.characters(codec="latin-1", categories=["L", "N", "P"]), max_size=100), st.integers(40, 400))
 def test_captions_are_never_cut(record_id: str, width: int) -> None:
     text = f"{record_id}\n2019-04-04 12:00 UTC\n21.98°N 60.93°W"
-    font = pictures._font(12)
-    lines = pictures._wrapped(text, font, width)
+    font = sheet_layout.load_font(12)
+    lines = sheet_layout.wrap_text(text, font, width)
     assert all(font.getlength(line) <= width for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "").replace("\n", "")

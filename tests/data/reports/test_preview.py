@@ -11,8 +11,10 @@ from PIL import Image
 
 from contrail_data.errors import ContrailError
 from contrail_data.reports import preview as pictures
-from contrail_data.reports.preview import choose, contact_sheet, preview
-from contrail_data.reports.store_page import page
+from contrail_data.reports.preview import contact_sheet, preview
+from contrail_data.reports.selection import choose
+from contrail_data.reports.sheets import Sheet
+from contrail_data.reports.store_page import store_page
 from helpers.records import write_record
 from helpers.stores import build_composite, predict_square
 
@@ -36,17 +38,17 @@ def test_disagreed_ranks_large_disputes_before_specks(tmp_path: Path) -> None:
     record("edges", all_four=400, one=200)
     record("dispute", all_four=50, one=450)
     store = build_composite(tmp_path / "raw", tmp_path / "s.zarr", size=size)
-    chosen, of = choose(store, "disagreed", 24)
+    selection = choose(store, Sheet.DISAGREED, 24)
     ids = store["record_id"].values
-    assert [(ids[i], told) for i, told in chosen] == [
+    assert [(ids[i], told) for i, told in selection.ranks.items()] == [
         ("dispute", "450 of 500 px disputed"),
         ("edges", "200 of 600 px disputed"),
         ("speck", "6 of 6 px disputed"),
     ]
-    assert of == 3
-    assert [ids[i] for i, _ in choose(store, "positives", 2)[0]] == ["edges", "agreed"]
-    assert choose(store, "random", 5, 1) == choose(store, "random", 5, 1) != choose(store, "random", 5, 2)
-    assert len(choose(store, "brightest", 3)[0]) == 3
+    assert selection.candidates == 3
+    assert [ids[i] for i in choose(store, Sheet.POSITIVES, 2).ranks] == ["edges", "agreed"]
+    assert choose(store, Sheet.RANDOM, 5, 1) == choose(store, Sheet.RANDOM, 5, 1) != choose(store, Sheet.RANDOM, 5, 2)
+    assert len(choose(store, Sheet.BRIGHTEST, 3).ranks) == 3
 
 
 def test_pictures_of_stores_do_not_overwrite_each_other(raw: Path, store: xr.Dataset, tmp_path: Path) -> None:
@@ -61,17 +63,17 @@ def test_pictures_of_stores_do_not_overwrite_each_other(raw: Path, store: xr.Dat
     assert all(p.is_file() for p in paths)
     width, height = Image.open(paths[-1]).size
     assert 1 < width / height < 2.5
-    half = contact_sheet(store, "positives", out, prediction=prediction.isel(sample=slice(4)))
+    half = contact_sheet(store, Sheet.POSITIVES, out, prediction=prediction.isel(sample=slice(4)))
     assert half.is_file()  # records without a prediction are told, not refused
 
 
 def test_one_bare_sample(bare: xr.Dataset, tmp_path: Path) -> None:
     (path,) = preview(bare, "f1", tmp_path / "pictures")  # one frame: nothing to animate, no second row
     assert Image.open(path).height < 700
-    assert contact_sheet(bare, "positives", tmp_path / "pictures").is_file()
+    assert contact_sheet(bare, Sheet.POSITIVES, tmp_path / "pictures").is_file()
     with pytest.raises(ContrailError, match="no record on which annotators disagree"):
-        contact_sheet(bare, "disagreed", tmp_path / "pictures")
-    html = page(bare)
+        contact_sheet(bare, Sheet.DISAGREED, tmp_path / "pictures")
+    html = store_page(bare)
     assert "No record has a place" in html
     assert "No record has a time" in html
     assert "No record has votes" in html

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from contrail_data.cli.main import app
 from contrail_data.composites import COMPOSITES
-from contrail_data.reports.store_page import page
-from contrail_data.reports.summary import facts, summary
+from contrail_data.reports.store_page import store_page
+from contrail_data.reports.summary import as_json, as_text, summarise
 from helpers.stores import build_composite, predict_square
 
 
@@ -23,7 +23,7 @@ def test_json_facts_are_those_of_the_raw_masks(raw: Path, store: xr.Dataset) -> 
     assert done.exit_code == 0
     found = json.loads(done.stdout)
     masks = [np.load(p) for p in sorted((raw / "train").glob("*/human_pixel_masks.npy"))]
-    assert found == facts(store)
+    assert found == as_json(summarise(store))
     assert found["labels"] == {
         "sources": {"human": 9},
         "records": 9,
@@ -46,8 +46,8 @@ def test_the_screen_is_one_screen(raw: Path, bare: xr.Dataset, store: xr.Dataset
                 np.save(path, np.full((32, 32, 8), 270 + band, "<f4"))
     many = build_composite(raw, tmp_path / "many.zarr", "bands_diffs")
     for shown in (bare, many, predict_square(store, tmp_path / "p.zarr", pseudo=True)):
-        told = summary(facts(shown))
+        told = as_text(summarise(shown))
         indent = max(map(len, told)) + 2
         assert sum(max(1, len(textwrap.wrap(text, 80 - indent))) for text in told.values()) <= 38
-        page(shown)
-    assert "annotators" not in summary(facts(bare)) or summary(facts(bare))["annotators"] == "none"
+        store_page(shown)
+    assert as_text(summarise(bare))["annotators"] == "none"

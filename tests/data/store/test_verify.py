@@ -43,7 +43,7 @@ STORE_DAMAGE = {
 @pytest.mark.parametrize("kind", STORE_DAMAGE)
 def test_a_damaged_store_is_an_error_that_says_where(raw: Path, tmp_path: Path, kind: str) -> None:
     from contrail_data.reports.preview import preview
-    from contrail_data.reports.summary import facts, summary
+    from contrail_data.reports.summary import as_text, summarise
 
     damage, told = STORE_DAMAGE[kind]
     build_small(raw, tmp_path / "s.zarr")
@@ -51,7 +51,7 @@ def test_a_damaged_store_is_an_error_that_says_where(raw: Path, tmp_path: Path, 
 
     def look() -> None:
         store = open_store(tmp_path / "s.zarr")
-        summary(facts(store))
+        as_text(summarise(store))
         preview(store, "18446744073709551616", tmp_path / "pictures")
 
     with pytest.raises(ContrailError, match=re.escape(told)):
@@ -60,12 +60,12 @@ def test_a_damaged_store_is_an_error_that_says_where(raw: Path, tmp_path: Path, 
 
 def test_small_damage_does_not_stop_looking(raw: Path, tmp_path: Path) -> None:
     from contrail_data.reports.preview import preview
-    from contrail_data.reports.summary import facts, summary
+    from contrail_data.reports.summary import as_text, summarise
 
     build_small(raw, tmp_path / "s.zarr")
     (tmp_path / "s.zarr" / PROVENANCE).write_text("[]")
     store = open_store(tmp_path / "s.zarr")
-    assert "unknown" in summary(facts(store))["built"]
+    assert "unknown" in as_text(summarise(store))["built"]
     assert {d.path for d in verify(Place(str(tmp_path / "s.zarr")))} == {PROVENANCE}
     (tmp_path / "file").write_text("")
     with pytest.raises(ContrailError, match="cannot be a folder"):

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contrail_train.evaluation.analysis import analysis, gate_story, look, tables, worst
+from contrail_train.evaluation.analysis import analyse
+from contrail_train.evaluation.analysis_text import gate_sentences, screen_tables
 from contrail_train.evaluation.metrics import dice
+from contrail_train.evaluation.outcomes import outcome_of, worst
 from helpers.evaluations import SIDE, mask_of, records_of
 
 
@@ -19,13 +21,13 @@ def test_contrails_are_counted_one_by_one() -> None:
     predicted = mask_of((3, 6, 2, 7), (20, 22, 20, 30))  # 5 of the first; 20 that touch nothing
     votes = (target * 0b0111).astype(np.uint8)
     votes[10, 2:12] = 0b0001
-    found = look(predicted, predicted, target, votes, 4)
+    found = outcome_of(predicted, predicted, target, votes, 4)
     assert found.gated == (5, 30, 25)
     assert (found.sizes.tolist(), found.hits.tolist()) == ([20, 10], [5, 0])
     assert (found.predicted_sizes.tolist(), found.touching.tolist()) == ([15, 20], [True, False])
     assert found.agreement == pytest.approx((20 * 3 + 10) / 30 / 4)
     np.testing.assert_array_equal(np.unpackbits(found.predicted).reshape(SIDE, SIDE), predicted)
-    told = analysis([found], records_of(1), np.ones(1), 0.0, np.array(["a"]))
+    told = analyse([found], records_of(1), np.ones(1), 0.0, np.array(["a"]))
     json.dumps(told, allow_nan=False)
     labelled = {c["class"]: (c["hit"], c["pixels_hit"]) for c in told["contrails"]["labelled"]}
     assert labelled == {"1 to 15 px": (0.0, 0.0), "16 to 31 px": (1.0, 0.25)}
@@ -35,16 +37,16 @@ def test_contrails_are_counted_one_by_one() -> None:
 
 def test_corners_connect() -> None:
     steps = np.eye(SIDE, dtype=bool)
-    assert look(steps, steps, steps, None, 0).sizes.tolist() == [SIDE]
+    assert outcome_of(steps, steps, steps, None, 0).sizes.tolist() == [SIDE]
 
 
 def test_agreement_tells_none_marked_from_none_asked() -> None:
     votes, label = mask_of().astype(np.uint8), mask_of((0, 1, 0, 5))
-    assert look(mask_of(), mask_of(), mask_of(), votes, 4).agreement == 0
-    assert np.isnan(look(mask_of(), mask_of(), mask_of(), votes, 0).agreement)
+    assert outcome_of(mask_of(), mask_of(), mask_of(), votes, 4).agreement == 0
+    assert np.isnan(outcome_of(mask_of(), mask_of(), mask_of(), votes, 0).agreement)
     cases = [(None, 0), (votes, 4), (label * np.uint8(0b111), 5), (label * np.uint8(0b1111), 4)]
-    found = [look(mask_of(), mask_of(), label, marks, voters) for marks, voters in cases]
-    told = analysis(found, records_of(4), np.ones(4), 0.0, np.array(list("abcd")))["records"]["annotator_agreement"]
+    found = [outcome_of(mask_of(), mask_of(), label, marks, voters) for marks, voters in cases]
+    told = analyse(found, records_of(4), np.ones(4), 0.0, np.array(list("abcd")))["records"]["annotator_agreement"]
     assert [one["class"] for one in told] == ["no pixel marked", "0.4 to 0.6", "0.8 to 1.0", "unknown"]
 
 
@@ -58,8 +60,8 @@ def test_records_fall_into_classes_of_place_and_time() -> None:
         "satellite_zenith": [0, 9.9, 10, 75, np.nan],
     }
     records = records.assign({name: ("sample", np.array(value, float)) for name, value in values.items()})
-    found = [look(mask_of(), mask_of(), mask_of((0, 1, 0, i)), None, 0) for i in range(5)]
-    told = analysis(found, records, np.ones(5), 0.0, np.array(list("abcde")))["records"]
+    found = [outcome_of(mask_of(), mask_of(), mask_of((0, 1, 0, i)), None, 0) for i in range(5)]
+    told = analyse(found, records, np.ones(5), 0.0, np.array(list("abcde")))["records"]
     classes = {name: {one["class"]: one["records"] for one in told[name]} for name in told}
     assert classes["place"] == {"15S 165E": 1, "0N 0E": 1, "30N 90W": 1, "75N 180W": 1, "unknown": 1}
     assert classes["solar_hour"] == {"0 to 3 h": 3, "21 to 24 h": 1, "unknown": 1}
@@ -75,9 +77,9 @@ def test_what_the_gate_costs() -> None:
     label, drawn = mask_of((0, 10, 0, 10)), mask_of((0, 10, 0, 8), (20, 22, 0, 10))
     empty = mask_of()
     cases = [(label, drawn, True), (label, label, False), (empty, drawn, True), (empty, drawn, False)]
-    found = [look(p & opened, p, t, None, 0) for t, p, opened in cases]
+    found = [outcome_of(p & opened, p, t, None, 0) for t, p, opened in cases]
     score = np.array([0.9, 0.1, 0.8, 0.2])
-    told = analysis(found, records_of(4), score, 0.5, np.array(list("abcd")))["gate"]
+    told = analyse(found, records_of(4), score, 0.5, np.array(list("abcd")))["gate"]
     assert told["dice"] == pytest.approx(160 / (160 + 20 + 100 + 20 + 100))
     assert told["dice_perfect_gate"] == pytest.approx(360 / (360 + 20 + 20))
     assert told["dice_without_gate"] == pytest.approx(360 / (360 + 20 + 20 + 200))
@@ -93,31 +95,31 @@ def test_what_the_gate_costs() -> None:
     by_gate = {one["gate"]: one["dice"] for one in told["curve"]}
     assert by_gate[0.5] == told["dice"]
     assert by_gate[0.0] == told["dice_without_gate"]
-    story = " ".join(gate_story(told))
-    assert "shuts 1 of 2 positive records and leaves 1 of 2 negative records with a mask" in story
-    assert "positive record that is shut costs 100 pixels and a negative record with a mask costs 100 pixels" in story
+    story = " ".join(gate_sentences(told))
+    assert "rejects 1 of 2 positive records and leaves 1 of 2 negative records with a mask" in story
+    assert "a rejected positive record costs 100 pixels and a negative record with a mask costs 100 pixels" in story
 
 
 def test_the_story_without_gate_errors_or_positives() -> None:
     label, group = mask_of((0, 4, 0, 4)), np.array(["a"])
-    ideal = analysis([look(label, label, label, None, 0)], records_of(1), np.ones(1), 0.0, group)["gate"]
-    assert gate_story(ideal) == [
-        "There is no gate: the segmenter leaves 0 of 0 negative records with a mask.",
-        "Dice is 1.000; with a perfect gate it would be 1.000 (+0.000).",
+    ideal = analyse([outcome_of(label, label, label, None, 0)], records_of(1), np.ones(1), 0.0, group)["gate"]
+    assert gate_sentences(ideal) == [
+        "There is no gate; the segmenter leaves 0 of 0 negative records with a mask.",
+        "Dice is 1.000; it would be 1.000 (+0.000) with a perfect gate.",
     ]
-    alarm = analysis([look(label, label, mask_of(), None, 0)], records_of(1), np.ones(1), 0.5, group)["gate"]
-    assert gate_story(alarm) == [
-        "No record has a contrail: all there is to lose are 16 false pixels, in 1 of 1 records."
+    alarm = analyse([outcome_of(label, label, mask_of(), None, 0)], records_of(1), np.ones(1), 0.5, group)["gate"]
+    assert gate_sentences(alarm) == [
+        "No record has a contrail. The only errors are 16 false pixels, in 1 of 1 record."
     ]
     with pytest.raises(ValueError, match="no record"):
-        analysis([], records_of(0), np.zeros(0), 0.0, np.zeros(0, str))
+        analyse([], records_of(0), np.zeros(0), 0.0, np.zeros(0, str))
 
 
 def test_the_worst_are_of_both_kinds() -> None:
     """Three that miss much, two with fewer false pixels, one without loss."""
-    missed = [look(mask_of(), mask_of(), mask_of((0, 10, 0, width)), None, 0) for width in (10, 20, 30)]
-    false = [look(drawn, drawn, mask_of(), None, 0) for drawn in (mask_of((0, 3, 0, 3)), mask_of((0, 4, 0, 4)))]
-    found = [look(mask_of(), mask_of(), mask_of(), None, 0), *missed, *false]
+    missed = [outcome_of(mask_of(), mask_of(), mask_of((0, 10, 0, width)), None, 0) for width in (10, 20, 30)]
+    false = [outcome_of(drawn, drawn, mask_of(), None, 0) for drawn in (mask_of((0, 3, 0, 3)), mask_of((0, 4, 0, 4)))]
+    found = [outcome_of(mask_of(), mask_of(), mask_of(), None, 0), *missed, *false]
     assert worst(found, 2) == [3, 5]
     assert worst(found, 3) == [3, 2, 5]
     assert worst(found, 10) == [3, 2, 1, 5, 4]
@@ -131,8 +133,8 @@ def test_every_table_adds_up(count: int, known: bool, seed: int) -> None:
     found, score = [], rng.random(count)
     for s in score:
         target, predicted = rng.random((2, SIDE, SIDE)) < rng.choice([0, 0.05])
-        found.append(look(predicted & (s >= 0.4), predicted, target, None, 0))
-    told = analysis(found, records_of(count, known), score, 0.4, np.arange(count).astype(str))
+        found.append(outcome_of(predicted & (s >= 0.4), predicted, target, None, 0))
+    told = analyse(found, records_of(count, known), score, 0.4, np.arange(count).astype(str))
     json.dumps(told, allow_nan=False)
     total = np.sum([one.gated for one in found], axis=0)
     for classes in told["records"].values():
@@ -148,8 +150,8 @@ def test_every_table_adds_up(count: int, known: bool, seed: int) -> None:
     assert all(error["gain"] >= 0 for error in gate["errors"][1:])  # opening a record may cost: what is drawn there
     assert next(one["dice"] for one in gate["curve"] if one["gate"] == 0.4) == gate["dice"]
     assert gate["curve"][0]["dice"] == gate["dice_without_gate"]
-    assert gate_story(gate)
-    assert all(len(row) == len(header) for _, header, rows in tables(told) for row in rows)
+    assert gate_sentences(gate)
+    assert all(len(row) == len(table.header) for table in screen_tables(told) for row in table.rows)
     lost = [sum(found[i].gated[1:]) for i in worst(found, 5)]
     assert lost == sorted(lost, reverse=True)
     assert 0 not in lost

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from contrail_train.evaluation.analysis import analysis, look
-from contrail_train.evaluation.report import FALSE, FOUND, MISSED, error_picture, write_page
+from contrail_data.reports.page import Picture
+from contrail_train.evaluation.analysis import analyse
+from contrail_train.evaluation.outcomes import outcome_of
+from contrail_train.evaluation.report import FALSE, FOUND, MISSED, error_picture, evaluation_page
 from helpers.evaluations import SIDE, mask_of, records_of
 
 RESULT = {
@@ -22,7 +23,7 @@ RESULT = {
 
 def test_the_picture_shows_each_kind_of_error() -> None:
     target, predicted = mask_of((0, 4, 0, 8)), mask_of((2, 6, 0, 8))
-    content = error_picture(np.full((1, SIDE, SIDE), 128, np.uint8), target, predicted, 8)
+    content = error_picture(np.full((SIDE, SIDE, 3), 128, np.uint8), target, predicted, 8)
     pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     assert pixels.shape[0] == SIDE * 8
     last = pixels[:, -SIDE * 8 :][4::8, 4::8]
@@ -30,28 +31,25 @@ def test_the_picture_shows_each_kind_of_error() -> None:
     assert tuple(pixels[4, 4]) == (128, 128, 128)
 
 
-def test_the_page_is_one_file_and_escapes(tmp_path: Path) -> None:
+def test_the_page_is_one_file_and_escapes() -> None:
     target, predicted = mask_of((0, 4, 0, 8)), mask_of((2, 6, 0, 8))
-    found = [look(predicted, predicted, target, None, 0)]
-    told = analysis(found, records_of(1), np.ones(1), 0.0, np.array(["a"]))
+    found = [outcome_of(predicted, predicted, target, None, 0)]
+    told = analyse(found, records_of(1), np.ones(1), 0.0, np.array(["a"]))
     histogram = np.zeros((2, 65536), np.int64)
     histogram[:, 40000] = 5
-    pictures = [("<b>id", "what & 'how", b"png")]
-    file = tmp_path / "p.html"
-    write_page({**RESULT, "analysis": told}, pictures, "<script>alert(1)</script>", file, histogram)
-    page = file.read_text()
+    pictures = [Picture(b"png", ["<b>id", "what & 'how"])]
+    page = evaluation_page({**RESULT, "analysis": told}, pictures, "<script>alert(1)</script>", histogram)
     assert "<script" not in page
-    assert "&lt;b&gt;id: what &amp; &#x27;how" in page
+    assert "&lt;b&gt;id: what &amp; &#39;how" in page
     assert "0.60 to 0.65: 0.500 of 10 pixels" in page
-    assert not re.search(r"(src|href)='?(?!data:)\w|url\(|http", page.replace("src='data:", ""))
+    assert not re.search(r"""(src|href)=["']?(?!data:|#)\w|url\(|http""", page)
 
 
-def test_the_page_of_one_empty_record_of_nowhere(tmp_path: Path) -> None:
-    told = analysis(
-        [look(mask_of(), mask_of(), mask_of(), None, 0)], records_of(1, False), np.zeros(1), 0.5, np.array(["a"])
+def test_the_page_of_one_empty_record_of_nowhere() -> None:
+    told = analyse(
+        [outcome_of(mask_of(), mask_of(), mask_of(), None, 0)], records_of(1, False), np.zeros(1), 0.5, np.array(["a"])
     )
-    write_page({**RESULT, "analysis": told}, [], "t", tmp_path / "p.html", np.zeros((2, 65536), np.int64))
-    page = (tmp_path / "p.html").read_text()
+    page = evaluation_page({**RESULT, "analysis": told}, [], "t", np.zeros((2, 65536), np.int64))
     assert "No record has a contrail" in page
     assert "unknown" not in page
     assert "trusted" not in page

@@ -1,0 +1,281 @@
+"""Charts of the HTML pages, drawn by matplotlib and returned as inline SVG.
+
+One SVG serves light mode, dark mode and print, because its colours become CSS variables of the page. Tooltips are set
+as the URL of an artist, the only text that matplotlib writes for each element, and become `<title>` elements.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+STYLE = Path(__file__).with_name("charts.mplstyle")
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+Numbers = npt.NDArray[np.integer[Any]] | npt.NDArray[np.floating[Any]]
+_WIDTH, _HEIGHT = 400, 190
+_STEPS = [1, 2, 5, 10]
+
+
+class Colour(StrEnum):
+    """Colours that charts may use; each stands for a CSS variable of the page."""
+
+    POSITIVE = "#c77700"
+    NEGATIVE = "#8fa3b8"
+    SECOND = "#0072b2"
+    TEXT = "#1d2228"
+    MUTED = "#66707b"
+    GRID = "#dfe3e8"
+    SEA = "#eef3f7"
+    COAST = "#7b8794"
+    BACKGROUND = "#fefefe"
+
+
+def new_axes(width: float = _WIDTH, height: float = _HEIGHT, left: float = 42, bottom: float = 24) -> Axes:
+    """Create the axes of one chart; call it, and draw, within `rc_context(fname=STYLE)`.
+
+    Args:
+        width: Width of the figure in pixels.
+        height: Height of the figure in pixels.
+        left: Margin for the labels of the vertical axis, in pixels.
+        bottom: Margin for the labels of the horizontal axis, in pixels.
+
+    Returns:
+        Axes that fill the figure up to the margins.
+    """
+    figure = Figure(figsize=(width / 72, height / 72))
+    return figure.add_axes((left / width, bottom / height, 1 - (left + 8) / width, 1 - (bottom + 10) / height))
+
+
+def inline_svg(axes: Axes, description: str) -> Markup:
+    """Render the figure of some axes as an SVG element that can stand in an HTML page.
+
+    Args:
+        axes: Axes from `new_axes`. Clipping is switched off, so everything drawn must lie within their limits.
+        description: What the chart shows, for screen readers.
+
+    Returns:
+        The `<svg>` element: deterministic, without scripts, metadata or colours of its own.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.patch.set_visible(False)
+    axes.patch.set_visible(False)
+    for artist in figure.findobj():
+        artist.set_clip_on(False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    width, height = figure.get_size_inches() * 72
+    svg = re.sub(r"(?s)^.*?<svg[^>]*>|<style.*?</style>|<!--.*?-->|<defs/>", "", buffer.getvalue())
+    svg = re.sub(r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"', "", svg)
+    svg = re.sub(r"""<a xlink:href=(["'])(.*?)\1[^>]*>""", r"<g><title>\2</title>", svg).replace("</a>", "</g>")
+    svg = re.sub(r'(?<= [dxy]=")[^"]*', lambda numbers: re.sub(r"(\.\d)\d+", r"\1", numbers[0]), svg)
+    svg = re.sub(r"\s*\n\s*", " ", svg)
+    for colour in Colour:
+        svg = svg.replace(colour, f"var(--{colour.name.lower()})")
+    return Markup(f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(description)}">{svg}')
+
+
+def bars(
+    names: Sequence[str], values: Numbers, colours: Sequence[Colour], description: str, *, percent: bool = False
+) -> Markup:
+    """Draw one bar for each name.
+
+    Args:
+        names: Labels below the bars; bars with an empty name have none.
+        values: Heights of the bars, (name).
+        colours: Colours of the bars.
+        description: What the chart shows, for screen readers.
+        percent: Whether the values are shares, to be labelled as per cent.
+
+    Returns:
+        The chart as an `<svg>` element.
+    """
+    with rc_context(fname=STYLE):
+        axes = new_axes()
+        drawn = axes.bar(range(len(names)), values, 0.94, color=list(colours))
+        _add_tooltips(drawn, [f"{value:.1%}" if percent else f"{value:,}" for value in values.tolist()])
+        _set_ticks(axes, percent=percent)
+        _label_bars(axes, names)
+        return inline_svg(axes, description)
+
+
+def mirrored_bars(names: Sequence[str], up: Numbers, down: Numbers, description: str) -> Markup:
+    """Draw counts of positive records upwards and counts of negative ones downwards, on one scale.
+
+    Args:
+        names: Labels below the bars; bars with an empty name have none.
+        up: Counts of positive records, (name).
+        down: Counts of negative records, (name).
+        description: What the chart shows, for screen readers.
+
+    Returns:
+        The chart as an `<svg>` element.
+    """
+    with rc_context(fname=STYLE):
+        axes = new_axes()
+        for counts, sign, colour, noun in (
+            (up, 1, Colour.POSITIVE, "positive"),
+            (down, -1, Colour.NEGATIVE, "negative"),
+        ):
+            drawn = axes.bar(range(len(names)), sign * counts, 0.94, color=colour)
+            _add_tooltips(drawn, [f"{count:,} {noun}" for count in counts.tolist()])
+        axes.axhline(0, color=Colour.MUTED, linewidth=1)
+        axes.spines.bottom.set_visible(False)
+        _set_ticks(axes)
+        _label_bars(axes, names)
+        return inline_svg(axes, description)
+
+
+def paired_bars(names: Sequence[str], counts: npt.NDArray[np.int64], description: str) -> Markup:
+    """Draw the share of each class in one or two sets, side by side.
+
+    Args:
+        names: Names of the classes.
+        counts: Members of each class, (set, name).
+        description: What the chart shows, for screen readers.
+
+    Returns:
+        The chart as an `<svg>` element.
+    """
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    width = 0.92 / len(counts)
+    with rc_context(fname=STYLE):
+        axes = new_axes()
+        for side, colour in enumerate((Colour.POSITIVE, Colour.SECOND)[: len(counts)]):
+            centres = np.arange(len(names)) + (side - (len(counts) - 1) / 2) * width
+            texts = zip(names, shares[side].tolist(), counts[side].tolist(), strict=True)
+            drawn = axes.bar(centres, shares[side], width, color=colour)
+            _add_tooltips(drawn, [f"{name}: {share:.1%}, {count:,} records" for name, share, count in texts])
+        _set_ticks(axes, percent=True)
+        _label_bars(axes, [name.split(" ")[0] for name in names])
+        return inline_svg(axes, description)
+
+
+def histogram(counts: Numbers, limit: tuple[float, str], description: str, *, logarithmic: bool = False) -> Markup:
+    """Draw how values in [0, 1] are distributed, and which of them reach a limit.
+
+    Args:
+        counts: Numbers of values in bins of equal width, (bin).
+        limit: A value and its name. Bins that start at or above it get the colour of positives.
+        description: What the chart shows, for screen readers.
+        logarithmic: Whether the counts are drawn on a logarithmic scale.
+
+    Returns:
+        The chart as an `<svg>` element.
+    """
+    value, name = limit
+    starts = np.linspace(0, 1, len(counts), endpoint=False)
+    with rc_context(fname=STYLE):
+        axes = new_axes()
+        colours = [Colour.POSITIVE if start >= value else Colour.NEGATIVE for start in starts]
+        bottom = 0.8 if logarithmic else 0  # so that a count of 1 is visible
+        drawn = axes.bar(
+            starts, np.maximum(counts - bottom, 0), 0.94 / len(counts), bottom, align="edge", color=colours
+        )
+        _add_tooltips(drawn, [f"{count:,}" for count in counts.tolist()])
+        if logarithmic:
+            axes.set_yscale("log")
+            axes.set_ylim(bottom, 2 * max(counts.max(), 1))
+            axes.yaxis.set_major_formatter(lambda count, _: f"1e{math.log10(count):.0f}")
+        else:
+            _set_ticks(axes)
+        axes.set_xlim(0, 1)
+        axes.axvline(min(max(value, 0), 1), color=Colour.TEXT, linewidth=1, linestyle="--")
+        side = -1 if value > 0.7 else 1
+        axes.annotate(
+            f"{name} {value:.3g}",
+            (min(max(value, 0), 1), 1),
+            (4 * side, 0),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            horizontalalignment="left" if side > 0 else "right",
+        )
+        return inline_svg(axes, description)
+
+
+def distributions(pixels: Numbers, contrail_pixels: Numbers, bounds: tuple[float, float], description: str) -> Markup:
+    """Draw the distribution of a channel over all pixels as an area, and over contrail pixels as a line.
+
+    Each is scaled to its own peak. The lowest and the highest level hold clipped pixels, which would dwarf the rest,
+    and are left out. The counts are smoothed because those of the few contrail pixels of a small store are noisy.
+
+    Args:
+        pixels: Numbers of pixels by level, (256).
+        contrail_pixels: Numbers of labelled contrail pixels by level, (256). All zero: no line is drawn.
+        bounds: What the lowest and the highest level stand for, in kelvin.
+        description: What the chart shows, for screen readers.
+
+    Returns:
+        The chart as an `<svg>` element.
+    """
+    kernel = np.array([1.0, 2, 3, 2, 1])
+    weight = np.convolve(np.ones(127), kernel, "same")  # less of the kernel lies inside at the ends
+    low, high = bounds
+    kelvin = low + (high - low) * (np.arange(127) * 2 + 1.5) / 255
+
+    def smoothed(counts: Numbers) -> npt.NDArray[np.float64]:
+        pairs = np.convolve(counts[1:255].reshape(127, 2).sum(1), kernel, "same") / weight
+        return pairs / max(pairs.max(), 1)
+
+    with rc_context(fname=STYLE):
+        axes = new_axes(left=8)
+        axes.fill_between(kelvin, smoothed(pixels), color=Colour.NEGATIVE, linewidth=0)
+        if contrail_pixels.any():
+            axes.plot(kelvin, smoothed(contrail_pixels), color=Colour.POSITIVE)
+        axes.grid(axis="x")
+        axes.set(xlim=(low, high), ylim=(0, 1.02), yticks=[])
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
+        return inline_svg(axes, description)
+
+
+def reliability(predicted: Numbers, observed: Numbers, weight: Numbers, tooltips: Sequence[str]) -> Markup:
+    """Draw the observed share of positives over the predicted probability; on the diagonal both are equal.
+
+    Args:
+        predicted: Mean predicted probability of each class, (class).
+        observed: Share of positives in each class, (class).
+        weight: Number of members of each class, (class); larger ones get larger dots.
+        tooltips: Text shown on hovering over each dot.
+
+    Returns:
+        The chart as an `<svg>` element.
+    """
+    with rc_context(fname=STYLE):
+        axes = new_axes(350, 350, left=44, bottom=42)
+        axes.plot((0, 1), (0, 1), color=Colour.TEXT, linewidth=1, linestyle="--")
+        radius = 2 + 5 * np.log10(weight) / np.log10(weight.max() + 1)
+        dots = axes.scatter(predicted, observed, (2 * radius) ** 2, color=Colour.POSITIVE, linewidths=0, zorder=3)
+        dots.set_urls(list(tooltips))
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share labelled contrail")
+        return inline_svg(axes, "observed share of contrail pixels by predicted probability")
+
+
+def _add_tooltips(drawn: BarContainer, texts: Sequence[str]) -> None:
+    for bar, text in zip(drawn, texts, strict=True):
+        bar.set_url(text)
+
+
+def _set_ticks(axes: Axes, *, percent: bool = False) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS, integer=not percent))
+    axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:g}%" if percent else f"{abs(y):,.0f}")
+
+
+def _label_bars(axes: Axes, names: Sequence[str]) -> None:
+    """Label the bars at 0, 1, ... that have a name; a few bars do not fill the whole width."""
+    labelled = [i for i, name in enumerate(names) if name]
+    axes.set_xticks(labelled, [names[i] for i in labelled])
+    axes.set_xlim(-0.5, max(len(names), 4.4) - 0.5)

@@ -192,7 +192,7 @@ def record_folder(samples: int, raw: Path | None = None, split: str = "train") -
         folder = Path(name)
         root = folder / "raw"
         if raw is None:
-            write_records(root, samples, validation_fraction=0.0)
+            write_records(root, samples, validation_fraction=0.0, scenery="faint")
         else:
             records = sorted(p for p in (raw / split).iterdir() if p.is_dir()) if (raw / split).is_dir() else []
             if not records:

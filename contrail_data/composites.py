@@ -1,7 +1,7 @@
-"""Composites are data: channels as band arithmetic, with the bounds in kelvin that map to [0, 1].
+"""Composites: channels as differences of bands, with the bounds in kelvin that map to [0, 1].
 
-ABI bands used here, centre wavelength in µm: 8 6.2, 9 6.9, 10 7.3, 11 8.4, 12 9.6, 13 10.3, 14 11.2,
-15 12.3, 16 13.3.
+A composite is data, not code. Centre wavelengths of the ABI bands in µm: band 8 6.2, 9 6.9, 10 7.3, 11 8.4, 12 9.6,
+13 10.3, 14 11.2, 15 12.3, 16 13.3.
 """
 
 from __future__ import annotations
@@ -13,43 +13,55 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from contrail_data.errors import ContrailError
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One channel: brightness temperature of `band`, less that of `minus` where given, in kelvin."""
+    """One channel: the brightness temperature of a band, or the difference of two, in kelvin."""
 
     name: str
     band: int
     minus: int | None
+    """Band to subtract; None for none."""
     low: float
+    """Kelvin that map to 0."""
     high: float
+    """Kelvin that map to 1."""
 
 
 @dataclass(frozen=True)
 class Composite:
+    """An ordered set of channels."""
+
     name: str
     channels: tuple[Channel, ...]
     reference: str = ""
+    """Source of the definition."""
 
     @property
     def bands(self) -> tuple[int, ...]:
-        """Bands the channels need, ascending."""
+        """Bands that the channels need, ascending."""
         return tuple(sorted({b for c in self.channels for b in (c.band, c.minus) if b is not None}))
 
     @property
     def channel_names(self) -> list[str]:
+        """Names of the channels in order."""
         return [c.name for c in self.channels]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and dicts, as a store's attributes carry them and `from_dict` reads them."""
+        """Convert to plain lists and dicts, as stores keep them in their attributes; `from_dict` is the inverse.
+
+        Returns:
+            JSON values.
+        """
         channels = [{**asdict(c), "low": float(c.low), "high": float(c.high)} for c in self.channels]
         return {**asdict(self), "channels": channels}
 
 
-_BLOCK_ROWS = 32
+_BLOCK_ROWS = 32  # so many rows of a record stay in the processor's cache
 
 
 def _temperature(band: int, low: float = 180.0, high: float = 340.0) -> Channel:
@@ -89,35 +101,48 @@ COMPOSITES: dict[str, Composite] = {
 
 
 def get_composite(name_or_file: str) -> Composite:
-    """A declared composite by name, or one read from a YAML file (`name`, `channels`, `reference`).
+    """Look up a built-in composite, or read one from a YAML file with the keys `name`, `channels` and `reference`.
 
-    Raises ContrailError for an unknown name or a malformed file.
+    Args:
+        name_or_file: A key of `COMPOSITES`, or the path of a `.yaml` file.
+
+    Returns:
+        The composite.
+
+    Raises:
+        ContrailError: If the name is unknown, or the file cannot be read or is malformed.
     """
     if name_or_file in COMPOSITES:
         return COMPOSITES[name_or_file]
     path = Path(name_or_file)
     if path.suffix not in {".yaml", ".yml"}:
-        raise ContrailError(
-            f"composite {name_or_file!r} is unknown: use one of {', '.join(COMPOSITES)}, or a .yaml file"
-        )
-    import yaml
-
+        raise ContrailError(f"composite {name_or_file!r}: unknown; use one of {', '.join(COMPOSITES)}, or a .yaml file")
     try:
         return from_dict(yaml.safe_load(path.read_text()))
     except OSError as error:
-        raise ContrailError(f"{path}: cannot be read ({error.strerror}): name an existing file") from None
+        raise ContrailError(f"{path}: cannot be read ({error.strerror}); give an existing file") from None
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise ContrailError(f"{path}: not a YAML file: write keys name, channels, reference") from None
+        raise ContrailError(f"{path}: not a YAML file; write the keys name, channels and reference") from None
     except ContrailError as error:
         raise ContrailError(f"{path}: {error}") from None
 
 
 def from_dict(declaration: Any) -> Composite:
-    """The inverse of `Composite.to_dict`. Raises ContrailError naming the key that does not fit."""
+    """Build a composite from plain lists and dicts, the inverse of `Composite.to_dict`.
+
+    Args:
+        declaration: A dict with the keys `name`, `channels` and `reference`.
+
+    Returns:
+        The composite.
+
+    Raises:
+        ContrailError: If a key is missing, unknown or malformed; the message names it.
+    """
     if not isinstance(declaration, dict) or not isinstance(declaration.get("channels"), list):
-        raise ContrailError("a composite has the keys name, channels (a list) and reference: add what is missing")
+        raise ContrailError("a composite has the keys name, channels (a list) and reference; add the missing ones")
     if unknown := set(declaration) - {"name", "channels", "reference"}:
-        raise ContrailError(f"composite key {sorted(unknown)[0]!r} is unknown: remove it")
+        raise ContrailError(f"composite key {sorted(unknown)[0]!r}: unknown; remove it")
     channels = []
     for i, item in enumerate(declaration["channels"]):
         try:
@@ -131,14 +156,16 @@ def from_dict(declaration: Any) -> Composite:
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ContrailError(
-                f"channel {i} is malformed: give name, band (8..16), optional minus, low and high in kelvin"
+                f"channel {i}: malformed; give name, band (8 to 16), low and high in kelvin, optionally minus"
             ) from None
         bands = [b for b in (channel.band, channel.minus) if b is not None]
         if not all(8 <= b <= 16 for b in bands) or not channel.low < channel.high:
-            raise ContrailError(f"channel {channel.name!r}: bands are 8..16 and low must be below high")
+            raise ContrailError(
+                f"channel {channel.name!r}: out of range; bands are 8 to 16, and low must be below high"
+            )
         channels.append(channel)
     if not channels or len({c.name for c in channels}) < len(channels):
-        raise ContrailError("channels: need at least one, each with its own name")
+        raise ContrailError("channels: none, or two of one name; give at least one, each with its own name")
     return Composite(str(declaration.get("name", "custom")), tuple(channels), str(declaration.get("reference", "")))
 
 
@@ -149,11 +176,16 @@ def evaluate(
     clip: bool = True,
     out: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Channels of a composite, (channel, *shape) float32, clipped to [0, 1] unless told otherwise.
+    """Compute the channels of a composite: `(x - low) / (high - low)` in float32 for each. NaN stays NaN.
 
-    `bands` maps the band number to brightness temperature in kelvin, any shape, all the same; a whole scene
-    or a record's (y, x, time) alike. Each channel is `(x - low) / (high - low)` in float32. NaN stays NaN.
-    `out` may give the memory of the result. Raises KeyError for a band that is missing.
+    Args:
+        composite: The composite.
+        bands: Brightness temperature in kelvin by band number, all of one shape, which may be any.
+        clip: Whether to clip to [0, 1].
+        out: Where to put the result; None allocates it.
+
+    Returns:
+        (channel, *shape) float32.
     """
     if out is None:
         out = np.empty((len(composite.channels), *bands[composite.bands[0]].shape), np.float32)
@@ -170,9 +202,11 @@ def evaluate(
 
 
 def quantise(unit: npt.NDArray[np.float32], out: npt.NDArray[Any]) -> None:
-    """Values in [0, 1] into `out` as a store keeps them: uint8 in steps of 1/255 (error <= 1/510), else a plain cast.
+    """Convert values in [0, 1] to the dtype of a store: uint8 in steps of 1/255 (error at most 1/510), or a cast.
 
-    `unit` may be overwritten.
+    Args:
+        unit: The values, which may be overwritten.
+        out: Where to put the result, of the same shape.
     """
     if out.dtype == np.uint8:
         np.multiply(unit, np.float32(255), out=unit)
@@ -185,10 +219,17 @@ def stored_frames(
     bands: Mapping[int, npt.NDArray[np.float32]],
     dtype: npt.DTypeLike,
 ) -> npt.NDArray[Any]:
-    """A record as its store keeps it: bands (y, x, time) in kelvin → `empty((time, channel, y, x), dtype)`, filled.
-    What NaN becomes is left to `whiten`.
+    """Compute a composite as a store keeps it.
 
-    Goes through blocks of rows that stay in the processor's cache: twice as fast as whole arrays.
+    Blocks of rows that stay in the processor's cache are twice as fast as whole arrays.
+
+    Args:
+        composite: The composite.
+        bands: Brightness temperature by band number, (y, x, time) each, kelvin.
+        dtype: Data type of the store.
+
+    Returns:
+        (time, channel, y, x) of `dtype`. Where a band is NaN the value is undefined until `whiten` sets it.
     """
     height, width, frames = bands[composite.bands[0]].shape
     out = np.empty((frames, len(composite.channels), height, width), dtype)
@@ -201,12 +242,24 @@ def stored_frames(
 
 
 def whiten(image_tchw: npt.NDArray[Any], valid_tyx: npt.NDArray[np.bool_]) -> None:
-    """Missing pixels of stored frames, in place: 1 in every channel, which no contrail is (0 would be a dark one)."""
+    """Set missing pixels to 1 in every channel. No contrail looks like that; 0 would look like a dark one.
+
+    Args:
+        image_tchw: Frames as a store keeps them, changed in place.
+        valid_tyx: Where pixels are present.
+    """
     top = np.asarray(255 if image_tchw.dtype == np.uint8 else 1, image_tchw.dtype)
     np.copyto(image_tchw, top, where=~valid_tyx[:, np.newaxis])
 
 
 def dequantise(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """The inverse of `quantise`: float32 in [0, 1]."""
+    """Convert values of a store to [0, 1], the inverse of `quantise`.
+
+    Args:
+        stored: Values of any dtype of a store.
+
+    Returns:
+        float32 in the same shape.
+    """
     scale = np.float32(1 / 255) if stored.dtype == np.uint8 else np.float32(1)
     return stored.astype(np.float32) * scale

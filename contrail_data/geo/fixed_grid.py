@@ -1,56 +1,66 @@
-"""The fixed grid of a geostationary imager: scan angles ↔ geodetic latitude and longitude.
+"""The fixed grid of a geostationary imager: scan angles to geodetic latitude and longitude, and back.
 
-From first principles, after NOAA's GOES-R product definition and users' guide, volume 3, section 5.1.2.8: a view from
-`height` over the equator onto an ellipsoid. Angles of the grid are radians, latitude and longitude degrees (geodetic,
-north and east positive). The instrument's mirror order (`sweep`) decides which angle is turned first: "x" for ABI, "y"
-for AHI and AMI.
+The view is from `height` above the equator onto an ellipsoid, after NOAA's GOES-R product definition and users' guide,
+volume 3, section 5.1.2.8. Scan angles are in radians; latitude and longitude are geodetic degrees, north and east
+positive. `sweep` states about which axis the imager's mirrors turn first: "x" for ABI, "y" for AHI and AMI.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pyproj import CRS
 
 Array = npt.NDArray[np.float64]
 
-EQUATOR_RADIUS, POLE_RADIUS = 6378137.0, 6356752.31414  # GRS 80, as ABI's goes_imager_projection states them
+EQUATOR_RADIUS, POLE_RADIUS = 6378137.0, 6356752.31414  # metres, GRS 80 as in ABI's goes_imager_projection
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Where an imager looks from; lengths in metres, `longitude` of the projection's origin in degrees."""
+    """Where an imager looks from. Lengths are in metres."""
 
     longitude: float
+    """Longitude of the projection's origin, degrees east."""
     height: float = 35786023.0
-    """Over the equator."""
+    """Height of the satellite above the equator."""
     equator_radius: float = EQUATOR_RADIUS
     pole_radius: float = POLE_RADIUS
     sweep: str = "x"
 
     @property
     def distance(self) -> float:
-        """Of the satellite from the Earth's centre."""
+        """Distance of the satellite from the Earth's centre, metres."""
         return self.height + self.equator_radius
 
     @cached_property
     def crs_wkt(self) -> str:
-        """Well-known text of the projection, whose coordinates are scan angles times `height`, in metres."""
-        from pyproj import CRS
+        """Well-known text of the projection, whose coordinates are scan angles times `height`.
 
-        crs = CRS.from_dict(
-            {
-                **{"proj": "geos", "h": self.height, "lon_0": self.longitude, "sweep": self.sweep},
-                **{"a": self.equator_radius, "b": self.pole_radius, "units": "m"},
-            }
+        Returns:
+            The text; coordinates are in metres.
+        """
+        crs = CRS(
+            proj="geos",
+            h=self.height,
+            lon_0=self.longitude,
+            sweep=self.sweep,
+            a=self.equator_radius,
+            b=self.pole_radius,
+            units="m",
         )
         return str(crs.to_wkt())
 
     def cf_attributes(self) -> dict[str, Any]:
-        """Of a CF grid mapping variable."""
+        """Return the attributes of a CF grid mapping variable.
+
+        Returns:
+            Attributes by name.
+        """
         return {
             "grid_mapping_name": "geostationary",
             "perspective_point_height": self.height,
@@ -62,12 +72,18 @@ class Projection:
         }
 
     def to_geodetic(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Array, Array]:
-        """(latitude, longitude) in degrees, float64, of scan angles x (east) and y (north) in radians, which broadcast;
-        NaN where the line of sight misses the Earth.
+        """Convert scan angles to places. Arguments broadcast.
+
+        Args:
+            x: Angle to the east, radians.
+            y: Angle to the north, radians.
+
+        Returns:
+            Latitude and longitude in degrees, float64; NaN where the line of sight misses the Earth.
         """
         x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
         sin_x, cos_x, sin_y, cos_y = np.sin(x), np.cos(x), np.sin(y), np.cos(y)
-        if self.sweep == "x":  # the line of sight: towards the Earth's centre, east, north
+        if self.sweep == "x":  # components of the line of sight: to the Earth's centre, east, north
             along, east, north = cos_x * cos_y, sin_x, cos_x * sin_y
         else:
             along, east, north = cos_x * cos_y, sin_x * cos_y, sin_y
@@ -85,8 +101,15 @@ class Projection:
     def to_scan_angles(
         self, latitude: npt.ArrayLike, longitude: npt.ArrayLike, altitude: npt.ArrayLike = 0.0
     ) -> tuple[Array, Array]:
-        """(x, y) in radians, float64, under which a point `altitude` metres above the ellipsoid is seen; NaN where the
-        Earth hides it. Arguments broadcast.
+        """Convert places to scan angles. Arguments broadcast.
+
+        Args:
+            latitude: Degrees north.
+            longitude: Degrees east.
+            altitude: Metres above the ellipsoid.
+
+        Returns:
+            Angles to the east and to the north in radians, float64; NaN where the Earth hides the place.
         """
         px, py, pz = self._position(latitude, longitude, altitude)
         along, east, north = self.distance - px, py, pz
@@ -102,23 +125,27 @@ class Projection:
     def without_parallax(
         self, latitude: npt.ArrayLike, longitude: npt.ArrayLike, altitude: float
     ) -> tuple[Array, Array]:
-        """Where a thing at `altitude` metres really is (latitude, longitude in degrees, float64), if it was navigated
-        to the given point of the ellipsoid behind it. NaN where that point is not seen.
+        """Correct places for parallax: intersect the line of sight with the ellipsoid raised by `altitude`.
 
-        The line of sight is met with the ellipsoid raised by `altitude`.
+        Args:
+            latitude: Degrees north of the point on the ellipsoid behind the object, to which it was navigated.
+            longitude: Degrees east of that point.
+            altitude: Altitude of the object, metres.
+
+        Returns:
+            True latitude and longitude of the object in degrees, float64; NaN where the point is not visible.
         """
         x, y = self.to_scan_angles(latitude, longitude)
-        raised = Projection(
-            self.longitude,
-            self.height - altitude,
-            self.equator_radius + altitude,
-            self.pole_radius + altitude,
-            self.sweep,
+        raised = replace(
+            self,
+            height=self.height - altitude,
+            equator_radius=self.equator_radius + altitude,
+            pole_radius=self.pole_radius + altitude,
         )
         return raised.to_geodetic(x, y)
 
     def _position(self, latitude: npt.ArrayLike, longitude: npt.ArrayLike, altitude: npt.ArrayLike) -> list[Any]:
-        """Earth-centred metres: towards the satellite, east of it, north."""
+        """Return Earth-centred coordinates in metres: towards the satellite, to its east, to the north."""
         phi = np.radians(np.asarray(latitude, np.float64))
         delta = np.radians(np.asarray(longitude, np.float64) - self.longitude)
         up = np.asarray(altitude, np.float64)
@@ -128,7 +155,7 @@ class Projection:
         return [ring * np.cos(delta), ring * np.sin(delta), (normal * (1 - e2) + up) * np.sin(phi)]
 
     def _seen(self, px: Array, py: Array, pz: Array) -> npt.NDArray[np.bool_]:
-        """Whether nothing of the Earth lies before a point: it is before the horizon, or beside the disk."""
+        """Return whether points are in front of the horizon, or beside the disk of the Earth."""
         squash = (self.equator_radius / self.pole_radius) ** 2
         horizon = self.equator_radius**2 / self.distance
         beside = py**2 + squash * pz**2 > (self.distance - px) ** 2 * self.equator_radius**2 / (
@@ -139,7 +166,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class FixedGrid:
-    """A window of the grid: the centre of pixel (i, j) lies at (y + i * dy, x + j * dx), radians; dy is negative."""
+    """A window of the grid: the centre of pixel (i, j) lies at (y + i * dy, x + j * dx) in radians, with dy < 0."""
 
     projection: Projection
     x: float
@@ -151,28 +178,52 @@ class FixedGrid:
 
     @property
     def geotransform(self) -> Array:
-        """GDAL's, of the outer corner, in metres of `projection.crs_wkt`."""
+        """Geotransform of the outer corner in GDAL's order, float64 (6), in metres of `projection.crs_wkt`."""
         h = self.projection.height
-        return np.array(
-            [(self.x - self.dx / 2) * h, self.dx * h, 0.0, (self.y - self.dy / 2) * h, 0.0, self.dy * h], np.float64
-        )
+        return np.array([(self.x - self.dx / 2) * h, self.dx * h, 0, (self.y - self.dy / 2) * h, 0, self.dy * h])
 
     def axes(self) -> tuple[Array, Array]:
-        """(x (width), y (height)) of the pixels' centres, radians."""
+        """Return the scan angles of the pixels' centres.
+
+        Returns:
+            Angles to the east, (width), and to the north, (height), radians.
+        """
         columns, rows = (np.arange(n, dtype=np.float64) for n in (self.width, self.height))
         return self.x + self.dx * columns, self.y + self.dy * rows
 
     def window(self, top: int, left: int, height: int, width: int) -> FixedGrid:
-        return FixedGrid(
-            self.projection, self.x + left * self.dx, self.y + top * self.dy, self.dx, self.dy, height, width
-        )
+        """Return a window of this grid, which may reach beyond its edges.
+
+        Args:
+            top: First row.
+            left: First column.
+            height: Rows.
+            width: Columns.
+
+        Returns:
+            The window.
+        """
+        return replace(self, x=self.x + left * self.dx, y=self.y + top * self.dy, height=height, width=width)
 
     def geodetic(self) -> tuple[Array, Array]:
-        """(latitude, longitude), each (height, width), degrees; NaN beside the Earth."""
+        """Return the places of the pixels' centres.
+
+        Returns:
+            Latitude and longitude, (height, width) each, degrees; NaN off the Earth.
+        """
         x, y = self.axes()
         return self.projection.to_geodetic(x[np.newaxis], y[:, np.newaxis])
 
     def indices(self, latitude: npt.ArrayLike, longitude: npt.ArrayLike) -> tuple[Array, Array]:
-        """Fractional (row, column) of places; NaN where they are not seen, any number outside the window."""
+        """Find places on the grid. Arguments broadcast.
+
+        Args:
+            latitude: Degrees north.
+            longitude: Degrees east.
+
+        Returns:
+            Fractional rows and columns; NaN where a place is not visible, and beyond the range of indices outside the
+            window.
+        """
         x, y = self.projection.to_scan_angles(latitude, longitude)
         return (y - self.y) / self.dy, (x - self.x) / self.dx

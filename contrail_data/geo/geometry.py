@@ -1,4 +1,4 @@
-"""Where a tile lies and how sun and satellite stand over it.
+"""Footprints of tiles, and the angles of sun and satellite above them.
 
 Latitude and longitude are geodetic degrees (WGS 84), north and east positive; times are UTC.
 """
@@ -15,10 +15,10 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from pyproj import Transformer
 
-
 Array = npt.NDArray[np.float64]
 
 GOES_EAST_LONGITUDE = -75.2
+"""Nominal longitude of GOES-East, degrees."""
 # GRS 80 and the satellite's height over the equator, as in the ABI's goes_imager_projection (product user
 # guide, volume 3, table 5.1.2); WGS 84 differs by 0.1 mm in the polar radius.
 _EQUATOR_RADIUS = 6378137.0
@@ -43,7 +43,11 @@ class Footprint(TypedDict):
 
 
 def unknown_footprint() -> Footprint:
-    """Return the footprint of a sample whose place is unknown."""
+    """Return the footprint of a sample whose place is unknown.
+
+    Returns:
+        NaN for numbers and an empty projection.
+    """
     return Footprint(
         latitude=math.nan,
         longitude=math.nan,
@@ -110,10 +114,19 @@ def tile_footprint(
 
 @lru_cache(maxsize=256)
 def to_geodetic(wkt: str) -> Transformer:
-    """Projected (x, y) to (longitude, latitude).
+    """Return the transformation from projected (x, y) to (longitude, latitude) in degrees.
 
-    One object for all threads is right: since 3.1 a pyproj Transformer from `from_crs` keeps its PROJ state in
-    thread-local storage ("Advanced examples: multithreading" in its documentation).
+    All threads may share it: since pyproj 3.1 a Transformer made by `from_crs` keeps its PROJ state in thread-local
+    storage (pyproj documentation, "Advanced examples: multithreading").
+
+    Args:
+        wkt: The projection as well-known text.
+
+    Returns:
+        The transformer, cached.
+
+    Raises:
+        ValueError: If PROJ cannot read the projection.
     """
     from pyproj import CRS, Transformer
     from pyproj.exceptions import ProjError
@@ -125,11 +138,18 @@ def to_geodetic(wkt: str) -> Transformer:
 
 
 def solar_zenith(latitude: npt.ArrayLike, longitude: npt.ArrayLike, time: npt.ArrayLike) -> Array:
-    """Angle between the geometric (not refracted) centre of the sun and the zenith in degrees, float64.
+    """Compute the angle between the sun's geometric (not refracted) centre and the zenith.
 
-    `latitude`, `longitude` in degrees and `time` (datetime64, UTC) broadcast. NOAA's solar position algorithm
-    after Meeus, Astronomical Algorithms, chapters 12, 22, 25 and 28; within 0.02 degree of SPA for 1950-2050.
-    NaN or NaT in gives NaN.
+    NOAA's solar position algorithm after Meeus, Astronomical Algorithms, chapters 12, 22, 25 and 28; within 0.02 degree
+    of SPA from 1950 to 2050. Arguments broadcast.
+
+    Args:
+        latitude: Degrees north.
+        longitude: Degrees east.
+        time: datetime64, UTC.
+
+    Returns:
+        Degrees, float64; NaN where an argument is NaN or NaT.
     """
     declination, _ = _sun(_days(time))
     hour_angle = np.radians(15 * _solar_hour(longitude, time) - 180)
@@ -139,22 +159,36 @@ def solar_zenith(latitude: npt.ArrayLike, longitude: npt.ArrayLike, time: npt.Ar
 
 
 def local_solar_hour(longitude: npt.ArrayLike, time: npt.ArrayLike) -> Array:
-    """Apparent (true) local solar time in hours, [0, 24), float64: 12 when the sun crosses the meridian.
+    """Compute the apparent (true) local solar time, which is 12 when the sun crosses the meridian.
 
-    Mean solar time plus the equation of time (Meeus, equation 28.3, as in NOAA's calculator). `longitude` in
-    degrees and `time` (datetime64, UTC) broadcast. NaN or NaT in gives NaN.
+    Mean solar time plus the equation of time (Meeus, equation 28.3, as in NOAA's calculator). Arguments broadcast.
+
+    Args:
+        longitude: Degrees east.
+        time: datetime64, UTC.
+
+    Returns:
+        Hours in [0, 24), float64; NaN where an argument is NaN or NaT.
     """
     hour = np.mod(_solar_hour(longitude, time), 24.0)
-    return np.where(hour == 24.0, 0.0, hour)  # the remainder of a tiny negative number rounds up to 24
+    return np.where(hour == 24.0, 0.0, hour)  # np.mod of a tiny negative number rounds up to 24
 
 
 def satellite_zenith(
     latitude: npt.ArrayLike, longitude: npt.ArrayLike, satellite_longitude: npt.ArrayLike = GOES_EAST_LONGITUDE
 ) -> Array:
-    """Angle between a geostationary satellite and the ellipsoid's normal in degrees, float64; over 90: not seen.
+    """Compute the angle between a geostationary satellite and the normal of the ellipsoid.
 
-    All in degrees (`latitude` geodetic), and broadcast. The vector from the point on the GRS 80 ellipsoid
-    to the satellite, 35,786,023 m above the equator, in local east, north and up. NaN in gives NaN.
+    It is the angle of the vector from the point on the GRS 80 ellipsoid to the satellite, 35,786,023 m above the
+    equator, in local east, north and up. Arguments broadcast.
+
+    Args:
+        latitude: Degrees north.
+        longitude: Degrees east.
+        satellite_longitude: Degrees east.
+
+    Returns:
+        Degrees, float64; above 90 the satellite is below the horizon; NaN where an argument is NaN.
     """
     phi = np.radians(np.asarray(latitude, np.float64))
     delta = np.radians(np.asarray(longitude, np.float64) - np.asarray(satellite_longitude, np.float64))
@@ -170,20 +204,20 @@ def satellite_zenith(
 
 
 def _days(time: npt.ArrayLike) -> Array:
-    """Days since J2000.0 (UTC taken for terrestrial time: 0.001 degree of the sun's path); NaN for NaT."""
+    """Return days since J2000.0, NaN for NaT. UTC serves as terrestrial time, an error of 0.001 degree of the sun."""
     elapsed = np.asarray(time, "datetime64[ms]") - _J2000
     return np.asarray(elapsed / np.timedelta64(86_400_000, "ms"), np.float64)
 
 
 def _solar_hour(longitude: npt.ArrayLike, time: npt.ArrayLike) -> Array:
-    """True solar time in hours, not wrapped."""
+    """Return true solar time in hours, not wrapped to [0, 24)."""
     days = _days(time)
     _, equation = _sun(days)
     return np.asarray(24 * np.mod(days + 0.5, 1.0) + np.asarray(longitude, np.float64) / 15 + equation)
 
 
 def _sun(days: Array) -> tuple[Array, Array]:
-    """The sun's apparent declination in radians and the equation of time in hours (Meeus 25.2-25.8, 28.3)."""
+    """Return the sun's apparent declination in radians and the equation of time in hours (Meeus 25.2-25.8, 28.3)."""
     t = days / 36525
     mean_longitude = np.radians(280.46646 + t * (36000.76983 + 0.0003032 * t))
     anomaly = np.radians(357.52911 + t * (35999.05029 - 0.0001537 * t))

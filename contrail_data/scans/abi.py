@@ -119,7 +119,7 @@ def _text(value: Any) -> str:
 
 
 def _axis(variable: Any) -> tuple[float, float, int]:
-    """First value, step and length of a packed coordinate; its float32 scale stands for a decimal, such as 5.6e-05."""
+    """Read first value, step and length of a packed coordinate, whose float32 scale stands for a decimal."""
     step, offset = (float(str(np.ravel(variable.attrs[key])[0])) for key in ("scale_factor", "add_offset"))
     packed = variable[:].astype(np.float64)
     strides = np.unique(np.diff(packed)) if len(packed) > 1 else np.ones(1)
@@ -230,10 +230,7 @@ _MOST_OPEN = 64
 
 @contextmanager
 def _opened(url: str) -> Iterator[Any]:
-    """Open a file and keep it open for the next call, as opening takes longer than reading a window.
-
-    Errors of the file become a ContrailError of one line.
-    """
+    """Open a file and keep it open for the next call, as opening takes longer than reading a window."""
     key = (threading.get_ident(), url)
     try:
         with _lock:
@@ -260,7 +257,15 @@ def _binary(url: str) -> str | BinaryIO:
 
 
 class _Ranges(io.RawIOBase):
-    """A remote file that is read in ranges, so that only the chunks of a window are transferred."""
+    """A remote file that is read in ranges, so that only the chunks of a window are transferred.
+
+    Args:
+        place: Folder of the file.
+        key: Name of the file.
+
+    Raises:
+        ContrailError: If the file does not exist.
+    """
 
     def __init__(self, place: Place, key: str):
         self.place, self.key, self.position = place, key, 0
@@ -296,7 +301,14 @@ class _Ranges(io.RawIOBase):
 
 
 class _Temperature(BackendArray):
-    """Array (time, band, y, x) backed by files; indexing it reads the window."""
+    """Array (time, band, y, x) backed by files; indexing it reads the window.
+
+    Args:
+        files: File of each band at each time; None if there is none.
+        bands: ABI band numbers.
+        shape: Rows and columns.
+        good: Accepted data quality flags.
+    """
 
     def __init__(self, files: Sequence[Sequence[str | None]], bands: Sequence[int], shape: Any, good: Sequence[int]):
         self.files, self.bands, self.good = files, bands, good

@@ -95,8 +95,8 @@ def find_files(
     """Find ABI files.
 
     Args:
-        where: A folder (searched recursively), a glob, a file, a bucket in NOAA's layout (`s3://noaa-goes16`), or one of
-            NOAA's public archives: `goes-east`, `goes-west`, `goes16` to `goes19`.
+        where: A folder (searched recursively), a glob, a file, a bucket in NOAA's layout (`s3://noaa-goes16`), or
+            one of NOAA's public archives: `goes-east`, `goes-west`, `goes16` to `goes19`.
         since: Earliest start of a scan; archives need it.
         until: Latest start of a scan, inclusive; archives need it.
         product: Product and scene to take from an archive: L1b-RadF, L2-CMIPC, L2-MCMIPM1 and so on.
@@ -129,7 +129,7 @@ def _archived(where: str, since: np.datetime64 | None, until: np.datetime64 | No
         raise ContrailError(f"{where}: archives are searched by time; give --since and --until")
     if not re.fullmatch(r"(L1b-Rad|L2-CMIP|L2-MCMIP)(F|C|M1|M2)", product):
         raise ContrailError(
-            f"product {product!r}: unknown; give L1b-Rad, L2-CMIP or L2-MCMIP followed by F, C, M1 or M2, as in L1b-RadF"
+            f"product {product!r}: unknown; give L1b-Rad, L2-CMIP or L2-MCMIP with F, C, M1 or M2, as in L1b-RadF"
         )
     hour = since.astype("datetime64[h]")
     while hour <= until:

@@ -113,8 +113,8 @@ def list_abi_scans(
     if not scans:
         available = sorted({b for group in groups for f in group.files.values() for b in bands_of(f)})
         raise ContrailError(
-            f"{where}: no scan has band {bands[0]} (available: {', '.join(map(str, available))}); fetch it, or choose a "
-            "composite without this band"
+            f"{where}: no scan has band {bands[0]} (available: {', '.join(map(str, available))}); fetch it, or choose "
+            "a composite without this band"
         )
     return ScanListing(scans, notes, list(broken.values()))
 

@@ -67,7 +67,11 @@ class Tile:
         )
 
     def geodetic(self) -> tuple[Array, Array]:
-        """Return latitude and longitude of the pixels' centres, float64 (height, width) each, degrees."""
+        """Compute the places of the pixels' centres.
+
+        Returns:
+            Latitude and longitude, float64 (height, width) each, degrees.
+        """
         y = self.row_min + (np.arange(self.height) + 0.5) * self.row_size
         x = self.col_min + (np.arange(self.width) + 0.5) * self.col_size
         columns, rows = np.meshgrid(x, y)

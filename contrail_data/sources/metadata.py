@@ -87,19 +87,19 @@ def read_metadata(path: Path) -> tuple[dict[str, RecordMetadata], list[str]]:
         return {}, []
     try:
         entries = json.loads(path.read_bytes())
-        if not isinstance(entries, list):
-            raise ValueError("not a list of records")
+        problem = "" if isinstance(entries, list) else "not a list of records"
     except (OSError, ValueError, RecursionError) as error:
-        problem = f"{path.name}: cannot be read, so records have no time and place: {str(error)[:100]}; restore it"
-        return {}, [problem]
+        problem = str(error)[:100] or type(error).__name__
+    if problem:
+        return {}, [f"{path.name}: cannot be read, so records have no time and place: {problem}; restore it"]
     metadata: dict[str, RecordMetadata] = {}
     problems = []
     for i, entry in enumerate(entries):
         try:
             parsed = _parse(entry)
             if parsed.record_id in metadata:
-                raise ValueError(f"record_id {parsed.record_id} comes twice")
-            metadata[parsed.record_id] = parsed
+                problems.append(f"{path.name}: entry {i}: second entry of record {parsed.record_id}, ignored")
+            metadata.setdefault(parsed.record_id, parsed)
         except (AttributeError, TypeError, KeyError):
             problems.append(f"{path.name}: entry {i} is not a record with a record_id: ignored")
         except (BadRecord, ValueError) as error:

@@ -151,7 +151,7 @@ class _Labels:
 
 
 def _read_labels(folder: Path, shape: tuple[int, int]) -> _Labels:
-    """Read the masks of a record; without a majority mask it is computed from the individual ones."""
+    """Read the masks of a record; if there is no majority mask, it is computed from the individual ones."""
     annotators, count = None, 0
     individual = folder / "human_individual_masks.npy"
     if individual.exists():

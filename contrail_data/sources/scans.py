@@ -163,7 +163,7 @@ def cut_source(listing: ScanListing, request: TileRequest, composite: Composite,
 
 
 def _complete_scans(listing: ScanListing, composite: Composite, where: str) -> tuple[list[Scan], list[str]]:
-    # Returns the scans with all bands of the composite in order of time, and notes on the others.
+    """Return the scans that have all bands of the composite, in order of time, and notes on the others."""
     scans = sorted(listing.scans, key=lambda scan: scan.start)
     available = sorted({band for scan in scans for band in scan.bands})
     if absent := [band for band in composite.bands if band not in available]:

@@ -109,5 +109,5 @@ def test_declarations_survive_yaml_and_bad_ones_are_refused(tmp_path) -> None:
         assert get_composite(str(path)) == composite
     with pytest.raises(ContrailError, match="low must be below high"):
         from_dict({"channels": [{"name": "x", "band": 14, "low": 3, "high": 3}]})
-    with pytest.raises(ContrailError, match=r"bands are 8\.\.16"):
+    with pytest.raises(ContrailError, match=r"bands are 8 to 16"):
         from_dict({"channels": [{"name": "x", "band": 2, "low": 3, "high": 4}]})

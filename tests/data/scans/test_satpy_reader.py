@@ -178,9 +178,9 @@ def test_what_cannot_be_opened_is_told_in_one_line(real_data: Path, tmp_path: Pa
             open_satpy(*args, **keywords)
         assert "\n" not in str(error.value)
 
-    refused("no file of band 12 \\(there are 11, 13, 14, 15\\)", paths, bands=[14, 12])
+    refused("no file of band 12 \\(available: 11, 13, 14, 15\\)", paths, bands=[14, 12])
     refused("no band to open", paths, bands=[])
-    refused("no file of band 14 \\(there are 13\\)", [p for p in paths if "B13" in p.name], bands=[14])
+    refused("no file of band 14 \\(available: 13\\)", [p for p in paths if "B13" in p.name], bands=[14])
     refused("check the path", [*paths, tmp_path / paths[0].name])
     refused("no file to open", [])
     broken = [tmp_path / path.name for path in paths]
@@ -285,7 +285,7 @@ def test_what_is_no_scene_is_refused() -> None:
         "areas differ": {"B14": good, "B15": array(area(2, 3), pixels[:2, :3], 12.4)},
         "areas differ .*resolution": {"B14": good, "B15": array(area(lon_0=101.0), pixels, 12.4)},
         "several datasets of band 14": {"B14": good, "B14b": array(area(), pixels)},
-        "tells no time": {"B14": array(area(), pixels, start_time=None, end_time=None)},
+        "no time is known": {"B14": array(area(), pixels, start_time=None, end_time=None)},
     }.items():
         with pytest.raises(ContrailError, match=match) as error:
             from_satpy(scene_of(**arrays))

@@ -53,7 +53,7 @@ DAMAGE = {
     "impossible kelvin": (_edit("band_14.npy", lambda a: a - 273.15), r"band 14: values from .* impossible"),
     "pickled": (
         lambda f: (f / "human_pixel_masks.npy").write_bytes(_pickled()),
-        r"human_pixel_masks\.npy: holds pickled objects",
+        r"human_pixel_masks\.npy: contains pickled objects",
     ),
     "mask of counts": (_edit("human_pixel_masks.npy", lambda a: a * 3), r"human_pixel_masks\.npy: values other than"),
     "no mask": (
@@ -62,7 +62,7 @@ DAMAGE = {
     ),
     "nine annotators": (
         _edit("human_individual_masks.npy", lambda a: np.repeat(a, 3, -1)[..., :9]),
-        r"9 annotators, at most 8",
+        r"9 annotators, but a store holds 8",
     ),
 }
 
@@ -104,13 +104,13 @@ def test_a_bad_record_is_named_and_the_rest_is_built(raw: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("{not json", "cannot be used"),
+        ("{not json", "cannot be read"),
         ('{"record_id": 1}', "not a list"),
         ('[{"record_id": "../../etc"}]', "not a plain name"),
         ('[{"record_id": "18446744073709551616", "timestamp": "noon"}]', "timestamp"),
         ('[{"record_id": "18446744073709551616", "row_min": NaN}]', "row_min"),
         ('[{"record_id": "18446744073709551616", "timestamp": 9e11}]', "timestamp"),
-        ('["x", 3]', "no record"),
+        ('["x", 3]', "not a record"),
     ],
 )
 def test_malformed_metadata_is_told_and_geometry_is_nan(raw: Path, tmp_path: Path, content: str, told: str) -> None:

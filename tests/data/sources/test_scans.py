@@ -26,7 +26,7 @@ SMALL = ["--size", "64", "--pixel", "2000", "--at", CENTRE]
 def test_a_missing_band_is_refused_in_one_line(real_data: Path, tmp_path: Path) -> None:
     done = run_data("build-ash", f"{real_data}/abi/*RadC*G16*", "-o", tmp_path / "x.zarr")
     assert done.returncode == 1
-    assert "no scan has band 14, which composite 'ash' needs (there are 11, 15)" in done.stderr.splitlines()[-1]
+    assert "no scan has band 14, which composite 'ash' needs (available: 11, 15)" in done.stderr.splitlines()[-1]
     done = run_data("build-ash", real_data / "abi", "-o", tmp_path / "x.zarr")
     assert "files of several kinds" in done.stderr
     assert not (tmp_path / "x.zarr").exists()
@@ -93,7 +93,7 @@ def test_what_is_missing_stays_missing_and_is_told(tmp_path: Path) -> None:
     )
     assert done.returncode == 1  # a file could not be read
     assert "cannot be read" in done.stderr
-    assert "a copy made later is taken" in done.stderr
+    assert "replaced by a copy created later" in done.stderr
     assert "scans lack a band" in done.stderr
     assert "3 of 8 frames have no scan within 5 minutes" in done.stderr
     store = open_store(out)
@@ -148,7 +148,7 @@ def test_an_archive_is_read_by_role_and_time(scans: Path, s3: str, tmp_path: Pat
     named = run_data("build-ash", "s3://noaa-goes16", "-o", tmp_path / "t.zarr", *options)
     assert named.returncode == 0, named.stderr
     failed = run_data("build-ash", "goes-east", "-o", tmp_path / "u.zarr", "--time", "2015-01-01T00:00", *SMALL)
-    assert "had no GOES-R spacecraft" in failed.stderr
+    assert "no GOES-R spacecraft" in failed.stderr
     failed = run_data("build-ash", "goes-west", "-o", tmp_path / "u.zarr", *SMALL)
     assert "give --since and --until" in failed.stderr
 
@@ -164,14 +164,14 @@ def test_mistakes_end_in_one_line(scans: Path, tmp_path: Path) -> None:
     for args, told in [
         ((other, "-o", tmp_path / "x.zarr"), "cannot be read"),
         ((mixed, "-o", tmp_path / "x.zarr"), "files of several kinds"),
-        ((scans, "-o", tmp_path / "x.zarr"), "name places, --at"),
+        ((scans, "-o", tmp_path / "x.zarr"), "give places with --at"),
         ((scans, "-o", tmp_path / "x.zarr", "--at", "29.5"), "give LATITUDE,LONGITUDE"),
-        ((scans, "-o", tmp_path / "x.zarr", "--at", "29.5,100"), "is not seen from 75 W: choose another place"),
-        ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--time", "2020-01-01T00:00"), "no ABI file"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", "29.5,100"), "not visible from 75 W; choose another place"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--time", "2020-01-01T00:00"), "no ABI files"),
         ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--quality", "9"), "give flags from 0 to 4"),
         ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--composite", "ash_cira"), "no scan has band 13"),
         ((scans / "*C14*", "-o", tmp_path / "x.zarr", "--at", CENTRE), "no scan has band 11"),
-        ((tmp_path / "*.nc", "-o", tmp_path / "x.zarr"), "no ABI file"),
+        ((tmp_path / "*.nc", "-o", tmp_path / "x.zarr"), "no ABI files"),
     ]:
         failed = run_data("build-ash", *args)
         assert failed.returncode == 1, args
@@ -200,13 +200,13 @@ def test_files_of_others_and_bands_of_different_times(scans: Path, tmp_path: Pat
     with h5py.File(other / name, "w") as file:
         file.attrs["instrument_type"] = "GOES-R Series Geostationary Lightning Mapper"
     failed = run_data("build-ash", other, "-o", tmp_path / "x.zarr", "--at", CENTRE)
-    assert "is of GOES-R Series Geostationary Lightning Mapper, not of GOES-R ABI" in failed.stderr.splitlines()[-1]
+    assert "comes from GOES-R Series Geostationary Lightning Mapper, not GOES-R ABI" in failed.stderr.splitlines()[-1]
     shutil.copy(next(scans.glob("*C11*s20240611240*")), other / name)
     failed = run_data("build-ash", other, "-o", tmp_path / "x.zarr", "--at", CENTRE)
-    assert "holds band 11" in failed.stderr.splitlines()[-1]
+    assert "contains band 11" in failed.stderr.splitlines()[-1]
     shutil.copy(next(scans.glob("*C14*s20240611220*")), other / name)
     failed = run_data("build-ash", other, "-o", tmp_path / "x.zarr", "--at", CENTRE)
-    assert "which is not what its name says" in failed.stderr.splitlines()[-1]
+    assert "contrary to its name" in failed.stderr.splitlines()[-1]
     apart = tmp_path / "apart"
     apart.mkdir()
     for band, minute in ((11, "120"), (14, "121"), (15, "122")):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -57,47 +58,10 @@ class Composite:
         Returns:
             JSON values.
         """
-        channels = [{**asdict(c), "low": float(c.low), "high": float(c.high)} for c in self.channels]
-        return {**asdict(self), "channels": channels}
+        return {**asdict(self), "channels": [asdict(channel) for channel in self.channels]}
 
 
 _BLOCK_ROWS = 32  # so many rows of a record stay in the processor's cache
-
-
-def _temperature(band: int, low: float = 180.0, high: float = 340.0) -> Channel:
-    return Channel(f"b{band:02d}", band, None, low, high)
-
-
-_BANDS = tuple(_temperature(b) for b in range(8, 17))
-_WIDE_R = Channel("R", 15, 14, -20.0, 12.0)
-_WIDE_G = Channel("G", 14, 11, -24.0, 24.0)
-
-COMPOSITES: dict[str, Composite] = {
-    c.name: c
-    for c in (
-        Composite(
-            "ash",
-            (Channel("R", 15, 14, -4, 2), Channel("G", 14, 11, -4, 5), Channel("B", 14, None, 243, 303)),
-            "OpenContrails (Ng et al. 2023), what the labellers saw; pycontrails SEVIRI",
-        ),
-        Composite(
-            "ash_cira",
-            (
-                Channel("R", 15, 13, -6.7, 2.6),
-                Channel("G", 14, 11, -6.0, 6.3),
-                Channel("B", 13, None, 243.6, 302.4),
-            ),
-            "CIRA GOES-R ash quick guide; satpy's ABI ash",
-        ),
-        Composite(
-            "ash_wide",
-            (_WIDE_R, _WIDE_G, Channel("B", 14, None, 180, 340)),
-            "the differences of ash, bounds wide enough that real scenes do not clip",
-        ),
-        Composite("bands", _BANDS, "nine brightness temperatures"),
-        Composite("bands_diffs", (*_BANDS, _WIDE_R, _WIDE_G), "nine brightness temperatures, two differences"),
-    )
-}
 
 
 def get_composite(name_or_file: str) -> Composite:
@@ -116,7 +80,8 @@ def get_composite(name_or_file: str) -> Composite:
         return COMPOSITES[name_or_file]
     path = Path(name_or_file)
     if path.suffix not in {".yaml", ".yml"}:
-        raise ContrailError(f"composite {name_or_file!r}: unknown; use one of {', '.join(COMPOSITES)}, or a .yaml file")
+        known = ", ".join(COMPOSITES)
+        raise ContrailError(f"composite {name_or_file!r}: unknown; use one of {known}, or a .yaml file")
     try:
         return from_dict(yaml.safe_load(path.read_text()))
     except OSError as error:
@@ -146,27 +111,26 @@ def from_dict(declaration: Any) -> Composite:
     channels = []
     for i, item in enumerate(declaration["channels"]):
         try:
-            minus = item.get("minus")
-            channel = Channel(
-                str(item["name"]),
-                int(item["band"]),
-                None if minus is None else int(minus),
-                float(item["low"]),
-                float(item["high"]),
-            )
+            minus = None if item.get("minus") is None else int(item["minus"])
+            channel = Channel(str(item["name"]), int(item["band"]), minus, float(item["low"]), float(item["high"]))
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise ContrailError(
-                f"channel {i}: malformed; give name, band (8 to 16), low and high in kelvin, optionally minus"
-            ) from None
+            remedy = "give name, band (8 to 16), low and high in kelvin, optionally minus"
+            raise ContrailError(f"channel {i}: malformed; {remedy}") from None
         bands = [b for b in (channel.band, channel.minus) if b is not None]
         if not all(8 <= b <= 16 for b in bands) or not channel.low < channel.high:
-            raise ContrailError(
-                f"channel {channel.name!r}: out of range; bands are 8 to 16, and low must be below high"
-            )
+            remedy = "bands are 8 to 16, and low must be below high"
+            raise ContrailError(f"channel {channel.name!r}: out of range; {remedy}")
         channels.append(channel)
     if not channels or len({c.name for c in channels}) < len(channels):
         raise ContrailError("channels: none, or two of one name; give at least one, each with its own name")
     return Composite(str(declaration.get("name", "custom")), tuple(channels), str(declaration.get("reference", "")))
+
+
+COMPOSITES = {
+    name: from_dict({"name": name, **declaration})
+    for name, declaration in yaml.safe_load(files("contrail_data").joinpath("composites.yaml").read_bytes()).items()
+}
+"""Built-in composites by name; they are declared in `composites.yaml`."""
 
 
 def evaluate(

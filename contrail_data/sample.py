@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -85,17 +86,26 @@ def record_times(labelled_time: np.datetime64) -> npt.NDArray[np.datetime64]:
     return labelled_time.astype("datetime64[ns]") + FRAME_STEP * (np.arange(RECORD_FRAMES) - RECORD_LABELLED_FRAME)
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What humans marked in the labelled frame of a sample."""
+
+    mask: npt.NDArray[np.uint8] | None = None
+    """Majority label, (y, x) 0/1; None if there is no label."""
+    annotators: npt.NDArray[np.uint8] | None = None
+    """(y, x), bit r is set where annotator r marked the pixel; None if individual masks are unknown."""
+    annotator_count: int = 0
+
+
 def make_sample(
     name: str,
     pixels: npt.NDArray[np.float32],
-    labels: Sequence[Any],
+    planes: Sequence[Any],
     *,
     record_id: str,
     split: str,
     time: npt.NDArray[np.datetime64],
-    mask: npt.NDArray[np.uint8] | None,
-    annotators: npt.NDArray[np.uint8] | None,
-    annotator_count: int,
+    labels: Labels,
     labelled_frame: int,
     source_digest: str,
     footprint: Footprint,
@@ -108,13 +118,11 @@ def make_sample(
     Args:
         name: `brightness_temperature` or `image`.
         pixels: Values of that variable.
-        labels: Band numbers or channel names along the first axis of `pixels`.
+        planes: Band numbers or channel names along the first axis of `pixels`.
         record_id: Id of the record.
         split: Split that the sample belongs to.
         time: Times of the frames.
-        mask: Majority label, if there is one.
-        annotators: Bit field of the annotators' masks, if they are known.
-        annotator_count: Number of annotators; 0 if their masks are unknown.
+        labels: Labels, if there are any.
         labelled_frame: Index of the labelled frame; -1 if there is none.
         source_digest: Digest of the raw data.
         footprint: Place of the sample.
@@ -135,29 +143,29 @@ def make_sample(
         valid = None
     if valid is not None and not valid.any():
         raise BadRecord("every pixel is missing; choose another time or place")
-    _check_range(axis, labels, pixels if valid is None else pixels[:, valid])
+    _check_range(axis, planes, pixels if valid is None else pixels[:, valid])
     variables: dict[str, Any] = {name: ((axis, "y", "x", "time"), pixels)}
-    for label, plane in (("mask", mask), ("annotators", annotators)):
-        if plane is not None:
-            if plane.shape != (height, width):
-                raise BadRecord(f"{label}: shape is {plane.shape}, but bands have {(height, width)}; restore the files")
-            variables[label] = (("y", "x"), plane)
+    for label in ("mask", "annotators"):
+        if (marks := getattr(labels, label)) is not None:
+            if marks.shape != (height, width):
+                raise BadRecord(f"{label}: shape is {marks.shape}, but bands have {(height, width)}; restore the files")
+            variables[label] = (("y", "x"), marks)
     if valid is not None:
         variables["valid"] = (("y", "x", "time"), valid)
     return xr.Dataset(
         variables,
         # No indexes: nothing selects by label, and creating them costs as much time as the arithmetic.
-        coords=xr.Coordinates({"time": ("time", time), axis: (axis, np.asarray(labels))}, indexes={}),
+        coords=xr.Coordinates({"time": ("time", time), axis: (axis, np.asarray(planes))}, indexes={}),
         attrs={
             "record_id": record_id,
             "split": split,
             "source_digest": source_digest,
             "labelled_frame": labelled_frame,
-            "annotator_count": annotator_count,
-            "label_source": "none" if mask is None else "human",
+            "annotator_count": labels.annotator_count,
+            "label_source": "none" if labels.mask is None else "human",
             "height": height,
             "width": width,
-            "positive_pixels": 0 if mask is None else int(mask.sum()),
+            "positive_pixels": 0 if labels.mask is None else int(labels.mask.sum()),
             "satellite": satellite,
             "satellite_longitude": satellite_longitude,
             **footprint,
@@ -165,18 +173,16 @@ def make_sample(
     )
 
 
-def _check_range(axis: str, labels: Sequence[Any], planes: npt.NDArray[np.float32]) -> None:
+def _check_range(axis: str, names: Sequence[Any], planes: npt.NDArray[np.float32]) -> None:
     """Raise BadRecord for NaN or impossible values in one of the planes."""
     low, high = (0.0, 1.0) if axis == "channel" else KELVIN_RANGE
-    for label, plane in zip(labels, planes, strict=True):
+    for name, plane in zip(names, planes, strict=True):
         smallest, largest = plane.min(), plane.max()
         if np.isnan(smallest):
-            raise BadRecord(f"{axis} {label}: {int(np.isnan(plane).sum())} values are NaN; restore the file")
+            raise BadRecord(f"{axis} {name}: {int(np.isnan(plane).sum())} values are NaN; restore the file")
         if smallest < low or largest > high:
-            raise BadRecord(
-                f"{axis} {label}: values from {smallest:.4g} to {largest:.4g} are impossible "
-                f"(expected {low:g} to {high:g}); restore the file"
-            )
+            values = f"values from {smallest:.4g} to {largest:.4g} are impossible (expected {low:g} to {high:g})"
+            raise BadRecord(f"{axis} {name}: {values}; restore the file")
 
 
 def resize(sample: xr.Dataset, size: int) -> xr.Dataset:

@@ -136,13 +136,25 @@ def _archived(where: str, since: np.datetime64 | None, until: np.datetime64 | No
         folder = f"ABI-{re.sub('[12]$', '', product)}"  # one folder for both mesoscale sectors
         day = hour.astype("datetime64[D]")
         number = int((day - day.astype("datetime64[Y]")).astype(int)) + 1
-        bucket = where if "://" in where else f"s3://noaa-goes{_spacecraft(where, hour)}"
+        bucket = where if "://" in where else f"s3://noaa-goes{spacecraft_of(where, hour)}"
         place = place_of(f"{bucket.rstrip('/')}/{folder}/{str(day)[:4]}/{number:03d}/{str(hour)[11:13]}")
         yield from (place.file(key) for key in place.sizes() if f"ABI-{product}-" in key)
         hour += np.timedelta64(1, "h")
 
 
-def _spacecraft(role: str, time: np.datetime64) -> int:
+def spacecraft_of(role: str, time: np.datetime64) -> int:
+    """Return the number of the spacecraft in a role at a time.
+
+    Args:
+        role: `goes-east`, `goes-west`, or a satellite such as `goes16`.
+        time: Time in UTC, rounded down to the hour.
+
+    Returns:
+        Number of the GOES-R satellite, 16 to 19.
+
+    Raises:
+        ContrailError: If no GOES-R satellite had the role.
+    """
     if role not in ROLES:
         return int(role.removeprefix("goes"))
     for number, begin, end in ROLES[role]:

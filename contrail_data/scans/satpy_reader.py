@@ -236,7 +236,7 @@ def _identifiers(scene: Scene) -> dict[int, Any]:
     """Return satpy's identifier of each band, at its coarsest resolution, which all bands have."""
     chosen: dict[int, Any] = {}
     for key in scene.available_dataset_ids():
-        band = _band_of(key.get("wavelength"))
+        band = band_of_wavelength(key.get("wavelength"))
         calibration = getattr(key.get("calibration"), "name", None)
         if band is not None and calibration == "brightness_temperature" and not key.get("modifiers"):
             best = chosen.get(band)
@@ -255,7 +255,7 @@ def _scan_of(scene: Scene, source: tuple[str, ...] | None = None) -> _Scan:
 
     arrays: dict[int, Any] = {}
     for array in scene:
-        band = _band_of(array.attrs.get("wavelength"))
+        band = band_of_wavelength(array.attrs.get("wavelength"))
         if band is None or array.attrs.get("standard_name") != "toa_brightness_temperature":
             continue
         if array.attrs.get("modifiers"):
@@ -295,8 +295,15 @@ def _scan_of(scene: Scene, source: tuple[str, ...] | None = None) -> _Scan:
     )
 
 
-def _band_of(wavelength: Any) -> int | None:
-    """Return the ABI band for satpy's (minimum, central, maximum) wavelength in µm."""
+def band_of_wavelength(wavelength: Any) -> int | None:
+    """Find the ABI band of a wavelength.
+
+    Args:
+        wavelength: satpy's (minimum, central, maximum) in µm, or None.
+
+    Returns:
+        The band number; None if the wavelength is not that of an ABI infrared band.
+    """
     if wavelength is None:
         return None
     central = float(wavelength[1])

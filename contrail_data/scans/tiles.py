@@ -66,18 +66,6 @@ class Tile:
             width=self.width,
         )
 
-    def geodetic(self) -> tuple[Array, Array]:
-        """Compute the places of the pixels' centres.
-
-        Returns:
-            Latitude and longitude, float64 (height, width) each, degrees.
-        """
-        y = self.row_min + (np.arange(self.height) + 0.5) * self.row_size
-        x = self.col_min + (np.arange(self.width) + 0.5) * self.col_size
-        columns, rows = np.meshgrid(x, y)
-        longitude, latitude = to_geodetic(self.projection_wkt).transform(columns, rows)
-        return np.asarray(latitude), np.asarray(longitude)
-
     def edge_indices(self, grid: FixedGrid) -> tuple[Array, Array]:
         """Find points along the edge of the tile on a satellite's grid.
 
@@ -98,6 +86,32 @@ class Tile:
             return (y / h - grid.y) / grid.dy, (x / h - grid.x) / grid.dx
         longitude, latitude = to_geodetic(self.projection_wkt).transform(x, y)
         return grid.indices(latitude, longitude)
+
+    def pixel_indices(self, grid: FixedGrid) -> tuple[Array, Array]:
+        """Find the pixels of the tile on a satellite's grid.
+
+        Args:
+            grid: The grid.
+
+        Returns:
+            Fractional rows and columns on the grid, (height, width) each; NaN where not visible.
+        """
+        if not self.native:
+            transformer = to_geodetic(self.projection_wkt)
+
+            def _exact(i: Array, j: Array) -> tuple[Array, Array]:
+                x, y = self.col_min + (j + 0.5) * self.col_size, self.row_min + (i + 0.5) * self.row_size
+                longitude, latitude = transformer.transform(x, y)
+                return grid.indices(latitude, longitude)
+
+            return _interpolated(_exact, self.height, self.width)
+        left, _, _, top, _, _ = grid.geotransform
+        # Offsets are whole numbers except for the rounding of metres.
+        rows = np.rint((self.row_min - top) / self.row_size) + np.arange(self.height, dtype=np.float64)
+        columns = np.rint((self.col_min - left) / self.col_size) + np.arange(self.width, dtype=np.float64)
+        rows, columns = np.meshgrid(rows, columns, indexing="ij")
+        visible = ~np.isnan(grid.projection.to_geodetic(grid.x + grid.dx * columns, grid.y + grid.dy * rows)[0])
+        return np.where(visible, rows, np.nan), np.where(visible, columns, np.nan)
 
     def indices_of(self, grid: FixedGrid) -> tuple[Array, Array]:
         """Find the pixels of a satellite's grid on the tile.
@@ -234,7 +248,7 @@ def cut(scene: xr.Dataset, tile: Tile) -> npt.NDArray[np.float32]:
         of the scene; NaN where one of them that contributes is missing, and off the Earth.
     """
     grid = grid_of(scene)
-    rows, columns = _indices(grid, tile)
+    rows, columns = tile.pixel_indices(grid)
     out = np.full((scene.sizes["band"], tile.height, tile.width, scene.sizes["time"]), np.nan, np.float32)
     inside = (
         (rows > -0.5) & (rows < grid.height - 0.5) & (columns > -0.5) & (columns < grid.width - 0.5)
@@ -257,23 +271,3 @@ def cut(scene: xr.Dataset, tile: Tile) -> npt.NDArray[np.float32]:
             total += np.where(weight > 1e-6, weight * source_tbyx[:, :, *neighbour], 0)
     out[:, inside] = np.moveaxis(total, 0, -1)
     return out
-
-
-def _indices(grid: FixedGrid, tile: Tile) -> tuple[Array, Array]:
-    """Return fractional rows and columns of the tile's pixels on the grid, (height, width) each."""
-    if not tile.native:
-        transformer = to_geodetic(tile.projection_wkt)
-
-        def _exact(i: Array, j: Array) -> tuple[Array, Array]:
-            x, y = tile.col_min + (j + 0.5) * tile.col_size, tile.row_min + (i + 0.5) * tile.row_size
-            longitude, latitude = transformer.transform(x, y)
-            return grid.indices(latitude, longitude)
-
-        return _interpolated(_exact, tile.height, tile.width)
-    left, _, _, top, _, _ = grid.geotransform
-    # Offsets are whole numbers except for the rounding of metres.
-    rows = np.rint((tile.row_min - top) / tile.row_size) + np.arange(tile.height, dtype=np.float64)
-    columns = np.rint((tile.col_min - left) / tile.col_size) + np.arange(tile.width, dtype=np.float64)
-    rows, columns = np.meshgrid(rows, columns, indexing="ij")
-    visible = ~np.isnan(grid.projection.to_geodetic(grid.x + grid.dx * columns, grid.y + grid.dy * rows)[0])
-    return np.where(visible, rows, np.nan), np.where(visible, columns, np.nan)

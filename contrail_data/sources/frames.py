@@ -12,7 +12,7 @@ from typing_extensions import override
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.geo.geometry import unknown_footprint
-from contrail_data.sample import check_record_id, make_sample
+from contrail_data.sample import Labels, check_record_id, make_sample
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.npy import digest, read_npy
 
@@ -82,9 +82,7 @@ class FrameSource(Source):
             record_id=record_id,
             split=self.split,
             time=np.full(1, np.datetime64("NaT", "ns")),
-            mask=mask.astype(np.uint8),
-            annotators=None,
-            annotator_count=0,
+            labels=Labels(mask.astype(np.uint8)),
             labelled_frame=0,
             source_digest=f"ash:{digest(array_yxc[..., :-1])}",
             footprint=unknown_footprint(),

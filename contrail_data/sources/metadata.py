@@ -15,32 +15,23 @@ from contrail_data.geo.geometry import local_solar_hour
 from contrail_data.sample import RECORD_LABELLED_FRAME, check_record_id, record_times
 from contrail_data.scans.tiles import Tile
 
-_GRID_NUMBERS = ("row_min", "row_size", "col_min", "col_size")
-_MOST = dict.fromkeys(_GRID_NUMBERS, 1e9) | {"timestamp": 4e9}
+_GRID = ("projection_wkt", "row_min", "row_size", "col_min", "col_size")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RecordMetadata:
-    """What the metadata file states about one record; None where it states nothing."""
+    """Time and place of a record, as far as its metadata entry states them."""
 
     record_id: str
     timestamp: float | None = None
     """Time of the labelled frame, seconds since 1970."""
-    projection_wkt: str | None = None
-    row_min: float | None = None
-    row_size: float | None = None
-    col_min: float | None = None
-    col_size: float | None = None
-
-    @property
-    def has_place(self) -> bool:
-        """Whether the pixel grid is known."""
-        return None not in (self.projection_wkt, self.row_min, self.row_size, self.col_min, self.col_size)
+    grid: tuple[str, float, float, float, float] | None = None
+    """Projection, outer upper edge, pixel height, outer left edge and pixel width."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether time and place are known."""
-        return self.has_place and self.timestamp is not None
+        """Whether both time and place are known."""
+        return self.grid is not None and self.timestamp is not None
 
     def time(self, unit: Literal["s", "ms"] = "ms") -> np.datetime64:
         """Return the time of the labelled frame.
@@ -55,7 +46,7 @@ class RecordMetadata:
             return np.datetime64("NaT", unit)
         return np.datetime64(round(self.timestamp * {"s": 1, "ms": 1e3}[unit]), unit)
 
-    def tile(self, height: int, width: int) -> Tile:
+    def tile(self, height: int, width: int) -> Tile | None:
         """Return the pixel grid of the record; the metadata file does not state its size.
 
         Args:
@@ -63,15 +54,9 @@ class RecordMetadata:
             width: Columns.
 
         Returns:
-            The tile.
-
-        Raises:
-            ValueError: If the place is unknown.
+            The tile; None if its place is unknown.
         """
-        if not self.has_place:
-            raise ValueError("no place is stated")
-        top, row_size, left, col_size = (float(getattr(self, key)) for key in _GRID_NUMBERS)
-        return Tile(str(self.projection_wkt), top, row_size, left, col_size, height, width)
+        return None if self.grid is None else Tile(*self.grid, height, width)
 
 
 def read_metadata(path: Path) -> tuple[dict[str, RecordMetadata], list[str]]:
@@ -108,17 +93,20 @@ def read_metadata(path: Path) -> tuple[dict[str, RecordMetadata], list[str]]:
 
 
 def _parse(entry: Any) -> RecordMetadata:
-    values: dict[str, Any] = {key: entry.get(key) for key in ("projection_wkt", *_MOST)}
+    """Check the values of an entry; raises ValueError, or what access to something else than a dict raises."""
+    values = {key: entry.get(key) for key in (*_GRID, "timestamp")}
     record_id = check_record_id(str(entry["record_id"]))
     for key, value in values.items():
-        if value is None:
-            continue
         if key == "projection_wkt":
-            if not isinstance(value, str):
+            if not isinstance(value, str | None):
                 raise ValueError(f"{key} is not text")
-        elif type(value) not in (int, float) or not abs(value) < _MOST[key]:  # also refuses NaN and booleans
-            raise ValueError(f"{key} is {str(value)[:40]!r}, not a usable number")
-    return RecordMetadata(record_id=record_id, **values)
+        elif value is not None and not (
+            type(value) in (int, float) and abs(value) < (4e9 if key == "timestamp" else 1e9)
+        ):
+            raise ValueError(f"{key} is {str(value)[:40]!r}, not a usable number")  # also NaN and booleans
+    timestamp = values.pop("timestamp")
+    grid = tuple(values.values())
+    return RecordMetadata(record_id, timestamp, None if None in grid else grid)  # type: ignore[arg-type]
 
 
 def read_complete_metadata(path: Path) -> list[RecordMetadata]:
@@ -159,12 +147,18 @@ def metadata_records(path: Path, size: int) -> xr.Dataset:
     footprints = []
     for entry in entries:
         try:
-            footprints.append(entry.tile(size, size).footprint())
+            footprints.append(Tile(*entry.grid, size, size).footprint())  # type: ignore[misc]
         except ValueError as error:
             raise ContrailError(f"{path}: record {entry.record_id}: {str(error)[:120]}; correct the entry") from None
+    places = {
+        name: (
+            ("sample", "corner")[: np.ndim(footprints[0][name]) + 1],
+            np.array([place[name] for place in footprints]),
+        )
+        for name in ("latitude", "longitude", "corner_latitude", "corner_longitude")
+    }
     start = np.array([entry.time() for entry in entries])
     count = len(entries)
-    longitude = np.array([footprint["longitude"] for footprint in footprints])
     return xr.Dataset(
         {
             "record_id": ("sample", np.array([entry.record_id for entry in entries])),
@@ -173,10 +167,7 @@ def metadata_records(path: Path, size: int) -> xr.Dataset:
             "labelled_frame": ("sample", np.full(count, RECORD_LABELLED_FRAME)),
             "positive_pixels": ("sample", np.zeros(count, np.int32)),
             "time": (("sample", "time"), np.stack([record_times(time) for time in start])),
-            "latitude": ("sample", np.array([footprint["latitude"] for footprint in footprints])),
-            "longitude": ("sample", longitude),
-            "corner_latitude": (("sample", "corner"), np.array([f["corner_latitude"] for f in footprints])),
-            "corner_longitude": (("sample", "corner"), np.array([f["corner_longitude"] for f in footprints])),
-            "local_solar_hour": ("sample", local_solar_hour(longitude, start).astype(np.float32)),
+            "local_solar_hour": ("sample", local_solar_hour(places["longitude"][1], start).astype(np.float32)),
+            **places,
         }
     )

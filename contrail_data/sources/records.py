@@ -14,7 +14,14 @@ from typing_extensions import override
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.geo.geometry import unknown_footprint
-from contrail_data.sample import RECORD_FRAMES, RECORD_LABELLED_FRAME, check_record_id, make_sample, record_times
+from contrail_data.sample import (
+    RECORD_FRAMES,
+    RECORD_LABELLED_FRAME,
+    Labels,
+    check_record_id,
+    make_sample,
+    record_times,
+)
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.metadata import RecordMetadata, read_metadata
 from contrail_data.sources.npy import digest, read_label, read_npy
@@ -109,9 +116,10 @@ class RecordSource(Source):
         labels = _read_labels(self.folder / record_id, (height, width))
         if labels.mask is None and self.folder.name != "test":
             raise BadRecord(f"{record_id}/human_pixel_masks.npy: missing; restore the file, or move the record to test")
-        metadata = self.entries.get(record_id, RecordMetadata(record_id=record_id))
+        metadata = self.entries.get(record_id, RecordMetadata(record_id))
+        tile = metadata.tile(height, width)
         try:
-            footprint = metadata.tile(height, width).footprint() if metadata.has_place else unknown_footprint()
+            footprint = unknown_footprint() if tile is None else tile.footprint()
         except ValueError as error:
             raise BadRecord(
                 f"{self.folder.name}_metadata.json: record {record_id}: {str(error)[:120]}; correct the entry"
@@ -123,9 +131,7 @@ class RecordSource(Source):
             record_id=record_id,
             split=self.folder.name,
             time=record_times(metadata.time()),
-            mask=labels.mask,
-            annotators=labels.annotators,
-            annotator_count=labels.annotator_count,
+            labels=labels,
             labelled_frame=RECORD_LABELLED_FRAME,
             source_digest=" ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True)),
             footprint=footprint,
@@ -141,16 +147,7 @@ class RecordSource(Source):
         return temperature_byxt
 
 
-@dataclass(frozen=True)
-class _Labels:
-    mask: npt.NDArray[np.uint8] | None
-    """(y, x) 0/1; None if the record has no label."""
-    annotators: npt.NDArray[np.uint8] | None
-    """(y, x) bit field; None if there are no individual masks."""
-    annotator_count: int
-
-
-def _read_labels(folder: Path, shape: tuple[int, int]) -> _Labels:
+def _read_labels(folder: Path, shape: tuple[int, int]) -> Labels:
     """Read the masks of a record; if there is no majority mask, it is computed from the individual ones."""
     annotators, count = None, 0
     individual = folder / "human_individual_masks.npy"
@@ -162,8 +159,8 @@ def _read_labels(folder: Path, shape: tuple[int, int]) -> _Labels:
         annotators = np.packbits(votes, axis=-1, bitorder="little")[..., 0]
     pixel = folder / "human_pixel_masks.npy"
     if pixel.exists():
-        return _Labels(read_label(pixel, (*shape, 1))[..., 0], annotators, count)
+        return Labels(read_label(pixel, (*shape, 1))[..., 0], annotators, count)
     if annotators is None:
-        return _Labels(None, None, 0)
+        return Labels()
     # The data set's own rule is a strict majority: with four annotators a 2-2 tie is not a contrail.
-    return _Labels((2 * votes.sum(-1, dtype=np.int32) > count).astype(np.uint8), annotators, count)
+    return Labels((2 * votes.sum(-1, dtype=np.int32) > count).astype(np.uint8), annotators, count)

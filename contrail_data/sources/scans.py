@@ -19,7 +19,7 @@ from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import satellite_zenith
-from contrail_data.sample import FRAME_STEP, check_record_id, make_sample
+from contrail_data.sample import FRAME_STEP, Labels, check_record_id, make_sample
 from contrail_data.scans.abi import GOOD
 from contrail_data.scans.listing import Scan, ScanListing, assign_frames, list_abi_scans, list_satpy_scans
 from contrail_data.scans.scene import grid_of, row_times
@@ -190,7 +190,8 @@ def _requested_tiles(
     """Return the requested times, each with its tiles by record id."""
     if request.records:
         size = request.size
-        return [(record.time("s"), {record.record_id: record.tile(size, size)}) for record in request.records]
+        tiles_of = ((record, record.tile(size, size)) for record in request.records)
+        return [(record.time("s"), {record.record_id: tile}) for record, tile in tiles_of if tile is not None]
     scene = scans[0].open()
     satellite = str(scene.attrs["platform"])
     tiles = _tiles_of_places(grid_of(scene), request, where)
@@ -299,9 +300,7 @@ class ScanSource(Source):
             record_id=record_id,
             split=self.split,
             time=time,
-            mask=None,
-            annotators=None,
-            annotator_count=0,
+            labels=Labels(),
             labelled_frame=self.labelled_frame,
             source_digest=" ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True)),
             footprint=footprint,

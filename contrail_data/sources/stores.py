@@ -20,7 +20,7 @@ from typing_extensions import override
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
 from contrail_data.geo.geometry import GOES_EAST_LONGITUDE, Footprint
-from contrail_data.sample import GOES_EAST, check_record_id, make_sample
+from contrail_data.sample import GOES_EAST, Labels, check_record_id, make_sample
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.select import StoreSelection, settings_of
 from contrail_data.storage.place import place_of
@@ -166,7 +166,8 @@ class StoreSource(Source):
             planes = shape if "time" in store[name].dims else (1, *shape)
             pixels[name] = np.empty(planes, store[name].dtype)
             read(entry.index, list(range(planes[0])), pixels[name])
-        labelled, annotated = attributes["label_source"] != "none", attributes["annotator_count"] > 0
+        mask = pixels["mask"][0] if attributes["label_source"] != "none" else None
+        annotators = pixels["annotators"][0] if attributes["annotator_count"] else None
         sample = make_sample(
             "image",
             np.moveaxis(dequantise(pixels["image"]), 0, -1),
@@ -174,9 +175,7 @@ class StoreSource(Source):
             record_id=record_id,
             split=attributes["split"],
             time=entry.time,
-            mask=pixels["mask"][0] if labelled else None,
-            annotators=pixels["annotators"][0] if annotated else None,
-            annotator_count=attributes["annotator_count"],
+            labels=Labels(mask, annotators, attributes["annotator_count"]),
             labelled_frame=attributes["labelled_frame"],
             source_digest=attributes["source_digest"],
             footprint=Footprint(**{name: attributes[name] for name in Footprint.__annotations__}),  # type: ignore[typeddict-item]

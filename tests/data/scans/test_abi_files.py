@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from contrail_data.scans.abi_files import _spacecraft, parse_name
+from contrail_data.scans.abi_files import parse_name, spacecraft_of
 
 
 @pytest.mark.parametrize(
@@ -38,5 +38,5 @@ def test_who_stood_where_and_when() -> None:
         ("goes-west", "2022-01-01"),
         ("goes-west", "2024-01-01"),
     ]
-    assert [_spacecraft(role, np.datetime64(time, "h")) for role, time in at] == [16, 19, 17, 18]
-    assert _spacecraft("goes17", np.datetime64("2020-01-01", "h")) == 17
+    assert [spacecraft_of(role, np.datetime64(time, "h")) for role, time in at] == [16, 19, 17, 18]
+    assert spacecraft_of("goes17", np.datetime64("2020-01-01", "h")) == 17

@@ -13,7 +13,7 @@ import xarray as xr
 
 from contrail_data.composites import COMPOSITES, evaluate
 from contrail_data.errors import ContrailError
-from contrail_data.scans.satpy_reader import _band_of, from_satpy, open_satpy
+from contrail_data.scans.satpy_reader import band_of_wavelength, from_satpy, open_satpy
 from contrail_data.scans.scene import grid_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -312,5 +312,5 @@ def test_bands_of_the_imagers() -> None:
     folder = Path(satpy.__file__).parent / "etc/readers"
     for reader, bands in expected.items():
         datasets = yaml.load((folder / f"{reader}.yaml").read_text(), Loader)["datasets"].values()
-        found = {d["name"]: _band_of(d["wavelength"]) for d in datasets if "wavelength" in d}
+        found = {d["name"]: band_of_wavelength(d["wavelength"]) for d in datasets if "wavelength" in d}
         assert {name: band for name, band in found.items() if band is not None} == bands

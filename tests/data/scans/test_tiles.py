@@ -13,8 +13,16 @@ from pyproj import CRS
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import tile_footprint, to_geodetic
 from contrail_data.scans.scene import assemble
-from contrail_data.scans.tiles import _indices, cut, lattice_sites, native_tile, utm_tile
+from contrail_data.scans.tiles import Tile, cut, lattice_sites, native_tile, utm_tile
 from helpers.grids import EAST
+
+
+def geodetic_of(tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+    """Latitude and longitude of the pixels' centres."""
+    y = tile.row_min + (np.arange(tile.height) + 0.5) * tile.row_size
+    x = tile.col_min + (np.arange(tile.width) + 0.5) * tile.col_size
+    longitude, latitude = to_geodetic(tile.projection_wkt).transform(*np.meshgrid(x, y))
+    return latitude, longitude
 
 
 def scene(values: np.ndarray, x: float = -0.03, y: float = 0.1):
@@ -74,7 +82,7 @@ def test_a_plane_in_scan_angles_is_resampled_exactly() -> None:
     x, y = np.meshgrid(-0.03 + 56e-6 * np.arange(200), 0.1 - 56e-6 * np.arange(200))
     whole, grid = scene((1e4 * (x + 2 * y)).astype(np.float32))
     tile = utm_tile(*(float(a[100, 100]) for a in grid.geodetic()), 48, 2100.0)
-    at_x, at_y = EAST.to_scan_angles(*tile.geodetic())
+    at_x, at_y = EAST.to_scan_angles(*geodetic_of(tile))
     np.testing.assert_allclose(cut(whole, tile)[0, :, :, 0], 1e4 * (at_x + 2 * at_y), rtol=0, atol=2e-3)
 
 
@@ -82,8 +90,8 @@ def test_a_plane_in_scan_angles_is_resampled_exactly() -> None:
 def test_splines_between_exact_places_are_exact_enough(latitude: float, longitude: float) -> None:
     grid = FixedGrid(EAST, -0.151844, 0.151844, 56e-6, -56e-6, 5424, 5424)
     tile = utm_tile(latitude, longitude)
-    rows, columns = _indices(grid, tile)
-    for ours, exact in zip((rows, columns), grid.indices(*tile.geodetic()), strict=True):
+    rows, columns = tile.pixel_indices(grid)
+    for ours, exact in zip((rows, columns), grid.indices(*geodetic_of(tile)), strict=True):
         assert np.abs(ours - exact).max() < 1e-5
     top, left = int(rows.min()), int(columns.min())
     window = grid.window(top, left, 200, 120)

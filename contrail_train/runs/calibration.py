@@ -1,43 +1,147 @@
-"""MISSING DOCSTRING."""
+"""The file `calibration.json`, which marks a run or a pipeline as finished and states its thresholds."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from contrail_data.errors import ContrailError
 from contrail_train.runs.checkpoint import file_digest
-from contrail_train.runs.directory import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS, finished
+from contrail_train.runs.directory import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS, write_json
+from contrail_train.runs.scores import ScoreValues
+
+
+class Grid(TypedDict):
+    """The kind of tiles that a model was trained on."""
+
+    native: bool
+    """Whether they are windows of an imager's own grid rather than UTM tiles."""
+    pixel: float
+    """Side of a pixel in metres."""
+    size: int
+    """Side of a tile in pixels."""
+    dtype: str
+    """Type of the stored images."""
+
+
+class HoldoutScores(TypedDict):
+    """What is known of the records that were held out; n is their number."""
+
+    holdout: ScoreValues | None
+    """Scores at cross-fitted thresholds; None if no held-out record has a contrail."""
+    holdout_records: list[str]
+    """(n) record ids."""
+    holdout_groups: list[str]
+    """(n) group of each record, as named by `contrail_data.splits.groups`."""
+    holdout_counts: list[list[int]] | None
+    """(3, n) true positive, false positive and false negative pixels at cross-fitted thresholds."""
+
+
+class Calibration(HoldoutScores):
+    """The contents of `calibration.json`."""
+
+    threshold: float
+    """Probability from which a pixel is contrail."""
+    gate: float
+    """Record score below which a mask is empty."""
+    top_k: int
+    """Number of highest probabilities whose mean is a segmenter's record score."""
+    seen_records: list[str]
+    """Records that influenced the model: for training, for calibration, or through pseudo-labels."""
+    composite: dict[str, Any]
+    """The composite of the training data, as stores declare it."""
+    label_shift: list[float]
+    """(down, right) offset of the training labels from the image, pixels."""
+    off: list[float]
+    """(down, right) offset of the predicted masks from the image, pixels."""
+    grid: Grid
+    """The kind of tiles of the training data."""
+    stores: dict[str, str]
+    """Digest by name of the stores that it was trained or calibrated on."""
+    statistics: NotRequired[dict[str, Any]]
+    """Only runs: statistics of the training data, as stores hold them."""
+    weights: NotRequired[str]
+    """Only runs: digest of the file of weights."""
+    mask_weights: NotRequired[dict[str, float]]
+    """Only pipelines: weight of each stage's mask."""
+    gate_weights: NotRequired[dict[str, float]]
+    """Only pipelines: weight of each stage's record score."""
 
 
 def check_run(path: Path) -> None:
-    """Raises ContrailError for what is no run directory."""
+    """Check that a folder is a run directory.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        ContrailError: If it is a pipeline or something else.
+    """
     if (path / PIPELINE).is_file():
-        raise ContrailError(f"{path}: is a pipeline, not a run: name one of the runs in {path / STAGES}")
+        raise ContrailError(f"{path}: is a pipeline, not a run; name one of the runs in {path / STAGES}")
     if not (path / CONFIG).is_file():
         raise ContrailError(
-            f"{path}: no run directory (it has no {CONFIG}): name the --out of contrail-train run or pipeline, or a "
-            "file that export wrote"
+            f"{path}: not a run directory (it has no {CONFIG}); name the --out of contrail-train run or pipeline, or a "
+            "file written by export"
         )
 
 
-def read_calibration(path: Path) -> dict[str, Any]:
-    """What a finished run or pipeline knows of itself. Raises ContrailError for one that is not finished, damaged, or
-    whose weights are not those that it was calibrated with.
+def find_calibration(path: Path) -> Calibration | None:
+    """Return the calibration of a run or pipeline if it is finished.
+
+    Args:
+        path: Run or pipeline directory.
+
+    Returns:
+        The calibration, unchecked, or None if there is none yet.
+
+    Raises:
+        ContrailError: If the file is damaged.
     """
-    if (calibration := finished(path)) is None:
-        raise ContrailError(f"{path}: is not finished (it has no {CALIBRATION}): repeat its command to finish it")
-    needed = ("top_k", "composite", "label_shift", "off", "grid", "holdout_records", "seen_records")
+    if not (path / CALIBRATION).is_file():
+        return None
+    try:
+        calibration: Calibration = dict(json.loads((path / CALIBRATION).read_bytes()))  # type: ignore[assignment]
+    except (OSError, ValueError, TypeError):
+        raise ContrailError(f"{path / CALIBRATION}: damaged; remove it and repeat the command that wrote it") from None
+    return calibration
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Return the calibration of a finished run or pipeline, checked against its weights.
+
+    Args:
+        path: Run or pipeline directory.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        ContrailError: If the run is not finished, the calibration is damaged, or it belongs to other weights.
+    """
+    if (calibration := find_calibration(path)) is None:
+        raise ContrailError(f"{path}: not finished (it has no {CALIBRATION}); repeat its command to finish it")
     levels = [calibration.get(key) for key in ("threshold", "gate")]
-    sound = all(isinstance(level, float | int) and 0 <= level <= 1 for level in levels)
-    if not sound or any(key not in calibration for key in needed):
+    is_valid = all(isinstance(level, float | int) and 0 <= level <= 1 for level in levels)
+    if not is_valid or not Calibration.__required_keys__ <= calibration.keys():
         raise ContrailError(
-            f"{path / CALIBRATION}: damaged, or of another version of contrail: remove it, and repeat the command that "
-            "made it"
+            f"{path / CALIBRATION}: damaged, or written by another version of contrail; remove it and repeat the "
+            "command that wrote it"
         )
-    whole = (path / WEIGHTS).is_file() and calibration.get("weights") == file_digest(path / WEIGHTS)
-    if not whole and not (path / PIPELINE).is_file():
+    has_own_weights = (path / WEIGHTS).is_file() and calibration.get("weights") == file_digest(path / WEIGHTS)
+    if not has_own_weights and not (path / PIPELINE).is_file():
         raise ContrailError(
-            f"{path / WEIGHTS}: is not the file that the run ended with: restore it, or remove {path} and train again"
+            f"{path / WEIGHTS}: not the file that the run ended with; restore it, or remove {path} and train again"
         )
     return calibration
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write the calibration, which marks a run or pipeline as finished.
+
+    Args:
+        path: Run or pipeline directory.
+        calibration: What to write.
+    """
+    write_json(path / CALIBRATION, calibration)

@@ -1,10 +1,11 @@
-"""Checkpoints: one safetensors file holds model, weight average and optimiser; written whole or not at all."""
+"""Weights and checkpoints as safetensors files, each written atomically."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,103 +17,169 @@ from torch import Tensor, nn
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import write_atomically
 
+CHECKPOINTS = "checkpoints"
+"""The folder of checkpoints in a run directory."""
 KEEP = 2
+"""How many checkpoints are kept."""
+
+
+@dataclass
+class TrainingState:
+    """What changes from step to step, apart from tensors."""
+
+    micro_batch: int
+    """Samples that pass through the model at once."""
+    step: int = 0
+    """Optimiser steps taken so far."""
+    best: Sequence[tuple[float, int]] = ()
+    """(hold-out Dice, step) of the best epochs so far, the best first."""
 
 
 def save_checkpoint(
-    folder: Path,
-    step: int,
-    model: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    facts: dict[str, Any],
+    out: Path, state: TrainingState, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
 ) -> None:
-    """Write `step-NNNNNNNN.safetensors` and drop all but the last two."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{k}": v for k, v in state.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / f"step-{step:08d}.safetensors", tensors, {**facts, "step": step})
-    for old in sorted(folder.glob("step-*.safetensors"))[:-KEEP]:
+    """Write a checkpoint and delete all but the latest ones.
+
+    Args:
+        out: Run directory.
+        state: Step, and what else resuming needs.
+        model: The model in training.
+        average: Moving average of its weights.
+        optimiser: Its optimiser.
+    """
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
+    for index, values in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{key}": value for key, value in values.items()}
+    (out / CHECKPOINTS).mkdir(exist_ok=True)
+    save_tensors(out / CHECKPOINTS / f"step-{state.step:08d}.safetensors", tensors, asdict(state))
+    for old in checkpoints(out)[:-KEEP]:
         old.unlink()
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> dict[str, Any] | None:
-    """Restore the newest readable checkpoint; returns its facts, None where there is none."""
-    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+    out: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+) -> TrainingState | None:
+    """Restore the latest readable checkpoint.
+
+    Args:
+        out: Run directory.
+        model: Receives the weights.
+        average: Receives the moving average.
+        optimiser: Receives the optimiser's state.
+
+    Returns:
+        The state of the checkpoint, or None if there is none.
+    """
+    for path in reversed(checkpoints(out)):
         try:
-            tensors, facts = read_tensors(path)
+            tensors, metadata = read_tensors(path)
         except ContrailError:
-            continue  # the one before is kept for just this
+            continue  # damaged: this is why the one before it is kept
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
         for key, value in tensors.items():
             part, name = key.split(".", 1)
             parts[part][name] = value
         model.load_state_dict(parts["model"])
         average.load_state_dict(parts["average"])
-        state = optimiser.state_dict()
-        state["state"] = {}
+        optimiser_state = optimiser.state_dict()
+        optimiser_state["state"] = {}
         for key, value in parts["optimiser"].items():
             index, name = key.split(".", 1)
-            state["state"].setdefault(int(index), {})[name] = value
-        optimiser.load_state_dict(state)
-        return facts
+            optimiser_state["state"].setdefault(int(index), {})[name] = value
+        optimiser.load_state_dict(optimiser_state)
+        best = [(dice, step) for dice, step in metadata["best"]]
+        return TrainingState(metadata["micro_batch"], metadata["step"], best)
     return None
 
 
-def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-    """The weights alone: what prediction needs."""
-    _write(path, model.state_dict(), facts)
+def checkpoints(out: Path) -> list[Path]:
+    """List the checkpoints of a run.
+
+    Args:
+        out: Run directory.
+
+    Returns:
+        The files, oldest first.
+    """
+    return sorted((out / CHECKPOINTS).glob("step-*.safetensors"))
 
 
-def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
-    """Restore `save_weights`; returns its facts. Raises ContrailError for a file that is missing, cut or foreign."""
-    tensors, facts = read_tensors(path)
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load the weights of a run into its model.
+
+    Args:
+        path: A file of weights, such as `best.safetensors` of a run.
+        model: Receives the weights.
+
+    Raises:
+        ContrailError: If the file is missing, damaged or of another model.
+    """
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(read_tensors(path)[0])
     except RuntimeError as error:
-        raise ContrailError(
-            f"{path}: does not fit the model of its config ({str(error).splitlines()[-1].strip()})"
-        ) from None
-    return facts
+        reason = str(error).splitlines()[-1].strip()
+        raise ContrailError(f"{path}: does not fit the model in its config ({reason}); restore the file") from None
 
 
-def save_mean(path: Path, sources: Sequence[Path], facts: dict[str, Any]) -> None:
-    """The mean of the weights in `sources`, tensor by tensor; counters are those of the first."""
+def save_mean(path: Path, sources: Sequence[Path], metadata: Mapping[str, Any]) -> None:
+    """Write the mean of several files of weights; counters are taken from the first.
+
+    Args:
+        path: File to write.
+        sources: Files of weights of one model.
+        metadata: What to store with it, as JSON.
+    """
     first, *others = (read_tensors(source)[0] for source in sources)
     for key, tensor in first.items():
         if tensor.is_floating_point() and others:
             mean = torch.stack([tensor, *(other[key] for other in others)]).double().mean(0)
             first[key] = mean.to(tensor.dtype)
-    _write(path, first, facts)
+    save_tensors(path, first, metadata)
 
 
-def save_batch(path: Path, tensors: dict[str, Tensor | None], facts: dict[str, Any]) -> None:
-    """Any named tensors, to be looked at."""
-    _write(path, {key: value for key, value in tensors.items() if value is not None}, facts)
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write named tensors and metadata into one file.
 
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, to name a model by."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    plain = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
-    write_atomically(path, [save(plain, {"facts": json.dumps(facts)})])
+    Args:
+        path: File to write.
+        tensors: Tensors on any device, by name.
+        metadata: What to store with them, as JSON.
+    """
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, [save(plain, {"facts": json.dumps(metadata)})])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of any of our files. Raises ContrailError for one that is missing, cut or foreign."""
+    """Read a file that `save_tensors` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors on the CPU by name, and the metadata.
+
+    Raises:
+        ContrailError: If the file is missing, damaged, or was not written by `save_tensors`.
+    """
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118 - no mapping
+            metadata = json.loads((file.metadata() or {})["facts"])
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 - not a mapping
     except FileNotFoundError:
-        raise ContrailError(f"{path}: missing: train the run to its end first") from None
+        raise ContrailError(f"{path}: missing; train the run to its end first") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ContrailError(f"{path}: not a whole checkpoint ({str(error)[:100]}): restore it or train again") from None
+        raise ContrailError(f"{path}: damaged ({str(error)[:100]}); restore it or train again") from None
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest by which a file of weights is identified.
+
+    Args:
+        path: The file.
+
+    Returns:
+        `sha256:` and the hexadecimal digest.
+    """
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

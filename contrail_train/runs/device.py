@@ -1,4 +1,4 @@
-"""MISSING DOCSTRING."""
+"""The choice of a device."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ import torch
 from contrail_data.errors import ContrailError
 
 
-def choose_device(asked: str) -> torch.device:
-    """`auto`: cuda where there is one, else cpu. Raises ContrailError for a device that is not there."""
-    if asked == "auto":
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name, after checking that it can be used.
+
+    Args:
+        name: A torch device, such as `cpu` or `cuda:1`, or `auto`: CUDA if available, otherwise the CPU.
+
+    Returns:
+        The device.
+
+    Raises:
+        ContrailError: If the device is not usable on this machine.
+    """
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("use cpu or cuda")
+        device = torch.device(name)
         torch.empty(1, device=device)
+        reason = "" if device.type in ("cpu", "cuda") else "only cpu and cuda are supported"
     except (RuntimeError, AssertionError) as error:
-        raise ContrailError(
-            f"device {asked!r}: not usable here ({str(error).splitlines()[0][:80]}): try auto"
-        ) from None
+        reason = str(error).splitlines()[0][:80]
+    if reason:
+        raise ContrailError(f"device {name!r}: not usable on this machine ({reason}); try auto")
     return device

@@ -1,4 +1,14 @@
-"""The run directory, the unit of sharing: what a run is, on what it was trained, and what it logged."""
+"""The run directory, the unit of sharing: settings, environment, training log, weights and calibration.
+
+- `config.yaml`: every setting
+- `environment.json`: stores, device and versions
+- `metrics.jsonl`: losses and scores by step
+- `tensorboard/`: the same for TensorBoard
+- `checkpoints/`: the latest ones, from which the run resumes
+- `best.safetensors`: the weights
+- `calibration.json`: thresholds and hold-out scores; it marks the run as finished
+- `lock`: held while a process works in the directory
+"""
 
 from __future__ import annotations
 
@@ -9,9 +19,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypedDict
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -20,6 +31,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.files import make_folder, write_atomically
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import differences, read_config, to_yaml
+from contrail_train.runs.checkpoint import checkpoints
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -32,120 +44,170 @@ STAGES = "stages"
 """A pipeline's folder of run directories."""
 
 
-def claim(out: Path, mark: str, what: str) -> None:
-    """A folder is there afterwards, one with `mark` in it or a new one. Raises ContrailError for one that holds
-    something else or takes no files.
+class Environment(TypedDict):
+    """The contents of `environment.json`."""
+
+    command: list[str]
+    """Command line that began the run."""
+    stores: dict[str, str]
+    """Digest by name of the stores, and of the weights it starts from."""
+    device: str
+    """`cpu`, or the name of the GPU."""
+    processes: int
+    cpu_threads: int
+    git: str | None
+    """Revision of the source code, followed by `+` if it has local changes; None outside a checkout."""
+    python: str
+    versions: dict[str, str]
+    """Version by package."""
+
+
+@contextmanager
+def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
+    """Create a directory or reopen the one written earlier, and keep other processes out of it meanwhile.
+
+    The operating system releases the lock when the process ends, however it ends.
+
+    Args:
+        out: The directory.
+        marker: Name of the file by which an earlier directory of this kind is recognised.
+        kind: What the directory is, for messages.
+
+    Yields:
+        None.
+
+    Raises:
+        ContrailError: If `out` is something else or not writable, or another process holds the lock.
     """
-    ours = (out / mark).is_file() or not out.exists()
-    if not ours and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
-        raise ContrailError(f"{out}: exists and is no {what}: choose another --out")
+    is_ours = (out / marker).is_file() or not out.exists()
+    if not is_ours and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
+        raise ContrailError(f"{out}: exists and is not a {kind}; choose another --out")
     make_folder(out)
+    with (out / LOCK).open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise ContrailError(f"{out}: in use by {owner}; wait until it has ended") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def begin_run(
-    out: Path, config: RunConfig, digests: Mapping[str, str], device: torch.device, command: Sequence[str], world: int
+    out: Path,
+    config: RunConfig,
+    digests: Mapping[str, str],
+    device: torch.device,
+    *,
+    command: Sequence[str],
+    processes: int = 1,
 ) -> None:
-    """Write config and environment before the first step, or check that they are those of the run begun here.
+    """Write settings and environment of a run, or check that they are those of the run begun in this directory.
 
-    digests: of the stores, and of the weights it starts from or is made of. A run that ended before its first
-    checkpoint, by a mistake in its settings say, is begun anew. Raises ContrailError where `out` holds anything else.
+    A run that ended before its first checkpoint, for example by a mistake in its settings, may begin with others.
+
+    Args:
+        out: Run directory, locked by this process.
+        config: Settings of the run.
+        digests: Digest by name of its stores, and of the weights that it starts from or averages.
+        device: Where it runs; it may resume on another one.
+        command: Command line, for the record.
+        processes: Number of processes.
+
+    Raises:
+        ContrailError: If the directory holds a run with other settings or data.
     """
-    claim(out, CONFIG, "run directory")
-    if finished(out) is not None or list((out / "checkpoints").glob("step-*")):
-        before = read_config(out / CONFIG).model_copy(update={"device": config.device})  # it may go on elsewhere
-        if differs := differences(before, config):
-            raise ContrailError(
-                f"{out}: holds a run with {'; '.join(differs)}: choose another --out (start={out} goes on from its "
-                "weights)"
-            )
-        try:
-            stores = json.loads((out / ENVIRONMENT).read_bytes())["stores"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ContrailError(
-                f"{out / ENVIRONMENT}: missing or damaged: restore it, or choose another --out"
-            ) from None
-        if stores != digests:
-            raise ContrailError(
-                f"{out}: was made of stores or runs with other digests: restore them, or choose another --out"
-            )
+    if not (out / CALIBRATION).is_file() and not checkpoints(out):
+        write_json(out / ENVIRONMENT, _environment(digests, device, command, processes))
+        write_atomically(out / CONFIG, [to_yaml(config).encode()])  # written last: it makes the directory a run
         return
-    environment = {
+    begun = read_config(out / CONFIG).model_copy(update={"device": config.device})
+    if differing := differences(begun, config):
+        raise ContrailError(
+            f"{out}: holds a run with {'; '.join(differing)}; choose another --out, with start={out} to start from its "
+            "weights"
+        )
+    try:
+        stores = json.loads((out / ENVIRONMENT).read_bytes())["stores"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ContrailError(f"{out / ENVIRONMENT}: missing or damaged; restore it or choose another --out") from None
+    if stores != digests:
+        raise ContrailError(
+            f"{out}: begun with stores or runs that had other digests; restore them or choose another --out"
+        )
+
+
+def _environment(
+    digests: Mapping[str, str], device: torch.device, command: Sequence[str], processes: int
+) -> Environment:
+    packages = ("contrail-kit", "torch", "timm", "segmentation-models-pytorch", "numpy", "zarr", "xarray")
+    return {
         "command": list(command),
         "stores": dict(digests),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "processes": world,
+        "processes": processes,
         "cpu_threads": torch.get_num_threads(),
-        "git": git_revision(),
+        "git": _git_revision(),
         "python": sys.version.split()[0],
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("contrail-kit", "torch", "timm", "segmentation-models-pytorch", "numpy", "zarr", "xarray")
-        },
+        "versions": {name: importlib.metadata.version(name) for name in packages},
     }
-    write_atomically(out / ENVIRONMENT, [json.dumps(environment, indent=1).encode()])
-    write_atomically(out / CONFIG, [to_yaml(config).encode()])  # last: with it the directory is a run
 
 
-def hold(out: Path) -> IO[str]:
-    """The run directory's lock, held until the file is closed or the process ends, however it does. Raises
-    ContrailError naming who has it.
-    """
-    file = (out / LOCK).open("a+")
+def _git_revision() -> str | None:
+    """Revision of the checkout that holds this file, if it lies in one and git is installed."""
+    describe = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        raise ContrailError(
-            f"{out}: {file.read().strip() or 'another process'} is at work there: wait for it"
-        ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    return file
-
-
-def git_revision() -> str | None:
-    """Revision of the checkout this code runs from, `+` when it has changes; None outside one."""
-    here = Path(__file__).parent
-    try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=here, capture_output=True, text=True
-        )
+        result = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True)
     except OSError:
         return None
-    return told.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
-class Log:
-    """Scalars by step, as lines of metrics.jsonl and as TensorBoard events; does nothing on ranks but the first."""
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically.
 
-    def __init__(self, out: Path, step: int, first: bool) -> None:
-        """What a killed run logged after its last checkpoint, at `step`, is dropped: it will be logged again."""
-        self.path = out / METRICS
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step) if first else None
-        if first and self.path.exists():
-            lines = self.path.read_text().splitlines()
+    Args:
+        path: The file.
+        value: What it holds.
+    """
+    write_atomically(path, [json.dumps(value, indent=1).encode()])
+
+
+class MetricsLog:
+    """Scalars by step, as lines of `metrics.jsonl` and as TensorBoard events.
+
+    Args:
+        out: Run directory.
+        step: Step at which the run resumes: lines that a killed run logged after it are removed.
+        enabled: Whether anything is written; only the first process of a run writes.
+    """
+
+    def __init__(self, out: Path, step: int, enabled: bool = True):
+        self._path = out / METRICS
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step) if enabled else None
+        if enabled and self._path.exists():
+            lines = self._path.read_text().splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            write_atomically(self.path, ["".join(line + "\n" for line in kept).encode()])
+            write_atomically(self._path, ["".join(line + "\n" for line in kept).encode()])
 
-    def __call__(self, step: int, **values: float) -> None:
-        if self.board is None:
+    def write(self, step: int, **values: float) -> None:
+        """Log the scalars of one step.
+
+        Args:
+            step: Number of steps taken.
+            **values: Scalars by name.
+        """
+        if self._board is None:
             return
-        with self.path.open("a") as file:
+        with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+            self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        if self.board is not None:
-            self.board.close()
-
-
-def finished(out: Path) -> dict[str, Any] | None:
-    """The calibration of a finished run, else None. Raises ContrailError for a damaged one."""
-    if not (out / CALIBRATION).is_file():
-        return None
-    try:
-        return dict(json.loads((out / CALIBRATION).read_bytes()))
-    except (OSError, ValueError, TypeError):
-        raise ContrailError(f"{out / CALIBRATION}: damaged: remove it, and repeat the command that made it") from None
+        """Flush and close the TensorBoard file."""
+        if self._board is not None:
+            self._board.close()

@@ -1,8 +1,9 @@
-"""Several processes on one run, started by `torchrun`: who is who, sums over all, batch norms over all."""
+"""Several processes on one run, started by `torchrun`: ranks, sums over processes, synchronised batch norms."""
 
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +21,40 @@ class Ranks:
     """This process among those of the run."""
 
     rank: int = 0
+    """Its number."""
     world: int = 1
+    """How many there are."""
 
     @property
     def first(self) -> bool:
+        """Whether this process writes files and messages on behalf of all."""
         return self.rank == 0
+
+    def say(self, message: str) -> None:
+        """Print a message to standard error, once for all processes.
+
+        Args:
+            message: The line to print.
+        """
+        if self.first:
+            print(message, file=sys.stderr, flush=True)
 
 
 ALONE = Ranks()
+"""A single process."""
 
 
 def join(device: torch.device) -> tuple[Ranks, torch.device]:
-    """Meet the other processes where `torchrun` has started several; alone otherwise. With a GPU each, a process has
-    that of its number on the machine. Raises ContrailError when they cannot be met.
+    """Connect to the other processes of the run if `torchrun` has started several.
+
+    Args:
+        device: The chosen device. With GPUs, each process takes the one of its number on the machine.
+
+    Returns:
+        This process among all, and its device.
+
+    Raises:
+        ContrailError: If the processes cannot connect.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -44,14 +66,51 @@ def join(device: torch.device) -> tuple[Ranks, torch.device]:
         try:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
             raise ContrailError(
-                f"the {world} processes of this run cannot meet ({str(error).splitlines()[0]}): "
-                "start them with torchrun"
+                f"the {world} processes of this run cannot connect ({reason}); start them with torchrun"
             ) from None
     return Ranks(dist.get_rank(), world), device
 
 
-class _Total(torch.autograd.Function):
+def leave(ranks: Ranks) -> None:
+    """Disconnect from the other processes.
+
+    Args:
+        ranks: This process among all.
+    """
+    if ranks.world > 1:
+        dist.destroy_process_group()
+
+
+def wait(ranks: Ranks) -> None:
+    """Wait until all processes have come to this point.
+
+    Args:
+        ranks: This process among all.
+    """
+    if ranks.world > 1:
+        dist.barrier()
+
+
+def gather(value: Any, ranks: Ranks) -> list[Any]:
+    """Collect a value from every process.
+
+    Args:
+        value: What this process contributes; it must be picklable.
+        ranks: This process among all.
+
+    Returns:
+        The values of all processes, by rank.
+    """
+    if ranks.world == 1:
+        return [value]
+    values = [None] * ranks.world
+    dist.all_gather_object(values, value)
+    return values
+
+
+class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.clone()
@@ -65,38 +124,27 @@ class _Total(torch.autograd.Function):
         return grad
 
 
-def total(x: Tensor) -> Tensor:
-    """Sum of a tensor over all processes. Its gradient is summed over them as well: it is that of the sum of all
-    processes' losses, so where each has the loss of the global batch, the mean of their gradients, which is what
-    DistributedDataParallel makes, is the gradient of that loss.
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Sum a tensor over all processes, differentiably.
+
+    The gradient is summed over the processes too, so it is that of the sum of all processes' losses. Where each process
+    has the loss of the global batch, DistributedDataParallel's mean of their gradients is the gradient of that loss.
+
+    Args:
+        x: Any shape, the same in all processes.
+
+    Returns:
+        The sum, of the same shape; `x` itself in a single process.
     """
-    result: Tensor = _Total.apply(x) if dist.is_initialized() else x
+    result: Tensor = _AllReduceSum.apply(x) if dist.is_initialized() else x
     return result
 
 
-def gather(value: Any, ranks: Ranks) -> list[Any]:
-    """The value of every process, by rank."""
-    if ranks.world == 1:
-        return [value]
-    values = [None] * ranks.world
-    dist.all_gather_object(values, value)
-    return values
-
-
-def leave(ranks: Ranks) -> None:
-    if ranks.world > 1:
-        dist.destroy_process_group()
-
-
-def wait(ranks: Ranks) -> None:
-    if ranks.world > 1:
-        dist.barrier()
-
-
 class SyncedBatchNorm(nn.Module):
-    """A 2-D batch norm, timm's with an activation included, over the batches of all processes, on any device.
+    """A 2-D batch norm over the batches of all processes, on any device; torch's own needs a GPU.
 
-    Takes over the given norm's weights under their names. torch's own needs a GPU.
+    Args:
+        norm: Its weights are kept, under the same names, and so is the activation that timm's norms include.
     """
 
     running_mean: Tensor
@@ -111,14 +159,21 @@ class SyncedBatchNorm(nn.Module):
         self.after = nn.Sequential(*(m for n in ("drop", "act") if isinstance(m := getattr(norm, n, None), nn.Module)))
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        """Normalise a batch.
+
+        Args:
+            x_bchw: (b, c, h, w), this process's share.
+
+        Returns:
+            The normalised batch, of the same shape.
+        """
         if not self.training:
             moments = self.running_mean, self.running_var
-            normalised = functional.batch_norm(x_bchw, *moments, self.weight, self.bias, eps=self.eps)
-            return self.after(normalised)
-        count = total(x_bchw.new_tensor([x_bchw.numel() / x_bchw.shape[1]]))
-        mean_c = total(x_bchw.sum((0, 2, 3))) / count
+            return self.after(functional.batch_norm(x_bchw, *moments, self.weight, self.bias, eps=self.eps))
+        count = sum_over_processes(x_bchw.new_tensor([x_bchw.numel() / x_bchw.shape[1]]))
+        mean_c = sum_over_processes(x_bchw.sum((0, 2, 3))) / count
         centred_bchw = x_bchw - mean_c[:, None, None]
-        variance_c = total(centred_bchw.square().sum((0, 2, 3))) / count
+        variance_c = sum_over_processes(centred_bchw.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean_c, self.momentum)
@@ -128,7 +183,12 @@ class SyncedBatchNorm(nn.Module):
 
 
 def sync_batch_norms(model: nn.Module, device: torch.device) -> None:
-    """Make every batch norm inside the model one over all processes, its weights under the same names."""
+    """Replace every batch norm inside the model by one over all processes, its weights under the same names.
+
+    Args:
+        model: Changed in place.
+        device: Where it will run.
+    """
     if device.type == "cuda":
         convert_sync_batchnorm(model)
         return

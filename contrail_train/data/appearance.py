@@ -1,8 +1,8 @@
-"""Augmentation that changes values, not places: light, blur, noise, holes, the order of frames, mixtures of samples.
+"""Augmentation that changes values, not places: brightness, blur, noise, holes, order of frames, mixtures of samples.
 
-Functions of a batch on any device and of what was drawn for it on the CPU, (b,) or (b, ...) tensors in which a
-sample's neutral value leaves it bit for bit as it was. No function waits for the device, none changes its input.
-Images are normalised: 0 is a channel's mean, 1 its standard deviation.
+The functions take a batch on any device and what was drawn for it on the CPU: tensors (b) or (b, ...), in which a
+sample's neutral value leaves it unchanged, bit for bit. No function waits for the device or changes its input. Images
+are normalised: 0 is a channel's mean, and 1 its standard deviation.
 """
 
 from __future__ import annotations
@@ -15,13 +15,30 @@ from torch.nn import functional
 
 
 def to_device(drawn: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A CPU tensor on `device`; to a GPU through pinned memory, as a copy from elsewhere waits for all its work."""
+    """Copy a tensor from the CPU to a device without waiting for the device.
+
+    Args:
+        drawn: Any tensor on the CPU.
+        device: Where to; for a GPU the copy goes through pinned memory, as any other would wait for all its work.
+        dtype: Type of the result.
+
+    Returns:
+        The tensor on the device.
+    """
     drawn = drawn.to(dtype)
     return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)
 
 
 def reverse_time(x_btchw: Tensor, reversed_b: Tensor) -> Tensor:
-    """Frames last to first in the samples where `reversed_b` (bool)."""
+    """Reverse the order of the frames of some samples.
+
+    Args:
+        x_btchw: Images.
+        reversed_b: (b) bool, which samples.
+
+    Returns:
+        The images.
+    """
     if x_btchw.shape[1] == 1 or not reversed_b.any():
         return x_btchw
     where_b1111 = to_device(reversed_b, x_btchw.device, torch.bool)[:, None, None, None, None]
@@ -29,7 +46,16 @@ def reverse_time(x_btchw: Tensor, reversed_b: Tensor) -> Tensor:
 
 
 def brightness_contrast(x_btchw: Tensor, gain_bc: Tensor, offset_bc: Tensor) -> Tensor:
-    """Gain · x + offset for each sample and channel, all frames alike; neutral: 1 and 0."""
+    """Compute gain · x + offset per sample and channel, equally in all frames.
+
+    Args:
+        x_btchw: Images.
+        gain_bc: Factors; neutral: 1.
+        offset_bc: Values to add; neutral: 0.
+
+    Returns:
+        The images.
+    """
     if bool((gain_bc == 1).all()) and not offset_bc.any():
         return x_btchw
     gain, offset = (to_device(v, x_btchw.device, x_btchw.dtype)[:, None, :, None, None] for v in (gain_bc, offset_bc))
@@ -37,10 +63,16 @@ def brightness_contrast(x_btchw: Tensor, gain_bc: Tensor, offset_bc: Tensor) -> 
 
 
 def blur(x_btchw: Tensor, sigma_b: Tensor, largest: float) -> Tensor:
-    """Gaussian blur of `sigma_b` pixels of the image, 0 for none, the border repeated.
+    """Apply a Gaussian blur, with the border repeated.
 
-    largest: bound of sigma; the kernel reaches 3 times as far whatever was drawn, so that a sample's result does not
-    depend on the rest of its batch.
+    Args:
+        x_btchw: Images.
+        sigma_b: Standard deviation in pixels of the image; 0: none.
+        largest: Upper limit of `sigma_b`. The kernel reaches 3 times as far whatever was drawn, so that a sample's
+            result does not depend on the rest of its batch.
+
+    Returns:
+        The images.
     """
     rows = sigma_b.nonzero()[:, 0]
     if not len(rows):
@@ -60,9 +92,17 @@ def blur(x_btchw: Tensor, sigma_b: Tensor, largest: float) -> Tensor:
 
 
 def add_noise(x_btchw: Tensor, std_b: Tensor, seed_b: Tensor) -> Tensor:
-    """Gaussian noise of `std_b`, 0 for none, independent in every element; a function of each sample's seed (int64).
+    """Add Gaussian noise, independent in every element and a function of each sample's seed.
 
-    Devices of different kinds make different noise of one seed.
+    Devices of different kinds make different noise from the same seed.
+
+    Args:
+        x_btchw: Images.
+        std_b: Standard deviation; 0: none.
+        seed_b: (b) int64.
+
+    Returns:
+        The images.
     """
     stds, seeds = std_b.tolist(), seed_b.tolist()
     if not any(stds):
@@ -77,7 +117,15 @@ def add_noise(x_btchw: Tensor, std_b: Tensor, seed_b: Tensor) -> Tensor:
 
 
 def cut_out(x_btchw: Tensor, sides_b4: Tensor) -> Tensor:
-    """A rectangle of every frame set to 0, the mean; `sides_b4` as in `rectangles`."""
+    """Set a rectangle of every frame to 0, the channel's mean.
+
+    Args:
+        x_btchw: Images.
+        sides_b4: As in `rectangles`.
+
+    Returns:
+        The images.
+    """
     if not sides_b4.any():
         return x_btchw
     inside_bhw = rectangles(sides_b4, x_btchw.shape[-2], x_btchw.shape[-1], x_btchw.device)
@@ -85,9 +133,16 @@ def cut_out(x_btchw: Tensor, sides_b4: Tensor) -> Tensor:
 
 
 def rectangles(sides_b4: Tensor, height: int, width: int, device: torch.device) -> Tensor:
-    """(b, h, w) bool: pixels whose centre lies in (top, bottom, left, right), fractions of the image's sides.
+    """Return the pixels whose centre lies in a rectangle; it is the same place on grids of different size.
 
-    So one rectangle is the same place on grids of different size. Four zeros are no pixel.
+    Args:
+        sides_b4: (top, bottom, left, right) as fractions of the image's sides; zeros: no pixel.
+        height: Pixels.
+        width: Pixels.
+        device: Where the result is needed.
+
+    Returns:
+        (b, h, w) bool.
     """
     y = (torch.arange(height, dtype=torch.float64) + 0.5) / height
     x = (torch.arange(width, dtype=torch.float64) + 0.5) / width
@@ -98,31 +153,52 @@ def rectangles(sides_b4: Tensor, height: int, width: int, device: torch.device) 
 
 
 def partners(batch: int) -> list[int]:
-    """Whom each sample mixes with: its neighbour, 0 ↔ 1, 2 ↔ 3, ...; the last of an odd batch is alone, itself.
+    """Return the sample with which each one mixes: its neighbour, 0 ↔ 1, 2 ↔ 3, ...; the last of an odd batch itself.
 
-    Batches are shuffled, so neighbours are a random pair; and a run of 2 n samples, as a process or a micro-batch
-    has, mixes as it would within the whole batch.
+    Batches are shuffled, so neighbours are a random pair. An even number of consecutive samples, as a process or a
+    micro-batch has them, mixes as it would within the whole batch.
+
+    Args:
+        batch: Number of samples.
+
+    Returns:
+        Index of each sample's partner.
     """
     return [min(i ^ 1, batch - 1) for i in range(batch)]
 
 
-def swapped(x: Tensor) -> Tensor:
-    """Each sample's partner, (b, ...)."""
-    batch = len(x)
-    order = to_device(torch.tensor(partners(batch)), x.device, torch.int64)
-    return x[order]
-
-
 def mixup(x: Tensor, share_b: Tensor, either: bool = False) -> Tensor:
-    """(1 − share) x + share · partner; `either`: the larger of both where share > 0. x: (b, ...)."""
+    """Blend each sample with its partner: (1 − share) x + share · partner.
+
+    Args:
+        x: (b, ...) images, targets or validity.
+        share_b: Share of the partner; 0: none.
+        either: Take the larger of the two instead where share > 0.
+
+    Returns:
+        The blend, of the shape of `x`.
+    """
     share = share_b.reshape(-1, *[1] * (x.ndim - 1))
     if either:
-        return torch.maximum(x, swapped(x) * to_device(share > 0, x.device, x.dtype))
-    return torch.lerp(x, swapped(x), to_device(share, x.device, x.dtype))
+        return torch.maximum(x, _swapped(x) * to_device(share > 0, x.device, x.dtype))
+    return torch.lerp(x, _swapped(x), to_device(share, x.device, x.dtype))
 
 
 def cutmix(x: Tensor, sides_b4: Tensor) -> Tensor:
-    """The partner's pixels within a rectangle, `sides_b4` as in `rectangles`. x: (b, ..., h, w)."""
+    """Take the partner's pixels within a rectangle.
+
+    Args:
+        x: (b, ..., h, w) images, targets or validity.
+        sides_b4: As in `rectangles`.
+
+    Returns:
+        The mixture, of the shape of `x`.
+    """
     inside_bhw = rectangles(sides_b4, x.shape[-2], x.shape[-1], x.device)
     inside = inside_bhw.reshape(len(x), *[1] * (x.ndim - 3), *x.shape[-2:])
-    return torch.where(inside, swapped(x), x)
+    return torch.where(inside, _swapped(x), x)
+
+
+def _swapped(x: Tensor) -> Tensor:
+    """Each sample's partner, (b, ...)."""
+    return x[to_device(torch.tensor(partners(len(x))), x.device, torch.int64)]

@@ -31,12 +31,20 @@ class SampleStores:
 
     @cached_property
     def scalars(self) -> list[xr.Dataset]:
-        """The per-sample variables of each store."""
+        """The per-sample variables of each store.
+
+        Returns:
+            A dataset per store.
+        """
         return [read_scalars(store) for store in self.datasets]
 
     @cached_property
     def groups(self) -> list[npt.NDArray[np.str_]]:
-        """Group of each record of each store."""
+        """Group of each record, as named by `contrail_data.splits.groups`.
+
+        Returns:
+            (sample) names per store.
+        """
         return group_records(self.scalars)
 
 

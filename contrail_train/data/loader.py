@@ -1,8 +1,8 @@
 """Store → batches: threads in this process read chunk bytes straight into preallocated batches.
 
-No worker processes: reading a frame is one system call, so a few threads keep ahead of any step. Only the frames
-that the model needs are read. Order is a pure function of (seed, epoch, step, rank, world size): nothing is
-remembered, so a resumed run sees just what an undisturbed one would have.
+There are no worker processes: reading a frame is one system call, so a few threads keep ahead of any step. Only the
+frames that the model needs are read. The order is a pure function of (seed, epoch, step, rank, world size): nothing is
+remembered, so a resumed run sees exactly what an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -17,36 +17,42 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from contrail_train.data.items import Items
+from contrail_train.data.items import Ints, Items
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step gets: valid until the next but one is asked for."""
+    """The input of a step. Its memory is reused: it is valid until the next batch but one is requested."""
 
     image_btchw: Tensor
-    """The store's dtype; uint8 counts 1/255."""
+    """Images in the store's type; uint8 has a scale of 1/255."""
     target_b1hw: Tensor
-    """uint8, 255 is certain contrail."""
+    """uint8; 255 is certain contrail."""
     positive_b1: Tensor
-    """float32 0 or 1: any contrail in the frame."""
+    """float32 0 or 1: whether the frame has any contrail."""
     weight_b: Tensor
     """float32 weight in the loss."""
     valid_b1hw: Tensor | None
-    """uint8 0 or 1: the labelled frame's pixel is there; None where the stores miss none."""
+    """uint8 0 or 1: whether the labelled frame has data in the pixel; None if no pixel in the stores is missing."""
 
     def __getitem__(self, rows: slice) -> Batch:
-        valid_b1hw = None if self.valid_b1hw is None else self.valid_b1hw[rows]
-        return Batch(
-            self.image_btchw[rows], self.target_b1hw[rows], self.positive_b1[rows], self.weight_b[rows], valid_b1hw
-        )
+        return Batch(*(None if part is None else part[rows] for part in vars(self).values()))  # type: ignore[arg-type]
 
 
-def epoch_order(frequency: npt.NDArray[np.float64], seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The rows of an epoch, as many as there are items, the same on every machine.
+def epoch_order(frequency: npt.NDArray[np.float64], seed: int, epoch: int) -> Ints:
+    """Return the rows of an epoch in the order in which they are drawn, the same on every machine.
 
-    frequency: (n) how often each item comes on average; all alike: each comes once. Drawn systematically, so that an
-    item comes its frequency rounded down or up (Cochran 1977, Sampling Techniques, chapter 8).
+    Unequal frequencies are drawn systematically, so that an item is drawn its frequency rounded up or down (Cochran
+    1977, Sampling Techniques, chapter 8).
+
+    Args:
+        frequency: (n) how often each item is drawn on average, relative to the others. If all are equal, each item is
+            drawn once.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+
+    Returns:
+        (n) rows.
     """
     random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     order = random.permutation(len(frequency))
@@ -58,72 +64,109 @@ def epoch_order(frequency: npt.NDArray[np.float64], seed: int, epoch: int) -> np
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Return the number of steps in an epoch.
+
+    Args:
+        count: Number of items.
+        batch_size: Items per step, over all processes.
+
+    Returns:
+        The number of steps, the last of which may be smaller.
+    """
     return -(-count // batch_size)
 
 
-def step_rows(order: npt.NDArray[np.int64], step: int, batch_size: int) -> npt.NDArray[np.int64]:
-    """Rows of a step of the epoch, over all ranks; over the steps each item comes exactly once."""
+def step_rows(order: Ints, step: int, batch_size: int) -> Ints:
+    """Return the rows of one step of an epoch, over all processes.
+
+    Args:
+        order: Rows of the epoch.
+        step: Number of the step in the epoch.
+        batch_size: Items per step, over all processes.
+
+    Returns:
+        The rows; over all steps each entry of `order` occurs once.
+    """
     return order[step * batch_size : (step + 1) * batch_size]
 
 
-def share_of(count: int, rank: int, world: int) -> npt.NDArray[np.int64]:
-    """Which of a step's `count` rows a rank takes: every world-th. All ranks take equally many, as they wait for one
-    another; where there are too few, ranks at the end repeat row 0, which must then weigh 0.
+def share_of(count: int, rank: int, world: int) -> Ints:
+    """Return which of a step's rows a process takes: every world-th.
+
+    Args:
+        count: Rows in the step.
+        rank: Number of the process.
+        world: Number of processes.
+
+    Returns:
+        Indices, as many for each process, because they wait for one another. Where there are too few rows, the last
+        processes repeat row 0, which must then have weight 0.
     """
     own = np.arange(rank, count, world)
     return np.pad(own, (0, -(-count // world) - len(own)))
 
 
 def load(
-    items: Items, rows_by_step: Sequence[npt.NDArray[np.int64]], device: torch.device, threads: int, prefetch: int
+    items: Items, rows_by_step: Sequence[Ints], device: torch.device, threads: int, prefetch: int
 ) -> Iterator[Batch]:
-    """Batches of the given rows, read ahead by threads; on a GPU copied on a side stream from pinned memory."""
+    """Read batches ahead of their use.
+
+    Args:
+        items: The items.
+        rows_by_step: Rows of each batch.
+        device: Where the batches are needed; to a GPU they are copied on a side stream from pinned memory.
+        threads: Number of threads that read and decode.
+        prefetch: Number of batches read ahead.
+
+    Yields:
+        The batches, in order.
+    """
     if not len(rows_by_step):
         return
     largest = max(len(rows) for rows in rows_by_step)
     slots = deque(_Slot(items, largest, device) for _ in range(min(prefetch, len(rows_by_step)) + 2))
-    under_way: deque[tuple[_Slot, int, list[Future[None]]]] = deque()
+    in_progress: deque[tuple[_Slot, int, list[Future[None]]]] = deque()
+    remaining = iter(rows_by_step)
     with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
-        todo = iter(rows_by_step)
-
-        def start_next() -> None:
-            rows = next(todo, None)
-            if rows is not None:
-                slot = slots.popleft()
-                slot.wait_until_free()
-                # One task a thread and batch: a task per frame would cost more than reading the frame.
-                parts = np.array_split(np.arange(len(rows)), min(threads, len(rows)))
-                tasks = [pool.submit(_fill, items, slot, rows, part) for part in parts]
-                under_way.append((slot, len(rows), tasks))
-
-        for _ in range(prefetch):
-            start_next()
         try:
-            while under_way:
-                slot, size, tasks = under_way.popleft()
+            batch = None
+            while True:
+                while len(in_progress) < prefetch and (rows := next(remaining, None)) is not None:
+                    slot = slots.popleft()
+                    slot.wait_until_free()
+                    # one task per thread and batch: a task per frame would cost more than reading the frame
+                    parts = np.array_split(np.arange(len(rows)), min(threads, len(rows)))
+                    tasks = [pool.submit(_fill, items, slot, rows, part) for part in parts]
+                    in_progress.append((slot, len(rows), tasks))
+                if batch is not None:
+                    yield batch  # while the next ones are being read
+                if not in_progress:
+                    return
+                slot, size, tasks = in_progress.popleft()
                 for task in tasks:
                     task.result()
                 slots.append(slot)
-                start_next()
-                yield slot.batch(size)
+                batch = slot.batch(size)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Slot:
-    """Memory of one batch, filled again and again."""
+    # memory of one batch, filled again and again
 
-    def __init__(self, items: Items, size: int, device: torch.device) -> None:
+    def __init__(self, items: Items, size: int, device: torch.device):
         self.device = device
         pin = device.type == "cuda"
         dtype = torch.from_numpy(np.empty(0, items.dtype)).dtype
         plane = (size, 1, *items.shape_tchw[-2:])
-        self.image = torch.empty((size, *items.shape_tchw), dtype=dtype, pin_memory=pin)
-        self.target = torch.empty(plane, dtype=torch.uint8, pin_memory=pin)
-        self.positive = torch.empty((size, 1), dtype=torch.float32, pin_memory=pin)
-        self.weight = torch.empty(size, dtype=torch.float32, pin_memory=pin)
-        some_missing = any(read is not None for read in items.valid)
-        self.valid = torch.ones(plane, dtype=torch.uint8, pin_memory=pin) if some_missing else None
+        has_missing = any(read is not None for read in items.valid)
+        self.host = Batch(
+            image_btchw=torch.empty((size, *items.shape_tchw), dtype=dtype, pin_memory=pin),
+            target_b1hw=torch.empty(plane, dtype=torch.uint8, pin_memory=pin),
+            positive_b1=torch.empty((size, 1), dtype=torch.float32, pin_memory=pin),
+            weight_b=torch.empty(size, dtype=torch.float32, pin_memory=pin),
+            valid_b1hw=torch.ones(plane, dtype=torch.uint8, pin_memory=pin) if has_missing else None,
+        )
         self.stream = torch.cuda.Stream(device) if pin else None
         self.copied: torch.cuda.Event | None = None
 
@@ -132,11 +175,12 @@ class _Slot:
             self.copied.synchronize()
 
     def batch(self, size: int) -> Batch:
-        here = Batch(self.image, self.target, self.positive, self.weight, self.valid)[:size]
+        # the first `size` samples, on the device
+        batch = self.host[:size]
         if self.stream is None:
-            return here
+            return batch
         with torch.cuda.stream(self.stream):
-            moved = [None if p is None else p.to(self.device, non_blocking=True) for p in vars(here).values()]
+            moved = [None if p is None else p.to(self.device, non_blocking=True) for p in vars(batch).values()]
             self.copied = self.stream.record_event()
         compute = torch.cuda.current_stream(self.device)
         compute.wait_stream(self.stream)
@@ -146,10 +190,12 @@ class _Slot:
         return Batch(*moved)  # type: ignore[arg-type]
 
 
-def _fill(items: Items, slot: _Slot, rows: npt.NDArray[np.int64], part: npt.NDArray[np.int64]) -> None:
-    image, target = slot.image.numpy(), slot.target.numpy()
-    positive, weight = slot.positive.numpy(), slot.weight.numpy()
-    valid = None if slot.valid is None else slot.valid.numpy()
+def _fill(items: Items, slot: _Slot, rows: Ints, part: Ints) -> None:
+    """Read some of the samples of a batch into its slot."""
+    host = slot.host
+    image, target = host.image_btchw.numpy(), host.target_b1hw.numpy()
+    positive, weight = host.positive_b1.numpy(), host.weight_b.numpy()
+    valid = None if host.valid_b1hw is None else host.valid_b1hw.numpy()
     for i in part:
         row = rows[i]
         store, sample, frame = int(items.store[row]), int(items.sample[row]), int(items.frame[row])

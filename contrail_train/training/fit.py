@@ -1,61 +1,50 @@
 """The training loop, read top to bottom.
 
-Everything random is a function of (seed, step): the order of samples, augmentation, dropout. So a run that was
-killed goes on from its last checkpoint to the very weights it would have had, bit for bit on CPU.
+Everything random is a function of (seed, step): the order of samples, augmentation, dropout. So a run that was killed
+resumes from its last checkpoint and ends with the weights it would have had anyway, bit for bit on the CPU.
 
-One process a device. Under `torchrun` each takes its share of every step's batch; losses are those of the whole batch.
+There is one process per device. Under `torchrun` each takes its share of every step's batch; losses are those of the
+whole batch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.utils.model_ema import ModelEmaV3
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
-from contrail_data.storage.files import write_atomically
-from contrail_train.config.advice import without_effect
-from contrail_train.config.schema import PseudoConfig, RunConfig
-from contrail_train.data import augment
-from contrail_train.data.loader import Batch, epoch_order, load, share_of, step_rows, steps_per_epoch
-from contrail_train.data.training_data import open_training_data
-from contrail_train.evaluation.calibrate import calibrate, known_of_holdout
-from contrail_train.evaluation.score import Reading, holdout_dice, parts_of, score
-from contrail_train.inference.detector import normalise, onto_labels, single, view_of
-from contrail_train.models.decoders import widths_used
-from contrail_train.models.encoder import check_encoder
-from contrail_train.models.segmenter import build
+from contrail_train.config.schema import RunConfig
+from contrail_train.data.loader import Batch, epoch_order, load, share_of, step_rows
+from contrail_train.evaluation.batches import EvaluationOptions
+from contrail_train.evaluation.calibrate import calibrate
+from contrail_train.evaluation.score import assign_folds, holdout_dice, score
+from contrail_train.inference.detector import on_label_grid
+from contrail_train.runs.calibration import Calibration, Grid, find_calibration, write_calibration
 from contrail_train.runs.checkpoint import (
+    TrainingState,
     file_digest,
     load_checkpoint,
     load_weights,
-    save_batch,
     save_checkpoint,
     save_mean,
-    save_weights,
+    save_tensors,
 )
-from contrail_train.runs.device import choose_device
-from contrail_train.runs.directory import CALIBRATION, WEIGHTS, Log, begin_run, finished, hold
-from contrail_train.runs.distributed import Ranks, join, leave, sync_batch_norms, total, wait
-from contrail_train.training.losses import total_loss
-from contrail_train.training.optim import freeze, make_optimiser, set_learning_rate, train_mode
-from contrail_train.training.start import start_from, weights_file
+from contrail_train.runs.directory import CONFIG, WEIGHTS, MetricsLog, begin_run, locked_directory
+from contrail_train.runs.distributed import leave, wait
+from contrail_train.training.optim import train_mode
+from contrail_train.training.setup import Setup, set_up
+from contrail_train.training.step import train_step
 
 CANDIDATES = "candidates"
-FEW_GROUPS = 10
 LOG_EVERY = 10  # steps; the losses of the steps between stay on the device until then
 
 
@@ -65,312 +54,182 @@ def fit(
     checkpoint_minutes: float = 5.0,
     command: Sequence[str] = (),
     stop_after: int | None = None,
-) -> dict[str, Any]:
-    """Train, or go on training, into the run directory `out`; returns its calibration.
+) -> Calibration | None:
+    """Train a run into its directory, or resume it there.
 
-    stop_after: end after so many steps, as a kill would, and return {}. Raises ContrailError for data that does not
-    fit, an `out` that holds another run, or a loss that is not finite.
+    Args:
+        config: Settings of the run.
+        out: Run directory.
+        checkpoint_minutes: Time between checkpoints within an epoch; there is one at the end of each epoch too.
+        command: Command line, for the record.
+        stop_after: Stop after so many steps as if the process had been killed.
+
+    Returns:
+        The calibration of the finished run, or None if `stop_after` stopped it earlier.
+
+    Raises:
+        ContrailError: If the data does not fit, `out` holds something else, or a loss is not finite.
     """
-    # ---- where -------------------------------------------------------------------------------------------------
-    device = choose_device(config.device)
-    ranks, device = join(device)
-
-    def say(text: str) -> None:
+    setup = set_up(config)
+    ranks = setup.ranks
+    with locked_directory(out, CONFIG, "run directory") if ranks.first else contextlib.nullcontext():
         if ranks.first:
-            print(text, file=sys.stderr, flush=True)
-
-    bf16 = config.precision == "bf16" or (
-        config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    check_encoder(config.model.encoder, config.model.pretrained)  # before minutes may go into stores
-    if config.start is not None:
-        weights_file(Path(config.start))
-    say(f"device {device}, {'bf16 autocast' if bf16 else 'float32'}, {torch.get_num_threads()} CPU threads")
-
-    # ---- data --------------------------------------------------------------------------------------------------
-    data = open_training_data(config.data)
-    label_shift = data.label_shift if config.augment.label_shift is None else config.augment.label_shift
-    view = view_of(config, data.statistics, device)
-    steps_an_epoch = steps_per_epoch(len(data.train), config.batch_size)
-    total_steps = config.epochs * steps_an_epoch
-    if data.without_neighbours:
-        say(f"{data.without_neighbours} labelled frames left out: not all of frames {config.data.frames} around them")
-    if data.leaking:
-        say(f"{data.leaking} frames left out: their records leak into held-out ones")
-    pseudo, groups = data.pseudo_labelled, len(set(data.holdout.group))
-    say(
-        f"{len(data.train)} frames to train on{f', {pseudo} of them pseudo-labelled' if pseudo else ''}; "
-        f"{len(data.holdout)} held out in {groups} groups; batches of {min(config.batch_size, len(data.train))}: "
-        f"{config.epochs} epochs x {steps_an_epoch} steps = {total_steps} steps"
-    )
-    if 0 < groups < FEW_GROUPS:
-        say(f"warning: {groups} held-out groups (site, day) are too few to tell epochs or thresholds apart by")
-    if not data.train.positive.any():
-        say("warning: none of the frames to train on has a contrail: the model will learn that there are none")
-    if config.batch_size > len(data.train):
-        say(f"note: batch_size={config.batch_size} is more than there is: a step takes all {len(data.train)} frames")
-
-    # ---- model, optimiser, average -----------------------------------------------------------------------------
-    torch.manual_seed(config.seed)
-    model = build(config.model, len(data.composite["channels"]), config.data.frames)
-    started = start_from(Path(config.start), model) if config.start is not None else None
-    if started is not None:
-        for line in started.report:
-            say(line)
-        if leaked := set(started.trained_records) & set(data.holdout.record_id.tolist()):
-            say(f"warning: {len(leaked)} held-out records were trained on in {config.start}: hold-out scores flatter")
-    if ranks.world > 1:
-        sync_batch_norms(model, device)
-    model.to(device)
-    if device.type == "cuda" or not has_thin_strided_pointwise(model):
-        model.to(memory_format=torch.channels_last)  # half the time of a step on CPU
-    freeze(model, config)
-    average = ModelEmaV3(model, decay=config.optim.ema, use_warmup=True)
-    optimiser = make_optimiser(model, config.optim)
-    stepped: nn.Module = model
-    if config.compile:
-        stepped = torch.compile(model, dynamic=False)  # type: ignore[assignment]
-    if ranks.world > 1:
-        stepped = DistributedDataParallel(stepped, [device.index] if device.type == "cuda" else None)
-    if not data.pseudo_labelled and config.data.pseudo != PseudoConfig():
-        say("note: data.pseudo has no effect: data.train names no pseudo-labels")
-    for line in without_effect(config, widths_used(config.model, model.encoder.strides)):
-        say(f"note: {line}")
-    parameters = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for group in optimiser.param_groups for p in group["params"])
-    partly = "" if trained == parameters else f" ({trained / 1e6:.2f} M of them trained)"
-    say(f"{describe(config)}, {parameters / 1e6:.2f} M parameters{partly}, label shift {tuple(label_shift)} px")
-    if config.compile:
-        say("compiling: the first step takes a minute or more")
-
-    # ---- the run directory -------------------------------------------------------------------------------------
-    if ranks.first:
-        digests = data.digests | ({config.start: started.digest} if config.start and started else {})
-        begin_run(out, config, digests, device, command, ranks.world)
-        held = hold(out)  # noqa: F841 - until this process ends
-        (out / CANDIDATES).mkdir(exist_ok=True)
-    wait(ranks)
-    if (calibration := finished(out)) is not None:
-        say(f"{out}: finished already")
-        return calibration
-
-    # ---- resume ------------------------------------------------------------------------------------------------
-    step, micro, best = 0, config.micro_batch or config.batch_size, list[tuple[float, int]]()
-    if (facts := load_checkpoint(out / "checkpoints", model, average.module, optimiser)) is not None:
-        step, micro, best = facts["step"], facts["micro_batch"], [(dice, at) for dice, at in facts["best"]]
-        say(f"resumed at step {step}")
-    log = Log(out, step, ranks.first)
-
-    # what the network learns to tell lies on the image, but for as much of the labels' shift as it was not shown
-    off = data.label_shift[0] - label_shift[0], data.label_shift[1] - label_shift[1]
-    detector = single(average.module, view, config.model.head, top_k=config.top_k, off=off, symmetries="none")
-    reading = Reading(device, config.batch_size, config.data.threads, None, ranks)
-    parts = parts_of(data.holdout)
-
-    def checkpoint() -> None:
-        if ranks.first:
-            kept = {"best": best, "micro_batch": micro}
-            save_checkpoint(out / "checkpoints", step, model, average.module, optimiser, kept)
-
-    def backward(batch: Batch, draw: augment.Draw, share: float) -> torch.Tensor:
-        """Add `share` of a micro-batch's gradient to the parameters'; returns as much of its loss."""
-        moved = augment.augment_batch(
-            normalise(batch.image_btchw, view),
-            batch.target_b1hw.float() / 255,
-            batch.positive_b1,
-            draw,
-            config.augment,
-            label_shift,
-            view.size,
-            None if batch.valid_b1hw is None else batch.valid_b1hw.float(),
-        )
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            output = stepped(moved.image_btchw, moved.target_b1hw.shape[-2:])
-        target = moved.target_b1hw, moved.positive_b1, batch.weight_b
-        loss = share * total_loss(output, *target, config.loss, moved.valid_b1hw, total)
-        loss.backward()
-        return loss.detach()
-
-    def gradients(batch: Batch, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Leave the gradient of a whole step on the parameters; returns its loss, still on the device.
-
-        `rows` are those of all processes, `batch` this one's share of them, which goes through the model `micro`
-        samples at a time.
-        """
-        optimiser.zero_grad(set_to_none=True)
-        own = share_of(len(rows), ranks.rank, ranks.world)
-        batch.weight_b[len(range(ranks.rank, len(rows), ranks.world)) :] = 0  # repeated to make up the numbers
-        height, width = batch.target_b1hw.shape[-2:]
-        draw = augment.draw(config.augment, len(rows), height, width, config.seed, step)[own]
-        weight, losses = data.train.weight[rows], []
-        for start in range(0, len(own), micro):
-            part, everywhere = slice(start, start + micro), slice(start * ranks.world, (start + micro) * ranks.world)
-            share = float(weight[everywhere].sum() / max(weight.sum(), 1e-12))
-            wait_for_more = isinstance(stepped, DistributedDataParallel) and start + micro < len(own)
-            with stepped.no_sync() if wait_for_more else contextlib.nullcontext():  # type: ignore[operator]
-                losses.append(backward(batch[part], draw[part], share))
-        return torch.stack(losses).sum()
-
-    def check_finite(losses: list[torch.Tensor]) -> float:
-        """Their mean; waits for the device. Raises ContrailError, with the batch saved, where one is no number."""
-        values = torch.stack(losses).cpu()
-        if values.isfinite().all():
-            return float(values.mean())
-        bad = step - len(losses) + int((~values.isfinite()).nonzero()[0])
-        path = out / f"nonfinite-step-{bad}.safetensors"
-        if ranks.first:
-            rows = rows_of(bad)
-            batch = next(iter(load(data.train, [rows], torch.device("cpu"), 1, 1)))
-            facts = {"step": bad, "record_ids": data.train.record_id[rows].tolist(), "seed": config.seed}
-            save_batch(path, vars(batch), facts)
+            begin_run(out, config, setup.digests, setup.device, command=command, processes=ranks.world)
         wait(ranks)
-        raise ContrailError(
-            f"{out}: the loss of step {bad} is {values[~values.isfinite()][0]}: its batch is in {path.name}; lower "
-            "optim.lr or look at the batch, and start anew"
-        )
-
-    def rows_of(at: int) -> npt.NDArray[np.int64]:
-        epoch, within = divmod(at, steps_an_epoch)
-        return step_rows(epoch_order(data.train.frequency, config.seed, epoch), within, config.batch_size)
-
-    # ---- the loop ----------------------------------------------------------------------------------------------
-    losses: list[torch.Tensor] = []
-    log_start, last_checkpoint, note = time.monotonic(), time.monotonic(), ""
-    last_step = min(total_steps, stop_after or total_steps)
-    bar = progress("train", last_step, step, unit="steps") if ranks.first else contextlib.nullcontext(lambda *_: None)
-    with bar as advance:
-        while step < last_step:
-            epoch, first = divmod(step, steps_an_epoch)
-            steps = [rows_of(epoch * steps_an_epoch + s) for s in range(first, steps_an_epoch)]
-            own = [rows[share_of(len(rows), ranks.rank, ranks.world)] for rows in steps]
-            train_mode(model, config)
-            for rows, batch in zip(
-                steps, load(data.train, own, device, config.data.threads, config.data.prefetch), strict=True
-            ):
-                torch.manual_seed((config.seed * 1_000_003 + step) * ranks.world + ranks.rank)  # dropout, drop-path
-                set_learning_rate(optimiser, config.optim, step, total_steps)
-                while True:
-                    try:
-                        loss = gradients(batch, rows)
-                        break
-                    except torch.OutOfMemoryError:
-                        micro = halved(min(micro, len(rows)), ranks)
-                        say(f"out of memory at step {step}: {micro} samples at once from here, the same batch a step")
-                    except ValueError as error:
-                        if "more than 1 value per channel" not in str(error):
-                            raise
-                        raise ContrailError(
-                            f"{out}: a part of step {step} is one sample, which this model's batch norms cannot take: "
-                            "set another batch_size or micro_batch, and another --out"
-                        ) from None
-                norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
-                optimiser.step()
-                step += 1
-                average.update(model, step=step)
-
-                losses.append(loss)
-                due = time.monotonic() - last_checkpoint > 60 * checkpoint_minutes and step % steps_an_epoch > 0
-                if step % LOG_EVERY == 0 or step % steps_an_epoch == 0 or due or step <= 3:
-                    mean_loss = check_finite(losses)  # the one wait for the device in LOG_EVERY steps
-                    rate = len(losses) * min(config.batch_size, len(data.train)) / (time.monotonic() - log_start)
-                    lr = max(group["lr"] for group in optimiser.param_groups)
-                    log(step, loss=mean_loss, lr=lr, grad_norm=float(norm), samples_per_s=rate)
-                    note = f"epoch {epoch + 1}/{config.epochs} loss {mean_loss:.4g}"
-                    note += f" best hold-out Dice {best[0][0]:.3f}" if best and len(data.holdout) else ""
-                    losses, log_start = [], time.monotonic()
-                advance(1, note)
-                if due:
-                    checkpoint()
-                    last_checkpoint = time.monotonic()
-                if step == last_step < total_steps:
-                    log.close()
-                    return {}
-
-            # ---- the end of an epoch: is it among the best so far? -------------------------------------------------
-            average.module.eval()
-            scores = score(onto_labels(detector, label_shift), data.holdout, reading, 0.5, parts)
-            dice = holdout_dice(scores)
-            if dice is not None:
-                log(step, holdout_dice=dice)
-            # without held-out positives all are equal, and the last count
-            best = sorted([*best, (dice or 0.0, step)], reverse=True)[: config.optim.average_best]
-            candidates = {at: out / CANDIDATES / f"step-{at:08d}.safetensors" for _, at in best}
-            if ranks.first:
-                if step in candidates:
-                    save_weights(candidates[step], average.module, {"step": step, "holdout_dice": dice})
-                checkpoint()
-                for old in set((out / CANDIDATES).iterdir()) - set(candidates.values()):
-                    old.unlink()
-            log_start = last_checkpoint = time.monotonic()
-    log.close()
-
-    # ---- calibrate: threshold and gate from the held-out part, stored with the model -----------------------------
-    if ranks.first:
-        facts = {
-            "steps": [at for _, at in best],
-            "holdout_dice": [dice if len(data.holdout) else None for dice, _ in best],
-        }
-        averaged = [out / CANDIDATES / f"step-{at:08d}.safetensors" for _, at in best]
-        if all(path.exists() for path in averaged):  # else the mean was taken before, and its calibration lost
-            save_mean(out / WEIGHTS, averaged, facts)
-    wait(ranks)
-    load_weights(out / WEIGHTS, average.module)
-    average.module.eval()
-    fitted = calibrate(detector, label_shift, data.holdout, reading, [detector.mask], [detector.gate])
-    seen = {
-        *data.train.record_id.tolist(),
-        *data.holdout.record_id.tolist(),
-        *(started.seen_records if started else ()),
-        *data.labellers_saw,
-    }
-    calibration = {
-        "threshold": fitted.choice.threshold if fitted else 0.5,
-        "gate": fitted.choice.gate if fitted else 0.0,
-        "top_k": config.top_k,
-        **known_of_holdout(fitted, data.holdout),
-        "seen_records": sorted(seen),
-        "statistics": data.statistics,
-        "composite": data.composite,
-        "label_shift": list(data.label_shift),
-        "off": list(off),
-        "grid": data.grid,
-        "stores": data.digests,
-        "weights": file_digest(out / WEIGHTS),
-    }
-    if ranks.first:
-        write_atomically(out / CALIBRATION, [json.dumps(calibration, indent=1).encode()])
-        shutil.rmtree(out / CANDIDATES)
+        if (calibration := find_calibration(out)) is not None:
+            ranks.say(f"{out}: already finished")
+            return calibration
+        (out / CANDIDATES).mkdir(exist_ok=True)
+        state = load_checkpoint(out, setup.model, setup.average.module, setup.optimiser)
+        if state is not None:
+            ranks.say(f"resumed at step {state.step}")
+        state = state or TrainingState(config.micro_batch or config.batch_size)
+        last_step = min(setup.total_steps, stop_after or setup.total_steps)
+        with contextlib.closing(MetricsLog(out, state.step, ranks.first)) as log:
+            _train(setup, state, out, log, last_step=last_step, checkpoint_seconds=60 * checkpoint_minutes)
+        if last_step < setup.total_steps:
+            return None
+        calibration = _calibrate(setup, state, out)
+        if ranks.first:
+            write_calibration(out, calibration)
+            shutil.rmtree(out / CANDIDATES)
     leave(ranks)
     return calibration
 
 
-def describe(config: RunConfig) -> str:
-    model, frames = config.model, len(config.data.frames)
-    parts = [model.encoder]
-    if frames > 1 and model.mixer != "none":
-        parts.append(f"{frames} frames by {model.mixer}")
-    if model.head != "record":
-        parts.append(model.decoder)
-    if model.head != "mask":
-        parts.append("record classifier")
-    return ", ".join(parts)
+def _train(
+    setup: Setup, state: TrainingState, out: Path, log: MetricsLog, *, last_step: int, checkpoint_seconds: float
+) -> None:
+    """Take steps up to `last_step`; checkpoint at the end of each epoch, and in between every so many seconds."""
+    config, ranks = setup.config, setup.ranks
+    losses: list[Tensor] = []
+    log_start = last_checkpoint = time.monotonic()
+    note = ""
+    bar = progress("train", last_step, state.step, unit="steps") if ranks.first else contextlib.nullcontext(_ignore)
+    with bar as advance:
+        while state.step < last_step:
+            epoch = state.step // setup.steps_per_epoch
+            train_mode(setup.model, config)
+            for rows, batch in _batches(setup, state.step):
+                loss, norm = train_step(setup, state, batch, rows)
+                losses.append(loss)
+                ends_epoch = state.step % setup.steps_per_epoch == 0
+                checkpoint_due = time.monotonic() - last_checkpoint > checkpoint_seconds and not ends_epoch
+                if state.step % LOG_EVERY == 0 or ends_epoch or checkpoint_due or state.step <= 3:
+                    mean_loss = _mean_loss(setup, state, losses, out)  # the one wait for the device in LOG_EVERY steps
+                    rate = len(losses) * min(config.batch_size, len(setup.data.train)) / (time.monotonic() - log_start)
+                    lr = max(group["lr"] for group in setup.optimiser.param_groups)
+                    log.write(state.step, loss=mean_loss, lr=lr, grad_norm=float(norm), samples_per_s=rate)
+                    note = f"epoch {epoch + 1}/{config.epochs} loss {mean_loss:.4g}"
+                    if state.best and len(setup.data.holdout):
+                        note += f" best hold-out Dice {state.best[0][0]:.3f}"
+                    losses, log_start = [], time.monotonic()
+                advance(1, note)
+                if checkpoint_due:
+                    _save_checkpoint(setup, state, out)
+                    last_checkpoint = time.monotonic()
+                if state.step == last_step < setup.total_steps:
+                    return
+            _end_epoch(setup, state, out, log)
+            log_start = last_checkpoint = time.monotonic()
 
 
-def halved(micro: int, ranks: Ranks) -> int:
-    """Half the samples at once. Raises ContrailError where that cannot be, or the other processes would not know."""
-    if micro == 1 or ranks.world > 1:
-        raise ContrailError(
-            "out of memory: set a lower micro_batch"
-            if micro > 1
-            else "out of memory with one sample: set a smaller model"
-        ) from None
-    return -(-micro // 2)
+def _ignore(count: int, note: str) -> None:
+    """Take the place of a progress display."""
 
 
-def has_thin_strided_pointwise(model: nn.Module) -> bool:
-    """Whether a strided 1×1 convolution has fewer than 16 input channels, as in RepVGG's stem.
+def _rows_of_epoch(setup: Setup, epoch: int) -> list[npt.NDArray[np.int64]]:
+    """Rows of each step, over all processes."""
+    order = epoch_order(setup.data.train.frequency, setup.config.seed, epoch)
+    return [step_rows(order, step, setup.config.batch_size) for step in range(setup.steps_per_epoch)]
 
-    On CPU, torch 2.15's backward of those in channels-last layout writes past its buffers and crashes.
-    """
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    return any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels // c.groups < 16 for c in convolutions)
+
+def _batches(setup: Setup, step: int) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
+    """The rows of all processes and this one's batch, for each step from `step` to the end of its epoch."""
+    ranks, data = setup.ranks, setup.config.data
+    epoch, first = divmod(step, setup.steps_per_epoch)
+    steps = _rows_of_epoch(setup, epoch)[first:]
+    own = [rows[share_of(len(rows), ranks.rank, ranks.world)] for rows in steps]
+    yield from zip(steps, load(setup.data.train, own, setup.device, data.threads, data.prefetch), strict=True)
+
+
+def _mean_loss(setup: Setup, state: TrainingState, losses: list[Tensor], out: Path) -> float:
+    """The mean of the latest losses; if one is not finite, its batch is saved and training ends."""
+    values = torch.stack(losses).cpu()
+    if values.isfinite().all():
+        return float(values.mean())
+    bad = state.step - len(losses) + int((~values.isfinite()).nonzero()[0])
+    path = out / f"nonfinite-step-{bad}.safetensors"
+    if setup.ranks.first:
+        epoch, within = divmod(bad, setup.steps_per_epoch)
+        rows = _rows_of_epoch(setup, epoch)[within]
+        batch = next(load(setup.data.train, [rows], torch.device("cpu"), 1, 1))
+        tensors = {name: tensor for name, tensor in vars(batch).items() if tensor is not None}
+        record_ids = setup.data.train.record_id[rows].tolist()
+        save_tensors(path, tensors, {"step": bad, "record_ids": record_ids, "seed": setup.config.seed})
+    wait(setup.ranks)
+    raise ContrailError(
+        f"{out}: the loss of step {bad} is {values[~values.isfinite()][0]}; lower optim.lr or inspect its batch, saved "
+        f"as {path.name}, and train again with another --out"
+    )
+
+
+def _save_checkpoint(setup: Setup, state: TrainingState, out: Path) -> None:
+    if setup.ranks.first:
+        save_checkpoint(out, state, setup.model, setup.average.module, setup.optimiser)
+
+
+def _end_epoch(setup: Setup, state: TrainingState, out: Path, log: MetricsLog) -> None:
+    """Score the averaged weights on the hold-out, keep them if they are among the best, and save a checkpoint."""
+    model = setup.average.module.eval()
+    detect, holdout = on_label_grid(setup.detector, setup.label_shift), setup.data.holdout
+    dice = holdout_dice(score(detect, holdout, _evaluation_options(setup), 0.5, fold=assign_folds(holdout)))
+    if dice is not None:
+        log.write(state.step, holdout_dice=dice)
+    # without held-out positives all are equal, and the last ones are kept
+    state.best = sorted([*state.best, (dice or 0.0, state.step)], reverse=True)[: setup.config.optim.average_best]
+    if setup.ranks.first:
+        candidates = _candidates(out, state)
+        if state.step in candidates:
+            save_tensors(candidates[state.step], model.state_dict(), {"step": state.step, "holdout_dice": dice})
+        _save_checkpoint(setup, state, out)
+        for old in set((out / CANDIDATES).iterdir()) - set(candidates.values()):
+            old.unlink()
+
+
+def _candidates(out: Path, state: TrainingState) -> dict[int, Path]:
+    """The files of the best epochs' weights, by step."""
+    return {step: out / CANDIDATES / f"step-{step:08d}.safetensors" for _, step in state.best}
+
+
+def _evaluation_options(setup: Setup) -> EvaluationOptions:
+    """How the hold-out is read, without a progress display."""
+    return EvaluationOptions(setup.device, setup.config.batch_size, setup.config.data.threads, None, setup.ranks)
+
+
+def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
+    """Write the mean of the best epochs' weights; fit threshold and gate on the hold-out with them."""
+    data, config, ranks = setup.data, setup.config, setup.ranks
+    candidates = list(_candidates(out, state).values())
+    if ranks.first and all(path.exists() for path in candidates):  # else the mean exists and its calibration was lost
+        dices = [dice if len(data.holdout) else None for dice, _ in state.best]
+        save_mean(out / WEIGHTS, candidates, {"steps": [step for _, step in state.best], "holdout_dice": dices})
+    wait(ranks)
+    load_weights(out / WEIGHTS, setup.average.module)
+    setup.average.module.eval()
+    calibrated = calibrate(setup.detector, data.holdout, _evaluation_options(setup), shift=setup.label_shift)
+    seen = {*data.train.record_id.tolist(), *data.holdout.record_id.tolist(), *data.labellers_saw}
+    return {
+        "threshold": calibrated.choice.threshold,
+        "gate": calibrated.choice.gate,
+        "top_k": config.top_k,
+        **calibrated.holdout,
+        "seen_records": sorted(seen.union(setup.start.seen_records if setup.start else ())),
+        "statistics": data.statistics,
+        "composite": data.composite,
+        "label_shift": list(data.label_shift),
+        "off": list(setup.detector.mask_shift),
+        "grid": Grid(**vars(data.grid)),
+        "stores": data.digests,
+        "weights": file_digest(out / WEIGHTS),
+    }

@@ -1,11 +1,12 @@
-"""What training minimises: a weighted sum of terms of the mask, of a decoder's other maps and of the record.
+"""The loss: a weighted sum of terms of the mask, of a decoder's other maps and of the record.
 
-Every term but one is a function of sums over pixels. `total` adds those sums up over all processes before anything
-is divided, so each process has the loss of the global batch; where its backward adds up gradients likewise, as that
-of an all-reduce does, and the processes' gradients are then averaged, as DDP does, the outcome is the gradient of
-one process on the whole batch. The exception is the Lovász hinge, which sorts: it is the mean over processes.
+Every term but one is a function of sums over pixels. `total` adds these sums up over all processes before anything is
+divided, so each process has the loss of the global batch. If its backward pass adds up the gradients likewise, as that
+of an all-reduce does, and the processes' gradients are then averaged, as DistributedDataParallel does, the result is
+the gradient of a single process on the whole batch. The exception is the Lovász hinge, which sorts: it is the mean over
+processes.
 
-A pixel counts by its sample's weight times its validity, in every term.
+In every term a pixel counts by its sample's weight times its validity.
 """
 
 from __future__ import annotations
@@ -19,11 +20,19 @@ from torch.nn import functional
 from contrail_train.config.schema import LossConfig
 
 Total = Callable[[Tensor], Tensor]
+"""Sums a tensor over all processes."""
 SMOOTH = 1.0  # pixels added to both sides of Dice
 
 
 def only_this_process(sums: Tensor) -> Tensor:
-    """The `total` of a single process."""
+    """Serve as the `total` of a single process.
+
+    Args:
+        sums: Any tensor.
+
+    Returns:
+        The tensor itself.
+    """
     return sums
 
 
@@ -36,12 +45,25 @@ def total_loss(
     valid_b1hw: Tensor | None = None,
     total: Total = only_this_process,
 ) -> Tensor:
-    """Loss of whatever the model put out, a float32 scalar; one call of `total`.
+    """Return the loss of all that a model predicts; calls `total` once.
 
-    output: any of `logits_b1hw`; with it `auxiliary_bkhw`, k more predictions of the mask, whose mean loss counts
-    `config.auxiliary`; and `record_logit_b1`, whose loss counts `config.record`. Where mask and record are learnt
-    together the mask learns from positive records only. Targets, weights and validity as in `segmentation_loss` and
-    `record_loss`. Raises ValueError for an output with neither mask nor record.
+    If mask and record are learnt together, the mask learns from positive records only.
+
+    Args:
+        output: At least one of `logits_b1hw`, to which `auxiliary_bkhw` adds k more predictions of the mask, whose mean
+            loss has weight `config.auxiliary`; and `record_logit_b1`, whose loss has weight `config.record`.
+        target_b1hw: Probability of contrail per pixel.
+        positive_b1: Probability that the record has a contrail.
+        weight_b: Weight of each sample, at least 0; a batch of zeros has loss and gradient 0.
+        config: The terms and their weights.
+        valid_b1hw: Validity of each pixel, from 0 (ignored) to 1; None: all are valid.
+        total: Sums over processes.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: If the output has neither mask nor record.
     """
     mask, record = output.get("logits_b1hw"), output.get("record_logit_b1")
     auxiliary = output.get("auxiliary_bkhw")
@@ -51,7 +73,7 @@ def total_loss(
     if record is not None:
         parts.append(_record_sums(record, positive_b1, weight_b, config))
     if not parts:
-        raise ValueError(f"a model's output with neither mask nor record: {sorted(output)}")
+        raise ValueError(f"the model's output has neither mask nor record: {sorted(output)}")
     sums = total(torch.cat(parts)).split([len(p) for p in parts])
     losses = [_mask_loss(s, config) for s in sums[: len(maps)]]
     loss = losses[0] if losses else torch.zeros_like(sums[-1][0])
@@ -70,61 +92,99 @@ def segmentation_loss(
     valid_b1hw: Tensor | None = None,
     total: Total = only_this_process,
 ) -> Tensor:
-    """The weighted sum of the mask's terms, a float32 scalar whatever the type of the logits.
+    """Return the weighted sum of the mask's terms; calls `total` once.
 
-    logits_b1hw: (b, 1, h, w), any floating type; target_b1hw: same shape, probabilities in [0, 1]; weight_b: (b,)
-    weight of each sample, >= 0; a batch of weights 0 gives loss and gradient 0; valid_b1hw: (b, 1, h, w) in [0, 1],
-    pixels of 0 counting in no term; None: all are valid. `total` is called once.
+    Args:
+        logits_b1hw: Any floating type.
+        target_b1hw: Probabilities in [0, 1].
+        weight_b: Weight of each sample, at least 0.
+        config: The terms and their weights.
+        valid_b1hw: Validity of each pixel, from 0 (ignored) to 1; None: all are valid.
+        total: Sums over processes.
+
+    Returns:
+        A float32 scalar.
     """
     return _mask_loss(total(_mask_sums(logits_b1hw, target_b1hw, weight_b, config, valid_b1hw)), config)
 
 
 def record_loss(
-    record_logit_b1: Tensor,
-    positive_b1: Tensor,
-    weight_b: Tensor,
-    config: LossConfig,
-    total: Total = only_this_process,
+    record_logit_b1: Tensor, positive_b1: Tensor, weight_b: Tensor, config: LossConfig, total: Total = only_this_process
 ) -> Tensor:
-    """Cross-entropy of "has a contrail", the weighted mean over samples, a float32 scalar, `config.record` left out.
+    """Return the cross-entropy of "has a contrail", the weighted mean over samples; calls `total` once.
 
-    record_logit_b1, positive_b1: (b, 1) logits and probabilities; weight_b: (b,). `total` is called once.
+    Args:
+        record_logit_b1: Any floating type.
+        positive_b1: Probability that the record has a contrail.
+        weight_b: Weight of each sample, at least 0.
+        config: Weight of positive records, and label smoothing.
+        total: Sums over processes.
+
+    Returns:
+        A float32 scalar, not yet multiplied by `config.record`.
     """
     return _mean(*total(_record_sums(record_logit_b1, positive_b1, weight_b, config)))
 
 
 def cross_entropy(logits: Tensor, target: Tensor, pos_weight: float = 1.0, smoothing: float = 0.0) -> Tensor:
-    """−(pos_weight · t log p + (1 − t) log(1 − p)) per element, t moved by `smoothing` of the way to 1/2."""
+    """Return −(pos_weight · t log p + (1 − t) log(1 − p)) per element.
+
+    Args:
+        logits: Any shape.
+        target: t, probabilities of the same shape.
+        pos_weight: Weight of positive elements.
+        smoothing: Fraction of the way to 1/2 by which t is moved.
+
+    Returns:
+        The cross-entropy, of the same shape.
+    """
     target = target + smoothing * (0.5 - target)
-    weight = logits.new_full((), pos_weight)  # filled where it is, which does not wait for the device
+    weight = logits.new_full((), pos_weight)  # filled on the device, without waiting for it
     return functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
-    """|t − p|^gamma × cross-entropy per element: focal loss, and its extension to soft targets, whose minimum is p = t.
+    """Return the focal loss, |t − p|^gamma × cross-entropy, per element.
 
-    https://arxiv.org/abs/1708.02002 without its alpha; https://arxiv.org/abs/2006.04388, equation 5.
+    https://arxiv.org/abs/1708.02002 without its alpha, in the extension to soft targets of
+    https://arxiv.org/abs/2006.04388, equation 5, whose minimum is at p = t.
+
+    Args:
+        logits: Any shape.
+        target: t, probabilities of the same shape.
+        gamma: Exponent.
+
+    Returns:
+        The loss, of the same shape.
     """
     miss = (target - logits.sigmoid()).abs().clamp_min(1e-6)  # below gamma 1 the slope at 0 is infinite
     return miss.pow(gamma) * cross_entropy(logits, target)
 
 
 def lovasz_hinge(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Symmetric Lovász hinge over all elements: the mean of that for contrail and for its complement; a scalar.
+    """Return the symmetric Lovász hinge over all elements: the mean of that for contrail and that for its complement.
 
-    The convex extension of Jaccard's loss, https://arxiv.org/abs/1705.08790, algorithm 1, on sets of weighted
-    pixels. A pixel of target t is t of a contrail pixel and 1 − t of another, so soft targets count as they are and,
-    since a hinge error is the same in both directions, one sort serves both. As Jaccard is a ratio, only the ratio
-    of weights matters; all of them 0 give 0.
+    It is the convex extension of the Jaccard loss, https://arxiv.org/abs/1705.08790, algorithm 1, on sets of weighted
+    pixels. A pixel with target t is t of a contrail pixel and 1 − t of another one, so soft targets need no rounding
+    and, since the hinge error is the same in both directions, one sort serves both. As Jaccard is a ratio, only the
+    ratio of weights matters.
+
+    Args:
+        logits: Any shape.
+        target: Probabilities, of the same shape.
+        weight: Weights, of the same shape; if all are 0, so is the result.
+
+    Returns:
+        A scalar.
     """
     logits, target, weight = logits.flatten(), target.flatten(), weight.flatten()
-    error = torch.cat([1 - logits, 1 + logits])  # of being contrail, of not being it
+    error = torch.cat([1 - logits, 1 + logits])  # as contrail, as background
     order = error.detach().argsort(descending=True)
     # steps of the curve are about 1 / pixels: differences of float32 would be mostly rounding
     contrail = torch.cat([weight * target, torch.zeros_like(weight)]).double()[order].cumsum(0)
     clear = torch.cat([torch.zeros_like(weight), weight * (1 - target)]).double()[order].cumsum(0)
     wrong, tiny = contrail + clear, torch.finfo(torch.float32).tiny
-    # |union| - |intersection| over |union| with the most wrong pixels, the first i of them, misjudged
+    # (|union| - |intersection|) / |union| if the i pixels with the largest errors are misjudged
     jaccard = wrong / (contrail[-1] + clear).clamp_min(tiny) + wrong / (clear[-1] + contrail).clamp_min(tiny)
     slope = torch.empty_like(error)
     slope[order] = (0.5 * jaccard.diff(prepend=jaccard.new_zeros(1))).to(error.dtype)
@@ -134,7 +194,7 @@ def lovasz_hinge(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 def _mask_sums(
     logits_b1hw: Tensor, target_b1hw: Tensor, weight_b: Tensor, config: LossConfig, valid_b1hw: Tensor | None
 ) -> Tensor:
-    """Sums over the pixels of this process's batch, (8,) float32, in the order that `_mask_loss` takes them."""
+    """Sums over the pixels of this process's batch, (8,) float32, in the order in which `_mask_loss` unpacks them."""
     logits, target = logits_b1hw.float(), target_b1hw.float()
     weight = weight_b.float()[:, None, None, None].expand_as(logits)
     if valid_b1hw is not None:
@@ -144,12 +204,12 @@ def _mask_sums(
     if config.bce:
         bce = (weight * cross_entropy(logits, target, config.pos_weight, config.label_smoothing)).sum()
     if config.focal:
-        focus = (weight * focal(logits, target, config.focal_gamma)).sum()
+        focus = (weight * focal(logits, target, config.focal.gamma)).sum()
     if config.dice or config.symmetric_dice or config.tversky:
         prob = logits.sigmoid()
         overlap, predicted, true = (weight * prob * target).sum(), (weight * prob).sum(), (weight * target).sum()
     if config.lovasz:
-        hinge_weight = (size > 0).float()  # a process without a pixel that counts is not in the mean
+        hinge_weight = (size > 0).float()  # a process without a valid pixel is not in the mean
         hinge = lovasz_hinge(logits, target, weight)
     return torch.stack([size, bce, focus, overlap, predicted, true, hinge, hinge_weight])
 
@@ -157,10 +217,10 @@ def _mask_sums(
 def _mask_loss(sums: Tensor, config: LossConfig) -> Tensor:
     """The weighted sum of terms from (8,) sums over all processes; a term of weight 0 is left out.
 
-    Dice is global, (2 Σpt + s) / (Σp + Σt + s): the score itself, where the mean of each sample's Dice is not, as
-    most samples have no contrail. With nothing to find, 1 − Dice is Σp / (Σp + s): it falls with every false
-    probability and, with s of one pixel, no gradient exceeds 1 (a tiny s would make it explode as Σp goes to 0).
-    Tversky, (Σpt + s/2) / (Σpt + miss Σ(1−p)t + (1 − miss) Σp(1−t) + s/2), is Dice where a miss costs 1/2;
+    Dice is global, (2 Σpt + s) / (Σp + Σt + s), like the score itself. The mean of the samples' Dice is not, as most
+    samples have no contrail. With nothing to find, 1 − Dice is Σp / (Σp + s): it falls with every false probability
+    and, with s of one pixel, no gradient exceeds 1 (with a tiny s it would explode as Σp goes to 0).
+    Tversky, (Σpt + s/2) / (Σpt + miss Σ(1−p)t + (1 − miss) Σp(1−t) + s/2), is Dice if a miss costs 1/2;
     https://arxiv.org/abs/1706.05721.
     """
     size, bce, focus, overlap, predicted, true, hinge, hinge_weight = sums.unbind()
@@ -168,7 +228,7 @@ def _mask_loss(sums: Tensor, config: LossConfig) -> Tensor:
     if config.bce:
         loss = loss + config.bce * _mean(bce, size)
     if config.focal:
-        loss = loss + config.focal * _mean(focus, size)
+        loss = loss + config.focal.weight * _mean(focus, size)
     dice = (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
     if config.dice:
         loss = loss + config.dice * (1 - dice)
@@ -177,8 +237,8 @@ def _mask_loss(sums: Tensor, config: LossConfig) -> Tensor:
         loss = loss + config.symmetric_dice * (1 - (dice + clear) / 2)
     if config.tversky:
         missed, false = true - overlap, predicted - overlap
-        wrong = config.tversky_miss * missed + (1 - config.tversky_miss) * false
-        loss = loss + config.tversky * wrong / (overlap + wrong + SMOOTH / 2)
+        wrong = config.tversky.miss * missed + (1 - config.tversky.miss) * false
+        loss = loss + config.tversky.weight * wrong / (overlap + wrong + SMOOTH / 2)
     if config.lovasz:
         loss = loss + config.lovasz * hinge / hinge_weight.clamp_min(1)
     return loss

@@ -1,27 +1,26 @@
-"""Rounds of pseudo-labelling: train, label what was left out, train again on both; each scored on human labels.
+"""Rounds of pseudo-labelling: train, label what was left out, train again on both; each is scored on human labels.
 
-    folds.csv             which fold a human-labelled record is in; the last fold is the hold-out of every round
-    round-0/run           trained on human labels alone
-    round-1/fold-0/run    as the round before, but without fold 0 (held out), to label it
-    round-1/fold-0/*.zarr its labels of fold 0, one store for each of data.train
+    folds.csv             the fold of each human-labelled record; the last fold is the hold-out of every round
+    round-0/run           trained on human labels only
+    round-1/fold-0/run    like the round before, but without fold 0, which it holds out and then labels
+    round-1/fold-0/labels its labels of fold 0, one store for each of data.train
     round-1/run           trained on human labels and the labels of round 1
-    rounds.json           the table
+    rounds.json           the scores of each round
 
-No record is labelled by a model that was trained on it, and none of the labels come from a model that was trained on a
-held-out record: the models of a round that leave fold 0 out take their pseudo-labels, from the second round on, from
-the one that left it out before. Opening the data checks this by what the stores of labels say of their models.
+No record is labelled by a model that was trained on it, and no label comes from a model that was trained on a held-out
+record: from the second round on, the model that leaves out fold 0 takes the pseudo-labels of the model that left it out
+in the round before. Opening the data checks this against the records that each store of labels lists as trained on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -29,151 +28,201 @@ import xarray as xr
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
-from contrail_data.splits.folds import folds as make_folds
+from contrail_data.labels.write import write_labels
+from contrail_data.splits.folds import make_folds
 from contrail_data.storage.files import write_atomically
 from contrail_data.store.reader import read_scalars
-from contrail_data.store.schema import kind
-from contrail_train.config.schema import DataConfig, RunConfig
+from contrail_data.store.schema import Kind, kind_of
+from contrail_train.config.schema import DataConfig, PseudoConfig, RunConfig
 from contrail_train.config.settings import differences, parse_config
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.metrics import bootstrap_difference
 from contrail_train.inference.load import load_predictor
-from contrail_train.runs.directory import claim, hold
+from contrail_train.runs.calibration import read_calibration
+from contrail_train.runs.directory import locked_directory, write_json
+from contrail_train.runs.distributed import ALONE
+from contrail_train.runs.scores import ScoreValues
 from contrail_train.training.fit import fit
+from contrail_train.workflows.retraining import Retraining
 
-How = Literal["mixed", "pretrain"]
+SETTINGS = "rounds-of.json"
+FOLDS = "folds.csv"
+
+
+class RoundResult(TypedDict):
+    """A row of `rounds.json`."""
+
+    round: int
+    run: str
+    """Run directory of the round."""
+    labels: list[str]
+    """Stores of pseudo-labels that it was trained on."""
+    holdout: ScoreValues | None
+    """Scores on the records held out of every round."""
+    gain: NotRequired[float]
+    """Dice minus that of round 0."""
+    gain_low: NotRequired[float]
+    gain_high: NotRequired[float]
+    """Bounds of the 95 % interval of the gain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rounds:
+    """What all rounds have in common."""
+
+    config: RunConfig
+    out: Path
+    folds: int
+    """Models per round; the fold of this number is held out of everything."""
+    how: Retraining
+    command: Sequence[str]
+    stores: list[str]
+    """Names of the stores of samples."""
+    fold_of: dict[str, int]
+    """Fold of each human-labelled record."""
 
 
 def run_rounds(
-    config: RunConfig, out: Path, rounds: int, folds: int, how: How, command: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    """Train `rounds` rounds after the first; returns what each is and scored, also in `rounds.json`.
+    config: RunConfig, out: Path, *, rounds: int, folds: int, how: Retraining, command: Sequence[str] = ()
+) -> list[RoundResult]:
+    """Train a model, and then again for a number of rounds, on pseudo-labels of models that have not seen the record.
 
-    how: "mixed": on human and pseudo-labels at once, weighted by `data.pseudo.weight`; "pretrain": so, and from these
-    weights on human labels alone. Runs on both take as many steps as one on human labels alone. Samples of data.train
-    without a human label are labelled by the round before.
-    Resumable. Raises ContrailError for data that cannot be split so.
+    Runs on human labels and pseudo-labels take as many steps as one on human labels only. Samples without a human label
+    are labelled by the round before. An interrupted call can be repeated.
+
+    Args:
+        config: Settings of all runs.
+        out: Directory of the rounds.
+        rounds: Number of rounds after the first one, which has human labels only.
+        folds: Models per round; each labels the records that it has not seen.
+        how: How the pseudo-labels are used.
+        command: Command line, for the record.
+
+    Returns:
+        What each round scored; also in `rounds.json`.
+
+    Raises:
+        ContrailError: If the settings do not allow it, or `out` holds something else.
     """
-    data = config.data
-    if data.validation or data.folds is not None:
-        raise ContrailError("rounds make their own folds: leave data.validation and data.folds away")
-    names = [name for name in data.train if kind(open_named(name)) == "samples"]
-    if len(names) < len(data.train):
-        raise ContrailError("rounds make their own pseudo-labels: name stores of samples alone in data.train")
-    if config.model.head == "record":
-        raise ContrailError("model.head=record has no masks to label with: choose a preset of a segmenter")
-    settings = {"config": config.model_dump(mode="json", exclude={"device"}), "folds": folds, "how": how}
-    plan = out / "rounds-of.json"
-    claim(out, plan.name, "folder of rounds")
-    if plan.is_file() and (begun := json.loads(plan.read_bytes())) != settings:
-        differs = [
-            f"--{key}={begun[key]}, not {settings[key]}" for key in ("folds", "how") if begun[key] != settings[key]
-        ]
-        differs += differences(parse_config(begun["config"], str(plan)), config.model_copy(update={"device": "auto"}))
-        raise ContrailError(f"{out}: holds rounds with {'; '.join(differs)}: choose another --out")
-    with contextlib.closing(hold(out)):
-        write_atomically(plan, [json.dumps(settings, indent=1).encode()])
-        table = out / "folds.csv"
-        fold_of = _write_folds(config, folds, table)
-
-        def part(fold: int, leave_out: Sequence[int], labels: Sequence[str]) -> RunConfig:
-            """The run that holds a fold out, on human labels and these."""
-            own = {
-                "folds": str(table),
-                "holdout": DataConfig().holdout,
-                "fold": fold,
-                "leave_out": list(leave_out),
-                "train": [*names, *labels],
-            }
-            return config.model_copy(update={"data": data.model_copy(update=own)})
-
-        def train(run: RunConfig, folder: Path, labels: Sequence[str]) -> Path:
-            human = run
-            if labels:
-                parts = open_training_data(run.data)
-                share = 1 - parts.pseudo_labelled / len(parts.train)
-                run = run.model_copy(update={"epochs": max(1, round(run.epochs * share))})
-            if labels and how == "pretrain":
-                fit(run, folder / "pretrained", command=command)
-                alone = run.data.model_copy(update={"train": names})
-                run = human.model_copy(update={"data": alone, "start": str(folder / "pretrained")})
-            fit(run, folder / "run", command=command)
-            return folder / "run"
-
-        _say(f"round 0: human labels alone; fold {folds} is held out of everything and scored")
-        teacher = train(part(folds, [], []), out / "round-0", [])
-        told = [_told(0, teacher, [], None)]
-        before: list[list[str]] = [[] for _ in range(folds)]  # by fold that is left out: labels to train on
+    stores = _stores_to_label(config)
+    with locked_directory(out, SETTINGS, "folder of rounds"):
+        _check_settings(config, out, folds, how)
+        fold_of = _write_folds(config, folds, out / FOLDS)
+        plan = _Rounds(config=config, out=out, folds=folds, how=how, command=command, stores=stores, fold_of=fold_of)
+        ALONE.say(f"---- round 0: human labels only; fold {folds} is held out of everything and scored")
+        teacher = _train(plan, folds, [], out / "round-0")
+        results = [_result(0, teacher, [], None)]
+        labels_by_fold: list[list[str]] = [[] for _ in range(folds)]
         for number in range(1, rounds + 1):
-            everything: list[str] = []
-            after: list[list[str]] = []
-            unlabelled = _label(names, None, fold_of, teacher, out / f"round-{number}" / "unlabelled", command)
-            for fold in range(folds):
-                folder = out / f"round-{number}" / f"fold-{fold}"
-                _say(f"round {number}: a model without fold {fold}, to label it")
-                model = train(part(fold, [folds], before[fold]), folder, before[fold])
-                everything += _label(names, [fold], fold_of, model, folder / "labels", command)
-                if number < rounds:
-                    others = [f for f in range(folds) if f != fold]
-                    after.append(_label(names, others, fold_of, model, folder / "labels-of-others", command))
-            everything += unlabelled
-            _say(f"round {number}: human labels and those of round {number}")
-            run = part(folds, [], everything)
-            teacher = train(run, out / f"round-{number}", everything)
-            told.append(_told(number, teacher, everything, told[0]["run"]))
-            before = after
-        write_atomically(out / "rounds.json", [json.dumps(told, indent=1).encode()])
-    return told
+            labels, labels_by_fold = _label_round(plan, number, teacher, labels_by_fold, is_last=number == rounds)
+            ALONE.say(f"---- round {number}: human labels and those of round {number}")
+            teacher = _train(plan, folds, labels, out / f"round-{number}")
+            results.append(_result(number, teacher, labels, Path(results[0]["run"])))
+        write_json(out / "rounds.json", results)
+    return results
 
 
-def _say(text: str) -> None:
-    print(f"---- {text}", file=sys.stderr, flush=True)
+def _stores_to_label(config: RunConfig) -> list[str]:
+    """The stores of `data.train`, if they are only samples and the model predicts masks."""
+    if config.data.validation or config.data.folds is not None:
+        raise ContrailError("data.validation, data.folds: rounds make their own folds; omit both settings")
+    names = [name for name in config.data.train if kind_of(open_named(name)) is Kind.SAMPLES]
+    if len(names) < len(config.data.train):
+        raise ContrailError("data.train: rounds make their own pseudo-labels; name only stores of samples")
+    if config.model.decoder is None:
+        raise ContrailError("model.decoder: null, so the model predicts no masks to label with; choose a segmenter")
+    return names
+
+
+def _check_settings(config: RunConfig, out: Path, folds: int, how: Retraining) -> None:
+    """Write the settings of the rounds, or check that they are those of the rounds begun in this directory."""
+    path = out / SETTINGS
+    settings = {"config": config.model_dump(mode="json", exclude={"device"}), "folds": folds, "how": how}
+    if path.is_file() and (begun := json.loads(path.read_bytes())) != settings:
+        options = [key for key in ("folds", "how") if begun[key] != settings[key]]
+        differing = [f"--{key}={begun[key]}, not {settings[key]}" for key in options]
+        differing += differences(parse_config(begun["config"], str(path)), config.model_copy(update={"device": "auto"}))
+        raise ContrailError(f"{out}: holds rounds with {'; '.join(differing)}; choose another --out")
+    write_json(path, settings)
 
 
 def _write_folds(config: RunConfig, folds: int, table: Path) -> dict[str, int]:
-    """Folds of the records to train on, and a last one of those that `data.holdout` holds out."""
-    whole = config.data.model_copy(update={"records": "all", "frames": [0]})
-    parts = open_training_data(whole)
-    if not len(parts.holdout):
-        raise ContrailError("data.holdout=0 leaves nothing to score rounds on: raise it")
-    fold_of = dict.fromkeys(parts.holdout.record_id.tolist(), folds)
-    inner = make_folds(parts.train.group, parts.train.positive, folds)
-    fold_of |= dict(zip(parts.train.record_id.tolist(), inner.tolist(), strict=True))
+    """Divide the training records into folds; the last fold is what `data.holdout` holds out."""
+    data = open_training_data(config.data.model_copy(update={"records": "all", "frames": [0]}))
+    if not len(data.holdout):
+        raise ContrailError("data.holdout=0: leaves no records to score rounds on; raise it")
+    fold_of = dict.fromkeys(data.holdout.record_id.tolist(), folds)
+    inner = make_folds(data.train.group, data.train.positive, folds)
+    fold_of |= dict(zip(data.train.record_id.tolist(), inner.tolist(), strict=True))
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["record_id", "fold"])
-    rows.writerows(sorted(fold_of.items()))
+    csv.writer(text, lineterminator="\n").writerows([("record_id", "fold"), *sorted(fold_of.items())])
     write_atomically(table, [text.getvalue().encode()])
     return fold_of
 
 
-def _label(
-    names: Sequence[str],
-    folds: Sequence[int] | None,
-    fold_of: dict[str, int],
-    model: Path,
-    folder: Path,
-    command: Sequence[str],
-) -> list[str]:
-    """Stores of a model's labels of the records of folds, or of those that no human labelled; one for each of `names`
-    that has any.
+def _train(plan: _Rounds, fold: int, labels: Sequence[str], folder: Path, leave_out: Sequence[int] = ()) -> Path:
+    """Train a run that holds a fold out, on human labels and these; return its directory."""
+    data = plan.config.data.model_copy(
+        update={
+            "folds": str(plan.out / FOLDS),
+            "holdout": DataConfig().holdout,
+            "fold": fold,
+            "leave_out": list(leave_out),
+            "train": [*plan.stores, *labels],
+            "pseudo": plan.config.data.pseudo if labels else PseudoConfig(),
+        }
+    )
+    run = plan.config.model_copy(update={"data": data})
+    if labels:
+        parts = open_training_data(data)
+        share = 1 - parts.pseudo_labelled / len(parts.train)
+        run = run.model_copy(update={"epochs": max(1, round(run.epochs * share))})
+        if plan.how is Retraining.PRETRAIN:
+            fit(run, folder / "pretrained", command=plan.command)
+            human = data.model_copy(update={"train": plan.stores, "pseudo": PseudoConfig()})
+            run = plan.config.model_copy(update={"data": human, "start": str(folder / "pretrained")})
+    fit(run, folder / "run", command=plan.command)
+    return folder / "run"
+
+
+def _label_round(
+    plan: _Rounds, number: int, teacher: Path, labels_by_fold: Sequence[Sequence[str]], *, is_last: bool
+) -> tuple[list[str], list[list[str]]]:
+    """Train the models of a round and label with them.
+
+    `labels_by_fold` are the labels that each was given by the round before. Returns the labels of all records, and, for
+    the next round, the labels of the other folds by the model that leaves each fold out.
     """
-    made = []
-    predictor = None
-    for number, name in enumerate(names):
+    labels: list[str] = []
+    labels_of_others: list[list[str]] = []
+    unlabelled = _label(plan, None, teacher, plan.out / f"round-{number}" / "unlabelled")
+    for fold in range(plan.folds):
+        folder = plan.out / f"round-{number}" / f"fold-{fold}"
+        ALONE.say(f"---- round {number}: a model without fold {fold}, to label it")
+        model = _train(plan, fold, labels_by_fold[fold], folder, leave_out=[plan.folds])
+        labels += _label(plan, [fold], model, folder / "labels")
+        if not is_last:
+            others = [other for other in range(plan.folds) if other != fold]
+            labels_of_others.append(_label(plan, others, model, folder / "labels-of-others"))
+    return labels + unlabelled, labels_of_others
+
+
+def _label(plan: _Rounds, folds: Collection[int] | None, model: Path, folder: Path) -> list[str]:
+    """Label the records of some folds, or those without a human label; one store for each of `data.train` with any."""
+    written = []
+    for number, name in enumerate(plan.stores):
         store = open_named(name)
-        rows = _rows(read_scalars(store), folds, fold_of)
-        if not len(rows):
-            continue
-        predictor = predictor or load_predictor(model)
-        folder.mkdir(parents=True, exist_ok=True)
-        out = folder / f"{number}.zarr"
-        predictor.label(store, out, "pseudo-labels", frames="all", samples=rows, command=command)
-        made.append(str(out))
-    return made
+        rows = _rows(read_scalars(store), folds, plan.fold_of)
+        if len(rows):
+            folder.mkdir(parents=True, exist_ok=True)
+            out = folder / f"{number}.zarr"
+            labeller = load_predictor(model).labeller_for(store)
+            write_labels(store, labeller, out, kind=Kind.PSEUDO_LABELS, samples=rows, command=plan.command)
+            written.append(str(out))
+    return written
 
 
-def _rows(records: xr.Dataset, folds: Sequence[int] | None, fold_of: dict[str, int]) -> npt.NDArray[np.int64]:
+def _rows(records: xr.Dataset, folds: Collection[int] | None, fold_of: dict[str, int]) -> npt.NDArray[np.int64]:
     human = records["label_source"].values == "human"
     if folds is None:
         return np.flatnonzero(~human)
@@ -181,15 +230,14 @@ def _rows(records: xr.Dataset, folds: Sequence[int] | None, fold_of: dict[str, i
     return np.flatnonzero(human & np.isin(fold, list(folds)))
 
 
-def _told(number: int, run: Path, labels: Sequence[str], first: str | None) -> dict[str, Any]:
-    """What a round is and scored, and how it differs from the first."""
-    calibration = json.loads((run / "calibration.json").read_bytes())
-    report = calibration["holdout"]
-    told: dict[str, Any] = {"round": number, "run": str(run), "labels": list(labels), "holdout": report}
-    if first is not None and report is not None:
-        base = json.loads((Path(first) / "calibration.json").read_bytes())
-        counts = [np.array(c["holdout_counts"]) for c in (base, calibration)]
+def _result(number: int, run: Path, labels: list[str], first: Path | None) -> RoundResult:
+    """What a round scored, and by how much it differs from the first."""
+    calibration = read_calibration(run)
+    result: RoundResult = {"round": number, "run": str(run), "labels": labels, "holdout": calibration["holdout"]}
+    baseline = read_calibration(first) if first is not None else None
+    if baseline and baseline["holdout"] and calibration["holdout"]:
+        counts = [np.array(c["holdout_counts"]) for c in (baseline, calibration)]
         low, high = bootstrap_difference(counts[0], counts[1], np.array(calibration["holdout_groups"]))
-        gain = report["dice"] - base["holdout"]["dice"]
-        told |= {"gain": gain, "gain_low": low, "gain_high": high}
-    return told
+        result["gain"] = calibration["holdout"]["dice"] - baseline["holdout"]["dice"]
+        result["gain_low"], result["gain_high"] = low, high
+    return result

@@ -108,6 +108,8 @@ class Workplace:
     rounds: int
     many: int
     """Samples of the large store to open."""
+    workers: Sequence[int]
+    """Numbers of worker processes of the DataLoaders."""
     loaders: dict[int, Batches] = field(default_factory=dict)
     """DataLoaders on zarr-python by their number of workers. They live as long as this, as workers start slowly."""
 
@@ -190,7 +192,7 @@ def plan_cold_readers(plan: Plan, place: Workplace) -> None:
 
 def plan_loaders(plan: Plan, place: Workplace, pattern: str) -> None:
     """Add zarr-python in torch DataLoaders; their first pass, which starts the workers, is the check."""
-    for workers, codec in product((0, 1, 2), CODECS):
+    for workers, codec in product(place.workers, CODECS):
         if workers not in place.loaders:
             place.loaders[workers] = zarr_batches(place.folder, workers, BATCH)
         batches, pick = place.loaders[workers], PATTERNS[pattern]
@@ -404,6 +406,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, TABLES, rounds=5)
     add_record_options(parser, samples=96)
     parser.add_argument("--many", type=int, default=20_000, help="samples of the large store to open (20000)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="processes of DataLoaders (0 1 2)")
     return parser.parse_args(arguments)
 
 
@@ -416,7 +419,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ):
         write_formats(folder, raw, options.split, peers=any(table in PATTERNS for table in tables))
         order = np.random.default_rng(0).permutation(len(mapped(folder))).tolist()
-        place = Workplace(folder, order, pool, options.rounds, options.many)
+        place = Workplace(folder, order, pool, options.rounds, options.many, options.workers)
         for table in tables:
             if table in PATTERNS:
                 compare_warm(place, table)

@@ -1,11 +1,16 @@
-"""Scans: full-disk files to an ash composite against peers, and a CONUS-sized scan from files to files, stage by stage.
+"""Scans: full-disk files to an ash composite compared with peers, and whole scans from files to files.
 
-    python benchmarks/scene.py [--rounds 5] [--run RUN]
+    python benchmarks/scene.py [--rounds 5] [--run RUN] [--only TABLE]
 
-The files are L1b radiances of the size of a full disk (5424 x 5424) and of CONUS (1500 x 2500), three bands, made of
-synthetic imagery repeated, in NOAA's own packing and chunks. Every measurement is a process of its own, so that its
-memory is its own; rounds take all in turn in a new order. RUN is a finished run, such as demo/runs/a, for the second
-and third table: CONUS from files to a file, and what each step of cleaning up is worth.
+Tables:
+
+- `composite`: three bands of a full disk (5424 x 5424) to the ash composite. Every measurement is a process of its own,
+  so that its memory is its own; rounds take all methods in turn in a new order.
+- `stages`: a CONUS scan (1500 x 2500) from files to a NetCDF file, and the seconds spent in each stage of it.
+- `cleaning`: what each step of cleaning is worth, on synthetic sectors whose contrails are known.
+
+The files are L1b radiances of repeated synthetic imagery in NOAA's own packing and chunks. RUN is a finished run, such
+as demo/runs/a, for `stages` and `cleaning`; without it only `composite` is measured.
 """
 
 from __future__ import annotations
@@ -20,25 +25,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Self
+from unittest import mock
 
 import h5py
 import numpy as np
 
 from contrail_data.cli.common import print_table
 from contrail_data.synthetic.abi import write_abi
-from timing import spread, verdict
+from timing import make_parser, run_main, spread, verdict
 
 SIZES = {"F": (5424, 5424), "C": (1500, 2500)}
 START = np.datetime64("2024-03-01T12:00")
 
 
-def write_large(folder: Path, scene: str) -> None:
-    """Files of a scene's full size, out of a small synthetic sector's."""
+def write_large(folder: Path, scene: str, shrink: int) -> None:
+    """Write files of a scene's full size, divided by `shrink`, that repeat a small synthetic sector."""
     folder.mkdir(parents=True, exist_ok=True)
     small = folder / "small"
-    height, width = SIZES[scene]
+    height, width = (side // shrink for side in SIZES[scene])
     for source in write_abi(small, START, scans=1, size=(512, 512), scene=scene):
         target = folder / source.name
         shutil.copy(source, target)
@@ -48,7 +56,12 @@ def write_large(folder: Path, scene: str) -> None:
                 pixels = np.tile(old[:], (-(-height // 512), -(-width // 512)))[:height, :width]
                 attributes = {k: v for k, v in old.attrs.items() if k not in ("DIMENSION_LIST",)}
                 del file[name]
-                options = {"chunks": (226, 226), "compression": "gzip", "compression_opts": 1, "shuffle": True}
+                options = {
+                    "chunks": (min(226, height), min(226, width)),
+                    "compression": "gzip",
+                    "compression_opts": 1,
+                    "shuffle": True,
+                }
                 new = file.create_dataset(name, data=pixels, fillvalue=attributes["_FillValue"][0], **options)
                 new.attrs.update(attributes)
             offset = {"F": (-0.151844, 0.151844), "C": (-0.101332, 0.128212)}[scene]
@@ -68,6 +81,7 @@ def write_large(folder: Path, scene: str) -> None:
 
 
 def ours(files: list[str]) -> np.ndarray:
+    """Return ash (channel, y, x) as float32, as the other two do."""
     from contrail_data import open_abi
     from contrail_data.composites import COMPOSITES
     from contrail_data.scans.scene import composite_of
@@ -76,6 +90,7 @@ def ours(files: list[str]) -> np.ndarray:
 
 
 def with_satpy(files: list[str]) -> np.ndarray:
+    """Read with satpy and compute with dask."""
     from satpy import Scene
 
     scene = Scene(files, reader="abi_l1b")
@@ -88,6 +103,7 @@ def with_satpy(files: list[str]) -> np.ndarray:
 
 
 def with_netcdf4(files: list[str]) -> np.ndarray:
+    """Read with netCDF4 and compute with numpy."""
     import netCDF4
 
     kelvin = {}
@@ -104,52 +120,87 @@ def with_netcdf4(files: list[str]) -> np.ndarray:
     return np.clip(np.stack(ash), 0, 1).astype(np.float32)
 
 
-WAYS: dict[str, Callable[[list[str]], np.ndarray]] = {
+METHODS: dict[str, Callable[[list[str]], np.ndarray]] = {
     "ours": ours,
     "satpy, its reader and dask": with_satpy,
     "netCDF4 and numpy": with_netcdf4,
 }
 
 
-def one(way: str, folder: str) -> None:
-    """What a child process does: once to warm up, once to measure."""
+def measure_one(method: str, folder: str) -> None:
+    """Measure a method once, after an unmeasured call, in the process of its own, and print the result as JSON."""
     import dask
 
     files = sorted(map(str, Path(folder).glob("*.nc")))
     with dask.config.set(num_workers=2):
-        WAYS[way](files)  # imports, and the files' pages
+        METHODS[method](files)  # imports, and reads the files into the page cache
         start = time.perf_counter()
-        made = WAYS[way](files)
+        ash = METHODS[method](files)
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"seconds": seconds, "peak": peak, "sum": float(np.nansum(made, dtype=np.float64))}))
+    print(json.dumps({"seconds": seconds, "peak": peak, "sum": float(np.nansum(ash, dtype=np.float64))}))
 
 
-def composites(folder: Path, rounds: int) -> None:
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    shuffle = random.Random(0)
-    for _ in range(rounds):
-        for way in shuffle.sample(list(WAYS), len(WAYS)):
-            told = subprocess.run(
-                [sys.executable, __file__, "--one", way, str(folder)], capture_output=True, text=True, check=True
-            )
-            found[way].append(json.loads(told.stdout.splitlines()[-1]))
-    medians = {way: statistics.median(r["seconds"] for r in rows) for way, rows in found.items()}
+def compare_composites(scratch: Path, options: argparse.Namespace) -> None:
+    """Print the table `composite`."""
+    folder = scratch / "F"
+    write_large(folder, "F", options.shrink)
+    results: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
+    shuffler = random.Random(0)
+    for _ in range(options.rounds):
+        for method in shuffler.sample(list(METHODS), len(METHODS)):
+            command = [sys.executable, __file__, "--one", method, str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            results[method].append(json.loads(done.stdout.splitlines()[-1]))
+    median = {method: statistics.median(r["seconds"] for r in runs) for method, runs in results.items()}
     rows = []
-    for way, runs in found.items():
+    for method, runs in results.items():
         seconds = [r["seconds"] for r in runs]
         peak = statistics.median(r["peak"] for r in runs)
-        differs = abs(runs[0]["sum"] / found["ours"][0]["sum"] - 1)
-        ratio = medians[way] / medians["ours"]
-        rows.append([way, f"{medians[way]:.2f}", f"{ratio:.2f}", f"{peak:,.0f}", f"{differs:.1e}", spread(seconds)])
-    header = ["full disk, three bands to ash", "s", "time / ours", "peak MiB", "sum differs by", "rounds / median"]
-    print_table("", header, rows)
+        difference = abs(runs[0]["sum"] / results["ours"][0]["sum"] - 1)
+        ratio = median[method] / median["ours"]
+        figures = [f"{median[method]:.2f}", f"{ratio:.2f}", f"{peak:,.0f}", f"{difference:.1e}", spread(seconds)]
+        rows.append([method, *figures])
+    header = ["method", "s", "time / ours", "peak MiB", "sum differs by", "rounds / median"]
+    print_table("composite: full disk, three bands to ash", header, rows)
 
 
-def stages(folder: Path, run: Path, scratch: Path) -> None:
-    """A scan end to end, and the time spent in each stage of it, whether or not another went on meanwhile."""
-    import torch
+class Stopwatch:
+    """The seconds spent in functions, which are replaced by measured ones until the end of the block."""
 
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._patches = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Put the original functions back."""
+        self._patches.close()
+
+    def watch(self, owner: object, name: str, stage: str) -> None:
+        """Measure the calls of a function of a module or class."""
+        original = getattr(owner, name)
+        self.seconds[stage] = 0.0
+
+        def measured(*args: object, **options: object) -> object:
+            start = time.perf_counter()
+            try:
+                return original(*args, **options)
+            finally:
+                self.seconds[stage] += time.perf_counter() - start
+
+        self._patches.enter_context(mock.patch.object(owner, name, measured))
+
+    def reset(self) -> None:
+        """Start again from zero."""
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+
+
+def compare_stages(scratch: Path, options: argparse.Namespace) -> None:
+    """Print the table `stages`: seconds of each, whether or not another was at work at the same time."""
     from contrail_data.scans import abi
     from contrail_train.contrails.cleaning import Cleaning
     from contrail_train.inference.load import load_predictor
@@ -157,46 +208,36 @@ def stages(folder: Path, run: Path, scratch: Path) -> None:
     from contrail_train.scenes import predict, request
     from contrail_train.scenes.tiling import Mosaic, Tiling
 
-    torch.set_num_threads(2)
-    spent: dict[str, float] = {}
-
-    def timed(owner: object, name: str, stage: str) -> None:
-        original = getattr(owner, name)
-        spent[stage] = 0.0
-
-        def wrapper(*args: object, **options: object) -> object:
-            start = time.perf_counter()
-            try:
-                return original(*args, **options)
-            finally:
-                spent[stage] += time.perf_counter() - start
-
-        setattr(owner, name, wrapper)
-
-    timed(abi, "read_temperature", "read, calibrate")
-    timed(predict, "cut", "resample to tiles")
-    timed(Predictor, "predict", "infer")
-    timed(Mosaic, "add", "resample back, blend")
-    timed(request, "write", "write")
-    model = load_predictor(run, "cpu")
-    cleaning, tiling = Cleaning(model.decision.threshold), Tiling(model.size)
+    write_large(scratch / "C", "C", options.shrink)
+    model = load_predictor(options.run, "cpu")
     scene = request.SceneRequest(
-        source=str(folder), outs=[scratch / "all.nc"], tiling=tiling, cleaning=cleaning, product="", overwrite=True
+        source=str(scratch / "C"),
+        outs=[scratch / "all.nc"],
+        tiling=Tiling(model.size),
+        cleaning=Cleaning(model.decision.threshold),
+        product="",
+        overwrite=True,
     )
-    for _ in range(2):  # the first warms up
-        spent = dict.fromkeys(spent, 0.0)
-        start = time.perf_counter()
-        request.predict_files(model, scene)
-        whole = time.perf_counter() - start
-    slowest = max(spent.values())
-    rows = [[name, f"{seconds:.2f}", f"{seconds / slowest:.2f}"] for name, seconds in spent.items()]
-    ratio = whole / slowest
-    rows.append(["end to end", f"{whole:.2f}", f"{ratio:.2f} ({verdict(ratio, 1.2, at_least=False)})"])
-    print_table("", ["CONUS, files to NetCDF", "s", "time / slowest stage"], rows)
+    with Stopwatch() as stopwatch:
+        stopwatch.watch(abi, "read_temperature", "read, calibrate")
+        stopwatch.watch(predict, "cut", "resample to tiles")
+        stopwatch.watch(Predictor, "predict", "infer")
+        stopwatch.watch(Mosaic, "add", "resample back, blend")
+        stopwatch.watch(request, "write", "write")
+        for _ in range(2):  # the first one is not measured
+            stopwatch.reset()
+            start = time.perf_counter()
+            request.predict_files(model, scene)
+            total = time.perf_counter() - start
+    slowest = max(stopwatch.seconds.values())
+    rows = [[name, f"{each:.2f}", f"{each / slowest:.2f}"] for name, each in stopwatch.seconds.items()]
+    ratio = total / slowest
+    rows.append(["end to end", f"{total:.2f}", f"{ratio:.2f} ({verdict(ratio, 1.2, at_least=False)})"])
+    print_table("stages: CONUS, files to NetCDF", ["stage", "s", "time / slowest stage"], rows)
 
 
-def switches(run: Path, scratch: Path) -> None:
-    """What each step of cleaning up is worth, on synthetic sectors whose contrails are known."""
+def compare_cleaning(scratch: Path, options: argparse.Namespace) -> None:
+    """Print the table `cleaning`."""
     from contrail_data.scans.listing import list_abi_scans
     from contrail_data.synthetic.scene import synthesize
     from contrail_train.contrails.cleaning import Cleaning, clean
@@ -205,52 +246,57 @@ def switches(run: Path, scratch: Path) -> None:
     from contrail_train.scenes.predict import predict_scans
     from contrail_train.scenes.tiling import Tiling
 
-    model = load_predictor(run, "cpu")
+    model = load_predictor(options.run, "cpu")
     threshold = model.decision.threshold
-    chosen = {
+    steps: dict[str, dict[str, Any]] = {
         "threshold alone": {},
         "regions of 10 pixels or more": {"min_pixels": 10},
         "hysteresis down to 0.7 of the threshold": {"low": 0.7 * threshold},
         "seen within 3 pixels 10 minutes before or after": {"reach": 3},
         "at least 3 times as long as wide": {"elongation": 3.0},
     }
-    counts = {name: np.zeros(3, np.int64) for name in chosen}
-    moments = [START + np.timedelta64(minutes, "m") for minutes in (30, 40, 50)]
-    for seed in range(1, 7):
+    counts = {name: np.zeros(3, np.int64) for name in steps}
+    times = [START + np.timedelta64(minutes, "m") for minutes in (30, 40, 50)]
+    side = options.sector
+    for seed in range(1, options.sectors + 1):
         folder = scratch / f"sector-{seed}"
-        write_abi(folder, START, seed=seed)
-        shots = list_abi_scans(str(folder), (11, 14, 15)).scans
-        p_tyx = predict_scans(model, shots, moments, Tiling(model.size))["probability"].values
-        truth = synthesize(seed, 0, size=500, bands=(14,), label_shift=(0.0, 0.0)).mask[..., 0] > 0
-        for name, options in chosen.items():
-            mask = clean(np.nan_to_num(p_tyx), ~np.isnan(p_tyx), Cleaning(threshold, **options))[1]
+        write_abi(folder, START, seed=seed, size=(side, side))
+        scans = list_abi_scans(str(folder), (11, 14, 15)).scans
+        p_tyx = predict_scans(model, scans, times, Tiling(model.size))["probability"].values
+        truth = synthesize(seed, 0, size=side, bands=(14,), label_shift=(0.0, 0.0)).mask[..., 0] > 0
+        for name, settings in steps.items():
+            mask = clean(np.nan_to_num(p_tyx), ~np.isnan(p_tyx), Cleaning(threshold, **settings))[1]
             counts[name] += (mask & truth).sum(), (mask & ~truth).sum(), (~mask & truth).sum()
-    first = next(iter(counts.values()))
+    reference = float(dice(*counts["threshold alone"]))
     rows = []
     for name, (tp, fp, fn) in counts.items():
         score = float(dice(tp, fp, fn))
-        differs = "" if counts[name] is first else f"{score - float(dice(*first)):+.3f}"
-        rows.append([name, f"{score:.3f}", differs, f"{tp / max(tp + fp, 1):.3f}", f"{tp / (tp + fn):.3f}"])
-    print_table("", ["cleaning, 6 synthetic sectors", "Dice", "less first", "precision", "recall"], rows)
+        difference = f"{score - reference:+.3f}" if rows else ""
+        rows.append([name, f"{score:.3f}", difference, f"{tp / max(tp + fp, 1):.3f}", f"{tp / max(tp + fn, 1):.3f}"])
+    header = ["cleaning", "Dice", "less first", "precision", "recall"]
+    print_table(f"cleaning: {options.sectors} synthetic sectors of {side} x {side} pixels", header, rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--run", type=Path)
+TABLES = {"composite": compare_composites, "stages": compare_stages, "cleaning": compare_cleaning}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = make_parser(__doc__, list(TABLES), rounds=5)
+    parser.add_argument("--run", type=Path, help="a finished run, for stages and cleaning")
+    parser.add_argument("--shrink", type=int, default=1, help="divide the sides of full disk and CONUS by this")
+    parser.add_argument("--sectors", type=int, default=6, help="sectors for cleaning (default 6)")
+    parser.add_argument("--sector", type=int, default=500, help="rows and columns of a sector (default 500)")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.one:
-        one(*options.one)
+        measure_one(*options.one)
         return
+    if options.run is None and {"stages", "cleaning"} & set(options.only or ()):
+        parser.error("--only stages and cleaning need a finished run; add --run")
     with tempfile.TemporaryDirectory() as scratch:
-        for scene in SIZES:
-            write_large(Path(scratch) / scene, scene)
-        composites(Path(scratch) / "F", options.rounds)
-        if options.run is not None:
-            stages(Path(scratch) / "C", options.run, Path(scratch))
-            switches(options.run, Path(scratch))
+        for table in options.only or (TABLES if options.run else ["composite"]):
+            TABLES[table](Path(scratch), options)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

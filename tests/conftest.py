@@ -14,8 +14,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
+from helpers.cli import run_train
 from helpers.places import REAL_DATA
 from helpers.records import write_record, write_train_split
+from helpers.runs import TINY, set_options, streaked
+from helpers.shared import shared
 from helpers.stores import build_small
 
 
@@ -34,21 +37,52 @@ def raw(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of sixteen 64-pixel records in which dark streaks in red are contrails."""
+    return shared(tmp_path_factory, "train", lambda folder: streaked(folder, 0))
+
+
+@pytest.fixture(scope="session")
+def unseen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of sixteen more."""
+    return shared(tmp_path_factory, "unseen", lambda folder: streaked(folder, 100))
+
+
+@pytest.fixture(scope="session")
+def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on `store` that nothing disturbed."""
+
+    def train(folder: Path) -> Path:
+        done = run_train("run", "unet2d", "--out", folder / "run", *set_options(*TINY, f"data.train={store}"))
+        assert done.returncode == 0, done.stderr
+        return folder / "run"
+
+    return shared(tmp_path_factory, "finished", train)
+
+
+@pytest.fixture(scope="session")
 def raw40(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty records, three shards; one record lacks a band."""
-    raw, rng = tmp_path_factory.mktemp("forty"), np.random.default_rng(0)
-    for i in range(40):
-        write_record(raw / "train" / f"{i:03d}", rng)
-    (raw / "train" / "007" / "band_11.npy").unlink()
-    return raw
+
+    def write(raw: Path) -> Path:
+        rng = np.random.default_rng(0)
+        for i in range(40):
+            write_record(raw / "train" / f"{i:03d}", rng)
+        (raw / "train" / "007" / "band_11.npy").unlink()
+        return raw
+
+    return shared(tmp_path_factory, "forty", write)
 
 
 @pytest.fixture(scope="session")
 def sealed40(raw40: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of `raw40`; no test may change it."""
-    path = tmp_path_factory.mktemp("sealed") / "s.zarr"
-    build_small(raw40, path)
-    return path
+
+    def write(folder: Path) -> Path:
+        build_small(raw40, folder / "s.zarr")
+        return folder / "s.zarr"
+
+    return shared(tmp_path_factory, "sealed", write)
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,15 @@ import pytest
 
 from contrail_data.synthetic.abi import write_abi
 from helpers.abi import SIZE, START
+from helpers.shared import shared
 
 
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight scans of a small sector every ten minutes."""
-    folder = tmp_path_factory.mktemp("abi")
-    write_abi(folder, START, size=SIZE, centre=(29.5, -92.0))
-    return folder
+
+    def write(folder: Path) -> Path:
+        write_abi(folder, START, size=SIZE, centre=(29.5, -92.0))
+        return folder
+
+    return shared(tmp_path_factory, "scans", write)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 
 
 def run_data(*args: object, cwd: Path | None = None) -> Result:
@@ -43,3 +44,14 @@ def run_command(main: Callable[[], None], *args: object, cwd: Path | None = None
         with pytest.raises(SystemExit) as ended:
             main()
     return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def help_pages(app: typer.Typer) -> Iterator[tuple[str, str, list[str]]]:
+    """Name of each command of a command line, its help, and its parameters without a help text."""
+    pending = [("", typer.main.get_command(app))]
+    while pending:
+        prefix, command = pending.pop()
+        for name, sub in getattr(command, "commands", {}).items():
+            pending.append((f"{prefix} {name}".strip(), sub))
+        if not hasattr(command, "commands"):
+            yield prefix, command.help or "", [p.name for p in command.params if not getattr(p, "help", None)]

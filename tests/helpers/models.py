@@ -1,16 +1,43 @@
-"""Narrow decoders, and a check of gradients."""
+"""Settings of small models, and a check of gradients."""
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import torch
 
-from contrail_train.config.schema import ModelConfig
+from contrail_train.config.schema import DecoderConfig, MixerConfig, ModelConfig
 
 NARROW = [32, 16, 16, 16, 16]
 WIDE = [64, 32, 16, 16, 16]  # fpn normalises groups of 32
-DECODERS = get_args(ModelConfig.model_fields["decoder"].annotation)
+DECODERS = get_args(DecoderConfig.model_fields["kind"].annotation)
+DECODER_KEYS = {"upsample", "attention", "centre", "deep_supervision", "two_class"}
+
+
+def model_config(
+    encoder: str = "resnet10t",
+    *,
+    channels: Sequence[int] = NARROW,
+    decoder: str = "unet",
+    head: str = "mask",
+    mixer: str | None = None,
+    levels: Sequence[int] | None = None,
+    blocks: int | None = None,
+    **settings: Any,
+) -> ModelConfig:
+    """Settings of a model from those of its parts; of the channels it takes as many as the decoder has blocks."""
+    own = {key: settings.pop(key) for key in DECODER_KEYS & settings.keys()}
+    halvings = 4 if settings.get("stem_stride") == 1 else 5
+    used = channels[:halvings] if decoder in ("unet", "unetplusplus", "manet") else channels[:1]
+    mixing = {"levels": levels} | ({} if blocks is None else {"blocks": blocks})
+    return ModelConfig(
+        encoder=encoder,
+        decoder=None if head == "record" else DecoderConfig(kind=decoder, channels=list(used), **own),
+        record_head=None if head == "mask" else {},
+        mixer=None if mixer is None else MixerConfig(kind=mixer, **mixing),
+        **settings,
+    )
 
 
 def without_gradient(model: torch.nn.Module) -> list[str]:

@@ -14,7 +14,7 @@ from helpers.stores import build_small
 
 TINY = [
     "model.encoder=resnet10t",
-    "model.decoder_channels=[16,16,8,8,8]",
+    "model.decoder.channels=[16,16,8,8,8]",
     "model.drop_path=0.1",
     "batch_size=4",
     "epochs=3",

@@ -16,7 +16,7 @@ from contrail_data.labels.predictor import ALL_FRAMES, LABELLED_FRAME, Decision,
 from contrail_data.labels.write import write_labels
 from contrail_data.sources.open import open_source
 from contrail_data.storage.place import Place
-from contrail_data.store.manifest import digest_of
+from contrail_data.store.manifest import store_digest
 from contrail_data.store.reader import open_store
 from contrail_data.store.schema import PROVENANCE, Kind
 from contrail_data.store.settings import StoreSettings
@@ -83,5 +83,5 @@ def restate(store: Path) -> None:
     if isinstance(tree, dict) and isinstance(tree.get("attributes"), dict):
         digest = hashlib.sha256((store / "manifest.txt").read_bytes()).hexdigest()
         tree["attributes"]["manifest"] = f"sha256:{digest}"
-        tree["attributes"]["digest"] = digest_of(tree["attributes"])
+        tree["attributes"]["digest"] = store_digest(tree["attributes"])
         (store / "zarr.json").write_text(json.dumps(tree))

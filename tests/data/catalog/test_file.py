@@ -20,7 +20,7 @@ from contrail_data.catalog.catalog import (
 )
 from contrail_data.catalog.entries import Catalog
 from contrail_data.catalog.file import parse_catalog, read_catalog, with_entry, without_entry
-from contrail_data.cli.catalog import _facts, _row
+from contrail_data.cli.catalog import entry_row
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import SCHEMES
 from contrail_data.store.reader import open_store
@@ -196,7 +196,7 @@ def survives(content: bytes) -> bool:
             told_on_one_line(error)
             return False
         for entry in catalog.entries.values():
-            _row(_facts(entry))
+            entry_row(entry)
             tasks += [lambda e=entry: e.location, lambda e=entry: e.version]
         for task in tasks:
             try:

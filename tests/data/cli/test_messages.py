@@ -18,7 +18,7 @@ def test_the_command_line_ends_in_one_line(raw: Path, tmp_path: Path) -> None:
         (("build-ash", raw, "--split", "tarin", "-o", tmp_path / "x.zarr"), "train"),
         (("build-ash", raw / "nowhere", "-o", tmp_path / "x.zarr"), "no such folder"),
         (("build-ash", raw, "--composite", "asch", "-o", tmp_path / "x.zarr"), "ash_cira"),
-        (("inspect", tmp_path / "none.zarr"), "no such store"),
+        (("inspect", tmp_path / "none.zarr"), "neither a store nor a name"),
         (("stats", raw), "zarr.json"),
         (("preview", tmp_path / "s.zarr", "--record", "../../x"), "no record"),
         (("build-ash", raw, "--size", 32, "--strict", "-o", tmp_path / "y.zarr"), "band_11.npy"),

@@ -26,7 +26,7 @@ def test_no_command_overwrites_what_it_reads(sealed40: Path, tmp_path: Path) -> 
     ):
         done = run_data(*args, "--overwrite")
         assert done.returncode == 1, args
-        assert "store to read from: choose another -o" in done.stderr
+        assert "store to read from; choose another -o" in done.stderr
     assert contents(store) == contents(sealed40)
     assert run_data("subset", sealed40, "--records", "001", "-o", tmp_path / "link.zarr", "--overwrite").returncode == 0
     assert open_store(store).sizes["sample"] == 1  # through a link, the store itself

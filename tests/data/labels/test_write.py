@@ -18,7 +18,8 @@ from helpers.labels import mean_red
 from helpers.stores import build_small
 
 
-def test_a_parent_is_never_overwritten_by_its_labels(store: Path) -> None:
+def test_a_parent_is_never_overwritten_by_its_labels(raw: Path, tmp_path: Path) -> None:
+    store = build_small(raw, tmp_path / "s.zarr").place.path
     digest = open_store(store).attrs["digest"]
     labeller = Labeller(predict=mean_red, decision=Decision(0.5, 0, 1, "m"))
     for out in (store, store / "inside.zarr"):

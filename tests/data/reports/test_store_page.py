@@ -80,7 +80,7 @@ def test_the_report_counts(store: xr.Dataset) -> None:
     assert "13 px" in html
     assert "26 of 26 px disputed" in html
     assert "234 pixels of 9 records" in html
-    assert html.count("<title>50.0%</title>") == 2
+    assert html.count(": 50.0%</title>") == 2
     assert "1 record without a place" in html
     assert "No two records have the same raw data" in html
     digests = store["source_digest"].values.copy()

@@ -191,7 +191,7 @@ def test_no_file_is_replaced_unasked_and_none_within_a_store(stores, tmp_path):
     mine.write_text("mine")
     for command in (["audit", str(store), "-o"], ["audit", str(store), "--page"], ["splits", str(store), "-o"],
                     ["report", str(store), "-o"]):  # fmt: skip
-        for file, told in ((mine, "exists"), (store / "folds.csv", "lies within the store"), (mine / "x", "written")):
+        for file, told in ((mine, "exists"), (store / "folds.csv", "lies in the store"), (mine / "x", "written")):
             refused = CliRunner().invoke(app, [*command, str(file)])
             assert isinstance(refused.exception, ContrailError)
             assert told in str(refused.exception)

@@ -36,17 +36,19 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "s.zarr"
 
 
+MUTATED = ("zarr.json", "image/zarr.json", "mask/zarr.json")
+
+
 @pytest.mark.slow
 @seed(SEED)
 @some
-@given(st.sampled_from(["zarr.json", "image/zarr.json", "mask/zarr.json"]), st.floats(0, 1), anything, st.booleans())
-def test_mutated_store_metadata(
-    sealed: Path, tmp_path_factory: pytest.TempPathFactory, name: str, where: float, value: Any, remove: bool
-) -> None:
+@given(st.sampled_from(MUTATED), st.floats(0, 1), anything, st.booleans())
+def test_mutated_store_metadata(sealed: Path, name: str, where: float, value: Any, remove: bool) -> None:
     store = sealed.with_name("mutated.zarr")
-    if store.exists():
-        shutil.rmtree(store)
-    shutil.copytree(sealed, store, copy_function=lambda a, b: Path(b).symlink_to(a))
+    if not store.exists():
+        shutil.copytree(sealed, store)
+    for changed in (*MUTATED, "manifest.txt"):  # by the example before
+        (store / changed).write_bytes((sealed / changed).read_bytes())
     tree = json.loads((sealed / name).read_text())
     places = paths_of(tree)
     path = places[math.floor(where * (len(places) - 1))]
@@ -59,12 +61,7 @@ def test_mutated_store_metadata(
         del node[path[-1]]
     else:
         node[path[-1]] = value
-    (store / name).unlink()
     (store / name).write_text(json.dumps(tree))
-    for own in ("zarr.json", "manifest.txt"):  # not through the link to the other tests' store
-        content = (store / own).read_bytes()
-        (store / own).unlink()
-        (store / own).write_bytes(content)
     reseal(store)
     try:
         opened = open_store(store)

@@ -18,7 +18,7 @@ def test_a_stale_lock_on_object_storage_is_recognised(monkeypatch: pytest.Monkey
     place.write(journal.LOCK, [b"elsewhere, process 77"])
     with pytest.raises(journal.Busy, match="elsewhere, process 77"), journal.building(place, "plan"):
         pass
-    monkeypatch.setattr(journal, "_STALE_S", 0.0)
+    monkeypatch.setattr(journal, "LEASE_EXPIRY_S", 0.0)
     with journal.building(place, "plan"):
         assert str(os.getpid()) in place.read(journal.LOCK).decode()
     assert place.sizes() == {}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Place
 from contrail_data.store.schema import ArraySpec, PixelDtype
-from contrail_data.store.shards import CODECS, Reader, parse_layout, writing_shards
+from contrail_data.store.shards import CODECS, ShardReader, parse_layout, writing_shards
 from contrail_data.store.writer import create_arrays
 
 layouts = st.fixed_dictionaries(
@@ -50,7 +50,7 @@ def test_reads_what_zarr_wrote(tmp_path_factory, layout: dict, data: st.DataObje
     written[...] = values
     parsed = parse_layout(Place(str(folder)), "a")
     assert parsed is not None
-    read = Reader(parsed)
+    read = ShardReader(parsed)
     for _ in range(2):  # the second time from what the first left open
         sample = data.draw(st.integers(0, 4))
         units = data.draw(st.lists(st.integers(0, parsed.units - 1), min_size=1, max_size=4))
@@ -60,7 +60,7 @@ def test_reads_what_zarr_wrote(tmp_path_factory, layout: dict, data: st.DataObje
         np.testing.assert_array_equal(out, whole[units])
 
 
-def write_all(place: Place, name: str, codec: str, values: np.ndarray) -> Reader:
+def write_all(place: Place, name: str, codec: str, values: np.ndarray) -> ShardReader:
     """All samples, in shards, later positions first."""
     (layout,) = create_arrays(
         place, {name: ArraySpec(values.shape[1:], PixelDtype(str(values.dtype)), codec)}, len(values)
@@ -70,7 +70,7 @@ def write_all(place: Place, name: str, codec: str, values: np.ndarray) -> Reader
             for position in reversed(range(min(16, len(values) - 16 * file))):
                 writers[name].add(position, values[16 * file + position])
             writers[name].finish()
-    return Reader(layout)
+    return ShardReader(layout)
 
 
 @pytest.mark.parametrize("codec", list(CODECS))
@@ -92,16 +92,16 @@ def test_damage_is_an_error_that_names_the_file(tmp_path: Path, codec: str) -> N
     for damaged in (whole[:-7], whole[:20], b"", whole[:-30] + b"\xff" * 30):
         path.write_bytes(damaged)
         with pytest.raises(ContrailError, match=r"image.c\.0\.0"):
-            Reader(layout)(0, [0, 1, 2], out)
+            ShardReader(layout)(0, [0, 1, 2], out)
     path.write_bytes(whole)
-    read = Reader(layout)
+    read = ShardReader(layout)
     read(1, [0], out[:1])
     path.write_bytes(b"")  # under an open file: an error, not the end of the process
     with pytest.raises(ContrailError, match="does not decode"):
         read(1, [0], out[:1])
     path.unlink()
     with pytest.raises(ContrailError, match=r"c\.0\.0.*cannot be read"):
-        Reader(layout)(0, [0], out[:1])
+        ShardReader(layout)(0, [0], out[:1])
     for sample, units in ((2, [0]), (-1, [0]), (0, [3]), (0, [])):
         with pytest.raises(IndexError):
             read(sample, units, out[: len(units)])

@@ -23,12 +23,12 @@ def test_a_dry_run_tells_cost_and_keeps_nothing(store: Path, tmp_path: Path, mon
 def test_mistakes_end_in_one_line(store: Path, finished: Path, tmp_path: Path) -> None:
     for args, told in [
         (("run", "unet2", "--out", tmp_path / "x"), "did you mean unet2d"),
-        (("run", "unet2d", "--out", tmp_path / "x"), "data.train is empty"),
+        (("run", "unet2d", "--out", tmp_path / "x"), "data.train: is empty"),
         (("run", "unet2d", "--out", tmp_path / "x", *set_options("optim.learning=3")), "there is no setting"),
         (("run", "unet2d", "--out", tmp_path / "x", *set_options("epochs")), "key=value"),
         (("run", "unet2d", "--out", finished, *set_options(f"data.train={store}")), "another"),
         (("run", "unet2d", "--out", tmp_path / "x", *set_options(f"data.train={tmp_path}/no.zarr")), "no such store"),
-        (("evaluate", tmp_path, store), "no run directory"),
+        (("evaluate", tmp_path, store), "not a run directory"),
         (("evaluate", finished, finished), "zarr.json"),
         (("evaluate", finished, store, "--device", "cuda:9"), "cuda:9"),
         (("evaluate", finished, store), "all 16 labelled records were trained on or calibrated by"),

@@ -8,8 +8,7 @@ import pytest
 
 
 def test_pipelines_of_every_family_are_whole() -> None:
-    from contrail_train.config.pipeline_presets import PIPELINES, get_pipeline
-    from contrail_train.config.pipelines import stage_config
+    from contrail_train.config.pipelines import PIPELINES, get_pipeline, stage_config
 
     for name in PIPELINES:
         config = get_pipeline(name)
@@ -21,19 +20,18 @@ def test_pipelines_of_every_family_are_whole() -> None:
 
 def test_a_pipeline_file_is_checked(tmp_path: Path) -> None:
     from contrail_data.errors import ContrailError
-    from contrail_train.config.pipeline_presets import get_pipeline
-    from contrail_train.config.pipelines import with_pipeline_settings
+    from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
 
     file = tmp_path / "p.yaml"
-    for text, told in [
-        ("stages: {a: {preset: unet2d}}\nmask: [b]", "'b' is no stage"),
+    for text, message in [
+        ("stages: {a: {preset: unet2d}}\nmask: [b]", "'b' is not a stage"),
         ("stages: {a: {preset: unet2d, run: x}}\nmask: [a]", "either preset or run"),
         ("stages: {a: {preset: unet2d}, b: {preset: unet2d}}\nmask: [a]", "neither in gate nor in mask"),
         ("stages: {a/b: {preset: unet2d}}\nmask: [a/b]", "becomes a folder"),
-        ("stages: {a: {preset: unet2d}}\nmasks: [a]", "there is no setting 'masks': did you mean mask?"),
+        ("stages: {a: {preset: unet2d}}\nmasks: [a]", r"there is no setting 'masks'; did you mean mask"),
     ]:
         file.write_text(text)
-        with pytest.raises(ContrailError, match=told):
+        with pytest.raises(ContrailError, match=message):
             get_pipeline(str(file))
     with pytest.raises(ContrailError, match="did you mean unet2d_v2"):
         get_pipeline("unet2d_v22")

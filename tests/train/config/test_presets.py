@@ -1,8 +1,10 @@
-"""Every preset is what it says, and runs."""
+"""Every preset is what it says, and runs; the shipped costs are those of its model."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,9 @@ import yaml
 
 from contrail_data.composites import COMPOSITES
 from contrail_data.store.settings import StoreSettings
-from contrail_train.config.presets import PRESETS, config_of
-from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import parse_config, to_explained_yaml
+from contrail_train.config.presets import FAMILIES, PRESETS, config_of, cost_key, shipped_costs
+from contrail_train.config.schema import RecordHeadConfig, RunConfig
+from contrail_train.config.settings import parse_config, to_explained_yaml, value_of, with_settings
 from helpers.cli import run_train
 from helpers.records import write_record
 from helpers.stores import build_small
@@ -24,15 +26,15 @@ LIGHT = "resnet10t"
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory) -> dict[str, Path]:
-    """Six small records as each composite that a preset may want."""
+    """Six small records as each composite that a preset may need."""
     root, rng = tmp_path_factory.mktemp("presets"), np.random.default_rng(0)
     for i in range(6):
         write_record(root / "raw/train" / f"{i:02d}", rng, size=SIDE, bands=tuple(range(8, 17)))
-    found = {}
+    paths = {}
     for name in ("ash", "ash_wide", "bands_diffs"):
-        found[name] = root / f"{name}.zarr"
-        build_small(root / "raw", found[name], settings=StoreSettings(COMPOSITES[name], size=SIDE))
-    return found
+        paths[name] = root / f"{name}.zarr"
+        build_small(root / "raw", paths[name], settings=StoreSettings(COMPOSITES[name], size=SIDE))
+    return paths
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -41,18 +43,19 @@ def test_every_preset_takes_two_steps(name: str, stores: dict[str, Path], tmp_pa
     from contrail_train.training.fit import fit
 
     config = config_of(name)
-    config.data.train = [str(stores[config.data.composite or "ash"])]
-    config.data.holdout = 0.0
-    config.batch_size, config.epochs = 2, 1
-    config.model.pretrained = False
-    config.model.image_size = SIDE if config.model.image_size is not None else None
-    config.model.decoder_channels = [64, 32, 16, 16, 16]
-    preset = PRESETS[name]
-    if preset.parent is not None and not name.endswith("_all") and not name.startswith("ours"):
-        config.model.encoder = LIGHT
-    if config.model.encoder.startswith("swin"):  # windows of up to 24, whatever the image
-        config.data.frames, config.augment.time_reversal = [0], 0.0
-    fit(config, tmp_path / "run", stop_after=2)
+    store = stores[config.data.composite or "ash"]
+    settings = [f"data.train={store}", "data.holdout=0", "epochs=1", "micro_batch=null", "batch_size=2"]
+    settings.append("model.pretrained=false")
+    if config.model.image_size is not None:
+        settings.append(f"model.image_size={SIDE}")
+    if (decoder := config.model.decoder) is not None:
+        widths = [64, 32, 16, 16, 16][: len(decoder.channels)]
+        settings.append(f"model.decoder.channels={widths}")
+    if PRESETS[name].parent is not None and not name.endswith("_all") and not name.startswith("ours"):
+        settings.append(f"model.encoder={LIGHT}")
+    elif config.model.encoder.startswith("swin"):  # windows of up to 24, whatever the image
+        settings += ["data.frames=[0]", "model.mixer=null", "augment.time_reversal=0"]
+    fit(with_settings(config, settings), tmp_path / "run", stop_after=2)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 2
     assert np.isfinite(losses).all()
@@ -60,20 +63,18 @@ def test_every_preset_takes_two_steps(name: str, stores: dict[str, Path], tmp_pa
 
 def test_a_preset_differs_from_its_parent_by_what_it_says() -> None:
     for preset in PRESETS.values():
-        ours = flat(config_of(preset.name))
-        theirs = flat(config_of(preset.parent) if preset.parent else RunConfig())
-        differs = {key: value for key, value in ours.items() if value != theirs[key] and key != "preset"}
-        assert differs == preset.settings, preset.name
+        parent = config_of(preset.parent) if preset.parent else RunConfig()
+        config = config_of(preset.name)
+        for key, value in preset.settings.items():
+            given = config
+            for part in key.split("."):
+                given = getattr(given, part)
+            assert (given if value is None else type(given)(value)) == given, (preset.name, key)
+            assert value_of(parent, key) != given, (preset.name, key)
 
 
-def flat(config: RunConfig) -> dict[str, object]:
-    def walk(tree: dict, prefix: str) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for key, value in tree.items():
-            found |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return found
-
-    return walk(config.model_dump(mode="json"), "")
+def test_every_preset_belongs_to_one_family() -> None:
+    assert sum(len(family.presets) for family in FAMILIES.values()) == len(PRESETS) == 102
 
 
 @pytest.mark.parametrize("name", ["unet2d", "resnetrs50_classifier", "swinv2_base_positive_soft"])
@@ -86,19 +87,51 @@ def test_what_is_shown_is_accepted_unchanged(name: str, tmp_path: Path) -> None:
     assert again.stdout == to_explained_yaml(config_of(name))
 
 
-def test_the_list_tells_parent_difference_and_cost(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("CONTRAIL_CACHE", str(tmp_path))
+def test_the_list_shows_families_and_a_family_its_presets() -> None:
+    done = run_train("presets", "ls")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.split()[:1] == ["convnext_base"]]
+    assert line.split()[-7:] == ["frames", "at", "512", "px", "124.4", "1438.3", "5"]
+    done = run_train("presets", "ls", "convnext_base")
+    rows = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  convnext_base")]
+    assert rows == [f"convnext_base_{stage}" for stage in ("all", "all_soft", "positive", "positive_soft", "classifier")]
+
+
+def test_the_list_shows_parent_difference_and_cost() -> None:
     done = run_train("presets", "ls", "resnetrs50_all")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.split()[:1] == ["resnetrs50_all_soft"]]
     assert "resnetrs50_all" in line.split()
     assert "0.6803" in line
     assert "data.target=clip2" in line
-    assert run_train("presets", "ls", "resnetrs50_all").stdout == done.stdout  # remembered
     (first, *_) = json.loads(run_train("presets", "ls", "resnetrs50_all_soft", "--json").stdout)
     assert (first["name"], first["settings"]) == ("resnetrs50_all_soft", {"data.target": "clip2"})
     assert first["flop"] > 1e9
     assert run_train("presets", "ls", "nothing like it").returncode == 1
+
+
+def test_the_list_needs_no_torch() -> None:
+    code = "import sys; from contrail_train.cli.main import main; sys.argv[1:] = ['presets', 'ls']\n"
+    code += "try: main()\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_the_shipped_costs_are_those_of_the_presets() -> None:
+    """If this fails, run `python -m contrail_train.models.cost`."""
+    from contrail_train.models.cost import count
+
+    assert set(shipped_costs()) == {cost_key(config_of(name)) for name in PRESETS}
+    for name in ("unet2d", "unet2d_classifier", "unet25d"):
+        config = config_of(name)
+        assert count(config) == shipped_costs()[cost_key(config)], name
+
+
+@pytest.mark.slow
+def test_all_shipped_costs_are_those_of_the_models() -> None:
+    from contrail_train.models.cost import count
+
+    configs = {cost_key(config): config for config in map(config_of, PRESETS)}
+    assert {key: count(config) for key, config in configs.items()} == shipped_costs()
 
 
 def test_costs_are_those_of_a_forward_pass() -> None:
@@ -107,7 +140,8 @@ def test_costs_are_those_of_a_forward_pass() -> None:
     from contrail_train.models.cost import count
 
     config = RunConfig()
-    config.model.encoder, config.model.head = "resnet50", "record"
+    config.model.encoder, config.model.record_head = "resnet50", RecordHeadConfig()
+    config.model.decoder = None
     cost = count(config)
     assert cost.parameters == pytest.approx(25.557e6 - 2.049e6 + 2048 * 512 + 1024 * 512 + 512, rel=0.01)
     assert cost.flop == pytest.approx(2 * 4.09e9 * (256 / 224) ** 2, rel=0.03)

@@ -15,18 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from contrail_train.config.schema import AugmentConfig
+from contrail_train.config.settings import group_of
 from contrail_train.data import appearance
 from contrail_train.data.augment import (
-    MAX_CHANNELS,
     Augmented,
-    Draw,
     augment_batch,
-    draw,
     identity,
     resample,
     to_label_frame,
     warp,
 )
+from contrail_train.data.draw import MAX_CHANNELS, Draw, draw
 
 DIHEDRAL = [
     torch.tensor(rows, dtype=torch.float64)
@@ -45,8 +44,13 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def only(**settings: Any) -> AugmentConfig:
-    return AugmentConfig(**{"flip": 0.0, "rot90": 0.0, "affine": 0.0, **settings})
+def only(*names: str, **settings: Any) -> AugmentConfig:
+    """Nothing but these augmentations: names have probability 1; a group is given by its probability or its settings."""
+    chosen: dict[str, Any] = {"flip": 0.0, "rot90": 0.0, "affine": None, **dict.fromkeys(names, 1.0), **settings}
+    for name, value in chosen.items():
+        if group_of(AugmentConfig.model_fields[name]) and isinstance(value, float):
+            chosen[name] = {"probability": value}
+    return AugmentConfig(**chosen)
 
 
 def augment(
@@ -62,7 +66,7 @@ def augment(
         target_b1hw = torch.zeros(len(image_btchw), 1, *image_btchw.shape[-2:])
     drawn = draw(config, len(image_btchw), target_b1hw.shape[-2], target_b1hw.shape[-1], seed=0, step=step)
     positive_b1 = target_b1hw.amax(dim=(1, 2, 3))[:, None]
-    return augment_batch(image_btchw, target_b1hw, positive_b1, drawn, config, label_shift, **given)
+    return augment_batch(image_btchw, target_b1hw, positive_b1, drawn, config, label_shift=label_shift, **given)
 
 
 def same(a: Draw, b: Draw) -> bool:
@@ -86,7 +90,7 @@ def centroid(image: Tensor) -> Tensor:
 
 # what is drawn
 def test_draws_without_affine_are_dihedral_and_reach_all_eight() -> None:
-    config = AugmentConfig(flip=0.5, rot90=0.5, affine=0.0)
+    config = AugmentConfig(flip=0.5, rot90=0.5, affine=None)
     drawn = {tuple(m.flatten().tolist()) for m in draw(config, 200, 64, 64, seed=1, step=2).matrix_b23}
     assert drawn == {tuple(m.flatten().tolist()) for m in DIHEDRAL}
     oblong = draw(config, 200, 64, 96, seed=1, step=2).matrix_b23
@@ -94,7 +98,7 @@ def test_draws_without_affine_are_dihedral_and_reach_all_eight() -> None:
     assert not oblong[:, 1, 0].any()
 
 
-EVERYTHING = AugmentConfig(**dict.fromkeys([*MOVING, *VALUES, *MIXING], 0.5))
+EVERYTHING = only(**dict.fromkeys([*MOVING, *VALUES, *MIXING], 0.5))
 
 
 def test_draw_is_a_pure_function_of_seed_and_step() -> None:
@@ -131,8 +135,8 @@ def test_a_setting_changes_only_what_it_names(changed: str) -> None:
         "cutmix": {"cutmix_b4"},
     }.get(changed, {"matrix_b23"})
     before, after = (
-        draw(EVERYTHING, 40, 64, 64, 0, 0),
-        draw(EVERYTHING.model_copy(update={changed: 0.0}), 40, 64, 64, 0, 0),
+        draw(EVERYTHING, 40, 64, 64, seed=0, step=0),
+        draw(EVERYTHING.model_copy(update={changed: 0.0}), 40, 64, 64, seed=0, step=0),
     )
     differs = {
         f.name for f in dataclasses.fields(Draw) if not torch.equal(getattr(before, f.name), getattr(after, f.name))
@@ -159,27 +163,30 @@ def test_probabilities_hit_their_rates() -> None:
         return chosen.get(name, (drawn.matrix_b23 != identity(1)).flatten(1).any(dim=1)).double().mean().item()
 
     for name, probability in rates.items():
-        assert rate_of(name, draw(only(**{name: probability}), n, 64, 64, 0, 0)) == pytest.approx(probability, abs=0.03)
-        assert rate_of(name, draw(only(), n, 64, 64, 0, 0)) == 0
+        assert rate_of(name, draw(only(**{name: probability}), n, 64, 64, seed=0, step=0)) == pytest.approx(
+            probability, abs=0.03
+        )
+        assert rate_of(name, draw(only(), n, 64, 64, seed=0, step=0)) == 0
 
 
 def test_draws_stay_within_their_limits_and_use_them() -> None:
-    config = only(affine=1.0, shift=0.1, scale=0.3, rotate=15.0)
+    config = only("affine")
     matrices = draw(config, 2000, 60, 120, seed=0, step=0).matrix_b23
     shift = matrices[:, :, 2].abs()
     values = [(*zoom_and_angle(matrices), (0.7, 1.3), (-15, 15)), (shift[:, 0], shift[:, 1], (0, 6), (0, 12))]
-    matrices = draw(only(turn=1.0, turn_degrees=40.0, multi_scale=1.0), 2000, 60, 120, seed=0, step=0).matrix_b23
+    matrices = draw(only("multi_scale", turn={"probability": 1, "degrees": 40}), 2000, 60, 120, seed=0, step=0).matrix_b23
     zoom, angle = zoom_and_angle(matrices)
     values.append((zoom.log2(), angle, (-1, 1), (-40, 40)))
     assert abs(zoom.log2().mean()) < 0.05  # uniform in the logarithm
     assert not matrices[:, :, 2].any()
-    drawn = draw(only(cut_out=1.0, cut_out_side=20, blur=1.0, blur_sigma=2.0, noise=1.0), 4000, 60, 120, 0, 0)
+    config = only("noise", cut_out={"probability": 1, "side": 20}, blur={"probability": 1, "sigma": 2})
+    drawn = draw(config, 4000, 60, 120, seed=0, step=0)
     values.append((drawn.cut_out_b4[:, 1] * 60, drawn.cut_out_b4[:, 3] * 120, (19.99, 60.01), (19.99, 120.01)))
     assert torch.allclose(drawn.cut_out_b4[:, 1::2] - drawn.cut_out_b4[:, ::2], torch.tensor([[1 / 3, 1 / 6]]).double())
     values.append((drawn.blur_b, drawn.noise_b, (0, 2), (0, 0.1)))
-    drawn = draw(only(brightness_contrast=1.0, brightness=0.2, contrast=0.1), 100, 60, 120, 0, 0)
+    drawn = draw(only(brightness_contrast={"probability": 1, "contrast": 0.1}), 100, 60, 120, seed=0, step=0)
     values.append((drawn.offset_bc, drawn.gain_bc, (-0.2, 0.2), (0.9, 1.1)))
-    drawn = draw(only(mixup=1.0, cutmix=1.0), 4000, 60, 120, 0, 0)
+    drawn = draw(only(mixup=1.0, cutmix=1.0), 4000, 60, 120, seed=0, step=0)
     sides = drawn.cutmix_b4[:, 1::2] - drawn.cutmix_b4[:, ::2]
     values.append((drawn.mixup_b, sides.prod(dim=1), (0, 1), (0, 1)))
     assert drawn.mixup_b.var().item() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), rel=0.05)  # of Beta(a, a)
@@ -225,7 +232,7 @@ def test_identity_returns_its_input_bit_for_bit() -> None:
 def test_a_sample_that_drew_nothing_stays_as_it_was_beside_one_that_did(name: str) -> None:
     image, target = torch.randn(8, 3, 2, 32, 64), (torch.rand(8, 1, 32, 64) < 0.1).float()
     config = only(**{name: 0.5})
-    drawn, nothing = draw(config, 8, 32, 64, 0, 0), draw(only(), 8, 32, 64, 0, 0)
+    drawn, nothing = draw(config, 8, 32, 64, seed=0, step=0), draw(only(), 8, 32, 64, seed=0, step=0)
     still = [
         i
         for i in range(8)
@@ -248,9 +255,13 @@ def test_a_sample_that_drew_nothing_stays_as_it_was_beside_one_that_did(name: st
 @pytest.mark.parametrize("name", [*MOVING, "all"])
 def test_image_and_label_move_together(name: str, shift: tuple[float, float], size: tuple[int, int] | None) -> None:
     chosen = MOVING if name == "all" else [name]
-    config = only(
-        **dict.fromkeys(chosen, 1.0), shift=0.05, scale=0.2, multi_scale_factor=1.3, turn_degrees=30, grid_stretch=0.5
-    )
+    limits = {
+        "affine": {"probability": 1, "shift": 0.05, "scale": 0.2},
+        "multi_scale": {"probability": 1, "factor": 1.3},
+        "turn": {"probability": 1, "degrees": 30},
+        "grid_distortion": {"probability": 1, "stretch": 0.5},
+    }
+    config = only(*chosen, **{key: limit for key, limit in limits.items() if key in chosen})
     point = torch.tensor([6.0, -9.0], dtype=torch.float64)
     image, label = blob(96, 96, 6.0, -9.0), blob(96, 96, 6.0 + shift[0], -9.0 + shift[1])
     n = 6
@@ -271,14 +282,16 @@ def test_image_and_label_move_together(name: str, shift: tuple[float, float], si
 
 
 def test_grid_distortion_stretches_cells_and_keeps_the_ends() -> None:
-    config = only(grid_distortion=1.0, grid_cells=4, grid_stretch=0.6)
+    config = only(grid_distortion={"probability": 1, "cells": 4, "stretch": 0.6})
     side, n = 64, 5
     ramp = (torch.arange(side) + 0.5).expand(n, 1, 1, side, side)
     moved = augment(config, torch.cat([ramp, ramp.mT], dim=2)).image_btchw
-    lines = draw(config, n, side, side, 0, 0).stretch_b2n * side + torch.linspace(0, side, 5)  # input of each line
+    lines = draw(config, n, side, side, seed=0, step=0).stretch_b2n * side + torch.linspace(
+        0, side, 5
+    )  # input of each line
     width = lines.diff(dim=2)
     assert (width > 0).all()
-    many = 1 + (draw(config, 500, side, side, 0, 0).stretch_b2n * 4).diff(dim=2)
+    many = 1 + (draw(config, 500, side, side, seed=0, step=0).stretch_b2n * 4).diff(dim=2)
     ratio = many.amax(dim=2) / many.amin(dim=2)
     assert 3 < ratio.max() <= 1.6 / 0.4
     assert torch.equal(lines[:, :, [0, -1]], torch.tensor([0.0, side]).double().expand(n, 2, 2))
@@ -299,7 +312,7 @@ def test_resample_is_that_of_torch_and_of_a_draw_that_moves_nothing(size: tuple[
     assert resample(image, (64, 64)) is image
     config = only(flip=0.2)
     moved = augment(config, image.repeat(8, 1, 1, 1, 1), size=size).image_btchw  # through grid_sample
-    still = (draw(config, 16, 64, 64, 0, 0).matrix_b23 == identity(1)).flatten(1).all(dim=1)
+    still = (draw(config, 16, 64, 64, seed=0, step=0).matrix_b23 == identity(1)).flatten(1).all(dim=1)
     assert 0 < still.sum() < 16
     assert torch.allclose(moved[still], resampled.repeat(8, 1, 1, 1, 1)[still], atol=1e-5)
 
@@ -307,7 +320,7 @@ def test_resample_is_that_of_torch_and_of_a_draw_that_moves_nothing(size: tuple[
 def test_a_pixel_that_a_missing_one_went_into_is_not_valid() -> None:
     valid = torch.ones(6, 1, 64, 64)
     valid[..., 20:30, 40:44] = 0
-    config = only(affine=1.0, rotate=30.0)
+    config = only(affine={"probability": 1, "rotate": 30})
     for given in (valid, resample(valid[:, None], (128, 128))[:, 0].floor()):
         image, target = torch.rand(6, 1, 3, *given.shape[-2:]), torch.rand(6, 1, 64, 64)
         moved = augment(config, image, target, (0.5, 0.5), valid_b1hw=given)
@@ -347,7 +360,7 @@ def test_predictions_return_to_the_frame_of_the_labels() -> None:
 
 def test_bfloat16_keeps_its_type_and_float32_geometry() -> None:
     image = torch.rand(2, 1, 3, 256, 256).bfloat16()
-    matrix = draw(AugmentConfig(affine=1.0), 2, 256, 256, seed=0, step=0).matrix_b23
+    matrix = draw(AugmentConfig(affine={"probability": 1}), 2, 256, 256, seed=0, step=0).matrix_b23
     moved = warp(image, matrix, (0.5, 0.5))
     assert moved.dtype == torch.bfloat16
     assert torch.equal(moved, warp(image.float(), matrix, (0.5, 0.5)).bfloat16())
@@ -359,7 +372,7 @@ def test_bfloat16_keeps_its_type_and_float32_geometry() -> None:
 # what changes values
 def test_brightness_and_contrast_are_alike_in_all_frames() -> None:
     image, config = torch.randn(3, 4, 11, 8, 8), only(brightness_contrast=1.0)
-    moved, drawn = augment(config, image).image_btchw, draw(config, 3, 8, 8, 0, 0)
+    moved, drawn = augment(config, image).image_btchw, draw(config, 3, 8, 8, seed=0, step=0)
     gain, offset = (v[:, None, :11, None, None].float() for v in (drawn.gain_bc, drawn.offset_bc))
     torch.testing.assert_close(moved, image * gain + offset)
     assert len(drawn.gain_bc[:, :11].unique()) == 33
@@ -369,8 +382,8 @@ def test_brightness_and_contrast_are_alike_in_all_frames() -> None:
 
 @pytest.mark.parametrize(("size", "ratio"), [(None, 1), ((48, 40), 2)])
 def test_blur_is_that_of_scipy(size: tuple[int, int] | None, ratio: int) -> None:
-    image, config = torch.rand(4, 2, 3, 24, 20), only(blur=1.0, blur_sigma=1.5)
-    sigma, before = draw(config, 4, 24, 20, 0, 0).blur_b, resample(image, size or (24, 20))
+    image, config = torch.rand(4, 2, 3, 24, 20), only(blur={"probability": 1, "sigma": 1.5})
+    sigma, before = draw(config, 4, 24, 20, seed=0, step=0).blur_b, resample(image, size or (24, 20))
     moved = augment(config, image, size=size).image_btchw
     for i in range(4):
         golden = gaussian_filter(
@@ -381,17 +394,19 @@ def test_blur_is_that_of_scipy(size: tuple[int, int] | None, ratio: int) -> None
 
 
 def test_noise_has_its_deviation_and_belongs_to_its_sample() -> None:
-    config = only(noise=1.0, noise_std=0.5)
-    image, drawn = torch.zeros(4, 2, 3, 64, 64), draw(config, 4, 64, 64, 0, 0)
+    config = only(noise={"probability": 1, "std": 0.5})
+    image, drawn = torch.zeros(4, 2, 3, 64, 64), draw(config, 4, 64, 64, seed=0, step=0)
     moved = augment(config, image).image_btchw
     assert not image.any()
     assert torch.allclose(moved.std(dim=(1, 2, 3, 4)), drawn.noise_b.float(), rtol=0.03)
-    rest = augment_batch(image[2:], torch.zeros(2, 1, 64, 64), torch.zeros(2, 1), drawn[2:], config, NO_SHIFT)
+    rest = augment_batch(
+        image[2:], torch.zeros(2, 1, 64, 64), torch.zeros(2, 1), drawn[2:], config, label_shift=NO_SHIFT
+    )
     assert torch.equal(rest.image_btchw, moved[2:])
 
 
 def test_cut_out_is_one_square_of_the_mean_in_all_frames() -> None:
-    config = only(cut_out=1.0, cut_out_side=5)
+    config = only(cut_out={"probability": 1, "side": 5})
     for size, side in ((None, 5), ((64, 64), 10)):
         moved = augment(config, torch.ones(6, 3, 2, 32, 32), torch.ones(6, 1, 32, 32), size=size)
         hole = moved.image_btchw == 0
@@ -399,12 +414,12 @@ def test_cut_out_is_one_square_of_the_mean_in_all_frames() -> None:
         assert ((hole.any(dim=-1).sum(dim=-1) == side) & (hole.any(dim=-2).sum(dim=-1) == side)).all()
         assert (hole == hole[:, :1, :1]).all()
         assert moved.target_b1hw.all()
-    assert not augment(only(cut_out=1.0, cut_out_side=500), torch.ones(1, 1, 1, 8, 8)).image_btchw.any()
+    assert not augment(only(cut_out={"probability": 1, "side": 500}), torch.ones(1, 1, 1, 8, 8)).image_btchw.any()
 
 
 def test_time_reversal_shows_frames_last_to_first() -> None:
     image, config = torch.rand(8, 3, 2, 4, 4), only(time_reversal=0.5)
-    moved, turned = augment(config, image).image_btchw, draw(config, 8, 4, 4, 0, 0).reversed_b
+    moved, turned = augment(config, image).image_btchw, draw(config, 8, 4, 4, seed=0, step=0).reversed_b
     assert torch.equal(moved[turned], image[turned].flip(1))
     assert torch.equal(moved[~turned], image[~turned])
     assert 0 < turned.sum() < 8
@@ -416,7 +431,7 @@ def test_mixup_blends_image_label_and_record_alike() -> None:
     target = (torch.rand(5, 1, 8, 8) < 0.3).float()
     target[1] = 0
     valid = (torch.rand(5, 1, 8, 8) < 0.8).float()
-    share, partner = draw(config, 5, 8, 8, 0, 0).mixup_b.float(), [1, 0, 3, 2, 4]
+    share, partner = draw(config, 5, 8, 8, seed=0, step=0).mixup_b.float(), [1, 0, 3, 2, 4]
     assert appearance.partners(5) == partner
     moved = augment(config, image, target, valid_b1hw=valid)
     positive = target.amax(dim=(1, 2, 3))[:, None]
@@ -438,7 +453,7 @@ def test_cutmix_pastes_a_rectangle_with_all_that_belongs_to_it(size: tuple[int, 
     valid = (number % 2).expand(6, 1, 32, 32)
     config = only(cutmix=1.0)
     moved, partner = augment(config, image, target, size=size, valid_b1hw=valid), [1, 0, 3, 2, 5, 4]
-    drawn = draw(config, 6, 32, 32, 0, 0).cutmix_b4
+    drawn = draw(config, 6, 32, 32, seed=0, step=0).cutmix_b4
     for i in range(6):
         inside = moved.target_b1hw[i, 0] == partner[i]
         area = ((drawn[i, 1] - drawn[i, 0]) * (drawn[i, 3] - drawn[i, 2])).item()
@@ -455,7 +470,7 @@ def test_cutmix_pastes_a_rectangle_with_all_that_belongs_to_it(size: tuple[int, 
 
 def test_label_stays_the_label_of_its_image_through_everything() -> None:
     """The image's first channel is the target; the other is not."""
-    config = AugmentConfig(**dict.fromkeys([*MOVING, *MIXING], 0.7))
+    config = only(**dict.fromkeys([*MOVING, *MIXING], 0.7))
     target = torch.cat([blob(64, 64, *yx) for yx in torch.randint(-20, 20, (8, 2)).tolist()])
     image = torch.stack([target, torch.rand(8, 1, 64, 64)], dim=2)
     for step in range(3):
@@ -467,16 +482,23 @@ def test_label_stays_the_label_of_its_image_through_everything() -> None:
 def test_even_runs_of_a_batch_are_augmented_as_within_it() -> None:
     image, target = torch.randn(8, 2, 3, 32, 32), (torch.rand(8, 1, 32, 32) < 0.1).float()
     positive, valid = target.amax(dim=(1, 2, 3))[:, None], (torch.rand(8, 1, 32, 32) < 0.9).float()
-    drawn = draw(EVERYTHING, 8, 32, 32, 0, 0)
+    drawn = draw(EVERYTHING, 8, 32, 32, seed=0, step=0)
     given = (image, target, positive)
-    whole = augment_batch(*given, drawn, EVERYTHING, (0.5, 0.5), (48, 48), valid)
+    whole = augment_batch(*given, drawn, EVERYTHING, label_shift=(0.5, 0.5), size=(48, 48), valid_b1hw=valid)
     for rows in (slice(0, 2), slice(2, 8)):
-        part = augment_batch(*(v[rows] for v in given), drawn[rows], EVERYTHING, (0.5, 0.5), (48, 48), valid[rows])
+        part = augment_batch(
+            *(v[rows] for v in given),
+            drawn[rows],
+            EVERYTHING,
+            label_shift=(0.5, 0.5),
+            size=(48, 48),
+            valid_b1hw=valid[rows],
+        )
         for ours, expected in zip(part, whole, strict=True):
             assert ours is not None
             torch.testing.assert_close(ours, expected[rows], rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="a draw for 8 samples, a batch of 2"):
-        augment_batch(*(v[:2] for v in given), drawn, EVERYTHING, NO_SHIFT)
+        augment_batch(*(v[:2] for v in given), drawn, EVERYTHING, label_shift=NO_SHIFT)
 
 
 def test_augmenting_is_deterministic_and_leaves_its_input_alone() -> None:
@@ -494,19 +516,21 @@ def test_augmenting_is_deterministic_and_leaves_its_input_alone() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_nothing_waits_for_the_gpu_and_it_agrees_with_the_cpu() -> None:
-    config = AugmentConfig(**dict.fromkeys([*MOVING, *VALUES, *MIXING], 0.5) | {"noise": 0.0})
+    config = only(**dict.fromkeys([*MOVING, *VALUES, *MIXING], 0.5) | {"noise": None})
     image, target, valid = torch.randn(8, 3, 3, 64, 64), torch.rand(8, 1, 64, 64), torch.ones(8, 1, 64, 64)
-    drawn, positive = draw(config, 8, 64, 64, 0, 0), torch.ones(8, 1)
+    drawn, positive = draw(config, 8, 64, 64, seed=0, step=0), torch.ones(8, 1)
     noisy = only(noise=1.0)
     given = [v.cuda() for v in (image, target, positive)]
     valid_there = valid.cuda()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        there = augment_batch(*given, drawn, config, (0.5, 0.5), (128, 128), valid_there)
-        augment_batch(*given, draw(noisy, 8, 64, 64, 0, 0), noisy, NO_SHIFT)
+        there = augment_batch(*given, drawn, config, label_shift=(0.5, 0.5), size=(128, 128), valid_b1hw=valid_there)
+        augment_batch(*given, draw(noisy, 8, 64, 64, seed=0, step=0), noisy, label_shift=NO_SHIFT)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    here = augment_batch(image, target, positive, drawn, config, (0.5, 0.5), (128, 128), valid)
+    here = augment_batch(
+        image, target, positive, drawn, config, label_shift=(0.5, 0.5), size=(128, 128), valid_b1hw=valid
+    )
     for ours, expected in zip(there, here, strict=True):
         torch.testing.assert_close(ours.cpu(), expected, rtol=5e-3, atol=5e-3)  # TF32 in the blur

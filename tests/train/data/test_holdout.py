@@ -71,11 +71,11 @@ def test_folds_of_a_file(raw: Path, tmp_path: Path) -> None:
     assert data.holdout.record_id.tolist() == [ids[8]]
     with pytest.raises(ContrailError, match="leaves none"):
         open_training_data(DataConfig(train=[str(parent)], folds=str(table), fold=2, leave_out=[0]))
-    with pytest.raises(ContrailError, match="holds no fold 1: choose among 0 to 2"):
+    with pytest.raises(ContrailError, match="has no fold 1; choose from 0 to 2"):
         open_training_data(DataConfig(train=[str(parent)], folds=str(table), fold=1))
     for text, told in (
         ("a,b\n", "no columns record_id and fold"),
-        ("record_id,fold\nx,1\ny\n", "line 3: None is no fold"),
+        ("record_id,fold\nx,1\ny\n", "line 3: None is not a fold"),
     ):
         table.write_text(text)
         with pytest.raises(ContrailError, match=told):

@@ -105,7 +105,7 @@ def test_frames_without_neighbours_are_left_out_and_counted(store: Path, tmp_pat
     data = open_training_data(DataConfig(train=[str(store), str(pseudo)], holdout=0.3, frames=[-2, 0, 1]))
     assert set(data.train.frame) == {2, 3, 4, 5, 6}
     assert data.without_neighbours == 9 * 3
-    with pytest.raises(ContrailError, match=r"no labelled frame has the neighbours.*\(8 frames a sample\)"):
+    with pytest.raises(ContrailError, match=r"no labelled frame has the neighbours.*\(8 frames per sample\)"):
         open_training_data(DataConfig(train=[str(store)], frames=[0, 4]))
     with pytest.raises(ContrailError, match="9 of 9 labelled frames"):
         open_labelled([open_store(store)], (0, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from helpers.stores import build_small
 
 
 def test_prediction_and_evaluation_count_the_same_pixels(unseen: Path, finished: Path, tmp_path: Path) -> None:
-    store = unseen
-    done = run_train("evaluate", finished, store)
+    store, run = unseen, tmp_path / "run"
+    shutil.copytree(finished, run)
+    done = run_train("evaluate", run, store)
     assert done.returncode == 0, done.stderr
-    (path,) = finished.glob("evaluation-*.json")
+    (path,) = run.glob("evaluation-*.json")
     result = json.loads(path.read_text())
     assert f"{result['dice']:.4f}" in done.stdout
     assert "<title>" in path.with_suffix(".html").read_text()
@@ -62,8 +64,8 @@ def test_the_digest_does_not_tell_how_a_path_was_typed(store: Path, finished: Pa
     assert "statistics" not in a
 
 
-def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path) -> None:
-    out = store.parent / "classifier"
+def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "classifier"
     options = set_options(*TINY, "model.decoder=null", "model.record_head={}", f"data.train={store}")
     done = run_train("run", "unet2d", "--out", out, *options)
     assert done.returncode == 0, done.stderr
@@ -74,11 +76,11 @@ def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path) -> N
     (path,) = out.glob("evaluation-*.json")
     result = json.loads(path.read_text())
     assert result["tp"] + result["fn"] == 12 == result["positive_records"]
-    failed = run_train("predict", out, store, "-o", store.parent / "none.zarr")
+    failed = run_train("predict", out, store, "-o", tmp_path / "none.zarr")
     assert failed.returncode == 1
     assert "classifies records, not pixels" in failed.stderr
 
-    table = store.parent / "records.csv"
+    table = tmp_path / "records.csv"
     done = run_train("predict", out, store, "-o", table, "--batch", "5")
     assert done.returncode == 0, done.stderr
     with table.open() as file:
@@ -92,5 +94,5 @@ def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path) -> N
     assert run_train("predict", out, store, "-o", table).returncode == 1  # exists
     assert run_train("predict", out, store, "-o", table, "--frames", "all", "--overwrite").returncode == 0
     assert len(table.read_text().splitlines()) == 1 + 16 * 8
-    refused = run_train("predict", finished, store, "-o", store.parent / "masks.csv")
+    refused = run_train("predict", finished, store, "-o", tmp_path / "masks.csv")
     assert "predicts pixels only" in refused.stderr

@@ -55,11 +55,11 @@ def test_a_submission_holds_the_predicted_masks(store: Path, finished: Path, tmp
     assert "exists" in run_train("submit", tmp_path / "p.zarr", "-o", tmp_path / "s.csv").stderr
 
 
-def test_two_runs_are_compared_record_by_record(store: Path, unseen: Path, finished: Path) -> None:
+def test_two_runs_are_compared_record_by_record(store: Path, unseen: Path, finished: Path, tmp_path: Path) -> None:
     same = run_train("compare", finished, finished, unseen)
     assert same.returncode == 0, same.stderr
     assert "+0.0000 (+0.0000 to +0.0000)" in same.stdout
-    other = store.parent / "compared"
+    other = tmp_path / "compared"
     options = set_options("model.encoder=resnet10t", "model.decoder.channels=[16,16,8,8,8]", "epochs=1", "batch_size=8")
     assert run_train("run", "unet2d", "--out", other, *options, *set_options(f"data.train={store}")).returncode == 0
     done = run_train("compare", finished, other, unseen)

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from contrail_train.config.schema import ModelConfig
 from contrail_train.models.heads import RARE_LOG_ODDS
 from contrail_train.models.segmenter import build
-from helpers.models import DECODERS, NARROW, WIDE, without_gradient
+from helpers.models import DECODERS, WIDE, model_config, without_gradient
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -25,7 +24,7 @@ from helpers.models import DECODERS, NARROW, WIDE, without_gradient
     ],
 )
 def test_any_decoder_on_any_pyramid(name: str, stem_stride: Any, decoder: Any) -> None:
-    model = build(ModelConfig(encoder=name, stem_stride=stem_stride, decoder=decoder, decoder_channels=WIDE), 2)
+    model = build(model_config(name, stem_stride=stem_stride, decoder=decoder, channels=WIDE), 2)
     logits = model(torch.randn(2, 1, 2, 40, 37), (20, 18))["logits_b1hw"]
     assert logits.shape == (2, 1, 20, 18)
     logits.square().sum().backward()
@@ -36,25 +35,19 @@ def test_any_decoder_on_any_pyramid(name: str, stem_stride: Any, decoder: Any) -
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_any_decoder_on_four_levels_in_nhwc(decoder: Any) -> None:
-    model = build(ModelConfig(encoder="swin_tiny_patch4_window7_224", decoder=decoder, decoder_channels=WIDE), 3)
+    model = build(model_config("swin_tiny_patch4_window7_224", decoder=decoder, channels=WIDE), 3)
     model(torch.randn(2, 1, 3, 50, 33))["logits_b1hw"].square().sum().backward()
     assert without_gradient(model) == []
 
 
 @pytest.mark.parametrize(
     ("centre", "attention", "mixer"),
-    [("fpa", "cbam", "conv3d"), ("aspp", "scse", "lstm"), (None, "cbam", "mean"), (None, "scse", "none")],
+    [("fpa", "cbam", "conv3d"), ("aspp", "scse", "lstm"), (None, "cbam", "mean"), (None, "scse", None)],
 )
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto"])
 def test_parts_of_the_unet(name: str, mixer: Any, centre: Any, attention: Any) -> None:
-    config = ModelConfig(
-        encoder=name,
-        mixer=mixer,
-        decoder_channels=NARROW,
-        centre=centre,
-        attention=attention,
-        deep_supervision=True,
-        two_class=True,
+    config = model_config(
+        name, mixer=mixer, centre=centre, attention=attention, deep_supervision=True, two_class=True
     )
     model = build(config, 3, (-1, 0))
     output = model(torch.randn(2, 2, 3, 70, 50), (35, 25))
@@ -68,7 +61,7 @@ def test_parts_of_the_unet(name: str, mixer: Any, centre: Any, attention: Any) -
 def test_upsampling_of_the_unet() -> None:
     images = torch.randn(1, 1, 3, 64, 64)
     nearest, bilinear = (
-        build(ModelConfig(encoder="resnet10t", decoder_channels=NARROW, upsample=kind), 3).eval()
+        build(model_config(upsample=kind), 3).eval()
         for kind in ("nearest", "bilinear")
     )
     bilinear.load_state_dict(nearest.state_dict())

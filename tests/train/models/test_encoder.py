@@ -12,11 +12,10 @@ import timm
 import torch
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import ModelConfig
 from contrail_train.models.encoder import build_encoder
 from contrail_train.models.heads import RARE_LOG_ODDS
 from contrail_train.models.segmenter import build
-from helpers.models import NARROW, without_gradient
+from helpers.models import model_config, without_gradient
 
 ENCODERS = {
     "resnetrs50": [2, 4, 8, 16, 32],
@@ -42,7 +41,7 @@ def test_encoders_of_the_notes_take_a_step(name: str) -> None:
     side = {"swinv2_base_window12to24_192to384": 64, "swinv2_base_window16_256": 128, "convnext_base": 128}.get(
         name, 256
     )
-    model = build(ModelConfig(encoder=name, decoder_channels=NARROW), channels)
+    model = build(model_config(name), channels)
     assert model.encoder.strides == ENCODERS[name]
     stem = next(model.encoder.parameters())
     before = stem.detach().clone()
@@ -69,7 +68,7 @@ def test_encoders_of_the_notes_take_a_step(name: str) -> None:
     ],
 )
 def test_any_pyramid_segments_at_full_resolution(name: str, strides: list[int]) -> None:
-    model = build(ModelConfig(encoder=name, decoder_channels=NARROW, attention="scse"), in_channels=4)
+    model = build(model_config(name, attention="scse"), in_channels=4)
     assert model.encoder.strides == strides
     for size in ((96, 96), (100, 70)):
         logits = model(torch.randn(2, 1, 4, *size))["logits_b1hw"]
@@ -172,7 +171,7 @@ def test_weights_of_a_classifier_by_name(name: str, file: str, tmp_path: Path) -
 
 
 def test_weights_of_a_whole_run_serve_as_an_encoders(tmp_path: Path) -> None:
-    config = ModelConfig(encoder="convnext_atto", decoder_channels=NARROW)
+    config = model_config("convnext_atto")
     model = build(config, in_channels=5)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "run.safetensors")
     again = build(config.model_copy(update={"pretrained": str(tmp_path / "run.safetensors")}), in_channels=5)
@@ -216,7 +215,7 @@ def test_stem_is_adapted_to_other_channels(tmp_path: Path) -> None:
 
 
 def test_convolutions_that_crash_in_channels_last_are_recognised() -> None:
-    from contrail_train.training.fit import has_thin_strided_pointwise
+    from contrail_train.training.setup import has_thin_strided_pointwise
 
-    assert has_thin_strided_pointwise(build(ModelConfig(encoder="repvgg_a0"), 3))
-    assert not has_thin_strided_pointwise(build(ModelConfig(encoder="tf_efficientnet_lite0"), 3))
+    assert has_thin_strided_pointwise(build(model_config("repvgg_a0"), 3))
+    assert not has_thin_strided_pointwise(build(model_config("tf_efficientnet_lite0"), 3))

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from contrail_train.config.schema import ModelConfig
 from contrail_train.models.heads import MaskHead
 from contrail_train.models.segmenter import build
-from helpers.models import NARROW, without_gradient
+from helpers.models import model_config, without_gradient
 
 
 def test_the_difference_of_two_maps_has_the_cross_entropy_of_their_softmax() -> None:
@@ -25,7 +24,7 @@ def test_the_difference_of_two_maps_has_the_cross_entropy_of_their_softmax() -> 
 @pytest.mark.parametrize("head", ["mask", "record", "both"])
 @pytest.mark.parametrize("name", ["resnet10t", "swin_tiny_patch4_window7_224", "hrnet_w18_small"])
 def test_heads(name: str, head: Any) -> None:
-    model = build(ModelConfig(encoder=name, decoder_channels=NARROW, head=head, mixer="conv3d"), 3, (-1, 0))
+    model = build(model_config(name, head=head, mixer="conv3d"), 3, (-1, 0))
     output = model(torch.randn(2, 2, 3, 40, 64))
     shapes = {key: tuple(value.shape) for key, value in output.items()}
     pixels, record = {"logits_b1hw": (2, 1, 40, 64)}, {"record_logit_b1": (2, 1)}
@@ -36,7 +35,7 @@ def test_heads(name: str, head: Any) -> None:
 
 
 def test_the_record_head_sees_the_maximum_and_the_mean() -> None:
-    model = build(ModelConfig(encoder="resnet10t", head="record", record_dropout=0.5), 3).eval()
+    model = build(model_config(head="record"), 3).eval()
     assert abs(model(torch.randn(4, 1, 3, 64, 64))["record_logit_b1"].mean().item()) < 1  # no bias to begin with
     assert model.record_head is not None
     pooled: list[torch.Tensor] = []

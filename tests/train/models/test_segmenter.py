@@ -9,9 +9,8 @@ import torch
 from torch.nn import functional
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import ModelConfig
 from contrail_train.models.segmenter import build
-from helpers.models import DECODERS, NARROW, WIDE
+from helpers.models import DECODERS, WIDE, model_config
 
 
 class Echo(torch.nn.Module):
@@ -22,11 +21,11 @@ class Echo(torch.nn.Module):
     multiple = 32
 
     def forward(self, x: Any, *size: int) -> Any:
-        return x[-1] if size else [x]
+        return x if size else [x]
 
 
 def test_padding_is_cropped_where_it_was_put() -> None:
-    model = build(ModelConfig(encoder="resnet10t", decoder_channels=NARROW), in_channels=1)
+    model = build(model_config(), in_channels=1)
     model.encoder, model.decoder, model.mask_head = Echo(), Echo(), torch.nn.Identity()  # type: ignore[assignment]
     for size in ((100, 70), (64, 33)):
         image = torch.rand(2, 1, 1, *size)
@@ -36,7 +35,7 @@ def test_padding_is_cropped_where_it_was_put() -> None:
 
 
 def test_an_image_larger_than_its_label() -> None:
-    model = build(ModelConfig(encoder="resnet10t", decoder_channels=NARROW), 3).eval()
+    model = build(model_config(), 3).eval()
     x_btchw = torch.randn(1, 1, 3, 128, 128)
     full, small = model(x_btchw)["logits_b1hw"], model(x_btchw, (64, 64))["logits_b1hw"]
     torch.testing.assert_close(small, functional.avg_pool2d(full, 2))  # what bilinear is at a half
@@ -55,7 +54,7 @@ def test_an_image_larger_than_its_label() -> None:
 )
 def test_loss_of_one_batch_falls_below_a_tenth(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    model = build(ModelConfig(**{"encoder": "resnet10t", "decoder_channels": WIDE, **settings}), in_channels=3)
+    model = build(model_config(channels=WIDE, **settings), in_channels=3)
     target = torch.zeros(2, 1, 64, 64)
     target[0, :, :32], target[1, :, :, 16:32] = 1.0, 1.0
     image = target[:, None] + 0.2 * torch.rand(2, 1, 3, 64, 64)
@@ -78,13 +77,13 @@ def test_loss_of_one_batch_falls_below_a_tenth(settings: dict[str, Any]) -> None
     "settings", [*({"decoder": decoder} for decoder in DECODERS), {"centre": "fpa"}, {"centre": "aspp"}], ids=str
 )
 def test_one_sample_a_step_can_be_normalised(settings: dict[str, Any]) -> None:
-    model = build(ModelConfig(encoder="resnet10t", decoder_channels=WIDE, head="both", **settings), 3)
+    model = build(model_config(channels=WIDE, head="both", **settings), 3)
     model(torch.randn(1, 1, 3, 64, 64))
 
 
 def test_group_norm_leaves_no_batch_norm_outside_the_encoder() -> None:
     for settings in ({"centre": "fpa"}, {"decoder": "fastfcn"}, {"decoder": "manet"}, {"decoder": "upernet"}):
-        config = ModelConfig(encoder="resnet10t", decoder_channels=WIDE, norm="group", mixer="conv3d", **settings)
+        config = model_config(channels=WIDE, norm="group", mixer="conv3d", **settings)
         model = build(config, 3, (-1, 0))
         norms = [key for key, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)]
         assert norms
@@ -93,7 +92,7 @@ def test_group_norm_leaves_no_batch_norm_outside_the_encoder() -> None:
 
 def test_one_graph_for_the_compiler() -> None:
     torch.compiler.reset()
-    config = ModelConfig(encoder="coat_lite_tiny", decoder_channels=NARROW, mixer="conv3d", mix_blocks=1, head="both")
+    config = model_config("coat_lite_tiny", mixer="conv3d", blocks=1, head="both")
     model = build(config, 3, (-1, 0, 1)).eval()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     images = torch.randn(2, 3, 3, 50, 70)
@@ -104,13 +103,13 @@ def test_one_graph_for_the_compiler() -> None:
 
 
 def test_what_the_model_does_not_take() -> None:
-    model = build(ModelConfig(encoder="resnet10t", decoder_channels=NARROW), in_channels=3)
-    with pytest.raises(ValueError, match="one frame a sample, not 2"):
+    model = build(model_config(), in_channels=3)
+    with pytest.raises(ValueError, match="one frame per sample, not 2"):
         model(torch.zeros(1, 2, 3, 64, 64))
     with pytest.raises(ValueError, match="too small"):
         model(torch.zeros(1, 1, 3, 31, 64))
-    model = build(ModelConfig(encoder="resnet10t", decoder_channels=NARROW), 3, (-1, 0, 1))
-    with pytest.raises(ValueError, match="3 frames a sample, not 1"):
+    model = build(model_config(), 3, (-1, 0, 1))
+    with pytest.raises(ValueError, match="3 frames per sample, not 1"):
         model(torch.zeros(1, 1, 3, 64, 64))
 
 
@@ -121,22 +120,19 @@ def test_what_the_model_does_not_take() -> None:
         ({"encoder": "vit_tiny_patch16_224"}, "choose a timm model"),
         ({"encoder": "convnext_tiny.in1"}, "convnext_tiny.in12k"),
         ({"encoder": "convnext_tiny.dinov9"}, "convnext_tiny.dinov3_lvd1689m"),
-        ({"encoder": "resnet10t", "decoder_channels": [64, 32, 16, 8]}, "stride 32: give 5"),
-        (
-            {"encoder": "resnet10t", "decoder_channels": [64, 32, 16, 16, 8], "attention": "scse"},
-            "of 16 or more",
-        ),
-        ({"encoder": "resnet10t", "decoder_channels": [64, 32, 16, 16, 8], "decoder": "manet"}, "of 16 or more"),
-        ({"encoder": "resnet10t", "decoder_channels": [48], "decoder": "fpn"}, "multiple of 64"),
-        ({"encoder": "resnet10t", "decoder_channels": [2], "decoder": "fastfcn"}, "of 4 or more"),
-        ({"encoder": "shvit_s1", "decoder_channels": WIDE, "decoder": "upernet"}, "needs a level of stride 4"),
+        ({"channels": [64, 32, 16, 8]}, "stride 32; give 5"),
+        ({"channels": [64, 32, 16, 16, 8], "attention": "scse"}, "of 16 or more"),
+        ({"channels": [64, 32, 16, 16, 8], "decoder": "manet"}, "of 16 or more"),
+        ({"channels": [48], "decoder": "fpn"}, "multiple of 64"),
+        ({"channels": [2], "decoder": "fastfcn"}, "of 4 or more"),
+        ({"encoder": "shvit_s1", "channels": WIDE, "decoder": "upernet"}, "needs a level of stride 4"),
         ({"encoder": "vgg11", "drop_path": 0.1}, "model.drop_path: vgg11"),
         ({"encoder": "vgg11", "stem_stride": 1}, "model.stem_stride=1: vgg11"),
         ({"encoder": "cspdarknet53", "stem_stride": 1}, "cspdarknet53 cannot have a finer stem"),
-        ({"encoder": "resnet10t", "pretrained": "absent.pth"}, "does not exist"),
+        ({"pretrained": "absent.pth"}, "does not exist"),
     ],
 )
 def test_refusals_name_key_and_remedy(settings: dict, message: str) -> None:
     with pytest.raises(ContrailError, match=message) as caught:
-        build(ModelConfig(**settings), in_channels=3)
+        build(model_config(**settings), in_channels=3)
     assert "\n" not in str(caught.value)

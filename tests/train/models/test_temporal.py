@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import ModelConfig
+from contrail_train.config.schema import MixerConfig
 from contrail_train.models.segmenter import build
 from contrail_train.models.temporal import Block3d, Blocks3d, build_mixer
+from helpers.models import model_config
 
-SMALL = {"encoder": "resnet10t", "decoder_channels": [16, 16, 8, 8, 8]}
+SMALL: dict[str, Any] = {"channels": [16, 16, 8, 8, 8]}
 
 
 def scramble(module: nn.Module) -> None:
@@ -50,7 +51,7 @@ def plain(block: Block3d, x_bcthw: Tensor) -> Tensor:
     ("frames", "labelled", "blocks"),
     [(7, 3, 3), (5, 2, 3), (8, 4, 3), (8, 4, 1), (7, 3, 6), (4, 3, 3), (8, 7, 2), (3, 0, 2), (2, 1, 2)],
 )
-def test_the_cone_gives_what_plain_3d_convolutions_give(frames: int, labelled: int, blocks: int, norm: str) -> None:
+def test_the_cone_gives_what_plain_3d_convolutions_give(frames: int, labelled: int, blocks: int, norm: Any) -> None:
     torch.manual_seed(frames * blocks)
     cone = Blocks3d(24, frames, labelled, blocks, norm).eval()
     scramble(cone)
@@ -75,15 +76,15 @@ def test_the_cone_computes_no_frame_in_vain() -> None:
 
 @pytest.mark.parametrize("kind", ["conv3d", "lstm"])
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_a_mixer_begins_as_the_labelled_frame(kind: str, norm: str) -> None:
+def test_a_mixer_begins_as_the_labelled_frame(kind: Any, norm: Any) -> None:
     x_tbchw = torch.randn(5, 2, 12, 4, 6)
-    assert torch.equal(build_mixer(kind, 12, 5, 3, 2, norm)(x_tbchw), x_tbchw[3])
+    assert torch.equal(build_mixer(MixerConfig(kind=kind, blocks=2), 12, 5, 3, norm)(x_tbchw), x_tbchw[3])
 
 
 @pytest.mark.parametrize(("mixer", "norm"), [("conv3d", "batch"), ("conv3d", "group"), ("lstm", "batch")])
 def test_with_the_weights_of_one_frame_a_model_begins_as_the_model_of_one_frame(mixer: Any, norm: Any) -> None:
-    one = build(ModelConfig(**SMALL, norm=norm), 3).eval()
-    several = build(ModelConfig(**SMALL, norm=norm, mixer=mixer), 3, (-3, -2, -1, 0, 1)).eval()
+    one = build(model_config(**SMALL, norm=norm), 3).eval()
+    several = build(model_config(**SMALL, norm=norm, mixer=mixer), 3, (-3, -2, -1, 0, 1)).eval()
     missing = several.load_state_dict(one.state_dict(), strict=False)
     assert not missing.unexpected_keys
     assert all(key.startswith("mixers.") for key in missing.missing_keys)
@@ -110,11 +111,11 @@ def influence(model: nn.Module, frames: int) -> list[bool]:
         ("lstm", range(-4, 4), [1] * 8),
         ("lstm", [-4, 0], [1, 1]),
         ("mean", range(-4, 4), [1] * 8),
-        ("none", range(-4, 4), [0, 0, 0, 0, 1, 0, 0, 0]),
+        (None, range(-4, 4), [0, 0, 0, 0, 1, 0, 0, 0]),
     ],
 )
 def test_the_frames_that_count(mixer: Any, frames: Any, expected: list[int]) -> None:
-    model, encoded = build(ModelConfig(**SMALL, mixer=mixer), 3, frames), []
+    model, encoded = build(model_config(**SMALL, mixer=mixer), 3, frames), []
     model.encoder.register_forward_hook(lambda _, args, __: encoded.append(len(args[0])))
     assert influence(model, len(frames)) == [bool(e) for e in expected]
     assert encoded == [2 * sum(expected)]  # and no others are encoded
@@ -123,7 +124,7 @@ def test_the_frames_that_count(mixer: Any, frames: Any, expected: list[int]) -> 
 def test_order_in_time_matters_to_blocks_and_lstm_and_not_to_the_mean() -> None:
     x_tbchw = torch.randn(3, 2, 16, 4, 4)
     for kind, same in (("conv3d", False), ("lstm", False), ("mean", True)):
-        mixer = build_mixer(kind, 16, 3, 1, 2, "batch").eval()
+        mixer = build_mixer(MixerConfig(kind=kind), 16, 3, 1, "batch").eval()
         scramble(mixer)
         with torch.no_grad():
             assert torch.allclose(mixer(x_tbchw), mixer(x_tbchw.flip(0)), atol=1e-6) == same
@@ -131,7 +132,7 @@ def test_order_in_time_matters_to_blocks_and_lstm_and_not_to_the_mean() -> None:
 
 def test_levels_that_are_not_mixed_show_the_labelled_frame() -> None:
     torch.manual_seed(0)
-    model = build(ModelConfig(**SMALL, mixer="mean", mix_levels=[3, 4]), 3, (-1, 0, 1)).eval()
+    model = build(model_config(**SMALL, mixer="mean", levels=[3, 4]), 3, (-1, 0, 1)).eval()
     assert list(model.mixers) == ["3", "4"]
     given: list[list[Tensor]] = []
     assert model.decoder is not None
@@ -146,7 +147,7 @@ def test_levels_that_are_not_mixed_show_the_labelled_frame() -> None:
 
 
 def test_a_record_head_mixes_the_deepest_level_alone() -> None:
-    model = build(ModelConfig(**SMALL, head="record", mixer="conv3d", mix_blocks=6), 3, (-1, 0, 1))
+    model = build(model_config(**SMALL, head="record", mixer="conv3d", blocks=6), 3, (-1, 0, 1))
     assert list(model.mixers) == ["4"]
     assert len(model.mixers["4"].blocks) == 6  # type: ignore[arg-type]
 
@@ -154,7 +155,7 @@ def test_a_record_head_mixes_the_deepest_level_alone() -> None:
 @pytest.mark.parametrize("frames", [range(-t // 2, -t // 2 + t) for t in range(2, 9)] + [range(-7, 1), [-7, -3, 0]])
 @pytest.mark.parametrize("mixer", ["conv3d", "lstm"])
 def test_any_window_trains_with_a_gradient_everywhere(frames: Any, mixer: Any) -> None:
-    model = build(ModelConfig(**SMALL, mixer=mixer, mix_blocks=2, head="both"), 3, frames)
+    model = build(model_config(**SMALL, mixer=mixer, blocks=2, head="both"), 3, frames)
     output = model(torch.randn(2, len(frames), 3, 32, 32))
     (output["logits_b1hw"].sum() + output["record_logit_b1"].sum()).backward()
     assert [key for key, p in model.named_parameters() if p.grad is None] == []
@@ -162,7 +163,7 @@ def test_any_window_trains_with_a_gradient_everywhere(frames: Any, mixer: Any) -
 
 @pytest.mark.parametrize("mixer", ["conv3d", "lstm", "mean"])
 def test_half_precision(mixer: Any) -> None:
-    model = build(ModelConfig(**SMALL, mixer=mixer), 3, (-1, 0, 1))
+    model = build(model_config(**SMALL, mixer=mixer), 3, (-1, 0, 1))
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(torch.randn(2, 3, 3, 32, 32))["logits_b1hw"]
     logits.float().sum().backward()
@@ -172,14 +173,14 @@ def test_half_precision(mixer: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mix_levels": [5]}, r"model\.mix_levels: resnet10t has levels 0 to 4, not 5"),
-        ({"mix_levels": [0], "head": "record"}, r"model\.mix_levels: .* levels \[4\] alone"),
-        ({"mix_levels": [2], "decoder": "deeplabv3plus"}, r"model\.mix_levels: .* levels \[1, 4\] alone"),
+        ({"levels": [5]}, r"model\.mixer\.levels: resnet10t has levels 0 to 4, not 5"),
+        ({"levels": [0], "head": "record"}, r"model\.mixer\.levels: level 0 has no effect.* only levels \[4\]"),
+        ({"levels": [2], "decoder": "deeplabv3plus"}, r"model\.mixer\.levels: .* only levels \[1, 4\]"),
     ],
 )
 def test_levels_that_are_not_there_or_not_looked_at(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ContrailError, match=message):
-        build(ModelConfig(**SMALL, mixer="conv3d", **settings), 3, (-1, 0, 1))
+        build(model_config(**SMALL, mixer="conv3d", **settings), 3, (-1, 0, 1))
 
 
 def test_what_only_time_tells_is_learnt() -> None:
@@ -195,12 +196,8 @@ def test_what_only_time_tells_is_learnt() -> None:
 
     def loss_after(steps: int, frames: list[int]) -> float:
         torch.manual_seed(0)
-        mixer = "conv3d" if len(frames) > 1 else "none"
-        model = build(
-            ModelConfig(encoder="resnet10t", decoder_channels=[32, 16, 16, 16, 16], mixer=mixer, mix_blocks=1),
-            1,
-            frames,
-        )
+        mixer = "conv3d" if len(frames) > 1 else None
+        model = build(model_config(mixer=mixer, blocks=1), 1, frames)
         optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
         losses = []
         for _ in range(steps):

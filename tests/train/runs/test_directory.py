@@ -44,14 +44,17 @@ def test_a_second_process_in_one_run_directory_is_refused(store: Path, tmp_path:
     out = tmp_path / "r"
     run_steps(store, out, steps=1)
     code = (
-        "import pathlib, sys; from contrail_train.runs.directory import hold;"
-        f"file = hold(pathlib.Path({str(out)!r})); print('held', flush=True); sys.stdin.read()"
+        "import pathlib, sys\n"
+        "from contrail_train.runs.directory import CONFIG, locked_directory\n"
+        f"with locked_directory(pathlib.Path({str(out)!r}), CONFIG, 'run directory'):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ContrailError, match=f"process {other.pid} .* is at work there"):
+        with pytest.raises(ContrailError, match=f"in use by process {other.pid} "):
             run_steps(store, out, steps=2)
     finally:
         other.kill()

@@ -15,10 +15,10 @@ from helpers.kills import run_until_killed
 from helpers.runs import CONVNEXT, TINY, run_steps, set_options
 
 
-def test_killed_it_goes_on_to_the_same_weights(store: Path, finished: Path) -> None:
+def test_killed_it_goes_on_to_the_same_weights(store: Path, finished: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    out = store.parent / "killed"
+    out = tmp_path / "killed"
     options = set_options(*TINY, f"data.train={store}")
     command = ["-m", "contrail_train", "run", "unet2d", "--out", out, *options, "--checkpoint-minutes", 0]
     # Steps 4 to 6 are the second epoch: the last whole checkpoint lies within it.
@@ -42,8 +42,8 @@ def test_killed_it_goes_on_to_the_same_weights(store: Path, finished: Path) -> N
     assert steps == sorted(steps)
 
 
-def test_training_on_pseudo_labels(store: Path, finished: Path) -> None:
-    pseudo = store.parent / "train.pseudo.zarr"
+def test_training_on_pseudo_labels(store: Path, finished: Path, tmp_path: Path) -> None:
+    pseudo = tmp_path / "train.pseudo.zarr"
     from contrail_data.cli.main import main
 
     made = run_command(main, "pseudo-label", store, "--model", finished, "-o", pseudo)
@@ -51,7 +51,7 @@ def test_training_on_pseudo_labels(store: Path, finished: Path) -> None:
     from contrail_train.runs.checkpoint import file_digest
 
     assert open_store(pseudo).attrs["model"] == file_digest(finished / "best.safetensors")
-    out = store.parent / "run-b"
+    out = tmp_path / "run-b"
     done = run_train("run", "unet2d", "--out", out, *set_options(*TINY, "epochs=1", f"data.train=[{store},{pseudo}]"))
     assert done.returncode == 0, done.stderr
     assert "frames to train on" in done.stderr
@@ -81,22 +81,22 @@ def test_out_of_memory_halves_what_goes_through_at_once(store: Path, tmp_path: P
 
     monkeypatch.setattr(Segmenter, "forward", small)
     halved = run_steps(store, tmp_path / "b", *CONVNEXT)
-    assert "2 samples at once from here" in capsys.readouterr().err
+    assert "from now on 2 samples pass through the model at once" in capsys.readouterr().err
     assert halved[0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=1e-3)
 
 
 def test_a_loss_that_is_no_number_stops_with_its_batch_saved(store: Path, tmp_path: Path, monkeypatch) -> None:
     from safetensors import safe_open
 
-    from contrail_train.training import fit as loop
+    from contrail_train.training import step
 
-    true_loss, calls = loop.total_loss, []
+    true_loss, calls = step.total_loss, []
 
-    def sometimes(*args: object) -> object:
+    def sometimes(*args: object, **options: object) -> object:
         calls.append(1)
-        return true_loss(*args) * (float("nan") if len(calls) == 2 else 1)
+        return true_loss(*args, **options) * (float("nan") if len(calls) == 2 else 1)
 
-    monkeypatch.setattr(loop, "total_loss", sometimes)
+    monkeypatch.setattr(step, "total_loss", sometimes)
     with pytest.raises(ContrailError, match=r"loss of step 1 is nan.*nonfinite-step-1\.safetensors"):
         run_steps(store, tmp_path / "run")
     with safe_open(tmp_path / "run/nonfinite-step-1.safetensors", "pt") as file:

@@ -28,7 +28,15 @@ def _seed() -> None:
 
 
 def only(**terms: Any) -> LossConfig:
-    return LossConfig(**{"bce": 0.0, **terms})
+    """A loss of these terms, by weight; `term_parameter` sets the parameter of a term that has one."""
+    settings: dict[str, Any] = {"bce": 0.0}
+    for name, value in terms.items():
+        term, _, parameter = name.partition("_")
+        if term in ("focal", "tversky"):
+            settings.setdefault(term, {})[parameter or "weight"] = value
+        else:
+            settings[name] = value
+    return LossConfig(**settings)
 
 
 def batch(seed: int = 0, b: int = 4, side: int = 12) -> tuple[Tensor, Tensor]:
@@ -192,7 +200,7 @@ def test_weightless_batch_has_no_loss_and_no_gradient(term: str, empty: bool) ->
 def test_finite_at_extreme_logits(term: str, value: float) -> None:
     for logit in (-50.0, 0.0, 50.0):
         logits = torch.full((2, 1, 4, 4), logit, dtype=torch.bfloat16, requires_grad=True)
-        config = only(**{term: 1.0}, focal_gamma=0.5)
+        config = only(**{term: 1.0}, **({"focal_gamma": 0.5} if term == "focal" else {}))
         loss = segmentation_loss(logits, torch.full((2, 1, 4, 4), value), ONES, config)
         loss.backward()
         assert loss.dtype == torch.float32

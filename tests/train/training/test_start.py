@@ -12,12 +12,12 @@ from helpers.cli import run_command, run_train
 from helpers.runs import TINY, set_options
 
 
-def test_a_window_of_frames_from_a_single_frame_run(store: Path, unseen: Path, finished: Path) -> None:
+def test_a_window_of_frames_from_a_single_frame_run(store: Path, unseen: Path, finished: Path, tmp_path: Path) -> None:
     """2D to 2.5D: what matches is taken over, mixers begin as the identity; scored, predicted and pseudo-labelled."""
     from contrail_data.cli.main import main
 
-    out = store.parent / "run-25d"
-    window = ["data.frames=[-1,0,1]", "model.mixer=conv3d", "model.mix_blocks=1", "augment.time_reversal=0.5"]
+    out = tmp_path / "run-25d"
+    window = ["data.frames=[-1,0,1]", "model.mixer.kind=conv3d", "model.mixer.blocks=1", "augment.time_reversal=0.5"]
     options = set_options(*TINY, "epochs=1", *window, f"start={finished}", f"data.train={store}", "data.target=clip2")
     done = run_train("run", "unet2d", "--out", out, *options)
     assert done.returncode == 0, done.stderr
@@ -25,13 +25,13 @@ def test_a_window_of_frames_from_a_single_frame_run(store: Path, unseen: Path, f
     assert "mixers 0 of" in done.stderr
     done = run_train("evaluate", out, unseen)
     assert done.returncode == 0, done.stderr
-    done = run_command(main, "pseudo-label", store, "--model", out, "-o", store.parent / "window.pseudo.zarr")
+    done = run_command(main, "pseudo-label", store, "--model", out, "-o", tmp_path / "window.pseudo.zarr")
     assert done.returncode == 0, done.stderr
-    pseudo = open_store(store.parent / "window.pseudo.zarr")
+    pseudo = open_store(tmp_path / "window.pseudo.zarr")
     assert (pseudo["frame"].values == np.arange(1, 7)).all()
-    done = run_train("predict", out, store, "-o", store.parent / "window.pred.zarr")
+    done = run_train("predict", out, store, "-o", tmp_path / "window.pred.zarr")
     assert done.returncode == 0, done.stderr
-    predicted = open_store(store.parent / "window.pred.zarr")
+    predicted = open_store(tmp_path / "window.pred.zarr")
     at = list(pseudo["frame"].values[0]).index(4)
     human = pseudo["frame_source"].values[:, at] == "human"
     assert human.all()
@@ -44,4 +44,4 @@ def test_starting_from_another_encoder_is_told(store: Path, finished: Path, tmp_
     )
     done = run_train("run", "unet2d", "--dry-run", *options)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"warning: start=.*: its encoder is another one: \d+ of \d+ tensors fit", done.stderr)
+    assert re.search(r"warning: start=.*: its encoder is a different one: \d+ of \d+ tensors fit", done.stderr)

@@ -53,9 +53,9 @@ def test_a_killed_pipeline_goes_on_to_the_same_end(store: Path, pipeline: Path, 
     one, other = (json.loads((path / "calibration.json").read_text()) for path in (out, pipeline))
     assert one == other
     again = run_train("pipeline", "unet2d_v2", "--out", out, *options)
-    assert "finished already" in again.stderr
+    assert "already finished" in again.stderr
     changed = run_train("pipeline", "unet2d_v2", "--out", out, *options, "--set", "weights=fitted")
-    assert "holds a pipeline with weights=equal, not fitted:" in changed.stderr
+    assert "holds a pipeline with weights=equal, not fitted;" in changed.stderr
 
 
 def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path,
     assert sum(calibration["mask_weights"].values()) == pytest.approx(1)
     refused = run_train("pipeline", "unet2d_single", "--out", tmp_path / "q", "--set", f"all.run={unseen}")
     assert refused.returncode == 1
-    assert "no run directory" in refused.stderr
+    assert "not a run directory" in refused.stderr
     mended = run_train("pipeline", "unet2d_single", "--out", tmp_path / "q", "--set", f"all.run={pipeline}/stages/all")
     assert mended.returncode == 0, mended.stderr
     idle = run_train("pipeline", "unet2d_fitted", "--out", tmp_path / "i", *stages, "--set", "epochs=9")
@@ -85,7 +85,7 @@ def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path,
     assert averaged.returncode == 0, averaged.stderr
     assert run_train("evaluate", tmp_path / "soup", unseen).returncode == 0
     again = run_train("soup", pipeline / "stages/all", pipeline / "stages/positive", "--out", tmp_path / "soup")
-    assert "runs with other digests" in again.stderr
+    assert "runs that had other digests" in again.stderr
     mixed = run_train("soup", pipeline / "stages/all", pipeline / "stages/classifier", "--out", tmp_path / "no")
     assert "its model is not that of" in mixed.stderr
     assert "is a pipeline, not a run" in run_train("soup", pipeline, pipeline, "--out", tmp_path / "no").stderr
@@ -105,21 +105,21 @@ def test_a_pipeline_knows_where_its_masks_lie(store: Path, tmp_path: Path) -> No
 
 def test_a_pipeline_that_is_not_finished_takes_other_settings(store: Path, pipeline: Path, tmp_path: Path) -> None:
     command = ("pipeline", "unet2d_no_gate", "--out", tmp_path / "p", *set_options(*SHORT, "tta=flips"))
-    assert "data.train is empty" in run_train(*command).stderr
+    assert "data.train: is empty" in run_train(*command).stderr
     taken = set_options(f"data.train={store}", f"positive.run={pipeline}/stages/positive")
     done = run_train(*command, *taken)
     assert done.returncode == 0, done.stderr
     first = (tmp_path / "p/calibration.json").read_bytes()
     (tmp_path / "p/calibration.json").write_bytes(first[:-9])
-    assert "calibration.json: damaged: remove it" in run_train(*command, *taken).stderr
+    assert "calibration.json: damaged; remove it" in run_train(*command, *taken).stderr
     (tmp_path / "p/calibration.json").unlink()
     assert run_train(*command, *taken).returncode == 0
     assert (tmp_path / "p/calibration.json").read_bytes() == first
     weights = tmp_path / "p/stages/positive/best.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert "is not the file that the run ended with" in run_train(*command, *taken).stderr
-    assert "is not the file that the run ended with" in run_train("evaluate", tmp_path / "p", store).stderr
+    assert "not the file that the run ended with" in run_train(*command, *taken).stderr
+    assert "not the file that the run ended with" in run_train("evaluate", tmp_path / "p", store).stderr
     (tmp_path / "p/calibration.json").unlink()
     assert "holds another run than" in run_train(*command, *taken).stderr
     weights.write_bytes(whole)

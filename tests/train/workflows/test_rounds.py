@@ -11,8 +11,8 @@ from helpers.cli import run_train
 from helpers.runs import SHORT, set_options
 
 
-def test_rounds_label_what_was_not_seen(store: Path) -> None:
-    out = store.parent / "rounds"
+def test_rounds_label_what_was_not_seen(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rounds"
     options = set_options(*SHORT, f"data.train={store}")
     done = run_train("rounds", "unet2d", "--out", out, "--rounds", 2, "--folds", 2, *options)
     assert done.returncode == 0, done.stderr
@@ -37,6 +37,6 @@ def test_rounds_label_what_was_not_seen(store: Path) -> None:
     assert [one["round"] for one in told] == [0, 1, 2]
     assert {one["holdout"]["records"] for one in told} == {len(held)}
     again = run_train("rounds", "unet2d", "--out", out, "--rounds", 2, "--folds", 2, "--how", "pretrain", *options)
-    assert "holds rounds with --how=mixed, not pretrain:" in again.stderr
-    record = run_train("rounds", "unet2d_classifier", "--out", out.with_name("no"), *options)
+    assert "holds rounds with --how=mixed, not pretrain;" in again.stderr
+    record = run_train("rounds", "unet2d_classifier", "--out", tmp_path / "no", *options)
     assert "no masks to label with" in record.stderr

@@ -1,0 +1,78 @@
+"""Every benchmark runs at a tiny size and prints each of its tables with finite figures."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.places import PROJECT
+
+BENCHMARKS = PROJECT / "benchmarks"
+TINY_MODEL = ["--set", "model.encoder=resnet10t", "--set", "model.decoder.channels=[16,16,8,8,8]"]
+TINY = {
+    "build": ["--samples", "2", "--rounds", "1", "--memory", "1", "2"],
+    "loader": ["--samples", "2", "--rounds", "1", "--many", "20", "--workers", "0"],
+    "step": ["--side", "32", "--batch", "2", "--rounds", "1", "--presets", "unet2d", "--no-compile"],
+    "pseudo": ["--records", "1", "--side", "64", "--rounds", "1", *TINY_MODEL],
+    "scene": ["--rounds", "1", "--shrink", "24", "--sectors", "1", "--sector", "96"],
+    "effects": ["--records", "24", "--epochs", "1", "--side", "32", *TINY_MODEL],
+    "pipelines": ["--records", "24", "--epochs", "1", "--side", "32", "--rounds", "1", *TINY_MODEL],
+}
+"""The options of a run that takes seconds."""
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Load a benchmark as a program would be, with its neighbours importable."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return runpy.run_path(str(BENCHMARKS / f"{request.param}.py"))
+
+
+def tables_in(output: str) -> list[str]:
+    """Return the bodies of the tables, below their heading lines."""
+    return re.findall(r"^ ─+ $\n((?:.*\S.*\n)+)", output, re.M)
+
+
+def test_every_benchmark_is_tested() -> None:
+    programs = {path.stem for path in BENCHMARKS.glob("*.py") if "\ndef main(" in path.read_text()}
+    assert programs == set(TINY)
+
+
+@pytest.mark.parametrize("benchmark", TINY, indirect=True)
+def test_an_unknown_table_is_refused_with_the_known_ones(
+    benchmark: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        benchmark["main"]([str(tmp_path), "--only", "nothing"])
+    assert refused.value.code == 2
+    message = capsys.readouterr().err
+    assert "invalid choice: 'nothing'" in message
+    assert all(f"'{table}'" in message for table in benchmark["TABLES"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", TINY, indirect=True)
+def test_every_table_has_finite_figures(
+    benchmark: dict[str, Any], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = Path(benchmark["__file__"]).stem
+    folder = [str(tmp_path)] if name in ("effects", "pipelines") else []
+    run = ["--run", str(finished)] if name == "scene" else []
+    benchmark["main"]([*folder, *TINY[name], *run])
+    tables = tables_in(capsys.readouterr().out)
+    assert len(tables) == (7 if name == "loader" else len(benchmark["TABLES"]))  # one per pattern when it reads cold
+    for table in tables:
+        assert re.search(r"\d", table)
+        assert not re.search(r"\b(nan|inf)\b", table), table
+
+
+@pytest.mark.parametrize("benchmark", ["build"], indirect=True)
+def test_only_prints_one_table(benchmark: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark["main"]([*TINY["build"], "--only", "composite"])
+    output = capsys.readouterr().out
+    assert len(tables_in(output)) == 1
+    assert output.startswith("composite")

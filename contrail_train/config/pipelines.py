@@ -1,123 +1,159 @@
-"""MISSING DOCSTRING."""
+"""Pipelines, in which several runs decide and draw together: the schema, and those named in pipelines.yaml."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
-from contrail_train.config.presets import get_config
+from contrail_train.config.presets import PRESETS, get_config, read_data
 from contrail_train.config.schema import RunConfig, Strict
-from contrail_train.config.settings import takes, with_settings
+from contrail_train.config.settings import listed, parse_assignment, read_tree, validated, with_values
 
 
 class Stage(Strict):
-    """A run: a preset to train, with settings of its own, or one that is finished."""
+    """One run of a pipeline: a preset to train, or a finished run."""
 
     preset: str | None = None
-    """A preset or a .yaml file of settings."""
+    """A preset, or a .yaml file of settings."""
     run: str | None = None
-    """A finished run directory, which is copied."""
+    """Directory of a finished run, which is copied."""
     settings: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the preset, by dotted key."""
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Stage:
+    def _check_origin(self) -> Stage:
         if (self.preset is None) == (self.run is None):
-            raise ValueError("a stage needs either preset or run: give one")
+            raise ValueError("a stage needs either preset or run; give one of them")
         if self.run is not None and self.settings:
-            raise ValueError(f"run={self.run} is finished and takes no settings: leave them away, or name a preset")
+            raise ValueError(f"run={self.run} is finished, so its settings cannot change; remove them or name a preset")
         return self
 
 
 class PipelineConfig(Strict):
+    """All settings of a pipeline."""
+
     preset: str = "unet2d_v2"
-    """The preset this came from, for the record."""
+    """Name of the pipeline that these settings started from."""
     stages: dict[str, Stage] = Field(min_length=1)
-    """By name."""
+    """The runs by name."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Of all stages that are trained, by dotted key; a stage's own come after."""
+    """Settings of all stages that are trained, by dotted key. A stage's own settings take precedence."""
     gate: list[str] = Field(default_factory=list)
-    """Stages that tell whether a record has any contrail: a classifier by its probability, a segmenter by the mean of
-    its `top_k` highest pixels. None: every record's mask counts."""
+    """Stages that decide whether a record has any contrail: a classifier by its probability, a segmenter by the mean of
+    its `top_k` highest pixels. Empty: the mask of every record counts."""
     mask: list[str] = Field(min_length=1)
     """Segmenters whose probabilities are averaged."""
     weights: Literal["equal", "fitted"] = "equal"
-    """Of the stages in gate and mask: all the same, or fitted in quarters with the thresholds."""
+    """Weights of the stages in gate and mask: equal, or fitted in quarters together with the thresholds."""
     gate_when: Literal["proven", "best"] = "proven"
-    """Whether a gate is kept only where its gain holds in resamplings, or always the one that is best."""
+    """Whether a gate is used only if its gain holds under resampling, or whenever it scores best."""
     top_k: int = Field(100, ge=1)
-    tta: Symmetries = "none"
-    """Over which flips and turns of an image predictions are averaged."""
+    """Number of pixels that a segmenter's score of a record averages."""
+    tta: Symmetries = Symmetries.NONE
+    """Flips and turns of an image over which predictions are averaged."""
     calibrate_on: list[str] = Field(default_factory=list)
-    """Stores whose records, as far as no stage was trained on them, weights and thresholds are fitted on. None: those
-    that the stages hold out."""
+    """Stores on whose records weights and thresholds are fitted, except records that a stage was trained on. Empty: the
+    records that the stages hold out."""
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> PipelineConfig:
-        for name in (*self.gate, *self.mask):
-            if name not in self.stages:
-                raise ValueError(f"{name!r} is no stage: the stages are {', '.join(self.stages)}")
-        if idle := [name for name in self.stages if name not in (*self.gate, *self.mask)]:
-            raise ValueError(f"stage {idle[0]!r} is neither in gate nor in mask: name it there, or leave it out")
+    def _check_stages(self) -> PipelineConfig:
+        used = (*self.gate, *self.mask)
+        if unknown := [name for name in used if name not in self.stages]:
+            raise ValueError(f"{unknown[0]!r} is not a stage; the stages are {', '.join(self.stages)}")
+        if idle := [name for name in self.stages if name not in used]:
+            raise ValueError(f"stage {idle[0]!r} is neither in gate nor in mask; add it to one of them or remove it")
         if self.settings and all(stage.run is not None for stage in self.stages.values()):
             raise ValueError(
-                f"settings: {', '.join(self.settings)}: of stages that are trained, and all are finished runs"
+                f"settings: {', '.join(self.settings)} have no effect, as all stages are finished runs; remove them"
             )
         if any("/" in name or name.startswith(".") for name in self.stages):
-            raise ValueError("a stage's name becomes a folder: leave / and a leading . out of it")
+            raise ValueError("stages: a name becomes a folder; remove / and the leading . from it")
         return self
 
 
-def parse_pipeline(tree: Any, where: str) -> PipelineConfig:
-    """A checked pipeline from plain data. Raises ContrailError naming the first key that does not fit."""
-    try:
-        return PipelineConfig.model_validate(tree)
-    except ValidationError as error:
-        errors = error.errors()
-        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = Stage.model_fields if key.startswith("stages.") else PipelineConfig.model_fields
-            close = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise ContrailError(f"{where}: there is no setting {key!r}: {hint}") from None
-        if first["type"] == "value_error":
-            raise ContrailError(f"{where}: {f'{key}: ' if key else ''}{first['ctx']['error']}") from None
-        if first["type"] == "missing":
-            raise ContrailError(
-                f"{where}: lacks {key}: give it, or name a preset of `contrail-train presets pipelines`"
-            ) from None
-        given, field = str(first["input"])[:60], PipelineConfig.model_fields.get(str(first["loc"][0])) if key else None
-        if field is None or first["loc"][0] in ("stages", "settings"):
-            raise ContrailError(
-                f"{where}: {key or 'the file'}: {given!r}: {first['msg'].lower()}: correct it"
-            ) from None
-        raise ContrailError(f"{where}: {key} cannot be {given!r}: give {takes(field)}") from None
+@dataclass(frozen=True)
+class PipelinePreset:
+    """A named pipeline."""
+
+    name: str
+    about: str
+    stages: dict[str, str]
+    """Preset by stage."""
+    settings: Mapping[str, Any]
+    """Settings of the pipeline by key."""
+
+
+def _read_pipelines() -> dict[str, PipelinePreset]:
+    pipelines = {}
+    for family in sorted(name.removesuffix("_classifier") for name in PRESETS if name.endswith("_classifier")):
+        for kind, entry in read_data("pipelines.yaml").items():
+            name, settings = f"{family}_{kind}", dict(entry)
+            stages = {}
+            for stage in dict.fromkeys([*settings.get("gate", []), *settings["mask"]]):
+                soft = f"{family}_{stage}_soft"
+                stages[stage] = soft if soft in PRESETS else f"{family}_{stage}"
+            pipelines[name] = PipelinePreset(name, settings.pop("about"), stages, settings)
+    return pipelines
+
+
+PIPELINES: dict[str, PipelinePreset] = _read_pipelines()
+
+
+def get_pipeline(preset_or_file: str) -> PipelineConfig:
+    """Find a pipeline by name, or read one from a YAML file.
+
+    Args:
+        preset_or_file: Name of a pipeline, or path of a .yaml file: a complete pipeline, or what differs from the one
+            that its key `preset` names (the stages all or none).
+
+    Returns:
+        The complete settings.
+
+    Raises:
+        ContrailError: If it is neither, or the file's settings are not valid.
+    """
+    if (preset := PIPELINES.get(preset_or_file)) is not None:
+        stages = {name: {"preset": run} for name, run in preset.stages.items()}
+        return validated(PipelineConfig, {"preset": preset.name, "stages": stages, **preset.settings}, preset.name)
+    if Path(preset_or_file).suffix in {".yaml", ".yml"}:
+        tree = read_tree(Path(preset_or_file))
+        if isinstance(tree, dict) and tree.get("preset") in PIPELINES:
+            tree = get_pipeline(tree["preset"]).model_dump(mode="json") | tree
+        return validated(PipelineConfig, tree, preset_or_file)
+    close = difflib.get_close_matches(preset_or_file, PIPELINES, 1)
+    hint = (
+        f"did you mean {close[0]}?" if close else "`contrail-train presets pipelines` lists them; or name a .yaml file"
+    )
+    raise ContrailError(f"{preset_or_file}: no such pipeline; {hint}")
 
 
 def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> PipelineConfig:
-    """A copy with single keys changed, each `key=value`, the value as YAML: a key of the pipeline, `STAGE.run`,
-    `STAGE.preset`, `STAGE.` and a key of a run, or a key of a run for all stages. Raises ContrailError.
+    """Change single settings of a pipeline.
+
+    Args:
+        config: The settings to start from, which stay as they are.
+        settings: Assignments `key=value`, the value as YAML. A key is one of the pipeline; `STAGE.run` or
+            `STAGE.preset`; `STAGE.` and a key of its run; or a key of a run, which then holds for all stages.
+
+    Returns:
+        The changed settings.
+
+    Raises:
+        ContrailError: If an assignment or the combination of settings is not valid.
     """
     tree = config.model_dump(mode="json")
-    own = set(PipelineConfig.model_fields) - {"stages", "settings", "preset"}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ContrailError(f"--set {setting!r}: write key=value, for example --set epochs=3")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ContrailError(f"--set {key}: {text!r} is no YAML value: quote it") from None
+    fields = {key: f for key, f in PipelineConfig.model_fields.items() if key not in ("stages", "settings", "preset")}
+    for key, value in map(parse_assignment, settings):
         first, _, rest = key.partition(".")
-        if key in own:
-            one_of_many = key in ("gate", "mask", "calibrate_on") and isinstance(value, str)
-            tree[key] = [value] if one_of_many else value
+        if key in fields:
+            tree[key] = listed(fields[key], value)
         elif first in tree["stages"] and rest in ("run", "preset"):
             tree["stages"][first] = {rest: value}
         elif first in tree["stages"] and rest:
@@ -125,27 +161,29 @@ def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> P
         elif rest and first not in RunConfig.model_fields:
             close = difflib.get_close_matches(first, tree["stages"], 1)
             hint = f"did you mean {close[0]}.{rest}?" if close else f"the stages are {', '.join(tree['stages'])}"
-            raise ContrailError(f"--set {key}: {first!r} is neither a stage nor a group of settings: {hint}")
+            raise ContrailError(f"--set {key}: {first!r} is neither a stage nor a group of settings; {hint}")
         else:
             tree["settings"][key] = value
-    made = parse_pipeline(tree, f"{config.preset} with --set {' --set '.join(settings)}" if settings else config.preset)
-    for name, stage in made.stages.items():
+    changed = validated(PipelineConfig, tree, " --set ".join([config.preset, *settings]))
+    for name, stage in changed.stages.items():
         if stage.preset is not None:
-            stage_config(made, name)  # told now, not after hours
-    return made
+            stage_config(changed, name)  # refuses a stage's wrong settings now, not after hours
+    return changed
 
 
 def stage_config(config: PipelineConfig, name: str) -> RunConfig:
-    """The run that a stage trains."""
+    """Assemble the settings of a stage that is to be trained.
+
+    Args:
+        config: The pipeline.
+        name: Name of a stage with a preset.
+
+    Returns:
+        The settings of its run.
+
+    Raises:
+        ContrailError: If they are not valid.
+    """
     stage = config.stages[name]
     assert stage.preset is not None
-    given = config.settings | stage.settings
-    pairs = [f"{key}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}" for key, value in given.items()]
-    try:
-        return with_settings(get_config(stage.preset), pairs)
-    except ContrailError as error:
-        raise ContrailError(f"stage {name}: {error}") from None
-
-
-def pipeline_yaml(config: PipelineConfig) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return with_values(get_config(stage.preset), (config.settings | stage.settings).items(), f"stage {name}")

@@ -1,277 +1,493 @@
-"""One strict schema of a run: every setting, its type, its default, and nothing else.
+"""The strict schema of a run: every setting with its type, default, limits and description, and nothing else.
 
-A preset (`presets.py`) returns a complete `RunConfig`; `--set key=value` changes single keys of it;
-the whole of it is written into the run directory before the first step.
+A feature with parameters is a group of settings. Where a group may be null, null switches the feature off and its
+parameters with it. A setting that has no effect in combination with the others is refused, never ignored. The module
+is long so that all settings can be read in one place.
+
+The string below each field is its description: `contrail-train presets show` and the reference documentation print it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+FORMAT = 2
+"""Version of the layout of the settings. Format 1 had no key `format`."""
+LARGEST_LABEL_SHIFT = 8  # pixels
+MASK_TERMS = ("bce", "dice", "symmetric_dice", "lovasz", "focal", "tversky")
+
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Rate = Annotated[float, Field(gt=0.0)]
+
+
+class Head(StrEnum):
+    """What a model predicts."""
+
+    MASK = "mask"
+    RECORD = "record"
+    BOTH = "both"
+
+
+def plain(value: Any) -> str:
+    """Format a value of a setting the way that `--set` reads it.
+
+    Args:
+        value: A value of a setting, or a group.
+
+    Returns:
+        One line of YAML in flow style.
+    """
+    value = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return json.dumps(value, separators=(",", ":"), default=str).replace('"', "").replace(":", ": ")
 
 
 class Strict(BaseModel):
+    """A group of settings that refuses unknown keys."""
+
     model_config = ConfigDict(
         extra="forbid", validate_assignment=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    def refuse_idle(self, *keys: str, unless: bool, needs: str) -> None:
+        """Refuse settings of this group that differ from their default although they have no effect.
+
+        Args:
+            *keys: Dotted keys of the settings.
+            unless: Whether the settings have an effect.
+            needs: What they need to have one.
+
+        Raises:
+            ValueError: If one of them differs from its default.
+        """
+        for key in () if unless else keys:
+            name = key.rpartition(".")[2]
+            value, default = getattr(self, name), type(self).model_fields[name].get_default(call_default_factory=True)
+            if value != default:
+                raise ValueError(
+                    f"{key}={plain(value)} has no effect: it needs {needs}; set that, or {key}={plain(default)}"
+                )
+
 
 class PseudoConfig(Strict):
-    """How pseudo-labelled frames count beside human-labelled ones."""
+    """How pseudo-labelled frames are used next to human-labelled ones."""
 
     weight: float = Field(0.5, gt=0.0)
-    """Weight of a pseudo-labelled frame in the loss; a human-labelled one weighs 1."""
+    """Weight of a pseudo-labelled frame in the loss. A human-labelled frame has weight 1."""
     target: Literal["soft", "quantised", "hard"] = "soft"
-    """The probability itself; the probability rounded to `step`; or the stored gated mask."""
+    """What the model learns from: soft, the stored probability; quantised, the probability rounded to multiples of
+    `step`; hard, the stored mask."""
     step: float = Field(0.25, gt=0.0, le=0.5)
+    """Step of the rounding of `target: quantised`."""
     min_confidence: Probability = 0.0
-    """Leave out frames whose `frame_confidence` is lower: mean probability of the mask's pixels, 1 - score of an empty
-    mask."""
+    """Omit frames whose `frame_confidence` is lower. It is the mean probability within the mask or, for an empty mask,
+    1 minus the frame's score."""
     min_agreement: Probability = 0.0
-    """Leave out frames on which the models that labelled them agree less (`frame_agreement`)."""
+    """Omit frames whose `frame_agreement`, the agreement of the models that labelled them, is lower."""
     of: Literal["frame", "record"] = "frame"
-    """Whether the two are those of the frame, or the means over the record's frames."""
+    """Whether both limits apply to the values of each frame, or to their means over the frames of the record."""
+
+    @model_validator(mode="after")
+    def _refuse_idle_settings(self) -> PseudoConfig:
+        self.refuse_idle("data.pseudo.step", unless=self.target == "quantised", needs="data.pseudo.target=quantised")
+        return self
+
+
+class BalanceConfig(Strict):
+    """Draw some records more often, others less often or not at all. The length of an epoch stays the same."""
+
+    by: list[Literal["positive", "place", "hour", "month"]] = Field(default_factory=list)
+    """Classes that become equally frequent: records with and without contrails; cells of 10 degrees; 3-hour intervals
+    of local solar time; months. Empty: every record once per epoch."""
+    power: float = Field(1.0, gt=0.0, le=1.0)
+    """1 makes the classes equally frequent; the closer to 0, the closer they stay to their frequency in the data."""
+
+    @model_validator(mode="after")
+    def _refuse_idle_settings(self) -> BalanceConfig:
+        self.refuse_idle("data.balance.power", unless=bool(self.by), needs="data.balance.by")
+        return self
 
 
 class DataConfig(Strict):
+    """The stores to train on, which part of them is held out, and how they are read."""
+
     train: list[str] = Field(default_factory=list)
-    """Stores to train on: paths, URLs or catalog names; pseudo-label stores join theirs by record id."""
+    """Stores to train on: paths, URLs or catalog names. Stores of pseudo-labels are joined with their samples by record
+    id."""
     composite: str | None = None
-    """Name of the composite that the stores must have; null: any."""
+    """Name of the composite that the stores must have. null: any."""
     frames: list[Annotated[int, Field(ge=-7, le=7)]] = Field(default_factory=lambda: [0], min_length=1, max_length=8)
-    """Frames the model sees, as ascending offsets from the labelled one: [0] is 2D, [-1, 0, 1] one before and after."""
+    """Offsets of the input frames relative to the labelled frame, in ascending order: [0] is a 2D model, [-1, 0, 1]
+    adds the frame before and the frame after."""
     normalise: Literal["statistics", "image"] = "statistics"
-    """Per channel by the stores' train statistics; or by each sample's own mean and deviation over its frames."""
+    """How channels are normalised: by the train statistics in the stores, or by the mean and standard deviation of each
+    sample over its own frames."""
     target: Literal["majority", "mean", "clip2"] = "majority"
-    """Of human labels: the majority mask; the annotators' mean; or twice the mean, at most 1. A record without
-    annotators has its mask either way."""
+    """What the model learns from human labels: the majority mask; the mean of the annotators' masks; or twice that
+    mean, at most 1. Records without annotators' masks use their mask in each case."""
     records: Literal["all", "positive"] = "all"
-    """Train on all frames, or on those with a contrail alone."""
+    """Train on all labelled frames, or only on those with a contrail."""
     holdout: float = Field(0.15, ge=0.0, lt=1.0)
-    """Fraction of the human-labelled records, whole (site, day) groups, that is never trained on: the checkpoint is
-    chosen and the threshold fitted there. 0: train on all; nothing is chosen, the threshold is 0.5."""
+    """Fraction of the human-labelled records that is held out, in whole groups (site and day). The best epoch is chosen
+    and the threshold is fitted on them. 0: train on all records; the last epoch is used, with threshold 0.5."""
     fold: int = Field(0, ge=0)
-    """Which such part is held out: with holdout 0.2, folds 0 to 4 share the records out among themselves."""
+    """Which part is held out: with `holdout: 0.2`, folds 0 to 4 are disjoint and cover all records. With `folds`, a
+    fold of that file."""
     folds: str | None = None
-    """A file that `contrail-data splits` wrote: `fold` of it is held out, in place of the fraction `holdout`."""
+    """A file written by `contrail-data splits`: fold number `fold` of it is held out instead of a fraction."""
     leave_out: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
-    """Folds of that file that are neither trained on nor held out."""
+    """Folds of the file `folds` that are neither trained on nor held out."""
     validation: list[str] = Field(default_factory=list)
-    """Labelled stores that are held out, in place of a part of data.train."""
+    """Labelled stores that are held out instead of a part of `train`."""
     leaks: Literal["refuse", "drop", "allow"] = "refuse"
-    """What to do with records to train on that share id, raw data, or footprint and time with one that is held out:
-    stop; leave them out; or use them all the same. Pseudo-labels of a model that was trained on a held-out record all
-    may carry what it learnt there: they are refused unless all is allowed."""
-    balance: list[Literal["positive", "place", "hour", "month"]] = Field(default_factory=list)
-    """Draw records so that these are equally frequent: with and without contrail, cells of 10 degrees, 3 hours of solar
-    time, months. An epoch is as long as ever; records come several times or not at all."""
-    balance_power: float = Field(1.0, gt=0.0, le=1.0)
-    """1: equally frequent; less: nearer to as they are."""
+    """What to do with training records that share their id, raw data, or footprint and time with a held-out record:
+    refuse to train, drop these records, or train on them anyway. Pseudo-labels made by a model that was trained on a
+    held-out record are refused unless leaks are allowed."""
+    balance: BalanceConfig = BalanceConfig()
     pseudo: PseudoConfig = PseudoConfig()
     threads: int = Field(2, ge=1)
     """Threads that read and decode chunks."""
     prefetch: int = Field(3, ge=1)
-    """Batches kept ready ahead of the step."""
+    """Number of batches that are kept ready ahead of the training step."""
     keep: bool = False
     """Keep a local copy of each file that is read from a remote store, where `contrail-data pull` would put it."""
     check: bool = False
-    """Hold every frame to its checksum as it is read: a damaged store stops the run."""
+    """Verify the checksum of every frame that is read. A damaged store stops the run."""
 
     @model_validator(mode="after")
-    def _one_labelled_frame(self) -> DataConfig:
+    def _check_frames_and_holdout(self) -> DataConfig:
         if self.frames != sorted(set(self.frames)) or 0 not in self.frames:
-            raise ValueError(f"data.frames={self.frames}: give ascending offsets from the labelled frame, 0 among them")
-        if self.fold and self.folds is None and (self.fold + 1) * self.holdout > 1 + 1e-9:
             raise ValueError(
-                f"data.fold={self.fold}: with data.holdout={self.holdout} the folds end before it: lower it"
+                f"data.frames={self.frames}: the offsets must ascend and include 0, the labelled frame; correct them"
             )
         if self.folds is not None and self.validation:
-            raise ValueError("data.folds and data.validation both say what is held out: set one of them")
+            raise ValueError("data.folds: data.validation is set too, and both choose the hold-out; set one of them")
         if self.fold in self.leave_out:
-            raise ValueError(f"data.leave_out names fold {self.fold}, which data.fold holds out: correct one")
+            raise ValueError(f"data.leave_out: fold {self.fold} is held out (data.fold); remove it from one of them")
+        whole_stores = bool(self.validation)
+        self.refuse_idle(
+            "data.holdout", unless=self.folds is None and not whole_stores, needs="no data.folds or data.validation"
+        )
+        self.refuse_idle("data.leave_out", unless=self.folds is not None, needs="data.folds")
+        by_fold = not whole_stores and (self.folds is not None or self.holdout > 0)
+        self.refuse_idle(
+            "data.fold", unless=by_fold, needs="data.folds, or data.holdout above 0 without data.validation"
+        )
+        if self.fold and self.folds is None and (self.fold + 1) * self.holdout > 1 + 1e-9:
+            raise ValueError(
+                f"data.fold={self.fold}: data.holdout={self.holdout} has only {int(1 / self.holdout + 1e-9)} folds, "
+                "counted from 0; lower one of them"
+            )
         return self
+
+
+class Augmentation(Strict):
+    """A random change of samples with parameters."""
+
+    probability: float = Field(0.5, gt=0.0, le=1.0)
+    """Probability per sample."""
+
+
+class AffineConfig(Augmentation):
+    """A random shift, zoom and rotation, drawn together."""
+
+    shift: float = Field(0.1, ge=0.0, le=0.5)
+    """Largest shift along each axis, as a fraction of the side of the image."""
+    scale: float = Field(0.3, ge=0.0, lt=1.0)
+    """The zoom factor is drawn between 1 - scale and 1 + scale."""
+    rotate: float = Field(15.0, ge=0.0, le=180.0)
+    """Largest rotation, in degrees."""
+
+
+class TurnConfig(Augmentation):
+    """A random rotation that is drawn independently of `affine`."""
+
+    degrees: float = Field(45.0, gt=0.0, le=180.0)
+    """Largest rotation, in degrees."""
+
+
+class MultiScaleConfig(Augmentation):
+    """A random zoom, uniform in its logarithm, drawn independently of `affine`."""
+
+    factor: float = Field(2.0, gt=1.0, le=4.0)
+    """The zoom is drawn between 1 / factor and factor."""
+
+
+class GridDistortionConfig(Augmentation):
+    """Stretch and compress the rows and columns of a coarse grid."""
+
+    cells: int = Field(5, ge=2, le=32)
+    """Cells of the grid along each side."""
+    stretch: float = Field(0.3, gt=0.0, lt=1.0)
+    """Largest change of the width of a cell, as a fraction of it."""
+
+
+class CutOutConfig(Augmentation):
+    """Set a random square of all frames to the mean of each channel. The label stays as it is."""
+
+    side: int = Field(16, ge=1)
+    """Side of the square, in pixels of the label."""
+
+
+class BrightnessContrastConfig(Augmentation):
+    """Scale and shift the values of each channel, equally in all frames."""
+
+    brightness: float = Field(0.2, ge=0.0)
+    """Largest value added or subtracted, in standard deviations."""
+    contrast: float = Field(0.2, ge=0.0, lt=1.0)
+    """The factor is drawn between 1 - contrast and 1 + contrast."""
+
+
+class BlurConfig(Augmentation):
+    """Blur with a Gaussian of random width."""
+
+    sigma: float = Field(1.0, gt=0.0, le=4.0)
+    """Largest standard deviation of the Gaussian, in pixels of the label."""
+
+
+class NoiseConfig(Augmentation):
+    """Add Gaussian noise of random strength."""
+
+    std: float = Field(0.1, gt=0.0)
+    """Largest standard deviation of the noise, in standard deviations of the channel."""
+
+
+class MixupConfig(Augmentation):
+    """Blend each sample with another one of the batch."""
+
+    alpha: float = Field(0.4, gt=0.0)
+    """The share of the other sample is drawn from the distribution Beta(alpha, alpha)."""
+    labels: Literal["linear", "or"] = "linear"
+    """linear: labels are blended as the images are; or: a pixel is a contrail if it is one in either sample."""
 
 
 class AugmentConfig(Strict):
-    """Probabilities are per sample. What moves pixels composes into one resampling, the label shift included."""
+    """Random changes of training samples, with probabilities per sample.
+
+    Everything that moves pixels, the label shift included, is combined into one resampling.
+    """
 
     flip: Probability = 0.5
-    """Probability of each of the horizontal and the vertical flip."""
+    """Probability of a horizontal flip and, independently, of a vertical flip."""
     rot90: Probability = 0.5
-    affine: Probability = 0.5
-    """Probability of one joint draw of shift, scale and rotation within the limits below."""
-    shift: float = Field(0.1, ge=0.0, le=0.5)
-    """Largest shift, as a fraction of the image side."""
-    scale: float = Field(0.3, ge=0.0, lt=1.0)
-    """Scale factor is drawn from [1 - scale, 1 + scale]."""
-    rotate: float = Field(15.0, ge=0.0, le=180.0)
-    """Largest rotation, degrees."""
-    turn: Probability = 0.0
-    """Probability of a rotation of its own, whether or not `affine` was drawn."""
-    turn_degrees: float = Field(45.0, ge=0.0, le=180.0)
-    multi_scale: Probability = 0.0
-    """Probability of a zoom between 1 / multi_scale_factor and multi_scale_factor, uniform in its logarithm."""
-    multi_scale_factor: float = Field(2.0, ge=1.0, le=4.0)
-    grid_distortion: Probability = 0.0
-    """Probability of stretching the cells of a grid, `grid_cells` a side, by up to `grid_stretch` of their width."""
-    grid_cells: int = Field(5, ge=2, le=32)
-    grid_stretch: float = Field(0.3, ge=0.0, lt=1.0)
+    """Probability of a rotation by 90, 180 or 270 degrees (only 180 if the image is not square)."""
+    affine: AffineConfig | None = AffineConfig()
+    turn: TurnConfig | None = None
+    multi_scale: MultiScaleConfig | None = None
+    grid_distortion: GridDistortionConfig | None = None
     label_shift: tuple[float, float] | None = None
-    """(dy, dx): labels lie this many pixels down and right of the image, at most 8. null: as the store says."""
-    cut_out: Probability = 0.0
-    """Probability of a square of `cut_out_side` pixels set to the channels' mean; the label stays."""
-    cut_out_side: int = Field(16, ge=1)
-    brightness_contrast: Probability = 0.0
-    """Probability of adding up to ±brightness and scaling by 1 ± contrast, in standard deviations, all frames alike."""
-    brightness: float = Field(0.2, ge=0.0)
-    contrast: float = Field(0.2, ge=0.0, lt=1.0)
-    blur: Probability = 0.0
-    """Probability of a Gaussian blur of up to `blur_sigma` pixels."""
-    blur_sigma: float = Field(1.0, gt=0.0, le=4.0)
-    noise: Probability = 0.0
-    """Probability of Gaussian noise of up to `noise_std` standard deviations."""
-    noise_std: float = Field(0.1, gt=0.0)
+    """(down, right): how far labels lie from the image features that they mark, in pixels, at most 8 each way. null: as
+    recorded in the store."""
+    cut_out: CutOutConfig | None = None
+    brightness_contrast: BrightnessContrastConfig | None = None
+    blur: BlurConfig | None = None
+    noise: NoiseConfig | None = None
     time_reversal: Probability = 0.0
-    """Probability of showing the frames last to first; needs frames symmetric about the labelled one."""
-    mixup: Probability = 0.0
-    """Probability of blending with another sample of the batch; the share is drawn from Beta(alpha, alpha)."""
-    mixup_alpha: float = Field(0.4, gt=0.0)
-    mixup_labels: Literal["linear", "or"] = "linear"
-    """Labels blend as the images do, or a pixel is contrail where it is in either."""
+    """Probability of reversing the order of the frames. Needs frames that are symmetric about the labelled frame."""
+    mixup: MixupConfig | None = None
     cutmix: Probability = 0.0
-    """Probability of pasting a rectangle of another sample of the batch, its label included; the area's share is
-    drawn from Beta(1, 1)."""
+    """Probability of pasting a rectangle of another sample of the batch together with its label. The rectangle's share
+    of the area is uniform."""
 
     @field_validator("label_shift")
     @classmethod
-    def _within_reach(cls, shift: tuple[float, float] | None) -> tuple[float, float] | None:
-        if shift is not None and not all(abs(d) <= 8 for d in shift):
-            raise ValueError("augment.label_shift: give (down, right) in pixels, at most 8 each way")
+    def _limit_label_shift(cls, shift: tuple[float, float] | None) -> tuple[float, float] | None:
+        if shift is not None and max(map(abs, shift)) > LARGEST_LABEL_SHIFT:
+            raise ValueError(
+                f"augment.label_shift={list(shift)}: at most {LARGEST_LABEL_SHIFT} pixels each way are possible; "
+                "give [down, right]"
+            )
         return shift
 
 
-class ModelConfig(Strict):
-    encoder: str = "tf_efficientnet_lite0"
-    """Any timm model that offers `features_only`."""
-    pretrained: bool | str = False
-    """true: timm's weights from the hub; a path: weights from that file (.pth, .safetensors)."""
-    drop_path: float = Field(0.0, ge=0.0, lt=1.0)
-    stem_stride: Literal[1] | None = None
-    """1: the encoder's first strided convolution does not stride, so every level has twice the resolution."""
-    image_size: int | None = Field(None, ge=32)
-    """Side in pixels that images are resampled to; logits return to the label's size. null: as stored."""
-    freeze: list[Literal["encoder", "batch_norm"]] = Field(default_factory=list)
-    """Not trained: the encoder's weights and statistics; the statistics and scales of every batch norm."""
-    mixer: Literal["conv3d", "lstm", "mean", "none"] = "none"
-    """How the frames of a level become one: residual 3-D blocks, an LSTM, their mean, or the labelled one alone."""
-    mix_levels: list[Annotated[int, Field(ge=0)]] | None = None
-    """Levels of the pyramid that are mixed, 0 the shallowest; elsewhere the labelled frame alone goes on. null: all."""
-    mix_blocks: int = Field(3, ge=1)
-    """3-D blocks, or LSTM layers, in a row."""
-    decoder: Literal["unet", "fastfcn", "unetplusplus", "manet", "fpn", "deeplabv3plus", "upernet", "segformer"] = (
-        "unet"
-    )
-    decoder_channels: list[Annotated[int, Field(ge=1)]] = Field(
-        default_factory=lambda: [256, 128, 64, 32, 16], min_length=1
-    )
-    """Width of each decoder block, deepest first; as many are used as there are halvings (5 for stride 32). Decoders
-    of one width (fastfcn, fpn, deeplabv3plus, upernet, segformer) have the first."""
-    upsample: Literal["nearest", "bilinear"] = "nearest"
-    """Of the unet; the backward pass of bilinear is not deterministic on CUDA."""
-    attention: Literal["scse", "cbam"] | None = None
-    """In the blocks of the unet."""
-    centre: Literal["fpa", "aspp"] | None = None
-    """Between encoder and unet, at the deepest level."""
-    norm: Literal["batch", "group"] = "batch"
-    """Of decoder and mixer; an encoder has its own."""
-    deep_supervision: bool = False
-    """Each block of the unet predicts the mask as well, in training."""
-    two_class: bool = False
-    """Two maps, contrail and not, in place of one: `loss.bce` is then the cross-entropy of their softmax."""
-    head: Literal["mask", "record", "both"] = "mask"
-    """Predicts contrail pixels; whether a record has any; or both, the mask then learnt from positive records alone."""
-    record_dropout: float = Field(0.2, ge=0.0, lt=1.0)
-    """In the record head."""
+class MixerConfig(Strict):
+    """How the features of several frames become those of the labelled frame. null: the model sees one frame."""
+
+    kind: Literal["conv3d", "lstm", "mean"] = "conv3d"
+    """Residual 3-D convolution blocks, an LSTM over time in each pixel, or the mean over the frames."""
+    levels: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
+    """Levels of the encoder's pyramid that are mixed, 0 being the finest. The other levels use only the labelled frame.
+    null: all levels."""
+    blocks: int = Field(3, ge=1)
+    """Number of 3-D blocks, or of LSTM layers, in a row."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> ModelConfig:
-        unet_only = {"attention": self.attention, "centre": self.centre, "deep_supervision": self.deep_supervision}
-        if self.decoder != "unet" and (given := [key for key, value in unet_only.items() if value]):
-            raise ValueError(f"model.{given[0]}: only model.decoder=unet has it: set one of the two")
+    def _refuse_idle_settings(self) -> MixerConfig:
+        self.refuse_idle("model.mixer.blocks", unless=self.kind != "mean", needs="model.mixer.kind=conv3d or lstm")
         return self
 
 
-class LossConfig(Strict):
-    """Weights of a sum; a zero leaves a term out. The mask's terms, then the record's."""
+class DecoderConfig(Strict):
+    """How features become a mask. null: the model predicts no mask."""
 
-    bce: float = Field(1.0, ge=0.0)
-    pos_weight: float = Field(1.0, gt=0.0)
-    """Weight of contrail pixels (records, in the record term) in the cross-entropy."""
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    """Targets move by this fraction of the way to 1/2, in cross-entropies."""
-    dice: float = Field(0.0, ge=0.0)
-    """Weight of 1 - global Dice, summed over the whole batch before dividing."""
-    symmetric_dice: float = Field(0.0, ge=0.0)
-    """Of the mean of that for contrail and for its complement."""
-    lovasz: float = Field(0.0, ge=0.0)
-    """Of the symmetric Lovász hinge: the mean for contrail and for its complement, over the whole batch."""
-    focal: float = Field(0.0, ge=0.0)
-    focal_gamma: float = Field(2.0, ge=0.0)
-    tversky: float = Field(0.0, ge=0.0)
-    tversky_miss: float = Field(0.7, ge=0.0, le=1.0)
-    """Cost of a missed pixel; one of a false pixel is 1 less that. 0.5 is Dice."""
-    auxiliary: float = Field(0.4, ge=0.0)
-    """Weight of the mean loss of a deeply supervised decoder's other maps."""
-    record: float = Field(1.0, ge=0.0)
-    """Of the record head's cross-entropy."""
+    kind: Literal["unet", "fastfcn", "unetplusplus", "manet", "fpn", "deeplabv3plus", "upernet", "segformer"] = "unet"
+    """Architecture of the decoder. Those other than unet and fastfcn are from segmentation-models-pytorch."""
+    channels: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [256, 128, 64, 32, 16], min_length=1)
+    """Width of each decoder block, deepest first: one for each halving of the resolution in the encoder (5 for stride
+    32) in unet, unetplusplus and manet, a single one in the others."""
+    upsample: Literal["nearest", "bilinear"] = "nearest"
+    """Interpolation in the blocks of the unet. The backward pass of bilinear is not deterministic on CUDA."""
+    attention: Literal["scse", "cbam"] | None = None
+    """Attention in the blocks of the unet: over channels and pixels at once, or over channels and then pixels."""
+    centre: Literal["fpa", "aspp"] | None = None
+    """Block between encoder and unet, at the deepest level: feature pyramid attention, or dilated convolutions."""
+    deep_supervision: bool = False
+    """Let every block of the unet predict the mask during training; see `loss.auxiliary`."""
+    two_class: bool = False
+    """Predict two maps, contrail and background, instead of one. `loss.bce` is then the cross-entropy of their
+    softmax."""
 
     @model_validator(mode="after")
-    def _something_to_minimise(self) -> LossConfig:
-        if not any((self.bce, self.dice, self.symmetric_dice, self.lovasz, self.focal, self.tversky)):
-            raise ValueError("loss.bce and every other term of the mask are 0, nothing to minimise: raise one")
+    def _refuse_idle_settings(self) -> DecoderConfig:
+        keys = (f"model.decoder.{key}" for key in ("upsample", "attention", "centre", "deep_supervision"))
+        self.refuse_idle(*keys, unless=self.kind == "unet", needs="model.decoder.kind=unet")
+        return self
+
+
+class RecordHeadConfig(Strict):
+    """Predict whether a record has any contrail. With a decoder as well, only positive records teach the mask."""
+
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+    """Dropout before both of its linear layers."""
+
+
+class ModelConfig(Strict):
+    """The network: an encoder shared by all frames, a mixer, a decoder and heads."""
+
+    encoder: str = "tf_efficientnet_lite0"
+    """Any timm model that supports `features_only`."""
+    pretrained: bool | str = False
+    """true: timm's weights, from the hub; a path: weights from that file (.safetensors, .pth or .pt)."""
+    drop_path: float = Field(0.0, ge=0.0, lt=1.0)
+    """Rate of stochastic depth in the encoder."""
+    stem_stride: Literal[1] | None = None
+    """1: halve the stride of the encoder's first strided convolution, so that every level has twice the resolution."""
+    image_size: int | None = Field(None, ge=32)
+    """Side in pixels that images are resampled to. Predictions return to the size of the label. null: as stored."""
+    freeze: list[Literal["encoder", "batch_norm"]] = Field(default_factory=list)
+    """Parts that are not trained: the encoder's weights and statistics; statistics and scales of all batch norms."""
+    mixer: MixerConfig | None = None
+    norm: Literal["batch", "group"] = "batch"
+    """Normalisation in mixer, decoder and record head. The encoder keeps its own."""
+    decoder: DecoderConfig | None = DecoderConfig()
+    record_head: RecordHeadConfig | None = None
+
+    @property
+    def head(self) -> Head:
+        """What the model predicts: a mask, a record's probability, or both."""
+        if self.decoder is None:
+            return Head.RECORD
+        return Head.MASK if self.record_head is None else Head.BOTH
+
+    @model_validator(mode="after")
+    def _predict_something(self) -> ModelConfig:
+        if self.decoder is None and self.record_head is None:
+            raise ValueError(
+                "model.decoder: null, and model.record_head too, so that the model predicts nothing; set one, for "
+                "example model.record_head={}"
+            )
+        return self
+
+
+class FocalConfig(Strict):
+    """Focal loss: cross-entropy weighted by |target - probability| to the power gamma."""
+
+    weight: float = Field(1.0, gt=0.0)
+    gamma: float = Field(2.0, ge=0.0)
+
+
+class TverskyConfig(Strict):
+    """1 minus the Tversky index, a Dice in which missed and false pixels cost differently."""
+
+    weight: float = Field(1.0, gt=0.0)
+    miss: float = Field(0.7, ge=0.0, le=1.0)
+    """Cost of a missed pixel. A false pixel costs 1 - miss, and 0.5 is Dice."""
+
+
+class LossConfig(Strict):
+    """The loss, a weighted sum of terms. A weight of 0, or null, leaves a term out."""
+
+    bce: Weight = 1.0
+    """Weight of the binary cross-entropy of the mask."""
+    pos_weight: float = Field(1.0, gt=0.0)
+    """Weight of contrail pixels, and of positive records, in the cross-entropies."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """Move the targets of the cross-entropies by this fraction of the way to 1/2."""
+    dice: Weight = 0.0
+    """Weight of 1 - global Dice. Its sums are over the whole batch."""
+    symmetric_dice: Weight = 0.0
+    """Weight of 1 minus the mean of the global Dice of contrails and that of the background."""
+    lovasz: Weight = 0.0
+    """Weight of the symmetric Lovász hinge: the mean over contrails and background, over the whole batch."""
+    focal: FocalConfig | None = None
+    tversky: TverskyConfig | None = None
+    auxiliary: float = Field(0.4, ge=0.0)
+    """Weight of the mean loss of the other maps of a decoder with deep supervision."""
+    record: Weight = 1.0
+    """Weight of the cross-entropy of the record head."""
+
+    @model_validator(mode="after")
+    def _minimise_something(self) -> LossConfig:
+        if not any(getattr(self, term) for term in MASK_TERMS):
+            raise ValueError(
+                "loss.bce: 0, as is every other term of the mask, so there is nothing to minimise; raise one"
+            )
         return self
 
 
 class OptimConfig(Strict):
-    lr: float = Field(1e-3, gt=0.0)
-    encoder_lr: float | None = Field(None, gt=0.0)
-    """Of the encoder, where it is not `lr`; likewise the mixer and the decoder."""
-    mixer_lr: float | None = Field(None, gt=0.0)
-    decoder_lr: float | None = Field(None, gt=0.0)
+    """The optimiser, AdamW, and the average of the weights."""
+
+    lr: Rate = 1e-3
+    """Largest learning rate."""
+    encoder_lr: Rate | None = None
+    """Largest learning rate of the encoder. null: `lr`."""
+    mixer_lr: Rate | None = None
+    """Largest learning rate of the mixer. null: `lr`."""
+    decoder_lr: Rate | None = None
+    """Largest learning rate of the decoder. null: `lr`."""
     weight_decay: float = Field(1e-4, ge=0.0)
-    """AdamW, decoupled; norms and biases are left out."""
+    """Decoupled weight decay. Norms and biases are exempt."""
     warmup: float = Field(0.02, ge=0.0, le=1.0)
-    """Fraction of all steps over which the learning rate rises linearly; then a cosine to 0."""
+    """Fraction of all steps in which the learning rate rises linearly. After that it follows a cosine down to 0."""
     clip: float = Field(2.0, gt=0.0)
-    """Largest global gradient norm."""
+    """Largest global norm of the gradient."""
     ema: float = Field(0.998, ge=0.0, lt=1.0)
-    """Decay of the weight average per optimiser step, lower in the first few hundred; 0: no averaging."""
+    """Decay per step of the exponential average of the weights, lower in the first few hundred steps. 0: no average."""
     average_best: int = Field(1, ge=1)
-    """The run's weights are the mean of those of this many best epochs; without a hold-out, of the last."""
+    """The weights of the run are the mean of those of the best epochs, at most this many; without a hold-out, of the
+    last epochs."""
 
 
 class RunConfig(Strict):
+    """All settings of a run."""
+
+    format: Literal[2] = FORMAT
+    """Version of the layout of these settings."""
     preset: str = "unet2d"
-    """The preset this came from, for the record."""
+    """Name of the preset that these settings started from."""
     seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of everything random: initial weights, order of the samples, augmentation, dropout."""
     epochs: int = Field(30, ge=1)
+    """Number of passes over the training data."""
     batch_size: int = Field(16, ge=1)
-    """Samples an optimiser step, over all processes."""
+    """Samples per optimiser step, over all processes."""
     micro_batch: int | None = Field(None, ge=1)
-    """Samples that go through the model at once, on one device; gradients accumulate. null: all of a step's."""
+    """Samples that go through the model at once on one device; gradients accumulate over a step. null: all at once."""
     start: str | None = None
-    """A run directory, or its best.safetensors, to start from: tensors of equal name and shape are taken over."""
+    """A finished run, or its best.safetensors, to start from. Tensors with the same name and shape are copied."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU that has it, float32 elsewhere."""
+    """auto: bf16 autocast on a GPU that supports it, float32 elsewhere."""
     compile: bool = False
     """Compile the model with torch.compile."""
     device: str = "auto"
-    """auto: cuda where there is one, else cpu."""
+    """auto: CUDA if available, otherwise the CPU."""
     top_k: int = Field(100, ge=1)
-    """Record score: mean of the k highest pixel probabilities; the gate compares it with its threshold."""
+    """The score of a record is the mean of its k highest pixel probabilities. The gate compares it with a threshold."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
@@ -279,13 +495,40 @@ class RunConfig(Strict):
     optim: OptimConfig = OptimConfig()
 
     @model_validator(mode="after")
-    def _fits_together(self) -> RunConfig:
-        frames = self.data.frames
-        if self.augment.time_reversal and frames != [-f for f in reversed(frames)]:
+    def _refuse_idle_settings(self) -> RunConfig:
+        model, data, loss, optim = self.model, self.data, self.loss, self.optim
+        mask, record, mixed = model.decoder is not None, model.record_head is not None, model.mixer is not None
+        several = len(data.frames) > 1
+        self.refuse_idle(
+            "micro_batch",
+            unless=self.micro_batch is None or self.micro_batch <= self.batch_size,
+            needs="a larger batch_size",
+        )
+        model.refuse_idle("model.mixer", unless=several, needs="several data.frames")
+        self.augment.refuse_idle("augment.time_reversal", unless=several, needs="several data.frames")
+        data.refuse_idle("data.frames", unless=mixed, needs="model.mixer")
+        optim.refuse_idle("optim.mixer_lr", unless=mixed, needs="model.mixer")
+        optim.refuse_idle("optim.decoder_lr", unless=mask, needs="model.decoder")
+        loss.refuse_idle(*(f"loss.{term}" for term in MASK_TERMS), unless=mask, needs="model.decoder")
+        loss.refuse_idle("loss.record", unless=record, needs="model.record_head")
+        cross_entropy = loss.bce > 0 or record
+        loss.refuse_idle(
+            "loss.pos_weight", "loss.label_smoothing", unless=cross_entropy, needs="loss.bce or model.record_head"
+        )
+        deep = model.decoder is not None and model.decoder.deep_supervision
+        loss.refuse_idle("loss.auxiliary", unless=deep, needs="model.decoder.deep_supervision=true")
+        frozen = "encoder" in model.freeze
+        optim.refuse_idle("optim.encoder_lr", unless=not frozen, needs="an encoder that is not in model.freeze")
+        if frozen and not model.pretrained and self.start is None:
             raise ValueError(
-                f"augment.time_reversal={self.augment.time_reversal} needs as many frames after the labelled one as "
-                f"before it, and data.frames={frames}: set augment.time_reversal=0, or other frames"
+                "model.freeze: the encoder would keep its random weights; set model.pretrained or start, or remove "
+                "encoder from model.freeze"
             )
-        if self.model.head == "record" and self.loss.record == 0:
-            raise ValueError("loss.record is 0, and model.head=record has no other term: raise it")
+        if self.augment.time_reversal and data.frames != [-offset for offset in reversed(data.frames)]:
+            raise ValueError(
+                f"augment.time_reversal={self.augment.time_reversal}: data.frames={data.frames} is not symmetric about "
+                "the labelled frame; set augment.time_reversal=0, or other frames"
+            )
+        if not mask and loss.record == 0:
+            raise ValueError("loss.record: 0, and a model without a mask has no other term; raise it")
         return self

@@ -1,150 +1,314 @@
-"""MISSING DOCSTRING."""
+"""Settings from YAML files and `--set key=value`, and back to YAML; every refusal says what to give instead."""
 
 from __future__ import annotations
 
 import difflib
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import RunConfig, Strict
+from contrail_train.config.schema import FORMAT, RunConfig, Strict, plain
+
+WIDTH = 110  # columns of explanations
+Group = TypeVar("Group", bound=Strict)
 
 
-def with_settings(config: RunConfig, settings: list[str]) -> RunConfig:
-    """A copy with single keys changed, each given as `key=value`, the value as YAML.
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Split the `key=value` of a `--set` option.
 
-    Raises ContrailError for a setting that is no `key=value`, an unknown key or a value of the wrong kind.
+    Args:
+        text: The option's argument; the value is YAML.
+
+    Returns:
+        Key and value.
+
+    Raises:
+        ContrailError: If there is no key, no `=`, or the value is not YAML.
     """
-    tree = config.model_dump(mode="json")
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key.strip():
-            raise ContrailError(f"--set {setting!r}: write key=value, for example --set epochs=3")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ContrailError(f"--set {key}: {text!r} is no YAML value: quote it") from None
-        branch, *path = tree, *key.strip().split(".")
-        for i, part in enumerate(path):
-            if not isinstance(branch, dict) or part not in branch:
-                _refuse_key(key, ".".join(path[: i + 1]))
-            if i < len(path) - 1:
-                branch = branch[part]
-        if path in (["data", "train"], ["data", "validation"], ["data", "balance"]) and isinstance(value, str):
-            value = [value]  # one store needs no brackets
-        branch[path[-1]] = value
-    return parse_config(tree, f"{config.preset} with --set {' --set '.join(settings)}" if settings else config.preset)
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise ContrailError(f"--set {text!r}: not a setting; write key=value, for example --set epochs=3")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ContrailError(f"--set {key}: {value!r} is not a YAML value; quote it") from None
+
+
+def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """Change single settings.
+
+    Args:
+        config: The settings to start from, which stay as they are.
+        settings: Assignments `key=value`, the value as YAML.
+
+    Returns:
+        The changed settings.
+
+    Raises:
+        ContrailError: If an assignment or the combination of settings is not valid.
+    """
+    where = " --set ".join([config.preset, *settings])
+    return with_values(config, map(parse_assignment, settings), where)
+
+
+def with_values(config: RunConfig, values: Iterable[tuple[str, Any]], where: str) -> RunConfig:
+    """Change single settings; a key within a group that is null switches the group on.
+
+    Args:
+        config: The settings to start from, which stay as they are.
+        values: Dotted keys and plain values.
+        where: Name of their origin, for messages.
+
+    Returns:
+        The changed settings.
+
+    Raises:
+        ContrailError: If a key is unknown, or a value or the combination of settings is not valid.
+    """
+    tree, fields = config.model_dump(mode="json"), dict(_fields(RunConfig))
+    for key, value in values:
+        if key not in fields:
+            raise ContrailError(f"{where}: {_unknown(RunConfig, key)}")
+        branch, (*groups, name) = tree, key.split(".")
+        for group in groups:
+            if branch[group] is None:
+                branch[group] = {}
+            branch = branch[group]
+        branch[name] = listed(fields[key], value)
+    return parse_config(tree, where)
+
+
+def listed(field: FieldInfo, value: Any) -> Any:
+    """Let a list of one text be given without brackets.
+
+    Args:
+        field: The setting.
+        value: Its plain value.
+
+    Returns:
+        The value, in a list if it is a text and the setting takes a list.
+    """
+    return [value] if get_origin(field.annotation) is list and isinstance(value, str) else value
 
 
 def parse_config(tree: Any, where: str) -> RunConfig:
-    """A checked config from plain data. Raises ContrailError naming the first key that does not fit."""
+    """Check the settings of a run; those that are missing have their defaults.
+
+    Args:
+        tree: Plain data, as read from YAML.
+        where: Name of their origin, for messages.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ContrailError: If they are not valid; the message names the first wrong key.
+    """
+    return validated(RunConfig, tree, where)
+
+
+def validated(model: type[Group], tree: Any, where: str) -> Group:
+    """Check plain data against a schema.
+
+    Args:
+        model: The schema.
+        tree: Plain data, as read from YAML.
+        where: Name of their origin, for messages.
+
+    Returns:
+        An instance of the schema.
+
+    Raises:
+        ContrailError: If the data do not fit; the message names the first wrong key and what it takes.
+    """
     if not isinstance(tree, dict):
-        raise ContrailError(f"{where}: holds no settings: write key: value lines as `presets show` prints them")
+        raise ContrailError(
+            f"{where}: not a file of settings; write lines `key: value` as `contrail-train presets show` prints them"
+        )
     try:
-        return RunConfig.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            _refuse_key(where, key)
-        if first["type"] == "value_error":  # ours: names its key and, mostly, the remedy
-            raise ContrailError(f"{where}: {first['ctx']['error']}") from None
-        raise ContrailError(_refusal(where, key, first["input"])) from None
+        raise ContrailError(f"{where}: {_refusal(model, error)}") from None
 
 
 def read_config(path: Path) -> RunConfig:
-    """A config from a YAML file; what it leaves out has its default. Raises ContrailError."""
-    return parse_config(read_tree(path), str(path))
+    """Read the complete settings that a run directory holds.
+
+    Args:
+        path: The run's config.yaml.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ContrailError: If the file cannot be read, or was written by a version with another layout of the settings.
+    """
+    tree = read_tree(path)
+    if isinstance(tree, dict) and (version := tree.get("format", 1)) != FORMAT:
+        raise ContrailError(
+            f"{path}: settings of format {version}, while this version of contrail-kit reads format {FORMAT}; use the "
+            "version in the run's environment.json, or train again"
+        )
+    return parse_config(tree, str(path))
 
 
-class _OnceEach(yaml.SafeLoader):
-    """YAML whose keys come once: of two the last would win without a word."""
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuse a key that comes twice, of which YAML would silently use the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.YAMLError(f"{twice[0]} comes twice")
+        if repeated := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"{repeated[0]} comes twice")
         return dict(super().construct_mapping(node, deep))
 
 
 def read_tree(path: Path) -> Any:
-    """What a YAML file holds. Raises ContrailError for one that cannot be read."""
+    """Read a YAML file in which no key may come twice.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        ContrailError: If the file cannot be read or is not YAML.
+    """
     try:
-        return yaml.load(path.read_text(), _OnceEach)
+        return yaml.load(path.read_text(), _UniqueKeyLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ContrailError(f"{path}: no readable YAML file ({str(error).splitlines()[0]}): check it") from None
+        raise ContrailError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]}); correct it") from None
 
 
-def to_yaml(config: RunConfig) -> str:
+def to_yaml(config: Strict) -> str:
+    """Write settings as YAML.
+
+    Args:
+        config: The settings of a run or a pipeline.
+
+    Returns:
+        All of them, in the order of the schema.
+    """
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def to_explained_yaml(config: RunConfig) -> str:
-    """The same, with what each key means and takes as comments above it."""
-    lines: list[str] = []
-    for key, field in _fields():
-        *branches, name = key.split(".")
-        indent = "  " * len(branches)
-        value = value_of(config, key)
-        about = " ".join((field.description or "").split())
-        if isinstance(value, Strict):
-            about = "" if type(value).__doc__ == Strict.__doc__ else (type(value).__doc__ or "")
-            lines += ["", *(f"{indent}# {line}" for line in textwrap.wrap(about, 110)), f"{indent}{name}:"]
-            continue
-        lines += [f"{indent}# {line}" for line in textwrap.wrap(about, 110)]
-        plain = value_of(config, ".".join(branches)) if branches else config
-        told = yaml.safe_dump(plain.model_dump(mode="json")[name], default_flow_style=True, width=10_000)
-        lines.append(f"{indent}{name}: {told.splitlines()[0]}  # {takes(field)}")
-    return "\n".join(lines) + "\n"
+    """Write the settings of a run as YAML with comments.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        All of them, each below its description and followed by the values it takes. The settings of a group that is
+        null are comments with their defaults.
+    """
+    return "\n".join(_explained(RunConfig, config.model_dump(mode="json"))) + "\n"
+
+
+def _explained(model: type[Strict], values: dict[str, Any], indent: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        group, value = group_of(field), values[name]
+        about = (group.__doc__ if group else field.description) or ""
+        if group and not indent:
+            yield ""
+        yield from (f"{indent}# {line}" for line in textwrap.wrap(" ".join(about.split()), WIDTH))
+        if group is None:
+            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).splitlines()[0]
+            yield f"{indent}{name}: {text}  # {takes(field)}"
+        elif value is None:
+            yield f"{indent}{name}: null  # or a group of settings:"
+            defaults = {key: f.get_default(call_default_factory=True) for key, f in group.model_fields.items()}
+            yield from _explained(group, defaults, f"{indent}#   ")
+        else:
+            yield f"{indent}{name}:"
+            yield from _explained(group, value, f"{indent}  ")
 
 
 def value_of(config: RunConfig, key: str) -> Any:
-    """The value under a dotted key."""
+    """Look up a setting.
+
+    Args:
+        config: The settings of a run.
+        key: A dotted key.
+
+    Returns:
+        Its value; None within a group that is null.
+    """
     value: Any = config
     for part in key.split("."):
-        value = getattr(value, part)
+        value = None if value is None else getattr(value, part)
     return value
 
 
 def differences(before: RunConfig, config: RunConfig) -> list[str]:
-    """What a run was begun with that it is not now, in words."""
+    """Describe which settings differ from those that a run was begun with.
+
+    Args:
+        before: The settings that the run was begun with.
+        config: The present settings.
+
+    Returns:
+        One text per setting: `key=before, not present`.
+    """
     pairs = [(key, value_of(before, key), value_of(config, key)) for key in known_keys()]
-    return [f"{key}={theirs}, not {ours}" for key, theirs, ours in pairs if ours != theirs]
+    return [f"{key}={plain(theirs)}, not {plain(ours)}" for key, theirs, ours in pairs if ours != theirs]
 
 
-def known_keys() -> list[str]:
-    """Every key that can be set, dotted."""
-    return [key for key, field in _fields() if _branch(field) is None]
+def known_keys(model: type[Strict] = RunConfig) -> list[str]:
+    """List every single setting.
+
+    Args:
+        model: The schema.
+
+    Returns:
+        Dotted keys in the order of the schema.
+    """
+    return [key for key, field in _fields(model) if group_of(field) is None]
 
 
-def _fields(model: type[Strict] | None = None, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key with its field, a branch before what is in it."""
-    for name, field in (model or RunConfig).model_fields.items():
+def _fields(model: type[Strict], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key with its field, a group before its settings."""
+    for name, field in model.model_fields.items():
         yield prefix + name, field
-        if branch := _branch(field):
-            yield from _fields(branch, f"{prefix}{name}.")
+        if group := group_of(field):
+            yield from _fields(group, f"{prefix}{name}.")
 
 
-def _branch(field: FieldInfo) -> type[Strict] | None:
-    """The schema of a group of settings; None for a single one."""
-    kind: Any = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, Strict) else None
+def group_of(field: FieldInfo) -> type[Strict] | None:
+    """Return the schema of a group of settings, or of the groups in a dictionary by name.
+
+    Args:
+        field: A field of a schema.
+
+    Returns:
+        The schema of the group; None for a single setting.
+    """
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Strict)), None)
 
 
 def takes(field: FieldInfo) -> str:
-    """The values a field takes, in words."""
+    """Describe the values that a setting takes.
+
+    Args:
+        field: The setting.
+
+    Returns:
+        Words such as "a whole number from 1, or null".
+    """
     return _words(field.annotation, field.metadata)
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
-_BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
+_BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "to below {}"}
 
 
 def _words(kind: Any, limits: Sequence[Any]) -> str:
@@ -152,39 +316,56 @@ def _words(kind: Any, limits: Sequence[Any]) -> str:
     if origin is Annotated:
         limits = [*limits, *parts[1:]]
         return _words(parts[0], [x for limit in limits for x in getattr(limit, "metadata", [limit])])
-    if origin is Literal:
-        return " or ".join(", ".join(map(str, parts)).rsplit(", ", 1))
+    if origin is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
+        return " or ".join(", ".join(map(str, parts or kind)).rsplit(", ", 1))
     if origin in (UnionType, Union):
         return ", or ".join(_words(part, limits if part is not NoneType else []) for part in parts)
     if origin is list:
         least = next((n for x in limits if (n := getattr(x, "min_length", None))), 0)
-        return f"a list{f' of {least} or more' if least else ''}, of {_words(parts[0], [])}"
+        return f"a list{f' of {least} or more' if least else ''}, each entry {_words(parts[0], [])}"
     if origin is tuple:
         return f"[{', '.join(_KINDS[part] for part in parts)}]"
-    found = [(text, getattr(x, key, None)) for key, text in _BOUNDS.items() for x in limits]
-    bounds = [text.format(f"{b:g}" if isinstance(b, float) else b) for text, b in found if b is not None]
-    return " ".join([_KINDS[kind], *bounds])
+    bounds = [(text, getattr(x, key, None)) for key, text in _BOUNDS.items() for x in limits]
+    words = [
+        text.format(f"{bound:g}" if isinstance(bound, float) else bound) for text, bound in bounds if bound is not None
+    ]
+    return " ".join([_KINDS.get(kind, "a group of settings"), *words])
 
 
-def _refusal(where: str, key: str, given: Any) -> str:
-    """What to say of a value of the wrong kind, or out of bounds."""
-    known = dict(_fields())
-    while key not in known:  # within a list or a union, the path goes on beyond the setting
-        key = key.rpartition(".")[0]
-    if _branch(known[key]):
-        first = next(name for name in known if name.startswith(f"{key}."))
-        return f"{where}: {key} is a group of settings, not {str(given)[:60]!r}: set one of them, such as {first}"
-    return f"{where}: {key} cannot be {str(given)[:60]!r}: give {takes(known[key])}"
+def _refusal(model: type[Strict], error: ValidationError) -> str:
+    """What is wrong with plain data, and what to give instead."""
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _unknown(model, key)
+    if first["type"] == "value_error":  # by the schema's own validators, whose messages name key and remedy
+        return str(first["ctx"]["error"])
+    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
+        return f"{key}: missing; give it"
+    group: type[Strict] | None = model
+    path, field = [], None
+    for part in first["loc"]:  # which continues beyond the setting in lists and unions
+        if group and part in group.model_fields:
+            field, path = group.model_fields[str(part)], [*path, str(part)]
+            group = group_of(field) or group
+    assert field is not None
+    key, value = ".".join(path), plain(first["input"])[:60]
+    if (inner := group_of(field)) is None:
+        return f"{key}: cannot be {value!r}; give {takes(field)}"
+    off = ", or null to switch it off" if NoneType in get_args(field.annotation) else ""
+    example = next(iter(inner.model_fields))
+    return f"{key}: is a group of settings, not {value!r}; set {key}.{example} or another of them{off}"
 
 
-def _refuse_key(where: str, key: str) -> NoReturn:
-    keys = known_keys()
-    ends: dict[str, list[str]] = {}
+def _unknown(model: type[Strict], key: str) -> str:
+    """Refuse a key, naming those that may be meant."""
+    keys = known_keys(model)
+    by_name: dict[str, list[str]] = {}
     for known in keys:
-        ends.setdefault(known.rpartition(".")[2], []).append(known)
-    last = key.rpartition(".")[2]
-    likely = [last] if last in ends else difflib.get_close_matches(last, ends, 2, 0.75)
-    near = [full for end in likely for full in ends[end]]
-    near = near or difflib.get_close_matches(key, keys, 1, 0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see `contrail-train presets show unet2d` for all keys"
-    raise ContrailError(f"{where}: there is no setting {key!r}: {hint}")
+        by_name.setdefault(known.rpartition(".")[2], []).append(known)
+    name = key.rpartition(".")[2]
+    names = [name] if name in by_name else difflib.get_close_matches(name, by_name, 2, 0.75)
+    near = [full for match in names for full in by_name[match]] or difflib.get_close_matches(key, keys, 1, 0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`contrail-train presets show unet2d` prints all keys"
+    return f"there is no setting {key!r}; {hint}"

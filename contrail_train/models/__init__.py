@@ -1,1 +1,14 @@
-"""MISSING DOCSTRING."""
+"""The networks, built from the settings in `contrail_train.config.schema.ModelConfig`.
+
+Frames of shape (b, t, c, h, w) pass through these modules in order, and logits come out:
+
+- `encoder`: any timm model as a pyramid of features, shared by all frames, with weights from the hub or a file.
+- `temporal`: mixers, which turn the frames of one level of the pyramid into a single one.
+- `decoders`: from the pyramid back to pixels, with the building blocks in `layers`.
+- `heads`: logits of pixels, and the logit of the record.
+- `segmenter`: puts the parts together; `segmenter.build` is the way in.
+- `cost`: counts parameters and operations; run as a module it updates the costs of the presets.
+
+The suffix of a tensor's name gives the order of its axes: batch, time, channel, height, width; n is time x batch, and k
+counts predictions.
+"""

@@ -1,52 +1,35 @@
-"""What a model costs: parameters, and floating-point operations of a forward pass, without computing anything."""
+"""Parameters and operations of models, counted without computing anything.
+
+`python -m contrail_train.models.cost` counts the models of all presets, which takes a minute or two, and writes the
+file of costs that the package ships. Run it after a change of presets.yaml, of the schema of models, or of the models.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
-import platformdirs
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from contrail_data.progress import progress
 from contrail_data.storage.files import write_atomically
+from contrail_train.config.presets import COSTS, PRESETS, Cost, config_of, cost_key
 from contrail_train.config.schema import RunConfig
+from contrail_train.models.segmenter import build
 
 CHANNELS, SIDE = 3, 256
 
 
-@dataclass(frozen=True)
-class Cost:
-    parameters: int
-    flop: int
-    """Of one sample forward, all frames: a multiplication and an addition are two."""
-
-
-def costs(configs: Sequence[RunConfig]) -> list[Cost]:
-    """The cost of each config's model on samples of CHANNELS x SIDE x SIDE; those counted before are remembered in the
-    cache folder, as counting takes about a second each.
-    """
-    files = [_remembered_at(config) for config in configs]
-    missing = {file: config for file, config in zip(files, configs, strict=True) if not file.is_file()}
-    if missing:
-        with progress("count", len(missing), unit="models") as advance:
-            for file, config in missing.items():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(file, [json.dumps(asdict(count(config))).encode()])
-                advance(1)
-    return [Cost(**json.loads(file.read_bytes())) for file in files]
-
-
 def count(config: RunConfig) -> Cost:
-    """Count by a pass on the meta device, which has shapes and no numbers."""
-    from contrail_train.models.segmenter import build
+    """Count by a forward pass on the meta device, where tensors have shapes but no values.
 
+    Args:
+        config: Settings of a run.
+
+    Returns:
+        The cost for a sample of CHANNELS channels and SIDE x SIDE pixels.
+    """
     with torch.device("meta"):
         model = build(config.model.model_copy(update={"pretrained": False}), CHANNELS, config.data.frames).eval()
         side = config.model.image_size or SIDE
@@ -56,9 +39,17 @@ def count(config: RunConfig) -> Cost:
     return Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops())
 
 
-def _remembered_at(config: RunConfig) -> Path:
-    versions = [importlib.metadata.version(name) for name in ("contrail-kit", "torch", "timm")]
-    known = [versions, config.model.model_dump(mode="json", exclude={"pretrained", "freeze"}), config.data.frames]
-    name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
-    root = os.environ.get("CONTRAIL_CACHE") or str(platformdirs.user_cache_path("contrail"))
-    return Path(root) / "costs" / f"{name}.json"
+def main() -> None:
+    """Count the models of all presets and write preset_costs.json."""
+    configs = {cost_key(config): config for config in map(config_of, PRESETS)}
+    costs = {}
+    with progress("count", len(configs), unit="models") as advance:
+        for key, config in configs.items():
+            costs[key] = asdict(count(config))
+            advance(1)
+    rows = [f'"{key}": {json.dumps(cost)}' for key, cost in sorted(costs.items())]
+    write_atomically(COSTS, [b"{\n", ",\n".join(rows).encode(), b"\n}\n"])
+
+
+if __name__ == "__main__":
+    main()

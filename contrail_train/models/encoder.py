@@ -1,4 +1,4 @@
-"""Any timm model that offers `features_only` as a pyramid of NCHW features, with weights from hub or file."""
+"""Encoders: any timm model with `features_only`, as a pyramid of NCHW features, with weights from hub or file."""
 
 from __future__ import annotations
 
@@ -22,45 +22,70 @@ from contrail_data.errors import ContrailError
 log = logging.getLogger(__name__)
 
 PROBE_SIDES = (64, 128, 192, 224, 256, 384)
-"""Image heights to measure a model at, three times as wide: it must take one of them. Most take any."""
+"""Heights in pixels of the images with which a model is measured, in this order. They are three times as wide as high.
+Most models accept any; each must accept one."""
+COUNTER = "num_batches_tracked"
 HUB_TIMEOUT = 5.0
-"""Seconds the hub may take to answer at all; timm's own way retries an unreachable one for 46 s."""
+"""Seconds that the hub may take to answer. timm itself retries an unreachable hub for 46 s."""
 PREFIXES = ("module.", "model.", "encoder.", "backbone.", "body.")
-"""What wrappers put before a network's own names."""
+"""Prefixes that wrappers put before the names of a network's tensors."""
 
 
 class Encoder(nn.Module):
-    """A timm feature extractor together with the `channels` and `strides` of its levels, shallow to deep.
+    """A timm feature extractor with the channels and strides of its levels.
 
-    They are measured by one forward pass: `feature_info` is wrong once a stem has been changed, and silent
-    about layout. Image sides must be multiples of `multiple`: the deepest stride, or more where windows must fit.
-    Raises ValueError where the features are no pyramid.
+    They are measured by one forward pass, as timm's `feature_info` is wrong for a changed stem and does not mention the
+    layout.
+
+    Args:
+        backbone: A timm model created with `features_only`.
+        in_channels: Channels of an image.
+
+    Attributes:
+        channels: Channels of each level, fine to coarse.
+        strides: Stride of each level, ascending powers of two.
+        multiple: Height and width of an image must be multiples of this: the deepest stride, or more where windows must
+            fit.
+
+    Raises:
+        ValueError: If the features do not form a pyramid.
     """
 
     def __init__(self, backbone: nn.Module, in_channels: int):
         super().__init__()
-        self.backbone = backbone.eval()  # a probe must not touch running statistics
+        self.backbone = backbone.eval()  # so that measuring does not change running statistics
         side, shapes = _probe(backbone, in_channels)
         self.train()
-        # which pair of axes is nearer to the image's shape: not equal to it, as convolutions without padding
-        # make 31 x 95 of 64 x 192
+        # which pair of axes is closer to the shape of the image; it need not be equal, as convolutions without padding
+        # turn 64 x 192 into 31 x 95
         self.channels_last = [abs(s[2] - 3 * s[1]) < abs(s[3] - 3 * s[2]) for s in shapes]
         measured = [(s[3], s[1]) if last else (s[1], s[2]) for s, last in zip(shapes, self.channels_last, strict=True)]
         self.channels: list[int] = [channels for channels, _ in measured]
         self.strides: list[int] = [2 ** round(math.log2(side / rows)) for _, rows in measured]
         if self.strides != sorted(set(self.strides)):
-            raise ValueError(f"its features have strides {self.strides}, which is no pyramid")
+            raise ValueError(f"its features have strides {self.strides}, which do not form a pyramid")
         self.multiple = self.strides[-1] if side == PROBE_SIDES[0] else side
         self.probe_shape = (1, in_channels, side, 3 * side)
 
     def forward(self, x_bchw: Tensor) -> list[Tensor]:
-        """(b, in_channels, h, w) → [(b, channels[i], h / strides[i], w / strides[i])], shallow to deep."""
+        """Compute the features of all levels.
+
+        Args:
+            x_bchw: Images whose height and width are multiples of `multiple`.
+
+        Returns:
+            One (b, channels[i], h / strides[i], w / strides[i]) per level, fine to coarse.
+        """
         features = self.backbone(x_bchw)
         return [f.permute(0, 3, 1, 2) if last else f for f, last in zip(features, self.channels_last, strict=True)]
 
     def serve_only(self, levels: Sequence[int]) -> None:
-        """Take out of the gradient what no feature of `levels` depends on, such as HRNet's paths to its other levels:
-        a distributed run waits for a gradient of every parameter that may have one.
+        """Freeze the parameters on which no feature of some levels depends, such as HRNet's paths to its other levels.
+
+        A distributed run would wait for their gradients.
+
+        Args:
+            levels: Levels that are used.
         """
         training = self.training
         with torch.enable_grad():
@@ -74,31 +99,40 @@ class Encoder(nn.Module):
 
 
 def _probe(backbone: nn.Module, in_channels: int) -> tuple[int, list[torch.Size]]:
-    """The first of PROBE_SIDES that the model takes, and the shapes of its features there. Raises what the first and
-    smallest image made it raise where it takes none.
+    """The first of PROBE_SIDES that the model accepts, and the shapes of its features there.
+
+    If it accepts none, raise what it raised for the smallest.
     """
-    refused: Exception | None = None
+    first_error: Exception | None = None
     for side in PROBE_SIDES:
         try:
             with torch.no_grad():
                 return side, [f.shape for f in backbone(torch.zeros(1, in_channels, side, 3 * side))]
-        except Exception as error:  # each timm model refuses in its own way, with its own type
-            refused = refused or error
-    assert refused is not None
-    raise refused
+        except Exception as error:  # the type differs from model to model
+            first_error = first_error or error
+    assert first_error is not None
+    raise first_error
 
 
 def build_encoder(
     name: str, in_channels: int, pretrained: bool | str, drop_path: float, stem_stride: int | None = None
 ) -> Encoder:
-    """The pyramid of the timm model `name`, with its first convolution made for `in_channels`.
+    """Build a timm model as an encoder, and log which weights it starts from.
 
-    name: a model, with a tag of its weights or the beginning of one (convnext_tiny.dinov3). pretrained: False; True for
-    timm's weights, from the hub or its local cache; or the path of a .safetensors, .pth or .pt file (see
-    `load_weights`). drop_path: rate of stochastic depth. stem_stride: 1 halves the stride of the first strided
-    convolution, so that every level has twice the resolution. Logs what was loaded. Raises ContrailError for an unknown
-    name, a model without a feature pyramid or with a fixed image size, a drop_path or stem that the model does not
-    have, and weights that cannot be had or do not fit.
+    Args:
+        name: Name of a timm model, with a tag of its weights or the beginning of one (convnext_tiny.dinov3).
+        in_channels: Channels of an image; the first convolution is adapted to them.
+        pretrained: False; True for timm's weights, from the hub or its local cache; or the path of a file as in
+            `load_weights`.
+        drop_path: Rate of stochastic depth.
+        stem_stride: 1 halves the stride of the first strided convolution, so that every level has twice the resolution.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        ContrailError: If the name is unknown, the model has no feature pyramid or a fixed image size, it does not
+            support stochastic depth or the stem, or the weights are not available or do not fit.
     """
     name = full_name(name)
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
@@ -112,27 +146,27 @@ def build_encoder(
             for module in backbone.modules():
                 if isinstance(module, PatchEmbed):
                     module.strict_img_size = False
-                    module.register_forward_pre_hook(_tell_grid)
+                    module.register_forward_pre_hook(_set_grid_size)
         encoder = Encoder(backbone, in_channels)
     except OSError as error:
         raise ContrailError(
-            f"model.pretrained=true: weights of {name} cannot be fetched ({_line(error)}): "
+            f"model.pretrained=true: the weights of {name} cannot be fetched ({_line(error)}); "
             "try again, or set model.pretrained=PATH"
         ) from error
-    except Exception as error:  # each timm model refuses in its own way, with its own type
+    except Exception as error:  # the type differs from model to model
         if "drop_path_rate" in str(error):
             raise ContrailError(f"model.drop_path: {name} has no stochastic depth; set it to 0") from error
         raise ContrailError(
-            f"model.encoder={name} cannot serve as an encoder ({_line(error)}): "
-            "choose a timm model that offers features_only at several strides for images of any size"
+            f"model.encoder={name}: cannot be used as an encoder ({_line(error)}); "
+            "choose a timm model that supports features_only at several strides and images of any size"
         ) from error
     if isinstance(pretrained, str):
         log.info("encoder %s: %s", name, load_weights(encoder, name, Path(pretrained)))
     return encoder if stem_stride is None else _with_fine_stem(encoder, name, in_channels)
 
 
-def _tell_grid(embed: PatchEmbed, inputs: tuple[Tensor]) -> None:
-    """Let a model that asks its patch embedding for the grid (CoaT) know that of this image, not of its first one."""
+def _set_grid_size(embed: PatchEmbed, inputs: tuple[Tensor]) -> None:
+    """Update the grid of a patch embedding, which CoaT reads, to that of the present image."""
     proj = embed.proj
     embed.grid_size = tuple(
         (inputs[0].shape[2 + axis] + 2 * int(proj.padding[axis]) - proj.kernel_size[axis]) // proj.stride[axis] + 1
@@ -141,42 +175,62 @@ def _tell_grid(embed: PatchEmbed, inputs: tuple[Tensor]) -> None:
 
 
 def check_encoder(name: str, pretrained: bool | str) -> None:
-    """Raises ContrailError for an unknown model or a weight file that is not there, before anything is built."""
+    """Check the settings of an encoder before anything is built.
+
+    Args:
+        name: Name of a timm model.
+        pretrained: As in `build_encoder`.
+
+    Raises:
+        ContrailError: If the model is unknown, or a weight file does not exist.
+    """
     full_name(name)
     if isinstance(pretrained, str):
-        _there(Path(pretrained))
+        _check_exists(Path(pretrained))
 
 
-def _there(path: Path) -> None:
+def _check_exists(path: Path) -> None:
+    """Raise ContrailError if the weight file does not exist."""
     if not path.is_file():
-        raise ContrailError(f"model.pretrained={path} does not exist: give the path of a weight file")
+        raise ContrailError(f"model.pretrained={path}: does not exist; give the path of a weight file")
 
 
 def full_name(name: str) -> str:
-    """The name of a timm model, a tag that is only begun made whole. Raises ContrailError where timm knows none."""
+    """Complete the name of a timm model.
+
+    Args:
+        name: A model, with or without a tag of its weights; the beginning of a tag suffices.
+
+    Returns:
+        The name with the complete tag.
+
+    Raises:
+        ContrailError: If timm does not know the model or the tag, or the tag is ambiguous.
+    """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "https://huggingface.co/timm lists them"
-        raise ContrailError(f"model.encoder={name} is not a timm model: {hint}")
-    known = timm.list_pretrained(f"{architecture}.*")
-    if not tag or name in known:
+        raise ContrailError(f"model.encoder={name}: not a timm model; {hint}")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if not tag or name in tagged:
         return name
-    begun = [whole for whole in known if whole.startswith(name)]
-    if len(begun) != 1:
-        raise ContrailError(f"model.encoder={name}: timm has {', '.join(begun or known) or 'no tags of it'}: name one")
-    return begun[0]
+    matches = [full for full in tagged if full.startswith(name)]
+    if len(matches) != 1:
+        options = ", ".join(matches or tagged) or f"no weights for {architecture}"
+        raise ContrailError(f"model.encoder={name}: timm has {options}; choose one")
+    return matches[0]
 
 
 def _with_fine_stem(encoder: Encoder, name: str, in_channels: int) -> Encoder:
-    """The encoder with half the stride in its first strided convolution, measured again."""
+    """Halve the stride of the first strided convolution and measure the encoder again."""
     strided = (m for m in encoder.backbone.modules() if isinstance(m, nn.Conv2d) and m.stride[0] > 1)
     stem = next(strided, None)
     try:
         if stem is None or not isinstance(stem.padding, tuple):
             raise ValueError("it has no strided convolution")
         stride = stem.stride[0] // 2
-        if stem.kernel_size == stem.stride:  # patches, which overlap from now on
+        if stem.kernel_size == stem.stride:  # patches, which overlap now
             stem.padding = ((stem.kernel_size[0] - stride) // 2,) * 2
         stem.stride = (stride, stride)
         finer = Encoder(encoder.backbone, in_channels)
@@ -184,42 +238,52 @@ def _with_fine_stem(encoder: Encoder, name: str, in_channels: int) -> Encoder:
             raise ValueError(f"strides {encoder.strides} would become {finer.strides}")
     except Exception as error:
         raise ContrailError(
-            f"model.stem_stride=1: {name} cannot have a finer stem ({_line(error)}): leave it away"
+            f"model.stem_stride=1: {name} cannot have a finer stem ({_line(error)}); omit it"
         ) from error
     return finer
 
 
 def _hub_source(name: str) -> dict[str, str]:
-    """The file that timm is to load in place of a download, if the cache has it; {} where the hub answers."""
+    """The file of the local cache that timm shall load instead of a download; {} if it has none and the hub answers."""
     config = get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        raise ContrailError(f"model.pretrained=true: timm has no weights for {name}; use false or a path")
-    found: dict[str, str] = {}
+        raise ContrailError(f"model.pretrained=true: timm has no weights for {name}; set false or a path")
+    source: dict[str, str] = {}
     try:
         if config.hf_hub_id:
             cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
             if isinstance(cached, str):
-                found = {"file": cached}
+                source = {"file": cached}
             else:
                 huggingface_hub.model_info(config.hf_hub_id, timeout=HUB_TIMEOUT)
-    except Exception as error:  # its HTTP library, hence the type, changes with its version
+    except Exception as error:  # the HTTP library of the hub, and hence the type, changes with its version
         raise ContrailError(
-            f"model.pretrained=true: weights of {name} cannot be fetched from {config.hf_hub_id} on the hub "
-            f"({_line(error)}): download them elsewhere and set model.pretrained=PATH"
+            f"model.pretrained=true: the weights of {name} cannot be fetched from {config.hf_hub_id} on the hub "
+            f"({_line(error)}); download them elsewhere and set model.pretrained=PATH"
         ) from error
     log.info("encoder %s: timm's weights, from %s", name, config.hf_hub_id or config.url)
-    return found
+    return source
 
 
 def load_weights(encoder: Encoder, name: str, path: Path) -> str:
-    """Load a file into an encoder that was built for `name`; returns a line that says what matched.
+    """Load the weights of a file into an encoder.
 
-    The file holds a state dict, perhaps under "state_dict" or "model", of timm's classifier, of an encoder,
-    or of a whole network with one; prefixes of `PREFIXES` are dropped and tensors the encoder has no use for
-    ignored. Every tensor of the encoder must be found by name with its shape, save that a first convolution
-    of 3 channels is adapted to others (timm's adapt_input_conv). A .pth or .pt file with foreign names serves
-    as well if its tensors equal those of timm's classifier one by one, in order, in shape and in kind
-    (weight, running_mean, ...). Raises ContrailError for an unreadable file, or one of other weights.
+    The file holds a state dict, possibly under "state_dict" or "model", of timm's classifier, of an encoder, or of a
+    network with an encoder. `PREFIXES` are dropped, and tensors that the encoder does not have are ignored. Every
+    tensor of the encoder must be present by name and shape; only a first convolution of 3 channels is adapted to other
+    numbers (timm's `adapt_input_conv`). A .pth or .pt file with other names is accepted too if its tensors agree with
+    those of timm's classifier one by one, in order, in shape and in kind (weight, running_mean, ...).
+
+    Args:
+        encoder: Changed in place.
+        name: Name of its timm model.
+        path: A .safetensors, .pth or .pt file.
+
+    Returns:
+        A line that says what matched.
+
+    Raises:
+        ContrailError: If the file cannot be read or holds other weights.
     """
     source = _read(path)
     matched, misfit = _match(encoder, source)
@@ -230,18 +294,18 @@ def load_weights(encoder: Encoder, name: str, path: Path) -> str:
             how = "by order"
             matched, misfit = _match(encoder, renamed)
     if misfit:
-        wanted = sum(not key.endswith("num_batches_tracked") for key in encoder.state_dict())
+        needed = sum(not key.endswith(COUNTER) for key in encoder.state_dict())
         raise ContrailError(
-            f"model.pretrained={path}: only {len(matched)} of {wanted} tensors of {name} are in it, "
-            f"the first that is not: {misfit}; give weights of {name}"
+            f"model.pretrained={path}: only {len(matched)} of {needed} tensors of {name} are in it, "
+            f"and the first that is not is {misfit}; give weights of {name}"
         )
-    encoder.load_state_dict(matched, strict=False)  # strict but for batch counters: nothing is missing here
+    encoder.load_state_dict(matched, strict=False)  # only batch counters are missing
     return f"{len(matched)} tensors matched {how}, {len(source) - len(matched)} others ignored, from {path}"
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weight file by name, batch counters left out: some files have them and some do not."""
-    _there(path)
+    """Tensors of a weight file by name, without batch counters, which only some files have."""
+    _check_exists(path)
     try:
         if path.suffix == ".safetensors":
             payload: Any = safetensors.torch.load_file(path)
@@ -249,50 +313,45 @@ def _read(path: Path) -> dict[str, Tensor]:
             payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # OSError, UnpicklingError, SafetensorError, RuntimeError, ...
         raise ContrailError(
-            f"model.pretrained={path} cannot be read ({type(error).__name__}): "
-            "give a .safetensors file, or a .pth file of nothing but tensors"
+            f"model.pretrained={path}: cannot be read ({type(error).__name__}); "
+            "give a .safetensors file, or a .pth file with nothing but tensors"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(payload, dict) and isinstance(payload.get(key), dict):
             payload = payload[key]
     if not isinstance(payload, dict):
-        raise ContrailError(f"model.pretrained={path} holds a {type(payload).__name__}: give a state dict")
-    return {
-        key: value
-        for key, value in payload.items()
-        if isinstance(value, Tensor) and not key.endswith("num_batches_tracked")
-    }
+        raise ContrailError(f"model.pretrained={path}: holds a {type(payload).__name__}; give a state dict")
+    return {k: v for k, v in payload.items() if isinstance(v, Tensor) and not k.endswith(COUNTER)}
 
 
 def _canonical(key: str) -> str:
-    """A name without wrappers' prefixes, `stages_0.` of features_only made equal to `stages.0.`."""
+    """A name without the prefixes of wrappers, and with dots for the underscores of features_only (stages_0)."""
     while key.startswith(PREFIXES):
         key = key.split(".", 1)[1]
     return key.replace("_", ".")
 
 
 def _match(encoder: Encoder, source: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Tensors of `source` under the encoder's names, and the first that is missing or misshapen, if any."""
-    found = {_canonical(key): value for key, value in source.items()}
+    """Tensors of `source` under the encoder's names, and the first one that is missing or misshapen, in words."""
+    by_name = {_canonical(key): value for key, value in source.items()}
     matched: dict[str, Tensor] = {}
     misfit = ""
-    for key, wanted in encoder.state_dict().items():
-        if key.endswith("num_batches_tracked"):
+    for key, own in encoder.state_dict().items():
+        if key.endswith(COUNTER):
             continue
-        value = found.get(_canonical(key))
-        if value is not None and value.ndim == 4 and value.shape[1] == 3 != wanted.shape[1]:
-            value = adapt_input_conv(wanted.shape[1], value)
-        if value is not None and value.shape == wanted.shape:
+        value = by_name.get(_canonical(key))
+        if value is not None and value.ndim == 4 and value.shape[1] == 3 != own.shape[1]:
+            value = adapt_input_conv(own.shape[1], value)
+        if value is not None and value.shape == own.shape:
             matched[key] = value
         elif not misfit:
-            there = "absent" if value is None else f"{tuple(value.shape)} there"
-            misfit = f"{key} {tuple(wanted.shape)}, {there}"
+            misfit = f"{key} {tuple(own.shape)}, {'absent' if value is None else f'there {tuple(value.shape)}'}"
     return matched, misfit
 
 
 def _rename_by_order(source: dict[str, Tensor], classifier: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """`source` under the names of timm's classifier, if shapes and kinds agree one by one, else None."""
-    names = [key for key in classifier if not key.endswith("num_batches_tracked")]
+    """`source` under the names of timm's classifier; None unless shapes and kinds agree one by one."""
+    names = [key for key in classifier if not key.endswith(COUNTER)]
     kinds = [(classifier[key].shape, key.rpartition(".")[2]) for key in names]
     if [(value.shape, key.rpartition(".")[2]) for key, value in source.items()] != kinds:
         return None
@@ -300,4 +359,5 @@ def _rename_by_order(source: dict[str, Tensor], classifier: dict[str, Tensor]) -
 
 
 def _line(error: Exception) -> str:
+    """The first line of an exception's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

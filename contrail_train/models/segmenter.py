@@ -1,8 +1,9 @@
-"""MISSING DOCSTRING."""
+"""The network: an encoder shared by all frames, mixers, a decoder with a mask head, and a record head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -10,107 +11,109 @@ from torch.nn import functional
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import ModelConfig
-from contrail_train.models.decoders import UNet, build_decoder
+from contrail_train.models.decoders import build_decoder
 from contrail_train.models.encoder import Encoder, build_encoder
 from contrail_train.models.heads import MaskHead, RecordHead
 from contrail_train.models.temporal import build_mixer
 
-SMALLEST_SIDE = 32
+SMALLEST_SIDE = 32  # pixels
+
+
+class Output(TypedDict, total=False):
+    """What a model returns, depending on its heads."""
+
+    logits_b1hw: Tensor
+    """Logits of contrail pixels."""
+    auxiliary_bkhw: Tensor
+    """The same from the other blocks of a decoder with deep supervision; only in training."""
+    record_logit_b1: Tensor
+    """Logit that a record has any contrail."""
 
 
 class Segmenter(nn.Module):
-    """One encoder over all frames; each level's frames mixed to one; decoder and mask head, record head, or both."""
+    """One encoder for all frames; the frames of each level mixed to one; decoder and mask head, record head, or both.
+
+    Args:
+        encoder: The encoder.
+        config: Settings of the model.
+        frames: Ascending offsets of the input frames relative to the labelled one.
+    """
 
     def __init__(self, encoder: Encoder, config: ModelConfig, frames: Sequence[int]):
         super().__init__()
         self.frames = len(frames)
         self.encoder = encoder
-        levels = len(encoder.strides)
         self.decoder = None
-        if config.head != "record":
+        self.auxiliary_heads: nn.ModuleList | None = None
+        if config.decoder is not None:
             self.decoder = build_decoder(encoder.channels, encoder.strides, config)
-            self.mask_head = MaskHead(self.decoder.out_channels, config.two_class)
-            if config.deep_supervision and isinstance(self.decoder, UNet):
-                self.auxiliary_heads = nn.ModuleList(
-                    MaskHead(width, config.two_class) for width in self.decoder.block_channels[:-1]
-                )
-        self.auxiliary = self.decoder is not None and config.deep_supervision
+            *widths, width = self.decoder.out_channels
+            self.mask_head = MaskHead(width, config.decoder.two_class)
+            if config.decoder.deep_supervision:
+                self.auxiliary_heads = nn.ModuleList(MaskHead(w, config.decoder.two_class) for w in widths)
         self.record_head = None
-        if config.head != "mask":
-            self.record_head = RecordHead(encoder.channels[-1], config.record_dropout, config.norm)
+        if config.record_head is not None:
+            self.record_head = RecordHead(encoder.channels[-1], config.record_head.dropout, config.norm)
 
-        wanted = range(levels) if config.mix_levels is None else config.mix_levels
-        if beyond := [level for level in wanted if level >= levels]:
-            raise ContrailError(
-                f"model.mix_levels: {config.encoder} has levels 0 to {levels - 1}, not {beyond[0]}: correct it"
-            )
-        used = {levels - 1}  # what nothing looks at would never get a gradient
-        if self.decoder is not None:
-            used |= {encoder.strides.index(stride) for stride in self.decoder.strides}
-        if len(used) < levels:
+        deepest = len(encoder.strides) - 1
+        used = {deepest, *(encoder.strides.index(stride) for stride in (self.decoder.strides if self.decoder else ()))}
+        if len(used) < len(encoder.strides):
             encoder.serve_only(sorted(used))
-        self.mixers = nn.ModuleDict()
-        reach = 0
-        if config.mixer != "none" and self.frames > 1:
-            if not used & set(wanted):
-                raise ContrailError(
-                    f"model.mix_levels: decoder and head look at levels {sorted(used)} alone: name one of these, "
-                    "or set model.mixer=none"
-                )
-            reach = config.mix_blocks if config.mixer == "conv3d" else self.frames
+        mixer = config.mixer if self.frames > 1 else None
+        reach = 0 if mixer is None else mixer.blocks if mixer.kind == "conv3d" else self.frames
         labelled = list(frames).index(0)
         first = max(labelled - reach, 0)
-        self.seen = slice(first, labelled + reach + 1)  # frames that the answer depends on: no others are encoded
+        self.seen = slice(first, labelled + reach + 1)  # the frames on which the output depends; no others are encoded
         self.labelled = labelled - first
-        if reach:
-            for level in sorted(used & set(wanted)):
-                self.mixers[str(level)] = build_mixer(
-                    config.mixer,
-                    encoder.channels[level],
-                    len(frames[self.seen]),
-                    self.labelled,
-                    config.mix_blocks,
-                    config.norm,
-                )
+        self.mixers = nn.ModuleDict()
+        if mixer is not None:
+            for level in _mixed_levels(mixer.levels, used, deepest, config.encoder):
+                channels, count = encoder.channels[level], len(frames[self.seen])
+                self.mixers[str(level)] = build_mixer(mixer, channels, count, self.labelled, config.norm)
 
-    def forward(self, x_btchw: Tensor, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """(b, t, c, h, w) floats → by head: `logits_b1hw` (b, 1, *size), `record_logit_b1` (b, 1), and in training of a
-        deeply supervised decoder `auxiliary_bkhw` (b, k, *size).
+    def forward(self, x_btchw: Tensor, size: tuple[int, int] | None = None) -> Output:
+        """Predict masks and records.
 
-        size: height and width of the logits, which are resampled bilinearly to it; None: the input's own, whatever it
-        is. Raises ValueError for another number of frames than the model's, or a side below 32 pixels.
+        Args:
+            x_btchw: Normalised images of any height and width of at least 32 pixels.
+            size: Height and width that the logits of pixels are resampled to, bilinearly. None: those of the input.
+
+        Returns:
+            The logits of each head.
+
+        Raises:
+            ValueError: If the number of frames is not the model's, or a side is below 32 pixels.
         """
         frames, height, width = x_btchw.shape[1], x_btchw.shape[3], x_btchw.shape[4]
         if frames != self.frames:
-            ours = "one frame" if self.frames == 1 else f"{self.frames} frames"
-            raise ValueError(f"this model takes {ours} a sample, not {frames}")
+            expected = "one frame" if self.frames == 1 else f"{self.frames} frames"
+            raise ValueError(f"this model takes {expected} per sample, not {frames}")
         if min(height, width) < SMALLEST_SIDE:
             raise ValueError(f"an image of {height} x {width} pixels is too small: both sides need {SMALLEST_SIDE}")
         x_btchw = x_btchw[:, self.seen]
-        # skips and upsampled features only fit each other when every halving is exact
+        # skips and upsampled features only fit each other if every halving is exact
         pad_y, pad_x = -height % self.encoder.multiple, -width % self.encoder.multiple
         top, left = pad_y // 2, pad_x // 2
         x_nchw = _pad(x_btchw.transpose(0, 1).flatten(0, 1), (left, pad_x - left, top, pad_y - top))
-        features = self._mixed(self.encoder(x_nchw), x_btchw.shape[1])
+        features = self._mix(self.encoder(x_nchw), x_btchw.shape[1])
 
-        def at_size(logits_bkhw: Tensor) -> Tensor:
-            padded = _resized(logits_bkhw, (height + pad_y, width + pad_x))
-            return _resized(padded[:, :, top : top + height, left : left + width], size or (height, width))
+        def _at_size(logits_bkhw: Tensor) -> Tensor:
+            padded = _resize(logits_bkhw, (height + pad_y, width + pad_x))
+            return _resize(padded[:, :, top : top + height, left : left + width], size or (height, width))
 
-        answer: dict[str, Tensor] = {}
+        output: Output = {}
         if self.decoder is not None:
-            made = self.decoder(features, height + pad_y, width + pad_x)
-            blocks = made if isinstance(made, list) else [made]
-            answer["logits_b1hw"] = at_size(self.mask_head(blocks[-1]))
-            if self.auxiliary and self.training:
-                maps = [at_size(head(x)) for head, x in zip(self.auxiliary_heads, blocks[:-1], strict=True)]
-                answer["auxiliary_bkhw"] = torch.cat(maps, dim=1)
+            *others, last_bchw = self.decoder(features, height + pad_y, width + pad_x)
+            output["logits_b1hw"] = _at_size(self.mask_head(last_bchw))
+            if self.auxiliary_heads is not None and self.training:
+                maps = [_at_size(head(x_bchw)) for head, x_bchw in zip(self.auxiliary_heads, others, strict=True)]
+                output["auxiliary_bkhw"] = torch.cat(maps, dim=1)
         if self.record_head is not None:
-            answer["record_logit_b1"] = self.record_head(features[-1])
-        return answer
+            output["record_logit_b1"] = self.record_head(features[-1])
+        return output
 
-    def _mixed(self, features: list[Tensor], frames: int) -> list[Tensor]:
-        """[(frames·b, c, h, w)] → [(b, c, h, w)], one for each level."""
+    def _mix(self, features: list[Tensor], frames: int) -> list[Tensor]:
+        """[(frames·b, c, h, w)] to [(b, c, h, w)], for each level."""
         if frames == 1:
             return features
         mixed = []
@@ -120,25 +123,48 @@ class Segmenter(nn.Module):
         return mixed
 
 
+def _mixed_levels(levels: list[int] | None, used: set[int], deepest: int, encoder: str) -> list[int]:
+    """The levels to mix, those of the settings that decoder and heads use. Raise ContrailError if there are none."""
+    if levels is None:
+        return sorted(used)
+    if missing := [level for level in levels if level > deepest]:
+        raise ContrailError(f"model.mixer.levels: {encoder} has levels 0 to {deepest}, not {missing[0]}; correct it")
+    if idle := [level for level in levels if level not in used]:
+        raise ContrailError(
+            f"model.mixer.levels: level {idle[0]} has no effect, as decoder and head use only levels {sorted(used)}; "
+            "remove it"
+        )
+    return sorted(set(levels))
+
+
 def _pad(x_bchw: Tensor, sides: tuple[int, int, int, int]) -> Tensor:
-    """Reflected at the borders; repeated beyond where the image is too small to reflect."""
+    """Reflect at the borders, or repeat the border if the image is too small to reflect."""
     if not any(sides):
         return x_bchw
     fits = max(sides[:2]) < x_bchw.shape[3] and max(sides[2:]) < x_bchw.shape[2]
     return functional.pad(x_bchw, sides, mode="reflect" if fits else "replicate")
 
 
-def _resized(x_bchw: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(x_bchw: Tensor, size: tuple[int, int]) -> Tensor:
     if x_bchw.shape[2:] == size:
         return x_bchw
     return functional.interpolate(x_bchw, tuple(size), mode="bilinear", align_corners=False)
 
 
 def build(config: ModelConfig, in_channels: int, frames: Sequence[int] = (0,)) -> Segmenter:
-    """The network that `config` describes, float32 on the CPU, drawn from torch's global random state.
+    """Build the network that the settings describe, with random weights from torch's global generator.
 
-    frames: those it sees, as ascending offsets from the labelled one. Raises ContrailError for an encoder or weights
-    that cannot be had, a decoder that does not fit it, or a level to mix that it does not have.
+    Args:
+        config: Settings of the model.
+        in_channels: Channels of an image.
+        frames: Ascending offsets of the input frames relative to the labelled one.
+
+    Returns:
+        The network, float32 on the CPU.
+
+    Raises:
+        ContrailError: If encoder or weights are not available, the decoder does not suit the encoder, or a level to mix
+            does not exist.
     """
     encoder = build_encoder(config.encoder, in_channels, config.pretrained, config.drop_path, config.stem_stride)
     return Segmenter(encoder, config, frames)

@@ -1,0 +1,181 @@
+"""Building blocks of decoders and heads. All map (b, c, h, w) to (b, c', h, w)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import SeparableConv2d
+from torch import Tensor, nn
+from torch.nn import functional
+
+Norm = Literal["batch", "group"]
+
+
+def make_norm(kind: Norm, channels: int) -> nn.Module:
+    """Make a normalisation layer for (b, channels, h, w).
+
+    Args:
+        kind: Batch norm, or group norm with at most 32 groups.
+        channels: Number of channels.
+
+    Returns:
+        The layer.
+    """
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def conv_norm_relu(channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    """Make a convolution that keeps height and width, a batch norm and a ReLU.
+
+    Args:
+        channels: Number of input channels.
+        out_channels: Number of output channels.
+        kernel: Side of the kernel, odd.
+
+    Returns:
+        The three layers.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def dilated_conv(channels: int, out_channels: int, dilation: int) -> nn.Sequential:
+    """Make a dilated separable 3×3 convolution that keeps height and width, a batch norm and a ReLU.
+
+    Args:
+        channels: Number of input channels.
+        out_channels: Number of output channels.
+        dilation: Distance between the taps of the kernel, in pixels.
+
+    Returns:
+        The three layers.
+    """
+    return nn.Sequential(
+        SeparableConv2d(channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class CBAM(nn.Module):
+    """Attention over channels, then over pixels; the shape is kept.
+
+    Source: Woo et al. 2018, "CBAM: Convolutional Block Attention Module".
+
+    Args:
+        channels: Number of channels.
+        reduction: Factor by which the attention over channels narrows them.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16):
+        super().__init__()
+        squeezed = max(channels // reduction, 1)
+        self.channels = nn.Sequential(
+            nn.Conv2d(channels, squeezed, 1), nn.ReLU(inplace=True), nn.Conv2d(squeezed, channels, 1)
+        )
+        self.pixels = nn.Conv2d(2, 1, 7, padding=3)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        """Weight every channel and every pixel.
+
+        Args:
+            x_bchw: Features.
+
+        Returns:
+            Features of the same shape.
+        """
+        mean_bc11, max_bc11 = x_bchw.mean((2, 3), keepdim=True), x_bchw.amax((2, 3), keepdim=True)
+        x_bchw = x_bchw * torch.sigmoid(self.channels(mean_bc11) + self.channels(max_bc11))
+        over_channels_b2hw = torch.cat([x_bchw.mean(1, keepdim=True), x_bchw.amax(1, keepdim=True)], dim=1)
+        return x_bchw * torch.sigmoid(self.pixels(over_channels_b2hw))
+
+
+class FPA(nn.Module):
+    """Feature pyramid attention: a 1×1 path weighted per pixel by a small pyramid, plus the image's mean.
+
+    Source: Li et al. 2018, "Pyramid Attention Network for Semantic Segmentation", figure 3, with kernels 7, 5 and 3.
+    Unlike in the paper the small pyramid has no norms, because for an image of 256 pixels it ends in one pixel of one
+    channel. Its ReLUs leak, because without norms one of a single channel could die.
+
+    Args:
+        channels: Number of input channels.
+        out_channels: Number of output channels.
+    """
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__()
+        self.direct = conv_norm_relu(channels, out_channels, 1)
+        self.mean = nn.Sequential(nn.Conv2d(channels, out_channels, 1), nn.ReLU(inplace=True))
+        self.down = nn.ModuleList(nn.Conv2d(c, 1, k, padding=k // 2) for c, k in ((channels, 7), (1, 5), (1, 3)))
+        self.side = nn.ModuleList(nn.Conv2d(1, 1, k, padding=k // 2) for k in (7, 5, 3))
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        """Apply the attention.
+
+        Args:
+            x_bchw: Features of any height and width.
+
+        Returns:
+            Features, (b, out_channels, h, w).
+        """
+        sizes, levels, level_bchw = [], [], x_bchw
+        for down, side in zip(self.down, self.side, strict=True):
+            sizes.append(level_bchw.shape[2:])
+            level_bchw = functional.leaky_relu(down(functional.max_pool2d(level_bchw, 2, ceil_mode=True)), 0.1)
+            levels.append(side(level_bchw))
+        weight_b1hw = levels.pop()
+        while levels:
+            weight_b1hw = functional.interpolate(weight_b1hw, sizes.pop()) + levels.pop()
+        weight_b1hw = functional.interpolate(weight_b1hw, sizes.pop())
+        return weight_b1hw * self.direct(x_bchw) + self.mean(x_bchw.mean((2, 3), keepdim=True))
+
+
+class ASPP(nn.Module):
+    """Parallel dilated separable convolutions and the image's mean, projected to `out_channels`.
+
+    Source: Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution" (DeepLabv3+). The path of the mean has
+    no norm, which would need several samples.
+
+    Args:
+        channels: Number of input channels.
+        out_channels: Number of output channels.
+        rates: Dilation of each path.
+    """
+
+    def __init__(self, channels: int, out_channels: int, rates: Sequence[int] = (6, 12, 18)):
+        super().__init__()
+        self.paths = nn.ModuleList([conv_norm_relu(channels, out_channels, 1)])
+        self.paths.extend(dilated_conv(channels, out_channels, rate) for rate in rates)
+        self.mean = nn.Sequential(nn.Conv2d(channels, out_channels, 1), nn.ReLU(inplace=True))
+        self.project = conv_norm_relu((len(rates) + 2) * out_channels, out_channels, 1)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        """Apply all paths and project their concatenation.
+
+        Args:
+            x_bchw: Features.
+
+        Returns:
+            Features, (b, out_channels, h, w).
+        """
+        mean_bchw = self.mean(x_bchw.mean((2, 3), keepdim=True)).expand(-1, -1, *x_bchw.shape[2:])
+        return torch.as_tensor(self.project(torch.cat([*(path(x_bchw) for path in self.paths), mean_bchw], dim=1)))
+
+
+def use_group_norm(module: nn.Module) -> None:
+    """Replace every batch norm within a module by a group norm.
+
+    Args:
+        module: Changed in place.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, make_norm("group", child.num_features))
+        else:
+            use_group_norm(child)

@@ -1,0 +1,140 @@
+"""Pages of the documentation that are generated when it is built, so that they cannot differ from the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from typer.cli import get_docs_for_click
+
+ROOT = Path(__file__).parents[1]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages.
+
+    Args:
+        files: The files of the documentation.
+        config: The configuration of mkdocs.
+
+    Returns:
+        The files with the generated pages added.
+    """
+    from contrail_data.cli.main import app as data_app
+    from contrail_train.cli.main import app as train_app
+
+    pages = {
+        "reference/contrail-data.md": command_page(data_app, "contrail-data"),
+        "reference/contrail-train.md": command_page(train_app, "contrail-train"),
+        "reference/exit-codes.md": exit_codes_page(),
+        "reference/settings.md": settings_page(),
+        "reference/presets.md": presets_page(),
+        "benchmarks.md": (ROOT / "benchmarks/README.md").read_text(),
+        "contributing.md": linked_from_docs((ROOT / "CONTRIBUTING.md").read_text()),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
+    }
+    for path, content in pages.items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def linked_from_docs(text: str) -> str:
+    """Make links of a page at the top of the repository valid within the documentation."""
+    return text.replace("(docs/", "(")
+
+
+def command_page(app: typer.Typer, name: str) -> str:
+    """Describe every command of a command line.
+
+    Args:
+        app: The command line.
+        name: Its name.
+
+    Returns:
+        A page in Markdown.
+    """
+    command: Any = typer.main.get_command(app)
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name=name), name=name, title=name)
+    # A bar within a cell of help text would end the cell, and <...> would be taken for a tag.
+    return re.sub(r"<(?!br)(/?\w)", r"&lt;\1", text)
+
+
+def exit_codes_page() -> str:
+    """List the exit codes, with the strings below the members of the enumeration as descriptions."""
+    import ast
+
+    from contrail_data.cli import common
+
+    tree = ast.parse(Path(common.__file__).read_text())
+    enumeration = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "ExitCode")
+    rows, member = [], ""
+    for node in enumeration.body[1:]:
+        if isinstance(node, ast.Assign):
+            member = f"| {ast.literal_eval(node.value)} | "
+        elif isinstance(node, ast.Expr):
+            rows.append(member + " ".join(ast.literal_eval(node.value).split()) + " |")
+    return "\n".join(
+        [
+            "# Exit codes",
+            "",
+            "Both command lines end with one of these. A message on stderr, one line, says what, why and what to do.",
+            "",
+            "| code | meaning |",
+            "|---:|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def settings_page() -> str:
+    """List every setting of a run with its default, what it takes and what it means."""
+    from contrail_train.config.schema import RunConfig, plain
+    from contrail_train.config.settings import group_of, setting_fields, takes
+
+    lines = [
+        "# Settings of a run",
+        "",
+        "`contrail-train run PRESET --set KEY=VALUE` changes a setting of a preset; a YAML file with these keys can be given",
+        "in place of a preset. A setting that has no effect in combination with the others is refused.",
+        "`contrail-train presets show PRESET` prints the values of a preset.",
+        "",
+        "| key | default | takes | meaning |",
+        "|---|---|---|---|",
+    ]
+    for key, field in setting_fields(RunConfig):
+        if (group := group_of(field)) is not None:
+            cells = [f"**`{key}`**", "a group", "", (group.__doc__ or "").strip()]
+        else:
+            default = plain(field.get_default(call_default_factory=True))
+            cells = [f"`{key}`", f"`{default}`", takes(field), field.description or ""]
+        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def presets_page() -> str:
+    """List the presets by family, with costs as shipped with the package."""
+    from contrail_train.config.presets import FAMILIES, PRESETS, config_of, cost_key, shipped_costs
+
+    costs = shipped_costs()
+    lines = [
+        "# Presets",
+        "",
+        "Parameters, and floating-point operations of one forward pass of a sample of 256 x 256 pixels and 3 channels.",
+    ]
+    for family in FAMILIES.values():
+        lines += ["", f"## {family.name}", "", family.about, "", "| preset | based on | what differs | M parameters | GFLOP |"]
+        lines += ["|---|---|---|---:|---:|"]
+        for preset in PRESETS.values():
+            if preset.family == family.name:
+                cost = costs[cost_key(config_of(preset.name))]
+                changes = ", ".join(f"`{key}={value}`" for key, value in preset.settings.items())
+                about = f"{preset.about} {changes}".replace("|", "\\|")
+                lines.append(
+                    f"| `{preset.name}` | {preset.parent or ''} | {about} | {cost.parameters / 1e6:.1f} | {cost.flop / 1e9:.1f} |"
+                )
+    return "\n".join([*lines, ""])

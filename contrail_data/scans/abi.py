@@ -32,7 +32,7 @@ from xarray.core import indexing
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.scans.abi_files import SAME_SCAN, AbiFile, AbiScan, find_files, group_scans, parse_name
-from contrail_data.scans.scene import assemble, with_geometry
+from contrail_data.scans.scene import PROJECTION_KEYS, assemble, with_geometry
 from contrail_data.storage.place import Place
 
 GOOD = (0, 1)
@@ -76,7 +76,7 @@ def read_contents(url: str) -> Contents:
         if "Advanced Baseline Imager" not in instrument and "goes_imager_projection" not in file:
             raise ContrailError(f"{url}: comes from {instrument or 'another instrument'}, not GOES-R ABI; leave it out")
         mapping = file["goes_imager_projection"].attrs
-        longitude, height, equator, pole = (float(np.ravel(mapping[key])[0]) for key in _PROJECTION_KEYS)
+        longitude, height, equator, pole = (float(np.ravel(mapping[key])[0]) for key in PROJECTION_KEYS)
         projection = Projection(longitude, height, equator, pole, _text(mapping["sweep_angle_axis"]))
         (x, dx, width), (y, dy, height) = (_axis(file[name]) for name in ("x", "y"))
         parsed = parse_name(url)
@@ -99,14 +99,6 @@ def read_contents(url: str) -> Contents:
         chunk = int(pixels.chunks[0]) if pixels.chunks else height
         platform = _text(file.attrs.get("platform_ID", b"")) or (f"G{parsed.satellite}" if parsed else "")
     return Contents(FixedGrid(projection, x, y, dx, dy, height, width), start, end, platform, tuple(bands), chunk)
-
-
-_PROJECTION_KEYS = (
-    "longitude_of_projection_origin",
-    "perspective_point_height",
-    "semi_major_axis",
-    "semi_minor_axis",
-)
 
 
 def _seconds(since_2000: float) -> np.datetime64:

@@ -23,7 +23,7 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.scans.scene import assemble
+from contrail_data.scans.scene import PROJECTION_KEYS, assemble
 
 if TYPE_CHECKING:
     from satpy import Scene
@@ -31,20 +31,13 @@ if TYPE_CHECKING:
 
 WINDOW = (11, 13, 14, 15)
 """ABI bands in atmospheric windows, from which ash composites are made."""
-# Central wavelengths in µm that count as an ABI band.
-_CENTRES = {
-    8: (6.0, 6.5),
-    9: (6.8, 7.1),
-    10: (7.2, 7.5),
-    11: (8.4, 8.75),
-    12: (9.5, 9.8),
-    13: (10.3, 10.55),
-    14: (11.1, 11.3),
-    15: (12.25, 12.45),
-    16: (13.2, 13.4),
-}
+_ABI_BANDS = range(8, 17)
+# Lowest and highest central wavelength in µm that count as each ABI band.
+_LOWEST = (6.0, 6.8, 7.2, 8.4, 9.5, 10.3, 11.1, 12.25, 13.2)
+_HIGHEST = (6.5, 7.1, 7.5, 8.75, 9.8, 10.55, 11.3, 12.45, 13.4)
+_CENTRES = dict(zip(_ABI_BANDS, zip(_LOWEST, _HIGHEST, strict=True), strict=True))
 _AMI_CHANNELS = ("wv063", "wv069", "wv073", "ir087", "ir096", "ir105", "ir112", "ir123", "ir133")
-_AMI = dict(zip(_AMI_CHANNELS, range(8, 17), strict=True))
+_AMI = dict(zip(_AMI_CHANNELS, _ABI_BANDS, strict=True))
 # Readers that are recognised by the names of their files.
 _NAMES = {
     "ahi_hsd": re.compile(r"HS_H\d\d_\d{8}_\d{4}_B(?P<channel>\d\d)_\w{4}_R\d\d_S\d{4}\.DAT(\.bz2)?"),
@@ -349,26 +342,16 @@ def _grid_of(area: Any, mirrored: bool) -> tuple[FixedGrid, slice, slice]:
         raise ContrailError("not on a geostationary grid; give a Scene as its reader makes it, not resampled")
     if any(axis.unit_name != "metre" for axis in crs.axis_info):
         raise ContrailError(f"area in {crs.axis_info[0].unit_name}; give one in metres")
-    height = float(mapping["perspective_point_height"])
-    projection = Projection(
-        float(mapping["longitude_of_projection_origin"]),
-        height,
-        float(mapping["semi_major_axis"]),
-        float(mapping["semi_minor_axis"]),
-        str(mapping["sweep_angle_axis"]),
-    )
+    longitude, height, equator, pole = (float(mapping[key]) for key in PROJECTION_KEYS)
+    projection = Projection(longitude, height, equator, pole, str(mapping["sweep_angle_axis"]))
     # The extent holds outer edges in metres at the height of the satellite; row 0 is at the top one.
     west, bottom, east, top = (float(edge) / height for edge in extent)
     if mirrored:
         bottom, top = -top, -bottom
+    rows, columns = slice(None, None, -1 if bottom > top else 1), slice(None, None, -1 if west > east else 1)
+    west, east, bottom, top = min(west, east), max(west, east), min(bottom, top), max(bottom, top)
     dx, dy = (east - west) / area.width, (bottom - top) / area.height
-    grid = FixedGrid(projection, west + dx / 2, top + dy / 2, dx, dy, area.height, area.width)
-    rows, columns = slice(None, None, -1 if dy > 0 else 1), slice(None, None, -1 if dx < 0 else 1)
-    if dy > 0:
-        grid = FixedGrid(projection, grid.x, bottom - dy / 2, grid.dx, -dy, area.height, area.width)
-    if dx < 0:
-        grid = FixedGrid(projection, east - dx / 2, grid.y, -dx, grid.dy, area.height, area.width)
-    return grid, rows, columns
+    return FixedGrid(projection, west + dx / 2, top + dy / 2, dx, dy, area.height, area.width), rows, columns
 
 
 def _times_of(attributes: Mapping[str, Any]) -> tuple[np.datetime64, np.datetime64]:

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from contrail_data.errors import BadRecord, ContrailError
-from contrail_data.geo.geometry import local_solar_hour
+from contrail_data.geo.geometry import local_solar_hour, unknown_footprint
 from contrail_data.sample import RECORD_LABELLED_FRAME, check_record_id, record_times
 from contrail_data.scans.tiles import Tile
 
@@ -106,7 +106,7 @@ def _parse(entry: Any) -> RecordMetadata:
             raise ValueError(f"{key} is {str(value)[:40]!r}, not a usable number")  # also NaN and booleans
     timestamp = values.pop("timestamp")
     grid = tuple(values.values())
-    return RecordMetadata(record_id, timestamp, None if None in grid else grid)  # type: ignore[arg-type]
+    return RecordMetadata(record_id, timestamp, None if None in grid else grid)
 
 
 def read_complete_metadata(path: Path) -> list[RecordMetadata]:
@@ -147,7 +147,8 @@ def metadata_records(path: Path, size: int) -> xr.Dataset:
     footprints = []
     for entry in entries:
         try:
-            footprints.append(Tile(*entry.grid, size, size).footprint())  # type: ignore[misc]
+            tile = entry.tile(size, size)
+            footprints.append(unknown_footprint() if tile is None else tile.footprint())
         except ValueError as error:
             raise ContrailError(f"{path}: record {entry.record_id}: {str(error)[:120]}; correct the entry") from None
     places = {

@@ -1,4 +1,4 @@
-"""MISSING DOCSTRING."""
+"""Rebuild the damaged files of a store from the raw data that it was built from."""
 
 from __future__ import annotations
 
@@ -6,62 +6,91 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import xarray as xr
 import xxhash
 
-from contrail_data.build.build import build, build_shard
+from contrail_data.build.build import build
+from contrail_data.build.shard import ShardTask
 from contrail_data.errors import ContrailError
-from contrail_data.sources.base import InputFormat, SourceKind
+from contrail_data.sources.base import InputFormat, Source, SourceKind
 from contrail_data.sources.open import open_source
 from contrail_data.sources.select import settings_of
 from contrail_data.storage.place import Place
 from contrail_data.store import journal
 from contrail_data.store.manifest import read_manifest, read_provenance
 from contrail_data.store.reader import open_store, read_scalars
-from contrail_data.store.schema import DIMS, MANIFEST, PROVENANCE, SHARD
+from contrail_data.store.schema import DIMS, GROUP, MANIFEST, PROVENANCE, SHARD, Kind, require_kind
 from contrail_data.store.transfer import repair
 from contrail_data.store.verify import Damage
 from contrail_data.store.writer import create_arrays
 
 
 def repair_from_raw(place: Place, damage: Sequence[Damage], raw: Path, workers: int) -> list[str]:
-    """The same from the raw data that the store was built from: only damaged shards are built again, all of it where
-    something else is damaged.
+    """Restore damaged files of a store from its raw data.
 
-    Raises ContrailError when the raw data does not give the bytes that were sealed.
+    If only shards are damaged, only those are rebuilt; otherwise the store is rebuilt in a temporary folder.
+
+    Args:
+        place: The store.
+        damage: Its damaged files.
+        raw: Folder of the raw data.
+        workers: Number of threads.
+
+    Returns:
+        Keys of the restored files.
+
+    Raises:
+        ContrailError: If the store cannot be rebuilt from raw data, or the raw data no longer gives the sealed bytes.
     """
-    hurt = {d.path for d in damage}
-    if lost := sorted(hurt & {MANIFEST, "zarr.json"}):
-        raise ContrailError(f"{place.file(lost[0])}: cannot be made from raw data: repair from a copy of the store")
+    damaged = {item.path for item in damage}
+    if essential := sorted(damaged & {MANIFEST, GROUP}):
+        raise ContrailError(
+            f"{place.file(essential[0])}: cannot be rebuilt from raw data; repair from a copy of the store"
+        )
     store = open_store(place, times=False)
-    if store.attrs["kind"] != "samples":
-        raise ContrailError(f"{place}: {store.attrs['kind']} are not made from raw data: repair from a copy")
-    settings = settings_of(store)
-    input_format = InputFormat.FRAMES if store.attrs["source"] == SourceKind.FRAMES else InputFormat.RECORDS
-    listed = read_manifest(place, store.attrs["manifest"])
+    require_kind(store, Kind.SAMPLES, remedy="repair from a copy of the store")
+    checksums = read_manifest(place, store.attrs["manifest"])
     by_shard: dict[int, list[str]] = {}
-    for key in hurt & set(listed):
+    for key in sorted(damaged & set(checksums)):
         name, _, rest = key.partition("/c.")
         if name in DIMS and rest:
             by_shard.setdefault(int(rest.split(".")[0]), []).append(key)
+    restored = sorted(key for keys in by_shard.values() for key in keys)
     with tempfile.TemporaryDirectory(prefix="contrail-repair-") as folder:
-        if sum(map(len, by_shard.values())) < len(hurt & {*listed, PROVENANCE}):
-            split = read_provenance(place).get("split", "train")
-            built = build(open_source(raw, split, settings.composite, input_format), settings, f"{folder}/s", workers=workers)
+        if len(restored) < len(damaged & {*checksums, PROVENANCE}):
+            source = _open_raw(raw, read_provenance(place).get("split", "train"), store)
+            built = build(source, settings_of(store), f"{folder}/s", workers=workers)
             if built.digest != store.attrs["digest"]:
-                raise ContrailError(f"{raw}: does not give this store (any more): repair from a copy of it")
+                raise ContrailError(f"{raw}: does not give this store (any more); repair from a copy of the store")
             return repair(place, damage, built.place)
-        scalars = read_scalars(store)
         for number, keys in sorted(by_shard.items()):
-            members = slice(number * SHARD, (number + 1) * SHARD)
-            ids = [str(r) for r in scalars["record_id"].values[members]]
-            source = open_source(raw, str(scalars["split"].values[members][0]), settings.composite, input_format)
-            made = Place(folder)
-            layouts = create_arrays(made, settings.arrays(store.sizes["time"]), store.sizes["sample"])
-            build_shard(source.part(ids), settings, layouts, made, True, number)
+            _rebuild_shard(store, raw, number, Place(folder))
             for key in keys:
-                content = made.read(key)
-                if xxhash.xxh3_64_hexdigest(content) != listed[key][0]:
-                    raise ContrailError(f"{raw}: no longer gives what was sealed in {key}: repair from a copy instead")
+                content = Place(folder).read(key)
+                if xxhash.xxh3_64_hexdigest(content) != checksums[key].xxh3:
+                    raise ContrailError(f"{raw}: no longer gives the sealed bytes of {key}; repair from a copy")
                 place.write(key, [content])
-    journal.forget(place)
-    return sorted(key for keys in by_shard.values() for key in keys)
+    journal.clear_staging(place)
+    return restored
+
+
+def _open_raw(raw: Path, split: str, store: xr.Dataset) -> Source:
+    input_format = InputFormat.FRAMES if store.attrs["source"] == SourceKind.FRAMES else InputFormat.RECORDS
+    return open_source(raw, split, settings_of(store).composite, input_format)
+
+
+def _rebuild_shard(store: xr.Dataset, raw: Path, number: int, place: Place) -> None:
+    """Build one shard of a store again, in another place."""
+    scalars = read_scalars(store).isel(sample=slice(number * SHARD, (number + 1) * SHARD))
+    settings = settings_of(store)
+    task = ShardTask(
+        source=_open_raw(raw, str(scalars["split"].values[0]), store).part(
+            [str(r) for r in scalars["record_id"].values]
+        ),
+        settings=settings,
+        place=place,
+        layouts=create_arrays(place, settings.arrays(store.sizes["time"]), store.sizes["sample"]),
+        number=number,
+        strict=True,
+    )
+    task()

@@ -1,48 +1,54 @@
-"""MISSING DOCSTRING."""
+"""Run the tasks of a build on threads, on processes, or on a dask cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING
 
+from contrail_data.build.shard import ShardTask
 from contrail_data.errors import ContrailError
 from contrail_data.store.journal import Shard
+from contrail_data.store.samples import SampleRow
 
-Task = Callable[[], Shard]
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster
 
 
-def run(tasks: Sequence[Task], scheduler: str, workers: int, on_shard: Callable[[Shard], None]) -> None:
-    """Do the tasks in any order on a dask scheduler (see `build`) and hand over each result as it comes.
+def run_tasks(tasks: Sequence[ShardTask], scheduler: str, workers: int) -> Iterator[Shard[SampleRow]]:
+    """Run tasks in any order.
 
-    Raises what a task raises, and ContrailError for a scheduler that does not answer or whose workers keep dying.
+    Args:
+        tasks: The tasks.
+        scheduler: `threads`, `processes`, or the address of a dask scheduler such as `tcp://host:8786`.
+        workers: Number of threads or processes.
+
+    Yields:
+        The result of each task, as soon as it is finished.
+
+    Raises:
+        ContrailError: If the scheduler is unknown or does not answer, or if its workers keep dying.
     """
     if scheduler == "threads":
-        import dask
-        from dask.callbacks import Callback
+        pool = ThreadPoolExecutor(workers)
+        try:
+            for task in as_completed([pool.submit(task) for task in tasks]):
+                yield task.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    elif scheduler == "processes" or "://" in scheduler:
+        yield from _run_on_cluster(tasks, scheduler, workers)
+    else:
+        raise ContrailError(
+            f"--scheduler {scheduler}: unknown; give threads, processes or an address such as tcp://host:8786"
+        )
 
-        class HandOver(Callback):
-            def _posttask(self, key: Any, value: Any, dsk: Any, state: Any, worker_id: Any) -> None:
-                if isinstance(value, Shard):
-                    on_shard(value)
 
-        with HandOver():
-            # Keys in order: dask starts equal tasks by their keys.
-            graph = [dask.delayed(task)(dask_key_name=f"shard-{i:08d}") for i, task in enumerate(tasks)]
-            dask.compute(*graph, scheduler="threads", num_workers=workers)
-        return
-    from distributed import Client, LocalCluster, wait
+def _run_on_cluster(tasks: Sequence[ShardTask], scheduler: str, workers: int) -> Iterator[Shard[SampleRow]]:
+    from distributed import wait
     from distributed.scheduler import KilledWorker
 
-    local = scheduler == "processes"
-    if not local and "://" not in scheduler:
-        raise ContrailError(f"--scheduler {scheduler}: use threads, processes or an address such as tcp://host:8786")
-    try:
-        cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) if local else None
-        client = Client(scheduler if cluster is None else cluster, timeout=15)
-        client.wait_for_workers(1, timeout=60)
-    except (OSError, ValueError, TimeoutError) as error:
-        reason = str(error).splitlines()[0][:100] if str(error) else "no worker"
-        raise ContrailError(f"--scheduler {scheduler}: does not answer ({reason}): start it, and workers") from None
+    client, cluster = _connect(scheduler, workers)
     futures = []
     try:
         futures = client.map(_call, tasks, pure=False, retries=2)
@@ -52,12 +58,14 @@ def run(tasks: Sequence[Task], scheduler: str, workers: int, on_shard: Callable[
                 done, pending = wait(pending, timeout=60, return_when="FIRST_COMPLETED")
             except TimeoutError:
                 if not client.scheduler_info()["workers"]:
-                    raise ContrailError(f"--scheduler {scheduler}: has no workers left: start some, repeat") from None
+                    raise ContrailError(
+                        f"--scheduler {scheduler}: has no workers left; start some, and repeat the command"
+                    ) from None
                 continue
             for future in done:
-                on_shard(future.result())
+                yield future.result()
     except KilledWorker as error:
-        raise ContrailError(f"--scheduler {scheduler}: its workers keep dying ({error}): see their logs") from None
+        raise ContrailError(f"--scheduler {scheduler}: its workers keep dying ({error}); see their logs") from None
     finally:
         client.cancel(futures)
         client.close()
@@ -65,5 +73,22 @@ def run(tasks: Sequence[Task], scheduler: str, workers: int, on_shard: Callable[
             cluster.close()
 
 
-def _call(task: Task) -> Shard:
+def _connect(scheduler: str, workers: int) -> tuple[Client, LocalCluster | None]:
+    from distributed import Client, LocalCluster
+
+    cluster = None
+    try:
+        if scheduler == "processes":
+            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        client = Client(scheduler if cluster is None else cluster, timeout=15)
+        client.wait_for_workers(1, timeout=60)
+    except (OSError, ValueError, TimeoutError) as error:
+        reason = str(error).splitlines()[0][:100] if str(error) else "no worker"
+        raise ContrailError(
+            f"--scheduler {scheduler}: does not answer ({reason}); start the scheduler and its workers"
+        ) from None
+    return client, cluster
+
+
+def _call(task: ShardTask) -> Shard[SampleRow]:
     return task()

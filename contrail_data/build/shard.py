@@ -1,0 +1,114 @@
+"""One task of a build: the records of one shard, from raw bytes to stored bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from contrail_data.composites import quantise, stored_frames, whiten
+from contrail_data.errors import BadRecord
+from contrail_data.sample import resize
+from contrail_data.sources.base import Source
+from contrail_data.storage.place import Place
+from contrail_data.store import journal, stats
+from contrail_data.store.journal import Shard
+from contrail_data.store.samples import SampleRow, StoredSample, stored_values
+from contrail_data.store.schema import SHARD
+from contrail_data.store.settings import StoreSettings
+from contrail_data.store.shards import Layout, ShardWriter, writing_shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """Builds one shard. It can be pickled, so that it runs in any process that sees the source and the store."""
+
+    source: Source
+    """Only the records of this shard."""
+    settings: StoreSettings
+    place: Place
+    """The store."""
+    layouts: Mapping[str, Layout]
+    number: int
+    """Number of the shard."""
+    strict: bool
+    """Raise an error for a bad record instead of setting it aside."""
+
+    def __call__(self) -> Shard[SampleRow]:
+        """Write the files of the shard, and then its journal entry.
+
+        Returns:
+            The files, and a row for each record, including those set aside.
+
+        Raises:
+            BadRecord: If a record is bad and the task is strict.
+        """
+        rows = []
+        with writing_shards(self.layouts, self.number) as writers:
+            for position, record_id in enumerate(self.source.record_ids):
+                row: SampleRow = {
+                    "index": self.number * SHARD + position,
+                    "record_id": record_id,
+                    "stamp": file_stamp(self.source, record_id),
+                }
+                try:
+                    sample = self.source.read_sample(record_id)
+                    row.update(_store_sample(sample, self.settings, writers, position))
+                except BadRecord as error:
+                    if self.strict:
+                        raise
+                    row["error"] = str(error) if record_id in str(error) else f"{record_id}: {error}"
+                rows.append(row)
+            files = {name: writer.finish() for name, writer in writers.items()}
+        shard = Shard(self.number, files, rows)
+        journal.write_entry(self.place, shard)
+        return shard
+
+
+def file_stamp(source: Source, record_id: str) -> list[int]:
+    """Identify the state of a record's files, so that a record that has changed is built again.
+
+    Args:
+        source: The source of the record.
+        record_id: Id of the record.
+
+    Returns:
+        Size in bytes and time of change in nanoseconds of each file; -1 if it does not exist.
+    """
+    states = [path.stat() if path.exists() else None for path in source.files(record_id)]
+    return [value for s in states for value in ((s.st_size, s.st_mtime_ns) if s else (-1, -1))]
+
+
+def _store_sample(
+    sample: xr.Dataset, settings: StoreSettings, writers: Mapping[str, ShardWriter], position: int
+) -> StoredSample:
+    """Write the chunks of one sample; returns their checksums, the moments of each channel and the scalars."""
+    sample = resize(sample, settings.size)
+    variables = sample.variables  # faster to access than the items of the Dataset
+    valid_tyx = np.moveaxis(variables["valid"].values, -1, 0) if "valid" in variables else None
+    if "image" in variables:
+        unit_tchw = variables["image"].transpose("time", "channel", "y", "x").values
+        image_tchw = np.empty(unit_tchw.shape, settings.dtype)
+        quantise(unit_tchw, image_tchw)
+    else:
+        bands = dict(zip(variables["band"].values.tolist(), variables["brightness_temperature"].values, strict=True))
+        with np.errstate(invalid="ignore"):  # missing pixels are NaN until they are whitened
+            image_tchw = stored_frames(settings.composite, bands, settings.dtype)
+    if valid_tyx is not None:
+        whiten(image_tchw, valid_tyx)
+    unmarked_yx = np.zeros((settings.size, settings.size), np.uint8)
+    checksums = {"image": writers["image"].add(position, image_tchw)}
+    for name in ("mask", "annotators"):
+        checksums[name] = writers[name].add(position, variables[name].values if name in variables else unmarked_yx)
+    if "valid" in writers:
+        everywhere_tyx = np.ones((len(image_tchw), settings.size, settings.size), np.uint8)
+        stored = everywhere_tyx if valid_tyx is None else np.ascontiguousarray(valid_tyx, np.uint8)
+        checksums["valid"] = writers["valid"].add(position, stored)
+    missing = 0 if valid_tyx is None else int(valid_tyx.size - valid_tyx.sum())
+    return {
+        "checksums": checksums,
+        "moments": stats.moments(image_tchw, valid_tyx),
+        "values": stored_values(sample.attrs, variables["time"].values, missing),
+    }

@@ -111,16 +111,19 @@ def build_ash(
         list[datetime] | None,
         typer.Option(
             formats=TIME_FORMATS,
+            metavar="TIME",
             help="Time of a sample's reference frame, UTC; repeatable.",
             show_default="every --every minutes",
             rich_help_panel=SCANS,
         ),
     ] = None,
     since: Annotated[
-        datetime | None, typer.Option(formats=TIME_FORMATS, help="Time of the first scan, UTC.", rich_help_panel=SCANS)
+        datetime | None,
+        typer.Option(formats=TIME_FORMATS, metavar="TIME", help="Time of the first scan, UTC.", rich_help_panel=SCANS),
     ] = None,
     until: Annotated[
-        datetime | None, typer.Option(formats=TIME_FORMATS, help="Time of the last scan, UTC.", rich_help_panel=SCANS)
+        datetime | None,
+        typer.Option(formats=TIME_FORMATS, metavar="TIME", help="Time of the last scan, UTC.", rich_help_panel=SCANS),
     ] = None,
     every: Annotated[
         int, typer.Option(min=1, help="Minutes between samples, if no --time is given.", rich_help_panel=SCANS)
@@ -322,7 +325,7 @@ def subset(
 
 
 def merge(
-    stores: Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE...")],
+    stores: Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE")],
     out: Out,
     overwrite: Overwrite = False,
     workers: Workers = CORES,
@@ -350,7 +353,7 @@ def _build(source: Source, settings: StoreSettings, out: str, **options: Any) ->
     for line in built.set_aside:
         print(f"set aside: {line}", file=sys.stderr)
     print_written_store(out, built.samples, built.resumed, built.digest, set_aside=len(built.set_aside))
-    if built.was_there:
+    if built.existed:
         print_note("the store already exists; --overwrite rebuilds it if records have changed")
     if built.set_aside:
         raise typer.Exit(ExitCode.FAILED)

@@ -5,13 +5,14 @@ Only what `--help` needs is imported here; commands import the rest when they ru
 
 from __future__ import annotations
 
+import inspect
 import os
 import resource
 import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -91,6 +92,22 @@ SatpyReader = Annotated[
         rich_help_panel=SCANS,
     ),
 ]
+
+
+def add_command(
+    app: typer.Typer, command: Callable[..., None], *, name: str | None = None, panel: str | None = None
+) -> None:
+    """Add a command to a command line, with its docstring as help.
+
+    Args:
+        app: The command line.
+        command: The function. Lines of a paragraph of its docstring are joined, so that the terminal wraps them.
+        name: Name of the command, if it is not that of the function.
+        panel: Panel of `--help` that lists the command.
+    """
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    app.command(name, help=text, rich_help_panel=panel)(command)
 
 
 def run_app(app: typer.Typer) -> None:

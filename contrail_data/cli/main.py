@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from contrail_data.cli import build, catalog, labels, look, share, splits, synth
-from contrail_data.cli.common import run_app
+from contrail_data.cli.common import add_command, run_app
 
 GROUPS = {
     "Build": (build.build_ash, build.append, build.subset, build.merge),
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 for panel, commands in GROUPS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        add_command(app, command, panel=panel)
 app.add_typer(catalog.app, name="catalog", rich_help_panel="Share")
 
 

@@ -53,7 +53,7 @@ Size = Annotated[
 def splits(
     stores: Annotated[
         list[str],
-        typer.Argument(help="Stores (paths, URLs, catalog names) or metadata files.", metavar="STORE..."),
+        typer.Argument(help="Stores (paths, URLs, catalog names) or metadata files.", metavar="STORE"),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The CSV file to write.", rich_help_panel=OUTPUT)] = Path(
         "folds.csv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,14 @@ import typer
 
 from contrail_data.cli.common import CORES, TIME_FORMATS, Workers
 from contrail_data.errors import ContrailError
+
+
+class SceneryName(StrEnum):
+    """Keys of `contrail_data.synthetic.records.SCENERIES`."""
+
+    CLEAR = "clear"
+    FAINT = "faint"
+
 
 Folder = Annotated[Path, typer.Argument(help="Folder to write the files into.", metavar="FOLDER")]
 Bands = Annotated[str, typer.Option(help="ABI bands, comma-separated numbers from 8 to 16.")]
@@ -31,6 +40,13 @@ def synth(
             help="Pixels (down, right) by which labels are shifted against the image; OpenContrails: 0.5 0.5."
         ),
     ] = (0.5, 0.5),
+    scenery: Annotated[
+        SceneryName,
+        typer.Option(
+            help="clear: a small model learns it in minutes. faint: as hard as real data, with lookalikes that only "
+            "motion distinguishes from contrails."
+        ),
+    ] = SceneryName.CLEAR,
     workers: Workers = CORES,
 ) -> None:
     """Write synthetic records in the OpenContrails layout.
@@ -51,6 +67,7 @@ def synth(
             size=size,
             bands=band_numbers,
             label_shift=label_shift,
+            scenery=scenery.value,
             on_record=lambda _: advance(1),
             workers=workers,
         )
@@ -59,9 +76,9 @@ def synth(
 
 def synth_scans(
     out: Folder,
-    start: Annotated[datetime, typer.Option(formats=TIME_FORMATS, help="Time of the first scan, UTC.")] = datetime(
-        2024, 3, 1, 12
-    ),
+    start: Annotated[
+        datetime, typer.Option(formats=TIME_FORMATS, metavar="TIME", help="Time of the first scan, UTC.")
+    ] = datetime(2024, 3, 1, 12),
     scans: Annotated[int, typer.Option(min=1, max=8, help="Number of scans, 10 minutes apart.")] = 8,
     seed: Seed = 0,
     satellite: Annotated[int, typer.Option(min=16, max=19, help="GOES-16 to GOES-19.")] = 16,

@@ -93,7 +93,11 @@ def compare_label_stores(a: xr.Dataset, b: xr.Dataset) -> list[Agreement]:
 
 
 class _Labels:
-    """The labelled frames of a store, by record id and offset from the labelled frame."""
+    """The labelled frames of a store, by record id and offset from the labelled frame.
+
+    Args:
+        store: Pseudo-labels or predictions.
+    """
 
     def __init__(self, store: xr.Dataset) -> None:
         records = read_scalars(store)
@@ -112,7 +116,7 @@ class _Labels:
         return position is not None and bool(self._human_nt[position])
 
     def plane(self, name: str, record: str, offset: int) -> npt.NDArray[np.float64]:
-        """(y, x) stored values."""
+        # (y, x) stored values
         sample, column = self.frames[record, offset]
         stored = np.empty((1, *self._shape), np.uint8)
         self._readers[name](sample, [column], stored)

@@ -32,9 +32,8 @@ from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import ALL_FRAMES, Decision, FrameSelection, Labeller, Predicted
 from contrail_data.labels.write import LabelledStore, write_labels
-from contrail_data.store.reader import pixel_reader, read_scalars
+from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.schema import Kind, require_kind
-from contrail_data.store.shards import Reader
 
 METHOD = "optical flow 2: cv2.DISOpticalFlow, medium, finest scale 0, mean of the channels"
 """Stands in the store for a model's digest. A change of the method gets a new number."""
@@ -172,7 +171,7 @@ class _Flow:
     """Predicts frames of a store by carrying its labels: a `Predict`."""
 
     store: xr.Dataset
-    readers: dict[str, Reader]
+    readers: dict[str, PixelReader]
     labelled_frame: npt.NDArray[np.int64]
     annotator_count: npt.NDArray[np.int64]
 
@@ -188,7 +187,7 @@ class _Flow:
         return Predicted(probability, probability.max((1, 2)), reliability)
 
     def label(self, sample: int) -> npt.NDArray[np.float32]:
-        """(y, x) share of the annotators that marked a pixel; the mask where there are no individual annotations."""
+        # (y, x) share of the annotators that marked a pixel; the mask if there are no individual annotations
         plane = np.empty((1, self.store.sizes["y"], self.store.sizes["x"]), np.uint8)
         if "annotators" in self.readers and (count := self.annotator_count[sample]):
             self.readers["annotators"](sample, [0], plane)

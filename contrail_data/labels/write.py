@@ -35,12 +35,21 @@ from contrail_data.sample import reference_frame
 from contrail_data.storage.place import Place, place_of, same_place
 from contrail_data.store import journal
 from contrail_data.store.journal import Row, Shard
-from contrail_data.store.reader import pixel_reader, read_scalars
+from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.schema import SHARD, ArraySpec, Codec, Kind, PixelDtype, require_kind
-from contrail_data.store.shards import Layout, Reader, ShardWriter, writing_shards
-from contrail_data.store.writer import checksum_variables, create_arrays, seal
+from contrail_data.store.shards import Layout, ShardWriter, writing_shards
+from contrail_data.store.writer import SealedContents, checksum_variables, create_arrays, seal
 
 PIXEL_ARRAYS = ("probability", "frame_mask")
+
+
+class LabelRow(Row):
+    """Journal row of a labelled sample: a value per frame."""
+
+    pixels: list[int]
+    score: list[float]
+    confidence: list[float]
+    agreement: list[float]
 
 
 @dataclass(frozen=True)
@@ -154,12 +163,12 @@ class _Job:
         )
 
     @cached_property
-    def readers(self) -> dict[str, Reader]:
+    def readers(self) -> dict[str, PixelReader]:
         names = [name for name in ("image", "mask", "valid") if name in self.parent.variables]
         return {name: pixel_reader(self.parent, name) for name in names}
 
     def read(self, rows: Sequence[int]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
-        """Windows (rows x frames, t, c, y, x), and where the predicted frames have pixels."""
+        # Windows (rows x frames, t, c, y, x), and where the predicted frames have pixels.
         offsets, image = self.labeller.offsets, self.parent["image"]
         frames = self.frames_nt.shape[1]
         x_bntchw = np.empty((len(rows), frames, len(offsets), *image.shape[2:]), image.dtype)
@@ -179,8 +188,8 @@ class _Job:
         predicted: Predicted,
         valid: npt.NDArray[np.bool_] | None,
         writers: Mapping[str, ShardWriter],
-    ) -> list[Row]:
-        """Write the probabilities and masks of a batch of samples; returns their journal rows."""
+    ) -> list[LabelRow]:
+        # Write the probabilities and masks of a batch of samples; return their journal rows.
         decision = self.labeller.decision
         if valid is not None:
             predicted = predicted._replace(probability=np.where(valid, predicted.probability, np.float32(0)))
@@ -189,7 +198,7 @@ class _Job:
         mask = (probability >= decision.threshold) & (score >= decision.gate)[..., np.newaxis, np.newaxis]
         confidence = _confidence(probability, mask, score)
         stored = np.rint(probability * 255).astype(np.uint8)
-        journal_rows: list[Row] = []
+        journal_rows: list[LabelRow] = []
         for i, row in enumerate(rows):
             if self.human_nt[row].any():
                 human_label = np.empty((1, *self.plane), np.uint8)
@@ -212,7 +221,7 @@ class _Job:
 
 def _label_shards(
     job: _Job, layouts: dict[str, Layout], finished: Collection[int], batch: int, advance: Callable[[int], None]
-) -> Iterator[Shard]:
+) -> Iterator[Shard[LabelRow]]:
     """Label the shards that are not finished. The next two batches are read, and the last two written, meanwhile."""
     count = len(job.samples_n)
     batches = [
@@ -226,7 +235,7 @@ def _label_shards(
         reading = deque(reader.submit(job.read, rows) for rows in islice(to_read, 2))
         for number, batches_of_shard in groupby(batches, key=lambda rows: rows[0] // SHARD):
             with writing_shards(layouts, number) as writers:
-                writing: list[Future[list[Row]]] = []
+                writing: list[Future[list[LabelRow]]] = []
                 for rows in batches_of_shard:
                     windows, valid = reading.popleft().result()
                     predicted = job.labeller.predict(job.samples_n[rows].tolist(), windows, valid)
@@ -245,7 +254,7 @@ def _seal(
     scalars: xr.Dataset,
     place: Place,
     layouts: Mapping[str, Layout],
-    shards: Mapping[int, Shard],
+    shards: Mapping[int, Shard[LabelRow]],
     command: Sequence[str],
 ) -> str:
     """Seal the store of the finished shards; returns its digest."""
@@ -269,10 +278,19 @@ def _seal(
         variables[f"frame_{name}"] = (("sample", "time"), np.array([row[name] for row in rows], np.float32))
     variables["frame_pixels"] = (("sample", "time"), np.array([row["pixels"] for row in rows], np.int32))
     variables["trained_record"] = (("trained",), np.array(sorted(job.labeller.trained_records), object))
-    variables = variables.assign(checksum_variables(rows, PIXEL_ARRAYS))
-    chunk_files = {layouts[name].key(n): shard.files[name] for n, shard in shards.items() for name in PIXEL_ARRAYS}
-    provenance = {"plan": job.plan, "samples": len(rows), "parent_path": parent.attrs["path"]}
-    return seal(place, job.arrays, variables, attributes, chunk_files, command, provenance)
+    contents = SealedContents(
+        arrays=job.arrays,
+        scalars=variables.assign(checksum_variables(rows, PIXEL_ARRAYS)),
+        attributes=attributes,
+        chunk_files={layouts[name].key(n): shard.files[name] for n, shard in shards.items() for name in PIXEL_ARRAYS},
+        provenance={
+            "command": list(command),
+            "plan": job.plan,
+            "samples": len(rows),
+            "parent_path": parent.attrs["path"],
+        },
+    )
+    return seal(place, contents)
 
 
 def _confidence(

@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from contrail_data.cli.common import run_app
+from contrail_data.cli.common import add_command, run_app
 from contrail_train.cli import predict, presets, score, train
 
 GROUPS = {
@@ -24,7 +24,7 @@ app = typer.Typer(
 app.add_typer(presets.app, name="presets", rich_help_panel="Train")
 for panel, commands in GROUPS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        add_command(app, command, panel=panel)
 
 
 def main() -> None:

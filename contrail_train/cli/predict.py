@@ -66,6 +66,7 @@ def predict(
         list[datetime] | None,
         typer.Option(
             formats=TIME_FORMATS,
+            metavar="TIME",
             help="Time of a scan to predict, UTC; repeatable.",
             show_default="every scan that has the frames the model needs",
             rich_help_panel=SCANS,
@@ -137,7 +138,7 @@ def predict(
     """Predict the samples of a store, or whole scans.
 
     For a store, probabilities (in steps of 1/255) and masks are written to a sealed store that names its parent. With
-    --out NAME.csv, a run with model.head=record or both gives the probability that a record has any contrail.
+    --out NAME.csv, a run with model.record_head gives the probability that a record has any contrail.
 
     For scans, tiles like those that the model was trained on are predicted and blended back onto the satellite's grid.
     """
@@ -184,10 +185,10 @@ def predict(
         batch=batch,
         overwrite=overwrite,
     )
-    written = predict_files(model, request)
-    for note in written.notes:
+    notes, lines, paths = predict_files(model, request)
+    for note in notes:
         print_note(note)
-    for line in (*written.scans, *written.paths):
+    for line in (*lines, *paths):
         print(line)
 
 
@@ -249,8 +250,8 @@ def export(
     comparison = exporting.export(load_predictor(model, "cpu", tta), out, store=store, overwrite=overwrite)
     print(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB; on {comparison.windows} windows probability differs by up to "
-        f"{comparison.probability:.1e}, score by {comparison.score:.1e}, {comparison.differing} of {comparison.pixels:,} "
-        f"pixels of masks ({comparison.marked:,} marked)"
+        f"{comparison.probability:.1e}, score by {comparison.score:.1e}, {comparison.differing} of "
+        f"{comparison.pixels:,} pixels of masks ({comparison.marked:,} marked)"
     )
     if not comparison.marked and store is None:
         print_note("none of the synthetic windows has a contrail; --check STORE compares on real images")

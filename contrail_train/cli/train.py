@@ -170,7 +170,7 @@ def rounds(
 
 
 def soup(
-    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one model.", metavar="RUN...")],
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one model.", metavar="RUN")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to write.", rich_help_panel=OUTPUT)],
     device: Device = "auto",
 ) -> None:

@@ -32,7 +32,7 @@ from xarray.core import indexing
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.scans.abi_files import SAME_SCAN, AbiFile, AbiScan, find_files, group_scans, parse_name
-from contrail_data.scans.scene import PROJECTION_KEYS, assemble, with_geometry
+from contrail_data.scans.scene import PROJECTION_KEYS, assemble, require_bands, with_geometry
 from contrail_data.storage.place import Place
 
 GOOD = (0, 1)
@@ -346,12 +346,7 @@ def open_abi_scans(
     """
     available = sorted({band for scan in scans for band, file in scan.files.items() if band in bands_of(file)})
     bands = sorted(bands) if bands is not None else [band for band in available if band >= 7]
-    if absent := [band for band in bands if band not in available]:
-        names = ", ".join(f"{band:02d}" for band in available) or "none"
-        raise ContrailError(
-            f"{_folder(scans)}: no file of band {absent[0]} (available: {names}); fetch it, or choose a composite "
-            "without this band"
-        )
+    require_bands(_folder(scans), bands, available)
     files = [
         [scan.files[b].url if b in scan.files and b in bands_of(scan.files[b]) else None for b in bands]
         for scan in scans

@@ -17,6 +17,7 @@ from contrail_data.sample import FRAME_STEP
 from contrail_data.scans.abi import GOOD, bands_of, open_abi_scans, read_contents
 from contrail_data.scans.abi_files import AbiScan, find_files, group_scans
 from contrail_data.scans.satpy_reader import open_satpy
+from contrail_data.scans.scene import require_bands
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,8 @@ def list_abi_scans(
     if not scans and broken:
         raise ContrailError(next(iter(broken.values())))
     if not scans:
-        available = sorted({b for group in groups for f in group.files.values() for b in bands_of(f)})
-        raise ContrailError(
-            f"{where}: no scan has band {bands[0]} (available: {', '.join(map(str, available))}); fetch it, or choose "
-            "a composite without this band"
-        )
+        available = {b for group in groups for f in group.files.values() for b in bands_of(f)}
+        require_bands(where, bands, available)
     return ScanListing(scans, notes, list(broken.values()))
 
 

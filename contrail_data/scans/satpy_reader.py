@@ -23,7 +23,7 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.scans.scene import PROJECTION_KEYS, assemble
+from contrail_data.scans.scene import PROJECTION_KEYS, assemble, require_bands
 
 if TYPE_CHECKING:
     from satpy import Scene
@@ -156,13 +156,8 @@ def _band_named(channel: str) -> int | None:
 
 
 def _check(where: str, requested: Sequence[int], available: set[int], any_suffices: bool) -> None:
-    absent = [band for band in requested if band not in available]
-    if absent and not (any_suffices and available & set(requested)):
-        bands = f"any of bands {_list(requested)}" if any_suffices else f"band {absent[0]}"
-        raise ContrailError(
-            f"{where}: no file of {bands} (available: {_list(available)}); fetch it, or choose a composite without "
-            "this band"
-        )
+    if not (any_suffices and available & set(requested)):
+        require_bands(where, requested, available)
 
 
 def _list(bands: Iterable[int]) -> str:

@@ -11,7 +11,7 @@ Attributes: platform, instrument, scene, source (names of the files).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,23 @@ PROJECTION_KEYS = (
 )
 """Numbers of a CF grid mapping, in the order of `Projection`."""
 _CACHED_ROWS = 16  # all bands and channels of so many rows fit into the processor's cache
+
+
+def require_bands(where: str, bands: Iterable[int], available: Collection[int]) -> None:
+    """Check that bands are available.
+
+    Args:
+        where: What should have them, for the message.
+        bands: The required ABI bands.
+        available: The available ones.
+
+    Raises:
+        ContrailError: If a band is missing.
+    """
+    if absent := [band for band in bands if band not in available]:
+        names = ", ".join(map(str, sorted(available))) or "none"
+        remedy = "fetch it, or choose a composite without it"
+        raise ContrailError(f"{where}: band {absent[0]} is missing (available: {names}); {remedy}")
 
 
 def assemble(
@@ -154,12 +171,7 @@ def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) 
     Raises:
         ContrailError: If the scene lacks a band.
     """
-    available = scene["band"].values.tolist()
-    if absent := [band for band in composite.bands if band not in available]:
-        raise ContrailError(
-            f"the scene has no band {absent[0]}, which composite {composite.name!r} needs (available: "
-            f"{', '.join(map(str, available))}); open this band too, or choose a composite without it"
-        )
+    require_bands(f"scene for composite {composite.name!r}", composite.bands, scene["band"].values.tolist())
 
     def _channels(*planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         times, rows, columns = planes[0].shape

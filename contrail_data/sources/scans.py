@@ -22,7 +22,7 @@ from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.sample import FRAME_STEP, Labels, check_record_id, make_sample
 from contrail_data.scans.abi import GOOD
 from contrail_data.scans.listing import Scan, ScanListing, assign_frames, list_abi_scans, list_satpy_scans
-from contrail_data.scans.scene import grid_of, row_times
+from contrail_data.scans.scene import grid_of, require_bands, row_times
 from contrail_data.scans.tiles import SIDE_KM, Tile, cut, lattice_sites, native_tile, utm_tile
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.metadata import RecordMetadata
@@ -165,12 +165,7 @@ def cut_source(listing: ScanListing, request: TileRequest, composite: Composite,
 def _complete_scans(listing: ScanListing, composite: Composite, where: str) -> tuple[list[Scan], list[str]]:
     """Return the scans that have all bands of the composite, in order of time, and notes on the others."""
     scans = sorted(listing.scans, key=lambda scan: scan.start)
-    available = sorted({band for scan in scans for band in scan.bands})
-    if absent := [band for band in composite.bands if band not in available]:
-        raise ContrailError(
-            f"{where}: no scan has band {absent[0]}, which composite {composite.name!r} needs (available: "
-            f"{', '.join(map(str, available)) or 'none'}); fetch it, or choose a composite without this band"
-        )
+    require_bands(where, composite.bands, {band for scan in scans for band in scan.bands})
     complete = [scan for scan in scans if set(composite.bands) <= set(scan.bands)]
     if not complete:
         raise ContrailError(f"{where}: no scan has all of bands {', '.join(map(str, composite.bands))}; fetch them")

@@ -178,9 +178,9 @@ def test_what_cannot_be_opened_is_told_in_one_line(real_data: Path, tmp_path: Pa
             open_satpy(*args, **keywords)
         assert "\n" not in str(error.value)
 
-    refused("no file of band 12 \\(available: 11, 13, 14, 15\\)", paths, bands=[14, 12])
+    refused("band 12 is missing \\(available: 11, 13, 14, 15\\)", paths, bands=[14, 12])
     refused("no band to open", paths, bands=[])
-    refused("no file of band 14 \\(available: 13\\)", [p for p in paths if "B13" in p.name], bands=[14])
+    refused("band 14 is missing \\(available: 13\\)", [p for p in paths if "B13" in p.name], bands=[14])
     refused("check the path", [*paths, tmp_path / paths[0].name])
     refused("no file to open", [])
     broken = [tmp_path / path.name for path in paths]

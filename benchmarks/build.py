@@ -75,6 +75,8 @@ class Records:
     raw: Path
     split: str
     rounds: int
+    shortest: float
+    """Seconds to repeat a quick variant for in each round."""
     memory: Sequence[int]
     """Numbers of records whose builds' memory is compared."""
 
@@ -181,7 +183,7 @@ def compare_composites(records: Records) -> None:
         "pycontrails, to_ash": _pycontrails(bands),
         "satpy, its own ash": _satpy(bands),
     }
-    seconds = measure(variants, records.rounds, shortest=0.1)
+    seconds = measure(variants, records.rounds, shortest=records.shortest)
     median = medians(seconds)
     fastest = median["ours, float32"]
     rows = [
@@ -264,7 +266,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     with record_folder(options.samples, options.raw, options.split) as (folder, raw):
-        records = Records(folder, raw, options.split, options.rounds, options.memory)
+        records = Records(folder, raw, options.split, options.rounds, options.shortest, options.memory)
         for table in options.only or TABLES:
             TABLES[table](records)
 

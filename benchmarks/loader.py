@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
@@ -58,6 +58,7 @@ from contrail_train.data.training_data import open_training_data
 from methods import SAMPLE, Method, Read, codec_alone, mapped, memmap, new_buffer, ours, why_unusable
 from peers import PEERS, Batches, zarr_batches
 from timing import (
+    Name,
     Run,
     add_record_options,
     cached_share,
@@ -106,12 +107,18 @@ class Workplace:
     """Samples in the order in which they are read."""
     pool: ThreadPoolExecutor
     rounds: int
+    shortest: float
+    """Seconds to repeat a quick method for in each round."""
     many: int
     """Samples of the large store to open."""
     workers: Sequence[int]
     """Numbers of worker processes of the DataLoaders."""
     loaders: dict[int, Batches] = field(default_factory=dict)
     """DataLoaders on zarr-python by their number of workers. They live as long as this, as workers start slowly."""
+
+    def measure(self, runs: Mapping[Name, Run], before: Mapping[Name, Run]) -> dict[Name, list[float]]:
+        """Measure variants; `before` is called before each call of a variant."""
+        return measure(runs, self.rounds, shortest=self.shortest, before=before)
 
     @property
     def title(self) -> str:
@@ -246,14 +253,14 @@ def compare_warm(place: Workplace, pattern: str) -> None:
     plan_loaders(plan, place, pattern)
     if pattern == "labelled":  # its target is a share of the time for whole samples
         plan_readers(plan, place, "whole", [OURS])
-    print_readers(plan, place, pattern, measure(plan.runs, place.rounds, shortest=0.1, before=plan.before), "warm")
+    print_readers(plan, place, pattern, place.measure(plan.runs, plan.before), "warm")
 
 
 def compare_cold(place: Workplace) -> None:
     """Print a table for each pattern, from the disk."""
     plan = Plan()
     plan_cold_readers(plan, place)
-    seconds = measure(plan.runs, place.rounds, shortest=0.1, before=plan.before)
+    seconds = place.measure(plan.runs, plan.before)
     for pattern in PATTERNS:
         print_readers(plan, place, pattern, seconds, "cold")
 
@@ -328,7 +335,7 @@ def compare_start(place: Workplace) -> None:
         runs[first], targets[first] = partial(read_first_batch, store, few), 1.0
         if state == "cold":
             before[name] = before[first] = partial(drop_cached, store)
-    seconds = measure(runs, place.rounds, shortest=0.1, before=before)
+    seconds = place.measure(runs, before)
     rows = []
     for name, each in medians(seconds).items():
         figure = f"{samples[name] / each:,.0f} samples/s" if name in samples else f"{each * 1e3:.1f} ms"
@@ -418,8 +425,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ThreadPoolExecutor(2) as pool,
     ):
         write_formats(folder, raw, options.split, peers=any(table in PATTERNS for table in tables))
-        order = np.random.default_rng(0).permutation(len(mapped(folder))).tolist()
-        place = Workplace(folder, order, pool, options.rounds, options.many, options.workers)
+        place = Workplace(
+            folder=folder,
+            order=np.random.default_rng(0).permutation(len(mapped(folder))).tolist(),
+            pool=pool,
+            rounds=options.rounds,
+            shortest=options.shortest,
+            many=options.many,
+            workers=options.workers,
+        )
         for table in tables:
             if table in PATTERNS:
                 compare_warm(place, table)

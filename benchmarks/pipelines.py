@@ -27,10 +27,16 @@ from contrail_train.config.schema import DataConfig
 from contrail_train.config.settings import read_config, with_settings
 from contrail_train.data.items import Items
 from contrail_train.data.training_data import open_training_data
-from contrail_train.evaluation.batches import EvaluationOptions
 from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.metrics import best_threshold, cross_fitted, dice
-from contrail_train.evaluation.score import Scores, assign_folds, gated_counts, score, score_predictor
+from contrail_train.evaluation.score import (
+    EvaluationOptions,
+    Scores,
+    assign_folds,
+    gated_counts,
+    score,
+    score_predictor,
+)
 from contrail_train.inference.detector import Detector, Network
 from contrail_train.inference.load import load_predictor
 from contrail_train.inference.predictor import Predictor

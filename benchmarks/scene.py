@@ -40,10 +40,12 @@ from timing import make_parser, run_main, spread, verdict
 
 SIZES = {"F": (5424, 5424), "C": (1500, 2500)}
 START = np.datetime64("2024-03-01T12:00")
+STEP = 5.6e-5
+"""Scan angle of a pixel, in radians."""
 
 
 def write_large(folder: Path, scene: str, shrink: int) -> None:
-    """Write files of a scene's full size, divided by `shrink`, that repeat a small synthetic sector."""
+    """Write files of a full scene, or of its middle part, that repeat a small synthetic sector."""
     folder.mkdir(parents=True, exist_ok=True)
     small = folder / "small"
     height, width = (side // shrink for side in SIZES[scene])
@@ -64,14 +66,17 @@ def write_large(folder: Path, scene: str, shrink: int) -> None:
                 }
                 new = file.create_dataset(name, data=pixels, fillvalue=attributes["_FillValue"][0], **options)
                 new.attrs.update(attributes)
-            offset = {"F": (-0.151844, 0.151844), "C": (-0.101332, 0.128212)}[scene]
-            for name, count, first in (("x", width, offset[0]), ("y", height, offset[1])):
+            left, top = {"F": (-0.151844, 0.151844), "C": (-0.101332, 0.128212)}[scene]
+            full_height, full_width = SIZES[scene]
+            left += (full_width - width) / 2 * STEP  # a shrunken scene is the middle of the whole
+            top -= (full_height - height) / 2 * STEP
+            for name, count, first in (("x", width, left), ("y", height, top)):
                 attributes = dict(file[name].attrs)
                 del file[name]
                 axis = file.create_dataset(name, data=np.arange(count, dtype=np.int16))
                 kept = ("units", "axis", "standard_name", "long_name")
                 axis.attrs.update({k: v for k, v in attributes.items() if k in kept})
-                axis.attrs["scale_factor"] = np.array([5.6e-5 if name == "x" else -5.6e-5], np.float32)
+                axis.attrs["scale_factor"] = np.array([STEP if name == "x" else -STEP], np.float32)
                 axis.attrs["add_offset"] = np.array([first], np.float32)
                 axis.make_scale(name)
             for name in ("Rad", "DQF"):

@@ -144,7 +144,8 @@ class Measurement:
 
     def prepare(self, preset: str) -> tuple[RunConfig, TrainingData, Batch]:
         """Return a preset's config, its data and one batch."""
-        config = with_settings(get_config(preset), [f"data.train={self.store}", "model.pretrained=false"])
+        settings = [f"data.train={self.store}", "model.pretrained=false", *self.options.set]
+        config = with_settings(get_config(preset), settings)
         if config.model.image_size is not None:
             config.model.image_size = 2 * self.options.side
         data = open_training_data(config.data)
@@ -215,12 +216,14 @@ TABLES = {"presets": compare_presets, "cone": compare_cones, "feeding": compare_
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, list(TABLES), rounds=5)
     parser.add_argument("--side", type=int, default=128, help="pixels (128); presets of 512 px take twice that")
+    parser.add_argument("--samples", type=int, default=32, help="number of records (default 32)")
     parser.add_argument("--batch", type=int, default=4, help="samples of a step (default 4)")
     parser.add_argument("--presets", nargs="+", default=PRESETS, help="presets to compare, each with the first")
+    parser.add_argument("--set", action="append", default=[], help="a setting of all models", metavar="KEY=VALUE")
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled step, which takes 100 s")
     options = parser.parse_args(arguments)
     ash = COMPOSITES["ash"]
-    with record_folder(32) as (folder, raw):
+    with record_folder(options.samples) as (folder, raw):
         with redirect_stderr(StringIO()):
             settings = StoreSettings(ash, size=options.side)
             build(open_source(raw, "train", ash), settings, folder / "train.zarr", workers=2)

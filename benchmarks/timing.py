@@ -44,6 +44,9 @@ def make_parser(description: str | None, tables: Sequence[str], rounds: int | No
     )
     if rounds is not None:
         parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds of measurements (default {rounds})")
+        parser.add_argument(
+            "--shortest", type=float, default=0.1, help="seconds to repeat a quick variant for in each round (0.1)"
+        )
     return parser
 
 

@@ -14,9 +14,22 @@ from helpers.places import PROJECT
 BENCHMARKS = PROJECT / "benchmarks"
 TINY_MODEL = ["--set", "model.encoder=resnet10t", "--set", "model.decoder.channels=[16,16,8,8,8]"]
 TINY = {
-    "build": ["--samples", "2", "--rounds", "1", "--memory", "1", "2"],
-    "loader": ["--samples", "2", "--rounds", "1", "--many", "20", "--workers", "0"],
-    "step": ["--side", "32", "--batch", "2", "--rounds", "1", "--presets", "unet2d", "--no-compile"],
+    "build": ["--samples", "2", "--rounds", "1", "--shortest", "0", "--memory", "1"],
+    "loader": ["--samples", "2", "--rounds", "1", "--shortest", "0", "--many", "20", "--workers", "0"],
+    "step": [
+        "--samples",
+        "4",
+        "--side",
+        "32",
+        "--batch",
+        "2",
+        "--rounds",
+        "1",
+        "--presets",
+        "unet2d",
+        "--no-compile",
+        *TINY_MODEL,
+    ],
     "pseudo": ["--records", "1", "--side", "64", "--rounds", "1", *TINY_MODEL],
     "scene": ["--rounds", "1", "--shrink", "24", "--sectors", "1", "--sector", "96"],
     "effects": ["--records", "24", "--epochs", "1", "--side", "32", *TINY_MODEL],
@@ -57,11 +70,14 @@ def test_an_unknown_table_is_refused_with_the_known_ones(
 @pytest.mark.slow
 @pytest.mark.parametrize("benchmark", TINY, indirect=True)
 def test_every_table_has_finite_figures(
-    benchmark: dict[str, Any], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    benchmark: dict[str, Any],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     name = Path(benchmark["__file__"]).stem
     folder = [str(tmp_path)] if name in ("effects", "pipelines") else []
-    run = ["--run", str(finished)] if name == "scene" else []
+    run = ["--run", str(request.getfixturevalue("finished"))] if name == "scene" else []
     benchmark["main"]([*folder, *TINY[name], *run])
     tables = tables_in(capsys.readouterr().out)
     assert len(tables) == (7 if name == "loader" else len(benchmark["TABLES"]))  # one per pattern when it reads cold

@@ -140,8 +140,8 @@ def list_satpy_scans(where: str, reader: str, bands: tuple[int, ...]) -> ScanLis
     Raises:
         ContrailError: If there is no file, or `open_satpy` cannot open them.
     """
-    found = Path(where).rglob("*") if Path(where).is_dir() else map(Path, glob.glob(where, recursive=True))
-    paths = tuple(sorted(str(path) for path in found if path.is_file()))
+    candidates = Path(where).rglob("*") if Path(where).is_dir() else map(Path, glob.glob(where, recursive=True))
+    paths = tuple(sorted(str(path) for path in candidates if path.is_file()))
     if not paths:
         raise ContrailError(f"{where}: contains no files; check the path")
     scene = _satpy_scene(paths, reader, bands)

@@ -211,7 +211,7 @@ def test_finite_at_extreme_logits(term: str, value: float) -> None:
 
 def test_autocast_does_not_reach_the_loss() -> None:
     logits, target = batch()
-    config = LossConfig(**dict.fromkeys(TERMS, 1.0))
+    config = only(**dict.fromkeys(TERMS, 1.0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = segmentation_loss(logits.bfloat16(), target, torch.ones(4), config)
     assert loss.dtype == torch.float32
@@ -263,7 +263,7 @@ def on_ranks(loss_of: Callable[[Any, Callable[[Tensor], Tensor]], Tensor], rows:
 
 
 def test_two_processes_have_the_loss_and_gradient_of_one() -> None:
-    config = LossConfig(**dict.fromkeys(ADDITIVE, 1.0), pos_weight=3.0, record=0.5)
+    config = only(**dict.fromkeys(ADDITIVE, 1.0), pos_weight=3.0, record=0.5)
     logits, target = batch(b=6)
     auxiliary = torch.cat([batch(seed=2, b=6)[0], batch(seed=3, b=6)[0]], dim=1)
     record, positive = batch(seed=4, b=6)[0][:, 0, 0, :1], torch.tensor([[0.0], [1.0], [1.0], [1.0], [0.0], [1.0]])

@@ -1,0 +1,127 @@
+"""Every command and every Python block of the README, the tutorials and the how-to guides runs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from helpers.cli import run_data, run_train
+from helpers.places import REAL_DATA
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    "README.md",
+    *(f"docs/tutorials/{name}.md" for name in ("records", "scans", "pseudo-labels", "sharing")),
+    *(f"docs/how-to/{name}.md" for name in ("repair", "distributed-build", "composite", "preset", "export")),
+]
+SIDE = "64"
+SMALL_DATA = {"synth": ["--records", "40", "--size", SIDE, "--scenery", "clear"], "build-ash": ["--size", SIDE]}
+"""Options that make the commands of `contrail-data` quick; they replace options of the same name."""
+SMALL_MODEL = ["encoder=resnet10t", "decoder.channels=[8,8,8,8,8]"]
+SMALL_RUN = ["epochs=1", "batch_size=8", "augment.affine=null", *(f"model.{setting}" for setting in SMALL_MODEL)]
+
+
+class Block(NamedTuple):
+    """A fenced block, or the commands in a cell of a table."""
+
+    language: str
+    title: str
+    text: str
+
+
+def blocks_of(page: str) -> Iterator[Block]:
+    """What a page tells its reader to run or to write."""
+    text = (ROOT / page).read_text()
+    table = "\n".join(command for row in re.findall(r"^\|.*$", text, re.M) for command in re.findall(r"`([^`]+)`", row))
+    yield Block("", "", "\n".join(line for line in table.splitlines() if line.startswith("contrail-")))
+    for language, title, content in re.findall(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```', text, re.M | re.S):
+        yield Block(language, title, content)
+
+
+def with_options(command: list[str], options: list[str]) -> list[str]:
+    """The command with the options in place of its own of the same name."""
+    for option, value in zip(options[::2], options[1::2], strict=True):
+        if option in command:
+            command[command.index(option) + 1] = value
+        else:
+            command = [*command, option, value]
+    return command
+
+
+def run(line: str, folder: Path) -> None:
+    """Run a command of the documentation at a small size; a file that it writes may exist already."""
+    program, *command = shlex.split(line, comments=True)
+    for option, value in itertools.pairwise(command):
+        if option in ("-o", "--out", "--page") and (folder / value).is_file():
+            (folder / value).unlink()
+    if program == "contrail-data":
+        result = run_data(*with_options(command, SMALL_DATA.get(command[0], [])))
+    else:
+        trains = command[0] in ("run", "pipeline", "rounds")
+        result = run_train(*command, *(part for setting in SMALL_RUN for part in ("--set", setting) if trains))
+    # An audit of a few synthetic records may find leaks, and a difference is not a failure.
+    allowed = (0, 1) if command[0] in ("audit", "diff") else (0,)
+    assert result.returncode in allowed, f"{line}\n{result.stderr}"
+
+
+def needs_what_is_not_here(line: str) -> bool:
+    """Commands on real Himawari files run where these are."""
+    return "data/ahi" in line and not (REAL_DATA / "ahi").is_dir()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with what the reader of the pages has: records, frames, scans and a run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONTRAIL_CACHE", str(tmp_path / "cache"))
+    run("contrail-data synth data/records", tmp_path)
+    run("contrail-data synth data/more --seed 5", tmp_path)
+    run("contrail-data synth-scans data/abi", tmp_path)
+    if (REAL_DATA / "ahi").is_dir():
+        (tmp_path / "data/ahi").symlink_to(REAL_DATA / "ahi")
+    rng = np.random.default_rng(0)
+    (tmp_path / "data/frames").mkdir()
+    for index in range(24):
+        frame = rng.random((64, 64, 4)).astype(np.float16)
+        frame[..., 3] = rng.random((64, 64)) < 0.05 * (index % 2)
+        np.save(tmp_path / "data/frames" / f"{index:03d}.npy", frame)
+    for line in (
+        "contrail-data build-ash data/records --split train -o data/train.zarr",
+        "contrail-train run unet2d --out runs/a --set data.train=data/train.zarr",
+    ):
+        run(line, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_every_command_and_python_block_runs(workspace: Path) -> None:
+    for page in PAGES:
+        for block in blocks_of(page):
+            if block.language == "python":
+                exec(compile(block.text, page, "exec"), {})
+            elif block.title:
+                (workspace / block.title).write_text(block.text)
+            elif block.language == "":
+                for line in block.text.splitlines():
+                    if line.startswith("contrail-") and not needs_what_is_not_here(line):
+                        run(line, workspace)
+
+
+def test_pages_hold_commands_and_python() -> None:
+    """Otherwise the test above would pass by running nothing."""
+    commands = [
+        line for page in PAGES for block in blocks_of(page) for line in block.text.splitlines() if block.language == ""
+    ]
+    assert sum(line.startswith("contrail-") for line in commands) > 60
+    assert sum(block.language == "python" for page in PAGES for block in blocks_of(page)) >= 4
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 900

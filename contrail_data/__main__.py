@@ -1,5 +1,6 @@
-"""`python -m contrail_data`: the same as the command `contrail-data`."""
+"""Makes `python -m contrail_data` the same as the command `contrail-data`."""
 
 from contrail_data.cli.main import main
 
-main()
+if __name__ == "__main__":
+    main()

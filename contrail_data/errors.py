@@ -1,9 +1,9 @@
-"""Errors a user can cause, each told in one line: what, why and the remedy."""
+"""Errors that a user can cause, each reported in one line: what, why and the remedy."""
 
 
 class ContrailError(Exception):
-    """Ends a command with its message on one line and exit code 1; never a traceback."""
+    """Ends a command with its message on one line and exit code 1, without a traceback."""
 
 
 class BadRecord(ContrailError):
-    """One input among many cannot be used; it is reported, set aside, and the rest goes on."""
+    """One input among many cannot be used. It is reported and set aside, and the others are processed."""

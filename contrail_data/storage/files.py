@@ -1,50 +1,151 @@
-"""MISSING DOCSTRING."""
+"""Local files that appear whole or not at all, and errors of the disk or of object storage in one line."""
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.place import Part, Place, named_errors, staged_file
+
+Part = bytes | memoryview | bytearray
+Write = Callable[[Part], None]
 
 
 def write_atomically(path: Path, parts: Sequence[Part]) -> None:
-    """A local file appears whole or not at all. Raises ContrailError when the disk refuses."""
-    with (
-        named_errors(Place(str(path.parent)), path.name, "written"),
-        staged_file(path, path.with_name(f".{path.name}.partial")) as write,
-    ):
+    """Write a local file that appears whole or not at all.
+
+    Args:
+        path: The file, which is replaced if it exists.
+        parts: Its content.
+    """
+    with reported_errors(str(path), "written"), atomic_file(path, path.with_name(f".{path.name}.partial")) as write:
         for part in parts:
             write(part)
 
 
+@contextmanager
+def atomic_file(path: Path, staged: Path) -> Iterator[Write]:
+    """Write a local file that appears, durable and whole, when the block ends without an error.
+
+    Args:
+        path: The file, which is replaced if it exists.
+        staged: Where it is written first, on the same disk.
+
+    Yields:
+        A function that appends bytes.
+    """
+    try:
+        with staged.open("wb", buffering=0) as file:
+
+            def write(part: Part) -> None:
+                view = memoryview(part).cast("B")
+                while view.nbytes:
+                    view = view[file.write(view) :]
+
+            yield write
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+
+
 def make_folder(folder: Path) -> None:
-    """A local folder is there afterwards, and takes files. Raises ContrailError, which is better told before the work
-    than after it.
+    """Create a local folder and check that files can be written there, before the work rather than after it.
+
+    Args:
+        folder: The folder, which may exist.
+
+    Raises:
+        ContrailError: If it cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ContrailError(f"{folder}: cannot be written ({error.strerror}): choose another place") from None
+        raise ContrailError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def store_around(path: Path) -> Path | None:
-    """The store that a local path lies in, None where it lies in none."""
+    """Find the store that contains a local path.
+
+    Args:
+        path: The path.
+
+    Returns:
+        The folder of the store. None if the path is not in a store.
+    """
     return next((folder for folder in path.resolve().parents if (folder / "zarr.json").exists()), None)
 
 
 def check_new(file: Path, overwrite: bool, scene: bool = False) -> None:
-    """Raises ContrailError, before the work, for a local file that is there already (unless it may be replaced), that
-    would lie within a store, or whose folder takes no files; makes that folder. scene: it may be a .zarr folder.
+    """Check, before the work, that a local file can be written, and create its folder.
+
+    Args:
+        file: The file.
+        overwrite: Whether it may exist.
+        scene: Whether it may be a `.zarr` folder.
+
+    Raises:
+        ContrailError: If the file exists, would lie in a store, or its folder cannot be written.
     """
     if file.exists() and not overwrite:
-        raise ContrailError(f"{file}: exists: choose another -o, or --overwrite it")
+        raise ContrailError(f"{file}: exists; choose another -o, or add --overwrite")
     if file.is_dir() and not (file.suffix == ".zarr" and scene):
-        raise ContrailError(f"{file}: is a folder, which is not replaced: choose another -o")
+        raise ContrailError(f"{file}: is a folder, which is not replaced; choose another -o")
     if store := store_around(file):
-        raise ContrailError(f"{file}: lies within the store {store}, which is never changed: choose another -o")
+        raise ContrailError(f"{file}: lies in the store {store}, which must not change; choose another -o")
     make_folder(file.parent)
+
+
+@contextmanager
+def reported_errors(path: str, action: str) -> Iterator[None]:
+    """Turn errors of the disk or of object storage into one line.
+
+    Args:
+        path: Path or URL of the file, to begin the message.
+        action: What failed: `read`, `listed`, `written` or `removed`.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        FileNotFoundError: If the file to read does not exist.
+        ContrailError: For any other error of the disk or of object storage.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_remote = type(error).__module__.startswith("obstore")
+        if isinstance(error, ContrailError) or (not isinstance(error, OSError) and not is_remote):
+            raise
+        if "NoSuchBucket" in str(error):
+            raise ContrailError(f"{path}: no such bucket; correct the URL, or create it") from None
+        if isinstance(error, FileNotFoundError) and action == "read":
+            raise FileNotFoundError(path) from None
+        if not isinstance(error, OSError):
+            remedy = "check the address, the network and the credentials in the environment"
+        else:
+            remedy = "make room or check permissions" if action == "written" else "check the address and permissions"
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ContrailError(f"{path}: cannot be {action} ({reason}); {remedy}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """Shorten the message of an error.
+
+    Args:
+        error: The error.
+
+    Returns:
+        The code of an answer in XML, the first line of any other message, or else the type of the error.
+    """
+    if code := re.search(r"<Code>(\w+)</Code>", str(error)):
+        return code[1]
+    lines = str(error).splitlines()
+    return lines[0][:150] if lines else type(error).__name__

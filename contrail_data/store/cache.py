@@ -1,4 +1,4 @@
-"""MISSING DOCSTRING."""
+"""Local copies of remote stores, found by digest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ import xarray as xr
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal
-from contrail_data.store.manifest import read_manifest, sound
+from contrail_data.store.manifest import read_manifest, read_verified
+from contrail_data.store.schema import GROUP
 
 
 def cache_place(digest: str) -> Place:
-    """Where a store's local copy belongs: $CONTRAIL_CACHE, else the user's cache folder, by digest."""
+    """Return where the local copy of a store belongs.
+
+    Args:
+        digest: Digest of the store.
+
+    Returns:
+        A folder in $CONTRAIL_CACHE, or else in the user's cache folder.
+    """
     import platformdirs
 
     root = os.environ.get("CONTRAIL_CACHE") or str(platformdirs.user_cache_path("contrail"))
@@ -23,35 +31,58 @@ def cache_place(digest: str) -> Place:
 
 
 def check_digest(digest: str) -> str:
-    """The digest itself. Raises ContrailError for one that is none."""
+    """Check that a value is the digest of a store.
+
+    Args:
+        digest: The value.
+
+    Returns:
+        The value.
+
+    Raises:
+        ContrailError: If it is not a digest.
+    """
     scheme, _, value = str(digest).partition(":")
     if scheme != "sha256" or len(value) != 64 or set(value) - set("0123456789abcdef"):
-        raise ContrailError(f"{str(digest)[:80]!r} is no digest of a store: it is sha256: and 64 hexadecimal digits")
+        raise ContrailError(f"{str(digest)[:80]!r} is not a digest; write sha256: and 64 hexadecimal digits")
     return digest
 
 
 def local_copy(digest: str) -> Place | None:
-    """The complete local copy of a store, None where there is none."""
+    """Find the local copy of a store.
+
+    Args:
+        digest: Digest of the store.
+
+    Returns:
+        Where it lies. None if there is no complete copy.
+    """
     place = cache_place(digest)
-    return place if place.size("zarr.json") is not None else None
+    return place if place.size(GROUP) is not None else None
 
 
 def fetcher(store: xr.Dataset) -> Callable[[str], str]:
-    """`fetch(key)`: path of the local copy of a remote store's file, downloaded and checked at first use.
+    """Return a function that keeps local copies of the files of a remote store.
 
-    What is fetched lies where `pull` would put it, so that a pull later does the rest.
+    The copies lie where `contrail-data pull` would put them, so that a later pull only fetches the rest.
+
+    Args:
+        store: The remote store.
+
+    Returns:
+        `fetch(key)`, which downloads and verifies a file at its first use and returns the path of the copy.
     """
     source, target = place_of(store.attrs["path"]), cache_place(store.attrs["digest"])
-    listed = read_manifest(source, store.attrs["manifest"])
+    manifest = read_manifest(source, store.attrs["manifest"])
     plan = journal.plan_of(["copy", store.attrs["digest"]])
 
     def fetch(key: str) -> str:
         try:
-            sound(target, key, listed)
-        except ContrailError:  # not there yet, or no longer what it was
-            if target.size("zarr.json") is None:
+            read_verified(target, key, manifest)
+        except ContrailError:  # not downloaded yet, or damaged since
+            if target.size(GROUP) is None:
                 target.write(journal.PLAN, [plan.encode()])
-            target.write(key, [sound(source, key, listed)])
+            target.write(key, [read_verified(source, key, manifest)])
         return target.file(key)
 
     return fetch

@@ -1,8 +1,8 @@
-"""What an unfinished store remembers: a journal inside it, a lock, and the plan it was begun with.
+"""Makes the writing of a store resumable: a journal, a lock and a plan, all in the staging folder of the place.
 
-An entry tells of one finished shard: checksum and size of every file written for it, and a row for each of its
-samples. It is written after the files that it names and when those are durable, so that what it says is true however
-the process, or the machine, ended.
+The plan identifies what is being built, the lock keeps a second process out, and the journal has an entry for each
+finished shard: the checksum of every file written for it, and a row for each of its samples. An entry is written after
+the files that it names are durable, so that it is true however the process, or the machine, ended.
 """
 
 from __future__ import annotations
@@ -17,77 +17,108 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any, Generic, NamedTuple, NotRequired, TypedDict, TypeVar
 
 from contrail_data import __version__
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import store_around
 from contrail_data.storage.place import STAGING, Place
-from contrail_data.store.manifest import read_provenance
-from contrail_data.store.schema import FORMAT, FORMAT_VERSION
+from contrail_data.store.manifest import FileChecksum, Provenance, read_provenance
+from contrail_data.store.schema import FORMAT, FORMAT_VERSION, GROUP
 from contrail_data.store.shards import Layout
 
-Row = dict[str, Any]
-"""Of one record: `index`, and what was made of it: `checksums` of its chunks by array, values, or an error."""
-Files = dict[str, tuple[str, int]]
-"""(xxh3 checksum, bytes) of a shard's file by array."""
+PLAN, LOCK = f"{STAGING}/plan", f"{STAGING}/lock"
+LEASE_RENEWAL_S, LEASE_EXPIRY_S = 15.0, 90.0
+"""How often the owner of a lock on object storage renews it, and the age at which others ignore it."""
 
 
-class Busy(ContrailError):
-    """Another process is at work in the place."""
+Files = dict[str, FileChecksum]
+"""Checksum of a shard's file by array."""
 
 
-class Shard(NamedTuple):
-    """A finished shard: its number, its files and a row for each of its records."""
+class Row(TypedDict):
+    """What the journal keeps about a sample, as JSON. Builders extend it by what they need for sealing."""
+
+    index: int
+    """Position of the sample in the order of the build."""
+    checksums: NotRequired[dict[str, list[int]]]
+    """64-bit xxh3 of each decoded chunk of the sample, by array. Absent if the sample could not be used."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+class Shard(NamedTuple, Generic[R]):
+    """A finished shard."""
 
     number: int
     files: Files
-    rows: list[Row]
+    rows: list[R]
 
 
-PLAN, LOCK = f"{STAGING}/plan", f"{STAGING}/lock"
-_BEAT_S, _STALE_S = 15.0, 90.0
+class Busy(ContrailError):
+    """Another process is building in the place."""
 
 
-def plan_of(facts: Sequence[Any]) -> str:
-    """Names what is to be built, so that an interrupted build is only ever finished as itself."""
-    return hashlib.sha256(json.dumps([__version__, FORMAT_VERSION, *facts]).encode()).hexdigest()
+def plan_of(inputs: Sequence[Any]) -> str:
+    """Identify what is to be built, so that an interrupted build is only ever continued as itself.
 
+    Args:
+        inputs: JSON values that determine the store.
 
-def finished_store(place: Place, plan: str) -> dict[str, Any] | None:
-    """Provenance of the sealed store in a place, None where there is none.
-
-    Raises ContrailError when it holds a store of another plan.
+    Returns:
+        A digest of them, and of the versions of this software and of the format.
     """
-    if place.size("zarr.json") is None:
+    return hashlib.sha256(json.dumps([__version__, FORMAT_VERSION, *inputs]).encode()).hexdigest()
+
+
+def finished_store(place: Place, plan: str) -> Provenance | None:
+    """Return the provenance of the store that a plan describes, if it is finished already.
+
+    Args:
+        place: Where it would lie.
+        plan: See `plan_of`.
+
+    Returns:
+        The provenance. None if the place holds no sealed store.
+
+    Raises:
+        ContrailError: If the place holds the store of another plan.
+    """
+    if place.size(GROUP) is None:
         return None
     provenance = read_provenance(place)
     if provenance.get("plan") != plan:
-        raise ContrailError(f"{place}: holds another store already: choose another -o, or add --overwrite")
-    forget(place)
+        raise ContrailError(f"{place}: holds another store already; choose another -o, or add --overwrite")
+    clear_staging(place)
     return provenance
 
 
 def remove_store(place: Place) -> None:
-    """Delete a store or an unfinished build, and nothing else; where there is nothing, nothing.
+    """Delete a store or an unfinished build, if there is one.
 
-    Raises ContrailError for any other folder.
+    Args:
+        place: Where it lies.
+
+    Raises:
+        ContrailError: If the place holds anything else.
     """
     if not place.remote and not place.path.exists():
         return
-    sealed = place.size("zarr.json") is not None
-    begun = place.size(PLAN) is not None
-    try:
-        ours = begun if not sealed else json.loads(place.read("zarr.json"))["attributes"]["format"] == FORMAT
-    except (ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
+    if place.size(GROUP) is None:
+        removable = place.size(PLAN) is not None
+    else:
+        try:
+            removable = json.loads(place.read(GROUP))["attributes"]["format"] == FORMAT
+        except (ValueError, KeyError, TypeError):
+            removable = False
+    if not removable:
         if not place.sizes():
             return
-        raise ContrailError(f"{place}: is no contrail store, and --overwrite removes nothing else: choose another -o")
+        raise ContrailError(f"{place}: not a contrail store, and --overwrite removes nothing else; choose another -o")
     with _locked(place):
-        place.remove(["zarr.json"])  # from here on it is no store, whatever happens
+        place.remove([GROUP])  # first, so that whatever happens, the rest is not taken for a store
         if place.remote:
             place.remove([*place.sizes(), *(f"{STAGING}/{key}" for key in place.within(STAGING).sizes())])
         else:
@@ -96,107 +127,176 @@ def remove_store(place: Place) -> None:
 
 @contextmanager
 def building(place: Place, plan: str) -> Iterator[None]:
-    """The one build under way in a place; its journal is gone once the block ends without an error.
+    """Hold the lock of a place while its store is built. The journal is removed if the block ends without an error.
 
-    Raises ContrailError when the place is not one for a store, is being built by another process, or holds an
-    unfinished build of another plan.
+    Args:
+        place: Where the store will lie.
+        plan: See `plan_of`.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Busy: If another process is building there, or has just finished.
+        ContrailError: If the place holds something else, lies in a store, or holds an unfinished build of another
+            plan.
     """
-    if not place.remote:
-        out = place.path.resolve()
-        if around := store_around(out):
-            raise ContrailError(f"{place}: lies inside the store {around}: choose another -o")
-        begun = not out.exists() or (out / STAGING).is_dir() or (out.is_dir() and not any(out.iterdir()))
+    if place.remote:
+        usable = place.size(PLAN) is not None or not place.sizes()
     else:
-        begun = place.size(PLAN) is not None or not place.sizes()
-    if not begun and place.size("zarr.json") is None:
-        raise ContrailError(f"{place}: exists and is no store: choose another -o")
+        folder = place.path.resolve()
+        if store := store_around(folder):
+            raise ContrailError(f"{place}: lies inside the store {store}; choose another -o")
+        usable = not folder.exists() or (folder / STAGING).is_dir() or (folder.is_dir() and not any(folder.iterdir()))
+    if not usable and place.size(GROUP) is None:
+        raise ContrailError(f"{place}: exists and is not a store; choose another -o")
     with _locked(place):
-        if place.size("zarr.json") is not None:  # since the caller looked
-            forget(place)
-            raise Busy(f"{place}: has just been finished by another process: repeat the command")
-        if place.size(PLAN) is not None and place.read(PLAN).decode(errors="replace") != plan and _entries(place):
-            raise ContrailError(f"{place}: an unfinished build of other input: repeat its command, or add --overwrite")
+        if place.size(GROUP) is not None:  # sealed after the caller had looked
+            clear_staging(place)
+            raise Busy(f"{place}: has just been finished by another process; repeat the command")
+        if place.size(PLAN) is not None and place.read(PLAN).decode(errors="replace") != plan and _entry_keys(place):
+            raise ContrailError(f"{place}: an unfinished build of other input; repeat its command, or add --overwrite")
         place.write(PLAN, [plan.encode()])
         if not place.remote:
-            for leftover in (place.path / STAGING).glob("*.partial"):
-                leftover.unlink(missing_ok=True)
+            for partial_file in (place.path / STAGING).glob("*.partial"):
+                partial_file.unlink(missing_ok=True)
         yield
-        forget(place)
+        clear_staging(place)
 
 
-def forget(place: Place) -> None:
-    """Remove what writing left beside the files of a finished store."""
+def clear_staging(place: Place) -> None:
+    """Remove the staging folder of a finished store.
+
+    Args:
+        place: The store.
+    """
     if place.remote:
         place.remove([f"{STAGING}/{key}" for key in place.within(STAGING).sizes()])
     else:
         shutil.rmtree(place.path / STAGING, ignore_errors=True)
 
 
-def _locked(place: Place) -> Any:
+def write_entry(place: Place, shard: Shard[Any]) -> None:
+    """Record in the journal that a shard is finished.
+
+    Args:
+        place: Where the store is being built.
+        shard: The shard, whose files are durable.
+    """
+    place.write(_entry_key(shard.number), [json.dumps({"files": shard.files, "rows": shard.rows}).encode()])
+
+
+def drop_entries(place: Place, numbers: Sequence[int]) -> None:
+    """Delete journal entries, before their shards are overwritten or removed.
+
+    Args:
+        place: Where the store is being built.
+        numbers: Numbers of the shards.
+    """
+    place.remove([_entry_key(number) for number in numbers])
+
+
+def read_entries(place: Place, layouts: Mapping[str, Layout]) -> Iterator[Shard[Any]]:
+    """Read which shards an earlier, interrupted build has finished.
+
+    Args:
+        place: Where the store is being built.
+        layouts: Layout of each pixel array.
+
+    Yields:
+        Each shard whose files exist at full size.
+    """
+    sizes = place.sizes()
+    for key in _entry_keys(place):
+        entry = json.loads(place.read(f"{STAGING}/{key}"))
+        number = int(key.removesuffix(".json"))
+        files = {array: FileChecksum(*checksum) for array, checksum in entry["files"].items()}
+        if all(sizes.get(layouts[array].key(number)) == checksum.size for array, checksum in files.items()):
+            yield Shard(number, files, entry["rows"])
+
+
+def _entry_key(number: int) -> str:
+    return f"{STAGING}/{number:08d}.json"
+
+
+def _entry_keys(place: Place) -> list[str]:
+    return [key for key in place.within(STAGING).sizes() if key.endswith(".json")]
+
+
+def _locked(place: Place) -> AbstractContextManager[None]:
     return _locked_by_lease(place) if place.remote else _locked_by_kernel(place)
 
 
-def _who() -> str:
+def _this_process() -> str:
     return f"{socket.gethostname()}, process {os.getpid()}"
 
 
 @contextmanager
 def _locked_by_kernel(place: Place) -> Iterator[None]:
-    """The kernel drops the lock with the process, however it ends: there are no stale ones."""
+    """Hold a lock that the kernel releases with the process, however it ends, so that no lock is ever stale.
+
+    Raises:
+        Busy: If another process holds it.
+        ContrailError: If the place cannot be created.
+    """
     for attempt in itertools.count():
         try:
             (place.path / STAGING).mkdir(parents=True, exist_ok=True)
             lock = (place.path / LOCK).open("a+")
         except OSError as error:
             if isinstance(error, FileNotFoundError) and attempt < 100:
-                continue  # the owner has just finished and tidied up
-            raise ContrailError(f"{place}: cannot be created ({error.strerror}): choose another -o") from None
+                continue  # the owner has just finished and removed the folder
+            raise ContrailError(f"{place}: cannot be created ({error.strerror}); choose another -o") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
             owner = lock.read() or "another process"
             lock.close()
-            raise Busy(f"{place}: is being built by {owner}: wait for it, or stop it") from None
+            raise Busy(f"{place}: is being built by {owner}; wait for it, or stop it") from None
         if os.fstat(lock.fileno()).st_nlink:
             break
-        lock.close()  # of a build that ended meanwhile: no lock any more
+        lock.close()  # the file of a build that ended meanwhile, which nobody else can lock
     with lock:
         lock.truncate(0)
-        lock.write(_who())
+        lock.write(_this_process())
         lock.flush()
         yield
 
 
 @contextmanager
 def _locked_by_lease(place: Place) -> Iterator[None]:
-    """A lock file that its owner writes anew every 15 s: one that is 90 s old belongs to nobody any more."""
-    if not place.create(LOCK, _who().encode()):
+    """Hold a lock file that its owner keeps renewing; others may take it once it has expired.
+
+    Raises:
+        Busy: If another process holds it.
+    """
+    if not place.create(LOCK, _this_process().encode()):
         owner = place.read(LOCK).decode(errors="replace")
-        if place.age(LOCK, time.time()) < _STALE_S and not _ended_here(owner):
-            raise Busy(f"{place}: is being built by {owner}: wait for it, or stop it")
+        if place.age(LOCK, time.time()) < LEASE_EXPIRY_S and not _ended_on_this_machine(owner):
+            raise Busy(f"{place}: is being built by {owner}; wait for it, or stop it")
         place.remove([LOCK])
-        if not place.create(LOCK, _who().encode()):
-            raise Busy(f"{place}: is being built by another process: wait for it, or stop it")
+        if not place.create(LOCK, _this_process().encode()):
+            raise Busy(f"{place}: is being built by another process; wait for it, or stop it")
     ended = threading.Event()
 
-    def beat() -> None:
-        while not ended.wait(_BEAT_S):
-            with suppress(ContrailError):  # the next beat may get through; the work itself tells what is wrong
-                place.write(LOCK, [_who().encode()])
+    def renew() -> None:
+        while not ended.wait(LEASE_RENEWAL_S):
+            with suppress(ContrailError):  # the next renewal may succeed; the build itself reports what is wrong
+                place.write(LOCK, [_this_process().encode()])
 
-    keeper = threading.Thread(target=beat, daemon=True)
-    keeper.start()
+    renewer = threading.Thread(target=renew, daemon=True)
+    renewer.start()
     try:
         yield
     finally:
         ended.set()
-        keeper.join()
+        renewer.join()
         place.remove([LOCK])
 
 
-def _ended_here(owner: str) -> bool:
-    """Whether the owner was a process of this machine that is no more."""
+def _ended_on_this_machine(owner: str) -> bool:
+    """Return whether the owner of a lock was a process of this machine that has ended."""
     host, _, process = owner.partition(", process ")
     if host != socket.gethostname() or not process.isdigit():
         return False
@@ -205,34 +305,5 @@ def _ended_here(owner: str) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        return False
+        pass  # it belongs to another user
     return False
-
-
-def _entry(file: int) -> str:
-    return f"{STAGING}/{file:08d}.json"
-
-
-def _entries(place: Place) -> list[str]:
-    return [key for key in place.within(STAGING).sizes() if key.endswith(".json")]
-
-
-def write_entry(place: Place, shard: Shard) -> None:
-    """Tell that a shard is finished."""
-    place.write(_entry(shard.number), [json.dumps({"files": shard.files, "rows": shard.rows}).encode()])
-
-
-def drop_entries(place: Place, files: Sequence[int]) -> None:
-    """Forget shards: before one is overwritten or removed, so that no entry ever tells of other bytes."""
-    place.remove([_entry(file) for file in files])
-
-
-def read_entries(place: Place, layouts: Mapping[str, Layout]) -> Iterator[Shard]:
-    """The finished shards whose files are there in full."""
-    there = place.sizes()
-    for name in _entries(place):
-        entry = json.loads(place.read(f"{STAGING}/{name}"))
-        number = int(name.removesuffix(".json"))
-        files: Files = {array: (str(c), int(size)) for array, (c, size) in entry["files"].items()}
-        if all(there.get(layouts[array].key(number)) == size for array, (_, size) in files.items()):
-            yield Shard(number, files, entry["rows"])

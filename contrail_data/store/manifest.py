@@ -1,4 +1,9 @@
-"""MISSING DOCSTRING."""
+"""The files around the arrays of a store, and what they guarantee.
+
+The manifest lists the checksum of every other file, the group's attributes state the digest of the manifest, and the
+store's digest is taken over the attributes. Only `provenance.json` is outside: it differs between builds of the same
+input, and carries its own checksum.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import xxhash
 
@@ -15,65 +20,207 @@ from contrail_data.storage.place import Place, check_key
 from contrail_data.store.schema import MANIFEST, PROVENANCE
 
 
-def group_file(attributes: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
-    """The group's `zarr.json`; `files` are the arrays' own, by key, among others."""
+class FileChecksum(NamedTuple):
+    """Checksum and size of a file."""
+
+    xxh3: str
+    """64-bit xxh3, hexadecimal."""
+    size: int
+    """Bytes."""
+
+    @classmethod
+    def of(cls, content: bytes) -> FileChecksum:
+        """Compute the checksum of a file.
+
+        Args:
+            content: Its bytes.
+
+        Returns:
+            The checksum.
+        """
+        return cls(xxhash.xxh3_64_hexdigest(content), len(content))
+
+
+Manifest = dict[str, FileChecksum]
+"""Checksum of every file by key."""
+
+
+class Provenance(TypedDict, total=False):
+    """How a store was built. All keys are absent if `provenance.json` is missing or damaged."""
+
+    digest: str
+    created: str
+    """UTC, ISO 8601."""
+    command: list[str]
+    versions: dict[str, str]
+    """Versions of this software, Python and the libraries that write."""
+    plan: str
+    """Digest of what was to be built, see `journal.plan_of`."""
+    samples: int
+    source: str
+    split: str
+    set_aside: list[str]
+    """One line for each record that could not be used."""
+    parent_path: str
+
+
+def encode_group(attributes: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+    """Encode the `zarr.json` of the group, with consolidated metadata.
+
+    Args:
+        attributes: Attributes of the group.
+        files: Files of the store by key, among them the `zarr.json` of each array.
+
+    Returns:
+        The bytes.
+    """
     arrays = {key.removesuffix("/zarr.json"): json.loads(files[key]) for key in sorted(files) if "/zarr.json" in key}
     consolidated = {"kind": "inline", "must_understand": False, "metadata": arrays}
     group = {"zarr_format": 3, "node_type": "group", "attributes": attributes, "consolidated_metadata": consolidated}
     return json.dumps(group, indent=1).encode()
 
 
-def provenance_file(facts: Mapping[str, Any]) -> bytes:
-    """`provenance.json`, which carries its own checksum, being outside of the manifest."""
-    content = json.dumps(facts, sort_keys=True).encode()
-    return json.dumps({**facts, "checksum": xxhash.xxh3_64_hexdigest(content)}, indent=1).encode()
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Encode `manifest.txt`.
 
+    Args:
+        manifest: The checksums.
 
-def digest_of(attributes: Mapping[str, Any]) -> str:
-    """What names a store: over its attributes, of which one is the manifest's digest, and that is over all the rest."""
-    facts = {k: v for k, v in attributes.items() if k != "digest"}
-    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
-    return "sha256:" + hashlib.sha256(canonical).hexdigest()
-
-
-def read_manifest(place: Place, stated: str) -> dict[str, tuple[str, int]]:
-    """(xxh3 checksum, bytes) of every file by key; `stated` is the manifest's digest in the store's attributes.
-
-    Raises ContrailError for a manifest that is not the one sealed, FileNotFoundError where there is none.
+    Returns:
+        The bytes: a line with checksum, size and key per file.
     """
-    content = place.read(MANIFEST, most=2**28)
-    if "sha256:" + hashlib.sha256(content).hexdigest() != stated:
-        raise ContrailError(f"{place.file(MANIFEST)}: checksum differs: verify the store, and repair it")
-    found = {}
+    return "".join(f"{xxh3} {size} {key}\n" for key, (xxh3, size) in sorted(manifest.items())).encode()
+
+
+def encode_provenance(provenance: Mapping[str, Any]) -> bytes:
+    """Encode `provenance.json`.
+
+    Args:
+        provenance: A `Provenance`.
+
+    Returns:
+        The bytes, which include a checksum of the rest.
+    """
+    content = json.dumps(provenance, sort_keys=True).encode()
+    return json.dumps({**provenance, "checksum": xxhash.xxh3_64_hexdigest(content)}, indent=1).encode()
+
+
+def store_digest(attributes: Mapping[str, Any]) -> str:
+    """Compute the digest of a store.
+
+    Args:
+        attributes: Attributes of the group. One of them is the digest of the manifest, which covers all files.
+
+    Returns:
+        The digest, over all attributes but `digest` itself.
+    """
+    others = {key: value for key, value in attributes.items() if key != "digest"}
+    return sha256(json.dumps(others, sort_keys=True, separators=(",", ":")).encode())
+
+
+def sha256(content: bytes) -> str:
+    """Compute the SHA-256 digest of some bytes.
+
+    Args:
+        content: The bytes.
+
+    Returns:
+        The digest, as `sha256:` and 64 hexadecimal digits.
+    """
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def read_manifest(place: Place, digest: str) -> Manifest:
+    """Read the manifest of a store.
+
+    Args:
+        place: The store.
+        digest: Digest of the manifest, as stated in the store's attribute `manifest`.
+
+    Returns:
+        The checksums.
+
+    Raises:
+        ContrailError: If the manifest is not the one that was sealed. A missing one raises FileNotFoundError.
+    """
+    content = place.read(MANIFEST, max_bytes=2**28)
+    if sha256(content) != digest:
+        raise ContrailError(f"{place.file(MANIFEST)}: checksum differs; verify the store, and repair it")
+    manifest: Manifest = {}
     for line in content.decode(errors="replace").splitlines():
         checksum, size, key = (*line.split(" ", 2), "", "")[:3]
         if not size.isdecimal() or len(size) > 15 or len(checksum) != 16:
-            raise ContrailError(f"{place.file(MANIFEST)}: holds the line {line[:40]!r}: it is none of ours")
-        found[check_key(key)] = (checksum, int(size))
-    return found
+            raise ContrailError(f"{place.file(MANIFEST)}: malformed line {line[:40]!r}; restore the store")
+        manifest[check_key(key)] = FileChecksum(checksum, int(size))
+    return manifest
 
 
-cached_manifest = lru_cache(maxsize=16)(read_manifest)  # what was sealed once does not change
+read_manifest_once = lru_cache(maxsize=16)(read_manifest)
+"""`read_manifest` for readers: the manifest with a given digest never changes."""
 
 
-def sound(place: Place, key: str, listed: Mapping[str, tuple[str, int]]) -> bytes:
-    """A file's bytes. Raises ContrailError when they are not those of the manifest."""
-    if key not in listed:
-        raise ContrailError(f"{place.file(key)}: is not in the manifest: verify the store")
-    checksum, size = listed[key]
+def read_verified(place: Place, key: str, manifest: Manifest) -> bytes:
+    """Read a file and verify it against the manifest.
+
+    Args:
+        place: The store.
+        key: The file.
+        manifest: The store's manifest.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        ContrailError: If the file is missing, or not the one that was sealed.
+    """
+    if key not in manifest:
+        raise ContrailError(f"{place.file(key)}: is not in the manifest; verify the store")
     try:
-        content = bytes(place.read_range(key, 0, size + 1))  # one byte more would tell
+        content = bytes(place.read_range(key, 0, manifest[key].size + 1))  # one byte more shows that it has grown
     except FileNotFoundError:
-        raise ContrailError(f"{place.file(key)}: missing: verify the store, and repair it") from None
-    if len(content) != size or xxhash.xxh3_64_hexdigest(content) != checksum:
-        raise ContrailError(f"{place.file(key)}: fails its checksum: verify the store, and repair it")
+        raise ContrailError(f"{place.file(key)}: missing; verify the store, and repair it") from None
+    if FileChecksum.of(content) != manifest[key]:
+        raise ContrailError(f"{place.file(key)}: fails its checksum; verify the store, and repair it")
     return content
 
 
-def read_provenance(place: Place) -> dict[str, Any]:
-    """What `provenance.json` tells; nothing where it is missing or unreadable, being no part of the digest."""
+def read_provenance(place: Place) -> Provenance:
+    """Read how a store was built.
+
+    Args:
+        place: The store.
+
+    Returns:
+        The provenance; empty if the file is missing or unreadable.
+    """
     try:
-        told = json.loads(place.read(PROVENANCE))
+        provenance = json.loads(place.read(PROVENANCE))
     except (FileNotFoundError, ContrailError, ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return provenance if isinstance(provenance, dict) else {}  # type: ignore[return-value]
+
+
+def read_verified_provenance(place: Place) -> bytes:
+    """Read `provenance.json` and verify it against its own checksum.
+
+    Args:
+        place: The store.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        ContrailError: If the file is missing, or not the one that was sealed.
+    """
+    try:
+        content = place.read(PROVENANCE, max_bytes=2**26)
+        provenance = json.loads(content)
+        provenance.pop("checksum", None)
+        if encode_provenance(provenance) == content:
+            return content
+        reason = "checksum differs"
+    except FileNotFoundError:
+        reason = "missing"
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        reason = "not JSON"
+    raise ContrailError(f"{place.file(PROVENANCE)}: {reason}")

@@ -1,10 +1,10 @@
-"""MISSING DOCSTRING."""
+"""The per-sample variables of a store of samples: from samples to journal rows, and from those to variables."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -12,27 +12,63 @@ import xarray as xr
 
 from contrail_data.geo.geometry import local_solar_hour, satellite_zenith, solar_zenith
 from contrail_data.sample import reference_frame
+from contrail_data.store.journal import Row
 from contrail_data.store.settings import StoreSettings
+from contrail_data.store.stats import Moments
 from contrail_data.store.writer import checksum_variables
 
-
-def stored_values(attributes: Mapping[str, Any], time: npt.NDArray[np.datetime64]) -> dict[str, Any]:
-    """Per-sample variables of the store as JSON keeps them: NaN and NaT as null."""
-    a = attributes
-    plain = ("split", "label_source", "labelled_frame", "annotator_count", "source_digest", "crs_wkt")
-    return {
-        **{k: a[k] for k in (*plain, "height", "width", "positive_pixels", "satellite", "satellite_longitude")},
-        "time": [None if np.isnat(t) else int(t.astype("datetime64[ms]").astype(int)) for t in time],
-        "latitude": _number(a["latitude"]),
-        "longitude": _number(a["longitude"]),
-        **{k: [_number(v) for v in a[k]] for k in ("corner_latitude", "corner_longitude", "geotransform")},
-    }
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
-def _number(value: Any) -> float | None:
-    return None if math.isnan(value) else float(value)
+class SampleValues(TypedDict):
+    """Per-sample variables of one sample, as JSON keeps them: NaN and NaT as null."""
+
+    split: str
+    label_source: str
+    labelled_frame: int
+    annotator_count: int
+    source_digest: str
+    crs_wkt: str
+    height: int
+    width: int
+    positive_pixels: int
+    satellite: str
+    satellite_longitude: float
+    time: list[int | None]
+    """Milliseconds since 1970."""
+    latitude: float | None
+    longitude: float | None
+    corner_latitude: list[float | None]
+    corner_longitude: list[float | None]
+    geotransform: list[float | None]
+    missing_pixels: int
 
 
+class StoredSample(TypedDict, total=False):
+    """What the journal keeps about a sample that has been stored."""
+
+    checksums: dict[str, list[int]]
+    """As in `Row`."""
+    moments: list[Moments]
+    """By channel."""
+    values: SampleValues
+
+
+class SampleRow(Row, StoredSample):
+    """Journal row of a sample, or of a record that could not be used."""
+
+    record_id: str
+    stamp: NotRequired[list[int]]
+    """Size and time of each file of the record, by which a resumed build notices that one has changed."""
+    error: NotRequired[str]
+    """Why the record could not be used; moments and values are then absent."""
+
+
+_PLAIN = (
+    *("split", "label_source", "labelled_frame", "annotator_count", "source_digest", "crs_wkt"),
+    *("height", "width", "positive_pixels", "satellite", "satellite_longitude"),
+)
 _VARIABLES: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
     "record_id": (("sample",), "str", {}),
     "split": (("sample",), "str", {}),
@@ -53,34 +89,70 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
     "missing_pixels": (("sample",), "int32", {"long_name": "of all frames of the stored grid"}),
     "source_digest": (("sample",), "str", {"long_name": "xxh3 of the raw data by band"}),
 }
+"""Dimensions, dtype and attributes of each variable."""
 
 
-def stack_scalars(rows: list[dict[str, Any]], settings: StoreSettings) -> xr.Dataset:
+def stored_values(attributes: Mapping[str, Any], time: npt.NDArray[np.datetime64], missing_pixels: int) -> SampleValues:
+    """Convert the metadata of a sample for its journal row.
+
+    Args:
+        attributes: Attributes of the sample (see `contrail_data.sample`).
+        time: (time) datetime64, UTC.
+        missing_pixels: Missing pixels of all frames of the stored grid.
+
+    Returns:
+        The per-sample variables.
+    """
+    values: Any = {
+        **{name: attributes[name] for name in _PLAIN},
+        "time": [None if np.isnat(t) else int(t.astype("datetime64[ms]").astype(int)) for t in time],
+        **{name: _number(attributes[name]) for name in ("latitude", "longitude")},
+        **{
+            name: [_number(value) for value in attributes[name]]
+            for name in ("corner_latitude", "corner_longitude", "geotransform")
+        },
+        "missing_pixels": missing_pixels,
+    }
+    return values
+
+
+def _number(value: Any) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def stack_scalars(rows: Sequence[SampleRow], settings: StoreSettings) -> xr.Dataset:
+    """Assemble the per-sample variables of a store.
+
+    Args:
+        rows: Journal rows, one per sample.
+        settings: The store's settings.
+
+    Returns:
+        The variables.
+    """
     variables: dict[str, Any] = {"channel": ("channel", np.array(settings.composite.channel_names, object))}
     for name, (dims, dtype, attributes) in _VARIABLES.items():
-        column = [row["record_id"] if name == "record_id" else row["values"][name] for row in rows]
-        array = np.array(column, object)
-        if dtype == "str":
-            variables[name] = (dims, array, attributes)
-        else:
-            variables[name] = (dims, np.where(array == None, np.nan, array).astype(dtype), attributes)  # noqa: E711
-    known = [[np.iinfo(np.int64).min if t is None else t for t in row["values"]["time"]] for row in rows]
-    times = np.array(known).astype("datetime64[ms]").astype("datetime64[ns]")
-    variables["time"] = (("sample", "time"), times, {"long_name": "nominal scan time, UTC"})
-    latitude, longitude = variables["latitude"][1], variables["longitude"][1]
-    moment = times[np.arange(len(rows)), reference_frame(variables["labelled_frame"][1], times.shape[1])]
-    for name, angle, unit, about in (
+        column = np.array([row["record_id"] if name == "record_id" else row["values"][name] for row in rows], object)  # type: ignore[literal-required]
+        if dtype != "str":
+            column = np.where(column == None, np.nan, column).astype(dtype)  # noqa: E711 - elementwise
+        variables[name] = (dims, column, attributes)
+    not_a_time = np.iinfo(np.int64).min
+    milliseconds = [[not_a_time if t is None else t for t in row["values"]["time"]] for row in rows]
+    time = np.array(milliseconds).astype("datetime64[ms]").astype("datetime64[ns]")
+    variables["time"] = (("sample", "time"), time, {"long_name": "nominal scan time, UTC"})
+    latitude, longitude, satellite, labelled = (
+        variables[name][1] for name in ("latitude", "longitude", "satellite_longitude", "labelled_frame")
+    )
+    moment = time[np.arange(len(rows)), reference_frame(labelled, time.shape[1])]
+    for name, angle, units, long_name in (
         ("solar_zenith", solar_zenith(latitude, longitude, moment), "degree", "at the centre, labelled frame"),
-        (
-            "satellite_zenith",
-            satellite_zenith(latitude, longitude, variables["satellite_longitude"][1]),
-            *("degree", "at the centre"),
-        ),
+        ("satellite_zenith", satellite_zenith(latitude, longitude, satellite), "degree", "at the centre"),
         ("local_solar_hour", local_solar_hour(longitude, moment), "h", "true solar time at the centre"),
     ):
-        variables[name] = (("sample",), angle.astype(np.float32), {"units": unit, "long_name": about})
-    told = {"long_name": "pixels, mean, sum of squared deviations, minimum, maximum, pixels at 0, pixels at 1"}
-    variables["moments"] = (("sample", "channel", "moment"), np.array([row["moments"] for row in rows]), told)
+        variables[name] = (("sample",), angle.astype(np.float32), {"units": units, "long_name": long_name})
+    long_name = "pixels, mean, sum of squared deviations, minimum, maximum, pixels at 0, pixels at 1"
+    moments = np.array([row["moments"] for row in rows])
+    variables["moments"] = (("sample", "channel", "moment"), moments, {"long_name": long_name})
     return xr.Dataset(variables | checksum_variables(rows, list(rows[0]["checksums"])))
 
 
@@ -97,22 +169,39 @@ def labelled_time(records: xr.Dataset) -> npt.NDArray[np.datetime64]:
     return times[np.arange(len(times)), reference_frame(records["labelled_frame"].values, times.shape[1])]
 
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-
 def label_of(records: xr.Dataset) -> Ints:
-    """(sample) 1 where a human marked a contrail, 0 where none was found, -1 without a human's label."""
+    """Return whether humans marked contrails.
+
+    Args:
+        records: Scalars of a store.
+
+    Returns:
+        (sample) int64: 1 if a human marked a contrail, 0 if none was found, -1 without a human label.
+    """
     human = records["label_source"].values == "human"
     return np.where(human, records["positive_pixels"].values > 0, -1).astype(np.int64)
 
 
 def site_of(records: xr.Dataset) -> npt.NDArray[np.str_]:
-    """(sample) the tile's centre to a tenth of a degree; empty where unknown."""
-    where = zip(records["latitude"].values, records["longitude"].values, strict=True)
-    return np.array([f"{a:.1f} {o:.1f}" if np.isfinite(a + o) else "" for a, o in where], np.str_)
+    """Return where the tiles lie.
+
+    Args:
+        records: Scalars of a store.
+
+    Returns:
+        (sample) latitude and longitude of the centre to a tenth of a degree, as text; empty if unknown.
+    """
+    centres = zip(records["latitude"].values, records["longitude"].values, strict=True)
+    return np.array([f"{a:.1f} {o:.1f}" if np.isfinite(a + o) else "" for a, o in centres], np.str_)
 
 
 def as_text(values: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
-    """Strings of any numpy kind (zarr gives variable-length ones) as fixed-width ones."""
+    """Convert strings of any numpy type (zarr returns variable-length ones) to fixed width.
+
+    Args:
+        values: (n) strings.
+
+    Returns:
+        (n) fixed-width strings.
+    """
     return np.array([str(value) for value in values], np.str_)

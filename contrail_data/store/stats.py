@@ -1,14 +1,15 @@
 """Statistics per channel: streaming, exact for uint8, independent of order and of how the work was split.
 
-Each sample gives count, mean and sum of squared deviations; they are merged with exactly rounded sums
-(`math.fsum`), so that neither chunk order nor worker count can show (Chan, Golub, LeVeque 1979 for the merge).
+Each sample contributes its count, mean and sum of squared deviations. They are merged with exactly rounded sums
+(`math.fsum`), so that neither the order of chunks nor the number of workers changes the result (Chan, Golub and
+LeVeque 1979 for the merge).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +20,40 @@ Moments = list[float]
 """Of one channel: count, mean, sum of squared deviations, minimum, maximum, pixels at 0, pixels at 1."""
 
 
-def moments(image_tchw: npt.NDArray[Any], valid_tyx: npt.NDArray[np.bool_] | None = None) -> list[Moments]:
-    """Moments of each channel of one stored sample, in units of [0, 1]; uint8 counts as value / 255. Pixels that are
-    not valid are left out.
+class Statistics(TypedDict):
+    """Statistics of a store's train samples, its attribute `statistics`: a value per channel, in units of [0, 1]."""
+
+    channel: list[str]
+    samples: int
+    count: int
+    """Pixels per channel."""
+    mean: list[float]
+    std: list[float]
+    """Population standard deviation."""
+    minimum: list[float]
+    maximum: list[float]
+    at_low: list[float]
+    """Fraction of pixels stored exactly at 0, where clipping puts them."""
+    at_high: list[float]
+    """Fraction of pixels stored exactly at 1."""
+
+
+def moments(image_tchw: npt.NDArray[np.generic], valid_tyx: npt.NDArray[np.bool_] | None = None) -> list[Moments]:
+    """Compute the moments of each channel of one stored sample.
+
+    Args:
+        image_tchw: Image (time, channel, y, x) as stored. uint8 counts as value / 255.
+        valid_tyx: Which pixels to include. None: all.
+
+    Returns:
+        Moments by channel, in units of [0, 1].
     """
-    if valid_tyx is not None:
-        scale = 1 / 255 if image_tchw.dtype == np.uint8 else 1.0
-        return [_moments(image_tchw[:, c][valid_tyx].astype(np.float64) * scale) for c in range(image_tchw.shape[1])]
-    if image_tchw.dtype == np.uint8:
-        return [_moments_of_levels(image_tchw[:, c]) for c in range(image_tchw.shape[1])]
-    return [_moments(image_tchw[:, c].astype(np.float64).reshape(-1)) for c in range(image_tchw.shape[1])]
+    channels = range(image_tchw.shape[1])
+    if image_tchw.dtype == np.uint8 and valid_tyx is None:
+        return [_moments_of_levels(image_tchw[:, c]) for c in channels]
+    scale = 1 / 255 if image_tchw.dtype == np.uint8 else 1.0
+    pixels = (image_tchw[:, c] if valid_tyx is None else image_tchw[:, c][valid_tyx] for c in channels)
+    return [_moments(x.astype(np.float64).reshape(-1) * scale) for x in pixels]
 
 
 def _moments_of_levels(frames: npt.NDArray[np.uint8]) -> Moments:
@@ -45,8 +70,7 @@ def _moments_of_levels(frames: npt.NDArray[np.uint8]) -> Moments:
     low, high = int(frames.min()), int(frames.max())
     below = count - int(np.count_nonzero(frames))
     above = int(np.count_nonzero(frames == 255)) if high == 255 else 0
-    # Of integers, so that nothing cancels.
-    deviations = (squares * count - total * total) / count
+    deviations = (squares * count - total * total) / count  # of integers, so that nothing cancels
     return [count, mean / 255, deviations / 255**2, low / 255, high / 255, below, above]
 
 
@@ -56,39 +80,58 @@ def _moments(x: npt.NDArray[np.float64]) -> Moments:
     return [x.size, mean, squares, float(x.min()), float(x.max()), int((x <= 0).sum()), int((x >= 1).sum())]
 
 
-def merge(samples: Sequence[Sequence[Moments]], channels: Sequence[str]) -> dict[str, Any]:
-    """Statistics over all pixels of all samples, as a store's attribute `statistics` holds them.
+def merge(samples: Sequence[Sequence[Moments]], channels: Sequence[str]) -> Statistics:
+    """Merge the moments of samples into statistics over all their pixels.
 
-    mean, std (population), minimum and maximum in [0, 1]; `at_low` and `at_high` are the fractions of pixels
-    stored exactly at 0 and at 1, which is where clipping puts them; `count` is pixels a channel.
+    Args:
+        samples: Moments by sample and channel; at least one sample.
+        channels: Names of the channels.
+
+    Returns:
+        The statistics.
     """
     table = np.array(samples, np.float64)  # (sample, channel, moment)
-    out: dict[str, Any] = {"channel": list(channels), "samples": len(samples), "count": 0}
-    columns: dict[str, list[float]] = {k: [] for k in ("mean", "std", "minimum", "maximum", "at_low", "at_high")}
+    statistics: Statistics = {
+        "channel": list(channels),
+        "samples": len(samples),
+        "count": 0,
+        **{"mean": [], "std": [], "minimum": [], "maximum": [], "at_low": [], "at_high": []},
+    }
     for c in range(len(channels)):
         count, mean, squares, low, high, below, above = table[:, c].T
         n = math.fsum(count)
         centre = math.fsum(count * mean) / n
         spread = math.fsum(squares) + math.fsum(count * (mean - centre) ** 2)
-        out["count"] = int(n)
-        row = (centre, math.sqrt(spread / n), low.min(), high.max(), math.fsum(below) / n, math.fsum(above) / n)
-        for key, value in zip(columns, row, strict=True):
-            columns[key].append(float(value))
-    return {**out, **columns}
+        statistics["count"] = int(n)
+        statistics["mean"].append(centre)
+        statistics["std"].append(math.sqrt(spread / n))
+        statistics["minimum"].append(float(low.min()))
+        statistics["maximum"].append(float(high.max()))
+        statistics["at_low"].append(math.fsum(below) / n)
+        statistics["at_high"].append(math.fsum(above) / n)
+    return statistics
 
 
-def combined(statistics: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Statistics of several stores taken together. Raises ContrailError when their channels differ."""
-    channels = statistics[0]["channel"]
-    if any(s["channel"] != channels for s in statistics):
-        raise ContrailError("statistics of stores with different channels cannot be combined: use one composite")
-    rows = [
-        [
-            [n, s["mean"][c], s["std"][c] ** 2 * n, s["minimum"][c], s["maximum"][c],
-             s["at_low"][c] * n, s["at_high"][c] * n]
-            for c in range(len(channels))
-        ]
-        for s in statistics
-        for n in [s["count"]]
-    ]  # fmt: skip
-    return {**merge(rows, channels), "samples": sum(s["samples"] for s in statistics)}
+def combined(stores: Sequence[Statistics]) -> Statistics:
+    """Compute the statistics of several stores taken together.
+
+    Args:
+        stores: Statistics of each store.
+
+    Returns:
+        The statistics over all their samples.
+
+    Raises:
+        ContrailError: If their channels differ.
+    """
+    channels = stores[0]["channel"]
+    if any(store["channel"] != channels for store in stores):
+        raise ContrailError("statistics of stores with different channels cannot be combined; use one composite")
+    rows = []
+    for store in stores:
+        n = store["count"]
+        columns = zip(*(store[key] for key in ("mean", "std", "minimum", "maximum", "at_low", "at_high")), strict=True)
+        rows.append(
+            [[n, mean, std**2 * n, low, high, below * n, above * n] for mean, std, low, high, below, above in columns]
+        )
+    return {**merge(rows, channels), "samples": sum(store["samples"] for store in stores)}

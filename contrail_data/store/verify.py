@@ -1,7 +1,7 @@
-"""Whether a sealed store is still what was sealed, and putting right what is not.
+"""Finds what is wrong with a sealed store.
 
-Every file is held to the manifest, the manifest and the attributes to the digest, the arrays to the schema, and the
-statistics and counts to the samples they are of. A damaged shard is named with the records whose chunks in it fail
+Every file is compared with the manifest, the manifest and the attributes with the digest, the arrays with the schema,
+and the statistics and counts with the samples. For a damaged shard, the records are named whose chunks in it fail
 their own checksums.
 """
 
@@ -15,161 +15,165 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import xxhash
 
 from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
 from contrail_data.storage.place import Place
 from contrail_data.store import stats
-from contrail_data.store.manifest import digest_of, group_file, provenance_file, read_manifest
+from contrail_data.store.manifest import (
+    FileChecksum,
+    Manifest,
+    encode_group,
+    read_manifest,
+    read_verified_provenance,
+    store_digest,
+)
 from contrail_data.store.reader import open_store, pixel_reader, read_scalars
-from contrail_data.store.schema import DIMS, MANIFEST, PROVENANCE, SHARD, Kind, checksum_name, kind_of
+from contrail_data.store.schema import DIMS, GROUP, MANIFEST, PROVENANCE, SHARD, Kind, checksum_name, kind_of
 
-_THREADS = 4  # reading and checksums let others run
+_THREADS = 4  # reading and checksums release the interpreter lock
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing found wrong with a store."""
+    """One thing that is wrong with a store."""
 
     path: str
+    """Key of the file, or name of the variable."""
     reason: str
 
 
 def verify(place: Place, threads: int = _THREADS) -> list[Damage]:
-    """All that is wrong with a store, nothing where it is whole. Raises ContrailError when it is no sealed store."""
-    damage: list[Damage] = []
-    listed: dict[str, tuple[str, int]] = {}
-    group: Any = None
+    """Verify a store.
+
+    Args:
+        place: The store.
+        threads: Files read at the same time.
+
+    Returns:
+        All that is wrong; empty if the store is intact.
+
+    Raises:
+        ContrailError: If there is no sealed store.
+    """
+    group, manifest, damage = _check_group(place)
+    if any(place.is_link(key) for key in (GROUP, MANIFEST, PROVENANCE)):
+        damage.append(Damage(GROUP, "it, the manifest or the provenance is a symbolic link; remove it"))
+    if not manifest:
+        return damage or [Damage(MANIFEST, "is empty")]
+    size = sum(file.size for file in manifest.values())
+    with progress("verify", size, unit="MiB", scale=2**20) as advance, ThreadPoolExecutor(threads) as pool:
+        reasons = pool.map(partial(_check_file, place, manifest), sorted(manifest))
+        for key, reason in zip(sorted(manifest), reasons, strict=True):
+            advance(manifest[key].size)
+            if reason:
+                damage.append(Damage(key, reason))
+    expected = {*manifest, GROUP, MANIFEST, PROVENANCE}
+    damage += [Damage(key, "is not in the manifest; remove it") for key in place.sizes() if key not in expected]
+    if group is not None and not any(item.path.endswith((GROUP, MANIFEST)) for item in damage):
+        files = {key: place.read(key) for key in manifest if key.endswith(f"/{GROUP}")}
+        if encode_group(group["attributes"], files) != place.read(GROUP):
+            damage.append(Damage(GROUP, "is not what was sealed"))
     try:
-        group = json.loads(place.read("zarr.json"))
+        read_verified_provenance(place)
+    except ContrailError as error:
+        damage.append(Damage(PROVENANCE, str(error).removeprefix(f"{place.file(PROVENANCE)}: ")))
+    if not all(_has_pixels(item.path) or item.path == PROVENANCE for item in damage):
+        return damage
+    try:
+        store = open_store(place)
+        scalars = read_scalars(store)
+    except ContrailError as error:
+        return [*damage, Damage(GROUP, str(error))]
+    damage += _check_samples(store, scalars)
+    return [Damage(item.path, item.reason + _damaged_records(store, scalars, item.path)) for item in damage]
+
+
+def _check_group(place: Place) -> tuple[Any, Manifest, list[Damage]]:
+    """Read and check the group's metadata (None if unreadable) and the manifest (empty if unreadable)."""
+    group: Any = None
+    manifest: Manifest = {}
+    damage = []
+    try:
+        group = json.loads(place.read(GROUP))
         attributes = group["attributes"]
-        if digest_of(attributes) != attributes["digest"]:
-            damage.append(Damage("zarr.json", "attributes are not those that were sealed"))
-        listed = read_manifest(place, attributes["manifest"])
+        if store_digest(attributes) != attributes["digest"]:
+            damage.append(Damage(GROUP, "attributes are not those that were sealed"))
+        manifest = read_manifest(place, attributes["manifest"])
     except FileNotFoundError as error:
-        lost = MANIFEST if MANIFEST in str(error) else "zarr.json"
-        if lost == "zarr.json" and place.size(MANIFEST) is None:
-            open_store(place)  # tells what there is instead of a store
-        damage.append(Damage(lost, "missing"))
+        missing = MANIFEST if MANIFEST in str(error) else GROUP
+        if missing == GROUP and place.size(MANIFEST) is None:
+            open_store(place)  # raises an error that says what there is instead of a store
+        damage.append(Damage(missing, "missing"))
     except ContrailError:
         damage.append(Damage(MANIFEST, "is not the one that was sealed"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        damage.append(Damage("zarr.json", "is no store's metadata"))
-    if any(place.is_link(key) for key in ("zarr.json", MANIFEST, PROVENANCE)):
-        damage.append(Damage("zarr.json", "a symbolic link stands for it, the manifest or the provenance: remove it"))
-    if not listed:
-        return damage or [Damage(MANIFEST, "is empty")]
-    with progress("verify", sum(size for _, size in listed.values()) // 2**20 or 1, unit="MiB") as advance:
-        done = 0
-        with ThreadPoolExecutor(threads) as pool:
-            for key, problem in pool.map(partial(_check_file, place, listed), sorted(listed)):
-                before, done = done // 2**20, done + listed[key][1]
-                advance(done // 2**20 - before)
-                if problem:
-                    damage.append(Damage(key, problem))
-    expected = {*listed, "zarr.json", MANIFEST, PROVENANCE}
-    damage += [Damage(key, "is not in the manifest: remove it") for key in place.sizes() if key not in expected]
-    if group is not None and not any(d.path.endswith(("zarr.json", MANIFEST)) for d in damage):
-        files = {key: place.read(key) for key in listed if key.endswith("/zarr.json")}
-        if group_file(group["attributes"], files) != place.read("zarr.json"):
-            damage.append(Damage("zarr.json", "is not what was sealed"))
-    try:
-        sound_provenance(place)
-    except ContrailError as error:
-        damage.append(Damage(PROVENANCE, str(error).removeprefix(f"{place.file(PROVENANCE)}: ")))
-    if any(d.path in ("zarr.json", MANIFEST) for d in damage):
-        return damage
-    if all(_has_pixels(d.path) or d.path == PROVENANCE for d in damage):
-        try:
-            store = open_store(place)
-            samples = read_scalars(store)
-        except ContrailError as error:
-            return [*damage, Damage("zarr.json", str(error))]
-        damage += _check_samples(store, samples)
-        return [Damage(d.path, d.reason + _records(store, samples, d.path)) for d in damage]
-    return damage
-
-
-def sound_provenance(place: Place) -> bytes:
-    """Its bytes. Raises ContrailError when they are not what was sealed."""
-    try:
-        content = place.read(PROVENANCE, most=2**26)
-        told = json.loads(content)
-        told.pop("checksum", None)
-        if provenance_file(told) == content:
-            return content
-        reason = "checksum differs"
-    except FileNotFoundError:
-        reason = "missing"
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        reason = "is no JSON"
-    raise ContrailError(f"{place.file(PROVENANCE)}: {reason}")
+        damage.append(Damage(GROUP, "is not the metadata of a store"))
+    return group, manifest, damage
 
 
 def _has_pixels(key: str) -> bool:
-    return key.partition("/")[0] in DIMS and not key.endswith("/zarr.json")
+    return key.partition("/")[0] in DIMS and not key.endswith(f"/{GROUP}")
 
 
-def _check_file(place: Place, listed: dict[str, tuple[str, int]], key: str) -> tuple[str, str]:
-    """(key, what is wrong with the file, or nothing)."""
-    checksum, size = listed[key]
+def _check_file(place: Place, manifest: Manifest, key: str) -> str:
+    """Return what is wrong with a file; empty if nothing."""
     try:
-        found = place.size(key)
-        if found is None:
-            return key, "missing"
+        size = place.size(key)
+        if size is None:
+            return "missing"
         if place.is_link(key):
-            return key, "a symbolic link stands for it"
-        if found != size:
-            return key, f"{found} bytes, expected {size}"
-        return key, "" if xxhash.xxh3_64_hexdigest(place.read(key)) == checksum else "checksum differs"
+            return "is reached through a symbolic link"
+        if size != manifest[key].size:
+            return f"{size} bytes, expected {manifest[key].size}"
+        return "" if FileChecksum.of(place.read(key)) == manifest[key] else "checksum differs"
     except FileNotFoundError:
-        return key, "missing"
+        return "missing"
     except ContrailError as error:
-        return key, f"cannot be read ({error})"
+        return f"cannot be read ({error})"
 
 
-def _check_samples(store: xr.Dataset, samples: xr.Dataset) -> list[Damage]:
-    """Statistics and counts against the samples: what a program that sealed nonsense would have got wrong."""
+def _check_samples(store: xr.Dataset, scalars: xr.Dataset) -> list[Damage]:
+    """Compare arrays, statistics and counts with the samples, for a program that has sealed something wrong."""
     damage = []
     for name in (n for n in DIMS if n in store.variables):
         if store[name].dims != DIMS[name]:
-            damage.append(Damage(f"{name}/zarr.json", f"dimensions are {store[name].dims}, not {DIMS[name]}"))
-        if checksum_name(name) not in samples:
+            damage.append(Damage(f"{name}/{GROUP}", f"dimensions are {store[name].dims}, not {DIMS[name]}"))
+        if checksum_name(name) not in scalars:
             damage.append(Damage(checksum_name(name), "missing"))
-    ids = samples["record_id"].values
-    if len(set(ids)) != len(ids):
-        damage.append(Damage("record_id", "a record comes twice"))
-    if kind_of(store) is Kind.SAMPLES and "moments" in samples:
-        train = samples["moments"].values[samples["split"].values == "train"]
-        channels = [str(c) for c in samples["channel"].values]
+    record_ids = scalars["record_id"].values
+    if len(set(record_ids)) != len(record_ids):
+        damage.append(Damage("record_id", "a record occurs twice"))
+    if kind_of(store) is Kind.SAMPLES and "moments" in scalars:
+        train = scalars["moments"].values[scalars["split"].values == "train"]
+        channels = [str(channel) for channel in scalars["channel"].values]
         expected = stats.merge(train.tolist(), channels) if len(train) else None
         if expected != store.attrs["statistics"]:
-            damage.append(Damage("zarr.json", "statistics are not those of the train samples"))
-        human = samples["label_source"].values == "human"
-        wrong = (samples["positive_pixels"].values > 0) & ~human
-        if wrong.any():
-            damage.append(Damage("positive_pixels", f"{int(wrong.sum())} samples without a label count pixels"))
+            damage.append(Damage(GROUP, "statistics are not those of the train samples"))
+        unlabelled = (scalars["positive_pixels"].values > 0) & (scalars["label_source"].values != "human")
+        if unlabelled.any():
+            damage.append(
+                Damage("positive_pixels", f"{int(unlabelled.sum())} samples without a label count contrail pixels")
+            )
     return damage
 
 
-def _records(store: xr.Dataset, samples: xr.Dataset, key: str) -> str:
-    """Which records of a damaged shard are hurt, as text to follow the reason."""
+def _damaged_records(store: xr.Dataset, scalars: xr.Dataset, key: str) -> str:
+    """List the damaged records of a damaged shard, as text to follow the reason."""
     name, _, rest = key.partition("/c.")
-    if not _has_pixels(key) or not rest or checksum_name(name) not in samples:
+    if not _has_pixels(key) or not rest or checksum_name(name) not in scalars:
         return ""
-    number = int(rest.split(".")[0])
+    shard = int(rest.split(".")[0])
     read = pixel_reader(store, name, check=True)
-    framed = "time" in DIMS[name]
-    shape = store[name].shape[1:] if framed else (1, *store[name].shape[1:])
+    shape = store[name].shape[1:] if "time" in DIMS[name] else (1, *store[name].shape[1:])
     out = np.empty(shape, store[name].dtype)
-    hurt = []
-    for sample in range(number * SHARD, min((number + 1) * SHARD, len(samples["record_id"]))):
+    damaged = []
+    for sample in range(shard * SHARD, min((shard + 1) * SHARD, len(scalars["record_id"]))):
         try:
             read(sample, list(range(len(out))), out)
         except ContrailError:
-            hurt.append(str(samples["record_id"].values[sample]))
-    if not hurt:
+            damaged.append(str(scalars["record_id"].values[sample]))
+    if not damaged:
         return ""
-    more = f" and {len(hurt) - 4} more" if len(hurt) > 4 else ""
-    return f"; records {', '.join(hurt[:4])}{more}"
+    more = f" and {len(damaged) - 4} more" if len(damaged) > 4 else ""
+    return f"; records {', '.join(damaged[:4])}{more}"

@@ -1,36 +1,39 @@
-"""MISSING DOCSTRING."""
+"""Writes the arrays' metadata of a new store, and seals it once all chunks are there."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import xxhash
 
 from contrail_data import __version__
 from contrail_data.storage.place import Place, sync_folders
-from contrail_data.store.manifest import digest_of, group_file, provenance_file
+from contrail_data.store import manifest
+from contrail_data.store.journal import Row
+from contrail_data.store.manifest import FileChecksum, Manifest, Provenance
 from contrail_data.store.schema import (
     COORDINATES,
     DIMS,
     FORMAT,
     FORMAT_VERSION,
+    GROUP,
     MANIFEST,
     PROVENANCE,
     SHARD,
     ArraySpec,
+    PixelDtype,
     checksum_name,
 )
 from contrail_data.store.shards import CODECS, Layout, parse_layout
 
-_PIXEL_ATTRIBUTES: dict[str, dict[str, Any]] = {
+_ARRAY_ATTRIBUTES: dict[str, dict[str, Any]] = {
     "image": {"long_name": "composite, 0 and 1 at the channel's bounds in kelvin", "units": "1"},
     "mask": {"long_name": "majority contrail label of the labelled frame", "units": "1"},
     "annotators": {
@@ -44,36 +47,122 @@ _PIXEL_ATTRIBUTES: dict[str, dict[str, Any]] = {
 }
 
 
-def checksum_variables(rows: Sequence[Mapping[str, Any]], arrays: Sequence[str]) -> dict[str, Any]:
-    """The variables with the checksum of every chunk; `rows`, one a sample, hold them as `checksums` by array."""
-    about = {"long_name": "xxh3 (64 bits) of the chunk as it decodes"}
-    found = {}
+@dataclass(frozen=True, kw_only=True)
+class SealedContents:
+    """All that a store consists of, apart from the bytes of its chunks, which are in place already."""
+
+    arrays: Mapping[str, ArraySpec]
+    """Pixel arrays by name."""
+    scalars: xr.Dataset
+    """Per-sample variables."""
+    attributes: Mapping[str, Any]
+    """Attributes of the group: kind, composite and so on."""
+    chunk_files: Manifest
+    """Checksum of every chunk file of the pixel arrays."""
+    provenance: Provenance
+    """How the store was built, apart from digest, time and versions, which `seal` adds."""
+
+
+def checksum_variables(rows: Sequence[Row], arrays: Sequence[str]) -> dict[str, Any]:
+    """Collect the checksums of all chunks.
+
+    Args:
+        rows: Journal rows, one per sample.
+        arrays: Names of the pixel arrays.
+
+    Returns:
+        The checksum variable of each array, (sample) or (sample, time) uint64, as xarray takes it.
+    """
+    attributes = {"long_name": "xxh3 (64 bits) of the chunk as it decodes"}
+    variables = {}
     for name in arrays:
         values = np.array([row["checksums"][name] for row in rows], np.uint64)
-        framed = "time" in DIMS[name]
-        found[checksum_name(name)] = (DIMS[name][: 1 + framed], values if framed else values[:, 0], about)
-    return found
+        has_time = "time" in DIMS[name]
+        variables[checksum_name(name)] = (
+            DIMS[name][: 1 + has_time],
+            values if has_time else values[:, 0],
+            attributes,
+        )
+    return variables
 
 
-def array_metadata(name: str, array: ArraySpec, samples: int) -> dict[str, bytes]:
-    """`zarr.json` of a variable with pixels, as zarr itself writes it."""
+def create_arrays(place: Place, arrays: Mapping[str, ArraySpec], samples: int) -> dict[str, Layout]:
+    """Write the metadata of the pixel arrays.
+
+    Args:
+        place: The store.
+        arrays: Pixel arrays by name.
+        samples: Length of their sample axis.
+
+    Returns:
+        Where the chunks of each array belong.
+    """
+    layouts = {}
+    for name, spec in arrays.items():
+        for key, content in _array_metadata(name, spec, samples).items():
+            place.write(key, [content])
+        layout = parse_layout(place, name)
+        assert layout is not None, f"{name}: this module must only write layouts that can be parsed"
+        layouts[name] = layout
+    return layouts
+
+
+def seal(place: Place, contents: SealedContents) -> str:
+    """Turn finished chunks into a store.
+
+    Can be repeated after an interruption: the place is not a store before the group's `zarr.json` exists, which is
+    written last, when everything else is on the disk.
+
+    Args:
+        place: The store.
+        contents: What it consists of.
+
+    Returns:
+        Its digest.
+    """
+    samples = contents.scalars.sizes["sample"]
+    files = _scalar_files(contents.scalars)
+    for name, spec in contents.arrays.items():
+        files |= _array_metadata(name, spec, samples)
+    checksums = contents.chunk_files | {key: FileChecksum.of(content) for key, content in files.items()}
+    manifest_file = manifest.encode_manifest(checksums)
+    attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, **contents.scalars.attrs, **contents.attributes}
+    attributes |= {"samples": samples, "manifest": manifest.sha256(manifest_file)}
+    digest = manifest.store_digest(attributes)
+    provenance: Provenance = {
+        "digest": digest,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"contrail": __version__, "python": platform.python_version()}
+        | {name: sys.modules[name].__version__ for name in ("numpy", "zarr", "xarray")},
+        **contents.provenance,
+    }
+    for key, content in files.items():
+        place.write(key, [content])
+    place.write(MANIFEST, [manifest_file])
+    place.write(PROVENANCE, [manifest.encode_provenance(provenance)])
+    sync_folders(place)
+    place.write(GROUP, [manifest.encode_group({**attributes, "digest": digest}, files)])
+    return digest
+
+
+def _array_metadata(name: str, spec: ArraySpec, samples: int) -> dict[str, bytes]:
+    """Let zarr encode the metadata of a pixel array."""
     import zarr
-    from zarr.storage import MemoryStore
 
-    memory = MemoryStore()
-    attributes = dict(_PIXEL_ATTRIBUTES[name])
-    if array.dtype == "uint8" and name in ("image", "probability"):
+    attributes = dict(_ARRAY_ATTRIBUTES[name])
+    if spec.dtype is PixelDtype.UINT8 and name in ("image", "probability"):
         attributes["scale_factor"] = 1 / 255
-    codec = CODECS[array.codec]
+    codec = CODECS[spec.codec]
     if codec is not None and codec["name"] == "blosc":
-        codec = {**codec, "configuration": {**codec["configuration"], "typesize": np.dtype(array.dtype).itemsize}}
+        codec = {**codec, "configuration": {**codec["configuration"], "typesize": np.dtype(spec.dtype).itemsize}}
+    buffers: dict[str, Any] = {}
     zarr.create_array(
-        memory,
+        zarr.storage.MemoryStore(buffers),
         name=name,
-        shape=(samples, *array.shape),
-        shards=(SHARD, *array.shape),
-        chunks=(1, 1, *array.shape[1:]) if "time" in DIMS[name] else (1, *array.shape),
-        dtype=array.dtype,
+        shape=(samples, *spec.shape),
+        shards=(SHARD, *spec.shape),
+        chunks=(1, 1, *spec.shape[1:]) if "time" in DIMS[name] else (1, *spec.shape),
+        dtype=spec.dtype.value,
         compressors=None if codec is None else [codec],
         fill_value=0,
         dimension_names=DIMS[name],
@@ -81,80 +170,29 @@ def array_metadata(name: str, array: ArraySpec, samples: int) -> dict[str, bytes
         chunk_key_encoding={"name": "default", "separator": "."},  # one folder of files, not five nested ones each
         zarr_format=3,
     )
-    return {key: content for key, content in _contents(memory).items() if key != "zarr.json"}  # not the group's
+    return _contents(buffers)
 
 
-def _contents(memory: Any) -> dict[str, bytes]:
-    return {key: buffer.to_bytes() for key, buffer in memory._store_dict.items()}
-
-
-def create_arrays(place: Place, arrays: Mapping[str, ArraySpec], samples: int) -> dict[str, Layout]:
-    """Write the metadata of the variables with pixels and return where their chunks go."""
-    layouts = {}
-    for name, array in arrays.items():
-        for key, content in array_metadata(name, array, samples).items():
-            place.write(key, [content])
-        layout = parse_layout(place, name)
-        assert layout is not None, f"{name}: our own layout must be one we can write"
-        layouts[name] = layout
-    return layouts
-
-
-def seal(
-    place: Place,
-    arrays: Mapping[str, ArraySpec],
-    scalars: xr.Dataset,
-    attributes: dict[str, Any],
-    chunk_files: Mapping[str, tuple[str, int]],
-    command: Sequence[str],
-    extra_provenance: dict[str, Any],
-) -> str:
-    """Turn finished chunks into a store and return its digest.
-
-    `scalars` holds the per-sample variables, `chunk_files` (checksum, bytes) of every chunk file by its key. Can be
-    repeated: nothing counts before the group's `zarr.json`, which comes last, when all else is on the disk.
-    """
+def _scalar_files(scalars: xr.Dataset) -> dict[str, bytes]:
+    """Let xarray and zarr encode the per-sample variables, each in one chunk."""
     import zarr
-    from zarr.storage import MemoryStore
 
-    samples = scalars.sizes["sample"]
-    memory = MemoryStore()
-    zarr.create_group(memory, zarr_format=3)
-    scalars = scalars.set_coords([c for c in COORDINATES if c in scalars])
+    scalars = scalars.set_coords([name for name in COORDINATES if name in scalars])
     encoding: dict[str, dict[str, Any]] = {
         str(name): {"chunks": tuple(max(1, n) for n in variable.shape)} for name, variable in scalars.variables.items()
     }
     if "time" in scalars:
         # float64 seconds are exact here and carry NaT as NaN, which any reader decodes.
         encoding["time"] |= {"units": "seconds since 1970-01-01", "dtype": "float64", "_FillValue": np.nan}
+    buffers: dict[str, Any] = {}
+    store = zarr.storage.MemoryStore(buffers)
+    zarr.create_group(store, zarr_format=3)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="zarr")
-        scalars.to_zarr(memory, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
-    files = _contents(memory)
-    del files["zarr.json"]  # the group's own
-    for name, array in arrays.items():
-        files |= array_metadata(name, array, samples)
-    checksums = {
-        **chunk_files,
-        **{key: (xxhash.xxh3_64_hexdigest(content), len(content)) for key, content in files.items()},
-    }
-    manifest = "".join(f"{checksum} {size} {path}\n" for path, (checksum, size) in sorted(checksums.items())).encode()
+        scalars.to_zarr(store, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
+    return _contents(buffers)
 
-    attrs = {"format": FORMAT, "format_version": FORMAT_VERSION, **scalars.attrs, **attributes}
-    attrs |= {"samples": samples, "manifest": f"sha256:{hashlib.sha256(manifest).hexdigest()}"}
-    digest = digest_of(attrs)
-    provenance = {
-        "digest": digest,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": list(command),
-        "versions": {"contrail": __version__, "python": platform.python_version()}
-        | {name: sys.modules[name].__version__ for name in ("numpy", "zarr", "xarray")},
-        **extra_provenance,
-    }
-    for key, content in files.items():
-        place.write(key, [content])
-    place.write(MANIFEST, [manifest])
-    place.write(PROVENANCE, [provenance_file(provenance)])
-    sync_folders(place)
-    place.write("zarr.json", [group_file({**attrs, "digest": digest}, files)])
-    return digest
+
+def _contents(buffers: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files that zarr wrote, without the group's own."""
+    return {key: buffer.to_bytes() for key, buffer in buffers.items() if key != GROUP}

@@ -18,8 +18,8 @@ from contrail_data.store.transfer import copy_store
 def test_what_cannot_be_reached_is_an_error_in_one_line(s3: str, tmp_path: Path) -> None:
     for address, told in [
         (f"{s3}/nothing.zarr", "no such store"),
-        ("simplecache::s3://bucket/x.zarr", "kind of URL"),
-        ("ftp://host/x.zarr", "kind of URL"),
+        ("simplecache::s3://bucket/x.zarr", "URLs of this kind"),
+        ("ftp://host/x.zarr", "URLs of this kind"),
     ]:
         with pytest.raises(ContrailError, match=told) as refused:
             open_store(address)

@@ -65,7 +65,7 @@ def write_all(place: Place, name: str, codec: str, values: np.ndarray) -> ShardR
     (layout,) = create_arrays(
         place, {name: ArraySpec(values.shape[1:], PixelDtype(str(values.dtype)), codec)}, len(values)
     ).values()
-    for file in range(layout.files):
+    for file in range(-(-layout.shape[0] // layout.samples_per_file)):
         with writing_shards({name: layout}, file) as writers:
             for position in reversed(range(min(16, len(values) - 16 * file))):
                 writers[name].add(position, values[16 * file + position])

@@ -70,7 +70,7 @@ def test_small_damage_does_not_stop_looking(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ContrailError, match="cannot be a folder"):
         preview(store, "18446744073709551616", tmp_path / "file" / "sub")
-    with pytest.raises(ContrailError, match="no predictions"):
+    with pytest.raises(ContrailError, match="not pseudo-labels or predictions"):
         preview(store, "18446744073709551616", tmp_path / "pictures", store)
 
 

@@ -7,9 +7,10 @@ positive. `sweep` states about which axis the imager's mirrors turn first: "x" f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,8 @@ from pyproj import CRS
 
 Array = npt.NDArray[np.float64]
 
-EQUATOR_RADIUS, POLE_RADIUS = 6378137.0, 6356752.31414  # metres, GRS 80 as in ABI's goes_imager_projection
+# Numbers of a CF grid mapping, in the order of `Projection`.
+_CF_KEYS = ("longitude_of_projection_origin", "perspective_point_height", "semi_major_axis", "semi_minor_axis")
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Projection:
     """Longitude of the projection's origin, degrees east."""
     height: float = 35786023.0
     """Height of the satellite above the equator."""
-    equator_radius: float = EQUATOR_RADIUS
-    pole_radius: float = POLE_RADIUS
+    equator_radius: float = 6378137.0
+    """As `pole_radius` that of GRS 80, as in ABI's `goes_imager_projection`."""
+    pole_radius: float = 6356752.31414
     sweep: str = "x"
 
     @property
@@ -44,16 +47,22 @@ class Projection:
         Returns:
             The text; coordinates are in metres.
         """
-        crs = CRS(
-            proj="geos",
-            h=self.height,
-            lon_0=self.longitude,
-            sweep=self.sweep,
-            a=self.equator_radius,
-            b=self.pole_radius,
-            units="m",
-        )
-        return str(crs.to_wkt())
+        view = {"h": self.height, "lon_0": self.longitude, "sweep": self.sweep}
+        return str(CRS(proj="geos", **view, a=self.equator_radius, b=self.pole_radius, units="m").to_wkt())
+
+    @classmethod
+    def from_cf(cls, mapping: Mapping[str, Any]) -> Self:
+        """Read the attributes of a CF grid mapping variable, the inverse of `cf_attributes`.
+
+        Args:
+            mapping: Attributes by name, also as the HDF5 library returns them.
+
+        Returns:
+            The projection.
+        """
+        sweep = np.ravel(mapping["sweep_angle_axis"])[0]
+        numbers = (float(np.ravel(mapping[key])[0]) for key in _CF_KEYS)
+        return cls(*numbers, sweep.decode() if isinstance(sweep, bytes) else str(sweep))
 
     def cf_attributes(self) -> dict[str, Any]:
         """Return the attributes of a CF grid mapping variable.
@@ -136,12 +145,8 @@ class Projection:
             True latitude and longitude of the object in degrees, float64; NaN where the point is not visible.
         """
         x, y = self.to_scan_angles(latitude, longitude)
-        raised = replace(
-            self,
-            height=self.height - altitude,
-            equator_radius=self.equator_radius + altitude,
-            pole_radius=self.pole_radius + altitude,
-        )
+        equator, pole = self.equator_radius + altitude, self.pole_radius + altitude
+        raised = replace(self, height=self.height - altitude, equator_radius=equator, pole_radius=pole)
         return raised.to_geodetic(x, y)
 
     def _position(self, latitude: npt.ArrayLike, longitude: npt.ArrayLike, altitude: npt.ArrayLike) -> list[Any]:
@@ -158,9 +163,8 @@ class Projection:
         """Return whether points are in front of the horizon, or beside the disk of the Earth."""
         squash = (self.equator_radius / self.pole_radius) ** 2
         horizon = self.equator_radius**2 / self.distance
-        beside = py**2 + squash * pz**2 > (self.distance - px) ** 2 * self.equator_radius**2 / (
-            self.distance**2 - self.equator_radius**2
-        )
+        tangent = self.distance**2 - self.equator_radius**2
+        beside = py**2 + squash * pz**2 > (self.distance - px) ** 2 * self.equator_radius**2 / tangent
         return np.asarray((px >= horizon - 1e-6) | beside)
 
 
@@ -204,6 +208,19 @@ class FixedGrid:
             The window.
         """
         return replace(self, x=self.x + left * self.dx, y=self.y + top * self.dy, height=height, width=width)
+
+    def contains(self, rows: npt.ArrayLike, columns: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Return whether points lie on the grid.
+
+        Args:
+            rows: Fractional rows.
+            columns: Fractional columns, in the same shape.
+
+        Returns:
+            Whether they do; False for NaN.
+        """
+        i, j = np.asarray(rows), np.asarray(columns)
+        return (i > -0.5) & (i < self.height - 0.5) & (j > -0.5) & (j < self.width - 0.5)
 
     def geodetic(self) -> tuple[Array, Array]:
         """Return the places of the pixels' centres.

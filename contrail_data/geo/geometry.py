@@ -1,4 +1,4 @@
-"""Footprints of tiles, and the angles of sun and satellite above them.
+"""Footprints, the transformation of projected coordinates, and the angles of sun and satellite above them.
 
 Latitude and longitude are geodetic degrees (WGS 84), north and east positive; times are UTC.
 """
@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from pyproj import Transformer
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 
 Array = npt.NDArray[np.float64]
 
@@ -48,68 +47,9 @@ def unknown_footprint() -> Footprint:
     Returns:
         NaN for numbers and an empty projection.
     """
-    return Footprint(
-        latitude=math.nan,
-        longitude=math.nan,
-        corner_latitude=np.full(4, math.nan),
-        corner_longitude=np.full(4, math.nan),
-        geotransform=np.full(6, math.nan),
-        crs_wkt="",
-    )
-
-
-def tile_footprint(
-    projection_wkt: str,
-    *,
-    row_min: float,
-    row_size: float,
-    col_min: float,
-    col_size: float,
-    height: int,
-    width: int,
-) -> Footprint:
-    """Compute the footprint of a tile on a projected grid.
-
-    The centre of pixel (i, j) lies at (row_min + (i + 0.5) row_size, col_min + (j + 0.5) col_size).
-
-    Args:
-        projection_wkt: Projection as well-known text.
-        row_min: Outer upper edge, in units of the projection.
-        row_size: Pixel height; negative if rows run from north to south.
-        col_min: Outer left edge.
-        col_size: Pixel width.
-        height: Rows.
-        width: Columns.
-
-    Returns:
-        The footprint.
-
-    Raises:
-        ValueError: If PROJ cannot read the projection, a number is not finite, the tile is empty, or it lies outside
-            the projection.
-    """
-    if not all(map(math.isfinite, (row_min, row_size, col_min, col_size))):
-        numbers = f"rows {row_min}, {row_size}, columns {col_min}, {col_size}"
-        raise ValueError(f"tile numbers are not finite: {numbers}")
-    if height < 1 or width < 1 or row_size == 0 or col_size == 0:
-        raise ValueError(f"empty tile: {height} x {width} pixels of {row_size} x {col_size}")
-    bottom, right = row_min + row_size * height, col_min + col_size * width
-    x = np.array([(col_min + right) / 2, col_min, right, right, col_min])
-    y = np.array([(row_min + bottom) / 2, row_min, row_min, bottom, bottom])
-    transformer = to_geodetic(projection_wkt)
-    longitude, latitude = transformer.transform(x, y)
-    back = transformer.transform(longitude, latitude, direction="INVERSE")
-    # Far outside a projection PROJ returns numbers that do not lead back.
-    if not np.allclose(back, [x, y], rtol=0, atol=min(abs(row_size), abs(col_size))):
-        raise ValueError(f"tile lies outside its projection: rows from {row_min}, columns from {col_min}")
-    return Footprint(
-        latitude=float(latitude[0]),
-        longitude=float(longitude[0]),
-        corner_latitude=latitude[1:],
-        corner_longitude=longitude[1:],
-        geotransform=np.array([col_min, col_size, 0.0, row_min, 0.0, row_size], dtype=np.float64),
-        crs_wkt=projection_wkt,
-    )
+    corners, geotransform = np.full(4, math.nan), np.full(6, math.nan)
+    place = {"latitude": math.nan, "longitude": math.nan, "corner_latitude": corners, "corner_longitude": corners}
+    return Footprint(**place, geotransform=geotransform, crs_wkt="")
 
 
 @lru_cache(maxsize=256)
@@ -128,9 +68,6 @@ def to_geodetic(wkt: str) -> Transformer:
     Raises:
         ValueError: If PROJ cannot read the projection.
     """
-    from pyproj import CRS, Transformer
-    from pyproj.exceptions import ProjError
-
     try:
         return Transformer.from_crs(CRS.from_wkt(wkt), "EPSG:4326", always_xy=True)
     except ProjError as error:

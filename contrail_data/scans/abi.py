@@ -32,7 +32,7 @@ from xarray.core import indexing
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.scans.abi_files import SAME_SCAN, AbiFile, AbiScan, find_files, group_scans, parse_name
-from contrail_data.scans.scene import PROJECTION_KEYS, assemble, require_bands, with_geometry
+from contrail_data.scans.scene import assemble, require_bands, with_geometry
 from contrail_data.storage.place import Place
 
 GOOD = (0, 1)
@@ -75,9 +75,7 @@ def read_contents(url: str) -> Contents:
         instrument = _text(file.attrs.get("instrument_type", b""))
         if "Advanced Baseline Imager" not in instrument and "goes_imager_projection" not in file:
             raise ContrailError(f"{url}: comes from {instrument or 'another instrument'}, not GOES-R ABI; leave it out")
-        mapping = file["goes_imager_projection"].attrs
-        longitude, height, equator, pole = (float(np.ravel(mapping[key])[0]) for key in PROJECTION_KEYS)
-        projection = Projection(longitude, height, equator, pole, _text(mapping["sweep_angle_axis"]))
+        projection = Projection.from_cf(file["goes_imager_projection"].attrs)
         (x, dx, width), (y, dy, height) = (_axis(file[name]) for name in ("x", "y"))
         parsed = parse_name(url)
         if "time_bounds" in file:

@@ -23,7 +23,7 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.scans.scene import PROJECTION_KEYS, assemble, require_bands
+from contrail_data.scans.scene import assemble, require_bands
 
 if TYPE_CHECKING:
     from satpy import Scene
@@ -337,10 +337,9 @@ def _grid_of(area: Any, mirrored: bool) -> tuple[FixedGrid, slice, slice]:
         raise ContrailError("not on a geostationary grid; give a Scene as its reader makes it, not resampled")
     if any(axis.unit_name != "metre" for axis in crs.axis_info):
         raise ContrailError(f"area in {crs.axis_info[0].unit_name}; give one in metres")
-    longitude, height, equator, pole = (float(mapping[key]) for key in PROJECTION_KEYS)
-    projection = Projection(longitude, height, equator, pole, str(mapping["sweep_angle_axis"]))
+    projection = Projection.from_cf(mapping)
     # The extent holds outer edges in metres at the height of the satellite; row 0 is at the top one.
-    west, bottom, east, top = (float(edge) / height for edge in extent)
+    west, bottom, east, top = (float(edge) / projection.height for edge in extent)
     if mirrored:
         bottom, top = -top, -bottom
     rows, columns = slice(None, None, -1 if bottom > top else 1), slice(None, None, -1 if west > east else 1)

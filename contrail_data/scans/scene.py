@@ -24,13 +24,6 @@ from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.geo.geometry import satellite_zenith, solar_zenith
 
 GRID_MAPPING = "goes_imager_projection"
-PROJECTION_KEYS = (
-    "longitude_of_projection_origin",
-    "perspective_point_height",
-    "semi_major_axis",
-    "semi_minor_axis",
-)
-"""Numbers of a CF grid mapping, in the order of `Projection`."""
 _CACHED_ROWS = 16  # all bands and channels of so many rows fit into the processor's cache
 
 
@@ -104,9 +97,7 @@ def grid_of(scene: xr.Dataset) -> FixedGrid:
     Returns:
         The grid.
     """
-    mapping = scene[GRID_MAPPING].attrs
-    longitude, height_above, equator, pole = (float(mapping[key]) for key in PROJECTION_KEYS)
-    projection = Projection(longitude, height_above, equator, pole, str(mapping["sweep_angle_axis"]))
+    projection = Projection.from_cf(scene[GRID_MAPPING].attrs)
     (x, dx, width), (y, dy, height) = (_axis(scene[name].values) for name in ("x", "y"))
     return FixedGrid(projection, x, y, dx, dy, height, width)
 

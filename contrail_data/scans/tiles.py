@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import xarray as xr
 from scipy.interpolate import RectBivariateSpline
 
 from contrail_data.geo.fixed_grid import FixedGrid
-from contrail_data.geo.geometry import Footprint, tile_footprint, to_geodetic
+from contrail_data.geo.geometry import Footprint, to_geodetic
 from contrail_data.scans.scene import grid_of
 
 Array = npt.NDArray[np.float64]
@@ -54,17 +55,40 @@ class Tile:
             The footprint.
 
         Raises:
-            ValueError: If the tile lies outside its projection.
+            ValueError: If PROJ cannot read the projection, a number is not finite, the tile is empty, or it lies
+                outside the projection.
         """
-        return tile_footprint(
-            self.projection_wkt,
-            row_min=self.row_min,
-            row_size=self.row_size,
-            col_min=self.col_min,
-            col_size=self.col_size,
-            height=self.height,
-            width=self.width,
+        top, left, row_size, col_size = self.row_min, self.col_min, self.row_size, self.col_size
+        if not all(map(math.isfinite, (top, left, row_size, col_size))):
+            raise ValueError(f"tile numbers are not finite: rows {top}, {row_size}, columns {left}, {col_size}")
+        if self.height < 1 or self.width < 1 or row_size == 0 or col_size == 0:
+            raise ValueError(f"empty tile: {self.height} x {self.width} pixels of {row_size} x {col_size}")
+        bottom, right = top + row_size * self.height, left + col_size * self.width
+        x = np.array([(left + right) / 2, left, right, right, left])
+        y = np.array([(top + bottom) / 2, top, top, bottom, bottom])
+        transformer = to_geodetic(self.projection_wkt)
+        longitude, latitude = transformer.transform(x, y)
+        back = transformer.transform(longitude, latitude, direction="INVERSE")
+        # Far outside a projection PROJ returns numbers that do not lead back.
+        if not np.allclose(back, [x, y], rtol=0, atol=min(abs(row_size), abs(col_size))):
+            raise ValueError(f"tile lies outside its projection: rows from {top}, columns from {left}")
+        return Footprint(
+            latitude=float(latitude[0]),
+            longitude=float(longitude[0]),
+            corner_latitude=latitude[1:],
+            corner_longitude=longitude[1:],
+            geotransform=np.array([left, col_size, 0.0, top, 0.0, row_size], np.float64),
+            crs_wkt=self.projection_wkt,
         )
+
+    def _on_grid(self, grid: FixedGrid, i: Array, j: Array) -> tuple[Array, Array]:
+        """Return rows and columns of a satellite's grid for rows and columns of the tile, all fractional."""
+        x, y = self.col_min + (j + 0.5) * self.col_size, self.row_min + (i + 0.5) * self.row_size
+        if self.native:
+            h = grid.projection.height
+            return (y / h - grid.y) / grid.dy, (x / h - grid.x) / grid.dx
+        longitude, latitude = to_geodetic(self.projection_wkt).transform(x, y)
+        return grid.indices(latitude, longitude)
 
     def edge_indices(self, grid: FixedGrid) -> tuple[Array, Array]:
         """Find points along the edge of the tile on a satellite's grid.
@@ -79,13 +103,7 @@ class Tile:
         even = np.linspace(0, 1, 33)
         i = np.concatenate([low, high, even, even]) * (self.height - 1)
         j = np.concatenate([even, even, low, high]) * (self.width - 1)
-        y = self.row_min + (i + 0.5) * self.row_size
-        x = self.col_min + (j + 0.5) * self.col_size
-        if self.native:
-            h = grid.projection.height
-            return (y / h - grid.y) / grid.dy, (x / h - grid.x) / grid.dx
-        longitude, latitude = to_geodetic(self.projection_wkt).transform(x, y)
-        return grid.indices(latitude, longitude)
+        return self._on_grid(grid, i, j)
 
     def pixel_indices(self, grid: FixedGrid) -> tuple[Array, Array]:
         """Find the pixels of the tile on a satellite's grid.
@@ -97,14 +115,7 @@ class Tile:
             Fractional rows and columns on the grid, (height, width) each; NaN where not visible.
         """
         if not self.native:
-            transformer = to_geodetic(self.projection_wkt)
-
-            def _exact(i: Array, j: Array) -> tuple[Array, Array]:
-                x, y = self.col_min + (j + 0.5) * self.col_size, self.row_min + (i + 0.5) * self.row_size
-                longitude, latitude = transformer.transform(x, y)
-                return grid.indices(latitude, longitude)
-
-            return _interpolated(_exact, self.height, self.width)
+            return _interpolated(partial(self._on_grid, grid), self.height, self.width)
         left, _, _, top, _, _ = grid.geotransform
         # Offsets are whole numbers except for the rounding of metres.
         rows = np.rint((self.row_min - top) / self.row_size) + np.arange(self.height, dtype=np.float64)
@@ -124,11 +135,9 @@ class Tile:
             range of indices outside the tile.
         """
         if self.native:
-            h = grid.projection.height
-            x, y = (axis * h for axis in grid.axes())
+            x, y = (axis * grid.projection.height for axis in grid.axes())
             rows, columns = (y - self.row_min) / self.row_size - 0.5, (x - self.col_min) / self.col_size - 0.5
-            i, j = np.broadcast_arrays(rows[:, np.newaxis], columns)
-            return i, j
+            return np.broadcast_arrays(rows[:, np.newaxis], columns)
         transformer = to_geodetic(self.projection_wkt)
 
         def _exact(i: Array, j: Array) -> tuple[Array, Array]:
@@ -212,9 +221,8 @@ def native_tile(grid: FixedGrid, latitude: float, longitude: float, size: int) -
     """
     row, column = (float(index) for index in grid.indices(latitude, longitude))
     if not math.isfinite(row + column):
-        raise ValueError(
-            f"latitude {latitude:g}, longitude {longitude:g}: not visible from {grid.projection.longitude:g}"
-        )
+        place, satellite = f"latitude {latitude:g}, longitude {longitude:g}", f"{grid.projection.longitude:g}"
+        raise ValueError(f"{place}: not visible from {satellite}")
     window = grid.window(round(row + 0.5) - size // 2, round(column + 0.5) - size // 2, size, size)
     left, col_size, _, top, _, row_size = (float(v) for v in window.geotransform)
     return Tile(grid.projection.crs_wkt, top, row_size, left, col_size, size, size, native=True)
@@ -250,9 +258,7 @@ def cut(scene: xr.Dataset, tile: Tile) -> npt.NDArray[np.float32]:
     grid = grid_of(scene)
     rows, columns = tile.pixel_indices(grid)
     out = np.full((scene.sizes["band"], tile.height, tile.width, scene.sizes["time"]), np.nan, np.float32)
-    inside = (
-        (rows > -0.5) & (rows < grid.height - 0.5) & (columns > -0.5) & (columns < grid.width - 0.5)
-    )  # False for NaN
+    inside = grid.contains(rows, columns)
     if not inside.any():
         return out
     rows, columns = np.clip(rows[inside], 0, grid.height - 1), np.clip(columns[inside], 0, grid.width - 1)

@@ -220,8 +220,10 @@ def _tiles_of_places(grid: FixedGrid, request: TileRequest, where: str) -> dict[
                 )
             tiles[latitude, longitude] = tile
             continue
-        inside = (rows > -0.5) & (rows < grid.height - 0.5) & (columns > -0.5) & (columns < grid.width - 0.5)
-        if inside.all() and satellite_zenith(latitude, longitude, grid.projection.longitude) <= MAX_ZENITH:
+        if (
+            grid.contains(rows, columns).all()
+            and satellite_zenith(latitude, longitude, grid.projection.longitude) <= MAX_ZENITH
+        ):
             tiles[latitude, longitude] = tile
     if not tiles:
         raise ContrailError(f"{where}: shows no site of the lattice in full; give places with --at LATITUDE,LONGITUDE")

@@ -83,7 +83,7 @@ def window_of_area(grid: FixedGrid, area: Area | None) -> tuple[slice, slice]:
     edge = np.linspace(0, 1, 65)
     latitudes, longitudes = np.meshgrid(south + (north - south) * edge, west + (east - west) * edge)
     rows, columns = grid.indices(latitudes, longitudes)
-    inside = (rows > -0.5) & (rows < grid.height - 0.5) & (columns > -0.5) & (columns < grid.width - 0.5)
+    inside = grid.contains(rows, columns)
     window = window_around(rows[inside], columns[inside], grid) if inside.any() else None
     if window is None:
         raise ContrailError(f"--area {area}: lies outside of the scan; choose another area or scan")

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Geod, Transformer
 
-from contrail_data.geo.geometry import local_solar_hour, satellite_zenith, solar_zenith, tile_footprint
+from contrail_data.geo.geometry import local_solar_hour, satellite_zenith, solar_zenith
+from contrail_data.scans.tiles import Tile
 
 
 def utm(meridian: int) -> str:
@@ -39,7 +40,7 @@ RECORD = {
 
 
 def test_centre_of_a_real_record():
-    tile = tile_footprint(**RECORD)
+    tile = Tile(**RECORD).footprint()
     assert (round(tile["latitude"], 4), round(tile["longitude"], 4)) == (21.9823, -60.9342)
     assert tile["geotransform"].tolist() == [
         466287.28125,
@@ -53,7 +54,7 @@ def test_centre_of_a_real_record():
 
 
 def test_corners_are_outer_and_clockwise_from_upper_left():
-    tile = tile_footprint(**RECORD)
+    tile = Tile(**RECORD).footprint()
     lat, lon = tile["corner_latitude"], tile["corner_longitude"]
     assert lat.shape == lon.shape == (4,)
     assert lat.dtype == lon.dtype == np.float64
@@ -64,7 +65,7 @@ def test_corners_are_outer_and_clockwise_from_upper_left():
     expected = 256 * np.array([RECORD["col_size"], -RECORD["row_size"]] * 2)
     np.testing.assert_allclose(length, expected, rtol=3e-3)
     # The one-pixel tile at the same corner has its centre half a pixel in.
-    single = tile_footprint(**{**RECORD, "height": 1, "width": 1})
+    single = Tile(**{**RECORD, "height": 1, "width": 1}).footprint()
     np.testing.assert_allclose(single["corner_latitude"][0], lat[0])
     x, y = Transformer.from_crs(4326, RECORD["projection_wkt"], always_xy=True).transform(
         single["longitude"], single["latitude"]
@@ -90,15 +91,15 @@ def test_corners_are_outer_and_clockwise_from_upper_left():
 )
 def test_unusable_tiles_raise(change, reason):
     with pytest.raises(ValueError, match=reason) as caught:
-        tile_footprint(**{**RECORD, **change})
+        Tile(**{**RECORD, **change}).footprint()
     assert "\n" not in str(caught.value)
 
 
 def test_threads_share_the_cached_projection():
     jobs = [{**RECORD, "projection_wkt": utm(-63 - 6 * (i % 5)), "row_min": 2e6 + 1e3 * i} for i in range(200)]
     with ThreadPoolExecutor(8) as pool:
-        threaded = [t["latitude"] for t in pool.map(lambda j: tile_footprint(**j), jobs)]
-    assert threaded == [tile_footprint(**j)["latitude"] for j in jobs]
+        threaded = [t["latitude"] for t in pool.map(lambda j: Tile(**j).footprint(), jobs)]
+    assert threaded == [Tile(**j).footprint()["latitude"] for j in jobs]
 
 
 def sampled_places(count: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import xarray as xr
 from pyproj import CRS
 
 from contrail_data.geo.fixed_grid import FixedGrid
-from contrail_data.geo.geometry import tile_footprint, to_geodetic
+from contrail_data.geo.geometry import to_geodetic
 from contrail_data.scans.scene import assemble
 from contrail_data.scans.tiles import Tile, cut, lattice_sites, native_tile, utm_tile
 from helpers.grids import EAST
@@ -109,7 +109,7 @@ def test_tiles_are_those_of_the_dataset(real_data: Path) -> None:
     other_zone = 0
     numbers = ("projection_wkt", "row_min", "row_size", "col_min", "col_size")
     for entry in entries[::5]:
-        there = tile_footprint(**{key: entry[key] for key in numbers}, height=256, width=256)
+        there = Tile(**{key: entry[key] for key in numbers}, height=256, width=256).footprint()
         place = there["latitude"], there["longitude"]
         assert np.abs(sites - place).max(1).min() < 0.1
         ours = utm_tile(*place)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from contrail_data.errors import ContrailError
-from contrail_data.geo.geometry import tile_footprint
+from contrail_data.scans.tiles import Tile
 from contrail_data.synthetic.lines import SCENERIES, Line, annotate, draw_line
 from contrail_data.synthetic.metadata import metadata
 from contrail_data.synthetic.records import write_records
@@ -165,7 +165,7 @@ def test_metadata_is_plausible():
         assert -2100 < entry["row_size"] < -1850
         assert 1850 < entry["col_size"] < 2100
         numbers = {k: entry[k] for k in ("projection_wkt", "row_min", "row_size", "col_min", "col_size")}
-        tile = tile_footprint(**numbers, height=256, width=256)
+        tile = Tile(**numbers, height=256, width=256).footprint()
         places.append((round(tile["latitude"], 3), round(tile["longitude"], 3)))
         assert abs(tile["latitude"]) <= 41
         assert -119.1 < tile["longitude"] < -31

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +57,9 @@ def command_page(app: typer.Typer, name: str) -> str:
         A page in Markdown.
     """
     command: Any = typer.main.get_command(app)
-    text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name=name), name=name, title=name)
-    # A bar within a cell of help text would end the cell, and <...> would be taken for a tag.
-    return re.sub(r"<(?!br)(/?\w)", r"&lt;\1", text)
+    for sub in command.commands.values():
+        sub.short_help = (sub.help or "").split("\n\n")[0].replace("\n", " ")  # otherwise cut at 45 characters
+    return get_docs_for_click(obj=command, ctx=typer.Context(command, info_name=name), name=name, title=name)
 
 
 def exit_codes_page() -> str:
@@ -99,8 +98,8 @@ def settings_page() -> str:
     lines = [
         "# Settings of a run",
         "",
-        "`contrail-train run PRESET --set KEY=VALUE` changes a setting of a preset; a YAML file with these keys can be given",
-        "in place of a preset. A setting that has no effect in combination with the others is refused.",
+        "`contrail-train run PRESET --set KEY=VALUE` changes a setting of a preset; a YAML file with these keys can be",
+        "given in place of a preset. A setting that has no effect in combination with the others is refused.",
         "`contrail-train presets show PRESET` prints the values of a preset.",
         "",
         "| key | default | takes | meaning |",
@@ -119,6 +118,7 @@ def settings_page() -> str:
 def presets_page() -> str:
     """List the presets by family, with costs as shipped with the package."""
     from contrail_train.config.presets import FAMILIES, PRESETS, config_of, cost_key, shipped_costs
+    from contrail_train.config.schema import plain
 
     costs = shipped_costs()
     lines = [
@@ -127,14 +127,20 @@ def presets_page() -> str:
         "Parameters, and floating-point operations of one forward pass of a sample of 256 x 256 pixels and 3 channels.",
     ]
     for family in FAMILIES.values():
-        lines += ["", f"## {family.name}", "", family.about, "", "| preset | based on | what differs | M parameters | GFLOP |"]
+        lines += [
+            "",
+            f"## {family.name}",
+            "",
+            family.about,
+            "",
+            "| preset | based on | what differs | M parameters | GFLOP |",
+        ]
         lines += ["|---|---|---|---:|---:|"]
         for preset in PRESETS.values():
             if preset.family == family.name:
                 cost = costs[cost_key(config_of(preset.name))]
-                changes = ", ".join(f"`{key}={value}`" for key, value in preset.settings.items())
+                changes = ", ".join(f"`{key}={plain(value)}`" for key, value in preset.settings.items())
                 about = f"{preset.about} {changes}".replace("|", "\\|")
-                lines.append(
-                    f"| `{preset.name}` | {preset.parent or ''} | {about} | {cost.parameters / 1e6:.1f} | {cost.flop / 1e9:.1f} |"
-                )
+                numbers = f"{cost.parameters / 1e6:.1f} | {cost.flop / 1e9:.1f}"
+                lines.append(f"| `{preset.name}` | {preset.parent or ''} | {about} | {numbers} |")
     return "\n".join([*lines, ""])

@@ -9,24 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from contrail_data.cli.common import (
-    CORES,
-    EXECUTION,
-    OUTPUT,
-    SCANS,
-    SELECTION,
-    TIME_FORMATS,
-    ExitCode,
-    Out,
-    Overwrite,
-    Product,
-    SatpyReader,
-    Store,
-    Workers,
-    command_line,
-    print_note,
-    print_written_store,
-)
+from contrail_data.cli import options
+from contrail_data.cli.common import ExitCode, command_line, print_note, print_written_store
 from contrail_data.errors import ContrailError
 from contrail_data.sources.base import InputFormat, LabelFilter
 from contrail_data.store.schema import Codec, PixelDtype
@@ -49,17 +33,10 @@ Format = Annotated[
     ),
 ]
 Scheduler = Annotated[
-    str,
-    typer.Option(
-        help="threads, processes, or tcp://host:8786 of a dask cluster that sees the same files.",
-        rich_help_panel=EXECUTION,
-    ),
+    str, options.execution(help="threads, processes, or tcp://host:8786 of a dask cluster that sees the same files.")
 ]
 Strict = Annotated[
-    bool,
-    typer.Option(
-        "--strict", help="Stop at the first bad record instead of setting it aside.", rich_help_panel=EXECUTION
-    ),
+    bool, options.execution("--strict", help="Stop at the first bad record instead of setting it aside.")
 ]
 
 
@@ -72,117 +49,81 @@ def build_ash(
             metavar="SOURCE",
         ),
     ],
-    out: Out,
+    out: options.Out,
     split: Split = "train",
     input_format: Format = InputFormat.AUTO,
     composite: Annotated[
         str,
-        typer.Option(
-            help="ash, ash_cira, ash_wide, bands, bands_diffs, or a .yaml file with a composite of your own.",
-            rich_help_panel=OUTPUT,
+        options.output(
+            help="ash, ash_cira, ash_wide, bands, bands_diffs, or a .yaml file with a composite of your own."
         ),
     ] = "ash",
     dtype: Annotated[
-        PixelDtype,
-        typer.Option(help="Pixel type. uint8 is exact to 1/510 of a channel's range.", rich_help_panel=OUTPUT),
+        PixelDtype, options.output(help="Pixel type. uint8 is exact to 1/510 of a channel's range.")
     ] = PixelDtype.UINT8,
-    codec: Annotated[Codec, typer.Option(help="Compression of the images.", rich_help_panel=OUTPUT)] = Codec.NONE,
+    codec: Annotated[Codec, options.output(help="Compression of the images.")] = Codec.NONE,
     size: Annotated[
         int,
-        typer.Option(
-            min=32,
-            max=4096,
-            help="Rows and columns of a sample, in pixels. Records of another size are resized.",
-            rich_help_panel=OUTPUT,
+        options.output(
+            min=32, max=4096, help="Rows and columns of a sample, in pixels. Records of another size are resized."
         ),
     ] = 256,
     label_shift: Annotated[
         tuple[float, float],
-        typer.Option(
-            help="Pixels (down, right) by which the labels are shifted against the image; OpenContrails: 0.5 0.5.",
-            rich_help_panel=OUTPUT,
+        options.output(
+            help="Pixels (down, right) by which the labels are shifted against the image; OpenContrails: 0.5 0.5."
         ),
     ] = (0.5, 0.5),
-    overwrite: Overwrite = False,
-    workers: Workers = CORES,
+    overwrite: options.Overwrite = False,
+    workers: options.Workers = options.CORES,
     scheduler: Scheduler = "threads",
     strict: Strict = False,
     time: Annotated[
         list[datetime] | None,
-        typer.Option(
-            formats=TIME_FORMATS,
+        options.scans(
+            formats=options.TIME_FORMATS,
             metavar="TIME",
             help="Time of a sample's reference frame, UTC; repeatable.",
             show_default="every --every minutes",
-            rich_help_panel=SCANS,
         ),
     ] = None,
     since: Annotated[
         datetime | None,
-        typer.Option(formats=TIME_FORMATS, metavar="TIME", help="Time of the first scan, UTC.", rich_help_panel=SCANS),
+        options.scans(formats=options.TIME_FORMATS, metavar="TIME", help="Time of the first scan, UTC."),
     ] = None,
     until: Annotated[
-        datetime | None,
-        typer.Option(formats=TIME_FORMATS, metavar="TIME", help="Time of the last scan, UTC.", rich_help_panel=SCANS),
+        datetime | None, options.scans(formats=options.TIME_FORMATS, metavar="TIME", help="Time of the last scan, UTC.")
     ] = None,
-    every: Annotated[
-        int, typer.Option(min=1, help="Minutes between samples, if no --time is given.", rich_help_panel=SCANS)
-    ] = 20,
+    every: Annotated[int, options.scans(min=1, help="Minutes between samples, if no --time is given.")] = 20,
     at: Annotated[
         list[str] | None,
-        typer.Option(
+        options.scans(
             help="Centre of a tile in degrees; repeatable.",
             metavar="LATITUDE,LONGITUDE",
             show_default="the site lattice of OpenContrails",
-            rich_help_panel=SCANS,
         ),
     ] = None,
     like: Annotated[
         Path | None,
-        typer.Option(
-            help="A metadata file such as train_metadata.json: cut the tiles, times and ids of its entries.",
-            rich_help_panel=SCANS,
-        ),
+        options.scans(help="A metadata file such as train_metadata.json: cut the tiles, times and ids of its entries."),
     ] = None,
     pixel: Annotated[
-        float | None,
-        typer.Option(
-            min=100.0,
-            help="Side of a tile's pixel in metres.",
-            show_default="500 km / --size",
-            rich_help_panel=SCANS,
-        ),
+        float | None, options.scans(min=100.0, help="Side of a tile's pixel in metres.", show_default="500 km / --size")
     ] = None,
     native: Annotated[
-        bool,
-        typer.Option(
-            "--native",
-            help="Cut windows of the satellite's own grid instead of resampling to UTM.",
-            rich_help_panel=SCANS,
-        ),
+        bool, options.scans("--native", help="Cut windows of the satellite's own grid instead of resampling to UTM.")
     ] = False,
     before: Annotated[
-        int,
-        typer.Option(min=0, max=7, help="Frames before the reference frame, 10 minutes apart.", rich_help_panel=SCANS),
+        int, options.scans(min=0, max=7, help="Frames before the reference frame, 10 minutes apart.")
     ] = 4,
-    after: Annotated[
-        int,
-        typer.Option(min=0, max=7, help="Frames after the reference frame, 10 minutes apart.", rich_help_panel=SCANS),
-    ] = 3,
+    after: Annotated[int, options.scans(min=0, max=7, help="Frames after the reference frame, 10 minutes apart.")] = 3,
     tolerance: Annotated[
-        float,
-        typer.Option(
-            min=0.0, help="Maximum time between a frame and the start of its scan, in minutes.", rich_help_panel=SCANS
-        ),
+        float, options.scans(min=0.0, help="Maximum time between a frame and the start of its scan, in minutes.")
     ] = 5.0,
-    product: Product = "L1b-RadF",
-    reader: SatpyReader = None,
+    product: options.Product = "L1b-RadF",
+    reader: options.SatpyReader = None,
     quality: Annotated[
-        str,
-        typer.Option(
-            help="ABI data quality flags of pixels to accept, from 0 (good) to 4, comma-separated.",
-            rich_help_panel=SCANS,
-        ),
+        str, options.scans(help="ABI data quality flags of pixels to accept, from 0 (good) to 4, comma-separated.")
     ] = "0,1",
 ) -> None:
     """Build a store from raw satellite bands.
@@ -196,10 +137,10 @@ def build_ash(
 
     recipe = get_composite(composite)
     settings = StoreSettings(recipe, dtype, codec, size, label_shift)
-    options = {"workers": workers, "scheduler": scheduler, "strict": strict, "overwrite": overwrite}
+    execution = {"workers": workers, "scheduler": scheduler, "strict": strict, "overwrite": overwrite}
     from_scans = input_format is InputFormat.ABI or (input_format is InputFormat.AUTO and is_abi(source))
     if reader is None and not from_scans:
-        _build(open_source(Path(source), split, recipe, input_format), settings, out, **options)
+        _build(open_source(Path(source), split, recipe, input_format), settings, out, **execution)
         return
     from numpy import datetime64
 
@@ -229,19 +170,19 @@ def build_ash(
         good=_parse_quality(quality),
         reader=reader,
     )
-    _build(records, settings, out, **options)
+    _build(records, settings, out, **execution)
 
 
 def append(
-    store: Store,
+    store: options.Store,
     source: Annotated[
         Path, typer.Argument(help="Folder of records or ash frames, as for build-ash.", metavar="SOURCE")
     ],
-    out: Out,
+    out: options.Out,
     split: Split = "train",
     input_format: Format = InputFormat.AUTO,
-    overwrite: Overwrite = False,
-    workers: Workers = CORES,
+    overwrite: options.Overwrite = False,
+    workers: options.Workers = options.CORES,
     scheduler: Scheduler = "threads",
     strict: Strict = False,
 ) -> None:
@@ -262,44 +203,29 @@ def append(
 
 
 def subset(
-    store: Store,
-    out: Out,
+    store: options.Store,
+    out: options.Out,
     records: Annotated[
-        list[str] | None,
-        typer.Option(help="Record id to take, or a file with one id per line; repeatable.", rich_help_panel=SELECTION),
+        list[str] | None, options.selection(help="Record id to take, or a file with one id per line; repeatable.")
     ] = None,
     without: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Record id to leave out, or a file with one id per line; repeatable.", rich_help_panel=SELECTION
-        ),
+        list[str] | None, options.selection(help="Record id to leave out, or a file with one id per line; repeatable.")
     ] = None,
     since: Annotated[
-        str | None,
-        typer.Option(
-            help="Earliest time of the labelled frame, UTC: 2019-06-01 or 2019-06-01T12:00.", rich_help_panel=SELECTION
-        ),
+        str | None, options.selection(help="Earliest time of the labelled frame, UTC: 2019-06-01 or 2019-06-01T12:00.")
     ] = None,
-    until: Annotated[
-        str | None,
-        typer.Option(help="The labelled frame must be before this time, UTC.", rich_help_panel=SELECTION),
-    ] = None,
+    until: Annotated[str | None, options.selection(help="The labelled frame must be before this time, UTC.")] = None,
     area: Annotated[
         tuple[float, float, float, float] | None,
-        typer.Option(
-            help="South, west, north and east limit of the tiles' centres, in degrees.", rich_help_panel=SELECTION
-        ),
+        options.selection(help="South, west, north and east limit of the tiles' centres, in degrees."),
     ] = None,
     label: Annotated[
         LabelFilter | None,
-        typer.Option(
-            help="positive: with a contrail; negative: without one; none: not labelled by a human.",
-            rich_help_panel=SELECTION,
-        ),
+        options.selection(help="positive: with a contrail; negative: without one; none: not labelled by a human."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Samples of this split.", rich_help_panel=SELECTION)] = None,
-    overwrite: Overwrite = False,
-    workers: Workers = CORES,
+    split: Annotated[str | None, options.selection(help="Samples of this split.")] = None,
+    overwrite: options.Overwrite = False,
+    workers: options.Workers = options.CORES,
 ) -> None:
     """Write the selected samples of a store as a new store.
 
@@ -326,9 +252,9 @@ def subset(
 
 def merge(
     stores: Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE")],
-    out: Out,
-    overwrite: Overwrite = False,
-    workers: Workers = CORES,
+    out: options.Out,
+    overwrite: options.Overwrite = False,
+    workers: options.Workers = options.CORES,
 ) -> None:
     """Write the samples of several stores of one kind as one store.
 
@@ -343,13 +269,13 @@ def merge(
     _build(source, settings_of(opened[0]), out, workers=workers, overwrite=overwrite)
 
 
-def _build(source: Source, settings: StoreSettings, out: str, **options: Any) -> None:
+def _build(source: Source, settings: StoreSettings, out: str, **execution: Any) -> None:
     """Build a store and print what was done."""
     from contrail_data.build.build import build
 
     if source.note:
         print_note(source.note)
-    built = build(source, settings, out, command=command_line(), **options)
+    built = build(source, settings, out, command=command_line(), **execution)
     for line in built.set_aside:
         print(f"set aside: {line}", file=sys.stderr)
     print_written_store(out, built.samples, built.resumed, built.digest, set_aside=len(built.set_aside))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from contrail_data.cli.common import AsJson, add_command
+from contrail_data.cli import options
+from contrail_data.cli.common import add_command
 from contrail_data.errors import ContrailError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ CatalogFile = Annotated[
 ]
 
 
-def list_entries(catalog_file: CatalogFile = None, as_json: AsJson = False) -> None:
+def list_entries(catalog_file: CatalogFile = None, as_json: options.AsJson = False) -> None:
     """List the entries of the catalog."""
     entries = list(_read(catalog_file).entries.values())
     if as_json:
@@ -41,7 +42,7 @@ def list_entries(catalog_file: CatalogFile = None, as_json: AsJson = False) -> N
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def show(name: Name, catalog_file: CatalogFile = None, as_json: AsJson = False) -> None:
+def show(name: Name, catalog_file: CatalogFile = None, as_json: options.AsJson = False) -> None:
     """Print an entry in full."""
     from contrail_data.catalog.file import as_yaml
 

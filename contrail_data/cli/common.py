@@ -15,12 +15,11 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import typer
 
 from contrail_data.errors import ContrailError
-from contrail_data.labels.predictor import Symmetries
 
 
 class ExitCode(IntEnum):
@@ -35,63 +34,6 @@ class ExitCode(IntEnum):
     """The command line is wrong: an unknown option, or a missing or contradictory value."""
     INTERRUPTED = 130
     """Ctrl-C. The same command continues where it stopped."""
-
-
-CORES = os.cpu_count() or 1
-TIME_FORMATS = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
-"""How times (UTC) are written on a command line."""
-
-# Panels of --help.
-OUTPUT, SELECTION, EXECUTION, SCANS = "Output", "Selection", "Execution", "Scans"
-
-Store = Annotated[str, typer.Argument(help="A store: a path, a URL or a name in data_catalog.yaml.", metavar="STORE")]
-Out = Annotated[
-    str, typer.Option("-o", "--out", help="The store to write: a path or a URL (s3://...).", rich_help_panel=OUTPUT)
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option("--overwrite", help="Replace the store, or the unfinished build, at --out.", rich_help_panel=OUTPUT),
-]
-OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.", rich_help_panel=OUTPUT)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.", rich_help_panel=OUTPUT)]
-Workers = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        help="Number of parallel workers (threads or processes).",
-        show_default="number of cores",
-        rich_help_panel=EXECUTION,
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto (CUDA if available), cpu, cuda, cuda:1 ...", rich_help_panel=EXECUTION)]
-Batch = Annotated[int, typer.Option(min=1, help="Samples predicted at once.", rich_help_panel=EXECUTION)]
-Frames = Annotated[
-    str,
-    typer.Option(
-        help="Frames to predict: labelled, all, or offsets from the labelled frame, such as -1,0,1.",
-        rich_help_panel=SELECTION,
-    ),
-]
-Tta = Annotated[
-    Symmetries | None,
-    typer.Option(
-        "--tta",
-        help="Average the predictions over these copies of each image.",
-        show_default="none for a run, a pipeline's own setting",
-    ),
-]
-Product = Annotated[
-    str,
-    typer.Option(help="Product to read from an archive: L1b-RadF, L1b-RadC, L2-MCMIPC ...", rich_help_panel=SCANS),
-]
-SatpyReader = Annotated[
-    str | None,
-    typer.Option(
-        help="Read the files of another imager (Himawari, GK-2A) with this satpy reader, or auto. Needs the extra "
-        "'satpy'.",
-        rich_help_panel=SCANS,
-    ),
-]
 
 
 def add_command(

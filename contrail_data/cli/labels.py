@@ -7,32 +7,22 @@ from typing import Annotated
 
 import typer
 
-from contrail_data.cli.common import (
-    Batch,
-    Device,
-    Frames,
-    Out,
-    Overwrite,
-    Store,
-    Tta,
-    command_line,
-    print_table,
-    print_written_store,
-)
+from contrail_data.cli import options
+from contrail_data.cli.common import command_line, print_table, print_written_store
 from contrail_data.labels.predictor import FrameSelection
 
 
 def pseudo_label(
-    store: Store,
+    store: options.Store,
     model: Annotated[
         Path, typer.Option(help="Directory of a finished run or pipeline, or an exported file (.pt2, .onnx).")
     ],
-    out: Out,
-    frames: Frames = "all",
-    tta: Tta = None,
-    batch: Batch = 4,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
+    out: options.Out,
+    frames: options.Frames = "all",
+    tta: options.Tta = None,
+    batch: options.Batch = 4,
+    device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Label the frames of a store with a model.
 
@@ -59,7 +49,9 @@ def pseudo_label(
     print_written_store(out, labelled.samples, labelled.resumed, labelled.digest)
 
 
-def propagate(store: Store, out: Out, frames: Frames = "all", overwrite: Overwrite = False) -> None:
+def propagate(
+    store: options.Store, out: options.Out, frames: options.Frames = "all", overwrite: options.Overwrite = False
+) -> None:
     """Carry the human label of each record to its other frames by optical flow.
 
     The result is a store of pseudo-labels for training, or a second opinion on those of a model.

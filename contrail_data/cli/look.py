@@ -8,21 +8,13 @@ from typing import Annotated
 
 import typer
 
-from contrail_data.cli.common import (
-    OUTPUT,
-    SELECTION,
-    AsJson,
-    ExitCode,
-    OverwriteFile,
-    Store,
-    print_fields,
-    print_table,
-)
+from contrail_data.cli import options
+from contrail_data.cli.common import ExitCode, print_fields, print_table
 from contrail_data.errors import ContrailError
 from contrail_data.reports.sheets import Sheet
 
 
-def inspect(store: Store, as_json: AsJson = False) -> None:
+def inspect(store: options.Store, as_json: options.AsJson = False) -> None:
     """Print a summary of a store: samples, labels, times, places and origin."""
     from contrail_data.catalog.catalog import open_named
     from contrail_data.reports import summary
@@ -66,11 +58,9 @@ def stats(
 
 
 def report(
-    store: Store,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file to write.", rich_help_panel=OUTPUT)] = Path(
-        "report.html"
-    ),
-    overwrite: OverwriteFile = False,
+    store: options.Store,
+    out: Annotated[Path, options.output("-o", "--out", help="The HTML file to write.")] = Path("report.html"),
+    overwrite: options.OverwriteFile = False,
 ) -> None:
     """Write an HTML report about a store.
 
@@ -86,27 +76,22 @@ def report(
 
 
 def preview(
-    store: Store,
-    record: Annotated[list[str] | None, typer.Option(help="Record id; repeatable.", rich_help_panel=SELECTION)] = None,
+    store: options.Store,
+    record: Annotated[list[str] | None, options.selection(help="Record id; repeatable.")] = None,
     sheet: Annotated[
         list[Sheet] | None,
-        typer.Option(
+        options.selection(
             help="Contact sheet: positives, disagreed, brightest or random; repeatable.",
             metavar="SHEET",
             show_default="positives and random, unless --record is given",
-            rich_help_panel=SELECTION,
         ),
     ] = None,
-    count: Annotated[
-        int, typer.Option(min=1, max=500, help="Records on a contact sheet.", rich_help_panel=SELECTION)
-    ] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random sheet.", rich_help_panel=SELECTION)] = 0,
+    count: Annotated[int, options.selection(min=1, max=500, help="Records on a contact sheet.")] = 24,
+    seed: Annotated[int, options.selection(min=0, help="Seed of the random sheet.")] = 0,
     prediction: Annotated[
         str | None, typer.Option(help="Predictions or pseudo-labels of the store, to outline in cyan.")
     ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures.", rich_help_panel=OUTPUT)] = Path(
-        "preview"
-    ),
+    out: Annotated[Path, options.output("-o", "--out", help="Folder for the pictures.")] = Path("preview"),
 ) -> None:
     """Write pictures of a store: contact sheets, or a sheet and an animated GIF of single records.
 
@@ -128,7 +113,7 @@ def preview(
 def diff(
     a: Annotated[str, typer.Argument(help="A store.", metavar="A")],
     b: Annotated[str, typer.Argument(help="Another store.", metavar="B")],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Print the differences between two stores.
 

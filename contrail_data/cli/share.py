@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrail_data.cli.common import CORES, OUTPUT, Store, Workers
+from contrail_data.cli import options
 from contrail_data.errors import ContrailError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    store: Store,
+    store: options.Store,
     repair_from: Annotated[
         str | None,
         typer.Option(
@@ -24,7 +24,7 @@ def verify(
             metavar="COPY|RAW",
         ),
     ] = None,
-    workers: Workers = CORES,
+    workers: options.Workers = options.CORES,
 ) -> None:
     """Check a store for damage.
 
@@ -52,12 +52,9 @@ def verify(
 
 
 def pull(
-    store: Store,
+    store: options.Store,
     out: Annotated[
-        str | None,
-        typer.Option(
-            "-o", "--out", help="Where to copy the store to.", show_default="the cache", rich_help_panel=OUTPUT
-        ),
+        str | None, options.output("-o", "--out", help="Where to copy the store to.", show_default="the cache")
     ] = None,
 ) -> None:
     """Copy a store to this machine and verify it.
@@ -77,7 +74,7 @@ def pull(
 
 
 def push(
-    store: Store,
+    store: options.Store,
     to: Annotated[
         str, typer.Argument(help="Where to copy the store to: a URL (s3://...) or a new folder.", metavar="TO")
     ],

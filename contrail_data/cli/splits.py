@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrail_data.cli.common import (
-    OUTPUT,
-    SELECTION,
-    ExitCode,
-    OverwriteFile,
-    exit_with_error,
-    print_note,
-    print_table,
-)
+from contrail_data.cli import options
+from contrail_data.cli.common import ExitCode, exit_with_error, print_note, print_table
 from contrail_data.errors import ContrailError
 
 if TYPE_CHECKING:
@@ -23,46 +16,38 @@ if TYPE_CHECKING:
 
 Minutes = Annotated[
     float,
-    typer.Option(
+    options.selection(
         min=0.0,
         help="Maximum time between two sequences of overlapping tiles for them to count as related, in minutes.",
-        rich_help_panel=SELECTION,
     ),
 ]
 Overlap = Annotated[
     float,
-    typer.Option(
+    options.selection(
         min=0.0,
         max=1.0,
         help="Two tiles overlap if they have more than this share of the smaller one in common.",
         metavar="SHARE",
-        rich_help_panel=SELECTION,
     ),
 ]
 Size = Annotated[
     int,
-    typer.Option(
-        min=1,
-        help="Side of a tile in pixels, for metadata files, which do not state it.",
-        metavar="PIXELS",
-        rich_help_panel=SELECTION,
+    options.selection(
+        min=1, help="Side of a tile in pixels, for metadata files, which do not state it.", metavar="PIXELS"
     ),
 ]
 
 
 def splits(
     stores: Annotated[
-        list[str],
-        typer.Argument(help="Stores (paths, URLs, catalog names) or metadata files.", metavar="STORE"),
+        list[str], typer.Argument(help="Stores (paths, URLs, catalog names) or metadata files.", metavar="STORE")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The CSV file to write.", rich_help_panel=OUTPUT)] = Path(
-        "folds.csv"
-    ),
+    out: Annotated[Path, options.output("-o", "--out", help="The CSV file to write.")] = Path("folds.csv"),
     k: Annotated[int, typer.Option("-k", "--folds", min=2, help="Number of folds.")] = 5,
     minutes: Minutes = 70.0,
     overlap: Overlap = 0.001,
     size: Size = 256,
-    overwrite: OverwriteFile = False,
+    overwrite: options.OverwriteFile = False,
 ) -> None:
     """Put records into folds that share no scene.
 
@@ -106,22 +91,16 @@ def audit(
         typer.Argument(help="Another store or metadata file. Without it, pairs within A are reported.", metavar="B"),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--out", help="Write the pairs, and how they overlap and differ, as CSV.", rich_help_panel=OUTPUT
-        ),
+        Path | None, options.output("-o", "--out", help="Write the pairs, and how they overlap and differ, as CSV.")
     ] = None,
     page: Annotated[
-        Path | None,
-        typer.Option(help="Write an HTML report with a map, histograms and the leaks.", rich_help_panel=OUTPUT),
+        Path | None, options.output(help="Write an HTML report with a map, histograms and the leaks.")
     ] = None,
     minutes: Minutes = 70.0,
     overlap: Overlap = 0.001,
-    images: Annotated[
-        bool, typer.Option("--images/--no-images", help="Also find similar images.", rich_help_panel=SELECTION)
-    ] = True,
+    images: Annotated[bool, options.selection("--images/--no-images", help="Also find similar images.")] = True,
     size: Size = 256,
-    overwrite: OverwriteFile = False,
+    overwrite: options.OverwriteFile = False,
 ) -> None:
     """Report which records of one store leak into another, and labels that contradict each other.
 

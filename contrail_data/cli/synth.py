@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from contrail_data.cli.common import CORES, TIME_FORMATS, Workers
+from contrail_data.cli import options
 from contrail_data.errors import ContrailError
 
 
@@ -47,7 +47,7 @@ def synth(
             "motion distinguishes from contrails."
         ),
     ] = SceneryName.CLEAR,
-    workers: Workers = CORES,
+    workers: options.Workers = options.CORES,
 ) -> None:
     """Write synthetic records in the OpenContrails layout.
 
@@ -77,7 +77,7 @@ def synth(
 def synth_scans(
     out: Folder,
     start: Annotated[
-        datetime, typer.Option(formats=TIME_FORMATS, metavar="TIME", help="Time of the first scan, UTC.")
+        datetime, typer.Option(formats=options.TIME_FORMATS, metavar="TIME", help="Time of the first scan, UTC.")
     ] = datetime(2024, 3, 1, 12),
     scans: Annotated[int, typer.Option(min=1, max=8, help="Number of scans, 10 minutes apart.")] = 8,
     seed: Seed = 0,

@@ -67,10 +67,7 @@ def _cut(amounts: npt.NDArray[Any], shares: Floats) -> Ints:
 
 
 def pairs_between_folds(
-    stores: Sequence[xr.Dataset],
-    fold: Sequence[Ints],
-    minutes: float = MAX_MINUTES,
-    overlap: float = MIN_OVERLAP,
+    stores: Sequence[xr.Dataset], fold: Sequence[Ints], minutes: float = MAX_MINUTES, overlap: float = MIN_OVERLAP
 ) -> int:
     """Count the related pairs of records (see `find_leaks`) that are in different folds.
 
@@ -89,10 +86,7 @@ def pairs_between_folds(
 
 
 def folds_csv(
-    names: Sequence[str],
-    stores: Sequence[xr.Dataset],
-    group: Sequence[npt.NDArray[np.str_]],
-    fold: Sequence[Ints],
+    names: Sequence[str], stores: Sequence[xr.Dataset], group: Sequence[npt.NDArray[np.str_]], fold: Sequence[Ints]
 ) -> bytes:
     """Format folds as CSV.
 

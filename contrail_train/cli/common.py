@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrail_data.cli.common import OUTPUT, print_table
+from contrail_data.cli import options
+from contrail_data.cli.common import print_table
 
 if TYPE_CHECKING:
-    from contrail_train.runs.scores import ScoreValues
+    from contrail_train.runs.calibration import ScoreValues
 
 MODEL_HELP = "Directory of a finished run or pipeline, or an exported file (.pt2, .onnx)."
 
@@ -19,8 +20,7 @@ Preset = Annotated[
     str, typer.Argument(help="A preset (see `presets ls`), or a .yaml file with settings.", metavar="PRESET|FILE")
 ]
 RunDirectory = Annotated[
-    Path,
-    typer.Option("-o", "--out", help="Directory to write; the same command resumes in it.", rich_help_panel=OUTPUT),
+    Path, options.output("-o", "--out", help="Directory to write; the same command resumes in it.")
 ]
 Settings = Annotated[
     list[str] | None,

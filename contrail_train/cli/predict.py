@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrail_data.cli.common import (
-    OUTPUT,
-    SCANS,
-    TIME_FORMATS,
-    Batch,
-    Device,
-    ExitCode,
-    Frames,
-    OverwriteFile,
-    Product,
-    SatpyReader,
-    Tta,
-    command_line,
-    exit_with_error,
-    print_note,
-    print_written_store,
-)
+from contrail_data.cli import options
+from contrail_data.cli.common import ExitCode, command_line, exit_with_error, print_note, print_written_store
 from contrail_data.labels.predictor import FrameSelection
 from contrail_train.cli.common import Model
 
 if TYPE_CHECKING:
     from contrail_train.inference.predictor import Predictor
 
-CLEANING = "Cleaning of masks of scans"
+cleaning_option = partial(typer.Option, rich_help_panel="Cleaning of masks of scans")
 SCENE_SUFFIXES = (".nc", ".tif", ".geojson", ".png", ".gif")
 
 
@@ -47,92 +33,67 @@ def predict(
     ],
     outs: Annotated[
         list[Path],
-        typer.Option(
+        options.output(
             "-o",
             "--out",
             help="For a store: the store of predictions to write, or NAME.csv. For scans: NAME.nc, .zarr, .tif, "
             ".geojson, .png or .gif; repeatable.",
-            rich_help_panel=OUTPUT,
         ),
     ],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what exists at --out.", rich_help_panel=OUTPUT)
-    ] = False,
-    frames: Frames = "labelled",
-    tta: Tta = None,
-    batch: Batch = 8,
-    device: Device = "auto",
+    overwrite: Annotated[bool, options.output("--overwrite", help="Replace what exists at --out.")] = False,
+    frames: options.Frames = "labelled",
+    tta: options.Tta = None,
+    batch: options.Batch = 8,
+    device: options.Device = "auto",
     time: Annotated[
         list[datetime] | None,
-        typer.Option(
-            formats=TIME_FORMATS,
+        options.scans(
+            formats=options.TIME_FORMATS,
             metavar="TIME",
             help="Time of a scan to predict, UTC; repeatable.",
             show_default="every scan that has the frames the model needs",
-            rich_help_panel=SCANS,
         ),
     ] = None,
     area: Annotated[
         tuple[float, float, float, float] | None,
-        typer.Option(help="South, west, north and east limit in degrees.", show_default="all", rich_help_panel=SCANS),
+        options.scans(help="South, west, north and east limit in degrees.", show_default="all"),
     ] = None,
-    product: Product = "L1b-RadF",
-    reader: SatpyReader = None,
+    product: options.Product = "L1b-RadF",
+    reader: options.SatpyReader = None,
     max_zenith: Annotated[
-        float,
-        typer.Option(
-            min=1, max=89, help="Largest satellite zenith angle to predict, in degrees.", rich_help_panel=SCANS
-        ),
+        float, options.scans(min=1, max=89, help="Largest satellite zenith angle to predict, in degrees.")
     ] = 70.0,
     overlap: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=0.75,
-            help="Share of its side that a tile has in common with each neighbour.",
-            rich_help_panel=SCANS,
-        ),
+        float, options.scans(min=0, max=0.75, help="Share of its side that a tile has in common with each neighbour.")
     ] = 0.25,
     altitude: Annotated[
         float | None,
-        typer.Option(
+        options.scans(
             help="Altitude in metres for which shapes in .geojson are corrected for parallax.",
             show_default="no correction",
-            rich_help_panel=SCANS,
         ),
     ] = None,
-    min_pixels: Annotated[
-        int, typer.Option(min=1, help="Remove regions of fewer pixels.", rich_help_panel=CLEANING)
-    ] = 1,
+    min_pixels: Annotated[int, cleaning_option(min=1, help="Remove regions of fewer pixels.")] = 1,
     hysteresis: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Let regions grow to connected pixels of at least this probability.",
-            rich_help_panel=CLEANING,
-        ),
+        cleaning_option(min=0, max=1, help="Let regions grow to connected pixels of at least this probability."),
     ] = None,
     consistent: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Remove regions without a contrail within this many pixels at the time before or after.",
-            rich_help_panel=CLEANING,
+        cleaning_option(
+            min=1, help="Remove regions without a contrail within this many pixels at the time before or after."
         ),
     ] = None,
     fill_gaps: Annotated[
         float | None,
-        typer.Option(
+        cleaning_option(
             min=0,
             max=1,
             help="With --consistent: add pixels of at least this probability between two times with a contrail.",
-            rich_help_panel=CLEANING,
         ),
     ] = None,
     elongation: Annotated[
-        float | None,
-        typer.Option(min=1, help="Remove regions with a smaller ratio of length to width.", rich_help_panel=CLEANING),
+        float | None, cleaning_option(min=1, help="Remove regions with a smaller ratio of length to width.")
     ] = None,
 ) -> None:
     """Predict the samples of a store, or whole scans.
@@ -224,18 +185,13 @@ def _predict_store(model: Predictor, name: str, out: Path, frames: FrameSelectio
 
 def export(
     model: Annotated[Path, typer.Argument(help="Directory of a finished run or pipeline.", metavar="MODEL")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="NAME.pt2 (torch) or NAME.onnx (needs the extra 'onnx').", rich_help_panel=OUTPUT
-        ),
-    ],
-    tta: Tta = None,
+    out: Annotated[Path, options.output("--out", "-o", help="NAME.pt2 (torch) or NAME.onnx (needs the extra 'onnx').")],
+    tta: options.Tta = None,
     check: Annotated[
         str | None,
         typer.Option("--check", help="A store: also compare file and model on its first samples.", metavar="STORE"),
     ] = None,
-    overwrite: OverwriteFile = False,
+    overwrite: options.OverwriteFile = False,
 ) -> None:
     """Write a model as one file that needs neither this program nor the model's directory.
 

@@ -7,29 +7,24 @@ from typing import Annotated
 
 import typer
 
-from contrail_data.cli.common import OUTPUT, Batch, Device, OverwriteFile, Store, Tta, print_note, print_table
+from contrail_data.cli import options
+from contrail_data.cli.common import print_note, print_table
 from contrail_train.cli.common import MODEL_HELP, Model, print_scores
 
 
 def evaluate(
     run: Model,
-    store: Store,
+    store: options.Store,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            help="Folder for JSON, HTML report and pictures.",
-            show_default="the model's directory",
-            rich_help_panel=OUTPUT,
+        options.output(
+            "-o", "--out", help="Folder for JSON, HTML report and pictures.", show_default="the model's directory"
         ),
     ] = None,
-    worst: Annotated[
-        int, typer.Option(min=0, max=100, help="Number of worst records to show as pictures.", rich_help_panel=OUTPUT)
-    ] = 8,
-    tta: Tta = None,
-    batch: Batch = 16,
-    device: Device = "auto",
+    worst: Annotated[int, options.output(min=0, max=100, help="Number of worst records to show as pictures.")] = 8,
+    tta: options.Tta = None,
+    batch: options.Batch = 16,
+    device: options.Device = "auto",
 ) -> None:
     """Score a model on a labelled store.
 
@@ -56,10 +51,10 @@ def evaluate(
 def compare(
     a: Annotated[Path, typer.Argument(help=MODEL_HELP, metavar="A")],
     b: Annotated[Path, typer.Argument(help="Another model.", metavar="B")],
-    store: Store,
-    tta: Tta = None,
-    batch: Batch = 16,
-    device: Device = "auto",
+    store: options.Store,
+    tta: options.Tta = None,
+    batch: options.Batch = 16,
+    device: options.Device = "auto",
 ) -> None:
     """Compare the global Dice of two models on a labelled store.
 
@@ -95,8 +90,8 @@ def compare(
 
 def submit(
     store: Annotated[str, typer.Argument(help="A store of predictions.", metavar="STORE")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The CSV file to write.", rich_help_panel=OUTPUT)],
-    overwrite: OverwriteFile = False,
+    out: Annotated[Path, options.output("-o", "--out", help="The CSV file to write.")],
+    overwrite: options.OverwriteFile = False,
 ) -> None:
     """Write predicted masks in the format of the 2023 competition.
 

@@ -9,41 +9,25 @@ from typing import Annotated
 
 import typer
 
-from contrail_data.cli.common import (
-    EXECUTION,
-    OUTPUT,
-    Device,
-    ExitCode,
-    command_line,
-    exit_with_error,
-    print_fields,
-    print_note,
-    print_table,
-)
+from contrail_data.cli import options
+from contrail_data.cli.common import ExitCode, command_line, exit_with_error, print_fields, print_note, print_table
 from contrail_train.cli.common import Preset, RunDirectory, Settings, interval_text, print_holdout
 from contrail_train.workflows.retraining import Retraining
 
 
 def run(
     preset: Preset,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Run directory to write.", rich_help_panel=OUTPUT)
-    ] = None,
+    out: Annotated[Path | None, options.output("--out", "-o", help="Run directory to write.")] = None,
     settings: Settings = None,
     checkpoint_minutes: Annotated[
         float,
-        typer.Option(
-            min=0.0,
-            help="Minutes between checkpoints; there is one at the end of each epoch as well.",
-            rich_help_panel=EXECUTION,
-        ),
+        options.execution(min=0.0, help="Minutes between checkpoints; there is one at the end of each epoch as well."),
     ] = 5.0,
     dry_run: Annotated[
         bool,
-        typer.Option(
+        options.execution(
             "--dry-run",
             help="Build everything, take three steps, print memory, speed and estimated run time, and keep nothing.",
-            rich_help_panel=EXECUTION,
         ),
     ] = False,
 ) -> None:
@@ -88,8 +72,7 @@ def run(
 
 def pipeline(
     preset: Annotated[
-        str,
-        typer.Argument(help="A pipeline (see `presets pipelines`), or a .yaml file.", metavar="PIPELINE|FILE"),
+        str, typer.Argument(help="A pipeline (see `presets pipelines`), or a .yaml file.", metavar="PIPELINE|FILE")
     ],
     out: RunDirectory,
     settings: Annotated[
@@ -103,10 +86,9 @@ def pipeline(
     ] = None,
     device: Annotated[
         list[str] | None,
-        typer.Option(
+        options.execution(
             help="Device to train on. Repeatable: the stages are trained side by side, one process per device.",
             show_default="auto",
-            rich_help_panel=EXECUTION,
         ),
     ] = None,
 ) -> None:
@@ -171,8 +153,8 @@ def rounds(
 
 def soup(
     runs: Annotated[list[Path], typer.Argument(help="Finished runs of one model.", metavar="RUN")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to write.", rich_help_panel=OUTPUT)],
-    device: Device = "auto",
+    out: Annotated[Path, options.output("--out", "-o", help="Run directory to write.")],
+    device: options.Device = "auto",
 ) -> None:
     """Average the weights of several runs into one run.
 

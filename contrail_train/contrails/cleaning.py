@@ -42,13 +42,9 @@ class Cleaning:
         """
         for name, lower in (("hysteresis", self.low), ("gap filling", self.fill)):
             if lower is not None and lower > self.threshold:
-                raise ContrailError(
-                    f"{name}: {lower:g} is above the threshold {self.threshold:.4g}; give a lower value, or none"
-                )
+                raise ContrailError(f"{name}: {lower:g} is above the threshold {self.threshold:.4g}; lower it")
         if self.fill is not None and self.reach is None:
-            raise ContrailError(
-                f"gap filling: {self.fill:g} needs a reach; state how many pixels contrails move between times"
-            )
+            raise ContrailError("gap filling: needs a reach; state how many pixels contrails move between times")
         if self.reach is not None and self.reach < 0:
             raise ContrailError(f"reach: {self.reach} is negative; give a number of pixels, 0 or more")
         if self.elongation is not None and self.elongation < 1:
@@ -71,10 +67,8 @@ def clean(probability_tyx: npt.NDArray[np.float32], valid_tyx: Mask, cleaning: C
     """
     cleaning.check()
     if probability_tyx.ndim != 3 or probability_tyx.shape != valid_tyx.shape:
-        raise ContrailError(
-            f"probability {probability_tyx.shape} and validity {valid_tyx.shape}: shapes differ or are not "
-            "(time, y, x); give both on one grid"
-        )
+        shapes = f"probability {probability_tyx.shape}, validity {valid_tyx.shape}"
+        raise ContrailError(f"{shapes}: differ or are not (time, y, x); give both on one grid")
     masks = np.empty(probability_tyx.shape, bool)
     for t, (p_yx, valid_yx) in enumerate(zip(probability_tyx, valid_tyx, strict=True)):
         masks[t] = _threshold(p_yx, valid_yx, cleaning)

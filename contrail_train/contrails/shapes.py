@@ -2,56 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 from pyproj import Geod
 from rasterio.features import shapes
 from scipy import ndimage
+from shapely import LineString, MultiLineString, MultiPolygon, Polygon
+from shapely.geometry import mapping
+from shapely.geometry.polygon import orient
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_train.contrails.centre_line import Points, centre_line
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED
 
-Polygon = list[Points]
-"""An outer ring and its holes, each (n, 2)."""
 GEOD = Geod(ellps="GRS80")
 """The ellipsoid of ABI's fixed grid; within a tenth of a millimetre of WGS84."""
 
 
-class ContrailProperties(TypedDict):
-    """Properties of a contrail as they are written to GeoJSON."""
+class GeometryKind(StrEnum):
+    """Which geometry of a contrail becomes a GeoJSON feature."""
 
-    id: int
-    """Number of the region in its mask, from 1."""
-    length_km: float
-    """Along the centre line."""
-    width_km: float
-    """Area over length."""
-    orientation_deg: float
-    """Bearing at the middle of the centre line, 0 to 180 from north."""
-    mean_probability: float
-    max_probability: float
-    pixels: int
-    time: str | None
-    """When the region's mean row was scanned, UTC; None if that is not known."""
-    satellite: str
-    altitude_m: NotRequired[float]
-    """Present if positions are corrected for parallax."""
+    LINES = "lines"
+    """The centre line, as a LineString."""
+    POLYGONS = "polygons"
+    """The outline, as a MultiPolygon."""
 
 
 @dataclass(frozen=True)
 class Contrail:
     """One contrail in degrees. Longitudes may exceed 180, so that a shape that crosses it is in one piece."""
 
-    line: Points
-    """Longitude and latitude along the middle, shape (vertex, 2)."""
-    outline: list[Polygon]
-    """Polygons of longitude and latitude, rings closed, following the right-hand rule."""
-    properties: ContrailProperties
+    line: LineString
+    """Longitude and latitude along the middle."""
+    outline: MultiPolygon
+    """Longitude and latitude along the edge, rings by the right-hand rule."""
+    properties: dict[str, Any]
+    """As in GeoJSON, see `contrails`."""
 
 
 def contrails(
@@ -67,12 +60,17 @@ def contrails(
 
     A centre line follows the longest path through its region: the two longest arms of a fork, half of a ring.
 
+    The properties are id (number of the region, from 1), length_km (of the centre line), width_km (area over length),
+    orientation_deg (bearing at the middle of the centre line, 0 to 180 from north), mean_probability, max_probability,
+    pixels, time (when the mean row was scanned, UTC; None if that is not known), satellite and, if positions are
+    corrected for parallax, altitude_m.
+
     Args:
         mask_yx: Mask on the fixed grid, bool (y, x).
         probability_yx: Probability of a contrail, same shape.
         grid: The fixed grid.
         row_time: When each row was scanned, UTC, datetime64 (y).
-        satellite: Name of the satellite, stored in the properties.
+        satellite: Name of the satellite.
         altitude: Altitude of the contrails in metres, to correct their positions for parallax. None leaves positions
             where the line of sight meets the ellipsoid.
 
@@ -84,78 +82,100 @@ def contrails(
     """
     shape = (grid.height, grid.width)
     if mask_yx.shape != shape or probability_yx.shape != shape or row_time.shape != shape[:1]:
-        raise ContrailError(
-            f"mask {mask_yx.shape}, probability {probability_yx.shape}, times {row_time.shape}: they do not fit the "
-            f"grid {shape}; cut all of them to one window"
-        )
+        sizes = f"mask {mask_yx.shape}, probability {probability_yx.shape}, times {row_time.shape}, grid {shape}"
+        raise ContrailError(f"{sizes}: shapes differ; cut all of them to one window")
     labels, _ = ndimage.label(mask_yx, EIGHT_CONNECTED)
     traced = []
     for number, window in enumerate(ndimage.find_objects(labels), 1):
         inside_yx = labels[window] == number
-        corner = np.array([window[0].start, window[1].start])
+        top, left = window[0].start, window[1].start
         y, x = np.nonzero(inside_yx)
-        line = _to_longitude_latitude(grid, centre_line(y, x) + corner, altitude)
-        outline = [
-            [_to_longitude_latitude(grid, ring + corner - 0.5, altitude) for ring in polygon]
-            for polygon in _outline(inside_yx)
-        ]
-        if np.isnan(line).any() or any(np.isnan(ring).any() for polygon in outline for ring in polygon):
+        line = _on_earth(LineString(centre_line(y, x)[:, ::-1] + np.array([left, top])), grid, altitude)
+        outline = _on_earth(_outline(inside_yx, top, left), grid, altitude)
+        if not np.isfinite(shapely.get_coordinates([line, outline])).all():
             continue  # at the very limb
-        near = float(line[0, 0])
-        line = _unwrap(line, near)
-        outline = [[wind(_unwrap(ring, near), hole=i > 0) for i, ring in enumerate(polygon)] for polygon in outline]
-        length = float(GEOD.line_length(line[:, 0], line[:, 1]))
+        near = line.coords[0][0]
+        line, outline = _unwrap(line, near), MultiPolygon([orient(part) for part in _unwrap(outline, near).geoms])
+        length = GEOD.geometry_length(line)
         p = probability_yx[window][inside_yx]
-        time = row_time[round(float(y.mean())) + int(corner[0])]
-        properties: ContrailProperties = {
+        time = row_time[round(float(y.mean())) + top]
+        properties = {
             "id": number,
             "length_km": round(length / 1e3, 2),
-            "width_km": round(_area(outline) / length / 1e3, 2),
-            "orientation_deg": round(_orientation(line), 1) % 180,
+            "width_km": round(GEOD.geometry_area_perimeter(outline)[0] / length / 1e3, 2),
+            "orientation_deg": round(_orientation(np.array(line.coords)), 1) % 180,
             "mean_probability": round(float(p.mean(dtype=np.float64)), 4),
             "max_probability": round(float(p.max()), 4),
             "pixels": len(y),
             "time": None if np.isnat(time) else f"{np.datetime_as_string(time, 's')}Z",
             "satellite": satellite,
         }
-        if altitude is not None:
-            properties["altitude_m"] = altitude
-        traced.append(Contrail(line, outline, properties))
+        traced.append(Contrail(line, outline, properties | ({"altitude_m": altitude} if altitude is not None else {})))
     return traced
 
 
-def wind(ring: Points, hole: bool) -> Points:
-    """Order the points of a ring by the right-hand rule.
+def to_features(traced: Sequence[Contrail], kind: GeometryKind) -> list[dict[str, Any]]:
+    """Express contrails as GeoJSON features (RFC 7946).
+
+    Coordinates are longitude and latitude to five digits, about a metre. Geometries that cross 180 degrees of longitude
+    are cut there (section 3.1.9), which turns a LineString into a MultiLineString.
 
     Args:
-        ring: Closed ring of longitude and latitude, shape (n, 2).
-        hole: Whether it is a hole.
+        traced: The contrails.
+        kind: Which geometry to write.
 
     Returns:
-        The ring, anticlockwise if it is an outer ring and clockwise if it is a hole.
+        One feature for each contrail, with its properties.
     """
-    moved = ring - ring[0]  # a pixel is 1e-4 of the coordinates: products of small numbers stay exact
-    signed = np.sum(moved[:-1, 0] * moved[1:, 1] - moved[1:, 0] * moved[:-1, 1])
-    return ring if (signed > 0) != hole else ring[::-1]
+    features = []
+    for contrail in traced:
+        if kind is GeometryKind.POLYGONS:
+            parts = [orient(part) for polygon in contrail.outline.geoms for part in _within_180(polygon)]
+            geometry = MultiPolygon(parts)
+        else:
+            parts = _within_180(contrail.line)
+            geometry = parts[0] if len(parts) == 1 else MultiLineString(parts)
+        rounded = mapping(shapely.transform(geometry, lambda points: np.round(points, 5)))
+        features.append({"type": "Feature", "geometry": rounded, "properties": contrail.properties})
+    return features
 
 
-def _outline(inside_yx: npt.NDArray[np.bool_]) -> list[Polygon]:
-    """Polygons of rows and columns along the pixels' edges; (0, 0) is the outer corner of the first pixel."""
+def _within_180(shape: LineString | Polygon) -> list[Any]:
+    """The parts of a shape west and east of 180 degrees, with longitudes within -180 to 180."""
+    if shape.bounds[0] >= -180 and shape.bounds[2] <= 180:
+        return [shape]
+    parts = []
+    for turn in (-360, 0, 360):
+        piece = shape.intersection(shapely.box(turn - 180, -90, turn + 180, 90))
+        parts += shapely.get_parts(shapely.transform(piece, lambda points, turn=turn: points - (turn, 0))).tolist()
+    return [part for part in parts if part.geom_type == shape.geom_type and not part.is_empty]
+
+
+def _outline(inside_yx: npt.NDArray[np.bool_], top: int, left: int) -> MultiPolygon:
+    """Polygons of columns and rows along the edges of a region's pixels, whose centres have integer coordinates."""
     traced = shapes(inside_yx.astype(np.uint8), mask=inside_yx, connectivity=4)  # 8 lets rings cross themselves
-    return [[np.array(ring, np.float64)[:, ::-1] for ring in shape["coordinates"]] for shape, _ in traced]
+    polygons = MultiPolygon([shapely.geometry.shape(polygon) for polygon, _ in traced])
+    return shapely.transform(polygons, lambda points: points + np.array([left - 0.5, top - 0.5]))
 
 
-def _to_longitude_latitude(grid: FixedGrid, points: Points, altitude: float | None) -> Points:
-    """Longitude and latitude (n, 2) of fractional rows and columns (n, 2)."""
-    latitude, longitude = grid.projection.to_geodetic(grid.x + points[:, 1] * grid.dx, grid.y + points[:, 0] * grid.dy)
-    if altitude is not None:
-        latitude, longitude = grid.projection.without_parallax(latitude, longitude, altitude)
-    return np.stack([longitude, latitude], -1)
+def _on_earth(shape: Any, grid: FixedGrid, altitude: float | None) -> Any:
+    """A shape of fractional columns and rows in longitude and latitude; infinite beyond the limb."""
+
+    def _to_degrees(points: Points) -> Points:
+        x, y = grid.x + points[:, 0] * grid.dx, grid.y + points[:, 1] * grid.dy
+        latitude, longitude = grid.projection.to_geodetic(x, y)
+        if altitude is not None:
+            latitude, longitude = grid.projection.without_parallax(latitude, longitude, altitude)
+        return np.nan_to_num(np.stack([longitude, latitude], -1), nan=np.inf)  # a ring of NaN would not be closed
+
+    return shapely.transform(shape, _to_degrees)
 
 
-def _unwrap(points: Points, near: float) -> Points:
-    """The points with longitudes within 180 degrees of `near`."""
-    return np.stack([near + (points[:, 0] - near + 180) % 360 - 180, points[:, 1]], -1)
+def _unwrap(shape: Any, near: float) -> Any:
+    """The shape with longitudes within 180 degrees of `near`."""
+    return shapely.transform(
+        shape, lambda points: np.stack([near + (points[:, 0] - near + 180) % 360 - 180, points[:, 1]], -1)
+    )
 
 
 def _orientation(line: Points) -> float:
@@ -170,9 +190,3 @@ def _orientation(line: Points) -> float:
     ahead, behind = (GEOD.inv(lon[1], lat[1], lon[i], lat[i])[0] for i in (2, 0))
     turn = (behind + 180 - ahead + 180) % 360 - 180
     return float(ahead + turn / 2) % 180
-
-
-def _area(outline: list[Polygon]) -> float:
-    """Square metres, without holes."""
-    areas = [[abs(float(GEOD.polygon_area_perimeter(r[:, 0], r[:, 1])[0])) for r in polygon] for polygon in outline]
-    return sum(area * (-1 if i else 1) for polygon in areas for i, area in enumerate(polygon))

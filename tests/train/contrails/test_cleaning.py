@@ -117,7 +117,7 @@ def test_elongation_of_a_rectangle_is_its_sides_ratio() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"low": 0.6}, "hysteresis: 0.6 is above the threshold 0.5; give a lower value"),
+        ({"low": 0.6}, "hysteresis: 0.6 is above the threshold 0.5; lower it"),
         ({"fill": 0.6, "reach": 1}, "above the threshold"),
         ({"fill": 0.4}, "needs a reach"),
         ({"reach": -1}, "0 or more"),

@@ -7,6 +7,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 import xarray as xr
+import yaml
 from PIL import Image, ImageDraw
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy
@@ -24,15 +26,13 @@ from contrail_data.errors import ContrailError
 from contrail_data.geo.coastline import coastline
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.reports.pictures import draw_outlines, encode_png
-from contrail_data.scans.scene import GRID_MAPPING, grid_of
+from contrail_data.scans.scene import grid_of
 from contrail_data.storage.files import check_new, write_atomically
-from contrail_train.contrails.geojson import GeometryKind, to_features
-from contrail_train.contrails.shapes import contrails
+from contrail_train.contrails.shapes import GeometryKind, contrails, to_features
 
 SUFFIXES = (".zarr", ".nc", ".tif", ".geojson", ".png", ".gif")
 DEGREES = 0.02
 """Side of a GeoTIFF's pixel in degrees."""
-_FILL = 65535
 _LARGEST_PICTURE = 2500
 _COAST, _CONTRAIL = (255, 255, 255), (255, 255, 0)
 
@@ -66,7 +66,7 @@ def write(scene: xr.Dataset, out: Path, *, altitude: float | None = None) -> lis
     """
     times = [scene.isel(time=i) for i in range(scene.sizes["time"])]
     if out.suffix in (".tif", ".png"):
-        paths = [_path_at(out, time["time"].values) for time in times] if len(times) > 1 else [out]
+        paths = [_path_at(out, time) for time in times] if len(times) > 1 else [out]
         for time, path in zip(times, paths, strict=True):
             if out.suffix == ".png":
                 write_atomically(path, [encode_png(picture(time))])
@@ -85,8 +85,8 @@ def write(scene: xr.Dataset, out: Path, *, altitude: float | None = None) -> lis
     return [out]
 
 
-def _path_at(out: Path, time: np.datetime64) -> Path:
-    stamp = np.datetime_as_string(time, "m").replace("-", "").replace(":", "")
+def _path_at(out: Path, scene: xr.Dataset) -> Path:
+    stamp = str(np.datetime_as_string(scene["time"].values, "m")).replace("-", "").replace(":", "")
     return out.with_name(f"{out.stem}-{stamp}{out.suffix}")
 
 
@@ -124,32 +124,14 @@ def _write_cf(scene: xr.Dataset, out: Path) -> None:
 def _cf_dataset(scene: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, Any]]]:
     """The scene with CF attributes, and the encoding of its variables."""
     dataset = scene.drop_vars(["image", "channel", "scan_start", "scan_end"], errors="ignore")
-    flags = {"flag_values": np.array([0, 1], np.uint8), "grid_mapping": GRID_MAPPING}
-    dataset["mask"] = dataset["mask"].where(dataset["valid"] > 0, np.uint8(255))  # missing pixels are not clear
-    attributes: dict[str, dict[str, Any]] = {
-        "probability": {"long_name": "probability of a contrail", "units": "1", "grid_mapping": GRID_MAPPING},
-        "mask": {"long_name": "contrail", "flag_meanings": "clear contrail", **flags},
-        "valid": {"long_name": "seen and predicted", "flag_meanings": "no yes", **flags},
-        "scan_time": {"long_name": "time of the row's scan", "standard_name": "time"},
-        "gate_score": {
-            "long_name": "mean of a tile's highest probabilities",
-            "units": "1",
-            "grid_mapping": GRID_MAPPING,
-        },
-    }
-    packed = {"dtype": "uint16", "scale_factor": 1e-4, "_FillValue": np.uint16(_FILL)}
-    seconds = {"units": "seconds since 1970-01-01", "dtype": "float64"}
-    encoding: dict[str, dict[str, Any]] = {
-        "probability": dict(packed),
-        "gate_score": dict(packed),
-        "mask": {"dtype": "uint8", "_FillValue": np.uint8(255)},
-        "valid": {"dtype": "uint8", "_FillValue": None},
-        "time": dict(seconds),
-        "scan_time": dict(seconds),
-    }
-    for name in attributes.keys() & dataset.variables.keys():
-        dataset[name].attrs = attributes[name]
-    return dataset, {name: value for name, value in encoding.items() if name in dataset.variables}
+    dataset["mask"] = dataset["mask"].where(dataset["valid"] > 0, np.uint8(255))
+    variables = yaml.safe_load(files(__package__).joinpath("cf.yaml").read_text())
+    variables = {name: variable for name, variable in variables.items() if name in dataset.variables}
+    for name, variable in variables.items():
+        dataset[name].attrs |= variable.get("attributes", {})
+    for name in ("mask", "valid"):
+        dataset[name].attrs["flag_values"] = np.array([0, 1], np.uint8)
+    return dataset, {name: variable["encoding"] for name, variable in variables.items()}
 
 
 def _remove(path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,15 @@ from contrail_data.scans.tiles import Tile, cut
 from contrail_train.inference.predictor import Predictor
 from contrail_train.scenes.tiling import Area, Mosaic, Tiling, strips, window_around, window_of_area
 
+_TileFrames = tuple[Tile, npt.NDArray[Any], npt.NDArray[np.bool_]]
+"""A tile, its frames as a store holds them (t, c, y, x), and where the predicted frame has pixels (y, x)."""
 _ROWS = 256
 """Rows of the scene that are composed at once, to bound memory."""
 
 
 def predict_scans(
     model: Predictor,
-    shots: Sequence[Scan],
+    scans: Sequence[Scan],
     times: Sequence[np.datetime64],
     tiling: Tiling,
     *,
@@ -46,7 +48,7 @@ def predict_scans(
 
     Args:
         model: A predictor of masks.
-        shots: Scans to choose from.
+        scans: Scans to choose from.
         times: Times to predict, UTC.
         tiling: How the scans are covered with tiles.
         area: South, west, north, east in degrees; None predicts all that is visible.
@@ -60,13 +62,11 @@ def predict_scans(
         ContrailError: If a time has no scan, a band is missing, the area is not seen, or grids differ.
     """
     bands = from_dict(model.composite).bands
-    complete = [shot for shot in shots if set(bands) <= set(shot.bands)]
+    complete = [scan for scan in scans if set(bands) <= set(scan.bands)]
     if not complete:
-        available = ", ".join(map(str, sorted({band for shot in shots for band in shot.bands}))) or "none"
-        raise ContrailError(
-            f"the model needs bands {', '.join(map(str, bands))} (composite {model.composite['name']!r}): no scan has "
-            f"all of them (available: {available}); fetch the missing ones"
-        )
+        available = ", ".join(map(str, sorted({band for scan in scans for band in scan.bands}))) or "none"
+        needed = f"bands {', '.join(map(str, bands))} of composite {model.composite['name']!r}"
+        raise ContrailError(f"no scan has all {needed} (available: {available}): fetch the missing ones")
     scenes = [
         _predict_time(model, _open_frames(model, complete, time, tiling.tolerance), tiling, area, batch)
         for time in times
@@ -80,19 +80,17 @@ def predict_scans(
     return joined.assign_attrs(inputs=inputs)
 
 
-def _open_frames(model: Predictor, shots: Sequence[Scan], time: np.datetime64, tolerance: float) -> list[xr.Dataset]:
+def _open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tolerance: float) -> list[xr.Dataset]:
     first, last = model.offsets[0], model.offsets[-1]
-    window = assign_frames(shots, time, before=-first, after=last, tolerance=tolerance)
+    window = assign_frames(scans, time, before=-first, after=last, tolerance=tolerance)
     if window[-first] is None:
         raise ContrailError(f"{time}: no scan starts within {tolerance:g} minutes; choose another time")
     scenes = []
     for offset in model.offsets:
-        if (shot := window[offset - first]) is None:
-            raise ContrailError(
-                f"{time}: no scan for frame {offset:+d} of {list(model.offsets)}, the frames that the model needs, 10 "
-                "minutes apart; choose another time, or a 2D model"
-            )
-        scenes.append(shot.open())
+        if (scan := window[offset - first]) is None:
+            frame = f"frame {offset:+d} of {list(model.offsets)}, 10 minutes apart"
+            raise ContrailError(f"{time}: no scan for {frame}; choose another time, or a 2D model")
+        scenes.append(scan.open())
     if any(grid_of(scene) != grid_of(scenes[0]) for scene in scenes):
         raise ContrailError(f"{time}: its scans are on different grids; choose a time when the sector did not move")
     return scenes
@@ -113,14 +111,14 @@ def _predict_time(
     count = sum(map(len, plan))
     if not count:
         raise ContrailError(
-            f"nothing is visible within {tiling.max_zenith:g} degrees of satellite zenith angle: raise --max-zenith"
+            f"nothing is visible within {tiling.max_zenith:g} degrees of zenith angle: raise --max-zenith"
         )
     with progress("scene", count, unit="tiles") as advance:
         for strip, frames in _read_ahead(model, scenes, plan):
-            for start in range(0, len(frames.tiles), batch):
-                part = slice(start, start + batch)
-                predicted = _predict_in_memory(model, np.stack(frames.images[part]), np.stack(frames.valid[part]))
-                for tile, p_hw, score in zip(frames.tiles[part], predicted.probability, predicted.score, strict=True):
+            for start in range(0, len(frames), batch):
+                tiles, images, valid = zip(*frames[start : start + batch], strict=True)
+                predicted = _predict_in_memory(model, np.stack(images), np.stack(valid))
+                for tile, p_hw, score in zip(tiles, predicted.probability, predicted.score, strict=True):
                     mosaic.add(tile, p_hw, float(score))
             advance(len(strip))
     image_tcyx = np.empty((1, len(composite.channels), grid.height, grid.width), np.uint8)
@@ -139,7 +137,7 @@ def _predict_time(
 
 def _read_ahead(
     model: Predictor, scenes: Sequence[xr.Dataset], plan: Sequence[Sequence[Tile]]
-) -> Iterator[tuple[Sequence[Tile], _TileFrames]]:
+) -> Iterator[tuple[Sequence[Tile], list[_TileFrames]]]:
     """Each strip with its tiles' frames, while the next strip is read."""
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(_read_tiles, model, scenes, plan[0])
@@ -150,23 +148,12 @@ def _read_ahead(
             yield strip, frames
 
 
-@dataclass(frozen=True)
-class _TileFrames:
-    """Tiles and their frames; tiles whose predicted frame has no pixel are left out."""
-
-    tiles: list[Tile] = field(default_factory=list)
-    images: list[npt.NDArray[Any]] = field(default_factory=list)
-    """Frames as a store holds them, each (t, c, y, x), at the offsets of the predictor."""
-    valid: list[npt.NDArray[np.bool_]] = field(default_factory=list)
-    """Where the predicted frame has pixels, each (y, x)."""
-
-
-def _read_tiles(model: Predictor, scenes: Sequence[xr.Dataset], strip: Sequence[Tile]) -> _TileFrames:
-    """The tiles of a strip that have pixels, with a frame from each scene; what they share is read once."""
+def _read_tiles(model: Predictor, scenes: Sequence[xr.Dataset], strip: Sequence[Tile]) -> list[_TileFrames]:
+    """The tiles of a strip whose predicted frame has pixels; what they share is read once."""
     composite = from_dict(model.composite)
     windows = [_load_window(scene.sel(band=list(composite.bands)), strip) for scene in scenes]
     now = model.offsets.index(0)
-    frames = _TileFrames()
+    tiles = []
     for tile in strip:
         bands_byxt = np.concatenate([cut(scene, tile) for scene in windows], axis=-1)
         valid_tyx = np.moveaxis(~np.isnan(bands_byxt).any(0), -1, 0)
@@ -177,10 +164,8 @@ def _read_tiles(model: Predictor, scenes: Sequence[xr.Dataset], strip: Sequence[
             bands = dict(zip(composite.bands, bands_byxt, strict=True))
             image_tcyx = stored_frames(composite, bands, model.dtype)
         whiten(image_tcyx, valid_tyx | valid_tyx.any((1, 2), keepdims=True))
-        frames.tiles.append(tile)
-        frames.images.append(image_tcyx)
-        frames.valid.append(valid_tyx[now])
-    return frames
+        tiles.append((tile, image_tcyx, valid_tyx[now]))
+    return tiles
 
 
 def _load_window(scene: xr.Dataset, strip: Sequence[Tile]) -> xr.Dataset:

@@ -45,19 +45,7 @@ class SceneRequest:
     overwrite: bool = False
 
 
-@dataclass(frozen=True)
-class WrittenScene:
-    """The outcome of a request."""
-
-    notes: list[str]
-    """What was noticed about the input, such as files that cannot be read."""
-    scans: list[str]
-    """One line on each scan."""
-    paths: list[Path]
-    """Files that were written."""
-
-
-def predict_files(model: Predictor, request: SceneRequest) -> WrittenScene:
+def predict_files(model: Predictor, request: SceneRequest) -> tuple[list[str], list[str], list[Path]]:
     """Predict scans and write the scene to files.
 
     Args:
@@ -65,32 +53,30 @@ def predict_files(model: Predictor, request: SceneRequest) -> WrittenScene:
         request: The scans, how to predict them, and the files.
 
     Returns:
-        Notes on the input, a summary of each scan, and the files written.
+        Notes on the input, such as files that cannot be read; a line on each predicted scan; and the files written.
 
     Raises:
         ContrailError: If an output cannot be written, which is checked before anything is predicted, or as of
             `predict_scans`.
     """
-    shots, notes = _find_shots(model, request)
-    times = list(request.times) or _usable_times(model, request, shots)
+    scans, notes = _find_scans(model, request)
+    times = list(request.times) or _usable_times(model, request, scans)
     check_outputs(request.outs, request.overwrite)
-    scene = predict_scans(model, shots, times, request.tiling, area=request.area, batch=request.batch)
+    scene = predict_scans(model, scans, times, request.tiling, area=request.area, batch=request.batch)
     scene = _with_mask(scene, request.cleaning, model.decision.gate)
-    scans = [_summary(scene.isel(time=i)) for i in range(scene.sizes["time"])]
+    lines = [_summary(scene.isel(time=i)) for i in range(scene.sizes["time"])]
     paths = [path for out in request.outs for path in write(scene, out, altitude=request.altitude)]
-    return WrittenScene(notes, scans, paths)
+    return notes, lines, paths
 
 
 def _summary(scene: xr.Dataset) -> str:
-    contrail, predicted = int(scene["mask"].sum()), int(scene["valid"].sum())
-    return (
-        f"{np.datetime_as_string(scene['time'].values, 's')}: {contrail:,} contrail pixels, "
-        f"{100 * contrail / max(predicted, 1):.3f} % of the predicted ones "
-        f"({100 * predicted / scene['valid'].size:.1f} % of the window)"
-    )
+    contrail, predicted, size = int(scene["mask"].sum()), int(scene["valid"].sum()), scene["mask"].size
+    counts = f"{contrail:,} contrail pixels, {100 * contrail / max(predicted, 1):.3f} % of the predicted ones"
+    time = np.datetime_as_string(scene["time"].values, "s")
+    return f"{time}: {counts} ({100 * predicted / size:.1f} % of the window)"
 
 
-def _find_shots(model: Predictor, request: SceneRequest) -> tuple[list[Scan], list[str]]:
+def _find_scans(model: Predictor, request: SceneRequest) -> tuple[list[Scan], list[str]]:
     """The scans in the source, and notes on it."""
     bands = from_dict(model.composite).bands
     if request.reader is not None:
@@ -104,21 +90,19 @@ def _find_shots(model: Predictor, request: SceneRequest) -> tuple[list[Scan], li
     return listing.scans, [*listing.notes, *listing.problems]
 
 
-def _usable_times(model: Predictor, request: SceneRequest, shots: Sequence[Scan]) -> list[np.datetime64]:
+def _usable_times(model: Predictor, request: SceneRequest, scans: Sequence[Scan]) -> list[np.datetime64]:
     bands = set(from_dict(model.composite).bands)
     first, last = model.offsets[0], model.offsets[-1]
-    complete = [shot for shot in shots if bands <= set(shot.bands)]
+    complete = [scan for scan in scans if bands <= set(scan.bands)]
     times = [
-        shot.start
-        for shot in complete
-        if None not in assign_frames(shots, shot.start, before=-first, after=last, tolerance=request.tiling.tolerance)
+        scan.start
+        for scan in complete
+        if None not in assign_frames(scans, scan.start, before=-first, after=last, tolerance=request.tiling.tolerance)
     ]
     if complete and not times:
-        raise ContrailError(
-            f"{request.source}: no scan has the frames {list(model.offsets)}, 10 minutes apart, that the model needs; "
-            "add scans, or choose a 2D model"
-        )
-    return times or [shots[0].start]
+        frames = f"the frames {list(model.offsets)}, 10 minutes apart"
+        raise ContrailError(f"{request.source}: no scan has {frames}; add scans, or choose a 2D model")
+    return times or [scans[0].start]
 
 
 def _with_mask(scene: xr.Dataset, cleaning: Cleaning, gate: float) -> xr.Dataset:

@@ -153,4 +153,4 @@ def test_all_times_and_what_is_refused(folder: Path, finished: Path, tmp_path: P
     few = tmp_path / "few"
     write_abi(few, START, scans=1, size=(100, 100), bands=(11, 15))
     failed = run_train("predict", finished, few, "-o", tmp_path / "x.nc")
-    assert "needs bands 11, 14, 15" in failed.stderr
+    assert "no scan has all bands 11, 14, 15" in failed.stderr

@@ -289,13 +289,7 @@ def weighted_mean(parts: Mapping[str, Tensor], weights: Weights) -> Tensor:
 
 
 def single_network_detector(
-    model: nn.Module,
-    view: View,
-    head: str,
-    *,
-    top_k: int,
-    mask_shift: Shift,
-    symmetries: Symmetries = Symmetries.NONE,
+    model: nn.Module, view: View, head: str, *, top_k: int, mask_shift: Shift, symmetries: Symmetries = Symmetries.NONE
 ) -> Detector:
     """Build the detector of a run from its network.
 

@@ -50,6 +50,7 @@ from contrail_train.inference.untrusted_pt2 import METADATA_KEY
 
 TOLERANCE = 1e-4
 """Largest difference of probabilities and scores, whose sums are taken in another order."""
+_OTHER_FORMAT = "try the other of .pt2 and .onnx"
 _STORE_WINDOWS = 8
 """Windows of a store to compare on."""
 
@@ -147,19 +148,9 @@ def _metadata(model: Predictor, detector: Detector) -> Metadata:
         format=FORMAT,
         source=model.path.resolve().name,
         versions={name: importlib.metadata.version(name) for name in ("contrail-kit", "torch", "timm")},
-        offsets=model.offsets,
         off=model.mask_shift,
-        composite=model.composite,
-        label_shift=model.label_shift,
-        decision=model.decision,
-        head=model.head,
-        native=model.native,
-        pixel=model.pixel,
-        size=model.size,
-        dtype=model.dtype,
         symmetries=detector.symmetries,
-        trained_records=tuple(sorted(model.trained_records)),
-        calibrated_records=tuple(sorted(model.calibrated_records)),
+        **{name: value for name, value in vars(model).items() if name in Metadata.model_fields},
     )
 
 
@@ -176,9 +167,7 @@ def _serialise(graph: ExportGraph, window_btchw: Tensor, metadata: str, out: Pat
             return (_serialise_pt2 if out.suffix == ".pt2" else _serialise_onnx)(program, metadata)
     except Exception as error:  # tracing fails in as many ways as there are layers
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ContrailError(
-            f"{out}: this model cannot be written as {out.suffix} ({reason}); try the other of .pt2 and .onnx"
-        ) from error
+        raise ContrailError(f"{out}: the model cannot be written in this form ({reason}); {_OTHER_FORMAT}") from error
 
 
 def _serialise_pt2(program: torch.export.ExportedProgram, metadata: str) -> bytes:
@@ -226,10 +215,8 @@ def _as_stored(unit: npt.NDArray[np.float64], dtype: str) -> Tensor:
 def _store_windows(store: xr.Dataset, metadata: Metadata) -> Tensor:
     # The frames around the labelled one, of the first samples.
     if (own := (store.sizes["y"], str(store["image"].dtype))) != (metadata.size, metadata.dtype):
-        raise ContrailError(
-            f"{store.attrs['path']}: has {own[1]} images of {own[0]} pixels, the model takes {metadata.dtype} images "
-            f"of {metadata.size}; compare on a store like the one it was trained on"
-        )
+        needed = f"{metadata.dtype} images of {metadata.size} pixels"
+        raise ContrailError(f"{store.attrs['path']}: has {own[1]} images of {own[0]} pixels; give a store of {needed}")
     frames = frames_to_predict(read_scalars(store), store, LABELLED_FRAME, metadata.offsets)[:_STORE_WINDOWS, 0]
     read = pixel_reader(store)
     x_btchw = np.empty((len(frames), *metadata.shape), metadata.dtype)
@@ -258,7 +245,7 @@ def compare(graph: ExportGraph, run_graph: RunGraph, probes: Sequence[Tensor], o
         ours, theirs = graph(window_btchw), run_graph(window_btchw)
         for name in OUTPUTS:
             if ours[name].shape != theirs[name].shape or not bool(theirs[name].isfinite().all()):
-                raise ContrailError(f"{out}: not written: as read back, its {name} has another shape or is not finite")
+                raise ContrailError(f"{out}: not written: the {name} as read back has another shape or is not finite")
             if name != "mask":
                 difference = float((ours[name] - theirs[name]).abs().max())
                 setattr(total, name, max(getattr(total, name), difference))
@@ -266,17 +253,12 @@ def compare(graph: ExportGraph, run_graph: RunGraph, probes: Sequence[Tensor], o
         at_gate_b11 = ((ours["score"] - graph.decision.gate).abs() <= TOLERANCE)[:, None, None]
         differing_bhw = ours["mask"] != theirs["mask"]
         if bool((differing_bhw & ~at_threshold_bhw & ~at_gate_b11).any()):
-            raise ContrailError(
-                f"{out}: not written: as read back, its masks differ from the model's away from the threshold; try the "
-                "other of .pt2 and .onnx"
-            )
+            raise ContrailError(f"{out}: not written: masks differ away from the threshold; {_OTHER_FORMAT}")
         total.pixels += differing_bhw.numel()
         total.marked += int(ours["mask"].sum())
         total.differing += int(differing_bhw.sum())
     for name in ("probability", "score"):
         if (difference := getattr(total, name)) > TOLERANCE:
-            raise ContrailError(
-                f"{out}: not written: as read back, its {name} differs from the model's by {difference:.1e}, more than "
-                f"{TOLERANCE:.0e}; try the other of .pt2 and .onnx"
-            )
+            limit = f"{difference:.1e}, more than {TOLERANCE:.0e}"
+            raise ContrailError(f"{out}: not written: the {name} as read back differs by {limit}; {_OTHER_FORMAT}")
     return total

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 from torch import Tensor
 
 from contrail_data.composites import from_dict
@@ -32,7 +32,7 @@ RunGraph = Callable[[Tensor], dict[str, Tensor]]
 
 
 class Metadata(BaseModel):
-    """What a file states about itself; fields are those of `Predictor` unless described here."""
+    """What a file states about itself. Fields without a description are those of `Predictor`."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -54,8 +54,12 @@ class Metadata(BaseModel):
     dtype: Literal["uint8", "float16", "float32"]
     symmetries: str
     """The transformed copies that the graph averages over."""
-    trained_records: tuple[str, ...]
-    calibrated_records: tuple[str, ...]
+    trained_records: frozenset[str]
+    calibrated_records: frozenset[str]
+
+    @field_serializer("trained_records", "calibrated_records")
+    def _sorted(self, records: frozenset[str]) -> list[str]:
+        return sorted(records)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -140,30 +144,13 @@ def load_exported(path: Path, device: torch.device) -> Predictor:
     def _detect(window_btchw: Tensor, valid_bhw: Tensor | None = None) -> Prediction:
         shape, dtype = tuple(window_btchw.shape[1:]), str(window_btchw.dtype).removeprefix("torch.")
         if (shape, dtype) != (metadata.shape, metadata.dtype):
-            raise ContrailError(
-                f"{path}: takes {metadata.dtype} windows of (time, channel, y, x) {metadata.shape}, not {dtype} of "
-                f"{shape}; choose a store like the one it was trained on, or use the run itself"
-            )
+            needed = f"{metadata.dtype} windows of (time, channel, y, x) {metadata.shape}"
+            raise ContrailError(f"{path}: takes {needed}, not {dtype} of {shape}; use a store like the training data")
         outputs = run_graph(window_btchw)
         return Prediction(outputs["probability"], outputs["score"], outputs["agreement"])
 
-    return Predictor(
-        path=path,
-        detect=_detect,
-        offsets=metadata.offsets,
-        mask_shift=metadata.off,
-        device=device,
-        composite=metadata.composite,
-        label_shift=metadata.label_shift,
-        decision=metadata.decision,
-        trained_records=frozenset(metadata.trained_records),
-        calibrated_records=frozenset(metadata.calibrated_records),
-        head=metadata.head,
-        native=metadata.native,
-        pixel=metadata.pixel,
-        size=metadata.size,
-        dtype=metadata.dtype,
-    )
+    shared = {name: value for name, value in metadata if name in Predictor.__dataclass_fields__}
+    return Predictor(path=path, detect=_detect, device=device, mask_shift=metadata.off, **shared)
 
 
 def open_graph(path: Path, device: torch.device) -> tuple[Metadata, RunGraph]:
@@ -188,10 +175,8 @@ def open_graph(path: Path, device: torch.device) -> tuple[Metadata, RunGraph]:
     except ContrailError:
         raise
     except Exception as error:  # torch and onnxruntime fail in as many ways as a file can be damaged
-        raise ContrailError(
-            f"{path}: cannot be read ({type(error).__name__}): it is damaged, or not a {path.suffix} file; export it "
-            "again"
-        ) from error
+        reason = f"{type(error).__name__}: damaged, or not a {path.suffix} file"
+        raise ContrailError(f"{path}: cannot be read ({reason}); export it again") from error
 
 
 def _parse_metadata(path: Path, text: str | None) -> Metadata:
@@ -204,9 +189,7 @@ def _parse_metadata(path: Path, text: str | None) -> Metadata:
             return metadata
     except (ContrailError, ValidationError, ValueError, KeyError, TypeError):
         raise ContrailError(f"{path}: its metadata is damaged; export it again") from None
-    raise ContrailError(
-        f"{path}: has format {number}, this version reads up to {FORMAT}; update contrail, or export it again"
-    )
+    raise ContrailError(f"{path}: has format {number}, this version reads up to {FORMAT}; update contrail")
 
 
 def _open_pt2(path: Path, device: torch.device) -> tuple[Metadata, RunGraph]:

@@ -65,10 +65,8 @@ def load_stages(config: PipelineConfig, out: Path, device: torch.device) -> dict
             raise ContrailError(f"{out}: stage {name} classifies records, not pixels; list it in gate, not in mask")
         for attribute in ("composite", "label_shift", "size", "native"):
             if getattr(run, attribute) != getattr(first, attribute):
-                raise ContrailError(
-                    f"{out}: stages {first_name} and {name} were trained on stores that differ in {attribute}; train "
-                    "them on stores of one kind"
-                )
+                pair = f"stages {first_name} and {name}"
+                raise ContrailError(f"{out}: {pair} differ in {attribute} of their data; train them on like stores")
     return runs
 
 

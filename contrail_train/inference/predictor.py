@@ -127,7 +127,7 @@ class Predictor:
         """
         if self.head == "record":
             raise ContrailError(
-                f"{self.path}: classifies records, not pixels; choose a run with model.head=mask or both, or write its "
+                f"{self.path}: classifies records, not pixels; choose a run with model.decoder, or write its "
                 "probabilities of records with `contrail-train predict -o NAME.csv`"
             )
         return self
@@ -180,7 +180,5 @@ class Predictor:
         require_kind(store, Kind.SAMPLES, remedy="give the store it was made from")
         own, theirs = self.composite, store.attrs["composite"]
         if own["channels"] != theirs["channels"]:
-            raise ContrailError(
-                f"{store.attrs['path']}: has composite {theirs['name']!r}, the model was trained on {own['name']!r}; "
-                f"build the store with --composite {own['name']}"
-            )
+            difference = f"composite {theirs['name']!r}, the model was trained on {own['name']!r}"
+            raise ContrailError(f"{store.attrs['path']}: {difference}; build the store with --composite {own['name']}")

@@ -40,7 +40,7 @@ def record_table(model: Predictor, store: xr.Dataset, out: Path, *, frames: Fram
     """
     if model.head == "mask":
         raise ContrailError(
-            f"{model.path}: predicts pixels only (model.head=mask); use its frame_score in -o NAME.zarr"
+            f"{model.path}: predicts pixels only (model.record_head=null); use its frame_score in -o NAME.zarr"
         )
     limit = model.decision.threshold if model.head == "record" else model.decision.gate
     scalars = read_scalars(store)

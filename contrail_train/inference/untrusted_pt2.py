@@ -56,10 +56,7 @@ def read_checked_metadata(path: Path) -> str | None:
             unsafe += [name for name, entry in tensors.items() if entry["use_pickle"] is not False]
         unsafe += _unsafe_texts(json.loads(reader.read_string("models/model.json")))
     if unsafe:
-        raise ContrailError(
-            f"{path}: not opened: it holds {unsafe[0][:60]!r}, which could run code and which export never writes; "
-            "export it again"
-        )
+        raise ContrailError(f"{path}: not opened: {unsafe[0][:60]!r} in it could run code; export the model again")
     return reader.read_string(f"extra/{METADATA_KEY}") if f"extra/{METADATA_KEY}" in names else None
 
 

@@ -78,7 +78,7 @@ def two_stages() -> Detector:
 
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
-    "efficientnet": lambda: one("tf_efficientnet_lite0"),
+    "same padding": lambda: one("tf_mobilenetv3_small_minimal_100"),
     "conv3d": lambda: one("resnet10t", frames=(-2, -1, 0), mixer="conv3d"),
     "lstm": lambda: one("resnet10t", frames=(-1, 0, 1), mixer="lstm"),
     "classifier": lambda: one("resnet10t", "record"),
@@ -133,12 +133,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("name", "suffix"),
     [
-        ("efficientnet", ".onnx"),
-        ("conv3d", ".onnx"),
-        ("lstm", ".pt2"),
+        pytest.param("same padding", ".onnx", marks=pytest.mark.slow),
+        pytest.param("conv3d", ".pt2", marks=pytest.mark.slow),  # the graph is the same in both forms
+        pytest.param("lstm", ".pt2", marks=pytest.mark.slow),
         ("classifier", ".pt2"),
-        ("both", ".onnx"),
-        ("two_stages", ".pt2"),  # the graph is the same in both forms
+        pytest.param("both", ".onnx", marks=pytest.mark.slow),
+        pytest.param("two_stages", ".pt2", marks=pytest.mark.slow),
     ],
 )
 def test_a_file_answers_as_its_model(name: str, suffix: str, tmp_path: Path) -> None:
@@ -160,6 +160,7 @@ def test_a_file_answers_as_its_model(name: str, suffix: str, tmp_path: Path) -> 
             np.testing.assert_allclose(a, b, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_stores_of_floats(suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(2)
@@ -216,6 +217,7 @@ assert not [name for name in sys.modules if name.startswith(("contrail", "timm",
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_same_model_gives_the_same_bytes_and_none_of_this_machine(suffix: str, tmp_path: Path) -> None:
     written = []
@@ -251,7 +253,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(
         return metadata, lambda window: {k: v + (0.001 if k == "score" else 0) for k, v in ask(window).items()}
 
     monkeypatch.setattr("contrail_train.inference.export.open_graph", wrong)
-    with pytest.raises(ContrailError, match=r"not written: .* score differs .* by 1\.0e-03"):
+    with pytest.raises(ContrailError, match=r"not written: the score .* differs by 1\.0e-03"):
         export(model, taken, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["taken.pt2"]
     assert taken.read_text() == "mine"
@@ -328,7 +330,7 @@ def test_metadata_is_held_to_its_form(suffix: str, exported: dict[str, Path], tm
     path = tmp_path / f"a{suffix}"
     assert load_exported(with_metadata(exported, suffix, path, {"later": 1}), CPU).size == SIDE
     for change, line in (
-        ({"format": 2}, r"has format 2, this version reads up to 1: update"),
+        ({"format": 2}, r"has format 2, this version reads up to 1; update"),
         ({"format": "?"}, "damaged"),
         ({"decision": {"threshold": 0.5}}, "damaged"),
         ({"composite": {"name": "ash"}}, "damaged"),
@@ -390,7 +392,7 @@ def test_code_in_a_file_is_never_run(exported: dict[str, Path], tmp_path: Path) 
         made.unlink()
     for what, change in changes.items():
         path = rewritten(source, tmp_path / "evil.pt2", change)
-        with pytest.raises(ContrailError, match="which could run code"):
+        with pytest.raises(ContrailError, match="could run code"):
             load_exported(path, CPU)
         assert not made.exists(), what
 

@@ -13,11 +13,18 @@ from torch import Tensor
 
 from contrail_train.data.items import Items
 from contrail_train.evaluation import metrics
-from contrail_train.evaluation.batches import EvaluationOptions, LabelledBatch, labelled_batches, sum_over_ranks
-from contrail_train.evaluation.score import Scores, assign_folds, gated_counts, score_values
+from contrail_train.evaluation.score import (
+    EvaluationOptions,
+    LabelledBatch,
+    Scores,
+    assign_folds,
+    gated_counts,
+    labelled_batches,
+    score_values,
+    sum_over_ranks,
+)
 from contrail_train.inference.detector import Detector, Shift, Weights, move_masks, weighted_mean
-from contrail_train.runs.calibration import HoldoutScores
-from contrail_train.runs.scores import ScoreValues
+from contrail_train.runs.calibration import HoldoutScores, ScoreValues
 
 Counts = npt.NDArray[np.int64]
 GateWhen = Literal["proven", "best", "never"]
@@ -31,13 +38,6 @@ class Choice(NamedTuple):
     threshold: float
     gate_weights: Weights
     gate: float
-
-
-class Fitted(NamedTuple):
-    """A choice among candidates: the index of the weights, and the threshold or gate."""
-
-    index: int
-    level: float
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def calibrate(
         chosen.append(choose_gate(scores_gn[:, others], counts[k][:, others], items.group[others], gate_when))
 
     rows = np.arange(len(items))
-    own_gate = np.array([chosen[k].level for k in fold]) if folds > 1 else np.zeros(len(items))
-    own_score = scores_gn[[chosen[k].index for k in fold], rows]
-    own_histogram = np.stack([histogram[fitted[k].index, k] for k in range(folds)])
+    own_gate = np.array([chosen[k][1] for k in fold]) if folds > 1 else np.zeros(len(items))
+    own_score = scores_gn[[chosen[k][0] for k in fold], rows]
+    own_histogram = np.stack([histogram[fitted[k][0], k] for k in range(folds)])
     scores = Scores(own_histogram, counts[fold, :, rows].T, own_score, tolerant)
     (mask, threshold), (gate_weights, gate) = fitted[-1], chosen[-1]
     choice = Choice(candidates.masks[mask], threshold, candidates.gates[gate_weights], gate)
@@ -162,7 +162,9 @@ def _histograms_and_scores(
     return histogram, np.stack([share @ by_name / share.sum() for share in shares])
 
 
-def _counts(candidates: _Candidates, fold: npt.NDArray[np.int64], fitted: Sequence[Fitted]) -> tuple[Counts, Counts]:
+def _counts(
+    candidates: _Candidates, fold: npt.NDArray[np.int64], fitted: Sequence[tuple[int, float]]
+) -> tuple[Counts, Counts]:
     """Second pass: counts (choices, 3, n) with each choice, and tolerant ones (4, n) with that of the record's fold."""
     size = len(candidates.items)
     counts, tolerant = np.zeros((len(fitted), 3, size), np.int64), np.zeros((4, size), np.int64)
@@ -176,18 +178,18 @@ def _counts(candidates: _Candidates, fold: npt.NDArray[np.int64], fitted: Sequen
     return counts, tolerant
 
 
-def _best_mask(histogram: Counts) -> Fitted:
-    """The weights and threshold of the best Dice, from histograms (masks, 2, BINS)."""
+def _best_mask(histogram: Counts) -> tuple[int, float]:
+    """Index of the weights, and threshold, of the best Dice; from histograms (masks, 2, BINS)."""
     if not histogram[0, 1].any():
-        return Fitted(0, 0.5)
+        return 0, 0.5
     thresholds, dices = zip(*map(metrics.best_threshold, histogram), strict=True)
     best = int(np.argmax(dices))
-    return Fitted(best, thresholds[best])
+    return best, thresholds[best]
 
 
 def choose_gate(
     scores_gn: npt.NDArray[np.float64], counts_3n: Counts, group: npt.NDArray[np.str_], when: GateWhen
-) -> Fitted:
+) -> tuple[int, float]:
     """Choose the weights and the gate of the best global Dice.
 
     Args:
@@ -197,14 +199,14 @@ def choose_gate(
         when: When to keep a gate.
 
     Returns:
-        The choice; gate 0 if none is kept.
+        Index of the weights, and the gate; 0 if none is kept.
     """
     if when == "never" or not counts_3n.any():
-        return Fitted(0, 0.0)
+        return 0, 0.0
     gates, dices = zip(*(metrics.best_gate(score_n, *counts_3n) for score_n in scores_gn), strict=True)
     best = int(np.argmax(dices))
     if when == "proven":
         gated = metrics.empty_masks(counts_3n, scores_gn[best] < gates[best])
         low, _ = metrics.bootstrap_difference(counts_3n, gated, group)
-        return Fitted(best, gates[best] if low > 0 else 0.0)
-    return Fitted(best, gates[best])
+        return best, gates[best] if low > 0 else 0.0
+    return best, gates[best]

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from contrail_train.data.items import Items
 from contrail_train.evaluation import metrics
-from contrail_train.evaluation.batches import EvaluationOptions
 from contrail_train.evaluation.calibrate import Calibrated, calibrate
-from contrail_train.evaluation.score import Scores, assign_folds, score_values
+from contrail_train.evaluation.score import EvaluationOptions, Scores, assign_folds, score_values
 from contrail_train.inference.detector import Detector, Network, View
 from helpers.items import RECORDS, items_of, labelled_scene
 

@@ -18,7 +18,7 @@ from typing import Any
 import xarray as xr
 
 from contrail_data.catalog.entries import Entry
-from contrail_data.catalog.file import Removal, edit_catalog, read_catalog, with_entry, without_entry
+from contrail_data.catalog.file import edit_catalog, read_catalog, with_entry, without_entry
 from contrail_data.catalog.metadata import describe
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Place, place_of
@@ -204,7 +204,7 @@ def add_entry(catalog: Path, name: str, url: str, store: xr.Dataset, text: str |
     return edit_catalog(catalog, lambda old: with_entry(old, name, content), create=True)
 
 
-def remove_entry(catalog: Path, name: str) -> Removal:
+def remove_entry(catalog: Path, name: str) -> tuple[str, str | None]:
     """Remove an entry from a catalog. Its data stays.
 
     Args:
@@ -212,7 +212,8 @@ def remove_entry(catalog: Path, name: str) -> Removal:
         name: `name`, for the newest version, or `name@version`.
 
     Returns:
-        What was removed, and which version took its place.
+        The removed name, with its version if there were several, and the former key of the version that took its place,
+        or None.
 
     Raises:
         ContrailError: If the name is unknown, or the file cannot be read or written.

@@ -11,28 +11,19 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
 from contrail_data.catalog.entries import Catalog
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import write_atomically
+from contrail_data.storage.files import first_line, write_atomically
 
 _BYTES, _VALUES, _LEVELS, _DIGITS = 4 << 20, 200_000, 32, 100
 _EMPTY = "# Stores by name, an intake catalog.\nmetadata:\n  version: 1\nsources: {}\n"
 _TEXT = "tag:yaml.org,2002:str"
 
 T = TypeVar("T")
-
-
-class Removal(NamedTuple):
-    """What the removal of an entry did."""
-
-    removed: str
-    """The name, with its version if there were several."""
-    promoted: str | None
-    """Former key of the version that took the place of the removed one. None if there was no other version."""
 
 
 def read_catalog(path: Path) -> Catalog:
@@ -64,14 +55,18 @@ def parse_catalog(content: bytes, path: Path) -> Catalog:
         ContrailError: If the content is not a catalog.
     """
     try:
-        return Catalog(path, *_load(content))
+        if len(content) > _BYTES:
+            reason = f"larger than {_BYTES >> 20} MB"
+        else:
+            text = content.decode("utf-8")
+            return Catalog(path, text, _load(text))
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start}"
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         reason = f"{line}{error.problem or error.context}"
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     raise ContrailError(f"{path}: not a readable catalog ({reason}); correct the file")
 
 
@@ -143,10 +138,10 @@ def with_entry(catalog: Catalog, name: str, content: dict[str, Any]) -> tuple[Ca
         if newest not in versions or versions[newest].key != name:
             raise ContrailError(f"{catalog.path}: entry {name!r} is not the newest version; correct metadata.version")
         renamed = {name: f"{name}@{newest}"}
-    return _edited(catalog, renamed=renamed, added={name: content}), newest + 1
+    return _edited(catalog, renamed, **{name: content}), newest + 1
 
 
-def without_entry(catalog: Catalog, name: str) -> tuple[Catalog, Removal]:
+def without_entry(catalog: Catalog, name: str) -> tuple[Catalog, tuple[str, str | None]]:
     """Remove an entry. If it was the newest of several versions, the next newest takes its key.
 
     Args:
@@ -154,20 +149,22 @@ def without_entry(catalog: Catalog, name: str) -> tuple[Catalog, Removal]:
         name: `name`, for the newest version, or `name@version`.
 
     Returns:
-        The edited catalog, and what was removed.
+        The edited catalog; the removed name, with its version if there were several; and the former key of the version
+        that took its place, or None.
 
     Raises:
         ContrailError: If the name is unknown, or the file cannot be edited.
     """
     entry = catalog.find(name)
     if "@" in entry.key:
-        return _edited(catalog, removed=entry.key), Removal(entry.key, None)
+        return _edited(catalog, {}, removed=entry.key), (entry.key, None)
     versions = catalog.versions(entry.key)
     removed = f"{entry.key}@{entry.version}" if len(versions) > 1 else entry.key
     versions.pop(entry.version, None)
-    promoted = versions[max(versions)].key if versions else None
-    renamed = {promoted: entry.key} if promoted else {}
-    return _edited(catalog, removed=entry.key, renamed=renamed), Removal(removed, promoted)
+    if not versions:
+        return _edited(catalog, {}, removed=entry.key), (removed, None)
+    promoted = versions[max(versions)].key
+    return _edited(catalog, {promoted: entry.key}, removed=entry.key), (removed, promoted)
 
 
 def as_yaml(content: Any) -> str:
@@ -192,150 +189,123 @@ def _read(path: Path) -> bytes:
         raise ContrailError(f"{path}: cannot be read ({error.strerror}); check permissions") from None
 
 
-def _load(content: bytes) -> tuple[str, dict[str, Any]]:
-    """Decode a catalog, and load it once its size, depth and keys are known to be harmless.
+class _Loader(yaml.CSafeLoader):
+    """Refuses what is ambiguous or expensive to build."""
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        if node.tag != _TEXT and len(node.value) > _DIGITS:
+            raise ValueError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} digits")
+        return super().construct_scalar(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        keys = set()
+        for key, _ in node.value:
+            shown = f"line {key.start_mark.line + 1}: key {str(key.value)[:40]!r}"
+            if key.tag != _TEXT:
+                raise ValueError(f"{shown} is not text, quote it")
+            if key.value in keys:
+                raise ValueError(f"{shown} occurs twice")
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _load(text: str) -> dict[str, Any]:
+    """Load a document, after its size and depth are known to be harmless.
 
     Raises:
         ValueError: If they are not, or if it is not a catalog.
     """
-    if len(content) > _BYTES:
-        raise ValueError(f"larger than {_BYTES >> 20} MB")
-    text = content.decode("utf-8")
     if text.startswith("\ufeff"):
         raise ValueError("starts with a byte order mark")
-    depth = 0
-    for count, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _LEVELS:  # the composer is recursive
-            raise ValueError(f"line {event.start_mark.line + 1}: more than {_LEVELS} levels deep")
-        if count > _VALUES:
-            raise ValueError(f"more than {_VALUES} values")
-    loader = yaml.CSafeLoader(text)
-    root = loader.get_single_node()
-    if root is not None:
-        _measure(root, {})
-    document = loader.construct_document(root) if isinstance(root, yaml.MappingNode) else {}
-    if "sources" not in document:
+    _measure(text)
+    document = yaml.load(text, Loader=_Loader)
+    if not isinstance(document, dict) or "sources" not in document:
         raise ValueError("key 'sources' is missing")
     if not isinstance(document["sources"], dict | None):
         raise ValueError("'sources' is not a mapping of names to entries")
-    return text, document
+    return document
 
 
-def _measure(node: yaml.Node, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Count the values and levels of a node, aliases written out.
+def _measure(text: str) -> None:
+    """Count values and levels, aliases written out, without building any.
 
     Raises:
-        ValueError: If there are too many, a key is ambiguous or a number is very long.
+        ValueError: If there are too many.
     """
-    line = node.start_mark.line + 1
-    if id(node) in sizes:
-        return sizes[id(node)]
-    if isinstance(node, yaml.ScalarNode):
-        if node.tag != _TEXT and len(node.value) > _DIGITS:
-            raise ValueError(f"line {line}: a number of {len(node.value)} digits")
-        return 1, 0
-    sizes[id(node)] = _VALUES, _LEVELS  # while it is open: an alias inside its own value never ends
-    children = node.value
-    if isinstance(node, yaml.MappingNode):
-        keys = set()
-        for key, _ in node.value:
-            if key.tag != _TEXT:
-                shown = repr(key.value[:40]) if isinstance(key, yaml.ScalarNode) else "of several values"
-                raise ValueError(f"line {key.start_mark.line + 1}: key {shown} is not text, quote it")
-            if key.value in keys:
-                raise ValueError(f"line {key.start_mark.line + 1}: key {key.value[:40]!r} occurs twice")
-            keys.add(key.value)
-        children = [value for _, value in node.value]
-    values, levels = 1, 0
-    for child in children:
-        child_values, child_levels = _measure(child, sizes)
-        values, levels = values + child_values, max(levels, child_levels)
-    if values > _VALUES:
-        raise ValueError(f"more than {_VALUES} values with aliases written out")
-    if levels >= _LEVELS:
-        raise ValueError(f"line {line}: more than {_LEVELS} levels deep with aliases written out")
-    sizes[id(node)] = values, levels + 1
-    return sizes[id(node)]
+    anchors: dict[str | None, tuple[int, int]] = {}  # values and levels
+    open_collections: list[tuple[str | None, int, int]] = [(None, 0, 0)]  # anchor, values before it, levels in it
+    values = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        values, levels = values + 1, 0
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_collections.append((anchor, values, 0))
+        elif isinstance(event, yaml.AliasEvent):  # within its own value an alias is endless
+            size, levels = anchors.get(anchor, (_VALUES, 0))
+            values += size
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before, levels = open_collections.pop()
+            levels += 1
+            anchors[anchor] = values - before, levels
+        else:
+            anchors[anchor] = 1, 0
+        anchor, before, inner = open_collections[-1]
+        open_collections[-1] = anchor, before, max(inner, levels)
+        if values > _VALUES:
+            raise ValueError(f"more than {_VALUES} values")
+        if len(open_collections) + levels > _LEVELS:
+            raise ValueError(f"more than {_LEVELS} levels deep")
 
 
-def _edited(
-    catalog: Catalog,
-    *,
-    removed: str | None = None,
-    renamed: dict[str, str] | None = None,
-    added: dict[str, Any] | None = None,
-) -> Catalog:
-    """Remove, rename and append entries, in this order.
+def _edited(catalog: Catalog, renamed: dict[str, str], *, removed: str | None = None, **added: Any) -> Catalog:
+    """Remove, rename and append entries, in this order, keeping comments and the order of the others.
 
     Raises:
         ContrailError: If the file cannot be edited, or would then differ in anything else.
     """
-    renamed = renamed or {}
     expected = {key: entry.content for key, entry in catalog.entries.items() if key != removed}
-    expected = {renamed.get(key, key): content for key, content in expected.items()} | (added or {})
+    expected = {renamed.get(key, key): content for key, content in expected.items()} | added
     try:
-        edited = parse_catalog(_edit_text(catalog.text, removed, renamed, added or {}).encode(), catalog.path)
+        text = catalog.text.replace("\r\n", "\n")
+        if removed is not None:
+            text = _without_lines(text, removed)
+        editor = _editor()
+        editor.explicit_start = text.startswith("---")
+        document = editor.load(text)
+        document["sources"] = sources = document["sources"] or {}
+        for old, new in renamed.items():
+            sources.insert(list(sources).index(old), new, sources.pop(old))
+            if old in sources.ca.items:
+                sources.ca.items[new] = sources.ca.items.pop(old)
+        sources.update(added)
+        editor.dump(document, buffer := io.StringIO())
+        text = buffer.getvalue().replace("\n", "\r\n" if "\r\n" in catalog.text else "\n")
+        edited = parse_catalog(text.encode(), catalog.path)
         # As text, where NaN equals itself and 1 is not true.
         if repr(edited.content) == repr({**catalog.content, "sources": expected}):
             return edited
         reason = "it would change more than the entry"
     except Exception as error:  # ruamel.yaml raises errors of many types for files that libyaml accepts
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = first_line(error)
     raise ContrailError(f"{catalog.path}: cannot be edited here ({reason}); nothing was written, edit it by hand")
 
 
-def _edit_text(text: str, removed: str | None, renamed: dict[str, str], added: dict[str, Any]) -> str:
-    """Apply an edit to the text of a catalog, keeping comments and order."""
+def _without_lines(text: str, key: str) -> str:
+    """Remove the lines of an entry; comments after it belong to the next one."""
+    document = _editor().load(text)
+    lines = text.splitlines(keepends=True)
+    starts = sorted(mapping.lc.key(k)[0] for mapping in (document, document["sources"]) for k in mapping)
+    start = document["sources"].lc.key(key)[0]
+    end = next((line for line in starts if line > start), len(lines))
+    while lines[end - 1].lstrip()[:1] in ("", "#"):
+        end -= 1
+    return "".join(lines[:start] + lines[end:])
+
+
+def _editor() -> Any:
     from ruamel.yaml import YAML
 
     editor = YAML()
     editor.preserve_quotes, editor.width, editor.default_flow_style = True, 1 << 20, None
-    editor.explicit_start = text.startswith("---")
     editor.indent(mapping=2, sequence=4, offset=2)
-    document = editor.load(text.replace("\r\n", "\n"))
-    if not document["sources"]:
-        document["sources"] = {}
-    sources = document["sources"]
-    comments_at_end = "" if removed is None else _remove(sources, removed)
-    if removed is not None and not sources:  # {} cannot hold the comments above its first entry
-        document["sources"] = {}
-        tokens = document.ca.items.get("sources", [None] * 4)
-        comments_at_end = "".join(token.value for token in tokens[3] or []) + comments_at_end
-        tokens[3] = None
-    for old, new in renamed.items():
-        position = list(sources).index(old)
-        sources.insert(position, new, sources.pop(old))
-        if old in sources.ca.items:
-            sources.ca.items[new] = sources.ca.items.pop(old)
-    sources.update(added)
-    buffer = io.StringIO()
-    editor.dump(document, buffer)
-    edited = buffer.getvalue() + comments_at_end
-    return edited.replace("\n", "\r\n") if "\r\n" in text else edited
-
-
-def _remove(sources: Any, key: str) -> str:
-    """Remove an entry. Comments before and after it go to the next entry, or are returned if there is none."""
-    from ruamel.yaml.comments import CommentedMap, CommentedSeq
-    from ruamel.yaml.scalarstring import FoldedScalarString, LiteralScalarString
-    from ruamel.yaml.tokens import CommentToken
-
-    kept = (sources.ca.items.pop(key, None) or [None, None])[1] or []
-    following = list(sources)[list(sources).index(key) + 1 :]
-    value, token = sources.pop(key), None
-    while isinstance(value, CommentedMap | CommentedSeq) and value:  # the last scalar holds the comments after it
-        last = list(value)[-1] if isinstance(value, CommentedMap) else len(value) - 1
-        token = value.ca.items.get(last, [None] * 4)[2 if isinstance(value, CommentedMap) else 0]
-        value = value[last]
-    if token is not None:
-        text = token.value
-        if not isinstance(value, LiteralScalarString | FoldedScalarString):  # others have a comment on their own line
-            text = text.partition("\n")[2]
-        kept = [*kept, CommentToken(text, token.start_mark)]
-    if not following:
-        return "".join(token.value for token in kept)
-    if kept:
-        comments = sources.ca.items.setdefault(following[0], [None] * 4)
-        comments[1] = [*kept, *(comments[1] or [])]
-    return ""
+    return editor

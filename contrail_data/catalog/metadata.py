@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,52 +16,19 @@ from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import Kind, kind_of
 
 
-class Area(TypedDict):
-    """Extent of the tiles' corners, in degrees."""
-
-    latitude: list[float]
-    """[south, north]"""
-    longitude: list[float]
-    """[west, east]; west > east across the date line."""
-
-
-class StoreMetadata(TypedDict, total=False):
-    """Description of a store, in plain types."""
-
-    digest: str
-    parent: str
-    """Digest of the store of samples that labels were made for."""
-    parents: list[str]
-    """Digests of the stores that samples were taken from."""
-    kind: str
-    composite: str
-    bands: list[int]
-    channels: list[str]
-    samples: int
-    positives: int
-    """Samples in which humans marked contrails; absent without human labels."""
-    time: list[str]
-    """Time of the first and of the last frame, UTC; absent if all are unknown."""
-    area: Area
-    """Absent if no position is known."""
-    statistics: dict[str, list[float]]
-    """Mean and standard deviation per channel, of the train samples."""
-    label_shift: list[float]
-    """Pixels down and right."""
-    command: str
-    """Command line of the build; absent if the provenance is damaged."""
-    contrail: str
-    """Version of the software that built the store; absent if the provenance is damaged."""
-
-
-def describe(store: xr.Dataset) -> StoreMetadata:
+def describe(store: xr.Dataset) -> dict[str, Any]:
     """Describe an open store for a catalog.
 
     Args:
         store: The store.
 
     Returns:
-        The description.
+        In plain types: `digest`; of derived stores `parent` or `parents`, their digests; `kind`, `composite`, `bands`,
+        `channels`, `samples`; `label_shift` in pixels; `command` and `contrail`, the version, of the build, unless the
+        provenance is damaged. Of stores of samples also `statistics` (mean and std per channel, of train samples) and,
+        where known, `positives` (samples in which humans marked contrails), `time` ([first, last] frame, UTC) and
+        `area` (latitude [south, north] and longitude [west, east] of the tiles in degrees; west > east across the date
+        line).
 
     Raises:
         ContrailError: If the store is damaged.
@@ -72,12 +39,8 @@ def describe(store: xr.Dataset) -> StoreMetadata:
     try:
         composite = attributes["composite"]
         bands = {channel[key] for channel in composite["channels"] for key in ("band", "minus")} - {None}
-        metadata: StoreMetadata = {"digest": attributes["digest"]}
-        if "parent" in attributes:
-            metadata["parent"] = attributes["parent"]
-        if "parents" in attributes:
-            metadata["parents"] = attributes["parents"]
-        metadata |= {
+        metadata = {
+            **{key: attributes[key] for key in ("digest", "parent", "parents") if key in attributes},
             "kind": attributes["kind"],
             "composite": composite["name"],
             "bands": sorted(int(band) for band in bands),
@@ -92,7 +55,7 @@ def describe(store: xr.Dataset) -> StoreMetadata:
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"[:100]
         raise ContrailError(f"{attributes['path']}: metadata is damaged ({reason}); restore the store") from None
-    provenance: dict[str, Any] = read_provenance(place_of(attributes["path"]))
+    provenance = read_provenance(place_of(attributes["path"]))
     try:
         command = shlex.join(map(str, provenance["command"]))
         return metadata | {"command": command, "contrail": str(provenance["versions"]["contrail"])}
@@ -100,8 +63,8 @@ def describe(store: xr.Dataset) -> StoreMetadata:
         return metadata
 
 
-def _of_samples(scalars: xr.Dataset) -> StoreMetadata:
-    metadata: StoreMetadata = {}
+def _of_samples(scalars: xr.Dataset) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
     human = scalars["label_source"].values == "human"
     if human.any():
         metadata["positives"] = int((scalars["positive_pixels"].values[human] > 0).sum())

@@ -21,30 +21,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-class SampleValues(TypedDict):
-    """Per-sample variables of one sample, as JSON keeps them: NaN and NaT as null."""
-
-    split: str
-    label_source: str
-    labelled_frame: int
-    annotator_count: int
-    source_digest: str
-    crs_wkt: str
-    height: int
-    width: int
-    positive_pixels: int
-    satellite: str
-    satellite_longitude: float
-    time: list[int | None]
-    """Milliseconds since 1970."""
-    latitude: float | None
-    longitude: float | None
-    corner_latitude: list[float | None]
-    corner_longitude: list[float | None]
-    geotransform: list[float | None]
-    missing_pixels: int
-
-
 class StoredSample(TypedDict, total=False):
     """What the journal keeps about a sample that has been stored."""
 
@@ -52,7 +28,8 @@ class StoredSample(TypedDict, total=False):
     """As in `Row`."""
     moments: list[Moments]
     """By channel."""
-    values: SampleValues
+    values: dict[str, Any]
+    """Per-sample variables, see `stored_values`."""
 
 
 class SampleRow(Row, StoredSample):
@@ -92,7 +69,9 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
 """Dimensions, dtype and attributes of each variable."""
 
 
-def stored_values(attributes: Mapping[str, Any], time: npt.NDArray[np.datetime64], missing_pixels: int) -> SampleValues:
+def stored_values(
+    attributes: Mapping[str, Any], time: npt.NDArray[np.datetime64], missing_pixels: int
+) -> dict[str, Any]:
     """Convert the metadata of a sample for its journal row.
 
     Args:
@@ -101,9 +80,9 @@ def stored_values(attributes: Mapping[str, Any], time: npt.NDArray[np.datetime64
         missing_pixels: Missing pixels of all frames of the stored grid.
 
     Returns:
-        The per-sample variables.
+        The per-sample variables, as JSON keeps them: NaN and NaT as null, times in milliseconds since 1970.
     """
-    values: Any = {
+    return {
         **{name: attributes[name] for name in _PLAIN},
         "time": [None if np.isnat(t) else int(t.astype("datetime64[ms]").astype(int)) for t in time],
         **{name: _number(attributes[name]) for name in ("latitude", "longitude")},
@@ -113,7 +92,6 @@ def stored_values(attributes: Mapping[str, Any], time: npt.NDArray[np.datetime64
         },
         "missing_pixels": missing_pixels,
     }
-    return values
 
 
 def _number(value: Any) -> float | None:
@@ -132,7 +110,8 @@ def stack_scalars(rows: Sequence[SampleRow], settings: StoreSettings) -> xr.Data
     """
     variables: dict[str, Any] = {"channel": ("channel", np.array(settings.composite.channel_names, object))}
     for name, (dims, dtype, attributes) in _VARIABLES.items():
-        column = np.array([row["record_id"] if name == "record_id" else row["values"][name] for row in rows], object)  # type: ignore[literal-required]
+        values = [row["record_id"] if name == "record_id" else row["values"][name] for row in rows]
+        column: npt.NDArray[Any] = np.array(values, object)
         if dtype != "str":
             column = np.where(column == None, np.nan, column).astype(dtype)  # noqa: E711 - elementwise
         variables[name] = (dims, column, attributes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,25 +20,10 @@ Moments = list[float]
 """Of one channel: count, mean, sum of squared deviations, minimum, maximum, pixels at 0, pixels at 1."""
 
 
-class Statistics(TypedDict):
-    """Statistics of a store's train samples, its attribute `statistics`: a value per channel, in units of [0, 1]."""
-
-    channel: list[str]
-    samples: int
-    count: int
-    """Pixels per channel."""
-    mean: list[float]
-    std: list[float]
-    """Population standard deviation."""
-    minimum: list[float]
-    maximum: list[float]
-    at_low: list[float]
-    """Fraction of pixels stored exactly at 0, where clipping puts them."""
-    at_high: list[float]
-    """Fraction of pixels stored exactly at 1."""
+_STATISTICS = ("mean", "std", "minimum", "maximum", "at_low", "at_high")
 
 
-def moments(image_tchw: npt.NDArray[np.generic], valid_tyx: npt.NDArray[np.bool_] | None = None) -> list[Moments]:
+def moments(image_tchw: npt.NDArray[Any], valid_tyx: npt.NDArray[np.bool_] | None = None) -> list[Moments]:
     """Compute the moments of each channel of one stored sample.
 
     Args:
@@ -80,7 +65,7 @@ def _moments(x: npt.NDArray[np.float64]) -> Moments:
     return [x.size, mean, squares, float(x.min()), float(x.max()), int((x <= 0).sum()), int((x >= 1).sum())]
 
 
-def merge(samples: Sequence[Sequence[Moments]], channels: Sequence[str]) -> Statistics:
+def merge(samples: Sequence[Sequence[Moments]], channels: Sequence[str]) -> dict[str, Any]:
     """Merge the moments of samples into statistics over all their pixels.
 
     Args:
@@ -88,31 +73,25 @@ def merge(samples: Sequence[Sequence[Moments]], channels: Sequence[str]) -> Stat
         channels: Names of the channels.
 
     Returns:
-        The statistics.
+        The statistics, as a store's attribute `statistics` holds them: `channel`, `samples`, `count` (pixels per
+        channel) and, per channel and in units of [0, 1], `mean`, `std` (of the population), `minimum`, `maximum`,
+        `at_low` and `at_high`: the fractions of pixels stored exactly at 0 and at 1, which is where clipping puts them.
     """
     table = np.array(samples, np.float64)  # (sample, channel, moment)
-    statistics: Statistics = {
-        "channel": list(channels),
-        "samples": len(samples),
-        "count": 0,
-        **{"mean": [], "std": [], "minimum": [], "maximum": [], "at_low": [], "at_high": []},
-    }
-    for c in range(len(channels)):
-        count, mean, squares, low, high, below, above = table[:, c].T
-        n = math.fsum(count)
-        centre = math.fsum(count * mean) / n
-        spread = math.fsum(squares) + math.fsum(count * (mean - centre) ** 2)
-        statistics["count"] = int(n)
-        statistics["mean"].append(centre)
-        statistics["std"].append(math.sqrt(spread / n))
-        statistics["minimum"].append(float(low.min()))
-        statistics["maximum"].append(float(high.max()))
-        statistics["at_low"].append(math.fsum(below) / n)
-        statistics["at_high"].append(math.fsum(above) / n)
-    return statistics
+    counts, *columns = zip(*(_merge_channel(table[:, c]) for c in range(len(channels))), strict=True)
+    statistics = {"channel": list(channels), "samples": len(samples), "count": int(counts[-1])}
+    return statistics | {name: list(map(float, column)) for name, column in zip(_STATISTICS, columns, strict=True)}
 
 
-def combined(stores: Sequence[Statistics]) -> Statistics:
+def _merge_channel(moments_sm: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    count, mean, squares, low, high, below, above = moments_sm.T
+    n = math.fsum(count)
+    centre = math.fsum(count * mean) / n
+    spread = math.fsum(squares) + math.fsum(count * (mean - centre) ** 2)
+    return n, centre, math.sqrt(spread / n), low.min(), high.max(), math.fsum(below) / n, math.fsum(above) / n
+
+
+def combined(stores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Compute the statistics of several stores taken together.
 
     Args:
@@ -127,11 +106,11 @@ def combined(stores: Sequence[Statistics]) -> Statistics:
     channels = stores[0]["channel"]
     if any(store["channel"] != channels for store in stores):
         raise ContrailError("statistics of stores with different channels cannot be combined; use one composite")
-    rows = []
-    for store in stores:
-        n = store["count"]
-        columns = zip(*(store[key] for key in ("mean", "std", "minimum", "maximum", "at_low", "at_high")), strict=True)
-        rows.append(
-            [[n, mean, std**2 * n, low, high, below * n, above * n] for mean, std, low, high, below, above in columns]
-        )
+    rows = [
+        [
+            [n := store["count"], mean, std**2 * n, low, high, below * n, above * n]
+            for mean, std, low, high, below, above in zip(*map(store.__getitem__, _STATISTICS), strict=True)
+        ]
+        for store in stores
+    ]
     return {**merge(rows, channels), "samples": sum(store["samples"] for store in stores)}

@@ -36,8 +36,8 @@ def test_conditions_of_a_subset(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ContrailError, match="no record 'nobody'"):
         select_samples(store, record_ids=["nobody"])
     (tmp_path / "ids.txt").write_text("\n".join(ids[:3]) + "\n")
-    done = run_data("subset", tmp_path / "s.zarr", "--records", tmp_path / "ids.txt", "--label", "positive", "-o", "x.zarr",
-               cwd=tmp_path)  # fmt: skip
+    options = ["--records", tmp_path / "ids.txt", "--label", "positive", "-o", "x.zarr"]
+    done = run_data("subset", tmp_path / "s.zarr", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list(open_store(tmp_path / "x.zarr")["record_id"].values) == ids[:2]
     done = run_data("subset", tmp_path / "s.zarr", "--since", "noon", "-o", tmp_path / "y.zarr")

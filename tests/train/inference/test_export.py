@@ -402,7 +402,7 @@ def test_onnx_without_its_packages_names_the_extra(
 ) -> None:
     for package in ("onnx", "onnxruntime"):
         monkeypatch.setitem(sys.modules, package, None)
-    line = r"is not installed: run \"pip install '\.\[onnx\]'"
+    line = r"is not installed; run \"pip install '\.\[onnx\]'"
     with pytest.raises(ContrailError, match=f"onnxruntime {line}"):
         load_exported(exported[".onnx"], CPU)
     with pytest.raises(ContrailError, match=f"onnx {line}"):

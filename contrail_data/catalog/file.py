@@ -138,7 +138,7 @@ def with_entry(catalog: Catalog, name: str, content: dict[str, Any]) -> tuple[Ca
         if newest not in versions or versions[newest].key != name:
             raise ContrailError(f"{catalog.path}: entry {name!r} is not the newest version; correct metadata.version")
         renamed = {name: f"{name}@{newest}"}
-    return _edited(catalog, renamed, **{name: content}), newest + 1
+    return _edited(catalog, renamed, added={name: content}), newest + 1
 
 
 def without_entry(catalog: Catalog, name: str) -> tuple[Catalog, tuple[str, str | None]]:
@@ -192,7 +192,7 @@ def _read(path: Path) -> bytes:
 class _Loader(yaml.CSafeLoader):
     """Refuses what is ambiguous or expensive to build."""
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+    def construct_scalar(self, node: Any) -> Any:
         if node.tag != _TEXT and len(node.value) > _DIGITS:
             raise ValueError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} digits")
         return super().construct_scalar(node)
@@ -257,14 +257,16 @@ def _measure(text: str) -> None:
             raise ValueError(f"more than {_LEVELS} levels deep")
 
 
-def _edited(catalog: Catalog, renamed: dict[str, str], *, removed: str | None = None, **added: Any) -> Catalog:
+def _edited(
+    catalog: Catalog, renamed: dict[str, str], *, removed: str | None = None, added: dict[str, Any] | None = None
+) -> Catalog:
     """Remove, rename and append entries, in this order, keeping comments and the order of the others.
 
     Raises:
         ContrailError: If the file cannot be edited, or would then differ in anything else.
     """
     expected = {key: entry.content for key, entry in catalog.entries.items() if key != removed}
-    expected = {renamed.get(key, key): content for key, content in expected.items()} | added
+    expected = {renamed.get(key, key): content for key, content in expected.items()} | (added or {})
     try:
         text = catalog.text.replace("\r\n", "\n")
         if removed is not None:
@@ -272,12 +274,13 @@ def _edited(catalog: Catalog, renamed: dict[str, str], *, removed: str | None = 
         editor = _editor()
         editor.explicit_start = text.startswith("---")
         document = editor.load(text)
-        document["sources"] = sources = document["sources"] or {}
+        document["sources"] = document["sources"] or {}
+        sources: Any = document["sources"]
         for old, new in renamed.items():
             sources.insert(list(sources).index(old), new, sources.pop(old))
             if old in sources.ca.items:
                 sources.ca.items[new] = sources.ca.items.pop(old)
-        sources.update(added)
+        sources.update(added or {})
         editor.dump(document, buffer := io.StringIO())
         text = buffer.getvalue().replace("\n", "\r\n" if "\r\n" in catalog.text else "\n")
         edited = parse_catalog(text.encode(), catalog.path)

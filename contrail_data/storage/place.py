@@ -1,7 +1,9 @@
 """Folders and prefixes on object storage, behind the few operations that a store needs.
 
 Stores are only reached through a `Place`, so that building, sealing, verifying and copying are the same code for a
-disk and for `s3://`, `gs://`, `az://` or (only for reading) `https://`.
+disk and for `s3://`, `gs://`, `az://` or (only for reading) `https://`. Credentials and endpoints come from the usual
+environment variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...)
+and from nowhere else. The module is long because every operation is documented for both.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import Part, Write, atomic_file, reported_errors
-from contrail_data.storage.object_store import bucket_of, object_store
+from contrail_data.storage.files import Part, Write, atomic_file, first_line, reported_errors
 
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "file")
 STAGING = ".building"
 """Folder in a place for files that are being written, and for the journal of a store that is being built."""
@@ -106,7 +110,7 @@ class Place:
             raise ContrailError(f"{self.file(key)}: larger than {max_bytes:,} bytes; restore the store")
         with self._reported_errors(key, "read"):
             if self.remote:
-                return bytes(_obstore().get(object_store(self.url), key).bytes())
+                return bytes(_obstore().get(_object_store(self.url), key).bytes())
             with open(self.file(key), "rb") as file:
                 return file.read()
 
@@ -123,7 +127,7 @@ class Place:
         """
         with self._reported_errors(key, "read"):
             if self.remote:
-                return memoryview(_obstore().get_range(object_store(self.url), key, start=start, length=length))
+                return memoryview(_obstore().get_range(_object_store(self.url), key, start=start, length=length))
             with open(self.file(key), "rb", buffering=0) as file:
                 return memoryview(os.pread(file.fileno(), length, start))
 
@@ -139,7 +143,7 @@ class Place:
         try:
             with self._reported_errors(key, "read"):
                 if self.remote:
-                    return int(_obstore().head(object_store(self.url), key)["size"])
+                    return int(_obstore().head(_object_store(self.url), key)["size"])
                 return os.stat(self.file(key)).st_size if os.path.isfile(self.file(key)) else None
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -153,7 +157,7 @@ class Place:
         sizes: dict[str, int] = {}
         with self._reported_errors("", "listed"):
             if self.remote:
-                for batch in _obstore().list(object_store(self.url)):
+                for batch in _obstore().list(_object_store(self.url)):
                     sizes |= {str(entry["path"]): int(entry["size"]) for entry in batch}
             else:
                 for folder, _, names in os.walk(self.url):
@@ -187,7 +191,7 @@ class Place:
             if self.remote:
                 body = bytearray()
                 yield body.extend
-                _obstore().put(object_store(self.url), key, bytes(body))
+                _obstore().put(_object_store(self.url), key, bytes(body))
                 return
             self._refuse_links(key)
             staged = self.path / STAGING / f"{key.replace('/', '~')}.{os.getpid()}-{threading.get_ident()}.partial"
@@ -220,7 +224,7 @@ class Place:
         with self._reported_errors(key, "written"):
             if self.remote:
                 try:
-                    _obstore().put(object_store(self.url), key, content, mode="create")
+                    _obstore().put(_object_store(self.url), key, content, mode="create")
                 except _obstore().exceptions.AlreadyExistsError:
                     return False
                 return True
@@ -245,7 +249,7 @@ class Place:
         """
         with self._reported_errors(key, "read"):
             if self.remote:
-                return now - float(_obstore().head(object_store(self.url), key)["last_modified"].timestamp())
+                return now - float(_obstore().head(_object_store(self.url), key)["last_modified"].timestamp())
             return now - os.stat(self.file(key)).st_mtime
 
     def take(self, key: str, source: Place) -> None:
@@ -265,10 +269,10 @@ class Place:
                 return
             except OSError:
                 pass  # another disk, or one without links
-        if self.remote and source.remote and bucket_of(self.url) == bucket_of(source.url):
+        if self.remote and source.remote and _bucket(self.url) == _bucket(source.url):
             old, new = (urlparse(place.url).path.strip("/") for place in (source, self))
             with self._reported_errors(key, "written"):
-                _obstore().copy(object_store(bucket_of(self.url)), f"{old}/{key}", f"{new}/{key}")
+                _obstore().copy(_object_store(_bucket(self.url)), f"{old}/{key}", f"{new}/{key}")
             return
         self.write(key, [source.read(key)])
 
@@ -281,7 +285,7 @@ class Place:
         with self._reported_errors("", "removed"):
             if self.remote:
                 for start in range(0, len(keys), 1000):
-                    _obstore().delete(object_store(self.url), list(keys[start : start + 1000]))
+                    _obstore().delete(_object_store(self.url), list(keys[start : start + 1000]))
                 return
             for key in keys:
                 Path(self.file(key)).unlink(missing_ok=True)
@@ -371,7 +375,7 @@ def zarr_store(place: Place) -> Any:
         return place.url
     from zarr.storage import ObjectStore
 
-    return ObjectStore(object_store(place.url), read_only=True)
+    return ObjectStore(_object_store(place.url), read_only=True)
 
 
 def sync_folders(place: Place) -> None:
@@ -396,3 +400,40 @@ def _obstore() -> Any:
     import obstore.exceptions
 
     return obstore
+
+
+def _object_store(url: str) -> Any:
+    """Connect to a bucket, or to a prefix in it. Connections are reused, but never across a fork."""
+    return _connect(url, os.getpid())
+
+
+@lru_cache(maxsize=256)
+def _connect(url: str, process: int) -> Any:
+    """Connect to object storage; a connection belongs to one process.
+
+    Raises:
+        ContrailError: If the URL cannot be used.
+    """
+    import obstore.store
+
+    from_url: Any = obstore.store.from_url  # its overloads tell apart options of schemes, which are not given here
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or url
+    client_options: dict[str, Any] = {"timeout": "300s", "connect_timeout": "10s"}
+    if endpoint.startswith("http://"):
+        client_options["allow_http"] = True
+    # Without credentials in the environment requests are anonymous: none are looked up elsewhere.
+    anonymous = url.startswith("s3") and not any(os.environ.get(name) for name in _CREDENTIALS)
+    try:
+        return from_url(
+            url,
+            client_options=client_options,
+            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
+            **({"skip_signature": True} if anonymous else {}),
+        )
+    except Exception as error:
+        raise ContrailError(f"{url}: cannot be reached ({first_line(error)}); check the address") from None
+
+
+def _bucket(url: str) -> str:
+    parsed = urlparse(url)
+    return f"{parsed.scheme}://{parsed.netloc}"

@@ -6,7 +6,8 @@ axis is the sample and whose chunks hold one sample and all of every axis after 
 shard of samples (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/), without a compressor or
 with blosc or zstd. Other arrays are read through zarr itself.
 
-A unit is an inner chunk without its sample axis: a frame where the array has a time axis.
+A unit is an inner chunk without its sample axis: a frame where the array has a time axis. The module is long because
+layout, writer and reader share what they know about these bytes.
 """
 
 from __future__ import annotations

@@ -15,22 +15,10 @@ import xarray as xr
 
 from contrail_data import __version__
 from contrail_data.storage.place import Place, sync_folders
-from contrail_data.store import manifest
+from contrail_data.store import manifest, schema
 from contrail_data.store.journal import Row
 from contrail_data.store.manifest import FileChecksum, Manifest, Provenance
-from contrail_data.store.schema import (
-    COORDINATES,
-    DIMS,
-    FORMAT,
-    FORMAT_VERSION,
-    GROUP,
-    MANIFEST,
-    PROVENANCE,
-    SHARD,
-    ArraySpec,
-    PixelDtype,
-    checksum_name,
-)
+from contrail_data.store.schema import DIMS, GROUP, SHARD, ArraySpec, PixelDtype, checksum_name
 from contrail_data.store.shards import CODECS, Layout, parse_layout
 
 _ARRAY_ATTRIBUTES: dict[str, dict[str, Any]] = {
@@ -78,11 +66,8 @@ def checksum_variables(rows: Sequence[Row], arrays: Sequence[str]) -> dict[str, 
     for name in arrays:
         values = np.array([row["checksums"][name] for row in rows], np.uint64)
         has_time = "time" in DIMS[name]
-        variables[checksum_name(name)] = (
-            DIMS[name][: 1 + has_time],
-            values if has_time else values[:, 0],
-            attributes,
-        )
+        dims = DIMS[name][: 1 + has_time]
+        variables[checksum_name(name)] = (dims, values if has_time else values[:, 0], attributes)
     return variables
 
 
@@ -126,7 +111,12 @@ def seal(place: Place, contents: SealedContents) -> str:
         files |= _array_metadata(name, spec, samples)
     checksums = contents.chunk_files | {key: FileChecksum.of(content) for key, content in files.items()}
     manifest_file = manifest.encode_manifest(checksums)
-    attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, **contents.scalars.attrs, **contents.attributes}
+    attributes = {
+        "format": schema.FORMAT,
+        "format_version": schema.FORMAT_VERSION,
+        **contents.scalars.attrs,
+        **contents.attributes,
+    }
     attributes |= {"samples": samples, "manifest": manifest.sha256(manifest_file)}
     digest = manifest.store_digest(attributes)
     provenance: Provenance = {
@@ -138,8 +128,8 @@ def seal(place: Place, contents: SealedContents) -> str:
     }
     for key, content in files.items():
         place.write(key, [content])
-    place.write(MANIFEST, [manifest_file])
-    place.write(PROVENANCE, [manifest.encode_provenance(provenance)])
+    place.write(schema.MANIFEST, [manifest_file])
+    place.write(schema.PROVENANCE, [manifest.encode_provenance(provenance)])
     sync_folders(place)
     place.write(GROUP, [manifest.encode_group({**attributes, "digest": digest}, files)])
     return digest
@@ -177,7 +167,7 @@ def _scalar_files(scalars: xr.Dataset) -> dict[str, bytes]:
     """Let xarray and zarr encode the per-sample variables, each in one chunk."""
     import zarr
 
-    scalars = scalars.set_coords([name for name in COORDINATES if name in scalars])
+    scalars = scalars.set_coords([name for name in schema.COORDINATES if name in scalars])
     encoding: dict[str, dict[str, Any]] = {
         str(name): {"chunks": tuple(max(1, n) for n in variable.shape)} for name, variable in scalars.variables.items()
     }

@@ -65,5 +65,5 @@ def test_a_cluster_that_loses_a_worker_builds_the_same_store(tmp_path: Path) -> 
 
 
 def test_a_scheduler_that_does_not_answer_is_an_error(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(ContrailError, match="use threads, processes or an address"):
+    with pytest.raises(ContrailError, match="give threads, processes or an address"):
         build_small(raw, tmp_path / "s.zarr", scheduler="thread")

@@ -61,8 +61,8 @@ class Projection:
             The projection.
         """
         sweep = np.ravel(mapping["sweep_angle_axis"])[0]
-        numbers = (float(np.ravel(mapping[key])[0]) for key in _CF_KEYS)
-        return cls(*numbers, sweep.decode() if isinstance(sweep, bytes) else str(sweep))
+        longitude, height, equator, pole = (float(np.ravel(mapping[key])[0]) for key in _CF_KEYS)
+        return cls(longitude, height, equator, pole, sweep.decode() if isinstance(sweep, bytes) else str(sweep))
 
     def cf_attributes(self) -> dict[str, Any]:
         """Return the attributes of a CF grid mapping variable.

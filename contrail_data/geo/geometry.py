@@ -47,9 +47,15 @@ def unknown_footprint() -> Footprint:
     Returns:
         NaN for numbers and an empty projection.
     """
-    corners, geotransform = np.full(4, math.nan), np.full(6, math.nan)
-    place = {"latitude": math.nan, "longitude": math.nan, "corner_latitude": corners, "corner_longitude": corners}
-    return Footprint(**place, geotransform=geotransform, crs_wkt="")
+    corners = np.full(4, math.nan)
+    return Footprint(
+        latitude=math.nan,
+        longitude=math.nan,
+        corner_latitude=corners,
+        corner_longitude=corners,
+        geotransform=np.full(6, math.nan),
+        crs_wkt="",
+    )
 
 
 @lru_cache(maxsize=256)

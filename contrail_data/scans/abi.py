@@ -7,7 +7,6 @@ users' guide, volume 3, section 5.1.3). Pixels whose data quality flag is not ac
 
 from __future__ import annotations
 
-import io
 import re
 import threading
 import warnings
@@ -17,15 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from fsspec.spec import AbstractBufferedFile
 from isal import isal_zlib
 from isal.isal_zlib import IsalError
-from typing_extensions import override
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
@@ -41,7 +40,7 @@ FLAGS = (0, 1, 2, 3, 4)
 """All flags; 2 is out of range, 3 no value, 4 focal plane too hot."""
 BLOCK_ROWS = 500
 """Approximate number of rows per dask task of `open_abi`."""
-_EPOCH = np.datetime64("2000-01-01T12:00:00", "ns")
+_EPOCH: np.datetime64 = np.datetime64("2000-01-01T12:00:00", "ns")
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,8 @@ def read_contents(url: str) -> Contents:
         (x, dx, width), (y, dy, height) = (_axis(file[name]) for name in ("x", "y"))
         parsed = parse_name(url)
         if "time_bounds" in file:
-            start, end = (_seconds(float(t)) for t in file["time_bounds"][:2])
+            milliseconds = (round(float(seconds) * 1e3) for seconds in file["time_bounds"][:2])
+            start, end = (_EPOCH + np.timedelta64(elapsed, "ms") for elapsed in milliseconds)
         elif parsed is not None:
             start, end = parsed.start, parsed.end
         else:
@@ -97,10 +97,6 @@ def read_contents(url: str) -> Contents:
         chunk = int(pixels.chunks[0]) if pixels.chunks else height
         platform = _text(file.attrs.get("platform_ID", b"")) or (f"G{parsed.satellite}" if parsed else "")
     return Contents(FixedGrid(projection, x, y, dx, dy, height, width), start, end, platform, tuple(bands), chunk)
-
-
-def _seconds(since_2000: float) -> np.datetime64:
-    return _EPOCH + np.timedelta64(round(since_2000 * 1e3), "ms")
 
 
 def _text(value: Any) -> str:
@@ -225,7 +221,7 @@ def _opened(url: str) -> Iterator[Any]:
     try:
         with _lock:
             file = _files.pop(key, None)
-        file = file or h5py.File(_binary(url), "r")
+        file = file or h5py.File(_RemoteFile(url) if "://" in url else url, "r")
         yield file
     except ContrailError:
         raise
@@ -239,55 +235,19 @@ def _opened(url: str) -> Iterator[Any]:
         oldest.close()
 
 
-def _binary(url: str) -> str | BinaryIO:
-    if "://" not in url:
-        return url
-    folder, _, name = url.rpartition("/")
-    return io.BufferedReader(_Ranges(Place(folder), name), 2**18)
+class _RemoteFile(AbstractBufferedFile):
+    """A file on object storage that is read in ranges, so that only the chunks of a window are transferred."""
 
-
-class _Ranges(io.RawIOBase):
-    """A remote file that is read in ranges, so that only the chunks of a window are transferred.
-
-    Args:
-        place: Folder of the file.
-        key: Name of the file.
-
-    Raises:
-        ContrailError: If the file does not exist.
-    """
-
-    def __init__(self, place: Place, key: str):
-        self.place, self.key, self.position = place, key, 0
-        size = place.size(key)
+    def __init__(self, url: str):
+        folder, _, self.key = url.rpartition("/")
+        self.place = Place(folder)
+        size = self.place.size(self.key)
         if size is None:
-            raise ContrailError(f"{place.file(key)}: does not exist any more; list the archive again")
-        self.length = size
+            raise ContrailError(f"{url}: does not exist any more; list the archive again")
+        super().__init__(None, url, block_size=2**18, size=size)
 
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        return True
-
-    @override
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self.position = offset + (0, self.position, self.length)[whence]
-        return self.position
-
-    @override
-    def tell(self) -> int:
-        return self.position
-
-    @override
-    def readinto(self, buffer: Any) -> int:
-        size = min(len(buffer), max(self.length - self.position, 0))
-        if size:
-            buffer[:size] = self.place.read_range(self.key, self.position, size)
-            self.position += size
-        return size
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return bytes(self.place.read_range(self.key, start, end - start))
 
 
 class _Temperature(BackendArray):
@@ -315,13 +275,11 @@ class _Temperature(BackendArray):
             return np.empty([indices.size for indices in positions if indices.ndim], np.float32)
         window = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
         shape = [axis.stop - axis.start for axis in window]
-        out = np.empty((len(times), len(bands), *shape), np.float32)
+        out = np.full((len(times), len(bands), *shape), np.nan, np.float32)
         for i, time in enumerate(times):
             for j, band in enumerate(bands):
                 if (url := self.files[time][band]) is not None:
                     read_temperature(url, self.bands[band], *window, self.good, out[i, j])
-                else:
-                    out[i, j] = np.nan
         out = out[:, :, rows - window[0].start][:, :, :, columns - window[1].start]  # for strides and reversed axes
         return out[tuple(slice(None) if indices.ndim else 0 for indices in positions)]
 
@@ -345,33 +303,22 @@ def open_abi_scans(
     available = sorted({band for scan in scans for band, file in scan.files.items() if band in bands_of(file)})
     bands = sorted(bands) if bands is not None else [band for band in available if band >= 7]
     require_bands(_folder(scans), bands, available)
-    files = [
-        [scan.files[b].url if b in scan.files and b in bands_of(scan.files[b]) else None for b in bands]
-        for scan in scans
-    ]
-    contents = [read_contents(url) for row in files for url in row if url is not None]
-    grid = contents[0].grid
-    if other := [c for c in contents if c.grid != grid]:
-        raise ContrailError(
-            f"{_folder(scans)}: grids differ ({grid.height} x {grid.width}, {other[0].grid.height} x "
-            f"{other[0].grid.width} pixels, or their position); choose files of one scene"
-        )
+    files = [[f.url if (f := scan.files.get(b)) and b in bands_of(f) else None for b in bands] for scan in scans]
+    urls = [url for row in files for url in row if url is not None]
+    grid = read_contents(urls[0]).grid
+    if other := [differing for url in urls if (differing := read_contents(url).grid) != grid]:
+        sizes = f"{grid.height} x {grid.width}, {other[0].height} x {other[0].width} pixels"
+        raise ContrailError(f"{_folder(scans)}: grids differ ({sizes}, or their position); choose files of one scene")
     array = indexing.LazilyIndexedArray(_Temperature(files, bands, (grid.height, grid.width), good))
     first = next(iter(scans[0].files.values()))
-    return assemble(
-        array,
-        bands,
-        grid,
-        np.array([scan.start for scan in scans]),
-        np.array([scan.end for scan in scans]),
-        {
-            "platform": f"GOES-{first.satellite}",
-            "instrument": "ABI",
-            "scene": first.scene,
-            "product": first.product,
-            "source": sorted({url.rpartition("/")[2] for row in files for url in row if url is not None}),
-        },
-    )
+    attributes = {
+        "platform": f"GOES-{first.satellite}",
+        "instrument": "ABI",
+        "scene": first.scene,
+        "product": first.product,
+        "source": sorted({url.rpartition("/")[2] for url in urls}),
+    }
+    return assemble(array, bands, grid, [(scan.start, scan.end) for scan in scans], attributes)
 
 
 def bands_of(file: AbiFile) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import glob
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,8 @@ SAME_SCAN = np.timedelta64(30, "s")
 """Files that start within this time belong to one scan; the bands of a scan start within a second of each other."""
 
 ROLES = {
-    "goes-east": (
-        (16, "2017-12-18T00:00", "2025-04-07T15:00"),
-        (19, "2025-04-07T15:00", "2100-01-01T00:00"),
-    ),
-    "goes-west": (
-        (17, "2019-02-12T00:00", "2023-01-04T18:00"),
-        (18, "2023-01-04T18:00", "2100-01-01T00:00"),
-    ),
+    "goes-east": ((16, "2017-12-18T00:00", "2025-04-07T15:00"), (19, "2025-04-07T15:00", "2100-01-01T00:00")),
+    "goes-west": ((17, "2019-02-12T00:00", "2023-01-04T18:00"), (18, "2023-01-04T18:00", "2100-01-01T00:00")),
 }
 """Which spacecraft was operational where and when (NOAA OSPO, GOES operational status), UTC."""
 
@@ -69,17 +64,8 @@ def parse_name(url: str) -> AbiFile | None:
     if match is None or (match["band"] is None) != (match["product"] == "L2-MCMIP"):
         return None
     start, end, created = (_time(match[key]) for key in ("start", "end", "created"))
-    return AbiFile(
-        satellite=int(match["satellite"]),
-        scene=match["scene"],
-        start=start,
-        end=end,
-        product=match["product"],
-        band=int(match["band"] or 0),
-        mode=int(match["mode"]),
-        created=created,
-        url=url,
-    )
+    satellite, band, mode = (int(match[key] or 0) for key in ("satellite", "band", "mode"))
+    return AbiFile(satellite, match["scene"], start, end, match["product"], band, mode, created, url)
 
 
 def _time(text: str) -> np.datetime64:
@@ -128,16 +114,13 @@ def _archived(where: str, since: np.datetime64 | None, until: np.datetime64 | No
     if since is None or until is None:
         raise ContrailError(f"{where}: archives are searched by time; give --since and --until")
     if not re.fullmatch(r"(L1b-Rad|L2-CMIP|L2-MCMIP)(F|C|M1|M2)", product):
-        raise ContrailError(
-            f"product {product!r}: unknown; give L1b-Rad, L2-CMIP or L2-MCMIP with F, C, M1 or M2, as in L1b-RadF"
-        )
+        remedy = "give L1b-Rad, L2-CMIP or L2-MCMIP with F, C, M1 or M2, as in L1b-RadF"
+        raise ContrailError(f"product {product!r}: unknown; {remedy}")
     hour = since.astype("datetime64[h]")
     while hour <= until:
         folder = f"ABI-{re.sub('[12]$', '', product)}"  # one folder for both mesoscale sectors
-        day = hour.astype("datetime64[D]")
-        number = int((day - day.astype("datetime64[Y]")).astype(int)) + 1
         bucket = where if "://" in where else f"s3://noaa-goes{spacecraft_of(where, hour)}"
-        place = place_of(f"{bucket.rstrip('/')}/{folder}/{str(day)[:4]}/{number:03d}/{str(hour)[11:13]}")
+        place = place_of(f"{bucket.rstrip('/')}/{folder}/{hour.astype(datetime):%Y/%j/%H}")
         yield from (place.file(key) for key in place.sizes() if f"ABI-{product}-" in key)
         hour += np.timedelta64(1, "h")
 

@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 WINDOW = (11, 13, 14, 15)
 """ABI bands in atmospheric windows, from which ash composites are made."""
+_WINDOW_MICROMETRES = "8.6, 10.4, 11.2 or 12.3 micrometres"
 _ABI_BANDS = range(8, 17)
 # Lowest and highest central wavelength in µm that count as each ABI band.
 _LOWEST = (6.0, 6.8, 7.2, 8.4, 9.5, 10.3, 11.1, 12.25, 13.2)
@@ -80,10 +81,9 @@ def from_satpy(scene: Scene) -> xr.Dataset:
     """
     scan = _scan_of(scene)
     if not set(WINDOW) & set(scan.bands):
-        raise ContrailError(
-            f"satpy scene: no window channel is loaded (loaded bands: {_list(scan.bands)}); load one of 8.6, 10.4, "
-            "11.2 or 12.3 micrometres as brightness temperature"
-        )
+        remedy = f"load one of {_WINDOW_MICROMETRES} as brightness temperature"
+        loaded = ", ".join(map(str, sorted(scan.bands)))
+        raise ContrailError(f"satpy scene: no window channel is loaded (loaded bands: {loaded}); {remedy}")
     return _joined([scan], sorted(scan.bands), "satpy scene")
 
 
@@ -132,22 +132,23 @@ def open_satpy(paths: Sequence[Path], reader: str | None = None, bands: Sequence
 
 
 def _recognise(paths: Sequence[Path]) -> str:
-    readers = {path: next((r for r, name in _NAMES.items() if name.fullmatch(path.name)), None) for path in paths}
-    if unknown := [path for path, reader in readers.items() if reader is None]:
-        raise ContrailError(
-            f"{unknown[0]}: not named like an AHI HSD or AMI L1b file; name satpy's reader, or leave it out"
-        )
-    if len(names := sorted({reader for reader in readers.values() if reader is not None})) > 1:
-        raise ContrailError(f"{paths[0].parent}: files of several imagers ({', '.join(names)}); choose those of one")
-    return names[0]
+    readers = set()
+    for path in paths:
+        if not (matching := [reader for reader, name in _NAMES.items() if name.fullmatch(path.name)]):
+            remedy = "name satpy's reader, or leave it out"
+            raise ContrailError(f"{path}: not named like an AHI HSD or AMI L1b file; {remedy}")
+        readers.add(matching[0])
+    if len(readers) > 1:
+        names = ", ".join(sorted(readers))
+        raise ContrailError(f"{paths[0].parent}: files of several imagers ({names}); choose those of one")
+    return readers.pop()
 
 
 def _require_satpy(reader: str) -> None:
-    for module in ("satpy", *(["pyspectral"] if reader == "ami_l1b" else [])):
+    for module in ("satpy", "pyspectral") if reader == "ami_l1b" else ("satpy",):
         if find_spec(module) is None:
-            raise ContrailError(
-                f"{module}: not installed, but needed to read these files; run pip install '.[satpy]' in the checkout"
-            )
+            remedy = "run pip install '.[satpy]' in the checkout"
+            raise ContrailError(f"{module}: not installed, but needed to read these files; {remedy}")
 
 
 def _band_named(channel: str) -> int | None:
@@ -158,10 +159,6 @@ def _band_named(channel: str) -> int | None:
 def _check(where: str, requested: Sequence[int], available: set[int], any_suffices: bool) -> None:
     if not (any_suffices and available & set(requested)):
         require_bands(where, requested, available)
-
-
-def _list(bands: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(bands))) or "none"
 
 
 def _grouped(paths: Sequence[Path], reader: str, where: str) -> list[list[Path]]:
@@ -223,13 +220,11 @@ def _unpacked_and_unlinked(reader: str) -> Iterator[None]:
 def _identifiers(scene: Scene) -> dict[int, Any]:
     """Return satpy's identifier of each band, at its coarsest resolution, which all bands have."""
     chosen: dict[int, Any] = {}
-    for key in scene.available_dataset_ids():
+    for key in sorted(scene.available_dataset_ids(), key=lambda key: -(key.get("resolution") or 0)):
         band = band_of_wavelength(key.get("wavelength"))
         calibration = getattr(key.get("calibration"), "name", None)
         if band is not None and calibration == "brightness_temperature" and not key.get("modifiers"):
-            best = chosen.get(band)
-            if best is None or (key.get("resolution") or 0) > (best.get("resolution") or 0):
-                chosen[band] = key
+            chosen.setdefault(band, key)
     return chosen
 
 
@@ -244,42 +239,40 @@ def _scan_of(scene: Scene, source: tuple[str, ...] | None = None) -> _Scan:
     arrays: dict[int, Any] = {}
     for array in scene:
         band = band_of_wavelength(array.attrs.get("wavelength"))
-        if band is None or array.attrs.get("standard_name") != "toa_brightness_temperature":
-            continue
-        if array.attrs.get("modifiers"):
+        is_temperature = array.attrs.get("standard_name") == "toa_brightness_temperature"
+        if band is None or not is_temperature or array.attrs.get("modifiers"):
             continue
         if band in arrays:
             raise ContrailError(f"several datasets of band {band} ({array.attrs.get('name')}); load one resolution")
         arrays[band] = array
     if not arrays:
-        raise ContrailError(
-            "no brightness temperature of a window channel; load one (8.6, 10.4, 11.2 or 12.3 micrometres)"
-        )
+        raise ContrailError(f"no brightness temperature of a window channel; load one ({_WINDOW_MICROMETRES})")
     first = next(iter(arrays.values()))
     area = first.attrs.get("area")
     grid, rows, columns = _grid_of(area, _mirrored(scene, first.attrs))
     for array in arrays.values():
         if array.attrs.get("area") != area:
-            raise ContrailError(
-                f"areas differ ({first.attrs.get('name')}, {array.attrs.get('name')}); load bands of one resolution"
-            )
+            names = f"{first.attrs.get('name')}, {array.attrs.get('name')}"
+            raise ContrailError(f"areas differ ({names}); load bands of one resolution")
     times = [_times_of(array.attrs) for array in arrays.values()]
-    bands = {
-        band: da.asarray(arrays[band].transpose("y", "x").data)[rows, columns].astype(np.float32)
-        for band in sorted(arrays)
+    planes = {band: da.asarray(array.transpose("y", "x").data) for band, array in arrays.items()}
+    sensor = first.attrs.get("sensor") or ""
+    attributes = {
+        "platform": str(first.attrs.get("platform_name") or ""),
+        "instrument": sensor if isinstance(sensor, str) else ", ".join(sorted(map(str, sensor))),
+        "scene": _sector(first.attrs, area),
     }
+    if source is None:
+        files = (file for file in _handlers(scene) if not getattr(file, "is_zipped", False))
+        source = tuple({Path(str(file.filename)).name for file in files})
     return _Scan(
         start=min(start for start, _ in times),
         end=max(end for _, end in times),
         area=area,
         grid=grid,
-        bands=bands,
-        attributes={
-            "platform": str(first.attrs.get("platform_name") or ""),
-            "instrument": _one(first.attrs.get("sensor")),
-            "scene": _sector(first.attrs, area),
-        },
-        source=_files_of(scene) if source is None else source,
+        bands={band: plane[rows, columns].astype(np.float32) for band, plane in planes.items()},
+        attributes=attributes,
+        source=source,
     )
 
 
@@ -307,9 +300,7 @@ def _mirrored(scene: Scene, attributes: Mapping[str, Any]) -> bool:
     extent = getattr(area, "area_extent", None)
     if attributes.get("reader") != "ami_l1b" or extent is None:
         return False
-    if (
-        area.area_id == "ami_geos_fd" or abs(extent[3] + extent[1]) < 100
-    ):  # metres: a symmetric area is right either way
+    if area.area_id == "ami_geos_fd" or abs(extent[3] + extent[1]) < 100:  # metres; symmetric is right either way
         return False
     for handler in _handlers(scene):
         whole = handler.get_area_def(None)
@@ -321,10 +312,8 @@ def _mirrored(scene: Scene, attributes: Mapping[str, Any]) -> bool:
             return False
         if abs(-bottom - pixel / 2 - stated) < pixel / 2:
             return True
-    raise ContrailError(
-        "AMI's local area cannot be placed, since satpy mirrors it and its files are not at hand; use open_satpy and "
-        "crop afterwards"
-    )
+    reason = "satpy mirrors it and its files are not at hand"
+    raise ContrailError(f"AMI's local area cannot be placed, since {reason}; use open_satpy and crop afterwards")
 
 
 def _grid_of(area: Any, mirrored: bool) -> tuple[FixedGrid, slice, slice]:
@@ -358,20 +347,11 @@ def _times_of(attributes: Mapping[str, Any]) -> tuple[np.datetime64, np.datetime
     return np.datetime64(start, "ns"), np.datetime64(end, "ns")
 
 
-def _one(sensor: Any) -> str:
-    return ", ".join(sorted(map(str, sensor))) if isinstance(sensor, (set, frozenset, list)) else str(sensor or "")
-
-
 def _sector(attributes: Mapping[str, Any], area: Any) -> str:
     """Name the sector from ABI's abbreviation, or from the end of the area's name ("JP02", "ami_geos_la")."""
     name = str(attributes.get("scene_abbr") or getattr(area, "area_id", ""))
     key = name.rpartition("_")[2].upper()
     return "Japan" if re.fullmatch(r"JP\d\d", key) else _SECTORS.get(key, name)
-
-
-def _files_of(scene: Scene) -> tuple[str, ...]:
-    names = {Path(str(h.filename)).name for h in _handlers(scene) if not getattr(h, "is_zipped", False)}
-    return tuple(sorted(names))
 
 
 def _handlers(scene: Scene) -> list[Any]:
@@ -386,20 +366,13 @@ def _joined(scans: Sequence[_Scan], bands: Sequence[int], where: str) -> xr.Data
     first = scans[0]
     for scan in scans:
         if scan.area != first.area or scan.attributes["platform"] != first.attributes["platform"]:
-            names = (f"{s.attributes['platform']} {s.attributes['scene']}" for s in (first, scan))
-            raise ContrailError(
-                f"{where}: grids differ ({', '.join(names)}, or their position); choose files of one satellite and "
-                "sector"
-            )
+            names = ", ".join(f"{s.attributes['platform']} {s.attributes['scene']}" for s in (first, scan))
+            remedy = "choose files of one satellite and sector"
+            raise ContrailError(f"{where}: grids differ ({names}, or their position); {remedy}")
     shape = first.grid.height, first.grid.width
     chunks = next(iter(first.bands.values())).chunks
     empty = da.full(shape, np.float32(np.nan), chunks=chunks, dtype=np.float32)
     temperature = da.stack([da.stack([scan.bands.get(band, empty) for band in bands]) for scan in scans])
-    return assemble(
-        temperature,
-        bands,
-        first.grid,
-        np.array([scan.start for scan in scans]),
-        np.array([scan.end for scan in scans]),
-        {**first.attributes, "source": sorted({name for scan in scans for name in scan.source})},
-    )
+    source = sorted({name for scan in scans for name in scan.source})
+    times = [(scan.start, scan.end) for scan in scans]
+    return assemble(temperature, bands, first.grid, times, {**first.attributes, "source": source})

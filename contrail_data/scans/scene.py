@@ -12,6 +12,7 @@ Attributes: platform, instrument, scene, source (names of the files).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,7 @@ def assemble(
     temperature: Any,
     bands: Sequence[int],
     grid: FixedGrid,
-    start: npt.NDArray[np.datetime64],
-    end: npt.NDArray[np.datetime64],
+    times: Sequence[tuple[np.datetime64, np.datetime64]],
     attributes: Mapping[str, Any],
 ) -> xr.Dataset:
     """Assemble a scene.
@@ -58,14 +58,14 @@ def assemble(
         temperature: Brightness temperature, (time, band, y, x), kelvin; any array that xarray accepts, also a lazy one.
         bands: ABI band numbers.
         grid: The fixed grid.
-        start: Start of each scan, (time).
-        end: End of each scan, (time).
+        times: Start and end of each scan.
         attributes: Attributes of the scene.
 
     Returns:
         The scene.
     """
     x, y = grid.axes()
+    start, end = np.array(times).T
     temperature_attributes = {
         "units": "K",
         "standard_name": "toa_brightness_temperature",
@@ -117,34 +117,27 @@ def with_geometry(scene: xr.Dataset) -> xr.Dataset:
         The scene with `latitude`, `longitude` and `satellite_zenith` (y, x) and `solar_zenith` (time, y, x), in degrees
         and NaN off the Earth, and `scan_time` (time, y), see `row_times`.
     """
-    import dask.array as da
+    projection = grid_of(scene).projection
+    rows = next(iter(scene.chunksizes.get("y", ())), scene.sizes["y"])
+    x, y = (xr.DataArray(scene[name].values, dims=name) for name in ("x", "y"))
+    times = xr.DataArray(row_times(scene), dims=("time", "y"), attrs={"long_name": "time of the row's scan, UTC"})
+    y, times = y.chunk(y=rows), times.chunk(time=1, y=rows)
 
-    grid = grid_of(scene)
-    rows = next(iter(scene.chunksizes.get("y", ())), grid.height)
-    x, y = (da.from_array(scene[name].values, chunks=c) for name, c in (("x", -1), ("y", rows)))
-    angles_x, angles_y = da.meshgrid(x, y)
-
-    latitude, longitude = (
-        da.map_blocks(_geodetic, angles_x, angles_y, projection=grid.projection, which=which, dtype=np.float64)
-        for which in (0, 1)
-    )
-    zenith = da.map_blocks(
-        satellite_zenith, latitude, longitude, satellite_longitude=grid.projection.longitude, dtype=np.float64
-    )
-    times = da.from_array(row_times(scene), chunks=(1, rows))
-    sun = da.map_blocks(solar_zenith, latitude[None], longitude[None], times[:, :, None], dtype=np.float64)
-    degrees = {"units": "degree"}
-    return scene.assign_coords(
-        latitude=(("y", "x"), latitude, {"units": "degrees_north", "standard_name": "latitude"}),
-        longitude=(("y", "x"), longitude, {"units": "degrees_east", "standard_name": "longitude"}),
-        satellite_zenith=(("y", "x"), zenith, degrees | {"standard_name": "sensor_zenith_angle"}),
-        solar_zenith=(("time", "y", "x"), sun, degrees | {"standard_name": "solar_zenith_angle"}),
-        scan_time=(("time", "y"), times, {"long_name": "time of the row's scan, UTC"}),
-    )
-
-
-def _geodetic(x: npt.NDArray[Any], y: npt.NDArray[Any], projection: Projection, which: int) -> npt.NDArray[Any]:
-    return projection.to_geodetic(x, y)[which]
+    lazily = partial(xr.apply_ufunc, dask="parallelized", keep_attrs=False)
+    places: dict[str, Any] = {"output_core_dims": [(), ()], "output_dtypes": [np.float64, np.float64]}
+    latitude, longitude = lazily(lambda y, x: projection.to_geodetic(x, y), y, x, **places)
+    zenith = lazily(satellite_zenith, latitude, longitude, projection.longitude, output_dtypes=[np.float64])
+    sun = lazily(lambda t, lat, lon: solar_zenith(lat, lon, t), times, latitude, longitude, output_dtypes=[np.float64])
+    angles = {
+        "latitude": (latitude, "latitude", "degrees_north"),
+        "longitude": (longitude, "longitude", "degrees_east"),
+        "satellite_zenith": (zenith, "sensor_zenith_angle", "degree"),
+        "solar_zenith": (sun, "solar_zenith_angle", "degree"),
+    }
+    coordinates = {
+        name: angle.assign_attrs(units=unit, standard_name=standard) for name, (angle, standard, unit) in angles.items()
+    }
+    return scene.assign_coords({**coordinates, "scan_time": times})
 
 
 def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) -> xr.DataArray:

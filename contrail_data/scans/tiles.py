@@ -137,7 +137,8 @@ class Tile:
         if self.native:
             x, y = (axis * grid.projection.height for axis in grid.axes())
             rows, columns = (y - self.row_min) / self.row_size - 0.5, (x - self.col_min) / self.col_size - 0.5
-            return np.broadcast_arrays(rows[:, np.newaxis], columns)
+            i, j = np.broadcast_arrays(rows[:, np.newaxis], columns)
+            return i, j
         transformer = to_geodetic(self.projection_wkt)
 
         def _exact(i: Array, j: Array) -> tuple[Array, Array]:

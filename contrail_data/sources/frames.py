@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from typing_extensions import override
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
@@ -63,12 +62,12 @@ class FrameSource(Source):
     folder: Path
     channels: tuple[str, ...]
 
-    @override
     def files(self, record_id: str) -> list[Path]:
+        """Return the frame's file."""
         return [self.folder / f"{record_id}.npy"]
 
-    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
+        """Read one frame as a sample with one time step."""
         (path,) = self.files(record_id)
         array_yxc = read_npy(path, kinds="<f2 <f4", shape=(None, None, len(self.channels) + 1))
         mask = array_yxc[..., -1]

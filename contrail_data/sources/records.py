@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from typing_extensions import override
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
@@ -95,8 +94,8 @@ class RecordSource(Source):
     bands: tuple[int, ...]
     entries: Mapping[str, RecordMetadata]
 
-    @override
     def files(self, record_id: str) -> list[Path]:
+        """List the metadata file, and the files of bands and labels."""
         record = self.folder / record_id
         labels = (record / "human_pixel_masks.npy", record / "human_individual_masks.npy")
         return [self.folder.parent / f"{self.folder.name}_metadata.json", *self._band_files(record_id), *labels]
@@ -104,8 +103,8 @@ class RecordSource(Source):
     def _band_files(self, record_id: str) -> list[Path]:
         return [self.folder / record_id / f"band_{band:02d}.npy" for band in self.bands]
 
-    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
+        """Read bands and labels of one record as a sample."""
         paths = self._band_files(record_id)
         if missing := [path.name for path in paths if not path.is_file()]:
             raise BadRecord(

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from typing_extensions import override
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
@@ -260,13 +259,13 @@ class ScanSource(Source):
     """Index of the frame in question. It counts as labelled, as in records of the test split."""
     entries: Mapping[str, ScanSample]
 
-    @override
     def files(self, record_id: str) -> list[Path]:
+        """List the local files of the sample's scans."""
         names = {name for scan in self.entries[record_id].scans if scan is not None for name in scan.files}
         return [Path(name) for name in sorted(names) if "://" not in name]  # objects of an archive do not change
 
-    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
+        """Cut one sample out of its scans."""
         tile, scans = self.entries[record_id].tile, self.entries[record_id].scans
         temperature_byxt = np.full((len(self.bands), tile.height, tile.width, len(scans)), np.nan, np.float32)
         time = np.full(len(scans), np.datetime64("NaT", "ns"))

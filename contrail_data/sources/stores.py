@@ -15,7 +15,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from typing_extensions import override
 
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
@@ -150,13 +149,13 @@ class StoreSource(Source):
     kind: SourceKind = SourceKind.STORES
     entries: Mapping[str, StoredSample]
 
-    @override
     def files(self, record_id: str) -> list[Path]:
+        """Return the manifest of the record's store, if that is local."""
         path = self.entries[record_id].path
         return [] if "://" in path else [Path(path) / MANIFEST]
 
-    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
+        """Read one sample of a store and verify its checksums."""
         entry = self.entries[record_id]
         attributes = entry.attributes
         store, readers = _opened(entry.path)
@@ -203,22 +202,22 @@ class AppendedSource(Source):
     def _source_of(self, record_id: str) -> Source:
         return self.old if record_id in self.old.entries else self.new
 
-    @override
     def files(self, record_id: str) -> list[Path]:
+        """List the files of the store or source that holds the record."""
         return self._source_of(record_id).files(record_id)
 
-    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
+        """Read one record from the store or source that holds it."""
         return self._source_of(record_id).read_sample(record_id)
 
-    @override
     def part(self, record_ids: Sequence[str]) -> Self:
+        """Restrict both the store and the source to a few records."""
         old = [record_id for record_id in record_ids if record_id in self.old.entries]
         new = [record_id for record_id in record_ids if record_id not in self.old.entries]
         return replace(super().part(record_ids), old=self.old.part(old), new=self.new.part(new))
 
-    @override
     def adopt_shards(self, layouts: Mapping[str, Layout], finished: Set[int]) -> Iterator[Shard]:
+        """Put all full shards of the store in place; arrays that it lacks are filled."""
         parent = open_store(self.old.parent_paths[0])
         place = place_of(parent.attrs["path"])
         manifest = read_manifest(place, parent.attrs["manifest"])

@@ -29,7 +29,7 @@ def scene(values: np.ndarray, x: float = -0.03, y: float = 0.1):
     """One time and band of a window of the grid."""
     grid = FixedGrid(EAST, x, y, 56e-6, -56e-6, *values.shape)
     time = np.array(["2024-03-01T12:00:00"], "datetime64[ns]")
-    return assemble(values[None, None], [14], grid, time, time, {"platform": "GOES-16"}), grid
+    return assemble(values[None, None], [14], grid, [(time[0], time[0])], {"platform": "GOES-16"}), grid
 
 
 def test_a_native_tile_is_the_grid_itself_and_empty_beyond_it() -> None:

@@ -1,7 +1,7 @@
 """From sealed stores to batches of training data on the device.
 
-`training_data` opens the stores of a run: `items` tabulates their human-labelled frames, `pseudo` adds pseudo-labelled
-ones, and `holdout` decides which of them are held out. `loader` reads items into batches. `draw` chooses the random
+`training_data` opens the stores of a run: `items` tabulates their labelled and pseudo-labelled frames, and `holdout`
+decides which of them are held out. `loader` reads items into batches. `draw` chooses the random
 augmentation of a batch, which `augment` (geometry, mixing) and `appearance` (values) carry out.
 
 Data passes stores → items → hold-out → loader → augmentation → model.

@@ -1,8 +1,8 @@
-"""Labelled frames as a table: where each one's image and label are read from, and how it counts."""
+"""Labelled frames, by humans or by a model, as a table: where image and label are read from, and how each counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -15,7 +15,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.splits.groups import group_records, sampling_weights
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.samples import as_text
-from contrail_train.config.schema import BalanceConfig, DataConfig
+from contrail_train.config.schema import BalanceConfig, DataConfig, PseudoConfig
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -96,16 +96,9 @@ class Rows:
         return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(Rows)})
 
 
-def join_rows(parts: Sequence[Rows]) -> Rows:
-    """Concatenate tables.
-
-    Args:
-        parts: Any number of tables, at least one.
-
-    Returns:
-        One table with the rows of all.
-    """
-    return Rows(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rows)})
+def _joined(parts: Sequence[Rows]) -> dict[str, Any]:
+    """The columns of tables one after the other."""
+    return {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rows)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,13 +186,13 @@ def human_items(stores: SampleStores, config: DataConfig) -> Items:
             label_frame=np.zeros(len(rows), np.int64),
             positive=s["positive_pixels"].values[rows] > 0,
             weight=np.ones(len(rows), np.float32),
-            frequency=frequencies(s.isel(sample=rows), config.balance),
+            frequency=_frequencies(s.isel(sample=rows), config.balance),
             group=group[rows],
             record_id=as_text(s["record_id"].values[rows]),
         )
         parts.append(part)
     return Items(
-        **vars(join_rows(parts)),
+        **_joined(parts),
         images=[stores.open_reader(store) for store in stores.datasets],
         labels=labels,
         valid=[stores.open_reader(s, "valid") if "valid" in s.variables else None for s in stores.datasets],
@@ -209,16 +202,59 @@ def human_items(stores: SampleStores, config: DataConfig) -> Items:
     )
 
 
-def frequencies(records: xr.Dataset, balance: BalanceConfig | None) -> npt.NDArray[np.float64]:
-    """Return how often records are drawn in an epoch, relative to each other.
+def add_pseudo_labels(
+    human: Items, stores: SampleStores, pseudo: Mapping[str, xr.Dataset], config: DataConfig
+) -> Items:
+    """Append an item for each pseudo-labelled frame that meets the limits of `data.pseudo`.
+
+    Such a frame counts as positive if its mask is not empty.
 
     Args:
-        records: Scalars of n samples.
-        balance: Which classes become equally frequent; None draws each record once.
+        human: Items of the human-labelled frames.
+        stores: The stores of their images.
+        pseudo: Stores of pseudo-labels by name.
+        config: Limits, weight and target of pseudo-labels, and balance.
 
     Returns:
-        (n) float64, of mean 1.
+        The human items, followed by the pseudo-labelled ones.
+
+    Raises:
+        ContrailError: If the parent of a store of pseudo-labels is not among the stores.
     """
+    labels, parts = list(human.labels), list[Rows]([human])
+    digests = [store.attrs["digest"] for store in stores.datasets]
+    for name, store in pseudo.items():
+        if store.attrs["parent"] not in digests:
+            parent_digest = store.attrs["parent"][:15]
+            raise ContrailError(f"{name}: its parent {parent_digest}… is not in data.train; add that store")
+        parent = digests.index(store.attrs["parent"])
+        if config.pseudo.target == "hard":
+            labels.append(Labels(stores.open_reader(store, "frame_mask"), 255))
+        else:
+            labels.append(Labels(stores.open_reader(store, "probability"), table=_rounding(config.pseudo)))
+        scalars, parents = read_scalars(store), stores.scalars[parent]
+        sample_of = {record_id: i for i, record_id in enumerate(as_text(parents["record_id"].values).tolist())}
+        sample = np.array([sample_of[record_id] for record_id in as_text(scalars["record_id"].values).tolist()])
+        row, column = np.nonzero(_selected(scalars, config.pseudo))
+        part = Rows(
+            store=np.full(len(row), parent),
+            sample=sample[row],
+            frame=scalars["frame"].values[row, column].astype(np.int64),
+            label=np.full(len(row), len(labels) - 1),
+            label_sample=row,
+            label_frame=column,
+            positive=scalars["frame_pixels"].values[row, column] > 0,
+            weight=np.full(len(row), config.pseudo.weight, np.float32),
+            frequency=_frequencies(parents.isel(sample=sample), config.balance)[row],
+            group=stores.groups[parent][sample[row]],
+            record_id=as_text(scalars["record_id"].values[row]),
+        )
+        parts.append(part)
+    return replace(human, **_joined(parts), labels=labels)
+
+
+def _frequencies(records: xr.Dataset, balance: BalanceConfig | None) -> npt.NDArray[np.float64]:
+    """(n) how often n samples are drawn in an epoch, relative to each other."""
     return sampling_weights(records, balance.by if balance else [], balance.power if balance else 1.0)
 
 
@@ -227,3 +263,23 @@ def _mean_of_votes(factor: int) -> npt.NDArray[np.uint8]:
     marked = np.bitwise_count(np.arange(256, dtype=np.uint8))
     voters = np.maximum(np.arange(9), 1)[:, np.newaxis]
     return np.rint(255 * np.minimum(marked / voters * factor, 1)).astype(np.uint8)
+
+
+def _selected(scalars: xr.Dataset, config: PseudoConfig) -> Bools:
+    """(sample, time) pseudo-labelled frames that meet the limits of confidence and agreement."""
+    pseudo = scalars["frame_source"].values == "pseudo"
+    selected = pseudo.copy()
+    for name, limit in (("frame_confidence", config.min_confidence), ("frame_agreement", config.min_agreement)):
+        value = scalars[name].values.astype(np.float64)
+        if config.of == "record":
+            value = np.where(pseudo, value, 0).sum(1, keepdims=True) / np.maximum(pseudo.sum(1, keepdims=True), 1)
+        selected &= value >= limit
+    return selected
+
+
+def _rounding(config: PseudoConfig) -> npt.NDArray[np.uint8] | None:
+    """(1, 256) target by stored probability."""
+    if config.target == "soft":
+        return None
+    steps = np.rint(np.arange(256) / (255 * config.step)) * (255 * config.step)
+    return np.rint(np.minimum(steps, 255)).astype(np.uint8)[np.newaxis]

@@ -18,22 +18,7 @@ from contrail_data.store.schema import Kind, kind_of, require_kind
 from contrail_data.store.stats import combined
 from contrail_train.config.schema import DataConfig
 from contrail_train.data.holdout import check_labellers, leaking_items, split_records
-from contrail_train.data.items import Items, SampleStores, has_all_frames, human_items
-from contrail_train.data.pseudo import add_pseudo_labels
-
-
-@dataclass(frozen=True)
-class TileGrid:
-    """The kind of tiles in the stores of a run."""
-
-    native: bool
-    """Whether they are windows of an imager's own grid rather than UTM tiles."""
-    pixel: float
-    """Side of a pixel in metres."""
-    size: int
-    """Side of a tile in pixels."""
-    dtype: str
-    """Type of the stored images."""
+from contrail_train.data.items import Items, SampleStores, add_pseudo_labels, has_all_frames, human_items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +41,19 @@ class TrainingData:
     """The composite, as stores declare it."""
     label_shift: tuple[float, float]
     """(down, right) offset of the labels from the image, pixels."""
-    grid: TileGrid
+    native: bool
+    """Whether the tiles are windows of an imager's own grid rather than UTM tiles."""
+    pixel: float
+    """Side of a pixel in metres; that of OpenContrails if no sample has a place."""
+    size: int
+    """Side of a tile in pixels."""
+    dtype: str
+    """Type of the stored images."""
     digests: dict[str, str]
     """Digest of each store by the name under which it was opened."""
 
 
-@dataclass(frozen=True)
-class _Stores:
-    """Stores by the name under which they were opened."""
-
-    train: dict[str, xr.Dataset]
-    validation: dict[str, xr.Dataset]
-    pseudo: dict[str, xr.Dataset]
+_Stores = dict[str, xr.Dataset]
 
 
 def open_training_data(config: DataConfig) -> TrainingData:
@@ -83,29 +69,27 @@ def open_training_data(config: DataConfig) -> TrainingData:
         ContrailError: If the stores do not fit together or do not fit the settings, if records leak, or if nothing is
             left to train on.
     """
-    opened = _open_stores(config)
-    _check_consistent(opened, config)
-    stores = SampleStores(
-        [*opened.train.values(), *opened.validation.values()],
-        partial(pixel_reader, check=config.check, keep=config.keep),
-    )
-    names, count = ", ".join(opened.train), len(opened.train)
-    human = human_items(stores, config)
+    train_stores, validation, pseudo = _open_stores(config)
+    _check_consistent(train_stores, validation, config)
+    opened = train_stores | validation
+    stores = SampleStores([*opened.values()], partial(pixel_reader, check=config.check, keep=config.keep))
+    names, count = ", ".join(train_stores), len(train_stores)
+    human, first = human_items(stores, config), stores.datasets[0]
     trainable = human.store < count
     if not trainable.any():
         raise ContrailError(f"{names}: no human-labelled sample, so there is nothing to train on; add a labelled store")
-    items = add_pseudo_labels(human, stores, opened.pseudo, config)
+    items = add_pseudo_labels(human, stores, pseudo, config)
     has_frames = has_all_frames(items, stores.datasets)
     if not has_frames.any():
         raise ContrailError(
             f"{names}: no labelled frame has the neighbours that data.frames={config.frames} needs "
-            f"({stores.datasets[0].sizes['time']} frames per sample); choose other frames"
+            f"({first.sizes['time']} frames per sample); choose other frames"
         )
     selected = has_frames & items.positive if config.records == "positive" else has_frames
     if not selected.any():
         raise ContrailError(f"{names}: no positive record, so data.records=positive leaves none; set it to all")
     held, left_out = split_records(human, trainable, config)
-    seen = {name: frozenset(map(str, store["trained_record"].values)) for name, store in opened.pseudo.items()}
+    seen = {name: frozenset(map(str, store["trained_record"].values)) for name, store in pseudo.items()}
     check_labellers(human.record_id[held], seen, config)
     train = selected & (items.store < count)
     leaking = np.zeros(len(items), bool)
@@ -126,18 +110,19 @@ def open_training_data(config: DataConfig) -> TrainingData:
         without_neighbours=int((~has_frames).sum()),
         labellers_saw=frozenset().union(*seen.values()),
         leaking=int((selected & leaking).sum()),
-        statistics=combined(
-            [s.attrs["statistics"] for s in opened.train.values() if s.attrs["statistics"] is not None]
-        ),
-        composite=stores.datasets[0].attrs["composite"],
-        label_shift=tuple(stores.datasets[0].attrs["label_shift"]),
-        grid=_tile_grid(stores),
-        digests={name: s.attrs["digest"] for part in vars(opened).values() for name, s in part.items()},
+        statistics=combined([s.attrs["statistics"] for s in train_stores.values() if s.attrs["statistics"]]),
+        composite=first.attrs["composite"],
+        label_shift=tuple(first.attrs["label_shift"]),
+        native=any("Geostationary" in str(wkt) for s in stores.scalars for wkt in s["crs_wkt"].values),
+        pixel=_pixel_size(stores),
+        size=int(first.sizes["y"]),
+        dtype=str(first["image"].dtype),
+        digests={name: s.attrs["digest"] for name, s in (opened | pseudo).items()},
     )
 
 
-def _open_stores(config: DataConfig) -> _Stores:
-    """Open the stores that the settings name, and tell samples from pseudo-labels."""
+def _open_stores(config: DataConfig) -> tuple[_Stores, _Stores, _Stores]:
+    """The stores of samples to train on, those held out, and those of pseudo-labels, by name."""
     names = [*config.train, *config.validation]
     if not config.train:
         raise ContrailError("data.train: is empty; name stores, such as --set data.train=[data/train.zarr]")
@@ -154,15 +139,15 @@ def _open_stores(config: DataConfig) -> _Stores:
         raise ContrailError(
             "data.train: names no store with images; add the one from which the pseudo-labels were made"
         )
-    return _Stores(train, {name: opened[name] for name in config.validation}, pseudo)
+    return train, {name: opened[name] for name in config.validation}, pseudo
 
 
-def _check_consistent(stores: _Stores, config: DataConfig) -> None:
+def _check_consistent(train: _Stores, validation: _Stores, config: DataConfig) -> None:
     """Refuse stores that cannot be trained on together or lack what the settings ask for."""
-    first_name, first = next(iter(stores.train.items()))
-    if all(store.attrs["statistics"] is None for store in stores.train.values()):
+    first_name, first = next(iter(train.items()))
+    if all(store.attrs["statistics"] is None for store in train.values()):
         raise ContrailError(f"{first_name}: has no train samples, so it has no statistics; train on a train split")
-    for name, store in (stores.train | stores.validation).items():
+    for name, store in (train | validation).items():
         if config.composite not in (None, composite := store.attrs["composite"]["name"]):
             rebuild = f"build it with --composite {config.composite}, or " if config.composite in COMPOSITES else ""
             raise ContrailError(
@@ -175,13 +160,7 @@ def _check_consistent(stores: _Stores, config: DataConfig) -> None:
             raise ContrailError(f"{name}: image size or type differs from that of {first_name}; rebuild one of them")
 
 
-def _tile_grid(stores: SampleStores) -> TileGrid:
-    """The grid of the tiles; without any georeference, the pixel of OpenContrails."""
-    image = stores.datasets[0]["image"]
+def _pixel_size(stores: SampleStores) -> float:
+    """Median side of a pixel in metres; that of OpenContrails if no sample has a place."""
     steps = np.abs(np.concatenate([scalars["geotransform"].values[:, 1] for scalars in stores.scalars]))
-    return TileGrid(
-        native=any("Geostationary" in str(wkt) for scalars in stores.scalars for wkt in scalars["crs_wkt"].values),
-        pixel=round(float(np.nanmedian(steps)), 3) if np.isfinite(steps).any() else SIDE_KM * 1000 / 256,
-        size=int(stores.datasets[0].sizes["y"]),
-        dtype=str(image.dtype),
-    )
+    return round(float(np.nanmedian(steps)), 3) if np.isfinite(steps).any() else SIDE_KM * 1000 / 256

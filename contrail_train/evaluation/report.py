@@ -43,7 +43,7 @@ from contrail_train.evaluation.analysis_text import (
 from contrail_train.evaluation.outcomes import Outcome, outcome_of, worst
 from contrail_train.evaluation.score import assign_folds, score_predictor, score_values, unseen
 from contrail_train.inference.predictor import Predictor
-from contrail_train.runs.scores import ScoreValues
+from contrail_train.runs.calibration import ScoreValues
 
 FOUND, FALSE, MISSED = (0, 158, 115), (230, 159, 0), (204, 121, 167)
 """Green, orange and purple of the palette by Okabe and Ito, which colour-blind people can tell apart."""

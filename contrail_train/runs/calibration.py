@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from contrail_data.errors import ContrailError
 from contrail_train.runs.checkpoint import file_digest
-from contrail_train.runs.directory import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS, write_json
-from contrail_train.runs.scores import ScoreValues
+from contrail_train.runs.directory import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS
+
+
+class ScoreValues(TypedDict):
+    """Scores over labelled records; None where there is nothing to divide by."""
+
+    records: int
+    positive_records: int
+    groups: int
+    """(site, day) groups of records."""
+    threshold: float
+    gate: float
+    dice: float
+    """Global Dice."""
+    dice_low: float | None
+    dice_high: float | None
+    """95 % bootstrap interval over groups; None for a single group."""
+    precision: float | None
+    recall: float | None
+    auc_pr: float | None
+    tolerant_dice: float | None
+    record_dice: float | None
+    record_auc_pr: float | None
+    dice_without_gate: float
+    tp: int
+    fp: int
+    fn: int
+    """Pixels."""
 
 
 class Grid(TypedDict):
@@ -38,8 +64,8 @@ class HoldoutScores(TypedDict):
     """(3, n) true positive, false positive and false negative pixels at cross-fitted thresholds."""
 
 
-class Calibration(HoldoutScores):
-    """The contents of `calibration.json`."""
+class _Required(HoldoutScores):
+    """The part of a calibration that runs and pipelines have in common."""
 
     threshold: float
     """Probability from which a pixel is contrail."""
@@ -59,13 +85,18 @@ class Calibration(HoldoutScores):
     """The kind of tiles of the training data."""
     stores: dict[str, str]
     """Digest by name of the stores that it was trained or calibrated on."""
-    statistics: NotRequired[dict[str, Any]]
+
+
+class Calibration(_Required, total=False):
+    """The contents of `calibration.json`."""
+
+    statistics: dict[str, Any]
     """Only runs: statistics of the training data, as stores hold them."""
-    weights: NotRequired[str]
+    weights: str
     """Only runs: digest of the file of weights."""
-    mask_weights: NotRequired[dict[str, float]]
+    mask_weights: dict[str, float]
     """Only pipelines: weight of each stage's mask."""
-    gate_weights: NotRequired[dict[str, float]]
+    gate_weights: dict[str, float]
     """Only pipelines: weight of each stage's record score."""
 
 
@@ -135,13 +166,3 @@ def read_calibration(path: Path) -> Calibration:
             f"{path / WEIGHTS}: not the file that the run ended with; restore it, or remove {path} and train again"
         )
     return calibration
-
-
-def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Write the calibration, which marks a run or pipeline as finished.
-
-    Args:
-        path: Run or pipeline directory.
-        calibration: What to write.
-    """
-    write_json(path / CALIBRATION, calibration)

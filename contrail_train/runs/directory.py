@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -44,24 +44,6 @@ STAGES = "stages"
 """A pipeline's folder of run directories."""
 
 
-class Environment(TypedDict):
-    """The contents of `environment.json`."""
-
-    command: list[str]
-    """Command line that began the run."""
-    stores: dict[str, str]
-    """Digest by name of the stores, and of the weights it starts from."""
-    device: str
-    """`cpu`, or the name of the GPU."""
-    processes: int
-    cpu_threads: int
-    git: str | None
-    """Revision of the source code, followed by `+` if it has local changes; None outside a checkout."""
-    python: str
-    versions: dict[str, str]
-    """Version by package."""
-
-
 @contextmanager
 def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
     """Create a directory or reopen the one written earlier, and keep other processes out of it meanwhile.
@@ -79,8 +61,9 @@ def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
     Raises:
         ContrailError: If `out` is something else or not writable, or another process holds the lock.
     """
+    before_marker = {LOCK, ENVIRONMENT, f".{ENVIRONMENT}.partial", f".{marker}.partial"}  # all that a kill can leave
     is_ours = (out / marker).is_file() or not out.exists()
-    if not is_ours and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
+    if not is_ours and (not out.is_dir() or any(path.name not in before_marker for path in out.iterdir())):
         raise ContrailError(f"{out}: exists and is not a {kind}; choose another --out")
     make_folder(out)
     with (out / LOCK).open("a+") as file:
@@ -121,7 +104,18 @@ def begin_run(
         ContrailError: If the directory holds a run with other settings or data.
     """
     if not (out / CALIBRATION).is_file() and not checkpoints(out):
-        write_json(out / ENVIRONMENT, _environment(digests, device, command, processes))
+        packages = ("contrail-kit", "torch", "timm", "segmentation-models-pytorch", "numpy", "zarr", "xarray")
+        environment = {
+            "command": list(command),
+            "stores": dict(digests),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "processes": processes,
+            "cpu_threads": torch.get_num_threads(),
+            "git": _git_revision(),
+            "python": sys.version.split()[0],
+            "versions": {name: importlib.metadata.version(name) for name in packages},
+        }
+        write_json(out / ENVIRONMENT, environment)
         write_atomically(out / CONFIG, [to_yaml(config).encode()])  # written last: it makes the directory a run
         return
     begun = read_config(out / CONFIG).model_copy(update={"device": config.device})
@@ -140,24 +134,8 @@ def begin_run(
         )
 
 
-def _environment(
-    digests: Mapping[str, str], device: torch.device, command: Sequence[str], processes: int
-) -> Environment:
-    packages = ("contrail-kit", "torch", "timm", "segmentation-models-pytorch", "numpy", "zarr", "xarray")
-    return {
-        "command": list(command),
-        "stores": dict(digests),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "processes": processes,
-        "cpu_threads": torch.get_num_threads(),
-        "git": _git_revision(),
-        "python": sys.version.split()[0],
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-    }
-
-
 def _git_revision() -> str | None:
-    """Revision of the checkout that holds this file, if it lies in one and git is installed."""
+    """Revision of the checkout that holds this file, followed by `+` if it has local changes."""
     describe = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
     try:
         result = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True)

@@ -24,11 +24,10 @@ from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.loader import Batch, epoch_order, load, share_of, step_rows
-from contrail_train.evaluation.batches import EvaluationOptions
 from contrail_train.evaluation.calibrate import calibrate
-from contrail_train.evaluation.score import assign_folds, holdout_dice, score
+from contrail_train.evaluation.score import EvaluationOptions, assign_folds, holdout_dice, score
 from contrail_train.inference.detector import on_label_grid
-from contrail_train.runs.calibration import Calibration, Grid, find_calibration, write_calibration
+from contrail_train.runs.calibration import Calibration, Grid, find_calibration
 from contrail_train.runs.checkpoint import (
     TrainingState,
     file_digest,
@@ -38,7 +37,15 @@ from contrail_train.runs.checkpoint import (
     save_mean,
     save_tensors,
 )
-from contrail_train.runs.directory import CONFIG, WEIGHTS, MetricsLog, begin_run, locked_directory
+from contrail_train.runs.directory import (
+    CALIBRATION,
+    CONFIG,
+    WEIGHTS,
+    MetricsLog,
+    begin_run,
+    locked_directory,
+    write_json,
+)
 from contrail_train.runs.distributed import leave, wait
 from contrail_train.training.optim import train_mode
 from contrail_train.training.setup import Setup, set_up
@@ -91,7 +98,7 @@ def fit(
             return None
         calibration = _calibrate(setup, state, out)
         if ranks.first:
-            write_calibration(out, calibration)
+            write_json(out / CALIBRATION, calibration)
             shutil.rmtree(out / CANDIDATES)
     leave(ranks)
     return calibration
@@ -229,7 +236,7 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
         "composite": data.composite,
         "label_shift": list(data.label_shift),
         "off": list(setup.detector.mask_shift),
-        "grid": Grid(**vars(data.grid)),
+        "grid": Grid(native=data.native, pixel=data.pixel, size=data.size, dtype=data.dtype),
         "stores": data.digests,
         "weights": file_digest(out / WEIGHTS),
     }

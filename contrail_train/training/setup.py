@@ -182,30 +182,17 @@ def _model_notes(config: RunConfig, data: TrainingData, model: Segmenter, start:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     partly = "" if trained == sum(counts) else f" ({trained / 1e6:.2f} M of them trained)"
     label_shift = data.label_shift if config.augment.label_shift is None else config.augment.label_shift
-    notes.append(f"{describe(config)}, {sum(counts) / 1e6:.2f} M parameters{partly}, label shift {label_shift} px")
+    mixer, decoder = config.model.mixer, config.model.decoder
+    description = ", ".join(
+        [config.model.encoder]
+        + ([f"{len(config.data.frames)} frames mixed by {mixer.kind}"] if mixer else [])
+        + ([decoder.kind] if decoder else [])
+        + (["record classifier"] if config.model.record_head else [])
+    )
+    notes.append(f"{description}, {sum(counts) / 1e6:.2f} M parameters{partly}, label shift {label_shift} px")
     if config.compile:
         notes.append("compiling: the first step takes a minute or more")
     return notes
-
-
-def describe(config: RunConfig) -> str:
-    """Describe a model in a few words.
-
-    Args:
-        config: Settings of the run.
-
-    Returns:
-        Encoder, mixer, decoder and heads, separated by commas.
-    """
-    model, frames = config.model, len(config.data.frames)
-    parts = [model.encoder]
-    if model.mixer is not None:
-        parts.append(f"{frames} frames mixed by {model.mixer.kind}")
-    if model.decoder is not None:
-        parts.append(model.decoder.kind)
-    if model.record_head is not None:
-        parts.append("record classifier")
-    return ", ".join(parts)
 
 
 def has_thin_strided_pointwise(model: nn.Module) -> bool:

@@ -51,8 +51,7 @@ def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
         except torch.OutOfMemoryError:
             state.micro_batch = _halved(min(state.micro_batch, len(rows)), ranks)
             ranks.say(
-                f"out of memory at step {step}: from now on {state.micro_batch} samples pass through the model at once; "
-                "the batch of a step stays the same"
+                f"out of memory at step {step}: from now on {state.micro_batch} samples pass through the model at once"
             )
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):

@@ -1,8 +1,8 @@
 """Work that takes several training runs.
 
 `pipeline` trains the stages of a detector and calibrates them together; `rounds` alternates between training and
-pseudo-labelling; `soup` averages the weights of runs. `unseen` selects the records on which several runs can be
-calibrated together, `retraining` names the ways in which a round uses its pseudo-labels.
+pseudo-labelling; `soup` averages the weights of runs. `retraining` names the ways in which a round uses its
+pseudo-labels.
 
 Each workflow writes a directory that contains run directories, resumes if it is repeated, and calls `training.fit`.
 """

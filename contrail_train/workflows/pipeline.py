@@ -17,32 +17,36 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import write_atomically
+from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.pipelines import PipelineConfig, stage_config
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import read_tree, to_yaml, validated
-from contrail_train.data.items import open_labelled
+from contrail_train.config.settings import read_config, read_tree, to_yaml, validated
+from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.training_data import open_training_data
-from contrail_train.evaluation.batches import EvaluationOptions
 from contrail_train.evaluation.calibrate import calibrate
+from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.pipeline import load_stages, pipeline_detector
-from contrail_train.runs.calibration import (
-    Calibration,
-    Grid,
-    check_run,
-    find_calibration,
-    read_calibration,
-    write_calibration,
-)
+from contrail_train.inference.predictor import Predictor
+from contrail_train.runs.calibration import Calibration, Grid, check_run, find_calibration, read_calibration
 from contrail_train.runs.device import choose_device
-from contrail_train.runs.directory import CALIBRATION, CONFIG, ENVIRONMENT, PIPELINE, STAGES, WEIGHTS, locked_directory
+from contrail_train.runs.directory import (
+    CALIBRATION,
+    CONFIG,
+    ENVIRONMENT,
+    PIPELINE,
+    STAGES,
+    WEIGHTS,
+    locked_directory,
+    write_json,
+)
 from contrail_train.runs.distributed import ALONE
 from contrail_train.training.fit import fit
-from contrail_train.workflows.unseen import held_out_by_all, sample_stores_of
 
 STEPS = 4  # weights are fitted in quarters
 MAX_WEIGHTINGS = 256
@@ -91,7 +95,7 @@ def train_pipeline(
         _train_stages(config, out, devices, command)
         ALONE.say(f"calibrating on held-out records: {', '.join(config.mask)}")
         calibration = _calibrate(config, out, choose_device(devices[0]))
-        write_calibration(out, calibration)
+        write_json(out / CALIBRATION, calibration)
     return calibration
 
 
@@ -172,6 +176,44 @@ def _copy_run(run: Path, folder: Path) -> None:
             staged.rename(folder / name)
         elif not filecmp.cmp(run / name, folder / name, shallow=False):
             raise ContrailError(f"{folder}: holds another run than {run}; choose another --out")
+
+
+def held_out_by_all(runs: Iterable[Predictor], items: Items, any_unseen: bool = False) -> Items:
+    """Select the records that no run was trained on and that at least one run held out.
+
+    Args:
+        runs: Finished runs.
+        items: Labelled frames.
+        any_unseen: Also select records that no run held out or was trained on.
+
+    Returns:
+        The items of these records.
+    """
+    runs = list(runs)
+    trained = frozenset().union(*(run.trained_records for run in runs))
+    held = frozenset().union(*(run.calibrated_records for run in runs))
+    selected = [r not in trained and (any_unseen or r in held) for r in items.record_id.tolist()]
+    return items[np.flatnonzero(selected)]
+
+
+def sample_stores_of(runs: Iterable[Path]) -> list[str]:
+    """Return the stores of samples that runs were trained and validated on.
+
+    Args:
+        runs: Run directories.
+
+    Returns:
+        Their names as the runs' settings give them, each once.
+
+    Raises:
+        ContrailError: If one of them no longer exists.
+    """
+    data = [read_config(run / CONFIG).data for run in runs]
+    names = dict.fromkeys(name for one in data for name in (*one.train, *one.validation))
+    try:
+        return [name for name in names if kind_of(open_named(name)) is Kind.SAMPLES]
+    except ContrailError as error:
+        raise ContrailError(f"{error} (a stage was trained on it; or --set calibrate_on=STORE)") from None
 
 
 def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calibration:

@@ -38,10 +38,9 @@ from contrail_train.config.settings import differences, parse_config
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.metrics import bootstrap_difference
 from contrail_train.inference.load import load_predictor
-from contrail_train.runs.calibration import read_calibration
+from contrail_train.runs.calibration import ScoreValues, read_calibration
 from contrail_train.runs.directory import locked_directory, write_json
 from contrail_train.runs.distributed import ALONE
-from contrail_train.runs.scores import ScoreValues
 from contrail_train.training.fit import fit
 from contrail_train.workflows.retraining import Retraining
 

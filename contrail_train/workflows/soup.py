@@ -16,18 +16,18 @@ from contrail_train.config.settings import read_config
 from contrail_train.data.items import open_labelled
 from contrail_train.data.loader import load
 from contrail_train.data.training_data import TrainingData, open_training_data
-from contrail_train.evaluation.batches import EvaluationOptions
 from contrail_train.evaluation.calibrate import calibrate
+from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import View, normalise, single_network_detector, view_of
 from contrail_train.inference.run import load_run
 from contrail_train.models.segmenter import Segmenter, build
-from contrail_train.runs.calibration import Calibration, find_calibration, read_calibration, write_calibration
+from contrail_train.runs.calibration import Calibration, find_calibration, read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights, save_mean, save_tensors
 from contrail_train.runs.device import choose_device
-from contrail_train.runs.directory import CONFIG, WEIGHTS, begin_run, locked_directory
+from contrail_train.runs.directory import CALIBRATION, CONFIG, WEIGHTS, begin_run, locked_directory, write_json
 from contrail_train.runs.distributed import ALONE
 from contrail_train.training.optim import batch_norms, train_mode
-from contrail_train.workflows.unseen import held_out_by_all, sample_stores_of
+from contrail_train.workflows.pipeline import held_out_by_all, sample_stores_of
 
 BATCH_NORM_STEPS = 100
 
@@ -91,7 +91,7 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
             "seen_records": sorted({*items.record_id.tolist()}.union(*(c["seen_records"] for c in calibrations))),
             "weights": file_digest(out / WEIGHTS),
         }
-        write_calibration(out, calibration)
+        write_json(out / CALIBRATION, calibration)
     return calibration
 
 
@@ -120,7 +120,7 @@ def _recompute_batch_norms(model: Segmenter, config: RunConfig, data: TrainingDa
     norms = [norm for norm in batch_norms(model) if norm.training]
     for norm in norms:
         norm.reset_running_stats()  # type: ignore[operator]
-        norm.momentum = None  # the mean over all batches
+        norm.momentum = None  # type: ignore[assignment] # the mean over all batches
     if norms:
         with torch.no_grad():
             for x_btchw in _inputs(data, config.batch_size, view):

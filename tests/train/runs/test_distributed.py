@@ -26,6 +26,7 @@ fit(parse_config(yaml.safe_load(open(sys.argv[1])), "test"), Path(sys.argv[2]), 
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one(store: Path, tmp_path: Path) -> None:
     """Through torchrun and gloo: batch norms over both, cross-entropy and global Dice."""
     import torch

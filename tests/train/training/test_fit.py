@@ -15,6 +15,7 @@ from helpers.kills import run_until_killed
 from helpers.runs import CONVNEXT, TINY, run_steps, set_options
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_weights(store: Path, finished: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

@@ -13,7 +13,7 @@ import pytest
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.store.reader import open_store
 from contrail_train.inference.load import load_predictor
-from contrail_train.workflows.unseen import held_out_by_all
+from contrail_train.workflows.pipeline import held_out_by_all
 from helpers.cli import run_command, run_train
 from helpers.items import labelled_scene
 from helpers.kills import run_until_killed
@@ -40,6 +40,7 @@ def test_a_pipeline_is_the_mean_of_its_stages(pipeline: Path, unseen: Path, tmp_
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_pipeline_goes_on_to_the_same_end(store: Path, pipeline: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     options = list(map(str, set_options(*SHORT, f"data.train={store}")))

@@ -32,6 +32,11 @@ class Channel:
     high: float
     """Kelvin that map to 1."""
 
+    @property
+    def bands(self) -> list[int]:
+        """The one or two bands that the channel needs."""
+        return [self.band] if self.minus is None else [self.band, self.minus]
+
 
 @dataclass(frozen=True)
 class Composite:
@@ -45,7 +50,7 @@ class Composite:
     @property
     def bands(self) -> tuple[int, ...]:
         """Bands that the channels need, ascending."""
-        return tuple(sorted({b for c in self.channels for b in (c.band, c.minus) if b is not None}))
+        return tuple(sorted({band for channel in self.channels for band in channel.bands}))
 
     @property
     def channel_names(self) -> list[str]:
@@ -114,12 +119,12 @@ def from_dict(declaration: Any) -> Composite:
             minus = None if item.get("minus") is None else int(item["minus"])
             channel = Channel(str(item["name"]), int(item["band"]), minus, float(item["low"]), float(item["high"]))
         except (AttributeError, KeyError, TypeError, ValueError):
-            remedy = "give name, band (8 to 16), low and high in kelvin, optionally minus"
-            raise ContrailError(f"channel {i}: malformed; {remedy}") from None
-        bands = [b for b in (channel.band, channel.minus) if b is not None]
-        if not all(8 <= b <= 16 for b in bands) or not channel.low < channel.high:
-            remedy = "bands are 8 to 16, and low must be below high"
-            raise ContrailError(f"channel {channel.name!r}: out of range; {remedy}")
+            keys = "name, band (8 to 16), low and high in kelvin, optionally minus"
+            raise ContrailError(f"channel {i}: malformed; give {keys}") from None
+        if not all(8 <= band <= 16 for band in channel.bands) or not channel.low < channel.high:
+            raise ContrailError(
+                f"channel {channel.name!r}: out of range; bands are 8 to 16, and low must be below high"
+            )
         channels.append(channel)
     if not channels or len({c.name for c in channels}) < len(channels):
         raise ContrailError("channels: none, or two of one name; give at least one, each with its own name")
@@ -154,11 +159,9 @@ def evaluate(
     if out is None:
         out = np.empty((len(composite.channels), *bands[composite.bands[0]].shape), np.float32)
     for channel, x in zip(composite.channels, out, strict=True):
-        if channel.minus is None:
-            np.subtract(bands[channel.band], np.float32(channel.low), out=x)
-        else:
-            np.subtract(bands[channel.band], bands[channel.minus], out=x)
-            np.subtract(x, np.float32(channel.low), out=x)
+        first = bands[channel.band]
+        difference = first if channel.minus is None else np.subtract(first, bands[channel.minus], out=x)
+        np.subtract(difference, np.float32(channel.low), out=x)
         np.divide(x, np.float32(channel.high - channel.low), out=x)
         if clip:
             np.clip(x, 0.0, 1.0, out=x)
@@ -179,9 +182,7 @@ def quantise(unit: npt.NDArray[np.float32], out: npt.NDArray[Any]) -> None:
 
 
 def stored_frames(
-    composite: Composite,
-    bands: Mapping[int, npt.NDArray[np.float32]],
-    dtype: npt.DTypeLike,
+    composite: Composite, bands: Mapping[int, npt.NDArray[np.float32]], dtype: npt.DTypeLike
 ) -> npt.NDArray[Any]:
     """Compute a composite as a store keeps it.
 

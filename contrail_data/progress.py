@@ -7,21 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 _LOG_EVERY_S = 10.0
-
-
-class Advance(Protocol):
-    """Reports that some items are finished."""
-
-    def __call__(self, n: int = 1, note: str = "") -> None:
-        """Count items and show the progress.
-
-        Args:
-            n: Items finished since the last call.
-            note: Text to show behind the progress.
-        """
 
 
 @contextmanager
@@ -39,22 +27,22 @@ def progress(what: str, total: int, done: int = 0, *, unit: str = "samples", sca
         The function to call as items are finished.
     """
     if not sys.stderr.isatty():
-        yield _Log(what, total, done, unit, scale)
+        yield Advance(what, total, done, unit, scale)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-    texts = [
-        TextColumn(f"{{task.{name}}}") for name in ("description", "fields[count]", "fields[rate]", "fields[note]")
-    ]
-    columns = (texts[0], BarColumn(), texts[1], texts[2], TimeRemainingColumn(), texts[3])
+    count, rate, note = "{task.fields[count]}", "{task.fields[rate]}", "{task.fields[note]}"
+    columns = ("{task.description}", BarColumn(), count, rate, TimeRemainingColumn(), note)
     with Progress(*columns, console=Console(stderr=True)) as display:
         task = display.add_task(what, total=total, completed=done, count="", rate="", note="")
         yield _Bar(what, total, done, unit, scale, display, task)
 
 
 @dataclass
-class _Log:
+class Advance:
+    """Reports in a log that some items are finished; its fields are the arguments of `progress`."""
+
     what: str
     total: int
     done: int
@@ -66,6 +54,12 @@ class _Log:
         self.count, self.last = self.done, self.start
 
     def __call__(self, n: int = 1, note: str = "") -> None:
+        """Count items and show the progress.
+
+        Args:
+            n: Items finished since the last call.
+            note: Text to show behind the progress.
+        """
         self.count += n
         finished = n > 0 and self.count >= self.total
         if finished or time.monotonic() - self.last >= _LOG_EVERY_S:
@@ -76,14 +70,17 @@ class _Log:
 
     @property
     def items_per_second(self) -> float:
+        """Items finished per second since the start."""
         return (self.count - self.done) / max(time.monotonic() - self.start, 1e-9)
 
     @property
     def counts(self) -> str:
+        """Finished units of all units, as text."""
         return f"{self.count // self.scale}/{-(-self.total // self.scale)} {self.unit}"
 
     @property
     def rate(self) -> str:
+        """Units per second, or seconds per unit, as text."""
         rate = self.items_per_second / self.scale
         if not rate or rate >= 1:
             return f"{rate:.1f} {self.unit}/s"
@@ -91,7 +88,7 @@ class _Log:
 
 
 @dataclass
-class _Bar(_Log):
+class _Bar(Advance):
     display: Any
     task: Any
 

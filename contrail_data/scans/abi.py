@@ -236,7 +236,14 @@ def _opened(url: str) -> Iterator[Any]:
 
 
 class _RemoteFile(AbstractBufferedFile):
-    """A file on object storage that is read in ranges, so that only the chunks of a window are transferred."""
+    """A file on object storage that is read in ranges, so that only the chunks of a window are transferred.
+
+    Args:
+        url: URL of the file.
+
+    Raises:
+        ContrailError: If the file does not exist.
+    """
 
     def __init__(self, url: str):
         folder, _, self.key = url.rpartition("/")

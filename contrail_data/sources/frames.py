@@ -63,11 +63,28 @@ class FrameSource(Source):
     channels: tuple[str, ...]
 
     def files(self, record_id: str) -> list[Path]:
-        """Return the frame's file."""
+        """Return the frame's file.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            Paths, which need not exist.
+        """
         return [self.folder / f"{record_id}.npy"]
 
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Read one frame as a sample with one time step."""
+        """Read one frame as a sample with one time step.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            The checked sample.
+
+        Raises:
+            BadRecord: If it cannot be used.
+        """
         (path,) = self.files(record_id)
         array_yxc = read_npy(path, kinds="<f2 <f4", shape=(None, None, len(self.channels) + 1))
         mask = array_yxc[..., -1]

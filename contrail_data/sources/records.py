@@ -95,7 +95,14 @@ class RecordSource(Source):
     entries: Mapping[str, RecordMetadata]
 
     def files(self, record_id: str) -> list[Path]:
-        """List the metadata file, and the files of bands and labels."""
+        """List the metadata file, and the files of bands and labels.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            Paths, which need not exist.
+        """
         record = self.folder / record_id
         labels = (record / "human_pixel_masks.npy", record / "human_individual_masks.npy")
         return [self.folder.parent / f"{self.folder.name}_metadata.json", *self._band_files(record_id), *labels]
@@ -104,7 +111,17 @@ class RecordSource(Source):
         return [self.folder / record_id / f"band_{band:02d}.npy" for band in self.bands]
 
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Read bands and labels of one record as a sample."""
+        """Read bands and labels of one record as a sample.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            The checked sample.
+
+        Raises:
+            BadRecord: If it cannot be used.
+        """
         paths = self._band_files(record_id)
         if missing := [path.name for path in paths if not path.is_file()]:
             raise BadRecord(

@@ -260,12 +260,29 @@ class ScanSource(Source):
     entries: Mapping[str, ScanSample]
 
     def files(self, record_id: str) -> list[Path]:
-        """List the local files of the sample's scans."""
+        """List the local files of the sample's scans.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            Paths, which need not exist.
+        """
         names = {name for scan in self.entries[record_id].scans if scan is not None for name in scan.files}
         return [Path(name) for name in sorted(names) if "://" not in name]  # objects of an archive do not change
 
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Cut one sample out of its scans."""
+        """Cut one sample out of its scans.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            The checked sample.
+
+        Raises:
+            BadRecord: If it cannot be used.
+        """
         tile, scans = self.entries[record_id].tile, self.entries[record_id].scans
         temperature_byxt = np.full((len(self.bands), tile.height, tile.width, len(scans)), np.nan, np.float32)
         time = np.full(len(scans), np.datetime64("NaT", "ns"))

@@ -42,13 +42,8 @@ def settings_of(store: xr.Dataset) -> StoreSettings:
     dtype = store["image"].dtype.name
     if not codecs or dtype not in set(PixelDtype) or store.sizes["y"] != store.sizes["x"]:
         raise ContrailError(f"{path}: not laid out as a contrail store; build it with build-ash")
-    return StoreSettings(
-        from_dict(store.attrs["composite"]),
-        PixelDtype(dtype),
-        codecs[0],
-        store.sizes["y"],
-        tuple(store.attrs["label_shift"]),
-    )
+    composite, label_shift = from_dict(store.attrs["composite"]), tuple(store.attrs["label_shift"])
+    return StoreSettings(composite, PixelDtype(dtype), codecs[0], store.sizes["y"], label_shift)
 
 
 def _same_codec(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
@@ -105,9 +100,8 @@ def select_samples(
         selected &= _inside(area, scalars["latitude"].values, scalars["longitude"].values)
     if label is not None:
         labelled, positive = scalars["label_source"].values != "none", scalars["positive_pixels"].values > 0
-        selected &= labelled == (label is not LabelFilter.NONE)
-        if label is not LabelFilter.NONE:
-            selected &= positive == (label is LabelFilter.POSITIVE)
+        choices = {LabelFilter.NONE: ~labelled, LabelFilter.POSITIVE: labelled & positive}
+        selected &= choices.get(label, labelled & ~positive)
     if split is not None:
         selected &= scalars["split"].values == split
     return np.flatnonzero(selected)
@@ -119,11 +113,8 @@ def _inside(
     """Return whether places lie inside an area (south, west, north, east); NaN does not."""
     south, west, north, east = area
     east_of_west, west_of_east = longitude >= west, longitude <= east
-    return (
-        (latitude >= south)
-        & (latitude <= north)
-        & (east_of_west & west_of_east if west <= east else east_of_west | west_of_east)
-    )
+    between = east_of_west & west_of_east if west <= east else east_of_west | west_of_east
+    return (latitude >= south) & (latitude <= north) & between
 
 
 def select_distinct(stores: Sequence[xr.Dataset]) -> list[StoreSelection]:
@@ -151,9 +142,8 @@ def select_distinct(stores: Sequence[xr.Dataset]) -> list[StoreSelection]:
                 seen[record_id] = content, store.attrs["path"]
                 new.append(sample)
             elif seen[record_id][0] != content:
-                raise ContrailError(
-                    f"record {record_id}: differs between {seen[record_id][1]} and {store.attrs['path']}; remove it "
-                    "from one of them with subset --without"
-                )
+                paths = f"{seen[record_id][1]} and {store.attrs['path']}"
+                remedy = "remove it from one of them with subset --without"
+                raise ContrailError(f"record {record_id}: differs between {paths}; {remedy}")
         selections.append((store, np.array(new, np.int64)))
     return selections

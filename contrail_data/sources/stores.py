@@ -150,12 +150,26 @@ class StoreSource(Source):
     entries: Mapping[str, StoredSample]
 
     def files(self, record_id: str) -> list[Path]:
-        """Return the manifest of the record's store, if that is local."""
+        """Return the manifest of the record's store, if that is local.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            Paths, which need not exist.
+        """
         path = self.entries[record_id].path
         return [] if "://" in path else [Path(path) / MANIFEST]
 
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Read one sample of a store and verify its checksums."""
+        """Read one sample of a store and verify its checksums.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            The checked sample.
+        """
         entry = self.entries[record_id]
         attributes = entry.attributes
         store, readers = _opened(entry.path)
@@ -203,21 +217,50 @@ class AppendedSource(Source):
         return self.old if record_id in self.old.entries else self.new
 
     def files(self, record_id: str) -> list[Path]:
-        """List the files of the store or source that holds the record."""
+        """List the files of the store or source that holds the record.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            Paths, which need not exist.
+        """
         return self._source_of(record_id).files(record_id)
 
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Read one record from the store or source that holds it."""
+        """Read one record from the store or source that holds it.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            The checked sample.
+        """
         return self._source_of(record_id).read_sample(record_id)
 
     def part(self, record_ids: Sequence[str]) -> Self:
-        """Restrict both the store and the source to a few records."""
+        """Restrict both the store and the source to a few records.
+
+        Args:
+            record_ids: Some of `record_ids`.
+
+        Returns:
+            A source of these records.
+        """
         old = [record_id for record_id in record_ids if record_id in self.old.entries]
         new = [record_id for record_id in record_ids if record_id not in self.old.entries]
         return replace(super().part(record_ids), old=self.old.part(old), new=self.new.part(new))
 
     def adopt_shards(self, layouts: Mapping[str, Layout], finished: Set[int]) -> Iterator[Shard]:
-        """Put all full shards of the store in place; arrays that it lacks are filled."""
+        """Put all full shards of the store in place; arrays that it lacks are filled.
+
+        Args:
+            layouts: Layout of each pixel array of the new store.
+            finished: Numbers of the shards that are in place already.
+
+        Yields:
+            Each shard that was put in place.
+        """
         parent = open_store(self.old.parent_paths[0])
         place = place_of(parent.attrs["path"])
         manifest = read_manifest(place, parent.attrs["manifest"])

@@ -10,12 +10,13 @@ The string below each field is its description: `contrail-train presets show` an
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-FORMAT = 2
+FORMAT: Final = 2
 """Version of the layout of the settings. Format 1 had no key `format`."""
 LARGEST_LABEL_SHIFT = 8  # pixels
 MASK_TERMS = ("bce", "dice", "symmetric_dice", "lovasz", "focal", "tversky")
@@ -46,6 +47,18 @@ def plain(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), default=str).replace('"', "").replace(":", ": ")
 
 
+class Need(NamedTuple):
+    """What some settings need to have an effect; they must keep their defaults otherwise."""
+
+    is_met: bool
+    what: str
+    """What is needed, for messages."""
+    group: Strict
+    """The group of the settings."""
+    keys: str
+    """Their dotted keys, separated by blanks."""
+
+
 class Strict(BaseModel):
     """A group of settings that refuses unknown keys."""
 
@@ -53,24 +66,25 @@ class Strict(BaseModel):
         extra="forbid", validate_assignment=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
-    def refuse_idle(self, *keys: str, unless: bool, needs: str) -> None:
-        """Refuse settings of this group that differ from their default although they have no effect.
+    def needs(self) -> Iterator[Need]:
+        """List what settings need to have an effect.
 
-        Args:
-            *keys: Dotted keys of the settings.
-            unless: Whether the settings have an effect.
-            needs: What they need to have one.
-
-        Raises:
-            ValueError: If one of them differs from its default.
+        Yields:
+            One need at a time.
         """
-        for key in () if unless else keys:
-            name = key.rpartition(".")[2]
-            value, default = getattr(self, name), type(self).model_fields[name].get_default(call_default_factory=True)
-            if value != default:
-                raise ValueError(
-                    f"{key}={plain(value)} has no effect: it needs {needs}; set that, or {key}={plain(default)}"
-                )
+        yield from ()
+
+    @model_validator(mode="after")
+    def _refuse_idle_settings(self) -> Self:
+        for is_met, what, group, keys in self.needs():
+            for key in () if is_met else keys.split():
+                name = key.rpartition(".")[2]
+                value, field = getattr(group, name), type(group).model_fields[name]
+                if value != (default := field.get_default(call_default_factory=True)):
+                    raise ValueError(
+                        f"{key}={plain(value)} has no effect: it needs {what}; set that, or {key}={plain(default)}"
+                    )
+        return self
 
 
 class PseudoConfig(Strict):
@@ -91,10 +105,8 @@ class PseudoConfig(Strict):
     of: Literal["frame", "record"] = "frame"
     """Whether both limits apply to the values of each frame, or to their means over the frames of the record."""
 
-    @model_validator(mode="after")
-    def _refuse_idle_settings(self) -> PseudoConfig:
-        self.refuse_idle("data.pseudo.step", unless=self.target == "quantised", needs="data.pseudo.target=quantised")
-        return self
+    def needs(self) -> Iterator[Need]:  # noqa: D102
+        yield Need(self.target == "quantised", "data.pseudo.target=quantised", self, "data.pseudo.step")
 
 
 class BalanceConfig(Strict):
@@ -106,10 +118,8 @@ class BalanceConfig(Strict):
     power: float = Field(1.0, gt=0.0, le=1.0)
     """1 makes the classes equally frequent; the closer to 0, the closer they stay to their frequency in the data."""
 
-    @model_validator(mode="after")
-    def _refuse_idle_settings(self) -> BalanceConfig:
-        self.refuse_idle("data.balance.power", unless=bool(self.by), needs="data.balance.by")
-        return self
+    def needs(self) -> Iterator[Need]:  # noqa: D102
+        yield Need(bool(self.by), "data.balance.by", self, "data.balance.power")
 
 
 class DataConfig(Strict):
@@ -158,6 +168,13 @@ class DataConfig(Strict):
     check: bool = False
     """Verify the checksum of every frame that is read. A damaged store stops the run."""
 
+    def needs(self) -> Iterator[Need]:  # noqa: D102
+        file, stores = self.folds is not None, bool(self.validation)
+        yield Need(not file and not stores, "no data.folds or data.validation", self, "data.holdout")
+        yield Need(file, "data.folds", self, "data.leave_out")
+        by_fold = file or (self.holdout > 0 and not stores)
+        yield Need(by_fold, "data.folds, or data.holdout above 0 without data.validation", self, "data.fold")
+
     @model_validator(mode="after")
     def _check_frames_and_holdout(self) -> DataConfig:
         if self.frames != sorted(set(self.frames)) or 0 not in self.frames:
@@ -168,15 +185,6 @@ class DataConfig(Strict):
             raise ValueError("data.folds: data.validation is set too, and both choose the hold-out; set one of them")
         if self.fold in self.leave_out:
             raise ValueError(f"data.leave_out: fold {self.fold} is held out (data.fold); remove it from one of them")
-        whole_stores = bool(self.validation)
-        self.refuse_idle(
-            "data.holdout", unless=self.folds is None and not whole_stores, needs="no data.folds or data.validation"
-        )
-        self.refuse_idle("data.leave_out", unless=self.folds is not None, needs="data.folds")
-        by_fold = not whole_stores and (self.folds is not None or self.holdout > 0)
-        self.refuse_idle(
-            "data.fold", unless=by_fold, needs="data.folds, or data.holdout above 0 without data.validation"
-        )
         if self.fold and self.folds is None and (self.fold + 1) * self.holdout > 1 + 1e-9:
             raise ValueError(
                 f"data.fold={self.fold}: data.holdout={self.holdout} has only {int(1 / self.holdout + 1e-9)} folds, "
@@ -315,10 +323,8 @@ class MixerConfig(Strict):
     blocks: int = Field(3, ge=1)
     """Number of 3-D blocks, or of LSTM layers, in a row."""
 
-    @model_validator(mode="after")
-    def _refuse_idle_settings(self) -> MixerConfig:
-        self.refuse_idle("model.mixer.blocks", unless=self.kind != "mean", needs="model.mixer.kind=conv3d or lstm")
-        return self
+    def needs(self) -> Iterator[Need]:  # noqa: D102
+        yield Need(self.kind != "mean", "model.mixer.kind=conv3d or lstm", self, "model.mixer.blocks")
 
 
 class DecoderConfig(Strict):
@@ -341,11 +347,9 @@ class DecoderConfig(Strict):
     """Predict two maps, contrail and background, instead of one. `loss.bce` is then the cross-entropy of their
     softmax."""
 
-    @model_validator(mode="after")
-    def _refuse_idle_settings(self) -> DecoderConfig:
+    def needs(self) -> Iterator[Need]:  # noqa: D102
         keys = (f"model.decoder.{key}" for key in ("upsample", "attention", "centre", "deep_supervision"))
-        self.refuse_idle(*keys, unless=self.kind == "unet", needs="model.decoder.kind=unet")
-        return self
+        yield Need(self.kind == "unet", "model.decoder.kind=unet", self, " ".join(keys))
 
 
 class RecordHeadConfig(Strict):
@@ -494,41 +498,37 @@ class RunConfig(Strict):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
 
-    @model_validator(mode="after")
-    def _refuse_idle_settings(self) -> RunConfig:
+    def needs(self) -> Iterator[Need]:  # noqa: D102
         model, data, loss, optim = self.model, self.data, self.loss, self.optim
-        mask, record, mixed = model.decoder is not None, model.record_head is not None, model.mixer is not None
-        several = len(data.frames) > 1
-        self.refuse_idle(
-            "micro_batch",
-            unless=self.micro_batch is None or self.micro_batch <= self.batch_size,
-            needs="a larger batch_size",
-        )
-        model.refuse_idle("model.mixer", unless=several, needs="several data.frames")
-        self.augment.refuse_idle("augment.time_reversal", unless=several, needs="several data.frames")
-        data.refuse_idle("data.frames", unless=mixed, needs="model.mixer")
-        optim.refuse_idle("optim.mixer_lr", unless=mixed, needs="model.mixer")
-        optim.refuse_idle("optim.decoder_lr", unless=mask, needs="model.decoder")
-        loss.refuse_idle(*(f"loss.{term}" for term in MASK_TERMS), unless=mask, needs="model.decoder")
-        loss.refuse_idle("loss.record", unless=record, needs="model.record_head")
-        cross_entropy = loss.bce > 0 or record
-        loss.refuse_idle(
-            "loss.pos_weight", "loss.label_smoothing", unless=cross_entropy, needs="loss.bce or model.record_head"
-        )
+        mask, record, several = model.decoder is not None, model.record_head is not None, len(data.frames) > 1
+        parts = self.micro_batch is None or self.micro_batch <= self.batch_size
         deep = model.decoder is not None and model.decoder.deep_supervision
-        loss.refuse_idle("loss.auxiliary", unless=deep, needs="model.decoder.deep_supervision=true")
-        frozen = "encoder" in model.freeze
-        optim.refuse_idle("optim.encoder_lr", unless=not frozen, needs="an encoder that is not in model.freeze")
-        if frozen and not model.pretrained and self.start is None:
+        yield Need(parts, "a larger batch_size", self, "micro_batch")
+        yield Need(several, "several data.frames", model, "model.mixer")
+        yield Need(several, "several data.frames", self.augment, "augment.time_reversal")
+        yield Need(model.mixer is not None, "model.mixer", data, "data.frames")
+        yield Need(model.mixer is not None, "model.mixer", optim, "optim.mixer_lr")
+        yield Need("encoder" not in model.freeze, "an encoder that is not in model.freeze", optim, "optim.encoder_lr")
+        yield Need(mask, "model.decoder", optim, "optim.decoder_lr")
+        yield Need(mask, "model.decoder", loss, " ".join(f"loss.{term}" for term in MASK_TERMS))
+        yield Need(record, "model.record_head", loss, "loss.record")
+        cross_entropy = record or loss.bce > 0
+        yield Need(cross_entropy, "loss.bce or model.record_head", loss, "loss.pos_weight loss.label_smoothing")
+        yield Need(deep, "model.decoder.deep_supervision=true", loss, "loss.auxiliary")
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> RunConfig:
+        model, frames, reversal = self.model, self.data.frames, self.augment.time_reversal
+        if "encoder" in model.freeze and not model.pretrained and self.start is None:
             raise ValueError(
                 "model.freeze: the encoder would keep its random weights; set model.pretrained or start, or remove "
                 "encoder from model.freeze"
             )
-        if self.augment.time_reversal and data.frames != [-offset for offset in reversed(data.frames)]:
+        if reversal and frames != [-offset for offset in reversed(frames)]:
             raise ValueError(
-                f"augment.time_reversal={self.augment.time_reversal}: data.frames={data.frames} is not symmetric about "
-                "the labelled frame; set augment.time_reversal=0, or other frames"
+                f"augment.time_reversal={reversal}: data.frames={frames} is not symmetric about the labelled frame; "
+                "set augment.time_reversal=0, or other frames"
             )
-        if not mask and loss.record == 0:
+        if model.decoder is None and self.loss.record == 0:
             raise ValueError("loss.record: 0, and a model without a mask has no other term; raise it")
         return self

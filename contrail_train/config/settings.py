@@ -73,7 +73,7 @@ def with_values(config: RunConfig, values: Iterable[tuple[str, Any]], where: str
     Raises:
         ContrailError: If a key is unknown, or a value or the combination of settings is not valid.
     """
-    tree, fields = config.model_dump(mode="json"), dict(_fields(RunConfig))
+    tree, fields = config.model_dump(mode="json"), dict(setting_fields(RunConfig))
     for key, value in values:
         if key not in fields:
             raise ContrailError(f"{where}: {_unknown(RunConfig, key)}")
@@ -271,15 +271,23 @@ def known_keys(model: type[Strict] = RunConfig) -> list[str]:
     Returns:
         Dotted keys in the order of the schema.
     """
-    return [key for key, field in _fields(model) if group_of(field) is None]
+    return [key for key, field in setting_fields(model) if group_of(field) is None]
 
 
-def _fields(model: type[Strict], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key with its field, a group before its settings."""
+def setting_fields(model: type[Strict], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Go through a schema.
+
+    Args:
+        model: The schema.
+        prefix: Put before each key.
+
+    Yields:
+        Every dotted key with its field, a group before its settings.
+    """
     for name, field in model.model_fields.items():
         yield prefix + name, field
         if group := group_of(field):
-            yield from _fields(group, f"{prefix}{name}.")
+            yield from setting_fields(group, f"{prefix}{name}.")
 
 
 def group_of(field: FieldInfo) -> type[Strict] | None:
@@ -344,7 +352,8 @@ def _refusal(model: type[Strict], error: ValidationError) -> str:
     if first["type"] == "missing" and isinstance(first["loc"][-1], str):
         return f"{key}: missing; give it"
     group: type[Strict] | None = model
-    path, field = [], None
+    path: list[str] = []
+    field: FieldInfo | None = None
     for part in first["loc"]:  # which continues beyond the setting in lists and unions
         if group and part in group.model_fields:
             field, path = group.model_fields[str(part)], [*path, str(part)]

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from contrail_data.reports.charts import MONTHS, Colour, paired_bars
+from contrail_data.reports.charts import MONTHS, Colour, bars
 from contrail_data.reports.globe import Layer, RecordMap, record_map
 from contrail_data.reports.page import Table, render_page
 from contrail_data.splits.audit import leak_table
@@ -95,10 +95,14 @@ def _charts(sets: Sequence[xr.Dataset]) -> dict[str, Markup]:
     if any(map(len, labels)):
         charts["label"] = (("positive", "negative"), labels)
     return {
-        name: paired_bars(
+        name: bars(
             classes,
-            np.stack([np.bincount(of_set, minlength=len(classes)) for of_set in values]),
+            [
+                (np.bincount(of_set, minlength=len(classes)) / max(len(of_set), 1), colour)
+                for of_set, colour in zip(values, (Colour.POSITIVE, Colour.SECOND), strict=False)
+            ],
             f"share of the records by {name}",
+            percent=True,
         )
         for name, (classes, values) in charts.items()
     }

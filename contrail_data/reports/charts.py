@@ -19,7 +19,6 @@ import numpy.typing as npt
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -79,89 +78,52 @@ def inline_svg(axes: Axes, description: str) -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     width, height = figure.get_size_inches() * 72
-    svg = re.sub(r"(?s)^.*?<svg[^>]*>|<style.*?</style>|<!--.*?-->|<defs/>", "", buffer.getvalue())
+    svg = re.sub(r"(?s)^.*?<svg[^>]*>|<style.*?</style>|<!--.*?-->", "", buffer.getvalue())
     svg = re.sub(r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"', "", svg)
     svg = re.sub(r"""<a xlink:href=(["'])(.*?)\1[^>]*>""", r"<g><title>\2</title>", svg).replace("</a>", "</g>")
     svg = re.sub(r'(?<= [dxy]=")[^"]*', lambda numbers: re.sub(r"(\.\d)\d+", r"\1", numbers[0]), svg)
-    svg = re.sub(r"\s*\n\s*", " ", svg)
+    svg = re.sub(r"\s*\n\s*|<defs/>|<g/>", " ", svg)
     for colour in Colour:
         svg = svg.replace(colour, f"var(--{colour.name.lower()})")
     return Markup(f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(description)}">{svg}')
 
 
 def bars(
-    names: Sequence[str], values: Numbers, colours: Sequence[Colour], description: str, *, percent: bool = False
+    names: Sequence[str],
+    series: Sequence[tuple[Numbers, Colour | Sequence[Colour]]],
+    description: str,
+    *,
+    percent: bool = False,
+    mirrored: bool = False,
 ) -> Markup:
-    """Draw one bar for each name.
+    """Draw bars for one or two series of values.
 
     Args:
-        names: Labels below the bars; bars with an empty name have none.
-        values: Heights of the bars, (name).
-        colours: Colours of the bars.
+        names: Names of the bars. Of many bars, every third is labelled.
+        series: Values (name) and colours of each series; one colour, or one for each bar.
         description: What the chart shows, for screen readers.
         percent: Whether the values are shares, to be labelled as per cent.
+        mirrored: Draw the second series downwards instead of beside the first.
 
     Returns:
         The chart as an `<svg>` element.
     """
+    width = 0.94 if mirrored else 0.94 / len(series)
     with rc_context(fname=STYLE):
         axes = new_axes()
-        drawn = axes.bar(range(len(names)), values, 0.94, color=list(colours))
-        _add_tooltips(drawn, [f"{value:.1%}" if percent else f"{value:,}" for value in values.tolist()])
-        _set_ticks(axes, percent=percent)
-        _label_bars(axes, names)
-        return inline_svg(axes, description)
-
-
-def mirrored_bars(names: Sequence[str], up: Numbers, down: Numbers, description: str) -> Markup:
-    """Draw counts of positive records upwards and counts of negative ones downwards, on one scale.
-
-    Args:
-        names: Labels below the bars; bars with an empty name have none.
-        up: Counts of positive records, (name).
-        down: Counts of negative records, (name).
-        description: What the chart shows, for screen readers.
-
-    Returns:
-        The chart as an `<svg>` element.
-    """
-    with rc_context(fname=STYLE):
-        axes = new_axes()
-        for counts, sign, colour, noun in (
-            (up, 1, Colour.POSITIVE, "positive"),
-            (down, -1, Colour.NEGATIVE, "negative"),
-        ):
-            drawn = axes.bar(range(len(names)), sign * counts, 0.94, color=colour)
-            _add_tooltips(drawn, [f"{count:,} {noun}" for count in counts.tolist()])
-        axes.axhline(0, color=Colour.MUTED, linewidth=1)
-        axes.spines.bottom.set_visible(False)
-        _set_ticks(axes)
-        _label_bars(axes, names)
-        return inline_svg(axes, description)
-
-
-def paired_bars(names: Sequence[str], counts: npt.NDArray[np.int64], description: str) -> Markup:
-    """Draw the share of each class in one or two sets, side by side.
-
-    Args:
-        names: Names of the classes.
-        counts: Members of each class, (set, name).
-        description: What the chart shows, for screen readers.
-
-    Returns:
-        The chart as an `<svg>` element.
-    """
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    width = 0.92 / len(counts)
-    with rc_context(fname=STYLE):
-        axes = new_axes()
-        for side, colour in enumerate((Colour.POSITIVE, Colour.SECOND)[: len(counts)]):
-            centres = np.arange(len(names)) + (side - (len(counts) - 1) / 2) * width
-            texts = zip(names, shares[side].tolist(), counts[side].tolist(), strict=True)
-            drawn = axes.bar(centres, shares[side], width, color=colour)
-            _add_tooltips(drawn, [f"{name}: {share:.1%}, {count:,} records" for name, share, count in texts])
-        _set_ticks(axes, percent=True)
-        _label_bars(axes, [name.split(" ")[0] for name in names])
+        for i, (values, colours) in enumerate(series):
+            centres = np.arange(len(names)) + (0 if mirrored else (i - (len(series) - 1) / 2) * width)
+            drawn = axes.bar(centres, -values if mirrored and i else values, width, color=colours)
+            for bar, name, value in zip(drawn, names, values.tolist(), strict=True):
+                bar.set_url(f"{name}: {value:.1%}" if percent else f"{name}: {value:,}")
+        if mirrored:
+            axes.axhline(0, color=Colour.MUTED, linewidth=1)
+            axes.spines.bottom.set_visible(False)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=not percent))
+        axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:g}%" if percent else f"{abs(y):,.0f}")
+        labelled = range(0, len(names), 3 if len(names) > 12 else 1)
+        axes.set_xticks(labelled, [names[i].split(" ")[0] for i in labelled])
+        axes.set_xlim(-0.5, max(len(names), 4.4) - 0.5)  # a few bars do not fill the whole width
         return inline_svg(axes, description)
 
 
@@ -186,13 +148,14 @@ def histogram(counts: Numbers, limit: tuple[float, str], description: str, *, lo
         drawn = axes.bar(
             starts, np.maximum(counts - bottom, 0), 0.94 / len(counts), bottom, align="edge", color=colours
         )
-        _add_tooltips(drawn, [f"{count:,}" for count in counts.tolist()])
+        for bar, start, count in zip(drawn, starts, counts.tolist(), strict=True):
+            bar.set_url(f"from {start:g}: {count:,}")
         if logarithmic:
             axes.set_yscale("log")
             axes.set_ylim(bottom, 2 * max(counts.max(), 1))
             axes.yaxis.set_major_formatter(lambda count, _: f"1e{math.log10(count):.0f}")
         else:
-            _set_ticks(axes)
+            axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=True))
         axes.set_xlim(0, 1)
         axes.axvline(min(max(value, 0), 1), color=Colour.TEXT, linewidth=1, linestyle="--")
         side = -1 if value > 0.7 else 1
@@ -262,20 +225,3 @@ def reliability(predicted: Numbers, observed: Numbers, weight: Numbers, tooltips
         dots.set_urls(list(tooltips))
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share labelled contrail")
         return inline_svg(axes, "observed share of contrail pixels by predicted probability")
-
-
-def _add_tooltips(drawn: BarContainer, texts: Sequence[str]) -> None:
-    for bar, text in zip(drawn, texts, strict=True):
-        bar.set_url(text)
-
-
-def _set_ticks(axes: Axes, *, percent: bool = False) -> None:
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS, integer=not percent))
-    axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:g}%" if percent else f"{abs(y):,.0f}")
-
-
-def _label_bars(axes: Axes, names: Sequence[str]) -> None:
-    """Label the bars at 0, 1, ... that have a name; a few bars do not fill the whole width."""
-    labelled = [i for i, name in enumerate(names) if name]
-    axes.set_xticks(labelled, [names[i] for i in labelled])
-    axes.set_xlim(-0.5, max(len(names), 4.4) - 0.5)

@@ -55,7 +55,7 @@ def prediction_page(store: xr.Dataset, summary: PredictionSummary) -> str:
         charts = {
             "scores": histogram(counts, (summary.gate, "gate"), "frames by score"),
             "frames": bars(
-                names, positive, [Colour.POSITIVE] * len(names), "share of positive frames by frame index", percent=True
+                names, [(positive, Colour.POSITIVE)], "share of positive frames by frame index", percent=True
             ),
             "probabilities": histogram(
                 pixels, (summary.threshold, "threshold"), "pixels by probability", logarithmic=True

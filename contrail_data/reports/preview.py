@@ -117,13 +117,7 @@ def default_sheets(store: xr.Dataset) -> list[Sheet]:
 
 
 def contact_sheet(
-    store: xr.Dataset,
-    sheet: Sheet,
-    out: Path,
-    *,
-    count: int = 24,
-    seed: int = 0,
-    prediction: xr.Dataset | None = None,
+    store: xr.Dataset, sheet: Sheet, out: Path, *, count: int = 24, seed: int = 0, prediction: xr.Dataset | None = None
 ) -> Path:
     """Write a PNG with the labelled frames of many records.
 

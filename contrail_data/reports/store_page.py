@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from contrail_data.composites import dequantise
 from contrail_data.progress import progress
-from contrail_data.reports.charts import MONTHS, Colour, bars, distributions, mirrored_bars
+from contrail_data.reports.charts import MONTHS, Colour, bars, distributions
 from contrail_data.reports.globe import Layer, RecordMap, record_map
 from contrail_data.reports.page import Picture, Table, render_page
 from contrail_data.reports.pictures import LABEL_COLOUR, VOTE_COLOUR, SampleViewer, encode_png
@@ -104,7 +104,7 @@ def _time_charts(
     dated = ~np.isnat(times)
     if not dated.any():
         return {}
-    hours = [str(hour) if hour % 3 == 0 else "" for hour in range(24)]
+    hours = [str(hour) for hour in range(24)]
     utc_hour, month = (times.astype(f"datetime64[{unit}]").astype(np.int64) % n for unit, n in (("h", 24), ("M", 12)))
     charts = {}
     for title, values, names in (
@@ -113,25 +113,18 @@ def _time_charts(
         ("Month", np.where(dated, month, np.nan), MONTHS),
     ):
         edges = np.arange(len(names) + 1)
-        up, down = (np.histogram(values[of & np.isfinite(values)], edges)[0] for of in (positive, ~positive))
-        if labelled.any():
-            charts[title] = mirrored_bars(names, up, down, f"positive records up, negative down, by {title}")
-        else:
-            charts[title] = bars(names, down, [Colour.NEGATIVE] * len(names), f"records by {title}")
+        series = [
+            (np.histogram(values[members & np.isfinite(values)], edges)[0], colour)
+            for members, colour in ((positive, Colour.POSITIVE), (~positive, Colour.NEGATIVE))
+        ]
+        mirrored = bool(labelled.any())
+        description = f"positive records up, others down, by {title}" if mirrored else f"records by {title}"
+        charts[title] = bars(names, series if mirrored else series[1:], description, mirrored=mirrored)
     return charts
 
 
-@dataclass(frozen=True)
-class _Channels:
-    samples: int
-    """Number of samples that were read."""
-    charts: list[tuple[str, Markup, str]]
-    """Name, chart and caption."""
-    table: Table
-
-
-def _channels(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) -> _Channels:
-    """Read the reference frames of some samples."""
+def _channels(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) -> dict[str, Any]:
+    """Measure the channels of the reference frames of some samples."""
     viewer, channels = SampleViewer(store, records), summary.composite.channels
     chosen = np.sort(np.random.default_rng(_SEED).permutation(summary.samples)[:SAMPLED]).tolist()
     levels = np.zeros((2, len(channels), 256))  # of all pixels and of contrail pixels
@@ -163,19 +156,10 @@ def _channels(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) ->
         rows.append([channel.name, kelvin, f"{mean[c]:.4f} ± {deviation[c]:.4f}", *clipped_shares])
     header = ["channel", "mean ± std", "in [0, 1]", "clipped low", "clipped high"]
     header += ["contrail clipped low", "contrail clipped high"] * bool(contrail_pixels)
-    return _Channels(len(chosen), charts, Table(header, rows))
+    return {"samples": len(chosen), "charts": charts, "table": Table(header, rows)}
 
 
-@dataclass(frozen=True)
-class _ContrailSizes:
-    pieces: int
-    median_size: float
-    median_record: float
-    sizes_chart: Markup
-    records_chart: Markup
-
-
-def _contrail_sizes(store: xr.Dataset, positive: npt.NDArray[np.bool_]) -> _ContrailSizes | None:
+def _contrail_sizes(store: xr.Dataset, positive: npt.NDArray[np.bool_]) -> dict[str, Any] | None:
     """Measure the connected pieces of the labels; pixels that touch at a corner are connected."""
     from scipy.ndimage import label
 
@@ -186,37 +170,27 @@ def _contrail_sizes(store: xr.Dataset, positive: npt.NDArray[np.bool_]) -> _Cont
         for _, mask in read_planes(store, "mask", np.flatnonzero(positive), "labels")
     ]
     pieces, per_record = np.concatenate(sizes), np.array([pixels.sum() for pixels in sizes])
-    return _ContrailSizes(
-        len(pieces),
-        float(np.median(pieces)) if len(pieces) else 0.0,
-        float(np.median(per_record)),
-        _doubling_bins(pieces, "contrails by number of pixels"),
-        _doubling_bins(per_record, "records by number of labelled pixels"),
-    )
+    return {
+        "pieces": len(pieces),
+        "median_size": np.median(pieces) if len(pieces) else 0,
+        "median_record": np.median(per_record),
+        "sizes_chart": _doubling_bins(pieces, "contrails by number of pixels"),
+        "records_chart": _doubling_bins(per_record, "records by number of labelled pixels"),
+    }
 
 
 def _doubling_bins(values: npt.NDArray[np.int64], description: str) -> Markup:
     """Draw a histogram with the bins 1, 2 to 3, 4 to 7, ..."""
     exponents = np.log2(np.maximum(values, 1)).astype(np.int64)
-    first = int(exponents.min(initial=16))
+    first = min(exponents.tolist(), default=0)
     counts = np.bincount(exponents - first)
     starts = [2 ** (first + i) for i in range(len(counts))]
     names = [f"{start}" if start < 1024 else f"{start // 1024}k" for start in starts]
-    return bars(names, counts, [Colour.POSITIVE] * len(counts), description)
+    return bars(names, [(counts, Colour.POSITIVE)], description)
 
 
-@dataclass(frozen=True)
-class _Agreement:
-    dice: float
-    """Global Dice of any two annotators."""
-    disputed: float
-    """Share of the pixels that any annotator marked but not all."""
-    charts: list[tuple[int, int, int, Markup]]
-    """Number of annotators, pixels and records, and the chart of the votes on a marked pixel."""
-    pairs: Table
-
-
-def _agreement(votes: dict[int, Votes]) -> _Agreement | None:
+def _agreement(votes: dict[int, Votes]) -> dict[str, Any] | None:
+    """Measure how often annotators agree, over all records with votes."""
     marked = [record for record in votes.values() if record.marked]
     if not marked:
         return None
@@ -233,7 +207,7 @@ def _agreement(votes: dict[int, Votes]) -> _Agreement | None:
         counts = np.sum([record.marked_by for record in of_n], 0)[1 : n + 1]
         colours = [Colour.POSITIVE if 2 * k > n else Colour.NEGATIVE for k in range(1, n + 1)]
         names = [str(k) for k in range(1, n + 1)]
-        chart = bars(names, counts / counts.sum(), colours, "share of the pixels by votes", percent=True)
+        chart = bars(names, [(counts / counts.sum(), colours)], "share of the pixels by votes", percent=True)
         charts.append((n, int(counts.sum()), len(of_n), chart))
     dice = np.divide(2.0 * together, total, out=np.full((8, 8), np.nan), where=total > 0)
     pairs = ~np.eye(8, dtype=bool)
@@ -241,12 +215,12 @@ def _agreement(votes: dict[int, Votes]) -> _Agreement | None:
     cells = [
         ["" if r == s else "-" if np.isnan(dice[r, s]) else f"{dice[r, s]:.2f}" for s in range(n)] for r in range(n)
     ]
-    return _Agreement(
-        dice=2 * together[pairs].sum() / max(total[pairs].sum(), 1),
-        disputed=sum(record.disputed for record in marked) / sum(record.marked for record in marked),
-        charts=charts,
-        pairs=Table(["", *map(str, range(n))], [[str(r), *row] for r, row in enumerate(cells)]),
-    )
+    return {
+        "dice": 2 * together[pairs].sum() / max(total[pairs].sum(), 1),
+        "disputed": sum(record.disputed for record in marked) / sum(record.marked for record in marked),
+        "charts": charts,
+        "pairs": Table(["", *map(str, range(n))], [[str(r), *row] for r, row in enumerate(cells)]),
+    }
 
 
 def _examples(

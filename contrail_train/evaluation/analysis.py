@@ -195,7 +195,7 @@ def _cell_name(number: int) -> str:
 
 
 def _class_numbers(values: npt.NDArray[Any], starts: Sequence[int]) -> Floats:
-    return np.searchsorted(starts, values, side="right") - 1.0
+    return (np.searchsorted(starts, values, side="right") - 1).astype(np.float64)
 
 
 def _class_names(starts: Sequence[int]) -> list[str]:
@@ -262,7 +262,9 @@ def _by_class(
             if tp + fp:
                 row["precision"] = tp / (tp + fp)
             if len(np.unique(group[members])) >= FEW_GROUPS:
-                row["dice_low"], row["dice_high"] = bootstrap_interval(*counts[:, members], group[members])
+                row["dice_low"], row["dice_high"] = bootstrap_interval(
+                    counts[0, members], counts[1, members], counts[2, members], group[members]
+                )
         yield row
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from contrail_data.reports.page import Table, plural
 from contrail_train.evaluation.analysis import CELL, Analysis, ContrailAnalysis, GateAnalysis, RecordClass
@@ -33,7 +32,8 @@ def gate_sentences(gate: GateAnalysis) -> list[str]:
         sentences.append(
             "Of a positive and a negative record, the positive one has the higher score in "
             f"{gate['record_auc_roc']:.1%} of the cases (AUC-PR {gate['record_auc_pr']:.3f}; "
-            f"{positives / (positives + negatives):.3f} by chance). {gate['record_recall']:.1%} of the positive records have a mask."
+            f"{positives / (positives + negatives):.3f} by chance). {gate['record_recall']:.1%} of the positive "
+            "records have a mask."
         )
         if gate["record_precision"]:
             sentences[-1] += f" {gate['record_precision']:.1%} of the records with a mask are positive."
@@ -117,20 +117,23 @@ def contrail_tables(contrails: ContrailAnalysis) -> list[Table]:
     Returns:
         A table of labelled contrails and one of predicted contrails, if there are any.
     """
-    tables = []
-    for kind, share, pixel_share, names in (
-        ("labelled", "hit", "pixels_hit", ("found in part or in full", "pixels found")),
-        ("predicted", "false", "pixels_false", ("on no label", "their share of pixels")),
-    ):
-        classes: list[dict[str, Any]] = contrails[kind]  # type: ignore[literal-required]
-        rows = [
-            [c["class"], f"{c['contrails']:,}", f"{c['pixels']:,}", _percent(c[share]), _percent(c[pixel_share])]
-            for c in classes
-        ]
-        bars = {3: [c[share] for c in classes], 4: [c[pixel_share] for c in classes]}
-        header = ["size", "contrails", "pixels", *names]
-        tables += [Table(header, rows, f"{kind.capitalize()} contrails by size", bars)] if rows else []
-    return tables
+    labelled = [(c["class"], c["contrails"], c["pixels"], c["hit"], c["pixels_hit"]) for c in contrails["labelled"]]
+    predicted = [
+        (c["class"], c["contrails"], c["pixels"], c["false"], c["pixels_false"]) for c in contrails["predicted"]
+    ]
+    return [
+        Table(
+            ["size", "contrails", "pixels", *names],
+            [[name, f"{count:,}", f"{pixels:,}", f"{a:.1%}", f"{b:.1%}"] for name, count, pixels, a, b in classes],
+            f"{kind} contrails by size",
+            {3: [row[3] for row in classes], 4: [row[4] for row in classes]},
+        )
+        for kind, classes, names in (
+            ("Labelled", labelled, ("found in part or in full", "pixels found")),
+            ("Predicted", predicted, ("on no label", "their share of pixels")),
+        )
+        if classes
+    ]
 
 
 def record_tables(records: dict[str, list[RecordClass]]) -> list[Table]:

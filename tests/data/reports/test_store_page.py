@@ -19,7 +19,7 @@ from helpers.stores import predict_square
 class Page(HTMLParser):
     """Tags must nest, nothing may run, nothing may come from elsewhere."""
 
-    VOID = frozenset({"meta", "img", "br", "circle", "path", "rect", "line", "polygon", "polyline"})
+    VOID = frozenset({"meta", "img", "br", "circle", "path", "rect", "line", "polygon", "polyline", "use"})
 
     def __init__(self) -> None:
         super().__init__()

@@ -108,9 +108,7 @@ def test_the_story_without_gate_errors_or_positives() -> None:
         "Dice is 1.000; it would be 1.000 (+0.000) with a perfect gate.",
     ]
     alarm = analyse([outcome_of(label, label, mask_of(), None, 0)], records_of(1), np.ones(1), 0.5, group)["gate"]
-    assert gate_sentences(alarm) == [
-        "No record has a contrail. The only errors are 16 false pixels, in 1 of 1 record."
-    ]
+    assert gate_sentences(alarm) == ["No record has a contrail. The only errors are 16 false pixels, in 1 of 1 record."]
     with pytest.raises(ValueError, match="no record"):
         analyse([], records_of(0), np.zeros(0), 0.0, np.zeros(0, str))
 

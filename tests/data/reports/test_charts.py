@@ -1,0 +1,37 @@
+"""Charts as inline SVG."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from contrail_data.reports.charts import Colour, bars, histogram
+from contrail_data.reports.globe import Layer, record_map
+
+
+def test_charts_take_their_colours_from_the_page() -> None:
+    chart = bars(["a", "b"], [(np.array([1, 2]), [Colour.POSITIVE, Colour.NEGATIVE])], "two <bars>")
+    assert 'aria-label="two &lt;bars&gt;"' in chart
+    assert chart.count("var(--positive)") == chart.count("var(--negative)") == 1
+    assert "#" not in chart
+    assert "<title>b: 2</title>" in chart
+
+
+def test_charts_are_deterministic_and_self_contained() -> None:
+    charts = [histogram(np.array([3, 0, 1]), (0.5, "gate"), "scores", logarithmic=True) for _ in range(2)]
+    assert charts[0] == charts[1]
+    for foreign in ("http", "url(", "<style", "<metadata", " id="):
+        assert foreign not in charts[0]
+    assert "gate 0.5" in charts[0]
+
+
+def test_a_map_counts_records_that_it_cannot_show() -> None:
+    longitude = np.array([-75.0, -75.1, -60.0, -50.0, 110.0, np.nan])
+    latitude = np.array([10.0, 10.1, 0.0, 0.0, 0.0, np.nan])
+    everyone = Layer(np.ones(6, bool), Colour.NEGATIVE)
+    positive = Layer(np.arange(6) < 1, Colour.POSITIVE)
+    drawn = record_map(longitude, latitude, [everyone, positive], "records: {}, positive: {}")
+    assert drawn is not None
+    assert (drawn.centre, drawn.hidden, drawn.unplaced) == (pytest.approx(-75.2), 1, 1)
+    assert drawn.svg.count("<title>10.0, -75.0: records: 2, positive: 1</title>") == 2
+    assert record_map(longitude[5:], latitude[5:], [Layer(np.ones(1, bool), Colour.NEGATIVE)], "{}") is None

@@ -69,7 +69,7 @@ def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path, tmp_
     options = set_options(*TINY, "model.decoder=null", "model.record_head={}", f"data.train={store}")
     done = run_train("run", "unet2d", "--out", out, *options)
     assert done.returncode == 0, done.stderr
-    assert "Dice over records" in done.stdout
+    assert "Dice of records" in done.stdout
     store = unseen
     done = run_train("evaluate", out, store)
     assert done.returncode == 0, done.stderr

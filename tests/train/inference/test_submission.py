@@ -64,4 +64,4 @@ def test_two_runs_are_compared_record_by_record(store: Path, unseen: Path, finis
     assert run_train("run", "unet2d", "--out", other, *options, *set_options(f"data.train={store}")).returncode == 0
     done = run_train("compare", finished, other, unseen)
     assert done.returncode == 0, done.stderr
-    assert "B less A" in done.stdout
+    assert "B minus A" in done.stdout

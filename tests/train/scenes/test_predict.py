@@ -123,7 +123,7 @@ def test_files_that_others_open(folder: Path, finished: Path, tmp_path: Path) ->
     assert {f["geometry"]["type"] for f in features} <= {"LineString", "MultiPolygon"}
     assert all(shapely.from_geojson(json.dumps(f["geometry"])).is_valid for f in features)
     again = run_train("predict", finished, folder, "--time", NOON, "-o", names[0])
-    assert "exists: choose another -o" in again.stderr
+    assert "exists; choose another -o" in again.stderr
 
 
 def test_all_times_and_what_is_refused(folder: Path, finished: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def file_bytes(content: AbiContent) -> bytes:
     with h5py.File(content.name, "w", **options) as file:
         start, end, created = (f"{str(time)[:21]}Z" for time in content.times)
         satellite = SATELLITES[content.satellite]
-        texts = {
+        texts: dict[str, Any] = {
             "name": content.name,
             "title": "ABI L1b Radiances" if content.product == "L1b" else "ABI L2 Cloud and Moisture Imagery",
             "kind": "Multiple emissive band" if content.product == "MCMIP" else "Single emissive band",
@@ -175,14 +175,14 @@ def _add(
     dimensions: Sequence[str] = (),
     texts: Mapping[str, Any] | None = None,
     storage: Mapping[str, Any] | None = None,
-    **numbers: Any,
+    numbers: Mapping[str, Any] | None = None,
 ) -> None:
     """Add a netCDF variable with the attributes of a template; `texts` fill placeholders, `numbers` the null ones.
 
     As in NOAA's files, numbers among the attributes are arrays of one element, and text is of fixed length.
     """
     attributes = TEMPLATES[template] if isinstance(template, str) else template
-    attributes = {key: numbers.get(key) if value is None else value for key, value in attributes.items()}
+    attributes = {key: (numbers or {}).get(key) if value is None else value for key, value in attributes.items()}
     attributes = {key: np.array(v[1:], v[0]) if isinstance(v, list) else v for key, v in attributes.items()}
     data = np.asarray(data)
     fill = np.asarray(attributes.get("_FillValue", _NO_FILL[data.dtype.str[1:]])).item()
@@ -199,7 +199,7 @@ def _add_axes(file: h5py.File, grid: FixedGrid) -> None:
     for axis, first, step, count in (("y", grid.y, grid.dy, grid.height), ("x", grid.x, grid.dx, grid.width)):
         texts = {"axis": axis, "capital": axis.upper()}
         numbers = {"scale_factor": np.float32(step), "add_offset": np.float32(first)}
-        _add(file, axis, np.arange(count, dtype=np.int16), "axis", texts=texts, **numbers)
+        _add(file, axis, np.arange(count, dtype=np.int16), "axis", texts=texts, numbers=numbers)
         file[axis].make_scale(axis)
     lengths = {"number_of_time_bounds": 2, "band": 1, "number_of_image_bounds": 2}
     for name, count in lengths.items():
@@ -227,11 +227,11 @@ def _add_band(file: h5py.File, product: str, number: int, image: Image) -> None:
     numbers = {"_FillValue": np.int16(fill), "sensor_band_bit_depth": np.int8(band.bits if radiance else 12)}
     numbers |= {"valid_range": np.array([0, most], np.int16), "scale_factor": scale, "add_offset": offset}
     name = f"{'Rad' if radiance else 'CMI'}{suffix}"
-    _add(file, name, image.packed, "imagery", ["y", "x"], texts, storage, **numbers)
+    _add(file, name, image.packed, "imagery", ["y", "x"], texts, storage, numbers)
     percents = [key for key in TEMPLATES["flags"] if key.startswith("percent_")]
     on_earth = max(int((image.flags >= 0).sum()), 1)
     shares = {key: np.float32((image.flags == flag).sum() / on_earth) for flag, key in enumerate(percents)}
-    _add(file, f"DQF{suffix}", image.flags, "flags", ["y", "x"], texts, storage, **shares)
+    _add(file, f"DQF{suffix}", image.flags, "flags", ["y", "x"], texts, storage, shares)
 
     _add(file, f"band_id{suffix}", np.array([number], np.int8), "band_id", ["band"])
     _add(file, f"band_wavelength{suffix}", np.array([band.wavelength], np.float32), "band_wavelength", ["band"])
@@ -268,9 +268,8 @@ def _add_geometry(file: h5py.File, content: AbiContent) -> None:
         _add(file, f"{axis}_image", np.float32(edges.mean()), "image_axis", texts=texts)
         bounds = edges.astype(np.float32)
         _add(file, f"{axis}_image_bounds", bounds, "image_bounds", ["number_of_image_bounds"], texts)
-    nadir = np.float32(grid.projection.longitude)
-    unset = np.float32(_NO_FILL["f4"])
-    _add(file, "geospatial_lat_lon_extent", unset, "extent", **content.extent, geospatial_lon_nadir=nadir)
+    numbers = {**content.extent, "geospatial_lon_nadir": np.float32(grid.projection.longitude)}
+    _add(file, "geospatial_lat_lon_extent", np.float32(_NO_FILL["f4"]), "extent", numbers=numbers)
     for name, value, text, quantity, units in (
         ("subpoint_lat", 0.0, "subpoint latitude (platform latitude)", "latitude", "degrees_north"),
         ("subpoint_lon", satellite.subpoint, "subpoint longitude (platform longitude)", "longitude", "degrees_east"),

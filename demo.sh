@@ -17,7 +17,7 @@ small=(--set model.encoder=resnet10t --set "model.decoder.channels=[64,32,32,16,
     --set loss.pos_weight=3 --set augment.affine=null --set optim.lr=2e-3 --set batch_size=8)
 
 title "1. Synthetic records in the layout of OpenContrails: 378 to train on, 162 that the model never sees"
-step contrail-data synth demo/raw --records 540 --size 128 --validation 0.3
+step contrail-data synth demo/raw --records 540 --size 128 --validation 0.3 --seed 1
 
 title "2. Build ash-RGB stores from them, and look at one"
 step contrail-data build-ash demo/raw --split train --size 128 -o demo/train.zarr

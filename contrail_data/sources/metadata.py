@@ -100,9 +100,9 @@ def _parse(entry: Any) -> RecordMetadata:
         if key == "projection_wkt":
             if not isinstance(value, str | None):
                 raise ValueError(f"{key} is not text")
-        elif value is not None and not (
-            type(value) in (int, float) and abs(value) < (4e9 if key == "timestamp" else 1e9)
-        ):
+            continue
+        limit = 4e9 if key == "timestamp" else 1e9
+        if value is not None and not (type(value) in (int, float) and abs(value) < limit):
             raise ValueError(f"{key} is {str(value)[:40]!r}, not a usable number")  # also NaN and booleans
     timestamp = values.pop("timestamp")
     grid = tuple(values.values())
@@ -124,9 +124,8 @@ def read_complete_metadata(path: Path) -> list[RecordMetadata]:
     metadata, problems = read_metadata(path)
     complete = [entry for entry in metadata.values() if entry.is_complete]
     if not complete:
-        raise ContrailError(
-            problems[0] if problems else f"{path}: states time and place of no record; choose another file"
-        )
+        problem = f"{path}: states time and place of no record; choose another file"
+        raise ContrailError(problems[0] if problems else problem)
     return complete
 
 
@@ -152,10 +151,7 @@ def metadata_records(path: Path, size: int) -> xr.Dataset:
         except ValueError as error:
             raise ContrailError(f"{path}: record {entry.record_id}: {str(error)[:120]}; correct the entry") from None
     places = {
-        name: (
-            ("sample", "corner")[: np.ndim(footprints[0][name]) + 1],
-            np.array([place[name] for place in footprints]),
-        )
+        name: (("sample", "corner")[: np.ndim(footprints[0][name]) + 1], np.array([f[name] for f in footprints]))
         for name in ("latitude", "longitude", "corner_latitude", "corner_longitude")
     }
     start = np.array([entry.time() for entry in entries])

@@ -50,9 +50,8 @@ def read_npy(
             data_bytes = os.fstat(file.fileno()).st_size - file.tell()
             if data_bytes != expected_bytes:
                 state = "truncated" if data_bytes < expected_bytes else "too long"
-                raise BadRecord(
-                    f"{name}: {state}: {data_bytes} bytes of data, expected {expected_bytes}; restore the file"
-                )
+                sizes = f"{data_bytes} bytes of data, expected {expected_bytes}"
+                raise BadRecord(f"{name}: {state}: {sizes}; restore the file")
             if fortran_order:
                 transposed = np.empty(file_shape[::-1], dtype)
                 file.readinto(transposed.reshape(-1).view(np.uint8).data)

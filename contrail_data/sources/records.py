@@ -46,10 +46,10 @@ def open_records(root: Path, split: str, composite: Composite) -> RecordSource:
     folder = root / split
     if not folder.is_dir():
         splits = [name for name in ("train", "validation", "test") if (root / name).is_dir()]
-        hint = (
-            f"use --split {' or '.join(splits)}" if splits else "give the folder that holds train/, validation/, test/"
-        )
-        raise ContrailError(f"{folder}: no such folder; {hint}")
+        remedy = "give the folder that holds train/, validation/, test/"
+        if splits:
+            remedy = f"use --split {' or '.join(splits)}"
+        raise ContrailError(f"{folder}: no such folder; {remedy}")
     problems: list[str] = []
     ids: list[str] = []
     for path in sorted(folder.iterdir()):
@@ -124,9 +124,8 @@ class RecordSource(Source):
         """
         paths = self._band_files(record_id)
         if missing := [path.name for path in paths if not path.is_file()]:
-            raise BadRecord(
-                f"{record_id}: missing {', '.join(missing)}; restore them, or choose a composite without these bands"
-            )
+            remedy = "restore them, or choose a composite without these bands"
+            raise BadRecord(f"{record_id}: missing {', '.join(missing)}; {remedy}")
         temperature_byxt = self._read_bands(paths)
         height, width = temperature_byxt.shape[1:3]
         labels = _read_labels(self.folder / record_id, (height, width))
@@ -137,9 +136,8 @@ class RecordSource(Source):
         try:
             footprint = unknown_footprint() if tile is None else tile.footprint()
         except ValueError as error:
-            raise BadRecord(
-                f"{self.folder.name}_metadata.json: record {record_id}: {str(error)[:120]}; correct the entry"
-            ) from None
+            where = f"{self.folder.name}_metadata.json: record {record_id}"
+            raise BadRecord(f"{where}: {str(error)[:120]}; correct the entry") from None
         return make_sample(
             "brightness_temperature",
             temperature_byxt,

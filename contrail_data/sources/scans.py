@@ -142,9 +142,8 @@ def cut_source(listing: ScanListing, request: TileRequest, composite: Composite,
     if not entries:
         raise ContrailError(f"{where}: no sample can be cut: {notes[-1] if notes else 'no time is left'}")
     if empty_frames:
-        notes.append(
-            f"{empty_frames} of {all_frames} frames have no scan within {request.tolerance:g} minutes and are empty"
-        )
+        within = f"within {request.tolerance:g} minutes"
+        notes.append(f"{empty_frames} of {all_frames} frames have no scan {within} and are empty")
     return ScanSource(
         root=where,
         location=where if "://" in where else str(Path(where).absolute()),
@@ -171,10 +170,8 @@ def _complete_scans(listing: ScanListing, composite: Composite, where: str) -> t
     notes = list(listing.notes)
     if len(complete) < len(scans):
         example = next(scan for scan in scans if scan not in complete)
-        band = min(set(composite.bands) - set(example.bands))
-        notes.append(
-            f"{len(scans) - len(complete)} of {len(scans)} scans lack a band, such as {band} at {_minute(example)}"
-        )
+        missing = f"{min(set(composite.bands) - set(example.bands))} at {_minute(example)}"
+        notes.append(f"{len(scans) - len(complete)} of {len(scans)} scans lack a band, such as {missing}")
     return complete, notes
 
 
@@ -188,42 +185,29 @@ def _requested_tiles(
         return [(record.time("s"), {record.record_id: tile}) for record, tile in tiles_of if tile is not None]
     scene = scans[0].open()
     satellite = str(scene.attrs["platform"])
-    tiles = _tiles_of_places(grid_of(scene), request, where)
+    tiles = _tiles_of_places(grid_of(scene), request, where).items()
     times = list(request.times) or _own_times(scans, request.every)
-    return [
-        (time, {_record_id(satellite, time, place, request.native): tile for place, tile in tiles.items()})
-        for time in times
-    ]
+    return [(t, {_record_id(satellite, t, place, request.native): tile for place, tile in tiles}) for t in times]
 
 
 def _tiles_of_places(grid: FixedGrid, request: TileRequest, where: str) -> dict[tuple[float, float], Tile]:
     tiles = {}
-    for latitude, longitude in request.places or lattice_sites():
+    pixel = request.pixel or SIDE_KM * 1000 / request.size
+    for place in request.places or lattice_sites():
         try:
-            if request.native:
-                tile = native_tile(grid, latitude, longitude, request.size)
-            else:
-                pixel = request.pixel or SIDE_KM * 1000 / request.size
-                tile = utm_tile(latitude, longitude, request.size, pixel)
+            tile = native_tile(grid, *place, request.size) if request.native else utm_tile(*place, request.size, pixel)
             footprint = tile.footprint()
+            rows, columns = grid.indices(footprint["corner_latitude"], footprint["corner_longitude"])
+            if request.places and np.isnan(rows).all():
+                satellite = grid.projection.longitude
+                raise ValueError(f"not visible from {abs(satellite):g} {'EW'[satellite < 0]}")
         except ValueError as error:
             if request.places:
-                raise ContrailError(f"--at {latitude:g},{longitude:g}: {error}; choose another place") from None
+                raise ContrailError(f"--at {place[0]:g},{place[1]:g}: {error}; choose another place") from None
             continue
-        rows, columns = grid.indices(footprint["corner_latitude"], footprint["corner_longitude"])
-        if request.places:
-            if np.isnan(rows).all():
-                satellite = f"{abs(grid.projection.longitude):g} {'EW'[grid.projection.longitude < 0]}"
-                raise ContrailError(
-                    f"--at {latitude:g},{longitude:g}: not visible from {satellite}; choose another place"
-                )
-            tiles[latitude, longitude] = tile
-            continue
-        if (
-            grid.contains(rows, columns).all()
-            and satellite_zenith(latitude, longitude, grid.projection.longitude) <= MAX_ZENITH
-        ):
-            tiles[latitude, longitude] = tile
+        zenith = satellite_zenith(*place, grid.projection.longitude)
+        if request.places or (grid.contains(rows, columns).all() and zenith <= MAX_ZENITH):
+            tiles[place] = tile
     if not tiles:
         raise ContrailError(f"{where}: shows no site of the lattice in full; give places with --at LATITUDE,LONGITUDE")
     return tiles

@@ -63,10 +63,8 @@ def from_stores(selections: Sequence[StoreSelection]) -> StoreSource:
     entries: dict[str, StoredSample] = {}
     for store, samples in selections:
         if settings_of(store) != settings or store.sizes["time"] != first.sizes["time"]:
-            raise ContrailError(
-                f"{store.attrs['path']}: composite, dtype, codec, size, frames or label shift differ from those of "
-                f"{first.attrs['path']} (see contrail-data diff); rebuild one of them"
-            )
+            what = f"composite, dtype, codec, size, frames or label shift differ from those of {first.attrs['path']}"
+            raise ContrailError(f"{store.attrs['path']}: {what} (see contrail-data diff); rebuild one of them")
         for record_id, entry in _stored_samples(store, samples):
             if record_id in entries:
                 raise ContrailError(f"record {record_id}: occurs in {entries[record_id].path} and {entry.path}")
@@ -105,9 +103,8 @@ def appended(parent: xr.Dataset, new: Source) -> AppendedSource:
     if not added:
         raise ContrailError(f"{new.root}: all its records are in {old.root} already; nothing to append")
     if new.frames != old.frames:
-        raise ContrailError(
-            f"{new.root}: records have {new.frames} frames, those of {old.root} {old.frames}; append to another store"
-        )
+        frames = f"records have {new.frames} frames, those of {old.root} {old.frames}"
+        raise ContrailError(f"{new.root}: {frames}; append to another store")
     return AppendedSource(
         kind=new.kind,
         root=new.root,
@@ -290,14 +287,12 @@ class AppendedSource(Source):
                 record_id = self.old.record_ids[index]
                 entry = self.old.entries[record_id]
                 kept_checksums = {name: np.atleast_1d(values[index]).tolist() for name, values in checksums.items()}
-                values = stored_values(entry.attributes, entry.time, int(missing[index]))
-                rows.append(
-                    {
-                        "index": index,
-                        "record_id": record_id,
-                        "checksums": {**kept_checksums, **constant_checksums},
-                        "moments": moments[index].tolist(),
-                        "values": values,
-                    }
-                )
+                row: SampleRow = {
+                    "index": index,
+                    "record_id": record_id,
+                    "checksums": {**kept_checksums, **constant_checksums},
+                    "moments": moments[index].tolist(),
+                    "values": stored_values(entry.attributes, entry.time, int(missing[index])),
+                }
+                rows.append(row)
             yield Shard(number, files, rows)

@@ -71,7 +71,7 @@ def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path,
     mended = run_train("pipeline", "unet2d_single", "--out", tmp_path / "q", "--set", f"all.run={pipeline}/stages/all")
     assert mended.returncode == 0, mended.stderr
     idle = run_train("pipeline", "unet2d_fitted", "--out", tmp_path / "i", *stages, "--set", "epochs=9")
-    assert "settings: epochs: of stages that are trained" in idle.stderr
+    assert "settings: epochs have no effect" in idle.stderr
     odd = run_train(
         "pipeline", "unet2d_single", "--out", tmp_path / "r", "--set", f"all.run={pipeline}/stages/classifier"
     )
@@ -139,14 +139,14 @@ def test_what_a_stage_cannot_be_trained_on_is_told_before_the_first_is(store: Pa
     assert "stage positive:" in refused.stderr
     assert not (tmp_path / "p/stages").exists()
     (tmp_path / "mine.yaml").write_text("mask: [all]\n")
-    assert "mine.yaml: lacks stages" in run_train("pipeline", tmp_path / "mine.yaml", "--out", tmp_path / "p").stderr
+    assert "mine.yaml: stages: missing" in run_train("pipeline", tmp_path / "mine.yaml", "--out", tmp_path / "p").stderr
 
 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
         ("alll.epochs=3", "did you mean all.epochs?"),
-        ("mask=[]", "give a list of 1 or more, of text"),
+        ("mask=[]", "give a list of 1 or more, each entry text"),
         ("tta=all", "give none, flips or dihedral"),
         ("all.epoch=3", "did you mean epochs?"),
     ],

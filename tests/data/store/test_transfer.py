@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.storage.place import Place
@@ -43,6 +44,7 @@ def test_pull_is_verified_resumes_and_serves_by_digest(sealed40: Path, tmp_path:
     pixel_reader(open_named(url), check=True)(17, [4], out)
 
 
+@pytest.mark.slow
 def test_several_processes_pull_at_once(sealed40: Path, tmp_path: Path) -> None:
     program = """if True:
         import os, sys

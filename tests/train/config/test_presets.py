@@ -37,6 +37,7 @@ def stores(tmp_path_factory) -> dict[str, Path]:
     return paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_takes_two_steps(name: str, stores: dict[str, Path], tmp_path: Path) -> None:
     """Small images and decoders; the encoder itself once in its family, a light one in its other members."""
@@ -94,7 +95,9 @@ def test_the_list_shows_families_and_a_family_its_presets() -> None:
     assert line.split()[-7:] == ["frames", "at", "512", "px", "124.4", "1438.3", "5"]
     done = run_train("presets", "ls", "convnext_base")
     rows = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  convnext_base")]
-    assert rows == [f"convnext_base_{stage}" for stage in ("all", "all_soft", "positive", "positive_soft", "classifier")]
+    assert rows == [
+        f"convnext_base_{stage}" for stage in ("all", "all_soft", "positive", "positive_soft", "classifier")
+    ]
 
 
 def test_the_list_shows_parent_difference_and_cost() -> None:

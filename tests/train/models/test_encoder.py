@@ -34,6 +34,7 @@ ENCODERS = {
 """Those of the notes, and their strides."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders_of_the_notes_take_a_step(name: str) -> None:
     channels = 3 + 8 * (len(name) % 2)

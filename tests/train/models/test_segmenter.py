@@ -41,6 +41,7 @@ def test_an_image_larger_than_its_label() -> None:
     torch.testing.assert_close(small, functional.avg_pool2d(full, 2))  # what bilinear is at a half
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -90,6 +91,7 @@ def test_group_norm_leaves_no_batch_norm_outside_the_encoder() -> None:
         assert all(key.startswith("encoder.") for key in norms)
 
 
+@pytest.mark.slow
 def test_one_graph_for_the_compiler() -> None:
     torch.compiler.reset()
     config = model_config("coat_lite_tiny", mixer="conv3d", blocks=1, head="both")

@@ -183,6 +183,7 @@ def test_levels_that_are_not_there_or_not_looked_at(settings: dict[str, Any], me
         build(model_config(**SMALL, mixer="conv3d", **settings), 3, (-1, 0, 1))
 
 
+@pytest.mark.slow
 def test_what_only_time_tells_is_learnt() -> None:
     """Two kinds of lines that look alike: those that were there before are no contrails. No single frame can tell."""
     rng = torch.Generator().manual_seed(0)

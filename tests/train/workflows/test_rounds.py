@@ -6,11 +6,14 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from contrail_data.store.reader import open_store
 from helpers.cli import run_train
 from helpers.runs import SHORT, set_options
 
 
+@pytest.mark.slow
 def test_rounds_label_what_was_not_seen(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "rounds"
     options = set_options(*SHORT, f"data.train={store}")
@@ -38,7 +41,5 @@ def test_rounds_label_what_was_not_seen(store: Path, tmp_path: Path) -> None:
     assert {one["holdout"]["records"] for one in told} == {len(held)}
     again = run_train("rounds", "unet2d", "--out", out, "--rounds", 2, "--folds", 2, "--how", "pretrain", *options)
     assert "holds rounds with --how=mixed, not pretrain;" in again.stderr
-    record = run_train(
-        "rounds", "unet2d_classifier", "--out", tmp_path / "no", *options, "--set", "model.decoder=null"
-    )
+    record = run_train("rounds", "unet2d_classifier", "--out", tmp_path / "no", *options, "--set", "model.decoder=null")
     assert "no masks to label with" in record.stderr

@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
 from contrail_train.config.presets import PRESETS, get_config, read_data
-from contrail_train.config.schema import RunConfig, Strict
-from contrail_train.config.settings import listed, parse_assignment, read_tree, validated, with_values
+from contrail_train.config.schema import MASK_TERMS, RunConfig, Strict
+from contrail_train.config.settings import listed, parse_assignment, read_tree, validated, value_of, with_values
 
 
 class Stage(Strict):
@@ -140,7 +140,8 @@ def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> P
     Args:
         config: The settings to start from, which stay as they are.
         settings: Assignments `key=value`, the value as YAML. A key is one of the pipeline; `STAGE.run` or
-            `STAGE.preset`; `STAGE.` and a key of its run; or a key of a run, which then holds for all stages.
+            `STAGE.preset`; `STAGE.` and a key of its run; or a key of a run, which then holds for all stages. One about
+            the decoder or the loss of masks leaves classifiers as they are, and one about the record head segmenters.
 
     Returns:
         The changed settings.
@@ -165,9 +166,12 @@ def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> P
         else:
             tree["settings"][key] = value
     changed = validated(PipelineConfig, tree, " --set ".join([config.preset, *settings]))
-    for name, stage in changed.stages.items():
-        if stage.preset is not None:
-            stage_config(changed, name)  # refuses a stage's wrong settings now, not after hours
+    trained = {name: stage for name, stage in changed.stages.items() if stage.preset is not None}
+    for key in changed.settings:
+        if trained and not any(_concerns(stage, get_config(str(stage.preset)), key) for stage in trained.values()):
+            raise ContrailError(f"--set {key}: has no effect in any stage; give STAGE.{key}")
+    for name in trained:
+        stage_config(changed, name)  # refuses wrong settings of a stage now, not after hours
     return changed
 
 
@@ -186,4 +190,16 @@ def stage_config(config: PipelineConfig, name: str) -> RunConfig:
     """
     stage = config.stages[name]
     assert stage.preset is not None
-    return with_values(get_config(stage.preset), (config.settings | stage.settings).items(), f"stage {name}")
+    preset = get_config(stage.preset)
+    shared = {key: value for key, value in config.settings.items() if _concerns(stage, preset, key)}
+    return with_values(preset, (shared | stage.settings).items(), f"stage {name}")
+
+
+def _concerns(stage: Stage, preset: RunConfig, key: str) -> bool:
+    """Whether a setting for all stages is about one: on a head or the loss of masks only if the stage has that head."""
+    group = ".".join(key.split(".")[:2])
+    if any(own.startswith(group) for own in stage.settings):
+        return True
+    if group in ("model.decoder", "model.record_head"):
+        return key == group or value_of(preset, group) is not None
+    return preset.model.decoder is not None or group not in [f"loss.{term}" for term in MASK_TERMS]

@@ -39,3 +39,27 @@ def test_a_pipeline_file_is_checked(tmp_path: Path) -> None:
         with_pipeline_settings(get_pipeline("unet2d_v1"), ["classifier.epocs=3"])
     made = with_pipeline_settings(get_pipeline("unet2d_v1"), ["positive.run=runs/a", "epochs=3", "weights=fitted"])
     assert (made.stages["positive"].run, made.settings, made.weights) == ("runs/a", {"epochs": 3}, "fitted")
+
+
+def test_settings_for_all_stages_leave_alone_the_stages_that_they_are_not_about() -> None:
+    from contrail_train.config.pipelines import get_pipeline, stage_config, with_pipeline_settings
+
+    settings = ["model.decoder.channels=[8,8,8,8,8]", "loss.dice=1", "augment.blur.probability=0.1", "epochs=2"]
+    config = with_pipeline_settings(get_pipeline("unet2d_v2"), settings)
+    classifier, segmenter = stage_config(config, "classifier"), stage_config(config, "all")
+    assert classifier.model.head == "record"
+    assert classifier.loss.dice == 0
+    assert segmenter.model.decoder is not None
+    assert segmenter.model.decoder.channels == [8, 8, 8, 8, 8]
+    assert segmenter.loss.dice == 1
+    for stage in (classifier, segmenter):
+        assert stage.augment.blur is not None
+        assert stage.epochs == 2
+
+
+def test_a_setting_that_concerns_no_stage_is_refused() -> None:
+    from contrail_data.errors import ContrailError
+    from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
+
+    with pytest.raises(ContrailError, match=r"model\.record_head\.dropout: has no effect in any stage"):
+        with_pipeline_settings(get_pipeline("unet2d_single"), ["model.record_head.dropout=0.1"])

@@ -36,6 +36,7 @@ import numpy as np
 
 from contrail_data.cli.common import print_table
 from contrail_data.synthetic.abi import write_abi
+from contrail_data.synthetic.lines import SCENERIES
 from timing import make_parser, run_main, spread, verdict
 
 SIZES = {"F": (5424, 5424), "C": (1500, 2500)}
@@ -265,10 +266,11 @@ def compare_cleaning(scratch: Path, options: argparse.Namespace) -> None:
     side = options.sector
     for seed in range(1, options.sectors + 1):
         folder = scratch / f"sector-{seed}"
-        write_abi(folder, START, seed=seed, size=(side, side))
+        write_abi(folder, START, seed=seed, size=(side, side), scenery="faint")
         scans = list_abi_scans(str(folder), (11, 14, 15)).scans
         p_tyx = predict_scans(model, scans, times, Tiling(model.size))["probability"].values
-        truth = synthesize(seed, 0, size=side, bands=(14,), label_shift=(0.0, 0.0)).mask[..., 0] > 0
+        scene = synthesize(seed, 0, size=side, bands=(14,), label_shift=(0.0, 0.0), scenery=SCENERIES["faint"])
+        truth = scene.mask[..., 0] > 0
         for name, settings in steps.items():
             mask = clean(np.nan_to_num(p_tyx), ~np.isnan(p_tyx), Cleaning(threshold, **settings))[1]
             counts[name] += (mask & truth).sum(), (mask & ~truth).sum(), (~mask & truth).sum()

@@ -23,6 +23,13 @@ class SceneryName(StrEnum):
 Folder = Annotated[Path, typer.Argument(help="Folder to write the files into.", metavar="FOLDER")]
 Bands = Annotated[str, typer.Option(help="ABI bands, comma-separated numbers from 8 to 16.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers; the same seed gives the same files.")]
+Scenery = Annotated[
+    SceneryName,
+    typer.Option(
+        help="clear: a small model learns it in minutes. faint: as hard as real data, with lookalikes that only motion "
+        "distinguishes from contrails."
+    ),
+]
 
 
 def synth(
@@ -40,13 +47,7 @@ def synth(
             help="Pixels (down, right) by which labels are shifted against the image; OpenContrails: 0.5 0.5."
         ),
     ] = (0.5, 0.5),
-    scenery: Annotated[
-        SceneryName,
-        typer.Option(
-            help="clear: a small model learns it in minutes. faint: as hard as real data, with lookalikes that only "
-            "motion distinguishes from contrails."
-        ),
-    ] = SceneryName.CLEAR,
+    scenery: Scenery = SceneryName.CLEAR,
     workers: options.Workers = options.CORES,
 ) -> None:
     """Write synthetic records in the OpenContrails layout.
@@ -84,6 +85,7 @@ def synth_scans(
     satellite: Annotated[int, typer.Option(min=16, max=19, help="GOES-16 to GOES-19.")] = 16,
     product: Annotated[str, typer.Option(help="L1b, CMIP or MCMIP.")] = "L1b",
     bands: Bands = "11,14,15",
+    scenery: Scenery = SceneryName.CLEAR,
 ) -> None:
     """Write synthetic satellite scans as the ABI files that NOAA publishes.
 
@@ -95,7 +97,14 @@ def synth_scans(
 
     band_numbers = _parse_bands(bands)
     files = write_abi(
-        out, datetime64(start), scans=scans, seed=seed, satellite=satellite, product=product, bands=band_numbers
+        out,
+        datetime64(start),
+        scans=scans,
+        seed=seed,
+        satellite=satellite,
+        product=product,
+        bands=band_numbers,
+        scenery=scenery.value,
     )
     print(f"{out}: {len(files)} synthetic files of {scans} scans")
 

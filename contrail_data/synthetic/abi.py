@@ -27,6 +27,7 @@ from contrail_data.synthetic.abi_content import (
     file_bytes,
     packing,
 )
+from contrail_data.synthetic.lines import SCENERIES
 from contrail_data.synthetic.scene import synthesize
 
 STEP = 56e-6
@@ -72,6 +73,7 @@ def write_abi(
     centre: tuple[float, float] | None = None,
     size: tuple[int, int] = (500, 500),
     mode: int = 6,
+    scenery: str = "clear",
     faults: Faults | None = None,
 ) -> list[Path]:
     """Write the frames of a synthetic scene as scans.
@@ -93,6 +95,7 @@ def write_abi(
             for GOES-West.
         size: Rows and columns.
         mode: Scan mode 3, 4 or 6; it sets names and attributes only.
+        scenery: A key of `SCENERIES`.
         faults: Faults of the files.
 
     Returns:
@@ -103,7 +106,7 @@ def write_abi(
     """
     faults = faults or {}
     bands = tuple(sorted(bands))
-    _check(scans, seed, scene, product, bands, size, mode)
+    _check(scans, seed, scene, product, bands, size, mode, scenery)
     _check_faults(faults, scans, bands, size, product)
     begin = _tenth(start)
     duration = _TENTHS_FULL_DISK.get(mode, _TENTHS["F"]) if scene == "F" else _TENTHS[scene]
@@ -115,7 +118,7 @@ def write_abi(
     if off_earth.all():
         raise ContrailError(f"centre {centre}: no pixel there is on the Earth; give one farther from its edge")
     extent = extent_of(grid, latitude, longitude)
-    record = synthesize(seed, 0, size=max(*size, 32), bands=bands)
+    record = synthesize(seed, 0, size=max(*size, 32), bands=bands, scenery=SCENERIES[scenery])
     paths: list[Path] = []
     for scan in range(scans):
         first = begin + np.timedelta64(minutes * 60_000, "ms") * scan
@@ -199,7 +202,14 @@ def abi_grid(
 
 
 def _check(
-    scans: int, seed: int, scene: str, product: str, bands: Sequence[int], size: tuple[int, int], mode: int
+    scans: int,
+    seed: int,
+    scene: str,
+    product: str,
+    bands: Sequence[int],
+    size: tuple[int, int],
+    mode: int,
+    scenery: str,
 ) -> None:
     for name, value, allowed, remedy in (
         ("scans", scans, 1 <= scans <= RECORD_FRAMES, f"1 to {RECORD_FRAMES}, the frames of a synthetic scene"),
@@ -214,6 +224,7 @@ def _check(
         ),
         ("size", size, len(size) == 2 and all(2 <= n <= 2048 for n in size), "rows and columns from 2 to 2048"),
         ("mode", mode, mode in (3, 4, 6), "3, 4 or 6"),
+        ("scenery", scenery, scenery in SCENERIES, f"one of {', '.join(SCENERIES)}"),
     ):
         if not allowed:
             raise ContrailError(f"{name} {value}: not available in synthetic files; give {remedy}")

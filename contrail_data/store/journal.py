@@ -256,7 +256,7 @@ def _locked_by_kernel(place: Place) -> Iterator[None]:
             raise Busy(f"{place}: is being built by {owner}; wait for it, or stop it") from None
         if os.fstat(lock.fileno()).st_nlink:
             break
-        lock.close()  # the file of a build that ended meanwhile, which nobody else can lock
+        lock.close()  # the build ended meanwhile and removed this file: no other process can lock it
     with lock:
         lock.truncate(0)
         lock.write(_this_process())

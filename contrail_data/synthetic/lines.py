@@ -54,7 +54,7 @@ SCENERIES = {
     ),
 }
 """`clear` is solved by a small model within minutes. `faint` is as hard as real data, and many of its lookalikes can
-be told from contrails only by their motion."""
+be distinguished from contrails only by their motion."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ PAGES = [
     *(f"docs/how-to/{name}.md" for name in ("repair", "distributed-build", "composite", "preset", "export")),
 ]
 SIDE = "64"
-SMALL_DATA = {"synth": ["--records", "40", "--size", SIDE, "--scenery", "clear"], "build-ash": ["--size", SIDE]}
+SMALL_DATA = {"synth": ["--records", "32", "--size", SIDE, "--scenery", "clear"], "build-ash": ["--size", SIDE]}
 """Options that make the commands of `contrail-data` quick; they replace options of the same name."""
 SMALL_MODEL = ["encoder=resnet10t", "decoder.channels=[8,8,8,8,8]"]
 SMALL_RUN = ["epochs=1", "batch_size=8", "augment.affine=null", *(f"model.{setting}" for setting in SMALL_MODEL)]

@@ -1,4 +1,4 @@
-"""Composites against hand-worked pixels and against the libraries whose recipes they are."""
+"""Composites against pixels computed by hand and against the libraries that define the recipes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def pixel(b11: float, b13: float, b14: float, b15: float) -> dict[int, np.ndarra
     ],
     ids=["clear land", "contrail", "thick ice", "all above"],
 )
-def test_golden_pixels(kelvin: tuple[float, ...], ash: tuple[float, ...], cira: tuple[float, ...]) -> None:
+def test_composites_agree_with_pixels_computed_by_hand(
+    kelvin: tuple[float, ...], ash: tuple[float, ...], cira: tuple[float, ...]
+) -> None:
     bands = pixel(*kelvin)
     np.testing.assert_allclose(evaluate(COMPOSITES["ash"], bands)[:, 0, 0], ash, atol=1e-5)
     np.testing.assert_allclose(evaluate(COMPOSITES["ash_cira"], bands)[:, 0, 0], cira, atol=1e-5)
@@ -40,26 +42,26 @@ def scene() -> dict[int, np.ndarray]:
     return {b: (warm + rng.normal(0, 3, warm.shape)).astype(np.float32) for b in (11, 13, 14, 15)}
 
 
-def test_ash_is_pycontrails_seviri_bit_for_bit(scene: dict[int, np.ndarray]) -> None:
+def test_ash_equals_the_seviri_ash_of_pycontrails_bit_for_bit(scene: dict[int, np.ndarray]) -> None:
     goes = pytest.importorskip("pycontrails.datalib.goes")
     xr = pytest.importorskip("xarray")
-    used = [11, 14, 15]
-    stacked = xr.DataArray(np.stack([scene[b] for b in used]), dims=("band_id", "y", "x"), coords={"band_id": used})
+    bands = [11, 14, 15]
+    stacked = xr.DataArray(np.stack([scene[b] for b in bands]), dims=("band_id", "y", "x"), coords={"band_id": bands})
     theirs = goes.to_ash(stacked, convention="SEVIRI")
     ours = np.moveaxis(evaluate(COMPOSITES["ash"], scene), 0, -1)
     np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ash_cira_is_what_satpy_computes(scene: dict[int, np.ndarray]) -> None:
+def test_ash_cira_agrees_with_satpy(scene: dict[int, np.ndarray]) -> None:
     satpy = pytest.importorskip("satpy")
     enhancer = pytest.importorskip("satpy.enhancements.enhancer")
-    made = satpy.Scene()
+    satpy_scene = satpy.Scene()
     for band, kelvin in scene.items():
         attrs = {"name": f"C{band}", "sensor": "abi", "platform_name": "GOES-16", "units": "K"}
-        made[f"C{band}"] = _dask_array(kelvin, attrs)
-    made.load(["ash"])
-    theirs = enhancer.get_enhanced_image(made["ash"]).data.transpose("bands", "y", "x").values
+        satpy_scene[f"C{band}"] = _dask_array(kelvin, attrs)
+    satpy_scene.load(["ash"])
+    theirs = enhancer.get_enhanced_image(satpy_scene["ash"]).data.transpose("bands", "y", "x").values
     ours = evaluate(COMPOSITES["ash_cira"], scene, clip=False)
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
@@ -71,7 +73,7 @@ def _dask_array(kelvin: np.ndarray, attrs: dict[str, str]):
     return xr.DataArray(da.from_array(kelvin), dims=("y", "x"), attrs=attrs)
 
 
-def test_real_frame_is_the_published_one_bit_for_bit(real_data) -> None:
+def test_ash_of_a_real_record_equals_the_published_frame_bit_for_bit(real_data) -> None:
     record = real_data / "opencontrails/train/195731008142151"
     bands = {b: np.load(record / f"band_{b}.npy")[..., 4] for b in (11, 14, 15)}
     published = np.load(real_data / "ash_frames/195731008142151.npy")
@@ -88,19 +90,19 @@ def test_wide_bounds_do_not_clip_real_records(real_data) -> None:
             assert unit.max() < 1, record
 
 
-def test_missing_stays_missing() -> None:
+def test_missing_pixels_stay_missing() -> None:
     bands = pixel(280, 280, float("nan"), 280)
     assert np.isnan(evaluate(COMPOSITES["ash"], bands)).all()
 
 
 @given(st.floats(0, 1, width=32))
-def test_uint8_errs_by_half_a_step_at_most(value: float) -> None:
+def test_uint8_rounds_by_at_most_half_a_step(value: float) -> None:
     stored = np.empty(1, np.uint8)
     quantise(np.array([value], np.float32), stored)
     assert abs(float(dequantise(stored)[0]) - value) <= 0.5 / 255 + 1e-6
 
 
-def test_declarations_survive_yaml_and_bad_ones_are_refused(tmp_path) -> None:
+def test_declarations_survive_yaml_and_invalid_ones_are_refused(tmp_path) -> None:
     import yaml
 
     for composite in COMPOSITES.values():

@@ -20,7 +20,7 @@ from helpers.records import write_record
 from helpers.stores import ASH, build_small, contents, remote_contents
 
 
-def test_xarray_alone_reads_it_with_names_and_units(raw: Path, tmp_path: Path) -> None:
+def test_xarray_reads_a_store_with_names_and_units(raw: Path, tmp_path: Path) -> None:
     built = build_small(raw, tmp_path / "s.zarr")
     assert (built.samples, built.set_aside) == (9, [])
     ds = xr.open_zarr(tmp_path / "s.zarr")
@@ -37,26 +37,26 @@ def test_xarray_alone_reads_it_with_names_and_units(raw: Path, tmp_path: Path) -
     }
     assert list(ds["channel"].values) == ["R", "G", "B"]
     record_id = "18446744073709551619"
-    one = ds.isel(sample=list(ds["record_id"].values).index(record_id)).load()
+    record = ds.isel(sample=list(ds["record_id"].values).index(record_id)).load()
     folder = raw / "train" / record_id
     bands = {b: np.load(folder / f"band_{b}.npy") for b in ASH.bands}
     expected = np.moveaxis(evaluate(ASH, bands), -1, 0)
-    np.testing.assert_allclose(one["image"], expected, atol=0.5 / 255 + 1e-6)
-    np.testing.assert_array_equal(one["mask"], np.load(folder / "human_pixel_masks.npy")[..., 0])
+    np.testing.assert_allclose(record["image"], expected, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_array_equal(record["mask"], np.load(folder / "human_pixel_masks.npy")[..., 0])
     votes = np.load(folder / "human_individual_masks.npy")[:, :, 0]
-    bits = (one["annotators"].values[..., np.newaxis].astype(int) >> np.arange(8)) & 1
+    bits = (record["annotators"].values[..., np.newaxis].astype(int) >> np.arange(8)) & 1
     np.testing.assert_array_equal(bits[..., :4], votes)
-    assert one["annotator_count"] == 4
-    assert one["positive_pixels"] == votes[..., :3].all(-1).sum()
+    assert record["annotator_count"] == 4
+    assert record["positive_pixels"] == votes[..., :3].all(-1).sum()
     labelled = np.datetime64(1583980800 + 1200 * 3, "s")
-    assert one["time"].values[4] == labelled
-    assert one["time"].values[0] == labelled - np.timedelta64(40, "m")
+    assert record["time"].values[4] == labelled
+    assert record["time"].values[0] == labelled - np.timedelta64(40, "m")
     last = ds.isel(sample=8)
     assert np.isnan(last["latitude"])
     assert np.isnat(last["time"].values).all()
 
 
-def test_float_stores_hold_the_composite_itself(raw: Path, tmp_path: Path) -> None:
+def test_float_stores_hold_the_composite_without_quantisation(raw: Path, tmp_path: Path) -> None:
     settings = StoreSettings(ASH, dtype=PixelDtype.FLOAT32, codec=Codec.LZ4, size=32)
     build_small(raw, tmp_path / "s.zarr", settings=settings)
     folder = sorted((raw / "train").iterdir())[0]
@@ -65,14 +65,14 @@ def test_float_stores_hold_the_composite_itself(raw: Path, tmp_path: Path) -> No
     np.testing.assert_array_equal(stored, expected)
 
 
-def test_bytes_do_not_depend_on_workers(raw: Path, tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_the_number_of_workers(raw: Path, tmp_path: Path) -> None:
     one = build_small(raw, tmp_path / "a.zarr", workers=1)
     two = build_small(raw, tmp_path / "b.zarr", workers=3)
     assert one.digest == two.digest
     assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
 
 
-def test_statistics_are_of_train_only(raw: Path, tmp_path: Path) -> None:
+def test_only_train_stores_have_statistics(raw: Path, tmp_path: Path) -> None:
     build_small(raw, tmp_path / "t.zarr")
     (raw / "train").rename(raw / "validation")
     build_small(raw, tmp_path / "v.zarr", "validation")
@@ -83,21 +83,21 @@ def test_statistics_are_of_train_only(raw: Path, tmp_path: Path) -> None:
     assert open_store(tmp_path / "v.zarr").attrs["statistics"] is None
 
 
-def test_other_sizes_are_resized_and_a_thin_contrail_stays(raw: Path, tmp_path: Path) -> None:
+def test_records_of_other_sizes_are_resized_and_keep_thin_contrails(raw: Path, tmp_path: Path) -> None:
 
     big = write_record(raw / "train" / "1", np.random.default_rng(5), size=96)
     diagonal = np.eye(96, dtype="<i4")[..., np.newaxis]
     np.save(big / "human_pixel_masks.npy", diagonal)
     build_small(raw, tmp_path / "s.zarr")
     ds = open_store(tmp_path / "s.zarr")
-    one = ds.isel(sample=list(ds["record_id"].values).index("1")).load()
-    assert (int(one["height"]), int(one["width"]), int(one["positive_pixels"])) == (96, 96, 96)
-    np.testing.assert_array_equal(one["mask"], np.eye(32, dtype=np.uint8))
+    record = ds.isel(sample=list(ds["record_id"].values).index("1")).load()
+    assert (int(record["height"]), int(record["width"]), int(record["positive_pixels"])) == (96, 96, 96)
+    np.testing.assert_array_equal(record["mask"], np.eye(32, dtype=np.uint8))
     smooth = np.load(big / "band_14.npy")[..., 4].reshape(32, 3, 32, 3).mean((1, 3))
-    np.testing.assert_allclose(one["image"].values[4, 2] / 255 * 60 + 243, smooth, atol=1.0)
+    np.testing.assert_allclose(record["image"].values[4, 2] / 255 * 60 + 243, smooth, atol=1.0)
 
 
-def test_a_second_builder_and_other_input_are_refused(raw: Path, tmp_path: Path) -> None:
+def test_an_output_folder_that_is_locked_or_holds_something_else_is_refused(raw: Path, tmp_path: Path) -> None:
     import fcntl
 
     out = tmp_path / "s.zarr"
@@ -109,25 +109,25 @@ def test_a_second_builder_and_other_input_are_refused(raw: Path, tmp_path: Path)
         with pytest.raises(ContrailError, match="somehost, process 77"):
             build_small(raw, out)
     build_small(raw, out)
-    again = build_small(raw, out)
-    assert again.resumed == again.samples == 9
+    second = build_small(raw, out)
+    assert second.resumed == second.samples == 9
     with pytest.raises(ContrailError, match="another store"):
         build_small(raw, out, settings=StoreSettings(ASH, size=48))
     assert build_small(raw, out, settings=StoreSettings(ASH, size=48), overwrite=True).samples == 9
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
-    for foreign in ("", '{"zarr_format": 3, "node_type": "group", "attributes": {}}'):
-        if foreign:
-            (tmp_path / "thesis" / "zarr.json").write_text(foreign)
+    for foreign_metadata in ("", '{"zarr_format": 3, "node_type": "group", "attributes": {}}'):
+        if foreign_metadata:
+            (tmp_path / "thesis" / "zarr.json").write_text(foreign_metadata)
         with pytest.raises(ContrailError, match="not a contrail store"):
             build_small(raw, tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 
-def test_a_store_built_on_object_storage_is_the_same_store(raw40: Path, sealed40: Path, s3: str) -> None:
+def test_a_store_built_on_object_storage_equals_a_local_one(raw40: Path, sealed40: Path, s3: str) -> None:
     url = f"{s3}/team/s.zarr"
-    made = build_small(raw40, url)
-    assert made.digest == open_store(sealed40).attrs["digest"]
+    built = build_small(raw40, url)
+    assert built.digest == open_store(sealed40).attrs["digest"]
     assert remote_contents(Place(url)) == contents(sealed40)
     assert Place(url).within(".building").sizes() == {}
     assert verify(Place(url)) == []

@@ -1,4 +1,4 @@
-"""A build that was killed, or ran out of disk, resumes to the same bytes."""
+"""A build that was killed or ran out of disk space resumes and gives the same bytes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from helpers.records import add_records, write_record
 from helpers.stores import ASH, SMALL, build_small, contents, remote_contents
 
 
-def test_changed_metadata_is_not_mixed_with_old(raw: Path, tmp_path: Path) -> None:
+def test_shards_finished_before_a_change_of_metadata_are_rebuilt(raw: Path, tmp_path: Path) -> None:
     add_records(raw, 20)
     out, path = tmp_path / "s.zarr", raw / "train_metadata.json"
-    bad = sorted((raw / "train").iterdir())[2] / "band_11.npy"
-    whole = bad.read_bytes()
-    bad.write_bytes(whole[:50])
+    bad_file = sorted((raw / "train").iterdir())[2] / "band_11.npy"
+    content = bad_file.read_bytes()
+    bad_file.write_bytes(content[:50])
     with pytest.raises(BadRecord):
         build_small(raw, out, workers=1, strict=True)
-    bad.write_bytes(whole)
+    bad_file.write_bytes(content)
     assert any((out / ".building").glob("*.json"))
     entries = json.loads(path.read_text())
     for entry in entries:
@@ -65,8 +65,8 @@ main()
     assert subprocess.run([*map(str, command)], stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
     with pytest.raises(ContrailError, match="unfinished"):
         open_store(url)
-    made = build_small(raw40, url)  # the dead builder's lock is known for what it is
-    assert made.resumed >= 8
+    built = build_small(raw40, url)  # the lock of the dead builder is recognised as stale
+    assert built.resumed >= 8
     assert remote_contents(Place(url)) == contents(sealed40)
 
 
@@ -92,7 +92,7 @@ for line in sys.stdin:
     print(os.waitpid(child, 0)[1], flush=True)
 """
 """For each number on stdin, build in a forked process that kills itself at its file operation of that number, and print
-the exit status. Fifty processes of their own would spend most of their time importing."""
+the exit status. Fifty separate processes would spend most of their time on imports."""
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_fifty_kills_end_in_the_same_store(tmp_path: Path) -> None:
         write_record(raw / "train" / f"{i:03d}", rng)
     for i in (7, 60, 61, 95):
         (raw / "train" / f"{i:03d}" / "band_11.npy").unlink()
-    whole = build_small(raw, tmp_path / "whole.zarr")
+    uninterrupted = build_small(raw, tmp_path / "whole.zarr")
     out = tmp_path / "killed.zarr"
     builders = subprocess.Popen(
         [sys.executable, "-c", BUILDER, str(raw), str(out)],
@@ -120,7 +120,7 @@ def test_fifty_kills_end_in_the_same_store(tmp_path: Path) -> None:
         builders.stdin.flush()
         status = int(builders.stdout.readline())
         if (out / "zarr.json").exists():
-            assert open_store(out).attrs["digest"] == whole.digest
+            assert open_store(out).attrs["digest"] == uninterrupted.digest
             shutil.rmtree(out)
             continue
         assert status == signal.SIGKILL
@@ -133,13 +133,13 @@ def test_fifty_kills_end_in_the_same_store(tmp_path: Path) -> None:
     assert len(finished_shards) > 25
     assert len(set(finished_shards)) > 3, finished_shards  # killed early, midway and late
     assert run_data("build-ash", raw, "-o", out, "--size", 32).returncode == 1  # four records are set aside
-    assert open_store(out).attrs["digest"] == whole.digest
+    assert open_store(out).attrs["digest"] == uninterrupted.digest
     assert contents(out) == contents(tmp_path / "whole.zarr")
     assert not (out / ".building").exists()
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_in_one_line_and_resumes_when_there_is_room(
+def test_a_full_disk_is_an_error_of_one_line_and_the_build_resumes_with_more_space(
     raw40: Path, sealed40: Path, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
@@ -161,8 +161,8 @@ def test_a_full_disk_ends_in_one_line_and_resumes_when_there_is_room(
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_hole_is_filled_from_the_end_whatever_the_holes(tmp_path: Path) -> None:
-    """Holes within, at the ends of and across shards; the pixels go with their record."""
+def test_gaps_left_by_bad_records_are_filled_from_the_end(tmp_path: Path) -> None:
+    """Bad records lie within, at the ends of and across shards; pixels must stay with their record."""
     rng = np.random.default_rng(3)
     for bad in ([0], [15, 16], [17, 33], [31, 32, 33], list(range(16, 34)), list(range(16)), [33]):
         raw = tmp_path / f"raw{len(list(tmp_path.iterdir()))}"
@@ -183,7 +183,7 @@ def test_a_hole_is_filled_from_the_end_whatever_the_holes(tmp_path: Path) -> Non
         assert verify(Place(str(out))) == []
 
 
-def test_what_changes_between_kill_and_resume_is_built_again(raw: Path, tmp_path: Path) -> None:
+def test_a_build_that_finished_no_shard_may_restart_with_another_plan(raw: Path, tmp_path: Path) -> None:
     add_records(raw, 20)
     out = tmp_path / "s.zarr"
     source = open_source(raw, "train", ASH)
@@ -192,5 +192,5 @@ def test_what_changes_between_kill_and_resume_is_built_again(raw: Path, tmp_path
     with pytest.raises(KeyboardInterrupt), journal.building(place, plan):
         raise KeyboardInterrupt
     assert (out / ".building").exists()
-    made = build(source, SMALL, out, workers=1)  # nothing was finished: another plan may begin
-    assert made.resumed == 0
+    built = build(source, SMALL, out, workers=1)  # no shard was finished, so another plan may start
+    assert built.resumed == 0

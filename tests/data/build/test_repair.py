@@ -21,7 +21,7 @@ from helpers.stores import ASH, build_small, contents, flip
 
 
 def damage_at_random(store: Path, chance: random.Random) -> set[str]:
-    """Harm a random file in a random way; returns the keys that must be named."""
+    """Damage a random file in a random way and return the keys that verification must report."""
     files = sorted(p for p in store.rglob("*") if p.is_file())
     path = chance.choice(files)
     key = path.relative_to(store).as_posix()
@@ -49,21 +49,21 @@ def damage_at_random(store: Path, chance: random.Random) -> set[str]:
 
 
 def test_two_hundred_corruptions_are_all_found_named_and_repaired(sealed40: Path, tmp_path: Path) -> None:
-    chance, whole = random.Random(20261123), contents(sealed40)
+    chance, expected = random.Random(20261123), contents(sealed40)
     store = tmp_path / "s.zarr"
     shutil.copytree(sealed40, store)
     assert verify(Place(str(store))) == []
     for _ in range(200):
-        hurt = damage_at_random(store, chance)
-        found = {d.path for d in verify(Place(str(store)))}
-        # Where what names the others is itself hurt, that is what is told.
-        blind = hurt & {"zarr.json", "manifest.txt"}
-        assert (blind & found) if blind else hurt <= found, (hurt, found)
-        for key in hurt:
+        damaged = damage_at_random(store, chance)
+        reported = {d.path for d in verify(Place(str(store)))}
+        # If a file that lists the other files is damaged, only that file has to be reported.
+        damaged_lists = damaged & {"zarr.json", "manifest.txt"}
+        assert (damaged_lists & reported) if damaged_lists else damaged <= reported, (damaged, reported)
+        for key in damaged:
             target = store / key
             shutil.copyfile(sealed40 / key, target)
     assert verify(Place(str(store))) == []
-    assert contents(store) == whole
+    assert contents(store) == expected
 
 
 def test_damage_is_named_by_record_and_repaired_from_a_copy_or_the_raw_data(
@@ -75,8 +75,8 @@ def test_damage_is_named_by_record_and_repaired_from_a_copy_or_the_raw_data(
     content = bytearray(path.read_bytes())
     content[5 * 8 * 3 * 32 * 32 + 100] ^= 4  # the sixth sample of the second shard
     path.write_bytes(content)
-    hurt = str(open_store(store)["record_id"].values[21])
-    assert verify(Place(str(store))) == [Damage("image/c.1.0.0.0.0", f"checksum differs; records {hurt}")]
+    record_id = str(open_store(store)["record_id"].values[21])
+    assert verify(Place(str(store))) == [Damage("image/c.1.0.0.0.0", f"checksum differs; records {record_id}")]
     out = np.empty((8, 3, 32, 32), np.uint8)
     with pytest.raises(ContrailError, match="fails its checksum"):
         pixel_reader(open_store(store), check=True)(21, range(8), out)
@@ -99,16 +99,16 @@ def test_damage_is_named_by_record_and_repaired_from_a_copy_or_the_raw_data(
     assert "another store" in done.stderr
 
 
-def test_repair_only_from_a_copy_of_the_same_store(sealed40: Path, raw40: Path, tmp_path: Path) -> None:
+def test_a_store_is_repaired_only_from_a_copy_of_the_same_store(sealed40: Path, raw40: Path, tmp_path: Path) -> None:
     build_small(raw40, tmp_path / "other.zarr", settings=StoreSettings(ASH, dtype=PixelDtype.FLOAT16, size=32))
-    for harm in (
+    for damage in (
         lambda s: flip(s / "manifest.txt"),
         lambda s: (s / "zarr.json").unlink(),
         lambda s: [(s / name).unlink() for name in ("zarr.json", "provenance.json")],
     ):
         store = tmp_path / "s.zarr"
         shutil.copytree(sealed40, store)
-        harm(store)
+        damage(store)
         before = {p: p.read_bytes() for p in store.rglob("*") if p.is_file()}
         done = run_data("verify", store, "--repair-from", tmp_path / "other.zarr")
         assert done.returncode == 1
@@ -119,20 +119,20 @@ def test_repair_only_from_a_copy_of_the_same_store(sealed40: Path, raw40: Path, 
 
 def test_two_damaged_copies_repair_each_other(sealed40: Path, raw40: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one.zarr", tmp_path / "two.zarr"
-    for store, hurt in ((one, (0, 2)), (two, (0, 1))):
+    for store, shards in ((one, (0, 2)), (two, (0, 1))):
         shutil.copytree(sealed40, store)
-        for shard in hurt:
+        for shard in shards:
             flip(store / f"image/c.{shard}.0.0.0.0")
     done = run_data("verify", one, "--repair-from", two)
     assert done.returncode == 1
     assert "restored image/c.2.0.0.0.0" in done.stdout
     assert [d.path for d in verify(Place(str(one)))] == ["image/c.0.0.0.0.0"]
-    flip(one / "record_id/c/0")  # everything is built anew to restore it
+    flip(one / "record_id/c/0")  # everything is rebuilt to restore it
     assert run_data("verify", one, "--repair-from", raw40).returncode == 0
     assert contents(one) == contents(sealed40)
 
 
-def test_links_in_a_store_are_damage_and_nothing_is_written_through_them(sealed40: Path, tmp_path: Path) -> None:
+def test_links_in_a_store_count_as_damage_and_are_never_written_through(sealed40: Path, tmp_path: Path) -> None:
     store, victim = tmp_path / "s.zarr", tmp_path / "victim"
     shutil.copytree(sealed40, store)
     shutil.move(store / "mask", victim)

@@ -52,18 +52,20 @@ def test_a_cluster_that_loses_a_worker_builds_the_same_store(tmp_path: Path) -> 
     for i in range(100):
         write_record(raw / "train" / f"{i:03d}", rng)
     (raw / "train" / "042" / "band_11.npy").unlink()
-    whole = build_small(raw, tmp_path / "whole.zarr")
+    local = build_small(raw, tmp_path / "whole.zarr")
     out = tmp_path / "s.zarr"
-    mortal = environment_with_hooks(pattern=f"{out}/*", events=["os.rename"])  # within its first shard
-    with cluster([mortal, dict(os.environ), dict(os.environ)]) as (address, workers):
+    killed_environment = environment_with_hooks(
+        pattern=f"{out}/*", events=["os.rename"]
+    )  # killed within its first shard
+    with cluster([killed_environment, dict(os.environ), dict(os.environ)]) as (address, workers):
         done = run_data("build-ash", raw, "-o", out, "--size", 32, "--scheduler", address)
         assert workers[0].wait() == -signal.SIGKILL
     assert done.returncode == 1, done.stderr  # one record is set aside
     assert "99 samples, 1 set aside" in done.stdout
     assert contents(out) == contents(tmp_path / "whole.zarr")
-    assert open_store(out).attrs["digest"] == whole.digest
+    assert open_store(out).attrs["digest"] == local.digest
 
 
-def test_a_scheduler_that_does_not_answer_is_an_error(raw: Path, tmp_path: Path) -> None:
+def test_an_unknown_scheduler_is_refused(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ContrailError, match="give threads, processes or an address"):
         build_small(raw, tmp_path / "s.zarr", scheduler="thread")

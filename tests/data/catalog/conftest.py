@@ -1,4 +1,4 @@
-"""Stores to enter into catalogs."""
+"""Stores that tests add to catalogs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from helpers.stores import SMALL, build_small
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `ash.zarr`, `float.zarr` of another digest and `pseudo.zarr` made from the first."""
+    """Build `ash.zarr`, `float.zarr` with another digest and `pseudo.zarr` with pseudo-labels of `ash.zarr`."""
 
     folder = tmp_path_factory.mktemp("stores")
     records = write_train_split(folder)

@@ -1,4 +1,4 @@
-"""Stores by name: the nearest catalog, versions, and digests that are verified."""
+"""Opening stores by name: the nearest catalog, versions and verified digests."""
 
 from __future__ import annotations
 
@@ -36,13 +36,15 @@ def write_catalog(path: Path, **entries: object) -> None:
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    """Exit code and output; an error that ends the command is its last line."""
+    """Run `catalog` and return its exit code and its output, which ends with the error if there is one."""
     result = CliRunner().invoke(app, ["catalog", *map(str, arguments)])
     assert result.exception is None or isinstance(result.exception, ContrailError | SystemExit), result.exc_info
     return result.exit_code, result.output + (str(result.exception) if result.exception else "")
 
 
-def test_names_paths_and_digests(stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stores_open_by_name_or_path_and_their_digests_are_verified(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digest = open_store(stores / "ash.zarr").attrs["digest"]
     entry = {"driver": "zarr", "args": {"urlpath": f"{HERE}/stores/ash.zarr"}}
     (tmp_path / "stores").symlink_to(stores)
@@ -56,10 +58,10 @@ def test_names_paths_and_digests(stores: Path, tmp_path: Path, monkeypatch: pyte
         broken=3,
     )
     (tmp_path / "work" / "deep").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work" / "deep")  # the catalog lies two folders up
+    monkeypatch.chdir(tmp_path / "work" / "deep")  # the catalog is two folders up
     for name in ("ash_train", "ash_train@1", "held", str(stores / "ash.zarr"), (stores / "ash.zarr").as_uri()):
         assert open_named(name).attrs["digest"] == digest
-    for name, told in [
+    for name, message in [
         ("rotten", "the catalog says sha256:01010101"),
         ("no_digest", "entry 'no_digest': digest: 'sha256:0123' is not a digest"),
         ("gone", f"{tmp_path}/{CATALOG}: entry 'gone': {tmp_path}/gone.zarr is missing"),
@@ -68,16 +70,16 @@ def test_names_paths_and_digests(stores: Path, tmp_path: Path, monkeypatch: pyte
         ("ash_train@2", "no entry 'ash_train@2'; choose one of ash_train@1"),
         ("x" * 5000, "neither a store nor a name"),
     ]:
-        with pytest.raises(ContrailError, match=told):
+        with pytest.raises(ContrailError, match=message):
             open_named(name)
-    code, said = run("check")
-    assert (code, said.count("ok   "), said.count("bad  ")) == (1, 2, 4), said
+    code, output = run("check")
+    assert (code, output.count("ok   "), output.count("bad  ")) == (1, 2, 4), output
     monkeypatch.setenv("CONTRAIL_CATALOG", str(tmp_path / "none.yaml"))
     with pytest.raises(ContrailError, match="CONTRAIL_CATALOG"):
         open_named("ash_train")
 
 
-def test_the_projects_own_catalog_names_the_demos_stores() -> None:
+def test_the_catalog_of_the_project_lists_the_stores_of_the_demo() -> None:
     entries = read_catalog(PROJECT / CATALOG).entries
     assert {"demo_train", "demo_validation", "demo_train_pseudo"} <= entries.keys()
     demo = (PROJECT / "demo.sh").read_text()
@@ -87,9 +89,11 @@ def test_the_projects_own_catalog_names_the_demos_stores() -> None:
 
 def test_an_entry_describes_its_store_in_plain_types(stores: Path) -> None:
     store = open_store(stores / "ash.zarr")
-    facts = describe(store)
-    assert facts == yaml.safe_load(yaml.safe_dump(facts))
-    assert {k: facts[k] for k in ("kind", "composite", "bands", "channels", "samples", "positives", "label_shift")} == {
+    description = describe(store)
+    assert description == yaml.safe_load(yaml.safe_dump(description))
+    assert {
+        k: description[k] for k in ("kind", "composite", "bands", "channels", "samples", "positives", "label_shift")
+    } == {
         "kind": "samples",
         "composite": "ash",
         "bands": sorted(COMPOSITES["ash"].bands),
@@ -98,47 +102,52 @@ def test_an_entry_describes_its_store_in_plain_types(stores: Path) -> None:
         "positives": 9,
         "label_shift": [0.5, 0.5],
     }
-    assert facts["statistics"]["std"] == store.attrs["statistics"]["std"]
-    assert facts["time"] == ["2020-03-12T02:00:00Z", "2020-03-12T05:30:00Z"]
+    assert description["statistics"]["std"] == store.attrs["statistics"]["std"]
+    assert description["time"] == ["2020-03-12T02:00:00Z", "2020-03-12T05:30:00Z"]
     corners = store["corner_latitude"].values
-    assert facts["area"]["latitude"] == [round(float(f(corners)), 4) for f in (np.nanmin, np.nanmax)]
+    assert description["area"]["latitude"] == [round(float(f(corners)), 4) for f in (np.nanmin, np.nanmax)]
     derived = describe(open_store(stores / "pseudo.zarr"))
-    assert (derived["parent"], derived["kind"]) == (facts["digest"], "pseudo-labels")
+    assert (derived["parent"], derived["kind"]) == (description["digest"], "pseudo-labels")
     assert derived["command"] == "contrail-data pseudo-label 'with blank'"
     assert not {"positives", "time", "area", "statistics"} & derived.keys()
 
 
-def test_longitudes_across_the_date_line() -> None:
+def test_longitude_ranges_may_cross_the_date_line() -> None:
     assert shortest_arc(np.array([178.0, -179.0, 179.5])) == [178, -179]
     assert shortest_arc(np.array([-120.0, -60.0, -60.0])) == [-120, -60]
     assert shortest_arc(np.array([10.0])) == [10, 10]
 
 
-def test_versions(stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adding_another_store_under_the_same_name_makes_a_new_version(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    ash, other = stores / "ash.zarr", stores / "float.zarr"
-    code, said = run("ls")
+    ash, float_store = stores / "ash.zarr", stores / "float.zarr"
+    code, output = run("ls")
     assert code == 1
-    assert "makes one" in said
+    assert "makes one" in output
     assert run("add", "ash", ash, "--text", "2020: yes")[0] == 0
-    first = Path(CATALOG).read_text()
-    code, said = run("add", "ash", ash)
-    assert (code, Path(CATALOG).read_text()) == (0, first)
-    assert "ash@1 is this store already" in said
-    assert run("add", "ash", other)[0] == 0
-    digests = [open_store(p).attrs["digest"] for p in (ash, other)]
+    text_with_one_entry = Path(CATALOG).read_text()
+    code, output = run("add", "ash", ash)
+    assert (code, Path(CATALOG).read_text()) == (0, text_with_one_entry)
+    assert "ash@1 is this store already" in output
+    assert run("add", "ash", float_store)[0] == 0
+    digests = [open_store(p).attrs["digest"] for p in (ash, float_store)]
     assert [open_named(n).attrs["digest"] for n in ("ash@1", "ash@2", "ash")] == [*digests, digests[1]]
     assert "ash@1 is this store already" in run("add", "ash", ash)[1]
     assert "choose one of ash@1, ash@2" in run("show", "ash@3")[1]
     assert "2020: yes" in run("show", "ash@1")[1]
     assert run("ls")[1].splitlines()[2].split() == [
-        *("ash", "2", "samples", "ash", "9", "9", "2020-03-12/2020-03-12", digests[1][7:15], str(other))
+        *("ash", "2", "samples", "ash", "9", "9", "2020-03-12/2020-03-12", digests[1][7:15], str(float_store))
     ]  # fmt: skip
     listed = json.loads(run("ls", "--json")[1])
-    assert [(e["name"], e["version"], e["where"]) for e in listed] == [("ash@1", 1, str(ash)), ("ash", 2, str(other))]
+    assert [(e["name"], e["version"], e["where"]) for e in listed] == [
+        ("ash@1", 1, str(ash)),
+        ("ash", 2, str(float_store)),
+    ]
     assert run("check", "--deep")[0] == 0
     assert "now version 1" in run("rm", "ash")[1]
-    assert Path(CATALOG).read_text() == first
+    assert Path(CATALOG).read_text() == text_with_one_entry
     assert ash.exists()
     assert run("rm", "ash")[0] == 0
     assert (read_catalog(Path(CATALOG)).entries, os.listdir()) == ({}, [CATALOG])
@@ -148,7 +157,7 @@ def test_versions(stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             add_entry(Path(CATALOG), name, str(ash), open_store(ash), None)
 
 
-def test_paths_are_written_so_that_the_folder_can_move(stores: Path) -> None:
+def test_paths_below_the_catalog_are_written_relative_to_it(stores: Path) -> None:
     store = open_store(stores / "ash.zarr")
     for url, written in [
         (str(stores / "ash.zarr"), f"{HERE}/ash.zarr"),
@@ -165,7 +174,7 @@ def test_paths_are_written_so_that_the_folder_can_move(stores: Path) -> None:
     assert not (stores / "never.yaml").exists()
 
 
-def test_an_entry_is_held_to_its_facts_and_every_byte(stores: Path, tmp_path: Path) -> None:
+def test_an_entry_is_checked_against_the_metadata_and_every_byte_of_its_store(stores: Path, tmp_path: Path) -> None:
     import shutil
 
     copy = shutil.copytree(stores / "ash.zarr", tmp_path / "ash.zarr")
@@ -184,7 +193,7 @@ def test_an_entry_is_held_to_its_facts_and_every_byte(stores: Path, tmp_path: Pa
         check_entry(entry, deep=True)
 
 
-def test_intake_itself_reads_a_catalog_that_we_wrote(stores: Path, tmp_path: Path) -> None:
+def test_intake_reads_the_catalogs_that_are_written(stores: Path, tmp_path: Path) -> None:
     import intake
 
     path = stores / "intake.yaml"
@@ -200,8 +209,8 @@ def test_intake_itself_reads_a_catalog_that_we_wrote(stores: Path, tmp_path: Pat
     np.testing.assert_allclose(theirs["image"], expected["image"].values / 255, rtol=1e-6)
     np.testing.assert_array_equal(theirs["record_id"], expected["record_id"])
     assert opened["ash"].to_dask()["image"].chunks is not None
-    own = intake.open_catalog(str(PROJECT / CATALOG))
-    assert "demo_train" in list(own)
+    project_catalog = intake.open_catalog(str(PROJECT / CATALOG))
+    assert "demo_train" in list(project_catalog)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +243,6 @@ def test_intake_itself_reads_a_catalog_that_we_wrote(stores: Path, tmp_path: Pat
     ],
 )
 def test_hostile_locations_are_refused(url: Any, tmp_path: Path) -> None:
-    with pytest.raises(ContrailError) as told:
+    with pytest.raises(ContrailError) as refused:
         _ = Entry(tmp_path / CATALOG, "a", {"args": {"urlpath": url}}).location
-    assert str(told.value).isprintable()
+    assert str(refused.value).isprintable()

@@ -1,4 +1,4 @@
-"""Catalog files: edits that change nothing else, hostile and mutated files."""
+"""Catalog files: edits keep the rest of the file, and hostile or mutated files are refused in one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from helpers.places import PROJECT
     [ODD, ODD.replace("\n", "\r\n"), ODD.rstrip("\n"), ODD.split("    # next")[0].rstrip()]
     + [f"metadata: {{version: 1}}\n{s}" for s in ("sources:", "sources: {}  # none\nx: 1\n", "sources: ~\n# tail\n")],
 )
-def test_an_edit_keeps_comments_order_and_line_ends(text: str, stores: Path, tmp_path: Path) -> None:
+def test_edits_keep_comments_order_and_line_ends(text: str, stores: Path, tmp_path: Path) -> None:
     path = tmp_path / CATALOG
     path.write_bytes(text.encode())
     path.chmod(0o664)
@@ -56,7 +56,7 @@ def comments(text: str) -> list[str]:
     return sorted(line[line.index("#") :].rstrip() for line in text.splitlines() if "#" in line and "it's" not in line)
 
 
-def test_adding_and_removing_leaves_the_projects_own_catalog_as_it_was(stores: Path, tmp_path: Path) -> None:
+def test_adding_and_removing_an_entry_restores_the_catalog_of_the_project(stores: Path, tmp_path: Path) -> None:
     path = tmp_path / CATALOG
     path.write_bytes((PROJECT / CATALOG).read_bytes())
     add_entry(path, "ash", str(stores / "ash.zarr"), open_store(stores / "ash.zarr"), None)
@@ -65,7 +65,7 @@ def test_adding_and_removing_leaves_the_projects_own_catalog_as_it_was(stores: P
     assert path.read_bytes() == (PROJECT / CATALOG).read_bytes()
 
 
-def test_removal_leaves_the_comments_of_the_others(tmp_path: Path) -> None:
+def test_removing_an_entry_keeps_the_comments_of_other_entries(tmp_path: Path) -> None:
     path = tmp_path / CATALOG
     for text in (ODD, ODD.replace("{composite: ash,\n                   kind: samples}", "\n          composite: ash")):
         path.write_text(text)
@@ -83,13 +83,13 @@ def test_removal_leaves_the_comments_of_the_others(tmp_path: Path) -> None:
 def test_edits_that_cannot_be_made_safely_are_refused(stores: Path, tmp_path: Path) -> None:
     path = tmp_path / CATALOG
     store = open_store(stores / "ash.zarr")
-    for text, told in [
+    for text, message in [
         ("sources:\n  ash: {metadata: {version: x}}\n", "metadata.version"),
         ("sources:\n  ash: {metadata: {version: 1}}\n  ash@2: {metadata: {version: 2}}\n", "not the newest"),
         ("sources:\n  - ash\n", "not a mapping"),
     ]:
         path.write_text(text)
-        with pytest.raises(ContrailError, match=told):
+        with pytest.raises(ContrailError, match=message):
             add_entry(path, "ash", str(stores / "ash.zarr"), store, None)
         assert path.read_text() == text
         assert os.listdir(tmp_path) == [CATALOG]
@@ -97,7 +97,7 @@ def test_edits_that_cannot_be_made_safely_are_refused(stores: Path, tmp_path: Pa
         add_entry(tmp_path / "none" / CATALOG, "ash", str(stores / "ash.zarr"), store, None)
 
 
-def test_processes_add_at_the_same_time(stores: Path, tmp_path: Path) -> None:
+def test_several_processes_can_add_entries_at_the_same_time(stores: Path, tmp_path: Path) -> None:
     program = """if True:
         import os, pathlib, sys
         from contrail_data.catalog.catalog import add_entry
@@ -121,7 +121,7 @@ def test_processes_add_at_the_same_time(stores: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"sources: {}" + b" " * (4 << 20), "larger than 4 MB"),
         (b"sources: " + b"[" * 100_000, "levels deep"),
@@ -152,10 +152,10 @@ def test_processes_add_at_the_same_time(stores: Path, tmp_path: Path) -> None:
         (b"", "'sources' is missing"),
     ],
 )
-def test_hostile_files_end_in_one_line(content: bytes, told: str, tmp_path: Path) -> None:
+def test_hostile_files_are_refused_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / CATALOG
     path.write_bytes(content)
-    with pytest.raises(ContrailError, match=told) as error:
+    with pytest.raises(ContrailError, match=message) as error:
         read_catalog(path)
     assert str(error.value).isprintable()
 
@@ -169,7 +169,7 @@ FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_
 
 
 def _watch(event: str, _: tuple[Any, ...]) -> None:
-    # ruamel.yaml looks for plug-ins in its own folder, which is all that scandir is for.
+    # ruamel.yaml calls scandir to look for plug-ins in its own folder; nothing else does.
     if (
         WATCHED is not None
         and event != "os.scandir"
@@ -181,12 +181,15 @@ def _watch(event: str, _: tuple[Any, ...]) -> None:
 sys.addaudithook(_watch)
 
 
-def told_on_one_line(error: ContrailError) -> None:
+def assert_one_line(error: ContrailError) -> None:
     assert str(error).isprintable(), error
 
 
-def survives(content: bytes) -> bool:
-    """Whether it is a catalog; reading, listing and editing it end well or in one line, and touch no file."""
+def is_valid_or_refused(content: bytes) -> bool:
+    """Return whether the content is a catalog.
+
+    Reading, listing and editing it must succeed or be refused in one line, and must not touch any file.
+    """
     global WATCHED
     path = Path("/nowhere") / CATALOG
     tasks = [lambda: with_entry(catalog, "ash", NEW)[0], lambda: without_entry(catalog, "ash")[0]]
@@ -196,7 +199,7 @@ def survives(content: bytes) -> bool:
         try:
             catalog = parse_catalog(content, path)
         except ContrailError as error:
-            told_on_one_line(error)
+            assert_one_line(error)
             return False
         for entry in catalog.entries.values():
             entry_row(entry)
@@ -205,7 +208,7 @@ def survives(content: bytes) -> bool:
             try:
                 result = task()
             except ContrailError as error:
-                told_on_one_line(error)
+                assert_one_line(error)
                 continue
             if isinstance(result, str):
                 scheme, remote, _ = result.partition("://")
@@ -215,8 +218,8 @@ def survives(content: bytes) -> bool:
                 assert repr(parse_catalog(result.text.encode(), path)) == repr(result)
         return True
     finally:
-        seen, WATCHED = WATCHED, None
-        assert seen == []
+        events, WATCHED = WATCHED, None
+        assert events == []
 
 
 JUNK = st.one_of(
@@ -230,12 +233,12 @@ JUNK = st.one_of(
 @pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), JUNK), min_size=1, max_size=4))
 @settings(FUZZ, max_examples=500)
-def test_mutated_bytes(edits: list[tuple[float, int, bytes]]) -> None:
+def test_catalogs_with_mutated_bytes_are_read_or_refused(edits: list[tuple[float, int, bytes]]) -> None:
     content = VALID.encode()
-    for where, length, junk in edits:
-        at = int(where * len(content))
-        content = content[:at] + junk + content[at + length :]
-    survives(content)
+    for position, length, junk in edits:
+        start = int(position * len(content))
+        content = content[:start] + junk + content[start + length :]
+    is_valid_or_refused(content)
 
 
 LEAF = st.one_of(
@@ -255,7 +258,7 @@ PLACES = st.lists(st.sampled_from(["sources", "metadata", "ash", "ash@1", "other
 @pytest.mark.slow
 @given(st.lists(st.tuples(PLACES.filter(len), VALUE), min_size=1, max_size=4), st.booleans())
 @settings(FUZZ, max_examples=150)
-def test_mutated_structure(changes: list[tuple[list[str], Any]], flow: bool) -> None:
+def test_catalogs_with_mutated_structure_are_read_or_refused(changes: list[tuple[list[str], Any]], flow: bool) -> None:
     tree = yaml.safe_load(VALID)
     for places, value in changes:
         node = tree if places[0] in ("sources", "metadata") else tree["sources"]
@@ -265,8 +268,8 @@ def test_mutated_structure(changes: list[tuple[list[str], Any]], flow: bool) -> 
             node[places[-1]] = value
         if not isinstance(tree.get("sources"), dict):
             break
-    survives(yaml.safe_dump(tree, default_flow_style=flow, allow_unicode=True).encode())
+    is_valid_or_refused(yaml.safe_dump(tree, default_flow_style=flow, allow_unicode=True).encode())
 
 
-def test_the_fuzzed_catalog_is_a_good_one() -> None:
-    assert survives(VALID.encode())
+def test_the_catalog_that_is_fuzzed_is_valid() -> None:
+    assert is_valid_or_refused(VALID.encode())

@@ -1,4 +1,4 @@
-"""Every command explains itself."""
+"""Help pages of contrail-data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of contrail-data end in one line."""
+"""Error messages of contrail-data."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from helpers.cli import run_data
 
 
-def test_the_command_line_ends_in_one_line(raw: Path, tmp_path: Path) -> None:
+def test_errors_of_the_command_line_are_one_line(raw: Path, tmp_path: Path) -> None:
     os.truncate(sorted((raw / "train").iterdir())[0] / "band_11.npy", 100)
     done = run_data("build-ash", raw, "--size", 32, "-o", tmp_path / "s.zarr")
     assert done.returncode == 1
     assert "band_11.npy: " in done.stderr
     assert "8 samples, 1 set aside" in done.stdout
-    for args, told in [
+    for args, message in [
         (("build-ash", raw, "--split", "tarin", "-o", tmp_path / "x.zarr"), "train"),
         (("build-ash", raw / "nowhere", "-o", tmp_path / "x.zarr"), "no such folder"),
         (("build-ash", raw, "--composite", "asch", "-o", tmp_path / "x.zarr"), "ash_cira"),
@@ -26,6 +26,6 @@ def test_the_command_line_ends_in_one_line(raw: Path, tmp_path: Path) -> None:
         failed = run_data(*args)
         assert failed.returncode == 1, args
         assert failed.stderr.splitlines()[-1].startswith("error: "), failed.stderr
-        assert told in failed.stderr.splitlines()[-1]
+        assert message in failed.stderr.splitlines()[-1]
         assert "Traceback" not in failed.stderr
     assert run_data("build-ash", raw).returncode == 2

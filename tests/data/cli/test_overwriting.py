@@ -13,7 +13,7 @@ from helpers.records import write_record
 from helpers.stores import contents
 
 
-def test_no_command_overwrites_what_it_reads(sealed40: Path, tmp_path: Path) -> None:
+def test_no_command_overwrites_a_store_that_it_reads(sealed40: Path, tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
     shutil.copytree(sealed40, store)
     (tmp_path / "link.zarr").symlink_to(store)
@@ -29,6 +29,6 @@ def test_no_command_overwrites_what_it_reads(sealed40: Path, tmp_path: Path) -> 
         assert "store to read from; choose another -o" in done.stderr
     assert contents(store) == contents(sealed40)
     assert run_data("subset", sealed40, "--records", "001", "-o", tmp_path / "link.zarr", "--overwrite").returncode == 0
-    assert open_store(store).sizes["sample"] == 1  # through a link, the store itself
+    assert open_store(store).sizes["sample"] == 1  # the link was followed to the store
     done = run_data("build-ash", tmp_path / "new", "-o", tmp_path / "new/train/x.zarr")
     assert "lies among the records" in done.stderr

@@ -15,8 +15,8 @@ from helpers.grids import EAST
 ANGLE = st.floats(-0.155, 0.155)
 
 
-def test_the_published_point() -> None:
-    """GOES-R product users' guide, volume 3, the worked example of 5.1.2.8."""
+def test_scan_angles_agree_with_the_published_example() -> None:
+    """Compare with the worked example in the GOES-R product users' guide, volume 3, section 5.1.2.8."""
     latitude, longitude = EAST.to_geodetic(-0.024052, 0.095340)
     assert latitude == pytest.approx(33.846162, abs=1e-6)
     assert longitude == pytest.approx(-84.690932, abs=1e-6)
@@ -26,7 +26,7 @@ def test_the_published_point() -> None:
 
 @pytest.mark.parametrize("sweep", ["x", "y"])
 @given(x=ANGLE, y=ANGLE, longitude=st.floats(-179, 179))
-def test_scan_angles_there_and_back_agree_with_proj(sweep: str, x: float, y: float, longitude: float) -> None:
+def test_conversions_in_both_directions_agree_with_proj(sweep: str, x: float, y: float, longitude: float) -> None:
     projection = Projection(longitude, sweep=sweep)
     latitude, east = projection.to_geodetic(x, y)
     crs = CRS.from_wkt(projection.crs_wkt)
@@ -37,23 +37,26 @@ def test_scan_angles_there_and_back_agree_with_proj(sweep: str, x: float, y: flo
         assert not np.isfinite(theirs[0])
         return
     if satellite_zenith(latitude, east, longitude) > 89.9:
-        return  # at the limb a rounding decides
+        return  # at the limb, rounding decides whether a place is visible
     assert latitude == pytest.approx(theirs[1], abs=1e-7)
     assert (east - theirs[0] + 180) % 360 - 180 == pytest.approx(0, abs=1e-7)
-    back = projection.to_scan_angles(latitude, east)
-    assert back[0] == pytest.approx(x, abs=1e-10)
-    assert back[1] == pytest.approx(y, abs=1e-10)
+    angles = projection.to_scan_angles(latitude, east)
+    assert angles[0] == pytest.approx(x, abs=1e-10)
+    assert angles[1] == pytest.approx(y, abs=1e-10)
 
 
-def test_what_the_earth_hides_is_nowhere() -> None:
+def test_places_that_the_earth_hides_have_no_scan_angles() -> None:
     x, y = EAST.to_scan_angles([0, 0, 0, 85], [105, 20, -75 + 81, -75])
     np.testing.assert_array_equal(np.isnan(x), [True, True, False, True])
     np.testing.assert_array_equal(np.isnan(x), np.isnan(y))
 
 
-def test_parallax_of_a_contrail() -> None:
-    """Seen at 40 N 100 W from 75.2 W, an 11 km high thing lies about 14.5 km nearer to the satellite: h tan(zenith), a
-    little less for the Earth's curve. From where it really is, it is seen where it was navigated to."""
+def test_parallax_correction_moves_a_contrail_towards_the_satellite() -> None:
+    """Correct a contrail at a height of 11 km that appears at 40 N 100 W from 75.2 W.
+
+    It lies about 14.5 km nearer to the satellite: h tan(zenith), or a little less because the Earth is curved. From the
+    satellite, a contrail of this height at the corrected place appears at the original place.
+    """
     projection = Projection(-75.2)
     latitude, longitude = projection.without_parallax(40.0, -100.0, 11_000.0)
     distance = Geod(ellps="GRS80").inv(-100, 40, longitude, latitude)[2]
@@ -61,5 +64,5 @@ def test_parallax_of_a_contrail() -> None:
     assert latitude < 40
     assert longitude > -100
     angles = projection.to_scan_angles(latitude, longitude, 11_000.0)
-    again = projection.to_geodetic(*angles)
-    assert again == (pytest.approx(40.0, abs=1e-5), pytest.approx(-100.0, abs=1e-5))
+    apparent = projection.to_geodetic(*angles)
+    assert apparent == (pytest.approx(40.0, abs=1e-5), pytest.approx(-100.0, abs=1e-5))

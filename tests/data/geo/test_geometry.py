@@ -39,7 +39,7 @@ RECORD = {
 }
 
 
-def test_centre_of_a_real_record():
+def test_the_footprint_of_a_real_record_has_the_expected_centre():
     tile = Tile(**RECORD).footprint()
     assert (round(tile["latitude"], 4), round(tile["longitude"], 4)) == (21.9823, -60.9342)
     assert tile["geotransform"].tolist() == [
@@ -60,11 +60,11 @@ def test_corners_are_outer_and_clockwise_from_upper_left():
     assert lat.dtype == lon.dtype == np.float64
     assert lat[:2].min() > tile["latitude"] > lat[2:].max()
     assert lon[[0, 3]].max() < tile["longitude"] < lon[[1, 2]].min()
-    # The edges on the ellipsoid are 256 pixels long but for the projection's scale, within 0.3 % of 1 here.
+    # On the ellipsoid, the edges are 256 pixels long times the projection's scale, which is within 0.3 % of 1 here.
     _, _, length = Geod(ellps="WGS84").inv(lon, lat, np.roll(lon, -1), np.roll(lat, -1))
     expected = 256 * np.array([RECORD["col_size"], -RECORD["row_size"]] * 2)
     np.testing.assert_allclose(length, expected, rtol=3e-3)
-    # The one-pixel tile at the same corner has its centre half a pixel in.
+    # The centre of a one-pixel tile at the same corner is half a pixel from that corner.
     single = Tile(**{**RECORD, "height": 1, "width": 1}).footprint()
     np.testing.assert_allclose(single["corner_latitude"][0], lat[0])
     x, y = Transformer.from_crs(4326, RECORD["projection_wkt"], always_xy=True).transform(
@@ -89,7 +89,7 @@ def test_corners_are_outer_and_clockwise_from_upper_left():
         ({"row_min": 1e11}, "outside"),
     ],
 )
-def test_unusable_tiles_raise(change, reason):
+def test_unusable_tiles_raise_an_error_of_one_line(change, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         Tile(**{**RECORD, **change}).footprint()
     assert "\n" not in str(caught.value)
@@ -127,7 +127,7 @@ def test_local_solar_hour_agrees_with_spa_equation_of_time():
     assert np.abs(gap).max() * 3600 < 3  # seconds
 
 
-def test_published_equinox_and_solstice():
+def test_the_sun_agrees_with_the_almanac_at_equinox_and_solstice():
     # USNO: March equinox 2020-03-20 03:50 UTC, June solstice 2019-06-21 15:54 UTC. The sun stands over the
     # equator, or 23.4366 degrees north, where its hour angle is 0.
     for moment, declination in (("2020-03-20T03:50", 0.0), ("2019-06-21T15:54", 23.4366)):
@@ -141,7 +141,7 @@ def test_published_equinox_and_solstice():
         assert offset == pytest.approx(minutes, abs=0.05)
 
 
-def test_satellite_zenith_against_proj_topocentric():
+def test_satellite_zenith_agrees_with_proj():
     rng = np.random.default_rng(2)
     assert satellite_zenith(0.0, -75.2) == pytest.approx(0, abs=1e-9)
     assert satellite_zenith(0.0, -137.0, satellite_longitude=-137.0) == pytest.approx(0, abs=1e-9)
@@ -154,7 +154,7 @@ def test_satellite_zenith_against_proj_topocentric():
         assert satellite_zenith(lat, lon) == pytest.approx(expected, abs=1e-6)
 
 
-def test_missing_stays_missing():
+def test_missing_coordinates_and_times_give_missing_angles():
     nan, nat, now = np.nan, np.datetime64("NaT"), np.datetime64("2019-10-15T15:20")
     assert np.isnan(solar_zenith([nan, 10.0, 10.0], [0.0, nan, 0.0], np.array([now, now, nat]))).all()
     assert np.isnan(local_solar_hour([nan, 0.0], np.array([now, nat]))).all()
@@ -174,7 +174,7 @@ places = st.floats(-90, 90), st.floats(-180, 180), st.integers(0, 60 * 366 * 864
 
 @settings(max_examples=60, deadline=None)
 @given(*places)
-def test_sun_and_its_antipode(latitude, longitude, seconds):
+def test_solar_zenith_at_the_antipode_is_the_supplement(latitude, longitude, seconds):
     time = np.datetime64("1980-01-01") + np.timedelta64(seconds, "s")
     zenith = solar_zenith(latitude, longitude, time)
     assert 0 <= zenith <= 180

@@ -25,7 +25,7 @@ SIDE = 96
 
 
 def clouds(dy: float, dx: float) -> np.ndarray:
-    """(3, y, x) uint8: a smooth random field that has moved by (dy, dx) pixels."""
+    """Return a smooth random field that has moved by (dy, dx) pixels, as uint8 (channel, y, x)."""
     field = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((SIDE + 40, SIDE + 40)), 3)
     field = (field - field.min()) / np.ptp(field)
     moved = ndimage.shift(field, (dy, dx), order=3, mode="nearest")[20:-20, 20:-20]
@@ -34,23 +34,23 @@ def clouds(dy: float, dx: float) -> np.ndarray:
 
 @settings(max_examples=15, deadline=None)
 @given(st.floats(-6, 6), st.floats(-6, 6))
-def test_a_known_motion_is_found_and_undone(dy: float, dx: float) -> None:
+def test_flow_recovers_a_known_motion_and_carries_the_label_along(dy: float, dx: float) -> None:
     flow = flow_between(clouds(0, 0), clouds(dy, dx))
     inner = flow[:, 16:-16, 16:-16]
     np.testing.assert_allclose(np.median(inner, axis=(1, 2)), (dy, dx), atol=0.3)
     label = np.zeros((SIDE, SIDE), np.float32)
     label[44:50, 30:66] = 1
-    made, sure = label_by_flow(np.stack([clouds(dy, dx), clouds(0, 0)]), clouds(0, 0), label)
-    np.testing.assert_array_equal(made[1], label)
-    assert sure[1] == 1
+    carried, reliability = label_by_flow(np.stack([clouds(dy, dx), clouds(0, 0)]), clouds(0, 0), label)
+    np.testing.assert_array_equal(carried[1], label)
+    assert reliability[1] == 1
     centre = np.add(ndimage.center_of_mass(label), (dy, dx))
-    np.testing.assert_allclose(ndimage.center_of_mass(made[0]), centre, atol=0.5)
-    assert sure[0] > 0.8
+    np.testing.assert_allclose(ndimage.center_of_mass(carried[0]), centre, atol=0.5)
+    assert reliability[0] > 0.8
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.floats(-4, 4), st.floats(-0.05, 0.05))
-def test_a_turn_and_a_stretch_are_found_within_a_pixel(degrees: float, stretch: float) -> None:
+def test_flow_recovers_a_rotation_and_a_stretch_within_a_pixel(degrees: float, stretch: float) -> None:
     turn = np.deg2rad(degrees)
     matrix = (1 + stretch) * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     grid = np.indices((SIDE, SIDE)) - (SIDE - 1) / 2
@@ -63,23 +63,22 @@ def test_a_turn_and_a_stretch_are_found_within_a_pixel(degrees: float, stretch: 
     assert np.quantile(inner, 0.95) < 1
 
 
-def test_a_channel_without_structure_hides_no_motion() -> None:
+def test_a_channel_without_structure_does_not_hide_motion() -> None:
     frames = [clouds(0, 0), clouds(2, -3)]
     for frame in frames:
-        frame[0] = 255  # as R of ash where it is clipped
+        frame[0] = 255  # like the R channel of ash where it is clipped
     np.testing.assert_allclose(np.median(flow_between(*frames)[:, 16:-16, 16:-16], axis=(1, 2)), (2, -3), atol=0.3)
 
 
-def test_what_comes_from_outside_is_no_contrail() -> None:
+def test_pixels_carried_in_from_outside_are_not_contrails() -> None:
     flow = np.stack([np.full((SIDE, SIDE), 30.0), np.zeros((SIDE, SIDE))]).astype(np.float32)
     moved = carry_back(np.ones((SIDE, SIDE), np.float32), flow)
     assert moved[: SIDE - 30].min() == 1
     assert moved[SIDE - 29 :].max() == 0
     slope = np.indices((SIDE, SIDE))[1].astype(np.float32)
-    half = np.stack([np.zeros_like(slope), np.full_like(slope, 0.5)])
-    np.testing.assert_array_equal(
-        carry_back(slope, half)[:, :-1], slope[:, :-1] + 0.5
-    )  # between pixels, what lies between
+    half_pixel = np.stack([np.zeros_like(slope), np.full_like(slope, 0.5)])
+    # Values between pixels are interpolated.
+    np.testing.assert_array_equal(carry_back(slope, half_pixel)[:, :-1], slope[:, :-1] + 0.5)
     still = np.random.default_rng(0).random((SIDE, SIDE)).astype(np.float32)
     np.testing.assert_array_equal(carry_back(still, np.zeros((2, SIDE, SIDE), np.float32)), still)
 
@@ -90,29 +89,29 @@ def test_carried_labels_are_pseudo_labels(raw: Path, tmp_path: Path) -> None:
     done = run_command(main, "propagate", parent, "-o", tmp_path / "flow.zarr")
     assert done.returncode == 0, done.stderr
     assert propagate(store, tmp_path / "again.zarr").digest == open_store(tmp_path / "flow.zarr").attrs["digest"]
-    made = open_store(tmp_path / "flow.zarr")
-    np.testing.assert_array_equal(made["frame_mask"].values[:, 4], store["mask"].values)
+    carried = open_store(tmp_path / "flow.zarr")
+    np.testing.assert_array_equal(carried["frame_mask"].values[:, 4], store["mask"].values)
     assert run_command(main, "verify", tmp_path / "flow.zarr").returncode == 0
     data = open_training_data(DataConfig(train=[str(parent), str(tmp_path / "flow.zarr")], holdout=0))
     assert data.pseudo_labelled == 9 * 7
     assert not data.labellers_saw
 
     labels_of(parent, tmp_path / "model.zarr")
-    rows = compare_label_stores(made, open_store(tmp_path / "model.zarr"))
+    rows = compare_label_stores(carried, open_store(tmp_path / "model.zarr"))
     assert [row.offset for row in rows] == [-4, -3, -2, -1, 1, 2, 3]
     label = store["mask"].values.sum()
     assert rows[0].unmoved_dice == pytest.approx(2 * label / (label + 9 * 32 * 32))
-    same = compare_label_stores(made, made)
-    assert all(row.dice == pytest.approx(1) for row in same)
+    rows_of_itself = compare_label_stores(carried, carried)
+    assert all(row.dice == pytest.approx(1) for row in rows_of_itself)
     done = run_command(main, "compare-labels", tmp_path / "flow.zarr", tmp_path / "model.zarr")
     assert "unmoved" in done.stdout
     with pytest.raises(ContrailError, match="give two stores of labels"):
-        compare_label_stores(made, store)
+        compare_label_stores(carried, store)
     with pytest.raises(ContrailError, match="give the store it was made from"):
-        propagate(made, tmp_path / "no.zarr")
+        propagate(carried, tmp_path / "no.zarr")
 
 
-def test_only_frames_that_are_asked_for_and_labels_of_humans_are_carried(raw: Path, tmp_path: Path) -> None:
+def test_only_human_labels_are_carried_and_only_to_requested_frames(raw: Path, tmp_path: Path) -> None:
     for record in sorted((raw / "train").iterdir())[:2]:
         (raw / "test").mkdir(exist_ok=True)
         (target := raw / "test" / record.name[::-1]).mkdir()

@@ -29,7 +29,7 @@ def test_a_parent_is_never_overwritten_by_its_labels(raw: Path, tmp_path: Path) 
     assert verify(Place(str(store))) == []
 
 
-def test_confidence_is_of_the_mask_or_of_there_being_none(raw: Path, tmp_path: Path) -> None:
+def test_confidence_is_that_of_the_mask_or_of_an_empty_mask(raw: Path, tmp_path: Path) -> None:
     def half(samples: list[int], x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
         p_bhw = np.full((len(x_btchw), *x_btchw.shape[3:]), 0.1, np.float32)
         p_bhw[::2, :4, :3] = 0.8

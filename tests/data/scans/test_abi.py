@@ -14,7 +14,7 @@ from contrail_data.synthetic.abi import write_abi
 from helpers.abi import SIZE, START
 
 
-def test_real_files_are_calibrated_as_satpy_does(real_data: Path) -> None:
+def test_real_files_are_calibrated_as_in_satpy(real_data: Path) -> None:
     from satpy import Scene
 
     files = sorted(map(str, (real_data / "abi").glob("*RadC*G16*.nc")))
@@ -23,31 +23,33 @@ def test_real_files_are_calibrated_as_satpy_does(real_data: Path) -> None:
     theirs = Scene(files, reader="abi_l1b")
     theirs.load(["C11", "C12", "C15"])
     for band in (11, 12, 15):
-        got = ours["brightness_temperature"].sel(band=band).isel(time=0).values
+        actual = ours["brightness_temperature"].sel(band=band).isel(time=0).values
         expected = theirs[f"C{band}"].values
-        np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
-        assert np.nanmax(np.abs(got - expected)) <= 1e-4
+        np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+        assert np.nanmax(np.abs(actual - expected)) <= 1e-4
     _, latitude = theirs["C11"].attrs["area"].get_lonlats()
     corner = ours["latitude"].isel(y=slice(0, None, 50), x=slice(0, None, 50)).values
     expected = latitude[::50, ::50]
-    seen = ~np.isnan(corner)
-    np.testing.assert_array_equal(seen, np.isfinite(expected))
-    np.testing.assert_allclose(corner[seen], expected[seen], atol=1e-6)
-    assert 20 < float(ours["solar_zenith"].isel(time=0, y=700, x=1200)) < 60  # morning over the States
+    visible = ~np.isnan(corner)
+    np.testing.assert_array_equal(visible, np.isfinite(expected))
+    np.testing.assert_allclose(corner[visible], expected[visible], atol=1e-6)
+    assert 20 < float(ours["solar_zenith"].isel(time=0, y=700, x=1200)) < 60  # morning over the United States
     middle = ours["scan_time"].isel(time=0, y=750).values
     assert np.datetime64("2023-09-13T15:37:30") < middle < np.datetime64("2023-09-13T15:37:40")
 
 
 def test_only_the_chunks_of_a_window_are_read(real_data: Path, monkeypatch) -> None:
     (path,) = (real_data / "abi").glob("*RadC*C11*G16*.nc")
-    whole = abi.read_temperature(str(path), 11, slice(0, 1500), slice(0, 2500))
+    full_image = abi.read_temperature(str(path), 11, slice(0, 1500), slice(0, 2500))
     unpacked: list[int] = []
-    real = abi.isal_zlib
-    counting = SimpleNamespace(decompress=lambda data: unpacked.append(1) or real.decompress(data), error=real.error)
+    original = abi.isal_zlib
+    counting = SimpleNamespace(
+        decompress=lambda data: unpacked.append(1) or original.decompress(data), error=original.error
+    )
     monkeypatch.setattr(abi, "isal_zlib", counting)
     window = abi.read_temperature(str(path), 11, slice(600, 700), slice(1240, 1260))
-    np.testing.assert_array_equal(window, whole[600:700, 1240:1260])
-    assert len(unpacked) == 4  # two chunks across of each of values and flags
+    np.testing.assert_array_equal(window, full_image[600:700, 1240:1260])
+    assert len(unpacked) == 4  # two chunks of values and two of flags
 
 
 @pytest.mark.parametrize("product", ["L1b", "CMIP", "MCMIP"])
@@ -56,11 +58,11 @@ def test_products_agree_with_each_other(scans: Path, tmp_path: Path, product: st
     ours = contrail_data.open_abi(tmp_path)["brightness_temperature"]
     radiance = contrail_data.open_abi(scans, bands=(11, 14, 15)).isel(time=[0])["brightness_temperature"]
     assert ours.sel(band=[11, 14, 15]).shape == radiance.shape
-    # the packing's own step in kelvin: radiances' is largest where it is cold
+    # the quantisation step in kelvin, which is largest for the radiances of cold pixels
     assert float(np.abs(ours.sel(band=[11, 14, 15]).values - radiance.values).max()) < 0.6
 
 
-def test_quality_flags_decide(tmp_path: Path) -> None:
+def test_quality_flags_select_the_pixels_that_are_used(tmp_path: Path) -> None:
     faults = {"blocks": {(0, 14): [(1, 0, 0, 10, 10), (2, 20, 20, 5, 5), (3, 40, 40, 7, 7)]}}
     write_abi(tmp_path, START, scans=1, size=SIZE, faults=faults)
 
@@ -70,4 +72,4 @@ def test_quality_flags_decide(tmp_path: Path) -> None:
 
     assert missing(0, 1) == 25 + 49
     assert missing(0) == 100 + 25 + 49
-    assert missing(0, 1, 2, 3, 4) == 49  # no value is no value
+    assert missing(0, 1, 2, 3, 4) == 49  # a pixel without a value is always missing

@@ -1,4 +1,4 @@
-"""Names of ABI files, and which spacecraft stood where."""
+"""Names of ABI files, and which spacecraft filled a role at a given time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contrail_data.scans.abi_files import parse_name, spacecraft_of
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "fields"),
     [
         ("OR_ABI-L1b-RadC-M6C11_G16_s20232561536173_e20232561538546_c20232561539034.nc", (16, "C", "L1b-Rad", 11, 6)),
         ("OR_ABI-L1b-RadF-M3C14_G17_s20191000000341_e20191000011107_c20191000011153.nc", (17, "F", "L1b-Rad", 14, 3)),
@@ -17,26 +17,26 @@ from contrail_data.scans.abi_files import parse_name, spacecraft_of
         ("OR_ABI-L2-MCMIPF-M4_G19_s20251000000341_e20251000005107_c20251000005153.nc", (19, "F", "L2-MCMIP", 0, 4)),
     ],
 )
-def test_names(name: str, told: tuple) -> None:
+def test_names_of_abi_files_are_parsed(name: str, fields: tuple) -> None:
     file = parse_name(f"s3://bucket/{name}")
     assert file is not None
-    assert (file.satellite, file.scene, file.product, file.band, file.mode) == told
+    assert (file.satellite, file.scene, file.product, file.band, file.mode) == fields
     assert file.name == name
     year, day = int(name.split("_s")[1][:4]), int(name.split("_s")[1][4:7])
     assert file.start.astype("datetime64[D]") == np.datetime64(f"{year}-01-01") + (day - 1)
 
 
-def test_names_of_others_are_passed_over() -> None:
+def test_names_of_other_files_are_ignored() -> None:
     for name in ("OR_SUVI-L1b-Fe093_G16_s1_e1_c1.nc", "OR_ABI-L1b-RadC-M6_G16_s20232561536173_e1_c1.nc", "x.nc"):
         assert parse_name(name) is None
 
 
-def test_who_stood_where_and_when() -> None:
-    at = [
+def test_a_role_names_the_spacecraft_of_that_time() -> None:
+    roles_and_times = [
         ("goes-east", "2019-06-01"),
         ("goes-east", "2025-06-01"),
         ("goes-west", "2022-01-01"),
         ("goes-west", "2024-01-01"),
     ]
-    assert [spacecraft_of(role, np.datetime64(time, "h")) for role, time in at] == [16, 19, 17, 18]
+    assert [spacecraft_of(role, np.datetime64(time, "h")) for role, time in roles_and_times] == [16, 19, 17, 18]
     assert spacecraft_of("goes17", np.datetime64("2020-01-01", "h")) == 17

@@ -1,4 +1,4 @@
-"""Scenes through satpy: real AHI and AMI files against satpy's own places and the files' own, and what is refused."""
+"""Scenes through satpy: coordinates of real AHI and AMI files against satpy and the files, and what is refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def never(*args: object, **keywords: object) -> None:
 
 
 @pytest.mark.parametrize("imager", ["ahi", "ami"])
-def test_real_files_are_a_scene(real_data: Path, imager: str) -> None:
+def test_real_files_open_as_a_lazy_scene(real_data: Path, imager: str) -> None:
     import dask
 
     paths = files_of(real_data, imager)
@@ -57,8 +57,8 @@ def test_real_files_are_a_scene(real_data: Path, imager: str) -> None:
     assert (np.diff(scene["x"]) > 0).all()
     assert (np.diff(scene["y"]) < 0).all()
     assert scene["scan_start"][0] < scene["time"][0] < scene["scan_end"][0]
-    told = {"ahi": ("Himawari-9", "ahi", "Japan"), "ami": ("GEO-KOMPSAT-2A", "ami", "local area")}
-    assert tuple(scene.attrs[key] for key in ("platform", "instrument", "scene")) == told[imager]
+    expected = {"ahi": ("Himawari-9", "ahi", "Japan"), "ami": ("GEO-KOMPSAT-2A", "ami", "local area")}
+    assert tuple(scene.attrs[key] for key in ("platform", "instrument", "scene")) == expected[imager]
     assert scene.attrs["source"] == [path.name for path in paths]
     assert scene["goes_imager_projection"].attrs["sweep_angle_axis"] == "y"
 
@@ -77,7 +77,7 @@ def test_real_files_are_a_scene(real_data: Path, imager: str) -> None:
 
 
 @pytest.mark.parametrize(("imager", "sweep"), [("ahi", "y"), ("ami", "y"), ("abi", "x")])
-def test_places_are_satpys(real_data: Path, imager: str, sweep: str) -> None:
+def test_coordinates_agree_with_satpy(real_data: Path, imager: str, sweep: str) -> None:
     from satpy import Scene
 
     paths = files_of(real_data, imager)
@@ -88,12 +88,12 @@ def test_places_are_satpys(real_data: Path, imager: str, sweep: str) -> None:
     assert grid.projection.sweep == sweep
     latitude, longitude = grid.geodetic()
     expected_longitude, expected_latitude = theirs[name].attrs["area"].get_lonlats()
-    if imager == "ami":  # satpy mirrors local areas at the equator; where the files say they lie is the next test
+    if imager == "ami":  # satpy mirrors local areas at the equator; the next test compares them with the files
         expected_latitude, expected_longitude = -expected_latitude[::-1], expected_longitude[::-1]
-    seen = np.isfinite(expected_latitude) & np.isfinite(expected_longitude)
-    np.testing.assert_array_equal(np.isfinite(latitude), seen)
-    assert np.abs(latitude - expected_latitude)[seen].max() < 1e-4
-    assert np.abs(longitude - expected_longitude)[seen].max() < 1e-4
+    visible = np.isfinite(expected_latitude) & np.isfinite(expected_longitude)
+    np.testing.assert_array_equal(np.isfinite(latitude), visible)
+    assert np.abs(latitude - expected_latitude)[visible].max() < 1e-4
+    assert np.abs(longitude - expected_longitude)[visible].max() < 1e-4
 
 
 def test_local_areas_of_ami_lie_where_their_files_say(real_data: Path) -> None:
@@ -103,13 +103,13 @@ def test_local_areas_of_ami_lie_where_their_files_say(real_data: Path) -> None:
     scene = open_satpy(paths)
     grid = grid_of(scene)
     with h5py.File(paths[0]) as file:
-        told = {key: float(np.ravel(file.attrs[f"image_{key}"])[0]) for key in PLACES}
+        attributes = {key: float(np.ravel(file.attrs[f"image_{key}"])[0]) for key in PLACES}
     latitude, longitude = grid.geodetic()
-    assert abs(grid.x - told["upperleft_x"]) < 1e-8
-    assert abs(grid.y - told["upperleft_y"]) < 1e-8
-    for at, corner in ((0, "upperleft"), (-1, "lowerright")):
-        assert abs(latitude[at, at] - np.degrees(told[f"{corner}_latitude"])) < 1e-9
-        assert abs(longitude[at, at] - np.degrees(told[f"{corner}_longitude"])) < 1e-9
+    assert abs(grid.x - attributes["upperleft_x"]) < 1e-8
+    assert abs(grid.y - attributes["upperleft_y"]) < 1e-8
+    for index, corner in ((0, "upperleft"), (-1, "lowerright")):
+        assert abs(latitude[index, index] - np.degrees(attributes[f"{corner}_latitude"])) < 1e-9
+        assert abs(longitude[index, index] - np.degrees(attributes[f"{corner}_longitude"])) < 1e-9
     assert latitude.min() > 19  # typhoon Lan, in the west Pacific
 
 
@@ -119,17 +119,17 @@ PLACES = [f"upperleft_{c}" for c in ("x", "y", "latitude", "longitude")] + [
 ]
 
 
-def test_local_areas_of_ami_that_no_file_tells_of_are_refused(real_data: Path) -> None:
+def test_local_areas_of_ami_without_files_are_refused(real_data: Path) -> None:
     from satpy import Scene
 
     theirs = Scene([str(path) for path in files_of(real_data, "ami")], reader="ami_l1b")
     theirs.load(["IR112"])
     west, _, east, top = theirs["IR112"].attrs["area"].area_extent
     with pytest.raises(ContrailError, match="open_satpy"):
-        from_satpy(theirs.crop(xy_bbox=(west, top - 200_000, east, top)))  # such a Scene knows of no files
+        from_satpy(theirs.crop(xy_bbox=(west, top - 200_000, east, top)))  # a cropped Scene has no files
 
 
-def test_real_abi_files_are_the_scene_that_our_own_reader_gives(real_data: Path) -> None:
+def test_real_abi_files_give_the_same_scene_as_the_built_in_reader(real_data: Path) -> None:
     from contrail_data.scans.abi import open_abi
 
     paths = sorted((real_data / "abi").glob("*RadC*G16*.nc"))
@@ -140,11 +140,11 @@ def test_real_abi_files_are_the_scene_that_our_own_reader_gives(real_data: Path)
         np.testing.assert_allclose(theirs[name], ours[name], rtol=0, atol=2e-8)
     assert abs(theirs["time"].values[0] - ours["time"].values[0]) < np.timedelta64(2, "s")
     window = {"y": slice(500, 700), "x": slice(1000, 1200)}
-    got, expected = (s["brightness_temperature"].isel(window).values for s in (theirs, ours))
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
+    actual, expected = (s["brightness_temperature"].isel(window).values for s in (theirs, ours))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-3)
 
 
-def test_only_what_is_wanted_is_opened(real_data: Path) -> None:
+def test_only_the_files_of_requested_bands_are_opened(real_data: Path) -> None:
     scene = open_satpy(files_of(real_data, "ahi"), bands=[15, 14])
     assert scene["band"].values.tolist() == [14, 15]
     assert [name[21:24] for name in scene.attrs["source"]] == ["B14", "B15"]
@@ -159,7 +159,7 @@ def test_unpacked_files_are_not_left_behind(real_data: Path, tmp_path: Path) -> 
     assert np.isfinite(scene["brightness_temperature"]).any()
 
 
-def test_several_times_and_a_band_that_one_lacks(real_data: Path, tmp_path: Path) -> None:
+def test_a_band_that_one_time_lacks_is_missing_at_that_time(real_data: Path, tmp_path: Path) -> None:
     paths = files_of(real_data, "ami")
     later = [tmp_path / path.name.replace("0034.nc", "0036.nc") for path in paths if "ir087" not in path.name]
     for path in later:
@@ -167,10 +167,11 @@ def test_several_times_and_a_band_that_one_lacks(real_data: Path, tmp_path: Path
     scene = open_satpy([*later, *paths])
     assert scene["brightness_temperature"].shape == (2, 4, 500, 500)
     gaps = np.isnan(scene["brightness_temperature"]).mean(("y", "x")).values
-    assert gaps.tolist() in ([[0, 0, 0, 0], [1, 0, 0, 0]], [[1, 0, 0, 0], [0, 0, 0, 0]])  # the files tell one time
+    # The copies contain the same time as the originals, so either may come first.
+    assert gaps.tolist() in ([[0, 0, 0, 0], [1, 0, 0, 0]], [[1, 0, 0, 0], [0, 0, 0, 0]])
 
 
-def test_what_cannot_be_opened_is_told_in_one_line(real_data: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_opened_are_refused_in_one_line(real_data: Path, tmp_path: Path) -> None:
     paths = files_of(real_data, "ahi")
 
     def refused(match: str, *args: object, **keywords: object) -> None:
@@ -204,7 +205,7 @@ def test_what_cannot_be_opened_is_told_in_one_line(real_data: Path, tmp_path: Pa
     refused("name another", [stranger], reader="no_such_reader")
 
 
-def test_a_broken_ami_file_is_told(real_data: Path, tmp_path: Path) -> None:
+def test_a_damaged_ami_file_is_named_in_the_error(real_data: Path, tmp_path: Path) -> None:
     paths = files_of(real_data, "ami")
     broken = tmp_path / paths[0].name
     for size in (0, 200_000):
@@ -215,7 +216,7 @@ def test_a_broken_ami_file_is_told(real_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["satpy", "pyspectral"])
-def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+def test_a_missing_package_is_named_in_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     path = tmp_path / "gk2a_ami_le1b_ir112_la020ge_202308090034.nc"
     path.touch()
     monkeypatch.setitem(sys.modules, module, None)
@@ -232,18 +233,18 @@ def area(rows: int = 4, columns: int = 6, *, upright: bool = True, west_first: b
     return AreaDefinition("made_up", "", "", crs, columns, rows, (west, bottom, east, top))
 
 
-def array(where: object, pixels: np.ndarray, wavelength: float = 11.2, **attributes: object) -> xr.DataArray:
+def array(area_definition: object, pixels: np.ndarray, wavelength: float = 11.2, **attributes: object) -> xr.DataArray:
     from satpy.dataset.dataid import WavelengthRange
 
-    about = {
-        **{"area": where, "standard_name": "toa_brightness_temperature", "units": "K", "sensor": {"ahi"}},
+    defaults = {
+        **{"area": area_definition, "standard_name": "toa_brightness_temperature", "units": "K", "sensor": {"ahi"}},
         **{
             "wavelength": WavelengthRange(wavelength - 0.2, wavelength, wavelength + 0.2),
             "platform_name": "Himawari-8",
         },
         **{"start_time": datetime(2024, 1, 1), "end_time": datetime(2024, 1, 1) + timedelta(minutes=10)},
     }
-    return xr.DataArray(pixels, dims=("y", "x"), attrs=about | attributes)
+    return xr.DataArray(pixels, dims=("y", "x"), attrs=defaults | attributes)
 
 
 def scene_of(**arrays: xr.DataArray):
@@ -260,8 +261,8 @@ def scene_of(**arrays: xr.DataArray):
 def test_north_is_up_and_pixels_keep_their_place(upright: bool, west_first: bool) -> None:
     pixels = np.arange(24, dtype=np.float64).reshape(4, 6) + 200
     turned = pixels[:: 1 if upright else -1, :: 1 if west_first else -1]
-    where = area(upright=upright, west_first=west_first)
-    scene = from_satpy(scene_of(B14=array(where, turned), B15=array(where, turned + 1, 12.4)))
+    area_definition = area(upright=upright, west_first=west_first)
+    scene = from_satpy(scene_of(B14=array(area_definition, turned), B15=array(area_definition, turned + 1, 12.4)))
     assert scene["brightness_temperature"].chunks is not None
     np.testing.assert_array_equal(scene["brightness_temperature"].sel(band=14)[0], pixels.astype(np.float32))
     np.testing.assert_allclose(scene["x"], (11_000 + 2000 * np.arange(6)) / 35786023.0, rtol=1e-12)
@@ -270,9 +271,9 @@ def test_north_is_up_and_pixels_keep_their_place(upright: bool, west_first: bool
     assert scene.attrs["instrument"] == "ahi"
 
 
-def test_what_is_no_scene_is_refused() -> None:
+def test_unsuitable_satpy_scenes_are_refused_in_one_line() -> None:
     pixels = np.full((4, 6), 280.0)
-    good = array(area(), pixels)
+    valid = array(area(), pixels)
     flat = area(proj="merc", h=None, sweep=None)
     for match, arrays in {
         "no window channel is loaded": {"B12": array(area(), pixels, 9.6)},
@@ -282,9 +283,9 @@ def test_what_is_no_scene_is_refused() -> None:
         "not on a geostationary grid": {"B14": array(flat, pixels)},
         "not on a .* grid": {"B14": array(None, pixels)},
         "not on a geostationary": {"B14": array(area(x_0=500.0), pixels)},
-        "areas differ": {"B14": good, "B15": array(area(2, 3), pixels[:2, :3], 12.4)},
-        "areas differ .*resolution": {"B14": good, "B15": array(area(lon_0=101.0), pixels, 12.4)},
-        "several datasets of band 14": {"B14": good, "B14b": array(area(), pixels)},
+        "areas differ": {"B14": valid, "B15": array(area(2, 3), pixels[:2, :3], 12.4)},
+        "areas differ .*resolution": {"B14": valid, "B15": array(area(lon_0=101.0), pixels, 12.4)},
+        "several datasets of band 14": {"B14": valid, "B14b": array(area(), pixels)},
         "no time is known": {"B14": array(area(), pixels, start_time=None, end_time=None)},
     }.items():
         with pytest.raises(ContrailError, match=match) as error:
@@ -292,8 +293,8 @@ def test_what_is_no_scene_is_refused() -> None:
         assert "\n" not in str(error.value)
 
 
-def test_bands_of_the_imagers() -> None:
-    """By satpy's own wavelengths."""
+def test_bands_of_the_imagers_are_recognised_by_wavelength() -> None:
+    """Compare with the bands and wavelengths in satpy's reader files."""
     import satpy
     import yaml
 
@@ -312,5 +313,5 @@ def test_bands_of_the_imagers() -> None:
     folder = Path(satpy.__file__).parent / "etc/readers"
     for reader, bands in expected.items():
         datasets = yaml.load((folder / f"{reader}.yaml").read_text(), Loader)["datasets"].values()
-        found = {d["name"]: band_of_wavelength(d["wavelength"]) for d in datasets if "wavelength" in d}
-        assert {name: band for name, band in found.items() if band is not None} == bands
+        recognised = {d["name"]: band_of_wavelength(d["wavelength"]) for d in datasets if "wavelength" in d}
+        assert {name: band for name, band in recognised.items() if band is not None} == bands

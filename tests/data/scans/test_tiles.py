@@ -18,7 +18,7 @@ from helpers.grids import EAST
 
 
 def geodetic_of(tile: Tile) -> tuple[np.ndarray, np.ndarray]:
-    """Latitude and longitude of the pixels' centres."""
+    """Return the latitude and longitude of the pixels' centres."""
     y = tile.row_min + (np.arange(tile.height) + 0.5) * tile.row_size
     x = tile.col_min + (np.arange(tile.width) + 0.5) * tile.col_size
     longitude, latitude = to_geodetic(tile.projection_wkt).transform(*np.meshgrid(x, y))
@@ -26,38 +26,38 @@ def geodetic_of(tile: Tile) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scene(values: np.ndarray, x: float = -0.03, y: float = 0.1):
-    """One time and band of a window of the grid."""
+    """Return a scene with one time and band on a window of the grid, and that window."""
     grid = FixedGrid(EAST, x, y, 56e-6, -56e-6, *values.shape)
     time = np.array(["2024-03-01T12:00:00"], "datetime64[ns]")
     return assemble(values[None, None], [14], grid, [(time[0], time[0])], {"platform": "GOES-16"}), grid
 
 
-def test_a_native_tile_is_the_grid_itself_and_empty_beyond_it() -> None:
+def test_a_native_tile_copies_the_grid_and_is_missing_beyond_it() -> None:
     values = np.arange(80 * 90, dtype=np.float32).reshape(80, 90)
-    whole, grid = scene(values)
+    full_scene, grid = scene(values)
     latitude, longitude = (float(a) for a in EAST.to_geodetic(grid.x + 50.3 * grid.dx, grid.y + 40.3 * grid.dy))
     tile = native_tile(grid, latitude, longitude, 32)
-    np.testing.assert_array_equal(cut(whole, tile)[0, :, :, 0], values[25:57, 35:67])
+    np.testing.assert_array_equal(cut(full_scene, tile)[0, :, :, 0], values[25:57, 35:67])
     assert tile.footprint()["latitude"] == pytest.approx(latitude, abs=0.03)
-    beside = EAST.to_geodetic(grid.x - 0.3 * grid.dx, grid.y + 0.3 * grid.dy)
-    corner = native_tile(grid, *(float(a) for a in beside), 32)
-    made = cut(whole, corner)[0, :, :, 0]
-    assert np.isnan(made[:15]).all()
-    assert np.isnan(made[:, :15]).all()
-    np.testing.assert_array_equal(made[15:, 16:], values[:17, :16])
+    outside = EAST.to_geodetic(grid.x - 0.3 * grid.dx, grid.y + 0.3 * grid.dy)
+    corner = native_tile(grid, *(float(a) for a in outside), 32)
+    pixels = cut(full_scene, corner)[0, :, :, 0]
+    assert np.isnan(pixels[:15]).all()
+    assert np.isnan(pixels[:, :15]).all()
+    np.testing.assert_array_equal(pixels[15:, 16:], values[:17, :16])
 
 
-def test_resampling_agrees_with_pyresample_and_keeps_what_is_missing() -> None:
+def test_resampling_agrees_with_pyresample_and_keeps_missing_pixels() -> None:
     import dask.array as da
     from pyresample import geometry
     from pyresample.gradient import ResampleBlocksGradientSearchResampler
 
     rng = np.random.default_rng(0)
     values = 280 + 5 * rng.standard_normal((200, 220)).cumsum(0).astype(np.float32) / 14
-    whole, grid = scene(values)
+    full_scene, grid = scene(values)
     latitude, longitude = (float(a[100, 110]) for a in grid.geodetic())
     tile = utm_tile(latitude, longitude, 64, 2000.0)
-    ours = cut(whole, tile)[0, :, :, 0]
+    ours = cut(full_scene, tile)[0, :, :, 0]
     left, top = tile.col_min, tile.row_min
     extent = (left, top + 64 * tile.row_size, left + 64 * tile.col_size, top)
     target = geometry.AreaDefinition("t", "", "", CRS.from_wkt(tile.projection_wkt), 64, 64, extent)
@@ -67,8 +67,8 @@ def test_resampling_agrees_with_pyresample_and_keeps_what_is_missing() -> None:
     )
     resampler = ResampleBlocksGradientSearchResampler(source, target)
     resampler.precompute()
-    given = xr.DataArray(da.from_array(values), dims=("y", "x"))
-    theirs = resampler.compute(given, method="bilinear", fill_value=np.nan).values
+    source_values = xr.DataArray(da.from_array(values), dims=("y", "x"))
+    theirs = resampler.compute(source_values, method="bilinear", fill_value=np.nan).values
     assert np.abs(ours - theirs).max() < 2e-3
 
     holed = values.copy()
@@ -80,14 +80,14 @@ def test_resampling_agrees_with_pyresample_and_keeps_what_is_missing() -> None:
 
 def test_a_plane_in_scan_angles_is_resampled_exactly() -> None:
     x, y = np.meshgrid(-0.03 + 56e-6 * np.arange(200), 0.1 - 56e-6 * np.arange(200))
-    whole, grid = scene((1e4 * (x + 2 * y)).astype(np.float32))
+    full_scene, grid = scene((1e4 * (x + 2 * y)).astype(np.float32))
     tile = utm_tile(*(float(a[100, 100]) for a in grid.geodetic()), 48, 2100.0)
     at_x, at_y = EAST.to_scan_angles(*geodetic_of(tile))
-    np.testing.assert_allclose(cut(whole, tile)[0, :, :, 0], 1e4 * (at_x + 2 * at_y), rtol=0, atol=2e-3)
+    np.testing.assert_allclose(cut(full_scene, tile)[0, :, :, 0], 1e4 * (at_x + 2 * at_y), rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize(("latitude", "longitude"), [(0.0, -75.0), (40.0, -120.0), (-41.0, -35.0), (58.0, -100.0)])
-def test_splines_between_exact_places_are_exact_enough(latitude: float, longitude: float) -> None:
+def test_interpolated_pixel_indices_agree_with_exact_ones(latitude: float, longitude: float) -> None:
     grid = FixedGrid(EAST, -0.151844, 0.151844, 56e-6, -56e-6, 5424, 5424)
     tile = utm_tile(latitude, longitude)
     rows, columns = tile.pixel_indices(grid)
@@ -95,25 +95,25 @@ def test_splines_between_exact_places_are_exact_enough(latitude: float, longitud
         assert np.abs(ours - exact).max() < 1e-5
     top, left = int(rows.min()), int(columns.min())
     window = grid.window(top, left, 200, 120)
-    back = tile.indices_of(window)
+    tile_indices = tile.indices_of(window)
     to_place = to_geodetic(tile.projection_wkt)
     y, x = window.geodetic()
     x, y = to_place.transform(x, y, direction="INVERSE")
-    np.testing.assert_allclose(back[0], (y - tile.row_min) / tile.row_size - 0.5, rtol=0, atol=1e-2)
-    np.testing.assert_allclose(back[1], (x - tile.col_min) / tile.col_size - 0.5, rtol=0, atol=1e-2)
+    np.testing.assert_allclose(tile_indices[0], (y - tile.row_min) / tile.row_size - 0.5, rtol=0, atol=1e-2)
+    np.testing.assert_allclose(tile_indices[1], (x - tile.col_min) / tile.col_size - 0.5, rtol=0, atol=1e-2)
 
 
-def test_tiles_are_those_of_the_dataset(real_data: Path) -> None:
+def test_tiles_agree_with_those_of_the_data_set(real_data: Path) -> None:
     entries = json.loads((real_data / "opencontrails/validation_metadata.json").read_text())
     sites = np.array(lattice_sites())
     other_zone = 0
     numbers = ("projection_wkt", "row_min", "row_size", "col_min", "col_size")
     for entry in entries[::5]:
-        there = Tile(**{key: entry[key] for key in numbers}, height=256, width=256).footprint()
-        place = there["latitude"], there["longitude"]
+        footprint = Tile(**{key: entry[key] for key in numbers}, height=256, width=256).footprint()
+        place = footprint["latitude"], footprint["longitude"]
         assert np.abs(sites - place).max(1).min() < 0.1
         ours = utm_tile(*place)
         other_zone += CRS.from_wkt(ours.projection_wkt) != CRS.from_wkt(entry["projection_wkt"])
         assert ours.footprint()["latitude"] == pytest.approx(place[0], abs=1e-6)
         assert 256 * ours.col_size == pytest.approx(256 * entry["col_size"], rel=0.07)
-    assert other_zone < 0.03 * len(entries) / 5  # where the western edge runs along a zone's
+    assert other_zone < 0.03 * len(entries) / 5  # where the western edge of the area is the edge of a zone

@@ -64,13 +64,15 @@ def read_or_refuse(folder: Path) -> None:
 @seed(SEED)
 @many
 @given(st.sampled_from(FILES), edits)
-def test_mutated_record_files(record: Path, name: str, changes: list[tuple[float, int, bytes]]) -> None:
-    whole = (record / name).read_bytes()
+def test_mutated_record_files_are_read_or_refused(
+    record: Path, name: str, changes: list[tuple[float, int, bytes]]
+) -> None:
+    original = (record / name).read_bytes()
     try:
-        (record / name).write_bytes(mutated(whole, changes))
+        (record / name).write_bytes(mutated(original, changes))
         read_or_refuse(record)
     finally:
-        (record / name).write_bytes(whole)
+        (record / name).write_bytes(original)
     assert not Path("exploded").exists()
 
 
@@ -78,15 +80,15 @@ def test_mutated_record_files(record: Path, name: str, changes: list[tuple[float
 @seed(SEED)
 @some
 @given(st.sampled_from(FILES), headers, st.sampled_from([b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\xff\xff"]))
-def test_hostile_headers(record: Path, name: str, header: str, version: bytes) -> None:
-    whole = (record / name).read_bytes()
+def test_files_with_hostile_headers_are_read_or_refused(record: Path, name: str, header: str, version: bytes) -> None:
+    original = (record / name).read_bytes()
     encoded = header.encode("utf-8", "surrogatepass")
     size = len(encoded).to_bytes(2 if version == b"\x01\x00" else 4, "little")
     try:
-        (record / name).write_bytes(b"\x93NUMPY" + version + size + encoded + whole[128:])
+        (record / name).write_bytes(b"\x93NUMPY" + version + size + encoded + original[128:])
         read_or_refuse(record)
     finally:
-        (record / name).write_bytes(whole)
+        (record / name).write_bytes(original)
     assert not Path("exploded").exists()
 
 
@@ -106,7 +108,7 @@ entries = st.fixed_dictionaries(
 @some
 @given(st.lists(entries, max_size=3) | anything)
 @example([{"record_id": "one", "timestamp": 1e300}])
-def test_mutated_metadata(record: Path, content: Any) -> None:
+def test_records_with_mutated_metadata_are_read_or_refused(record: Path, content: Any) -> None:
     path = record.parent.parent / "train_metadata.json"
     path.write_text(json.dumps(content))
     read_or_refuse(record)

@@ -21,7 +21,7 @@ from helpers.stores import ASH, build_small
 
 
 def _edit(name: str, change):
-    """A damage that loads an array of the record, changes it and saves it."""
+    """Return a function that damages a record: it loads an array, changes it and saves it."""
 
     def damage(folder: Path) -> None:
         array = np.load(folder / name)
@@ -82,18 +82,18 @@ def _pickled() -> bytes:
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_bad_record_is_named_and_the_rest_is_built(raw: Path, tmp_path: Path, kind: str) -> None:
-    damage, told = DAMAGE[kind]
+    damage, message = DAMAGE[kind]
     bad = sorted((raw / "train").iterdir())[4]
     damage(bad)
     built = build_small(raw, tmp_path / "s.zarr")
     assert built.samples == 8
     (line,) = built.set_aside
     assert "\n" not in line
-    assert re.search(told, line), line
+    assert re.search(message, line), line
     assert bad.name in line
     ds = open_store(tmp_path / "s.zarr")
     assert sorted(ds["record_id"].values) == sorted(set(os.listdir(raw / "train")) - {bad.name})
-    for sample, record_id in enumerate(ds["record_id"].values):  # pixels went with their record
+    for sample, record_id in enumerate(ds["record_id"].values):  # pixels stay with their record
         green = evaluate(ASH, {b: np.load(raw / "train" / record_id / f"band_{b}.npy") for b in ASH.bands})[1]
         np.testing.assert_allclose(ds["image"].values[sample, 0, 1] / 255, green[..., 0], atol=0.003)
     assert verify(Place(str(tmp_path / "s.zarr"))) == []
@@ -102,7 +102,7 @@ def test_a_bad_record_is_named_and_the_rest_is_built(raw: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{not json", "cannot be read"),
         ('{"record_id": 1}', "not a list"),
@@ -113,11 +113,13 @@ def test_a_bad_record_is_named_and_the_rest_is_built(raw: Path, tmp_path: Path, 
         ('["x", 3]', "not a record"),
     ],
 )
-def test_malformed_metadata_is_told_and_geometry_is_nan(raw: Path, tmp_path: Path, content: str, told: str) -> None:
+def test_malformed_metadata_is_reported_and_geometry_is_nan(
+    raw: Path, tmp_path: Path, content: str, message: str
+) -> None:
     (raw / "train_metadata.json").write_text(content)
     built = build_small(raw, tmp_path / "s.zarr")
     assert built.samples == 9
-    assert told in built.set_aside[0]
+    assert message in built.set_aside[0]
     assert "train_metadata.json" in built.set_aside[0]
     assert np.isnan(open_store(tmp_path / "s.zarr")["latitude"].values).all()
 
@@ -132,18 +134,18 @@ def test_a_broken_projection_sets_its_record_aside(raw: Path, tmp_path: Path) ->
     assert entries[2]["record_id"] in built.set_aside[0]
 
 
-def test_real_records(real_data: Path, tmp_path: Path) -> None:
-    """Sizes of masks as the complete list of the data set has them; places as pyproj gives them."""
+def test_real_records_have_the_published_mask_sizes_and_places(real_data: Path, tmp_path: Path) -> None:
+    """Compare mask sizes with the data set's list of all records, and places with pyproj."""
     import csv
 
     built = build_small(real_data / "opencontrails", tmp_path / "t.zarr", settings=StoreSettings(ASH))
     assert built.samples == 9
     assert "1003994937842600998" in built.set_aside[0]
-    told = {r["Record_ID"]: r for r in csv.DictReader((real_data / "opencontrails/record_classes.csv").open())}
+    published = {r["Record_ID"]: r for r in csv.DictReader((real_data / "opencontrails/record_classes.csv").open())}
     ds = open_store(tmp_path / "t.zarr")
     for record_id, pixels in zip(ds["record_id"].values, ds["positive_pixels"].values, strict=True):
-        if record_id in told:
-            assert pixels / 65536 * 100 == pytest.approx(float(told[record_id]["High_Pixels"]))
+        if record_id in published:
+            assert pixels / 65536 * 100 == pytest.approx(float(published[record_id]["High_Pixels"]))
     build_small(real_data / "opencontrails", tmp_path / "v.zarr", "validation", StoreSettings(ASH))
     ds = open_store(tmp_path / "v.zarr")
     entries = json.loads((real_data / "opencontrails/validation_metadata.json").read_text())

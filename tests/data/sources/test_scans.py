@@ -43,13 +43,13 @@ def test_scans_become_a_store(scans: Path, tmp_path: Path) -> None:
     step = np.diff(store["time"].values[0]) / np.timedelta64(1, "m")
     np.testing.assert_allclose(step, 10, atol=0.01)
     assert int(store["labelled_frame"].values[0]) == 4
-    again = run_data(
+    second = run_data(
         "build-ash", scans, "-o", tmp_path / "t.zarr", "--time", "2024-03-01T12:40", *SMALL, "--workers", "1"
     )
-    assert again.returncode == 0
+    assert second.returncode == 0
     assert open_store(tmp_path / "t.zarr").attrs["digest"] == store.attrs["digest"]
 
-    # the same arithmetic through satpy's calibration and pycontrails' ash
+    # Compare with satpy's calibration and pycontrails' ash.
     from pycontrails.datalib.goes import to_ash
     from satpy import Scene
 
@@ -68,7 +68,7 @@ def test_scans_become_a_store(scans: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(image, expected, atol=3e-5)  # 1e-4 K of 6 K
 
 
-def test_what_is_missing_stays_missing_and_is_told(tmp_path: Path) -> None:
+def test_missing_pixels_and_scans_stay_missing_and_are_reported(tmp_path: Path) -> None:
     faults = {
         "wedge": {(4, 11): 0.3, (4, 15): 0.6},
         "missing": [(2, None), (1, 14)],
@@ -114,7 +114,7 @@ def test_what_is_missing_stays_missing_and_is_told(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_store(tmp_path / "sub.zarr")["valid"].values, store["valid"].values)
 
 
-def test_records_own_tiles_and_times(scans: Path, tmp_path: Path) -> None:
+def test_tiles_and_times_can_be_taken_from_a_metadata_file(scans: Path, tmp_path: Path) -> None:
     import json
 
     entry = {"record_id": "77", "projection_wkt": utm_wkt(-92.0), "row_min": 3_330_000.0, "row_size": -2000.0}
@@ -129,8 +129,10 @@ def test_records_own_tiles_and_times(scans: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(store["geotransform"].values[0], [540000, 2000, 0, 3330000, 0, -2000])
 
 
-def test_an_archive_is_read_by_role_and_time(scans: Path, s3: str, tmp_path: Path, monkeypatch) -> None:
-    """NOAA's layout on a local S3-compatible server; the satellite that was GOES-East then."""
+def test_an_archive_is_read_by_the_role_of_the_satellite_and_the_time(
+    scans: Path, s3: str, tmp_path: Path, monkeypatch
+) -> None:
+    """Use NOAA's layout on a local S3-compatible server and the satellite that was GOES-East at that time."""
     import boto3
 
     client = boto3.client("s3")
@@ -153,7 +155,7 @@ def test_an_archive_is_read_by_role_and_time(scans: Path, s3: str, tmp_path: Pat
     assert "give --since and --until" in failed.stderr
 
 
-def test_mistakes_end_in_one_line(scans: Path, tmp_path: Path) -> None:
+def test_mistakes_are_refused_in_one_line(scans: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     name = next(scans.glob("*C14*")).name
@@ -161,7 +163,7 @@ def test_mistakes_end_in_one_line(scans: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     shutil.copytree(scans, mixed)
     write_abi(mixed, START, scans=1, size=(60, 60), satellite=18)
-    for args, told in [
+    for args, message in [
         ((other, "-o", tmp_path / "x.zarr"), "cannot be read"),
         ((mixed, "-o", tmp_path / "x.zarr"), "files of several kinds"),
         ((scans, "-o", tmp_path / "x.zarr"), "give places with --at"),
@@ -177,21 +179,21 @@ def test_mistakes_end_in_one_line(scans: Path, tmp_path: Path) -> None:
         assert failed.returncode == 1, args
         last = failed.stderr.splitlines()[-1]
         assert last.startswith("error: "), failed.stderr
-        assert told in last, last
+        assert message in last, last
         assert not (tmp_path / "x.zarr" / "zarr.json").exists()
 
 
-def test_a_source_can_be_asked_from_python(scans: Path) -> None:
-    wanted = TileRequest(
+def test_a_source_can_be_opened_from_python(scans: Path) -> None:
+    request = TileRequest(
         times=[np.datetime64("2024-03-01T12:30")], places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0
     )
-    source = open_scan_source(str(scans), wanted, COMPOSITES["ash"], "train")
+    source = open_scan_source(str(scans), request, COMPOSITES["ash"], "train")
     sample = source.read_sample(source.record_ids[0])
     assert sample["brightness_temperature"].dims == ("band", "y", "x", "time")
     assert sample.attrs["satellite"] == "GOES-16"
 
 
-def test_files_of_others_and_bands_of_different_times(scans: Path, tmp_path: Path) -> None:
+def test_files_of_other_instruments_bands_or_times_are_refused(scans: Path, tmp_path: Path) -> None:
     import h5py
 
     other = tmp_path / "other"
@@ -223,11 +225,11 @@ def test_a_satpy_scene_is_accepted(scans: Path) -> None:
 
     theirs = Scene(sorted(map(str, scans.glob("*s20240611240*"))), reader="abi_l1b")
     theirs.load(["C11", "C14", "C15"])
-    wanted = TileRequest(places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0)
+    request = TileRequest(places=[(29.5, -92.0)], size=64, pixel=2e3, before=0, after=0)
     source = cut_source(
-        ScanListing(scans_of_scene(contrail_data.from_satpy(theirs))), wanted, COMPOSITES["ash"], "train", "scene"
+        ScanListing(scans_of_scene(contrail_data.from_satpy(theirs))), request, COMPOSITES["ash"], "train", "scene"
     )
     kelvin = source.read_sample(source.record_ids[0])["brightness_temperature"].values
-    own = replace(wanted, times=[np.datetime64("2024-03-01T12:40")])
-    ours = open_scan_source(str(scans), own, COMPOSITES["ash"], "train")
+    timed_request = replace(request, times=[np.datetime64("2024-03-01T12:40")])
+    ours = open_scan_source(str(scans), timed_request, COMPOSITES["ash"], "train")
     np.testing.assert_allclose(kelvin, ours.read_sample(ours.record_ids[0])["brightness_temperature"].values, atol=2e-3)

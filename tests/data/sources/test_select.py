@@ -15,7 +15,7 @@ from helpers.cli import run_data
 from helpers.stores import build_small
 
 
-def test_conditions_of_a_subset(raw: Path, tmp_path: Path) -> None:
+def test_a_subset_holds_the_records_that_meet_every_condition(raw: Path, tmp_path: Path) -> None:
     folder = sorted((raw / "train").iterdir())[2]
     np.save(folder / "human_pixel_masks.npy", 0 * np.load(folder / "human_pixel_masks.npy"))
     build_small(raw, tmp_path / "s.zarr")
@@ -29,7 +29,7 @@ def test_conditions_of_a_subset(raw: Path, tmp_path: Path) -> None:
         range(8)
     )
     assert select_samples(store, area=(latitude - 1, longitude + 1, latitude + 1, longitude - 1)).tolist() == []
-    # Across 180 degrees.
+    # The area crosses 180 degrees.
     assert select_samples(store, area=(latitude - 1, 170, latitude + 1, longitude + 1)).tolist() == list(range(8))
     ids = [str(r) for r in store["record_id"].values]
     assert select_samples(store, record_ids=ids[3:5], without=[ids[3]]).tolist() == [4]

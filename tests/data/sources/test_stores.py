@@ -24,7 +24,7 @@ from helpers.records import add_records, write_record
 from helpers.stores import ASH, SMALL, build_small, contents, flip
 
 
-def test_append_links_the_old_bytes_and_the_old_store_stays(raw: Path, tmp_path: Path) -> None:
+def test_appending_links_the_files_of_the_old_store_and_keeps_it_unchanged(raw: Path, tmp_path: Path) -> None:
     add_records(raw, 31)  # forty
     old = build_small(raw, tmp_path / "v1.zarr")
     before = contents(tmp_path / "v1.zarr")
@@ -32,7 +32,7 @@ def test_append_links_the_old_bytes_and_the_old_store_stays(raw: Path, tmp_path:
     rng = np.random.default_rng(9)
     for i in range(10):
         write_record(tmp_path / "new/train" / f"new{i}", rng)
-    shutil.copytree(raw / "train/more003", tmp_path / "new/train/more003")  # is there already
+    shutil.copytree(raw / "train/more003", tmp_path / "new/train/more003")  # is already in the store
     done = run_data("append", tmp_path / "v1.zarr", tmp_path / "new", "-o", tmp_path / "v2.zarr")
     assert done.returncode == 0, done.stderr
     v1, v2 = open_store(tmp_path / "v1.zarr"), open_store(tmp_path / "v2.zarr")
@@ -46,15 +46,15 @@ def test_append_links_the_old_bytes_and_the_old_store_stays(raw: Path, tmp_path:
     for key in ("image/c.0.0.0.0.0", "image/c.1.0.0.0.0", "mask/c.1.0.0"):
         assert (tmp_path / "v1.zarr" / key).samefile(tmp_path / "v2.zarr" / key)
     assert verify(Place(str(tmp_path / "v2.zarr"))) == []
-    # The same as a build of all, in another order.
+    # The result equals a build of all records, in another order.
     everything = build_small(tmp_path / "all", tmp_path / "all.zarr") if _union(raw, tmp_path) else None
-    found = diff(open_store(everything.place), v2)
-    assert found.only_a == found.only_b == []
-    assert found.records == {}
-    again = build(
+    differences = diff(open_store(everything.place), v2)
+    assert differences.only_a == differences.only_b == []
+    assert differences.records == {}
+    repeated = build(
         appended(v1, open_source(tmp_path / "new", "train", ASH)), settings_of(v1), tmp_path / "v2b.zarr", workers=1
     )
-    assert again.digest == v2.attrs["digest"]
+    assert repeated.digest == v2.attrs["digest"]
     with pytest.raises(ContrailError, match="nothing to append"):
         appended(v2, open_source(tmp_path / "new", "train", ASH))
 
@@ -65,7 +65,7 @@ def _union(raw: Path, tmp_path: Path) -> bool:
     return True
 
 
-def test_append_on_object_storage(raw: Path, tmp_path: Path, s3: str) -> None:
+def test_appending_works_on_object_storage(raw: Path, tmp_path: Path, s3: str) -> None:
     add_records(raw, 11)
     build_small(raw, f"{s3}/v1.zarr")
     write_record(tmp_path / "new/train/zz", np.random.default_rng(9))
@@ -81,23 +81,23 @@ def test_subset_and_merge_keep_every_bit(raw: Path, tmp_path: Path, dtype: str, 
     build_small(raw, tmp_path / "s.zarr", settings=settings)
     store = open_store(tmp_path / "s.zarr")
     halves = []
-    for name, samples in (("a", [0, 3, 4, 8]), ("b", [1, 2, 4, 5, 6, 7])):  # 4 is in both
+    for name, samples in (("a", [0, 3, 4, 8]), ("b", [1, 2, 4, 5, 6, 7])):  # sample 4 is in both
         source = from_stores([(store, np.array(samples))])
         halves.append(build(source, settings_of(store), tmp_path / name, workers=2))
         assert settings_of(store) == settings
-    shutil.move(tmp_path / "s.zarr", tmp_path / "away.zarr")  # nothing of the parent is needed any more
+    shutil.move(tmp_path / "s.zarr", tmp_path / "away.zarr")  # the parent is not needed any more
     a, b = (open_store(half.place) for half in halves)
     assert verify(halves[0].place) == []
     assert a.attrs["statistics"]["samples"] == 4
-    made = build(from_stores(select_distinct([a, b])), settings_of(a), tmp_path / "m.zarr", workers=1)
-    merged, parent = open_store(made.place), open_store(tmp_path / "away.zarr")
-    found = diff(parent, merged)
-    assert not found
+    built = build(from_stores(select_distinct([a, b])), settings_of(a), tmp_path / "m.zarr", workers=1)
+    merged, parent = open_store(built.place), open_store(tmp_path / "away.zarr")
+    differences = diff(parent, merged)
+    assert not differences
     order = [list(merged["record_id"].values).index(r) for r in parent["record_id"].values]
     np.testing.assert_array_equal(merged["image"].values[order], parent["image"].values)
 
 
-def test_merge_refuses_two_records_of_one_name(raw: Path, tmp_path: Path) -> None:
+def test_merging_refuses_different_records_with_the_same_id(raw: Path, tmp_path: Path) -> None:
     build_small(raw, tmp_path / "a.zarr")
     folder = sorted((raw / "train").iterdir())[2]
     np.save(folder / "human_pixel_masks.npy", 1 - np.load(folder / "human_pixel_masks.npy"))
@@ -105,15 +105,15 @@ def test_merge_refuses_two_records_of_one_name(raw: Path, tmp_path: Path) -> Non
     stores = [open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")]
     with pytest.raises(ContrailError, match=folder.name):
         select_distinct(stores)
-    found = diff(*stores)
-    assert found.records == {folder.name: ["mask", "positive_pixels"]}
+    differences = diff(*stores)
+    assert differences.records == {folder.name: ["mask", "positive_pixels"]}
     done = run_data("diff", tmp_path / "a.zarr", tmp_path / "b.zarr")
     assert done.returncode == 1
     assert f"1 records differ in mask, positive_pixels: {folder.name}" in done.stdout
     assert run_data("diff", tmp_path / "a.zarr", tmp_path / "a.zarr").returncode == 0
 
 
-def test_a_subset_hands_no_damage_on(sealed40: Path, tmp_path: Path) -> None:
+def test_damage_is_not_copied_into_a_subset(sealed40: Path, tmp_path: Path) -> None:
     shutil.copytree(sealed40, tmp_path / "s.zarr")
     path = tmp_path / "s.zarr/image/c.0.0.0.0.0"
     content = bytearray(path.read_bytes())
@@ -125,7 +125,7 @@ def test_a_subset_hands_no_damage_on(sealed40: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "copy.zarr/zarr.json").exists()
 
 
-def test_append_hands_no_damage_on(sealed40: Path, tmp_path: Path) -> None:
+def test_damage_is_not_copied_by_appending(sealed40: Path, tmp_path: Path) -> None:
     write_record(tmp_path / "new/train/zz", np.random.default_rng(9))
     for key in ("image/c.1.0.0.0.0", "moments/c/0/0/0"):
         store = tmp_path / "s.zarr"

@@ -1,4 +1,4 @@
-"""Synthetic ABI files: what other readers make of them, geometry, determinism, faults."""
+"""Synthetic ABI files: how other programs read them, geometry, determinism and faults."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def truth(band: int, scan: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def step_of(band: int, kelvin: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Kelvin a count of radiance, from Planck's law."""
+    """Return the kelvin per count of radiance, from Planck's law."""
     b = BANDS[band]
     effective = b.bc1 + b.bc2 * kelvin
     radiance = b.fk1 / np.expm1(b.fk2 / effective)
@@ -48,13 +48,13 @@ def step_of(band: int, kelvin: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(b.scale / slope)
 
 
-def test_names(tmp_path: Path) -> None:
+def test_file_names_follow_the_naming_scheme_of_noaa(tmp_path: Path) -> None:
     paths = write_abi(tmp_path, START, scans=2, minutes=5, size=(32, 32), bands=(15, 13), scene="C", satellite=18)
     name = r"OR_ABI-L1b-RadC-M6C(\d\d)_G18_s(\d{14})_e(\d{14})_c(\d{14})\.nc"
-    found = [re.fullmatch(name, p.name) for p in paths]
-    told = [(f[1], f[2]) for f in found if f]
-    assert told == [(b, s) for s in ("20232561536173", "20232561541173") for b in ("13", "15")]
-    assert all(f and f[2] < f[3] < f[4] for f in found)
+    matches = [re.fullmatch(name, p.name) for p in paths]
+    bands_and_starts = [(f[1], f[2]) for f in matches if f]
+    assert bands_and_starts == [(b, s) for s in ("20232561536173", "20232561541173") for b in ("13", "15")]
+    assert all(f and f[2] < f[3] < f[4] for f in matches)
     assert [p.name for p in paths] == sorted((p.name for p in paths), key=lambda n: (n[23:37], n))
     only = {"size": (32, 32), "bands": (13,), "scans": 1}
     assert write_abi(tmp_path, START, product="CMIP", **only)[0].name.startswith("OR_ABI-L2-CMIPM1-M6C13_G16_s2023256")
@@ -63,7 +63,7 @@ def test_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("product", ["L1b", "CMIP", "MCMIP"])
-def test_xarray_opens_and_decodes(tmp_path: Path, product: str, engine: Any) -> None:
+def test_xarray_opens_and_decodes_the_files(tmp_path: Path, product: str, engine: Any) -> None:
     path = write(tmp_path, product=product, bands=(8, 11, 16))[0]
     with xr.open_dataset(path, engine=engine) as ds:
         suffix = "_C08" if product == "MCMIP" else ""
@@ -79,7 +79,7 @@ def test_xarray_opens_and_decodes(tmp_path: Path, product: str, engine: Any) -> 
         if product != "L1b":
             assert abs(image.values - truth(8)).max() <= 0.501 * BANDS[8].kelvin_scale
         steps = np.stack([np.asarray(ds[a].values, np.float64)[0] / STEP % 1 for a in ("x", "y")])
-        np.testing.assert_allclose(steps, 0.5, atol=2e-3)  # float32, as NOAA's
+        np.testing.assert_allclose(steps, 0.5, atol=2e-3)  # float32, as in NOAA's files
 
 
 @pytest.mark.parametrize(("reader", "product"), [("abi_l1b", "L1b"), ("abi_l2_nc", "CMIP"), ("abi_l2_nc", "MCMIP")])
@@ -95,8 +95,8 @@ def test_satpy_reads_the_brightness_temperature(tmp_path: Path, reader: str, pro
         step = step_of(band, true) if product == "L1b" else BANDS[band].kelvin_scale
         assert (abs(image.values - true) <= 0.51 * step + 1e-4).all()  # 1e-4: float32
     longitude, latitude = image.attrs["area"].get_lonlats()
-    own = abi_grid(size=SIZE).geodetic()
-    assert max(abs(latitude - own[0]).max(), abs(longitude - own[1]).max()) < 2e-5
+    expected = abi_grid(size=SIZE).geodetic()
+    assert max(abs(latitude - expected[0]).max(), abs(longitude - expected[1]).max()) < 2e-5
 
 
 def test_places_agree_with_pyproj(tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_places_agree_with_pyproj(tmp_path: Path) -> None:
         x, y = np.meshgrid(ds.x.values.astype(np.float64) * height, ds.y.values.astype(np.float64) * height)
         extent = ds.geospatial_lat_lon_extent.attrs
     longitude, latitude = to_map(x, y, inverse=True)
-    own = abi_grid(centre=centre, size=SIZE).geodetic()
-    assert max(abs(latitude - own[0]).max(), abs(longitude - own[1]).max()) < 2e-6  # float32 axes: 10 cm
+    expected = abi_grid(centre=centre, size=SIZE).geodetic()
+    assert max(abs(latitude - expected[0]).max(), abs(longitude - expected[1]).max()) < 2e-6  # float32 axes: 10 cm
     middle = latitude[47:49, 59:61].mean(), longitude[47:49, 59:61].mean()
     np.testing.assert_allclose(middle, centre, atol=0.03)
     bounds = [float(extent[f"geospatial_{side}"]) for side in ("southbound_latitude", "westbound_longitude")]
@@ -118,11 +118,13 @@ def test_places_agree_with_pyproj(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real files here")
 @pytest.mark.parametrize("path", sorted(REAL.glob("*.nc")), ids=lambda p: p.name[:24])
-def test_agrees_with_real_files(tmp_path: Path, path: Path) -> None:
+def test_layout_and_attributes_agree_with_real_files(tmp_path: Path, path: Path) -> None:
     product = "L1b" if "L1b" in path.name else "CMIP"
     band = int(path.name[19:21]) if product == "L1b" else 13
-    made = write(tmp_path, product=product, bands=(band,), scene="C", satellite=18 if "_G18_" in path.name else 16)[0]
-    with h5py.File(path) as real, h5py.File(made) as file:
+    synthetic = write(
+        tmp_path, product=product, bands=(band,), scene="C", satellite=18 if "_G18_" in path.name else 16
+    )[0]
+    with h5py.File(path) as real, h5py.File(synthetic) as file:
         shared = sorted(set(real) & set(file))
         assert {"x", "y", "DQF", "goes_imager_projection", "Rad" if product == "L1b" else "CMI"} <= set(shared)
         for name in shared:
@@ -132,13 +134,15 @@ def test_agrees_with_real_files(tmp_path: Path, path: Path) -> None:
             assert ours.fillvalue == theirs.fillvalue, name
             assert (ours.compression, ours.compression_opts) == (theirs.compression, theirs.compression_opts), name
             for key in set(ours.attrs) & set(theirs.attrs) - {"REFERENCE_LIST", "DIMENSION_LIST", "_Netcdf4Dimid"}:
-                one, other = ours.attrs[key], theirs.attrs[key]
-                assert np.shape(one) == np.shape(other), (name, key)
-                assert isinstance(other, bytes) or one.dtype == other.dtype, (name, key)
-                # Of the scene; and GOES-18's constants have other units, by mistake.
-                free = r"geospatial_|percent_|long_name|[xy] add_offset|radiance_value\S* valid_range|planck_\S* units"
-                if not re.search(free, f"{name} {key}"):
-                    np.testing.assert_array_equal(one, other, f"{name} {key}")
+                our_value, their_value = ours.attrs[key], theirs.attrs[key]
+                assert np.shape(our_value) == np.shape(their_value), (name, key)
+                assert isinstance(their_value, bytes) or our_value.dtype == their_value.dtype, (name, key)
+                # These depend on the scene; and GOES-18's constants have wrong units in the real files.
+                ignored = (
+                    r"geospatial_|percent_|long_name|[xy] add_offset|radiance_value\S* valid_range|planck_\S* units"
+                )
+                if not re.search(ignored, f"{name} {key}"):
+                    np.testing.assert_array_equal(our_value, their_value, f"{name} {key}")
         for key in ("orbital_slot", "platform_ID", "instrument_ID", "timeline_id", "spatial_resolution"):
             if key in real.attrs:
                 assert file.attrs[key] == real.attrs[key] or path.name.startswith("fieldglass")
@@ -147,31 +151,31 @@ def test_agrees_with_real_files(tmp_path: Path, path: Path) -> None:
                 assert file[f"planck_{constant}"][()] == real[f"planck_{constant}"][()]
 
 
-def test_constants_are_those_of_the_wavelength() -> None:
+def test_planck_constants_agree_with_the_wavelength() -> None:
     for band, b in BANDS.items():
         wavenumber = b.fk2 / 1.4387752  # cm-1, from h c nu / k
         np.testing.assert_allclose(b.fk1, 1.1910428e-5 * wavenumber**3, rtol=2e-5, err_msg=str(band))
         np.testing.assert_allclose(1e4 / wavenumber, b.wavelength, rtol=4e-3, err_msg=str(band))
 
 
-def test_same_call_same_bytes(tmp_path: Path) -> None:
-    first, again = (write(tmp_path / d, scans=2, bands=(11, 15)) for d in "ab")
-    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
-    other = write(tmp_path / "c", scans=2, bands=(11, 15), seed=1)
-    assert [p.name for p in other] == [p.name for p in first]
-    assert (counts(other[0]) != counts(first[0])).any()
+def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (write(tmp_path / d, scans=2, bands=(11, 15)) for d in "ab")
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+    other_seed = write(tmp_path / "c", scans=2, bands=(11, 15), seed=1)
+    assert [p.name for p in other_seed] == [p.name for p in first]
+    assert (counts(other_seed[0]) != counts(first[0])).any()
     assert (counts(first[0]) != counts(first[2])).any()  # another frame
 
 
-def test_beside_the_earth(tmp_path: Path) -> None:
+def test_pixels_off_the_earth_have_no_value(tmp_path: Path) -> None:
     path = write(tmp_path, centre=(70.0, -130.0), size=(400, 320), bands=(14,))[0]
-    off = np.isnan(abi_grid(centre=(70.0, -130.0), size=(400, 320)).geodetic()[0])
-    assert 0 < off.sum() < off.size
-    np.testing.assert_array_equal(counts(path, "DQF"), np.where(off, -1, 0))
-    np.testing.assert_array_equal(counts(path) == 4095, off)
+    off_earth = np.isnan(abi_grid(centre=(70.0, -130.0), size=(400, 320)).geodetic()[0])
+    assert 0 < off_earth.sum() < off_earth.size
+    np.testing.assert_array_equal(counts(path, "DQF"), np.where(off_earth, -1, 0))
+    np.testing.assert_array_equal(counts(path) == 4095, off_earth)
 
 
-def test_pixel_faults(tmp_path: Path) -> None:
+def test_pixel_faults_change_only_the_pixels_that_they_name(tmp_path: Path) -> None:
     faults: Any = {
         "wedge": {(0, 11): 0.5, (0, 14): 0.25, (1, None): 1.0},
         "blocks": {(0, None): [(1, 80, 60, 10, 20), (2, 80, 80, 10, 20)], (1, 15): [(4, 90, 0, 6, 120)]},
@@ -179,48 +183,48 @@ def test_pixel_faults(tmp_path: Path) -> None:
     clean = dict(zip([(s, b) for s in (0, 1) for b in (11, 14, 15)], write(tmp_path / "clean", scans=2), strict=True))
     paths = dict(zip(clean, write(tmp_path / "faulty", scans=2, faults=faults), strict=True))
     flags = {key: counts(path, "DQF") for key, path in paths.items()}
-    lost = {key: int((f == 3).sum()) for key, f in flags.items()}
-    assert lost[0, 15] == 0 < lost[0, 14] < lost[0, 11] < lost[1, 15]
-    assert abs(lost[0, 11] - 0.25 * 96 * 120) < 96
+    missing_count = {key: int((f == 3).sum()) for key, f in flags.items()}
+    assert missing_count[0, 15] == 0 < missing_count[0, 14] < missing_count[0, 11] < missing_count[1, 15]
+    assert abs(missing_count[0, 11] - 0.25 * 96 * 120) < 96
     for key, path in paths.items():
         np.testing.assert_array_equal(counts(path) == 4095, flags[key] == 3)
-        kept = (flags[key] != 3) & (flags[key] != 2)
-        np.testing.assert_array_equal(counts(path)[kept], counts(clean[key])[kept])
+        unchanged = (flags[key] != 3) & (flags[key] != 2)
+        np.testing.assert_array_equal(counts(path)[unchanged], counts(clean[key])[unchanged])
     assert (flags[0, 15][80:90, 60:80] == 1).all()
     assert (flags[0, 15][80:90, 80:100] == 2).all()
     assert (counts(paths[0, 15])[80:90, 80:100] == 4094).all()
-    assert (flags[1, 15][90:, 8:] == 4).all()  # the wedge, nearly at its end there, lies over the block
+    assert (flags[1, 15][90:, 8:] == 4).all()  # the end of the wedge covers the first columns of the block
     with h5py.File(paths[0, 11]) as file:
-        assert file["missing_pixel_count"][()] == lost[0, 11]
-        assert file["DQF"].attrs["percent_no_value_pixel_qf"][0] == np.float32(lost[0, 11] / (96 * 120))
+        assert file["missing_pixel_count"][()] == missing_count[0, 11]
+        assert file["DQF"].attrs["percent_no_value_pixel_qf"][0] == np.float32(missing_count[0, 11] / (96 * 120))
 
 
-def test_file_faults(tmp_path: Path) -> None:
-    whole = write(tmp_path / "whole", scans=3)
+def test_file_faults_remove_truncate_and_duplicate_files(tmp_path: Path) -> None:
+    intact = write(tmp_path / "whole", scans=3)
     faults: Any = {
         "missing": [(1, None), (2, 14)],
         "truncated": {(0, 11): 0.5},
         "duplicated": [(0, 11), (2, 15)],
     }
     paths = write(tmp_path / "faulty", scans=3, faults=faults)
-    names = [p.name for p in whole]
+    names = [p.name for p in intact]
     assert [p.name for p in paths if p.name in names] == [names[i] for i in (0, 1, 2, 6, 8)]
     late = [p for p in paths if p.name not in names]
     assert [p.name[:54] for p in late] == [names[i][:54] for i in (0, 8)]
     assert late[0].name > names[0]
-    assert paths[0].stat().st_size == whole[0].stat().st_size // 2
+    assert paths[0].stat().st_size == intact[0].stat().st_size // 2
     with pytest.raises(OSError, match="truncated"):
         h5py.File(paths[0])
-    np.testing.assert_array_equal(counts(late[0]), counts(whole[0]))
-    many = write(tmp_path / "many", product="MCMIP", scans=2, faults={"missing": [(0, 14), (1, None)]})
-    assert len(many) == 1
-    assert (counts(many[0], "CMI_C14") == -1).all()
-    assert (counts(many[0], "DQF_C14") == 3).all()
-    assert (counts(many[0], "DQF_C11") == 0).all()
+    np.testing.assert_array_equal(counts(late[0]), counts(intact[0]))
+    multiband = write(tmp_path / "many", product="MCMIP", scans=2, faults={"missing": [(0, 14), (1, None)]})
+    assert len(multiband) == 1
+    assert (counts(multiband[0], "CMI_C14") == -1).all()
+    assert (counts(multiband[0], "DQF_C14") == 3).all()
+    assert (counts(multiband[0], "DQF_C11") == 0).all()
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"scans": 9}, "scans 9"),
         ({"minutes": 0}, "minutes 0"),
@@ -245,20 +249,20 @@ def test_file_faults(tmp_path: Path) -> None:
         ({"faults": {"truncated": {(0, 11): 0.5}}, "product": "MCMIP"}, "holds all bands"),
     ],
 )
-def test_refuses(tmp_path: Path, options: Any, told: str) -> None:
-    with pytest.raises(ContrailError, match=re.escape(told)) as caught:
+def test_invalid_options_are_refused_in_one_line(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(ContrailError, match=re.escape(message)) as caught:
         write(tmp_path / "out", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("start", ["NaT", "1969-07-20"])
-def test_refuses_times(tmp_path: Path, start: str) -> None:
+def test_invalid_start_times_are_refused(tmp_path: Path, start: str) -> None:
     with pytest.raises(ContrailError, match="start"):
         write_abi(tmp_path, np.datetime64(start), size=SIZE)
 
 
-def test_refuses_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(ContrailError, match="cannot be written"):
         write(tmp_path / "out")

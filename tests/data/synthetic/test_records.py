@@ -1,4 +1,4 @@
-"""The embedded default data: layout, determinism, physics and labels."""
+"""Synthetic records: layout, determinism, physics and labels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tree(tmp_path_factory) -> Path:
     return root
 
 
-def test_layout_is_that_of_opencontrails(tree):
+def test_the_layout_is_that_of_opencontrails(tree):
     for split, count in (("train", 4), ("validation", 1)):
         entries = json.loads((tree / f"{split}_metadata.json").read_text())
         assert {e["record_id"] for e in entries} == {p.name for p in (tree / split).iterdir()}
@@ -67,7 +67,7 @@ def test_layout_is_that_of_opencontrails(tree):
                 np.testing.assert_array_equal(mask, votes.mean(-1) > 0.5)
 
 
-def test_bytes_depend_on_seed_and_index_alone(tree, tmp_path):
+def test_bytes_depend_only_on_seed_and_index(tree, tmp_path):
     write_records(tmp_path / "again", 5, seed=3, size=SIZE, workers=1)
     assert digests(tmp_path / "again") == digests(tree)
     write_records(tmp_path / "fewer", 3, seed=3, size=SIZE, workers=2)
@@ -77,13 +77,13 @@ def test_bytes_depend_on_seed_and_index_alone(tree, tmp_path):
     assert not {p for p in digests(tmp_path / "other") if "/" in p} & set(digests(tree))
 
 
-def test_a_band_is_the_same_whatever_else_is_asked_for():
-    alone, all_nine = (
+def test_a_band_does_not_depend_on_the_other_requested_bands():
+    one_band, all_nine = (
         synthesize(1, 2, size=SIZE, bands=(14,)),
         synthesize(1, 2, size=SIZE, bands=range(8, 17)),
     )
-    np.testing.assert_array_equal(alone.bands[14], all_nine.bands[14])
-    np.testing.assert_array_equal(alone.individual, all_nine.individual)
+    np.testing.assert_array_equal(one_band.bands[14], all_nine.bands[14])
+    np.testing.assert_array_equal(one_band.individual, all_nine.individual)
     level = {b: float(np.quantile(a, 0.9)) for b, a in all_nine.bands.items()}
     assert level[8] < level[9] < level[10] < level[14] < level[13]  # vapour, window
     assert level[12] < level[14]  # ozone
@@ -91,26 +91,26 @@ def test_a_band_is_the_same_whatever_else_is_asked_for():
     assert all_nine.bands[8].std() < all_nine.bands[14].std()
 
 
-def test_running_again_resumes_and_extends(tree, tmp_path, monkeypatch):
+def test_a_second_run_repairs_and_extends_the_records(tree, tmp_path, monkeypatch):
     root = tmp_path / "part"
     write_records(root, 2, seed=3, size=SIZE)
-    lost = next((root / "train").iterdir()) / "band_14.npy"
-    lost.unlink()
-    made: list[int] = []
+    missing_file = next((root / "train").iterdir()) / "band_14.npy"
+    missing_file.unlink()
+    synthesized_indices: list[int] = []
     original = synthesize
 
     def counted(seed: int, index: int, **options: object) -> Record:
-        made.append(index)
+        synthesized_indices.append(index)
         return original(seed, index, **options)
 
     monkeypatch.setattr("contrail_data.synthetic.records.synthesize", counted)
-    seen: list[str] = []
-    write_records(root, 5, seed=3, size=SIZE, on_record=seen.append)
-    assert len(made) == 4  # the damaged one and three new ones
-    assert len(set(seen)) == 5
+    reported_records: list[str] = []
+    write_records(root, 5, seed=3, size=SIZE, on_record=reported_records.append)
+    assert len(synthesized_indices) == 4  # the damaged one and three new ones
+    assert len(set(reported_records)) == 5
     assert digests(root) == digests(tree)
     write_records(root, 2, seed=3, size=SIZE)
-    assert digests(root) == digests(tree)  # a smaller run forgets nothing
+    assert digests(root) == digests(tree)  # a smaller run removes nothing
 
 
 def test_folders_with_other_data_are_left_as_they_are(tree, tmp_path):
@@ -128,7 +128,7 @@ def test_folders_with_other_data_are_left_as_they_are(tree, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"records": 0},
         {"seed": -1},
@@ -143,9 +143,9 @@ def test_folders_with_other_data_are_left_as_they_are(tree, tmp_path):
         {"workers": 0},
     ],
 )
-def test_arguments_out_of_range_are_refused(tmp_path, wrong):
+def test_arguments_out_of_range_are_refused(tmp_path, invalid):
     with pytest.raises(ContrailError) as caught:
-        write_records(tmp_path / "new", **{"records": 2, **wrong})
+        write_records(tmp_path / "new", **{"records": 2, **invalid})
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new").exists()
 
@@ -155,7 +155,7 @@ def test_metadata_is_plausible():
     ids = {e["record_id"] for e in entries}
     assert len(ids) == 300
     assert all(i.isdigit() and 15 <= len(i) <= 19 for i in ids)
-    assert any(int(i) > 2**63 for i in ids)  # as in the dataset: no 64-bit integer
+    assert any(int(i) > 2**63 for i in ids)  # as in the data set, some ids exceed signed 64-bit integers
     times = np.array([e["timestamp"] for e in entries])
     assert set(times % 3600) == {0.0, 1200.0, 2400.0}
     assert np.datetime64("2019-04-04") <= np.datetime64(int(times.min()), "s")
@@ -169,25 +169,25 @@ def test_metadata_is_plausible():
         places.append((round(tile["latitude"], 3), round(tile["longitude"], 3)))
         assert abs(tile["latitude"]) <= 41
         assert -119.1 < tile["longitude"] < -31
-    assert len(set(places)) == 10  # three records a site
+    assert len(set(places)) == 10  # three records per site
 
 
 def test_thin_ice_darkens_the_split_window_difference():
-    """Contrail pixels against the same scene's pixels a little beside them, labels without shift."""
+    """Compare contrail pixels with pixels of the same scene six pixels away; the labels are not shifted."""
     red, green, window = [], [], []
     for index in range(40):
         record = synthesize(5, index, size=96, label_shift=(0.0, 0.0))
-        on = record.mask[..., 0] > 0
-        if on.sum() < 30:
+        contrail = record.mask[..., 0] > 0
+        if contrail.sum() < 30:
             continue
-        beside = np.zeros_like(on)
+        nearby = np.zeros_like(contrail)
         for dy, dx in ((6, 0), (-6, 0), (0, 6), (0, -6)):
-            beside |= np.roll(on, (dy, dx), (0, 1))
-        beside &= ~(record.individual.max(-1)[..., 0] > 0)
+            nearby |= np.roll(contrail, (dy, dx), (0, 1))
+        nearby &= ~(record.individual.max(-1)[..., 0] > 0)
         b11, b14, b15 = (record.bands[b][..., 4] for b in (11, 14, 15))
-        red.append(np.median((b15 - b14)[on]) - np.median((b15 - b14)[beside]))
-        green.append(np.median((b14 - b11)[on]) - np.median((b14 - b11)[beside]))
-        window.append(np.median(b14[on]) - np.median(b14[beside]))
+        red.append(np.median((b15 - b14)[contrail]) - np.median((b15 - b14)[nearby]))
+        green.append(np.median((b14 - b11)[contrail]) - np.median((b14 - b11)[nearby]))
+        window.append(np.median(b14[contrail]) - np.median(b14[nearby]))
     assert len(red) >= 6
     assert -4 < np.median(red) < -0.4
     assert -4 < np.median(green) < -0.2
@@ -195,27 +195,27 @@ def test_thin_ice_darkens_the_split_window_difference():
     assert np.mean(np.array(red) < 0) > 0.8
 
 
-def test_ice_reproduces_the_check_values():
-    """A contrail over clear land, dataset.md: (11, 14, 15) = (288, 290, 288) becomes (277, 277, 272.8)."""
-    below, seen = {11: 288.0, 14: 290.0, 15: 288.0}, {}
-    for band, temperature in below.items():
+def test_thin_ice_reproduces_the_check_values():
+    """A contrail changes bands (11, 14, 15) of clear land from (288, 290, 288) to (277, 277, 272.8) K (dataset.md)."""
+    surface, observed = {11: 288.0, 14: 290.0, 15: 288.0}, {}
+    for band, temperature in surface.items():
         b = BANDS[band]
         k = 14387.77 / b.wavelength
         emissivity = 1 - np.exp(-0.223 * b.contrail)
         radiance = (1 - emissivity) / np.expm1(k / temperature) + emissivity / np.expm1(k / 214.0)
-        seen[band] = k / np.log1p(1 / radiance)
-    assert seen[14] == pytest.approx(279.4, abs=0.5)
-    assert seen[15] - seen[14] == pytest.approx(272.8 - 277, abs=1.0)
-    assert seen[14] - seen[11] == pytest.approx(0, abs=1.0)
+        observed[band] = k / np.log1p(1 / radiance)
+    assert observed[14] == pytest.approx(279.4, abs=0.5)
+    assert observed[15] - observed[14] == pytest.approx(272.8 - 277, abs=1.0)
+    assert observed[14] - observed[11] == pytest.approx(0, abs=1.0)
 
 
-def test_about_half_are_positive_and_few_pixels():
+def test_about_half_of_the_records_and_few_pixels_are_positive():
     share = np.array([synthesize(0, i, size=96, bands=(14,)).mask.mean() for i in range(40)])
     assert 0.25 <= (share > 0).mean() <= 0.65
-    assert 0.001 < share[share > 0].mean() < 0.03  # lines fill more of a small tile: 1 % at 256 pixels
+    assert 0.001 < share[share > 0].mean() < 0.03  # lines cover a larger share of a small tile; at 256 pixels it is 1 %
 
 
-def test_annotators_disagree():
+def test_annotators_disagree_about_some_pixels():
     _, record = positive()
     votes = record.individual[..., 0, :].sum(-1)
     assert ((votes > 0) & (votes < record.individual.shape[-1])).any()
@@ -223,7 +223,7 @@ def test_annotators_disagree():
 
 
 def test_scenes_move_with_the_wind():
-    """The line's own crest moves by its drift, and the scene at large changes from frame to frame."""
+    """The crest of a line moves by its drift, and the rest of the scene changes from frame to frame."""
     line = Line(
         row=40, column=40, angle=0.6, half=20, bend=2, wave=0.5, phase=1, sigma=0.9, growth=0.1, tau=0.3,
         decay=8, birth=-1, drift=(1.5, -2.0), contrail=True,
@@ -248,8 +248,8 @@ def test_scenes_move_with_the_wind():
 
 
 @pytest.mark.parametrize("shift", [(0.5, 0.5), (0.41, -1.3)])
-def test_labels_lie_the_shift_down_and_right(shift):
-    """Mean displacement of the labels' centroid over lines well inside the tile."""
+def test_labels_are_displaced_by_the_label_shift(shift):
+    """Measure the mean displacement of the labels' centroid for lines well inside the tile."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:96, :96]
     contrast = np.full((96, 96), 60, np.float32)
@@ -268,16 +268,16 @@ def test_labels_lie_the_shift_down_and_right(shift):
     np.testing.assert_allclose(np.mean(moved, 0), shift, atol=0.04)
 
 
-def test_label_shift_leaves_the_imagery_alone():
+def test_the_label_shift_does_not_change_the_imagery():
     index, shifted = positive()
-    plain = synthesize(5, index, size=96, label_shift=(0.0, 0.0))
-    for band in plain.bands:
-        np.testing.assert_array_equal(plain.bands[band], shifted.bands[band])
-    assert (plain.mask != shifted.mask).any()
+    unshifted = synthesize(5, index, size=96, label_shift=(0.0, 0.0))
+    for band in unshifted.bands:
+        np.testing.assert_array_equal(unshifted.bands[band], shifted.bands[band])
+    assert (unshifted.mask != shifted.mask).any()
 
 
-def test_faint_scenery_is_the_problem_that_the_benchmarks_measured():
-    """Their figures hold as long as these bytes stay."""
+def test_faint_scenery_gives_the_same_bytes_as_in_the_benchmarks():
+    """The figures of the benchmarks are valid as long as these bytes do not change."""
     record = synthesize(3, 5, size=64, scenery=SCENERIES["faint"])
     digest = hashlib.sha256(record.bands[11].tobytes() + record.mask.tobytes()).hexdigest()
     assert digest == "b5203e9f447be70ef4938fe39309b6a6055262be9a5e609bd713e552828313e8"

@@ -1,4 +1,4 @@
-"""Every command explains itself."""
+"""Help pages of all commands."""
 
 from __future__ import annotations
 

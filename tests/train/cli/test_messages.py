@@ -8,20 +8,21 @@ from helpers.cli import run_train
 from helpers.runs import TINY, set_options
 
 
-def test_a_dry_run_tells_cost_and_keeps_nothing(store: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_dry_run_prints_its_cost_and_leaves_no_files(store: Path, tmp_path: Path, monkeypatch) -> None:
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = run_train("run", "unet2d", "--dry-run", *set_options(*TINY, f"data.train={store}"))
     assert done.returncode == 0, done.stderr
-    for told in ("samples/s", "steps in 3 epochs", "GiB"):
-        assert told in done.stdout
-    assert not [path for path in tmp_path.iterdir() if "inductor" not in path.name]  # torch makes a cache of that name
+    for text in ("samples/s", "steps in 3 epochs", "GiB"):
+        assert text in done.stdout
+    # torch creates a cache whose name contains "inductor"
+    assert not [path for path in tmp_path.iterdir() if "inductor" not in path.name]
     assert run_train("run", "unet2d", *set_options(f"data.train={store}")).returncode == 2
 
 
-def test_mistakes_end_in_one_line(store: Path, finished: Path, tmp_path: Path) -> None:
-    for args, told in [
+def test_mistakes_are_reported_in_one_line(store: Path, finished: Path, tmp_path: Path) -> None:
+    for args, message in [
         (("run", "unet2", "--out", tmp_path / "x"), "did you mean unet2d"),
         (("run", "unet2d", "--out", tmp_path / "x"), "data.train: is empty"),
         (("run", "unet2d", "--out", tmp_path / "x", *set_options("optim.learning=3")), "there is no setting"),
@@ -37,5 +38,5 @@ def test_mistakes_end_in_one_line(store: Path, finished: Path, tmp_path: Path) -
         failed = run_train(*args)
         assert failed.returncode == 1, args
         assert failed.stderr.splitlines()[-1].startswith("error: "), failed.stderr
-        assert told in failed.stderr.splitlines()[-1]
+        assert message in failed.stderr.splitlines()[-1]
         assert "Traceback" not in failed.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-def test_pipelines_of_every_family_are_whole() -> None:
+def test_every_pipeline_has_the_heads_that_its_masks_and_gate_need() -> None:
     from contrail_train.config.pipelines import PIPELINES, get_pipeline, stage_config
 
     for name in PIPELINES:
@@ -18,7 +18,7 @@ def test_pipelines_of_every_family_are_whole() -> None:
     assert get_pipeline("resnetrs50_v2").stages["all"].preset == "resnetrs50_all_soft"
 
 
-def test_a_pipeline_file_is_checked(tmp_path: Path) -> None:
+def test_mistakes_in_a_pipeline_file_are_refused(tmp_path: Path) -> None:
     from contrail_data.errors import ContrailError
     from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
 
@@ -37,11 +37,11 @@ def test_a_pipeline_file_is_checked(tmp_path: Path) -> None:
         get_pipeline("unet2d_v22")
     with pytest.raises(ContrailError, match=r"stage classifier: .*epocs"):
         with_pipeline_settings(get_pipeline("unet2d_v1"), ["classifier.epocs=3"])
-    made = with_pipeline_settings(get_pipeline("unet2d_v1"), ["positive.run=runs/a", "epochs=3", "weights=fitted"])
-    assert (made.stages["positive"].run, made.settings, made.weights) == ("runs/a", {"epochs": 3}, "fitted")
+    config = with_pipeline_settings(get_pipeline("unet2d_v1"), ["positive.run=runs/a", "epochs=3", "weights=fitted"])
+    assert (config.stages["positive"].run, config.settings, config.weights) == ("runs/a", {"epochs": 3}, "fitted")
 
 
-def test_settings_for_all_stages_leave_alone_the_stages_that_they_are_not_about() -> None:
+def test_settings_for_all_stages_apply_only_to_stages_that_have_them() -> None:
     from contrail_train.config.pipelines import get_pipeline, stage_config, with_pipeline_settings
 
     settings = ["model.decoder.channels=[8,8,8,8,8]", "loss.dice=1", "augment.blur.probability=0.1", "epochs=2"]

@@ -1,4 +1,4 @@
-"""Every preset is what it says, and runs; the shipped costs are those of its model."""
+"""Presets: their settings, a short training of each, and their shipped costs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIGHT = "resnet10t"
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory) -> dict[str, Path]:
-    """Six small records as each composite that a preset may need."""
+    """Stores of six small records, one store for each composite that a preset may need."""
     root, rng = tmp_path_factory.mktemp("presets"), np.random.default_rng(0)
     for i in range(6):
         write_record(root / "raw/train" / f"{i:02d}", rng, size=SIDE, bands=tuple(range(8, 17)))
@@ -39,8 +39,8 @@ def stores(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_takes_two_steps(name: str, stores: dict[str, Path], tmp_path: Path) -> None:
-    """Small images and decoders; the encoder itself once in its family, a light one in its other members."""
+def test_every_preset_trains_for_two_steps(name: str, stores: dict[str, Path], tmp_path: Path) -> None:
+    """Images and decoders are small; one preset of each family uses its own encoder, the others a light one."""
     from contrail_train.training.fit import fit
 
     config = config_of(name)
@@ -62,7 +62,7 @@ def test_every_preset_takes_two_steps(name: str, stores: dict[str, Path], tmp_pa
     assert np.isfinite(losses).all()
 
 
-def test_a_preset_differs_from_its_parent_by_what_it_says() -> None:
+def test_a_preset_differs_from_its_parent_by_its_declared_settings() -> None:
     for preset in PRESETS.values():
         parent = config_of(preset.parent) if preset.parent else RunConfig()
         config = config_of(preset.name)
@@ -79,7 +79,7 @@ def test_every_preset_belongs_to_one_family() -> None:
 
 
 @pytest.mark.parametrize("name", ["unet2d", "resnetrs50_classifier", "swinv2_base_positive_soft"])
-def test_what_is_shown_is_accepted_unchanged(name: str, tmp_path: Path) -> None:
+def test_a_shown_preset_can_be_read_back_unchanged(name: str, tmp_path: Path) -> None:
     shown = run_train("presets", "show", name)
     assert shown.returncode == 0
     assert parse_config(yaml.safe_load(shown.stdout), "shown") == config_of(name)
@@ -88,7 +88,7 @@ def test_what_is_shown_is_accepted_unchanged(name: str, tmp_path: Path) -> None:
     assert again.stdout == to_explained_yaml(config_of(name))
 
 
-def test_the_list_shows_families_and_a_family_its_presets() -> None:
+def test_presets_ls_lists_families_and_the_presets_of_one_family() -> None:
     done = run_train("presets", "ls")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.split()[:1] == ["convnext_base"]]
@@ -100,7 +100,7 @@ def test_the_list_shows_families_and_a_family_its_presets() -> None:
     ]
 
 
-def test_the_list_shows_parent_difference_and_cost() -> None:
+def test_presets_ls_shows_parent_settings_and_cost() -> None:
     done = run_train("presets", "ls", "resnetrs50_all")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.split()[:1] == ["resnetrs50_all_soft"]]
@@ -113,13 +113,13 @@ def test_the_list_shows_parent_difference_and_cost() -> None:
     assert run_train("presets", "ls", "nothing like it").returncode == 1
 
 
-def test_the_list_needs_no_torch() -> None:
+def test_presets_ls_does_not_import_torch() -> None:
     code = "import sys; from contrail_train.cli.main import main; sys.argv[1:] = ['presets', 'ls']\n"
     code += "try: main()\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_the_shipped_costs_are_those_of_the_presets() -> None:
+def test_shipped_costs_match_the_presets() -> None:
     """If this fails, run `python -m contrail_train.models.cost`."""
     from contrail_train.models.cost import count
 
@@ -130,16 +130,16 @@ def test_the_shipped_costs_are_those_of_the_presets() -> None:
 
 
 @pytest.mark.slow
-def test_all_shipped_costs_are_those_of_the_models() -> None:
+def test_all_shipped_costs_match_the_models() -> None:
     from contrail_train.models.cost import count
 
     configs = {cost_key(config): config for config in map(config_of, PRESETS)}
     assert {key: count(config) for key, config in configs.items()} == shipped_costs()
 
 
-def test_costs_are_those_of_a_forward_pass() -> None:
-    """torchvision's published figures for ResNet-50 are 25.6 M parameters, 4.09 GMAC; its features alone, without
-    the classifier's 2.05 M, at 256 px are (256 / 224)² of it."""
+def test_costs_match_the_published_figures_of_resnet50() -> None:
+    """For ResNet-50 at 224 px, torchvision publishes 25.6 M parameters, of which 2.05 M belong to the classifier, and
+    4.09 GMAC; the cost at 256 px is (256 / 224)² times that."""
     from contrail_train.models.cost import count
 
     config = RunConfig()

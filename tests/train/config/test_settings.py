@@ -1,4 +1,4 @@
-"""Settings: a refusal says what to give, a setting without effect is refused, and what is shown can be run."""
+"""Settings: refusals name a remedy, settings without effect are refused, printed settings can be read back."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from contrail_train.config.settings import parse_config, read_config, to_explain
         ("epochs", "write key=value"),
     ],
 )
-def test_what_is_refused_says_what_to_give(setting: str, message: str) -> None:
+def test_a_refused_setting_names_the_accepted_values(setting: str, message: str) -> None:
     with pytest.raises(ContrailError) as caught:
         with_settings(config_of("unet25d"), [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_every_preset_is_shown_with_what_each_key_takes_and_read_back_unchanged() -> None:
+def test_explained_settings_list_accepted_values_and_are_read_back_unchanged() -> None:
     for name in PRESETS:
         shown = to_explained_yaml(config_of(name))
         assert parse_config(yaml.safe_load(shown), name) == config_of(name)
@@ -104,7 +104,7 @@ def test_a_group_is_switched_on_by_one_of_its_keys_and_off_by_null() -> None:
     assert with_settings(config_of("ours"), ["augment.affine=null"]).augment.affine is None
 
 
-def test_a_file_says_what_differs_from_the_preset_it_names(tmp_path: Path) -> None:
+def test_a_settings_file_overrides_the_preset_that_it_names(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("preset: ours\nepochs: 2\nmodel: {drop_path: 0.1}\naugment: {affine: null}\n")
     expected = with_settings(config_of("ours"), ["epochs=2", "model.drop_path=0.1", "augment.affine=null"])
     assert get_config(str(tmp_path / "mine.yaml")) == expected

@@ -30,7 +30,7 @@ CLEANINGS = st.builds(
 @given(
     p=MAPS, valid=VALID, low=st.floats(0, 0.5), size=st.integers(1, 6), long=st.floats(1, 4), reach=st.integers(0, 3)
 )
-def test_each_switch_only_does_what_it_says(p, valid, low, size, long, reach) -> None:
+def test_each_switch_adds_or_removes_only_its_own_pixels(p, valid, low, size, long, reach) -> None:
     plain = clean(p, valid, Cleaning(0.5))
     np.testing.assert_array_equal(plain, (p >= 0.5) & valid)
     grown = clean(p, valid, Cleaning(0.5, low=low))
@@ -40,23 +40,24 @@ def test_each_switch_only_does_what_it_says(p, valid, low, size, long, reach) ->
     assert (filled >= consistent).all()
     assert not (filled & ~plain & (p < low)).any()
     for less in (Cleaning(0.5, min_pixels=size), Cleaning(0.5, elongation=long), Cleaning(0.5, reach=reach)):
-        made = clean(p, valid, less)
-        assert (made <= plain).all()
-        np.testing.assert_array_equal(clean(made.astype(np.float32), valid, less), made)  # once is enough
+        cleaned = clean(p, valid, less)
+        assert (cleaned <= plain).all()
+        # a second cleaning changes nothing
+        np.testing.assert_array_equal(clean(cleaned.astype(np.float32), valid, less), cleaned)
 
 
 @given(p=MAPS, valid=VALID, cleaning=CLEANINGS, more=st.integers(1, 6))
-def test_all_switches_together(p, valid, cleaning, more) -> None:
-    made = clean(p, valid, cleaning)
-    assert not (made & ~valid).any()
-    assert not (clean(p, valid, replace(cleaning, min_pixels=cleaning.min_pixels + more)) & ~made).any()
-    np.testing.assert_array_equal(clean(p[::-1], valid[::-1], cleaning), made[::-1])  # time has no direction
+def test_combined_switches_stay_within_valid_pixels_and_ignore_the_direction_of_time(p, valid, cleaning, more) -> None:
+    cleaned = clean(p, valid, cleaning)
+    assert not (cleaned & ~valid).any()
+    assert not (clean(p, valid, replace(cleaning, min_pixels=cleaning.min_pixels + more)) & ~cleaned).any()
+    np.testing.assert_array_equal(clean(p[::-1], valid[::-1], cleaning), cleaned[::-1])  # time has no direction
 
 
-def test_what_goes_and_what_stays() -> None:
+def test_switches_keep_and_remove_the_expected_regions() -> None:
     p = np.zeros((3, 30, 30), np.float32)
     p[:, 5, 2:22] = 0.9  # a line, in all times
-    p[1, 20:24, 20:24] = 0.9  # a blob, in one
+    p[1, 20:24, 20:24] = 0.9  # a blob, in one time
     p[1, 27, 3] = 0.9
     p[1, 5, 22:26] = 0.4  # where the line fades
     everywhere = np.ones(p.shape, bool)
@@ -88,7 +89,7 @@ def test_reach_is_exact_and_a_region_is_kept_whole(reach: int) -> None:
     np.testing.assert_array_equal(clean(p, everywhere, Cleaning(0.5, reach=reach)), p > 0.5)
     if reach:
         assert not clean(p, everywhere, Cleaning(0.5, reach=reach - 1)).any()
-    assert clean(p[:1], everywhere[:1], Cleaning(0.5, reach=reach)).sum() == 7  # one time has nothing to agree with
+    assert clean(p[:1], everywhere[:1], Cleaning(0.5, reach=reach)).sum() == 7  # a single time is not compared
 
 
 def test_a_gap_in_time_is_filled_where_the_probability_allows() -> None:
@@ -98,14 +99,15 @@ def test_a_gap_in_time_is_filled_where_the_probability_allows() -> None:
     p[1, 5, 6] = 0.2
     valid = np.ones(p.shape, bool)
     valid[1, 5, 5] = False
-    made = clean(p, valid, Cleaning(0.5, fill=0.3, reach=1))[1]
+    filled = clean(p, valid, Cleaning(0.5, fill=0.3, reach=1))[1]
     expected = np.zeros((12, 12), bool)
     expected[4:7, 3:9] = True  # within one of columns 2 to 7 and of 4 to 9
     expected[5, 5:7] = False
-    np.testing.assert_array_equal(made, expected)
+    np.testing.assert_array_equal(filled, expected)
     assert not clean(p, valid, Cleaning(0.5, reach=1))[1].any()
     p[2] = 0
-    assert not clean(p, valid, Cleaning(0.5, fill=0.3, reach=1)).any()  # before alone is no gap
+    # pixels that are only in the earlier time do not make a gap
+    assert not clean(p, valid, Cleaning(0.5, fill=0.3, reach=1)).any()
 
 
 def test_elongation_of_a_rectangle_is_its_sides_ratio() -> None:
@@ -115,7 +117,7 @@ def test_elongation_of_a_rectangle_is_its_sides_ratio() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"low": 0.6}, "hysteresis: 0.6 is above the threshold 0.5; lower it"),
         ({"fill": 0.6, "reach": 1}, "above the threshold"),
@@ -124,9 +126,9 @@ def test_elongation_of_a_rectangle_is_its_sides_ratio() -> None:
         ({"elongation": 0.5}, "give 1 or more"),
     ],
 )
-def test_settings_that_contradict_are_refused(settings: dict[str, float], told: str) -> None:
+def test_settings_that_contradict_are_refused(settings: dict[str, float], message: str) -> None:
     p = np.zeros((1, 4, 4), np.float32)
-    with pytest.raises(ContrailError, match=told):
+    with pytest.raises(ContrailError, match=message):
         clean(p, np.ones(p.shape, bool), Cleaning(0.5, **settings))
 
 

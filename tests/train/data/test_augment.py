@@ -1,4 +1,4 @@
-""""""
+"""Augmentation: random draws, geometry, values and mixtures of samples."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _seed() -> None:
 
 
 def only(*names: str, **settings: Any) -> AugmentConfig:
-    """Nothing but these augmentations: names have probability 1; a group is given by its probability or its settings."""
+    """Return a config of only these augmentations: names have probability 1, groups take a probability or settings."""
     chosen: dict[str, Any] = {"flip": 0.0, "rot90": 0.0, "affine": None, **dict.fromkeys(names, 1.0), **settings}
     for name, value in chosen.items():
         if group_of(AugmentConfig.model_fields[name]) and isinstance(value, float):
@@ -74,22 +74,22 @@ def same(a: Draw, b: Draw) -> bool:
 
 
 def blob(height: int, width: int, y: float, x: float) -> Tensor:
-    """(1, 1, h, w) Gaussian of 3 px about a point given in pixels from the image's centre."""
+    """Return a Gaussian of 3 px, shape (1, 1, h, w), about a point given in pixels from the image's centre."""
     rows = torch.arange(height) - (height - 1) / 2 - y
     columns = torch.arange(width) - (width - 1) / 2 - x
     return torch.exp(-(rows[:, None] ** 2 + columns**2) / 18)[None, None]
 
 
 def centroid(image: Tensor) -> Tensor:
-    """(y, x) from the image's centre."""
+    """Return the centroid (y, x) in pixels from the image's centre."""
     height, width = image.shape[-2:]
     mass = image.double().reshape(height, width) / image.double().sum()
     y = (mass.sum(1) * (torch.arange(height) - (height - 1) / 2)).sum()
     return torch.stack([y, (mass.sum(0) * (torch.arange(width) - (width - 1) / 2)).sum()])
 
 
-# what is drawn
-def test_draws_without_affine_are_dihedral_and_reach_all_eight() -> None:
+# random draws
+def test_draws_without_affine_cover_all_eight_dihedral_matrices() -> None:
     config = AugmentConfig(flip=0.5, rot90=0.5, affine=None)
     drawn = {tuple(m.flatten().tolist()) for m in draw(config, 200, 64, 64, seed=1, step=2).matrix_b23}
     assert drawn == {tuple(m.flatten().tolist()) for m in DIHEDRAL}
@@ -114,7 +114,7 @@ def test_draw_is_a_pure_function_of_seed_and_step() -> None:
         assert not torch.equal(values[0], values[2])
 
 
-def test_rows_of_a_draw_are_what_a_process_takes() -> None:
+def test_a_draw_can_be_indexed_by_rows() -> None:
     drawn = draw(EVERYTHING, 8, 64, 64, seed=3, step=5)
     assert same(drawn[:4], draw(EVERYTHING, 4, 64, 64, seed=3, step=5))
     assert same(drawn[[5, 1]], drawn[np.array([5, 1])])
@@ -123,7 +123,7 @@ def test_rows_of_a_draw_are_what_a_process_takes() -> None:
 
 
 @pytest.mark.parametrize("changed", [*MOVING, *VALUES, *MIXING])
-def test_a_setting_changes_only_what_it_names(changed: str) -> None:
+def test_switching_off_an_augmentation_leaves_all_other_draws_unchanged(changed: str) -> None:
     field = {
         "brightness_contrast": {"gain_bc", "offset_bc"},
         "time_reversal": {"reversed_b"},
@@ -146,7 +146,7 @@ def test_a_setting_changes_only_what_it_names(changed: str) -> None:
     assert differs == field
 
 
-def test_probabilities_hit_their_rates() -> None:
+def test_augmentations_occur_at_their_probabilities() -> None:
     rates = dict(zip([*MOVING, *VALUES, *MIXING], np.linspace(0.2, 0.8, 13), strict=True))
     n = 4000
 
@@ -171,12 +171,14 @@ def test_probabilities_hit_their_rates() -> None:
         assert rate_of(name, draw(only(), n, 64, 64, seed=0, step=0)) == 0
 
 
-def test_draws_stay_within_their_limits_and_use_them() -> None:
+def test_draws_stay_within_their_limits_and_cover_them() -> None:
     config = only("affine")
     matrices = draw(config, 2000, 60, 120, seed=0, step=0).matrix_b23
     shift = matrices[:, :, 2].abs()
     values = [(*zoom_and_angle(matrices), (0.7, 1.3), (-15, 15)), (shift[:, 0], shift[:, 1], (0, 6), (0, 12))]
-    matrices = draw(only("multi_scale", turn={"probability": 1, "degrees": 40}), 2000, 60, 120, seed=0, step=0).matrix_b23
+    matrices = draw(
+        only("multi_scale", turn={"probability": 1, "degrees": 40}), 2000, 60, 120, seed=0, step=0
+    ).matrix_b23
     zoom, angle = zoom_and_angle(matrices)
     values.append((zoom.log2(), angle, (-1, 1), (-40, 40)))
     assert abs(zoom.log2().mean()) < 0.05  # uniform in the logarithm
@@ -201,12 +203,12 @@ def test_draws_stay_within_their_limits_and_use_them() -> None:
 
 
 def zoom_and_angle(matrices_b23: Tensor) -> tuple[Tensor, Tensor]:
-    """Degrees."""
+    """Return the zoom and the angle in degrees of each matrix."""
     turn = matrices_b23[:, :, :2]
     return torch.linalg.det(turn) ** -0.5, torch.rad2deg(torch.atan2(turn[:, 1, 0], turn[:, 0, 0]))
 
 
-# what moves pixels
+# augmentations that move pixels
 @pytest.mark.parametrize(("size", "tolerance"), [(64, 0.0), (96, 1e-4)])
 def test_dihedral_group_permutes_pixels_exactly(size: int, tolerance: float) -> None:
     image = torch.rand(1, 2, 3, size, size)
@@ -231,7 +233,7 @@ def test_identity_returns_its_input_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("name", [*MOVING, *VALUES, *MIXING])
-def test_a_sample_that_drew_nothing_stays_as_it_was_beside_one_that_did(name: str) -> None:
+def test_a_sample_without_augmentation_stays_unchanged_in_a_mixed_batch(name: str) -> None:
     image, target = torch.randn(8, 3, 2, 32, 64), (torch.rand(8, 1, 32, 64) < 0.1).float()
     config = only(**{name: 0.5})
     drawn, nothing = draw(config, 8, 32, 64, seed=0, step=0), draw(only(), 8, 32, 64, seed=0, step=0)
@@ -305,7 +307,7 @@ def test_grid_distortion_stretches_cells_and_keeps_the_ends() -> None:
 
 
 @pytest.mark.parametrize("size", [(128, 128), (96, 112), (40, 33)])
-def test_resample_is_that_of_torch_and_of_a_draw_that_moves_nothing(size: tuple[int, int]) -> None:
+def test_resample_equals_torch_and_an_identity_draw(size: tuple[int, int]) -> None:
     image = torch.rand(2, 3, 2, 64, 64)
     expected = functional.interpolate(image.flatten(0, 1), size, mode="bilinear", align_corners=False)
     resampled = resample(image, size)
@@ -319,7 +321,7 @@ def test_resample_is_that_of_torch_and_of_a_draw_that_moves_nothing(size: tuple[
     assert torch.allclose(moved[still], resampled.repeat(8, 1, 1, 1, 1)[still], atol=1e-5)
 
 
-def test_a_pixel_that_a_missing_one_went_into_is_not_valid() -> None:
+def test_pixels_interpolated_from_missing_ones_are_invalid() -> None:
     valid = torch.ones(6, 1, 64, 64)
     valid[..., 20:30, 40:44] = 0
     config = only(affine={"probability": 1, "rotate": 30})
@@ -335,12 +337,12 @@ def test_a_pixel_that_a_missing_one_went_into_is_not_valid() -> None:
 
 
 def _sample_of(valid_b1hw: Tensor, config: AugmentConfig) -> Tensor:
-    """The same field as an image, on the target's grid."""
+    """Return the validity augmented like an image, on the target's grid."""
     return augment(config, valid_b1hw[:, None], torch.zeros(6, 1, 64, 64), size=(64, 64)).image_btchw[:, 0]
 
 
 def test_forgetting_the_label_shift_moves_a_flipped_label_the_wrong_way() -> None:
-    """The reason for all this: half a pixel becomes a whole one between image and label."""
+    """Without the label shift, an offset of half a pixel between image and label becomes an error of a full pixel."""
     flip = torch.tensor([[[-1.0, 0, 0], [0, 1, 0]]], dtype=torch.float64)
     label = blob(64, 64, 0.5, 0.0)
     naive, corrected = warp(label, flip), warp(label, flip, (0.5, 0.0))
@@ -351,7 +353,7 @@ def test_forgetting_the_label_shift_moves_a_flipped_label_the_wrong_way() -> Non
 def test_predictions_return_to_the_frame_of_the_labels() -> None:
     shift = (0.5, 0.41)
     label = blob(96, 80, 3.0, -4.0)
-    prediction = warp(label, identity(1), shift)  # a perfect one, in the image's frame
+    prediction = warp(label, identity(1), shift)  # a perfect prediction in the image's frame
     assert (centroid(to_label_frame(prediction, shift)) - centroid(label)).abs().max() < 0.01
     frames = torch.rand(2, 3, 8, 8)
     assert torch.equal(to_label_frame(frames, (0.0, 0.0)), frames)
@@ -360,7 +362,7 @@ def test_predictions_return_to_the_frame_of_the_labels() -> None:
     assert torch.allclose(moved[..., 0, 2:], frames[..., 0, :-2], atol=1e-5)
 
 
-def test_bfloat16_keeps_its_type_and_float32_geometry() -> None:
+def test_bfloat16_images_keep_their_type_and_use_float32_geometry() -> None:
     image = torch.rand(2, 1, 3, 256, 256).bfloat16()
     matrix = draw(AugmentConfig(affine={"probability": 1}), 2, 256, 256, seed=0, step=0).matrix_b23
     moved = warp(image, matrix, (0.5, 0.5))
@@ -371,8 +373,8 @@ def test_bfloat16_keeps_its_type_and_float32_geometry() -> None:
     assert everything.target_b1hw.dtype == torch.float32
 
 
-# what changes values
-def test_brightness_and_contrast_are_alike_in_all_frames() -> None:
+# augmentations that change values
+def test_brightness_and_contrast_are_equal_in_all_frames() -> None:
     image, config = torch.randn(3, 4, 11, 8, 8), only(brightness_contrast=1.0)
     moved, drawn = augment(config, image).image_btchw, draw(config, 3, 8, 8, seed=0, step=0)
     gain, offset = (v[:, None, :11, None, None].float() for v in (drawn.gain_bc, drawn.offset_bc))
@@ -383,7 +385,7 @@ def test_brightness_and_contrast_are_alike_in_all_frames() -> None:
 
 
 @pytest.mark.parametrize(("size", "ratio"), [(None, 1), ((48, 40), 2)])
-def test_blur_is_that_of_scipy(size: tuple[int, int] | None, ratio: int) -> None:
+def test_blur_equals_that_of_scipy(size: tuple[int, int] | None, ratio: int) -> None:
     image, config = torch.rand(4, 2, 3, 24, 20), only(blur={"probability": 1, "sigma": 1.5})
     sigma, before = draw(config, 4, 24, 20, seed=0, step=0).blur_b, resample(image, size or (24, 20))
     moved = augment(config, image, size=size).image_btchw
@@ -395,7 +397,7 @@ def test_blur_is_that_of_scipy(size: tuple[int, int] | None, ratio: int) -> None
     assert (moved - before).abs().max() > 0.1
 
 
-def test_noise_has_its_deviation_and_belongs_to_its_sample() -> None:
+def test_noise_has_the_drawn_deviation_and_depends_only_on_its_sample() -> None:
     config = only(noise={"probability": 1, "std": 0.5})
     image, drawn = torch.zeros(4, 2, 3, 64, 64), draw(config, 4, 64, 64, seed=0, step=0)
     moved = augment(config, image).image_btchw
@@ -419,7 +421,7 @@ def test_cut_out_is_one_square_of_the_mean_in_all_frames() -> None:
     assert not augment(only(cut_out={"probability": 1, "side": 500}), torch.ones(1, 1, 1, 8, 8)).image_btchw.any()
 
 
-def test_time_reversal_shows_frames_last_to_first() -> None:
+def test_time_reversal_reverses_the_order_of_frames() -> None:
     image, config = torch.rand(8, 3, 2, 4, 4), only(time_reversal=0.5)
     moved, turned = augment(config, image).image_btchw, draw(config, 8, 4, 4, seed=0, step=0).reversed_b
     assert torch.equal(moved[turned], image[turned].flip(1))
@@ -427,7 +429,7 @@ def test_time_reversal_shows_frames_last_to_first() -> None:
     assert 0 < turned.sum() < 8
 
 
-# what mixes samples
+# augmentations that mix samples
 def test_mixup_blends_image_label_and_record_alike() -> None:
     image, config = torch.rand(5, 2, 3, 8, 8), only(mixup=1.0)
     target = (torch.rand(5, 1, 8, 8) < 0.3).float()
@@ -449,7 +451,7 @@ def test_mixup_blends_image_label_and_record_alike() -> None:
 
 
 @pytest.mark.parametrize("size", [None, (64, 64)])
-def test_cutmix_pastes_a_rectangle_with_all_that_belongs_to_it(size: tuple[int, int] | None) -> None:
+def test_cutmix_pastes_image_label_and_validity_of_one_rectangle(size: tuple[int, int] | None) -> None:
     number = torch.arange(6.0).reshape(6, 1, 1, 1)
     image, target = number[..., None].expand(6, 2, 3, 32, 32), number.expand(6, 1, 32, 32)
     valid = (number % 2).expand(6, 1, 32, 32)
@@ -466,12 +468,12 @@ def test_cutmix_pastes_a_rectangle_with_all_that_belongs_to_it(size: tuple[int, 
         assert moved.valid_b1hw is not None
         assert torch.equal(moved.valid_b1hw[i, 0], torch.where(inside, float(partner[i] % 2), float(i % 2)))
         assert moved.positive_b1[i].item() == max(i, partner[i])
-    alone = augment(EVERYTHING, torch.rand(1, 1, 1, 8, 8))
-    assert alone.image_btchw.isfinite().all()
+    single = augment(EVERYTHING, torch.rand(1, 1, 1, 8, 8))
+    assert single.image_btchw.isfinite().all()
 
 
-def test_label_stays_the_label_of_its_image_through_everything() -> None:
-    """The image's first channel is the target; the other is not."""
+def test_image_and_label_stay_aligned_through_all_augmentations() -> None:
+    """The first channel of the image is the target, so both must stay equal."""
     config = only(**dict.fromkeys([*MOVING, *MIXING], 0.7))
     target = torch.cat([blob(64, 64, *yx) for yx in torch.randint(-20, 20, (8, 2)).tolist()])
     image = torch.stack([target, torch.rand(8, 1, 64, 64)], dim=2)
@@ -481,12 +483,12 @@ def test_label_stays_the_label_of_its_image_through_everything() -> None:
         assert (moved.target_b1hw - target).abs().max() > 0.1
 
 
-def test_even_runs_of_a_batch_are_augmented_as_within_it() -> None:
+def test_slices_of_a_batch_are_augmented_as_within_the_whole_batch() -> None:
     image, target = torch.randn(8, 2, 3, 32, 32), (torch.rand(8, 1, 32, 32) < 0.1).float()
     positive, valid = target.amax(dim=(1, 2, 3))[:, None], (torch.rand(8, 1, 32, 32) < 0.9).float()
     drawn = draw(EVERYTHING, 8, 32, 32, seed=0, step=0)
     given = (image, target, positive)
-    whole = augment_batch(*given, drawn, EVERYTHING, label_shift=(0.5, 0.5), size=(48, 48), valid_b1hw=valid)
+    full_batch = augment_batch(*given, drawn, EVERYTHING, label_shift=(0.5, 0.5), size=(48, 48), valid_b1hw=valid)
     for rows in (slice(0, 2), slice(2, 8)):
         part = augment_batch(
             *(v[rows] for v in given),
@@ -496,14 +498,14 @@ def test_even_runs_of_a_batch_are_augmented_as_within_it() -> None:
             size=(48, 48),
             valid_b1hw=valid[rows],
         )
-        for ours, expected in zip(part, whole, strict=True):
+        for ours, expected in zip(part, full_batch, strict=True):
             assert ours is not None
             torch.testing.assert_close(ours, expected[rows], rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="a draw for 8 samples, but a batch of 2"):
         augment_batch(*(v[:2] for v in given), drawn, EVERYTHING, label_shift=NO_SHIFT)
 
 
-def test_augmenting_is_deterministic_and_leaves_its_input_alone() -> None:
+def test_augmenting_is_deterministic_and_leaves_its_input_unchanged() -> None:
     image, target = torch.randn(4, 3, 3, 32, 32), torch.rand(4, 1, 32, 32)
     copies = image.clone(), target.clone()
     first, state = augment(EVERYTHING, image, target), torch.get_rng_state()
@@ -517,22 +519,22 @@ def test_augmenting_is_deterministic_and_leaves_its_input_alone() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_nothing_waits_for_the_gpu_and_it_agrees_with_the_cpu() -> None:
+def test_augmentation_on_the_gpu_never_synchronises_and_agrees_with_the_cpu() -> None:
     config = only(**dict.fromkeys([*MOVING, *VALUES, *MIXING], 0.5) | {"noise": None})
     image, target, valid = torch.randn(8, 3, 3, 64, 64), torch.rand(8, 1, 64, 64), torch.ones(8, 1, 64, 64)
     drawn, positive = draw(config, 8, 64, 64, seed=0, step=0), torch.ones(8, 1)
     noisy = only(noise=1.0)
     given = [v.cuda() for v in (image, target, positive)]
-    valid_there = valid.cuda()
+    valid_on_gpu = valid.cuda()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        there = augment_batch(*given, drawn, config, label_shift=(0.5, 0.5), size=(128, 128), valid_b1hw=valid_there)
+        on_gpu = augment_batch(*given, drawn, config, label_shift=(0.5, 0.5), size=(128, 128), valid_b1hw=valid_on_gpu)
         augment_batch(*given, draw(noisy, 8, 64, 64, seed=0, step=0), noisy, label_shift=NO_SHIFT)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    here = augment_batch(
+    on_cpu = augment_batch(
         image, target, positive, drawn, config, label_shift=(0.5, 0.5), size=(128, 128), valid_b1hw=valid
     )
-    for ours, expected in zip(there, here, strict=True):
+    for ours, expected in zip(on_gpu, on_cpu, strict=True):
         torch.testing.assert_close(ours.cpu(), expected, rtol=5e-3, atol=5e-3)  # TF32 in the blur

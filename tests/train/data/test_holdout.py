@@ -30,12 +30,12 @@ def test_holdout_takes_whole_groups_of_each_kind(records: list[tuple[int, bool]]
         assert not held.any()
     more = choose_holdout(np.append(group, "another"), np.append(positive, True), fraction)
     kept = held & more[:-1]
-    assert len(set(group[held]) - set(group[kept])) <= 1  # what was held out stays so, but for the last group
+    assert len(set(group[held]) - set(group[kept])) <= 1  # a new group releases at most one held-out group
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=60), st.integers(2, 6))
-def test_folds_share_the_records_out(records: list[tuple[int, bool]], folds: int) -> None:
+def test_every_record_is_held_out_in_exactly_one_fold(records: list[tuple[int, bool]], folds: int) -> None:
     group = np.array([str(g) for g, _ in records])
     positive = np.array([p for _, p in records])
     held = np.stack([choose_holdout(group, positive, 1 / folds, fold) for fold in range(folds)])
@@ -43,7 +43,7 @@ def test_folds_share_the_records_out(records: list[tuple[int, bool]], folds: int
 
 
 def test_leaking_validation_is_refused_dropped_or_allowed(raw: Path, tmp_path: Path) -> None:
-    """Records of one site, 20 minutes apart: each store's overlap the other's; the ninth has no place."""
+    """Records of one site, 20 minutes apart, overlap those of the other store; the ninth has no place."""
 
     from contrail_data.cli.main import main
 
@@ -62,7 +62,7 @@ def test_leaking_validation_is_refused_dropped_or_allowed(raw: Path, tmp_path: P
     assert (len(allowed.train), sorted(allowed.holdout.record_id.tolist())) == (5, sorted(ids[4:8]))
 
 
-def test_folds_of_a_file(raw: Path, tmp_path: Path) -> None:
+def test_folds_are_read_from_a_file_and_invalid_files_are_refused(raw: Path, tmp_path: Path) -> None:
     parent = build_small(raw, tmp_path / "s.zarr").place.path
     ids = open_store(parent)["record_id"].values.tolist()
     table = tmp_path / "folds.csv"
@@ -73,12 +73,12 @@ def test_folds_of_a_file(raw: Path, tmp_path: Path) -> None:
         open_training_data(DataConfig(train=[str(parent)], folds=str(table), fold=2, leave_out=[0]))
     with pytest.raises(ContrailError, match="has no fold 1; choose from 0 to 2"):
         open_training_data(DataConfig(train=[str(parent)], folds=str(table), fold=1))
-    for text, told in (
+    for text, message in (
         ("a,b\n", "no columns record_id and fold"),
         ("record_id,fold\nx,1\ny\n", "line 3: None is not a fold"),
     ):
         table.write_text(text)
-        with pytest.raises(ContrailError, match=told):
+        with pytest.raises(ContrailError, match=message):
             open_training_data(DataConfig(train=[str(parent)], folds=str(table)))
     with pytest.raises(ContrailError, match="No such file"):
         open_training_data(DataConfig(train=[str(parent)], folds="none.csv"))

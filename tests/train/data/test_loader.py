@@ -1,4 +1,4 @@
-"""Batches hold the right pixels, in an order that is a pure function."""
+"""Batches hold the right pixels, in an order that depends only on seed and epoch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from helpers.batches import collect
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 4), st.integers(0, 3), st.integers(0, 5))
-def test_every_rank_together_sees_each_sample_once(count: int, batch: int, world: int, seed: int, epoch: int) -> None:
+def test_all_ranks_together_see_each_sample_once(count: int, batch: int, world: int, seed: int, epoch: int) -> None:
     order = epoch_order(np.ones(count), seed, epoch)
     seen: list[int] = []
     for step in range(steps_per_epoch(count, batch)):
         rows = step_rows(order, step, batch)
         assert len(rows) <= batch
         shares = [share_of(len(rows), rank, world) for rank in range(world)]
-        assert len({len(share) for share in shares}) == 1  # nobody waits for more than others have
+        assert len({len(share) for share in shares}) == 1  # all ranks have equally many rows, so that none waits
         own = [share[: len(range(rank, len(rows), world))] for rank, share in enumerate(shares)]
         seen += rows[np.concatenate(own)].tolist()
         assert all((share[len(mine) :] == 0).all() for share, mine in zip(shares, own, strict=True))
@@ -34,7 +34,7 @@ def test_every_rank_together_sees_each_sample_once(count: int, batch: int, world
     np.testing.assert_array_equal(order, epoch_order(np.ones(count), seed, epoch))
 
 
-def test_batches_are_the_store(store: Path) -> None:
+def test_batches_hold_the_values_of_the_store(store: Path) -> None:
     data = open_training_data(DataConfig(train=[str(store)], holdout=0.3))
     ds = open_store(store)
     ids = list(ds["record_id"].values)
@@ -57,7 +57,7 @@ def test_a_missing_chunk_names_the_file(store: Path) -> None:
         collect(data.train, [np.arange(9)])
 
 
-def test_drawing_by_frequency() -> None:
+def test_samples_are_drawn_at_their_frequency() -> None:
     frequency = np.array([0.25, 0.25, 0.5, 3.0])
     drawn = np.concatenate([epoch_order(frequency, 0, epoch) for epoch in range(2000)])
     np.testing.assert_allclose(np.bincount(drawn) / 2000, frequency, atol=0.04)

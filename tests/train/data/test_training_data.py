@@ -24,13 +24,13 @@ from helpers.stores import SMALL, build_small
 
 
 @pytest.mark.parametrize("target", ["soft", "quantised", "hard"])
-def test_pseudo_labelled_frames_join_by_record(store: Path, tmp_path: Path, target: str) -> None:
+def test_pseudo_labelled_frames_are_added_to_training_records(store: Path, tmp_path: Path, target: str) -> None:
     pseudo = pseudo_of(store, tmp_path / "pseudo.zarr")
     config = DataConfig(train=[str(store), str(pseudo)], holdout=0.3, pseudo=PseudoConfig(weight=0.25, target=target))
     data = open_training_data(config)
     records = len(set(data.train.record_id))
     assert not set(data.train.record_id) & set(data.holdout.record_id)
-    assert len(data.train) == records * 8  # the human frame and seven others, none twice
+    assert len(data.train) == records * 8  # one human and seven pseudo-labelled frames, each once
     assert sorted(data.train.frame) == sorted(list(range(8)) * records)
     ds = open_store(store)
     ids = list(ds["record_id"].values)
@@ -62,14 +62,14 @@ def test_pseudo_labels_keep_the_human_label_and_resume(raw: Path, tmp_path: Path
 
     calls = 0
 
-    def dies(samples: list[int], x: np.ndarray, valid: np.ndarray | None) -> Predicted:
+    def interrupted(samples: list[int], x: np.ndarray, valid: np.ndarray | None) -> Predicted:
         nonlocal calls
         calls += 1
         if calls == 9:  # within the second shard
             raise KeyboardInterrupt
         return mean_red(samples, x, valid)
 
-    labeller = Labeller(predict=dies, decision=Decision(0.3, 0.0, 100, "sha256:test"))
+    labeller = Labeller(predict=interrupted, decision=Decision(0.3, 0.0, 100, "sha256:test"))
     with pytest.raises(KeyboardInterrupt):
         write_labels(parent, labeller, tmp_path / "again.zarr", kind=Kind.PSEUDO_LABELS, batch=2)
     labelled = write_labels(parent, labeller, tmp_path / "again.zarr", kind=Kind.PSEUDO_LABELS, batch=2)
@@ -90,7 +90,7 @@ def test_stores_that_do_not_fit_are_refused(store: Path, raw: Path, tmp_path: Pa
         open_training_data(DataConfig(train=[str(tmp_path / "other.zarr"), str(pseudo)]))
 
 
-def test_windows_of_frames_about_the_labelled_one(store: Path) -> None:
+def test_window_offsets_are_relative_to_the_labelled_frame(store: Path) -> None:
     offsets = [-3, -1, 0, 2]
     data = open_training_data(DataConfig(train=[str(store)], holdout=0.3, frames=offsets))
     ds = open_store(store)
@@ -112,7 +112,7 @@ def test_frames_without_neighbours_are_left_out_and_counted(store: Path, tmp_pat
 
 
 @pytest.mark.parametrize(("target", "factor"), [("mean", 1), ("clip2", 2)])
-def test_soft_targets_are_the_annotators_mean(store: Path, target: str, factor: int) -> None:
+def test_soft_targets_are_the_mean_of_the_annotators(store: Path, target: str, factor: int) -> None:
     data = open_training_data(DataConfig(train=[str(store)], holdout=0.3, target=target))
     ds = open_store(store)
     ids = list(ds["record_id"].values)
@@ -124,10 +124,11 @@ def test_soft_targets_are_the_annotators_mean(store: Path, target: str, factor: 
         assert 0 < share.max() <= 1
     for row, (_, label, _) in enumerate(collect(data.holdout, [np.arange(len(data.holdout))])):
         at = ids.index(data.holdout.record_id[row])
-        np.testing.assert_array_equal(label, ds["mask"].values[at] * 255)  # scored against the majority all the same
+        # held-out records always have the label of the majority
+        np.testing.assert_array_equal(label, ds["mask"].values[at] * 255)
 
 
-def test_positive_records_alone(raw: Path, tmp_path: Path) -> None:
+def test_training_can_use_only_positive_records(raw: Path, tmp_path: Path) -> None:
     for i in (1, 4):
         path = raw / "train" / str(18446744073709551616 + i) / "human_pixel_masks.npy"
         np.save(path, np.zeros_like(np.load(path)))
@@ -137,11 +138,11 @@ def test_positive_records_alone(raw: Path, tmp_path: Path) -> None:
     positive = open_training_data(config.model_copy(update={"records": "positive"}))
     assert len(positive.train) + len(positive.holdout) == 7
     assert positive.train.positive.all()
-    # a pipeline's stages hold the same records out
+    # all stages of a pipeline hold out the same records
     assert set(positive.holdout.record_id) <= set(everything.holdout.record_id)
 
 
-def test_missing_pixels_reach_the_batch(store: Path) -> None:
+def test_batches_mark_missing_pixels_as_invalid(store: Path) -> None:
     items = open_labelled([open_store(store)])
 
     def read(sample: int, frames: list[int], out: np.ndarray) -> None:
@@ -156,7 +157,7 @@ def test_missing_pixels_reach_the_batch(store: Path) -> None:
     assert batch.valid_b1hw is None
 
 
-def test_a_run_can_insist_on_its_composite(store: Path) -> None:
+def test_a_store_of_another_composite_is_refused(store: Path) -> None:
     with pytest.raises(ContrailError, match="--composite ash_wide"):
         open_training_data(DataConfig(train=[str(store)], composite="ash_wide"))
 
@@ -174,7 +175,7 @@ def test_labels_of_a_model_that_saw_the_holdout_are_refused(raw: Path, tmp_path:
     assert held[0] in open_training_data(config.model_copy(update={"leaks": "allow"})).labellers_saw
 
 
-def test_frames_that_a_model_is_not_sure_of_are_left_out(raw: Path, tmp_path: Path) -> None:
+def test_frames_of_low_agreement_or_confidence_are_left_out(raw: Path, tmp_path: Path) -> None:
     parent = build_small(raw, tmp_path / "s.zarr").place.path
     labels = labels_of(parent, tmp_path / "l.zarr")
     config = DataConfig(train=[str(parent), str(labels)], holdout=0)

@@ -1,4 +1,4 @@
-"""What is fitted on held-out records, and that none is scored by what was fitted on it."""
+"""Calibration on held-out records, and scores of records that it was not fitted to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MASKS = [{"a": 0.5, "b": 0.5}, {"a": 1.0}, {"b": 1.0}]
 
 
 class Channel(nn.Module):
-    """Takes a channel of the image for the probability."""
+    """Returns one channel of the image as the probability."""
 
     def __init__(self, channel: int):
         super().__init__()
@@ -34,30 +34,30 @@ def fitted(items: Items) -> Calibrated:
     detector = Detector(networks, MASKS[0], {"a": 1.0}, top_k=8).eval()
     options = EvaluationOptions(torch.device("cpu"), batch=5, title=None)
     gates = [{"a": 1.0}, {"b": 1.0}]
-    found = calibrate(detector, items, options, shift=(0.0, 0.0), masks=MASKS, gates=gates, gate_when="best")
-    assert found.counts is not None
-    return found
+    calibrated = calibrate(detector, items, options, shift=(0.0, 0.0), masks=MASKS, gates=gates, gate_when="best")
+    assert calibrated.counts is not None
+    return calibrated
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_record_is_scored_by_what_was_fitted_on_it(seed: int) -> None:
-    """Whatever the labels of one part say: what is predicted of its records, weights, threshold and gate, stays."""
+def test_predictions_of_a_fold_do_not_depend_on_its_own_labels(seed: int) -> None:
+    """Inverting the labels of a fold changes the predictions of other records but not those of its own."""
     stored, label, items = labelled_scene(seed)
     before, part = fitted(items), assign_folds(items)
     moved = 0
     for k in range(part.max() + 1):
         other = np.where((part == k)[:, None, None], ~label, label)
         after = fitted(items_of(stored, other, items.positive))
-        drawn = [found.counts[0] + found.counts[1] for found in (before, after)]
+        drawn = [calibrated.counts[0] + calibrated.counts[1] for calibrated in (before, after)]
         np.testing.assert_array_equal(drawn[0][part == k], drawn[1][part == k])
         moved += before.choice != after.choice and (drawn[0] != drawn[1]).any()
-    assert moved == part.max() + 1  # of the others it does not
+    assert moved == part.max() + 1  # the predictions of other folds do change
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_choice_is_the_best_of_all(seed: int) -> None:
+def test_calibration_chooses_the_best_mask_weights_threshold_and_gate(seed: int) -> None:
     stored, label, items = labelled_scene(seed)
-    found = fitted(items)
+    calibrated = fitted(items)
     p = np.clip(stored[:, :2] / np.float32(255), 1e-6, 1 - 1e-6)
     best, score = (0.0, {}, 0.0), -1.0
     for mask in MASKS:
@@ -65,8 +65,8 @@ def test_the_choice_is_the_best_of_all(seed: int) -> None:
         threshold, dice = metrics.best_threshold(metrics.histograms(mixed, label))
         if dice > score:
             best, score = (threshold, mask, dice), dice
-    assert found.choice.threshold == best[0]
-    assert found.choice.mask == best[1]
+    assert calibrated.choice.threshold == best[0]
+    assert calibrated.choice.mask == best[1]
     mixed = sum(weight * p[:, "ab".index(name)] for name, weight in best[1].items())
     gated = []
     for name in "ab":
@@ -74,26 +74,26 @@ def test_the_choice_is_the_best_of_all(seed: int) -> None:
         for gate in (0.0, *(np.sort(top) - 1e-6)):
             drawn = (mixed >= best[0]) & (top >= gate)[:, None, None]
             gated.append(2 * (drawn & label).sum() / (drawn.sum() + label.sum()))
-    (own,) = found.choice.gate_weights
+    (own,) = calibrated.choice.gate_weights
     top = np.sort(p[:, "ab".index(own)].reshape(RECORDS, -1), 1)[:, -8:].mean(1)
-    drawn = (mixed >= best[0]) & (top >= found.choice.gate)[:, None, None]
+    drawn = (mixed >= best[0]) & (top >= calibrated.choice.gate)[:, None, None]
     assert 2 * (drawn & label).sum() / (drawn.sum() + label.sum()) == pytest.approx(max(gated), abs=1e-6)
 
 
-def test_a_shut_gate_leaves_nothing_predicted() -> None:
-    """Of two positive records and an empty one, the last two shut."""
+def test_a_closed_gate_discards_all_predicted_pixels() -> None:
+    """Of two positive records and an empty one, the gate rejects the last two."""
     items = labelled_scene(0)[2][np.arange(3)]
     counts, tolerant = (
         np.array([[6, 4, 0], [2, 1, 9], [2, 3, 0]]),
         np.array([[7, 4, 0], [8, 5, 9], [7, 5, 0], [8, 7, 0]]),
     )
     scores = Scores(np.ones((1, 2, metrics.BINS), int), counts, np.array([0.9, 0.2, 0.1]), tolerant)
-    told = score_values(scores, items, 0.5, 0.3)
-    assert (told["tp"], told["fp"], told["fn"]) == (6, 2, 2 + 4 + 3)
-    assert told["dice"] == pytest.approx(12 / (12 + 2 + 9))
+    result = score_values(scores, items, 0.5, 0.3)
+    assert (result["tp"], result["fp"], result["fn"]) == (6, 2, 2 + 4 + 3)
+    assert result["dice"] == pytest.approx(12 / (12 + 2 + 9))
     precision, recall = 7 / 8, 7 / (8 + 7)
-    assert told["tolerant_dice"] == pytest.approx(2 * precision * recall / (precision + recall))
-    assert told["record_dice"] == pytest.approx(2 / 3)
-    assert told["dice_without_gate"] == pytest.approx(20 / (20 + 12 + 5))
-    own = score_values(scores, items, 0.5, 0.3, np.array([0.95, 0.1, 0.3]))  # each at the gate that it meets
+    assert result["tolerant_dice"] == pytest.approx(2 * precision * recall / (precision + recall))
+    assert result["record_dice"] == pytest.approx(2 / 3)
+    assert result["dice_without_gate"] == pytest.approx(20 / (20 + 12 + 5))
+    own = score_values(scores, items, 0.5, 0.3, np.array([0.95, 0.1, 0.3]))  # each record has its own gate
     assert (own["tp"], own["fp"], own["fn"], own["gate"]) == (4, 1, 8 + 3, 0.3)

@@ -1,4 +1,4 @@
-""""""
+"""Metrics: Dice, average precision, gates and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def brute_dice(prob: np.ndarray, target: np.ndarray, threshold: float) -> float:
 
 @settings(max_examples=60, deadline=None)
 @given(predictions())
-def test_histograms_give_dice_of_every_threshold(case: tuple[np.ndarray, np.ndarray]) -> None:
+def test_histograms_give_dice_at_every_threshold(case: tuple[np.ndarray, np.ndarray]) -> None:
     prob, target = case
     hist = metrics.histograms(prob, target)
     assert hist.dtype == np.int64
@@ -81,7 +81,7 @@ def test_average_precision_is_the_sum_over_distinct_scores(case: tuple[np.ndarra
     assert metrics.average_precision(metrics.histograms(prob, target)) == pytest.approx(expected)
 
 
-def test_average_precision_golden() -> None:
+def test_average_precision_matches_the_example_of_scikit_learn() -> None:
     # the example in the documentation of sklearn.metrics.average_precision_score: 0.83...
     hist = metrics.histograms(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
     assert metrics.average_precision(hist) == pytest.approx(0.8333333)
@@ -95,32 +95,32 @@ def test_best_threshold_is_the_middle_of_the_plateau() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, -0.01, 1.01, math.inf])
-def test_histograms_refuse_what_is_no_probability(value: float) -> None:
+def test_histograms_refuse_values_that_are_not_probabilities(value: float) -> None:
     with pytest.raises(ValueError, match="must lie in"):
         metrics.histograms(np.array([0.5, value, 0.5], np.float32), np.zeros(3, bool))
 
 
-def test_nothing_there() -> None:
+def test_without_positive_pixels_only_the_dice_curve_is_defined() -> None:
     hist = metrics.histograms(np.array([0.0, 0.5]), np.zeros(2, bool))
     curve = metrics.dice_curve(hist)
     assert curve[BINS // 2] == 0
-    assert curve[BINS // 2 + 1] == 1  # nothing claimed: nothing wrong
+    assert curve[BINS // 2 + 1] == 1  # nothing is predicted, so nothing is wrong
     for function in (metrics.best_threshold, metrics.average_precision):
         with pytest.raises(ValueError, match="no positive"):
             function(hist)
 
 
-def test_bootstrap_covers_resamples_by_groups() -> None:
+def test_bootstrap_interval_resamples_groups_of_records() -> None:
     rng = np.random.default_rng(0)
     tp, fp, fn = (np.repeat(rng.integers(0, 50, 60), 4) for _ in range(3))  # groups of 4 equal records
     groups = np.repeat(np.arange(60), 4)
-    alone = metrics.bootstrap_interval(tp, fp, fn)
+    ungrouped = metrics.bootstrap_interval(tp, fp, fn)
     grouped = metrics.bootstrap_interval(tp, fp, fn, groups)
     dice = 2 * tp.sum() / (2 * tp.sum() + fp.sum() + fn.sum())
-    assert grouped[0] < alone[0] < dice < alone[1] < grouped[1]
-    assert (grouped[1] - grouped[0]) / (alone[1] - alone[0]) == pytest.approx(2, rel=0.2)  # √4
+    assert grouped[0] < ungrouped[0] < dice < ungrouped[1] < grouped[1]
+    assert (grouped[1] - grouped[0]) / (ungrouped[1] - ungrouped[0]) == pytest.approx(2, rel=0.2)  # √4
     assert metrics.bootstrap_interval(tp, fp, fn, groups) == grouped
-    # one by one, as the definition says
+    # compare with a direct implementation of the definition
     draws = rng.integers(0, 60, (4000, 60))
     by_group = [c.reshape(60, 4).sum(1) for c in (tp, fp, fn)]
     t, p, n = (c[draws].sum(1) for c in by_group)
@@ -128,7 +128,7 @@ def test_bootstrap_covers_resamples_by_groups() -> None:
     assert metrics.bootstrap_interval([3], [1], [1]) == (0.75, 0.75)
 
 
-def test_tolerant_counts_by_hand() -> None:
+def test_tolerant_counts_match_an_example_counted_by_hand() -> None:
     target, predicted = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
     target[4, :] = True
     predicted[6, 3] = predicted[7, 3] = predicted[2, 8] = True  # 2, 3 and 2 px off
@@ -142,13 +142,13 @@ def test_tolerant_counts_by_hand() -> None:
 
 @given(hnp.arrays(bool, (6, 7)), hnp.arrays(bool, (6, 7)))
 @settings(max_examples=40, deadline=None)
-def test_without_tolerance_it_is_dice(predicted: np.ndarray, target: np.ndarray) -> None:
+def test_tolerant_dice_without_tolerance_equals_dice(predicted: np.ndarray, target: np.ndarray) -> None:
     exact = metrics.tolerant_dice(*metrics.tolerant_counts(predicted, target, tolerance=0))
     size = int(predicted.sum()) + int(target.sum())
     assert exact == pytest.approx(2 * int((predicted & target).sum()) / size if size else 1)
 
 
-def test_record_dice_by_hand() -> None:
+def test_record_dice_matches_an_example_counted_by_hand() -> None:
     predicted, true = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
     assert metrics.record_dice(predicted, true) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
 
@@ -158,7 +158,7 @@ counts = st.integers(0, 20)
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), counts, counts, counts), min_size=1, max_size=12))
-def test_best_gate_is_the_best_of_all(records: list[tuple[int, int, int, int]]) -> None:
+def test_best_gate_is_the_best_of_all_candidates(records: list[tuple[int, int, int, int]]) -> None:
     score, tp, fp, fn = np.array(records).T
     score = score / 8
 
@@ -174,11 +174,11 @@ def test_best_gate_is_the_best_of_all(records: list[tuple[int, int, int, int]]) 
     assert gate == min(g for g in candidates if gated(g) == dice)
 
 
-def test_difference_of_two_masks_is_paired() -> None:
+def test_bootstrap_difference_of_two_models_is_paired() -> None:
     rng = np.random.default_rng(0)
     a = rng.integers(0, 50, (3, 40))
     assert metrics.bootstrap_difference(a, a) == (0.0, 0.0)
-    b = a + np.array([[2], [0], [0]])  # a little better on every record: far less than Dice itself varies
+    b = a + np.array([[2], [0], [0]])  # slightly better on every record, by far less than Dice varies
     low, high = metrics.bootstrap_difference(a, b)
     assert 0 < low < high < np.subtract(*metrics.bootstrap_interval(*a)[::-1])
 
@@ -193,13 +193,13 @@ def test_a_gate_that_is_best_by_chance_is_not_kept() -> None:
     counts[0, score.argmin()] = 0  # one record decides
     assert choose_gate(score[np.newaxis], counts, group, "best")[1] > 0
     assert choose_gate(score[np.newaxis], counts, group, "proven")[1] == 0
-    score = np.where(np.arange(n) < n // 2, 0.1, 0.9)  # low scores are false alarms, every one
+    score = np.where(np.arange(n) < n // 2, 0.1, 0.9)  # every low score is a false alarm
     counts = np.array([np.where(score > 0.5, 30, 0), np.where(score > 0.5, 5, 40), np.full(n, 3)])
     assert choose_gate(np.stack([rng.random(n), score]), counts, group, "proven") == (1, 0.5)
 
 
-def test_cross_fitting_does_not_reward_memory() -> None:
-    """Of probabilities that are noise the best threshold seems to help; one chosen elsewhere tells that it does not."""
+def test_cross_fitted_dice_is_below_the_best_dice_for_random_probabilities() -> None:
+    """For random probabilities the best threshold seems to help; one chosen on other parts shows that it does not."""
     rng = np.random.default_rng(0)
     parts = []
     for _ in range(5):
@@ -209,6 +209,6 @@ def test_cross_fitting_does_not_reward_memory() -> None:
     thresholds, dice = metrics.cross_fitted(hist)
     assert dice < metrics.best_threshold(hist.sum(0))[1]
     changed = hist.copy()
-    changed[2] = hist[2][:, ::-1]  # whatever a part holds, its own threshold stays
+    changed[2] = hist[2][:, ::-1]  # the threshold of a part does not depend on the part
     assert metrics.cross_fitted(changed)[0][2] == thresholds[2]
     assert metrics.counts_at(hist[0], 0.5)[0] + metrics.counts_at(hist[0], 0.5)[2] == hist[0][1].sum()

@@ -31,25 +31,25 @@ def test_the_picture_shows_each_kind_of_error() -> None:
     assert tuple(pixels[4, 4]) == (128, 128, 128)
 
 
-def test_the_page_is_one_file_and_escapes() -> None:
+def test_the_page_is_self_contained_and_escapes_html() -> None:
     target, predicted = mask_of((0, 4, 0, 8)), mask_of((2, 6, 0, 8))
-    found = [outcome_of(predicted, predicted, target, None, 0)]
-    told = analyse(found, records_of(1), np.ones(1), 0.0, np.array(["a"]))
+    outcomes = [outcome_of(predicted, predicted, target, None, 0)]
+    analysis = analyse(outcomes, records_of(1), np.ones(1), 0.0, np.array(["a"]))
     histogram = np.zeros((2, 65536), np.int64)
     histogram[:, 40000] = 5
     pictures = [Picture(b"png", ["<b>id", "what & 'how"])]
-    page = evaluation_page({**RESULT, "analysis": told}, pictures, "<script>alert(1)</script>", histogram)
+    page = evaluation_page({**RESULT, "analysis": analysis}, pictures, "<script>alert(1)</script>", histogram)
     assert "<script" not in page
     assert "&lt;b&gt;id: what &amp; &#39;how" in page
     assert "0.60 to 0.65: 0.500 of 10 pixels" in page
     assert not re.search(r"""(src|href)=["']?(?!data:|#)\w|url\(|http""", page)
 
 
-def test_the_page_of_one_empty_record_of_nowhere() -> None:
-    told = analyse(
+def test_the_page_handles_one_empty_record_without_a_place() -> None:
+    analysis = analyse(
         [outcome_of(mask_of(), mask_of(), mask_of(), None, 0)], records_of(1, False), np.zeros(1), 0.5, np.array(["a"])
     )
-    page = evaluation_page({**RESULT, "analysis": told}, [], "t", np.zeros((2, 65536), np.int64))
+    page = evaluation_page({**RESULT, "analysis": analysis}, [], "t", np.zeros((2, 65536), np.int64))
     assert "No record has a contrail" in page
     assert "unknown" not in page
     assert "trusted" not in page

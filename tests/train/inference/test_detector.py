@@ -21,8 +21,8 @@ def view(*offsets: int) -> View:
     return View(offsets or (0,), torch.zeros(3), torch.ones(3), False, None)
 
 
-class Seen(nn.Module):
-    """Logits from the first channel of the middle frame, moved by `off`, after a kernel that no turn leaves alone."""
+class FirstChannel(nn.Module):
+    """Returns logits from the first channel of the middle frame, shifted by `off`; `uneven` makes it asymmetric."""
 
     def __init__(self, off: tuple[float, float] = (0.0, 0.0), uneven: bool = False):
         super().__init__()
@@ -42,7 +42,7 @@ def single(network: Network, symmetries: Symmetries = Symmetries.NONE, classifie
 
 
 def blob(row: float = 10.2, column: float = 13.7) -> Tensor:
-    """(1, 1, 3, h, w) a smooth bump."""
+    """Return a smooth bump, shape (1, 1, 3, h, w)."""
     y, x = np.mgrid[:SIDE, :SIDE]
     bump = np.exp(-((y - row) ** 2 + (x - column) ** 2) / 12)
     return torch.from_numpy(np.broadcast_to(bump, (1, 1, 3, SIDE, SIDE)).astype(np.float32))
@@ -50,52 +50,54 @@ def blob(row: float = 10.2, column: float = 13.7) -> Tensor:
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(-3, 3), st.floats(-3, 3))
-def test_moving_onto_labels_is_a_linear_shift(dy: float, dx: float) -> None:
+def test_to_label_frame_is_a_linear_shift(dy: float, dx: float) -> None:
     image = np.random.default_rng(0).random((9, 11))
     moved = to_label_frame(torch.from_numpy(image)[None, None], (dy, dx))[0, 0].numpy()
     np.testing.assert_allclose(moved, ndimage.shift(image, (dy, dx), order=1, mode="nearest"), atol=1e-6)
 
 
 @pytest.mark.parametrize("symmetries", [Symmetries.FLIPS, Symmetries.DIHEDRAL])
-def test_averaged_over_a_group_a_detector_turns_with_the_image(symmetries: Symmetries) -> None:
-    detector = single(Network(Seen(uneven=True), view()), symmetries)
+def test_predictions_averaged_over_symmetries_turn_with_the_image(symmetries: Symmetries) -> None:
+    detector = single(Network(FirstChannel(uneven=True), view()), symmetries)
     x_btchw = torch.rand(2, 1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     straight = detector(x_btchw).probability_bhw
     for flip, turns in symmetry_operations(symmetries):
-        seen = torch.rot90(x_btchw.flip(-1) if flip else x_btchw, turns, (-2, -1))
-        told = torch.rot90(detector(seen).probability_bhw, -turns, (-2, -1))
-        torch.testing.assert_close(told.flip(-1) if flip else told, straight, atol=1e-5, rtol=0)
-    assert (single(Network(Seen(uneven=True), view()))(x_btchw).probability_bhw - straight).abs().max() > 0.05
+        turned = torch.rot90(x_btchw.flip(-1) if flip else x_btchw, turns, (-2, -1))
+        restored = torch.rot90(detector(turned).probability_bhw, -turns, (-2, -1))
+        torch.testing.assert_close(restored.flip(-1) if flip else restored, straight, atol=1e-5, rtol=0)
+    assert (single(Network(FirstChannel(uneven=True), view()))(x_btchw).probability_bhw - straight).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("off", [(0.0, 0.0), (0.5, 0.5), (0.5, -1.25)])
 @pytest.mark.parametrize("symmetries", list(Symmetries))
-def test_however_it_is_asked_the_answer_lies_on_the_labels(off: tuple[float, float], symmetries: Symmetries) -> None:
-    """A network that was shown labels half a pixel off answers so whatever way up it is asked; forgetting that, an
-    average over flips would end half a pixel off, and blurred."""
-    detector = single(Network(Seen(off), view(), off), symmetries)
+def test_predictions_lie_on_the_label_grid_for_any_label_shift_and_symmetry(
+    off: tuple[float, float], symmetries: Symmetries
+) -> None:
+    """A network trained on shifted labels predicts with that shift in every orientation of the image; without a
+    correction, an average over flips would be shifted and blurred."""
+    detector = single(Network(FirstChannel(off), view(), off), symmetries)
     shift = 0.5 - detector.mask_shift[0], 0.5 - detector.mask_shift[1]
-    told = on_label_grid(detector, shift)(blob(), None).probability_bhw[0].numpy() - 1e-4
-    np.testing.assert_allclose(ndimage.center_of_mass(told.clip(0)), (10.7, 14.2), atol=0.02)
-    # two readings between pixels blur by 0.11; a copy that is moved the wrong way, by 0.17 and more
-    np.testing.assert_allclose(told, blob(10.7, 14.2)[0, 0, 0], atol=0.12)
+    probability = on_label_grid(detector, shift)(blob(), None).probability_bhw[0].numpy() - 1e-4
+    np.testing.assert_allclose(ndimage.center_of_mass(probability.clip(0)), (10.7, 14.2), atol=0.02)
+    # two interpolations blur by 0.11; a copy that is shifted the wrong way blurs by 0.17 or more
+    np.testing.assert_allclose(probability, blob(10.7, 14.2)[0, 0, 0], atol=0.12)
 
 
-def test_weights_scores_and_agreement() -> None:
-    near, far = Network(Seen(), view(-1, 0, 1)), Network(Seen(), view(0))
+def test_weights_scores_and_agreement_of_two_networks_match_their_definitions() -> None:
+    near, far = Network(FirstChannel(), view(-1, 0, 1)), Network(FirstChannel(), view(0))
     x_btchw = torch.zeros(1, 3, 3, SIDE, SIDE)
-    x_btchw[0, 1, :, 2:4, 2:4] = 0.8  # the frame that both tell of
+    x_btchw[0, 1, :, 2:4, 2:4] = 0.8  # the frame that both networks predict
     pair = Detector({"near": near, "far": far}, {"near": 1.0, "far": 3.0}, {"far": 1.0}, top_k=8)
     assert pair.offsets == (-1, 0, 1)
-    told = pair(x_btchw)
-    assert told.probability_bhw[0, 2, 2] == pytest.approx(0.8, abs=1e-6)
-    assert told.score_b[0] == pytest.approx((4 * 0.8 + 4 * 1e-4) / 8, abs=1e-6)
-    assert told.agreement_b[0] == pytest.approx(1, abs=1e-6)
+    output = pair(x_btchw)
+    assert output.probability_bhw[0, 2, 2] == pytest.approx(0.8, abs=1e-6)
+    assert output.score_b[0] == pytest.approx((4 * 0.8 + 4 * 1e-4) / 8, abs=1e-6)
+    assert output.agreement_b[0] == pytest.approx(1, abs=1e-6)
     valid_bhw = torch.ones(1, SIDE, SIDE, dtype=torch.bool)
-    valid_bhw[0, 2] = False  # what is told of a missing pixel counts in no score
+    valid_bhw[0, 2] = False  # predictions of missing pixels do not count in the score
     assert pair(x_btchw, valid_bhw).score_b[0] == pytest.approx((2 * 0.8 + 6 * 1e-4) / 8, abs=1e-6)
 
-    apart = Detector({"a": near, "b": Network(Seen((8.0, 8.0)), view(0))}, {"a": 1, "b": 1}, {"a": 1}, top_k=8)
+    apart = Detector({"a": near, "b": Network(FirstChannel((8.0, 8.0)), view(0))}, {"a": 1, "b": 1}, {"a": 1}, top_k=8)
     assert apart(x_btchw).agreement_b[0] < 0.4
     assert weighted_mean({"a": torch.ones(1), "b": torch.zeros(1)}, {"a": 1.0, "b": 3.0})[0] == 0.25
     record = single(near, classifiers=("a",))(x_btchw).score_b[0]

@@ -1,4 +1,4 @@
-"""A file answers as the model it was written from, to us and to those who have none of our code."""
+"""Exported files give the predictions of their model, with and without the code of this project."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def network(
     off: tuple[float, float] = (0.0, 0.0),
     **settings: Any,
 ) -> Network:
-    """With statistics and last layers as of a trained one: at the start it tells the same of every pixel."""
+    """Return a network with random statistics and last layers; otherwise it would predict the same for every pixel."""
     model = build(model_config(encoder, channels=SMALL, **settings), 3, frames)
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -59,12 +59,12 @@ def network(
 
 
 def one(encoder: str, head: str = "mask", frames: tuple[int, ...] = (0,), **settings: Any) -> Detector:
-    made = network(encoder, frames, head=head, **settings)
-    return single_network_detector(made.model, made.view, head, top_k=20, mask_shift=made.mask_shift).eval()
+    stage = network(encoder, frames, head=head, **settings)
+    return single_network_detector(stage.model, stage.view, head, top_k=20, mask_shift=stage.mask_shift).eval()
 
 
 def two_stages() -> Detector:
-    """Of different frames, sizes and normalisation, one of them off the image, flipped and turned."""
+    """Return two stages of different frames, sizes, normalisation and mask shifts, averaged over flips."""
     first = network("resnet10t", (0,), size=(96, 96), each=True, off=(0.5, 0.5))
     second = network("resnet10t", (-1, 0), mixer="mean", head="both")
     return Detector(
@@ -88,12 +88,12 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
 
 
 def predictor(detector: Detector, head: str = "mask", dtype: str = "uint8") -> Predictor:
-    """With its threshold and gate amid what it tells of noise."""
+    """Return a predictor whose threshold and gate lie within the range of its predictions for noise."""
     shape = (4, len(detector.offsets), 3, SIDE, SIDE)
     unit = torch.rand(shape)
     with torch.no_grad():
-        told = detector((unit * 255).byte() if dtype == "uint8" else unit.to(getattr(torch, dtype)))
-    threshold, gate = float(told.probability_bhw.median()), float(told.score_b.sort().values[:2].mean())
+        output = detector((unit * 255).byte() if dtype == "uint8" else unit.to(getattr(torch, dtype)))
+    threshold, gate = float(output.probability_bhw.median()), float(output.score_b.sort().values[:2].mean())
     return Predictor(
         path=Path("runs/mine"),
         detect=detector,
@@ -115,7 +115,7 @@ def predictor(detector: Detector, head: str = "mask", dtype: str = "uint8") -> P
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By suffix, of one model, beside what it answers on noise."""
+    """Files of one model by suffix, in the same folder as its predictions for noise."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("exported")
     model = predictor(one("resnet10t", off=(0.5, 0.5)))
@@ -123,9 +123,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for path in paths.values():
         export(model, path)
     window = np.random.default_rng(3).integers(0, 256, (3, 1, 3, SIDE, SIDE), np.uint8)
-    told = model.detect(torch.from_numpy(window), None)
-    mask = (told.probability_bhw >= model.decision.threshold) & (told.score_b >= model.decision.gate)[:, None, None]
-    answers = {"probability": told.probability_bhw.detach().numpy(), "mask": mask.numpy().astype(np.uint8)}
+    output = model.detect(torch.from_numpy(window), None)
+    mask = (output.probability_bhw >= model.decision.threshold) & (output.score_b >= model.decision.gate)[:, None, None]
+    answers = {"probability": output.probability_bhw.detach().numpy(), "mask": mask.numpy().astype(np.uint8)}
     np.savez(folder / "expected.npz", window=window, **answers)
     return paths
 
@@ -141,7 +141,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         pytest.param("two_stages", ".pt2", marks=pytest.mark.slow),
     ],
 )
-def test_a_file_answers_as_its_model(name: str, suffix: str, tmp_path: Path) -> None:
+def test_an_exported_file_gives_the_predictions_of_its_model(name: str, suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     head = {"classifier": "record", "both": "both"}.get(name, "mask")
     model = predictor(DETECTORS[name](), head)
@@ -151,7 +151,7 @@ def test_a_file_answers_as_its_model(name: str, suffix: str, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]
     read = load_exported(tmp_path / f"a{suffix}", CPU)
     assert replace(read, detect=model.detect, path=model.path) == model
-    # other values and batches than those that export itself compares on
+    # values and batch sizes other than those that export compares itself
     for batch in (1, 2, 5):
         window = np.random.default_rng(batch).integers(0, 256, (batch, len(model.offsets), 3, SIDE, SIDE), np.uint8)
         ours, theirs = model.predict(window), read.predict(window)
@@ -162,7 +162,7 @@ def test_a_file_answers_as_its_model(name: str, suffix: str, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_stores_of_floats(suffix: str, tmp_path: Path) -> None:
+def test_a_model_of_float_stores_takes_only_float_windows(suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(2)
     model = predictor(one("resnet10t"), dtype="float16")
     export(model, tmp_path / f"a{suffix}")
@@ -179,21 +179,21 @@ WITHOUT_US = {
     ".onnx": """
 import json, numpy, onnxruntime
 session = onnxruntime.InferenceSession(path)
-known = json.loads(session.get_modelmeta().custom_metadata_map["contrail"])
+metadata = json.loads(session.get_modelmeta().custom_metadata_map["contrail"])
 probability, mask, score, agreement = session.run(None, {"window": window})
 """,
     ".pt2": """
 import json, numpy, torch
 extra = {"contrail": ""}
 detector = torch.export.load(path, extra_files=extra).module()
-known = json.loads(extra["contrail"])
+metadata = json.loads(extra["contrail"])
 probability, mask, score, agreement = detector(torch.from_numpy(window)).values()
 """,
 }
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_file_is_of_use_without_this_project(suffix: str, exported: dict[str, Path], tmp_path: Path) -> None:
+def test_an_exported_file_runs_without_this_project(suffix: str, exported: dict[str, Path], tmp_path: Path) -> None:
     script = f"""
 import sys
 import numpy
@@ -203,8 +203,8 @@ window = expected["window"]
 for name, ours in (("probability", probability), ("mask", mask)):
     numpy.testing.assert_allclose(numpy.asarray(ours), expected[name], atol=1e-5)
 assert (numpy.asarray(mask).dtype, score.shape, agreement.shape) == (numpy.uint8, (3,), (3,))
-assert known["off"] == known["label_shift"] == [0.5, 0.5]
-assert known["decision"]["model"] == "sha256:0123"
+assert metadata["off"] == metadata["label_shift"] == [0.5, 0.5]
+assert metadata["decision"]["model"] == "sha256:0123"
 assert not [name for name in sys.modules if name.startswith(("contrail", "timm", "segmentation_models"))]
 """
     path = exported[suffix]
@@ -219,7 +219,7 @@ assert not [name for name in sys.modules if name.startswith(("contrail", "timm",
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_the_same_model_gives_the_same_bytes_and_none_of_this_machine(suffix: str, tmp_path: Path) -> None:
+def test_exports_of_one_model_are_identical_and_contain_no_local_paths(suffix: str, tmp_path: Path) -> None:
     written = []
     for _ in range(2):
         torch.manual_seed(4)
@@ -230,7 +230,7 @@ def test_the_same_model_gives_the_same_bytes_and_none_of_this_machine(suffix: st
     assert str(Path(module.__file__).parent).encode() not in written[0]
 
 
-def test_what_cannot_be_written_is_refused_and_nothing_is_left(
+def test_a_refused_export_leaves_no_new_files(
     exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(5)
@@ -245,12 +245,12 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(
         export(model, tmp_path / "a.pt")
     with pytest.raises(ContrailError, match="is an exported file"):
         export(load_exported(exported[".pt2"], CPU), tmp_path / "a.onnx")
-    # a form that does not answer as the model does
+    # an exported graph whose predictions differ from the model's
     right = open_graph
 
     def wrong(path: Path, device: torch.device) -> Any:
-        metadata, ask = right(path, device)
-        return metadata, lambda window: {k: v + (0.001 if k == "score" else 0) for k, v in ask(window).items()}
+        metadata, run_graph = right(path, device)
+        return metadata, lambda window: {k: v + (0.001 if k == "score" else 0) for k, v in run_graph(window).items()}
 
     monkeypatch.setattr("contrail_train.inference.export.open_graph", wrong)
     with pytest.raises(ContrailError, match=r"not written: the score .* differs by 1\.0e-03"):
@@ -259,13 +259,13 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(
     assert taken.read_text() == "mine"
 
 
-def test_masks_may_differ_at_their_threshold_alone() -> None:
+def test_exported_masks_may_differ_only_next_to_the_threshold() -> None:
     graph = module.ExportGraph(one("resnet10t"), Decision(0.5, 0.0, 1, ""))
 
     def answer(probability: float, mask: int) -> Callable[..., dict[str, torch.Tensor]]:
         plane = torch.full((1, 2, 2), probability)
-        told = {"probability": plane, "mask": torch.full((1, 2, 2), mask, dtype=torch.uint8)}
-        return lambda *_: told | {"score": torch.ones(1), "agreement": torch.ones(1)}
+        output = {"probability": plane, "mask": torch.full((1, 2, 2), mask, dtype=torch.uint8)}
+        return lambda *_: output | {"score": torch.ones(1), "agreement": torch.ones(1)}
 
     graph.forward = answer(0.50005, 1)  # type: ignore[method-assign]
     assert module.compare(graph, answer(0.49999, 0), [torch.zeros(1)], Path("a")).differing == 4
@@ -275,7 +275,7 @@ def test_masks_may_differ_at_their_threshold_alone() -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_damaged_or_foreign_file_ends_in_one_line(suffix: str, exported: dict[str, Path], tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_file_is_refused(suffix: str, exported: dict[str, Path], tmp_path: Path) -> None:
     content = exported[suffix].read_bytes()
     path = tmp_path / f"a{suffix}"
     for damaged in (b"", b"nothing", content[: len(content) // 2], content[2000:]):
@@ -287,7 +287,7 @@ def test_a_damaged_or_foreign_file_ends_in_one_line(suffix: str, exported: dict[
         with zipfile.ZipFile(exported[suffix]) as archive:
             largest = max(archive.infolist(), key=lambda one: one.file_size)
             at = content.index(archive.read(largest)) + largest.file_size // 2
-    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])  # weights like others
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])  # changes one bit of a weight
     with pytest.raises(ContrailError, match=f"{path.name}: (damaged|cannot be read)"):
         load_exported(path, CPU)
     path.unlink()
@@ -312,8 +312,8 @@ def read_entry(source: Path, name: str) -> bytes:
 
 
 def with_metadata(exported: dict[str, Path], suffix: str, target: Path, change: dict[str, Any] | None) -> Path:
-    known = json.loads(read_entry(exported[".pt2"], f"extra/{METADATA_KEY}"))
-    text = "{" if change is None else json.dumps(known | change)
+    metadata = json.loads(read_entry(exported[".pt2"], f"extra/{METADATA_KEY}"))
+    text = "{" if change is None else json.dumps(metadata | change)
     if suffix == ".pt2":
         return rewritten(exported[".pt2"], target, {f"extra/{METADATA_KEY}": text.encode()})
     onnx = pytest.importorskip("onnx")
@@ -326,7 +326,9 @@ def with_metadata(exported: dict[str, Path], suffix: str, target: Path, change: 
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_metadata_is_held_to_its_form(suffix: str, exported: dict[str, Path], tmp_path: Path) -> None:
+def test_invalid_metadata_is_refused_and_additional_keys_are_ignored(
+    suffix: str, exported: dict[str, Path], tmp_path: Path
+) -> None:
     path = tmp_path / f"a{suffix}"
     assert load_exported(with_metadata(exported, suffix, path, {"later": 1}), CPU).size == SIDE
     for change, line in (
@@ -350,10 +352,10 @@ class Harm:
 
 
 def test_code_in_a_file_is_never_run(exported: dict[str, Path], tmp_path: Path) -> None:
-    """What torch.export.load would run, or may: of the two that are tried, it makes a file."""
-    source, made = exported[".pt2"], tmp_path / "made"
+    """torch.export.load would or might run these changes; for two of them the test first shows that it does."""
+    source, canary = exported[".pt2"], tmp_path / "made"
     pickled = io.BytesIO()
-    torch.save((Harm(made),), pickled)
+    torch.save((Harm(canary),), pickled)
     config = "data/weights/model_weights_config.json"
     weights = json.loads(read_entry(source, config))
     first = next(iter(weights["config"].values()))
@@ -362,7 +364,7 @@ def test_code_in_a_file_is_never_run(exported: dict[str, Path], tmp_path: Path) 
     shape, operator = "Symbol('s", "torch.ops.aten.sigmoid.default"
     assert shape in graph
     assert operator in graph
-    touch = f"__import__('pathlib').Path('{made}').touch()"
+    touch = f"__import__('pathlib').Path('{canary}').touch()"
     signature = json.loads(graph)["graph_module"]["module_call_graph"][0]["signature"]
     answers = json.loads(signature["out_spec"])
     answers[1]["context"] = '{"__enum__": true, "fqn": "antigravity:A", "name": "a"}'
@@ -370,7 +372,7 @@ def test_code_in_a_file_is_never_run(exported: dict[str, Path], tmp_path: Path) 
         "sample inputs": {"data/sample_inputs/model.pt": pickled.getvalue()},
         "weights": {config: json.dumps(weights).encode(), f"data/weights/{first['path_name']}": pickled.getvalue()},
         "legacy weights": {"data/weights/model.pt": pickled.getvalue()},
-        "constants": {"data/constants/opaque_obj_0": pickle.dumps(Harm(made))},
+        "constants": {"data/constants/opaque_obj_0": pickle.dumps(Harm(canary))},
         "a library": {"data/aotinductor/model/a.so": b"\x7fELF"},
         "another model": {"models/other.json": graph.encode()},
         "a shape": {"models/model.json": graph.replace(shape, f"{touch} or {shape}").encode()},
@@ -385,16 +387,16 @@ def test_code_in_a_file_is_never_run(exported: dict[str, Path], tmp_path: Path) 
             "models/model.json": graph.replace(operator, "torch.ops.aten.from_file.default").encode()
         },
     }
-    for what in ("sample inputs", "a shape"):
+    for case in ("sample inputs", "a shape"):
         with contextlib.suppress(Exception):
-            torch.export.load(rewritten(source, tmp_path / "evil.pt2", changes[what]))
-        assert made.exists(), what  # so they would be
-        made.unlink()
-    for what, change in changes.items():
+            torch.export.load(rewritten(source, tmp_path / "evil.pt2", changes[case]))
+        assert canary.exists(), case  # torch.export.load runs the code
+        canary.unlink()
+    for case, change in changes.items():
         path = rewritten(source, tmp_path / "evil.pt2", change)
         with pytest.raises(ContrailError, match="could run code"):
             load_exported(path, CPU)
-        assert not made.exists(), what
+        assert not canary.exists(), case
 
 
 def test_onnx_without_its_packages_names_the_extra(

@@ -55,7 +55,9 @@ def test_predictions_lie_on_the_grid_of_the_stores_own_labels(store: Path, finis
     assert np.abs(plain - shifted).max() > 1e-4
 
 
-def test_the_digest_does_not_tell_how_a_path_was_typed(store: Path, finished: Path, tmp_path: Path) -> None:
+def test_the_digest_of_predictions_does_not_depend_on_the_path_of_the_store(
+    store: Path, finished: Path, tmp_path: Path
+) -> None:
     (tmp_path / "link").symlink_to(store)
     for name, path in (("a.zarr", store), ("b.zarr", tmp_path / "link")):
         assert run_train("predict", finished, path, "-o", tmp_path / name).returncode == 0
@@ -64,7 +66,7 @@ def test_the_digest_does_not_tell_how_a_path_was_typed(store: Path, finished: Pa
     assert "statistics" not in a
 
 
-def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_classifier_evaluates_and_predicts_records(store: Path, unseen: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "classifier"
     options = set_options(*TINY, "model.decoder=null", "model.record_head={}", f"data.train={store}")
     done = run_train("run", "unet2d", "--out", out, *options)
@@ -88,9 +90,12 @@ def test_a_classifier_of_records(store: Path, unseen: Path, finished: Path, tmp_
     opened = open_store(store)
     assert [row["record_id"] for row in rows] == opened["record_id"].values.tolist()
     assert {row["store"] for row in rows} == {opened.attrs["digest"]}
-    has = opened["positive_pixels"].values > 0
-    said = np.array([row["contrail"] == "1" for row in rows])
-    assert (int((said & has).sum()), int((said & ~has).sum())) == (result["tp"], result["fp"])
+    is_positive = opened["positive_pixels"].values > 0
+    is_predicted = np.array([row["contrail"] == "1" for row in rows])
+    assert (int((is_predicted & is_positive).sum()), int((is_predicted & ~is_positive).sum())) == (
+        result["tp"],
+        result["fp"],
+    )
     assert run_train("predict", out, store, "-o", table).returncode == 1  # exists
     assert run_train("predict", out, store, "-o", table, "--frames", "all", "--overwrite").returncode == 0
     assert len(table.read_text().splitlines()) == 1 + 16 * 8

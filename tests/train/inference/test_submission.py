@@ -1,4 +1,4 @@
-"""The competition's run lengths, and two runs against each other."""
+"""Submissions to the competition, and comparisons of two runs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from helpers.runs import set_options
 
 
 @given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=9)))
-def test_decoding_is_the_inverse(mask: np.ndarray) -> None:
+def test_decoding_inverts_encoding(mask: np.ndarray) -> None:
     np.testing.assert_array_equal(decode(encode(mask), mask.shape), mask)
 
 
-def test_the_published_rule() -> None:
+def test_run_lengths_follow_the_published_rule() -> None:
     """'1 3 10 5' implies pixels 1, 2, 3, 10, 11, 12, 13, 14; pixels are numbered from top to bottom, then left to
     right: 1 is pixel (1, 1), 2 is pixel (2, 1)."""
     pixels = decode("1 3 10 5", (4, 5)).T.ravel()
@@ -35,7 +35,7 @@ def test_the_published_rule() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["", "1", "a 2", "0 3", "5 2 6 1", "5 2 1 1", "19 3", "3 0"])
-def test_what_the_rule_does_not_allow(wrong: str) -> None:
+def test_invalid_run_lengths_are_refused(wrong: str) -> None:
     with pytest.raises(ContrailError, match="run lengths"):
         decode(wrong, (4, 5))
 

@@ -23,7 +23,7 @@ from helpers.models import DECODERS, WIDE, model_config, without_gradient
         ("hrnet_w18_small", None),  # levels with paths of their own
     ],
 )
-def test_any_decoder_on_any_pyramid(name: str, stem_stride: Any, decoder: Any) -> None:
+def test_any_decoder_works_on_any_pyramid(name: str, stem_stride: Any, decoder: Any) -> None:
     model = build(model_config(name, stem_stride=stem_stride, decoder=decoder, channels=WIDE), 2)
     logits = model(torch.randn(2, 1, 2, 40, 37), (20, 18))["logits_b1hw"]
     assert logits.shape == (2, 1, 20, 18)
@@ -34,7 +34,7 @@ def test_any_decoder_on_any_pyramid(name: str, stem_stride: Any, decoder: Any) -
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_any_decoder_on_four_levels_in_nhwc(decoder: Any) -> None:
+def test_any_decoder_works_on_four_nhwc_levels(decoder: Any) -> None:
     model = build(model_config("swin_tiny_patch4_window7_224", decoder=decoder, channels=WIDE), 3)
     model(torch.randn(2, 1, 3, 50, 33))["logits_b1hw"].square().sum().backward()
     assert without_gradient(model) == []
@@ -45,10 +45,8 @@ def test_any_decoder_on_four_levels_in_nhwc(decoder: Any) -> None:
     [("fpa", "cbam", "conv3d"), ("aspp", "scse", "lstm"), (None, "cbam", "mean"), (None, "scse", None)],
 )
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto"])
-def test_parts_of_the_unet(name: str, mixer: Any, centre: Any, attention: Any) -> None:
-    config = model_config(
-        name, mixer=mixer, centre=centre, attention=attention, deep_supervision=True, two_class=True
-    )
+def test_all_parts_of_the_unet_have_gradients(name: str, mixer: Any, centre: Any, attention: Any) -> None:
+    config = model_config(name, mixer=mixer, centre=centre, attention=attention, deep_supervision=True, two_class=True)
     model = build(config, 3, (-1, 0))
     output = model(torch.randn(2, 2, 3, 70, 50), (35, 25))
     assert output["auxiliary_bkhw"].shape == (2, 4, 35, 25)
@@ -58,11 +56,8 @@ def test_parts_of_the_unet(name: str, mixer: Any, centre: Any, attention: Any) -
     assert set(model.eval()(torch.randn(1, 2, 3, 64, 64))) == {"logits_b1hw"}
 
 
-def test_upsampling_of_the_unet() -> None:
+def test_nearest_and_bilinear_upsampling_differ() -> None:
     images = torch.randn(1, 1, 3, 64, 64)
-    nearest, bilinear = (
-        build(model_config(upsample=kind), 3).eval()
-        for kind in ("nearest", "bilinear")
-    )
+    nearest, bilinear = (build(model_config(upsample=kind), 3).eval() for kind in ("nearest", "bilinear"))
     bilinear.load_state_dict(nearest.state_dict())
     assert not torch.allclose(nearest(images)["logits_b1hw"], bilinear(images)["logits_b1hw"])

@@ -1,4 +1,4 @@
-"""Encoders, and weights that they start from."""
+"""Encoders, and the weights that they start from."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ ENCODERS = {
     "swin_base_patch4_window12_384": [4, 8, 16, 32],  # NHWC, made for 384 px
     "swinv2_base_window16_256": [4, 8, 16, 32],
     "swinv2_base_window12to24_192to384": [4, 8, 16, 32],
-    "coat_lite_medium": [4, 8, 16, 32],  # asks its patch embedding for the grid
+    "coat_lite_medium": [4, 8, 16, 32],  # gets the grid from its patch embedding
     "hrnet_w18": [2, 4, 8, 16, 32],
     "cspdarknet53": [1, 2, 4, 8, 16, 32],
     "resnest101e": [2, 4, 8, 16, 32],
-    "maxvit_tiny_rw_256": [2, 4, 8, 16, 32],  # takes multiples of 256 alone
+    "maxvit_tiny_rw_256": [2, 4, 8, 16, 32],  # only takes multiples of 256
     "convnext_tiny.dinov3": [4, 8, 16, 32],
 }
-"""Those of the notes, and their strides."""
+"""Encoders of many kinds, and the strides of their levels."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
-def test_encoders_of_the_notes_take_a_step(name: str) -> None:
+def test_encoders_of_many_kinds_take_a_training_step(name: str) -> None:
     channels = 3 + 8 * (len(name) % 2)
     # windows of 24 pad every level: 12 s at 256
     side = {"swinv2_base_window12to24_192to384": 64, "swinv2_base_window16_256": 128, "convnext_base": 128}.get(
@@ -89,11 +89,11 @@ def test_any_pyramid_segments_at_full_resolution(name: str, strides: list[int]) 
         ("convnext_atto", 224),
     ],
 )
-def test_at_its_own_size_an_encoder_is_the_model_of_that_name(name: str, side: int, tmp_path: Path) -> None:
-    """Windows and grids that bend to any size are, at the size in the name, those that weights were trained with."""
+def test_an_encoder_equals_the_timm_model_at_its_nominal_size(name: str, side: int, tmp_path: Path) -> None:
+    """Windows and grids adapt to any image size; at the size in the name they match the pretrained weights."""
     classifier = timm.create_model(name, num_classes=0).eval()
     for parameter in classifier.parameters():
-        if parameter.ndim == 1:  # scales that begin at zero would hide windows
+        if parameter.ndim == 1:  # scales that start at zero would hide errors of the windows
             parameter.data += 0.3 * torch.rand_like(parameter)
     torch.save(classifier.state_dict(), tmp_path / "weights.pth")
     encoder = build_encoder(name, 9, str(tmp_path / "weights.pth"), 0.0).eval()
@@ -115,7 +115,7 @@ def test_at_its_own_size_an_encoder_is_the_model_of_that_name(name: str, side: i
         ("coat_lite_tiny", [2, 4, 8, 16]),
     ],
 )
-def test_a_stem_that_does_not_stride(name: str, strides: list[int], tmp_path: Path) -> None:
+def test_a_stem_of_stride_one_halves_strides_and_keeps_weights(name: str, strides: list[int], tmp_path: Path) -> None:
     torch.save(trained(name).state_dict(), tmp_path / "weights.pth")
     usual = build_encoder(name, 3, str(tmp_path / "weights.pth"), 0.0).eval()
     encoder = build_encoder(name, 3, str(tmp_path / "weights.pth"), 0.0, stem_stride=1).eval()
@@ -129,7 +129,7 @@ def test_a_stem_that_does_not_stride(name: str, strides: list[int], tmp_path: Pa
     assert [s[2:] for s in shapes] == [(encoder.multiple // s, 2 * encoder.multiple // s) for s in strides]
 
 
-def test_an_unreachable_hub_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_reported_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("Name or service not known")
 
@@ -137,7 +137,7 @@ def test_an_unreachable_hub_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(huggingface_hub, "model_info", unreachable)
     with pytest.raises(ContrailError, match=r"Name or service.*model\.pretrained=PATH"):
         build_encoder("resnet10t", 3, True, 0.0)
-    # what the hub's cache holds needs no hub
+    # weights in the hub's cache are loaded without the hub
     weights = timm.create_model("resnet10t").state_dict()
     safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
@@ -146,7 +146,7 @@ def test_an_unreachable_hub_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def trained(name: str) -> torch.nn.Module:
-    """A classifier in which no two tensors are alike, so that a wrong match cannot pass."""
+    """A classifier in which no two tensors are equal, so that a wrong match cannot pass."""
     model = timm.create_model(name, num_classes=7)
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
@@ -156,7 +156,7 @@ def trained(name: str) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_atto"])
 @pytest.mark.parametrize("file", ["plain.safetensors", "nested.pth", "prefixed.pt"])
-def test_weights_of_a_classifier_by_name(name: str, file: str, tmp_path: Path) -> None:
+def test_weights_of_a_classifier_are_matched_by_name(name: str, file: str, tmp_path: Path) -> None:
     classifier, path = trained(name), tmp_path / file
     weights = classifier.state_dict()
     if file == "plain.safetensors":
@@ -171,7 +171,7 @@ def test_weights_of_a_classifier_by_name(name: str, file: str, tmp_path: Path) -
     assert torch.equal(features[-1], expected[-1])
 
 
-def test_weights_of_a_whole_run_serve_as_an_encoders(tmp_path: Path) -> None:
+def test_an_encoder_can_start_from_the_weights_of_a_run(tmp_path: Path) -> None:
     config = model_config("convnext_atto")
     model = build(config, in_channels=5)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "run.safetensors")
@@ -180,7 +180,7 @@ def test_weights_of_a_whole_run_serve_as_an_encoders(tmp_path: Path) -> None:
         assert torch.equal(again.encoder.state_dict()[key], value)
 
 
-def test_foreign_names_match_by_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_with_foreign_names_are_matched_by_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     weights = timm.create_model("tf_efficientnet_lite0").state_dict()
     foreign = {
         f"net{i}.{key.rpartition('.')[2]}": torch.rand_like(value)
@@ -209,7 +209,7 @@ def test_stem_is_adapted_to_other_channels(tmp_path: Path) -> None:
     weights = timm.create_model("resnet10t").state_dict()
     torch.save(weights, tmp_path / "rgb.pth")
     encoder = build_encoder("resnet10t", 9, str(tmp_path / "rgb.pth"), 0.0)
-    # a grey picture repeated nine times gives what it gives repeated three times
+    # nine copies of a grey image give the same features as three copies
     stem = encoder.state_dict()["backbone.conv1.0.weight"]
     assert stem.shape[1] == 9
     assert torch.allclose(stem.sum(1), weights["conv1.0.weight"].sum(1), atol=1e-6)

@@ -23,7 +23,7 @@ def test_the_difference_of_two_maps_has_the_cross_entropy_of_their_softmax() -> 
 
 @pytest.mark.parametrize("head", ["mask", "record", "both"])
 @pytest.mark.parametrize("name", ["resnet10t", "swin_tiny_patch4_window7_224", "hrnet_w18_small"])
-def test_heads(name: str, head: Any) -> None:
+def test_outputs_match_the_head(name: str, head: Any) -> None:
     model = build(model_config(name, head=head, mixer="conv3d"), 3, (-1, 0))
     output = model(torch.randn(2, 2, 3, 40, 64))
     shapes = {key: tuple(value.shape) for key, value in output.items()}
@@ -34,7 +34,7 @@ def test_heads(name: str, head: Any) -> None:
     assert (model.decoder is None) == (head == "record")
 
 
-def test_the_record_head_sees_the_maximum_and_the_mean() -> None:
+def test_the_record_head_pools_the_maximum_and_the_mean() -> None:
     model = build(model_config(head="record"), 3).eval()
     assert abs(model(torch.randn(4, 1, 3, 64, 64))["record_logit_b1"].mean().item()) < 1  # no bias to begin with
     assert model.record_head is not None

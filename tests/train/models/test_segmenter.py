@@ -1,4 +1,4 @@
-"""Whole models."""
+"""Complete segmentation models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.models import DECODERS, WIDE, model_config
 
 
 class Echo(torch.nn.Module):
-    """Stands in for encoder, decoder and head: hands the padded image through."""
+    """Stands in for encoder, decoder and head, and returns the padded image."""
 
     strides = (32,)
     channels = (1,)
@@ -24,7 +24,7 @@ class Echo(torch.nn.Module):
         return x if size else [x]
 
 
-def test_padding_is_cropped_where_it_was_put() -> None:
+def test_padding_is_cropped_where_it_was_added() -> None:
     model = build(model_config(), in_channels=1)
     model.encoder, model.decoder, model.mask_head = Echo(), Echo(), torch.nn.Identity()  # type: ignore[assignment]
     for size in ((100, 70), (64, 33)):
@@ -34,11 +34,11 @@ def test_padding_is_cropped_where_it_was_put() -> None:
         assert model(image, half)["logits_b1hw"].shape[2:] == half
 
 
-def test_an_image_larger_than_its_label() -> None:
+def test_logits_are_resized_to_a_label_smaller_than_the_image() -> None:
     model = build(model_config(), 3).eval()
     x_btchw = torch.randn(1, 1, 3, 128, 128)
     full, small = model(x_btchw)["logits_b1hw"], model(x_btchw, (64, 64))["logits_b1hw"]
-    torch.testing.assert_close(small, functional.avg_pool2d(full, 2))  # what bilinear is at a half
+    torch.testing.assert_close(small, functional.avg_pool2d(full, 2))  # equals bilinear resizing by a half
 
 
 @pytest.mark.slow
@@ -53,7 +53,7 @@ def test_an_image_larger_than_its_label() -> None:
     ],
     ids=lambda settings: "-".join(str(value) for value in settings.values()),
 )
-def test_loss_of_one_batch_falls_below_a_tenth(settings: dict[str, Any]) -> None:
+def test_a_model_overfits_one_batch(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = build(model_config(channels=WIDE, **settings), in_channels=3)
     target = torch.zeros(2, 1, 64, 64)
@@ -61,7 +61,7 @@ def test_loss_of_one_batch_falls_below_a_tenth(settings: dict[str, Any]) -> None
     image = target[:, None] + 0.2 * torch.rand(2, 1, 3, 64, 64)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses: list[float] = []
-    while not losses or losses[-1] >= 0.05:  # a thirtieth of the start, a tenth of what knowing nothing costs
+    while not losses or losses[-1] >= 0.05:  # a thirtieth of the initial loss, a tenth of that of a constant
         assert len(losses) < 40, losses
         output = model(image)
         loss = functional.binary_cross_entropy_with_logits(output["logits_b1hw"], target)
@@ -77,7 +77,7 @@ def test_loss_of_one_batch_falls_below_a_tenth(settings: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     "settings", [*({"decoder": decoder} for decoder in DECODERS), {"centre": "fpa"}, {"centre": "aspp"}], ids=str
 )
-def test_one_sample_a_step_can_be_normalised(settings: dict[str, Any]) -> None:
+def test_a_batch_of_one_sample_can_be_normalised(settings: dict[str, Any]) -> None:
     model = build(model_config(channels=WIDE, head="both", **settings), 3)
     model(torch.randn(1, 1, 3, 64, 64))
 
@@ -92,19 +92,19 @@ def test_group_norm_leaves_no_batch_norm_outside_the_encoder() -> None:
 
 
 @pytest.mark.slow
-def test_one_graph_for_the_compiler() -> None:
+def test_a_model_compiles_to_one_graph() -> None:
     torch.compiler.reset()
     config = model_config("coat_lite_tiny", mixer="conv3d", blocks=1, head="both")
     model = build(config, 3, (-1, 0, 1)).eval()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     images = torch.randn(2, 3, 3, 50, 70)
     with torch.no_grad():
-        made = compiled(images, (32, 32))
+        outputs = compiled(images, (32, 32))
         for key, expected in model(images, (32, 32)).items():
-            torch.testing.assert_close(made[key], expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(outputs[key], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_what_the_model_does_not_take() -> None:
+def test_images_of_wrong_size_or_frame_count_are_refused() -> None:
     model = build(model_config(), in_channels=3)
     with pytest.raises(ValueError, match="one frame per sample, not 2"):
         model(torch.zeros(1, 2, 3, 64, 64))

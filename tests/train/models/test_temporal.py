@@ -1,4 +1,4 @@
-"""Several frames made one: against plain 3-D convolutions, and against the model of one frame."""
+"""Mixers of several frames, compared with plain 3-D convolutions and with the model of one frame."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {"channels": [16, 16, 8, 8, 8]}
 
 
 def scramble(module: nn.Module) -> None:
-    """No scale is 0 or 1 any more, and no statistics are those of the start, so that nothing can hide."""
+    """Randomise scales and statistics, because initial values of 0 and 1 would hide errors."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d | nn.GroupNorm):
             nn.init.uniform_(part.weight, 0.5, 1.5)
@@ -30,13 +30,13 @@ def scramble(module: nn.Module) -> None:
 
 
 def normed(x_bcthw: Tensor, norm: Any) -> Tensor:
-    if isinstance(norm, nn.GroupNorm):  # of each frame on its own
+    if isinstance(norm, nn.GroupNorm):  # each frame separately
         return torch.stack([norm(frame) for frame in x_bcthw.unbind(2)], dim=2)
     return functional.batch_norm(x_bcthw, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def plain(block: Block3d, x_bcthw: Tensor) -> Tensor:
-    """The block as the notes write it, of 3-D convolutions over all frames."""
+    """Apply the block as plain 3-D convolutions over all frames."""
     first, norm1, _, second = block.reduce
     norm2, _, last = block.expand
     x = functional.relu(normed(functional.conv3d(x_bcthw, first.weight[:, :, None]), norm1))  # type: ignore[union-attr,index]
@@ -51,7 +51,7 @@ def plain(block: Block3d, x_bcthw: Tensor) -> Tensor:
     ("frames", "labelled", "blocks"),
     [(7, 3, 3), (5, 2, 3), (8, 4, 3), (8, 4, 1), (7, 3, 6), (4, 3, 3), (8, 7, 2), (3, 0, 2), (2, 1, 2)],
 )
-def test_the_cone_gives_what_plain_3d_convolutions_give(frames: int, labelled: int, blocks: int, norm: Any) -> None:
+def test_the_cone_equals_plain_3d_convolutions(frames: int, labelled: int, blocks: int, norm: Any) -> None:
     torch.manual_seed(frames * blocks)
     cone = Blocks3d(24, frames, labelled, blocks, norm).eval()
     scramble(cone)
@@ -65,7 +65,7 @@ def test_the_cone_gives_what_plain_3d_convolutions_give(frames: int, labelled: i
         torch.testing.assert_close(cone(last), expected[:, :, labelled], atol=1e-5, rtol=1e-5)
 
 
-def test_the_cone_computes_no_frame_in_vain() -> None:
+def test_the_cone_computes_only_the_frames_it_needs() -> None:
     cone, seen = Blocks3d(8, 7, 3, 3, "batch"), []
     for module in cone.modules():
         if isinstance(module, nn.Conv2d):
@@ -76,13 +76,13 @@ def test_the_cone_computes_no_frame_in_vain() -> None:
 
 @pytest.mark.parametrize("kind", ["conv3d", "lstm"])
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_a_mixer_begins_as_the_labelled_frame(kind: Any, norm: Any) -> None:
+def test_an_untrained_mixer_returns_the_labelled_frame(kind: Any, norm: Any) -> None:
     x_tbchw = torch.randn(5, 2, 12, 4, 6)
     assert torch.equal(build_mixer(MixerConfig(kind=kind, blocks=2), 12, 5, 3, norm)(x_tbchw), x_tbchw[3])
 
 
 @pytest.mark.parametrize(("mixer", "norm"), [("conv3d", "batch"), ("conv3d", "group"), ("lstm", "batch")])
-def test_with_the_weights_of_one_frame_a_model_begins_as_the_model_of_one_frame(mixer: Any, norm: Any) -> None:
+def test_a_multi_frame_model_starts_with_the_predictions_of_its_single_frame_model(mixer: Any, norm: Any) -> None:
     one = build(model_config(**SMALL, norm=norm), 3).eval()
     several = build(model_config(**SMALL, norm=norm, mixer=mixer), 3, (-3, -2, -1, 0, 1)).eval()
     missing = several.load_state_dict(one.state_dict(), strict=False)
@@ -95,7 +95,7 @@ def test_with_the_weights_of_one_frame_a_model_begins_as_the_model_of_one_frame(
 
 
 def influence(model: nn.Module, frames: int) -> list[bool]:
-    """Which frames the answer depends on, by gradient."""
+    """Return which frames the output depends on, by gradient."""
     scramble(model)
     x_btchw = torch.randn(2, frames, 3, 32, 32, requires_grad=True)
     model.eval()(x_btchw)["logits_b1hw"].square().sum().backward()
@@ -114,11 +114,11 @@ def influence(model: nn.Module, frames: int) -> list[bool]:
         (None, range(-4, 4), [0, 0, 0, 0, 1, 0, 0, 0]),
     ],
 )
-def test_the_frames_that_count(mixer: Any, frames: Any, expected: list[int]) -> None:
+def test_only_frames_that_influence_the_output_are_encoded(mixer: Any, frames: Any, expected: list[int]) -> None:
     model, encoded = build(model_config(**SMALL, mixer=mixer), 3, frames), []
     model.encoder.register_forward_hook(lambda _, args, __: encoded.append(len(args[0])))
     assert influence(model, len(frames)) == [bool(e) for e in expected]
-    assert encoded == [2 * sum(expected)]  # and no others are encoded
+    assert encoded == [2 * sum(expected)]  # no other frames are encoded
 
 
 def test_order_in_time_matters_to_blocks_and_lstm_and_not_to_the_mean() -> None:
@@ -130,23 +130,23 @@ def test_order_in_time_matters_to_blocks_and_lstm_and_not_to_the_mean() -> None:
             assert torch.allclose(mixer(x_tbchw), mixer(x_tbchw.flip(0)), atol=1e-6) == same
 
 
-def test_levels_that_are_not_mixed_show_the_labelled_frame() -> None:
+def test_levels_that_are_not_mixed_pass_on_the_labelled_frame() -> None:
     torch.manual_seed(0)
     model = build(model_config(**SMALL, mixer="mean", levels=[3, 4]), 3, (-1, 0, 1)).eval()
     assert list(model.mixers) == ["3", "4"]
-    given: list[list[Tensor]] = []
+    decoder_inputs: list[list[Tensor]] = []
     assert model.decoder is not None
-    model.decoder.register_forward_hook(lambda _, args, __: given.append(args[0]))
+    model.decoder.register_forward_hook(lambda _, args, __: decoder_inputs.append(args[0]))
     x_btchw = torch.randn(2, 3, 3, 64, 64)
     with torch.no_grad():
         model(x_btchw)
         each = [model.encoder(frame) for frame in x_btchw.unbind(1)]
-    for level, features in enumerate(given[0]):
+    for level, features in enumerate(decoder_inputs[0]):
         frames = [each[t][level] for t in range(3)]
         torch.testing.assert_close(features, sum(frames) / 3 if level >= 3 else frames[1], atol=1e-4, rtol=1e-4)
 
 
-def test_a_record_head_mixes_the_deepest_level_alone() -> None:
+def test_a_record_head_mixes_only_the_deepest_level() -> None:
     model = build(model_config(**SMALL, head="record", mixer="conv3d", blocks=6), 3, (-1, 0, 1))
     assert list(model.mixers) == ["4"]
     assert len(model.mixers["4"].blocks) == 6  # type: ignore[arg-type]
@@ -154,7 +154,7 @@ def test_a_record_head_mixes_the_deepest_level_alone() -> None:
 
 @pytest.mark.parametrize("frames", [range(-t // 2, -t // 2 + t) for t in range(2, 9)] + [range(-7, 1), [-7, -3, 0]])
 @pytest.mark.parametrize("mixer", ["conv3d", "lstm"])
-def test_any_window_trains_with_a_gradient_everywhere(frames: Any, mixer: Any) -> None:
+def test_every_parameter_has_a_gradient_for_any_window_of_frames(frames: Any, mixer: Any) -> None:
     model = build(model_config(**SMALL, mixer=mixer, blocks=2, head="both"), 3, frames)
     output = model(torch.randn(2, len(frames), 3, 32, 32))
     (output["logits_b1hw"].sum() + output["record_logit_b1"].sum()).backward()
@@ -162,7 +162,7 @@ def test_any_window_trains_with_a_gradient_everywhere(frames: Any, mixer: Any) -
 
 
 @pytest.mark.parametrize("mixer", ["conv3d", "lstm", "mean"])
-def test_half_precision(mixer: Any) -> None:
+def test_gradients_are_finite_in_half_precision(mixer: Any) -> None:
     model = build(model_config(**SMALL, mixer=mixer), 3, (-1, 0, 1))
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(torch.randn(2, 3, 3, 32, 32))["logits_b1hw"]
@@ -178,14 +178,14 @@ def test_half_precision(mixer: Any) -> None:
         ({"levels": [2], "decoder": "deeplabv3plus"}, r"model\.mixer\.levels: .* only levels \[1, 4\]"),
     ],
 )
-def test_levels_that_are_not_there_or_not_looked_at(settings: dict[str, Any], message: str) -> None:
+def test_missing_or_unused_levels_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ContrailError, match=message):
         build(model_config(**SMALL, mixer="conv3d", **settings), 3, (-1, 0, 1))
 
 
 @pytest.mark.slow
-def test_what_only_time_tells_is_learnt() -> None:
-    """Two kinds of lines that look alike: those that were there before are no contrails. No single frame can tell."""
+def test_a_multi_frame_model_learns_what_a_single_frame_cannot_show() -> None:
+    """Lines that are also in the earlier frame are not contrails, so a single frame does not show which line is one."""
     rng = torch.Generator().manual_seed(0)
 
     def batch() -> tuple[Tensor, Tensor]:
@@ -211,6 +211,6 @@ def test_what_only_time_tells_is_learnt() -> None:
             losses.append(loss.item())
         return sum(losses[-10:]) / 10
 
-    chance = 2 / 32 * 0.6931  # of the loss: each of two lines may be it
+    chance = 2 / 32 * 0.6931  # the loss if each of the two lines may be the contrail
     assert loss_after(80, [0]) > 0.9 * chance
     assert loss_after(80, [-1, 0, 1]) < 0.3 * chance

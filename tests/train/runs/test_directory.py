@@ -15,7 +15,7 @@ from helpers.cli import run_train
 from helpers.runs import TINY, run_steps, set_options
 
 
-def test_the_run_directory_tells_what_was_done(store: Path, finished: Path) -> None:
+def test_a_run_directory_records_settings_stores_losses_and_calibration(store: Path, finished: Path) -> None:
     import yaml
 
     config = yaml.safe_load((finished / "config.yaml").read_text())

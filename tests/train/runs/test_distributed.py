@@ -29,8 +29,8 @@ fit(parse_config(yaml.safe_load(open(sys.argv[1])), "test"), Path(sys.argv[2]), 
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_gradient_of_one(store: Path, tmp_path: Path) -> None:
-    """Through torchrun and gloo: batch norms over both, cross-entropy and global Dice."""
+def test_two_processes_compute_the_gradient_of_one(store: Path, tmp_path: Path) -> None:
+    """Train with torchrun and gloo, batch norms over both processes, cross-entropy and global Dice."""
     import torch
 
     from contrail_train.config.presets import get_config
@@ -45,6 +45,6 @@ def test_two_processes_have_the_gradient_of_one(store: Path, tmp_path: Path) -> 
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
     one, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("one-0", "two-0", "two-1"))
-    for alone, a, b in zip(one, first, second, strict=True):
+    for reference, a, b in zip(one, first, second, strict=True):
         assert torch.equal(a, b)
-        torch.testing.assert_close(a, alone, rtol=0, atol=1e-3 * float(alone.abs().max()))
+        torch.testing.assert_close(a, reference, rtol=0, atol=1e-3 * float(reference.abs().max()))

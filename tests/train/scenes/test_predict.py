@@ -1,4 +1,4 @@
-"""Whole scans: tiles there and back, files that others open, what is refused."""
+"""Prediction on whole scans: tiling, output files and refusals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def red(run: Path, **changes):
-    """A predictor whose probability is the composite's red channel: what goes there and back is known."""
+    """Return a predictor whose probability is the composite's red channel, so that the expected output is known."""
 
     class Red(type(load_predictor(run))):
         def predict(self, window_btchw, valid_bhw=None):
@@ -49,20 +49,20 @@ def red(run: Path, **changes):
     return Red(**{**vars(model), "pixel": 2000.0, "size": 64, "native": False, **changes})
 
 
-def shots_of(folder: Path):
+def scans_of(folder: Path):
     return list_abi_scans(str(folder), (11, 14, 15)).scans
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_there_and_back_is_the_identity(folder: Path, finished: Path, native: bool) -> None:
-    """Up to two bilinear resamplings of a smooth field; a native tile is not resampled at all."""
+def test_predictions_return_to_their_place_on_the_scan(folder: Path, finished: Path, native: bool) -> None:
+    """Two bilinear resamplings of a smooth field change little; a native tile is not resampled."""
     model = red(finished, native=native)
-    made = predict_scans(model, shots_of(folder), [np.datetime64(NOON)], Tiling(64))
+    predicted = predict_scans(model, scans_of(folder), [np.datetime64(NOON)], Tiling(64))
     files = [parse_name(str(path)) for path in sorted(folder.iterdir())]
     scan = group_scans([f for f in files if f is not None])[0][2]
     scene = open_abi_scans([scan])
     expected = composite_of(scene, COMPOSITES["ash"]).values[0, 0]
-    got = made["probability"].values[0]
+    got = predicted["probability"].values[0]
     np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
     assert 0.05 < np.isnan(got).mean() < 0.3  # the wedge
     off = np.abs(got - expected)[~np.isnan(got)]
@@ -71,26 +71,26 @@ def test_there_and_back_is_the_identity(folder: Path, finished: Path, native: bo
     else:
         assert np.median(off) < 0.01
         assert np.quantile(off, 0.99) < 0.1
-    x, y = made["x"].values, made["y"].values
+    x, y = predicted["x"].values, predicted["y"].values
     np.testing.assert_array_equal(x, scene["x"].values)
-    assert grid_of(made) == grid_of(scene)
+    assert grid_of(predicted) == grid_of(scene)
     assert y[0] > y[-1]
 
 
-def test_no_seam_a_shifted_tiling_agrees(folder: Path, finished: Path) -> None:
-    """Of a model that sees its surroundings: the median pixel moves by less than 0.01, 99 of 100 by less than 0.1."""
+def test_a_shifted_tiling_gives_nearly_the_same_probabilities(folder: Path, finished: Path) -> None:
+    """The model sees the surroundings of a pixel: the median changes by less than 0.01, 99 of 100 by less than 0.1."""
     model = replace(load_predictor(finished), pixel=2000.0, size=64)
-    here, there = (
-        predict_scans(model, shots_of(folder), [np.datetime64(NOON)], Tiling(64, shift=shift))["probability"].values
+    unshifted, shifted = (
+        predict_scans(model, scans_of(folder), [np.datetime64(NOON)], Tiling(64, shift=shift))["probability"].values
         for shift in ((0.0, 0.0), (0.5, 0.37))
     )
-    off = np.abs(here - there)
-    np.testing.assert_array_equal(np.isnan(here), np.isnan(there))
+    off = np.abs(unshifted - shifted)
+    np.testing.assert_array_equal(np.isnan(unshifted), np.isnan(shifted))
     assert np.nanmedian(off) < 0.01
     assert np.nanquantile(off, 0.99) < 0.1
 
 
-def test_files_that_others_open(folder: Path, finished: Path, tmp_path: Path) -> None:
+def test_output_files_are_readable_by_other_software(folder: Path, finished: Path, tmp_path: Path) -> None:
     names = [tmp_path / f"scene.{suffix}" for suffix in ("nc", "zarr", "tif", "geojson", "png", "gif")]
     options = [part for name in names for part in ("-o", name)]
     done = run_train("predict", finished, folder, "--time", NOON, "--min-pixels", 2, "--altitude", 11000, *options)
@@ -106,15 +106,15 @@ def test_files_that_others_open(folder: Path, finished: Path, tmp_path: Path) ->
         row = cf["scan_time"].values[0]
         assert START + np.timedelta64(20, "m") <= row[0] < row[-1] < START + np.timedelta64(21, "m")
         latitude, longitude = grid_of(cf).geodetic()
-    with rasterio.open(f"netcdf:{names[0]}:valid") as file:  # what QGIS does: places by GDAL alone
+    with rasterio.open(f"netcdf:{names[0]}:valid") as file:  # as in QGIS: only GDAL determines the coordinates
         i, j = 40, 70
         xs, ys = transform(file.crs, "EPSG:4326", *([v] for v in file.xy(i, j)))
         assert (xs[0], ys[0]) == (pytest.approx(longitude[i, j], abs=1e-6), pytest.approx(latitude[i, j], abs=1e-6))
     with rasterio.open(names[2]) as file:
         assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
         assert file.crs.to_epsg() == 4326
-        warped, told = file.read(1), file.read(2)
-        assert ((told == 255) == (warped == 255)).all()
+        warped, warped_mask = file.read(1), file.read(2)
+        assert ((warped_mask == 255) == (warped == 255)).all()
         for i, j in np.argwhere(valid)[::997]:
             value = next(file.sample([(longitude[i, j], latitude[i, j])]))[0]
             near = probability[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
@@ -126,7 +126,7 @@ def test_files_that_others_open(folder: Path, finished: Path, tmp_path: Path) ->
     assert "exists; choose another -o" in again.stderr
 
 
-def test_all_times_and_what_is_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
+def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
     done = run_train("predict", finished, folder, "-o", tmp_path / "all.nc", "-o", tmp_path / "p.png")
     assert done.returncode == 0, done.stderr
     with xr.open_dataset(tmp_path / "all.nc") as cf:
@@ -138,7 +138,7 @@ def test_all_times_and_what_is_refused(folder: Path, finished: Path, tmp_path: P
     assert part.returncode == 0, part.stderr
     with xr.open_dataset(tmp_path / "part.nc") as cf:
         assert cf.sizes["y"] < 80
-    for args, told in [
+    for args, message in [
         (["-o", tmp_path / "x.jpg"], "not a format of scenes"),
         (["-o", tmp_path / "x.nc", "--time", "2024-03-01T15:00"], "no ABI file"),
         (["-o", tmp_path / "x.nc", "--area", 60, -93, 61, -92], "lies outside of the scan"),
@@ -148,7 +148,7 @@ def test_all_times_and_what_is_refused(folder: Path, finished: Path, tmp_path: P
     ]:
         failed = run_train("predict", finished, folder, *args)
         assert failed.returncode == 1, args
-        assert told in failed.stderr.splitlines()[-1], failed.stderr
+        assert message in failed.stderr.splitlines()[-1], failed.stderr
         assert not (tmp_path / "x.nc").exists()
     few = tmp_path / "few"
     write_abi(few, START, scans=1, size=(100, 100), bands=(11, 15))

@@ -16,13 +16,13 @@ from helpers.runs import CONVNEXT, TINY, run_steps, set_options
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_to_the_same_weights(store: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(store: Path, finished: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     out = tmp_path / "killed"
     options = set_options(*TINY, f"data.train={store}")
     command = ["-m", "contrail_train", "run", "unet2d", "--out", out, *options, "--checkpoint-minutes", 0]
-    # Steps 4 to 6 are the second epoch: the last whole checkpoint lies within it.
+    # Steps 4 to 6 are the second epoch: the last complete checkpoint lies within it.
     run_until_killed(command, pattern=f"{out}/checkpoints/step-*6.safetensors", events=["os.rename"])
     assert list(out.glob("checkpoints/step-*5.safetensors"))
     assert not (out / "calibration.json").exists()
@@ -43,12 +43,12 @@ def test_killed_it_goes_on_to_the_same_weights(store: Path, finished: Path, tmp_
     assert steps == sorted(steps)
 
 
-def test_training_on_pseudo_labels(store: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_run_trains_on_pseudo_labels(store: Path, finished: Path, tmp_path: Path) -> None:
     pseudo = tmp_path / "train.pseudo.zarr"
     from contrail_data.cli.main import main
 
-    made = run_command(main, "pseudo-label", store, "--model", finished, "-o", pseudo)
-    assert made.returncode == 0, made.stderr
+    labelled = run_command(main, "pseudo-label", store, "--model", finished, "-o", pseudo)
+    assert labelled.returncode == 0, labelled.stderr
     from contrail_train.runs.checkpoint import file_digest
 
     assert open_store(pseudo).attrs["model"] == file_digest(finished / "best.safetensors")
@@ -59,69 +59,69 @@ def test_training_on_pseudo_labels(store: Path, finished: Path, tmp_path: Path) 
     assert json.loads((out / "environment.json").read_text())["stores"].keys() == {str(store), str(pseudo)}
 
 
-def test_gradients_accumulate_to_those_of_the_whole_batch(store: Path, tmp_path: Path) -> None:
-    whole = run_steps(store, tmp_path / "a", *CONVNEXT)
-    parts = run_steps(store, tmp_path / "b", *CONVNEXT, "micro_batch=3")
-    for a, b in zip(whole, parts, strict=True):
+def test_accumulated_gradients_equal_those_of_the_whole_batch(store: Path, tmp_path: Path) -> None:
+    full_batch = run_steps(store, tmp_path / "a", *CONVNEXT)
+    micro_batches = run_steps(store, tmp_path / "b", *CONVNEXT, "micro_batch=3")
+    for a, b in zip(full_batch, micro_batches, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
 
 
-def test_out_of_memory_halves_what_goes_through_at_once(store: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_out_of_memory_halves_the_micro_batch(store: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     import torch
 
     from contrail_train.models.segmenter import Segmenter
 
-    whole = run_steps(store, tmp_path / "a", *CONVNEXT)
+    full_batch = run_steps(store, tmp_path / "a", *CONVNEXT)
     forward = Segmenter.forward
 
-    def small(self: Segmenter, x_btchw: torch.Tensor, *size: object) -> object:
+    def limited_forward(self: Segmenter, x_btchw: torch.Tensor, *size: object) -> object:
         if len(x_btchw) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, x_btchw, *size)
 
-    monkeypatch.setattr(Segmenter, "forward", small)
+    monkeypatch.setattr(Segmenter, "forward", limited_forward)
     halved = run_steps(store, tmp_path / "b", *CONVNEXT)
     assert "from now on 2 samples pass through the model at once" in capsys.readouterr().err
-    assert halved[0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=1e-3)
+    assert halved[0]["grad_norm"] == pytest.approx(full_batch[0]["grad_norm"], rel=1e-3)
 
 
-def test_a_loss_that_is_no_number_stops_with_its_batch_saved(store: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_loss_of_nan_stops_training_and_saves_the_batch(store: Path, tmp_path: Path, monkeypatch) -> None:
     from safetensors import safe_open
 
     from contrail_train.training import step
 
     true_loss, calls = step.total_loss, []
 
-    def sometimes(*args: object, **options: object) -> object:
+    def sometimes_nan(*args: object, **options: object) -> object:
         calls.append(1)
         return true_loss(*args, **options) * (float("nan") if len(calls) == 2 else 1)
 
-    monkeypatch.setattr(step, "total_loss", sometimes)
+    monkeypatch.setattr(step, "total_loss", sometimes_nan)
     with pytest.raises(ContrailError, match=r"loss of step 1 is nan.*nonfinite-step-1\.safetensors"):
         run_steps(store, tmp_path / "run")
     with safe_open(tmp_path / "run/nonfinite-step-1.safetensors", "pt") as file:
-        facts = json.loads(file.metadata()["facts"])
+        metadata = json.loads(file.metadata()["facts"])
         image = file.get_tensor("image_btchw").numpy()
     ds = open_store(store)
     ids = list(ds["record_id"].values)
-    for record, frames in zip(facts["record_ids"], image, strict=True):
+    for record, frames in zip(metadata["record_ids"], image, strict=True):
         np.testing.assert_array_equal(frames[0], ds["image"].values[ids.index(record), 4])
 
 
-def test_what_is_frozen_stays(store: Path, finished: Path, tmp_path: Path) -> None:
+def test_frozen_parts_keep_their_weights(store: Path, finished: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    begun = load_file(finished / "best.safetensors")
+    initial = load_file(finished / "best.safetensors")
     for name, frozen in (("encoder", "encoder."), ("batch_norm", "running_mean")):
         out = tmp_path / name
         settings = ("epochs=1", f"start={finished}", f"model.freeze=[{name}]", f"data.train={store}")
         done = run_train("run", "unet2d", "--out", out, *set_options(*TINY, *settings))
         assert done.returncode == 0, done.stderr
-        ended = load_file(out / "best.safetensors")
-        same = {key for key, tensor in begun.items() if tensor.equal(ended[key])}
-        assert {key for key in begun if frozen in key} <= same
-        assert any("decoder" in key and "weight" in key for key in begun.keys() - same)
+        final = load_file(out / "best.safetensors")
+        same = {key for key, tensor in initial.items() if tensor.equal(final[key])}
+        assert {key for key in initial if frozen in key} <= same
+        assert any("decoder" in key and "weight" in key for key in initial.keys() - same)
 
 
 def test_the_best_epochs_are_averaged(store: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-""""""
+"""Losses: values by hand, comparisons with other implementations, and several processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _seed() -> None:
 
 
 def only(**terms: Any) -> LossConfig:
-    """A loss of these terms, by weight; `term_parameter` sets the parameter of a term that has one."""
+    """Return a loss of these terms and weights; `term_parameter` sets a parameter of a term."""
     settings: dict[str, Any] = {"bce": 0.0}
     for name, value in terms.items():
         term, _, parameter = name.partition("_")
@@ -40,13 +40,13 @@ def only(**terms: Any) -> LossConfig:
 
 
 def batch(seed: int = 0, b: int = 4, side: int = 12) -> tuple[Tensor, Tensor]:
-    """Logits, and a hard target a tenth of which is contrail."""
+    """Return logits and a hard target in which a tenth of the pixels is contrail."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(b, 1, side, side, generator=generator)
     return logits, (torch.rand(b, 1, side, side, generator=generator) < 0.1).float()
 
 
-# by hand
+# values calculated by hand
 def test_bce_is_the_weighted_mean_over_samples() -> None:
     logits = torch.stack([torch.zeros(1, 2, 2), torch.full((1, 2, 2), math.log(3))])  # p = 1/2, 3/4
     target = torch.zeros(2, 1, 2, 2)
@@ -54,30 +54,30 @@ def test_bce_is_the_weighted_mean_over_samples() -> None:
     assert loss.item() == pytest.approx(2 * (math.log(2) + 0.5 * math.log(4)) / 1.5)
 
 
-def test_dice_sums_over_the_batch_with_weights_inside_before_dividing() -> None:
+def test_dice_applies_weights_and_sums_over_the_batch_before_dividing() -> None:
     logits = torch.zeros(2, 1, 2, 2)  # p = 1/2 everywhere: Σp = 2 a sample
     target = torch.zeros(2, 1, 2, 2)
     target[0] = 1.0
     weight = torch.tensor([1.0, 0.5])
-    # Σwpt = 2, Σwp = 2 + 1, Σwt = 4, and one pixel of smoothing; of the complement 1, 2 + 1 and 2
+    # Σwpt = 2, Σwp = 2 + 1, Σwt = 4, and one pixel of smoothing; for the complement 1, 2 + 1 and 2
     dice, clear = (2 * 2 + 1) / (3 + 4 + 1), (2 * 1 + 1) / (3 + 2 + 1)
     assert segmentation_loss(logits, target, weight, only(dice=3.0)).item() == pytest.approx(3 * (1 - dice))
     both = segmentation_loss(logits, target, weight, only(symmetric_dice=1.0))
     assert both.item() == pytest.approx(1 - (dice + clear) / 2)
 
 
-def test_lovasz_by_hand() -> None:
+def test_lovasz_matches_an_example_calculated_by_hand() -> None:
     # errors 3 (a miss), 1.5 (a false pixel), 0.5 (a hit within the margin), none (clear)
     logits = torch.tensor([-2.0, 0.5, 0.5, -4.0]).reshape(1, 1, 2, 2)
     target = torch.tensor([1.0, 0.0, 1.0, 0.0]).reshape(1, 1, 2, 2)
-    # Jaccard's loss of contrail with the first 1, 2, 3 misjudged: 1/2, 2/3, 3/3; of the complement: 1/3, 2/3, 3/4
+    # Jaccard's loss of contrail if the first 1, 2, 3 are wrong: 1/2, 2/3, 3/3; of the complement: 1/3, 2/3, 3/4
     contrail = 3 * 1 / 2 + 1.5 * (2 / 3 - 1 / 2) + 0.5 * (1 - 2 / 3)
     clear = 3 * 1 / 3 + 1.5 * (2 / 3 - 1 / 3) + 0.5 * (3 / 4 - 2 / 3)
     loss = segmentation_loss(logits, target, torch.ones(1), only(lovasz=1.0))
     assert loss.item() == pytest.approx((contrail + clear) / 2)
 
 
-def test_a_weight_is_a_number_of_copies() -> None:
+def test_an_integer_weight_equals_that_many_copies_of_a_sample() -> None:
     logits, target = batch(b=2)
     copies = [0, 0, 0, 1]
     weighted, valid = torch.tensor([3.0, 1.0]), (torch.rand(2, 1, 12, 12) < 0.8).float()
@@ -101,8 +101,8 @@ def test_an_empty_batch_pushes_probabilities_down_and_stays_finite() -> None:
             assert (logits.grad > 1e-6).all()
 
 
-# by others
-def test_bce_is_that_of_torch() -> None:
+# comparisons with other implementations
+def test_bce_equals_that_of_torch() -> None:
     logits, target = batch()
     config = LossConfig(pos_weight=7.0, label_smoothing=0.2)
     expected = functional.binary_cross_entropy_with_logits(
@@ -130,7 +130,9 @@ def test_bce_is_that_of_torch() -> None:
         ),
     ],
 )
-def test_value_and_gradient_are_those_of_smp(config: LossConfig, golden: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_values_and_gradients_equal_those_of_segmentation_models_pytorch(
+    config: LossConfig, golden: Callable[[Tensor, Tensor], Tensor]
+) -> None:
     logits, target = batch()
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     loss, expected = segmentation_loss(ours, target, torch.ones(4), config), golden(theirs, target)
@@ -140,13 +142,13 @@ def test_value_and_gradient_are_those_of_smp(config: LossConfig, golden: Callabl
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
 
 
-# what all terms have in common
+# properties of all terms
 @pytest.mark.parametrize(
     "config",
     [only(**{term: 1.0}) for term in TERMS]
     + [LossConfig(pos_weight=5.0), only(focal=1.0, focal_gamma=0.5), only(tversky=1.0, tversky_miss=0.9)],
 )
-def test_falls_below_a_tenth_of_its_start(config: LossConfig) -> None:
+def test_every_loss_can_be_minimised_to_a_tenth_of_its_start(config: LossConfig) -> None:
     logits, target = batch()
     valid = (torch.rand(4, 1, 12, 12) < 0.9).float()
     logits.requires_grad_()
@@ -162,7 +164,7 @@ def test_falls_below_a_tenth_of_its_start(config: LossConfig) -> None:
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_invalid_pixels_count_in_nothing(term: str) -> None:
+def test_invalid_pixels_affect_neither_loss_nor_gradient(term: str) -> None:
     logits, target = batch()
     valid = (torch.rand(4, 1, 12, 12) < 0.7).float()
     logits.requires_grad_()
@@ -185,7 +187,7 @@ def test_invalid_pixels_count_in_nothing(term: str) -> None:
 
 @pytest.mark.parametrize("empty", [False, True])
 @pytest.mark.parametrize("term", TERMS)
-def test_weightless_batch_has_no_loss_and_no_gradient(term: str, empty: bool) -> None:
+def test_a_batch_of_weight_zero_has_no_loss_and_no_gradient(term: str, empty: bool) -> None:
     logits, target = batch(b=2)
     logits.requires_grad_()
     loss = segmentation_loss(logits, 0 * target if empty else target, 0 * ONES, only(**{term: 1.0}))
@@ -197,7 +199,7 @@ def test_weightless_batch_has_no_loss_and_no_gradient(term: str, empty: bool) ->
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("term", TERMS)
-def test_finite_at_extreme_logits(term: str, value: float) -> None:
+def test_losses_and_gradients_are_finite_at_extreme_logits(term: str, value: float) -> None:
     for logit in (-50.0, 0.0, 50.0):
         logits = torch.full((2, 1, 4, 4), logit, dtype=torch.bfloat16, requires_grad=True)
         config = only(**{term: 1.0}, **({"focal_gamma": 0.5} if term == "focal" else {}))
@@ -209,7 +211,7 @@ def test_finite_at_extreme_logits(term: str, value: float) -> None:
         assert logits.grad.isfinite().all()
 
 
-def test_autocast_does_not_reach_the_loss() -> None:
+def test_the_loss_is_computed_in_float32_under_autocast() -> None:
     logits, target = batch()
     config = only(**dict.fromkeys(TERMS, 1.0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -223,26 +225,26 @@ def test_autocast_does_not_reach_the_loss() -> None:
     st.lists(st.tuples(st.integers(-12, 12), st.integers(0, 4)), min_size=1, max_size=12),
     st.sampled_from(TERMS),
 )
-def test_never_negative_and_never_past_its_bound(pixels: list[tuple[int, int]], term: str) -> None:
-    """Soft targets, ties and sets without contrail among them."""
+def test_losses_are_never_negative_and_never_exceed_their_bound(pixels: list[tuple[int, int]], term: str) -> None:
+    """The pixels include soft targets, ties and sets without contrail."""
     logit, quarter = torch.tensor(pixels, dtype=torch.float32).T
     logits, target = logit.reshape(1, 1, 1, -1) / 2, quarter.reshape(1, 1, 1, -1) / 4
     loss = segmentation_loss(logits, target, torch.ones(1), only(**{term: 1.0})).item()
-    bound = 1 + logits.abs().max().item()  # of the hinge's and the cross-entropy's errors
+    bound = 1 + logits.abs().max().item()  # the largest error of hinge and cross-entropy
     assert -1e-6 <= loss <= (1 + 1e-6 if "dice" in term or term == "tversky" else bound)
 
 
-def test_soft_lovasz_is_that_of_pixels_split_in_parts() -> None:
+def test_lovasz_of_soft_targets_equals_that_of_pixels_split_into_hard_parts() -> None:
     logits, target = torch.tensor([0.7, -0.2, 1.5]), torch.tensor([0.25, 0.75, 0.5])
     parts = torch.tensor([[1.0] * int(4 * t) + [0.0] * int(4 - 4 * t) for t in target]).reshape(1, 1, 3, 4)
     split = segmentation_loss(logits[:, None].expand(3, 4)[None, None], parts, torch.ones(1), only(lovasz=1.0))
-    whole = segmentation_loss(logits[None, None, None], target[None, None, None], torch.ones(1), only(lovasz=1.0))
-    assert whole.item() == pytest.approx(split.item(), rel=1e-6)
+    unsplit = segmentation_loss(logits[None, None, None], target[None, None, None], torch.ones(1), only(lovasz=1.0))
+    assert unsplit.item() == pytest.approx(split.item(), rel=1e-6)
 
 
 # several processes
 def on_ranks(loss_of: Callable[[Any, Callable[[Tensor], Tensor]], Tensor], rows: list[slice]) -> list[Tensor]:
-    """Losses of processes with these rows, run one after the other: a first round to learn each one's sums."""
+    """Return the losses of processes with these rows, run in turn; a first pass collects the sums of each process."""
     sums: list[Tensor] = []
 
     def gather(own: Tensor) -> Tensor:
@@ -255,14 +257,14 @@ def on_ranks(loss_of: Callable[[Any, Callable[[Tensor], Tensor]], Tensor], rows:
 
     def total(own: Tensor) -> Tensor:
         summed = own + torch.stack(sums).sum(0) - own.detach()
-        # an all-reduce's backward adds up the gradients of all processes' losses, which are alike
+        # an all-reduce's backward adds up the gradients of all processes' losses, which are equal
         summed.register_hook(lambda gradient: gradient * len(rows))
         return summed
 
     return [loss_of(r, total) for r in rows]
 
 
-def test_two_processes_have_the_loss_and_gradient_of_one() -> None:
+def test_two_processes_compute_the_loss_and_gradient_of_one() -> None:
     config = only(**dict.fromkeys(ADDITIVE, 1.0), pos_weight=3.0, record=0.5)
     logits, target = batch(b=6)
     auxiliary = torch.cat([batch(seed=2, b=6)[0], batch(seed=3, b=6)[0]], dim=1)
@@ -276,11 +278,11 @@ def test_two_processes_have_the_loss_and_gradient_of_one() -> None:
         return total_loss(output, target[rows], positive[rows], weight[rows], config, valid[rows], total)
 
     losses = on_ranks(loss_of, [slice(0, 2), slice(2, 6)])
-    whole = loss_of(slice(None), lambda sums: sums)
+    single_process = loss_of(slice(None), lambda sums: sums)
     for loss in losses:
-        assert loss.item() == pytest.approx(whole.item(), rel=1e-5)
+        assert loss.item() == pytest.approx(single_process.item(), rel=1e-5)
     gradients = torch.autograd.grad(torch.stack(losses).mean(), leaves)  # DDP's mean
-    for ours, expected in zip(gradients, torch.autograd.grad(whole, leaves), strict=True):
+    for ours, expected in zip(gradients, torch.autograd.grad(single_process, leaves), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-8)
 
 
@@ -301,8 +303,8 @@ def test_lovasz_is_the_mean_over_processes_that_have_a_pixel() -> None:
     torch.testing.assert_close(ours, *torch.autograd.grad(expected, logits))
 
 
-# what a model puts out
-def test_total_is_the_sum_of_what_the_model_put_out() -> None:
+# all outputs of a model
+def test_the_total_loss_is_the_weighted_sum_over_all_outputs() -> None:
     config = LossConfig(bce=1.0, dice=0.5, auxiliary=0.3, record=0.7)
     logits, target = batch()
     auxiliary = torch.cat([batch(seed=1)[0], batch(seed=2)[0]], dim=1)
@@ -320,16 +322,16 @@ def test_total_is_the_sum_of_what_the_model_put_out() -> None:
     torch.testing.assert_close(
         total(logits_b1hw=logits, auxiliary_bkhw=auxiliary), mask_loss(logits, weight) + supervised
     )
-    alone = 0.7 * record_loss(record, positive, weight, config)
-    torch.testing.assert_close(total(record_logit_b1=record), alone)
+    record_only = 0.7 * record_loss(record, positive, weight, config)
+    torch.testing.assert_close(total(record_logit_b1=record), record_only)
     torch.testing.assert_close(
-        total(logits_b1hw=logits, record_logit_b1=record), alone + mask_loss(logits, weight * positive[:, 0])
+        total(logits_b1hw=logits, record_logit_b1=record), record_only + mask_loss(logits, weight * positive[:, 0])
     )
     with pytest.raises(ValueError, match="neither mask nor record"):
         total(features=logits)
 
 
-def test_masks_of_records_without_contrail_are_not_learnt_beside_a_record_head() -> None:
+def test_masks_of_negative_records_have_no_gradient_if_there_is_a_record_head() -> None:
     logits, target = batch()
     logits.requires_grad_()
     output = {"logits_b1hw": logits, "record_logit_b1": torch.zeros(4, 1)}

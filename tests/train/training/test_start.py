@@ -1,4 +1,4 @@
-"""Runs that start from the weights of another."""
+"""Runs that start from the weights of another run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from helpers.cli import run_command, run_train
 from helpers.runs import TINY, set_options
 
 
-def test_a_window_of_frames_from_a_single_frame_run(store: Path, unseen: Path, finished: Path, tmp_path: Path) -> None:
-    """2D to 2.5D: what matches is taken over, mixers begin as the identity; scored, predicted and pseudo-labelled."""
+def test_a_multi_frame_run_starts_from_a_single_frame_run(
+    store: Path, unseen: Path, finished: Path, tmp_path: Path
+) -> None:
+    """Matching weights are copied and mixers start as the identity; the run can evaluate, pseudo-label and predict."""
     from contrail_data.cli.main import main
 
     out = tmp_path / "run-25d"
@@ -38,7 +40,7 @@ def test_a_window_of_frames_from_a_single_frame_run(store: Path, unseen: Path, f
     assert (predicted["frame"].values == 4).all()
 
 
-def test_starting_from_another_encoder_is_told(store: Path, finished: Path, tmp_path: Path) -> None:
+def test_starting_from_another_encoder_prints_a_warning(store: Path, finished: Path, tmp_path: Path) -> None:
     options = set_options(
         *TINY, "epochs=1", "model.encoder=mobilenetv3_small_050", f"start={finished}", f"data.train={store}"
     )

@@ -20,7 +20,7 @@ from helpers.kills import run_until_killed
 from helpers.runs import SHORT, set_options
 
 
-def test_a_pipeline_is_the_mean_of_its_stages(pipeline: Path, unseen: Path, tmp_path: Path) -> None:
+def test_a_pipeline_predicts_the_mean_of_its_stages(pipeline: Path, unseen: Path, tmp_path: Path) -> None:
     parts = {}
     for name in ("all", "positive"):
         assert run_train("predict", pipeline / "stages" / name, unseen, "-o", tmp_path / name).returncode == 0
@@ -41,7 +41,7 @@ def test_a_pipeline_is_the_mean_of_its_stages(pipeline: Path, unseen: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_killed_pipeline_goes_on_to_the_same_end(store: Path, pipeline: Path, tmp_path: Path) -> None:
+def test_a_killed_pipeline_resumes_to_the_same_result(store: Path, pipeline: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     options = list(map(str, set_options(*SHORT, f"data.train={store}")))
     command = ["-m", "contrail_train", "pipeline", "unet2d_v2", "--out", out, *options]
@@ -49,7 +49,7 @@ def test_a_killed_pipeline_goes_on_to_the_same_end(store: Path, pipeline: Path, 
     run_until_killed([*command, "--device", "cpu", "--device", "cpu"], pattern=f"{out}/stages/positive/*", number=3)
     assert (out / "stages/classifier/calibration.json").exists()
     assert not (out / "calibration.json").exists()
-    done = run_train("pipeline", "unet2d_v2", "--out", out, *options)  # one after the other from here on
+    done = run_train("pipeline", "unet2d_v2", "--out", out, *options)  # from here on, stages are trained in turn
     assert done.returncode == 0, done.stderr
     one, other = (json.loads((path / "calibration.json").read_text()) for path in (out, pipeline))
     assert one == other
@@ -59,7 +59,7 @@ def test_a_killed_pipeline_goes_on_to_the_same_end(store: Path, pipeline: Path, 
     assert "holds a pipeline with weights=equal, not fitted;" in changed.stderr
 
 
-def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path, tmp_path: Path) -> None:
+def test_finished_runs_can_be_stages_of_a_pipeline(pipeline: Path, store: Path, unseen: Path, tmp_path: Path) -> None:
     stages = set_options(*(f"{name}.run={pipeline / 'stages' / name}" for name in ("classifier", "all", "positive")))
     done = run_train("pipeline", "unet2d_fitted", "--out", tmp_path / "p", *stages, "--set", "tta=flips")
     assert done.returncode == 0, done.stderr
@@ -92,8 +92,8 @@ def test_finished_runs_are_taken_over(pipeline: Path, store: Path, unseen: Path,
     assert "is a pipeline, not a run" in run_train("soup", pipeline, pipeline, "--out", tmp_path / "no").stderr
 
 
-def test_a_pipeline_knows_where_its_masks_lie(store: Path, tmp_path: Path) -> None:
-    """Of a run that was trained on labels where they lie: off the image, unless turned copies were averaged there."""
+def test_the_mask_shift_of_a_pipeline_follows_its_label_shift_and_symmetries(store: Path, tmp_path: Path) -> None:
+    """With label_shift=[0,0] in training, masks are shifted against the image unless turned copies are averaged."""
     options = set_options(*SHORT, f"data.train={store}", "augment.label_shift=[0,0]")
     assert run_train("pipeline", "unet2d_single", "--out", tmp_path / "p", *options).returncode == 0
     for path in (tmp_path / "p", tmp_path / "p/stages/all"):
@@ -101,10 +101,12 @@ def test_a_pipeline_knows_where_its_masks_lie(store: Path, tmp_path: Path) -> No
             load_predictor(path, "cpu", symmetries) for symmetries in (Symmetries.NONE, Symmetries.DIHEDRAL)
         )
         assert (plain.mask_shift, turned.mask_shift) == ((0.5, 0.5), (0.0, 0.0))
-        assert plain.decision.model != turned.decision.model  # other answers, another name
+        assert plain.decision.model != turned.decision.model  # different predictions have a different digest
 
 
-def test_a_pipeline_that_is_not_finished_takes_other_settings(store: Path, pipeline: Path, tmp_path: Path) -> None:
+def test_an_unfinished_pipeline_accepts_settings_that_do_not_change_a_trained_stage(
+    store: Path, pipeline: Path, tmp_path: Path
+) -> None:
     command = ("pipeline", "unet2d_no_gate", "--out", tmp_path / "p", *set_options(*SHORT, "tta=flips"))
     assert "data.train: is empty" in run_train(*command).stderr
     taken = set_options(f"data.train={store}", f"positive.run={pipeline}/stages/positive")
@@ -117,19 +119,19 @@ def test_a_pipeline_that_is_not_finished_takes_other_settings(store: Path, pipel
     assert run_train(*command, *taken).returncode == 0
     assert (tmp_path / "p/calibration.json").read_bytes() == first
     weights = tmp_path / "p/stages/positive/best.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert "not the file that the run ended with" in run_train(*command, *taken).stderr
     assert "not the file that the run ended with" in run_train("evaluate", tmp_path / "p", store).stderr
     (tmp_path / "p/calibration.json").unlink()
     assert "holds another run than" in run_train(*command, *taken).stderr
-    weights.write_bytes(whole)
-    other = run_train(*command, *taken, "--set", "seed=3")  # a stage is trained: it stays what it is
+    weights.write_bytes(content)
+    other = run_train(*command, *taken, "--set", "seed=3")  # a trained stage cannot change
     assert "holds a run with seed=0, not 3" in other.stderr
     assert run_train(*command, *taken, "--set", "tta=none").returncode == 0
 
 
-def test_what_a_stage_cannot_be_trained_on_is_told_before_the_first_is(store: Path, tmp_path: Path) -> None:
+def test_unusable_stores_are_refused_before_the_first_stage_is_trained(store: Path, tmp_path: Path) -> None:
 
     from contrail_data.cli.main import main
 
@@ -143,7 +145,7 @@ def test_what_a_stage_cannot_be_trained_on_is_told_before_the_first_is(store: Pa
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ("alll.epochs=3", "did you mean all.epochs?"),
         ("mask=[]", "give a list of 1 or more, each entry text"),
@@ -151,14 +153,14 @@ def test_what_a_stage_cannot_be_trained_on_is_told_before_the_first_is(store: Pa
         ("all.epoch=3", "did you mean epochs?"),
     ],
 )
-def test_settings_of_a_pipeline_are_refused_with_what_they_take(given: str, told: str, tmp_path: Path) -> None:
+def test_a_refused_pipeline_setting_names_the_accepted_values(given: str, message: str, tmp_path: Path) -> None:
     refused = run_train("pipeline", "unet2d_v2", "--out", tmp_path / "p", "--set", given)
     assert refused.returncode == 1
-    assert told in refused.stderr
+    assert message in refused.stderr
     assert not (tmp_path / "p").exists()
 
 
-def test_a_pipeline_is_calibrated_on_what_no_stage_was_trained_on() -> None:
+def test_a_pipeline_is_calibrated_on_records_that_no_stage_was_trained_on() -> None:
     items = labelled_scene(0)[2]
     ids = items.record_id.tolist()
     runs = [

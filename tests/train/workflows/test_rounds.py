@@ -14,7 +14,7 @@ from helpers.runs import SHORT, set_options
 
 
 @pytest.mark.slow
-def test_rounds_label_what_was_not_seen(store: Path, tmp_path: Path) -> None:
+def test_each_round_labels_records_that_its_model_was_not_trained_on(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "rounds"
     options = set_options(*SHORT, f"data.train={store}")
     done = run_train("rounds", "unet2d", "--out", out, "--rounds", 2, "--folds", 2, *options)
@@ -36,9 +36,9 @@ def test_rounds_label_what_was_not_seen(store: Path, tmp_path: Path) -> None:
                 assert set(others["record_id"].values) == set(fold) - held - own
             labelled += own
         assert set(labelled) == set(fold) - held
-    told = json.loads((out / "rounds.json").read_text())
-    assert [one["round"] for one in told] == [0, 1, 2]
-    assert {one["holdout"]["records"] for one in told} == {len(held)}
+    rounds = json.loads((out / "rounds.json").read_text())
+    assert [one["round"] for one in rounds] == [0, 1, 2]
+    assert {one["holdout"]["records"] for one in rounds} == {len(held)}
     again = run_train("rounds", "unet2d", "--out", out, "--rounds", 2, "--folds", 2, "--how", "pretrain", *options)
     assert "holds rounds with --how=mixed, not pretrain;" in again.stderr
     record = run_train("rounds", "unet2d_classifier", "--out", tmp_path / "no", *options, "--set", "model.decoder=null")

@@ -13,7 +13,7 @@ from helpers.cli import run_train
 from helpers.runs import SHORT, set_options
 
 
-def test_a_soup_keeps_what_was_frozen_and_takes_other_statistics_anew(store: Path, tmp_path: Path) -> None:
+def test_a_soup_keeps_frozen_statistics_and_recomputes_others(store: Path, tmp_path: Path) -> None:
     for name, frozen in (("frozen", "[batch_norm]"), ("free", "[]")):
         run, out = tmp_path / name, tmp_path / f"{name}-soup"
         options = set_options(*SHORT, f"data.train={store}", f"model.freeze={frozen}", "augment.label_shift=[0,0]")

@@ -35,7 +35,7 @@ TINY = {
     "effects": ["--records", "24", "--epochs", "1", "--side", "32", *TINY_MODEL],
     "pipelines": ["--records", "24", "--epochs", "1", "--side", "32", "--rounds", "1", *TINY_MODEL],
 }
-"""The options of a run that takes seconds."""
+"""Options with which each benchmark takes only seconds."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_every_benchmark_is_tested() -> None:
 
 
 @pytest.mark.parametrize("benchmark", TINY, indirect=True)
-def test_an_unknown_table_is_refused_with_the_known_ones(
+def test_the_error_for_an_unknown_table_lists_the_known_tables(
     benchmark: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit) as refused:
@@ -80,14 +80,15 @@ def test_every_table_has_finite_figures(
     run = ["--run", str(request.getfixturevalue("finished"))] if name == "scene" else []
     benchmark["main"]([*folder, *TINY[name], *run])
     tables = tables_in(capsys.readouterr().out)
-    assert len(tables) == (7 if name == "loader" else len(benchmark["TABLES"]))  # one per pattern when it reads cold
+    # The loader prints one table of cold reads per access pattern.
+    assert len(tables) == (7 if name == "loader" else len(benchmark["TABLES"]))
     for table in tables:
         assert re.search(r"\d", table)
         assert not re.search(r"\b(nan|inf)\b", table), table
 
 
 @pytest.mark.parametrize("benchmark", ["build"], indirect=True)
-def test_only_prints_one_table(benchmark: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_option_only_prints_one_table(benchmark: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     benchmark["main"]([*TINY["build"], "--only", "composite"])
     output = capsys.readouterr().out
     assert len(tables_in(output)) == 1

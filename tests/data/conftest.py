@@ -13,7 +13,7 @@ from helpers.shared import shared
 
 @pytest.fixture(scope="session")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight scans of a small sector every ten minutes."""
+    """Write eight scans of a small sector, ten minutes apart."""
 
     def write(folder: Path) -> Path:
         write_abi(folder, START, size=SIZE, centre=(29.5, -92.0))

@@ -1,4 +1,4 @@
-"""Samples: the frame that stands for one."""
+"""Reference frames of samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contrail_data.sample import reference_frame
 
 
 @pytest.mark.parametrize(("frames", "middle"), [(1, 0), (2, 1), (5, 2), (8, 4)])
-def test_the_middle_frame_stands_for_a_sample_without_a_labelled_one(frames: int, middle: int) -> None:
+def test_the_reference_frame_is_the_middle_one_if_no_frame_is_labelled(frames: int, middle: int) -> None:
     assert reference_frame(-1, frames) == middle
     assert reference_frame(0, frames) == 0
 

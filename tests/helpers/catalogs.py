@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Layout that tools which write YAML anew lose: wrapped text, alignment, odd indents, quotes, comments everywhere.
+# Layout that is lost when a tool rewrites YAML: wrapped text, alignment, odd indents, quotes, comments everywhere.
 ODD = """---
 # head
 metadata:

@@ -1,4 +1,4 @@
-"""Run the commands in the test process, which has paid for its imports already."""
+"""Run the commands in the test process, where their imports are already loaded."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run_command(main: Callable[[], None], *args: object, cwd: Path | None = None
 
 
 def help_pages(app: typer.Typer) -> Iterator[tuple[str, str, list[str]]]:
-    """Name of each command of a command line, its help, and its parameters without a help text."""
+    """Yield the name of each command of a command line, its help, and its parameters without a help text."""
     pending = [("", typer.main.get_command(app))]
     while pending:
         prefix, command = pending.pop()

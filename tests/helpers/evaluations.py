@@ -9,24 +9,24 @@ SIDE = 32
 
 
 def mask_of(*boxes: tuple[int, int, int, int]) -> np.ndarray:
-    made = np.zeros((SIDE, SIDE), bool)
+    mask = np.zeros((SIDE, SIDE), bool)
     for top, bottom, left, right in boxes:
-        made[top:bottom, left:right] = True
-    return made
+        mask[top:bottom, left:right] = True
+    return mask
 
 
 def records_of(count: int, known: bool = True) -> xr.Dataset:
-    """Per-sample variables; of nowhere and no time where not known."""
-    nothing = np.full(count, np.nan)
+    """Return per-sample variables; without `known`, places, times and angles are missing."""
+    missing = np.full(count, np.nan)
     rng = np.random.default_rng(0)
     time = np.datetime64("2019-04-04T00:00", "ns") + (np.arange(count) * 40).astype("timedelta64[D]")
     values = {
         "labelled_frame": np.zeros(count, int),
-        "latitude": rng.uniform(-60, 60, count) if known else nothing,
-        "longitude": rng.uniform(-130, -20, count) if known else nothing,
-        "local_solar_hour": rng.uniform(0, 24, count) if known else nothing,
-        "solar_zenith": rng.uniform(0, 180, count) if known else nothing,
-        "satellite_zenith": rng.uniform(0, 70, count) if known else nothing,
+        "latitude": rng.uniform(-60, 60, count) if known else missing,
+        "longitude": rng.uniform(-130, -20, count) if known else missing,
+        "local_solar_hour": rng.uniform(0, 24, count) if known else missing,
+        "solar_zenith": rng.uniform(0, 180, count) if known else missing,
+        "satellite_zenith": rng.uniform(0, 70, count) if known else missing,
     }
-    made = xr.Dataset({name: ("sample", value) for name, value in values.items()})
-    return made.assign(time=(("sample", "time"), time[:, None] if known else np.full((count, 1), "NaT", "M8[ns]")))
+    dataset = xr.Dataset({name: ("sample", value) for name, value in values.items()})
+    return dataset.assign(time=(("sample", "time"), time[:, None] if known else np.full((count, 1), "NaT", "M8[ns]")))

@@ -12,14 +12,17 @@ many = settings(
     max_examples=2500, deadline=None, derandomize=False, database=None, suppress_health_check=list(HealthCheck)
 )
 some = settings(many, max_examples=300)
-# Where it goes, what is taken away there, what is put there.
+# Each edit: its relative position, the number of bytes to remove there, and the bytes to insert.
 edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4)
 
 
 def mutated(content: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
-    for where, removed, added in changes:
-        at = round(where * len(content)) if where < 0.9 else round((where - 0.9) * 10 * min(len(content), 128))
-        content = content[:at] + added + content[at + removed :]
+    for position, removed, added in changes:
+        if position < 0.9:  # anywhere; other positions are within the first 128 bytes, where headers are
+            start = round(position * len(content))
+        else:
+            start = round((position - 0.9) * 10 * min(len(content), 128))
+        content = content[:start] + added + content[start + removed :]
     return content
 
 

@@ -12,8 +12,11 @@ SIDE, RECORDS = 16, 24
 
 
 def labelled_scene(seed: int) -> tuple[np.ndarray, np.ndarray, Items]:
-    """Images (record, channel, y, x), labels (record, y, x), both as arrays and as items of 12 groups; channels tell
-    labels through noise that differs from record to record. A third of the records has no label."""
+    """Return images (record, channel, y, x), labels (record, y, x), and both as items of 12 groups.
+
+    Two of the channels show the labels under noise, more clearly in some records than in others. A third of the records
+    has no labelled pixel.
+    """
     rng = np.random.default_rng(seed)
     label = rng.random((RECORDS, SIDE, SIDE)) < rng.random((RECORDS, 1, 1)) * 0.3
     label[::3] = False

@@ -17,7 +17,8 @@ def environment_with_hooks(**kill: object) -> dict[str, str]:
     """Return an environment whose Python programs can import `killing`.
 
     Args:
-        kill: Arguments of `killing.kill_at_event`, which every program calls at its start. None: nothing is killed.
+        kill: Arguments of `killing.kill_at_event`, which every program calls at its start. Without arguments, no
+            program is killed.
     """
     path = os.pathsep.join(filter(None, [str(HOOKS), os.environ.get("PYTHONPATH")]))
     variables = {**os.environ, "PYTHONPATH": path}
@@ -25,7 +26,7 @@ def environment_with_hooks(**kill: object) -> dict[str, str]:
 
 
 def run_until_killed(command: Sequence[object], **kill: object) -> None:
-    """Run a Python program until it, or a child of it, kills them all; fail if it ends otherwise."""
+    """Run a Python program until it or a child kills the process group; fail if it ends in another way."""
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         env=environment_with_hooks(**kill),

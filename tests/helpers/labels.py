@@ -1,4 +1,4 @@
-"""Predictors of known answers, and the pseudo-label stores that they make."""
+"""Predictors with known results, and stores of their pseudo-labels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from contrail_data.store.schema import Kind
 
 
 def mean_red(samples: list[int], x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
-    """The frame's mean red as the probability of every pixel, so that a mix-up of frames shows."""
+    """Predict the frame's mean red for every pixel, so that tests notice mixed-up frames."""
     mean_b = (x_btchw[:, 0, 0].mean((1, 2)) / 255).astype(np.float32)
     shape = (len(x_btchw), *x_btchw.shape[3:])
     return Predicted(np.broadcast_to(mean_b[:, None, None], shape), mean_b, np.ones(len(mean_b), np.float32))
 
 
 def pseudo_of(store: Path, out: Path, trained: tuple[str, ...] = ()) -> Path:
-    """Pseudo-labels by `mean_red`."""
+    """Write a store of pseudo-labels by `mean_red`."""
     labeller = Labeller(predict=mean_red, decision=Decision(0.3, 0.0, 100, "sha256:test"), trained_records=trained)
     write_labels(open_store(store), labeller, out, kind=Kind.PSEUDO_LABELS)
     return out

@@ -26,14 +26,14 @@ def model_config(
     blocks: int | None = None,
     **settings: Any,
 ) -> ModelConfig:
-    """Settings of a model from those of its parts; of the channels it takes as many as the decoder has blocks."""
-    own = {key: settings.pop(key) for key in DECODER_KEYS & settings.keys()}
+    """Return the settings of a model; `channels` is cut to the number of blocks that the decoder has."""
+    decoder_settings = {key: settings.pop(key) for key in DECODER_KEYS & settings.keys()}
     halvings = 4 if settings.get("stem_stride") == 1 else 5
     used = channels[:halvings] if decoder in ("unet", "unetplusplus", "manet") else channels[:1]
     mixing = {"levels": levels} | ({} if blocks is None else {"blocks": blocks})
     return ModelConfig(
         encoder=encoder,
-        decoder=None if head == "record" else DecoderConfig(kind=decoder, channels=list(used), **own),
+        decoder=None if head == "record" else DecoderConfig(kind=decoder, channels=list(used), **decoder_settings),
         record_head=None if head == "mask" else {},
         mixer=None if mixer is None else MixerConfig(kind=mixer, **mixing),
         **settings,
@@ -41,5 +41,5 @@ def model_config(
 
 
 def without_gradient(model: torch.nn.Module) -> list[str]:
-    """Parameters that would stop a distributed run."""
+    """Return the parameters without a gradient, which would stop a distributed run."""
     return [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]

@@ -1,4 +1,4 @@
-"""Where the project and the real data lie."""
+"""Paths of the project and of the real data."""
 
 from __future__ import annotations
 

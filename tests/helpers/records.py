@@ -44,7 +44,7 @@ def write_train_split(folder: Path) -> Path:
     root = folder / "raw"
     entries = []
     for i in range(9):
-        record_id = str(18446744073709551616 + i)  # over 2^63: never an integer
+        record_id = str(18446744073709551616 + i)  # does not fit a 64-bit integer
         write_record(root / "train" / record_id, rng)
         entry = {"record_id": record_id, "projection_wkt": WKT, "row_min": 2686377.25, "row_size": -1984.9}
         entry |= {"col_min": 466287.28, "col_size": 1929.8, "timestamp": 1583980800.0 + 1200 * i}

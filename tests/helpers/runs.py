@@ -23,7 +23,7 @@ TINY = [
 ]
 SHORT = [*TINY, "epochs=1"]
 CONVNEXT = ("model.encoder=convnext_atto", "model.norm=group", "model.drop_path=0", "optim.clip=1e9")
-"""Without batch norms a sample's gradient does not depend on those beside it."""
+"""Without batch norms, the gradient of a sample does not depend on the other samples of its batch."""
 
 
 def set_options(*pairs: str) -> list[str]:
@@ -48,7 +48,7 @@ def streaked(root: Path, first: int) -> Path:
 
 
 def run_steps(store: Path, out: Path, *pairs: str, steps: int = 2, preset: str = "unet2d") -> list[dict]:
-    """The log of the first steps."""
+    """Train for a few steps and return the log."""
     from contrail_train.config.presets import get_config
     from contrail_train.config.settings import with_settings
     from contrail_train.training.fit import fit

@@ -1,4 +1,4 @@
-"""Share what is slow to make between the processes of a test run."""
+"""Share files that are slow to make between the processes of a test run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 
 def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Path]) -> Path:
-    """Return what `make` makes in a folder of this name; the first process to ask makes it, the others wait.
+    """Return the path that `make` returned for a folder of this name.
 
-    Nobody may change it.
+    The first process that asks for it calls `make`, and the others wait. No test may change the files.
     """
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -31,7 +31,7 @@ def build_small(root: Path, out: Path, split: str = "train", settings: StoreSett
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    """Every file but the provenance, which alone may differ between builds."""
+    """Return every file except the provenance, the only one that may differ between builds."""
     files = {p.relative_to(store).as_posix(): p.read_bytes() for p in store.rglob("*") if p.is_file()}
     files.pop(PROVENANCE)
     return files
@@ -66,7 +66,7 @@ def predict_square(store: xr.Dataset, out: Path, *, pseudo: bool) -> xr.Dataset:
 
 
 def reseal(store: Path) -> None:
-    """What an attacker does who has changed a store: manifest and digest that fit what is there now."""
+    """Write a manifest and a digest that fit the current files, as an attacker would after changing a store."""
     lines = []
     for path in sorted(p for p in store.rglob("*") if p.is_file()):
         key = path.relative_to(store).as_posix()
@@ -78,7 +78,7 @@ def reseal(store: Path) -> None:
 
 
 def restate(store: Path) -> None:
-    """The same for the manifest and attributes as they are."""
+    """Write a digest that fits the current manifest and attributes."""
     tree = json.loads((store / "zarr.json").read_text())
     if isinstance(tree, dict) and isinstance(tree.get("attributes"), dict):
         digest = hashlib.sha256((store / "manifest.txt").read_bytes()).hexdigest()

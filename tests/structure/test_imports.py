@@ -1,4 +1,4 @@
-"""Imports: what asking for help loads, and who may import whom."""
+"""Imports: which packages `--help` imports, and which modules may import each other."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def private_names_used(tree: ast.Module) -> Iterator[str]:
                 yield f"{node.args[0].id}.{patched.value}"
 
 
-def test_no_test_imports_another_one() -> None:
+def test_no_test_module_imports_another_one() -> None:
     for path in modules_in("tests"):
         for module, name in imports_in(ast.parse(path.read_text())):
             parts = [*module.split("."), name]
@@ -70,7 +70,7 @@ def test_nothing_uses_a_private_name_of_another_module() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_help_of_every_command_loads_nothing_heavy(package: str) -> None:
+def test_help_of_every_command_imports_no_heavy_package(package: str) -> None:
     program = f"""
 import sys
 from typer.main import get_command

@@ -54,9 +54,8 @@ def test_a_cluster_that_loses_a_worker_builds_the_same_store(tmp_path: Path) -> 
     (raw / "train" / "042" / "band_11.npy").unlink()
     local = build_small(raw, tmp_path / "whole.zarr")
     out = tmp_path / "s.zarr"
-    killed_environment = environment_with_hooks(
-        pattern=f"{out}/*", events=["os.rename"]
-    )  # killed within its first shard
+    # The first worker is killed within its first shard.
+    killed_environment = environment_with_hooks(pattern=f"{out}/*", events=["os.rename"])
     with cluster([killed_environment, dict(os.environ), dict(os.environ)]) as (address, workers):
         done = run_data("build-ash", raw, "-o", out, "--size", 32, "--scheduler", address)
         assert workers[0].wait() == -signal.SIGKILL

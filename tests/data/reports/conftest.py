@@ -18,7 +18,7 @@ def store(raw: Path, tmp_path: Path) -> xr.Dataset:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> xr.Dataset:
-    """One sample of one frame, without time, place or annotators."""
+    """Build a store with one sample of one frame, without time, place or annotators."""
     (tmp_path / "frames").mkdir()
     frame = np.random.default_rng(0).random((256, 256, 4)).astype(np.float16)
     frame[..., 3] = 0

@@ -28,10 +28,10 @@ def test_charts_are_deterministic_and_self_contained() -> None:
 def test_a_map_counts_records_that_it_cannot_show() -> None:
     longitude = np.array([-75.0, -75.1, -60.0, -50.0, 110.0, np.nan])
     latitude = np.array([10.0, 10.1, 0.0, 0.0, 0.0, np.nan])
-    everyone = Layer(np.ones(6, bool), Colour.NEGATIVE)
+    every_record = Layer(np.ones(6, bool), Colour.NEGATIVE)
     positive = Layer(np.arange(6) < 1, Colour.POSITIVE)
-    drawn = record_map(longitude, latitude, [everyone, positive], "records: {}, positive: {}")
-    assert drawn is not None
-    assert (drawn.centre, drawn.hidden, drawn.unplaced) == (pytest.approx(-75.2), 1, 1)
-    assert drawn.svg.count("<title>10.0, -75.0: records: 2, positive: 1</title>") == 2
+    chart = record_map(longitude, latitude, [every_record, positive], "records: {}, positive: {}")
+    assert chart is not None
+    assert (chart.centre, chart.hidden, chart.unplaced) == (pytest.approx(-75.2), 1, 1)
+    assert chart.svg.count("<title>10.0, -75.0: records: 2, positive: 1</title>") == 2
     assert record_map(longitude[5:], latitude[5:], [Layer(np.ones(1, bool), Colour.NEGATIVE)], "{}") is None

@@ -20,12 +20,12 @@ from contrail_data.store.settings import StoreSettings
 from helpers.stores import predict_square
 
 
-def test_outlines_lie_around_what_was_marked(store: xr.Dataset, tmp_path: Path) -> None:
+def test_outlines_surround_the_marked_pixels(store: xr.Dataset, tmp_path: Path) -> None:
     prediction = predict_square(store, tmp_path / "p.zarr", pseudo=False)
     tile = np.asarray(SampleViewer(store, read_scalars(store), prediction).tile(0, votes=True))
     assert tile.shape == (224, 224, 3)  # 32 pixels, 7 each
     colours = tile[3::7, 3::7]
-    # Majority: row 16, columns 3 to 15. Two of four: row 8. Predicted: 20 to 23.
+    # The majority marked row 16, columns 3 to 15; two of four marked row 8; rows and columns 20 to 23 are predicted.
     for colour, rows, columns in (
         (LABEL_COLOUR, slice(15, 18), slice(2, 17)),
         (VOTE_COLOUR, slice(7, 10), slice(2, 17)),
@@ -35,20 +35,20 @@ def test_outlines_lie_around_what_was_marked(store: xr.Dataset, tmp_path: Path) 
         ring[rows, columns] = True
         ring[rows.start + 1 : rows.stop - 1, columns.start + 1 : columns.stop - 1] = False
         np.testing.assert_array_equal((colours == colour).all(-1), ring)
-    plain = np.asarray(SampleViewer(store, read_scalars(store)).tile(0))
-    assert not (plain == VOTE_COLOUR).all(-1).any()
+    without_votes = np.asarray(SampleViewer(store, read_scalars(store)).tile(0))
+    assert not (without_votes == VOTE_COLOUR).all(-1).any()
 
 
-def test_other_channels_are_shown_as_ash_where_its_bands_are(raw: Path, tmp_path: Path) -> None:
+def test_other_composites_are_shown_as_ash_if_they_have_its_bands(raw: Path, tmp_path: Path) -> None:
     bands = tuple(Channel(f"b{b}", b, None, 150, 350) for b in (11, 14, 15))
-    looks = []
+    pictures = []
     for recipe in (COMPOSITES["ash"], Composite("four", (*bands, Channel("d", 15, 14, -4, 2)))):
         out = tmp_path / recipe.name
         settings = StoreSettings(recipe, dtype=PixelDtype.FLOAT32, size=32)
         build(open_source(raw, "train", recipe), settings, out, workers=1)
         store = open_store(out)
-        looks.append(SampleViewer(store, read_scalars(store)).rgb(3, 4).astype(int))
-    assert np.abs(looks[0] - looks[1]).max() <= 1
+        pictures.append(SampleViewer(store, read_scalars(store)).rgb(3, 4).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -23,7 +23,7 @@ def test_disagreed_ranks_large_disputes_before_specks(tmp_path: Path) -> None:
     rng, size = np.random.default_rng(0), 64
 
     def record(name: str, *, all_four: int, one: int) -> None:
-        """Rows of 50 pixels marked by all four annotators, then pixels marked by one alone."""
+        """Write a record in which all four annotators mark `all_four` pixels and one annotator marks `one` more."""
         folder = write_record(tmp_path / "raw" / "train" / name, rng, size=size)
         votes = np.zeros((size * size, 4), "<i4")
         votes[:all_four] = 1
@@ -40,15 +40,15 @@ def test_disagreed_ranks_large_disputes_before_specks(tmp_path: Path) -> None:
     store = build_composite(tmp_path / "raw", tmp_path / "s.zarr", size=size)
     selection = choose(store, Sheet.DISAGREED, 24)
     ids = store["record_id"].values
-    assert [(ids[i], told) for i, told in selection.ranks.items()] == [
+    assert [(ids[i], caption) for i, caption in selection.ranks.items()] == [
         ("dispute", "450 of 500 px disputed"),
         ("edges", "200 of 600 px disputed"),
         ("speck", "6 of 6 px disputed"),
     ]
     assert selection.candidates == 3
     assert [ids[i] for i in choose(store, Sheet.POSITIVES, 2).ranks] == ["edges", "agreed"]
-    first, same, other = (list(choose(store, Sheet.RANDOM, 5, seed).ranks) for seed in (1, 1, 2))
-    assert first == same != other
+    first, repeated, other_seed = (list(choose(store, Sheet.RANDOM, 5, seed).ranks) for seed in (1, 1, 2))
+    assert first == repeated != other_seed
     assert len(choose(store, Sheet.BRIGHTEST, 3).ranks) == 3
 
 
@@ -64,11 +64,11 @@ def test_pictures_of_stores_do_not_overwrite_each_other(raw: Path, store: xr.Dat
     assert all(p.is_file() for p in paths)
     width, height = Image.open(paths[-1]).size
     assert 1 < width / height < 2.5
-    half = contact_sheet(store, Sheet.POSITIVES, out, prediction=prediction.isel(sample=slice(4)))
-    assert half.is_file()  # records without a prediction are told, not refused
+    partial_sheet = contact_sheet(store, Sheet.POSITIVES, out, prediction=prediction.isel(sample=slice(4)))
+    assert partial_sheet.is_file()  # records without a prediction are reported, not refused
 
 
-def test_one_bare_sample(bare: xr.Dataset, tmp_path: Path) -> None:
+def test_a_store_without_metadata_has_pictures_and_a_report(bare: xr.Dataset, tmp_path: Path) -> None:
     (path,) = preview(bare, "f1", tmp_path / "pictures")  # one frame: nothing to animate, no second row
     assert Image.open(path).height < 700
     assert contact_sheet(bare, Sheet.POSITIVES, tmp_path / "pictures").is_file()
@@ -80,7 +80,7 @@ def test_one_bare_sample(bare: xr.Dataset, tmp_path: Path) -> None:
     assert "No record has votes" in html
 
 
-def test_hostile_record_ids(store: xr.Dataset, tmp_path: Path) -> None:
+def test_hostile_record_ids_are_not_used_as_file_names(store: xr.Dataset, tmp_path: Path) -> None:
     ids = store["record_id"].values.copy()
     ids[0] = "../../evil"
     with pytest.raises(ContrailError, match="not a plain name"):

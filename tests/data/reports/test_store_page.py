@@ -17,7 +17,7 @@ from helpers.stores import predict_square
 
 
 class Page(HTMLParser):
-    """Tags must nest, nothing may run, nothing may come from elsewhere."""
+    """Parse a page; tags must nest, nothing may be executed and nothing may be loaded from elsewhere."""
 
     VOID = frozenset({"meta", "img", "br", "circle", "path", "rect", "line", "polygon", "polyline", "use"})
 
@@ -50,9 +50,9 @@ class Page(HTMLParser):
 def test_the_report_is_one_safe_page(store: xr.Dataset, tmp_path: Path) -> None:
     attack = "<script>alert(1)</script>"
     path = Path(store.attrs["path"]) / "provenance.json"
-    told = json.loads(path.read_text())
+    provenance = json.loads(path.read_text())
     path.write_text(
-        json.dumps(told | {"command": ["</style>" + attack], "set_aside": ["<img src=x onerror=alert(1)>"]})
+        json.dumps(provenance | {"command": ["</style>" + attack], "set_aside": ["<img src=x onerror=alert(1)>"]})
     )
     hostile = store.copy()
     hostile.attrs["composite"] = json.loads(json.dumps(store.attrs["composite"]).replace('"G"', json.dumps(attack)))
@@ -65,7 +65,7 @@ def test_the_report_is_one_safe_page(store: xr.Dataset, tmp_path: Path) -> None:
         parsed.close()
         assert parsed.open == []
         assert parsed.images == images
-        assert attack in parsed.text  # shown as what it is
+        assert attack in parsed.text  # shown as text
         assert "http" not in html
         assert "url(" not in html
     write_report(store, tmp_path / "r.html")
@@ -74,7 +74,7 @@ def test_the_report_is_one_safe_page(store: xr.Dataset, tmp_path: Path) -> None:
         write_report(store, tmp_path / "none" / "r.html")
 
 
-def test_the_report_counts(store: xr.Dataset) -> None:
+def test_the_report_shows_the_counts(store: xr.Dataset) -> None:
     html = store_page(store)
     # Three of four annotators marked 13 pixels of row 16 on each record, two of them 13 of row 8.
     assert "13 px" in html
@@ -89,11 +89,11 @@ def test_the_report_counts(store: xr.Dataset) -> None:
     assert f"<td>{ids[2]}, {ids[3]}</td><td>" in store_page(store.assign(source_digest=("sample", digests)))
 
 
-def test_the_satellite_view() -> None:
+def test_places_on_the_far_side_are_not_visible_from_the_satellite() -> None:
     longitude = np.array([-75.2, -75.2, 104.8, -75.2 + 81.2])
-    x, y, seen = view_from(longitude, np.array([0.0, 40.0, 0.0, 0.0]), -75.2)
+    x, y, visible = view_from(longitude, np.array([0.0, 40.0, 0.0, 0.0]), -75.2)
     assert (x[0], y[0]) == (0, 0)
     assert x[1] == 0
     assert 0.6 < y[1] < 1
-    assert seen.tolist() == [True, True, False, True]
+    assert visible.tolist() == [True, True, False, True]
     assert x[3] == pytest.approx(1, abs=1e-3)  # the limb

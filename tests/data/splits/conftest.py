@@ -18,7 +18,11 @@ from helpers.records import write_record
 
 @pytest.fixture
 def stores(tmp_path: Path) -> tuple[xr.Dataset, xr.Dataset]:
-    """Of `b`, record 0 is one of `a` with another mask and id, 1 one with its mask, 2 flat; so is one of `a`."""
+    """Build stores `a` and `b` that share images.
+
+    Records 0 and 1 of `b` have the images of records 0 and 1 of `a`; record 0 has another mask, record 1 the same one.
+    Record 2 of `b` and record 3 of `a` have the same flat image.
+    """
     rng = np.random.default_rng(1)
     for i in range(4):
         write_record(tmp_path / f"a/train/a{i}", rng, size=64)
@@ -31,9 +35,9 @@ def stores(tmp_path: Path) -> tuple[xr.Dataset, xr.Dataset]:
             np.save(folder / f"band_{band:02d}.npy", np.full((64, 64, 8), 280 + len(folder.parts[-2]), "<f4"))
     (tmp_path / "b/train/b0/human_individual_masks.npy").unlink()
     np.save(tmp_path / "b/train/b0/human_pixel_masks.npy", np.zeros((64, 64, 1), "<i4"))
-    made = []
+    opened = []
     for name in "ab":
         source = open_source(tmp_path / name, "train", COMPOSITES["ash"])
         build(source, StoreSettings(COMPOSITES["ash"], size=64), str(tmp_path / f"{name}.zarr"), workers=1)
-        made.append(open_store(tmp_path / f"{name}.zarr"))
-    return made[0], made[1]
+        opened.append(open_store(tmp_path / f"{name}.zarr"))
+    return opened[0], opened[1]

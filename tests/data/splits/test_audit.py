@@ -17,30 +17,33 @@ from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
 
 
-def test_similar_bits():
+def test_hashes_that_differ_in_few_bits_are_similar():
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2**63, (500, 3), dtype=np.uint64)
     bits[7] = bits[3] ^ np.uint64(0b1011)  # 9 of 189 bits
     bits[9] = bits[8]
-    told = np.ones(500, bool)
-    told[9] = False  # too flat to tell
-    (a, b), distance = similar_pairs(Hashes(bits, told))
+    usable = np.ones(500, bool)
+    usable[9] = False  # too flat to compare
+    (a, b), distance = similar_pairs(Hashes(bits, usable))
     assert (a.tolist(), b.tolist()) == ([3], [7])
     assert distance == pytest.approx([9 / 189])
-    (a, b), _ = similar_pairs(Hashes(bits[:5], told[:5]), Hashes(bits[5:9], told[5:9]))
+    (a, b), _ = similar_pairs(Hashes(bits[:5], usable[:5]), Hashes(bits[5:9], usable[5:9]))
     assert (a.tolist(), b.tolist()) == ([3], [2])
 
 
 def test_an_audit_finds_copies_and_labels_that_contradict(stores, tmp_path):
     a, b = stores
     np.testing.assert_array_equal(image_hashes(a).usable, [True] * 3 + [False])
-    found = audit_stores(a, b)
-    told = {(k, i, j): d for k, i, j, d in zip(found.kind, found.a.tolist(), found.b.tolist(), found.dice, strict=True)}
-    # The flat records are the same data, and no similar images.
-    assert set(told) == {
+    matches = audit_stores(a, b)
+    dice_of_match = {
+        (k, i, j): d
+        for k, i, j, d in zip(matches.kind, matches.a.tolist(), matches.b.tolist(), matches.dice, strict=True)
+    }
+    # The flat records have the same data, but are too flat to be compared as images.
+    assert set(dice_of_match) == {
         ("data", 0, 0), ("data", 1, 1), ("data", 3, 2), ("image", 0, 0), ("image", 1, 1), ("label", 0, 0),
     }  # fmt: skip
-    assert (told["label", 0, 0], told["data", 1, 1]) == (0, 1)
+    assert (dice_of_match["label", 0, 0], dice_of_match["data", 1, 1]) == (0, 1)
     names = [str(tmp_path / f"{n}.zarr") for n in "ab"]
     out, page = tmp_path / "leaks.csv", tmp_path / "audit.html"
     result = CliRunner().invoke(app, ["audit", *names, "-o", str(out), "--page", str(page)])
@@ -55,25 +58,25 @@ def test_an_audit_finds_copies_and_labels_that_contradict(stores, tmp_path):
     assert "similar image" not in without.output
 
 
-def test_one_place_at_another_time_is_another_image(raw, tmp_path):
-    """Labels of one tile contradict each other at one time alone; nine records of one site, 20 minutes apart."""
+def test_different_labels_of_one_place_at_different_times_do_not_contradict(raw, tmp_path):
+    """Labels of one tile contradict each other only at the same time; these nine records are 20 minutes apart."""
     for mask in (raw / "train").glob("*/human_pixel_masks.npy"):
         np.save(mask, np.random.default_rng(int(mask.parent.name) % 97).integers(0, 2, (32, 32, 1), "<i4"))
         (mask.parent / "human_individual_masks.npy").unlink()
     settings = StoreSettings(COMPOSITES["ash"], size=32)
     build(open_source(raw, "train", COMPOSITES["ash"]), settings, str(tmp_path / "s"), workers=1)
     store = open_store(tmp_path / "s")
-    found = audit_stores(store, images=False)
-    assert (found.overlap > 0.99).sum() == 8 * 7 / 2
-    assert "label" not in found.kind
+    matches = audit_stores(store, images=False)
+    assert (matches.overlap > 0.99).sum() == 8 * 7 / 2
+    assert "label" not in matches.kind
 
 
 def test_one_scene_at_two_times_is_found_among_real_frames(real_data, tmp_path):
     source = open_source(real_data / "ash_frames", "train", COMPOSITES["ash"])
     build(source, StoreSettings(COMPOSITES["ash"]), str(tmp_path / "frames.zarr"), workers=1)
     store = open_store(tmp_path / "frames.zarr")
-    found = audit_stores(store)
+    matches = audit_stores(store)
     ids = store["record_id"].values
-    assert [(k, ids[i], ids[j]) for k, i, j in zip(found.kind, found.a, found.b, strict=True)] == [
+    assert [(k, ids[i], ids[j]) for k, i, j in zip(matches.kind, matches.a, matches.b, strict=True)] == [
         ("image", "pos_013", "pos_062")
     ]

@@ -1,4 +1,4 @@
-"""Groups, folds, leaks and weights: what leaks is found, what is split does not leak."""
+"""Groups, folds, leaks and weights: leaks are found, and folds have none between them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ HALF = 2.25  # degrees
 
 
 def records(*rows: tuple[float, float, float], **changed) -> xr.Dataset:
-    """Tiles of 4.5 x 4.5 degrees at (latitude, longitude, minutes), eight frames ten minutes apart."""
+    """Return tiles of 4.5 x 4.5 degrees at (latitude, longitude, minutes) with eight frames ten minutes apart."""
     latitude, longitude, minutes = np.array(rows, float).reshape(-1, 3).T
-    known = np.where(np.isnan(minutes), 0, minutes)
-    start = np.datetime64("2019-10-05T12:00", "ns") + (known * 60).astype("timedelta64[s]")
+    known_minutes = np.where(np.isnan(minutes), 0, minutes)
+    start = np.datetime64("2019-10-05T12:00", "ns") + (known_minutes * 60).astype("timedelta64[s]")
     time = start[:, None] + np.timedelta64(10, "m") * (np.arange(8) - 4)
     time[np.isnan(minutes)] = NAT
     longitude = (longitude + 180) % 360 - 180
@@ -54,22 +54,22 @@ def records(*rows: tuple[float, float, float], **changed) -> xr.Dataset:
 
 
 def groups(records: xr.Dataset, **options: float) -> np.ndarray:
-    """Group names of the records of one store."""
+    """Return the group names of the records of one store."""
     return group_records([records], **options)[0]
 
 
-def test_groups_join_what_overlaps_in_place_and_time():
+def test_groups_join_records_that_overlap_in_place_and_time():
     far = (0, 40, 0)
-    beside = records((0, 0, 0), (0, 2, 140), (0, 2, 141 + 1440), (0, 4, 1440 * 4), far)
-    # 140 minutes between labelled frames: the sequences are 70 apart. A day later nothing is shared.
-    assert [len(set(groups(beside)[list(some)])) for some in ((0, 1), (1, 2), (2, 3), (3, 4))] == [1, 2, 2, 2]
-    assert len(set(groups(beside, minutes=60))) == 5
+    neighbours = records((0, 0, 0), (0, 2, 140), (0, 2, 141 + 1440), (0, 4, 1440 * 4), far)
+    # With 140 minutes between labelled frames, the sequences are 70 minutes apart. A day later, nothing is shared.
+    assert [len(set(groups(neighbours)[list(pair)])) for pair in ((0, 1), (1, 2), (2, 3), (3, 4))] == [1, 2, 2, 2]
+    assert len(set(groups(neighbours, minutes=60))) == 5
     touching = records((0, 0, 0), (0, 2 * HALF, 0), (0, 2 * HALF - 0.5, 0))
-    assert len(set(groups(touching)[:2])) == 1  # by way of the third
+    assert len(set(groups(touching)[:2])) == 1  # joined through the third
     assert len(set(groups(touching.isel(sample=[0, 1])))) == 2
 
 
-def test_groups_join_a_site_for_a_day_and_are_named_by_the_smallest():
+def test_groups_join_records_of_one_site_and_day_and_take_the_smallest_name():
     day = records((10, 20, 0), (10, 20, 600), (10, 20, 800), (10, 21, 610))
     first, second = "10.0 20.0 2019-10-05", "10.0 20.0 2019-10-06"
     assert groups(day).tolist() == [first, first, second, first]
@@ -77,26 +77,26 @@ def test_groups_join_a_site_for_a_day_and_are_named_by_the_smallest():
 
 @pytest.mark.parametrize("longitude", [0, 179.5, -178.0])
 @pytest.mark.parametrize("latitude", [0.0, 75.0])
-def test_the_date_line_is_no_edge(latitude, longitude):
-    found = find_leaks(records((latitude, longitude, 0), (latitude, longitude + HALF, 20)))
-    assert found.kind.tolist() == ["footprint"]
-    assert found.minutes.tolist() == [20]
-    # Half of a tile's width; slightly less of its sides, which are straight between corners and not parallels.
-    assert found.overlap[0] == pytest.approx(0.5, abs=2e-3 if latitude == 0 else 0.02)
+def test_leaks_are_found_across_the_date_line(latitude, longitude):
+    leaks = find_leaks(records((latitude, longitude, 0), (latitude, longitude + HALF, 20)))
+    assert leaks.kind.tolist() == ["footprint"]
+    assert leaks.minutes.tolist() == [20]
+    # The overlap is half of a tile, but slightly less as its sides are straight lines between corners, not parallels.
+    assert leaks.overlap[0] == pytest.approx(0.5, abs=2e-3 if latitude == 0 else 0.02)
 
 
-def test_unknown_places_and_times_are_alone_but_for_their_data():
+def test_records_without_place_or_time_are_joined_only_by_equal_data():
     nan = float("nan")
     digests = ["ash:1", "ash:1", "", "", "11:x 14:y"]
-    lost = records((0, 0, nan), (nan, 0, 0), (nan, nan, nan), (nan, nan, nan), (0, 0, 0), source_digest=digests)
-    assert groups(lost).tolist() == ["r0", "r0", "r2", "r3", "0.0 0.0 2019-10-05"]
-    found = find_leaks(lost)
-    assert (found.kind.tolist(), found.a.tolist(), found.b.tolist()) == (["data"], [0], [1])
+    incomplete = records((0, 0, nan), (nan, 0, 0), (nan, nan, nan), (nan, nan, nan), (0, 0, 0), source_digest=digests)
+    assert groups(incomplete).tolist() == ["r0", "r0", "r2", "r3", "0.0 0.0 2019-10-05"]
+    leaks = find_leaks(incomplete)
+    assert (leaks.kind.tolist(), leaks.a.tolist(), leaks.b.tolist()) == (["data"], [0], [1])
     one_band = records((50, 0, 0), record_id=["other"], source_digest=["14:y"])
-    assert find_leaks(lost, one_band).a.tolist() == [4]
+    assert find_leaks(incomplete, one_band).a.tolist() == [4]
 
 
-def test_nothing_and_one_record():
+def test_empty_stores_and_single_records_have_no_leaks():
     empty, one = records((0, 0, 0)).isel(sample=[]), records((0, 0, 0))
     assert len(groups(empty)) == len(find_leaks(empty, one)) == len(find_leaks(one, empty)) == len(find_leaks(one)) == 0
     assert [len(g) for g in group_records([empty, one])] == [0, 1]
@@ -107,16 +107,18 @@ def test_nothing_and_one_record():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60))
-def test_leaks_are_those_of_every_pair_and_none_are_pairs_between_folds(seed, count):
+def test_leaks_are_those_of_every_pair_and_none_lie_between_folds(seed, count):
     rng = np.random.default_rng(seed)
     rows = np.column_stack([rng.uniform(-60, 60, count), rng.uniform(-190, -150, count), rng.integers(0, 900, count)])
-    some = records(*rows, record_id=[f"r{i}" for i in rng.permutation(count)])
+    all_records = records(*rows, record_id=[f"r{i}" for i in rng.permutation(count)])
     single = rng.random(count) < 0.3  # a sequence may be a single frame
-    some["time"] = some["time"].where(~xr.DataArray(single, dims="sample") | (xr.DataArray(range(8), dims="time") == 4))
+    all_records["time"] = all_records["time"].where(
+        ~xr.DataArray(single, dims="sample") | (xr.DataArray(range(8), dims="time") == 4)
+    )
     first, last = (rows[:, 2] + np.where(single, 0, minutes) for minutes in (-40, 30))
     split = count // 2
-    a, b = some.isel(sample=slice(0, split)), some.isel(sample=slice(split, None))
-    within, across = find_leaks(some), find_leaks(a, b)
+    a, b = all_records.isel(sample=slice(0, split)), all_records.isel(sample=slice(split, None))
+    within, across = find_leaks(all_records), find_leaks(a, b)
     i, j = within.a, within.b
     gap = np.maximum(np.maximum(first[i], first[j]) - np.minimum(last[i], last[j]), 0)
     np.testing.assert_allclose(within.gap, gap)
@@ -128,7 +130,7 @@ def test_leaks_are_those_of_every_pair_and_none_are_pairs_between_folds(seed, co
     }
     singly = {
         (i, j) for i in range(count) for j in range(i + 1, count)
-        if len(find_leaks(some.isel(sample=[i]), some.isel(sample=[j])))
+        if len(find_leaks(all_records.isel(sample=[i]), all_records.isel(sample=[j])))
     } if count < 12 else pairs  # fmt: skip
     assert singly == pairs
     group = group_records([a, b])
@@ -139,7 +141,7 @@ def test_leaks_are_those_of_every_pair_and_none_are_pairs_between_folds(seed, co
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6))
-def test_folds_are_whole_groups_alike_and_hardly_moved_by_more_records(seed, k):
+def test_folds_keep_groups_together_and_are_balanced_and_stable(seed, k):
     rng = np.random.default_rng(seed)
     group = np.array([f"g{i}" for i in rng.integers(0, 1200, 2000)])
     positive = rng.random(2000) < 0.45
@@ -147,8 +149,10 @@ def test_folds_are_whole_groups_alike_and_hardly_moved_by_more_records(seed, k):
     assert len(np.unique(np.char.add(group, fold.astype(str)))) == len(np.unique(group))
     assert np.ptp(np.bincount(fold, minlength=k)) <= 20
     assert np.ptp(np.bincount(fold, positive, k)) <= 20
-    more = make_folds(np.append(group, [f"new{i}" for i in range(20)]), np.append(positive, np.zeros(20, bool)), k)
-    assert (more[:2000] != fold).mean() < 0.05
+    extended_fold = make_folds(
+        np.append(group, [f"new{i}" for i in range(20)]), np.append(positive, np.zeros(20, bool)), k
+    )
+    assert (extended_fold[:2000] != fold).mean() < 0.05
     order = rng.permutation(2000)
     assert (make_folds(group[order], positive[order], k) == fold[order]).all()
 
@@ -162,18 +166,18 @@ def test_one_large_group_does_not_take_the_positives_of_others():
 
 
 def test_weights_make_classes_equally_frequent():
-    some = records(*[(0, 0, 0)] * 3, (50, 0, 60 * 24 * 40), (float("nan"), 0, float("nan")))
-    weight = sampling_weights(some, ["month"])
+    all_records = records(*[(0, 0, 0)] * 3, (50, 0, 60 * 24 * 40), (float("nan"), 0, float("nan")))
+    weight = sampling_weights(all_records, ["month"])
     assert weight == pytest.approx(np.array([1, 1, 1, 3, 3]) / 9 * 5)
-    assert sampling_weights(some, ["month"], power=0).tolist() == [1] * 5
-    assert sampling_weights(some, []).tolist() == [1] * 5
-    both = sampling_weights(some, ["month", "positive"])
+    assert sampling_weights(all_records, ["month"], power=0).tolist() == [1] * 5
+    assert sampling_weights(all_records, []).tolist() == [1] * 5
+    both = sampling_weights(all_records, ["month", "positive"])
     assert both[1] / both[0] == pytest.approx(3 / 2)
     with pytest.raises(ContrailError, match="'year'"):
-        sampling_weights(some, ["year"])
+        sampling_weights(all_records, ["year"])
 
 
-def test_splits_of_stores(stores, tmp_path):
+def test_records_with_the_same_data_get_the_same_fold(stores, tmp_path):
     names = [str(tmp_path / f"{n}.zarr") for n in "ab"]
     result = CliRunner().invoke(app, ["splits", *names, "-k", "2", "-o", str(tmp_path / "folds.csv")])
     assert result.exit_code == 0
@@ -181,41 +185,46 @@ def test_splits_of_stores(stores, tmp_path):
     fold = {row["record_id"]: row["fold"] for row in csv.DictReader((tmp_path / "folds.csv").open())}
     assert len(fold) == 7
     assert all(fold[f"a{i}"] == fold[f"b{j}"] for i, j in ((0, 0), (1, 1), (3, 2)))
-    again = CliRunner().invoke(app, ["splits", names[0], names[0]])
-    assert isinstance(again.exception, ContrailError)
+    repeated = CliRunner().invoke(app, ["splits", names[0], names[0]])
+    assert isinstance(repeated.exception, ContrailError)
 
 
-def test_no_file_is_replaced_unasked_and_none_within_a_store(stores, tmp_path):
+def test_no_file_is_replaced_without_overwrite_and_none_is_written_into_a_store(stores, tmp_path):
     store = tmp_path / "a.zarr"
-    mine = tmp_path / "validation_metadata.json"
-    mine.write_text("mine")
+    existing = tmp_path / "validation_metadata.json"
+    existing.write_text("mine")
     for command in (["audit", str(store), "-o"], ["audit", str(store), "--page"], ["splits", str(store), "-o"],
                     ["report", str(store), "-o"]):  # fmt: skip
-        for file, told in ((mine, "exists"), (store / "folds.csv", "lies in the store"), (mine / "x", "written")):
+        for file, message in (
+            (existing, "exists"),
+            (store / "folds.csv", "lies in the store"),
+            (existing / "x", "written"),
+        ):
             refused = CliRunner().invoke(app, [*command, str(file)])
             assert isinstance(refused.exception, ContrailError)
-            assert told in str(refused.exception)
-    assert mine.read_text() == "mine"
+            assert message in str(refused.exception)
+    assert existing.read_text() == "mine"
     assert CliRunner().invoke(app, ["audit", str(store), "-o", "x", "--page", "x"]).exit_code == 2
-    assert CliRunner().invoke(app, ["splits", str(store), "-k", "2", "-o", str(mine), "--overwrite"]).exit_code == 0
-    assert mine.read_text().startswith("record_id,store")
+    assert CliRunner().invoke(app, ["splits", str(store), "-k", "2", "-o", str(existing), "--overwrite"]).exit_code == 0
+    assert existing.read_text().startswith("record_id,store")
 
 
-def test_validation_leaks_as_is_known(real_data, tmp_path):
-    """Of validation's 1,856 records 22 share a site within 40 minutes, at 253 sites, none at the same time."""
+def test_leaks_within_the_validation_split_are_those_counted_earlier(real_data, tmp_path):
+    """Of the 1,856 validation records at 253 sites, 22 share a site within 40 minutes, none at the same time."""
     path = real_data / "opencontrails/validation_metadata.json"
-    every = metadata_records(path, 256)
-    found = find_leaks(every, minutes=0)  # sequences of 70 minutes that share time: labelled frames within 70 minutes
-    whole = found[found.overlap > 0.5]
-    assert len(np.unique([whole.a, whole.b])) == 22
-    assert set(whole.minutes.tolist()) <= {20, 40}
-    same_zone = np.array([entry["projection_wkt"] for entry in json.loads(path.read_text())])
-    slivers = find_leaks(every, minutes=0, overlap=0)
-    known = slivers[same_zone[slivers.a] == same_zone[slivers.b]]
-    # What was counted before: pairs of one UTM zone.
-    assert len(np.unique([known.a, known.b])) == 66
-    known = known[known.minutes == 0]
-    assert len(np.unique([known.a, known.b])) == 14
+    all_records = metadata_records(path, 256)
+    # Sequences last 70 minutes, so those that overlap in time have labelled frames within 70 minutes.
+    leaks = find_leaks(all_records, minutes=0)
+    same_site = leaks[leaks.overlap > 0.5]
+    assert len(np.unique([same_site.a, same_site.b])) == 22
+    assert set(same_site.minutes.tolist()) <= {20, 40}
+    zone = np.array([entry["projection_wkt"] for entry in json.loads(path.read_text())])
+    slivers = find_leaks(all_records, minutes=0, overlap=0)
+    in_one_zone = slivers[zone[slivers.a] == zone[slivers.b]]
+    # An earlier count included only pairs in one UTM zone.
+    assert len(np.unique([in_one_zone.a, in_one_zone.b])) == 66
+    in_one_zone = in_one_zone[in_one_zone.minutes == 0]
+    assert len(np.unique([in_one_zone.a, in_one_zone.b])) == 14
     result = CliRunner().invoke(app, ["splits", str(path), "-o", str(tmp_path / "folds.csv")])
     assert "1,856 records in 5 folds" in result.output
     assert "footprint and time: 0" in result.output

@@ -1,4 +1,4 @@
-"""What is read from a remote store can be kept locally."""
+"""Files that are read from a remote store can be cached locally."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contrail_data.store.transfer import copy_store
 from contrail_data.store.verify import verify
 
 
-def test_a_remote_store_keeps_what_was_read_when_asked(sealed40: Path, s3: str) -> None:
+def test_files_read_from_a_remote_store_are_cached_if_requested(sealed40: Path, s3: str) -> None:
     url, digest = f"{s3}/s.zarr", open_store(sealed40).attrs["digest"]
     copy_store(place_of(sealed40), Place(url))
     store = open_store(url)
@@ -23,10 +23,10 @@ def test_a_remote_store_keeps_what_was_read_when_asked(sealed40: Path, s3: str) 
         read(sample, [0, 4], out)
         pixel_reader(open_store(sealed40))(sample, [0, 4], expected)
         np.testing.assert_array_equal(out, expected)
-    kept = cache_place(digest)
-    assert list(kept.sizes()) == ["image/c.0.0.0.0.0", "image/c.1.0.0.0.0"]
+    cache = cache_place(digest)
+    assert list(cache.sizes()) == ["image/c.0.0.0.0.0", "image/c.1.0.0.0.0"]
     Place(url).remove(["image/c.0.0.0.0.0"])
     pixel_reader(store, keep=True)(3, [0, 4], out)  # from the local copy
-    Place(url).take("image/c.0.0.0.0.0", kept)
-    assert copy_store(Place(url), kept) == 2  # a pull does the rest
-    assert verify(kept) == []
+    Place(url).take("image/c.0.0.0.0.0", cache)
+    assert copy_store(Place(url), cache) == 2  # a pull copies the remaining files
+    assert verify(cache) == []

@@ -43,15 +43,17 @@ MUTATED = ("zarr.json", "image/zarr.json", "mask/zarr.json")
 @seed(SEED)
 @some
 @given(st.sampled_from(MUTATED), st.floats(0, 1), anything, st.booleans())
-def test_mutated_store_metadata(sealed: Path, name: str, where: float, value: Any, remove: bool) -> None:
+def test_stores_with_mutated_metadata_are_read_or_refused(
+    sealed: Path, name: str, position: float, value: Any, remove: bool
+) -> None:
     store = sealed.with_name("mutated.zarr")
     if not store.exists():
         shutil.copytree(sealed, store)
-    for changed in (*MUTATED, "manifest.txt"):  # by the example before
+    for changed in (*MUTATED, "manifest.txt"):  # changed by the previous example
         (store / changed).write_bytes((sealed / changed).read_bytes())
     tree = json.loads((sealed / name).read_text())
-    places = paths_of(tree)
-    path = places[math.floor(where * (len(places) - 1))]
+    paths = paths_of(tree)
+    path = paths[math.floor(position * (len(paths) - 1))]
     node = tree
     for key in path[:-1]:
         node = node[key]

@@ -12,8 +12,8 @@ from contrail_data.store import journal
 
 def test_a_stale_lock_on_object_storage_is_recognised(monkeypatch: pytest.MonkeyPatch, s3: str) -> None:
     place = Place(f"{s3}/locked.zarr")
-    told = pytest.raises(journal.Busy, match=f"process {os.getpid()}")
-    with journal.building(place, "plan"), told, journal.building(place, "plan"):
+    refused = pytest.raises(journal.Busy, match=f"process {os.getpid()}")
+    with journal.building(place, "plan"), refused, journal.building(place, "plan"):
         pass
     place.write(journal.LOCK, [b"elsewhere, process 77"])
     with pytest.raises(journal.Busy, match="elsewhere, process 77"), journal.building(place, "plan"):

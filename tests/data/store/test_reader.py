@@ -1,4 +1,4 @@
-"""Opening stores, ours and through other programs."""
+"""Opening stores with this package and with other programs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from contrail_data.store.reader import open_store
 from contrail_data.store.transfer import copy_store
 
 
-def test_what_cannot_be_reached_is_an_error_in_one_line(s3: str, tmp_path: Path) -> None:
-    for address, told in [
+def test_an_unreachable_store_is_an_error_of_one_line(s3: str, tmp_path: Path) -> None:
+    for address, message in [
         (f"{s3}/nothing.zarr", "no such store"),
         ("simplecache::s3://bucket/x.zarr", "URLs of this kind"),
         ("ftp://host/x.zarr", "URLs of this kind"),
     ]:
-        with pytest.raises(ContrailError, match=told) as refused:
+        with pytest.raises(ContrailError, match=message) as refused:
             open_store(address)
         assert "\n" not in str(refused.value)
 
 
-def test_other_programs_open_it(sealed40: Path, tmp_path: Path, s3: str) -> None:
+def test_other_programs_open_a_store(sealed40: Path, tmp_path: Path, s3: str) -> None:
     copy_store(place_of(sealed40), Place(f"{s3}/s.zarr"))
     local = xr.open_zarr(sealed40)
     tensorstore = pytest.importorskip("tensorstore")

@@ -1,4 +1,4 @@
-"""The direct reader and writer against zarr itself, over layouts and codecs; and what damage does."""
+"""The direct reader and writer against zarr, over layouts and codecs, and the errors for damaged files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ layouts = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(layouts, st.data())
-def test_reads_what_zarr_wrote(tmp_path_factory, layout: dict, data: st.DataObject) -> None:
+def test_arrays_written_by_zarr_are_read(tmp_path_factory, layout: dict, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("array")
     shape = (5, layout["frames"], 2, layout["height"], 3)
     values = np.random.default_rng(0).integers(0, 200, shape).astype(layout["dtype"])
@@ -51,17 +51,17 @@ def test_reads_what_zarr_wrote(tmp_path_factory, layout: dict, data: st.DataObje
     parsed = parse_layout(Place(str(folder)), "a")
     assert parsed is not None
     read = ShardReader(parsed)
-    for _ in range(2):  # the second time from what the first left open
+    for _ in range(2):  # the second read uses the files that the first one left open
         sample = data.draw(st.integers(0, 4))
         units = data.draw(st.lists(st.integers(0, parsed.units - 1), min_size=1, max_size=4))
         out = np.empty((len(units), *parsed.unit_shape), parsed.dtype)
         read(sample, units, out)
-        whole = values[sample].reshape(parsed.units, *parsed.unit_shape)
-        np.testing.assert_array_equal(out, whole[units])
+        all_units = values[sample].reshape(parsed.units, *parsed.unit_shape)
+        np.testing.assert_array_equal(out, all_units[units])
 
 
 def write_all(place: Place, name: str, codec: str, values: np.ndarray) -> ShardReader:
-    """All samples, in shards, later positions first."""
+    """Write all samples in shards, later positions first."""
     (layout,) = create_arrays(
         place, {name: ArraySpec(values.shape[1:], PixelDtype(str(values.dtype)), codec)}, len(values)
     ).values()
@@ -75,7 +75,7 @@ def write_all(place: Place, name: str, codec: str, values: np.ndarray) -> ShardR
 
 @pytest.mark.parametrize("codec", list(CODECS))
 @pytest.mark.parametrize("name", ["image", "mask"])
-def test_zarr_reads_what_we_wrote(tmp_path: Path, codec: str, name: str) -> None:
+def test_zarr_reads_the_arrays_that_are_written(tmp_path: Path, codec: str, name: str) -> None:
     shape = (18, 3, 2, 8, 8) if name == "image" else (18, 8, 8)
     values = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
     write_all(Place(str(tmp_path)), name, codec, values)
@@ -87,16 +87,16 @@ def test_damage_is_an_error_that_names_the_file(tmp_path: Path, codec: str) -> N
     values = np.random.default_rng(0).integers(0, 255, (2, 3, 2, 8, 8), np.uint8)
     layout = write_all(Place(str(tmp_path)), "image", codec, values).layout
     path = tmp_path / layout.key(0)
-    whole = path.read_bytes()
+    content = path.read_bytes()
     out = np.empty((3, 2, 8, 8), np.uint8)
-    for damaged in (whole[:-7], whole[:20], b"", whole[:-30] + b"\xff" * 30):
+    for damaged in (content[:-7], content[:20], b"", content[:-30] + b"\xff" * 30):
         path.write_bytes(damaged)
         with pytest.raises(ContrailError, match=r"image.c\.0\.0"):
             ShardReader(layout)(0, [0, 1, 2], out)
-    path.write_bytes(whole)
+    path.write_bytes(content)
     read = ShardReader(layout)
     read(1, [0], out[:1])
-    path.write_bytes(b"")  # under an open file: an error, not the end of the process
+    path.write_bytes(b"")  # truncate the open file: this must be an error, not a crash
     with pytest.raises(ContrailError, match="does not decode"):
         read(1, [0], out[:1])
     path.unlink()
@@ -110,26 +110,26 @@ def test_damage_is_an_error_that_names_the_file(tmp_path: Path, codec: str) -> N
 def test_many_threads_and_a_forked_process_read_the_same(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 255, (200, 2, 1, 8, 8), np.uint8)
     read = write_all(Place(str(tmp_path)), "image", "none", values)
-    read._keep = 3  # fewer handles than files: some are opened for each reading
+    read._keep = 3  # fewer handles than files: some files are opened for each read
 
-    def wrong(seed: int) -> int:
+    def count_mismatches(seed: int) -> int:
         out = np.empty((1, 1, 8, 8), np.uint8)
-        found = 0
+        mismatches = 0
         for sample in np.random.default_rng(seed).integers(0, 200, 2000).tolist():
             read(sample, [sample % 2], out)
-            found += not np.array_equal(out[0], values[sample, sample % 2])
-        return found
+            mismatches += not np.array_equal(out[0], values[sample, sample % 2])
+        return mismatches
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(wrong, range(4))) == [0, 0, 0, 0]
+        assert list(pool.map(count_mismatches, range(4))) == [0, 0, 0, 0]
     child = os.fork()
     if child == 0:
-        os._exit(min(1, wrong(9)))
+        os._exit(min(1, count_mismatches(9)))
     assert os.waitpid(child, 0)[1] == 0
-    assert wrong(10) == 0
+    assert count_mismatches(10) == 0
 
 
-def test_other_layouts_are_left_to_zarr(tmp_path: Path) -> None:
+def test_other_layouts_are_not_read_directly(tmp_path: Path) -> None:
     for i, options in enumerate(
         [
             {"chunks": (2, 2, 8, 8)},  # two samples in a chunk

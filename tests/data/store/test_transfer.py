@@ -20,32 +20,34 @@ from helpers.cli import run_data
 from helpers.stores import contents, flip
 
 
-def test_pull_is_verified_resumes_and_serves_by_digest(sealed40: Path, tmp_path: Path, s3: str) -> None:
+def test_a_pull_is_verified_and_resumes_and_its_copy_is_opened_by_digest(
+    sealed40: Path, tmp_path: Path, s3: str
+) -> None:
     url, digest = f"{s3}/s.zarr", open_store(sealed40).attrs["digest"]
     done = run_data("push", sealed40, url)
     assert done.returncode == 0, done.stderr
     target = cache_place(digest)
     target.path.mkdir(parents=True)
-    good = Place(url).read("image/c.1.0.0.0.0")
-    Place(url).write("image/c.1.0.0.0.0", [good[:-1] + b"\0"])
+    content = Place(url).read("image/c.1.0.0.0.0")
+    Place(url).write("image/c.1.0.0.0.0", [content[:-1] + b"\0"])
     done = run_data("pull", url)
     assert done.returncode == 1
     assert "image/c.1.0.0.0.0: fails its checksum" in done.stderr
     assert local_copy(digest) is None
-    Place(url).write("image/c.1.0.0.0.0", [good])
+    Place(url).write("image/c.1.0.0.0.0", [content])
     done = run_data("pull", url)
     assert done.returncode == 0, done.stderr
     assert "files already there" in done.stdout
     assert contents(target.path) == contents(sealed40)
     assert verify(target) == []
     assert open_named(url).attrs["path"] == str(target.path)
-    Place(url).write("image/c.1.0.0.0.0", [b"gone"])  # the copy is what is read
+    Place(url).write("image/c.1.0.0.0.0", [b"gone"])  # the local copy is read
     out = np.empty((1, 3, 32, 32), np.uint8)
     pixel_reader(open_named(url), check=True)(17, [4], out)
 
 
 @pytest.mark.slow
-def test_several_processes_pull_at_once(sealed40: Path, tmp_path: Path) -> None:
+def test_several_processes_can_pull_at_once(sealed40: Path, tmp_path: Path) -> None:
     program = """if True:
         import os, sys
         import dask, zarr
@@ -64,7 +66,7 @@ def test_several_processes_pull_at_once(sealed40: Path, tmp_path: Path) -> None:
     assert contents(copy) == contents(sealed40)
 
 
-def test_a_copy_is_verified_even_when_it_is_there(sealed40: Path, tmp_path: Path) -> None:
+def test_an_existing_copy_is_verified_and_repaired(sealed40: Path, tmp_path: Path) -> None:
     store, copy = tmp_path / "s.zarr", tmp_path / "copy.zarr"
     shutil.copytree(sealed40, store)
     assert run_data("pull", store, "-o", copy).returncode == 0

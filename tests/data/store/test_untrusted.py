@@ -47,12 +47,12 @@ def test_a_hostile_store_is_refused_before_anything_is_decoded(sealed40: Path, t
     assert "not those that were sealed" not in str(refused.value)
 
 
-def test_a_manifest_that_leads_elsewhere_is_refused(sealed40: Path, tmp_path: Path) -> None:
+def test_a_manifest_with_paths_outside_the_store_is_refused(sealed40: Path, tmp_path: Path) -> None:
     shutil.copytree(sealed40, tmp_path / "s.zarr")
     manifest = tmp_path / "s.zarr/manifest.txt"
-    good = manifest.read_text()
+    manifest_text = manifest.read_text()
     for name in ("../../escape", "/etc/escape", ".ssh/escape", "a/../../escape", "a\\escape"):
-        manifest.write_text(good + f"{'0' * 16} 4 {name}\n")
+        manifest.write_text(manifest_text + f"{'0' * 16} 4 {name}\n")
         restate(tmp_path / "s.zarr")
         done = run_data("pull", tmp_path / "s.zarr", "-o", tmp_path / "copy.zarr")
         assert done.returncode == 1
@@ -61,22 +61,22 @@ def test_a_manifest_that_leads_elsewhere_is_refused(sealed40: Path, tmp_path: Pa
     assert not list(tmp_path.rglob("*escape*"))
 
 
-def test_a_bomb_among_the_values_is_not_decoded(sealed40: Path, tmp_path: Path) -> None:
+def test_a_compression_bomb_in_the_values_is_not_decoded(sealed40: Path, tmp_path: Path) -> None:
     shutil.copytree(sealed40, tmp_path / "s.zarr")
     for name, key in (("height", "height/c/0"), ("record_id", "record_id/c/0"), ("channel", "channel/c/0")):
         path = tmp_path / "s.zarr" / key
-        whole = path.read_bytes()
-        path.write_bytes(numcodecs.Zstd().encode(bytes(2**28)))  # 10 kB that become 256 MB
+        content = path.read_bytes()
+        path.write_bytes(numcodecs.Zstd().encode(bytes(2**28)))  # 10 kB that decompress to 256 MB
         reseal(tmp_path / "s.zarr")
         with pytest.raises(ContrailError, match=rf"{name}/c.* claims 268,435,456 bytes"):
             read_scalars(open_store(tmp_path / "s.zarr"))
-        path.write_bytes(whole)
+        path.write_bytes(content)
     reseal(tmp_path / "s.zarr")
     assert len(read_scalars(open_store(tmp_path / "s.zarr"))["record_id"]) == 39
 
 
-def test_a_foreign_shard_index_takes_no_memory(sealed40: Path, tmp_path: Path) -> None:
-    """Sizes that lie in an index are an error of that file."""
+def test_a_shard_index_with_false_sizes_allocates_no_memory(sealed40: Path, tmp_path: Path) -> None:
+    """A false size in a shard index is an error of that file."""
     from google_crc32c import value as crc32c
 
     shutil.copytree(sealed40, tmp_path / "s.zarr")

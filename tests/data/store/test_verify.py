@@ -1,4 +1,4 @@
-"""Damage to a store is an error that says where it is."""
+"""Damage to a store is an error that names the damaged file."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ STORE_DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", STORE_DAMAGE)
-def test_a_damaged_store_is_an_error_that_says_where(raw: Path, tmp_path: Path, kind: str) -> None:
+def test_a_damaged_store_is_an_error_that_names_the_place(raw: Path, tmp_path: Path, kind: str) -> None:
     from contrail_data.reports.preview import preview
     from contrail_data.reports.summary import as_text, summarise
 
-    damage, told = STORE_DAMAGE[kind]
+    damage, message = STORE_DAMAGE[kind]
     build_small(raw, tmp_path / "s.zarr")
     damage(tmp_path / "s.zarr")
 
-    def look() -> None:
+    def view_store() -> None:
         store = open_store(tmp_path / "s.zarr")
         as_text(summarise(store))
         preview(store, "18446744073709551616", tmp_path / "pictures")
 
-    with pytest.raises(ContrailError, match=re.escape(told)):
-        look()
+    with pytest.raises(ContrailError, match=re.escape(message)):
+        view_store()
 
 
-def test_small_damage_does_not_stop_looking(raw: Path, tmp_path: Path) -> None:
+def test_a_store_with_damaged_provenance_can_still_be_viewed(raw: Path, tmp_path: Path) -> None:
     from contrail_data.reports.preview import preview
     from contrail_data.reports.summary import as_text, summarise
 
@@ -74,7 +74,7 @@ def test_small_damage_does_not_stop_looking(raw: Path, tmp_path: Path) -> None:
         preview(store, "18446744073709551616", tmp_path / "pictures", store)
 
 
-def test_zarr_alone_checks_the_same_bytes(sealed40: Path) -> None:
+def test_zarr_reads_the_same_pixels_as_the_checking_reader(sealed40: Path) -> None:
     group = zarr.open_group(sealed40, mode="r")
     store = open_store(sealed40)
     read = pixel_reader(store, check=True)

@@ -1,4 +1,4 @@
-"""Kill the own process group at a chosen file operation. Imports the standard library only."""
+"""Kill the program's own process group at a chosen file operation. Imports only the standard library."""
 
 import fnmatch
 import itertools
@@ -10,10 +10,10 @@ EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link")
 
 
 def kill_at_event(pattern: str, number: int = 1, events: tuple[str, ...] = EVENTS) -> None:
-    """Kill this process group with SIGKILL just before its file operation `number` on a path that fits `pattern`.
+    """Kill this process group with SIGKILL just before its file operation `number` on a path that matches `pattern`.
 
-    The moment is counted in audit events of the interpreter, so it does not depend on the speed of the machine. The
-    path of a renaming is its target.
+    Operations are counted as audit events of the interpreter, so the moment does not depend on the speed of the
+    machine. The path of a rename or a link is its target.
     """
     counter = itertools.count(1)
 

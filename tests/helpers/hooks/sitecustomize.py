@@ -1,4 +1,4 @@
-"""Imported by every Python process that is started with the environment of `helpers.kills.killed_at`."""
+"""Imported by every Python process with the environment of `helpers.kills.environment_with_hooks`."""
 
 import json
 import os

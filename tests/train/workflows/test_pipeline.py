@@ -81,7 +81,7 @@ def test_finished_runs_can_be_stages_of_a_pipeline(pipeline: Path, store: Path, 
     )
     assert elsewhere.returncode == 0, elsewhere.stderr
     assert len(json.loads((tmp_path / "s/calibration.json").read_text())["holdout_records"]) == 16
-    assert "calibrated by" in run_train("evaluate", tmp_path / "s", unseen).stderr
+    assert "used to train or calibrate" in run_train("evaluate", tmp_path / "s", unseen).stderr
     averaged = run_train("soup", pipeline / "stages/all", pipeline / "stages/all", "--out", tmp_path / "soup")
     assert averaged.returncode == 0, averaged.stderr
     assert run_train("evaluate", tmp_path / "soup", unseen).returncode == 0

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import shapely
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from PIL import Image
 
 from contrail_data import open_abi
 from contrail_data.composites import get_composite
@@ -77,7 +79,11 @@ def main() -> None:
     parser.add_argument("features", type=Path, metavar="CONTRAILS.geojson")
     parser.add_argument("-o", "--out", type=Path, required=True)
     arguments = parser.parse_args()
-    draw(arguments.scans, arguments.scene, arguments.features).savefig(arguments.out, dpi=80)
+    canvas = FigureCanvasAgg(draw(arguments.scans, arguments.scene, arguments.features))
+    canvas.figure.set_dpi(80)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    picture.quantize(256).save(arguments.out, optimize=True)  # a third of the size
     print(arguments.out)
 
 

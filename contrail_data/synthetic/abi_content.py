@@ -177,7 +177,7 @@ def _add(
     storage: Mapping[str, Any] | None = None,
     numbers: Mapping[str, Any] | None = None,
 ) -> None:
-    """Add a netCDF variable with the attributes of a template; `texts` fill placeholders, `numbers` the null ones.
+    """Add a netCDF variable with the attributes of a template; `texts` fill names in braces, `numbers` the null values.
 
     As in NOAA's files, numbers among the attributes are arrays of one element, and text is of fixed length.
     """

@@ -37,7 +37,7 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: str) -> Iterator[Block]:
-    """What a page tells its reader to run or to write."""
+    """The commands, Python blocks and files that a page gives its reader."""
     text = (ROOT / page).read_text()
     table = "\n".join(command for row in re.findall(r"^\|.*$", text, re.M) for command in re.findall(r"`([^`]+)`", row))
     yield Block("", "", "\n".join(line for line in table.splitlines() if line.startswith("contrail-")))

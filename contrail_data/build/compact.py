@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from contrail_data.storage.place import Place
 from contrail_data.store import journal
@@ -42,14 +46,20 @@ def close_gaps(
         as_built = all(row["index"] == shard * SHARD + position for position, row in enumerate(members))
         if as_built and not (shard == last and last_is_cut):
             continue
-        stored = [{name: reader.stored(row["index"]) for name, reader in readers.items()} for row in members]
+        samples = [{name: _read(reader, row["index"]) for name, reader in readers.items()} for row in members]
         journal.drop_entries(place, [shard])
         with writing_shards(layouts, shard) as writers:
-            for position, sample in enumerate(stored):
-                for name, parts in sample.items():
-                    writers[name].add_stored(position, parts)
+            for position, sample in enumerate(samples):
+                for name, pixels in sample.items():
+                    writers[name].add(position, pixels)
             remaining[shard] = {name: writer.finish() for name, writer in writers.items()}
     superfluous = [shard for shard in files if shard > last]
     journal.drop_entries(place, superfluous)
     place.remove([layout.key(shard) for shard in superfluous for layout in layouts.values()])
     return ordered, remaining
+
+
+def _read(reader: ShardReader, sample: int) -> npt.NDArray[Any]:
+    pixels = np.empty((reader.layout.units, *reader.layout.unit_shape), reader.layout.dtype)
+    reader(sample, range(reader.layout.units), pixels)
+    return pixels

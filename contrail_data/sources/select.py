@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,9 +16,9 @@ from contrail_data.sources.base import LabelFilter
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import labelled_time
-from contrail_data.store.schema import Kind, PixelDtype, require_kind
+from contrail_data.store.schema import Kind, require_kind
 from contrail_data.store.settings import StoreSettings
-from contrail_data.store.shards import CODECS, parse_layout
+from contrail_data.store.shards import parse_layout
 
 StoreSelection: TypeAlias = tuple[xr.Dataset, npt.NDArray[np.int64]]
 """An open store and the indices of selected samples."""
@@ -37,17 +38,12 @@ def settings_of(store: xr.Dataset) -> StoreSettings:
     """
     path = store.attrs["path"]
     require_kind(store, Kind.SAMPLES, remedy="give a store of samples")
-    layout = parse_layout(place_of(path), "image")
-    codecs = [name for name, codec in CODECS.items() if layout is not None and _same_codec(codec, layout.codec)]
-    dtype = store["image"].dtype.name
-    if not codecs or dtype not in set(PixelDtype) or store.sizes["y"] != store.sizes["x"]:
-        raise ContrailError(f"{path}: not laid out as a contrail store; build it with build-ash")
     composite, label_shift = from_dict(store.attrs["composite"]), tuple(store.attrs["label_shift"])
-    return StoreSettings(composite, PixelDtype(dtype), codecs[0], store.sizes["y"], label_shift)
-
-
-def _same_codec(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
-    return a is b if a is None or b is None else a["name"] == b["name"]
+    with suppress(ValueError):
+        spec = parse_layout(place_of(path), "image").spec
+        if store.sizes["y"] == store.sizes["x"]:
+            return StoreSettings(composite, spec.dtype, spec.codec, store.sizes["y"], label_shift)
+    raise ContrailError(f"{path}: not laid out as a contrail store; build it with build-ash")
 
 
 def select_samples(

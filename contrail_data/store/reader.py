@@ -17,6 +17,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.sample import check_record_id
 from contrail_data.storage.files import first_line
 from contrail_data.storage.place import Place, place_of, zarr_store
+from contrail_data.store.cache import fetcher
 from contrail_data.store.journal import PLAN
 from contrail_data.store.manifest import read_manifest_once, read_verified, store_digest
 from contrail_data.store.schema import DIMS, FORMAT, FORMAT_VERSION, GROUP, MANIFEST, Kind, checksum_name
@@ -164,8 +165,7 @@ def _chunk_key(name: str, ndim: int) -> str:
 def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False, keep: bool = False) -> PixelReader:
     """Return a function that reads frames of one sample.
 
-    Chunks are read directly if the array has a layout that this package writes, and through zarr otherwise. The
-    function can be called from many threads. It raises ContrailError, naming the file that cannot be read or the
+    The function can be called from many threads. It raises ContrailError, naming the file that cannot be read or the
     sample that is damaged.
 
     Args:
@@ -178,7 +178,7 @@ def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False,
         `read(sample, frames, out)`, where `out` is C-contiguous, of the stored dtype and of shape (frame, ...).
 
     Raises:
-        ContrailError: If the array's metadata is missing or damaged.
+        ContrailError: If the array's metadata is missing, damaged, or of a layout that this package does not write.
     """
     place = place_of(store.attrs["path"])
     metadata = f"{name}/{GROUP}"
@@ -187,35 +187,10 @@ def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False,
         layout = parse_layout(place, name)
     except (FileNotFoundError, ValueError):
         raise ContrailError(f"{place.file(metadata)}: missing or damaged; restore the store") from None
-    if layout is not None and (layout.shape[1:], layout.dtype) != (store[name].shape[1:], store[name].dtype):
+    if (layout.shape[1:], layout.dtype) != (store[name].shape[1:], store[name].dtype):
         raise ContrailError(f"{place.file(metadata)}: is not what was sealed; restore the store")
-    has_time = "time" in DIMS[name]
-    if layout is not None and (layout.unit_shape[0] == 1) == has_time:
-        fetch = None
-        if keep and place.remote:
-            from contrail_data.store.cache import fetcher
-
-            fetch = fetcher(store)
-        read: PixelReader = ShardReader(layout, fetch)
-    else:
-        read = _zarr_reader(place, name)
+    read = ShardReader(layout, fetcher(store) if keep and place.remote else None)
     return _checked(read, store, name) if check else read
-
-
-def _zarr_reader(place: Place, name: str) -> PixelReader:
-    import zarr
-
-    array: Any = zarr.open_group(zarr_store(place), mode="r", zarr_format=3)[name]
-
-    def read(sample: int, frames: Sequence[int], out: npt.NDArray[Any]) -> None:
-        try:
-            out[...] = array.oindex[sample, list(frames)] if "time" in DIMS[name] else array[sample]
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ContrailError(
-                f"{place}/{name}: sample {sample} cannot be read ({error}); restore the store"
-            ) from None
-
-    return read
 
 
 def _checked(read: PixelReader, store: xr.Dataset, name: str) -> PixelReader:

@@ -1,10 +1,10 @@
 """Writes and reads the bytes of zarr v3 chunks directly.
 
 zarr-python spends its time per chunk (event loop, codec pipeline), not per byte, so the two hot paths, writing samples
-and reading the frames of one sample, bypass it. What is supported is exact and small: little-endian arrays whose first
-axis is the sample and whose chunks hold one sample and all of every axis after the second, in a file each or in a
-shard of samples (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/), without a compressor or
-with blosc or zstd. Other arrays are read through zarr itself.
+and reading the frames of one sample, bypass it. What is supported is the one layout that this package writes:
+little-endian arrays in shards of 16 samples (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/),
+whose inner chunks hold one frame, or one sample of an array without a time axis, without a compressor or with blosc or
+zstd.
 
 A unit is an inner chunk without its sample axis: a frame where the array has a time axis. The module is long because
 layout, writer and reader share what they know about these bytes.
@@ -16,6 +16,7 @@ import json
 import math
 import mmap
 import os
+import resource
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,7 +35,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.files import Part, Write
 from contrail_data.storage.place import Place
 from contrail_data.store.manifest import FileChecksum
-from contrail_data.store.schema import Codec
+from contrail_data.store.schema import DIMS, SHARD, ArraySpec, Codec, PixelDtype
 
 # The callers have threads of their own, and threaded blosc orders its blocks by chance.
 numcodecs.blosc.use_threads = False
@@ -53,77 +54,50 @@ _ABSENT = 2**64 - 1
 _MAX_UNIT_BYTES = 2**30  # decoded; an array that claims more holds no frames
 
 
-def compressor(declaration: dict[str, Any] | None) -> Any:
-    """Create the codec of a zarr v3 declaration.
-
-    Args:
-        declaration: The declaration. None: no compressor.
-
-    Returns:
-        The numcodecs codec, or None.
-
-    Raises:
-        KeyError: If the codec is not supported.
-    """
-    if declaration is None:
-        return None
-    settings = declaration.get("configuration", {})
-    if declaration["name"] == "zstd":
-        return numcodecs.Zstd(level=settings["level"], checksum=settings.get("checksum", False))
-    if declaration["name"] == "blosc":
-        shuffle = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}[settings["shuffle"]]
-        return numcodecs.Blosc(
-            cname=settings["cname"],
-            clevel=settings["clevel"],
-            shuffle=shuffle,
-            blocksize=settings.get("blocksize", 0),
-            typesize=settings.get("typesize"),
-        )
-    raise KeyError(declaration["name"])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the chunks of an array lie, parsed from its `zarr.json`."""
+    """Where the chunks of an array lie."""
 
     place: Place
     """The store."""
     name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    separator: str
-    samples_per_file: int
-    unit_shape: tuple[int, ...]
-    """Shape of an inner chunk without the sample axis."""
-    codec: dict[str, Any] | None
-    sharded: bool
+    samples: int
+    spec: ArraySpec
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array, with the sample axis."""
+        return self.samples, *self.spec.shape
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored data type."""
+        return np.dtype(self.spec.dtype).newbyteorder("<")
+
+    @cached_property
+    def unit_shape(self) -> tuple[int, ...]:
+        """Shape of an inner chunk without the sample axis."""
+        return (1, *self.spec.shape[1:]) if "time" in DIMS[self.name] else self.spec.shape
 
     @cached_property
     def units(self) -> int:
-        """Inner chunks per sample.
-
-        Returns:
-            Their number.
-        """
-        return self.shape[1] // self.unit_shape[0]
+        """Inner chunks per sample."""
+        return self.spec.shape[0] // self.unit_shape[0]
 
     @cached_property
     def unit_bytes(self) -> int:
-        """Size of a decoded inner chunk.
-
-        Returns:
-            Bytes.
-        """
+        """Size of a decoded inner chunk in bytes."""
         return math.prod(self.unit_shape) * self.dtype.itemsize
 
     @cached_property
     def compressor(self) -> Any:
-        """The codec of the inner chunks.
-
-        Returns:
-            A numcodecs codec. None if they are not compressed.
-        """
-        return compressor(self.codec)
+        """The numcodecs codec of the inner chunks. None if they are not compressed."""
+        if (declaration := CODECS[self.spec.codec]) is None:
+            return None
+        settings = {"id": declaration["name"], **declaration["configuration"]}
+        if self.spec.codec is Codec.LZ4:
+            settings |= {"shuffle": numcodecs.Blosc.BITSHUFFLE, "typesize": self.dtype.itemsize}
+        return numcodecs.get_codec(settings)
 
     def key(self, file: int) -> str:
         """Return the key of a chunk file.
@@ -134,10 +108,10 @@ class Layout:
         Returns:
             Its key in the store.
         """
-        return self.separator.join([f"{self.name}/c", str(file), *["0"] * (len(self.shape) - 1)])
+        return f"{self.name}/c.{file}{'.0' * len(self.spec.shape)}"
 
 
-def parse_layout(place: Place, name: str) -> Layout | None:
+def parse_layout(place: Place, name: str) -> Layout:
     """Parse the layout of an array.
 
     Args:
@@ -145,58 +119,41 @@ def parse_layout(place: Place, name: str) -> Layout | None:
         name: The array.
 
     Returns:
-        The layout. None if only zarr itself can read the array.
+        The layout.
 
     Raises:
         FileNotFoundError: If there is no `zarr.json`.
-        ValueError: If it is not JSON.
+        ValueError: If it is not JSON, or states a layout that this package does not write.
     """
     metadata = json.loads(place.read(f"{name}/zarr.json"))
     try:
-        shape = tuple(metadata["shape"])
-        outer = inner = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
-        key_encoding, codecs = metadata["chunk_key_encoding"], metadata["codecs"]
-        sharded = codecs[0]["name"] == "sharding_indexed"
-        if sharded:
-            settings = codecs[0]["configuration"]
-            index_codecs = [codec["name"] for codec in settings["index_codecs"]]
-            at_end = settings.get("index_location", "end") == "end"
-            if len(codecs) != 1 or index_codecs != ["bytes", "crc32c"] or not at_end:
-                return None
-            inner, codecs = tuple(settings["chunk_shape"]), settings["codecs"]
-        layout = Layout(
-            place=place,
-            name=name,
-            shape=shape,
-            dtype=np.dtype(metadata["data_type"]).newbyteorder("<"),
-            separator=key_encoding.get("configuration", {}).get("separator", "/"),
-            samples_per_file=outer[0],
-            unit_shape=inner[1:],
-            codec=codecs[1] if len(codecs) == 2 else None,
-            sharded=sharded,
+        (samples, *shape), (sharding,) = metadata["shape"], metadata["codecs"]
+        settings = sharding["configuration"]
+        bytes_codec, *compressors = settings["codecs"]
+        names = [codec["name"] for codec in compressors]
+        (codec,) = (key for key, declared in CODECS.items() if names == ([declared["name"]] if declared else []))
+        spec = ArraySpec(tuple(shape), PixelDtype(metadata["data_type"]), codec)
+        layout = Layout(place=place, name=name, samples=samples, spec=spec)
+        stated = (
+            *(metadata["chunk_grid"], metadata["chunk_key_encoding"], sharding["name"], settings["chunk_shape"]),
+            *(bytes_codec["name"], bytes_codec.get("configuration", {}).get("endian", "little")),
+            *(settings.get("index_location", "end"), [codec["name"] for codec in settings["index_codecs"]]),
         )
-        supported = (
-            metadata["chunk_grid"]["name"] == "regular"
-            and key_encoding["name"] == "default"
-            and layout.separator in (".", "/")
-            and codecs[0]["name"] == "bytes"
-            and codecs[0].get("configuration", {}).get("endian", "little") == "little"
-            and len(codecs) <= 2
-            and len(shape) >= 2
-            and all(type(n) is int and n > 0 for n in (*shape, *outer, *inner))
-            and inner[0] == 1
-            and outer[1:] == shape[1:]
-            and inner[2:] == shape[2:]
-            and shape[1] % inner[1] == 0
-            and (sharded or outer[0] == 1)
-            and layout.dtype.kind in "uif"
+        expected = (
+            {"name": "regular", "configuration": {"chunk_shape": [SHARD, *shape]}},
+            {"name": "default", "configuration": {"separator": "."}},
+            *("sharding_indexed", [1, *layout.unit_shape], "bytes", "little", "end", ["bytes", "crc32c"]),
+        )
+        sizes_are_plausible = (
+            all(type(n) is int and n > 0 for n in layout.shape)
             and layout.unit_bytes <= _MAX_UNIT_BYTES
-            and layout.samples_per_file * layout.units <= _MAX_UNIT_BYTES // 16
+            and SHARD * layout.units <= _MAX_UNIT_BYTES // 16
         )
-        compressor(layout.codec)
-        return layout if supported else None
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError):
-        return None
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"malformed metadata: {error!r}") from None
+    if stated != expected or not sizes_are_plausible:
+        raise ValueError("another layout")
+    return layout
 
 
 class ShardWriter:
@@ -209,7 +166,7 @@ class ShardWriter:
 
     def __init__(self, layout: Layout, write: Write) -> None:
         self._layout, self._write = layout, write
-        self._index = np.full((layout.samples_per_file, layout.units, 2), _ABSENT, "<u8")
+        self._index = np.full((SHARD, layout.units, 2), _ABSENT, "<u8")
         self._checksum, self._bytes = xxhash.xxh3_64(), 0
 
     def add(self, position: int, data: npt.NDArray[Any]) -> list[int]:
@@ -226,23 +183,15 @@ class ShardWriter:
         units = np.ascontiguousarray(data, layout.dtype).reshape(layout.units, *layout.unit_shape)
         if layout.compressor is None:
             # In one piece: the kernel then keeps it in large pages, which read faster.
-            starts = self._bytes + np.arange(layout.units, dtype=np.uint64) * np.uint64(layout.unit_bytes)
-            self._index[position] = np.stack([starts, np.full_like(starts, layout.unit_bytes)], -1)
-            self._append(units.data.cast("B"))
+            parts, lengths = [units.data.cast("B")], [layout.unit_bytes] * layout.units
         else:
-            self.add_stored(position, [layout.compressor.encode(unit) for unit in units])
-        return [xxhash.xxh3_64_intdigest(unit.data) for unit in units]
-
-    def add_stored(self, position: int, parts: Sequence[Part]) -> None:
-        """Write one sample from units that are encoded already.
-
-        Args:
-            position: Position of the sample in the file.
-            parts: Its units, as another file holds them.
-        """
-        for unit, part in enumerate(parts):
-            self._index[position, unit] = self._bytes, len(part)
+            parts = [layout.compressor.encode(unit) for unit in units]
+            lengths = [len(part) for part in parts]
+        self._index[position, :, 0] = self._bytes + np.cumsum([0, *lengths[:-1]])
+        self._index[position, :, 1] = lengths
+        for part in parts:
             self._append(part)
+        return [xxhash.xxh3_64_intdigest(unit.data) for unit in units]
 
     def finish(self) -> FileChecksum:
         """Write the index.
@@ -250,10 +199,9 @@ class ShardWriter:
         Returns:
             Checksum of the file.
         """
-        if self._layout.sharded:
-            index = self._index.tobytes()
-            self._append(index)
-            self._append(crc32c(index).to_bytes(4, "little"))
+        index = self._index.tobytes()
+        self._append(index)
+        self._append(crc32c(index).to_bytes(4, "little"))
         return FileChecksum(self._checksum.hexdigest(), self._bytes)
 
     def _append(self, part: Part) -> None:
@@ -317,7 +265,9 @@ class ShardReader:
         self._local = fetch is not None or not layout.place.remote
         self._files: dict[int, _File] = {}
         self._handles: dict[int, int] = {}
-        self._keep = _files_to_keep() if self._local else 0
+        # With two handles for each file, one reader takes up to an eighth of what the process may hold open.
+        soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._keep = max(8, min(soft_limit // 16, 4096))
         array_bytes = math.prod(layout.shape) * layout.dtype.itemsize
         self._map = array_bytes < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
@@ -339,8 +289,8 @@ class ShardReader:
             ValueError: If `out` does not fit.
         """
         layout = self.layout
-        number, position = divmod(sample, layout.samples_per_file)
-        if not 0 <= sample < layout.shape[0] or not units or min(units) < 0 or max(units) >= layout.units:
+        number, position = divmod(sample, SHARD)
+        if not 0 <= sample < layout.samples or not units or min(units) < 0 or max(units) >= layout.units:
             raise IndexError(f"{layout.place}/{layout.name}: no sample {sample} with frames {list(units)}")
         if out.nbytes != len(units) * layout.unit_bytes or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.shape}, frames are {layout.unit_shape}, C-contiguous")
@@ -350,29 +300,12 @@ class ShardReader:
             try:
                 self._read(self._files.get(number) or self._parse(number, handle), handle, position, units, out)
             finally:
-                self._release(number, handle)
+                if handle >= 0 and self._handles.get(number) != handle:
+                    os.close(handle)
         except FileNotFoundError:
             raise ContrailError(f"{file}: cannot be read (missing); restore the store") from None
         except (ValueError, RuntimeError, OSError) as error:
             raise ContrailError(f"{file}: does not decode ({error}); restore the store") from None
-
-    def stored(self, sample: int) -> list[bytes]:
-        """Read all units of one sample as they are stored. Raises the same errors as reading them decoded.
-
-        Args:
-            sample: Index of the sample.
-
-        Returns:
-            The encoded units.
-        """
-        number, position = divmod(sample, self.layout.samples_per_file)
-        handle = self._open(number)
-        try:
-            file = self._files.get(number) or self._parse(number, handle)
-            slots = range(position * self.layout.units, (position + 1) * self.layout.units)
-            return [bytes(self._pread(file.key, handle, *file.index[2 * slot : 2 * slot + 2])) for slot in slots]
-        finally:
-            self._release(number, handle)
 
     def _open(self, number: int) -> int:
         """Return a handle of a local file, -1 on object storage."""
@@ -387,10 +320,6 @@ class ShardReader:
             return self._handles[number]
         return handle
 
-    def _release(self, number: int, handle: int) -> None:
-        if handle >= 0 and self._handles.get(number) != handle:
-            os.close(handle)
-
     def _parse(self, number: int, handle: int) -> _File:
         """Read the index of a file.
 
@@ -403,21 +332,16 @@ class ShardReader:
         size = os.fstat(handle).st_size if handle >= 0 else layout.place.size(key)
         if size is None:
             raise FileNotFoundError(key)
-        index = array("Q", [0, size])
-        entries = layout.samples_per_file * layout.units
-        if layout.sharded:
-            index_bytes = 16 * entries + 4
-            tail = self._pread(key, handle, max(0, size - index_bytes), index_bytes)
-            if len(tail) != index_bytes or crc32c(bytes(tail[:-4])) != int.from_bytes(tail[-4:], "little"):
-                raise ValueError("the shard index fails its checksum")
-            index = array("Q")
-            index.frombytes(tail[:-4])
-        starts = [-1] * layout.samples_per_file
-        if layout.codec is None:
-            table = np.array(index).reshape(layout.samples_per_file, layout.units, 2)
-            row = table[:, :1, 0] + np.arange(layout.units, dtype=np.uint64) * np.uint64(layout.unit_bytes)
-            in_a_row = (table[..., 0] == row).all(1) & (table[..., 1] == layout.unit_bytes).all(1)
-            starts = np.where(in_a_row, table[:, 0, 0].astype(np.int64), -1).tolist()
+        entries = SHARD * layout.units
+        index_bytes = 16 * entries + 4
+        tail = self._pread(key, handle, max(0, size - index_bytes), index_bytes)
+        if len(tail) != index_bytes or crc32c(bytes(tail[:-4])) != int.from_bytes(tail[-4:], "little"):
+            raise ValueError("the shard index fails its checksum")
+        index = array("Q", bytes(tail[:-4]))
+        table = np.array(index).reshape(SHARD, layout.units, 2)
+        row = table[:, :1, 0] + np.arange(layout.units, dtype=np.uint64) * np.uint64(layout.unit_bytes)
+        in_a_row = (table[..., 0] == row).all(1) & (table[..., 1] == layout.unit_bytes).all(1)
+        starts = np.where(in_a_row & (layout.compressor is None), table[:, 0, 0].astype(np.int64), -1).tolist()
         return self._files.setdefault(number, _File(number, key, size, index, starts, bytearray(entries)))
 
     def _read(self, file: _File, handle: int, position: int, units: Sequence[int], out: npt.NDArray[Any]) -> None:
@@ -427,48 +351,48 @@ class ShardReader:
             ValueError: If one is absent or damaged.
         """
         layout, first, count = self.layout, units[0], len(units)
-        slot = position * layout.units
         start = file.starts[position]
         if start >= 0 and (count == 1 or list(units) == list(range(first, first + count))):
-            slots = slice(slot + first, slot + first + count)
-            self._read_plain(file, handle, slots, start + first * layout.unit_bytes, out)
+            self._read_plain(file, handle, position * layout.units + first, start + first * layout.unit_bytes, out)
             return
-        for i, unit in enumerate(units):
-            slots = slice(slot + unit, slot + unit + 1)
-            offset, length = file.index[2 * slots.start : 2 * slots.stop]
+        for unit, frame in zip(units, out, strict=True):
+            slot = position * layout.units + unit
+            offset, length = file.index[2 * slot : 2 * slot + 2]
             if offset == _ABSENT:
                 raise ValueError(f"frame {unit} is absent")
-            if layout.codec is None:
+            if layout.compressor is None:
                 if length != layout.unit_bytes:
                     raise ValueError(f"a chunk of {length} bytes where {layout.unit_bytes} are expected")
-                self._read_plain(file, handle, slots, offset, out[i])
-            else:
-                if offset + length > file.size:
-                    raise ValueError("a chunk beyond the end")
-                mapped = self._mapped(file, handle, slots)
-                stored = self._pread(file.key, handle, offset, length) if mapped is None else mapped[offset:][:length]
-                layout.compressor.decode(stored, out=out[i])
-                file.touched[slots] = b"\1"
+                self._read_plain(file, handle, slot, offset, frame)
+                continue
+            if offset + length > file.size:
+                raise ValueError("a chunk beyond the end")
+            mapped = self._mapped(file, handle, slice(slot, slot + 1))
+            stored = self._pread(file.key, handle, offset, length) if mapped is None else mapped[offset:][:length]
+            layout.compressor.decode(stored, out=frame)
+            file.touched[slot] = 1
 
-    def _read_plain(self, file: _File, handle: int, slots: slice, offset: int, out: npt.NDArray[Any]) -> None:
+    def _read_plain(self, file: _File, handle: int, slot: int, offset: int, out: npt.NDArray[Any]) -> None:
         """Read uncompressed units that lie in a row.
 
         Raises:
             ValueError: If the file ends before.
         """
+        count = out.nbytes // self.layout.unit_bytes
+        slots = slice(slot, slot + count)
+        flat = out.reshape(-1).view(np.uint8)
         if (mapped := self._mapped(file, handle, slots)) is not None:
-            np.copyto(out.reshape(-1).view(np.uint8), mapped[offset : offset + out.nbytes])
+            np.copyto(flat, mapped[offset : offset + out.nbytes])
             return
         if handle >= 0:
-            length = os.preadv(handle, [out.data], offset)
+            length = os.preadv(handle, [flat], offset)
         else:
             content = self._pread(file.key, handle, offset, out.nbytes)
             length = len(content)
+            flat[:length] = np.frombuffer(content, np.uint8)
         if length != out.nbytes:
             raise ValueError("cut short")
-        if handle < 0:
-            out.reshape(-1).view(np.uint8)[...] = np.frombuffer(content, np.uint8)
-        file.touched[slots] = b"\1" * (slots.stop - slots.start)
+        file.touched[slots] = b"\1" * count
 
     def _mapped(self, file: _File, handle: int, slots: slice) -> npt.NDArray[np.uint8] | None:
         """Return the file as memory if these units were read before, and so are likely still in memory.
@@ -488,11 +412,3 @@ class ShardReader:
         if handle >= 0:
             return os.pread(handle, length, offset)
         return self.layout.place.read_range(key, offset, length)
-
-
-def _files_to_keep() -> int:
-    """Return how many files one reader may hold open: with two handles each, an eighth of the process's limit."""
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(8, min(soft // 16, 4096))

@@ -24,8 +24,6 @@ layouts = st.fixed_dictionaries(
         "height": st.integers(1, 9),
         "dtype": st.sampled_from(["uint8", "float16", "float32"]),
         "codec": st.sampled_from(list(CODECS)),
-        "samples_per_shard": st.sampled_from([None, 1, 3]),
-        "separator": st.sampled_from([".", "/"]),
     }
 )
 
@@ -34,25 +32,23 @@ layouts = st.fixed_dictionaries(
 @given(layouts, st.data())
 def test_arrays_written_by_zarr_are_read(tmp_path_factory, layout: dict, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("array")
-    shape = (5, layout["frames"], 2, layout["height"], 3)
+    shape = (18, layout["frames"], 2, layout["height"], 3)
     values = np.random.default_rng(0).integers(0, 200, shape).astype(layout["dtype"])
-    shard = layout["samples_per_shard"]
     written = zarr.create_array(
-        str(folder / "a"),
+        str(folder / "image"),
         shape=shape,
-        shards=None if shard is None else (shard, *shape[1:]),
-        chunks=(1, *shape[1:]) if shard is None else (1, 1, *shape[2:]),
+        shards=(16, *shape[1:]),
+        chunks=(1, 1, *shape[2:]),
         dtype=layout["dtype"],
         compressors=CODECS[layout["codec"]] and [CODECS[layout["codec"]]],
-        chunk_key_encoding={"name": "default", "separator": layout["separator"]},
+        chunk_key_encoding={"name": "default", "separator": "."},
         config={"write_empty_chunks": True},
     )
     written[...] = values
-    parsed = parse_layout(Place(str(folder)), "a")
-    assert parsed is not None
+    parsed = parse_layout(Place(str(folder)), "image")
     read = ShardReader(parsed)
     for _ in range(2):  # the second read uses the files that the first one left open
-        sample = data.draw(st.integers(0, 4))
+        sample = data.draw(st.integers(0, 17))
         units = data.draw(st.lists(st.integers(0, parsed.units - 1), min_size=1, max_size=4))
         out = np.empty((len(units), *parsed.unit_shape), parsed.dtype)
         read(sample, units, out)
@@ -65,7 +61,7 @@ def write_all(place: Place, name: str, codec: str, values: np.ndarray) -> ShardR
     (layout,) = create_arrays(
         place, {name: ArraySpec(values.shape[1:], PixelDtype(str(values.dtype)), codec)}, len(values)
     ).values()
-    for file in range(-(-layout.shape[0] // layout.samples_per_file)):
+    for file in range(-(-layout.samples // 16)):
         with writing_shards({name: layout}, file) as writers:
             for position in reversed(range(min(16, len(values) - 16 * file))):
                 writers[name].add(position, values[16 * file + position])
@@ -129,13 +125,21 @@ def test_many_threads_and_a_forked_process_read_the_same(tmp_path: Path) -> None
     assert count_mismatches(10) == 0
 
 
-def test_other_layouts_are_not_read_directly(tmp_path: Path) -> None:
-    for i, options in enumerate(
-        [
-            {"chunks": (2, 2, 8, 8)},  # two samples in a chunk
-            {"chunks": (1, 2, 4, 8)},  # rows split
-            {"chunks": (1, 2, 8, 8), "filters": [{"name": "transpose", "configuration": {"order": [0, 1, 3, 2]}}]},
-        ]
+def test_other_layouts_are_refused(tmp_path: Path) -> None:
+    usual = {"shards": (16, 2, 8, 8), "chunks": (1, 1, 8, 8)}
+    transposed = [{"name": "transpose", "configuration": {"order": [0, 1, 3, 2]}}]
+    for options in (
+        usual,  # chunks in folders
+        {"chunks": (1, 1, 8, 8)},  # no shards
+        {**usual, "shards": (8, 2, 8, 8)},
+        {**usual, "chunks": (1, 1, 4, 8)},
+        {**usual, "filters": transposed},
     ):
-        zarr.create_array(str(tmp_path / str(i)), shape=(4, 2, 8, 8), dtype="uint8", **options)
-        assert parse_layout(Place(str(tmp_path)), str(i)) is None
+        separator = "/" if options is usual else "."
+        encoding = {"name": "default", "separator": separator}
+        zarr.create_array(
+            str(tmp_path / "valid"), shape=(16, 2, 8, 8), dtype="uint8", chunk_key_encoding=encoding, overwrite=True,
+            **options,
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=r"layout|unpack|malformed"):
+            parse_layout(Place(str(tmp_path)), "valid")

@@ -3,6 +3,8 @@
 Names, variables, types, packing, flags and attributes are those of real L1b (Rad), CMIP and MCMIP files;
 `abi_files.yaml` holds the fixed ones. What no reader of imagery needs is left out: star looks, focal plane
 temperatures, harmonization, solar irradiance, lists of inputs.
+
+Radiances are Planck's law with the constants of the band: L = fk1 / (exp(fk2 / (bc1 + bc2 T)) - 1).
 """
 
 from __future__ import annotations
@@ -55,17 +57,6 @@ BANDS = {number: Band(*values) for number, values in TEMPLATES["bands"].items()}
 SATELLITES = {number: Satellite(*values) for number, values in TEMPLATES["satellites"].items()}
 
 
-class Image(NamedTuple):
-    """One band of one scan as it is stored."""
-
-    packed: npt.NDArray[np.int16]
-    """Counts, (y, x)."""
-    flags: npt.NDArray[np.int8]
-    """Data quality flags, (y, x); -1 beside the Earth."""
-    values: npt.NDArray[np.float64]
-    """Values of the good and conditionally usable pixels, one axis."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class AbiContent:
     """What one file holds."""
@@ -75,30 +66,14 @@ class AbiContent:
     """L1b, CMIP or MCMIP."""
     scene: str
     """A key of `SCENES`."""
-    mode: int
     satellite: int
     grid: FixedGrid
     extent: Mapping[str, np.float32]
     """Geospatial bounds and centre, see `extent_of`."""
-    images: Mapping[int, Image]
-    """By band."""
+    kelvin: Mapping[int, npt.NDArray[np.float32]]
+    """Brightness temperature (y, x) by band; NaN beside the Earth."""
     times: tuple[np.datetime64, np.datetime64, np.datetime64]
     """When the scan starts and ends and when the file is created."""
-
-
-def packing(band: Band, radiance: bool) -> tuple[np.float32, np.float32, int, int]:
-    """Look up how values of a band are packed.
-
-    Args:
-        band: Constants of the band.
-        radiance: Whether the values are radiances; brightness temperatures otherwise.
-
-    Returns:
-        Scale, offset, largest count, and the count that stands for no value.
-    """
-    if radiance:
-        return np.float32(band.scale), np.float32(band.offset), 2**band.bits - 2, 2**band.bits - 1
-    return np.float32(band.kelvin_scale), np.float32(band.kelvin_offset), 4095, -1
 
 
 def extent_of(grid: FixedGrid, latitude: npt.NDArray[Any], longitude: npt.NDArray[Any]) -> dict[str, np.float32]:
@@ -144,21 +119,21 @@ def file_bytes(content: AbiContent) -> bytes:
     }
     with h5py.File(content.name, "w", **options) as file:
         start, end, created = (f"{str(time)[:21]}Z" for time in content.times)
-        satellite = SATELLITES[content.satellite]
-        texts: dict[str, Any] = {
+        texts = {
+            **SATELLITES[content.satellite]._asdict(),
+            "satellite": content.satellite,
             "name": content.name,
             "title": "ABI L1b Radiances" if content.product == "L1b" else "ABI L2 Cloud and Moisture Imagery",
             "kind": "Multiple emissive band" if content.product == "MCMIP" else "Single emissive band",
             "scene": SCENES[content.scene],
             "uuid": uuid.uuid5(uuid.NAMESPACE_URL, content.name),
+            **{"start": start, "end": end, "created": created},
         }
-        texts |= {"slot": satellite.slot, "instrument": satellite.instrument, "satellite": content.satellite}
-        texts |= {"mode": content.mode, "start": start, "end": end, "created": created}
         for key, text in TEMPLATES["file"].items():
             file.attrs[key] = np.bytes_(text.format(**texts))
         _add_axes(file, content.grid)
-        for number, image in content.images.items():
-            _add_band(file, content.product, number, image)
+        for number, kelvin in content.kelvin.items():
+            _add_band(file, content.product, number, kelvin)
         _add_geometry(file, content)
         first, last, _ = ((time - _EPOCH) / np.timedelta64(1, "s") for time in content.times)
         _add(file, "t", np.float64((first + last) / 2), "t")
@@ -171,25 +146,27 @@ def _add(
     file: h5py.File,
     name: str,
     data: Any,
-    template: str | Mapping[str, Any],
+    template: str,
     dimensions: Sequence[str] = (),
-    texts: Mapping[str, Any] | None = None,
-    storage: Mapping[str, Any] | None = None,
-    numbers: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None,
+    **storage: Any,
 ) -> None:
-    """Add a netCDF variable with the attributes of a template; `texts` fill names in braces, `numbers` the null values.
+    """Add a netCDF variable with the attributes of a template; `values` fill names in braces and null values.
 
     As in NOAA's files, numbers among the attributes are arrays of one element, and text is of fixed length.
     """
-    attributes = TEMPLATES[template] if isinstance(template, str) else template
-    attributes = {key: (numbers or {}).get(key) if value is None else value for key, value in attributes.items()}
-    attributes = {key: np.array(v[1:], v[0]) if isinstance(v, list) else v for key, v in attributes.items()}
+    values = values or {}
+    attributes: dict[str, Any] = {}
+    for key, value in TEMPLATES[template].items():
+        if isinstance(value, str):
+            attributes[key] = np.bytes_(value.format(**values))
+        else:
+            attributes[key] = np.atleast_1d(values[key] if value is None else np.array(value[1:], value[0]))
     data = np.asarray(data)
     fill = np.asarray(attributes.get("_FillValue", _NO_FILL[data.dtype.str[1:]])).item()
-    variable = file.create_dataset(name, data=data, fillvalue=fill, **(storage or {}))
+    variable = file.create_dataset(name, data=data, fillvalue=fill, **storage)
     for key, value in attributes.items():
-        text = isinstance(value, str)
-        variable.attrs[key] = np.bytes_(value.format(**(texts or {}))) if text else np.atleast_1d(value)
+        variable.attrs[key] = value
     for axis, dimension in enumerate(dimensions):
         variable.dims[axis].attach_scale(file[dimension])
 
@@ -197,9 +174,9 @@ def _add(
 def _add_axes(file: h5py.File, grid: FixedGrid) -> None:
     """Add the dimensions, as HDF5 dimension scales."""
     for axis, first, step, count in (("y", grid.y, grid.dy, grid.height), ("x", grid.x, grid.dx, grid.width)):
-        texts = {"axis": axis, "capital": axis.upper()}
-        numbers = {"scale_factor": np.float32(step), "add_offset": np.float32(first)}
-        _add(file, axis, np.arange(count, dtype=np.int16), "axis", texts=texts, numbers=numbers)
+        values = {"axis": axis, "capital": axis.upper()}
+        values |= {"scale_factor": np.float32(step), "add_offset": np.float32(first)}
+        _add(file, axis, np.arange(count, dtype=np.int16), "axis", values=values)
         file[axis].make_scale(axis)
     lengths = {"number_of_time_bounds": 2, "band": 1, "number_of_image_bounds": 2}
     for name, count in lengths.items():
@@ -210,78 +187,76 @@ def _add_axes(file: h5py.File, grid: FixedGrid) -> None:
         file[name].attrs["_Netcdf4Dimid"] = np.int32(number)
 
 
-def _add_band(file: h5py.File, product: str, number: int, image: Image) -> None:
+def _add_band(file: h5py.File, product: str, number: int, kelvin: npt.NDArray[np.float32]) -> None:
     """Add the imagery of a band, its flags, its calibration (not in MCMIP) and the statistics of its pixels."""
     band, radiance = BANDS[number], product == "L1b"
-    scale, offset, most, fill = packing(band, radiance)
     suffix = f"_C{number:02d}" if product == "MCMIP" else ""
-    texts = {
+    values: dict[str, Any] = {
         "suffix": suffix,
         "what": "ABI L1b Radiances" if radiance else "ABI L2+ Cloud and Moisture Imagery brightness temperature",
         "quantity": "toa_outgoing_radiance_per_unit_wavenumber" if radiance else "toa_brightness_temperature",
         "units": "mW m-2 sr-1 (cm-1)-1" if radiance else "K",
         "measure": "radiance" if radiance else "brightness temperature",
     }
-    chunks = tuple(min(n, 250) for n in image.packed.shape)
+    chunks = tuple(min(n, 250) for n in kelvin.shape)
     storage = {"chunks": chunks, "compression": "gzip", "compression_opts": 1, "shuffle": True}
-    numbers = {"_FillValue": np.int16(fill), "sensor_band_bit_depth": np.int8(band.bits if radiance else 12)}
-    numbers |= {"valid_range": np.array([0, most], np.int16), "scale_factor": scale, "add_offset": offset}
+    image = kelvin.astype(np.float64)
+    if radiance:
+        image = band.fk1 / np.expm1(band.fk2 / (band.bc1 + band.bc2 * image))
+        scale, offset, most, fill = band.scale, band.offset, 2**band.bits - 2, 2**band.bits - 1
+    else:
+        scale, offset, most, fill = band.kelvin_scale, band.kelvin_offset, 4095, -1
+    scale, offset = np.float32(scale), np.float32(offset)
+    counts = np.rint((image - float(offset)) / float(scale))
+    flags = np.where((counts < 0) | (counts > most), 2, 0).astype(np.int8)
+    flags[np.isnan(kelvin)] = -1
+    counts = counts.clip(0, most)
+    packed = np.where(flags == -1, fill, counts).astype(np.int16)
+    packing = {"_FillValue": np.int16(fill), "sensor_band_bit_depth": np.int8(band.bits if radiance else 12)}
+    packing |= {"valid_range": np.array([0, most], np.int16), "scale_factor": scale, "add_offset": offset}
     name = f"{'Rad' if radiance else 'CMI'}{suffix}"
-    _add(file, name, image.packed, "imagery", ["y", "x"], texts, storage, numbers)
+    _add(file, name, packed, "imagery", ["y", "x"], values | packing, **storage)
     percents = [key for key in TEMPLATES["flags"] if key.startswith("percent_")]
-    on_earth = max(int((image.flags >= 0).sum()), 1)
-    shares = {key: np.float32((image.flags == flag).sum() / on_earth) for flag, key in enumerate(percents)}
-    _add(file, f"DQF{suffix}", image.flags, "flags", ["y", "x"], texts, storage, shares)
+    on_earth = max(int((flags >= 0).sum()), 1)
+    shares = {key: np.float32((flags == flag).sum() / on_earth) for flag, key in enumerate(percents)}
+    _add(file, f"DQF{suffix}", flags, "flags", ["y", "x"], values | shares, **storage)
 
     _add(file, f"band_id{suffix}", np.array([number], np.int8), "band_id", ["band"])
     _add(file, f"band_wavelength{suffix}", np.array([band.wavelength], np.float32), "band_wavelength", ["band"])
     if product != "MCMIP":
         for constant, (units, text) in TEMPLATES["planck_constants"].items():
-            wording = texts | {"text": text, "constant_units": units}
-            _add(file, f"planck_{constant}", np.float32(getattr(band, constant)), "planck", texts=wording)
-    for name, (text, *flags) in TEMPLATES["radiance_counts" if radiance else "temperature_counts"].items():
-        pixels = np.int32(np.isin(image.flags, flags).sum())
-        _add(file, f"{name}{suffix}", pixels, "count", texts=texts | {"text": text})
-    values = image.values if image.values.size else np.array([_UNSET])
+            wording = values | {"text": text, "constant_units": units}
+            _add(file, f"planck_{constant}", np.float32(getattr(band, constant)), "planck", values=wording)
+    for name, (text, *counted) in TEMPLATES["radiance_counts" if radiance else "temperature_counts"].items():
+        pixels = np.int32(np.isin(flags, counted).sum())
+        _add(file, f"{name}{suffix}", pixels, "count", values=values | {"text": text})
+    good = counts[flags == 0] * float(scale) + float(offset)
+    good = good if good.size else np.array([_UNSET])
     measured = "radiance_value_of_valid_pixels" if radiance else "brightness_temperature"
     statistics = {"min": "minimum", "max": "maximum", "mean": "mean", "std_dev": "standard deviation of"}
     for name, text in statistics.items():
-        value = np.float32(getattr(values, name.removesuffix("_dev"))())
-        _add(file, f"{name}_{measured}{suffix}", value, "statistic", texts=texts | {"text": text})
+        value = np.float32(getattr(good, name.removesuffix("_dev"))())
+        _add(file, f"{name}_{measured}{suffix}", value, "statistic", values=values | {"text": text})
 
 
 def _add_geometry(file: h5py.File, content: AbiContent) -> None:
     """Add the projection, the centre and extent of the image, and the nominal place of the satellite."""
     grid, satellite = content.grid, SATELLITES[content.satellite]
-    projection = {
-        "long_name": "GOES-R ABI fixed grid projection",
-        **grid.projection.cf_attributes(),
-        "inverse_flattening": np.float64(298.2572221),  # as NOAA rounds it
-    }
-    _add(file, "goes_imager_projection", np.int32(_NO_FILL["i4"]), projection)
+    _add(file, "goes_imager_projection", np.int32(_NO_FILL["i4"]), "projection", values=grid.projection.cf_attributes())
     for axis, first, step, count, sides in (
         ("y", grid.y, grid.dy, grid.height, "north/south"),
         ("x", grid.x, grid.dx, grid.width, "west/east"),
     ):
         edges = np.array([first - step / 2, first + step * (count - 0.5)])
         texts = {"axis": axis, "capital": axis.upper(), "sides": sides}
-        _add(file, f"{axis}_image", np.float32(edges.mean()), "image_axis", texts=texts)
+        _add(file, f"{axis}_image", np.float32(edges.mean()), "image_axis", values=texts)
         bounds = edges.astype(np.float32)
         _add(file, f"{axis}_image_bounds", bounds, "image_bounds", ["number_of_image_bounds"], texts)
-    numbers = {**content.extent, "geospatial_lon_nadir": np.float32(grid.projection.longitude)}
-    _add(file, "geospatial_lat_lon_extent", np.float32(_NO_FILL["f4"]), "extent", numbers=numbers)
-    for name, value, text, quantity, units in (
-        ("subpoint_lat", 0.0, "subpoint latitude (platform latitude)", "latitude", "degrees_north"),
-        ("subpoint_lon", satellite.subpoint, "subpoint longitude (platform longitude)", "longitude", "degrees_east"),
-        (
-            "height",
-            35786.023,
-            "height above GRS 80 ellipsoid (platform altitude)",
-            "height_above_reference_ellipsoid",
-            "km",
-        ),
-    ):
+    values = {**content.extent, "geospatial_lon_nadir": np.float32(grid.projection.longitude)}
+    _add(file, "geospatial_lat_lon_extent", np.float32(_NO_FILL["f4"]), "extent", values=values)
+    places = {"subpoint_lat": 0.0, "subpoint_lon": satellite.subpoint, "height": 35786.023}
+    for name, (text, quantity, units) in TEMPLATES["nominal_places"].items():
         texts = {"text": text, "quantity": quantity, "units": units}
-        _add(file, f"nominal_satellite_{name}", np.float32(value), "nominal", texts=texts)
+        _add(file, f"nominal_satellite_{name}", np.float32(places[name]), "nominal", values=texts)
     if content.product == "L1b":
         _add(file, "yaw_flip_flag", np.int8(0), "yaw_flip_flag")

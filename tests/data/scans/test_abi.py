@@ -11,7 +11,7 @@ import pytest
 import contrail_data
 from contrail_data.scans import abi
 from contrail_data.synthetic.abi import write_abi
-from helpers.abi import SIZE, START
+from helpers.abi import SIZE, START, flag_pixels
 
 
 def test_real_files_are_calibrated_as_in_satpy(real_data: Path) -> None:
@@ -63,8 +63,9 @@ def test_products_agree_with_each_other(scans: Path, tmp_path: Path, product: st
 
 
 def test_quality_flags_select_the_pixels_that_are_used(tmp_path: Path) -> None:
-    faults = {"blocks": {(0, 14): [(1, 0, 0, 10, 10), (2, 20, 20, 5, 5), (3, 40, 40, 7, 7)]}}
-    write_abi(tmp_path, START, scans=1, size=SIZE, faults=faults)
+    (path,) = write_abi(tmp_path, START, scans=1, size=SIZE, bands=(14,))
+    for flag, top, side in ((1, 0, 10), (2, 20, 5), (3, 40, 7)):
+        flag_pixels(path, flag, np.s_[top : top + side, top : top + side])
 
     def missing(*good: int) -> int:
         scene = contrail_data.open_abi(tmp_path, bands=[14], good=good)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from contrail_data.scans.tiles import utm_wkt
 from contrail_data.sources.scans import TileRequest, open_scan_source
 from contrail_data.store.reader import open_store
 from contrail_data.synthetic.abi import write_abi
-from helpers.abi import SIZE, START
+from helpers.abi import SIZE, START, add_wedge
 from helpers.cli import run_data
 
 CENTRE = "29.5,-92"
@@ -69,13 +70,15 @@ def test_scans_become_a_store(scans: Path, tmp_path: Path) -> None:
 
 
 def test_missing_pixels_and_scans_stay_missing_and_are_reported(tmp_path: Path) -> None:
-    faults = {
-        "wedge": {(4, 11): 0.3, (4, 15): 0.6},
-        "missing": [(2, None), (1, 14)],
-        "truncated": {(6, 15): 0.4},
-        "duplicated": [(4, 14)],
-    }
-    write_abi(tmp_path / "abi", START, size=SIZE, centre=(29.5, -92.0), faults=faults)
+    keys = [(scan, band) for scan in range(8) for band in (11, 14, 15)]
+    paths = dict(zip(keys, write_abi(tmp_path / "abi", START, size=SIZE, centre=(29.5, -92.0)), strict=True))
+    add_wedge(paths[4, 11], 0.3)
+    add_wedge(paths[4, 15], 0.6)
+    for key in ((2, 11), (2, 14), (2, 15), (1, 14)):
+        paths[key].unlink()
+    os.truncate(paths[6, 15], paths[6, 15].stat().st_size * 2 // 5)
+    stem, _, created = paths[4, 14].stem.rpartition("_c")
+    shutil.copy(paths[4, 14], paths[4, 14].with_name(f"{stem}_c{int(created) + 600}.nc"))  # a minute later
     out = tmp_path / "s.zarr"
     done = run_data(
         "build-ash",

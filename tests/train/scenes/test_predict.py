@@ -23,6 +23,7 @@ from contrail_data.synthetic.abi import write_abi
 from contrail_train.inference.load import load_predictor
 from contrail_train.scenes.predict import predict_scans
 from contrail_train.scenes.tiling import Tiling
+from helpers.abi import add_wedge
 from helpers.cli import run_train
 
 START = np.datetime64("2024-03-01T12:00")
@@ -33,7 +34,8 @@ NOON = "2024-03-01T12:20"
 def folder(tmp_path_factory) -> Path:
     """Five scans; the third has an eclipse wedge."""
     folder = tmp_path_factory.mktemp("abi")
-    write_abi(folder, START, scans=5, seed=3, size=(150, 170), faults={"wedge": {(2, 14): 0.3}})
+    paths = write_abi(folder, START, scans=5, seed=3, size=(150, 170))
+    add_wedge(paths[3 * 2 + 1], 0.3)
     return folder
 
 

@@ -57,9 +57,9 @@ def splits(
     """
     import numpy as np
 
-    from contrail_data.splits.folds import folds_csv, make_folds, pairs_between_folds
+    from contrail_data.splits.folds import make_folds, pairs_between_folds, write_folds
     from contrail_data.splits.groups import SUMMARY_HEADER, group_records, summary_row
-    from contrail_data.storage.files import check_new, write_atomically
+    from contrail_data.storage.files import check_new
     from contrail_data.store.samples import label_of
 
     if repeated := [name for name in stores if stores.count(name) > 1]:
@@ -71,7 +71,7 @@ def splits(
     fold_n = make_folds(group_n, np.concatenate([label_of(r) for r in records]) > 0, k)
     ends = np.cumsum([len(g) for g in group])[:-1]
     fold = np.split(fold_n, ends)
-    write_atomically(out, [folds_csv(stores, records, group, fold)])
+    write_folds(out, stores, records, group, fold)
     rows = []
     for name in [*map(str, range(k)), "all"]:
         in_fold = np.ones(len(fold_n), bool) if name == "all" else fold_n == int(name)
@@ -109,7 +109,7 @@ def audit(
     """
     import numpy as np
 
-    from contrail_data.splits.audit import audit_stores, leak_table, leaks_csv
+    from contrail_data.splits.audit import audit_stores, leak_table, write_leaks
     from contrail_data.splits.groups import SUMMARY_HEADER, summary_row
     from contrail_data.splits.leaks import LeakKind, find_leaks
     from contrail_data.storage.files import check_new, write_atomically
@@ -137,7 +137,7 @@ def audit(
             kinds.remove(LeakKind.IMAGE)
         leaks = audit_stores(*stores, minutes=minutes, overlap=overlap, images=images)
     if out is not None:
-        write_atomically(out, [leaks_csv(leaks, records[0], records[-1])])
+        write_leaks(out, leaks, records[0], records[-1])
     if page is not None:
         from contrail_data.reports.audit_page import audit_page
 

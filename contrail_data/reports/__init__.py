@@ -1,7 +1,8 @@
 """What a person looks at to judge a store: summaries on the screen, pictures, and self-contained HTML pages.
 
-Data passes one way: an open store is read by `pictures` (single samples), `votes` and `selection` (which records to
-show). From these, `preview` and `sheet_layout` draw contact sheets and animations. `summary` and `diff` compute typed
-values that the command line prints as text or JSON. `store_page`, `prediction_page` and `audit_page` collect numbers,
-and charts drawn by `charts` and `globe`; `page` renders them by the templates in `templates/`, which hold the text.
+Data passes one way: an open store is read by `pictures` (single samples) and `selection` (which records to show, and
+the votes of their annotators). From these, `preview` and `sheet_layout` draw contact sheets and animations. `summary`
+and `diff` compute typed values that the command line prints as text or JSON. `store_page` and `audit_page` collect
+numbers, and charts drawn by `charts` and `globe`; `page` renders them by the templates in `templates/`, which hold the
+text.
 """

@@ -9,8 +9,8 @@ import xarray as xr
 from markupsafe import Markup
 
 from contrail_data.reports.charts import MONTHS, Colour, bars
-from contrail_data.reports.globe import Layer, RecordMap, record_map
-from contrail_data.reports.page import Table, render_page
+from contrail_data.reports.globe import LEFT_HALF, RIGHT_HALF, Layer, RecordMap, record_map
+from contrail_data.reports.page import render_page
 from contrail_data.splits.audit import leak_table
 from contrail_data.splits.groups import SUMMARY_HEADER, summary_row
 from contrail_data.splits.leaks import LeakKind, Leaks
@@ -34,7 +34,6 @@ def audit_page(names: Sequence[str], sets: Sequence[xr.Dataset], leaks: Leaks, k
     short_names = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
     sites = [set(site_of(records).tolist()) - {""} for records in sets]
     common_sites = sites[0] & sites[-1]
-    facts = [[name, *summary_row([records])] for name, records in zip(short_names, sets, strict=True)]
     return render_page(
         "audit.html",
         names=short_names,
@@ -43,24 +42,22 @@ def audit_page(names: Sequence[str], sets: Sequence[xr.Dataset], leaks: Leaks, k
         sites=len(common_sites),
         other_sites=[len(of_set - common_sites) for of_set in sites],
         leaking_pairs=len(np.unique(np.stack([leaks.a, leaks.b], 1), axis=0)),
-        tally=Table(*leak_table(leaks, len(sets) == 1, kinds)),
+        tally=leak_table(leaks, len(sets) == 1, kinds),
         map=_map(sets),
         charts=_charts(sets),
-        facts=Table(["set", *SUMMARY_HEADER], facts),
+        facts_header=["set", *SUMMARY_HEADER],
+        facts=[[name, *summary_row([records])] for name, records in zip(short_names, sets, strict=True)],
         leaks=len(leaks),
         pairs=_pairs(sets, leaks),
     )
 
 
-def _pairs(sets: Sequence[xr.Dataset], leaks: Leaks) -> Table:
-    """List the leaking pairs: those of one id, raw data or image first, then by overlap."""
-    rows = []
-    for row in np.lexsort((-np.nan_to_num(leaks.overlap), leaks.kind == LeakKind.FOOTPRINT))[:_LISTED]:
-        numbers = (leaks.overlap[row], leaks.minutes[row], leaks.distance[row], leaks.dice[row])
-        ids = (sets[0]["record_id"].values[leaks.a[row]], sets[-1]["record_id"].values[leaks.b[row]])
-        cells = ["-" if np.isnan(number) else f"{number:.3g}" for number in numbers]
-        rows.append([str(leaks.kind[row]), *map(str, ids), *cells])
-    return Table(["kind", "record", "other record", "overlap", "minutes apart", "hash distance", "Dice of masks"], rows)
+def _pairs(sets: Sequence[xr.Dataset], leaks: Leaks) -> list[tuple[str, str, str, list[float]]]:
+    """List the leaking pairs, those of one id, raw data or image first, then by overlap: kind, records and measures."""
+    ids_a, ids_b = sets[0]["record_id"].values, sets[-1]["record_id"].values
+    measures = np.stack([leaks.overlap, leaks.minutes, leaks.distance, leaks.dice], 1).tolist()
+    order = np.lexsort((-np.nan_to_num(leaks.overlap), leaks.kind == LeakKind.FOOTPRINT))[:_LISTED]
+    return [(leaks.kind[i], ids_a[leaks.a[i]], ids_b[leaks.b[i]], measures[i]) for i in order]
 
 
 def _map(sets: Sequence[xr.Dataset]) -> RecordMap | None:
@@ -70,15 +67,13 @@ def _map(sets: Sequence[xr.Dataset]) -> RecordMap | None:
     )
     set_of = np.repeat(np.arange(len(sets)), [records.sizes["sample"] for records in sets])
     if len(sets) == 1:
-        layers, tooltip = [Layer(set_of == 0, Colour.POSITIVE)], "records: {}"
-    else:
-        shares = [1 / max(records.sizes["sample"], 1) for records in sets]
-        layers = [
-            Layer(set_of == 0, Colour.POSITIVE, "left", shares[0]),
-            Layer(set_of == 1, Colour.SECOND, "right", shares[1]),
-        ]
-        tooltip = "records of A: {}, of B: {}"
-    return record_map(longitude, latitude, layers, tooltip)
+        return record_map(longitude, latitude, [Layer(set_of == 0, Colour.POSITIVE)], "records: {}")
+    share_a, share_b = (1 / max(records.sizes["sample"], 1) for records in sets)
+    layers = [
+        Layer(set_of == 0, Colour.POSITIVE, LEFT_HALF, share_a),
+        Layer(set_of == 1, Colour.SECOND, RIGHT_HALF, share_b),
+    ]
+    return record_map(longitude, latitude, layers, "records of A: {}, of B: {}")
 
 
 def _charts(sets: Sequence[xr.Dataset]) -> dict[str, Markup]:

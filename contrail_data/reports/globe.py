@@ -24,11 +24,9 @@ CELL = 0.5
 """Size of the cells that records are counted in, in degrees: marks nearer to each other would hide one another."""
 _SIDE = 640
 _MARGIN = 12
-_SHAPES: dict[str, MarkerStyle] = {
-    "circle": MarkerStyle("o"),
-    "left": MarkerStyle(Path.wedge(90, 270)),
-    "right": MarkerStyle(Path.wedge(270, 90)),
-}
+CIRCLE = MarkerStyle("o")
+LEFT_HALF = MarkerStyle(Path.wedge(90, 270))
+RIGHT_HALF = MarkerStyle(Path.wedge(270, 90))
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ class Layer:
     member: npt.NDArray[np.bool_]
     """Whether a record belongs to the layer, (record)."""
     colour: Colour
-    shape: str = "circle"
-    """`circle`, or the `left` or `right` half of one."""
+    marker: MarkerStyle = CIRCLE
+    """Or half of a circle."""
     weight: float = 1.0
     """What one record adds to the area of its mark, relative to those of other layers."""
 
@@ -78,16 +76,8 @@ def view_from(longitude: Floats, latitude: Floats, centre: float) -> tuple[Float
     return np.cos(phi) * np.sin(delta) * scale, np.sin(phi) * scale, cosine > 1 / distance
 
 
-def centre_of_view(longitude: Floats, latitude: Floats) -> float:
-    """Choose the longitude from which a map shows places best.
-
-    Args:
-        longitude: Degrees east, (place).
-        latitude: Degrees north, (place).
-
-    Returns:
-        Degrees east: that of GOES-East if it sees most of the places, otherwise their mean in steps of 10 degrees.
-    """
+def _centre_of_view(longitude: Floats, latitude: Floats) -> float:
+    """Return the longitude of GOES-East if it sees most of the places, otherwise their mean in steps of 10 degrees."""
     if view_from(longitude, latitude, GOES_EAST_LONGITUDE)[2].mean() > 0.5:
         return GOES_EAST_LONGITUDE
     angle = np.radians(longitude)
@@ -109,7 +99,7 @@ def record_map(longitude: Floats, latitude: Floats, layers: Sequence[Layer], too
     placed = np.isfinite(longitude) & np.isfinite(latitude)
     if not placed.any():
         return None
-    centre = centre_of_view(longitude[placed], latitude[placed])
+    centre = _centre_of_view(longitude[placed], latitude[placed])
     places = np.stack([longitude[placed], latitude[placed]], 1)
     cells, cell_of = np.unique(np.rint(places / CELL), axis=0, return_inverse=True)
     counts = np.stack([np.bincount(cell_of[layer.member[placed]], minlength=len(cells)) for layer in layers])
@@ -126,7 +116,7 @@ def record_map(longitude: Floats, latitude: Floats, layers: Sequence[Layer], too
         for size in np.unique(radius)[:0:-1]:  # small marks lie above large ones
             for layer, radii in zip(layers, radius, strict=True):
                 shown = visible & (radii == size)
-                marks = axes.scatter(x[shown], y[shown], (2 * size) ** 2, marker=_SHAPES[layer.shape], zorder=3)
+                marks = axes.scatter(x[shown], y[shown], (2 * size) ** 2, marker=layer.marker, zorder=3)
                 marks.set(facecolor=layer.colour, edgecolor=Colour.BACKGROUND, linewidth=0.4)
                 marks.set_urls([text for text, show in zip(texts, shown, strict=True) if show])
         svg = inline_svg(axes, "map of the records")

@@ -39,22 +39,32 @@ class Picture:
 
 
 def render_page(template: str, /, *, package: str = _PACKAGE, **values: object) -> str:
-    """Render a page. Everything that is not marked as HTML is escaped: a store may come from anywhere.
+    """Render a page or a text. A store may come from anywhere, so its values cannot act as HTML or control a terminal.
 
     Args:
-        template: File name of the template.
+        template: File name of the template: `.html`, in which values are escaped unless they are marked as HTML, or
+            `.txt`, in which characters of values that cannot be printed become question marks.
         package: Package whose folder `templates` holds the template. Templates of this package can be extended.
         **values: Variables of the template.
 
     Returns:
-        The HTML text.
+        The text.
     """
-    loader = ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, _PACKAGE))])
+    is_html = template.endswith(".html")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, _PACKAGE))]),
+        autoescape=is_html,
+        finalize=None if is_html else _printable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"plural": plural, "fmt": format}
     return environment.get_template(template).render(version=__version__, **values)
+
+
+def _printable(value: object) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
 def plural(count: int, noun: str) -> str:

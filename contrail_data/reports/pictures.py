@@ -287,10 +287,8 @@ def _as_rgb(image_cyx: npt.NDArray[Any], channels: list[dict[str, Any]]) -> RGB:
 
 
 def _reduce(mask: Mask, factor: int) -> Mask:
-    """Reduce a mask to the size that `Image.reduce` gives; a block is set if any of its pixels is."""
-    height, width = (math.ceil(n / factor) * factor for n in mask.shape)
-    padded = np.pad(mask, ((0, height - mask.shape[0]), (0, width - mask.shape[1])))
-    return np.asarray(padded.reshape(height // factor, factor, width // factor, factor).any((1, 3)))
+    """Reduce a mask; a block is set if any of its pixels is."""
+    return np.asarray(Image.fromarray(mask.astype(np.float32)).reduce(factor)) > 0
 
 
 def _time_text(time: np.datetime64) -> str:

@@ -1,4 +1,8 @@
-"""The page of a store of samples: places, times, channels, labels, agreement of annotators, examples and origin."""
+"""The page of a store.
+
+Of samples: places, times, channels, labels, agreement of annotators, examples and origin. Of predictions and
+pseudo-labels: scores, probabilities and masks by frame.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +17,20 @@ from markupsafe import Markup
 
 from contrail_data.composites import dequantise
 from contrail_data.progress import progress
-from contrail_data.reports.charts import MONTHS, Colour, bars, distributions
+from contrail_data.reports.charts import MONTHS, Colour, bars, distributions, histogram
 from contrail_data.reports.globe import Layer, RecordMap, record_map
-from contrail_data.reports.page import Picture, Table, render_page
-from contrail_data.reports.pictures import LABEL_COLOUR, VOTE_COLOUR, SampleViewer, encode_png
-from contrail_data.reports.prediction_page import prediction_page
-from contrail_data.reports.selection import choose
+from contrail_data.reports.page import Picture, render_page
+from contrail_data.reports.pictures import LABEL_COLOUR, VOTE_COLOUR, SampleViewer, encode_png, read_frames
+from contrail_data.reports.selection import Votes, choose, count_votes, read_planes
 from contrail_data.reports.sheets import Sheet
-from contrail_data.reports.summary import SampleSummary, as_text, describe_channel, summarise
-from contrail_data.reports.votes import Votes, count_votes, read_planes
+from contrail_data.reports.summary import PredictionSummary, SampleSummary, as_text, describe_channel, summarise
 from contrail_data.storage.files import write_atomically
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import labelled_time
 
 SAMPLED = 300
-"""Largest number of samples whose images are read."""
+"""Largest number of samples whose images or predictions are read."""
 _EXAMPLES = 6
 _SEED = 0
 
@@ -47,7 +49,7 @@ def write_report(store: xr.Dataset, out: Path) -> None:
 
 
 def store_page(store: xr.Dataset) -> str:
-    """Render the page of a store. Reads the labels of all samples and the images of at most `SAMPLED`.
+    """Render the page of a store. Reads the labels of all samples, and the images or predictions of at most `SAMPLED`.
 
     Args:
         store: A store of any kind.
@@ -55,39 +57,78 @@ def store_page(store: xr.Dataset) -> str:
     Returns:
         The HTML text.
     """
-    summary = summarise(store)
-    if not isinstance(summary, SampleSummary):
-        return prediction_page(store, summary)
-    records = read_scalars(store)
+    summary, records = summarise(store), read_scalars(store)
+    if isinstance(summary, SampleSummary):
+        template, values = "store.html", _samples(store, summary, records)
+    else:
+        template, values = "predictions.html", _predictions(store, summary, records)
+    title = f"{place_of(summary.path).name}: {summary.kind}"
+    return render_page(template, title=title, summary=summary, facts=as_text(summary), **values)
+
+
+def _samples(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) -> dict[str, Any]:
+    """Compute what the page of a store of samples shows besides the summary."""
     labelled = records["label_source"].values == "human"
     positive = labelled & (records["positive_pixels"].values > 0)
     votes = count_votes(store, records)
     examples = _examples(store, records, votes, positive)
-    duplicates = _duplicates(records, labelled)
     picture_keys = [(LABEL_COLOUR, "label", True)] if positive.any() else []
     if Sheet.DISAGREED in examples:
         picture_keys.append((VOTE_COLOUR, "marked by too few annotators (in “most disputed”)", True))
-    return render_page(
-        "store.html",
-        title=f"{place_of(summary.path).name}: {summary.kind}",
-        summary=summary,
-        facts=as_text(summary),
-        labelled=int(labelled.sum()),
-        positive=int(positive.sum()),
-        map=_map(records, labelled, positive),
-        time_charts=_time_charts(records, labelled, positive),
-        channels=_channels(store, summary, records),
-        contrails=_contrail_sizes(store, positive),
-        agreement=_agreement(votes),
-        examples=examples,
-        picture_keys=picture_keys,
-        sizes=Table(
-            ["rows x columns", "records"],
-            [[f"{size.height} x {size.width}", f"{size.records:,}"] for size in summary.sizes[:20]],
-        ),
-        duplicates=Table(["records with the same raw data", "labelled pixels"], duplicates[:20]),
-        duplicate_groups=len(duplicates),
-    )
+    return {
+        "labelled": int(labelled.sum()),
+        "positive": int(positive.sum()),
+        "map": _map(records, labelled, positive),
+        "time_charts": _time_charts(records, labelled, positive),
+        "channels": _channels(store, summary, records),
+        "contrails": _contrail_sizes(store, positive),
+        "agreement": _agreement(votes),
+        "examples": examples,
+        "picture_keys": picture_keys,
+        "duplicates": _duplicates(records, labelled),
+    }
+
+
+def _predictions(store: xr.Dataset, summary: PredictionSummary, records: xr.Dataset) -> dict[str, Any]:
+    """Compute what the page of a store of predictions shows besides the summary."""
+    frame, score = records["frame"].values, records["frame_score"].values.astype(np.float64)
+    predicted = records["frame_source"].values != "human"
+    chosen = _draw_samples(summary.samples)
+    columns = list(range(frame.shape[1]))
+    pixels = np.zeros(32, np.int64)  # by probability
+    mask_sizes: dict[int, list[int]] = {}  # by frame
+    with progress("predictions", len(chosen)) as advance:
+        for sample in chosen:
+            masks = read_frames(store, "frame_mask", sample, columns)
+            probability = dequantise(read_frames(store, "probability", sample, columns))
+            for column in np.flatnonzero(predicted[sample]).tolist():
+                mask_sizes.setdefault(int(frame[sample, column]), []).append(int(masks[column].sum(dtype=np.int64)))
+                pixels += np.histogram(probability[column], 32, (0, 1))[0]
+            advance(1)
+    values = {"frames": frame.shape[1], "predicted": int(predicted.sum()), "sampled": len(chosen), "rows": []}
+    if mask_sizes:
+        frame_pixels = store.sizes["y"] * store.sizes["x"]
+        by_frame = {index: np.array(mask_sizes[index]) for index in sorted(mask_sizes)}
+        positive = np.array([(sizes > 0).mean() for sizes in by_frame.values()])
+        values["contrail_share"] = np.concatenate(list(by_frame.values())).mean() / frame_pixels
+        values["rows"] = [
+            (index, len(sizes), share, sizes.mean() / frame_pixels)
+            for (index, sizes), share in zip(by_frame.items(), positive, strict=True)
+        ]
+        counts = np.histogram(np.clip(score[predicted], 0, 1), 40, (0, 1))[0]
+        of_positive, of_pixels = "share of positive frames by frame index", "pixels by probability"
+        values["charts"] = {
+            "scores": histogram(counts, (summary.gate, "gate"), "frames by score"),
+            "frames": bars([*map(str, by_frame)], [(positive, Colour.POSITIVE)], of_positive, percent=True),
+            "probabilities": histogram(pixels, (summary.threshold, "threshold"), of_pixels, logarithmic=True),
+        }
+    return values
+
+
+def _draw_samples(count: int) -> list[int]:
+    """Draw the samples whose pixels are read, in ascending order."""
+    chosen: list[int] = np.sort(np.random.default_rng(_SEED).permutation(count)[:SAMPLED]).tolist()
+    return chosen
 
 
 def _map(records: xr.Dataset, labelled: npt.NDArray[np.bool_], positive: npt.NDArray[np.bool_]) -> RecordMap | None:
@@ -126,7 +167,7 @@ def _time_charts(
 def _channels(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) -> dict[str, Any]:
     """Measure the channels of the reference frames of some samples."""
     viewer, channels = SampleViewer(store, records), summary.composite.channels
-    chosen = np.sort(np.random.default_rng(_SEED).permutation(summary.samples)[:SAMPLED]).tolist()
+    chosen = _draw_samples(summary.samples)
     levels = np.zeros((2, len(channels), 256))  # of all pixels and of contrail pixels
     clipped = np.zeros((2, len(channels), 2))  # pixels at the low and at the high end
     sums = np.zeros((2, len(channels)))  # of values and of their squares
@@ -143,20 +184,12 @@ def _channels(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) ->
     shares = clipped / np.maximum(levels.sum(2, keepdims=True), 1)
     mean, square = sums / pixels
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
-    charts, rows = [], []
+    rows = []
     for c, channel in enumerate(channels):
-        low, span = channel.low, channel.high - channel.low
-        chart = distributions(
-            levels[0, c], levels[1, c], (low, channel.high), f"distribution of {channel.name} in kelvin"
-        )
-        ends = "{:.1%} at the low end, {:.1%} at the high end".format(*shares[0, c])
-        charts.append((channel.name, chart, f"{describe_channel(channel)}; {ends}."))
-        kelvin = f"{low + mean[c] * span:.2f} ± {deviation[c] * span:.2f} K"
-        clipped_shares = [f"{share:.2%}" for share in shares[: 2 if contrail_pixels else 1, c].ravel()]
-        rows.append([channel.name, kelvin, f"{mean[c]:.4f} ± {deviation[c]:.4f}", *clipped_shares])
-    header = ["channel", "mean ± std", "in [0, 1]", "clipped low", "clipped high"]
-    header += ["contrail clipped low", "contrail clipped high"] * bool(contrail_pixels)
-    return {"samples": len(chosen), "charts": charts, "table": Table(header, rows)}
+        description = f"distribution of {channel.name} in kelvin"
+        chart = distributions(levels[0, c], levels[1, c], (channel.low, channel.high), description)
+        rows.append((channel, chart, mean[c], deviation[c], shares[: 2 if contrail_pixels else 1, c].ravel()))
+    return {"samples": len(chosen), "rows": rows, "describe": describe_channel}
 
 
 def _contrail_sizes(store: xr.Dataset, positive: npt.NDArray[np.bool_]) -> dict[str, Any] | None:
@@ -212,14 +245,11 @@ def _agreement(votes: dict[int, Votes]) -> dict[str, Any] | None:
     dice = np.divide(2.0 * together, total, out=np.full((8, 8), np.nan), where=total > 0)
     pairs = ~np.eye(8, dtype=bool)
     n = max(record.annotators for record in marked)
-    cells = [
-        ["" if r == s else "-" if np.isnan(dice[r, s]) else f"{dice[r, s]:.2f}" for s in range(n)] for r in range(n)
-    ]
     return {
         "dice": 2 * together[pairs].sum() / max(total[pairs].sum(), 1),
         "disputed": sum(record.disputed for record in marked) / sum(record.marked for record in marked),
         "charts": charts,
-        "pairs": Table(["", *map(str, range(n))], [[str(r), *row] for r, row in enumerate(cells)]),
+        "pairs": dice[:n, :n],
     }
 
 
@@ -242,13 +272,11 @@ def _examples(
     return examples
 
 
-def _duplicates(records: xr.Dataset, labelled: npt.NDArray[np.bool_]) -> list[list[str]]:
+def _duplicates(records: xr.Dataset, labelled: npt.NDArray[np.bool_]) -> list[list[tuple[str, str]]]:
     """List groups of records with the same raw data: their ids, and their labelled pixels."""
-    digests = records["source_digest"].values
-    rows = []
-    for digest, count in Counter(digests.tolist()).most_common():
-        if count > 1:
-            same = np.flatnonzero(digests == digest)
-            pixels = [str(records["positive_pixels"].values[i]) if labelled[i] else "-" for i in same]
-            rows.append([", ".join(map(str, records["record_id"].values[same])), ", ".join(pixels)])
-    return rows
+    ids, digests, pixels = (records[name].values for name in ("record_id", "source_digest", "positive_pixels"))
+    return [
+        [(str(ids[i]), str(pixels[i]) if labelled[i] else "-") for i in np.flatnonzero(digests == digest)]
+        for digest, count in Counter(digests.tolist()).most_common()
+        if count > 1
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, NotRequired, TypedDict
@@ -13,15 +13,15 @@ import xarray as xr
 
 from contrail_data.composites import Channel, Composite, from_dict
 from contrail_data.errors import ContrailError
+from contrail_data.reports.page import render_page
 from contrail_data.storage.place import place_of
 from contrail_data.store.manifest import read_provenance
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import labelled_time
-from contrail_data.store.schema import DIMS, PROVENANCE, Kind, kind_of
+from contrail_data.store.schema import DIMS, Kind, kind_of
 
 
-@dataclass(frozen=True)
-class VariableSummary:
+class VariableSummary(TypedDict):
     """Data type and shape of a pixel array."""
 
     dtype: str
@@ -42,8 +42,7 @@ class ProvenanceSummary(TypedDict):
     """One line for each record of the source that was left out."""
 
 
-@dataclass(frozen=True)
-class LabelSummary:
+class LabelSummary(TypedDict):
     """Human labels of a store, in pixels of the records before resizing."""
 
     sources: dict[str, int]
@@ -55,8 +54,7 @@ class LabelSummary:
     positive_pixels: int
 
 
-@dataclass(frozen=True)
-class TimeSummary:
+class TimeSummary(TypedDict):
     """When the labelled frames were taken."""
 
     first: str
@@ -69,8 +67,7 @@ class TimeSummary:
     """Number of records in each quarter of the day, in true solar time."""
 
 
-@dataclass(frozen=True)
-class PlaceSummary:
+class PlaceSummary(TypedDict):
     """Where the records are."""
 
     latitude: list[float]
@@ -82,8 +79,7 @@ class PlaceSummary:
     unknown: int
 
 
-@dataclass(frozen=True)
-class SizeSummary:
+class SizeSummary(TypedDict):
     """Number of records with one size before resizing."""
 
     height: int
@@ -91,8 +87,7 @@ class SizeSummary:
     records: int
 
 
-@dataclass(frozen=True)
-class MissingSummary:
+class MissingSummary(TypedDict):
     """What is missing from a store of scans."""
 
     samples: int
@@ -179,7 +174,7 @@ def summarise(store: xr.Dataset) -> SampleSummary | PredictionSummary:
         raise ContrailError(f"{path}: a variable or attribute is missing or malformed ({reason}); restore it") from None
 
 
-def as_json(summary: StoreSummary) -> dict[str, Any]:
+def as_json(summary: SampleSummary | PredictionSummary) -> dict[str, Any]:
     """Convert a summary to plain data.
 
     Args:
@@ -188,7 +183,7 @@ def as_json(summary: StoreSummary) -> dict[str, Any]:
     Returns:
         A dictionary that `json.dumps` accepts; numbers that are not finite become `None`.
     """
-    values: dict[str, Any] = _finite(asdict(summary))
+    values: dict[str, Any] = json.loads(json.dumps(asdict(summary)), parse_constant=lambda _: None)
     return values
 
 
@@ -201,26 +196,8 @@ def as_text(summary: SampleSummary | PredictionSummary) -> dict[str, str]:
     Returns:
         One line of printable characters for each heading.
     """
-    lines = {
-        "store": f"{summary.path} ({summary.kind})",
-        "samples": f"{summary.samples}, split {_counts_text(summary.splits)}",
-    }
-    for name, variable in summary.variables.items():
-        if name != "annotators":  # has the shape of the mask; the number of annotators follows below
-            sizes = " x ".join(map(str, variable.shape.values()))
-            lines[name] = f"{variable.dtype} {sizes} ({', '.join(variable.shape)})"
-    lines |= _sample_lines(summary) if isinstance(summary, SampleSummary) else _prediction_lines(summary)
-    lines["digest"] = summary.digest
-    provenance = summary.provenance
-    if provenance is None:
-        lines["built"] = f"unknown ({PROVENANCE} is missing or unreadable)"
-    else:
-        command = " ".join(provenance["command"])
-        lines["built"] = f"{provenance['created']} by contrail {provenance['contrail']}: {command}"
-        if isinstance(summary, SampleSummary) and "source" in provenance:
-            set_aside = len(provenance["set_aside"])
-            lines["source"] = f"{summary.source} in {provenance['source']}, {set_aside} set aside"
-    return {heading: "".join(c if c.isprintable() else "?" for c in line) for heading, line in lines.items()}
+    text = render_page("summary.txt", summary=summary, describe=describe_channel)
+    return {heading: line for heading, _, line in (line.partition(": ") for line in text.splitlines())}
 
 
 def describe_channel(channel: Channel) -> str:
@@ -246,7 +223,7 @@ def _common(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
         "samples": records.sizes["sample"],
         "splits": _counts(records["split"].values),
         "variables": {
-            name: VariableSummary(str(store[name].dtype), {str(k): n for k, n in store[name].sizes.items()})
+            name: {"dtype": str(store[name].dtype), "shape": {str(k): n for k, n in store[name].sizes.items()}}
             for name in DIMS
             if name in store.variables
         },
@@ -278,7 +255,9 @@ def _summary_of_samples(store: xr.Dataset) -> SampleSummary:
         annotators=_counts(records["annotator_count"].values),
         time=_time(records),
         place=_place(records),
-        sizes=[SizeSummary(height, width, count) for (height, width), count in sizes.most_common()],
+        sizes=[
+            SizeSummary(height=height, width=width, records=count) for (height, width), count in sizes.most_common()
+        ],
         duplicates=len(human) - len(set(records["source_digest"].values)),
         missing=_missing(records),
     )
@@ -305,7 +284,7 @@ def _summary_of_predictions(store: xr.Dataset) -> PredictionSummary:
 def _missing(records: xr.Dataset) -> MissingSummary:
     pixels = records["missing_pixels"].values if "missing_pixels" in records else np.zeros(records.sizes["sample"])
     frames = np.isnat(records["time"].values[pixels > 0])
-    return MissingSummary(int((pixels > 0).sum()), int(frames.sum()), int(pixels.sum()))
+    return MissingSummary(samples=int((pixels > 0).sum()), frames=int(frames.sum()), pixels=int(pixels.sum()))
 
 
 def _percentiles(records: xr.Dataset, name: str) -> list[float]:
@@ -360,79 +339,3 @@ def _provenance(path: str) -> ProvenanceSummary | None:
 
 def _counts(values: npt.ArrayLike) -> dict[str, int]:
     return {str(value): count for value, count in sorted(Counter(np.asarray(values).tolist()).items())}
-
-
-def _finite(value: Any) -> Any:
-    """Replace numbers that JSON lacks by None, and tuples by lists."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _sample_lines(summary: SampleSummary) -> dict[str, str]:
-    labels, composite, missing = summary.labels, summary.composite, summary.missing
-    label_line = "no labels"
-    if labels.records:
-        label_line = (
-            f"{_counts_text(labels.sources)}; positive {labels.positive_records} of {labels.records} records "
-            f"({labels.positive_records / labels.records:.1%}), "
-            f"{labels.positive_pixels / max(labels.pixels, 1):.3%} of pixels"
-        )
-    channels = "; ".join(f"{channel.name} = {describe_channel(channel)}" for channel in composite.channels)
-    sizes = ", ".join(f"{size.height}x{size.width} ({size.records})" for size in summary.sizes[:5])
-    if len(summary.sizes) > 5:
-        sizes += f" and {len(summary.sizes) - 5} other sizes"
-    annotators = f"records by number of annotators: {_counts_text(summary.annotators)}"
-    lines = {
-        "composite": f"{composite.name}: {channels}",
-        "labels": label_line,
-        "annotators": "none" if set(summary.annotators) == {"0"} else annotators,
-        "when": _time_line(summary.time),
-        "where": _place_line(summary.place),
-        "original size": sizes,
-        "label shift": "{:g} px down, {:g} px right of the image".format(*summary.label_shift),
-        "duplicates": f"{summary.duplicates} records repeat the raw data of another" if summary.duplicates else "none",
-    }
-    if missing.samples:
-        lines["missing"] = f"pixels of {missing.samples} samples, {missing.frames} complete frames (see valid)"
-    return lines
-
-
-def _prediction_lines(summary: PredictionSummary) -> dict[str, str]:
-    passed = "no" if summary.gate_passed is None else f"{summary.gate_passed:.1%} of"
-    percentiles = {"confidence": summary.confidence, "agreement": summary.agreement}
-    return {
-        "frames": _counts_text(summary.frames),
-        "gate": f"{passed} frames pass the gate of {summary.gate:.4f}; threshold {summary.threshold:.4f}",
-        **{
-            name: "10, 50 and 90 % of the frames lie below {:.3f}, {:.3f} and {:.3f}".format(*values)
-            for name, values in percentiles.items()
-            if values
-        },
-        "trained on": f"{summary.trained_records} records",
-        "parent": summary.parent,
-        "model": summary.model,
-    }
-
-
-def _time_line(time: TimeSummary | None) -> str:
-    if time is None:
-        return "unknown"
-    by_day = "" if time.by_day is None else f", {time.by_day:.0%} by day"
-    quarters = "/".join(map(str, time.solar_quarters))
-    unknown = f"; {time.unknown} unknown" if time.unknown else ""
-    return f"{time.first[:16]} to {time.last[:16]} UTC{by_day}, solar hours 0-6/6-12/12-18/18-24: {quarters}{unknown}"
-
-
-def _place_line(place: PlaceSummary | None) -> str:
-    if place is None:
-        return "unknown"
-    unknown = f"; {place.unknown} unknown" if place.unknown else ""
-    box = "latitude {:.1f} to {:.1f}, longitude {:.1f} to {:.1f}".format(*place.latitude, *place.longitude)
-    return f"{box}, {place.sites} sites{unknown}"
-
-
-def _counts_text(counts: dict[str, int]) -> str:
-    return ", ".join(f"{value}: {count}" for value, count in counts.items())

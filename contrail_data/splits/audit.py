@@ -1,13 +1,12 @@
-"""Audit stores for leaks, including those that only images and labels reveal, and format leaks as tables and CSV."""
+"""Audit stores for leaks, including those that only images and labels reveal, and write leaks as tables and CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +25,9 @@ from contrail_data.splits.leaks import (
     describe_pairs,
     find_leaks,
 )
+from contrail_data.storage.files import write_csv
 from contrail_data.store.reader import pixel_reader, read_scalars
-from contrail_data.store.samples import Floats, as_text
+from contrail_data.store.samples import Floats
 
 SIMILAR = 0.2
 """Share of hash bits in which similar images differ at most. Of 11,935 pairs of real frames all but one differ in more
@@ -98,11 +98,11 @@ def similar_pairs(a: Hashes, b: Hashes | None = None, most: float = SIMILAR) -> 
     Returns:
         The pairs, and the share of bits in which each differs.
     """
-    other = a if b is None else b
-    rows, columns = np.flatnonzero(a.usable), np.flatnonzero(other.usable)
+    within, b = b is None, a if b is None else b
+    rows, columns = np.flatnonzero(a.usable), np.flatnonzero(b.usable)
     total = _BITS * a.bits.shape[1]
     blocks = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    bits_b = other.bits[columns]
+    bits_b = b.bits[columns]
     for start in range(0, len(rows), 256):
         block = rows[start : start + 256]
         differing = np.zeros((len(block), len(columns)), np.uint16)
@@ -110,7 +110,7 @@ def similar_pairs(a: Hashes, b: Hashes | None = None, most: float = SIMILAR) -> 
             differing += np.bitwise_count(a.bits[block, channel, np.newaxis] ^ bits_b[np.newaxis, :, channel])
         i, j = np.nonzero(differing <= most * total)
         first, second, share = block[i], columns[j], differing[i, j] / total
-        keep = first < second if b is None else np.ones(len(first), bool)
+        keep = (first < second) | (not within)
         blocks.append((first[keep], second[keep], share[keep]))
     first, second, share = (np.concatenate(column) for column in zip(*blocks, strict=True))
     return Pairs(first, second), share
@@ -139,41 +139,42 @@ def audit_stores(
     Returns:
         Pairs of all kinds.
     """
-    other = store_a if store_b is None else store_b
-    records_a = read_scalars(store_a)
-    records_b = None if store_b is None else read_scalars(store_b)
-    leaks = find_leaks(records_a, records_b, minutes, overlap)
-    if images and store_a.attrs["composite"]["channels"] == other.attrs["composite"]["channels"]:
-        pairs, distance = similar_pairs(image_hashes(store_a), None if store_b is None else image_hashes(store_b))
-        keys_b = None if records_b is None else RecordKeys.of(records_b)
-        similar = describe_pairs(RecordKeys.of(records_a), keys_b, LeakKind.IMAGE, pairs)
+    stores = [store_a] if store_b is None else [store_a, store_b]
+    records = [read_scalars(store) for store in stores]
+    leaks = find_leaks(records[0], None if store_b is None else records[1], minutes, overlap)
+    if images and stores[0].attrs["composite"]["channels"] == stores[-1].attrs["composite"]["channels"]:
+        hashes = [image_hashes(store) for store in stores]
+        pairs, distance = similar_pairs(hashes[0], None if store_b is None else hashes[1])
+        keys = [RecordKeys.of(scalars) for scalars in records]
+        similar = describe_pairs(keys[0], keys[-1], LeakKind.IMAGE, pairs)
         leaks = Leaks.concatenate([leaks, replace(similar, distance=distance)])
     same_tile = (leaks.overlap > 0.99) & (leaks.minutes == 0)
     same_image = np.isin(leaks.kind, [LeakKind.ID, LeakKind.DATA]) | same_tile | (leaks.distance <= SAME_IMAGE)
-    for records, index in ((records_a, leaks.a), (records_a if records_b is None else records_b, leaks.b)):
-        same_image &= (records["label_source"].values == "human")[index]
-    _, once = np.unique(np.stack([leaks.a, leaks.b], 1)[same_image], axis=0, return_index=True)
-    labelled = leaks[np.flatnonzero(same_image)[once]]
-    if not len(labelled) or store_a["mask"].shape[1:] != other["mask"].shape[1:]:
+    for scalars, index in ((records[0], leaks.a), (records[-1], leaks.b)):
+        same_image &= (scalars["label_source"].values == "human")[index]
+    all_pairs, number = np.unique(np.stack([leaks.a, leaks.b], 1), axis=0, return_inverse=True)
+    compared, first = np.unique(number[same_image], return_index=True)
+    if not len(compared) or stores[0]["mask"].shape[1:] != stores[-1]["mask"].shape[1:]:
         return leaks
-    dice, differ = _compare_masks(store_a, other, labelled)
-    dice_of = dict(zip(zip(labelled.a.tolist(), labelled.b.tolist(), strict=True), dice.tolist(), strict=True))
-    pairs_of_leaks = zip(leaks.a.tolist(), leaks.b.tolist(), strict=True)
-    leaks = replace(leaks, dice=np.array([dice_of.get(pair, np.nan) for pair in pairs_of_leaks]))
-    contradicting = replace(labelled, kind=np.full(len(labelled), LeakKind.LABEL.value, "<U9"), dice=dice)[differ]
-    return Leaks.concatenate([leaks, contradicting])
+    dice, differ = np.full(len(all_pairs), np.nan), np.zeros(len(all_pairs), bool)
+    dice[compared], differ[compared] = _compare_masks(stores[0], stores[-1], all_pairs[compared].tolist())
+    leaks = replace(leaks, dice=dice[number])
+    contradicting = leaks[np.flatnonzero(same_image)[first][differ[compared]]]
+    kind = np.full(len(contradicting), LeakKind.LABEL.value, "<U9")
+    return Leaks.concatenate([leaks, replace(contradicting, kind=kind)])
 
 
-def _compare_masks(store_a: xr.Dataset, store_b: xr.Dataset, pairs: Leaks) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def _compare_masks(
+    store_a: xr.Dataset, store_b: xr.Dataset, pairs: list[list[int]]
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """(pair) Dice coefficient of the two masks, NaN where both are empty, and whether they differ in any pixel."""
     masks = [np.empty((1, *store_a["mask"].shape[1:]), np.uint8) for _ in range(2)]
     readers = [pixel_reader(store, "mask") for store in (store_a, store_b)]
     dice, differ = np.full(len(pairs), np.nan), np.zeros(len(pairs), bool)
-    for row, samples in enumerate(zip(pairs.a.tolist(), pairs.b.tolist(), strict=True)):
+    for row, samples in enumerate(pairs):
         for read, sample, mask in zip(readers, samples, masks, strict=True):
             read(sample, [0], mask)
-        marked = int(masks[0].sum(dtype=np.int64) + masks[1].sum(dtype=np.int64))
-        if marked:
+        if marked := int(masks[0].sum(dtype=np.int64) + masks[1].sum(dtype=np.int64)):
             dice[row] = 2 * int((masks[0] & masks[1]).sum(dtype=np.int64)) / marked
         differ[row] = bool((masks[0] != masks[1]).any())
     return dice, differ
@@ -213,26 +214,24 @@ def leak_table(
     return ["leak", "pairs", *(["records"] if within else ["records of A", "records of B"])], rows
 
 
-def leaks_csv(leaks: Leaks, records_a: xr.Dataset, records_b: xr.Dataset) -> bytes:
-    """Format leaks as CSV.
+def write_leaks(out: Path, leaks: Leaks, records_a: xr.Dataset, records_b: xr.Dataset) -> None:
+    """Write leaks as CSV.
+
+    One line per pair and kind: kind, record_a, record_b, overlap (share of the smaller footprint), minutes (between the
+    labelled frames), gap (minutes between the sequences, 0 if they share time), distance (share of hash bits), dice.
+    Unknown values are empty.
 
     Args:
+        out: The file.
         leaks: The leaks.
         records_a: Scalars of A.
         records_b: Scalars of B, or of A again.
-
-    Returns:
-        One line per pair and kind: kind, record_a, record_b, overlap (share of the smaller footprint), minutes (between
-        the labelled frames), gap (minutes between the sequences, 0 if they share time), distance (share of hash bits),
-        dice. Unknown values are empty.
     """
-    a, b = as_text(records_a["record_id"].values), as_text(records_b["record_id"].values)
+    ids_a, ids_b = records_a["record_id"].values[leaks.a], records_b["record_id"].values[leaks.b]
     columns = {"overlap": 4, "minutes": 1, "gap": 1, "distance": 4, "dice": 4}  # digits after the decimal point
-    out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["kind", "record_a", "record_b", *columns])
-    for row in range(len(leaks)):
-        values = {name: getattr(leaks, name)[row] for name in columns}
-        cells = ["" if np.isnan(value) else f"{value:.{columns[name]}f}" for name, value in values.items()]
-        rows.writerow([leaks.kind[row], a[leaks.a[row]], b[leaks.b[row]], *cells])
-    return out.getvalue().encode()
+    numbers = [
+        ["" if np.isnan(value) else f"{value:.{digits}f}" for value in getattr(leaks, name)]
+        for name, digits in columns.items()
+    ]
+    rows = zip(leaks.kind, ids_a, ids_b, *numbers, strict=True)
+    write_csv(out, ["kind", "record_a", "record_b", *columns], rows)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.splits.leaks import MAX_MINUTES, MIN_OVERLAP, pairs_within
-from contrail_data.store.samples import Floats, Ints, as_text, label_of
+from contrail_data.storage.files import write_csv
+from contrail_data.store.samples import Floats, Ints, label_of
 
 
 def make_folds(group: npt.NDArray[np.str_], positive: npt.NDArray[np.bool_], k: int) -> Ints:
@@ -85,25 +85,29 @@ def pairs_between_folds(
     return len(np.unique(np.concatenate(pairs), axis=0))
 
 
-def folds_csv(
-    names: Sequence[str], stores: Sequence[xr.Dataset], group: Sequence[npt.NDArray[np.str_]], fold: Sequence[Ints]
-) -> bytes:
-    """Format folds as CSV.
+def write_folds(
+    out: Path,
+    names: Sequence[str],
+    stores: Sequence[xr.Dataset],
+    group: Sequence[npt.NDArray[np.str_]],
+    fold: Sequence[Ints],
+) -> None:
+    """Write folds as CSV.
+
+    One line per record: record_id, store, group, fold, positive (0, 1, or empty without a human label).
 
     Args:
+        out: The file.
         names: Name of each store.
         stores: Scalars of each store.
         group: For each store, (sample) group of each record.
         fold: For each store, (sample) fold of each record.
-
-    Returns:
-        One line per record: record_id, store, group, fold, positive (0, 1, or empty without a human label).
     """
-    out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["record_id", "store", "group", "fold", "positive"])
-    for name, records, groups, folds in zip(names, stores, group, fold, strict=True):
-        labels = ["" if label < 0 else str(label) for label in label_of(records).tolist()]
-        ids = as_text(records["record_id"].values)
-        rows.writerows(zip(ids, [name] * len(ids), groups, folds.tolist(), labels, strict=True))
-    return out.getvalue().encode()
+    rows = [
+        (record_id, name, own_group, own_fold, "" if label < 0 else label)
+        for name, records, groups, folds in zip(names, stores, group, fold, strict=True)
+        for record_id, own_group, own_fold, label in zip(
+            records["record_id"].values, groups, folds, label_of(records), strict=True
+        )
+    ]
+    write_csv(out, ["record_id", "store", "group", "fold", "positive"], rows)

@@ -122,17 +122,14 @@ class RecordKeys(_Columns):
         """
         tokens = [str(digest).split() for digest in records["source_digest"].values]
         minutes = _minutes(records["time"].values)
-        known = np.isfinite(minutes)
-        first = np.min(np.where(known, minutes, np.inf), 1, initial=np.inf)
-        last = np.max(np.where(known, minutes, -np.inf), 1, initial=-np.inf)
         centre = np.stack([records["latitude"].values, records["longitude"].values], -1)
         corners = np.stack([records["corner_latitude"].values, records["corner_longitude"].values], -1)
         return cls(
             record_id=as_text(records["record_id"].values),
             token=np.array([token for own in tokens for token in own], np.str_),
             token_of=np.repeat(np.arange(len(tokens)), [len(own) for own in tokens]).astype(np.int64),
-            first=np.where(known.any(1), first, np.nan),
-            last=np.where(known.any(1), last, np.nan),
+            first=np.fmin.reduce(minutes, 1, initial=np.nan),
+            last=np.fmax.reduce(minutes, 1, initial=np.nan),
             labelled=_minutes(labelled_time(records)),
             place=np.concatenate([centre[:, np.newaxis], corners], 1).astype(np.float64),
         )
@@ -155,7 +152,8 @@ def find_leaks(
     Returns:
         The pairs, of the kinds `ID`, `DATA` and `FOOTPRINT`.
     """
-    a, b = RecordKeys.of(records_a), None if records_b is None else RecordKeys.of(records_b)
+    a = RecordKeys.of(records_a)
+    b = a if records_b is None else RecordKeys.of(records_b)
     pairs = _related_pairs(a, b, minutes, overlap)
     return Leaks.concatenate([describe_pairs(a, b, kind, some) for kind, some in pairs.items()])
 
@@ -174,30 +172,31 @@ def pairs_within(stores: Sequence[xr.Dataset], minutes: float, overlap: float) -
     parts = [RecordKeys.of(records) for records in stores]
     starts = np.cumsum([0, *map(len, parts)])
     parts = [replace(part, token_of=part.token_of + start) for part, start in zip(parts, starts, strict=False)]
-    return list(_related_pairs(RecordKeys.concatenate(parts), None, minutes, overlap).values())
+    keys = RecordKeys.concatenate(parts)
+    return list(_related_pairs(keys, keys, minutes, overlap).values())
 
 
-def describe_pairs(a: RecordKeys, b: RecordKeys | None, kind: LeakKind, pairs: Pairs) -> Leaks:
+def describe_pairs(a: RecordKeys, b: RecordKeys, kind: LeakKind, pairs: Pairs) -> Leaks:
     """Add overlap and times to pairs of a kind.
 
     Args:
         a: Keys of the records of A.
-        b: Keys of the records of B. None for pairs within A.
+        b: Keys of the records of B; those of A for pairs within A.
         kind: What the records of each pair share.
         pairs: The pairs.
 
     Returns:
         The pairs as leaks, with neither `distance` nor `dice`.
     """
-    other, (i, j) = a if b is None else b, pairs
+    i, j = pairs
     unknown = np.full(len(i), np.nan)
     return Leaks(
         kind=np.full(len(i), kind.value, "<U9"),
         a=i,
         b=j,
-        overlap=_overlaps(a, other, pairs),
-        minutes=np.abs(a.labelled[i] - other.labelled[j]),
-        gap=_gaps(a, other, pairs),
+        overlap=_overlaps(a, b, pairs),
+        minutes=np.abs(a.labelled[i] - b.labelled[j]),
+        gap=_gaps(a, b, pairs),
         distance=unknown,
         dice=unknown,
     )
@@ -205,7 +204,7 @@ def describe_pairs(a: RecordKeys, b: RecordKeys | None, kind: LeakKind, pairs: P
 
 def _minutes(times: npt.NDArray[np.datetime64]) -> Floats:
     """Minutes since 1970; NaN for NaT."""
-    return np.where(np.isnat(times), np.nan, (times - _EPOCH) / np.timedelta64(1, "m"))
+    return np.asarray((times - _EPOCH) / np.timedelta64(1, "m"), np.float64)
 
 
 def _gaps(a: RecordKeys, b: RecordKeys, pairs: Pairs) -> Floats:
@@ -213,19 +212,18 @@ def _gaps(a: RecordKeys, b: RecordKeys, pairs: Pairs) -> Floats:
     return np.maximum(np.maximum(a.first[i], b.first[j]) - np.minimum(a.last[i], b.last[j]), 0)
 
 
-def _related_pairs(a: RecordKeys, b: RecordKeys | None, minutes: float, overlap: float) -> dict[LeakKind, Pairs]:
-    """Pairs by what they share; without `b`, pairs within `a`."""
-    other, within = a if b is None else b, b is None
-    rows_a, rows_b = np.arange(len(a)), np.arange(len(other))
+def _related_pairs(a: RecordKeys, b: RecordKeys, minutes: float, overlap: float) -> dict[LeakKind, Pairs]:
+    """Pairs by what they share; if `b` is `a`, pairs within it, the first record before the second."""
+    rows_a, rows_b = np.arange(len(a)), np.arange(len(b))
     return {
-        LeakKind.ID: _equal(a.record_id, rows_a, other.record_id, rows_b, within),
-        LeakKind.DATA: _equal(a.token, a.token_of, other.token, other.token_of, within),
+        LeakKind.ID: _equal(a.record_id, rows_a, b.record_id, rows_b, within=a is b),
+        LeakKind.DATA: _equal(a.token, a.token_of, b.token, b.token_of, within=a is b),
         LeakKind.FOOTPRINT: _footprint_pairs(a, b, minutes, overlap),
     }
 
 
 def _equal(
-    keys_a: npt.NDArray[np.str_], owners_a: Ints, keys_b: npt.NDArray[np.str_], owners_b: Ints, within: bool
+    keys_a: npt.NDArray[np.str_], owners_a: Ints, keys_b: npt.NDArray[np.str_], owners_b: Ints, *, within: bool
 ) -> Pairs:
     """Pairs of owners that have a key in common, each once; `within` one set, with the first before the second."""
     _, number = np.unique(np.concatenate([keys_a, keys_b]), return_inverse=True)
@@ -241,29 +239,26 @@ def _equal(
     return Pairs(pairs[:, 0], pairs[:, 1])
 
 
-def _footprint_pairs(a: RecordKeys, b: RecordKeys | None, minutes: float, overlap: float) -> Pairs:
+def _footprint_pairs(a: RecordKeys, b: RecordKeys, minutes: float, overlap: float) -> Pairs:
     """Pairs whose footprints overlap by more than `overlap`, and whose sequences share time or lie within `minutes`.
 
     Candidates come from a tree in four dimensions, the unit sphere and time.
     """
     from scipy.spatial import KDTree
 
-    other = a if b is None else b
-    rows_a, rows_b = (
-        np.flatnonzero(np.isfinite(keys.first) & np.isfinite(keys.place).all((1, 2))) for keys in (a, other)
-    )
+    rows_a, rows_b = (np.flatnonzero(np.isfinite(keys.first) & np.isfinite(keys.place).all((1, 2))) for keys in (a, b))
     if not len(rows_a) or not len(rows_b):
         return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    sphere_a, sphere_b = _unit_vectors(a.place[rows_a]), _unit_vectors(other.place[rows_b])
+    sphere_a, sphere_b = _unit_vectors(a.place[rows_a]), _unit_vectors(b.place[rows_b])
     radius_a, radius_b = (np.linalg.norm(s[:, 1:] - s[:, :1], axis=-1).max(1) for s in (sphere_a, sphere_b))
-    half_a, half_b = ((keys.last - keys.first)[rows] / 2 for keys, rows in ((a, rows_a), (other, rows_b)))
+    half_a, half_b = ((keys.last - keys.first)[rows] / 2 for keys, rows in ((a, rows_a), (b, rows_b)))
     reach = max(radius_a.max() + radius_b.max(), 1e-9)
     window = max(minutes + half_a.max() + half_b.max(), 1e-3)
     tree_a, tree_b = (
         KDTree(np.column_stack([sphere[:, 0] / reach, (keys.first + keys.last)[rows] / 2 / window]))
-        for keys, rows, sphere in ((a, rows_a, sphere_a), (other, rows_b, sphere_b))
+        for keys, rows, sphere in ((a, rows_a, sphere_a), (b, rows_b, sphere_b))
     )
-    if b is None:
+    if a is b:
         near = tree_a.query_pairs(1 + 1e-9, p=np.inf, output_type="ndarray").reshape(-1, 2)
     else:
         distances = tree_a.sparse_distance_matrix(tree_b, 1 + 1e-9, p=np.inf, output_type="ndarray")
@@ -271,11 +266,10 @@ def _footprint_pairs(a: RecordKeys, b: RecordKeys | None, minutes: float, overla
     p, q = near.astype(np.int64).T
     apart = np.linalg.norm(sphere_a[p, 0] - sphere_b[q, 0], axis=-1)
     i, j = rows_a[p], rows_b[q]
-    close = (apart <= radius_a[p] + radius_b[q]) & (_gaps(a, other, Pairs(i, j)) <= minutes)
+    close = (apart <= radius_a[p] + radius_b[q]) & (_gaps(a, b, Pairs(i, j)) <= minutes)
     i, j = i[close], j[close]
-    overlapping = _overlaps(a, other, Pairs(i, j)) > overlap
-    order = np.lexsort((j[overlapping], i[overlapping]))
-    return Pairs(i[overlapping][order], j[overlapping][order])
+    pairs = np.unique(np.stack([i, j], 1)[_overlaps(a, b, Pairs(i, j)) > overlap], axis=0)
+    return Pairs(pairs[:, 0], pairs[:, 1])
 
 
 def _overlaps(a: RecordKeys, b: RecordKeys, pairs: Pairs) -> Floats:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +27,19 @@ def write_atomically(path: Path, parts: Sequence[Part]) -> None:
     with reported_errors(str(path), "written"), atomic_file(path, path.with_name(f".{path.name}.partial")) as write:
         for part in parts:
             write(part)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a table as a local CSV file that appears whole or not at all.
+
+    Args:
+        path: The file, which is replaced if it exists.
+        header: Names of the columns.
+        rows: Cells.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_atomically(path, [text.getvalue().encode()])
 
 
 @contextmanager

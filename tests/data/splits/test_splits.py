@@ -228,3 +228,6 @@ def test_leaks_within_the_validation_split_are_those_counted_earlier(real_data, 
     result = CliRunner().invoke(app, ["splits", str(path), "-o", str(tmp_path / "folds.csv")])
     assert "1,856 records in 5 folds" in result.output
     assert "footprint and time: 0" in result.output
+    page = tmp_path / "audit.html"
+    assert CliRunner().invoke(app, ["audit", str(path), "--page", str(page)]).exit_code == 1
+    assert "overlapping footprint and time" in page.read_text()

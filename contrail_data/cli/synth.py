@@ -69,7 +69,7 @@ def synth(
             bands=band_numbers,
             label_shift=label_shift,
             scenery=scenery.value,
-            on_record=lambda _: advance(1),
+            advance=advance,
             workers=workers,
         )
     print(f"{out}: synthetic records, {', '.join(f'{n} {split}' for split, n in counts.items())}")
@@ -95,7 +95,6 @@ def synth_scans(
 
     from contrail_data.synthetic.abi import write_abi
 
-    band_numbers = _parse_bands(bands)
     files = write_abi(
         out,
         datetime64(start),
@@ -103,7 +102,7 @@ def synth_scans(
         seed=seed,
         satellite=satellite,
         product=product,
-        bands=band_numbers,
+        bands=_parse_bands(bands),
         scenery=scenery.value,
     )
     print(f"{out}: {len(files)} synthetic files of {scans} scans")

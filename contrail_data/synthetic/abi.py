@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -139,5 +140,5 @@ def abi_grid(
 
 def _stamp(time: np.datetime64) -> str:
     """Format a time as in file names: YYYYJJJHHMMSSt."""
-    moment = time.item()
+    moment: datetime = time.astype(object)
     return f"{moment:%Y%j%H%M%S}{moment.microsecond // 100_000}"

@@ -174,8 +174,12 @@ def _add(
 def _add_axes(file: h5py.File, grid: FixedGrid) -> None:
     """Add the dimensions, as HDF5 dimension scales."""
     for axis, first, step, count in (("y", grid.y, grid.dy, grid.height), ("x", grid.x, grid.dx, grid.width)):
-        values = {"axis": axis, "capital": axis.upper()}
-        values |= {"scale_factor": np.float32(step), "add_offset": np.float32(first)}
+        values = {
+            "axis": axis,
+            "capital": axis.upper(),
+            "scale_factor": np.float32(step),
+            "add_offset": np.float32(first),
+        }
         _add(file, axis, np.arange(count, dtype=np.int16), "axis", values=values)
         file[axis].make_scale(axis)
     lengths = {"number_of_time_bounds": 2, "band": 1, "number_of_image_bounds": 2}
@@ -203,10 +207,11 @@ def _add_band(file: h5py.File, product: str, number: int, kelvin: npt.NDArray[np
     image = kelvin.astype(np.float64)
     if radiance:
         image = band.fk1 / np.expm1(band.fk2 / (band.bc1 + band.bc2 * image))
-        scale, offset, most, fill = band.scale, band.offset, 2**band.bits - 2, 2**band.bits - 1
+        scale, offset = np.float32(band.scale), np.float32(band.offset)
+        most, fill = 2**band.bits - 2, 2**band.bits - 1
     else:
-        scale, offset, most, fill = band.kelvin_scale, band.kelvin_offset, 4095, -1
-    scale, offset = np.float32(scale), np.float32(offset)
+        scale, offset = np.float32(band.kelvin_scale), np.float32(band.kelvin_offset)
+        most, fill = 4095, -1
     counts = np.rint((image - float(offset)) / float(scale))
     flags = np.where((counts < 0) | (counts > most), 2, 0).astype(np.int8)
     flags[np.isnan(kelvin)] = -1

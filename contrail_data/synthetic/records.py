@@ -6,8 +6,9 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def write_records(
     bands: Sequence[int] = (11, 14, 15),
     label_shift: tuple[float, float] = LABEL_SHIFT,
     scenery: str = "clear",
-    on_record: Callable[[str], None] | None = None,
+    advance: Callable[[int], object] | None = None,
     workers: int = 2,
 ) -> dict[str, int]:
     """Write the first records of a seed in the OpenContrails layout.
@@ -52,17 +53,20 @@ def write_records(
         bands: ABI bands, 8 to 16.
         label_shift: Pixels (down, right) by which labels lie off the image.
         scenery: A key of `SCENERIES`.
-        on_record: Called with the id of each finished record, from the calling thread.
+        advance: Called with 1 after each finished record, from the calling thread.
         workers: Number of threads.
 
     Returns:
         Number of records by split.
 
     Raises:
-        ContrailError: If an argument is out of range, or the folder holds other data or cannot be written.
+        ContrailError: If the bands or the shift are out of range, or the folder holds other data or cannot be written.
     """
     bands = tuple(sorted(bands))
-    _check(records, seed, validation_fraction, size, bands, label_shift, scenery, workers)
+    if not bands or len(set(bands)) < len(bands) or not set(bands) <= set(BANDS):
+        raise ContrailError(f"bands {','.join(map(str, bands))}: give distinct bands from 8 to 16")
+    if not all(abs(d) <= 8 for d in label_shift):  # NaN fails too
+        raise ContrailError(f"label shift {label_shift}: out of range; give at most 8 pixels down and right")
     settings = {
         "synthetic": VERSION,
         "seed": seed,
@@ -73,28 +77,17 @@ def write_records(
     }
     splits = [_split(i, validation_fraction) for i in range(records)]
     entries = [metadata(seed, i, size) for i in range(records)]
+    folders = [root / split / entry["record_id"] for split, entry in zip(splits, entries, strict=True)]
     make = partial(synthesize, seed, size=size, bands=bands, label_shift=label_shift, scenery=SCENERIES[scenery])
     try:
         _claim(root, settings)
         with ThreadPoolExecutor(workers) as pool:
-            futures = {
-                pool.submit(_write_record, root / splits[i] / entry["record_id"], partial(make, i), bands): entry[
-                    "record_id"
-                ]
-                for i, entry in enumerate(entries)
-            }
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    if on_record is not None:
-                        on_record(futures[future])
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            for _ in pool.map(_write_record, folders, [partial(make, i) for i in range(records)], repeat(bands)):
+                if advance is not None:
+                    advance(1)
         for split in ("train", "validation"):
-            _write_metadata(
-                root / f"{split}_metadata.json", [e for e, s in zip(entries, splits, strict=True) if s == split]
-            )
+            of_split = [entry for entry, own in zip(entries, splits, strict=True) if own == split]
+            _write_metadata(root / f"{split}_metadata.json", of_split)
     except OSError as error:
         raise ContrailError(f"{root}: cannot be written ({error.strerror}); check space and permissions") from None
     return {split: splits.count(split) for split in ("train", "validation")}
@@ -120,32 +113,6 @@ def _write_metadata(path: Path, entries: Sequence[dict[str, Any]]) -> None:
     earlier = json.loads(path.read_bytes()) if path.is_file() else []
     merged = {entry["record_id"]: entry for entry in (*earlier, *entries)}
     write_atomically(path, [json.dumps([merged[key] for key in sorted(merged)], indent=1).encode()])
-
-
-def _check(
-    records: int,
-    seed: int,
-    validation_fraction: float,
-    size: int,
-    bands: Sequence[int],
-    label_shift: tuple[float, float],
-    scenery: str,
-    workers: int,
-) -> None:
-    if records < 1 or workers < 1:
-        raise ContrailError(f"records {records}, workers {workers}: too few; give at least 1 of each")
-    if seed < 0:
-        raise ContrailError(f"seed {seed}: negative; give 0 or more")
-    if not 0 <= validation_fraction <= 1:
-        raise ContrailError(f"validation fraction {validation_fraction}: out of range; give a number from 0 to 1")
-    if not 32 <= size <= 2048:
-        raise ContrailError(f"size {size}: out of range; give 32 to 2048 pixels")
-    if not bands or len(set(bands)) < len(bands) or not set(bands) <= set(BANDS):
-        raise ContrailError(f"bands {','.join(map(str, bands))}: give distinct bands from 8 to 16")
-    if scenery not in SCENERIES:
-        raise ContrailError(f"scenery {scenery!r}: unknown; choose one of {', '.join(SCENERIES)}")
-    if not all(abs(d) <= 8 for d in label_shift):  # NaN fails too
-        raise ContrailError(f"label shift {label_shift}: out of range; give at most 8 pixels down and right")
 
 
 _SETTINGS = {"synthetic": "version of contrail"}

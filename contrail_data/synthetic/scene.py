@@ -99,9 +99,8 @@ def synthesize(
     season = math.copysign(1, latitude) * math.cos(2 * math.pi * (day - 200) / 365)  # 1 at midsummer
     rng = generator(seed, index, 2)
     place = generator(seed, round(latitude * 100) + 10_000, round(longitude * 100) + 50_000)
-    n = fft.next_fast_len(
-        size + size // 4, real=True
-    )  # wider than the tile, so that opposite edges of the periodic fields do not meet
+    # Wider than the tile, so that opposite edges of the periodic fields do not meet.
+    n = fft.next_fast_len(size + size // 4, real=True)
 
     def field(random: Rng, slope: float, **shape: Any) -> Field:
         return power_law_noise(random, n, slope, **shape)[:, :size, :size]
@@ -156,9 +155,7 @@ def synthesize(
         temperature = k / np.log1p(1 / radiance)
         temperature += sensor_noise(generator(seed, index, 3, band), size)
         images[band] = np.ascontiguousarray(np.moveaxis(temperature, 0, -1), np.float32)
-    contrast = (window[RECORD_LABELLED_FRAME] - ice_temperature[RECORD_LABELLED_FRAME]) * np.exp(
-        -ice[RECORD_LABELLED_FRAME]
-    )
+    contrast = ((window - ice_temperature) * np.exp(-ice))[RECORD_LABELLED_FRAME]
     individual = annotate(generator(seed, index, 4), lines, contrast, label_shift)
     mask = (2 * individual.sum(-1) > individual.shape[-1]).astype(np.int32)
     return Record(images, individual, mask)
@@ -171,11 +168,8 @@ def _wind(heading: float, speed: float) -> tuple[float, float]:
 def _front(rng: Rng, size: int, wiggle: Field) -> Field:
     """Bending transition from -1 to 1 across the tile, (size, size)."""
     angle = rng.uniform(0, 2 * np.pi)
-    y, x = (
-        (np.arange(size, dtype=np.float32) / size - 0.5)[:, None],
-        (np.arange(size, dtype=np.float32) / size - 0.5),
-    )
-    across = y * math.cos(angle) - x * math.sin(angle) + rng.uniform(-0.3, 0.3) + 0.08 * wiggle
+    position = np.arange(size, dtype=np.float32) / size - 0.5
+    across = position[:, None] * math.cos(angle) - position * math.sin(angle) + rng.uniform(-0.3, 0.3) + 0.08 * wiggle
     return np.asarray(np.tanh(across / float(rng.choice([0.04, 0.12, 0.4]))), np.float32)
 
 

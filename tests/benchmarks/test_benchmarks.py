@@ -12,7 +12,7 @@ import pytest
 from helpers.places import PROJECT
 
 BENCHMARKS = PROJECT / "benchmarks"
-TINY_MODEL = ["--set", "model.encoder=resnet10t", "--set", "model.decoder.channels=[16,16,8,8,8]"]
+TINY_MODEL = ["--set", "model.encoder=test_resnet", "--set", "model.decoder.channels=[16,16,8,8,8]"]
 TINY = {
     "build": ["--samples", "2", "--rounds", "1", "--shortest", "0", "--memory", "1"],
     "loader": ["--samples", "2", "--rounds", "1", "--shortest", "0", "--many", "20", "--workers", "0"],

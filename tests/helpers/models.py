@@ -16,7 +16,7 @@ DECODER_KEYS = {"upsample", "attention", "centre", "deep_supervision", "two_clas
 
 
 def model_config(
-    encoder: str = "resnet10t",
+    encoder: str = "test_resnet",
     *,
     channels: Sequence[int] = NARROW,
     decoder: str = "unet",

@@ -13,7 +13,7 @@ from helpers.records import write_record
 from helpers.stores import build_small
 
 TINY = [
-    "model.encoder=resnet10t",
+    "model.encoder=test_resnet",
     "model.decoder.channels=[16,16,8,8,8]",
     "model.drop_path=0.1",
     "batch_size=4",

@@ -173,7 +173,7 @@ def test_gradients_are_finite_in_half_precision(mixer: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"levels": [5]}, r"model\.mixer\.levels: resnet10t has levels 0 to 4, not 5"),
+        ({"levels": [5]}, r"model\.mixer\.levels: test_resnet has levels 0 to 4, not 5"),
         ({"levels": [0], "head": "record"}, r"model\.mixer\.levels: level 0 has no effect.* only levels \[4\]"),
         ({"levels": [2], "decoder": "deeplabv3plus"}, r"model\.mixer\.levels: .* only levels \[1, 4\]"),
     ],

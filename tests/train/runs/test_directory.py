@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
+from contrail_train.runs.directory import CONFIG, locked_directory
 from helpers.cli import run_train
 from helpers.runs import TINY, run_steps, set_options
 
@@ -19,7 +20,7 @@ def test_a_run_directory_records_settings_stores_losses_and_calibration(store: P
     import yaml
 
     config = yaml.safe_load((finished / "config.yaml").read_text())
-    assert config["model"]["encoder"] == "resnet10t"
+    assert config["model"]["encoder"] == "test_resnet"
     assert config["data"]["train"] == [str(store)]
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["stores"] == {str(store): open_store(store).attrs["digest"]}
@@ -43,20 +44,22 @@ def test_a_run_that_never_trained_can_be_corrected(store: Path, tmp_path: Path) 
 def test_a_second_process_in_one_run_directory_is_refused(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
     run_steps(store, out, steps=1)
-    code = (
-        "import pathlib, sys\n"
-        "from contrail_train.runs.directory import CONFIG, locked_directory\n"
-        f"with locked_directory(pathlib.Path({str(out)!r}), CONFIG, 'run directory'):\n"
-        "    print('held', flush=True)\n"
-        "    sys.stdin.read()\n"
-    )
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    reading, writing = os.pipe()
+    other = os.fork()
+    if other == 0:
+        try:
+            with locked_directory(out, CONFIG, "run directory"):
+                os.write(writing, b"held")
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writing)
     try:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(ContrailError, match=f"in use by process {other.pid} "):
+        assert os.read(reading, 4) == b"held"
+        with pytest.raises(ContrailError, match=f"in use by process {other} "):
             run_steps(store, out, steps=2)
     finally:
-        other.kill()
-        other.wait()
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+        os.close(reading)
     assert len(run_steps(store, out, steps=2)) == 2

@@ -87,6 +87,7 @@ def test_every_table_has_finite_figures(
         assert not re.search(r"\b(nan|inf)\b", table), table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("benchmark", ["build"], indirect=True)
 def test_the_option_only_prints_one_table(benchmark: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     benchmark["main"]([*TINY["build"], "--only", "composite"])

@@ -17,7 +17,7 @@ from contrail_data.build.shard import ShardTask, file_stamp
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.progress import progress
 from contrail_data.sources.base import Source, SourceKind
-from contrail_data.storage.place import Place, place_of, same_place
+from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal, stats
 from contrail_data.store.journal import Files, Shard
 from contrail_data.store.samples import SampleRow, stack_scalars
@@ -127,7 +127,7 @@ def build(
 def _check(source: Source, settings: StoreSettings, place: Place, out: str | Path) -> None:
     if not all(abs(d) <= 8 for d in settings.label_shift):  # NaN fails too
         raise ContrailError(f"--label-shift {settings.label_shift}: give pixels down and right, at most 8")
-    if any(same_place(place.url, path) for path in source.parent_paths):
+    if any(place == place_of(path).resolved() for path in source.parent_paths):
         raise ContrailError(f"{out}: is a store to read from; choose another -o")
     if (
         not place.remote

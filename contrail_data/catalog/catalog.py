@@ -31,15 +31,12 @@ CATALOG = "data_catalog.yaml"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
-def find_catalog(start: Path | None = None) -> Path | None:
+def find_catalog() -> Path | None:
     """Find the catalog file.
-
-    Args:
-        start: Folder to start from. None: the current one.
 
     Returns:
         The file named by the environment variable CONTRAIL_CATALOG, or else the nearest `data_catalog.yaml` in the
-        folder or above it. None if there is none.
+        current folder or above it. None if there is none.
 
     Raises:
         ContrailError: If CONTRAIL_CATALOG names no file.
@@ -48,8 +45,8 @@ def find_catalog(start: Path | None = None) -> Path | None:
         if not Path(named).is_file():
             raise ContrailError(f"{named}: no such catalog; correct CONTRAIL_CATALOG")
         return Path(named)
-    start = (start or Path.cwd()).resolve()
-    return next((p / CATALOG for p in (start, *start.parents) if (p / CATALOG).is_file()), None)
+    folder = Path.cwd().resolve()
+    return next((p / CATALOG for p in (folder, *folder.parents) if (p / CATALOG).is_file()), None)
 
 
 def find_place(store: str) -> Place:
@@ -194,11 +191,7 @@ def add_entry(catalog: Path, name: str, url: str, store: xr.Dataset, text: str |
         "driver": "zarr",
         "description": text or f"{metadata['kind']} of composite {metadata['composite']}",
         "args": {"urlpath": _portable(catalog, url)},
-        "metadata": {
-            **metadata,
-            "added_by": _user(),
-            "added_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        },
+        "metadata": metadata | {"added_by": _user(), "added_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"},
     }
     _ = Entry(catalog, name, content).location  # refuses what could not be read back
     return edit_catalog(catalog, lambda old: with_entry(old, name, content), create=True)

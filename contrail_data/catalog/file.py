@@ -1,6 +1,6 @@
 """Reads and edits catalog files.
 
-A catalog comes from others: a file that is too large, too deep or ambiguous is refused before any value is built.
+A catalog comes from others: a file that is too large, too deep or ambiguous is refused before it is used.
 libyaml reads it, because every command does. ruamel.yaml edits it, because that keeps comments and order.
 """
 
@@ -93,8 +93,8 @@ def edit_catalog(path: Path, change: Callable[[Catalog], tuple[Catalog | None, T
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
         except OSError as error:
             raise ContrailError(f"{path}: cannot be written ({error.strerror}); check path and permissions") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with os.fdopen(descriptor, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             locked = os.fstat(descriptor)
             if not os.path.exists(path) or not os.path.samestat(locked, os.stat(path)):
                 continue
@@ -109,8 +109,6 @@ def edit_catalog(path: Path, change: Callable[[Catalog], tuple[Catalog | None, T
                     path.unlink(missing_ok=True)  # it was created above, only to be locked
                 raise
             return result
-        finally:
-            os.close(descriptor)
 
 
 def with_entry(catalog: Catalog, name: str, content: dict[str, Any]) -> tuple[Catalog | None, int]:
@@ -156,14 +154,12 @@ def without_entry(catalog: Catalog, name: str) -> tuple[Catalog, tuple[str, str 
         ContrailError: If the name is unknown, or the file cannot be edited.
     """
     entry = catalog.find(name)
-    if "@" in entry.key:
+    others = {} if "@" in entry.key else catalog.versions(entry.key)
+    if len(others) < 2:
         return _edited(catalog, {}, removed=entry.key), (entry.key, None)
-    versions = catalog.versions(entry.key)
-    removed = f"{entry.key}@{entry.version}" if len(versions) > 1 else entry.key
-    versions.pop(entry.version, None)
-    if not versions:
-        return _edited(catalog, {}, removed=entry.key), (removed, None)
-    promoted = versions[max(versions)].key
+    del others[entry.version]
+    promoted = others[max(others)].key
+    removed = f"{entry.key}@{entry.version}"
     return _edited(catalog, {promoted: entry.key}, removed=entry.key), (removed, promoted)
 
 
@@ -210,15 +206,25 @@ class _Loader(yaml.CSafeLoader):
 
 
 def _load(text: str) -> dict[str, Any]:
-    """Load a document, after its size and depth are known to be harmless.
+    """Load a document whose number of values and levels is harmless, aliases written out.
 
     Raises:
-        ValueError: If they are not, or if it is not a catalog.
+        ValueError: If it is not, or if it is not a catalog.
     """
     if text.startswith("\ufeff"):
         raise ValueError("starts with a byte order mark")
-    _measure(text)
+    level = 0
+    for values, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        _limit(values, level)
     document = yaml.load(text, Loader=_Loader)
+    values, unvisited = 0, [(document, 0)]
+    while unvisited:  # aliases share a value, which is counted as often as it occurs
+        value, level = unvisited.pop()
+        values += 1
+        _limit(values, level)
+        children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        unvisited += ((child, level + 1) for child in children)
     if not isinstance(document, dict) or "sources" not in document:
         raise ValueError("key 'sources' is missing")
     if not isinstance(document["sources"], dict | None):
@@ -226,35 +232,11 @@ def _load(text: str) -> dict[str, Any]:
     return document
 
 
-def _measure(text: str) -> None:
-    """Count values and levels, aliases written out, without building any.
-
-    Raises:
-        ValueError: If there are too many.
-    """
-    anchors: dict[str | None, tuple[int, int]] = {}  # values and levels
-    open_collections: list[tuple[str | None, int, int]] = [(None, 0, 0)]  # anchor, values before it, levels in it
-    values = 0
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        values, levels = values + 1, 0
-        anchor = getattr(event, "anchor", None)
-        if isinstance(event, yaml.CollectionStartEvent):
-            open_collections.append((anchor, values, 0))
-        elif isinstance(event, yaml.AliasEvent):  # within its own value an alias is endless
-            size, levels = anchors.get(anchor, (_VALUES, 0))
-            values += size
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before, levels = open_collections.pop()
-            levels += 1
-            anchors[anchor] = values - before, levels
-        else:
-            anchors[anchor] = 1, 0
-        anchor, before, inner = open_collections[-1]
-        open_collections[-1] = anchor, before, max(inner, levels)
-        if values > _VALUES:
-            raise ValueError(f"more than {_VALUES} values")
-        if len(open_collections) + levels > _LEVELS:
-            raise ValueError(f"more than {_LEVELS} levels deep")
+def _limit(values: int, levels: int) -> None:
+    if values > _VALUES:
+        raise ValueError(f"more than {_VALUES} values")
+    if levels > _LEVELS:
+        raise ValueError(f"more than {_LEVELS} levels deep")
 
 
 def _edited(

@@ -32,7 +32,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import ALL_FRAMES, FrameSelection, Labeller, Predicted
 from contrail_data.progress import progress
 from contrail_data.sample import reference_frame
-from contrail_data.storage.place import Place, place_of, same_place
+from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal
 from contrail_data.store.journal import Row, Shard
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
@@ -109,7 +109,7 @@ def write_labels(
         human_nt=_human_frames(scalars, frames_nt) & (kind is Kind.PSEUDO_LABELS),
     )
     place = place_of(out).resolved()
-    if same_place(place.url, parent.attrs["path"]):
+    if place == place_of(parent.attrs["path"]).resolved():
         raise ContrailError(f"{out}: is the store to read from; choose another -o")
     if overwrite:
         journal.remove_store(place)

@@ -273,8 +273,9 @@ class AppendedSource(Source):
             for name, layout in layouts.items():
                 key = layout.key(number)
                 if key in manifest:
-                    read_verified(place, key, manifest)
-                    layout.place.take(key, place)
+                    content = read_verified(place, key, manifest)
+                    if not layout.place.link(key, place):
+                        layout.place.write(key, [content])
                     files[name] = manifest[key]
                 else:  # the parent has no annotators, or no gaps
                     with writing_shards({name: layout}, number) as writers:

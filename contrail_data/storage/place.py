@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -110,7 +110,7 @@ class Place:
             raise ContrailError(f"{self.file(key)}: larger than {max_bytes:,} bytes; restore the store")
         with self._reported_errors(key, "read"):
             if self.remote:
-                return bytes(_obstore().get(_object_store(self.url), key).bytes())
+                return bytes(_object_store(self.url).get(key).bytes())
             with open(self.file(key), "rb") as file:
                 return file.read()
 
@@ -127,7 +127,7 @@ class Place:
         """
         with self._reported_errors(key, "read"):
             if self.remote:
-                return memoryview(_obstore().get_range(_object_store(self.url), key, start=start, length=length))
+                return memoryview(_object_store(self.url).get_range(key, start=start, length=length))
             with open(self.file(key), "rb", buffering=0) as file:
                 return memoryview(os.pread(file.fileno(), length, start))
 
@@ -143,7 +143,7 @@ class Place:
         try:
             with self._reported_errors(key, "read"):
                 if self.remote:
-                    return int(_obstore().head(_object_store(self.url), key)["size"])
+                    return int(_object_store(self.url).head(key)["size"])
                 return os.stat(self.file(key)).st_size if os.path.isfile(self.file(key)) else None
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -157,7 +157,7 @@ class Place:
         sizes: dict[str, int] = {}
         with self._reported_errors("", "listed"):
             if self.remote:
-                for batch in _obstore().list(_object_store(self.url)):
+                for batch in _object_store(self.url).list():
                     sizes |= {str(entry["path"]): int(entry["size"]) for entry in batch}
             else:
                 for folder, _, names in os.walk(self.url):
@@ -191,7 +191,7 @@ class Place:
             if self.remote:
                 body = bytearray()
                 yield body.extend
-                _obstore().put(_object_store(self.url), key, bytes(body))
+                _object_store(self.url).put(key, bytes(body))
                 return
             self._refuse_links(key)
             staged = self.path / STAGING / f"{key.replace('/', '~')}.{os.getpid()}-{threading.get_ident()}.partial"
@@ -212,7 +212,7 @@ class Place:
         return not self.remote and os.path.realpath(self.file(key)) != os.path.join(os.path.realpath(self.url), key)
 
     def create(self, key: str, content: bytes) -> bool:
-        """Write a file unless it exists. If several processes try at once, one succeeds.
+        """Write a file on object storage unless it exists. If several processes try at once, one succeeds.
 
         Args:
             key: Its key.
@@ -221,60 +221,49 @@ class Place:
         Returns:
             Whether it was written.
         """
+        from obstore.exceptions import AlreadyExistsError
+
         with self._reported_errors(key, "written"):
-            if self.remote:
-                try:
-                    _obstore().put(_object_store(self.url), key, content, mode="create")
-                except _obstore().exceptions.AlreadyExistsError:
-                    return False
-                return True
-            path = self.path / key
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with path.open("xb") as file:
-                    file.write(content)
-            except FileExistsError:
+                _object_store(self.url).put(key, content, mode="create")
+            except AlreadyExistsError:
                 return False
             return True
 
     def age(self, key: str, now: float) -> float:
-        """Return how long ago a file was written.
+        """Return how long ago a file on object storage was written.
 
         Args:
             key: Its key.
             now: Current time, in seconds since 1970.
 
         Returns:
-            Seconds; the time of writing is by the clock of the file system or service.
+            Seconds; the time of writing is by the clock of the service.
         """
         with self._reported_errors(key, "read"):
-            if self.remote:
-                return now - float(_obstore().head(_object_store(self.url), key)["last_modified"].timestamp())
-            return now - os.stat(self.file(key)).st_mtime
+            return now - float(_object_store(self.url).head(key)["last_modified"].timestamp())
 
-    def take(self, key: str, source: Place) -> None:
-        """Take over a file of another place: by a hard link on one disk, by a copy in one bucket, or else by copying.
+    def link(self, key: str, source: Place) -> bool:
+        """Take over a file of another place by a hard link.
 
         Args:
             key: Its key in both places.
             source: The other place.
+
+        Returns:
+            Whether that was possible: only within one disk.
         """
-        if not self.remote and not source.remote:
-            path = self.path / key
-            self._refuse_links(key)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                path.unlink(missing_ok=True)
-                os.link(source.file(key), path)
-                return
-            except OSError:
-                pass  # another disk, or one without links
-        if self.remote and source.remote and _bucket(self.url) == _bucket(source.url):
-            old, new = (urlparse(place.url).path.strip("/") for place in (source, self))
-            with self._reported_errors(key, "written"):
-                _obstore().copy(_object_store(_bucket(self.url)), f"{old}/{key}", f"{new}/{key}")
-            return
-        self.write(key, [source.read(key)])
+        if self.remote or source.remote:
+            return False
+        path = self.path / key
+        self._refuse_links(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+            os.link(source.file(key), path)
+        except OSError:
+            return False  # another disk, or one without links
+        return True
 
     def remove(self, keys: Sequence[str]) -> None:
         """Delete files.
@@ -285,7 +274,7 @@ class Place:
         with self._reported_errors("", "removed"):
             if self.remote:
                 for start in range(0, len(keys), 1000):
-                    _obstore().delete(_object_store(self.url), list(keys[start : start + 1000]))
+                    _object_store(self.url).delete(list(keys[start : start + 1000]))
                 return
             for key in keys:
                 Path(self.file(key)).unlink(missing_ok=True)
@@ -327,21 +316,6 @@ def place_of(address: str | Path) -> Place:
     if not urlparse(text).netloc:
         raise ContrailError(f"{text}: names no bucket or host; write {scheme}://BUCKET/PATH")
     return Place(text.rstrip("/"))
-
-
-def same_place(one: str, other: str) -> bool:
-    """Return whether two addresses lead to the same place.
-
-    Args:
-        one: Path or URL.
-        other: Path or URL.
-
-    Returns:
-        Whether they do, symbolic links followed.
-    """
-    if "://" in one or "://" in other:
-        return one.rstrip("/") == other.rstrip("/")
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def check_key(key: str) -> str:
@@ -388,18 +362,9 @@ def sync_folders(place: Place) -> None:
         return
     for folder, _, _ in os.walk(place.url):
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
+        with suppress(OSError):  # some network file systems have no such call
             os.fsync(descriptor)
-        except OSError:
-            pass  # some network file systems have no such call
-        finally:
-            os.close(descriptor)
-
-
-def _obstore() -> Any:
-    import obstore.exceptions
-
-    return obstore
+        os.close(descriptor)
 
 
 def _object_store(url: str) -> Any:
@@ -416,24 +381,16 @@ def _connect(url: str, process: int) -> Any:
     """
     import obstore.store
 
-    from_url: Any = obstore.store.from_url  # its overloads tell apart options of schemes, which are not given here
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or url
-    client_options: dict[str, Any] = {"timeout": "300s", "connect_timeout": "10s"}
-    if endpoint.startswith("http://"):
-        client_options["allow_http"] = True
+    allow_http = endpoint.startswith("http://")
+    options: dict[str, Any] = {
+        "client_options": {"timeout": "300s", "connect_timeout": "10s", "allow_http": allow_http},
+        "retry_config": {"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
+    }
     # Without credentials in the environment requests are anonymous: none are looked up elsewhere.
-    anonymous = url.startswith("s3") and not any(os.environ.get(name) for name in _CREDENTIALS)
+    if url.startswith("s3") and not any(os.environ.get(name) for name in _CREDENTIALS):
+        options["skip_signature"] = True
     try:
-        return from_url(
-            url,
-            client_options=client_options,
-            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
-            **({"skip_signature": True} if anonymous else {}),
-        )
+        return obstore.store.from_url(url, **options)
     except Exception as error:
         raise ContrailError(f"{url}: cannot be reached ({first_line(error)}); check the address") from None
-
-
-def _bucket(url: str) -> str:
-    parsed = urlparse(url)
-    return f"{parsed.scheme}://{parsed.netloc}"

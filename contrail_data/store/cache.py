@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,8 +43,7 @@ def check_digest(digest: str) -> str:
     Raises:
         ContrailError: If it is not a digest.
     """
-    scheme, _, value = str(digest).partition(":")
-    if scheme != "sha256" or len(value) != 64 or set(value) - set("0123456789abcdef"):
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", str(digest)):
         raise ContrailError(f"{str(digest)[:80]!r} is not a digest; write sha256: and 64 hexadecimal digits")
     return digest
 

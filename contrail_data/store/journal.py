@@ -24,7 +24,7 @@ from contrail_data import __version__
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import store_around
 from contrail_data.storage.place import STAGING, Place
-from contrail_data.store.manifest import FileChecksum, Provenance, read_provenance
+from contrail_data.store.manifest import FileChecksum, Provenance, read_attributes, read_provenance
 from contrail_data.store.schema import FORMAT, FORMAT_VERSION, GROUP
 from contrail_data.store.shards import Layout
 
@@ -106,14 +106,8 @@ def remove_store(place: Place) -> None:
     """
     if not place.remote and not place.path.exists():
         return
-    if place.size(GROUP) is None:
-        removable = place.size(PLAN) is not None
-    else:
-        try:
-            removable = json.loads(place.read(GROUP))["attributes"]["format"] == FORMAT
-        except (ValueError, KeyError, TypeError):
-            removable = False
-    if not removable:
+    is_unfinished = place.size(GROUP) is None and place.size(PLAN) is not None
+    if not is_unfinished and read_attributes(place).get("format") != FORMAT:
         if not place.sizes():
             return
         raise ContrailError(f"{place}: not a contrail store, and --overwrite removes nothing else; choose another -o")
@@ -247,21 +241,19 @@ def _locked_by_kernel(place: Place) -> Iterator[None]:
             if isinstance(error, FileNotFoundError) and attempt < 100:
                 continue  # the owner has just finished and removed the folder
             raise ContrailError(f"{place}: cannot be created ({error.strerror}); choose another -o") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read() or "another process"
-            lock.close()
-            raise Busy(f"{place}: is being built by {owner}; wait for it, or stop it") from None
-        if os.fstat(lock.fileno()).st_nlink:
-            break
-        lock.close()  # the build ended meanwhile and removed this file: no other process can lock it
-    with lock:
-        lock.truncate(0)
-        lock.write(_this_process())
-        lock.flush()
-        yield
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                owner = lock.read() or "another process"
+                raise Busy(f"{place}: is being built by {owner}; wait for it, or stop it") from None
+            if os.fstat(lock.fileno()).st_nlink:  # otherwise the build ended meanwhile and removed this file
+                lock.truncate(0)
+                lock.write(_this_process())
+                lock.flush()
+                yield
+                return
 
 
 @contextmanager

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 import xxhash
 
 from contrail_data.errors import ContrailError
+from contrail_data.progress import progress
 from contrail_data.storage.place import Place, check_key
-from contrail_data.store.schema import MANIFEST, PROVENANCE
+from contrail_data.store.schema import GROUP, MANIFEST, PROVENANCE
+
+T = TypeVar("T")
 
 
 class FileChecksum(NamedTuple):
@@ -159,6 +163,25 @@ read_manifest_once = lru_cache(maxsize=16)(read_manifest)
 """`read_manifest` for readers: the manifest with a given digest never changes."""
 
 
+def map_files(title: str, files: Manifest, function: Callable[[str], T], threads: int) -> Iterator[tuple[str, T]]:
+    """Apply a function to every file of a store in threads, and show progress.
+
+    Args:
+        title: What is done, for the progress bar.
+        files: The store's manifest.
+        function: Takes the key of a file.
+        threads: Files processed at the same time.
+
+    Yields:
+        Each key and the result of the function, in the order of the keys.
+    """
+    keys, size = sorted(files), sum(file.size for file in files.values())
+    with progress(title, size, unit="MiB", scale=2**20) as advance, ThreadPoolExecutor(threads) as pool:
+        for key, result in zip(keys, pool.map(function, keys), strict=True):
+            advance(files[key].size)
+            yield key, result
+
+
 def read_verified(place: Place, key: str, manifest: Manifest) -> bytes:
     """Read a file and verify it against the manifest.
 
@@ -184,6 +207,19 @@ def read_verified(place: Place, key: str, manifest: Manifest) -> bytes:
     return content
 
 
+def read_attributes(place: Place) -> dict[str, Any]:
+    """Read the attributes of a store, unverified.
+
+    Args:
+        place: The store.
+
+    Returns:
+        The attributes; empty if the group's metadata is missing or unreadable.
+    """
+    attributes = _read_object(place, GROUP).get("attributes")
+    return attributes if isinstance(attributes, dict) else {}
+
+
 def read_provenance(place: Place) -> Provenance:
     """Read how a store was built.
 
@@ -193,11 +229,28 @@ def read_provenance(place: Place) -> Provenance:
     Returns:
         The provenance; empty if the file is missing or unreadable.
     """
+    return cast("Provenance", _read_object(place, PROVENANCE))
+
+
+def stated_digests(place: Place) -> list[str]:
+    """Return the digests by which even a damaged store can be recognised.
+
+    Args:
+        place: The store.
+
+    Returns:
+        Those of its attributes and of its provenance, as far as they can be read.
+    """
+    stated = (read_attributes(place).get("digest"), read_provenance(place).get("digest"))
+    return [str(digest) for digest in stated if digest is not None]
+
+
+def _read_object(place: Place, key: str) -> dict[str, Any]:
     try:
-        provenance = json.loads(place.read(PROVENANCE))
+        content = json.loads(place.read(key, max_bytes=2**26))
     except (FileNotFoundError, ContrailError, ValueError, RecursionError):
         return {}
-    return provenance if isinstance(provenance, dict) else {}  # type: ignore[return-value]
+    return content if isinstance(content, dict) else {}
 
 
 def read_verified_provenance(place: Place) -> bytes:

@@ -1,8 +1,12 @@
-"""Opens sealed stores and reads their pixels, verified against what was sealed."""
+"""Opens sealed stores and reads their pixels, verified against what was sealed.
+
+A store may come from elsewhere, so what it claims is checked before anything is decoded or memory is allocated.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +26,10 @@ from contrail_data.store.journal import PLAN
 from contrail_data.store.manifest import read_manifest_once, read_verified, store_digest
 from contrail_data.store.schema import DIMS, FORMAT, FORMAT_VERSION, GROUP, MANIFEST, Kind, checksum_name
 from contrail_data.store.shards import ShardReader, parse_layout
-from contrail_data.store.untrusted import check_decoded_size, check_metadata
+
+_CODECS = {"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "transpose", "vlen-utf8"}
+_MAX_VALUES = 2**26  # of a per-sample variable
+_MAX_BYTES_PER_VALUE = 8192  # the text of a projection is the longest
 
 PixelReader = Callable[[int, Sequence[int], npt.NDArray[Any]], None]
 """`read(sample, frames, out)`: reads frames of one sample into `out`, see `pixel_reader`."""
@@ -45,12 +52,12 @@ def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset
     """
     place = address if isinstance(address, Place) else place_of(address)
     group = _read_group(place)
-    check_metadata(group, DIMS, place.url)
+    _check_metadata(group, place.url)
     for name, metadata in group["consolidated_metadata"]["metadata"].items():
         if metadata.get("dimension_names") == [name]:  # xarray decodes these at once
             key = _chunk_key(name, 1)
             with suppress(FileNotFoundError):
-                check_decoded_size(place.file(key), place.read(key, max_bytes=2**24), metadata["shape"])
+                _check_decoded_size(place.file(key), place.read(key, max_bytes=2**24), metadata["shape"])
     try:
         dataset = xr.open_dataset(
             zarr_store(place), engine="zarr", chunks=None, consolidated=True, mask_and_scale=False, decode_times=False,
@@ -58,15 +65,12 @@ def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset
     except Exception as error:  # xarray and zarr each have their own family
         raise ContrailError(f"{place}: not readable as a zarr store ({first_line(error)}); restore the store") from None
     dataset.attrs["path"] = place.url
-    required = (
-        ("composite", "label_shift", "statistics") if dataset.attrs.get("kind") == Kind.SAMPLES else ("parent", "model")
-    )
+    kind = dataset.attrs.get("kind")
+    required = ("composite", "label_shift", "statistics") if kind == Kind.SAMPLES else ("parent", "model")
     if absent := [name for name in ("kind", *required) if name not in dataset.attrs]:
         raise ContrailError(f"{place}: attribute {absent[0]!r} is missing; restore the store")
-    if dataset.attrs["kind"] not in set(Kind):
-        raise ContrailError(
-            f"{place}: stores of kind {str(dataset.attrs['kind'])[:40]!r} are unknown; upgrade contrail"
-        )
+    if kind not in set(Kind):
+        raise ContrailError(f"{place}: stores of kind {str(kind)[:40]!r} are unknown; upgrade contrail")
     if times and "time" in dataset.variables:
         stored = xr.Dataset({"time": dataset.variables["time"]}, attrs=dataset.attrs)
         decoded = xr.decode_cf(_load(stored), mask_and_scale=True)
@@ -94,13 +98,13 @@ def _read_group(place: Place) -> Any:
         group = json.loads(content)
         attributes = group["attributes"]
         version = attributes["format_version"]
-        is_store = attributes["format"] == FORMAT and type(version) is int
-        is_sealed = all(isinstance(attributes[name], str) for name in ("digest", "manifest"))
+        is_sealed = attributes["format"] == FORMAT and type(version) is int
+        is_sealed &= all(isinstance(attributes[name], str) for name in ("digest", "manifest"))
     except (ValueError, RecursionError):
         raise ContrailError(f"{place.file(GROUP)}: cannot be opened (not JSON); restore the store") from None
     except (KeyError, TypeError):
-        is_store = is_sealed = False
-    if not (is_store and is_sealed):
+        is_sealed = False
+    if not is_sealed:
         raise ContrailError(f"{place}: a zarr group, but not a sealed contrail store; build one with build-ash")
     if version != FORMAT_VERSION:
         remedy = "upgrade contrail" if version > FORMAT_VERSION else "build it again"
@@ -143,15 +147,10 @@ def _load(dataset: xr.Dataset) -> xr.Dataset:
     def check(name: str) -> None:
         for key in (f"{name}/{GROUP}", _chunk_key(name, dataset[name].ndim)):
             if key in manifest:  # a variable of nothing but fill values has no chunk
-                check_decoded_size(place.file(key), read_verified(place, key, manifest), dataset[name].shape)
+                _check_decoded_size(place.file(key), read_verified(place, key, manifest), dataset[name].shape)
 
-    names = [str(name) for name in dataset.variables]
-    if place.remote:
-        with ThreadPoolExecutor(16) as pool:
-            list(pool.map(check, names))
-    else:
-        for name in names:
-            check(name)
+    with ThreadPoolExecutor(16 if place.remote else 1) as pool:
+        list(pool.map(check, map(str, dataset.variables)))
     try:
         return dataset.load()
     except Exception as error:  # each codec has its own
@@ -206,3 +205,73 @@ def _checked(read: PixelReader, store: xr.Dataset, name: str) -> PixelReader:
                 raise ContrailError(f"{path}: sample {sample}, frame {frame} fails its checksum; verify the store")
 
     return read_checked
+
+
+def _check_metadata(group: Any, address: str) -> None:
+    """Refuse codecs other than the usual ones (some run code), and arrays that are larger than any of this format.
+
+    Raises:
+        ContrailError: If there is one; the message names the array.
+    """
+    try:
+        arrays = {str(k): v for k, v in group["consolidated_metadata"]["metadata"].items() if v["node_type"] == "array"}
+        samples = int(group["attributes"]["samples"])
+        if absent := {"record_id", "split"} - set(arrays):
+            raise ContrailError(f"{address}: {absent.pop()} is missing; restore the store")
+        for name, metadata in arrays.items():
+            if reason := _implausible(name, metadata, samples):
+                raise ContrailError(f"{address}/{name}: {reason}; restore the store")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
+        raise ContrailError(f"{address}/zarr.json: cannot be opened (malformed metadata); restore the store") from None
+
+
+def _implausible(name: str, metadata: Any, samples: int) -> str:
+    """Return what is implausible about an array; empty if nothing. The size of pixel arrays is checked elsewhere."""
+    if metadata["zarr_format"] != 3:
+        return "not opened, since it is not of zarr format 3"
+    if unknown := _codec_names(metadata["codecs"]) - _CODECS:
+        return f"not opened, since it has the codec {', '.join(sorted(unknown))[:80]}"
+    shape = [int(n) for n in metadata["shape"]]
+    chunk = [int(n) for n in metadata["chunk_grid"]["configuration"]["chunk_shape"]]
+    values = 0 if name in DIMS else max(math.prod(shape), math.prod(chunk))
+    if min(shape + chunk, default=0) < 0 or values > _MAX_VALUES:
+        return f"not opened, since it claims {f'{max(values, math.prod(shape)):,}'[:30]} values"
+    is_by_sample = name in (*DIMS, "record_id", "split")
+    return "number of samples is not the stated one" if is_by_sample and shape[0] != samples else ""
+
+
+def _codec_names(codecs: list[dict[str, Any]]) -> set[str]:
+    inner = [c.get("configuration", {}).get("codecs", []) for c in codecs if c["name"] == "sharding_indexed"]
+    return {str(c["name"]) for c in codecs}.union(*map(_codec_names, inner))
+
+
+def _check_decoded_size(file: str, content: bytes, shape: Sequence[int]) -> None:
+    """Refuse a stored chunk that would decode to far more bytes than its shape implies, before memory is allocated.
+
+    Raises:
+        ContrailError: If it would.
+    """
+    try:
+        claimed = _zstd_size(content[:18])
+    except IndexError:
+        return  # the decoder reports it
+    if claimed > 2**20 + _MAX_BYTES_PER_VALUE * math.prod(shape):
+        raise ContrailError(
+            f"{file}: not decoded, since it claims {claimed:,} bytes for {math.prod(shape):,} values; restore the store"
+        )
+
+
+def _zstd_size(header: bytes) -> int:
+    """Return the decoded size that the header of a zstd frame states (RFC 8878, 3.1.1), or 0 for other data.
+
+    A frame that does not state its size counts as unlimited.
+    """
+    if header[:4] != b"\x28\xb5\x2f\xfd":
+        return 0
+    descriptor = header[4]
+    single = descriptor >> 5 & 1
+    width = (single, 2, 4, 8)[descriptor >> 6]
+    start = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
+    if width == 0:
+        return 2**63
+    return int.from_bytes(header[start : start + width], "little") + (256 if width == 2 else 0)

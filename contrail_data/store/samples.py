@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
@@ -42,10 +41,6 @@ class SampleRow(Row, StoredSample):
     """Why the record could not be used; moments and values are then absent."""
 
 
-_PLAIN = (
-    *("split", "label_source", "labelled_frame", "annotator_count", "source_digest", "crs_wkt"),
-    *("height", "width", "positive_pixels", "satellite", "satellite_longitude"),
-)
 _VARIABLES: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
     "record_id": (("sample",), "str", {}),
     "split": (("sample",), "str", {}),
@@ -80,22 +75,15 @@ def stored_values(
         missing_pixels: Missing pixels of all frames of the stored grid.
 
     Returns:
-        The per-sample variables, as JSON keeps them: NaN and NaT as null, times in milliseconds since 1970.
+        The per-sample variables, for JSON; times in milliseconds since 1970, NaT as the smallest integer.
     """
-    return {
-        **{name: attributes[name] for name in _PLAIN},
-        "time": [None if np.isnat(t) else int(t.astype("datetime64[ms]").astype(int)) for t in time],
-        **{name: _number(attributes[name]) for name in ("latitude", "longitude")},
-        **{
-            name: [_number(value) for value in attributes[name]]
-            for name in ("corner_latitude", "corner_longitude", "geotransform")
-        },
-        "missing_pixels": missing_pixels,
+    values = {
+        name: attributes[name] if dtype == "str" else np.array(attributes[name], dtype).tolist()
+        for name, (_, dtype, _) in _VARIABLES.items()
+        if name not in ("record_id", "missing_pixels")
     }
-
-
-def _number(value: Any) -> float | None:
-    return None if math.isnan(value) else float(value)
+    milliseconds = time.astype("datetime64[ms]").astype(np.int64).tolist()
+    return {**values, "time": milliseconds, "missing_pixels": missing_pixels}
 
 
 def stack_scalars(rows: Sequence[SampleRow], settings: StoreSettings) -> xr.Dataset:
@@ -111,13 +99,9 @@ def stack_scalars(rows: Sequence[SampleRow], settings: StoreSettings) -> xr.Data
     variables: dict[str, Any] = {"channel": ("channel", np.array(settings.composite.channel_names, object))}
     for name, (dims, dtype, attributes) in _VARIABLES.items():
         values = [row["record_id"] if name == "record_id" else row["values"][name] for row in rows]
-        column: npt.NDArray[Any] = np.array(values, object)
-        if dtype != "str":
-            column = np.where(column == None, np.nan, column).astype(dtype)  # noqa: E711 - elementwise
-        variables[name] = (dims, column, attributes)
-    not_a_time = np.iinfo(np.int64).min
-    milliseconds = [[not_a_time if t is None else t for t in row["values"]["time"]] for row in rows]
-    time = np.array(milliseconds).astype("datetime64[ms]").astype("datetime64[ns]")
+        variables[name] = (dims, np.array(values, object if dtype == "str" else dtype), attributes)
+    milliseconds = np.array([row["values"]["time"] for row in rows])
+    time = milliseconds.astype("datetime64[ms]").astype("datetime64[ns]")
     variables["time"] = (("sample", "time"), time, {"long_name": "nominal scan time, UTC"})
     latitude, longitude, satellite, labelled = (
         variables[name][1] for name in ("latitude", "longitude", "satellite_longitude", "labelled_frame")

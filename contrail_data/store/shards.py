@@ -44,50 +44,36 @@ CODECS: dict[Codec, dict[str, Any] | None] = {
     Codec.NONE: None,
     Codec.LZ4: {
         "name": "blosc",
-        "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "typesize": 1, "blocksize": 0},
+        "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 0},
     },
     Codec.ZSTD: {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
 }
-"""Declaration of each compressor in zarr v3 metadata."""
+"""Declaration of each compressor in zarr v3 metadata, which adds the size of an item for blosc."""
 
 _ABSENT = 2**64 - 1
 _MAX_UNIT_BYTES = 2**30  # decoded; an array that claims more holds no frames
 
 
-@dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the chunks of an array lie."""
+    """Where the chunks of an array lie.
 
-    place: Place
-    """The store."""
-    name: str
-    samples: int
-    spec: ArraySpec
+    Args:
+        place: The store.
+        name: The array.
+        samples: Length of its sample axis.
+        spec: How a sample is stored.
+    """
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array, with the sample axis."""
-        return self.samples, *self.spec.shape
-
-    @cached_property
-    def dtype(self) -> np.dtype[Any]:
-        """Stored data type."""
-        return np.dtype(self.spec.dtype).newbyteorder("<")
-
-    @cached_property
-    def unit_shape(self) -> tuple[int, ...]:
+    def __init__(self, place: Place, name: str, samples: int, spec: ArraySpec) -> None:
+        self.place, self.name, self.samples, self.spec = place, name, samples, spec
+        self.shape = (samples, *spec.shape)
+        self.dtype = np.dtype(spec.dtype).newbyteorder("<")
+        self.unit_shape = (1, *spec.shape[1:]) if "time" in DIMS[name] else spec.shape
         """Shape of an inner chunk without the sample axis."""
-        return (1, *self.spec.shape[1:]) if "time" in DIMS[self.name] else self.spec.shape
-
-    @cached_property
-    def units(self) -> int:
+        self.units = spec.shape[0] // self.unit_shape[0]
         """Inner chunks per sample."""
-        return self.spec.shape[0] // self.unit_shape[0]
-
-    @cached_property
-    def unit_bytes(self) -> int:
-        """Size of a decoded inner chunk in bytes."""
-        return math.prod(self.unit_shape) * self.dtype.itemsize
+        self.unit_bytes = math.prod(self.unit_shape) * self.dtype.itemsize
+        """Size of a decoded inner chunk."""
 
     @cached_property
     def compressor(self) -> Any:
@@ -133,7 +119,7 @@ def parse_layout(place: Place, name: str) -> Layout:
         names = [codec["name"] for codec in compressors]
         (codec,) = (key for key, declared in CODECS.items() if names == ([declared["name"]] if declared else []))
         spec = ArraySpec(tuple(shape), PixelDtype(metadata["data_type"]), codec)
-        layout = Layout(place=place, name=name, samples=samples, spec=spec)
+        layout = Layout(place, name, samples, spec)
         stated = (
             *(metadata["chunk_grid"], metadata["chunk_key_encoding"], sharding["name"], settings["chunk_shape"]),
             *(bytes_codec["name"], bytes_codec.get("configuration", {}).get("endian", "little")),
@@ -261,7 +247,7 @@ class ShardReader:
 
     def __init__(self, layout: Layout, fetch: Callable[[str], str] | None = None) -> None:
         self.layout = layout
-        self._fetch = fetch
+        self._path = fetch or layout.place.file
         self._local = fetch is not None or not layout.place.remote
         self._files: dict[int, _File] = {}
         self._handles: dict[int, int] = {}
@@ -313,8 +299,7 @@ class ShardReader:
             return kept
         if not self._local:
             return -1
-        key = self.layout.key(number)
-        handle = os.open(self.layout.place.file(key) if self._fetch is None else self._fetch(key), os.O_RDONLY)
+        handle = os.open(self._path(self.layout.key(number)), os.O_RDONLY)
         if len(self._handles) < self._keep and self._handles.setdefault(number, handle) != handle:
             os.close(handle)  # another thread was faster
             return self._handles[number]
@@ -385,7 +370,7 @@ class ShardReader:
             np.copyto(flat, mapped[offset : offset + out.nbytes])
             return
         if handle >= 0:
-            length = os.preadv(handle, [flat], offset)
+            length = os.preadv(handle, [flat.data], offset)
         else:
             content = self._pread(file.key, handle, offset, out.nbytes)
             length = len(content)

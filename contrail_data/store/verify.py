@@ -8,7 +8,6 @@ their own checksums.
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,17 +16,9 @@ import numpy as np
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.progress import progress
 from contrail_data.storage.place import Place
-from contrail_data.store import stats
-from contrail_data.store.manifest import (
-    FileChecksum,
-    Manifest,
-    encode_group,
-    read_manifest,
-    read_verified_provenance,
-    store_digest,
-)
+from contrail_data.store import manifest, stats
+from contrail_data.store.manifest import FileChecksum, Manifest
 from contrail_data.store.reader import open_store, pixel_reader, read_scalars
 from contrail_data.store.schema import DIMS, GROUP, MANIFEST, PROVENANCE, SHARD, Kind, checksum_name, kind_of
 
@@ -43,12 +34,11 @@ class Damage:
     reason: str
 
 
-def verify(place: Place, threads: int = _THREADS) -> list[Damage]:
+def verify(place: Place) -> list[Damage]:
     """Verify a store.
 
     Args:
         place: The store.
-        threads: Files read at the same time.
 
     Returns:
         All that is wrong; empty if the store is intact.
@@ -56,26 +46,21 @@ def verify(place: Place, threads: int = _THREADS) -> list[Damage]:
     Raises:
         ContrailError: If there is no sealed store.
     """
-    group, manifest, damage = _check_group(place)
+    group, files, damage = _check_group(place)
     if any(place.is_link(key) for key in (GROUP, MANIFEST, PROVENANCE)):
         damage.append(Damage(GROUP, "it, the manifest or the provenance is a symbolic link; remove it"))
-    if not manifest:
+    if not files:
         return damage or [Damage(MANIFEST, "is empty")]
-    size = sum(file.size for file in manifest.values())
-    with progress("verify", size, unit="MiB", scale=2**20) as advance, ThreadPoolExecutor(threads) as pool:
-        reasons = pool.map(partial(_check_file, place, manifest), sorted(manifest))
-        for key, reason in zip(sorted(manifest), reasons, strict=True):
-            advance(manifest[key].size)
-            if reason:
-                damage.append(Damage(key, reason))
-    expected = {*manifest, GROUP, MANIFEST, PROVENANCE}
+    reasons = manifest.map_files("verify", files, partial(_check_file, place, files), _THREADS)
+    damage += [Damage(key, reason) for key, reason in reasons if reason]
+    expected = {*files, GROUP, MANIFEST, PROVENANCE}
     damage += [Damage(key, "is not in the manifest; remove it") for key in place.sizes() if key not in expected]
     if group is not None and not any(item.path.endswith((GROUP, MANIFEST)) for item in damage):
-        files = {key: place.read(key) for key in manifest if key.endswith(f"/{GROUP}")}
-        if encode_group(group["attributes"], files) != place.read(GROUP):
+        arrays = {key: place.read(key) for key in files if key.endswith(f"/{GROUP}")}
+        if manifest.encode_group(group["attributes"], arrays) != place.read(GROUP):
             damage.append(Damage(GROUP, "is not what was sealed"))
     try:
-        read_verified_provenance(place)
+        manifest.read_verified_provenance(place)
     except ContrailError as error:
         damage.append(Damage(PROVENANCE, str(error).removeprefix(f"{place.file(PROVENANCE)}: ")))
     if not all(_has_pixels(item.path) or item.path == PROVENANCE for item in damage):
@@ -92,14 +77,14 @@ def verify(place: Place, threads: int = _THREADS) -> list[Damage]:
 def _check_group(place: Place) -> tuple[Any, Manifest, list[Damage]]:
     """Read and check the group's metadata (None if unreadable) and the manifest (empty if unreadable)."""
     group: Any = None
-    manifest: Manifest = {}
+    files: Manifest = {}
     damage = []
     try:
         group = json.loads(place.read(GROUP))
         attributes = group["attributes"]
-        if store_digest(attributes) != attributes["digest"]:
+        if manifest.store_digest(attributes) != attributes["digest"]:
             damage.append(Damage(GROUP, "attributes are not those that were sealed"))
-        manifest = read_manifest(place, attributes["manifest"])
+        files = manifest.read_manifest(place, attributes["manifest"])
     except FileNotFoundError as error:
         missing = MANIFEST if MANIFEST in str(error) else GROUP
         if missing == GROUP and place.size(MANIFEST) is None:
@@ -109,24 +94,23 @@ def _check_group(place: Place) -> tuple[Any, Manifest, list[Damage]]:
         damage.append(Damage(MANIFEST, "is not the one that was sealed"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         damage.append(Damage(GROUP, "is not the metadata of a store"))
-    return group, manifest, damage
+    return group, files, damage
 
 
 def _has_pixels(key: str) -> bool:
     return key.partition("/")[0] in DIMS and not key.endswith(f"/{GROUP}")
 
 
-def _check_file(place: Place, manifest: Manifest, key: str) -> str:
+def _check_file(place: Place, files: Manifest, key: str) -> str:
     """Return what is wrong with a file; empty if nothing."""
     try:
-        size = place.size(key)
-        if size is None:
+        if (size := place.size(key)) is None:
             return "missing"
         if place.is_link(key):
             return "is reached through a symbolic link"
-        if size != manifest[key].size:
-            return f"{size} bytes, expected {manifest[key].size}"
-        return "" if FileChecksum.of(place.read(key)) == manifest[key] else "checksum differs"
+        if size != files[key].size:
+            return f"{size} bytes, expected {files[key].size}"
+        return "" if FileChecksum.of(place.read(key)) == files[key] else "checksum differs"
     except FileNotFoundError:
         return "missing"
     except ContrailError as error:
@@ -151,10 +135,8 @@ def _check_samples(store: xr.Dataset, scalars: xr.Dataset) -> list[Damage]:
         if expected != store.attrs["statistics"]:
             damage.append(Damage(GROUP, "statistics are not those of the train samples"))
         unlabelled = (scalars["positive_pixels"].values > 0) & (scalars["label_source"].values != "human")
-        if unlabelled.any():
-            damage.append(
-                Damage("positive_pixels", f"{int(unlabelled.sum())} samples without a label count contrail pixels")
-            )
+        if count := int(unlabelled.sum()):
+            damage.append(Damage("positive_pixels", f"{count} samples without a label count contrail pixels"))
     return damage
 
 

@@ -86,7 +86,7 @@ def create_arrays(place: Place, arrays: Mapping[str, ArraySpec], samples: int) -
     for name, spec in arrays.items():
         for key, content in _array_metadata(name, spec, samples).items():
             place.write(key, [content])
-        layouts[name] = Layout(place=place, name=name, samples=samples, spec=spec)
+        layouts[name] = Layout(place, name, samples, spec)
     return layouts
 
 
@@ -109,12 +109,7 @@ def seal(place: Place, contents: SealedContents) -> str:
         files |= _array_metadata(name, spec, samples)
     checksums = contents.chunk_files | {key: FileChecksum.of(content) for key, content in files.items()}
     manifest_file = manifest.encode_manifest(checksums)
-    attributes = {
-        "format": schema.FORMAT,
-        "format_version": schema.FORMAT_VERSION,
-        **contents.scalars.attrs,
-        **contents.attributes,
-    }
+    attributes = {"format": schema.FORMAT, "format_version": schema.FORMAT_VERSION, **contents.attributes}
     attributes |= {"samples": samples, "manifest": manifest.sha256(manifest_file)}
     digest = manifest.store_digest(attributes)
     provenance: Provenance = {
@@ -141,8 +136,6 @@ def _array_metadata(name: str, spec: ArraySpec, samples: int) -> dict[str, bytes
     if spec.dtype is PixelDtype.UINT8 and name in ("image", "probability"):
         attributes["scale_factor"] = 1 / 255
     codec = CODECS[spec.codec]
-    if codec is not None and codec["name"] == "blosc":
-        codec = {**codec, "configuration": {**codec["configuration"], "typesize": np.dtype(spec.dtype).itemsize}}
     buffers: dict[str, Any] = {}
     zarr.create_array(
         zarr.storage.MemoryStore(buffers),

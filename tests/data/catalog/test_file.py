@@ -97,6 +97,7 @@ def test_edits_that_cannot_be_made_safely_are_refused(stores: Path, tmp_path: Pa
         add_entry(tmp_path / "none" / CATALOG, "ash", str(stores / "ash.zarr"), store, None)
 
 
+@pytest.mark.slow
 def test_several_processes_can_add_entries_at_the_same_time(stores: Path, tmp_path: Path) -> None:
     program = """if True:
         import os, pathlib, sys
@@ -107,7 +108,7 @@ def test_several_processes_can_add_entries_at_the_same_time(stores: Path, tmp_pa
         worker = next((number for number in workers if os.fork() == 0), None)
         if worker is None:
             sys.exit(max(os.waitstatus_to_exitcode(os.wait()[1]) for _ in workers))
-        for i in range(4):
+        for i in range(2):
             for store in ("ash", "float"):
                 path = f"{stores}/{store}.zarr"
                 add_entry(pathlib.Path(catalog), f"w{worker}_{i}", path, open_store(path), None)
@@ -115,7 +116,7 @@ def test_several_processes_can_add_entries_at_the_same_time(stores: Path, tmp_pa
     """
     path = tmp_path / CATALOG
     subprocess.run([sys.executable, "-c", program, str(stores), str(path)], check=True)
-    expected = {f"w{w}_{i}{v}" for w in range(3) for i in range(4) for v in ("", "@1")} | {"shared"}
+    expected = {f"w{w}_{i}{v}" for w in range(3) for i in range(2) for v in ("", "@1")} | {"shared"}
     assert set(read_catalog(path).entries) == expected
     assert os.listdir(tmp_path) == [CATALOG]
 
@@ -136,7 +137,7 @@ def test_several_processes_can_add_entries_at_the_same_time(stores: Path, tmp_pa
             b"a0: &a0 [x]\n%bsources: {}" % b"".join(b"a%d: &a%d [*a%d]\n" % (i, i, i - 1) for i in range(1, 41)),
             "levels deep",
         ),
-        (b"sources: &a {a: *a}", "more than 200000 values"),
+        (b"sources: &a {a: *a}", "levels deep"),
         (b"sources: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         (b"sources: {a: {<<: {b: 1}}}", "is not text"),
         (b"sources: {18446744073709551616: {}}", "is not text, quote it"),
@@ -232,7 +233,7 @@ JUNK = st.one_of(
 
 @pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), JUNK), min_size=1, max_size=4))
-@settings(FUZZ, max_examples=500)
+@settings(FUZZ, max_examples=250)
 def test_catalogs_with_mutated_bytes_are_read_or_refused(edits: list[tuple[float, int, bytes]]) -> None:
     content = VALID.encode()
     for position, length, junk in edits:
@@ -257,7 +258,7 @@ PLACES = st.lists(st.sampled_from(["sources", "metadata", "ash", "ash@1", "other
 
 @pytest.mark.slow
 @given(st.lists(st.tuples(PLACES.filter(len), VALUE), min_size=1, max_size=4), st.booleans())
-@settings(FUZZ, max_examples=150)
+@settings(FUZZ, max_examples=75)
 def test_catalogs_with_mutated_structure_are_read_or_refused(changes: list[tuple[list[str], Any]], flow: bool) -> None:
     tree = yaml.safe_load(VALID)
     for places, value in changes:

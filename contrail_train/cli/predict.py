@@ -160,7 +160,7 @@ def _predict_store(model: Predictor, name: str, out: Path, frames: FrameSelectio
     from contrail_data.storage.files import check_new
     from contrail_data.store.schema import Kind
     from contrail_train.config.schema import Head
-    from contrail_train.inference.records import record_table
+    from contrail_train.inference.tables import record_table
 
     parent = open_named(name)
     if out.suffix == ".csv":

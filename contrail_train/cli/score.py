@@ -99,7 +99,7 @@ def submit(
     """
     from contrail_data.catalog.catalog import open_named
     from contrail_data.storage.files import check_new
-    from contrail_train.inference.submission import write_submission
+    from contrail_train.inference.tables import write_submission
 
     check_new(out, overwrite)
     records, empty = write_submission(open_named(store), out)

@@ -32,10 +32,11 @@ from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import LABELLED_FRAME, Decision
 from contrail_data.labels.write import frames_to_predict
 from contrail_data.storage.files import check_new, write_atomically
-from contrail_data.store.reader import pixel_reader, read_scalars
+from contrail_data.store.reader import read_scalars
 from contrail_train.inference.detector import Detector
 from contrail_train.inference.exported import (
     FORMAT,
+    METADATA_KEY,
     OUTPUTS,
     SUFFIXES,
     Metadata,
@@ -46,7 +47,6 @@ from contrail_train.inference.exported import (
     silence_torch,
 )
 from contrail_train.inference.predictor import Predictor
-from contrail_train.inference.untrusted_pt2 import METADATA_KEY
 
 TOLERANCE = 1e-4
 """Largest difference of probabilities and scores, whose sums are taken in another order."""
@@ -132,7 +132,7 @@ def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, over
     probes = list(_synthetic_windows(metadata))
     if store is not None:
         model.check_store(store)
-        probes.append(_store_windows(store, metadata))
+        probes.append(_store_windows(store, model))
     staged = out.with_name(f".{out.stem}.partial{out.suffix}")  # the suffix selects how it is read
     try:
         write_atomically(staged, [_serialise(graph, probes[1], metadata.model_dump_json(), out)])
@@ -212,17 +212,13 @@ def _as_stored(unit: npt.NDArray[np.float64], dtype: str) -> Tensor:
     return torch.from_numpy(np.rint(unit * 255).astype(np.uint8) if dtype == "uint8" else unit.astype(dtype))
 
 
-def _store_windows(store: xr.Dataset, metadata: Metadata) -> Tensor:
+def _store_windows(store: xr.Dataset, model: Predictor) -> Tensor:
     # The frames around the labelled one, of the first samples.
-    if (own := (store.sizes["y"], str(store["image"].dtype))) != (metadata.size, metadata.dtype):
-        needed = f"{metadata.dtype} images of {metadata.size} pixels"
+    if (own := (store.sizes["y"], str(store["image"].dtype))) != (model.size, model.dtype):
+        needed = f"{model.dtype} images of {model.size} pixels"
         raise ContrailError(f"{store.attrs['path']}: has {own[1]} images of {own[0]} pixels; give a store of {needed}")
-    frames = frames_to_predict(read_scalars(store), store, LABELLED_FRAME, metadata.offsets)[:_STORE_WINDOWS, 0]
-    read = pixel_reader(store)
-    x_btchw = np.empty((len(frames), *metadata.shape), metadata.dtype)
-    for sample, frame in enumerate(frames.tolist()):
-        read(sample, [frame + offset for offset in metadata.offsets], x_btchw[sample])
-    return torch.from_numpy(x_btchw)
+    frames = frames_to_predict(read_scalars(store), store, LABELLED_FRAME, model.offsets)[:_STORE_WINDOWS, 0]
+    return torch.from_numpy(model.window_reader(store)(list(enumerate(frames.tolist()))))
 
 
 def compare(graph: ExportGraph, run_graph: RunGraph, probes: Sequence[Tensor], out: Path) -> Comparison:

@@ -1,4 +1,10 @@
-"""Exported detectors, `.pt2` or `.onnx`, as predictors; see `export` for what such a file holds."""
+"""Exported detectors, `.pt2` or `.onnx`, as predictors; see `export` for what such a file holds.
+
+A `.pt2` file is checked before torch opens it. `torch.export.load` would run code from a file: it unpickles weights,
+constants and sample inputs that ask for it (`weights_only=False`), loads compiled libraries, evaluates the expressions
+of shapes as Python, imports what arguments claim to be made of, and accepts any registered operator, some of which
+write files.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,9 @@ import hashlib
 import importlib
 import json
 import logging
+import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,17 +23,27 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 from torch import Tensor
+from torch.export.pt2_archive import PT2ArchiveReader
 
 from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision
 from contrail_train.inference.detector import Prediction, Shift
 from contrail_train.inference.predictor import Predictor
-from contrail_train.inference.untrusted_pt2 import METADATA_KEY, read_checked_metadata
 
 SUFFIXES = (".pt2", ".onnx")
 FORMAT = 1
 OUTPUTS = ("probability", "mask", "score", "agreement")
+METADATA_KEY = "contrail"
+"""Name of the extra file, or metadata property, that describes an exported model."""
+
+_ENTRIES = re.compile(
+    r"archive_format|archive_version|byteorder|\.data/\w+|extra/contrail|models/model\.json|data/sample_inputs/model\.pt"
+    r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
+)
+_WORD = re.compile(r"[\w.+-]*")
+_OPERATOR = re.compile(r"torch\.ops\.aten\.(?!from_file)\w+(\.\w+)?|_operator\.\w+|torch\.sym_\w+")
+_EXPRESSION = re.compile(r"(Symbol\('\w+'(, \w+=True)*\)|[A-Z]\w*\(|[-\d, )])*")
 
 RunGraph = Callable[[Tensor], dict[str, Tensor]]
 """Takes windows (b, t, c, y, x) on any device and returns the outputs by name, on that device."""
@@ -193,7 +211,7 @@ def _parse_metadata(path: Path, text: str | None) -> Metadata:
 
 
 def _open_pt2(path: Path, device: torch.device) -> tuple[Metadata, RunGraph]:
-    metadata = _parse_metadata(path, read_checked_metadata(path))
+    metadata = _parse_metadata(path, _read_checked_metadata(path))
     with silence_torch():
         program = torch.export.load(path)
         if device.type != "cpu":
@@ -226,3 +244,63 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Metadata, RunGraph]:
         return dict(zip(OUTPUTS, tensors, strict=True))
 
     return metadata, _run_graph
+
+
+# ---- checking a .pt2 -------------------------------------------------------------------------------------------------
+
+
+def _read_checked_metadata(path: Path) -> str | None:
+    """Check that a `.pt2` file holds only tensors and a graph of torch's own operators, and read its metadata.
+
+    Returns:
+        The JSON text that `export` stored in it; None if there is none.
+
+    Raises:
+        ContrailError: If the file is damaged or holds anything that could run code.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ContrailError(f"{path}: damaged (wrong checksum of {damaged}); export it again")
+    reader = PT2ArchiveReader(str(path))  # torch.export.load uses it too: both see the same entries
+    names = reader.get_file_names()
+    unsafe = [name for name in names if not _ENTRIES.fullmatch(name)]
+    if "data/sample_inputs/model.pt" in names and reader.read_bytes("data/sample_inputs/model.pt"):
+        unsafe.append("data/sample_inputs/model.pt")
+    if not unsafe:
+        for config in ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json"):
+            tensors = json.loads(reader.read_string(config))["config"]
+            unsafe += [name for name, entry in tensors.items() if entry["use_pickle"] is not False]
+        unsafe += _unsafe_texts(json.loads(reader.read_string("models/model.json")))
+    if unsafe:
+        raise ContrailError(f"{path}: not opened: {unsafe[0][:60]!r} in it could run code; export the model again")
+    return reader.read_string(f"extra/{METADATA_KEY}") if f"extra/{METADATA_KEY}" in names else None
+
+
+def _unsafe_texts(tree: Any, key: str = "") -> Iterator[str]:
+    """Texts of a serialised graph that are neither words nor, in the places for them, torch's operators or shapes."""
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _unsafe_texts(part, key)
+    elif isinstance(tree, dict):
+        for name, part in tree.items():
+            # the inputs of a signature have a target as well: the name of the tensor that they are bound to
+            is_operator = name == "target" and "inputs" in tree
+            yield from _unsafe_texts(name)
+            yield from _unsafe_texts(part, "operator" if is_operator else name)
+    elif isinstance(tree, str):
+        if key in ("in_spec", "out_spec"):
+            safe = _is_plain(json.loads(tree)[1])
+        else:
+            safe = bool({"expr_str": _EXPRESSION, "operator": _OPERATOR}.get(key, _WORD).fullmatch(tree))
+        if not safe:
+            yield tree
+
+
+def _is_plain(tree: dict[str, Any]) -> bool:
+    """Whether inputs or outputs are tuples and dicts of tensors."""
+    names = None if tree["context"] is None else json.loads(tree["context"])
+    return (
+        tree["type"] in (None, "builtins.tuple", "builtins.dict")
+        and (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)))
+        and all(_is_plain(child) for child in tree["children_spec"])
+    )

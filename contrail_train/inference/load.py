@@ -1,17 +1,26 @@
-"""Whatever can predict, by its path."""
+"""Runs, pipelines and exported files as predictors, by their path."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
+from contrail_train.config.pipelines import PipelineConfig
+from contrail_train.config.settings import read_config, read_tree, validated
+from contrail_train.inference.detector import Detector, Network, Weights, single_network_detector, view_of
 from contrail_train.inference.exported import SUFFIXES, load_exported
-from contrail_train.inference.pipeline import load_pipeline
 from contrail_train.inference.predictor import Predictor
-from contrail_train.inference.run import load_run
+from contrail_train.models.segmenter import build
+from contrail_train.runs.calibration import check_run, read_calibration
+from contrail_train.runs.checkpoint import file_digest, load_weights
 from contrail_train.runs.device import choose_device
-from contrail_train.runs.directory import PIPELINE
+from contrail_train.runs.directory import CONFIG, PIPELINE, STAGES, WEIGHTS
 
 
 def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | None = None) -> Predictor:
@@ -37,3 +46,113 @@ def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | No
     if (path / PIPELINE).is_file():
         return load_pipeline(path, chosen, symmetries)
     return load_run(path, chosen, symmetries or Symmetries.NONE)
+
+
+def load_run(path: Path, device: torch.device, symmetries: Symmetries = Symmetries.NONE) -> Predictor:
+    """Load the best weights of a run with its statistics and thresholds.
+
+    Args:
+        path: Run directory.
+        device: Device to load it on.
+        symmetries: Transformed copies of an image to average over.
+
+    Returns:
+        The predictor.
+
+    Raises:
+        ContrailError: If the directory is not a finished run.
+    """
+    check_run(path)
+    calibration = read_calibration(path)
+    config = read_config(path / CONFIG)
+    # The run's own weights are loaded below, so those that the encoder started from are not needed.
+    without_download = config.model.model_copy(update={"pretrained": False})
+    model = build(without_download, len(calibration["composite"]["channels"]), config.data.frames)
+    load_weights(path / WEIGHTS, model)
+    model.eval().to(device)
+    down, right = calibration["off"]
+    detector = single_network_detector(
+        model,
+        view_of(config, calibration["statistics"], device),
+        config.model.head,
+        top_k=calibration["top_k"],
+        mask_shift=(down, right),
+        symmetries=symmetries,
+    ).eval()
+    digest = calibration["weights"]
+    if symmetries != Symmetries.NONE:  # it predicts something else, so it is another model
+        digest = "sha256:" + hashlib.sha256(f"{digest} {symmetries}".encode()).hexdigest()
+    return Predictor.from_calibration(path, detector, calibration, digest=digest, head=config.model.head)
+
+
+def pipeline_detector(
+    runs: Mapping[str, Predictor], config: PipelineConfig, mask: Weights, gate: Weights, symmetries: Symmetries
+) -> Detector:
+    """Combine the stages of a pipeline that have a weight into one detector.
+
+    Args:
+        runs: The stages by name.
+        config: Settings of the pipeline.
+        mask: Weight of each stage's mask.
+        gate: Weight of each stage's record score. Empty: the first stage of the mask gives the score, which is stored
+            with predictions even if there is no gate.
+        symmetries: Transformed copies of an image to average over.
+
+    Returns:
+        The detector, in evaluation mode.
+    """
+    gate = gate or dict.fromkeys(config.mask[:1], 1.0)
+    used = [name for name in runs if mask.get(name) or gate.get(name)]
+    networks: dict[str, Network] = {name: runs[name].detect.networks["run"] for name in used}  # type: ignore[attr-defined]
+    classifiers = [name for name in used if runs[name].head != "mask"]
+    return Detector(networks, mask, gate, top_k=config.top_k, classifiers=classifiers, symmetries=symmetries).eval()
+
+
+def load_stages(config: PipelineConfig, out: Path, device: torch.device) -> dict[str, Predictor]:
+    """Load the trained stages of a pipeline.
+
+    Args:
+        config: Settings of the pipeline.
+        out: Its directory.
+        device: Device to load them on.
+
+    Returns:
+        The stages by name.
+
+    Raises:
+        ContrailError: If a stage is not finished, or stages do not fit together.
+    """
+    runs = {name: load_run(out / STAGES / name, device) for name in config.stages}
+    first_name, first = next(iter(runs.items()))
+    for name, run in runs.items():
+        if name in config.mask and run.head == "record":
+            raise ContrailError(f"{out}: stage {name} classifies records, not pixels; list it in gate, not in mask")
+        for attribute in ("composite", "label_shift", "size", "native"):
+            if getattr(run, attribute) != getattr(first, attribute):
+                pair = f"stages {first_name} and {name}"
+                raise ContrailError(f"{out}: {pair} differ in {attribute} of their data; train them on like stores")
+    return runs
+
+
+def load_pipeline(path: Path, device: torch.device, symmetries: Symmetries | None = None) -> Predictor:
+    """Load a finished pipeline.
+
+    Args:
+        path: Pipeline directory.
+        device: Device to load it on.
+        symmetries: Transformed copies of an image to average over; None for the pipeline's own setting.
+
+    Returns:
+        The predictor.
+
+    Raises:
+        ContrailError: If the pipeline is not finished.
+    """
+    config = validated(PipelineConfig, read_tree(path / PIPELINE), str(path / PIPELINE))
+    calibration = read_calibration(path)
+    mask, gate = calibration["mask_weights"], calibration["gate_weights"]
+    detector = pipeline_detector(load_stages(config, path, device), config, mask, gate, symmetries or config.tta)
+    weights = {name: file_digest(path / STAGES / name / WEIGHTS) for name in config.stages}
+    identity = json.dumps([weights, mask, gate, config.top_k, detector.symmetries], sort_keys=True)
+    digest = "sha256:" + hashlib.sha256(identity.encode()).hexdigest()
+    return Predictor.from_calibration(path, detector, calibration, digest=digest, head="mask")

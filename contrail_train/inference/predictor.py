@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision, Labeller, Predicted
+from contrail_data.store.reader import pixel_reader
 from contrail_data.store.schema import Kind, require_kind
 from contrail_train.inference.detector import Detect, Detector, Shift, on_label_grid
 from contrail_train.runs.calibration import Calibration
@@ -55,7 +57,7 @@ class Predictor:
 
     @classmethod
     def from_calibration(
-        cls, path: Path, detector: Detector, calibration: Calibration, *, decision: Decision, head: str
+        cls, path: Path, detector: Detector, calibration: Calibration, *, digest: str, head: str
     ) -> Predictor:
         """Create the predictor of a finished run or pipeline.
 
@@ -63,7 +65,7 @@ class Predictor:
             path: Its directory.
             detector: Its networks, on the device to use.
             calibration: Its calibration.
-            decision: Its thresholds.
+            digest: Digest of its weights and of what else decides on its predictions.
             head: `mask`, `record` or `both`.
 
         Returns:
@@ -79,7 +81,7 @@ class Predictor:
             device=next(detector.buffers()).device,
             composite=calibration["composite"],
             label_shift=(down, right),
-            decision=decision,
+            decision=Decision(calibration["threshold"], calibration["gate"], calibration["top_k"], digest),
             trained_records=frozenset(calibration["seen_records"]) - held_out,
             calibrated_records=held_out,
             head=head,
@@ -131,6 +133,26 @@ class Predictor:
                 "probabilities of records with `contrail-train predict -o NAME.csv`"
             )
         return self
+
+    def window_reader(self, store: xr.Dataset) -> Callable[[Sequence[tuple[int, int]]], npt.NDArray[Any]]:
+        """Return a function that reads windows of frames from a store.
+
+        Args:
+            store: A store of samples.
+
+        Returns:
+            A function of the sample and the predicted frame of each window. It returns the frames at `offsets` as
+            stored, shape (b, t, c, y, x).
+        """
+        read_image, image = pixel_reader(store), store["image"]
+
+        def _read(windows: Sequence[tuple[int, int]]) -> npt.NDArray[Any]:
+            x_btchw = np.empty((len(windows), len(self.offsets), *image.shape[2:]), image.dtype)
+            for (sample, frame), x_tchw in zip(windows, x_btchw, strict=True):
+                read_image(sample, [frame + offset for offset in self.offsets], x_tchw)
+            return x_btchw
+
+        return _read
 
     @torch.inference_mode()
     def predict(self, window_btchw: npt.NDArray[Any], valid_bhw: npt.NDArray[np.bool_] | None = None) -> Predicted:

@@ -31,7 +31,7 @@ from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.score import EvaluationOptions
-from contrail_train.inference.pipeline import load_stages, pipeline_detector
+from contrail_train.inference.load import load_stages, pipeline_detector
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import Calibration, Grid, check_run, find_calibration, read_calibration
 from contrail_train.runs.device import choose_device

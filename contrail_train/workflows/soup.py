@@ -19,7 +19,7 @@ from contrail_train.data.training_data import TrainingData, open_training_data
 from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import View, normalise, single_network_detector, view_of
-from contrail_train.inference.run import load_run
+from contrail_train.inference.load import load_run
 from contrail_train.models.segmenter import Segmenter, build
 from contrail_train.runs.calibration import Calibration, find_calibration, read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights, save_mean, save_tensors

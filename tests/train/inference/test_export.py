@@ -25,9 +25,8 @@ from contrail_data.labels.predictor import Decision, Symmetries
 from contrail_train.inference import export as module
 from contrail_train.inference.detector import Detector, Network, View, single_network_detector
 from contrail_train.inference.export import export
-from contrail_train.inference.exported import SUFFIXES, checksum_trailer, load_exported, open_graph
+from contrail_train.inference.exported import METADATA_KEY, SUFFIXES, checksum_trailer, load_exported, open_graph
 from contrail_train.inference.predictor import Predictor
-from contrail_train.inference.untrusted_pt2 import METADATA_KEY
 from contrail_train.models.segmenter import build
 from helpers.models import model_config
 

@@ -6,15 +6,26 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
-from contrail_train.inference.submission import decode, encode
+from contrail_train.inference.tables import encode
 from helpers.cli import run_train
 from helpers.runs import set_options
+
+
+def decode(text: str, shape: tuple[int, int]) -> np.ndarray:
+    """Decode run lengths, and check that they are sorted, positive and without overlap."""
+    mask = np.zeros(shape[0] * shape[1], bool)
+    numbers = [int(part) for part in text.split()] if text != "-" else []
+    free = 1
+    for start, length in zip(numbers[::2], numbers[1::2], strict=True):
+        assert start >= free
+        assert length >= 1
+        free = start + length
+        mask[start - 1 : free - 1] = True
+    return mask.reshape(shape[::-1]).T
 
 
 @given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=9)))
@@ -32,12 +43,6 @@ def test_run_lengths_follow_the_published_rule() -> None:
     assert encode(mask) == "2 1"
     assert encode(np.zeros((4, 5), bool)) == "-"
     assert not decode("-", (4, 5)).any()
-
-
-@pytest.mark.parametrize("wrong", ["", "1", "a 2", "0 3", "5 2 6 1", "5 2 1 1", "19 3", "3 0"])
-def test_invalid_run_lengths_are_refused(wrong: str) -> None:
-    with pytest.raises(ContrailError, match="run lengths"):
-        decode(wrong, (4, 5))
 
 
 def test_a_submission_holds_the_predicted_masks(store: Path, finished: Path, tmp_path: Path) -> None:
@@ -60,7 +65,9 @@ def test_two_runs_are_compared_record_by_record(store: Path, unseen: Path, finis
     assert same.returncode == 0, same.stderr
     assert "+0.0000 (+0.0000 to +0.0000)" in same.stdout
     other = tmp_path / "compared"
-    options = set_options("model.encoder=resnet10t", "model.decoder.channels=[16,16,8,8,8]", "epochs=1", "batch_size=8")
+    options = set_options(
+        "model.encoder=test_resnet", "model.decoder.channels=[16,16,8,8,8]", "epochs=1", "batch_size=8"
+    )
     assert run_train("run", "unet2d", "--out", other, *options, *set_options(f"data.train={store}")).returncode == 0
     done = run_train("compare", finished, other, unseen)
     assert done.returncode == 0, done.stderr

@@ -32,7 +32,6 @@ from contrail_train.evaluation.metrics import best_threshold, cross_fitted, dice
 from contrail_train.evaluation.score import (
     EvaluationOptions,
     Scores,
-    assign_folds,
     gated_counts,
     score,
     score_predictor,
@@ -74,7 +73,7 @@ class Seed:
 
     def score(self, model: Predictor) -> Scores:
         """Score a model on the unseen store."""
-        return score_predictor(model, self.experiment.items, fold=assign_folds(self.experiment.items))
+        return score_predictor(model, self.experiment.items)
 
     def counts(self, model: Predictor) -> Counts:
         """Count the pixels of a model on the unseen store."""
@@ -141,7 +140,7 @@ def _dice_of_thresholds(seed: Seed) -> list[float]:
     model = seed.single()
     held, options = _held_out(model), EvaluationOptions(model.device, title=None)
     unseen = seed.score(model)
-    own = score(model.detect_on_label_grid, held, options, 0.5, fold=assign_folds(held))
+    own = score(model.detect_on_label_grid, held, options, 0.5)
     as_used = float(dice(*gated_counts(unseen, model.decision.gate).sum(1)))
     both = [(cross_fitted(s.histogram)[1], best_threshold(s.histogram.sum(0))[1]) for s in (unseen, own)]
     return [as_used, *both[0], *both[1]]

@@ -210,34 +210,29 @@ def _contrails(outcomes: Sequence[Outcome]) -> ContrailAnalysis:
     )
     return {
         "labelled": [
-            {
-                "class": name,
-                "contrails": int(members.sum()),
-                "pixels": int(sizes[members].sum()),
-                "hit": float((hits[members] > 0).mean()),
-                "pixels_hit": float(hits[members].sum() / sizes[members].sum()),
-            }
-            for name, members in _by_size(sizes)
+            {"class": name, "contrails": count, "pixels": pixels, "hit": hit, "pixels_hit": pixels_hit}
+            for name, count, pixels, hit, pixels_hit in _by_size(sizes, hits)
         ],
         "predicted": [
-            {
-                "class": name,
-                "contrails": int(members.sum()),
-                "pixels": int(predicted_sizes[members].sum()),
-                "false": float((~touching[members]).mean()),
-                "pixels_false": float(predicted_sizes[members & ~touching].sum() / predicted_sizes[members].sum()),
-            }
-            for name, members in _by_size(predicted_sizes)
+            {"class": name, "contrails": count, "pixels": pixels, "false": false, "pixels_false": pixels_false}
+            for name, count, pixels, false, pixels_false in _by_size(
+                predicted_sizes, np.where(touching, 0, predicted_sizes)
+            )
         ],
     }
 
 
-def _by_size(sizes: Ints) -> Iterator[tuple[str, Mask]]:
-    """Yield the classes of contrails that have members."""
+def _by_size(sizes: Ints, matching: Ints) -> Iterator[tuple[str, int, int, float, float]]:
+    """Yield each class of contrails that has members, with their number, their pixels and the shares that match.
+
+    `matching` holds the number of pixels of each contrail that match; a contrail matches if any of its pixels does.
+    """
     numbers = _class_numbers(sizes, CONTRAIL_SIZES)
     for number, name in enumerate(_class_names(CONTRAIL_SIZES)):
-        if (numbers == number).any():
-            yield name, numbers == number
+        members = numbers == number
+        if count := int(members.sum()):
+            pixels, matches = int(sizes[members].sum()), matching[members]
+            yield name, count, pixels, float((matches > 0).mean()), float(matches.sum() / pixels)
 
 
 def _by_class(
@@ -262,9 +257,7 @@ def _by_class(
             if tp + fp:
                 row["precision"] = tp / (tp + fp)
             if len(np.unique(group[members])) >= FEW_GROUPS:
-                row["dice_low"], row["dice_high"] = bootstrap_interval(
-                    counts[0, members], counts[1, members], counts[2, members], group[members]
-                )
+                row["dice_low"], row["dice_high"] = bootstrap_interval(counts[:, members], group[members])
         yield row
 
 

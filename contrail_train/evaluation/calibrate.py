@@ -42,14 +42,12 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The outcome of a calibration; n is the number of held-out records."""
+    """The outcome of a calibration."""
 
     choice: Choice
     """Fitted on all held-out records: what the model is used with."""
     holdout: HoldoutScores
     """Scores of the held-out records, each by what was fitted on the other folds, as they are stored."""
-    counts: Counts | None
-    """(3, n) tp, fp, fn of the held-out records, likewise; None without a positive pixel."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def calibrate(
     histogram, scores_gn = _histograms_and_scores(candidates, fold, folds)
     if not histogram[0, :, 1].any():
         choice = Choice(candidates.masks[0], 0.5, candidates.gates[0], 0.0)
-        return Calibrated(choice, _holdout(items, None, None), None)
+        return Calibrated(choice, _holdout(items, None, None))
     in_all = histogram.sum(1)
     fitted = [*(_best_mask(in_all - histogram[:, k]) for k in range(folds)), _best_mask(in_all)]
     counts, tolerant = _counts(candidates, fold, fitted)
@@ -112,17 +110,16 @@ def calibrate(
     scores = Scores(own_histogram, counts[fold, :, rows].T, own_score, tolerant)
     (mask, threshold), (gate_weights, gate) = fitted[-1], chosen[-1]
     choice = Choice(candidates.masks[mask], threshold, candidates.gates[gate_weights], gate)
-    own_counts = gated_counts(scores, own_gate)
     values = score_values(scores, items, threshold, gate, own_gate)
-    return Calibrated(choice, _holdout(items, values, own_counts), own_counts)
+    return Calibrated(choice, _holdout(items, values, gated_counts(scores, own_gate).tolist()))
 
 
-def _holdout(items: Items, values: ScoreValues | None, counts: Counts | None) -> HoldoutScores:
+def _holdout(items: Items, values: ScoreValues | None, counts: list[list[int]] | None) -> HoldoutScores:
     return {
         "holdout": values,
         "holdout_records": items.record_id.tolist(),
         "holdout_groups": items.group.tolist(),
-        "holdout_counts": None if counts is None else counts.tolist(),
+        "holdout_counts": counts,
     }
 
 

@@ -15,6 +15,8 @@ BINS = 65536
 """Probabilities are resolved to 1 / BINS; a power of two, so that scaling float32 by it is exact."""
 RESAMPLES = 2000
 """Resamples of a bootstrap."""
+LEVEL = 0.95
+"""Coverage of the intervals."""
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
@@ -180,18 +182,13 @@ def average_precision(hist: NDArray[np.int64]) -> float:
     return float((hist[1] * ratio(tp, tp + fp)[:BINS]).sum() / tp[0])
 
 
-def bootstrap_interval(
-    tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, groups: ArrayLike | None = None, *, level: float = 0.95
-) -> tuple[float, float]:
-    """Compute the percentile interval of global Dice over resampled records.
+def bootstrap_interval(counts_3n: NDArray[np.int64], groups: ArrayLike) -> tuple[float, float]:
+    """Compute the 95 % percentile interval of global Dice over resampled records.
 
     Args:
-        tp: True positive pixels of each record, int (n).
-        fp: False positive pixels, likewise.
-        fn: False negative pixels, likewise.
+        counts_3n: tp, fp and fn of each record.
         groups: Label (n) of the group of each record, such as (site, day). Records of a group are not independent and
-            are drawn together; None draws single records.
-        level: Coverage of the interval.
+            are drawn together.
 
     Returns:
         Lower and upper end.
@@ -199,39 +196,36 @@ def bootstrap_interval(
     Raises:
         ValueError: If there is no record.
     """
-    return _interval(_resampled_dice(np.stack([np.asarray(c) for c in (tp, fp, fn)]), groups), level)
+    return _interval(_resampled_dice(counts_3n, groups))
 
 
 def bootstrap_difference(
-    counts_a: NDArray[np.int64], counts_b: NDArray[np.int64], groups: ArrayLike | None = None, *, level: float = 0.95
+    counts_a: NDArray[np.int64], counts_b: NDArray[np.int64], groups: ArrayLike
 ) -> tuple[float, float]:
-    """Compute the percentile interval of the Dice of B minus that of A, both on the same resampled records.
+    """Compute the 95 % percentile interval of the Dice of B minus that of A, both on the same resampled records.
 
     Args:
         counts_a: tp, fp and fn of each record, int (3, n).
         counts_b: Likewise, of the same records.
         groups: As in `bootstrap_interval`.
-        level: Coverage of the interval.
 
     Returns:
         Lower and upper end.
     """
-    return _interval(_resampled_dice(counts_b, groups) - _resampled_dice(counts_a, groups), level)
+    return _interval(_resampled_dice(counts_b, groups) - _resampled_dice(counts_a, groups))
 
 
-def _interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def _resampled_dice(counts_3n: NDArray[np.generic], groups: ArrayLike | None) -> NDArray[np.float64]:
+def _resampled_dice(counts_3n: NDArray[np.int64], groups: ArrayLike) -> NDArray[np.float64]:
     """Global Dice (RESAMPLES); the draws depend only on the number of groups."""
-    if counts_3n.ndim != 2 or not counts_3n.shape[1]:
-        raise ValueError(f"counts {counts_3n.shape[1:]}: must be (n) with n >= 1")
-    counts = counts_3n.T.astype(np.float64)
-    if groups is not None:
-        group = np.unique(np.asarray(groups), return_inverse=True)[1]
-        counts = np.stack([np.bincount(group, weights=c) for c in counts.T], axis=-1)
+    if not counts_3n.shape[1]:
+        raise ValueError("no record to resample")
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    counts = np.stack([np.bincount(group, weights=c) for c in counts_3n], axis=-1)
     n, rng = len(counts), np.random.default_rng(0)
     block = max(1, 4_000_000 // n)  # limits the table of draws, (block, n), to 32 MB
     sizes = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]

@@ -31,17 +31,10 @@ from contrail_data.storage.files import make_folder, write_atomically
 from contrail_data.store.reader import read_scalars
 from contrail_train.config.schema import Head
 from contrail_train.data.items import Items, open_labelled
-from contrail_train.evaluation import metrics
+from contrail_train.evaluation import analysis_text
 from contrail_train.evaluation.analysis import Analysis, analyse
-from contrail_train.evaluation.analysis_text import (
-    contrail_tables,
-    gate_sentences,
-    gate_tables,
-    record_tables,
-    screen_tables,
-)
 from contrail_train.evaluation.outcomes import Outcome, outcome_of, worst
-from contrail_train.evaluation.score import assign_folds, score_predictor, score_values, unseen
+from contrail_train.evaluation.score import holdout_dice, score_predictor, score_values, unseen
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import ScoreValues
 
@@ -130,7 +123,7 @@ def evaluate_store(
 
     masks = model.head != Head.RECORD
     on_record = record_outcome if masks else None
-    scores = score_predictor(model, items, batch, fold=assign_folds(items), on_record=on_record)
+    scores = score_predictor(model, items, batch, on_record)
     values: EvaluationValues = {
         "store": {"name": name, "digest": store.attrs["digest"]},
         "model": model.decision.model,
@@ -142,12 +135,12 @@ def evaluate_store(
     file = folder / f"{stem}evaluation-{store.attrs['digest'].removeprefix('sha256:')[:12]}.json"
     tables, files = [], [file]
     if masks:
-        if values["positive_records"]:
-            values["dice_fitted_here"] = metrics.cross_fitted(scores.histogram)[1]
+        if (fitted_here := holdout_dice(scores)) is not None:
+            values["dice_fitted_here"] = fitted_here
         in_order = [outcomes[row] for row in range(len(items))]
         analysis = analyse(in_order, records.isel(sample=items.sample), scores.record_score, gate, items.group)
         values["analysis"] = analysis
-        tables = screen_tables(analysis)
+        tables = analysis_text.screen_tables(analysis)
         viewer = SampleViewer(store, records)
         shown = [_picture(viewer, items, row, outcomes[row]) for row in worst(in_order, pictures)]
         html = evaluation_page(values, shown, f"{model.path} on {name}", scores.histogram.sum(0))
@@ -210,19 +203,15 @@ def evaluation_page(
     Returns:
         The HTML text.
     """
-    analysis = values["analysis"]
     return render_page(
         "evaluation.html",
         package=__package__,
         title=title,
         values=values,
-        sentences=gate_sentences(analysis["gate"]),
-        gate_tables=gate_tables(analysis["gate"]),
+        text=analysis_text,
         pictures=pictures,
         legend=_LEGEND,
         reliability=_reliability(histogram) if histogram[1].any() else None,
-        contrail_tables=contrail_tables(analysis["contrails"]),
-        record_tables=record_tables(analysis["records"]),
     )
 
 

@@ -87,7 +87,7 @@ class Scores:
     """Counts over labelled frames; n is the number of records."""
 
     histogram: npt.NDArray[np.int64]
-    """(folds, 2, BINS): pixels without and with a label by probability, before any gate."""
+    """(folds, 2, BINS): pixels without and with a label by probability, before any gate; see `assign_folds`."""
     counts: npt.NDArray[np.int64]
     """(3, n): tp, fp, fn of each record at its threshold, before any gate."""
     record_score: npt.NDArray[np.float64]
@@ -137,9 +137,7 @@ def score(
     detect: Detect,
     items: Items,
     options: EvaluationOptions,
-    threshold: npt.ArrayLike,
-    *,
-    fold: npt.NDArray[np.int64] | None = None,
+    threshold: float,
     on_record: OnRecord | None = None,
 ) -> Scores:
     """Score human-labelled frames.
@@ -148,15 +146,13 @@ def score(
         detect: A detector that answers on the grid of the labels.
         items: The frames.
         options: How to read them.
-        threshold: Of all records, or (n) of each.
-        fold: Fold (n) of each record, for the histograms; None for a single fold.
+        threshold: Probability from which a pixel is predicted.
         on_record: Called with each record.
 
     Returns:
         The counts.
     """
-    fold = np.zeros(len(items), np.int64) if fold is None else fold
-    threshold_n = np.broadcast_to(np.asarray(threshold, np.float64), len(items))
+    fold = assign_folds(items)
     histogram = np.zeros((int(fold.max(initial=0)) + 1, 2, metrics.BINS), np.int64)
     counts, record_score = np.zeros((3, len(items)), np.int64), np.zeros(len(items))
     tolerant = np.zeros((4, len(items)), np.int64)
@@ -166,7 +162,7 @@ def score(
         record_score[batch.rows] = prediction.score_b.cpu().numpy()
         for row, p_hw, target_hw, valid_hw in batch.paired(prediction.probability_bhw):
             histogram[fold[row]] += metrics.histograms(p_hw[valid_hw], target_hw[valid_hw])
-            predicted_hw = p_hw >= threshold_n[row]
+            predicted_hw = p_hw >= np.float64(threshold)
             counts[:, row] = metrics.confusion_counts(predicted_hw, target_hw)
             tolerant[:, row] = metrics.tolerant_counts(predicted_hw, target_hw)
             if on_record is not None:
@@ -198,28 +194,20 @@ def unseen(items: Items, models: Sequence[Predictor]) -> Items:
     return items[np.flatnonzero(new)]
 
 
-def score_predictor(
-    model: Predictor,
-    items: Items,
-    batch: int = 16,
-    *,
-    fold: npt.NDArray[np.int64] | None = None,
-    on_record: OnRecord | None = None,
-) -> Scores:
+def score_predictor(model: Predictor, items: Items, batch: int = 16, on_record: OnRecord | None = None) -> Scores:
     """Score a finished model at its own threshold.
 
     Args:
         model: The model.
         items: Labelled frames, read at the model's offsets.
         batch: Windows that are predicted at once.
-        fold: See `score`.
         on_record: See `score`.
 
     Returns:
         The counts.
     """
     options = EvaluationOptions(model.device, batch)
-    return score(model.detect_on_label_grid, items, options, model.decision.threshold, fold=fold, on_record=on_record)
+    return score(model.detect_on_label_grid, items, options, model.decision.threshold, on_record)
 
 
 def score_values(
@@ -243,7 +231,7 @@ def score_values(
     tolerant = scores.tolerant.copy()
     tolerant[:3, scores.record_score < gate_n] = 0  # these masks are empty
     groups = len(np.unique(items.group))
-    low, high = metrics.bootstrap_interval(gated[0], gated[1], gated[2], items.group) if groups > 1 else (None, None)
+    low, high = metrics.bootstrap_interval(gated, items.group) if groups > 1 else (None, None)
     positive = scores.counts[0] + scores.counts[2] > 0
     auc_pr = record_auc_pr = None
     if positive.any():

@@ -25,7 +25,7 @@ from contrail_data.progress import progress
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.loader import Batch, epoch_order, load, share_of, step_rows
 from contrail_train.evaluation.calibrate import calibrate
-from contrail_train.evaluation.score import EvaluationOptions, assign_folds, holdout_dice, score
+from contrail_train.evaluation.score import EvaluationOptions, holdout_dice, score
 from contrail_train.inference.detector import on_label_grid
 from contrail_train.runs.calibration import Calibration, Grid, find_calibration
 from contrail_train.runs.checkpoint import (
@@ -190,7 +190,7 @@ def _end_epoch(setup: Setup, state: TrainingState, out: Path, log: MetricsLog) -
     """Score the averaged weights on the hold-out, keep them if they are among the best, and save a checkpoint."""
     model = setup.average.module.eval()
     detect, holdout = on_label_grid(setup.detector, setup.label_shift), setup.data.holdout
-    dice = holdout_dice(score(detect, holdout, _evaluation_options(setup), 0.5, fold=assign_folds(holdout)))
+    dice = holdout_dice(score(detect, holdout, _evaluation_options(setup), 0.5))
     if dice is not None:
         log.write(state.step, holdout_dice=dice)
     # without held-out positives all are equal, and the last ones are kept

@@ -238,7 +238,7 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calib
         gates=_candidates(config.gate, config.weights) if config.gate else None,
         gate_when=config.gate_when if config.gate else "never",
     )
-    if calibrated.counts is None:
+    if calibrated.holdout["holdout"] is None:
         ALONE.say(
             "warning: no positive record was held out by all stages: weights are equal, the threshold is 0.5, no gate"
         )

@@ -35,7 +35,7 @@ def fitted(items: Items) -> Calibrated:
     options = EvaluationOptions(torch.device("cpu"), batch=5, title=None)
     gates = [{"a": 1.0}, {"b": 1.0}]
     calibrated = calibrate(detector, items, options, shift=(0.0, 0.0), masks=MASKS, gates=gates, gate_when="best")
-    assert calibrated.counts is not None
+    assert calibrated.holdout["holdout_counts"] is not None
     return calibrated
 
 
@@ -48,7 +48,7 @@ def test_predictions_of_a_fold_do_not_depend_on_its_own_labels(seed: int) -> Non
     for k in range(part.max() + 1):
         other = np.where((part == k)[:, None, None], ~label, label)
         after = fitted(items_of(stored, other, items.positive))
-        drawn = [calibrated.counts[0] + calibrated.counts[1] for calibrated in (before, after)]
+        drawn = [np.sum(each.holdout["holdout_counts"][:2], axis=0) for each in (before, after)]
         np.testing.assert_array_equal(drawn[0][part == k], drawn[1][part == k])
         moved += before.choice != after.choice and (drawn[0] != drawn[1]).any()
     assert moved == part.max() + 1  # the predictions of other folds do change

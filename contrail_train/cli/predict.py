@@ -120,7 +120,7 @@ def predict(
     from numpy import datetime64
 
     from contrail_train.contrails.cleaning import Cleaning
-    from contrail_train.scenes.request import SceneRequest, predict_files
+    from contrail_train.scenes.predict import SceneRequest, predict_files
     from contrail_train.scenes.tiling import Tiling
 
     model = load_predictor(run, device, tta).for_masks()

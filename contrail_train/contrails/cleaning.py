@@ -117,15 +117,14 @@ def _threshold(p_yx: npt.NDArray[np.float32], valid_yx: Mask, cleaning: Cleaning
 
 
 def _remove_misshapen(mask: Mask, cleaning: Cleaning) -> Mask:
-    """Remove regions that are too small, then those that are not elongated enough."""
-    if cleaning.min_pixels > 1:
-        labels, count = ndimage.label(mask, EIGHT_CONNECTED)
-        sizes = np.bincount(labels[mask], minlength=count + 1)[1:]
-        mask = _regions(labels, count, 1 + np.flatnonzero(sizes >= cleaning.min_pixels))
+    """Remove regions that are too small or not elongated enough."""
+    if cleaning.min_pixels <= 1 and cleaning.elongation is None:
+        return mask
+    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
+    kept = np.bincount(labels[mask], minlength=count + 1)[1:] >= cleaning.min_pixels
     if cleaning.elongation is not None:
-        labels, count = ndimage.label(mask, EIGHT_CONNECTED)
-        mask = _regions(labels, count, 1 + np.flatnonzero(elongations(labels, count) >= cleaning.elongation))
-    return mask
+        kept &= elongations(labels, count) >= cleaning.elongation
+    return _regions(labels, count, 1 + np.flatnonzero(kept))
 
 
 def _dilate(mask: Mask, reach: int) -> Mask:

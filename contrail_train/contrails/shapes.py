@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -24,15 +23,6 @@ from contrail_train.contrails.cleaning import EIGHT_CONNECTED
 
 GEOD = Geod(ellps="GRS80")
 """The ellipsoid of ABI's fixed grid; within a tenth of a millimetre of WGS84."""
-
-
-class GeometryKind(StrEnum):
-    """Which geometry of a contrail becomes a GeoJSON feature."""
-
-    LINES = "lines"
-    """The centre line, as a LineString."""
-    POLYGONS = "polygons"
-    """The outline, as a MultiPolygon."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +104,7 @@ def contrails(
     return traced
 
 
-def to_features(traced: Sequence[Contrail], kind: GeometryKind) -> list[dict[str, Any]]:
+def to_features(traced: Sequence[Contrail]) -> list[dict[str, Any]]:
     """Express contrails as GeoJSON features (RFC 7946).
 
     Coordinates are longitude and latitude to five digits, about a metre. Geometries that cross 180 degrees of longitude
@@ -122,22 +112,20 @@ def to_features(traced: Sequence[Contrail], kind: GeometryKind) -> list[dict[str
 
     Args:
         traced: The contrails.
-        kind: Which geometry to write.
 
     Returns:
-        One feature for each contrail, with its properties.
+        One feature for the centre line of each contrail, then one for the outline of each, both with its properties.
     """
-    features = []
+    lines = [_within_180(contrail.line) for contrail in traced]
+    geometries = [parts[0] if len(parts) == 1 else MultiLineString(parts) for parts in lines]
     for contrail in traced:
-        if kind is GeometryKind.POLYGONS:
-            parts = [orient(part) for polygon in contrail.outline.geoms for part in _within_180(polygon)]
-            geometry = MultiPolygon(parts)
-        else:
-            parts = _within_180(contrail.line)
-            geometry = parts[0] if len(parts) == 1 else MultiLineString(parts)
-        rounded = mapping(shapely.transform(geometry, lambda points: np.round(points, 5)))
-        features.append({"type": "Feature", "geometry": rounded, "properties": contrail.properties})
-    return features
+        parts = [orient(part) for polygon in contrail.outline.geoms for part in _within_180(polygon)]
+        geometries.append(MultiPolygon(parts))
+    rounded = [mapping(shapely.transform(geometry, lambda points: np.round(points, 5))) for geometry in geometries]
+    return [
+        {"type": "Feature", "geometry": geometry, "properties": contrail.properties}
+        for geometry, contrail in zip(rounded, [*traced, *traced], strict=True)
+    ]
 
 
 def _within_180(shape: LineString | Polygon) -> list[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -28,7 +30,7 @@ from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.reports.pictures import draw_outlines, encode_png
 from contrail_data.scans.scene import grid_of
 from contrail_data.storage.files import check_new, write_atomically
-from contrail_train.contrails.shapes import GeometryKind, contrails, to_features
+from contrail_train.contrails.shapes import contrails, to_features
 
 SUFFIXES = (".zarr", ".nc", ".tif", ".geojson", ".png", ".gif")
 DEGREES = 0.02
@@ -57,7 +59,7 @@ def write(scene: xr.Dataset, out: Path, *, altitude: float | None = None) -> lis
     """Write a scene in the format that the suffix selects. Files appear complete or not at all.
 
     Args:
-        scene: A predicted scene with `mask` and `valid`, see `request.predict_files`.
+        scene: A predicted scene with `mask` and `valid`, see `predict.predict_files`.
         out: The file. GeoTIFF and PNG hold one time: with several, each gets its own file, with the time in its name.
         altitude: Metres for which shapes in GeoJSON are corrected for parallax; None for no correction.
 
@@ -66,7 +68,9 @@ def write(scene: xr.Dataset, out: Path, *, altitude: float | None = None) -> lis
     """
     times = [scene.isel(time=i) for i in range(scene.sizes["time"])]
     if out.suffix in (".tif", ".png"):
-        paths = [_path_at(out, time) for time in times] if len(times) > 1 else [out]
+        stamps = np.datetime_as_string(scene["time"].values, "m").tolist()
+        names = [f"{out.stem}-{re.sub('[-:]', '', stamp)}{out.suffix}" for stamp in stamps]
+        paths = [out.with_name(name) for name in names] if len(times) > 1 else [out]
         for time, path in zip(times, paths, strict=True):
             if out.suffix == ".png":
                 write_atomically(path, [encode_png(picture(time))])
@@ -76,22 +80,13 @@ def write(scene: xr.Dataset, out: Path, *, altitude: float | None = None) -> lis
     if out.suffix == ".geojson":
         write_atomically(out, [json.dumps(geojson(scene, altitude), allow_nan=False).encode()])
     elif out.suffix == ".gif":
-        frames = [picture(time) for time in times]
-        staged = _staged(out)
-        frames[0].save(staged, "gif", save_all=True, append_images=frames[1:], duration=500, loop=0)
-        staged.replace(out)
+        content = io.BytesIO()
+        first, *others = map(picture, times)
+        first.save(content, "gif", save_all=True, append_images=others, duration=500, loop=0)
+        write_atomically(out, [content.getvalue()])
     else:
         _write_cf(scene, out)
     return [out]
-
-
-def _path_at(out: Path, scene: xr.Dataset) -> Path:
-    stamp = str(np.datetime_as_string(scene["time"].values, "m")).replace("-", "").replace(":", "")
-    return out.with_name(f"{out.stem}-{stamp}{out.suffix}")
-
-
-def _staged(out: Path) -> Path:
-    return out.with_name(f".{out.name}.partial")
 
 
 # ------------------------------------------------------------------------------------------------------- CF conventions
@@ -100,7 +95,7 @@ def _staged(out: Path) -> Path:
 def _write_cf(scene: xr.Dataset, out: Path) -> None:
     # Everything but the composite.
     dataset, encoding = _cf_dataset(scene)
-    staged = _staged(out)
+    staged = out.with_name(f".{out.name}.partial")
     _remove(staged)
     try:
         if out.suffix == ".zarr":
@@ -175,12 +170,9 @@ def _write_geotiff(scene: xr.Dataset, out: Path) -> None:
             file.set_band_description(2, "contrail: 0 no, 1 yes")
             tags = {key: str(scene.attrs[key]) for key in ("platform", "model", "threshold", "composite", "software")}
             file.update_tags(time=str(scene["time"].values), inputs=" ".join(scene.attrs["inputs"]), **tags)
-        staged = out.with_name(f".{out.stem}.partial.tif")
-        try:
-            copy(memory.name, staged, driver="COG", compress="DEFLATE", overview_resampling="nearest")
-            staged.replace(out)
-        finally:
-            staged.unlink(missing_ok=True)
+        with MemoryFile(ext=".tif") as optimised:
+            copy(memory.name, optimised.name, driver="COG", compress="DEFLATE", overview_resampling="nearest")
+            write_atomically(out, [optimised.read()])
 
 
 def _degrees_covered(scene: xr.Dataset, grid: FixedGrid, out: Path) -> tuple[int, int, int, int]:
@@ -220,8 +212,7 @@ def geojson(scene: xr.Dataset, altitude: float | None) -> dict[str, Any]:
             satellite=str(scene.attrs["platform"]),
             altitude=altitude,
         )
-        for kind in GeometryKind:
-            features += to_features(traced, kind)
+        features += to_features(traced)
     provenance = ("platform", "model", "threshold", "gate", "composite", "software", "inputs")
     return {"type": "FeatureCollection", "features": features, **{key: scene.attrs[key] for key in provenance}}
 

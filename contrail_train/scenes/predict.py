@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import xarray as xr
-from scipy import ndimage
 
 from contrail_data import __version__
 from contrail_data.composites import Composite, from_dict, stored_frames, whiten
@@ -23,16 +23,125 @@ from contrail_data.errors import ContrailError
 from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.labels.predictor import Predicted
 from contrail_data.progress import progress
-from contrail_data.scans.listing import Scan, assign_frames
+from contrail_data.sample import FRAME_STEP
+from contrail_data.scans.listing import Scan, assign_frames, list_abi_scans, list_satpy_scans
 from contrail_data.scans.scene import GRID_MAPPING, grid_of, row_times
 from contrail_data.scans.tiles import Tile, cut
+from contrail_train.contrails.cleaning import Cleaning, clean
 from contrail_train.inference.predictor import Predictor
-from contrail_train.scenes.tiling import Area, Mosaic, Tiling, strips, window_around, window_of_area
+from contrail_train.scenes.files import check_outputs, write
+from contrail_train.scenes.tiling import Area, Mosaic, Tiling, fill_missing, load_window, strips, window_of_area
 
 _TileFrames = tuple[Tile, npt.NDArray[Any], npt.NDArray[np.bool_]]
 """A tile, its frames as a store holds them (t, c, y, x), and where the predicted frame has pixels (y, x)."""
 _ROWS = 256
 """Rows of the scene that are composed at once, to bound memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneRequest:
+    """Which scans to predict, how, and the files to write."""
+
+    source: str
+    """Folder, glob or archive of scans."""
+    outs: Sequence[Path]
+    """Files to write; the suffix of each selects its format."""
+    tiling: Tiling
+    cleaning: Cleaning
+    times: Sequence[np.datetime64] = ()
+    """Times to predict, UTC. Empty: every scan that has the frames and bands that the model needs."""
+    area: Area | None = None
+    """South, west, north, east in degrees; None for all that is visible."""
+    product: str = "L1b-RadF"
+    """Product to list in an archive."""
+    reader: str | None = None
+    """satpy reader of the files, or auto; None for ABI files."""
+    altitude: float | None = None
+    """Metres for which shapes in GeoJSON are corrected for parallax."""
+    batch: int = 8
+    """Tiles that are predicted at once."""
+    overwrite: bool = False
+
+
+def predict_files(model: Predictor, request: SceneRequest) -> tuple[list[str], list[str], list[Path]]:
+    """Predict scans and write the scene to files.
+
+    Args:
+        model: A predictor of masks.
+        request: The scans, how to predict them, and the files.
+
+    Returns:
+        Notes on the input, such as files that cannot be read; a line on each predicted scan; and the files written.
+
+    Raises:
+        ContrailError: If an output cannot be written, which is checked before anything is predicted, or as of
+            `predict_scans`.
+    """
+    scans, notes = _find_scans(model, request)
+    times = list(request.times) or _usable_times(model, request, scans)
+    check_outputs(request.outs, request.overwrite)
+    scene = predict_scans(model, scans, times, request.tiling, area=request.area, batch=request.batch)
+    scene = _with_mask(scene, request.cleaning, model.decision.gate)
+    lines = [_summary(scene.isel(time=i)) for i in range(scene.sizes["time"])]
+    paths = [path for out in request.outs for path in write(scene, out, altitude=request.altitude)]
+    return notes, lines, paths
+
+
+def _summary(scene: xr.Dataset) -> str:
+    contrail, predicted, size = int(scene["mask"].sum()), int(scene["valid"].sum()), scene["mask"].size
+    counts = f"{contrail:,} contrail pixels, {100 * contrail / max(predicted, 1):.3f} % of the predicted ones"
+    time = np.datetime_as_string(scene["time"].values, "s")
+    return f"{time}: {counts} ({100 * predicted / size:.1f} % of the window)"
+
+
+def _find_scans(model: Predictor, request: SceneRequest) -> tuple[list[Scan], list[str]]:
+    """The scans in the source, and notes on it."""
+    bands = from_dict(model.composite).bands
+    if request.reader is not None:
+        return list_satpy_scans(request.source, request.reader, bands).scans, []
+    since = until = None
+    if request.times:
+        tolerance = np.timedelta64(round(request.tiling.tolerance * 60), "s")
+        since = min(request.times) + FRAME_STEP * model.offsets[0] - tolerance
+        until = max(request.times) + FRAME_STEP * model.offsets[-1] + tolerance
+    listing = list_abi_scans(request.source, bands, since=since, until=until, product=request.product)
+    return listing.scans, [*listing.notes, *listing.problems]
+
+
+def _usable_times(model: Predictor, request: SceneRequest, scans: Sequence[Scan]) -> list[np.datetime64]:
+    complete = _with_bands(model, scans)
+    times = [
+        scan.start
+        for scan in complete
+        if None not in _frames_around(model, scans, scan.start, request.tiling.tolerance)
+    ]
+    if complete and not times:
+        frames = f"the frames {list(model.offsets)}, 10 minutes apart"
+        raise ContrailError(f"{request.source}: no scan has {frames}; add scans, or choose a 2D model")
+    return times or [scans[0].start]
+
+
+def _with_bands(model: Predictor, scans: Sequence[Scan]) -> list[Scan]:
+    return [scan for scan in scans if set(from_dict(model.composite).bands) <= set(scan.bands)]
+
+
+def _frames_around(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tolerance: float) -> list[Scan | None]:
+    return assign_frames(scans, time, before=-model.offsets[0], after=model.offsets[-1], tolerance=tolerance)
+
+
+def _with_mask(scene: xr.Dataset, cleaning: Cleaning, gate: float) -> xr.Dataset:
+    """The scene with `mask` and `valid`, uint8 (time, y, x)."""
+    probability = scene["probability"].values
+    valid = ~np.isnan(probability)
+    mask = clean(np.nan_to_num(probability), valid, cleaning)
+    if "gate_score" in scene:
+        mask &= scene["gate_score"].values >= gate
+    defaults = vars(Cleaning(cleaning.threshold))
+    steps = {k: v for k, v in vars(cleaning).items() if k == "threshold" or v != defaults[k]}
+    axes = ("time", "y", "x")
+    return scene.assign(mask=(axes, mask.astype(np.uint8)), valid=(axes, valid.astype(np.uint8))).assign_attrs(
+        post_processing=", ".join(f"{name} {value:g}" for name, value in steps.items())
+    )
 
 
 def predict_scans(
@@ -61,9 +170,8 @@ def predict_scans(
     Raises:
         ContrailError: If a time has no scan, a band is missing, the area is not seen, or grids differ.
     """
-    bands = from_dict(model.composite).bands
-    complete = [scan for scan in scans if set(bands) <= set(scan.bands)]
-    if not complete:
+    if not (complete := _with_bands(model, scans)):
+        bands = from_dict(model.composite).bands
         available = ", ".join(map(str, sorted({band for scan in scans for band in scan.bands}))) or "none"
         needed = f"bands {', '.join(map(str, bands))} of composite {model.composite['name']!r}"
         raise ContrailError(f"no scan has all {needed} (available: {available}): fetch the missing ones")
@@ -81,13 +189,12 @@ def predict_scans(
 
 
 def _open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tolerance: float) -> list[xr.Dataset]:
-    first, last = model.offsets[0], model.offsets[-1]
-    window = assign_frames(scans, time, before=-first, after=last, tolerance=tolerance)
-    if window[-first] is None:
+    window = _frames_around(model, scans, time, tolerance)
+    if window[-model.offsets[0]] is None:
         raise ContrailError(f"{time}: no scan starts within {tolerance:g} minutes; choose another time")
     scenes = []
     for offset in model.offsets:
-        if (scan := window[offset - first]) is None:
+        if (scan := window[offset - model.offsets[0]]) is None:
             frame = f"frame {offset:+d} of {list(model.offsets)}, 10 minutes apart"
             raise ContrailError(f"{time}: no scan for {frame}; choose another time, or a 2D model")
         scenes.append(scan.open())
@@ -151,7 +258,7 @@ def _read_ahead(
 def _read_tiles(model: Predictor, scenes: Sequence[xr.Dataset], strip: Sequence[Tile]) -> list[_TileFrames]:
     """The tiles of a strip whose predicted frame has pixels; what they share is read once."""
     composite = from_dict(model.composite)
-    windows = [_load_window(scene.sel(band=list(composite.bands)), strip) for scene in scenes]
+    windows = [load_window(scene.sel(band=list(composite.bands)), strip) for scene in scenes]
     now = model.offsets.index(0)
     tiles = []
     for tile in strip:
@@ -159,36 +266,13 @@ def _read_tiles(model: Predictor, scenes: Sequence[xr.Dataset], strip: Sequence[
         valid_tyx = np.moveaxis(~np.isnan(bands_byxt).any(0), -1, 0)
         if not valid_tyx[now].any():
             continue
-        _fill_missing(bands_byxt, valid_tyx)
+        fill_missing(bands_byxt, valid_tyx)
         with np.errstate(invalid="ignore"):
             bands = dict(zip(composite.bands, bands_byxt, strict=True))
             image_tcyx = stored_frames(composite, bands, model.dtype)
         whiten(image_tcyx, valid_tyx | valid_tyx.any((1, 2), keepdims=True))
         tiles.append((tile, image_tcyx, valid_tyx[now]))
     return tiles
-
-
-def _load_window(scene: xr.Dataset, strip: Sequence[Tile]) -> xr.Dataset:
-    """The rows and columns of a scene that a strip of tiles needs, in memory."""
-    grid = grid_of(scene)
-    edges = [tile.edge_indices(grid) for tile in strip]
-    rows, columns = (np.concatenate([edge[axis] for edge in edges]) for axis in (0, 1))
-    window = window_around(rows, columns, grid, margin=2)
-    if window is None:
-        return scene.isel(y=slice(0, 1), x=slice(0, 1)).load()
-    y, x = (slice(part.start, max(part.stop, part.start + 2)) for part in window)
-    return scene.isel(y=y, x=x).load()
-
-
-def _fill_missing(bands_byxt: npt.NDArray[np.float32], valid_tyx: npt.NDArray[np.bool_]) -> None:
-    """Give missing pixels the values of the nearest valid one, in place.
-
-    Otherwise the model would see a line at the edge of the missing part. No prediction is kept there.
-    """
-    for frame, valid_yx in enumerate(valid_tyx):
-        if valid_yx.any() and not valid_yx.all():
-            nearest = ndimage.distance_transform_edt(~valid_yx, return_distances=False, return_indices=True)
-            bands_byxt[..., frame] = bands_byxt[..., frame][:, nearest[0], nearest[1]]
 
 
 def _compose(composite: Composite, window: xr.Dataset) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:

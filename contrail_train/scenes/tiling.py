@@ -1,18 +1,21 @@
-"""How a scan is covered with tiles, and how predicted tiles are blended back onto its grid."""
+"""How a scan is covered with tiles, what they need of it, and how predicted tiles are blended back onto its grid."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 from scipy import ndimage
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import satellite_zenith
+from contrail_data.scans.scene import grid_of
 from contrail_data.scans.tiles import Tile, utm_tile
 
 Field = npt.NDArray[np.float32]
@@ -140,6 +143,41 @@ def _native_tile(grid: FixedGrid, size: int, row: float, column: float) -> Tile:
     window = grid.window(round(row) - size // 2, round(column) - size // 2, size, size)
     left, col_size, _, top, _, row_size = (float(v) for v in window.geotransform)
     return Tile(grid.projection.crs_wkt, top, row_size, left, col_size, size, size, native=True)
+
+
+def load_window(scene: xr.Dataset, strip: Sequence[Tile]) -> xr.Dataset:
+    """Load the rows and columns of a scene that a strip of tiles needs.
+
+    Args:
+        scene: The scene.
+        strip: The tiles.
+
+    Returns:
+        The window, in memory.
+    """
+    grid = grid_of(scene)
+    edges = [tile.edge_indices(grid) for tile in strip]
+    rows, columns = (np.concatenate([edge[axis] for edge in edges]) for axis in (0, 1))
+    window = window_around(rows, columns, grid, margin=2)
+    if window is None:
+        return scene.isel(y=slice(0, 1), x=slice(0, 1)).load()
+    y, x = (slice(part.start, max(part.stop, part.start + 2)) for part in window)
+    return scene.isel(y=y, x=x).load()
+
+
+def fill_missing(bands_byxt: npt.NDArray[np.float32], valid_tyx: npt.NDArray[np.bool_]) -> None:
+    """Give missing pixels the values of the nearest valid one, in place.
+
+    Otherwise the model would see a line at the edge of the missing part. No prediction is kept there.
+
+    Args:
+        bands_byxt: Temperatures of each band and frame.
+        valid_tyx: Where a frame has pixels.
+    """
+    for frame, valid_yx in enumerate(valid_tyx):
+        if valid_yx.any() and not valid_yx.all():
+            nearest = ndimage.distance_transform_edt(~valid_yx, return_distances=False, return_indices=True)
+            bands_byxt[..., frame] = bands_byxt[..., frame][:, nearest[0], nearest[1]]
 
 
 class Mosaic:

@@ -22,6 +22,21 @@ from helpers.shared import shared
 from helpers.stores import build_small
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each process begin with its share of the slow tests, so that no long test is left for the end.
+
+    `--dist worksteal` gives each process a contiguous part of the tests; one that is done takes from the others' ends.
+    """
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    items.clear()
+    for processes in range(getattr(config, "workerinput", {}).get("workercount", 1), 0, -1):
+        share, first = (len(slow) + len(quick)) // processes, len(slow) // processes
+        items += slow[:first] + quick[: share - first]
+        del slow[:first], quick[: share - first]
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data next to the project, or the one named by CONTRAIL_REAL_DATA."""

@@ -175,11 +175,9 @@ def test_gaps_left_by_bad_records_are_filled_from_the_end(tmp_path: Path) -> Non
         assert built.samples == 34 - len(bad)
         store = open_store(out)
         assert sorted(store["record_id"].values) == [f"{i:03d}" for i in range(34) if i not in bad]
-        for sample, record_id in enumerate(store["record_id"].values):
+        for record_id, image in zip(store["record_id"].values, store["image"].values, strict=True):
             band = np.load(raw / "train" / record_id / "band_14.npy")
-            np.testing.assert_allclose(
-                store["image"].values[sample, :, 2] / 255 * 60 + 243, np.moveaxis(band, -1, 0).clip(243, 303), atol=0.13
-            )
+            np.testing.assert_allclose(image[:, 2] / 255 * 60 + 243, np.moveaxis(band, -1, 0).clip(243, 303), atol=0.13)
         assert verify(Place(str(out))) == []
 
 

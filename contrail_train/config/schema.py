@@ -10,11 +10,10 @@ The string below each field is its description: `contrail-train presets show` an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FORMAT: Final = 2
 """Version of the layout of the settings. Format 1 had no key `format`."""
@@ -47,18 +46,6 @@ def plain(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), default=str).replace('"', "").replace(":", ": ")
 
 
-class Need(NamedTuple):
-    """What some settings need to have an effect; they must keep their defaults otherwise."""
-
-    is_met: bool
-    what: str
-    """What is needed, for messages."""
-    group: Strict
-    """The group of the settings."""
-    keys: str
-    """Their dotted keys, separated by blanks."""
-
-
 class Strict(BaseModel):
     """A group of settings that refuses unknown keys."""
 
@@ -66,25 +53,34 @@ class Strict(BaseModel):
         extra="forbid", validate_assignment=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
-    def needs(self) -> Iterator[Need]:
-        """List what settings need to have an effect.
-
-        Yields:
-            One need at a time.
-        """
-        yield from ()
-
     @model_validator(mode="after")
-    def _refuse_idle_settings(self) -> Self:
-        for is_met, what, group, keys in self.needs():
-            for key in () if is_met else keys.split():
-                name = key.rpartition(".")[2]
-                value, field = getattr(group, name), type(group).model_fields[name]
-                if value != (default := field.get_default(call_default_factory=True)):
-                    raise ValueError(
-                        f"{key}={plain(value)} has no effect: it needs {what}; set that, or {key}={plain(default)}"
-                    )
+    def _check(self) -> Self:
+        self._check_combination()
         return self
+
+    def _check_combination(self) -> None:
+        """Raise ValueError if settings contradict each other or have no effect."""
+
+
+def _needs(is_met: bool, what: str, group: Strict, keys: str) -> None:
+    """Raise ValueError if a setting differs from its default but lacks what it needs to have an effect.
+
+    Args:
+        is_met: Whether the settings have what they need.
+        what: What they need, for messages.
+        group: The group of the settings.
+        keys: Their dotted keys, separated by blanks.
+
+    Raises:
+        ValueError: If there is such a setting.
+    """
+    for key in () if is_met else keys.split():
+        name = key.rpartition(".")[2]
+        value, field = getattr(group, name), type(group).model_fields[name]
+        if value != (default := field.get_default(call_default_factory=True)):
+            raise ValueError(
+                f"{key}={plain(value)} has no effect: it needs {what}; set that, or {key}={plain(default)}"
+            )
 
 
 class PseudoConfig(Strict):
@@ -105,8 +101,8 @@ class PseudoConfig(Strict):
     of: Literal["frame", "record"] = "frame"
     """Whether both limits apply to the values of each frame, or to their means over the frames of the record."""
 
-    def needs(self) -> Iterator[Need]:  # noqa: D102
-        yield Need(self.target == "quantised", "data.pseudo.target=quantised", self, "data.pseudo.step")
+    def _check_combination(self) -> None:
+        _needs(self.target == "quantised", "data.pseudo.target=quantised", self, "data.pseudo.step")
 
 
 class BalanceConfig(Strict):
@@ -118,8 +114,8 @@ class BalanceConfig(Strict):
     power: float = Field(1.0, gt=0.0, le=1.0)
     """1 makes the classes equally frequent; the closer to 0, the closer they stay to their frequency in the data."""
 
-    def needs(self) -> Iterator[Need]:  # noqa: D102
-        yield Need(bool(self.by), "data.balance.by", self, "data.balance.power")
+    def _check_combination(self) -> None:
+        _needs(bool(self.by), "data.balance.by", self, "data.balance.power")
 
 
 class DataConfig(Strict):
@@ -168,15 +164,12 @@ class DataConfig(Strict):
     check: bool = False
     """Verify the checksum of every frame that is read. A damaged store stops the run."""
 
-    def needs(self) -> Iterator[Need]:  # noqa: D102
+    def _check_combination(self) -> None:
         file, stores = self.folds is not None, bool(self.validation)
-        yield Need(not file and not stores, "no data.folds or data.validation", self, "data.holdout")
-        yield Need(file, "data.folds", self, "data.leave_out")
+        _needs(not file and not stores, "no data.folds or data.validation", self, "data.holdout")
+        _needs(file, "data.folds", self, "data.leave_out")
         by_fold = file or (self.holdout > 0 and not stores)
-        yield Need(by_fold, "data.folds, or data.holdout above 0 without data.validation", self, "data.fold")
-
-    @model_validator(mode="after")
-    def _check_frames_and_holdout(self) -> DataConfig:
+        _needs(by_fold, "data.folds, or data.holdout above 0 without data.validation", self, "data.fold")
         if self.frames != sorted(set(self.frames)) or 0 not in self.frames:
             raise ValueError(
                 f"data.frames={self.frames}: the offsets must ascend and include 0, the labelled frame; correct them"
@@ -190,7 +183,6 @@ class DataConfig(Strict):
                 f"data.fold={self.fold}: data.holdout={self.holdout} has only {int(1 / self.holdout + 1e-9)} folds, "
                 "counted from 0; lower one of them"
             )
-        return self
 
 
 class Augmentation(Strict):
@@ -301,15 +293,12 @@ class AugmentConfig(Strict):
     """Probability of pasting a rectangle of another sample of the batch together with its label. The rectangle's share
     of the area is uniform."""
 
-    @field_validator("label_shift")
-    @classmethod
-    def _limit_label_shift(cls, shift: tuple[float, float] | None) -> tuple[float, float] | None:
-        if shift is not None and max(map(abs, shift)) > LARGEST_LABEL_SHIFT:
+    def _check_combination(self) -> None:
+        if self.label_shift is not None and max(map(abs, self.label_shift)) > LARGEST_LABEL_SHIFT:
             raise ValueError(
-                f"augment.label_shift={list(shift)}: at most {LARGEST_LABEL_SHIFT} pixels each way are possible; "
-                "give [down, right]"
+                f"augment.label_shift={list(self.label_shift)}: at most {LARGEST_LABEL_SHIFT} pixels each way are "
+                "possible; give [down, right]"
             )
-        return shift
 
 
 class MixerConfig(Strict):
@@ -323,8 +312,8 @@ class MixerConfig(Strict):
     blocks: int = Field(3, ge=1)
     """Number of 3-D blocks, or of LSTM layers, in a row."""
 
-    def needs(self) -> Iterator[Need]:  # noqa: D102
-        yield Need(self.kind != "mean", "model.mixer.kind=conv3d or lstm", self, "model.mixer.blocks")
+    def _check_combination(self) -> None:
+        _needs(self.kind != "mean", "model.mixer.kind=conv3d or lstm", self, "model.mixer.blocks")
 
 
 class DecoderConfig(Strict):
@@ -347,9 +336,9 @@ class DecoderConfig(Strict):
     """Predict two maps, contrail and background, instead of one. `loss.bce` is then the cross-entropy of their
     softmax."""
 
-    def needs(self) -> Iterator[Need]:  # noqa: D102
+    def _check_combination(self) -> None:
         keys = (f"model.decoder.{key}" for key in ("upsample", "attention", "centre", "deep_supervision"))
-        yield Need(self.kind == "unet", "model.decoder.kind=unet", self, " ".join(keys))
+        _needs(self.kind == "unet", "model.decoder.kind=unet", self, " ".join(keys))
 
 
 class RecordHeadConfig(Strict):
@@ -387,14 +376,12 @@ class ModelConfig(Strict):
             return Head.RECORD
         return Head.MASK if self.record_head is None else Head.BOTH
 
-    @model_validator(mode="after")
-    def _predict_something(self) -> ModelConfig:
+    def _check_combination(self) -> None:
         if self.decoder is None and self.record_head is None:
             raise ValueError(
                 "model.decoder: null, and model.record_head too, so that the model predicts nothing; set one, for "
                 "example model.record_head={}"
             )
-        return self
 
 
 class FocalConfig(Strict):
@@ -434,13 +421,11 @@ class LossConfig(Strict):
     record: Weight = 1.0
     """Weight of the cross-entropy of the record head."""
 
-    @model_validator(mode="after")
-    def _minimise_something(self) -> LossConfig:
+    def _check_combination(self) -> None:
         if not any(getattr(self, term) for term in MASK_TERMS):
             raise ValueError(
                 "loss.bce: 0, as is every other term of the mask, so there is nothing to minimise; raise one"
             )
-        return self
 
 
 class OptimConfig(Strict):
@@ -498,27 +483,24 @@ class RunConfig(Strict):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
 
-    def needs(self) -> Iterator[Need]:  # noqa: D102
+    def _check_combination(self) -> None:
         model, data, loss, optim = self.model, self.data, self.loss, self.optim
         mask, record, several = model.decoder is not None, model.record_head is not None, len(data.frames) > 1
         parts = self.micro_batch is None or self.micro_batch <= self.batch_size
         deep = model.decoder is not None and model.decoder.deep_supervision
-        yield Need(parts, "a larger batch_size", self, "micro_batch")
-        yield Need(several, "several data.frames", model, "model.mixer")
-        yield Need(several, "several data.frames", self.augment, "augment.time_reversal")
-        yield Need(model.mixer is not None, "model.mixer", data, "data.frames")
-        yield Need(model.mixer is not None, "model.mixer", optim, "optim.mixer_lr")
-        yield Need("encoder" not in model.freeze, "an encoder that is not in model.freeze", optim, "optim.encoder_lr")
-        yield Need(mask, "model.decoder", optim, "optim.decoder_lr")
-        yield Need(mask, "model.decoder", loss, " ".join(f"loss.{term}" for term in MASK_TERMS))
-        yield Need(record, "model.record_head", loss, "loss.record")
+        _needs(parts, "a larger batch_size", self, "micro_batch")
+        _needs(several, "several data.frames", model, "model.mixer")
+        _needs(several, "several data.frames", self.augment, "augment.time_reversal")
+        _needs(model.mixer is not None, "model.mixer", data, "data.frames")
+        _needs(model.mixer is not None, "model.mixer", optim, "optim.mixer_lr")
+        _needs("encoder" not in model.freeze, "an encoder that is not in model.freeze", optim, "optim.encoder_lr")
+        _needs(mask, "model.decoder", optim, "optim.decoder_lr")
+        _needs(mask, "model.decoder", loss, " ".join(f"loss.{term}" for term in MASK_TERMS))
+        _needs(record, "model.record_head", loss, "loss.record")
         cross_entropy = record or loss.bce > 0
-        yield Need(cross_entropy, "loss.bce or model.record_head", loss, "loss.pos_weight loss.label_smoothing")
-        yield Need(deep, "model.decoder.deep_supervision=true", loss, "loss.auxiliary")
-
-    @model_validator(mode="after")
-    def _check_combination(self) -> RunConfig:
-        model, frames, reversal = self.model, self.data.frames, self.augment.time_reversal
+        _needs(cross_entropy, "loss.bce or model.record_head", loss, "loss.pos_weight loss.label_smoothing")
+        _needs(deep, "model.decoder.deep_supervision=true", loss, "loss.auxiliary")
+        frames, reversal = data.frames, self.augment.time_reversal
         if "encoder" in model.freeze and not model.pretrained and self.start is None:
             raise ValueError(
                 "model.freeze: the encoder would keep its random weights; set model.pretrained or start, or remove "
@@ -529,6 +511,5 @@ class RunConfig(Strict):
                 f"augment.time_reversal={reversal}: data.frames={frames} is not symmetric about the labelled frame; "
                 "set augment.time_reversal=0, or other frames"
             )
-        if model.decoder is None and self.loss.record == 0:
+        if not mask and loss.record == 0:
             raise ValueError("loss.record: 0, and a model without a mask has no other term; raise it")
-        return self

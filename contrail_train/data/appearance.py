@@ -152,21 +152,6 @@ def rectangles(sides_b4: Tensor, height: int, width: int, device: torch.device) 
     return rows_bh[:, :, None] & columns_bw[:, None, :]
 
 
-def partners(batch: int) -> list[int]:
-    """Return the sample with which each one mixes: its neighbour, 0 ↔ 1, 2 ↔ 3, ...; the last of an odd batch itself.
-
-    Batches are shuffled, so neighbours are a random pair. An even number of consecutive samples, as a process or a
-    micro-batch has them, mixes as it would within the whole batch.
-
-    Args:
-        batch: Number of samples.
-
-    Returns:
-        Index of each sample's partner.
-    """
-    return [min(i ^ 1, batch - 1) for i in range(batch)]
-
-
 def mixup(x: Tensor, share_b: Tensor, either: bool = False) -> Tensor:
     """Blend each sample with its partner: (1 − share) x + share · partner.
 
@@ -200,5 +185,10 @@ def cutmix(x: Tensor, sides_b4: Tensor) -> Tensor:
 
 
 def _swapped(x: Tensor) -> Tensor:
-    """Each sample's partner, (b, ...)."""
-    return x[to_device(torch.tensor(partners(len(x))), x.device, torch.int64)]
+    """The sample with which each one mixes: its neighbour, 0 ↔ 1, 2 ↔ 3, ...; the last of an odd batch itself.
+
+    Batches are shuffled, so neighbours are a random pair. An even number of consecutive samples, as a process or a
+    micro-batch has them, mixes as it would within the whole batch.
+    """
+    partner_b = (torch.arange(len(x)) ^ 1).clamp_max(len(x) - 1)
+    return x[to_device(partner_b, x.device, torch.int64)]

@@ -16,7 +16,7 @@ Resampling does not low-pass: zooming out by more than a factor of about 2 alias
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,75 +25,51 @@ from torch.nn import functional
 from contrail_train.config.schema import AugmentConfig
 from contrail_train.data import appearance
 from contrail_train.data.draw import MAX_CHANNELS, Draw
+from contrail_train.data.loader import Batch
 
 ALL_VALID = 0.999  # a pixel interpolated from valid ones only may fall short of 1 by rounding
 
 
-class Augmented(NamedTuple):
-    """A batch after augmentation."""
-
-    image_btchw: Tensor
-    target_b1hw: Tensor
-    positive_b1: Tensor
-    valid_b1hw: Tensor | None
-
-
-def identity(batch: int) -> Tensor:
-    """Return matrices that leave every sample where it is.
-
-    Args:
-        batch: Number of samples b.
-
-    Returns:
-        (b, 2, 3) float64.
-    """
-    return torch.eye(2, 3, dtype=torch.float64).repeat(batch, 1, 1)
-
-
 def augment_batch(
-    image_btchw: Tensor,
-    target_b1hw: Tensor,
-    positive_b1: Tensor,
+    batch: Batch,
     draw: Draw,
     config: AugmentConfig,
-    *,
     label_shift: tuple[float, float],
     size: tuple[int, int] | None = None,
-    valid_b1hw: Tensor | None = None,
-) -> Augmented:
+) -> Batch:
     """Apply a draw to its batch: move, change values, mix; the target goes from the label's frame into the image's.
 
     Nothing is changed in place. What no sample has drawn costs nothing, and what a sample has not drawn leaves it
     unchanged, bit for bit.
 
     Args:
-        image_btchw: Normalised images, floating; their size may differ from the target's.
-        target_b1hw: Probability of contrail per pixel, floating.
-        positive_b1: Probability that the record has a contrail, floating.
+        batch: All parts floating: normalised images, whose size may differ from the target's; targets and records as
+            probabilities; validity on the image's grid.
         draw: The draw for this batch, made for the target's height and width.
         config: The settings that it was made with.
         label_shift: (down, right) offset of the labels from the image, in their pixels.
         size: (h, w) to which images are resampled; None keeps their own.
-        valid_b1hw: 1 where the labelled frame has data, else 0, on the image's grid; floating.
 
     Returns:
-        Image, target and validity of the same types. Targets become fractions where pixels mix. Validity is 0 or 1 on
-        the target's grid; a pixel is valid if no missing one contributed to it.
+        The batch, its parts of the same types. Targets become fractions where pixels mix. Validity is 0 or 1 on the
+        target's grid; a pixel is valid if no missing one contributed to it.
 
     Raises:
         ValueError: If the draw has another batch size, or the image more than `MAX_CHANNELS` channels.
     """
-    channels, grid = image_btchw.shape[2], (target_b1hw.shape[-2], target_b1hw.shape[-1])
-    if len(draw) != len(image_btchw):
-        raise ValueError(f"a draw for {len(draw)} samples, but a batch of {len(image_btchw)}")
+    x_btchw, target_b1hw, positive_b1 = batch.image_btchw, batch.target_b1hw, batch.positive_b1
+    valid_b1hw = batch.valid_b1hw
+    channels, grid = x_btchw.shape[2], (target_b1hw.shape[-2], target_b1hw.shape[-1])
+    if len(draw) != len(x_btchw):
+        raise ValueError(f"a draw for {len(draw)} samples, but a batch of {len(x_btchw)}")
     if channels > MAX_CHANNELS:
         raise ValueError(f"{channels} channels, but at most {MAX_CHANNELS} are supported")
     moves = draw.matrix_b23, draw.stretch_b2n
-    size = size or (image_btchw.shape[-2], image_btchw.shape[-1])
-    x_btchw = _sample(image_btchw, *moves, grid=grid, size=size)
-    target_b1hw = _sample(target_b1hw, *moves, grid=grid, shift_yx=label_shift)
+    size = size or (x_btchw.shape[-2], x_btchw.shape[-1])
+    x_btchw = warp(x_btchw, *moves, grid=grid, size=size)
+    target_b1hw = warp(target_b1hw, *moves, grid=grid, shift_yx=label_shift)
     if valid_b1hw is not None:
-        valid_b1hw = (_sample(valid_b1hw, *moves, grid=grid) >= ALL_VALID).to(valid_b1hw.dtype)
+        valid_b1hw = (warp(valid_b1hw, *moves, grid=grid) >= ALL_VALID).to(valid_b1hw.dtype)
 
     x_btchw = appearance.reverse_time(x_btchw, draw.reversed_b)
     x_btchw = appearance.brightness_contrast(x_btchw, draw.gain_bc[:, :channels], draw.offset_bc[:, :channels])
@@ -115,22 +91,7 @@ def augment_batch(
         positive_b1 = appearance.mixup(positive_b1, has_rectangle_b, either=True)
         if valid_b1hw is not None:
             valid_b1hw = appearance.cutmix(valid_b1hw, draw.cutmix_b4)
-    return Augmented(x_btchw, target_b1hw, positive_b1, valid_b1hw)
-
-
-def warp(image: Tensor, matrix_b23: Tensor, shift_yx: tuple[float, float] = (0.0, 0.0)) -> Tensor:
-    """Sample `image(A p + shift)` bilinearly, reflected at the borders.
-
-    Args:
-        image: (b, ..., h, w), floating, on any device; frames and channels of a sample share its matrix.
-        matrix_b23: (b, 2, 3) matrices A, as in a `Draw`.
-        shift_yx: Pixels.
-
-    Returns:
-        The samples, of the shape, type and device of `image`. The identity without shift returns `image` itself; flips
-        and quarter turns are exact where the sides are powers of two.
-    """
-    return _sample(image, matrix_b23, shift_yx=shift_yx)
+    return replace(batch, image_btchw=x_btchw, target_b1hw=target_b1hw, positive_b1=positive_b1, valid_b1hw=valid_b1hw)
 
 
 def resample(image_btchw: Tensor, size: tuple[int, int]) -> Tensor:
@@ -176,41 +137,46 @@ def to_label_frame(prob: Tensor, label_shift: tuple[float, float]) -> Tensor:
     return moved.reshape(prob.shape)
 
 
-def _sample(
+def warp(
     image: Tensor,
     matrix_b23: Tensor,
-    stretch_b2n: Tensor | None = None,
+    stretch_b2n: Tensor,
     *,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, int],
     size: tuple[int, int] | None = None,
     shift_yx: tuple[float, float] = (0.0, 0.0),
 ) -> Tensor:
-    """Sample `image` (b, ..., h, w) at A d(p) + shift for the points p of an output of `size`.
+    """Sample `image(A d(p) + shift)` bilinearly, reflected at the borders, for the points p of an output.
 
-    Coordinates are pixels of an image of size `grid`, by default the image's own; `size` is by default that of `grid`.
+    Args:
+        image: (b, ..., h, w), floating, on any device; frames and channels of a sample share its matrix.
+        matrix_b23: Matrices A, as in a `Draw`.
+        stretch_b2n: Displacements d(p) - p, as in a `Draw`.
+        grid: (h, w) of an image whose pixels are the unit of coordinates.
+        size: (h, w) of the output; None for that of `grid`.
+        shift_yx: Pixels.
+
+    Returns:
+        The samples, of the type and device of `image`; only resampled if nothing moves. Flips and quarter turns are
+        exact where the sides are powers of two.
     """
-    batch, own = image.shape[0], (image.shape[-2], image.shape[-1])
-    height, width = grid = grid or own
     size = size or grid
     theta = matrix_b23.double() + torch.tensor([[0.0, 0.0, d] for d in shift_yx], dtype=torch.float64)
-    if stretch_b2n is not None and not stretch_b2n.any():
-        stretch_b2n = None
-    if stretch_b2n is None and torch.equal(theta, identity(batch)):
+    if not stretch_b2n.any() and bool((theta == torch.eye(2, 3)).all()):
         return resample(image, size)  # unchanged if the size is the same
     # to grid_sample's [-1, 1] between outer edges (align_corners=False): x / (W / 2), exact for W = 2^n
-    theta = theta / torch.tensor([height / 2, width / 2], dtype=torch.float64)[:, None]
+    theta = theta / (torch.tensor(grid, dtype=torch.float64)[:, None] / 2)
     theta = appearance.to_device(theta, image.device)[:, :, :, None, None]
     points = []
     for axis, (side, pixels) in enumerate(zip(size, grid, strict=True)):
-        p_bs = ((torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * (pixels / side))[None]
-        if stretch_b2n is not None:
-            p_bs = p_bs + pixels * _displacement(stretch_b2n[:, axis], side)
+        p_s = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * (pixels / side)
+        p_bs = p_s + pixels * _displacement(stretch_b2n[:, axis], side)
         points.append(appearance.to_device(p_bs, image.device))
     y, x = points[0][:, :, None], points[1][:, None, :]
     # products, not a matmul, which may run in TF32 or bf16: a tenth of a pixel off
     grid_b2hw = theta[:, :, 0] * y[:, None] + theta[:, :, 1] * x[:, None] + theta[:, :, 2]
     grid_bhw2 = grid_b2hw.flip(1).permute(0, 2, 3, 1)  # grid_sample takes (x, y)
-    flat = image.reshape(batch, -1, *own).float()
+    flat = image.flatten(1, -3).float()
     moved = functional.grid_sample(flat, grid_bhw2, mode="bilinear", padding_mode="reflection", align_corners=False)
     return moved.reshape(*image.shape[:-2], *size).to(image.dtype)
 

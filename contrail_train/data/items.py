@@ -15,7 +15,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.splits.groups import group_records, sampling_weights
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.samples import as_text
-from contrail_train.config.schema import BalanceConfig, DataConfig, PseudoConfig
+from contrail_train.config.schema import DataConfig, PseudoConfig
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -186,7 +186,7 @@ def human_items(stores: SampleStores, config: DataConfig) -> Items:
             label_frame=np.zeros(len(rows), np.int64),
             positive=s["positive_pixels"].values[rows] > 0,
             weight=np.ones(len(rows), np.float32),
-            frequency=_frequencies(s.isel(sample=rows), config.balance),
+            frequency=sampling_weights(s.isel(sample=rows), config.balance.by, config.balance.power),
             group=group[rows],
             record_id=as_text(s["record_id"].values[rows]),
         )
@@ -245,17 +245,12 @@ def add_pseudo_labels(
             label_frame=column,
             positive=scalars["frame_pixels"].values[row, column] > 0,
             weight=np.full(len(row), config.pseudo.weight, np.float32),
-            frequency=_frequencies(parents.isel(sample=sample), config.balance)[row],
+            frequency=sampling_weights(parents.isel(sample=sample), config.balance.by, config.balance.power)[row],
             group=stores.groups[parent][sample[row]],
             record_id=as_text(scalars["record_id"].values[row]),
         )
         parts.append(part)
     return replace(human, **_joined(parts), labels=labels)
-
-
-def _frequencies(records: xr.Dataset, balance: BalanceConfig | None) -> npt.NDArray[np.float64]:
-    """(n) how often n samples are drawn in an epoch, relative to each other."""
-    return sampling_weights(records, balance.by if balance else [], balance.power if balance else 1.0)
 
 
 def _mean_of_votes(factor: int) -> npt.NDArray[np.uint8]:

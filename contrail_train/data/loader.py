@@ -22,7 +22,10 @@ from contrail_train.data.items import Ints, Items
 
 @dataclass(frozen=True)
 class Batch:
-    """The input of a step. Its memory is reused: it is valid until the next batch but one is requested."""
+    """The input of a step. Types are those of `load`, and change with normalisation and augmentation.
+
+    The memory of a batch that `load` read is reused: it is valid until the next batch but one is requested.
+    """
 
     image_btchw: Tensor
     """Images in the store's type; uint8 has a scale of 1/255."""

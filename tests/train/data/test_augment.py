@@ -16,16 +16,14 @@ from torch.nn import functional
 
 from contrail_train.config.schema import AugmentConfig
 from contrail_train.config.settings import group_of
-from contrail_train.data import appearance
 from contrail_train.data.augment import (
-    Augmented,
     augment_batch,
-    identity,
     resample,
     to_label_frame,
     warp,
 )
 from contrail_train.data.draw import MAX_CHANNELS, Draw, draw
+from contrail_train.data.loader import Batch
 
 DIHEDRAL = [
     torch.tensor(rows, dtype=torch.float64)
@@ -37,6 +35,7 @@ MOVING = ["flip", "rot90", "affine", "turn", "multi_scale", "grid_distortion"]
 VALUES = ["brightness_contrast", "blur", "noise", "time_reversal", "cut_out"]
 MIXING = ["mixup", "cutmix"]
 NO_SHIFT = (0.0, 0.0)
+IDENTITY = torch.eye(2, 3, dtype=torch.float64)[None]
 
 
 @pytest.fixture(autouse=True)
@@ -59,14 +58,26 @@ def augment(
     target_b1hw: Tensor | None = None,
     label_shift: tuple[float, float] = NO_SHIFT,
     step: int = 0,
-    **given: Any,
-) -> Augmented:
+    size: tuple[int, int] | None = None,
+    valid_b1hw: Tensor | None = None,
+) -> Batch:
     """Draw for a whole batch and apply; without a target, an empty one of the image's size."""
     if target_b1hw is None:
         target_b1hw = torch.zeros(len(image_btchw), 1, *image_btchw.shape[-2:])
     drawn = draw(config, len(image_btchw), target_b1hw.shape[-2], target_b1hw.shape[-1], seed=0, step=step)
+    return augment_batch(batch_of(image_btchw, target_b1hw, valid_b1hw), drawn, config, label_shift, size)
+
+
+def batch_of(image_btchw: Tensor, target_b1hw: Tensor, valid_b1hw: Tensor | None = None) -> Batch:
+    """Return a batch of records that are as positive as their most certain pixel."""
     positive_b1 = target_b1hw.amax(dim=(1, 2, 3))[:, None]
-    return augment_batch(image_btchw, target_b1hw, positive_b1, drawn, config, label_shift=label_shift, **given)
+    return Batch(image_btchw, target_b1hw, positive_b1, torch.ones(len(image_btchw)), valid_b1hw)
+
+
+def move(image: Tensor, matrix_b23: Tensor, shift_yx: tuple[float, float] = NO_SHIFT) -> Tensor:
+    """Sample an image at A p + shift."""
+    grid, still = (image.shape[-2], image.shape[-1]), torch.zeros(len(image), 2, 2, dtype=torch.float64)
+    return warp(image, matrix_b23, still, grid=grid, shift_yx=shift_yx)
 
 
 def same(a: Draw, b: Draw) -> bool:
@@ -162,7 +173,7 @@ def test_augmentations_occur_at_their_probabilities() -> None:
             "cutmix": drawn.cutmix_b4.any(dim=1),
             "flip": drawn.matrix_b23[:, 0, 0] < 0,
         }
-        return chosen.get(name, (drawn.matrix_b23 != identity(1)).flatten(1).any(dim=1)).double().mean().item()
+        return chosen.get(name, (drawn.matrix_b23 != IDENTITY).flatten(1).any(dim=1)).double().mean().item()
 
     for name, probability in rates.items():
         assert rate_of(name, draw(only(**{name: probability}), n, 64, 64, seed=0, step=0)) == pytest.approx(
@@ -217,13 +228,13 @@ def test_dihedral_group_permutes_pixels_exactly(size: int, tolerance: float) -> 
     for matrix in DIHEDRAL:
         source = np.einsum("ij,jyx->iyx", matrix[:, :2].numpy(), yx) + (size - 1) / 2
         rows, columns = source.astype(int)
-        moved = warp(image, matrix[None])
+        moved = move(image, matrix[None])
         assert (moved - image[..., rows, columns]).abs().max() <= tolerance
 
 
 def test_identity_returns_its_input_bit_for_bit() -> None:
     image, target, valid = torch.rand(2, 3, 4, 100, 90), torch.rand(2, 1, 100, 90), torch.ones(2, 1, 100, 90)
-    assert torch.equal(draw(only(), 2, 100, 90, seed=0, step=0).matrix_b23, identity(2))
+    assert torch.equal(draw(only(), 2, 100, 90, seed=0, step=0).matrix_b23, IDENTITY.expand(2, -1, -1))
     moved = augment(only(), image, target, valid_b1hw=valid)
     assert torch.equal(moved.image_btchw, image)
     assert torch.equal(moved.target_b1hw, target)
@@ -316,7 +327,7 @@ def test_resample_equals_torch_and_an_identity_draw(size: tuple[int, int]) -> No
     assert resample(image, (64, 64)) is image
     config = only(flip=0.2)
     moved = augment(config, image.repeat(8, 1, 1, 1, 1), size=size).image_btchw  # through grid_sample
-    still = (draw(config, 16, 64, 64, seed=0, step=0).matrix_b23 == identity(1)).flatten(1).all(dim=1)
+    still = (draw(config, 16, 64, 64, seed=0, step=0).matrix_b23 == IDENTITY).flatten(1).all(dim=1)
     assert 0 < still.sum() < 16
     assert torch.allclose(moved[still], resampled.repeat(8, 1, 1, 1, 1)[still], atol=1e-5)
 
@@ -345,7 +356,7 @@ def test_forgetting_the_label_shift_moves_a_flipped_label_the_wrong_way() -> Non
     """Without the label shift, an offset of half a pixel between image and label becomes an error of a full pixel."""
     flip = torch.tensor([[[-1.0, 0, 0], [0, 1, 0]]], dtype=torch.float64)
     label = blob(64, 64, 0.5, 0.0)
-    naive, corrected = warp(label, flip), warp(label, flip, (0.5, 0.0))
+    naive, corrected = move(label, flip), move(label, flip, (0.5, 0.0))
     assert centroid(naive)[0] == pytest.approx(-0.5, abs=0.01)
     assert centroid(corrected)[0] == pytest.approx(0.0, abs=0.01)
 
@@ -353,7 +364,7 @@ def test_forgetting_the_label_shift_moves_a_flipped_label_the_wrong_way() -> Non
 def test_predictions_return_to_the_frame_of_the_labels() -> None:
     shift = (0.5, 0.41)
     label = blob(96, 80, 3.0, -4.0)
-    prediction = warp(label, identity(1), shift)  # a perfect prediction in the image's frame
+    prediction = move(label, IDENTITY, shift)  # a perfect prediction in the image's frame
     assert (centroid(to_label_frame(prediction, shift)) - centroid(label)).abs().max() < 0.01
     frames = torch.rand(2, 3, 8, 8)
     assert torch.equal(to_label_frame(frames, (0.0, 0.0)), frames)
@@ -365,9 +376,9 @@ def test_predictions_return_to_the_frame_of_the_labels() -> None:
 def test_bfloat16_images_keep_their_type_and_use_float32_geometry() -> None:
     image = torch.rand(2, 1, 3, 256, 256).bfloat16()
     matrix = draw(AugmentConfig(affine={"probability": 1}), 2, 256, 256, seed=0, step=0).matrix_b23
-    moved = warp(image, matrix, (0.5, 0.5))
+    moved = move(image, matrix, (0.5, 0.5))
     assert moved.dtype == torch.bfloat16
-    assert torch.equal(moved, warp(image.float(), matrix, (0.5, 0.5)).bfloat16())
+    assert torch.equal(moved, move(image.float(), matrix, (0.5, 0.5)).bfloat16())
     everything = augment(EVERYTHING, image, torch.rand(2, 1, 256, 256))
     assert everything.image_btchw.dtype == torch.bfloat16
     assert everything.target_b1hw.dtype == torch.float32
@@ -403,9 +414,7 @@ def test_noise_has_the_drawn_deviation_and_depends_only_on_its_sample() -> None:
     moved = augment(config, image).image_btchw
     assert not image.any()
     assert torch.allclose(moved.std(dim=(1, 2, 3, 4)), drawn.noise_b.float(), rtol=0.03)
-    rest = augment_batch(
-        image[2:], torch.zeros(2, 1, 64, 64), torch.zeros(2, 1), drawn[2:], config, label_shift=NO_SHIFT
-    )
+    rest = augment_batch(batch_of(image[2:], torch.zeros(2, 1, 64, 64)), drawn[2:], config, NO_SHIFT)
     assert torch.equal(rest.image_btchw, moved[2:])
 
 
@@ -436,7 +445,6 @@ def test_mixup_blends_image_label_and_record_alike() -> None:
     target[1] = 0
     valid = (torch.rand(5, 1, 8, 8) < 0.8).float()
     share, partner = draw(config, 5, 8, 8, seed=0, step=0).mixup_b.float(), [1, 0, 3, 2, 4]
-    assert appearance.partners(5) == partner
     moved = augment(config, image, target, valid_b1hw=valid)
     positive = target.amax(dim=(1, 2, 3))[:, None]
     for before, after in ((image, moved.image_btchw), (target, moved.target_b1hw), (positive, moved.positive_b1)):
@@ -485,24 +493,16 @@ def test_image_and_label_stay_aligned_through_all_augmentations() -> None:
 
 def test_slices_of_a_batch_are_augmented_as_within_the_whole_batch() -> None:
     image, target = torch.randn(8, 2, 3, 32, 32), (torch.rand(8, 1, 32, 32) < 0.1).float()
-    positive, valid = target.amax(dim=(1, 2, 3))[:, None], (torch.rand(8, 1, 32, 32) < 0.9).float()
     drawn = draw(EVERYTHING, 8, 32, 32, seed=0, step=0)
-    given = (image, target, positive)
-    full_batch = augment_batch(*given, drawn, EVERYTHING, label_shift=(0.5, 0.5), size=(48, 48), valid_b1hw=valid)
+    given = batch_of(image, target, (torch.rand(8, 1, 32, 32) < 0.9).float())
+    full_batch = augment_batch(given, drawn, EVERYTHING, (0.5, 0.5), (48, 48))
     for rows in (slice(0, 2), slice(2, 8)):
-        part = augment_batch(
-            *(v[rows] for v in given),
-            drawn[rows],
-            EVERYTHING,
-            label_shift=(0.5, 0.5),
-            size=(48, 48),
-            valid_b1hw=valid[rows],
-        )
-        for ours, expected in zip(part, full_batch, strict=True):
+        part = augment_batch(given[rows], drawn[rows], EVERYTHING, (0.5, 0.5), (48, 48))
+        for ours, expected in zip(vars(part).values(), vars(full_batch).values(), strict=True):
             assert ours is not None
             torch.testing.assert_close(ours, expected[rows], rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="a draw for 8 samples, but a batch of 2"):
-        augment_batch(*(v[:2] for v in given), drawn, EVERYTHING, label_shift=NO_SHIFT)
+        augment_batch(given[:2], drawn, EVERYTHING, NO_SHIFT)
 
 
 def test_augmenting_is_deterministic_and_leaves_its_input_unchanged() -> None:
@@ -522,19 +522,16 @@ def test_augmenting_is_deterministic_and_leaves_its_input_unchanged() -> None:
 def test_augmentation_on_the_gpu_never_synchronises_and_agrees_with_the_cpu() -> None:
     config = only(**dict.fromkeys([*MOVING, *VALUES, *MIXING], 0.5) | {"noise": None})
     image, target, valid = torch.randn(8, 3, 3, 64, 64), torch.rand(8, 1, 64, 64), torch.ones(8, 1, 64, 64)
-    drawn, positive = draw(config, 8, 64, 64, seed=0, step=0), torch.ones(8, 1)
-    noisy = only(noise=1.0)
-    given = [v.cuda() for v in (image, target, positive)]
-    valid_on_gpu = valid.cuda()
+    drawn, noisy = draw(config, 8, 64, 64, seed=0, step=0), only(noise=1.0)
+    given = Batch(image, target, torch.ones(8, 1), torch.ones(8), valid)
+    given_on_gpu = Batch(*(part.cuda() for part in vars(given).values()))
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        on_gpu = augment_batch(*given, drawn, config, label_shift=(0.5, 0.5), size=(128, 128), valid_b1hw=valid_on_gpu)
-        augment_batch(*given, draw(noisy, 8, 64, 64, seed=0, step=0), noisy, label_shift=NO_SHIFT)
+        on_gpu = augment_batch(given_on_gpu, drawn, config, (0.5, 0.5), (128, 128))
+        augment_batch(given_on_gpu, draw(noisy, 8, 64, 64, seed=0, step=0), noisy, NO_SHIFT)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    on_cpu = augment_batch(
-        image, target, positive, drawn, config, label_shift=(0.5, 0.5), size=(128, 128), valid_b1hw=valid
-    )
-    for ours, expected in zip(on_gpu, on_cpu, strict=True):
+    on_cpu = augment_batch(given, drawn, config, (0.5, 0.5), (128, 128))
+    for ours, expected in zip(vars(on_gpu).values(), vars(on_cpu).values(), strict=True):
         torch.testing.assert_close(ours.cpu(), expected, rtol=5e-3, atol=5e-3)  # TF32 in the blur

@@ -117,7 +117,7 @@ def settings_page() -> str:
 
 def presets_page() -> str:
     """List the presets by family, with costs as shipped with the package."""
-    from contrail_train.config.presets import FAMILIES, PRESETS, config_of, cost_key, shipped_costs
+    from contrail_train.config.presets import FAMILIES, PRESETS, cost_key, get_config, shipped_costs
     from contrail_train.config.schema import plain
 
     costs = shipped_costs()
@@ -138,7 +138,7 @@ def presets_page() -> str:
         lines += ["|---|---|---|---:|---:|"]
         for preset in PRESETS.values():
             if preset.family == family.name:
-                cost = costs[cost_key(config_of(preset.name))]
+                cost = costs[cost_key(get_config(preset.name))]
                 changes = ", ".join(f"`{key}={plain(value)}`" for key, value in preset.settings.items())
                 about = f"{preset.about} {changes}".replace("|", "\\|")
                 numbers = f"{cost.parameters / 1e6:.1f} | {cost.flop / 1e9:.1f}"

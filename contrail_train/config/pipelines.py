@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
-from contrail_train.config.presets import PRESETS, get_config, read_data
+from contrail_train.config.presets import PRESETS, get_config, no_such, read_data
 from contrail_train.config.schema import MASK_TERMS, RunConfig, Strict
 from contrail_train.config.settings import listed, parse_assignment, read_tree, validated, value_of, with_values
 
@@ -27,13 +27,11 @@ class Stage(Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
     """What differs from the preset, by dotted key."""
 
-    @model_validator(mode="after")
-    def _check_origin(self) -> Stage:
+    def _check_combination(self) -> None:
         if (self.preset is None) == (self.run is None):
             raise ValueError("a stage needs either preset or run; give one of them")
         if self.run is not None and self.settings:
             raise ValueError(f"run={self.run} is finished, so its settings cannot change; remove them or name a preset")
-        return self
 
 
 class PipelineConfig(Strict):
@@ -62,8 +60,7 @@ class PipelineConfig(Strict):
     """Stores on whose records weights and thresholds are fitted, except records that a stage was trained on. Empty: the
     records that the stages hold out."""
 
-    @model_validator(mode="after")
-    def _check_stages(self) -> PipelineConfig:
+    def _check_combination(self) -> None:
         used = (*self.gate, *self.mask)
         if unknown := [name for name in used if name not in self.stages]:
             raise ValueError(f"{unknown[0]!r} is not a stage; the stages are {', '.join(self.stages)}")
@@ -75,7 +72,6 @@ class PipelineConfig(Strict):
             )
         if any("/" in name or name.startswith(".") for name in self.stages):
             raise ValueError("stages: a name becomes a folder; remove / and the leading . from it")
-        return self
 
 
 @dataclass(frozen=True)
@@ -127,11 +123,7 @@ def get_pipeline(preset_or_file: str) -> PipelineConfig:
         if isinstance(tree, dict) and tree.get("preset") in PIPELINES:
             tree = get_pipeline(tree["preset"]).model_dump(mode="json") | tree
         return validated(PipelineConfig, tree, preset_or_file)
-    close = difflib.get_close_matches(preset_or_file, PIPELINES, 1)
-    hint = (
-        f"did you mean {close[0]}?" if close else "`contrail-train presets pipelines` lists them; or name a .yaml file"
-    )
-    raise ContrailError(f"{preset_or_file}: no such pipeline; {hint}")
+    raise ContrailError(no_such("pipeline", preset_or_file, PIPELINES, "pipelines"))
 
 
 def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> PipelineConfig:

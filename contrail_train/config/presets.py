@@ -1,6 +1,6 @@
 """Named runs, read from presets.yaml: a preset is its parent with a few settings changed.
 
-Sizes and costs of their models are shipped in preset_costs.json, which `python -m contrail_train.models.cost` writes.
+Sizes and costs of their models are shipped in preset_costs.json, which `python tests/helpers/costs.py` writes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -97,22 +97,6 @@ FAMILIES: dict[str, Family] = _read_families()
 PRESETS: dict[str, Preset] = {preset.name: preset for family in FAMILIES.values() for preset in family.presets}
 
 
-def config_of(name: str) -> RunConfig:
-    """Assemble the complete settings of a preset.
-
-    Args:
-        name: Name of a preset.
-
-    Returns:
-        The settings, which the caller may change.
-    """
-    lineage = [PRESETS[name]]
-    while (parent := lineage[-1].parent) is not None:
-        lineage.append(PRESETS[parent])
-    values = [(key, value) for preset in reversed(lineage) for key, value in preset.settings.items()]
-    return with_values(RunConfig(preset=name), values, name)
-
-
 def cost_key(config: RunConfig) -> str:
     """Identify the network that settings describe, regardless of its weights.
 
@@ -150,20 +134,37 @@ def get_config(preset_or_file: str) -> RunConfig:
             `preset` names, or from the defaults.
 
     Returns:
-        The complete settings.
+        The complete settings, which the caller may change.
 
     Raises:
         ContrailError: If it is neither, or the file's settings are not valid.
     """
-    if preset_or_file in PRESETS:
-        return config_of(preset_or_file)
+    if (preset := PRESETS.get(preset_or_file)) is not None:
+        parent = RunConfig() if preset.parent is None else get_config(preset.parent)
+        parent.preset = preset.name
+        return with_values(parent, preset.settings.items(), preset.name)
     if Path(preset_or_file).suffix in {".yaml", ".yml"}:
         tree = read_tree(Path(preset_or_file))
         if isinstance(tree, dict) and tree.get("preset") in PRESETS:
-            tree = _merged(config_of(tree["preset"]).model_dump(mode="json"), tree)
+            tree = _merged(get_config(tree["preset"]).model_dump(mode="json"), tree)
         return parse_config(tree, preset_or_file)
     if Path(preset_or_file).is_file():
         raise ContrailError(f"{preset_or_file}: no such preset; if it is a file of settings, rename it to .yaml")
-    close = difflib.get_close_matches(preset_or_file, PRESETS, 1)
-    hint = f"did you mean {close[0]}?" if close else "`contrail-train presets ls` lists them; or name a .yaml file"
-    raise ContrailError(f"{preset_or_file}: no such preset; {hint}")
+    raise ContrailError(no_such("preset", preset_or_file, PRESETS, "ls"))
+
+
+def no_such(kind: str, name: str, names: Iterable[str], command: str) -> str:
+    """Say that a preset or a pipeline does not exist.
+
+    Args:
+        kind: What it should be.
+        name: The name.
+        names: Those that exist.
+        command: The one of `contrail-train presets` that lists them.
+
+    Returns:
+        The message of an error.
+    """
+    close = difflib.get_close_matches(name, names, 1)
+    listing = f"`contrail-train presets {command}` lists them; or name a .yaml file"
+    return f"{name}: no such {kind}; {f'did you mean {close[0]}?' if close else listing}"

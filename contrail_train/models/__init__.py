@@ -5,9 +5,8 @@ Frames of shape (b, t, c, h, w) pass through these modules in order, and logits 
 - `encoder`: any timm model as a pyramid of features, shared by all frames, with weights from the hub or a file.
 - `temporal`: mixers, which turn the frames of one level of the pyramid into a single one.
 - `decoders`: from the pyramid back to pixels, with the building blocks in `layers`.
-- `heads`: logits of pixels, and the logit of the record.
-- `segmenter`: puts the parts together; `segmenter.build` is the way in.
-- `cost`: counts parameters and operations; run as a module it updates the costs of the presets.
+- `segmenter`: puts the parts together, with heads for the logits of pixels and of the record; `segmenter.build` is
+  the way in.
 
 The suffix of a tensor's name gives the order of its axes: batch, time, channel, height, width; n is time x batch, and k
 counts predictions.

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder
-from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
+from segmentation_models_pytorch.base.modules import Conv2dReLU
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPSeparableConv, DeepLabV3PlusDecoder
 from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
 from segmentation_models_pytorch.decoders.manet.decoder import MAnetDecoder
 from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
@@ -24,7 +25,7 @@ from torch.nn import functional
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import DecoderConfig, ModelConfig, plain
-from contrail_train.models.layers import ASPP, CBAM, FPA, conv_norm_relu, dilated_conv, use_group_norm
+from contrail_train.models.layers import ASPP, ASPP_DILATIONS, CBAM, FPA, use_group_norm
 
 SMALLEST_SCSE = 16
 """smp's attention reduces its channels to a sixteenth, which must leave at least one."""
@@ -113,8 +114,8 @@ class FastFCN(nn.Module):
         super().__init__()
         if len(strides) < 3:
             raise ContrailError("model.decoder.kind=fastfcn: needs an encoder of three levels or more; choose another")
-        self.lateral = nn.ModuleList(conv_norm_relu(c, width, 3) for c in channels[-3:])
-        self.dilated = nn.ModuleList(dilated_conv(3 * width, width, dilation) for dilation in (1, 2, 4, 8))
+        self.lateral = nn.ModuleList(Conv2dReLU(c, width, 3, padding=1) for c in channels[-3:])
+        self.dilated = nn.ModuleList(ASPPSeparableConv(3 * width, width, dilation) for dilation in (1, 2, 4, 8))
         self.aspp = ASPP(4 * width, width)
         skips = dict(zip(strides[:-3], channels[:-3], strict=True))
         self.block_strides = [stride for stride in (strides[-3] // 2, strides[-3] // 4) if stride >= 1]
@@ -183,7 +184,7 @@ class SmpDecoder(nn.Module):
             "unetplusplus": (lambda: UnetPlusPlusDecoder(widths, block_widths, self.depth), 1, block_widths[-1]),
             "manet": (lambda: MAnetDecoder(widths, block_widths, self.depth), 1, block_widths[-1]),
             "fpn": (lambda: FPNDecoder(widths, self.depth, width, half), self.depth - 3, half),
-            "deeplabv3plus": (lambda: DeepLabV3PlusDecoder(widths, 5, width, (6, 12, 18), 16, True, 0.0), 2, width),
+            "deeplabv3plus": (lambda: DeepLabV3PlusDecoder(widths, 5, width, ASPP_DILATIONS, 16, True, 0.0), 2, width),
             "upernet": (lambda: UPerNetDecoder(widths, self.depth, width), 2, width),
             "segformer": (lambda: SegformerDecoder(widths, self.depth, width), 1, width),
         }

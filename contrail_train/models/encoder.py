@@ -87,7 +87,6 @@ class Encoder(nn.Module):
         Args:
             levels: Levels that are used.
         """
-        training = self.training
         with torch.enable_grad():
             features = self.eval()(torch.zeros(self.probe_shape))
             parameters = list(self.parameters())
@@ -95,7 +94,7 @@ class Encoder(nn.Module):
             gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
-        self.train(training)
+        self.train()
 
 
 def _probe(backbone: nn.Module, in_channels: int) -> tuple[int, list[torch.Size]]:
@@ -103,15 +102,14 @@ def _probe(backbone: nn.Module, in_channels: int) -> tuple[int, list[torch.Size]
 
     If it accepts none, raise what it raised for the smallest.
     """
-    first_error: Exception | None = None
+    errors = []
     for side in PROBE_SIDES:
         try:
             with torch.no_grad():
                 return side, [f.shape for f in backbone(torch.zeros(1, in_channels, side, 3 * side))]
         except Exception as error:  # the type differs from model to model
-            first_error = first_error or error
-    assert first_error is not None
-    raise first_error
+            errors.append(error)
+    raise errors[0]
 
 
 def build_encoder(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from segmentation_models_pytorch.decoders.deeplabv3.decoder import SeparableConv2d
+from segmentation_models_pytorch.base.modules import Conv2dReLU
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPSeparableConv
 from torch import Tensor, nn
 from torch.nn import functional
 
 Norm = Literal["batch", "group"]
+ASPP_DILATIONS = (6, 12, 18)
 
 
 def make_norm(kind: Norm, channels: int) -> nn.Module:
@@ -27,55 +28,18 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(32, channels), channels)
 
 
-def conv_norm_relu(channels: int, out_channels: int, kernel: int) -> nn.Sequential:
-    """Make a convolution that keeps height and width, a batch norm and a ReLU.
-
-    Args:
-        channels: Number of input channels.
-        out_channels: Number of output channels.
-        kernel: Side of the kernel, odd.
-
-    Returns:
-        The three layers.
-    """
-    return nn.Sequential(
-        nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
-
-
-def dilated_conv(channels: int, out_channels: int, dilation: int) -> nn.Sequential:
-    """Make a dilated separable 3×3 convolution that keeps height and width, a batch norm and a ReLU.
-
-    Args:
-        channels: Number of input channels.
-        out_channels: Number of output channels.
-        dilation: Distance between the taps of the kernel, in pixels.
-
-    Returns:
-        The three layers.
-    """
-    return nn.Sequential(
-        SeparableConv2d(channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
-
-
 class CBAM(nn.Module):
     """Attention over channels, then over pixels; the shape is kept.
 
     Source: Woo et al. 2018, "CBAM: Convolutional Block Attention Module".
 
     Args:
-        channels: Number of channels.
-        reduction: Factor by which the attention over channels narrows them.
+        channels: Number of channels, which the attention over channels narrows to a sixteenth.
     """
 
-    def __init__(self, channels: int, reduction: int = 16):
+    def __init__(self, channels: int):
         super().__init__()
-        squeezed = max(channels // reduction, 1)
+        squeezed = max(channels // 16, 1)
         self.channels = nn.Sequential(
             nn.Conv2d(channels, squeezed, 1), nn.ReLU(inplace=True), nn.Conv2d(squeezed, channels, 1)
         )
@@ -110,7 +74,7 @@ class FPA(nn.Module):
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
-        self.direct = conv_norm_relu(channels, out_channels, 1)
+        self.direct = Conv2dReLU(channels, out_channels, 1)
         self.mean = nn.Sequential(nn.Conv2d(channels, out_channels, 1), nn.ReLU(inplace=True))
         self.down = nn.ModuleList(nn.Conv2d(c, 1, k, padding=k // 2) for c, k in ((channels, 7), (1, 5), (1, 3)))
         self.side = nn.ModuleList(nn.Conv2d(1, 1, k, padding=k // 2) for k in (7, 5, 3))
@@ -145,15 +109,14 @@ class ASPP(nn.Module):
     Args:
         channels: Number of input channels.
         out_channels: Number of output channels.
-        rates: Dilation of each path.
     """
 
-    def __init__(self, channels: int, out_channels: int, rates: Sequence[int] = (6, 12, 18)):
+    def __init__(self, channels: int, out_channels: int):
         super().__init__()
-        self.paths = nn.ModuleList([conv_norm_relu(channels, out_channels, 1)])
-        self.paths.extend(dilated_conv(channels, out_channels, rate) for rate in rates)
+        self.paths = nn.ModuleList([Conv2dReLU(channels, out_channels, 1)])
+        self.paths.extend(ASPPSeparableConv(channels, out_channels, dilation) for dilation in ASPP_DILATIONS)
         self.mean = nn.Sequential(nn.Conv2d(channels, out_channels, 1), nn.ReLU(inplace=True))
-        self.project = conv_norm_relu((len(rates) + 2) * out_channels, out_channels, 1)
+        self.project = Conv2dReLU((len(self.paths) + 1) * out_channels, out_channels, 1)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         """Apply all paths and project their concatenation.

@@ -13,7 +13,7 @@ import yaml
 
 from contrail_data.composites import COMPOSITES
 from contrail_data.store.settings import StoreSettings
-from contrail_train.config.presets import FAMILIES, PRESETS, config_of, cost_key, shipped_costs
+from contrail_train.config.presets import FAMILIES, PRESETS, cost_key, get_config, shipped_costs
 from contrail_train.config.schema import RecordHeadConfig, RunConfig
 from contrail_train.config.settings import parse_config, to_explained_yaml, value_of, with_settings
 from helpers.cli import run_train
@@ -21,7 +21,7 @@ from helpers.records import write_record
 from helpers.stores import build_small
 
 SIDE = 64
-LIGHT = "resnet10t"
+LIGHT = "test_resnet"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def stores(tmp_path_factory) -> dict[str, Path]:
 
 def small_config(name: str, store: str) -> RunConfig:
     """A preset with small images, decoder and encoder; test_encoder.py takes steps with the real encoders."""
-    config = config_of(name)
+    config = get_config(name)
     settings = [f"data.train={store}", "data.holdout=0", "epochs=1", "micro_batch=null", "batch_size=2"]
     settings.append("model.pretrained=false")
     if config.model.image_size is not None:
@@ -63,7 +63,7 @@ def distinct_presets() -> list[str]:
 def test_every_preset_trains_for_two_steps(name: str, stores: dict[str, Path], tmp_path: Path) -> None:
     from contrail_train.training.fit import fit
 
-    fit(small_config(name, str(stores[config_of(name).data.composite or "ash"])), tmp_path / "run", stop_after=2)
+    fit(small_config(name, str(stores[get_config(name).data.composite or "ash"])), tmp_path / "run", stop_after=2)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 2
     assert np.isfinite(losses).all()
@@ -71,8 +71,8 @@ def test_every_preset_trains_for_two_steps(name: str, stores: dict[str, Path], t
 
 def test_a_preset_differs_from_its_parent_by_its_declared_settings() -> None:
     for preset in PRESETS.values():
-        parent = config_of(preset.parent) if preset.parent else RunConfig()
-        config = config_of(preset.name)
+        parent = get_config(preset.parent) if preset.parent else RunConfig()
+        config = get_config(preset.name)
         for key, value in preset.settings.items():
             given = config
             for part in key.split("."):
@@ -89,10 +89,10 @@ def test_every_preset_belongs_to_one_family() -> None:
 def test_a_shown_preset_can_be_read_back_unchanged(name: str, tmp_path: Path) -> None:
     shown = run_train("presets", "show", name)
     assert shown.returncode == 0
-    assert parse_config(yaml.safe_load(shown.stdout), "shown") == config_of(name)
+    assert parse_config(yaml.safe_load(shown.stdout), "shown") == get_config(name)
     (tmp_path / "p.yaml").write_text(shown.stdout)
     again = run_train("presets", "show", tmp_path / "p.yaml")
-    assert again.stdout == to_explained_yaml(config_of(name))
+    assert again.stdout == to_explained_yaml(get_config(name))
 
 
 def test_presets_ls_lists_families_and_the_presets_of_one_family() -> None:
@@ -127,21 +127,21 @@ def test_presets_ls_does_not_import_torch() -> None:
 
 
 def test_shipped_costs_match_the_presets() -> None:
-    """If this fails, run `python -m contrail_train.models.cost`."""
-    from contrail_train.models.cost import count
+    """If this fails, run `python tests/helpers/costs.py`."""
+    from helpers.costs import count
 
-    assert set(shipped_costs()) == {cost_key(config_of(name)) for name in PRESETS}
+    assert set(shipped_costs()) == {cost_key(get_config(name)) for name in PRESETS}
     for name in ("unet2d", "unet2d_classifier", "unet25d"):
-        config = config_of(name)
+        config = get_config(name)
         assert count(config) == shipped_costs()[cost_key(config)], name
 
 
 @pytest.mark.slow
 def test_shipped_costs_match_the_models() -> None:
     """Every preset has a cost; one model in nine is counted again."""
-    from contrail_train.models.cost import count
+    from helpers.costs import count
 
-    configs = {cost_key(config): config for config in map(config_of, PRESETS)}
+    configs = {cost_key(config): config for config in map(get_config, PRESETS)}
     costs = shipped_costs()
     assert configs.keys() == costs.keys()
     for key, config in list(configs.items())[::9]:
@@ -151,7 +151,7 @@ def test_shipped_costs_match_the_models() -> None:
 def test_costs_match_the_published_figures_of_resnet50() -> None:
     """For ResNet-50 at 224 px, torchvision publishes 25.6 M parameters, of which 2.05 M belong to the classifier, and
     4.09 GMAC; the cost at 256 px is (256 / 224)² times that."""
-    from contrail_train.models.cost import count
+    from helpers.costs import count
 
     config = RunConfig()
     config.model.encoder, config.model.record_head = "resnet50", RecordHeadConfig()

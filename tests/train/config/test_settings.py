@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.presets import PRESETS, config_of, get_config
+from contrail_train.config.presets import PRESETS, get_config
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import parse_config, read_config, to_explained_yaml, to_yaml, with_settings
 
@@ -42,15 +42,15 @@ from contrail_train.config.settings import parse_config, read_config, to_explain
 )
 def test_a_refused_setting_names_the_accepted_values(setting: str, message: str) -> None:
     with pytest.raises(ContrailError) as caught:
-        with_settings(config_of("unet25d"), [setting])
+        with_settings(get_config("unet25d"), [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_explained_settings_list_accepted_values_and_are_read_back_unchanged() -> None:
     for name in PRESETS:
-        shown = to_explained_yaml(config_of(name))
-        assert parse_config(yaml.safe_load(shown), name) == config_of(name)
+        shown = to_explained_yaml(get_config(name))
+        assert parse_config(yaml.safe_load(shown), name) == get_config(name)
     shown = to_explained_yaml(RunConfig())
     assert "  mixer: null  # or a group of settings:" in shown
     assert "  #   kind: conv3d  # conv3d, lstm or mean" in shown
@@ -101,12 +101,12 @@ def test_a_group_is_switched_on_by_one_of_its_keys_and_off_by_null() -> None:
     assert (on.augment.cut_out.probability, on.augment.cut_out.side) == (0.5, 8)
     assert with_settings(on, ["augment.cut_out=null"]) == RunConfig()
     assert with_settings(RunConfig(), ["augment.affine=null"]).augment.affine is None
-    assert with_settings(config_of("ours"), ["augment.affine=null"]).augment.affine is None
+    assert with_settings(get_config("ours"), ["augment.affine=null"]).augment.affine is None
 
 
 def test_a_settings_file_overrides_the_preset_that_it_names(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("preset: ours\nepochs: 2\nmodel: {drop_path: 0.1}\naugment: {affine: null}\n")
-    expected = with_settings(config_of("ours"), ["epochs=2", "model.drop_path=0.1", "augment.affine=null"])
+    expected = with_settings(get_config("ours"), ["epochs=2", "model.drop_path=0.1", "augment.affine=null"])
     assert get_config(str(tmp_path / "mine.yaml")) == expected
     (tmp_path / "twice.yaml").write_text("epochs: 2\nseed: 1\nepochs: 3\n")
     with pytest.raises(ContrailError, match="epochs comes twice"):
@@ -118,8 +118,8 @@ def test_a_settings_file_overrides_the_preset_that_it_names(tmp_path: Path) -> N
 
 def test_settings_of_a_run_written_with_another_layout_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(config_of("ours")))
-    assert read_config(path) == config_of("ours")
+    path.write_text(to_yaml(get_config("ours")))
+    assert read_config(path) == get_config("ours")
     path.write_text("preset: unet2d\nmodel: {mixer: none}\n")
     with pytest.raises(ContrailError, match=r"config\.yaml: settings of format 1.*reads format 2; .*train again"):
         read_config(path)

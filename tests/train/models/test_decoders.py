@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from contrail_train.models.heads import RARE_LOG_ODDS
-from contrail_train.models.segmenter import build
+from contrail_train.models.segmenter import RARE_LOG_ODDS, build
 from helpers.models import DECODERS, WIDE, model_config, without_gradient
 
 
@@ -16,11 +15,11 @@ from helpers.models import DECODERS, WIDE, model_config, without_gradient
 @pytest.mark.parametrize(
     ("name", "stem_stride"),
     [
-        ("resnet10t", 1),
+        ("test_resnet", 1),
         ("convnext_atto", 1),
-        ("cspdarknet53", None),  # six levels
-        ("legacy_xception", None),  # a pixel short
-        ("hrnet_w18_small", None),  # levels with paths of their own
+        pytest.param("cspdarknet53", None, marks=pytest.mark.slow),  # six levels
+        pytest.param("legacy_xception", None, marks=pytest.mark.slow),  # a pixel short
+        pytest.param("hrnet_w18_small", None, marks=pytest.mark.slow),  # levels with paths of their own
     ],
 )
 def test_any_decoder_works_on_any_pyramid(name: str, stem_stride: Any, decoder: Any) -> None:
@@ -44,7 +43,7 @@ def test_any_decoder_works_on_four_nhwc_levels(decoder: Any) -> None:
     ("centre", "attention", "mixer"),
     [("fpa", "cbam", "conv3d"), ("aspp", "scse", "lstm"), (None, "cbam", "mean"), (None, "scse", None)],
 )
-@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto"])
+@pytest.mark.parametrize("name", ["test_resnet", "convnext_atto"])
 def test_all_parts_of_the_unet_have_gradients(name: str, mixer: Any, centre: Any, attention: Any) -> None:
     config = model_config(name, mixer=mixer, centre=centre, attention=attention, deep_supervision=True, two_class=True)
     model = build(config, 3, (-1, 0))

@@ -1,7 +1,7 @@
 """Parameters and operations of models, counted without computing anything.
 
-`python -m contrail_train.models.cost` counts the models of all presets, which takes a minute or two, and writes the
-file of costs that the package ships. Run it after a change of presets.yaml, of the schema of models, or of the models.
+`python tests/helpers/costs.py` counts the models of all presets, which takes a minute or two, and writes the file of
+costs that the package ships. Run it after a change of presets.yaml, of the schema of models, or of the models.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from contrail_data.progress import progress
 from contrail_data.storage.files import write_atomically
-from contrail_train.config.presets import COSTS, PRESETS, Cost, config_of, cost_key
+from contrail_train.config.presets import COSTS, PRESETS, Cost, cost_key, get_config
 from contrail_train.config.schema import RunConfig
 from contrail_train.models.segmenter import build
 
@@ -41,7 +41,7 @@ def count(config: RunConfig) -> Cost:
 
 def main() -> None:
     """Count the models of all presets and write preset_costs.json."""
-    configs = {cost_key(config): config for config in map(config_of, PRESETS)}
+    configs = {cost_key(config): config for config in map(get_config, PRESETS)}
     costs = {}
     with progress("count", len(configs), unit="models") as advance:
         for key, config in configs.items():

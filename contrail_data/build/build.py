@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contrail_data.build.compact import close_gaps
 from contrail_data.build.scheduler import run_tasks
-from contrail_data.build.shard import ShardTask, file_stamp
+from contrail_data.build.shard import ShardTask, close_gaps, file_stamp
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.progress import progress
 from contrail_data.sources.base import Source, SourceKind
@@ -129,11 +128,8 @@ def _check(source: Source, settings: StoreSettings, place: Place, out: str | Pat
         raise ContrailError(f"--label-shift {settings.label_shift}: give pixels down and right, at most 8")
     if any(place == place_of(path).resolved() for path in source.parent_paths):
         raise ContrailError(f"{out}: is a store to read from; choose another -o")
-    if (
-        not place.remote
-        and not source.parent_paths
-        and f"{place.url}/".startswith(f"{source.location}/{source.split}/")
-    ):
+    among_records = f"{place.url}/".startswith(f"{source.location}/{source.split}/")
+    if among_records and not place.remote and not source.parent_paths:
         raise ContrailError(f"{out}: lies among the records; choose another -o")
 
 

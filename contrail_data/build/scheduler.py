@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from contrail_data.build.shard import ShardTask
@@ -48,47 +50,42 @@ def _run_on_cluster(tasks: Sequence[ShardTask], scheduler: str, workers: int) ->
     from distributed import wait
     from distributed.scheduler import KilledWorker
 
-    client, cluster = _connect(scheduler, workers)
-    futures = []
-    try:
-        futures = client.map(_call, tasks, pure=False, retries=2)
+    with _connected(scheduler, workers) as client:
+        futures = client.map(operator.call, tasks, pure=False, retries=2)
         pending = set(futures)
-        while pending:
-            try:
-                done, pending = wait(pending, timeout=60, return_when="FIRST_COMPLETED")
-            except TimeoutError:
-                if not client.scheduler_info()["workers"]:
-                    raise ContrailError(
-                        f"--scheduler {scheduler}: has no workers left; start some, and repeat the command"
-                    ) from None
-                continue
-            for future in done:
-                yield future.result()
-    except KilledWorker as error:
-        raise ContrailError(f"--scheduler {scheduler}: its workers keep dying ({error}); see their logs") from None
-    finally:
-        client.cancel(futures)
-        client.close()
-        if cluster is not None:
-            cluster.close()
+        try:
+            while pending:
+                try:
+                    done, pending = wait(pending, timeout=60, return_when="FIRST_COMPLETED")
+                except TimeoutError:
+                    if not client.scheduler_info()["workers"]:
+                        raise ContrailError(
+                            f"--scheduler {scheduler}: has no workers left; start some, and repeat the command"
+                        ) from None
+                    continue
+                for future in done:
+                    yield future.result()
+        except KilledWorker as error:
+            raise ContrailError(f"--scheduler {scheduler}: its workers keep dying ({error}); see their logs") from None
+        finally:
+            client.cancel(futures)
 
 
-def _connect(scheduler: str, workers: int) -> tuple[Client, LocalCluster | None]:
+@contextmanager
+def _connected(scheduler: str, workers: int) -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
-    cluster = None
-    try:
-        if scheduler == "processes":
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-        client = Client(scheduler if cluster is None else cluster, timeout=15)
-        client.wait_for_workers(1, timeout=60)
-    except (OSError, ValueError, TimeoutError) as error:
-        reason = str(error).splitlines()[0][:100] if str(error) else "no worker"
-        raise ContrailError(
-            f"--scheduler {scheduler}: does not answer ({reason}); start the scheduler and its workers"
-        ) from None
-    return client, cluster
-
-
-def _call(task: ShardTask) -> Shard[SampleRow]:
-    return task()
+    with ExitStack() as stack:
+        address: str | LocalCluster = scheduler
+        try:
+            if scheduler == "processes":
+                local = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+                address = stack.enter_context(closing(local))
+            client = stack.enter_context(closing(Client(address, timeout=15)))
+            client.wait_for_workers(1, timeout=60)
+        except (OSError, ValueError, TimeoutError) as error:
+            reason = str(error).splitlines()[0][:100] if str(error) else "no worker"
+            raise ContrailError(
+                f"--scheduler {scheduler}: does not answer ({reason}); start the scheduler and its workers"
+            ) from None
+        yield client

@@ -1,11 +1,16 @@
-"""One task of a build: the records of one shard, from raw bytes to stored bytes."""
+"""Shards of an unfinished store.
+
+A task builds one shard, from raw bytes to stored bytes. `close_gaps` rewrites the shards whose records were set aside.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.composites import quantise, stored_frames, whiten
@@ -14,11 +19,11 @@ from contrail_data.sample import resize
 from contrail_data.sources.base import Source
 from contrail_data.storage.place import Place
 from contrail_data.store import journal, stats
-from contrail_data.store.journal import Shard
+from contrail_data.store.journal import Files, Shard
 from contrail_data.store.samples import SampleRow, StoredSample, stored_values
 from contrail_data.store.schema import SHARD
 from contrail_data.store.settings import StoreSettings
-from contrail_data.store.shards import Layout, ShardWriter, writing_shards
+from contrail_data.store.shards import Layout, ShardReader, ShardWriter, writing_shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +53,10 @@ class ShardTask:
         rows = []
         with writing_shards(self.layouts, self.number) as writers:
             for position, record_id in enumerate(self.source.record_ids):
-                row: SampleRow = {
-                    "index": self.number * SHARD + position,
-                    "record_id": record_id,
-                    "stamp": file_stamp(self.source, record_id),
-                }
+                index, stamp = self.number * SHARD + position, file_stamp(self.source, record_id)
+                row: SampleRow = {"index": index, "record_id": record_id, "stamp": stamp}
                 try:
-                    sample = self.source.read_sample(record_id)
-                    row.update(_store_sample(sample, self.settings, writers, position))
+                    row.update(_store_sample(self.source.read_sample(record_id), self.settings, writers, position))
                 except BadRecord as error:
                     if self.strict:
                         raise
@@ -112,3 +113,52 @@ def _store_sample(
         "moments": stats.moments(image_tchw, valid_tyx),
         "values": stored_values(sample.attrs, variables["time"].values, missing),
     }
+
+
+def close_gaps(
+    place: Place, layouts: Mapping[str, Layout], files: Mapping[int, Files], rows: Sequence[SampleRow]
+) -> tuple[list[SampleRow], dict[int, Files]]:
+    """Move samples from the end into the places of records that were set aside.
+
+    There are few moves, the same ones in every build. They can be repeated after a kill, because the journal entry of a
+    shard is dropped before the shard is rewritten, from bytes that no earlier move has touched.
+
+    Args:
+        place: The unfinished store.
+        layouts: Layout of each pixel array.
+        files: Files of each shard.
+        rows: Journal rows of the usable samples, in the order of the build.
+
+    Returns:
+        The rows in the order of the store, and the files of each shard that remains.
+    """
+    count = len(rows)
+    gaps = iter(sorted(set(range(count)) - {row["index"] for row in rows}))
+    row_at = {(row["index"] if row["index"] < count else next(gaps)): row for row in rows}
+    ordered = [row_at[slot] for slot in range(count)]
+    last = (count - 1) // SHARD
+    last_is_cut = any(row["index"] >= count and row["index"] // SHARD == last for row in rows)
+    readers = {name: ShardReader(layout) for name, layout in layouts.items()}
+    remaining = {shard: files[shard] for shard in range(last + 1)}
+    for shard in remaining:
+        members = ordered[shard * SHARD : (shard + 1) * SHARD]
+        as_built = all(row["index"] == shard * SHARD + position for position, row in enumerate(members))
+        if as_built and not (shard == last and last_is_cut):
+            continue
+        samples = [{name: _read(reader, row["index"]) for name, reader in readers.items()} for row in members]
+        journal.drop_entries(place, [shard])
+        with writing_shards(layouts, shard) as writers:
+            for position, sample in enumerate(samples):
+                for name, pixels in sample.items():
+                    writers[name].add(position, pixels)
+            remaining[shard] = {name: writer.finish() for name, writer in writers.items()}
+    superfluous = [shard for shard in files if shard > last]
+    journal.drop_entries(place, superfluous)
+    place.remove([layout.key(shard) for shard in superfluous for layout in layouts.values()])
+    return ordered, remaining
+
+
+def _read(reader: ShardReader, sample: int) -> npt.NDArray[Any]:
+    pixels = np.empty((reader.layout.units, *reader.layout.unit_shape), reader.layout.dtype)
+    reader(sample, range(reader.layout.units), pixels)
+    return pixels

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, command_line, print_note, print_written_store
+from contrail_data.cli.common import ExitCode, command_line, open_named, print_note, print_written_store
 from contrail_data.errors import ContrailError
 from contrail_data.sources.base import InputFormat, LabelFilter
 from contrail_data.store.schema import Codec, PixelDtype
@@ -80,20 +80,12 @@ def build_ash(
     strict: Strict = False,
     time: Annotated[
         list[datetime] | None,
-        options.scans(
-            formats=options.TIME_FORMATS,
-            metavar="TIME",
-            help="Time of a sample's reference frame, UTC; repeatable.",
-            show_default="every --every minutes",
+        options.scan_time(
+            help="Time of a sample's reference frame, UTC; repeatable.", show_default="every --every minutes"
         ),
     ] = None,
-    since: Annotated[
-        datetime | None,
-        options.scans(formats=options.TIME_FORMATS, metavar="TIME", help="Time of the first scan, UTC."),
-    ] = None,
-    until: Annotated[
-        datetime | None, options.scans(formats=options.TIME_FORMATS, metavar="TIME", help="Time of the last scan, UTC.")
-    ] = None,
+    since: Annotated[datetime | None, options.scan_time(help="Time of the first scan, UTC.")] = None,
+    until: Annotated[datetime | None, options.scan_time(help="Time of the last scan, UTC.")] = None,
     every: Annotated[int, options.scans(min=1, help="Minutes between samples, if no --time is given.")] = 20,
     at: Annotated[
         list[str] | None,
@@ -159,16 +151,10 @@ def build_ash(
         after=after,
         tolerance=tolerance,
     )
+    first, last = (None if limit is None else datetime64(limit) for limit in (since, until))
+    flags = _parse_quality(quality)
     records = open_scan_source(
-        source,
-        request,
-        recipe,
-        split,
-        since=None if since is None else datetime64(since),
-        until=None if until is None else datetime64(until),
-        product=product,
-        good=_parse_quality(quality),
-        reader=reader,
+        source, request, recipe, split, since=first, until=last, product=product, good=flags, reader=reader
     )
     _build(records, settings, out, **execution)
 
@@ -191,7 +177,6 @@ def append(
     The settings are those of the old store, and records that it already holds are skipped. Complete files of the old
     store are hard-linked if both stores are on one disk, and copied within the service on object storage.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.open import open_source
     from contrail_data.sources.select import settings_of
     from contrail_data.sources.stores import appended
@@ -231,7 +216,6 @@ def subset(
 
     A sample must meet all conditions. The statistics are recomputed.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.select import select_samples, settings_of
     from contrail_data.sources.stores import from_stores
 
@@ -251,7 +235,7 @@ def subset(
 
 
 def merge(
-    stores: Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE")],
+    stores: options.Stores,
     out: options.Out,
     overwrite: options.Overwrite = False,
     workers: options.Workers = options.CORES,
@@ -260,7 +244,6 @@ def merge(
 
     A record that is in several stores must be the same in all of them.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.select import select_distinct, settings_of
     from contrail_data.sources.stores import from_stores
 

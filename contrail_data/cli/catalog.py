@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import add_command
+from contrail_data.cli.common import add_command, open_named
 from contrail_data.errors import ContrailError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def add(
     If the name exists, a store with another digest becomes its next version. If there is no catalog,
     ./data_catalog.yaml is created.
     """
-    from contrail_data.catalog.catalog import CATALOG, add_entry, check_name, find_catalog, open_named
+    from contrail_data.catalog.catalog import CATALOG, add_entry, check_name, find_catalog
     from contrail_data.catalog.file import read_catalog
 
     check_name(name)

@@ -15,11 +15,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from contrail_data.errors import ContrailError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 class ExitCode(IntEnum):
@@ -163,6 +166,21 @@ def print_written_store(out: str | Path, samples: int, resumed: int, digest: str
     finished = f" ({resumed} already finished)" if resumed else ""
     aside = "" if set_aside is None else f", {set_aside} set aside"
     print(f"{out}: {samples} samples{finished}{aside}, {digest}")
+
+
+def open_named(store: str, *, copies: bool = True) -> xr.Dataset:
+    """Open a store when a command runs, see `contrail_data.catalog.catalog.open_named`.
+
+    Args:
+        store: Path, URL or catalog name.
+        copies: Whether to open the local copy of a store that has been pulled.
+
+    Returns:
+        The store.
+    """
+    from contrail_data.catalog import catalog
+
+    return catalog.open_named(store, copies=copies)
 
 
 def command_line() -> list[str]:

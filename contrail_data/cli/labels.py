@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import command_line, print_table, print_written_store
+from contrail_data.cli.common import command_line, open_named, print_table, print_written_store
 from contrail_data.labels.predictor import FrameSelection
 
 
@@ -30,7 +30,6 @@ def pseudo_label(
     how a run uses them is set by data.pseudo. It names its parent and the model by digest, and the records that the
     model was trained on.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.labels.write import write_labels
     from contrail_data.store.schema import Kind
     from contrail_train.inference.load import load_predictor
@@ -56,7 +55,6 @@ def propagate(
 
     The result is a store of pseudo-labels for training, or a second opinion on those of a model.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.labels import flow
 
     selection = FrameSelection.parse(frames)
@@ -73,7 +71,6 @@ def compare_labels(
     Frames that a human labelled are left out. The column "unmoved" is the agreement of B with the human label left
     where it is: what a carried label has to beat.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.labels.agreement import compare_label_stores
 
     header = ["frame", "frames", "pixels of A", "pixels of B", "Dice", "soft Dice", "unmoved"]

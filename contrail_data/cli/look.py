@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, print_fields, print_table
+from contrail_data.cli.common import ExitCode, open_named, print_fields, print_table
 from contrail_data.errors import ContrailError
 from contrail_data.reports.sheets import Sheet
 
 
 def inspect(store: options.Store, as_json: options.AsJson = False) -> None:
     """Print a summary of a store: samples, labels, times, places and origin."""
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.reports import summary
 
     summarised = summary.summarise(open_named(store))
@@ -26,14 +25,11 @@ def inspect(store: options.Store, as_json: options.AsJson = False) -> None:
         print_fields(summary.as_text(summarised))
 
 
-def stats(
-    stores: Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE")],
-) -> None:
+def stats(stores: options.Stores) -> None:
     """Print the channel statistics of the train split, as stored.
 
     For several stores, the statistics of all of them together are printed as well.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.store.stats import combined
 
     statistics = {}
@@ -66,7 +62,6 @@ def report(
 
     One self-contained page: labels, places, times, channels, agreement of the annotators, examples.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.reports.store_page import write_report
     from contrail_data.storage.files import check_new
 
@@ -98,7 +93,6 @@ def preview(
     The label is outlined in yellow. Pictures go into a subfolder named after the store and its digest, so that pictures
     of different stores do not overwrite each other.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.reports import preview as pictures
 
     opened = open_named(store)
@@ -121,7 +115,6 @@ def diff(
     """
     from dataclasses import asdict
 
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.reports.diff import diff as compare
     from contrail_data.reports.diff import diff_lines
 

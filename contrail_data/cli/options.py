@@ -11,16 +11,18 @@ import typer
 from contrail_data.labels.predictor import Symmetries
 
 CORES = os.cpu_count() or 1
-TIME_FORMATS = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
-"""How times (UTC) are written on a command line."""
+time = partial(typer.Option, formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"], metavar="TIME")
+"""An option that takes a time, UTC."""
 
 # Options that `--help` lists in a panel of their own.
 output = partial(typer.Option, rich_help_panel="Output")
 selection = partial(typer.Option, rich_help_panel="Selection")
 execution = partial(typer.Option, rich_help_panel="Execution")
 scans = partial(typer.Option, rich_help_panel="Scans")
+scan_time = partial(time, rich_help_panel="Scans")
 
 Store = Annotated[str, typer.Argument(help="A store: a path, a URL or a name in data_catalog.yaml.", metavar="STORE")]
+Stores = Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE")]
 Out = Annotated[str, output("-o", "--out", help="The store to write: a path or a URL (s3://...).")]
 Overwrite = Annotated[bool, output("--overwrite", help="Replace the store, or the unfinished build, at --out.")]
 OverwriteFile = Annotated[bool, output("--overwrite", help="Replace an existing file.")]

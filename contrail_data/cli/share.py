@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contrail_data.cli import options
+from contrail_data.cli.common import open_named
 from contrail_data.errors import ContrailError
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ def pull(
 
     Commands use a copy in the cache automatically. An interrupted copy continues when the command is run again.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.storage.place import place_of
     from contrail_data.store.cache import cache_place
     from contrail_data.store.transfer import copy_store
@@ -85,7 +85,7 @@ def push(
 
     An interrupted copy continues when the command is run again.
     """
-    from contrail_data.catalog.catalog import CATALOG, add_entry, check_name, find_catalog, open_named
+    from contrail_data.catalog.catalog import CATALOG, add_entry, check_name, find_catalog
     from contrail_data.storage.place import place_of
     from contrail_data.store.transfer import copy_store
 

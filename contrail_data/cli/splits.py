@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, exit_with_error, print_note, print_table
+from contrail_data.cli.common import ExitCode, exit_with_error, open_named, print_note, print_table
 from contrail_data.errors import ContrailError
 
 if TYPE_CHECKING:
@@ -160,7 +160,6 @@ def audit(
 
 def _open_records(name: str, size: int) -> tuple[xr.Dataset | None, xr.Dataset]:
     """A store and its scalars; for a metadata file no store."""
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.metadata import metadata_records
     from contrail_data.store.reader import read_scalars
     from contrail_data.store.schema import Kind, require_kind

@@ -77,9 +77,7 @@ def synth(
 
 def synth_scans(
     out: Folder,
-    start: Annotated[
-        datetime, typer.Option(formats=options.TIME_FORMATS, metavar="TIME", help="Time of the first scan, UTC.")
-    ] = datetime(2024, 3, 1, 12),
+    start: Annotated[datetime, options.time(help="Time of the first scan, UTC.")] = datetime(2024, 3, 1, 12),
     scans: Annotated[int, typer.Option(min=1, max=8, help="Number of scans, 10 minutes apart.")] = 8,
     seed: Seed = 0,
     satellite: Annotated[int, typer.Option(min=16, max=19, help="GOES-16 to GOES-19.")] = 16,

@@ -47,9 +47,7 @@ def predict(
     device: options.Device = "auto",
     time: Annotated[
         list[datetime] | None,
-        options.scans(
-            formats=options.TIME_FORMATS,
-            metavar="TIME",
+        options.scan_time(
             help="Time of a scan to predict, UTC; repeatable.",
             show_default="every scan that has the frames the model needs",
         ),

@@ -36,7 +36,7 @@ from contrail_train.config.settings import with_settings
 from contrail_train.inference.detector import single_network_detector, view_of
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.segmenter import build as build_model
-from contrail_train.runs.device import choose_device
+from contrail_train.runs.distributed import choose_device
 from timing import make_parser, measure, medians, record_folder, run_main, spread, verdict
 
 TARGET = 0.95

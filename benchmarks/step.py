@@ -41,9 +41,9 @@ from contrail_train.inference.detector import normalise, view_of
 from contrail_train.models.segmenter import Segmenter
 from contrail_train.models.segmenter import build as build_model
 from contrail_train.models.temporal import Blocks3d
-from contrail_train.runs.device import choose_device
+from contrail_train.runs.distributed import choose_device
 from contrail_train.training.losses import total_loss
-from contrail_train.training.optim import make_optimiser
+from contrail_train.training.setup import make_optimiser
 from timing import make_parser, measure, medians, record_folder, run_main, spread, verdict
 
 PRESETS = ("unet2d", "unet25d", "ours", "resnetrs50_2d", "resnetrs50_all", "resnetrs50_classifier")
@@ -106,15 +106,8 @@ def stepper(
         height, width = batch.target_b1hw.shape[-2:]
         drawn = draw(config.augment, len(batch.weight_b), height, width, seed=0, step=next(steps))
         x_btchw, target_b1hw = normalise(batch.image_btchw, view), batch.target_b1hw.float() / 255
-        moved = augment_batch(
-            x_btchw,
-            target_b1hw,
-            batch.positive_b1,
-            drawn,
-            config.augment,
-            label_shift=data.label_shift,
-            size=view.size,
-        )
+        given = Batch(x_btchw, target_b1hw, batch.positive_b1, batch.weight_b, None)
+        moved = augment_batch(given, drawn, config.augment, data.label_shift, view.size)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             output = stepped(moved.image_btchw, (height, width))
         optimiser.zero_grad(set_to_none=True)

@@ -11,7 +11,7 @@ from contrail_data.cli import options
 from contrail_data.cli.common import print_table
 
 if TYPE_CHECKING:
-    from contrail_train.runs.calibration import ScoreValues
+    from contrail_train.runs.calibration import Calibration, ScoreValues
 
 MODEL_HELP = "Directory of a finished run or pipeline, or an exported file (.pt2, .onnx)."
 
@@ -26,6 +26,29 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting; the value is YAML. Repeatable.", metavar="KEY=VALUE"),
 ]
+
+LABELS = {
+    "records": "records (positive; groups)",
+    "dice": "global Dice",
+    "interval": "  95 % interval over groups",
+    "dice_without_gate": "  without the gate",
+    "precision": "precision",
+    "recall": "recall",
+    "auc_pr": "AUC-PR of pixels",
+    "tolerant_dice": "Dice within 2 pixels",
+    "record_dice": "Dice of records (any contrail)",
+    "record_auc_pr": "AUC-PR of records, by score",
+    "threshold": "threshold",
+    "gate": "gate",
+    "counts": "pixels tp, fp, fn",
+}
+"""The rows of a table of scores."""
+LABELS_OF_RECORDS = dict.fromkeys(("dice_without_gate", "auc_pr", "tolerant_dice", "record_dice", "gate"), "") | {
+    "dice": "Dice of records (any contrail)",
+    "record_auc_pr": "AUC-PR of records",
+    "counts": "records tp, fp, fn",
+}
+"""What differs for a classifier of records; rows without a label are left out."""
 
 
 def interval_text(scores: ScoreValues) -> str:
@@ -49,49 +72,29 @@ def print_scores(title: str, scores: ScoreValues, *, of_records: bool = False) -
         scores: Scores over labelled records.
         of_records: Whether the model classifies records, so that scores count records instead of pixels.
     """
-
-    def _number(value: float | None) -> str:
-        return "none" if value is None else f"{value:.4f}"
-
-    counts = f"{scores['records']} ({scores['positive_records']}; {scores['groups']})"
-    confusion = f"{scores['tp']:,}, {scores['fp']:,}, {scores['fn']:,}"
-    rows = [
-        ("records (positive; groups)", counts),
-        ("Dice of records (any contrail)" if of_records else "global Dice", _number(scores["dice"])),
-        ("  95 % interval over groups", interval_text(scores)),
-    ]
-    if not of_records:
-        rows.append(("  without the gate", _number(scores["dice_without_gate"])))
-    rows += [("precision", _number(scores["precision"])), ("recall", _number(scores["recall"]))]
-    if not of_records:
-        rows += [
-            ("AUC-PR of pixels", _number(scores["auc_pr"])),
-            ("Dice within 2 pixels", _number(scores["tolerant_dice"])),
-            ("Dice of records (any contrail)", _number(scores["record_dice"])),
-        ]
-    rows.append(
-        ("AUC-PR of records" if of_records else "AUC-PR of records, by score", _number(scores["record_auc_pr"]))
-    )
-    rows.append(("threshold", _number(scores["threshold"])))
-    if not of_records:
-        rows.append(("gate", _number(scores["gate"])))
-    rows.append((f"{'records' if of_records else 'pixels'} tp, fp, fn", confusion))
+    texts = {
+        "records": f"{scores['records']} ({scores['positive_records']}; {scores['groups']})",
+        "interval": interval_text(scores),
+        "counts": f"{scores['tp']:,}, {scores['fp']:,}, {scores['fn']:,}",
+    }
+    rows = []
+    for key, label in (LABELS | (LABELS_OF_RECORDS if of_records else {})).items():
+        value = scores.get(key)
+        if label:
+            rows.append((label, texts.get(key) or ("none" if value is None else f"{value:.4f}")))
     print_table(title, ["score", ""], rows)
 
 
-def print_holdout(
-    title: str, scores: ScoreValues | None, threshold: float, *, reason: str, of_records: bool = False
-) -> None:
+def print_holdout(title: str, calibration: Calibration, *, reason: str, of_records: bool = False) -> None:
     """Print the scores on held-out records, or that there are none.
 
     Args:
         title: Line above the table.
-        scores: Scores on the held-out records; None if the threshold was not calibrated.
-        threshold: The threshold.
+        calibration: Calibration of the finished run or pipeline.
         reason: Why the threshold was not calibrated, if so.
         of_records: As in `print_scores`.
     """
-    if scores is None:
-        print(f"threshold {threshold:.4f}, not calibrated: {reason}")
+    if (scores := calibration["holdout"]) is None:
+        print(f"threshold {calibration['threshold']:.4f}, not calibrated: {reason}")
     else:
         print_scores(title, scores, of_records=of_records)

@@ -7,7 +7,7 @@ import logging
 import typer
 
 from contrail_data.cli.common import add_command, run_app
-from contrail_train.cli import predict, presets, score, train
+from contrail_train.cli import predict, score, train
 
 GROUPS = {
     "Train": (train.run, train.pipeline, train.rounds, train.soup),
@@ -21,7 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train contrail detectors on contrail-data stores, evaluate them, and predict.",
 )
-app.add_typer(presets.app, name="presets", rich_help_panel="Train")
+presets = typer.Typer(no_args_is_help=True, help="Named runs and pipelines.")
+app.add_typer(presets, name="presets", rich_help_panel="Train")
+for name, listing in (("ls", train.list_presets), ("pipelines", train.list_pipelines), ("show", train.show_preset)):
+    add_command(presets, listing, name=name)
 for panel, commands in GROUPS.items():
     for command in commands:
         add_command(app, command, panel=panel)

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from contrail_data.errors import ContrailError
 from contrail_train.runs.checkpoint import file_digest
-from contrail_train.runs.directory import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS
+from contrail_train.runs.directory import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS, write_json
 
 
 class ScoreValues(TypedDict):
@@ -133,10 +133,9 @@ def find_calibration(path: Path) -> Calibration | None:
     if not (path / CALIBRATION).is_file():
         return None
     try:
-        calibration: Calibration = dict(json.loads((path / CALIBRATION).read_bytes()))  # type: ignore[assignment]
+        return dict(json.loads((path / CALIBRATION).read_bytes()))  # type: ignore[return-value]
     except (OSError, ValueError, TypeError):
         raise ContrailError(f"{path / CALIBRATION}: damaged; remove it and repeat the command that wrote it") from None
-    return calibration
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -166,3 +165,13 @@ def read_calibration(path: Path) -> Calibration:
             f"{path / WEIGHTS}: not the file that the run ended with; restore it, or remove {path} and train again"
         )
     return calibration
+
+
+def finish(path: Path, calibration: Calibration) -> None:
+    """Mark a run or pipeline as finished.
+
+    Args:
+        path: Run or pipeline directory.
+        calibration: Its calibration.
+    """
+    write_json(path / CALIBRATION, calibration)

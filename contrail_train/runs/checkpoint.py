@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,63 +35,56 @@ class TrainingState:
     best: Sequence[tuple[float, int]] = ()
     """(hold-out Dice, step) of the best epochs so far, the best first."""
 
+    def save(self, out: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        """Write a checkpoint and delete all but the latest ones.
 
-def save_checkpoint(
-    out: Path, state: TrainingState, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> None:
-    """Write a checkpoint and delete all but the latest ones.
+        Args:
+            out: Run directory.
+            model: The model in training.
+            average: Moving average of its weights.
+            optimiser: Its optimiser.
+        """
+        tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+        tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
+        for index, values in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{key}": value for key, value in values.items()}
+        (out / CHECKPOINTS).mkdir(exist_ok=True)
+        save_tensors(out / CHECKPOINTS / f"step-{self.step:08d}.safetensors", tensors, asdict(self))
+        for old in checkpoints(out)[:-KEEP]:
+            old.unlink()
 
-    Args:
-        out: Run directory.
-        state: Step, and what else resuming needs.
-        model: The model in training.
-        average: Moving average of its weights.
-        optimiser: Its optimiser.
-    """
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
-    for index, values in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{key}": value for key, value in values.items()}
-    (out / CHECKPOINTS).mkdir(exist_ok=True)
-    save_tensors(out / CHECKPOINTS / f"step-{state.step:08d}.safetensors", tensors, asdict(state))
-    for old in checkpoints(out)[:-KEEP]:
-        old.unlink()
+    def load(self, out: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> bool:
+        """Restore the latest readable checkpoint.
+
+        Args:
+            out: Run directory.
+            model: Receives the weights.
+            average: Receives the moving average.
+            optimiser: Receives the optimiser's state.
+
+        Returns:
+            Whether there was one.
+        """
+        for path in reversed(checkpoints(out)):
+            try:
+                tensors, metadata = read_tensors(path)
+            except ContrailError:
+                continue  # damaged: this is why the one before it is kept
+            model.load_state_dict(_part(tensors, "model."))
+            average.load_state_dict(_part(tensors, "average."))
+            moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
+            for key, value in _part(tensors, "optimiser.").items():
+                index, name = key.split(".", 1)
+                moments[int(index)][name] = value
+            optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+            self.micro_batch, self.step = metadata["micro_batch"], metadata["step"]
+            self.best = [(dice, step) for dice, step in metadata["best"]]
+            return True
+        return False
 
 
-def load_checkpoint(
-    out: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> TrainingState | None:
-    """Restore the latest readable checkpoint.
-
-    Args:
-        out: Run directory.
-        model: Receives the weights.
-        average: Receives the moving average.
-        optimiser: Receives the optimiser's state.
-
-    Returns:
-        The state of the checkpoint, or None if there is none.
-    """
-    for path in reversed(checkpoints(out)):
-        try:
-            tensors, metadata = read_tensors(path)
-        except ContrailError:
-            continue  # damaged: this is why the one before it is kept
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
-        for key, value in tensors.items():
-            part, name = key.split(".", 1)
-            parts[part][name] = value
-        model.load_state_dict(parts["model"])
-        average.load_state_dict(parts["average"])
-        optimiser_state = optimiser.state_dict()
-        optimiser_state["state"] = {}
-        for key, value in parts["optimiser"].items():
-            index, name = key.split(".", 1)
-            optimiser_state["state"].setdefault(int(index), {})[name] = value
-        optimiser.load_state_dict(optimiser_state)
-        best = [(dice, step) for dice, step in metadata["best"]]
-        return TrainingState(metadata["micro_batch"], metadata["step"], best)
-    return None
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def checkpoints(out: Path) -> list[Path]:

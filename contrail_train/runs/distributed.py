@@ -1,4 +1,4 @@
-"""Several processes on one run, started by `torchrun`: ranks, sums over processes, synchronised batch norms."""
+"""The device of a run, and its processes if `torchrun` starts several: ranks, sums, synchronised batch norms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.nn import functional
 
 from contrail_data.errors import ContrailError
 
@@ -42,6 +41,31 @@ class Ranks:
 
 ALONE = Ranks()
 """A single process."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name, after checking that it can be used.
+
+    Args:
+        name: A torch device, such as `cpu` or `cuda:1`, or `auto`: CUDA if available, otherwise the CPU.
+
+    Returns:
+        The device.
+
+    Raises:
+        ContrailError: If the device is not usable on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+        reason = "" if device.type in ("cpu", "cuda") else "only cpu and cuda are supported"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:80]
+    if reason:
+        raise ContrailError(f"device {name!r}: not usable on this machine ({reason}); try auto")
+    return device
 
 
 def join(device: torch.device) -> tuple[Ranks, torch.device]:
@@ -117,11 +141,7 @@ class _AllReduceSum(torch.autograd.Function):
         dist.all_reduce(x)
         return x
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.clone()
-        dist.all_reduce(grad)
-        return grad
+    backward = forward  # each process's input adds to the sums of all
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
@@ -136,26 +156,19 @@ def sum_over_processes(x: Tensor) -> Tensor:
     Returns:
         The sum, of the same shape; `x` itself in a single process.
     """
-    result: Tensor = _AllReduceSum.apply(x) if dist.is_initialized() else x
-    return result
+    return _AllReduceSum.apply(x) if dist.is_initialized() else x
 
 
-class SyncedBatchNorm(nn.Module):
+class SyncedBatchNorm(nn.BatchNorm2d):
     """A 2-D batch norm over the batches of all processes, on any device; torch's own needs a GPU.
 
     Args:
-        norm: Its weights are kept, under the same names, and so is the activation that timm's norms include.
+        norm: Its weights are copied, under the same names, and the activation that timm's norms include is kept.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
     def __init__(self, norm: nn.BatchNorm2d) -> None:
-        super().__init__()
-        self.weight, self.bias, self.eps, self.momentum = norm.weight, norm.bias, norm.eps, norm.momentum or 0.1
-        for name in ("running_mean", "running_var", "num_batches_tracked"):
-            self.register_buffer(name, getattr(norm, name))
+        super().__init__(norm.num_features, norm.eps, norm.momentum or 0.1)
+        self.load_state_dict(norm.state_dict())
         self.after = nn.Sequential(*(m for n in ("drop", "act") if isinstance(m := getattr(norm, n, None), nn.Module)))
 
     def forward(self, x_bchw: Tensor) -> Tensor:
@@ -168,8 +181,7 @@ class SyncedBatchNorm(nn.Module):
             The normalised batch, of the same shape.
         """
         if not self.training:
-            moments = self.running_mean, self.running_var
-            return self.after(functional.batch_norm(x_bchw, *moments, self.weight, self.bias, eps=self.eps))
+            return self.after(super().forward(x_bchw))
         count = sum_over_processes(x_bchw.new_tensor([x_bchw.numel() / x_bchw.shape[1]]))
         mean_c = sum_over_processes(x_bchw.sum((0, 2, 3))) / count
         centred_bchw = x_bchw - mean_c[:, None, None]

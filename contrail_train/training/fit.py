@@ -5,12 +5,18 @@ resumes from its last checkpoint and ends with the weights it would have had any
 
 There is one process per device. Under `torchrun` each takes its share of every step's batch; losses are those of the
 whole batch.
+
+A rehearsal takes three steps, from which the cost of the run is estimated.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import resource
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,35 +29,21 @@ from torch import Tensor
 from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
 from contrail_train.config.schema import RunConfig
-from contrail_train.data.loader import Batch, epoch_order, load, share_of, step_rows
+from contrail_train.data.loader import Batch, epoch_order, load, share_of, step_rows, steps_per_epoch
+from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import calibrate
-from contrail_train.evaluation.score import EvaluationOptions, holdout_dice, score
+from contrail_train.evaluation.score import holdout_dice, score
 from contrail_train.inference.detector import on_label_grid
-from contrail_train.runs.calibration import Calibration, Grid, find_calibration
-from contrail_train.runs.checkpoint import (
-    TrainingState,
-    file_digest,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-    save_mean,
-    save_tensors,
-)
-from contrail_train.runs.directory import (
-    CALIBRATION,
-    CONFIG,
-    WEIGHTS,
-    MetricsLog,
-    begin_run,
-    locked_directory,
-    write_json,
-)
+from contrail_train.runs.calibration import Calibration, Grid, find_calibration, finish
+from contrail_train.runs.checkpoint import TrainingState, file_digest, load_weights, save_mean, save_tensors
+from contrail_train.runs.directory import CONFIG, METRICS, WEIGHTS, MetricsLog, begin_run, locked_directory
 from contrail_train.runs.distributed import leave, wait
-from contrail_train.training.optim import train_mode
-from contrail_train.training.setup import Setup, set_up
+from contrail_train.training.setup import Setup, train_mode
 from contrail_train.training.step import train_step
 
 CANDIDATES = "candidates"
+REHEARSAL_STEPS = 3  # the first warms up
+SCORING_COST = 1 / 3  # of a step: a forward pass and no backward pass
 LOG_EVERY = 10  # steps; the losses of the steps between stay on the device until then
 
 
@@ -77,7 +69,7 @@ def fit(
     Raises:
         ContrailError: If the data does not fit, `out` holds something else, or a loss is not finite.
     """
-    setup = set_up(config)
+    setup = Setup(config)
     ranks = setup.ranks
     with locked_directory(out, CONFIG, "run directory") if ranks.first else contextlib.nullcontext():
         if ranks.first:
@@ -87,10 +79,9 @@ def fit(
             ranks.say(f"{out}: already finished")
             return calibration
         (out / CANDIDATES).mkdir(exist_ok=True)
-        state = load_checkpoint(out, setup.model, setup.average.module, setup.optimiser)
-        if state is not None:
+        state = TrainingState(config.micro_batch or config.batch_size)
+        if state.load(out, setup.model, setup.average.module, setup.optimiser):
             ranks.say(f"resumed at step {state.step}")
-        state = state or TrainingState(config.micro_batch or config.batch_size)
         last_step = min(setup.total_steps, stop_after or setup.total_steps)
         with contextlib.closing(MetricsLog(out, state.step, ranks.first)) as log:
             _train(setup, state, out, log, last_step=last_step, checkpoint_seconds=60 * checkpoint_minutes)
@@ -98,7 +89,7 @@ def fit(
             return None
         calibration = _calibrate(setup, state, out)
         if ranks.first:
-            write_json(out / CALIBRATION, calibration)
+            finish(out, calibration)
             shutil.rmtree(out / CANDIDATES)
     leave(ranks)
     return calibration
@@ -112,8 +103,8 @@ def _train(
     losses: list[Tensor] = []
     log_start = last_checkpoint = time.monotonic()
     note = ""
-    bar = progress("train", last_step, state.step, unit="steps") if ranks.first else contextlib.nullcontext(_ignore)
-    with bar as advance:
+    silent = contextlib.nullcontext(lambda _, __: None)
+    with progress("train", last_step, state.step, unit="steps") if ranks.first else silent as advance:
         while state.step < last_step:
             epoch = state.step // setup.steps_per_epoch
             train_mode(setup.model, config)
@@ -133,16 +124,13 @@ def _train(
                     losses, log_start = [], time.monotonic()
                 advance(1, note)
                 if checkpoint_due:
-                    _save_checkpoint(setup, state, out)
+                    if ranks.first:
+                        state.save(out, setup.model, setup.average.module, setup.optimiser)
                     last_checkpoint = time.monotonic()
                 if state.step == last_step < setup.total_steps:
                     return
             _end_epoch(setup, state, out, log)
             log_start = last_checkpoint = time.monotonic()
-
-
-def _ignore(count: int, note: str) -> None:
-    """Take the place of a progress display."""
 
 
 def _rows_of_epoch(setup: Setup, epoch: int) -> list[npt.NDArray[np.int64]]:
@@ -181,16 +169,11 @@ def _mean_loss(setup: Setup, state: TrainingState, losses: list[Tensor], out: Pa
     )
 
 
-def _save_checkpoint(setup: Setup, state: TrainingState, out: Path) -> None:
-    if setup.ranks.first:
-        save_checkpoint(out, state, setup.model, setup.average.module, setup.optimiser)
-
-
 def _end_epoch(setup: Setup, state: TrainingState, out: Path, log: MetricsLog) -> None:
     """Score the averaged weights on the hold-out, keep them if they are among the best, and save a checkpoint."""
     model = setup.average.module.eval()
     detect, holdout = on_label_grid(setup.detector, setup.label_shift), setup.data.holdout
-    dice = holdout_dice(score(detect, holdout, _evaluation_options(setup), 0.5))
+    dice = holdout_dice(score(detect, holdout, setup.evaluation, 0.5))
     if dice is not None:
         log.write(state.step, holdout_dice=dice)
     # without held-out positives all are equal, and the last ones are kept
@@ -199,7 +182,7 @@ def _end_epoch(setup: Setup, state: TrainingState, out: Path, log: MetricsLog) -
         candidates = _candidates(out, state)
         if state.step in candidates:
             save_tensors(candidates[state.step], model.state_dict(), {"step": state.step, "holdout_dice": dice})
-        _save_checkpoint(setup, state, out)
+        state.save(out, setup.model, setup.average.module, setup.optimiser)
         for old in set((out / CANDIDATES).iterdir()) - set(candidates.values()):
             old.unlink()
 
@@ -207,11 +190,6 @@ def _end_epoch(setup: Setup, state: TrainingState, out: Path, log: MetricsLog) -
 def _candidates(out: Path, state: TrainingState) -> dict[int, Path]:
     """The files of the best epochs' weights, by step."""
     return {step: out / CANDIDATES / f"step-{step:08d}.safetensors" for _, step in state.best}
-
-
-def _evaluation_options(setup: Setup) -> EvaluationOptions:
-    """How the hold-out is read, without a progress display."""
-    return EvaluationOptions(setup.device, setup.config.batch_size, setup.config.data.threads, None, setup.ranks)
 
 
 def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
@@ -224,7 +202,7 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
     wait(ranks)
     load_weights(out / WEIGHTS, setup.average.module)
     setup.average.module.eval()
-    calibrated = calibrate(setup.detector, data.holdout, _evaluation_options(setup), shift=setup.label_shift)
+    calibrated = calibrate(setup.detector, data.holdout, setup.evaluation, shift=setup.label_shift)
     seen = {*data.train.record_id.tolist(), *data.holdout.record_id.tolist(), *data.labellers_saw}
     return {
         "threshold": calibrated.choice.threshold,
@@ -240,3 +218,42 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
         "stores": data.digests,
         "weights": file_digest(out / WEIGHTS),
     }
+
+
+def rehearse(config: RunConfig) -> dict[str, str]:
+    """Take three steps of a run in a temporary directory and estimate what the whole run costs.
+
+    Args:
+        config: Settings of the run.
+
+    Returns:
+        Measurements in words, by heading; of several processes only the first returns any.
+    """
+    is_first = os.environ.get("RANK", "0") == "0"
+    # torchrun's processes share a run directory, and their parent
+    owner = f"of-{os.getppid()}" if "RANK" in os.environ else f"{os.getpid()}"
+    folder = Path(tempfile.gettempdir()) / f"contrail-dry-run-{owner}"
+    try:
+        fit(config, folder / "run", stop_after=REHEARSAL_STEPS)
+        if not is_first:
+            return {}
+        lines = [json.loads(line) for line in (folder / "run" / METRICS).read_text().splitlines()]
+    finally:
+        if is_first:
+            shutil.rmtree(folder, ignore_errors=True)
+    rates = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
+    rate = max(rates[1:] or rates)
+    data = open_training_data(config.data)
+    count, batch = len(data.train), min(config.batch_size, len(data.train))
+    steps = config.epochs * steps_per_epoch(count, config.batch_size)
+    seconds = config.epochs * (count + SCORING_COST * len(data.holdout)) / rate
+    duration = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    measurements = {
+        "speed": f"{rate:.1f} samples/s, {batch / rate:.2f} s per step of {batch}",
+        "run": f"{steps} steps in {config.epochs} epochs: about {duration}, including scoring of the hold-out",
+        "memory": f"peak {memory:.1f} GiB",
+    }
+    if torch.cuda.is_available():
+        measurements["GPU memory"] = f"peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+    return measurements

@@ -1,39 +1,25 @@
 """The loss: a weighted sum of terms of the mask, of a decoder's other maps and of the record.
 
-Every term but one is a function of sums over pixels. `total` adds these sums up over all processes before anything is
-divided, so each process has the loss of the global batch. If its backward pass adds up the gradients likewise, as that
-of an all-reduce does, and the processes' gradients are then averaged, as DistributedDataParallel does, the result is
-the gradient of a single process on the whole batch. The exception is the Lovász hinge, which sorts: it is the mean over
-processes.
+Every term but one is a function of sums over pixels. These are added up over all processes before anything is divided,
+so each process has the loss of the global batch. As the backward pass adds up the gradients likewise, and
+DistributedDataParallel then averages those of the processes, the result is the gradient of a single process on the
+whole batch. The exception is the Lovász hinge, which sorts: it is the mean over processes.
 
 In every term a pixel counts by its sample's weight times its validity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from contrail_train.config.schema import LossConfig
+from contrail_train.runs.distributed import sum_over_processes
 
-Total = Callable[[Tensor], Tensor]
-"""Sums a tensor over all processes."""
 SMOOTH = 1.0  # pixels added to both sides of Dice
-
-
-def only_this_process(sums: Tensor) -> Tensor:
-    """Serve as the `total` of a single process.
-
-    Args:
-        sums: Any tensor.
-
-    Returns:
-        The tensor itself.
-    """
-    return sums
 
 
 def total_loss(
@@ -43,9 +29,8 @@ def total_loss(
     weight_b: Tensor,
     config: LossConfig,
     valid_b1hw: Tensor | None = None,
-    total: Total = only_this_process,
 ) -> Tensor:
-    """Return the loss of all that a model predicts; calls `total` once.
+    """Return the loss of all that a model predicts; the processes wait for one another once.
 
     If mask and record are learnt together, the mask learns from positive records only.
 
@@ -57,13 +42,9 @@ def total_loss(
         weight_b: Weight of each sample, at least 0; a batch of zeros has loss and gradient 0.
         config: The terms and their weights.
         valid_b1hw: Validity of each pixel, from 0 (ignored) to 1; None: all are valid.
-        total: Sums over processes.
 
     Returns:
         A float32 scalar.
-
-    Raises:
-        ValueError: If the output has neither mask nor record.
     """
     mask, record = output.get("logits_b1hw"), output.get("record_logit_b1")
     auxiliary = output.get("auxiliary_bkhw")
@@ -71,10 +52,9 @@ def total_loss(
     mask_weight_b = weight_b if record is None else weight_b * positive_b1[:, 0]
     parts = [_mask_sums(m, target_b1hw, mask_weight_b, config, valid_b1hw) for m in maps]
     if record is not None:
-        parts.append(_record_sums(record, positive_b1, weight_b, config))
-    if not parts:
-        raise ValueError(f"the model's output has neither mask nor record: {sorted(output)}")
-    sums = total(torch.cat(parts)).split([len(p) for p in parts])
+        error_b1 = cross_entropy(record.float(), positive_b1.float(), config.pos_weight, config.label_smoothing)
+        parts.append(torch.stack([(weight_b.float() * error_b1[:, 0]).sum(), weight_b.float().sum()]))
+    sums = sum_over_processes(torch.cat(parts)).split([len(p) for p in parts])
     losses = [_mask_loss(s, config) for s in sums[: len(maps)]]
     loss = losses[0] if losses else torch.zeros_like(sums[-1][0])
     if len(losses) > 1:
@@ -82,48 +62,6 @@ def total_loss(
     if record is not None:
         loss = loss + config.record * _mean(*sums[-1])
     return loss
-
-
-def segmentation_loss(
-    logits_b1hw: Tensor,
-    target_b1hw: Tensor,
-    weight_b: Tensor,
-    config: LossConfig,
-    valid_b1hw: Tensor | None = None,
-    total: Total = only_this_process,
-) -> Tensor:
-    """Return the weighted sum of the mask's terms; calls `total` once.
-
-    Args:
-        logits_b1hw: Any floating type.
-        target_b1hw: Probabilities in [0, 1].
-        weight_b: Weight of each sample, at least 0.
-        config: The terms and their weights.
-        valid_b1hw: Validity of each pixel, from 0 (ignored) to 1; None: all are valid.
-        total: Sums over processes.
-
-    Returns:
-        A float32 scalar.
-    """
-    return _mask_loss(total(_mask_sums(logits_b1hw, target_b1hw, weight_b, config, valid_b1hw)), config)
-
-
-def record_loss(
-    record_logit_b1: Tensor, positive_b1: Tensor, weight_b: Tensor, config: LossConfig, total: Total = only_this_process
-) -> Tensor:
-    """Return the cross-entropy of "has a contrail", the weighted mean over samples; calls `total` once.
-
-    Args:
-        record_logit_b1: Any floating type.
-        positive_b1: Probability that the record has a contrail.
-        weight_b: Weight of each sample, at least 0.
-        config: Weight of positive records, and label smoothing.
-        total: Sums over processes.
-
-    Returns:
-        A float32 scalar, not yet multiplied by `config.record`.
-    """
-    return _mean(*total(_record_sums(record_logit_b1, positive_b1, weight_b, config)))
 
 
 def cross_entropy(logits: Tensor, target: Tensor, pos_weight: float = 1.0, smoothing: float = 0.0) -> Tensor:
@@ -242,14 +180,6 @@ def _mask_loss(sums: Tensor, config: LossConfig) -> Tensor:
     if config.lovasz:
         loss = loss + config.lovasz * hinge / hinge_weight.clamp_min(1)
     return loss
-
-
-def _record_sums(record_logit_b1: Tensor, positive_b1: Tensor, weight_b: Tensor, config: LossConfig) -> Tensor:
-    """Weighted cross-entropy and weight, summed over this process's samples: (2,) float32."""
-    logit_b1, target_b1 = record_logit_b1.float(), positive_b1.float()
-    error_b1 = cross_entropy(logit_b1, target_b1, config.pos_weight, config.label_smoothing)
-    weight_b = weight_b.float()
-    return torch.stack([(weight_b * error_b1[:, 0]).sum(), weight_b.sum()])
 
 
 def _mean(weighted: Tensor, weight: Tensor) -> Tensor:

@@ -1,198 +1,209 @@
-"""Preparation of a run: device, data, model, optimiser and weight average, with the notes that they call for."""
+"""Preparation of a run: device, data, model, weight average, freezing, optimiser and learning rate, with notes."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import PseudoConfig, RunConfig
+from contrail_train.config.schema import OptimConfig, PseudoConfig, RunConfig
 from contrail_train.data.loader import steps_per_epoch
-from contrail_train.data.training_data import TrainingData, open_training_data
-from contrail_train.inference.detector import Detector, Shift, View, single_network_detector, view_of
+from contrail_train.data.training_data import open_training_data
+from contrail_train.evaluation.score import EvaluationOptions
+from contrail_train.inference.detector import Shift, single_network_detector, view_of
 from contrail_train.models.encoder import check_encoder
 from contrail_train.models.segmenter import Segmenter, build
-from contrail_train.runs.device import choose_device
-from contrail_train.runs.distributed import Ranks, join, sync_batch_norms
-from contrail_train.training.optim import freeze, make_optimiser
-from contrail_train.training.start import Start, start_from, weights_file
+from contrail_train.runs.calibration import find_calibration
+from contrail_train.runs.checkpoint import file_digest, read_tensors
+from contrail_train.runs.directory import WEIGHTS
+from contrail_train.runs.distributed import Ranks, choose_device, join, sync_batch_norms
 
 FEW_GROUPS = 10
 
 
-@dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a run consists of; tensors apart, nothing in it changes during training."""
+    """What a run consists of; tensors apart, nothing in it changes during training.
 
-    config: RunConfig
-    ranks: Ranks
-    device: torch.device
-    bf16: bool
-    """Whether the forward pass is in bfloat16 autocast rather than float32."""
-    data: TrainingData
-    label_shift: Shift
-    """(down, right) offset that augmentation removes from the labels, pixels."""
-    view: View
-    model: Segmenter
-    parallel: nn.Module
-    """The model as it is called in a step: compiled, over several processes, or as it is."""
-    average: ModelEmaV3
-    """Moving average of the model's weights."""
-    detector: Detector
-    """The averaged weights, shared, as a detector."""
-    optimiser: torch.optim.Optimizer
-    start: Start | None
-    """Weights of an earlier run that it starts from."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps in an epoch."""
-        return steps_per_epoch(len(self.data.train), self.config.batch_size)
-
-    @property
-    def total_steps(self) -> int:
-        """Optimiser steps in the run."""
-        return self.config.epochs * self.steps_per_epoch
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """Digest by name of the stores, and of the weights that the run starts from."""
-        return self.data.digests | ({str(self.config.start): self.start.digest} if self.start else {})
-
-
-def set_up(config: RunConfig) -> Setup:
-    """Open the data of a run and build its model, printing what they are and what is unusual about them.
+    Opens the data and builds the model, printing what they are and what is unusual about them.
 
     Args:
         config: Settings of the run.
-
-    Returns:
-        The run, ready for its first step.
 
     Raises:
         ContrailError: If device, data, encoder or the weights to start from cannot be used, or `data.pseudo` has no
             effect.
     """
-    ranks, device = join(choose_device(config.device))
-    check_encoder(config.model.encoder, config.model.pretrained)  # before minutes may go into opening stores
-    if config.start is not None:
-        weights_file(Path(config.start))
-    bf16 = _uses_bf16(config, device)
-    ranks.say(f"device {device}, {'bf16 autocast' if bf16 else 'float32'}, {torch.get_num_threads()} CPU threads")
-    data = open_training_data(config.data)
-    if not data.pseudo_labelled and config.data.pseudo != PseudoConfig():
-        raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
-    for line in _data_notes(config, data):
-        ranks.say(line)
-    label_shift = data.label_shift if config.augment.label_shift is None else config.augment.label_shift
 
-    torch.manual_seed(config.seed)
-    model = build(config.model, len(data.composite["channels"]), config.data.frames)
-    start = start_from(Path(config.start), model) if config.start is not None else None
-    if ranks.world > 1:
-        sync_batch_norms(model, device)
-    model.to(device)
-    if device.type == "cuda" or not has_thin_strided_pointwise(model):
-        model.to(memory_format=torch.channels_last)  # half the time of a step on CPU
-    freeze(model, config)
-    average = ModelEmaV3(model, decay=config.optim.ema, use_warmup=True)
-    optimiser = make_optimiser(model, config.optim)
-    for line in _model_notes(config, data, model, start):
-        ranks.say(line)
-    view = view_of(config, data.statistics, device)
-    # the part of the labels' offset that augmentation does not remove is learnt: masks lie off the image by it
-    mask_shift = data.label_shift[0] - label_shift[0], data.label_shift[1] - label_shift[1]
-    return Setup(
-        config=config,
-        ranks=ranks,
-        device=device,
-        bf16=bf16,
-        data=data,
-        label_shift=label_shift,
-        view=view,
-        model=model,
-        parallel=_parallel(model, config, ranks, device),
-        average=average,
-        detector=single_network_detector(
-            average.module, view, config.model.head, top_k=config.top_k, mask_shift=mask_shift
-        ),
-        optimiser=optimiser,
-        start=start,
-    )
-
-
-def _uses_bf16(config: RunConfig, device: torch.device) -> bool:
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return config.precision == "bf16"
-
-
-def _parallel(model: Segmenter, config: RunConfig, ranks: Ranks, device: torch.device) -> nn.Module:
-    """The model as it is called in a step."""
-    parallel: nn.Module = model
-    if config.compile:
-        parallel = torch.compile(model, dynamic=False)  # type: ignore[assignment]
-    if ranks.world > 1:
-        parallel = DistributedDataParallel(parallel, [device.index] if device.type == "cuda" else None)
-    return parallel
-
-
-def _data_notes(config: RunConfig, data: TrainingData) -> list[str]:
-    """What is trained on and held out, and what is unusual about it."""
-    notes = []
-    if data.without_neighbours:
-        notes.append(
-            f"{data.without_neighbours} labelled frames left out: their samples lack some of the frames "
-            f"{config.data.frames} around them"
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.ranks, self.device = join(choose_device(config.device))
+        check_encoder(config.model.encoder, config.model.pretrained)  # before minutes may go into opening stores
+        if config.start is not None:
+            _weights_file(Path(config.start))
+        on_gpu = self.device.type == "cuda"
+        self.bf16 = (
+            on_gpu and torch.cuda.is_bf16_supported() if config.precision == "auto" else config.precision == "bf16"
         )
-    if data.leaking:
-        notes.append(f"{data.leaking} frames left out: their records leak into held-out ones")
-    groups, count = len(set(data.holdout.group)), len(data.train)
-    pseudo = f", {data.pseudo_labelled} of them pseudo-labelled" if data.pseudo_labelled else ""
-    steps = steps_per_epoch(count, config.batch_size)
-    notes.append(
-        f"{count} frames to train on{pseudo}; {len(data.holdout)} held out in {groups} groups; batches of "
-        f"{min(config.batch_size, count)}: {config.epochs} epochs x {steps} steps = {config.epochs * steps} steps"
-    )
-    if 0 < groups < FEW_GROUPS:
-        notes.append(f"warning: {groups} held-out groups (site, day) are too few to compare epochs or thresholds by")
-    if not data.train.positive.any():
-        notes.append("warning: none of the frames to train on has a contrail: the model will learn to predict none")
-    if config.batch_size > count:
-        notes.append(f"note: batch_size={config.batch_size} exceeds the {count} frames: each step takes all of them")
-    return notes
+        """Whether the forward pass is in bfloat16 autocast rather than float32."""
+        precision = "bf16 autocast" if self.bf16 else "float32"
+        self.ranks.say(f"device {self.device}, {precision}, {torch.get_num_threads()} CPU threads")
+        self.data = data = open_training_data(config.data)
+        if not data.pseudo_labelled and config.data.pseudo != PseudoConfig():
+            raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
+        self.steps_per_epoch = steps_per_epoch(len(data.train), config.batch_size)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self._describe_data()
+        self.label_shift: Shift = data.label_shift if config.augment.label_shift is None else config.augment.label_shift
+        """(down, right) offset that augmentation removes from the labels, pixels."""
 
+        torch.manual_seed(config.seed)
+        self.model = build(config.model, len(data.composite["channels"]), config.data.frames)
+        self.start = None if config.start is None else start_from(Path(config.start), self.model, self.ranks)
+        """Weights of an earlier run that it starts from."""
+        self.digests = data.digests | ({str(config.start): self.start.digest} if self.start else {})
+        """Digest by name of the stores, and of these weights."""
+        if self.ranks.world > 1:
+            sync_batch_norms(self.model, self.device)
+        self.model.to(self.device)
+        if on_gpu or not has_thin_strided_pointwise(self.model):
+            self.model.to(memory_format=torch.channels_last)  # half the time of a step on CPU
+        for module in frozen_modules(self.model, config):
+            module.requires_grad_(False)
+        self.average = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True)
+        """Moving average of the model's weights."""
+        self.optimiser = make_optimiser(self.model, config.optim)
+        self._describe_model()
+        self.parallel: nn.Module = torch.compile(self.model, dynamic=False) if config.compile else self.model
+        """The model as it is called in a step: compiled, over several processes, or as it is."""
+        if self.ranks.world > 1:
+            self.parallel = DistributedDataParallel(self.parallel, [self.device.index] if on_gpu else None)
+        self.view = view_of(config, data.statistics, self.device)
+        # the part of the labels' offset that augmentation does not remove is learnt: masks lie off the image by it
+        mask_shift = data.label_shift[0] - self.label_shift[0], data.label_shift[1] - self.label_shift[1]
+        self.detector = single_network_detector(
+            self.average.module, self.view, config.model.head, top_k=config.top_k, mask_shift=mask_shift
+        )
+        """The averaged weights, shared, as a detector."""
+        self.evaluation = EvaluationOptions(self.device, config.batch_size, config.data.threads, None, self.ranks)
+        """How the hold-out is read, without a progress display."""
 
-def _model_notes(config: RunConfig, data: TrainingData, model: Segmenter, start: Start | None) -> list[str]:
-    """What the model is and starts from."""
-    notes = []
-    if start is not None:
-        notes += start.notes
-        if leaked := set(start.trained_records) & set(data.holdout.record_id.tolist()):
-            notes.append(
+    def _describe_data(self) -> None:
+        """Print what is trained on and held out, and what is unusual about it."""
+        config, data, say = self.config, self.data, self.ranks.say
+        if data.without_neighbours:
+            say(
+                f"{data.without_neighbours} labelled frames left out: their samples lack some of the frames "
+                f"{config.data.frames} around them"
+            )
+        if data.leaking:
+            say(f"{data.leaking} frames left out: their records leak into held-out ones")
+        groups, count = len(set(data.holdout.group)), len(data.train)
+        pseudo = f", {data.pseudo_labelled} of them pseudo-labelled" if data.pseudo_labelled else ""
+        say(
+            f"{count} frames to train on{pseudo}; {len(data.holdout)} held out in {groups} groups; batches of "
+            f"{min(config.batch_size, count)}: {config.epochs} epochs x {self.steps_per_epoch} steps = "
+            f"{self.total_steps} steps"
+        )
+        if 0 < groups < FEW_GROUPS:
+            say(f"warning: {groups} held-out groups (site, day) are too few to compare epochs or thresholds by")
+        if not data.train.positive.any():
+            say("warning: none of the frames to train on has a contrail: the model will learn to predict none")
+        if config.batch_size > count:
+            say(f"note: batch_size={config.batch_size} exceeds the {count} frames: each step takes all of them")
+
+    def _describe_model(self) -> None:
+        """Print what the model is and starts from."""
+        config, say, held_out = self.config, self.ranks.say, self.data.holdout.record_id.tolist()
+        if self.start and (leaked := self.start.trained_records.intersection(held_out)):
+            say(
                 f"warning: {len(leaked)} held-out records were trained on in {config.start}: hold-out scores will be "
                 "too high"
             )
-    counts = [p.numel() for p in model.parameters()]
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    partly = "" if trained == sum(counts) else f" ({trained / 1e6:.2f} M of them trained)"
-    label_shift = data.label_shift if config.augment.label_shift is None else config.augment.label_shift
-    mixer, decoder = config.model.mixer, config.model.decoder
-    description = ", ".join(
-        [config.model.encoder]
-        + ([f"{len(config.data.frames)} frames mixed by {mixer.kind}"] if mixer else [])
-        + ([decoder.kind] if decoder else [])
-        + (["record classifier"] if config.model.record_head else [])
-    )
-    notes.append(f"{description}, {sum(counts) / 1e6:.2f} M parameters{partly}, label shift {label_shift} px")
-    if config.compile:
-        notes.append("compiling: the first step takes a minute or more")
-    return notes
+        count = sum(p.numel() for p in self.model.parameters())
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        partly = "" if trained == count else f" ({trained / 1e6:.2f} M of them trained)"
+        mixer, decoder = config.model.mixer, config.model.decoder
+        description = ", ".join(
+            [config.model.encoder]
+            + ([f"{len(config.data.frames)} frames mixed by {mixer.kind}"] if mixer else [])
+            + ([decoder.kind] if decoder else [])
+            + (["record classifier"] if config.model.record_head else [])
+        )
+        say(f"{description}, {count / 1e6:.2f} M parameters{partly}, label shift {self.label_shift} px")
+        if config.compile:
+            say("compiling: the first step takes a minute or more")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights that a run starts from."""
+
+    digest: str
+    """Digest of the file."""
+    seen_records: frozenset[str]
+    """Records that influenced the weights; empty if the file is not in a run directory."""
+    trained_records: frozenset[str]
+    """Those of them that the weights were trained on."""
+
+
+def _weights_file(path: Path) -> Path:
+    """The file of weights that the setting `start` names: a run directory, or the file itself."""
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise ContrailError(f"start={path}: not a finished run or its weights; name the --out of a finished run")
+    return file
+
+
+def start_from(path: Path, model: nn.Module, ranks: Ranks) -> Start:
+    """Copy every tensor of a run's weights that the model has under the same name with the same shape.
+
+    The rest of the model keeps its random weights. New mixers begin as the identity, so a 2.5D model started from a 2D
+    one predicts at first what the 2D one does. How many tensors were copied is printed by part, with a warning for each
+    part of which few were.
+
+    Args:
+        path: A run directory, or its `best.safetensors`.
+        model: Changed in place.
+        ranks: This process among all.
+
+    Returns:
+        What was copied.
+
+    Raises:
+        ContrailError: If the run is not finished, or no tensor fits.
+    """
+    file = _weights_file(path)
+    tensors, _ = read_tensors(file)
+    own = model.state_dict()
+    matching = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
+    if not matching:
+        raise ContrailError(
+            f"start={path}: none of its tensors fits this model; choose a run with the same encoder or decoder"
+        )
+    model.load_state_dict(matching, strict=False)
+    totals, copied, given = (Counter(key.split(".", 1)[0] for key in keys) for keys in (own, matching, tensors))
+    parts = ", ".join(f"{part} {copied[part]} of {total} tensors" for part, total in totals.items())
+    unused = [key for key in tensors if key not in matching]
+    rest = f"; not used: {len(unused)}, such as {unused[0]}" if unused else ""
+    ranks.say(f"started from {file}: {parts}{rest}")
+    for part, total in totals.items():
+        if given[part] and copied[part] < total / 2:
+            ranks.say(f"warning: start={path}: its {part} is a different one: {copied[part]} of {total} tensors fit")
+    try:
+        calibration = find_calibration(file.parent)
+    except ContrailError:
+        calibration = None
+    seen = frozenset(calibration["seen_records"] if calibration else ())
+    held_out = frozenset(calibration["holdout_records"] if calibration else ())
+    return Start(file_digest(file), seen, seen - held_out)
 
 
 def has_thin_strided_pointwise(model: nn.Module) -> bool:
@@ -208,3 +219,81 @@ def has_thin_strided_pointwise(model: nn.Module) -> bool:
     """
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     return any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels // c.groups < 16 for c in convolutions)
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """List the batch norms of a model.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        Its batch norms, synchronised ones included.
+    """
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def frozen_modules(model: Segmenter, config: RunConfig) -> list[nn.Module]:
+    """List what `model.freeze` excludes from training.
+
+    Args:
+        model: The model.
+        config: Settings of the run.
+
+    Returns:
+        The frozen parts of the model.
+    """
+    encoder: list[nn.Module] = [model.encoder] if "encoder" in config.model.freeze else []
+    return encoder + (batch_norms(model) if "batch_norm" in config.model.freeze else [])
+
+
+def train_mode(model: Segmenter, config: RunConfig) -> None:
+    """Put a model into training mode, except for what is frozen: its statistics stay, and it drops nothing.
+
+    Args:
+        model: Changed in place.
+        config: Settings of the run.
+    """
+    model.train()
+    for module in frozen_modules(model, config):
+        module.eval()
+
+
+def make_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Build AdamW over the parameters that have a gradient; norms and biases have no weight decay.
+
+    Args:
+        model: Its parts `encoder`, `mixers` and `decoder` may have learning rates of their own.
+        config: Learning rates and weight decay.
+
+    Returns:
+        The optimiser; the `peak_lr` of a parameter group is its learning rate after warm-up.
+    """
+    by_part = {"encoder": config.encoder_lr, "mixers": config.mixer_lr, "decoder": config.decoder_lr}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            lr = by_part.get(name.split(".", 1)[0]) or config.lr
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((lr, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": p, "lr": lr, "peak_lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
+    )
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, config: OptimConfig, step: int, total_steps: int) -> None:
+    """Set the learning rates of a step: linear warm-up to each group's peak, then a cosine to 0.
+
+    Args:
+        optimiser: Built by `make_optimiser`; changed in place.
+        config: Length of the warm-up.
+        step: Steps taken so far.
+        total_steps: Steps of the run.
+    """
+    warmup = max(1, round(config.warmup * total_steps))
+    if step < warmup:
+        factor = (step + 1) / warmup
+    else:
+        factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak_lr"] * factor

@@ -16,10 +16,8 @@ from contrail_train.data.draw import Draw, draw
 from contrail_train.data.loader import Batch, share_of
 from contrail_train.inference.detector import normalise
 from contrail_train.runs.checkpoint import TrainingState
-from contrail_train.runs.distributed import Ranks, sum_over_processes
 from contrail_train.training.losses import total_loss
-from contrail_train.training.optim import set_learning_rate
-from contrail_train.training.setup import Setup
+from contrail_train.training.setup import Setup, set_learning_rate
 
 
 def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -49,7 +47,12 @@ def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
             loss = _gradients(setup, state, batch, rows)
             break
         except torch.OutOfMemoryError:
-            state.micro_batch = _halved(min(state.micro_batch, len(rows)), ranks)
+            samples = min(state.micro_batch, len(rows))
+            if ranks.world > 1 and samples > 1:  # the other processes would have to halve theirs
+                raise ContrailError("out of memory; set a lower micro_batch") from None
+            if samples == 1:
+                raise ContrailError("out of memory with one sample; choose a smaller model") from None
+            state.micro_batch = -(-samples // 2)
             ranks.say(
                 f"out of memory at step {step}: from now on {state.micro_batch} samples pass through the model at once"
             )
@@ -69,12 +72,11 @@ def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
 
 def _gradients(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArray[np.int64]) -> Tensor:
     """Leave the gradient of a whole step on the parameters; return its loss, still on the device."""
-    ranks, size = setup.ranks, state.micro_batch
+    config, ranks, size = setup.config, setup.ranks, state.micro_batch
     setup.optimiser.zero_grad(set_to_none=True)
     own = share_of(len(rows), ranks.rank, ranks.world)
     batch.weight_b[len(range(ranks.rank, len(rows), ranks.world)) :] = 0  # padding to equal shares
     height, width = batch.target_b1hw.shape[-2:]
-    config = setup.config
     drawn = draw(config.augment, len(rows), height, width, seed=config.seed, step=state.step)[own]
     weight, losses = setup.data.train.weight[rows], []
     for start in range(0, len(own), size):
@@ -89,35 +91,13 @@ def _gradients(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
 def _backward(setup: Setup, batch: Batch, drawn: Draw, share: float) -> Tensor:
     """Add `share` of a micro-batch's gradient to that of the parameters; return as much of its loss."""
     config = setup.config
-    moved = augment_batch(
-        normalise(batch.image_btchw, setup.view),
-        batch.target_b1hw.float() / 255,
-        batch.positive_b1,
-        drawn,
-        config.augment,
-        label_shift=setup.label_shift,
-        size=setup.view.size,
-        valid_b1hw=None if batch.valid_b1hw is None else batch.valid_b1hw.float(),
-    )
+    x_btchw, target_b1hw = normalise(batch.image_btchw, setup.view), batch.target_b1hw.float() / 255
+    valid_b1hw = None if batch.valid_b1hw is None else batch.valid_b1hw.float()
+    given = Batch(x_btchw, target_b1hw, batch.positive_b1, batch.weight_b, valid_b1hw)
+    moved = augment_batch(given, drawn, config.augment, setup.label_shift, setup.view.size)
     with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
         output = setup.parallel(moved.image_btchw, moved.target_b1hw.shape[-2:])
-    loss = share * total_loss(
-        output,
-        moved.target_b1hw,
-        moved.positive_b1,
-        batch.weight_b,
-        config.loss,
-        valid_b1hw=moved.valid_b1hw,
-        total=sum_over_processes,
-    )
+    targets = moved.target_b1hw, moved.positive_b1, batch.weight_b
+    loss = share * total_loss(output, *targets, config.loss, moved.valid_b1hw)
     loss.backward()
     return loss.detach()
-
-
-def _halved(micro_batch: int, ranks: Ranks) -> int:
-    """Half the samples at once, if that is possible and the other processes need not know of it."""
-    if ranks.world > 1 and micro_batch > 1:
-        raise ContrailError("out of memory; set a lower micro_batch") from None
-    if micro_batch == 1:
-        raise ContrailError("out of memory with one sample; choose a smaller model") from None
-    return -(-micro_batch // 2)

@@ -7,12 +7,10 @@ gate and weights fitted on records that no stage was trained on. `load_predictor
 from __future__ import annotations
 
 import filecmp
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,32 +31,13 @@ from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.load import load_stages, pipeline_detector
 from contrail_train.inference.predictor import Predictor
-from contrail_train.runs.calibration import Calibration, Grid, check_run, find_calibration, read_calibration
-from contrail_train.runs.device import choose_device
-from contrail_train.runs.directory import (
-    CALIBRATION,
-    CONFIG,
-    ENVIRONMENT,
-    PIPELINE,
-    STAGES,
-    WEIGHTS,
-    locked_directory,
-    write_json,
-)
-from contrail_train.runs.distributed import ALONE
+from contrail_train.runs.calibration import Calibration, Grid, check_run, find_calibration, finish, read_calibration
+from contrail_train.runs.directory import CALIBRATION, CONFIG, ENVIRONMENT, PIPELINE, STAGES, WEIGHTS, locked_directory
+from contrail_train.runs.distributed import ALONE, choose_device
 from contrail_train.training.fit import fit
 
 STEPS = 4  # weights are fitted in quarters
 MAX_WEIGHTINGS = 256
-
-
-@dataclass(frozen=True)
-class _StageRun:
-    """A stage that is to be trained."""
-
-    name: str
-    folder: Path
-    config: RunConfig
 
 
 def train_pipeline(
@@ -82,8 +61,7 @@ def train_pipeline(
     Raises:
         ContrailError: If `out` holds something else, or the stages do not fit together.
     """
-    for device in devices:
-        choose_device(device)
+    first_device, *_ = [choose_device(device) for device in devices]
     with locked_directory(out, PIPELINE, "pipeline"):
         if (calibration := find_calibration(out)) is not None:
             _check_finished(config, out)
@@ -94,8 +72,8 @@ def train_pipeline(
         (out / STAGES).mkdir(exist_ok=True)
         _train_stages(config, out, devices, command)
         ALONE.say(f"calibrating on held-out records: {', '.join(config.mask)}")
-        calibration = _calibrate(config, out, choose_device(devices[0]))
-        write_json(out / CALIBRATION, calibration)
+        calibration = _calibrate(config, out, first_device)
+        finish(out, calibration)
     return calibration
 
 
@@ -132,36 +110,34 @@ def _check_stages(config: PipelineConfig) -> None:
 
 
 def _train_stages(config: PipelineConfig, out: Path, devices: Sequence[str], command: Sequence[str]) -> None:
-    lanes: list[list[_StageRun]] = [[] for _ in devices]
+    lanes: list[dict[Path, RunConfig]] = [{} for _ in devices]
     for number, (name, stage) in enumerate(config.stages.items()):
-        folder = out / STAGES / name
+        folder, lane = out / STAGES / name, number % len(devices)
         if stage.run is not None:
             _copy_run(Path(stage.run), folder)
-            continue
-        lane = number % len(devices)
-        run = stage_config(config, name).model_copy(update={"device": devices[lane]})
-        lanes[lane].append(_StageRun(name, folder, run))
+        else:
+            lanes[lane][folder] = stage_config(config, name).model_copy(update={"device": devices[lane]})
     if len(devices) == 1:
-        for stage_run in lanes[0]:
-            ALONE.say(f"---- stage {stage_run.name}: {stage_run.config.preset}")
-            fit(stage_run.config, stage_run.folder, command=command)
+        for folder, run in lanes[0].items():
+            ALONE.say(f"---- stage {folder.name}: {run.preset}")
+            fit(run, folder, command=command)
         return
     with ThreadPoolExecutor(len(devices)) as pool:
         list(pool.map(_train_as_processes, lanes))
 
 
-def _train_as_processes(stages: Iterable[_StageRun]) -> None:
+def _train_as_processes(stages: dict[Path, RunConfig]) -> None:
     """Train stages one after the other, each by a process of its own that writes into a log file."""
-    for stage in stages:
-        settings, log = stage.folder.with_suffix(".yaml"), stage.folder.with_suffix(".log")
-        write_atomically(settings, [to_yaml(stage.config).encode()])
-        ALONE.say(f"stage {stage.name}: on {stage.config.device}, its messages are in {log}")
-        arguments = [sys.executable, "-m", "contrail_train", "run", str(settings), "--out", str(stage.folder)]
+    for folder, config in stages.items():
+        settings, log = folder.with_suffix(".yaml"), folder.with_suffix(".log")
+        write_atomically(settings, [to_yaml(config).encode()])
+        ALONE.say(f"stage {folder.name}: on {config.device}, its messages are in {log}")
+        arguments = [sys.executable, "-m", "contrail_train", "run", str(settings), "--out", str(folder)]
         with log.open("a") as file:
             process = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT)
         if process.returncode:
             lines = log.read_text().splitlines() or ["it ended without a message"]
-            raise ContrailError(f"stage {stage.name}: {lines[-1].removeprefix('error: ')} (see {log})")
+            raise ContrailError(f"stage {folder.name}: {lines[-1].removeprefix('error: ')} (see {log})")
 
 
 def _copy_run(run: Path, folder: Path) -> None:
@@ -171,14 +147,12 @@ def _copy_run(run: Path, folder: Path) -> None:
         if not (run / name).is_file():
             raise ContrailError(f"{run}: has no {name}; name the --out of a finished contrail-train run")
         if not (folder / name).exists():
-            staged = folder / f".{name}"
-            shutil.copyfile(run / name, staged)
-            staged.rename(folder / name)
+            write_atomically(folder / name, [(run / name).read_bytes()])
         elif not filecmp.cmp(run / name, folder / name, shallow=False):
             raise ContrailError(f"{folder}: holds another run than {run}; choose another --out")
 
 
-def held_out_by_all(runs: Iterable[Predictor], items: Items, any_unseen: bool = False) -> Items:
+def held_out_by_all(runs: Collection[Predictor], items: Items, any_unseen: bool = False) -> Items:
     """Select the records that no run was trained on and that at least one run held out.
 
     Args:
@@ -189,7 +163,6 @@ def held_out_by_all(runs: Iterable[Predictor], items: Items, any_unseen: bool = 
     Returns:
         The items of these records.
     """
-    runs = list(runs)
     trained = frozenset().union(*(run.trained_records for run in runs))
     held = frozenset().union(*(run.calibrated_records for run in runs))
     selected = [r not in trained and (any_unseen or r in held) for r in items.record_id.tolist()]
@@ -226,7 +199,8 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calib
         first.check_store(store)
         if (tuple(store.attrs["label_shift"]), store.sizes["y"]) != (first.label_shift, first.size):
             raise ContrailError(f"{name}: label shift or size differs from the stages' stores; name another store")
-    detector = pipeline_detector(runs, config, _equal(config.mask), _equal(config.gate), config.tta)
+    masks, gates = _candidates(config.mask, config.weights), _candidates(config.gate, config.weights)
+    detector = pipeline_detector(runs, config, masks[0], gates[0], config.tta)
     labelled = open_labelled(list(stores.values()), detector.offsets)
     items = held_out_by_all(runs.values(), labelled, bool(config.calibrate_on))
     calibrated = calibrate(
@@ -234,8 +208,8 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calib
         items,
         EvaluationOptions(device, title="calibrate"),
         shift=(first.label_shift[0] - detector.mask_shift[0], first.label_shift[1] - detector.mask_shift[1]),
-        masks=_candidates(config.mask, config.weights),
-        gates=_candidates(config.gate, config.weights) if config.gate else None,
+        masks=masks,
+        gates=gates if config.gate else None,
         gate_when=config.gate_when if config.gate else "never",
     )
     if calibrated.holdout["holdout"] is None:
@@ -259,14 +233,10 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calib
     }
 
 
-def _equal(names: Sequence[str]) -> dict[str, float]:
-    return {name: 1 / len(names) for name in names}
-
-
 def _candidates(names: Sequence[str], weights: str) -> list[dict[str, float]]:
     """The weightings to choose among; the equal one comes first and so wins a tie."""
-    equal = _equal(names)
-    if weights == "equal" or len(names) == 1:
+    equal = {name: 1 / len(names) for name in names}
+    if weights == "equal" or len(names) < 2:
         return [equal]
     grid = [parts for parts in product(range(STEPS + 1), repeat=len(names)) if sum(parts) == STEPS]
     if len(grid) > MAX_WEIGHTINGS:

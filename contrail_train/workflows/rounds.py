@@ -14,8 +14,6 @@ in the round before. Opening the data checks this against the records that each 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -23,14 +21,12 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import numpy as np
-import numpy.typing as npt
-import xarray as xr
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.labels.write import write_labels
 from contrail_data.splits.folds import make_folds
-from contrail_data.storage.files import write_atomically
+from contrail_data.storage.files import write_csv
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.schema import DataConfig, PseudoConfig, RunConfig
@@ -75,8 +71,6 @@ class _Rounds:
     """Models per round; the fold of this number is held out of everything."""
     how: Retraining
     command: Sequence[str]
-    stores: list[str]
-    """Names of the stores of samples."""
     fold_of: dict[str, int]
     """Fold of each human-labelled record."""
 
@@ -103,11 +97,11 @@ def run_rounds(
     Raises:
         ContrailError: If the settings do not allow it, or `out` holds something else.
     """
-    stores = _stores_to_label(config)
+    _check_stores(config)
     with locked_directory(out, SETTINGS, "folder of rounds"):
         _check_settings(config, out, folds, how)
         fold_of = _write_folds(config, folds, out / FOLDS)
-        plan = _Rounds(config=config, out=out, folds=folds, how=how, command=command, stores=stores, fold_of=fold_of)
+        plan = _Rounds(config=config, out=out, folds=folds, how=how, command=command, fold_of=fold_of)
         ALONE.say(f"---- round 0: human labels only; fold {folds} is held out of everything and scored")
         teacher = _train(plan, folds, [], out / "round-0")
         results = [_result(0, teacher, [], None)]
@@ -121,16 +115,14 @@ def run_rounds(
     return results
 
 
-def _stores_to_label(config: RunConfig) -> list[str]:
-    """The stores of `data.train`, if they are only samples and the model predicts masks."""
+def _check_stores(config: RunConfig) -> None:
+    """Refuse a `data.train` that is not only stores of samples, and a model that predicts no masks."""
     if config.data.validation or config.data.folds is not None:
         raise ContrailError("data.validation, data.folds: rounds make their own folds; omit both settings")
-    names = [name for name in config.data.train if kind_of(open_named(name)) is Kind.SAMPLES]
-    if len(names) < len(config.data.train):
+    if {kind_of(open_named(name)) for name in config.data.train} - {Kind.SAMPLES}:
         raise ContrailError("data.train: rounds make their own pseudo-labels; name only stores of samples")
     if config.model.decoder is None:
         raise ContrailError("model.decoder: null, so the model predicts no masks to label with; choose a segmenter")
-    return names
 
 
 def _check_settings(config: RunConfig, out: Path, folds: int, how: Retraining) -> None:
@@ -153,9 +145,7 @@ def _write_folds(config: RunConfig, folds: int, table: Path) -> dict[str, int]:
     fold_of = dict.fromkeys(data.holdout.record_id.tolist(), folds)
     inner = make_folds(data.train.group, data.train.positive, folds)
     fold_of |= dict(zip(data.train.record_id.tolist(), inner.tolist(), strict=True))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("record_id", "fold"), *sorted(fold_of.items())])
-    write_atomically(table, [text.getvalue().encode()])
+    write_csv(table, ("record_id", "fold"), sorted(fold_of.items()))
     return fold_of
 
 
@@ -167,7 +157,7 @@ def _train(plan: _Rounds, fold: int, labels: Sequence[str], folder: Path, leave_
             "holdout": DataConfig().holdout,
             "fold": fold,
             "leave_out": list(leave_out),
-            "train": [*plan.stores, *labels],
+            "train": [*plan.config.data.train, *labels],
             "pseudo": plan.config.data.pseudo if labels else PseudoConfig(),
         }
     )
@@ -178,7 +168,7 @@ def _train(plan: _Rounds, fold: int, labels: Sequence[str], folder: Path, leave_
         run = run.model_copy(update={"epochs": max(1, round(run.epochs * share))})
         if plan.how is Retraining.PRETRAIN:
             fit(run, folder / "pretrained", command=plan.command)
-            human = data.model_copy(update={"train": plan.stores, "pseudo": PseudoConfig()})
+            human = data.model_copy(update={"train": plan.config.data.train, "pseudo": PseudoConfig()})
             run = plan.config.model_copy(update={"data": human, "start": str(folder / "pretrained")})
     fit(run, folder / "run", command=plan.command)
     return folder / "run"
@@ -209,9 +199,12 @@ def _label_round(
 def _label(plan: _Rounds, folds: Collection[int] | None, model: Path, folder: Path) -> list[str]:
     """Label the records of some folds, or those without a human label; one store for each of `data.train` with any."""
     written = []
-    for number, name in enumerate(plan.stores):
+    for number, name in enumerate(plan.config.data.train):
         store = open_named(name)
-        rows = _rows(read_scalars(store), folds, plan.fold_of)
+        records = read_scalars(store)
+        fold = np.array([plan.fold_of.get(str(record_id), -1) for record_id in records["record_id"].values])
+        human = records["label_source"].values == "human"
+        rows = np.flatnonzero(~human if folds is None else human & np.isin(fold, list(folds)))
         if len(rows):
             folder.mkdir(parents=True, exist_ok=True)
             out = folder / f"{number}.zarr"
@@ -219,14 +212,6 @@ def _label(plan: _Rounds, folds: Collection[int] | None, model: Path, folder: Pa
             write_labels(store, labeller, out, kind=Kind.PSEUDO_LABELS, samples=rows, command=plan.command)
             written.append(str(out))
     return written
-
-
-def _rows(records: xr.Dataset, folds: Collection[int] | None, fold_of: dict[str, int]) -> npt.NDArray[np.int64]:
-    human = records["label_source"].values == "human"
-    if folds is None:
-        return np.flatnonzero(~human)
-    fold = np.array([fold_of.get(str(record_id), -1) for record_id in records["record_id"].values])
-    return np.flatnonzero(human & np.isin(fold, list(folds)))
 
 
 def _result(number: int, run: Path, labels: list[str], first: Path | None) -> RoundResult:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
@@ -18,15 +17,14 @@ from contrail_train.data.loader import load
 from contrail_train.data.training_data import TrainingData, open_training_data
 from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.score import EvaluationOptions
-from contrail_train.inference.detector import View, normalise, single_network_detector, view_of
+from contrail_train.inference.detector import View, normalise
 from contrail_train.inference.load import load_run
-from contrail_train.models.segmenter import Segmenter, build
-from contrail_train.runs.calibration import Calibration, find_calibration, read_calibration
+from contrail_train.models.segmenter import Segmenter
+from contrail_train.runs.calibration import Calibration, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights, save_mean, save_tensors
-from contrail_train.runs.device import choose_device
-from contrail_train.runs.directory import CALIBRATION, CONFIG, WEIGHTS, begin_run, locked_directory, write_json
-from contrail_train.runs.distributed import ALONE
-from contrail_train.training.optim import batch_norms, train_mode
+from contrail_train.runs.directory import CONFIG, WEIGHTS, begin_run, locked_directory
+from contrail_train.runs.distributed import ALONE, choose_device
+from contrail_train.training.setup import batch_norms, train_mode
 from contrail_train.workflows.pipeline import held_out_by_all, sample_stores_of
 
 BATCH_NORM_STEPS = 100
@@ -53,10 +51,9 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
     if len(runs) < 2:
         raise ContrailError(f"{runs[0]}: a mean takes at least two runs; name another")
     where = choose_device(device)
-    loaded = [load_run(run, where) for run in runs]
+    *loaded, averaged = (load_run(run, where) for run in (*runs, runs[0]))  # the last receives the mean
     calibrations = [read_calibration(run) for run in runs]
     _check_same_model(runs, calibrations)
-    first = calibrations[0]
     config = read_config(runs[0] / CONFIG).model_copy(update={"preset": f"soup of {len(runs)}", "device": device})
     data = open_training_data(config.data)
     digests = data.digests | {f"run {i}": file_digest(run / WEIGHTS) for i, run in enumerate(runs)}
@@ -67,31 +64,25 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
             return calibration
         metadata = {"soup": [str(run) for run in runs]}
         save_mean(out / WEIGHTS, [run / WEIGHTS for run in runs], metadata)
-        plain = config.model.model_copy(update={"pretrained": False})
-        model = build(plain, len(data.composite["channels"]), config.data.frames)
-        load_weights(out / WEIGHTS, model)
-        model.to(where)
-        view = view_of(config, calibrations[0]["statistics"], where)
-        if _recompute_batch_norms(model, config, data, view):
-            save_tensors(out / WEIGHTS, model.state_dict(), metadata)
-        mask_shift = first["off"][0], first["off"][1]
-        detector = single_network_detector(
-            model.eval(), view, config.model.head, top_k=config.top_k, mask_shift=mask_shift
-        )
+        network = averaged.detect.networks["run"]  # type: ignore[attr-defined]
+        load_weights(out / WEIGHTS, network.model)
+        if _recompute_batch_norms(network.model, network.view, config, data):
+            save_tensors(out / WEIGHTS, network.model.state_dict(), metadata)
+        network.model.eval()
         stores = [open_named(name) for name in sample_stores_of(runs)]
-        items = held_out_by_all(loaded, open_labelled(stores, detector.offsets))
+        items = held_out_by_all(loaded, open_labelled(stores, averaged.offsets))
         if not len(items):
             ALONE.say("warning: no record was held out by all runs: the threshold is 0.5")
-        shift = data.label_shift[0] - mask_shift[0], data.label_shift[1] - mask_shift[1]
-        calibrated = calibrate(detector, items, EvaluationOptions(where, title="calibrate"), shift=shift)
-        calibration = first | {
+        options = EvaluationOptions(where, title="calibrate")
+        calibrated = calibrate(averaged.detect, items, options, shift=averaged.label_offset)  # type: ignore[arg-type]
+        calibration = calibrations[0] | {
             "threshold": calibrated.choice.threshold,
             "gate": calibrated.choice.gate,
             **calibrated.holdout,
             "seen_records": sorted({*items.record_id.tolist()}.union(*(c["seen_records"] for c in calibrations))),
             "weights": file_digest(out / WEIGHTS),
         }
-        write_json(out / CALIBRATION, calibration)
+        finish(out, calibration)
     return calibration
 
 
@@ -114,7 +105,7 @@ def _check_same_model(runs: Sequence[Path], calibrations: Sequence[Calibration])
             )
 
 
-def _recompute_batch_norms(model: Segmenter, config: RunConfig, data: TrainingData, view: View) -> bool:
+def _recompute_batch_norms(model: Segmenter, view: View, config: RunConfig, data: TrainingData) -> bool:
     """Recompute the statistics of the batch norms that are not frozen; return whether there are any."""
     train_mode(model, config)
     norms = [norm for norm in batch_norms(model) if norm.training]
@@ -122,15 +113,10 @@ def _recompute_batch_norms(model: Segmenter, config: RunConfig, data: TrainingDa
         norm.reset_running_stats()  # type: ignore[operator]
         norm.momentum = None  # type: ignore[assignment] # the mean over all batches
     if norms:
+        batch = config.batch_size
+        rows = np.random.default_rng(0).permutation(len(data.train))[: batch * BATCH_NORM_STEPS]
+        steps = [rows[i : i + batch] for i in range(0, len(rows), batch) if len(rows[i : i + batch]) > 1]
         with torch.no_grad():
-            for x_btchw in _inputs(data, config.batch_size, view):
-                model(x_btchw)
+            for loaded in load(data.train, steps, view.mean_c.device, 2, 2):
+                model(normalise(loaded.image_btchw, view))
     return bool(norms)
-
-
-def _inputs(data: TrainingData, batch: int, view: View) -> Iterator[Tensor]:
-    """Training images as the model receives them, without augmentation."""
-    rows = np.random.default_rng(0).permutation(len(data.train))[: batch * BATCH_NORM_STEPS]
-    steps = [rows[i : i + batch] for i in range(0, len(rows), batch) if len(rows[i : i + batch]) > 1]
-    for loaded in load(data.train, steps, view.mean_c.device, 2, 2):
-        yield normalise(loaded.image_btchw, view)

@@ -12,7 +12,7 @@ def test_each_part_learns_at_its_own_rate() -> None:
 
     from contrail_train.config.schema import OptimConfig
     from contrail_train.models.segmenter import build
-    from contrail_train.training.optim import make_optimiser, set_learning_rate
+    from contrail_train.training.setup import make_optimiser, set_learning_rate
 
     model = build(model_config(channels=[16, 16, 8, 8, 8], mixer="conv3d"), 3, [-1, 0, 1])
     config = OptimConfig(lr=1e-3, encoder_lr=2e-4, mixer_lr=5e-4, warmup=0.1)

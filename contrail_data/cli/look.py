@@ -62,11 +62,11 @@ def report(
 
     One self-contained page: labels, places, times, channels, agreement of the annotators, examples.
     """
-    from contrail_data.reports.store_page import write_report
-    from contrail_data.storage.files import check_new
+    from contrail_data.reports.store_page import store_page
+    from contrail_data.storage.files import check_new, write_atomically
 
     check_new(out, overwrite)
-    write_report(open_named(store), out)
+    write_atomically(out, [store_page(open_named(store)).encode()])
     print(out)
 
 
@@ -116,13 +116,12 @@ def diff(
     from dataclasses import asdict
 
     from contrail_data.reports.diff import diff as compare
-    from contrail_data.reports.diff import diff_lines
+    from contrail_data.reports.diff import diff_text
 
     differences = compare(open_named(a), open_named(b))
     if as_json:
         print(json.dumps(asdict(differences), indent=1))
     else:
-        for line in diff_lines(differences, a, b):
-            print(line)
+        print(diff_text(differences, a, b), end="")
     if differences:
         raise typer.Exit(ExitCode.FAILED)

@@ -13,7 +13,7 @@ from contrail_data.store.reader import pixel_reader, read_scalars
 from contrail_data.store.schema import Kind, require_kind
 
 
-@dataclass
+@dataclass(frozen=True)
 class Agreement:
     """Agreement of two stores, A and B, on the frames at one offset from the labelled frame.
 
@@ -21,34 +21,17 @@ class Agreement:
     """
 
     offset: int
-    frames: int = 0
-    pixels_a: int = 0
+    frames: int
+    pixels_a: int
     """Contrail pixels in A's masks."""
-    pixels_b: int = 0
-    pixels_both: int = 0
-    probability_minimum: float = 0.0
-    """Sum over the pixels of the smaller probability."""
-    probability_total: float = 0.0
-    """Sum over the pixels of both probabilities."""
-    unmoved_both: int | None = None
-    """Pixels of B's mask that also lie in the human label of the record; None if no frame here has such a label."""
-    unmoved_total: int = 0
-    """Pixels of B's masks and of the human labels."""
-
-    @property
-    def dice(self) -> float:
-        """Dice coefficient of the two masks."""
-        return 2 * self.pixels_both / max(self.pixels_a + self.pixels_b, 1)
-
-    @property
-    def soft_dice(self) -> float:
-        """Dice coefficient of the two probabilities: 2 x sum of minima / sum."""
-        return 2 * self.probability_minimum / max(self.probability_total, 1e-9)
-
-    @property
-    def unmoved_dice(self) -> float | None:
-        """Dice coefficient of B's mask and the human label left where it is: what a carried label has to beat."""
-        return None if self.unmoved_both is None else 2 * self.unmoved_both / max(self.unmoved_total, 1)
+    pixels_b: int
+    dice: float
+    """Dice coefficient of the two masks."""
+    soft_dice: float
+    """Dice coefficient of the two probabilities: 2 x sum of minima / sum."""
+    unmoved_dice: float | None
+    """Dice coefficient of B's mask and the human label left where it is: what a carried label has to beat. None if no
+    frame here is of a record with such a label."""
 
 
 def compare_label_stores(a: xr.Dataset, b: xr.Dataset) -> list[Agreement]:
@@ -69,27 +52,30 @@ def compare_label_stores(a: xr.Dataset, b: xr.Dataset) -> list[Agreement]:
         require_kind(store, Kind.PSEUDO_LABELS, Kind.PREDICTIONS, remedy="give two stores of labels")
     if a.attrs["parent"] != b.attrs["parent"]:
         raise ContrailError(f"{paths}: are labels of different stores; there is nothing to compare")
-    labels_a, labels_b = _Labels(a), _Labels(b)
-    by_offset: dict[int, Agreement] = {}
-    for record, offset in sorted(labels_a.frames.keys() & labels_b.frames.keys()):
-        if labels_a.is_human(record, offset) or labels_b.is_human(record, offset):
+    stores = _Labels(a), _Labels(b)
+    sums_of: dict[int, npt.NDArray[np.float64]] = {}
+    for record, offset in sorted(stores[0].frames.keys() & stores[1].frames.keys()):
+        if any(labels.is_human(record, offset) for labels in stores):
             continue
-        total = by_offset.setdefault(offset, Agreement(offset))
-        mask_a, mask_b = (labels.plane("frame_mask", record, offset) for labels in (labels_a, labels_b))
-        probabilities = [labels.plane("probability", record, offset) / 255 for labels in (labels_a, labels_b)]
-        total.frames += 1
-        total.pixels_a += int(mask_a.sum())
-        total.pixels_b += int(mask_b.sum())
-        total.pixels_both += int((mask_a * mask_b).sum())
-        total.probability_minimum += float(np.minimum(*probabilities).sum())
-        total.probability_total += sum(float(p.sum()) for p in probabilities)
-        if (human := next((labels for labels in (labels_a, labels_b) if labels.is_human(record, 0)), None)) is not None:
+        sums = sums_of.setdefault(offset, np.zeros(9))
+        mask_a, mask_b = (labels.plane("frame_mask", record, offset) for labels in stores)
+        soft_a, soft_b = (labels.plane("probability", record, offset) / 255 for labels in stores)
+        sums[:4] += 1, mask_a.sum(), mask_b.sum(), (mask_a * mask_b).sum()
+        sums[4:6] += np.minimum(soft_a, soft_b).sum(), soft_a.sum() + soft_b.sum()
+        if (human := next((labels for labels in stores if labels.is_human(record, 0)), None)) is not None:
             unmoved = human.plane("frame_mask", record, 0)
-            total.unmoved_both = (total.unmoved_both or 0) + int((unmoved * mask_b).sum())
-            total.unmoved_total += int(unmoved.sum() + mask_b.sum())
-    if not by_offset:
+            sums[6:] += 1, (unmoved * mask_b).sum(), unmoved.sum() + mask_b.sum()
+    if not sums_of:
         raise ContrailError(f"{paths}: share no frame without a human label; there is nothing to compare")
-    return [total for _, total in sorted(by_offset.items())]
+    return [
+        Agreement(
+            *(offset, int(frames), int(in_a), int(in_b)),
+            dice=2 * both / max(in_a + in_b, 1),
+            soft_dice=2 * minima / max(total, 1e-9),
+            unmoved_dice=2 * stayed / max(marked, 1) if humans else None,
+        )
+        for offset, (frames, in_a, in_b, both, minima, total, humans, stayed, marked) in sorted(sums_of.items())
+    ]
 
 
 class _Labels:
@@ -112,8 +98,7 @@ class _Labels:
         self._readers = {name: pixel_reader(store, name) for name in ("frame_mask", "probability")}
 
     def is_human(self, record: str, offset: int) -> bool:
-        position = self.frames.get((record, offset))
-        return position is not None and bool(self._human_nt[position])
+        return (record, offset) in self.frames and bool(self._human_nt[self.frames[record, offset]])
 
     def plane(self, name: str, record: str, offset: int) -> npt.NDArray[np.float64]:
         # (y, x) stored values

@@ -151,18 +151,11 @@ def propagate(
     if frames.offsets is not None and set(frames.offsets) <= {0}:
         raise ContrailError("--frames: selects only the labelled frame, which has its label; give others, such as -1,1")
     readers = {name: pixel_reader(parent, name) for name in ("image", "mask", "annotators") if name in parent.variables}
-    flow = _Flow(parent, readers, labelled, records["annotator_count"].values.astype(int))
+    predict = _Flow(parent, readers, labelled, records["annotator_count"].values.astype(int))
     # The mask of a frame is the majority of its annotators, a tie being no contrail: over a half, in units of 1/255.
-    labeller = Labeller(predict=flow, decision=Decision(threshold=128 / 255, gate=0.0, top_k=1, model=METHOD))
+    flow = Labeller(predict=predict, decision=Decision(threshold=128 / 255, gate=0.0, top_k=1, model=METHOD))
     return write_labels(
-        parent,
-        labeller,
-        out,
-        kind=Kind.PSEUDO_LABELS,
-        frames=frames,
-        samples=human,
-        overwrite=overwrite,
-        command=command,
+        parent, flow, out, kind=Kind.PSEUDO_LABELS, frames=frames, samples=human, overwrite=overwrite, command=command
     )
 
 
@@ -189,8 +182,6 @@ class _Flow:
     def label(self, sample: int) -> npt.NDArray[np.float32]:
         # (y, x) share of the annotators that marked a pixel; the mask if there are no individual annotations
         plane = np.empty((1, self.store.sizes["y"], self.store.sizes["x"]), np.uint8)
-        if "annotators" in self.readers and (count := self.annotator_count[sample]):
-            self.readers["annotators"](sample, [0], plane)
-            return (np.bitwise_count(plane[0]) / count).astype(np.float32)
-        self.readers["mask"](sample, [0], plane)
-        return plane[0].astype(np.float32)
+        count = self.annotator_count[sample] if "annotators" in self.readers else 0
+        self.readers["annotators" if count else "mask"](sample, [0], plane)
+        return (np.bitwise_count(plane[0]) / max(count, 1)).astype(np.float32)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
@@ -106,7 +106,9 @@ def write_labels(
         kind=kind,
         samples_n=chosen,
         frames_nt=frames_nt,
-        human_nt=_human_frames(scalars, frames_nt) & (kind is Kind.PSEUDO_LABELS),
+        human_nt=(frames_nt == scalars["labelled_frame"].values[:, np.newaxis])
+        & (scalars["label_source"].values == "human")[:, np.newaxis]
+        & (kind is Kind.PSEUDO_LABELS),
     )
     place = place_of(out).resolved()
     if place == place_of(parent.attrs["path"]).resolved():
@@ -152,15 +154,10 @@ class _Job:
 
     @property
     def plan(self) -> str:
-        decision = self.labeller.decision
-        return journal.plan_of(
-            [
-                *(self.kind, self.parent.attrs["digest"]),
-                *(decision.threshold, decision.gate, decision.top_k, decision.model),
-                *(self.frames_nt.tolist(), *self.labeller.offsets, self.samples_n.tolist()),
-                sorted(self.labeller.trained_records),
-            ]
-        )
+        labeller, frames, samples = self.labeller, self.frames_nt.tolist(), self.samples_n.tolist()
+        parent = [self.kind, self.parent.attrs["digest"]]
+        model = [*astuple(labeller.decision), frames, *labeller.offsets, samples, sorted(labeller.trained_records)]
+        return journal.plan_of([*parent, *model])
 
     @cached_property
     def readers(self) -> dict[str, PixelReader]:
@@ -263,12 +260,8 @@ def _seal(
     attributes = {
         "kind": job.kind.value,
         "parent": parent.attrs["digest"],
-        "model": decision.model,
-        "threshold": decision.threshold,
-        "gate": decision.gate,
-        "top_k": decision.top_k,
-        "label_shift": parent.attrs["label_shift"],
-        "composite": parent.attrs["composite"],
+        **{name: getattr(decision, name) for name in ("model", "threshold", "gate", "top_k")},
+        **{name: parent.attrs[name] for name in ("label_shift", "composite")},
     }
     variables = scalars[["record_id", "split", "labelled_frame"]].copy()
     variables.attrs = {}  # not those of the parent, such as its path
@@ -340,9 +333,3 @@ def frames_to_predict(
             "needs; select other frames, a store of records, or a 2D model"
         )
     return frames_nt
-
-
-def _human_frames(scalars: xr.Dataset, frames_nt: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """(sample, time) whether a human labelled the frame."""
-    labelled = frames_nt == scalars["labelled_frame"].values[:, np.newaxis]
-    return labelled & (scalars["label_source"].values == "human")[:, np.newaxis]

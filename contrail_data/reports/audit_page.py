@@ -89,15 +89,9 @@ def _charts(sets: Sequence[xr.Dataset]) -> dict[str, Markup]:
     charts = {"month": (MONTHS, months), "hour": ([f"{h} to {h + 3}" for h in range(0, 24, 3)], hours)}
     if any(map(len, labels)):
         charts["label"] = (("positive", "negative"), labels)
-    return {
-        name: bars(
-            classes,
-            [
-                (np.bincount(of_set, minlength=len(classes)) / max(len(of_set), 1), colour)
-                for of_set, colour in zip(values, (Colour.POSITIVE, Colour.SECOND), strict=False)
-            ],
-            f"share of the records by {name}",
-            percent=True,
-        )
-        for name, (classes, values) in charts.items()
-    }
+    drawn = {}
+    for name, (classes, values) in charts.items():
+        shares = [np.bincount(of_set, minlength=len(classes)) / max(len(of_set), 1) for of_set in values]
+        series = list(zip(shares, (Colour.POSITIVE, Colour.SECOND), strict=False))
+        drawn[name] = bars(classes, series, f"share of the records by {name}", percent=True)
+    return drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from contrail_data.composites import from_dict
+from contrail_data.reports.page import render_page
 from contrail_data.reports.summary import describe_channel
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import DIMS, checksum_name
@@ -62,7 +63,7 @@ def diff(a: xr.Dataset, b: xr.Dataset) -> StoreDiff:
     )
 
 
-def diff_lines(differences: StoreDiff, a: str, b: str) -> Iterator[str]:
+def diff_text(differences: StoreDiff, a: str, b: str) -> str:
     """Write differences as text.
 
     Args:
@@ -70,23 +71,15 @@ def diff_lines(differences: StoreDiff, a: str, b: str) -> Iterator[str]:
         a: Name of the first store.
         b: Name of the second store.
 
-    Yields:
+    Returns:
         Lines, in which long lists are cut.
     """
-    for name, (first, second) in differences.settings.items():
-        yield f"{name}: {_value_text(first)} in {a}, {_value_text(second)} in {b}"
-    for record_ids, store in ((differences.only_a, a), (differences.only_b, b)):
-        if record_ids:
-            yield f"{len(record_ids)} records only in {store}: {_first_few(record_ids)}"
-    by_names: dict[tuple[str, ...], list[str]] = {}
+    by_names: dict[str, list[str]] = {}
     for record_id, names in differences.records.items():
-        by_names.setdefault(tuple(names), []).append(record_id)
-    for differing, record_ids in by_names.items():
-        yield f"{len(record_ids)} records differ in {', '.join(differing)}: {_first_few(record_ids)}"
-    for name, (first, second) in differences.statistics.items():
-        yield f"statistics, {name}: {_value_text(first)} in {a}, {_value_text(second)} in {b}"
-    if not differences:
-        yield f"{a} and {b} hold the same"
+        by_names.setdefault(", ".join(names), []).append(record_id)
+    return render_page(
+        "diff.txt", differences=differences, a=a, b=b, by_names=by_names, from_dict=from_dict, describe=describe_channel
+    )
 
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any], names: Iterable[str]) -> dict[str, Change]:
@@ -115,17 +108,3 @@ def _by_record(scalars: xr.Dataset) -> dict[str, dict[str, Any]]:
 def _equal(first: Any, second: Any) -> bool:
     first, second = np.asarray(first), np.asarray(second)
     return bool(np.array_equal(first, second, equal_nan=first.dtype.kind in "fM"))
-
-
-def _first_few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _value_text(value: Any) -> str:
-    if isinstance(value, dict) and "channels" in value:
-        composite = from_dict(value)
-        channels = ", ".join(f"{channel.name} {describe_channel(channel)}" for channel in composite.channels)
-        return f"{composite.name} ({channels})"
-    if isinstance(value, list) and value and isinstance(value[0], float):
-        return "(" + ", ".join(f"{number:.6g}" for number in value) + ")"
-    return str(value)

@@ -27,7 +27,6 @@ LABEL_COLOUR = (255, 230, 0)
 VOTE_COLOUR = (255, 80, 200)
 PREDICTION_COLOUR = (0, 255, 255)
 _TILE = 224  # least size of a tile of a contact sheet; it stays below twice that
-_NO_PLACE = "place unknown"
 
 
 def find_record(store: xr.Dataset, record_id: str) -> int:
@@ -43,12 +42,11 @@ def find_record(store: xr.Dataset, record_id: str) -> int:
     Raises:
         ContrailError: If the store has no such record; the message names a few that it has.
     """
-    ids = store["record_id"].values
-    matches = np.flatnonzero(ids == record_id)
-    if not len(matches):
-        examples = ", ".join(repr(str(i)) for i in ids[:3])
+    ids = list(map(str, store["record_id"].values))
+    if record_id not in ids:
+        examples = ", ".join(map(repr, ids[:3]))
         raise ContrailError(f"{store.attrs['path']}: no record {record_id!r}; it holds {len(ids)}, such as {examples}")
-    return int(matches[0])
+    return ids.index(record_id)
 
 
 def check_viewable(store: xr.Dataset, prediction: xr.Dataset | None) -> None:
@@ -140,10 +138,10 @@ class SampleViewer:
         """
         if self.prediction is None:
             return {}
-        matches = np.flatnonzero(self.prediction["record_id"].values == self.records["record_id"].values[sample])
-        if not len(matches):
+        ids, record_id = self.prediction["record_id"].values.tolist(), self.records["record_id"].values[sample]
+        if record_id not in ids:
             return {}
-        row = int(matches[0])
+        row = ids.index(record_id)
         frames = self.prediction["frame"].values[row]
         human = self.prediction["frame_source"].values[row] == "human"
         columns = np.flatnonzero(~human & (frames >= 0) & (frames < self.store.sizes["time"])).tolist()
@@ -186,12 +184,10 @@ class SampleViewer:
         """
         time = labelled_time(self.records.isel(sample=[sample]))[0]
         latitude, longitude = (float(self.records[name].values[sample]) for name in ("latitude", "longitude"))
-        place = _NO_PLACE
         if not math.isnan(latitude + longitude):
             place = f"{abs(latitude):.2f}°{'NS'[latitude < 0]} {abs(longitude):.2f}°{'EW'[longitude < 0]}"
-        if np.isnat(time) and place == _NO_PLACE:
-            return ["time and place unknown"]
-        return [_time_text(time), place]
+            return [_time_text(time), place]
+        return ["time and place unknown"] if np.isnat(time) else [_time_text(time), "place unknown"]
 
     def frame_caption(self, sample: int, frame: int) -> str:
         """Describe one frame of a sample.

@@ -7,7 +7,7 @@ pseudo-labels: scores, probabilities and masks by frame.
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from contrail_data.reports.pictures import LABEL_COLOUR, VOTE_COLOUR, SampleView
 from contrail_data.reports.selection import Votes, choose, count_votes, read_planes
 from contrail_data.reports.sheets import Sheet
 from contrail_data.reports.summary import PredictionSummary, SampleSummary, as_text, describe_channel, summarise
-from contrail_data.storage.files import write_atomically
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import labelled_time
@@ -33,19 +32,6 @@ SAMPLED = 300
 """Largest number of samples whose images or predictions are read."""
 _EXAMPLES = 6
 _SEED = 0
-
-
-def write_report(store: xr.Dataset, out: Path) -> None:
-    """Write the page of a store.
-
-    Args:
-        store: A store of any kind.
-        out: The HTML file.
-
-    Raises:
-        ContrailError: If the store is damaged or the file cannot be written.
-    """
-    write_atomically(out, [store_page(store).encode()])
 
 
 def store_page(store: xr.Dataset) -> str:
@@ -71,10 +57,6 @@ def _samples(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) -> 
     labelled = records["label_source"].values == "human"
     positive = labelled & (records["positive_pixels"].values > 0)
     votes = count_votes(store, records)
-    examples = _examples(store, records, votes, positive)
-    picture_keys = [(LABEL_COLOUR, "label", True)] if positive.any() else []
-    if Sheet.DISAGREED in examples:
-        picture_keys.append((VOTE_COLOUR, "marked by too few annotators (in “most disputed”)", True))
     return {
         "labelled": int(labelled.sum()),
         "positive": int(positive.sum()),
@@ -83,8 +65,8 @@ def _samples(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) -> 
         "channels": _channels(store, summary, records),
         "contrails": _contrail_sizes(store, positive),
         "agreement": _agreement(votes),
-        "examples": examples,
-        "picture_keys": picture_keys,
+        "examples": _examples(store, records, votes, positive),
+        "colours": {"label": LABEL_COLOUR, "votes": VOTE_COLOUR},
         "duplicates": _duplicates(records, labelled),
     }
 
@@ -108,18 +90,17 @@ def _predictions(store: xr.Dataset, summary: PredictionSummary, records: xr.Data
     values = {"frames": frame.shape[1], "predicted": int(predicted.sum()), "sampled": len(chosen), "rows": []}
     if mask_sizes:
         frame_pixels = store.sizes["y"] * store.sizes["x"]
-        by_frame = {index: np.array(mask_sizes[index]) for index in sorted(mask_sizes)}
-        positive = np.array([(sizes > 0).mean() for sizes in by_frame.values()])
-        values["contrail_share"] = np.concatenate(list(by_frame.values())).mean() / frame_pixels
-        values["rows"] = [
-            (index, len(sizes), share, sizes.mean() / frame_pixels)
-            for (index, sizes), share in zip(by_frame.items(), positive, strict=True)
+        values["contrail_share"] = np.concatenate(list(mask_sizes.values())).mean() / frame_pixels
+        values["rows"] = rows = [
+            (index, len(sizes), np.mean(np.array(sizes) > 0), np.mean(sizes) / frame_pixels)
+            for index, sizes in sorted(mask_sizes.items())
         ]
+        names, positive = [str(row[0]) for row in rows], np.array([row[2] for row in rows])
         counts = np.histogram(np.clip(score[predicted], 0, 1), 40, (0, 1))[0]
         of_positive, of_pixels = "share of positive frames by frame index", "pixels by probability"
         values["charts"] = {
             "scores": histogram(counts, (summary.gate, "gate"), "frames by score"),
-            "frames": bars([*map(str, by_frame)], [(positive, Colour.POSITIVE)], of_positive, percent=True),
+            "frames": bars(names, [(positive, Colour.POSITIVE)], of_positive, percent=True),
             "probabilities": histogram(pixels, (summary.threshold, "threshold"), of_pixels, logarithmic=True),
         }
     return values
@@ -127,8 +108,7 @@ def _predictions(store: xr.Dataset, summary: PredictionSummary, records: xr.Data
 
 def _draw_samples(count: int) -> list[int]:
     """Draw the samples whose pixels are read, in ascending order."""
-    chosen: list[int] = np.sort(np.random.default_rng(_SEED).permutation(count)[:SAMPLED]).tolist()
-    return chosen
+    return sorted(np.random.default_rng(_SEED).permutation(count)[:SAMPLED].tolist())
 
 
 def _map(records: xr.Dataset, labelled: npt.NDArray[np.bool_], positive: npt.NDArray[np.bool_]) -> RecordMap | None:
@@ -145,7 +125,7 @@ def _time_charts(
     dated = ~np.isnat(times)
     if not dated.any():
         return {}
-    hours = [str(hour) for hour in range(24)]
+    hours, mirrored = [str(hour) for hour in range(24)], bool(labelled.any())
     utc_hour, month = (times.astype(f"datetime64[{unit}]").astype(np.int64) % n for unit, n in (("h", 24), ("M", 12)))
     charts = {}
     for title, values, names in (
@@ -153,12 +133,10 @@ def _time_charts(
         ("Hour, UTC", np.where(dated, utc_hour, np.nan), hours),
         ("Month", np.where(dated, month, np.nan), MONTHS),
     ):
-        edges = np.arange(len(names) + 1)
         series = [
-            (np.histogram(values[members & np.isfinite(values)], edges)[0], colour)
+            (np.histogram(values[members & np.isfinite(values)], np.arange(len(names) + 1))[0], colour)
             for members, colour in ((positive, Colour.POSITIVE), (~positive, Colour.NEGATIVE))
         ]
-        mirrored = bool(labelled.any())
         description = f"positive records up, others down, by {title}" if mirrored else f"records by {title}"
         charts[title] = bars(names, series if mirrored else series[1:], description, mirrored=mirrored)
     return charts
@@ -257,10 +235,10 @@ def _examples(
     store: xr.Dataset, records: xr.Dataset, votes: dict[int, Votes], positive: npt.NDArray[np.bool_]
 ) -> dict[Sheet, list[Picture]]:
     viewer = SampleViewer(store, records)
-    sheets = [Sheet.POSITIVES] if positive.any() else []
-    sheets += [Sheet.DISAGREED] if any(record.disputed for record in votes.values()) else []
+    disputed = any(record.disputed for record in votes.values())
+    shown = {Sheet.POSITIVES: positive.any(), Sheet.DISAGREED: disputed, Sheet.RANDOM: True}
     examples = {}
-    for sheet in (*sheets, Sheet.RANDOM):
+    for sheet in compress(shown, shown.values()):
         ranks = choose(store, sheet, _EXAMPLES, _SEED, votes).ranks
         examples[sheet] = [
             Picture(

@@ -166,12 +166,13 @@ def summarise(store: xr.Dataset) -> SampleSummary | PredictionSummary:
     Raises:
         ContrailError: If a variable or attribute of the store is missing or malformed.
     """
-    path = str(store.attrs["path"])
     try:
-        return _summary_of_samples(store) if kind_of(store) == Kind.SAMPLES else _summary_of_predictions(store)
+        summary_of = _summary_of_samples if kind_of(store) == Kind.SAMPLES else _summary_of_predictions
+        return summary_of(store, read_scalars(store))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise ContrailError(f"{path}: a variable or attribute is missing or malformed ({reason}); restore it") from None
+        message = f"a variable or attribute is missing or malformed ({reason}); restore it"
+        raise ContrailError(f"{store.attrs['path']}: {message}") from None
 
 
 def as_json(summary: SampleSummary | PredictionSummary) -> dict[str, Any]:
@@ -183,8 +184,7 @@ def as_json(summary: SampleSummary | PredictionSummary) -> dict[str, Any]:
     Returns:
         A dictionary that `json.dumps` accepts; numbers that are not finite become `None`.
     """
-    values: dict[str, Any] = json.loads(json.dumps(asdict(summary)), parse_constant=lambda _: None)
-    return values
+    return dict(json.loads(json.dumps(asdict(summary)), parse_constant=lambda _: None))
 
 
 def as_text(summary: SampleSummary | PredictionSummary) -> dict[str, str]:
@@ -231,8 +231,7 @@ def _common(store: xr.Dataset, records: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _summary_of_samples(store: xr.Dataset) -> SampleSummary:
-    records = read_scalars(store)
+def _summary_of_samples(store: xr.Dataset, records: xr.Dataset) -> SampleSummary:
     positive = records["positive_pixels"].values
     area = records["height"].values.astype(np.int64) * records["width"].values
     human = records["label_source"].values == "human"
@@ -255,16 +254,13 @@ def _summary_of_samples(store: xr.Dataset) -> SampleSummary:
         annotators=_counts(records["annotator_count"].values),
         time=_time(records),
         place=_place(records),
-        sizes=[
-            SizeSummary(height=height, width=width, records=count) for (height, width), count in sizes.most_common()
-        ],
+        sizes=[SizeSummary(height=h, width=w, records=count) for (h, w), count in sizes.most_common()],
         duplicates=len(human) - len(set(records["source_digest"].values)),
         missing=_missing(records),
     )
 
 
-def _summary_of_predictions(store: xr.Dataset) -> PredictionSummary:
-    records = read_scalars(store)
+def _summary_of_predictions(store: xr.Dataset, records: xr.Dataset) -> PredictionSummary:
     gate, score = float(store.attrs["gate"]), records["frame_score"].values
     return PredictionSummary(
         **_common(store, records),

@@ -113,7 +113,7 @@ def similar_pairs(a: Hashes, b: Hashes | None = None, most: float = SIMILAR) -> 
         keep = (first < second) | (not within)
         blocks.append((first[keep], second[keep], share[keep]))
     first, second, share = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    return Pairs(first, second), share
+    return (first, second), share
 
 
 def audit_stores(

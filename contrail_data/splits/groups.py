@@ -93,23 +93,19 @@ def sampling_weights(
     return weight / weight.mean() if len(weight) else weight
 
 
-def _classes(records: xr.Dataset, factor: str) -> npt.NDArray[np.int64]:
-    # (sample) number of each record's class, -999 if unknown
-    value: npt.NDArray[Any]
+def _classes(records: xr.Dataset, factor: str) -> npt.NDArray[Any]:
+    """(sample) number of each record's class; unknown values are a class of their own."""
     if factor == "positive":
-        known, value = records["label_source"].values == "human", records["positive_pixels"].values > 0
-    elif factor == "place":
+        return label_of(records)
+    if factor == "place":
         latitude, longitude = (np.floor(records[name].values / 10) for name in ("latitude", "longitude"))
-        known, value = np.isfinite(latitude + longitude), latitude * 36 + longitude % 36
-    elif factor == "hour":
-        value = records["local_solar_hour"].values // 3
-        known = np.isfinite(value)
-    elif factor == "month":
-        times = labelled_time(records)
-        known, value = ~np.isnat(times), times.astype("datetime64[M]").astype(np.int64) % 12
-    else:
-        raise ContrailError(f"sampling by {factor!r}: unknown factor; give positive, place, hour or month")
-    return np.where(known, np.where(known, value, 0), -999).astype(np.int64)
+        return latitude * 36 + longitude % 36
+    if factor == "hour":
+        return records["local_solar_hour"].values // 3
+    if factor == "month":
+        months = labelled_time(records).astype("datetime64[M]")
+        return np.where(np.isnat(months), -1, months.astype(np.int64) % 12)
+    raise ContrailError(f"sampling by {factor!r}: unknown factor; give positive, place, hour or month")
 
 
 def summary_row(stores: Sequence[xr.Dataset]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ MAX_MINUTES = 70.0
 """Maximum time between the sequences of related records, in minutes: the length of a sequence of eight frames."""
 MIN_OVERLAP = 0.001
 """Share of the smaller footprint. Taking curved edges as straight has an error of up to this."""
+Pairs = tuple[Ints, Ints]
+"""Pairs of records, as indices into two sets of records (or twice into the same one)."""
 _EPOCH = np.datetime64("1970-01-01", "ns")
 
 
@@ -36,13 +38,6 @@ class LeakKind(StrEnum):
     """Similar labelled frames."""
     LABEL = "label"
     """The same image, with two different masks."""
-
-
-class Pairs(NamedTuple):
-    """Pairs of records, as indices into two sets of records (or twice into the same one)."""
-
-    a: Ints
-    b: Ints
 
 
 class _Columns:
@@ -226,17 +221,13 @@ def _equal(
     keys_a: npt.NDArray[np.str_], owners_a: Ints, keys_b: npt.NDArray[np.str_], owners_b: Ints, *, within: bool
 ) -> Pairs:
     """Pairs of owners that have a key in common, each once; `within` one set, with the first before the second."""
-    _, number = np.unique(np.concatenate([keys_a, keys_b]), return_inverse=True)
-    number_a, number_b = number[: len(keys_a)], number[len(keys_a) :]
-    order = np.argsort(number_b, kind="stable")
-    low = np.searchsorted(number_b, number_a, "left", sorter=order)
-    count = np.searchsorted(number_b, number_a, "right", sorter=order) - low
-    within_run = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    pairs = np.stack([np.repeat(owners_a, count), owners_b[order[np.repeat(low, count) + within_run]]], 1)
-    if within:
-        pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-    pairs = np.unique(pairs, axis=0)
-    return Pairs(pairs[:, 0], pairs[:, 1])
+    owners_of: dict[str, list[int]] = {}
+    for key, owner in zip(keys_b.tolist(), owners_b.tolist(), strict=True):
+        owners_of.setdefault(key, []).append(owner)
+    owned = zip(keys_a.tolist(), owners_a.tolist(), strict=True)
+    pairs = {(i, j) for key, i in owned for j in owners_of.get(key, ()) if i < j or not within}
+    first, second = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
+    return first, second
 
 
 def _footprint_pairs(a: RecordKeys, b: RecordKeys, minutes: float, overlap: float) -> Pairs:
@@ -248,7 +239,7 @@ def _footprint_pairs(a: RecordKeys, b: RecordKeys, minutes: float, overlap: floa
 
     rows_a, rows_b = (np.flatnonzero(np.isfinite(keys.first) & np.isfinite(keys.place).all((1, 2))) for keys in (a, b))
     if not len(rows_a) or not len(rows_b):
-        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     sphere_a, sphere_b = _unit_vectors(a.place[rows_a]), _unit_vectors(b.place[rows_b])
     radius_a, radius_b = (np.linalg.norm(s[:, 1:] - s[:, :1], axis=-1).max(1) for s in (sphere_a, sphere_b))
     half_a, half_b = ((keys.last - keys.first)[rows] / 2 for keys, rows in ((a, rows_a), (b, rows_b)))
@@ -266,10 +257,10 @@ def _footprint_pairs(a: RecordKeys, b: RecordKeys, minutes: float, overlap: floa
     p, q = near.astype(np.int64).T
     apart = np.linalg.norm(sphere_a[p, 0] - sphere_b[q, 0], axis=-1)
     i, j = rows_a[p], rows_b[q]
-    close = (apart <= radius_a[p] + radius_b[q]) & (_gaps(a, b, Pairs(i, j)) <= minutes)
+    close = (apart <= radius_a[p] + radius_b[q]) & (_gaps(a, b, (i, j)) <= minutes)
     i, j = i[close], j[close]
-    pairs = np.unique(np.stack([i, j], 1)[_overlaps(a, b, Pairs(i, j)) > overlap], axis=0)
-    return Pairs(pairs[:, 0], pairs[:, 1])
+    pairs = np.unique(np.stack([i, j], 1)[_overlaps(a, b, (i, j)) > overlap], axis=0)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _overlaps(a: RecordKeys, b: RecordKeys, pairs: Pairs) -> Floats:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from typer.testing import CliRunner
 
-from contrail_data.errors import ContrailError
+from contrail_data.cli.main import app
 from contrail_data.reports.globe import view_from
-from contrail_data.reports.store_page import store_page, write_report
+from contrail_data.reports.store_page import store_page
 from helpers.stores import predict_square
 
 
@@ -68,10 +69,9 @@ def test_the_report_is_one_safe_page(store: xr.Dataset, tmp_path: Path) -> None:
         assert attack in parsed.text  # shown as text
         assert "http" not in html
         assert "url(" not in html
-    write_report(store, tmp_path / "r.html")
+    command = ["report", store.attrs["path"], "-o", str(tmp_path / "r.html")]
+    assert CliRunner().invoke(app, command).exit_code == 0
     assert (tmp_path / "r.html").read_text() == store_page(store)
-    with pytest.raises(ContrailError, match="cannot be written"):
-        write_report(store, tmp_path / "none" / "r.html")
 
 
 def test_the_report_shows_the_counts(store: xr.Dataset) -> None:

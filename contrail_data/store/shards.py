@@ -77,7 +77,11 @@ class Layout:
 
     @cached_property
     def compressor(self) -> Any:
-        """The numcodecs codec of the inner chunks. None if they are not compressed."""
+        """The numcodecs codec of the inner chunks.
+
+        Returns:
+            None if they are not compressed.
+        """
         if (declaration := CODECS[self.spec.codec]) is None:
             return None
         settings = {"id": declaration["name"], **declaration["configuration"]}

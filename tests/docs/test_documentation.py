@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import pytest
 
 from helpers.cli import run_data, run_train
 from helpers.places import REAL_DATA
+from helpers.shared import shared
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -24,7 +26,7 @@ PAGES = [
 SIDE = "64"
 SMALL_DATA = {"synth": ["--records", "32", "--size", SIDE, "--scenery", "clear"], "build-ash": ["--size", SIDE]}
 """Options that make the commands of `contrail-data` quick; they replace options of the same name."""
-SMALL_MODEL = ["encoder=resnet10t", "decoder.channels=[8,8,8,8,8]"]
+SMALL_MODEL = ["encoder=test_resnet", "decoder.channels=[8,8,8,8,8]"]
 SMALL_RUN = ["epochs=1", "batch_size=8", "augment.affine=null", *(f"model.{setting}" for setting in SMALL_MODEL)]
 
 
@@ -76,42 +78,57 @@ def needs_what_is_not_here(line: str) -> bool:
     return "data/ahi" in line and not (REAL_DATA / "ahi").is_dir()
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the reader of any page has: records, frames, scans, stores, a pushed copy of one, and a run."""
+
+    def prepare(folder: Path) -> Path:
+        (folder / "data/frames").mkdir(parents=True)
+        rng = np.random.default_rng(0)
+        for index in range(24):
+            frame = rng.random((64, 64, 4)).astype(np.float16)
+            frame[..., 3] = rng.random((64, 64)) < 0.05 * (index % 2)
+            np.save(folder / "data/frames" / f"{index:03d}.npy", frame)
+        if (REAL_DATA / "ahi").is_dir():
+            (folder / "data/ahi").symlink_to(REAL_DATA / "ahi")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            for line in (
+                "contrail-data synth data/records",
+                "contrail-data synth data/more --seed 5",
+                "contrail-data synth-scans data/abi",
+                "contrail-data build-ash data/records --split train -o data/train.zarr",
+                "contrail-data build-ash data/records --split validation -o data/validation.zarr",
+                "contrail-data push data/train.zarr shared/train.zarr",
+                "contrail-train run unet2d --out runs/a --set data.train=data/train.zarr",
+            ):
+                run(line, folder)
+        return folder
+
+    return shared(tmp_path_factory, "documentation", prepare)
+
+
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with what the reader of the pages has: records, frames, scans and a run."""
-    monkeypatch.chdir(tmp_path)
+def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the prepared folder as the working folder."""
+    folder = shutil.copytree(prepared, tmp_path / "workspace", symlinks=True)
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("CONTRAIL_CACHE", str(tmp_path / "cache"))
-    run("contrail-data synth data/records", tmp_path)
-    run("contrail-data synth data/more --seed 5", tmp_path)
-    run("contrail-data synth-scans data/abi", tmp_path)
-    if (REAL_DATA / "ahi").is_dir():
-        (tmp_path / "data/ahi").symlink_to(REAL_DATA / "ahi")
-    rng = np.random.default_rng(0)
-    (tmp_path / "data/frames").mkdir()
-    for index in range(24):
-        frame = rng.random((64, 64, 4)).astype(np.float16)
-        frame[..., 3] = rng.random((64, 64)) < 0.05 * (index % 2)
-        np.save(tmp_path / "data/frames" / f"{index:03d}.npy", frame)
-    for line in (
-        "contrail-data build-ash data/records --split train -o data/train.zarr",
-        "contrail-train run unet2d --out runs/a --set data.train=data/train.zarr",
-    ):
-        run(line, tmp_path)
-    return tmp_path
+    return folder
 
 
 @pytest.mark.slow
-def test_every_command_and_python_block_runs(workspace: Path) -> None:
-    for page in PAGES:
-        for block in blocks_of(page):
-            if block.language == "python":
-                exec(compile(block.text, page, "exec"), {})
-            elif block.title:
-                (workspace / block.title).write_text(block.text)
-            elif block.language == "":
-                for line in block.text.splitlines():
-                    if line.startswith("contrail-") and not needs_what_is_not_here(line):
-                        run(line, workspace)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_and_python_block_of_a_page_runs(page: str, workspace: Path) -> None:
+    for block in blocks_of(page):
+        if block.language == "python":
+            exec(compile(block.text, page, "exec"), {})
+        elif block.title:
+            (workspace / block.title).write_text(block.text)
+        elif block.language == "":
+            for line in block.text.splitlines():
+                if line.startswith("contrail-") and not needs_what_is_not_here(line):
+                    run(line, workspace)
 
 
 def test_pages_hold_commands_and_python() -> None:

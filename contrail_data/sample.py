@@ -9,9 +9,7 @@
     time                    (time) datetime64[ns] UTC, NaT if unknown or if the frame is missing
 
 Time is the innermost axis because records are stored that way, so nothing is copied before the arithmetic.
-Attributes: record_id, split, source_digest, labelled_frame (-1: none), annotator_count, label_source, height, width and
-positive_pixels (all before any resizing), satellite, satellite_longitude, and the keys of
-`contrail_data.geo.geometry.Footprint`.
+The attributes are the keys of `Attributes`.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 import numpy.typing as npt
@@ -74,16 +72,25 @@ def reference_frame(labelled: npt.ArrayLike, frames: int) -> npt.NDArray[np.int6
     return np.where(indices < 0, frames // 2, indices)
 
 
-def record_times(labelled_time: np.datetime64) -> npt.NDArray[np.datetime64]:
-    """Return the times of the frames of an OpenContrails record.
+class Attributes(Footprint):
+    """Attributes of a sample; those that are not required follow from its pixels and labels."""
 
-    Args:
-        labelled_time: Time of the labelled frame, UTC; NaT if unknown.
-
-    Returns:
-        Times, (time) datetime64[ns].
-    """
-    return labelled_time.astype("datetime64[ns]") + FRAME_STEP * (np.arange(RECORD_FRAMES) - RECORD_LABELLED_FRAME)
+    record_id: str
+    split: str
+    source_digest: str
+    """Digest of the raw data."""
+    labelled_frame: int
+    """Index of the labelled frame; -1 if there is none."""
+    satellite: NotRequired[str]
+    """`GOES_EAST` by default, as its longitude."""
+    satellite_longitude: NotRequired[float]
+    """Degrees east."""
+    annotator_count: NotRequired[int]
+    label_source: NotRequired[str]
+    height: NotRequired[int]
+    """Rows before any resizing; so are `width` and `positive_pixels`."""
+    width: NotRequired[int]
+    positive_pixels: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -98,37 +105,23 @@ class Labels:
 
 
 def make_sample(
-    name: str,
     pixels: npt.NDArray[np.float32],
-    planes: Sequence[Any],
-    *,
-    record_id: str,
-    split: str,
+    planes: Sequence[int] | Sequence[str],
     time: npt.NDArray[np.datetime64],
     labels: Labels,
-    labelled_frame: int,
-    source_digest: str,
-    footprint: Footprint,
+    attributes: Attributes,
+    *,
     valid: npt.NDArray[np.bool_] | None = None,
-    satellite: str = GOES_EAST,
-    satellite_longitude: float = GOES_EAST_LONGITUDE,
 ) -> xr.Dataset:
     """Assemble and check a sample; the module docstring describes its variables.
 
     Args:
-        name: `brightness_temperature` or `image`.
-        pixels: Values of that variable.
-        planes: Band numbers or channel names along the first axis of `pixels`.
-        record_id: Id of the record.
-        split: Split that the sample belongs to.
+        pixels: Values of `brightness_temperature` or `image`.
+        planes: Along the first axis of `pixels`: band numbers of `brightness_temperature`, or channel names of `image`.
         time: Times of the frames.
         labels: Labels, if there are any.
-        labelled_frame: Index of the labelled frame; -1 if there is none.
-        source_digest: Digest of the raw data.
-        footprint: Place of the sample.
+        attributes: Attributes of the sample.
         valid: Where pixels are present; None if they all are.
-        satellite: Name of the satellite.
-        satellite_longitude: Longitude of the satellite in degrees east.
 
     Returns:
         The sample.
@@ -137,7 +130,7 @@ def make_sample(
         BadRecord: If values are impossible (NaN in a valid pixel, temperatures outside `KELVIN_RANGE`, an image outside
             [0, 1]), if shapes differ, or if no pixel is valid.
     """
-    axis = "channel" if name == "image" else "band"
+    name, axis = ("image", "channel") if isinstance(planes[0], str) else ("brightness_temperature", "band")
     height, width = pixels.shape[1:3]
     if valid is not None and valid.all():
         valid = None
@@ -152,28 +145,21 @@ def make_sample(
             variables[label] = (("y", "x"), marks)
     if valid is not None:
         variables["valid"] = (("y", "x", "time"), valid)
-    return xr.Dataset(
-        variables,
-        # No indexes: nothing selects by label, and creating them costs as much time as the arithmetic.
-        coords=xr.Coordinates({"time": ("time", time), axis: (axis, np.asarray(planes))}, indexes={}),
-        attrs={
-            "record_id": record_id,
-            "split": split,
-            "source_digest": source_digest,
-            "labelled_frame": labelled_frame,
-            "annotator_count": labels.annotator_count,
-            "label_source": "none" if labels.mask is None else "human",
-            "height": height,
-            "width": width,
-            "positive_pixels": 0 if labels.mask is None else int(labels.mask.sum()),
-            "satellite": satellite,
-            "satellite_longitude": satellite_longitude,
-            **footprint,
-        },
-    )
+    defaults = {
+        "satellite": GOES_EAST,
+        "satellite_longitude": GOES_EAST_LONGITUDE,
+        "annotator_count": labels.annotator_count,
+        "label_source": "none" if labels.mask is None else "human",
+        "height": height,
+        "width": width,
+        "positive_pixels": 0 if labels.mask is None else int(labels.mask.sum()),
+    }
+    # No indexes: nothing selects by label, and creating them costs as much time as the arithmetic.
+    coordinates = xr.Coordinates({"time": ("time", time), axis: (axis, np.asarray(planes))}, indexes={})
+    return xr.Dataset(variables, coordinates, {**defaults, **attributes})
 
 
-def _check_range(axis: str, names: Sequence[Any], planes: npt.NDArray[np.float32]) -> None:
+def _check_range(axis: str, names: Sequence[int | str], planes: npt.NDArray[np.float32]) -> None:
     """Raise BadRecord for NaN or impossible values in one of the planes."""
     low, high = (0.0, 1.0) if axis == "channel" else KELVIN_RANGE
     for name, plane in zip(names, planes, strict=True):
@@ -213,10 +199,9 @@ def resize(sample: xr.Dataset, size: int) -> xr.Dataset:
             planes = [_resize_plane(p, size, Image.Resampling.BILINEAR) for p in stacked.reshape(-1, height, width)]
             values = np.moveaxis(np.stack(planes).reshape(*stacked.shape[:-2], size, size), -3, -1)
             resized[str(name)] = (variable.dims, values > 1 - 1e-6 if name == "valid" else values)
-    attrs = dict(sample.attrs)
     stretch = np.array([1, width / size, 1, 1, 1, height / size])  # GDAL order: pixel width 1, pixel height 5
-    attrs["geotransform"] = np.asarray(attrs["geotransform"]) * stretch
-    return xr.Dataset(resized, coords=sample.coords, attrs=attrs)
+    geotransform = np.asarray(sample.attrs["geotransform"]) * stretch
+    return xr.Dataset(resized, coords=sample.coords, attrs=sample.attrs | {"geotransform": geotransform})
 
 
 def _resize_plane(plane: npt.NDArray[Any], size: int, method: Image.Resampling) -> npt.NDArray[np.float32]:

@@ -8,9 +8,7 @@ users' guide, volume 3, section 5.1.3). Pixels whose data quality flag is not ac
 from __future__ import annotations
 
 import re
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +28,9 @@ from xarray.core import indexing
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.scans.abi_files import SAME_SCAN, AbiFile, AbiScan, find_files, group_scans, parse_name
+from contrail_data.scans.abi_files import SAME_SCAN, AbiFile, AbiScan, find_files, group_scans
 from contrail_data.scans.scene import assemble, require_bands, with_geometry
+from contrail_data.storage.files import first_line
 from contrail_data.storage.place import Place
 
 GOOD = (0, 1)
@@ -48,20 +47,17 @@ class Contents:
     """What a file holds, except for its pixels."""
 
     grid: FixedGrid
-    start: np.datetime64
-    end: np.datetime64
-    platform: str
     bands: tuple[int, ...]
     chunk: int
     """Rows per chunk on disk."""
 
 
 @lru_cache(maxsize=512)
-def read_contents(url: str) -> Contents:
+def read_contents(file: AbiFile) -> Contents:
     """Read the description of a file.
 
     Args:
-        url: Path or URL.
+        file: The file.
 
     Returns:
         The description.
@@ -70,33 +66,28 @@ def read_contents(url: str) -> Contents:
         ContrailError: If the file cannot be read, comes from another instrument, has no infrared band, or holds
             something else than its name says.
     """
-    with _opened(url) as file:
-        instrument = _text(file.attrs.get("instrument_type", b""))
-        if "Advanced Baseline Imager" not in instrument and "goes_imager_projection" not in file:
+    url = file.url
+    with _opened(url) as content:
+        instrument = _text(content.attrs.get("instrument_type", b""))
+        if "Advanced Baseline Imager" not in instrument and "goes_imager_projection" not in content:
             raise ContrailError(f"{url}: comes from {instrument or 'another instrument'}, not GOES-R ABI; leave it out")
-        projection = Projection.from_cf(file["goes_imager_projection"].attrs)
-        (x, dx, width), (y, dy, height) = (_axis(file[name]) for name in ("x", "y"))
-        parsed = parse_name(url)
-        if "time_bounds" in file:
-            milliseconds = (round(float(seconds) * 1e3) for seconds in file["time_bounds"][:2])
-            start, end = (_EPOCH + np.timedelta64(elapsed, "ms") for elapsed in milliseconds)
-        elif parsed is not None:
-            start, end = parsed.start, parsed.end
+        projection = Projection.from_cf(content["goes_imager_projection"].attrs)
+        (x, dx, width), (y, dy, height) = (_axis(content[name]) for name in ("x", "y"))
+        start = file.start
+        if "time_bounds" in content:
+            start = _EPOCH + np.timedelta64(round(float(content["time_bounds"][0]) * 1e3), "ms")
+        if "CMI" in content or "Rad" in content:
+            bands = [int(np.ravel(content["band_id"][()])[0]) if "band_id" in content else file.band]
         else:
-            raise ContrailError(f"{url}: time is unknown; keep NOAA's own file name")
-        if "CMI" in file or "Rad" in file:
-            bands = [int(np.ravel(file["band_id"][()])[0]) if "band_id" in file else parsed.band if parsed else 0]
-        else:
-            bands = sorted(int(name[5:]) for name in file if re.fullmatch(r"CMI_C\d\d", name))
+            bands = sorted(int(name[5:]) for name in content if re.fullmatch(r"CMI_C\d\d", name))
         if not bands or not all(7 <= b <= 16 for b in bands if len(bands) == 1):
             raise ContrailError(f"{url}: contains no infrared band (7 to 16); leave it out")
-        if parsed is not None and (parsed.band not in (0, *bands) or abs(start - parsed.start) > SAME_SCAN):
+        if file.band not in (0, *bands) or abs(start - file.start) > SAME_SCAN:
             contents = f"band {bands[0]} at {np.datetime_as_string(start, 's')}"
             raise ContrailError(f"{url}: contains {contents}, contrary to its name; fetch the file again")
-        pixels = file["Rad" if "Rad" in file else "CMI" if "CMI" in file else f"CMI_C{bands[0]:02d}"]
+        pixels = content["Rad" if "Rad" in content else "CMI" if "CMI" in content else f"CMI_C{bands[0]:02d}"]
         chunk = int(pixels.chunks[0]) if pixels.chunks else height
-        platform = _text(file.attrs.get("platform_ID", b"")) or (f"G{parsed.satellite}" if parsed else "")
-    return Contents(FixedGrid(projection, x, y, dx, dy, height, width), start, end, platform, tuple(bands), chunk)
+    return Contents(FixedGrid(projection, x, y, dx, dy, height, width), tuple(bands), chunk)
 
 
 def _text(value: Any) -> str:
@@ -209,30 +200,23 @@ def _parts(variable: Any, rows: slice, columns: slice) -> Iterator[tuple[tuple[s
             yield part, np.ascontiguousarray(chunk.reshape(deep, wide)[r0 - top : r1 - top, c0 - left : c1 - left])
 
 
-_files: OrderedDict[tuple[int, str], Any] = OrderedDict()
-_lock = threading.Lock()
-_MOST_OPEN = 64
+@lru_cache(maxsize=64)
+def _file(url: str) -> Any:
+    """Open a file and keep it open for the next call, as opening takes longer than reading a window."""
+    return h5py.File(_RemoteFile(url) if "://" in url else url, "r")
 
 
 @contextmanager
 def _opened(url: str) -> Iterator[Any]:
-    """Open a file and keep it open for the next call, as opening takes longer than reading a window."""
-    key = (threading.get_ident(), url)
+    """Yield an open file, and report what goes wrong with it."""
     try:
-        with _lock:
-            file = _files.pop(key, None)
-        file = file or h5py.File(_RemoteFile(url) if "://" in url else url, "r")
-        yield file
+        yield _file(url)
     except ContrailError:
+        _file.cache_clear()  # a file that is fetched again is opened again
         raise
     except (OSError, KeyError, RuntimeError, ValueError, IsalError) as error:  # type: ignore[misc]
-        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise ContrailError(f"{url}: cannot be read ({reason}); fetch the file again") from None
-    with _lock:
-        _files[key] = file
-        oldest = _files.popitem(last=False)[1] if len(_files) > _MOST_OPEN else None
-    if oldest is not None:
-        oldest.close()
+        _file.cache_clear()
+        raise ContrailError(f"{url}: cannot be read ({first_line(error)[:100]}); fetch the file again") from None
 
 
 class _RemoteFile(AbstractBufferedFile):
@@ -267,7 +251,7 @@ class _Temperature(BackendArray):
         good: Accepted data quality flags.
     """
 
-    def __init__(self, files: Sequence[Sequence[str | None]], bands: Sequence[int], shape: Any, good: Sequence[int]):
+    def __init__(self, files: Sequence[list[AbiFile | None]], bands: Sequence[int], shape: Any, good: Sequence[int]):
         self.files, self.bands, self.good = files, bands, good
         self.shape = (len(files), len(bands), *shape)
         self.dtype = np.dtype(np.float32)
@@ -285,8 +269,8 @@ class _Temperature(BackendArray):
         out = np.full((len(times), len(bands), *shape), np.nan, np.float32)
         for i, time in enumerate(times):
             for j, band in enumerate(bands):
-                if (url := self.files[time][band]) is not None:
-                    read_temperature(url, self.bands[band], *window, self.good, out[i, j])
+                if (file := self.files[time][band]) is not None:
+                    read_temperature(file.url, self.bands[band], *window, self.good, out[i, j])
         out = out[:, :, rows - window[0].start][:, :, :, columns - window[1].start]  # for strides and reversed axes
         return out[tuple(slice(None) if indices.ndim else 0 for indices in positions)]
 
@@ -307,23 +291,24 @@ def open_abi_scans(
     Raises:
         ContrailError: If no scan has a band, grids differ, or a file cannot be read.
     """
+    first = next(iter(scans[0].files.values()))
+    folder = str(Path(first.url).parent)
     available = sorted({band for scan in scans for band, file in scan.files.items() if band in bands_of(file)})
     bands = sorted(bands) if bands is not None else [band for band in available if band >= 7]
-    require_bands(_folder(scans), bands, available)
-    files = [[f.url if (f := scan.files.get(b)) and b in bands_of(f) else None for b in bands] for scan in scans]
-    urls = [url for row in files for url in row if url is not None]
-    grid = read_contents(urls[0]).grid
-    if other := [differing for url in urls if (differing := read_contents(url).grid) != grid]:
+    require_bands(folder, bands, available)
+    rows = [[f if (f := scan.files.get(b)) and b in bands_of(f) else None for b in bands] for scan in scans]
+    files = [file for row in rows for file in row if file is not None]
+    grid = read_contents(files[0]).grid
+    if other := [differing for file in files if (differing := read_contents(file).grid) != grid]:
         sizes = f"{grid.height} x {grid.width}, {other[0].height} x {other[0].width} pixels"
-        raise ContrailError(f"{_folder(scans)}: grids differ ({sizes}, or their position); choose files of one scene")
-    array = indexing.LazilyIndexedArray(_Temperature(files, bands, (grid.height, grid.width), good))
-    first = next(iter(scans[0].files.values()))
+        raise ContrailError(f"{folder}: grids differ ({sizes}, or their position); choose files of one scene")
+    array = indexing.LazilyIndexedArray(_Temperature(rows, bands, (grid.height, grid.width), good))
     attributes = {
         "platform": f"GOES-{first.satellite}",
         "instrument": "ABI",
         "scene": first.scene,
         "product": first.product,
-        "source": sorted({url.rpartition("/")[2] for url in urls}),
+        "source": sorted({file.name for file in files}),
     }
     return assemble(array, bands, grid, [(scan.start, scan.end) for scan in scans], attributes)
 
@@ -337,11 +322,7 @@ def bands_of(file: AbiFile) -> tuple[int, ...]:
     Returns:
         ABI band numbers.
     """
-    return read_contents(file.url).bands if file.band == 0 else (file.band,)
-
-
-def _folder(scans: Sequence[AbiScan]) -> str:
-    return str(Path(next(iter(scans[0].files.values())).url).parent)
+    return read_contents(file).bands if file.band == 0 else (file.band,)
 
 
 def open_abi(
@@ -368,7 +349,7 @@ def open_abi(
     for note in notes:
         warnings.warn(note, stacklevel=2)
     scene = open_abi_scans(scans, bands, good)
-    chunk_rows = read_contents(files[0].url).chunk
+    chunk_rows = read_contents(files[0]).chunk
     # Blocks are multiples of chunks, so that no chunk is unpacked twice.
     blocks = {"time": 1, "band": 1, "y": chunk_rows * max(1, BLOCK_ROWS // chunk_rows), "x": -1}
     return with_geometry(scene.assign(brightness_temperature=scene["brightness_temperature"].chunk(blocks)))

@@ -15,7 +15,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.place import place_of
 
 _NAME = re.compile(
-    r"OR_ABI-(?P<product>L1b-Rad|L2-CMIP|L2-MCMIP)(?P<scene>F|C|M1|M2)-M(?P<mode>\d+)(?:C(?P<band>\d\d))?"
+    r"OR_ABI-(?P<product>L1b-Rad|L2-CMIP|L2-MCMIP)(?P<scene>F|C|M1|M2)-M\d+(?:C(?P<band>\d\d))?"
     r"_G(?P<satellite>\d\d)_s(?P<start>\d{14})_e(?P<end>\d{14})_c(?P<created>\d{14})\.nc"
 )
 SAME_SCAN = np.timedelta64(30, "s")
@@ -41,7 +41,6 @@ class AbiFile:
     """L1b-Rad, L2-CMIP or L2-MCMIP."""
     band: int
     """Band number; 0 for a file of all bands (MCMIP)."""
-    mode: int
     created: np.datetime64
     url: str
 
@@ -64,8 +63,8 @@ def parse_name(url: str) -> AbiFile | None:
     if match is None or (match["band"] is None) != (match["product"] == "L2-MCMIP"):
         return None
     start, end, created = (_time(match[key]) for key in ("start", "end", "created"))
-    satellite, band, mode = (int(match[key] or 0) for key in ("satellite", "band", "mode"))
-    return AbiFile(satellite, match["scene"], start, end, match["product"], band, mode, created, url)
+    band = int(match["band"] or 0)
+    return AbiFile(int(match["satellite"]), match["scene"], start, end, match["product"], band, created, url)
 
 
 def _time(text: str) -> np.datetime64:

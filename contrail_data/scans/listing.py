@@ -15,7 +15,7 @@ import xarray as xr
 from contrail_data.errors import ContrailError
 from contrail_data.sample import FRAME_STEP
 from contrail_data.scans.abi import GOOD, bands_of, open_abi_scans, read_contents
-from contrail_data.scans.abi_files import AbiScan, find_files, group_scans
+from contrail_data.scans.abi_files import AbiFile, AbiScan, find_files, group_scans
 from contrail_data.scans.satpy_reader import open_satpy
 from contrail_data.scans.scene import require_bands
 
@@ -99,12 +99,13 @@ def list_abi_scans(
         ContrailError: If there are no files, they are of several kinds, or none of them is usable.
     """
     groups, notes = group_scans(find_files(where, since, until, product))
-    urls = sorted({file.url for group in groups for band, file in group.files.items() if band in bands})
+    listed = {file for group in groups for band, file in group.files.items() if band in bands}
+    needed = sorted(listed, key=lambda file: file.url)
     with ThreadPoolExecutor(8) as pool:
-        broken = {url: problem for url, problem in zip(urls, pool.map(_problem_of, urls), strict=True) if problem}
+        broken = {file: problem for file, problem in zip(needed, pool.map(_problem_of, needed), strict=True) if problem}
     scans = []
     for group in groups:
-        files = {b: f for b, f in group.files.items() if b in bands and f.url not in broken and b in bands_of(f)}
+        files = {b: f for b, f in group.files.items() if b in bands and f not in broken and b in bands_of(f)}
         if files:
             names = tuple(sorted({file.url for file in files.values()}))
             open_scan = partial(open_abi_scans, [AbiScan(group.start, group.end, files)], None, tuple(good))
@@ -117,10 +118,10 @@ def list_abi_scans(
     return ScanListing(scans, notes, list(broken.values()))
 
 
-def _problem_of(url: str) -> str:
+def _problem_of(file: AbiFile) -> str:
     """Return why a file cannot be used; empty if it can."""
     try:
-        read_contents(url)
+        read_contents(file)
     except ContrailError as error:
         return str(error)
     return ""
@@ -145,29 +146,13 @@ def list_satpy_scans(where: str, reader: str, bands: tuple[int, ...]) -> ScanLis
     if not paths:
         raise ContrailError(f"{where}: contains no files; check the path")
     scene = _satpy_scene(paths, reader, bands)
-    return ScanListing(scans_of_scene(scene, paths, partial(_satpy_time, paths, reader, bands)))
-
-
-def scans_of_scene(
-    scene: xr.Dataset, files: Sequence[str] = (), open_time: Callable[[int], xr.Dataset] | None = None
-) -> list[Scan]:
-    """List the scans of an open scene, such as `from_satpy` returns.
-
-    Args:
-        scene: The scene, of one or several times.
-        files: Files that it was read from.
-        open_time: Reopens one time of the scene by its index, so that other processes can do so; None if the scene
-            itself is to be used.
-
-    Returns:
-        One scan for each time.
-    """
-    bands = tuple(scene["band"].values.tolist())
-    identity = (*files, str(scene.attrs.get("platform", "")), str(id(scene)) if open_time is None else "")
-    return [
-        Scan(start, bands, (*identity, str(i)), partial(open_time, i) if open_time else partial(scene.isel, time=[i]))
-        for i, start in enumerate(scene["scan_start"].values)
-    ]
+    available = tuple(scene["band"].values.tolist())
+    return ScanListing(
+        [
+            Scan(start, available, paths, partial(_satpy_time, paths, reader, bands, i))
+            for i, start in enumerate(scene["scan_start"].values)
+        ]
+    )
 
 
 @lru_cache(maxsize=4)

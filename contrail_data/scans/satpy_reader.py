@@ -11,9 +11,8 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ import xarray as xr
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.scans.scene import assemble, require_bands
+from contrail_data.storage.files import first_line
 
 if TYPE_CHECKING:
     from satpy import Scene
@@ -38,7 +38,8 @@ _LOWEST = (6.0, 6.8, 7.2, 8.4, 9.5, 10.3, 11.1, 12.25, 13.2)
 _HIGHEST = (6.5, 7.1, 7.5, 8.75, 9.8, 10.55, 11.3, 12.45, 13.4)
 _CENTRES = dict(zip(_ABI_BANDS, zip(_LOWEST, _HIGHEST, strict=True), strict=True))
 _AMI_CHANNELS = ("wv063", "wv069", "wv073", "ir087", "ir096", "ir105", "ir112", "ir123", "ir133")
-_AMI = dict(zip(_AMI_CHANNELS, _ABI_BANDS, strict=True))
+# ABI bands of the channels in the names of files: 14 for AHI's "14" and AMI's "ir112".
+_CHANNELS = dict(zip(_AMI_CHANNELS, _ABI_BANDS, strict=True)) | {f"{band:02d}": band for band in _ABI_BANDS}
 # Readers that are recognised by the names of their files.
 _NAMES = {
     "ahi_hsd": re.compile(r"HS_H\d\d_\d{8}_\d{4}_B(?P<channel>\d\d)_\w{4}_R\d\d_S\d{4}\.DAT(\.bz2)?"),
@@ -48,19 +49,6 @@ _SECTORS = {"FLDK": "full disk", "FD": "full disk", "F": "full disk", "C": "CONU
 _SECTORS |= {"LA": "local area", "M1": "mesoscale 1", "M2": "mesoscale 2"}
 _ORIGIN = ("false_easting", "false_northing", "latitude_of_projection_origin")
 _opening = threading.Lock()  # satpy's configuration is global to the process
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """One time; `bands` holds dask arrays (y, x), float32, kelvin, with north up and west left."""
-
-    start: np.datetime64
-    end: np.datetime64
-    area: Any
-    grid: FixedGrid
-    bands: Mapping[int, Any]
-    attributes: Mapping[str, str]
-    source: tuple[str, ...]
 
 
 def from_satpy(scene: Scene) -> xr.Dataset:
@@ -79,12 +67,13 @@ def from_satpy(scene: Scene) -> xr.Dataset:
         ContrailError: If no window channel (ABI 11, 13, 14, 15) is loaded, or the datasets are not on one geostationary
             grid whose position is known.
     """
-    scan = _scan_of(scene)
-    if not set(WINDOW) & set(scan.bands):
+    _, scan = _scan_of(scene)
+    bands = scan["band"].values.tolist()
+    if not set(WINDOW) & set(bands):
         remedy = f"load one of {_WINDOW_MICROMETRES} as brightness temperature"
-        loaded = ", ".join(map(str, sorted(scan.bands)))
+        loaded = ", ".join(map(str, bands))
         raise ContrailError(f"satpy scene: no window channel is loaded (loaded bands: {loaded}); {remedy}")
-    return _joined([scan], sorted(scan.bands), "satpy scene")
+    return scan
 
 
 def open_satpy(paths: Sequence[Path], reader: str | None = None, bands: Sequence[int] | None = None) -> xr.Dataset:
@@ -119,15 +108,15 @@ def open_satpy(paths: Sequence[Path], reader: str | None = None, bands: Sequence
         for path in paths:
             if (match := pattern.fullmatch(path.name)) is None:
                 raise ContrailError(f"{path}: not named like a file of {reader}; leave it out")
-            channels[path] = _band_named(match["channel"])
+            channels[path] = _CHANNELS.get(match["channel"])
         _check(where, requested, {band for band in channels.values() if band is not None}, bands is None)
         # satpy would take a file next to its compressed copy for another segment.
         unpacked = {path.name.removesuffix(".bz2"): path for path in sorted(channels, key=lambda p: -len(p.name))}
         paths = [path for path in unpacked.values() if channels[path] in requested]
     scans = [_read(group, reader, requested) for group in _grouped(paths, reader, where)]
-    available = {band for scan in scans for band in scan.bands}
+    available = {band for _, scan in scans for band in scan["band"].values.tolist()}
     _check(where, requested, available, bands is None)
-    scans.sort(key=lambda scan: scan.start)
+    scans.sort(key=lambda area_and_scan: area_and_scan[1]["scan_start"].values[0])
     return _joined(scans, [band for band in requested if band in available], where)
 
 
@@ -151,11 +140,6 @@ def _require_satpy(reader: str) -> None:
             raise ContrailError(f"{module}: not installed, but needed to read these files; {remedy}")
 
 
-def _band_named(channel: str) -> int | None:
-    """Return the ABI band of a channel in a file name: 14 for AHI's "14" and AMI's "ir112"."""
-    return (int(channel) if int(channel) in _CENTRES else None) if channel.isdigit() else _AMI.get(channel)
-
-
 def _check(where: str, requested: Sequence[int], available: set[int], any_suffices: bool) -> None:
     if not (any_suffices and available & set(requested)):
         require_bands(where, requested, available)
@@ -168,11 +152,13 @@ def _grouped(paths: Sequence[Path], reader: str, where: str) -> list[list[Path]]
     try:
         groups = group_files([os.fspath(path) for path in paths], reader=reader)
     except Exception as error:
-        raise ContrailError(f"{where}: not files of satpy's reader {reader} ({_reason(error)}); name another") from None
+        raise ContrailError(
+            f"{where}: not files of satpy's reader {reader} ({first_line(error)[:100]}); name another"
+        ) from None
     return [sorted(map(Path, group[reader])) for group in groups if group[reader]]
 
 
-def _read(paths: Sequence[Path], reader: str, requested: Sequence[int]) -> _Scan:
+def _read(paths: Sequence[Path], reader: str, requested: Sequence[int]) -> tuple[Any, xr.Dataset]:
     from satpy import Scene
 
     try:
@@ -188,11 +174,11 @@ def _read(paths: Sequence[Path], reader: str, requested: Sequence[int]) -> _Scan
             for path in paths:
                 _read([path], reader, requested)
         which = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-        raise ContrailError(f"{which}: satpy cannot read it ({_reason(error)}); fetch it again") from None
+        raise ContrailError(f"{which}: satpy cannot read it ({first_line(error)[:100]}); fetch it again") from None
     if missing := {str(name["name"]) for name in scene.missing_datasets}:
         raise ContrailError(f"{paths[0]}: satpy cannot load {', '.join(sorted(missing))}; fetch the files again")
     try:
-        return _scan_of(scene, tuple(path.name for path in paths))
+        return _scan_of(scene, {path.name for path in paths})
     except ContrailError as error:
         raise ContrailError(f"{paths[0]}: {error}") from None
 
@@ -228,12 +214,8 @@ def _identifiers(scene: Scene) -> dict[int, Any]:
     return chosen
 
 
-def _reason(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:100] if lines else type(error).__name__
-
-
-def _scan_of(scene: Scene, source: tuple[str, ...] | None = None) -> _Scan:
+def _scan_of(scene: Scene, source: Iterable[str] | None = None) -> tuple[Any, xr.Dataset]:
+    """Return satpy's area of a Scene, and the Scene converted into a scene of one time."""
     import dask.array as da
 
     arrays: dict[int, Any] = {}
@@ -255,25 +237,20 @@ def _scan_of(scene: Scene, source: tuple[str, ...] | None = None) -> _Scan:
             names = f"{first.attrs.get('name')}, {array.attrs.get('name')}"
             raise ContrailError(f"areas differ ({names}); load bands of one resolution")
     times = [_times_of(array.attrs) for array in arrays.values()]
-    planes = {band: da.asarray(array.transpose("y", "x").data) for band, array in arrays.items()}
+    if source is None:
+        files = (file for file in _handlers(scene) if not getattr(file, "is_zipped", False))
+        source = {Path(str(file.filename)).name for file in files}
     sensor = first.attrs.get("sensor") or ""
     attributes = {
         "platform": str(first.attrs.get("platform_name") or ""),
         "instrument": sensor if isinstance(sensor, str) else ", ".join(sorted(map(str, sensor))),
         "scene": _sector(first.attrs, area),
+        "source": sorted(source),
     }
-    if source is None:
-        files = (file for file in _handlers(scene) if not getattr(file, "is_zipped", False))
-        source = tuple({Path(str(file.filename)).name for file in files})
-    return _Scan(
-        start=min(start for start, _ in times),
-        end=max(end for _, end in times),
-        area=area,
-        grid=grid,
-        bands={band: plane[rows, columns].astype(np.float32) for band, plane in planes.items()},
-        attributes=attributes,
-        source=source,
-    )
+    bands = sorted(arrays)
+    planes = [da.asarray(arrays[band].transpose("y", "x").data)[rows, columns].astype(np.float32) for band in bands]
+    scan_time = min(start for start, _ in times), max(end for _, end in times)
+    return area, assemble(da.stack([da.stack(planes)]), bands, grid, [scan_time], attributes)
 
 
 def band_of_wavelength(wavelength: Any) -> int | None:
@@ -360,19 +337,22 @@ def _handlers(scene: Scene) -> list[Any]:
     return [file for reader in readers for same in reader.file_handlers.values() for file in same]
 
 
-def _joined(scans: Sequence[_Scan], bands: Sequence[int], where: str) -> xr.Dataset:
-    import dask.array as da
-
-    first = scans[0]
-    for scan in scans:
-        if scan.area != first.area or scan.attributes["platform"] != first.attributes["platform"]:
-            names = ", ".join(f"{s.attributes['platform']} {s.attributes['scene']}" for s in (first, scan))
+def _joined(scans: Sequence[tuple[Any, xr.Dataset]], bands: Sequence[int], where: str) -> xr.Dataset:
+    """Join scans of one area; bands that one of them lacks are NaN."""
+    first_area, first = scans[0]
+    for area, scan in scans:
+        if area != first_area or scan.attrs["platform"] != first.attrs["platform"]:
+            names = ", ".join(f"{s.attrs['platform']} {s.attrs['scene']}" for s in (first, scan))
             remedy = "choose files of one satellite and sector"
             raise ContrailError(f"{where}: grids differ ({names}, or their position); {remedy}")
-    shape = first.grid.height, first.grid.width
-    chunks = next(iter(first.bands.values())).chunks
-    empty = da.full(shape, np.float32(np.nan), chunks=chunks, dtype=np.float32)
-    temperature = da.stack([da.stack([scan.bands.get(band, empty) for band in bands]) for scan in scans])
-    source = sorted({name for scan in scans for name in scan.source})
-    times = [(scan.start, scan.end) for scan in scans]
-    return assemble(temperature, bands, first.grid, times, {**first.attributes, "source": source})
+    scenes = [scan.reindex(band=np.array(bands, np.int16)) for _, scan in scans]
+    joined = xr.concat(
+        scenes,
+        "time",
+        data_vars="minimal",
+        coords="minimal",
+        compat="override",
+        join="override",
+        combine_attrs="override",
+    )
+    return joined.assign_attrs(source=sorted({name for scene in scenes for name in scene.attrs["source"]}))

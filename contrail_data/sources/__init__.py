@@ -1,6 +1,6 @@
 """Where samples come from: one small class of `Source` per kind of input.
 
-`base` defines what a build needs from a source. `records` reads OpenContrails records, `frames` ready-made ash frames,
+`base` defines what a build needs from a source. `records` reads OpenContrails records and ready-made ash frames,
 `scans` cuts tiles out of satellite scans, and `stores` takes samples from sealed stores (subsets, merges, appended
 stores). `open` picks the class for a folder, `select` chooses samples of a store, and `npy` reads untrusted `.npy`
 files.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     import xarray as xr
 
+    from contrail_data.geo.geometry import Footprint
+    from contrail_data.sample import Attributes
     from contrail_data.store.journal import Shard
     from contrail_data.store.shards import Layout
 
@@ -100,6 +102,16 @@ class Source(ABC):
         Returns:
             Paths, which need not exist.
         """
+
+    def _attributes(self, record_id: str, footprint: Footprint, source_digest: str, labelled_frame: int) -> Attributes:
+        """Return the attributes that every sample of the source has."""
+        return {
+            **footprint,
+            "record_id": record_id,
+            "split": self.split,
+            "source_digest": source_digest,
+            "labelled_frame": labelled_frame,
+        }
 
     def part(self, record_ids: Sequence[str]) -> Self:
         """Restrict the source to a few records, so that it is small enough to be sent along with a task.

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.errors import BadRecord, ContrailError
-from contrail_data.geo.geometry import local_solar_hour, unknown_footprint
-from contrail_data.sample import RECORD_LABELLED_FRAME, check_record_id, record_times
+from contrail_data.geo.geometry import Footprint, local_solar_hour, unknown_footprint
+from contrail_data.sample import FRAME_STEP, RECORD_FRAMES, RECORD_LABELLED_FRAME, check_record_id
 from contrail_data.scans.tiles import Tile
 
 _GRID = ("projection_wkt", "row_min", "row_size", "col_min", "col_size")
@@ -46,6 +47,14 @@ class RecordMetadata:
             return np.datetime64("NaT", unit)
         return np.datetime64(round(self.timestamp * {"s": 1, "ms": 1e3}[unit]), unit)
 
+    def frame_times(self) -> npt.NDArray[np.datetime64]:
+        """Return the times of the frames, 10 minutes apart.
+
+        Returns:
+            Times in UTC, (time) datetime64[ns], NaT if unknown.
+        """
+        return self.time().astype("datetime64[ns]") + FRAME_STEP * (np.arange(RECORD_FRAMES) - RECORD_LABELLED_FRAME)
+
     def tile(self, height: int, width: int) -> Tile | None:
         """Return the pixel grid of the record; the metadata file does not state its size.
 
@@ -57,6 +66,26 @@ class RecordMetadata:
             The tile; None if its place is unknown.
         """
         return None if self.grid is None else Tile(*self.grid, height, width)
+
+    def footprint(self, height: int, width: int, where: str) -> Footprint:
+        """Compute where the record lies.
+
+        Args:
+            height: Rows.
+            width: Columns.
+            where: The metadata file, for the message.
+
+        Returns:
+            The footprint; NaN if the place is unknown.
+
+        Raises:
+            BadRecord: If the grid is impossible or lies outside its projection.
+        """
+        tile = self.tile(height, width)
+        try:
+            return unknown_footprint() if tile is None else tile.footprint()
+        except ValueError as error:
+            raise BadRecord(f"{where}: record {self.record_id}: {str(error)[:120]}; correct the entry") from None
 
 
 def read_metadata(path: Path) -> tuple[dict[str, RecordMetadata], list[str]]:
@@ -97,12 +126,11 @@ def _parse(entry: Any) -> RecordMetadata:
     values = {key: entry.get(key) for key in (*_GRID, "timestamp")}
     record_id = check_record_id(str(entry["record_id"]))
     for key, value in values.items():
+        limit = 4e9 if key == "timestamp" else 1e9
         if key == "projection_wkt":
             if not isinstance(value, str | None):
                 raise ValueError(f"{key} is not text")
-            continue
-        limit = 4e9 if key == "timestamp" else 1e9
-        if value is not None and not (type(value) in (int, float) and abs(value) < limit):
+        elif value is not None and not (type(value) in (int, float) and abs(value) < limit):
             raise ValueError(f"{key} is {str(value)[:40]!r}, not a usable number")  # also NaN and booleans
     timestamp = values.pop("timestamp")
     grid = tuple(values.values())
@@ -124,8 +152,7 @@ def read_complete_metadata(path: Path) -> list[RecordMetadata]:
     metadata, problems = read_metadata(path)
     complete = [entry for entry in metadata.values() if entry.is_complete]
     if not complete:
-        problem = f"{path}: states time and place of no record; choose another file"
-        raise ContrailError(problems[0] if problems else problem)
+        raise ContrailError([*problems, f"{path}: states time and place of no record; choose another file"][0])
     return complete
 
 
@@ -143,13 +170,7 @@ def metadata_records(path: Path, size: int) -> xr.Dataset:
         ContrailError: If no entry states time and place, or a tile lies outside its projection.
     """
     entries = read_complete_metadata(path)
-    footprints = []
-    for entry in entries:
-        try:
-            tile = entry.tile(size, size)
-            footprints.append(unknown_footprint() if tile is None else tile.footprint())
-        except ValueError as error:
-            raise ContrailError(f"{path}: record {entry.record_id}: {str(error)[:120]}; correct the entry") from None
+    footprints = [entry.footprint(size, size, str(path)) for entry in entries]
     places = {
         name: (("sample", "corner")[: np.ndim(footprints[0][name]) + 1], np.array([f[name] for f in footprints]))
         for name in ("latitude", "longitude", "corner_latitude", "corner_longitude")
@@ -163,7 +184,7 @@ def metadata_records(path: Path, size: int) -> xr.Dataset:
             "source_digest": ("sample", np.full(count, "")),
             "labelled_frame": ("sample", np.full(count, RECORD_LABELLED_FRAME)),
             "positive_pixels": ("sample", np.zeros(count, np.int32)),
-            "time": (("sample", "time"), np.stack([record_times(time) for time in start])),
+            "time": (("sample", "time"), np.stack([entry.frame_times() for entry in entries])),
             "local_solar_hour": ("sample", local_solar_hour(places["longitude"][1], start).astype(np.float32)),
             **places,
         }

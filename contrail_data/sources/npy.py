@@ -14,6 +14,7 @@ import xxhash
 from numpy.lib import format as npy_format
 
 from contrail_data.errors import BadRecord
+from contrail_data.storage.files import first_line
 
 _MAX_HEADER = 4096
 
@@ -52,21 +53,17 @@ def read_npy(
                 state = "truncated" if data_bytes < expected_bytes else "too long"
                 sizes = f"{data_bytes} bytes of data, expected {expected_bytes}"
                 raise BadRecord(f"{name}: {state}: {sizes}; restore the file")
-            if fortran_order:
-                transposed = np.empty(file_shape[::-1], dtype)
-                file.readinto(transposed.reshape(-1).view(np.uint8).data)
-                if out is None:
-                    return transposed.T
-                out[...] = transposed.T
-                return out
-            array = np.empty(file_shape, dtype) if out is None else out
-            file.readinto(array.reshape(-1).view(np.uint8).data)
+            array = out
+            if array is None or fortran_order:
+                array = np.empty(file_shape, dtype, order="F" if fortran_order else "C")
+            file.readinto(array.ravel("K").view(np.uint8).data)
+            if out is not None and fortran_order:
+                out[...] = array
             return array
     except FileNotFoundError:
         raise BadRecord(f"{name}: missing; restore the file") from None
     except (ValueError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadRecord(f"{name}: not a readable .npy file ({reason[:90]}); restore the file") from None
+        raise BadRecord(f"{name}: not a readable .npy file ({first_line(error)[:90]}); restore the file") from None
     except OSError as error:
         raise BadRecord(f"{name}: cannot be read ({error.strerror}); check the disk and permissions") from None
 

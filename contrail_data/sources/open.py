@@ -8,8 +8,7 @@ from contrail_data.composites import Composite
 from contrail_data.errors import ContrailError
 from contrail_data.sample import check_record_id
 from contrail_data.sources.base import InputFormat, Source
-from contrail_data.sources.frames import open_frames
-from contrail_data.sources.records import open_records
+from contrail_data.sources.records import open_frames, open_records
 
 
 def open_source(root: Path, split: str, composite: Composite, input_format: InputFormat = InputFormat.AUTO) -> Source:

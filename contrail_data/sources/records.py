@@ -1,4 +1,8 @@
-"""OpenContrails records: `{split}/{record_id}/band_XX.npy` (y, x, time), label masks, and `{split}_metadata.json`."""
+"""OpenContrails data in `.npy` files: records of bands, and ready-made ash frames.
+
+Records are folders `{split}/{record_id}` of `band_XX.npy` (y, x, time) and label masks, beside `{split}_metadata.json`.
+Ash frames are files `{record_id}.npy`, (y, x, 4) float16 or float32, with the composite in 0-2 and the mask in 3.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,7 @@ import xarray as xr
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.geo.geometry import unknown_footprint
-from contrail_data.sample import (
-    RECORD_FRAMES,
-    RECORD_LABELLED_FRAME,
-    Labels,
-    check_record_id,
-    make_sample,
-    record_times,
-)
+from contrail_data.sample import RECORD_FRAMES, RECORD_LABELLED_FRAME, Labels, check_record_id, make_sample
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.metadata import RecordMetadata, read_metadata
 from contrail_data.sources.npy import digest, read_label, read_npy
@@ -46,9 +43,9 @@ def open_records(root: Path, split: str, composite: Composite) -> RecordSource:
     folder = root / split
     if not folder.is_dir():
         splits = [name for name in ("train", "validation", "test") if (root / name).is_dir()]
-        remedy = "give the folder that holds train/, validation/, test/"
-        if splits:
-            remedy = f"use --split {' or '.join(splits)}"
+        remedy = (
+            f"use --split {' or '.join(splits)}" if splits else "give the folder that holds train/, validation/, test/"
+        )
         raise ContrailError(f"{folder}: no such folder; {remedy}")
     problems: list[str] = []
     ids: list[str] = []
@@ -105,7 +102,7 @@ class RecordSource(Source):
         """
         record = self.folder / record_id
         labels = (record / "human_pixel_masks.npy", record / "human_individual_masks.npy")
-        return [self.folder.parent / f"{self.folder.name}_metadata.json", *self._band_files(record_id), *labels]
+        return [self.folder.parent / f"{self.split}_metadata.json", *self._band_files(record_id), *labels]
 
     def _band_files(self, record_id: str) -> list[Path]:
         return [self.folder / record_id / f"band_{band:02d}.npy" for band in self.bands]
@@ -129,27 +126,13 @@ class RecordSource(Source):
         temperature_byxt = self._read_bands(paths)
         height, width = temperature_byxt.shape[1:3]
         labels = _read_labels(self.folder / record_id, (height, width))
-        if labels.mask is None and self.folder.name != "test":
+        if labels.mask is None and self.split != "test":
             raise BadRecord(f"{record_id}/human_pixel_masks.npy: missing; restore the file, or move the record to test")
         metadata = self.entries.get(record_id, RecordMetadata(record_id))
-        tile = metadata.tile(height, width)
-        try:
-            footprint = unknown_footprint() if tile is None else tile.footprint()
-        except ValueError as error:
-            where = f"{self.folder.name}_metadata.json: record {record_id}"
-            raise BadRecord(f"{where}: {str(error)[:120]}; correct the entry") from None
-        return make_sample(
-            "brightness_temperature",
-            temperature_byxt,
-            self.bands,
-            record_id=record_id,
-            split=self.folder.name,
-            time=record_times(metadata.time()),
-            labels=labels,
-            labelled_frame=RECORD_LABELLED_FRAME,
-            source_digest=" ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True)),
-            footprint=footprint,
-        )
+        footprint = metadata.footprint(height, width, f"{self.split}_metadata.json")
+        digests = " ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True))
+        attributes = self._attributes(record_id, footprint, digests, RECORD_LABELLED_FRAME)
+        return make_sample(temperature_byxt, self.bands, metadata.frame_times(), labels, attributes)
 
     def _read_bands(self, paths: list[Path]) -> npt.NDArray[np.float32]:
         """Read bands of equal shape into one array, (band, y, x, time), kelvin."""
@@ -178,3 +161,83 @@ def _read_labels(folder: Path, shape: tuple[int, int]) -> Labels:
         return Labels()
     # The data set's own rule is a strict majority: with four annotators a 2-2 tie is not a contrail.
     return Labels((2 * votes.sum(-1, dtype=np.int32) > count).astype(np.uint8), annotators, count)
+
+
+def open_frames(root: Path, split: str, composite: Composite) -> FrameSource:
+    """Open a folder of ash frames.
+
+    Args:
+        root: The folder.
+        split: Split to file the samples under.
+        composite: The requested composite, which must be `ash`.
+
+    Returns:
+        A source of all frames in the folder, by name.
+
+    Raises:
+        ContrailError: If the folder holds no frames or another composite is requested.
+    """
+    if composite.name != "ash":
+        raise ContrailError(f"{root}: ash frames hold only the composite 'ash'; omit --composite {composite.name}")
+    paths = sorted(root.glob("*.npy"))
+    if not paths:
+        raise ContrailError(f"{root}: contains no .npy frames; check the path")
+    ids, problems = [], []
+    for path in paths:
+        try:
+            ids.append(check_record_id(path.stem))
+        except BadRecord as error:
+            problems.append(str(error))
+    return FrameSource(
+        root=str(root),
+        location=str(root.resolve()),
+        split=split,
+        record_ids=ids,
+        frames=1,
+        folder=root.absolute(),
+        channels=tuple(composite.channel_names),
+        problems=problems,
+        note=f"{root.name}: frames have no time, place or annotators",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSource(Source):
+    """Ash frames of one folder; each becomes a sample with one time step."""
+
+    kind: SourceKind = SourceKind.FRAMES
+    folder: Path
+    channels: tuple[str, ...]
+
+    def files(self, record_id: str) -> list[Path]:
+        """Return the frame's file.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            Paths, which need not exist.
+        """
+        return [self.folder / f"{record_id}.npy"]
+
+    def read_sample(self, record_id: str) -> xr.Dataset:
+        """Read one frame as a sample with one time step.
+
+        Args:
+            record_id: One of `record_ids`.
+
+        Returns:
+            The checked sample.
+
+        Raises:
+            BadRecord: If it cannot be used.
+        """
+        (path,) = self.files(record_id)
+        array_yxc = read_npy(path, kinds="<f2 <f4", shape=(None, None, len(self.channels) + 1))
+        mask = array_yxc[..., -1]
+        if not np.isin(mask, (0, 1)).all():
+            raise BadRecord(f"{path.name}: channel {len(self.channels)} is not a 0/1 mask; restore the file")
+        image_cyx = np.ascontiguousarray(np.moveaxis(array_yxc[..., :-1], -1, 0), np.float32)
+        attributes = self._attributes(record_id, unknown_footprint(), f"ash:{digest(array_yxc[..., :-1])}", 0)
+        time = np.full(1, np.datetime64("NaT", "ns"))
+        return make_sample(image_cyx[..., np.newaxis], self.channels, time, Labels(mask.astype(np.uint8)), attributes)

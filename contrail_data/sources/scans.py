@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -57,13 +58,8 @@ class TileRequest:
     """Maximum difference between the start of a scan and the time of its frame, in minutes."""
 
 
-@dataclass(frozen=True)
-class ScanSample:
-    """A sample to cut: its tile, and the scan for each of its frames."""
-
-    tile: Tile
-    scans: tuple[Scan | None, ...]
-    """None for a frame without a scan."""
+SampleScans: TypeAlias = tuple[Tile, list[Scan | None]]
+"""A sample to cut: its tile, and the scan for each of its frames; None for a frame without a scan."""
 
 
 def open_scan_source(
@@ -127,7 +123,7 @@ def cut_source(listing: ScanListing, request: TileRequest, composite: Composite,
     """
     check_record_id(split)
     scans, notes = _complete_scans(listing, composite, where)
-    entries: dict[str, ScanSample] = {}
+    entries: dict[str, SampleScans] = {}
     empty_frames = all_frames = 0
     for time, tiles in _requested_tiles(scans, request, where):
         frames = assign_frames(scans, time, before=request.before, after=request.after, tolerance=request.tolerance)
@@ -137,8 +133,7 @@ def cut_source(listing: ScanListing, request: TileRequest, composite: Composite,
             continue
         empty_frames += frames.count(None)
         all_frames += len(frames)
-        for record_id, tile in tiles.items():
-            entries[check_record_id(record_id)] = ScanSample(tile, tuple(frames))
+        entries |= {check_record_id(record_id): (tile, frames) for record_id, tile in tiles.items()}
     if not entries:
         raise ContrailError(f"{where}: no sample can be cut: {notes[-1] if notes else 'no time is left'}")
     if empty_frames:
@@ -241,7 +236,7 @@ class ScanSource(Source):
     bands: tuple[int, ...]
     labelled_frame: int
     """Index of the frame in question. It counts as labelled, as in records of the test split."""
-    entries: Mapping[str, ScanSample]
+    entries: Mapping[str, SampleScans]
 
     def files(self, record_id: str) -> list[Path]:
         """List the local files of the sample's scans.
@@ -252,7 +247,7 @@ class ScanSource(Source):
         Returns:
             Paths, which need not exist.
         """
-        names = {name for scan in self.entries[record_id].scans if scan is not None for name in scan.files}
+        names = {name for scan in self.entries[record_id][1] if scan is not None for name in scan.files}
         return [Path(name) for name in sorted(names) if "://" not in name]  # objects of an archive do not change
 
     def read_sample(self, record_id: str) -> xr.Dataset:
@@ -267,7 +262,7 @@ class ScanSource(Source):
         Raises:
             BadRecord: If it cannot be used.
         """
-        tile, scans = self.entries[record_id].tile, self.entries[record_id].scans
+        tile, scans = self.entries[record_id]
         temperature_byxt = np.full((len(self.bands), tile.height, tile.width, len(scans)), np.nan, np.float32)
         time = np.full(len(scans), np.datetime64("NaT", "ns"))
         try:
@@ -290,21 +285,10 @@ class ScanSource(Source):
         valid_yxt = np.asarray(~np.isnan(temperature_byxt).any(0))
         if not valid_yxt[..., self.labelled_frame].any():
             raise BadRecord(f"{record_id}: no pixel is visible; choose another place or time")
-        return make_sample(
-            "brightness_temperature",
-            temperature_byxt,
-            self.bands,
-            record_id=record_id,
-            split=self.split,
-            time=time,
-            labels=Labels(),
-            labelled_frame=self.labelled_frame,
-            source_digest=" ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True)),
-            footprint=footprint,
-            valid=valid_yxt,
-            satellite=satellite,
-            satellite_longitude=longitude,
-        )
+        digests = " ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True))
+        attributes = self._attributes(record_id, footprint, digests, self.labelled_frame)
+        attributes.update({"satellite": satellite, "satellite_longitude": longitude})
+        return make_sample(temperature_byxt, self.bands, time, Labels(), attributes, valid=valid_yxt)
 
 
 @lru_cache(maxsize=64)

@@ -7,10 +7,10 @@ damage is not passed on. The new store refers to its parents only by the digests
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,8 @@ import xarray as xr
 
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
-from contrail_data.geo.geometry import GOES_EAST_LONGITUDE, Footprint
-from contrail_data.sample import GOES_EAST, Labels, check_record_id, make_sample
+from contrail_data.geo.geometry import GOES_EAST_LONGITUDE
+from contrail_data.sample import GOES_EAST, Attributes, Labels, check_record_id, make_sample
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.select import StoreSelection, settings_of
 from contrail_data.storage.place import place_of
@@ -30,10 +30,6 @@ from contrail_data.store.samples import SampleRow, stored_values
 from contrail_data.store.schema import MANIFEST, SHARD, checksum_name
 from contrail_data.store.shards import Layout, writing_shards
 
-_INTEGERS = ("labelled_frame", "annotator_count", "height", "width", "positive_pixels")
-_TEXTS = ("split", "label_source", "source_digest", "satellite", "crs_wkt")
-_COPIED = ("height", "width", "positive_pixels", "label_source")
-
 
 @dataclass(frozen=True)
 class StoredSample:
@@ -41,8 +37,7 @@ class StoredSample:
 
     path: str
     index: int
-    attributes: dict[str, Any]
-    """Attributes of the sample, see `contrail_data.sample`."""
+    attributes: Attributes
     time: npt.NDArray[np.datetime64]
 
 
@@ -105,38 +100,29 @@ def appended(parent: xr.Dataset, new: Source) -> AppendedSource:
     if new.frames != old.frames:
         frames = f"records have {new.frames} frames, those of {old.root} {old.frames}"
         raise ContrailError(f"{new.root}: {frames}; append to another store")
-    return AppendedSource(
-        kind=new.kind,
-        root=new.root,
-        location=new.location,
-        split=new.split,
-        record_ids=[*old.record_ids, *added],
-        frames=new.frames,
-        old=old,
-        new=new,
-        problems=new.problems,
-        note=new.note,
-        has_gaps=old.has_gaps or new.has_gaps,
-        options=new.options,
-        parent_paths=old.parent_paths,
-        parent_digests=old.parent_digests,
-    )
+    inherited: dict[str, Any] = {field.name: getattr(new, field.name) for field in fields(Source)}
+    changed: dict[str, Any] = {
+        "record_ids": [*old.record_ids, *added],
+        "entries": {},
+        "has_gaps": old.has_gaps or new.has_gaps,
+        "parent_paths": old.parent_paths,
+        "parent_digests": old.parent_digests,
+    }
+    return AppendedSource(**inherited | changed, old=old, new=new)
 
 
 def _stored_samples(store: xr.Dataset, samples: npt.NDArray[np.int64]) -> Iterator[tuple[str, StoredSample]]:
     path = str(store.attrs["path"])
     absolute = path if "://" in path else str(Path(path).absolute())
-    columns = {str(name): variable.values for name, variable in read_scalars(store).variables.items()}
+    scalars = read_scalars(store)
+    columns = {name: scalars[name].values.tolist() for name in Attributes.__annotations__ if name in scalars}
     # Stores written by earlier versions do not name the satellite.
-    columns.setdefault("satellite", np.full(store.sizes["sample"], GOES_EAST, object))
-    columns.setdefault("satellite_longitude", np.full(store.sizes["sample"], GOES_EAST_LONGITUDE))
+    columns.setdefault("satellite", [GOES_EAST] * store.sizes["sample"])
+    columns.setdefault("satellite_longitude", [GOES_EAST_LONGITUDE] * store.sizes["sample"])
+    times = scalars["time"].values
     for index in samples.tolist():
-        attributes: dict[str, Any] = {name: int(columns[name][index]) for name in _INTEGERS}
-        attributes |= {name: str(columns[name][index]) for name in _TEXTS}
-        attributes |= {name: columns[name][index] for name in Footprint.__annotations__ if name not in _TEXTS}
-        attributes["satellite_longitude"] = float(columns["satellite_longitude"][index])
-        record_id = check_record_id(str(columns["record_id"][index]))
-        yield record_id, StoredSample(absolute, index, attributes, columns["time"][index])
+        attributes = cast(Attributes, {name: column[index] for name, column in columns.items()})
+        yield check_record_id(attributes["record_id"]), StoredSample(absolute, index, attributes, times[index])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +154,6 @@ class StoreSource(Source):
             The checked sample.
         """
         entry = self.entries[record_id]
-        attributes = entry.attributes
         store, readers = _opened(entry.path)
         pixels: dict[str, npt.NDArray[Any]] = {}
         for name, read in readers.items():
@@ -176,24 +161,16 @@ class StoreSource(Source):
             planes = shape if "time" in store[name].dims else (1, *shape)
             pixels[name] = np.empty(planes, store[name].dtype)
             read(entry.index, list(range(planes[0])), pixels[name])
-        mask = pixels["mask"][0] if attributes["label_source"] != "none" else None
-        annotators = pixels["annotators"][0] if attributes["annotator_count"] else None
-        sample = make_sample(
-            "image",
+        mask = pixels["mask"][0] if entry.attributes["label_source"] != "none" else None
+        annotators = pixels["annotators"][0] if entry.attributes["annotator_count"] else None
+        return make_sample(
             np.moveaxis(dequantise(pixels["image"]), 0, -1),
             [str(name) for name in store["channel"].values],
-            record_id=record_id,
-            split=attributes["split"],
-            time=entry.time,
-            labels=Labels(mask, annotators, attributes["annotator_count"]),
-            labelled_frame=attributes["labelled_frame"],
-            source_digest=attributes["source_digest"],
-            footprint=Footprint(**{name: attributes[name] for name in Footprint.__annotations__}),  # type: ignore[typeddict-item]
+            entry.time,
+            Labels(mask, annotators),
+            entry.attributes,
             valid=np.moveaxis(pixels["valid"], 0, -1) > 0 if "valid" in pixels else None,
-            satellite=attributes["satellite"],
-            satellite_longitude=attributes["satellite_longitude"],
         )
-        return sample.assign_attrs({name: attributes[name] for name in _COPIED})
 
 
 @lru_cache(maxsize=8)

@@ -59,6 +59,7 @@ def test_a_killed_pipeline_resumes_to_the_same_result(store: Path, pipeline: Pat
     assert "holds a pipeline with weights=equal, not fitted;" in changed.stderr
 
 
+@pytest.mark.slow
 def test_finished_runs_can_be_stages_of_a_pipeline(pipeline: Path, store: Path, unseen: Path, tmp_path: Path) -> None:
     stages = set_options(*(f"{name}.run={pipeline / 'stages' / name}" for name in ("classifier", "all", "positive")))
     done = run_train("pipeline", "unet2d_fitted", "--out", tmp_path / "p", *stages, "--set", "tta=flips")

@@ -166,6 +166,11 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         norm: Its weights are copied, under the same names, and the activation that timm's norms include is kept.
     """
 
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum or 0.1)
         self.load_state_dict(norm.state_dict())

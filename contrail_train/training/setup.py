@@ -63,7 +63,6 @@ class Setup:
         self._describe_data()
         self.label_shift: Shift = data.label_shift if config.augment.label_shift is None else config.augment.label_shift
         """(down, right) offset that augmentation removes from the labels, pixels."""
-
         torch.manual_seed(config.seed)
         self.model = build(config.model, len(data.composite["channels"]), config.data.frames)
         self.start = None if config.start is None else start_from(Path(config.start), self.model, self.ranks)
@@ -81,8 +80,10 @@ class Setup:
         """Moving average of the model's weights."""
         self.optimiser = make_optimiser(self.model, config.optim)
         self._describe_model()
-        self.parallel: nn.Module = torch.compile(self.model, dynamic=False) if config.compile else self.model
+        self.parallel: nn.Module = self.model
         """The model as it is called in a step: compiled, over several processes, or as it is."""
+        if config.compile:
+            self.parallel = torch.compile(self.model, dynamic=False)  # type: ignore[assignment]
         if self.ranks.world > 1:
             self.parallel = DistributedDataParallel(self.parallel, [self.device.index] if on_gpu else None)
         self.view = view_of(config, data.statistics, self.device)

@@ -92,7 +92,7 @@ def ours(folder: Path, codec: str, pick: Any, threads: int) -> Read:
 
 def codec_alone(folder: Path, codec: str, pick: Any, threads: int) -> Read:
     """Decode chunks that are in memory already: no reader of compressed frames can be quicker."""
-    decoder, samples, out = compressor(CODECS[codec]), _chunks(folder, codec), new_buffer(pick)
+    decoder, samples, out = compressor(codec, 1), _chunks(folder, codec), new_buffer(pick)
     frames, by_frame = frame_numbers(pick), out.reshape(-1, *SAMPLE[1:])
 
     def read(i: int) -> Pixels:
@@ -105,5 +105,5 @@ def codec_alone(folder: Path, codec: str, pick: Any, threads: int) -> Read:
 
 @cache
 def _chunks(folder: Path, codec: str) -> list[list[bytes]]:
-    encoder = compressor(CODECS[codec])
+    encoder = compressor(codec, 1)
     return [[encoder.encode(np.array(frame)) for frame in sample] for sample in mapped(folder)]

@@ -54,6 +54,24 @@ _ABSENT = 2**64 - 1
 _MAX_UNIT_BYTES = 2**30  # decoded; an array that claims more holds no frames
 
 
+def compressor(codec: str, itemsize: int) -> Any:
+    """Create the numcodecs codec of inner chunks.
+
+    Args:
+        codec: A value of `Codec`.
+        itemsize: Bytes of a pixel.
+
+    Returns:
+        The codec. None if they are not compressed.
+    """
+    if (declaration := CODECS[Codec(codec)]) is None:
+        return None
+    settings = {"id": declaration["name"], **declaration["configuration"]}
+    if codec == Codec.LZ4:
+        settings |= {"shuffle": numcodecs.Blosc.BITSHUFFLE, "typesize": itemsize}
+    return numcodecs.get_codec(settings)
+
+
 class Layout:
     """Where the chunks of an array lie.
 
@@ -77,17 +95,8 @@ class Layout:
 
     @cached_property
     def compressor(self) -> Any:
-        """The numcodecs codec of the inner chunks.
-
-        Returns:
-            None if they are not compressed.
-        """
-        if (declaration := CODECS[self.spec.codec]) is None:
-            return None
-        settings = {"id": declaration["name"], **declaration["configuration"]}
-        if self.spec.codec is Codec.LZ4:
-            settings |= {"shuffle": numcodecs.Blosc.BITSHUFFLE, "typesize": self.dtype.itemsize}
-        return numcodecs.get_codec(settings)
+        """The codec of the inner chunks, see `compressor`."""
+        return compressor(self.spec.codec, self.dtype.itemsize)
 
     def key(self, file: int) -> str:
         """Return the key of a chunk file.

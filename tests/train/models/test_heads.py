@@ -39,7 +39,7 @@ def test_the_record_head_pools_the_maximum_and_the_mean() -> None:
     assert model.record_head is not None
     pooled: list[torch.Tensor] = []
     model.record_head.classify.register_forward_hook(lambda _, args, __: pooled.append(args[0]))
-    x_bchw = torch.randn(2, model.record_head.project.in_channels, 3, 4)
+    x_bchw = torch.randn(2, model.record_head.project[0].in_channels, 3, 4)
     model.record_head(x_bchw)
     projected = model.record_head.project(x_bchw).flatten(2)
     torch.testing.assert_close(pooled[0], torch.cat([projected.max(2).values, projected.mean(2)], dim=1))

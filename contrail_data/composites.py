@@ -7,16 +7,16 @@ A composite is data, not code. Centre wavelengths of the ABI bands in µm: band 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from contrail_data.errors import ContrailError
+from contrail_data.storage.documents import load_document, read_document
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Composite:
         return {**asdict(self), "channels": [asdict(channel) for channel in self.channels]}
 
 
+LARGEST_BOUND, SMALLEST_RANGE = 1000, 0.01  # kelvin
 _BLOCK_ROWS = 32  # so many rows of a record stay in the processor's cache
 
 
@@ -87,12 +88,9 @@ def get_composite(name_or_file: str) -> Composite:
     if path.suffix not in {".yaml", ".yml"}:
         known = ", ".join(COMPOSITES)
         raise ContrailError(f"composite {name_or_file!r}: unknown; use one of {known}, or a .yaml file")
+    declaration = read_document(path)
     try:
-        return from_dict(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise ContrailError(f"{path}: cannot be read ({error.strerror}); give an existing file") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ContrailError(f"{path}: not a YAML file; write the keys name, channels and reference") from None
+        return from_dict(declaration)
     except ContrailError as error:
         raise ContrailError(f"{path}: {error}") from None
 
@@ -113,27 +111,38 @@ def from_dict(declaration: Any) -> Composite:
         raise ContrailError("a composite has the keys name, channels (a list) and reference; add the missing ones")
     if unknown := set(declaration) - {"name", "channels", "reference"}:
         raise ContrailError(f"composite key {sorted(unknown)[0]!r}: unknown; remove it")
-    channels = []
-    for i, item in enumerate(declaration["channels"]):
-        try:
-            minus = None if item.get("minus") is None else int(item["minus"])
-            channel = Channel(str(item["name"]), int(item["band"]), minus, float(item["low"]), float(item["high"]))
-        except (AttributeError, KeyError, TypeError, ValueError):
-            keys = "name, band (8 to 16), low and high in kelvin, optionally minus"
-            raise ContrailError(f"channel {i}: malformed; give {keys}") from None
-        if not all(8 <= band <= 16 for band in channel.bands) or not channel.low < channel.high:
-            raise ContrailError(
-                f"channel {channel.name!r}: out of range; bands are 8 to 16, and low must be below high"
-            )
-        channels.append(channel)
+    name, reference = declaration.get("name", "custom"), declaration.get("reference", "")
+    if not (isinstance(name, str) and isinstance(reference, str)):
+        raise ContrailError("name and reference are texts; correct or quote them")
+    channels = tuple(_channel(i, item) for i, item in enumerate(declaration["channels"]))
     if not channels or len({c.name for c in channels}) < len(channels):
         raise ContrailError("channels: none, or two of one name; give at least one, each with its own name")
-    return Composite(str(declaration.get("name", "custom")), tuple(channels), str(declaration.get("reference", "")))
+    return Composite(name, channels, reference)
+
+
+def _channel(index: int, item: Any) -> Channel:
+    if not isinstance(item, dict) or not {"name", "band", "low", "high"} <= set(item) <= set(Channel.__annotations__):
+        keys = "name, band (8 to 16), low and high in kelvin, optionally minus"
+        raise ContrailError(f"channel {index}: malformed; give {keys}")
+    channel = Channel(**{"minus": None, **item})
+    where = f"channel {channel.name!r}: "
+    if not isinstance(channel.name, str) or not channel.name:
+        raise ContrailError(f"{where}its name is not a text; quote it")
+    if not all(type(band) is int and 8 <= band <= 16 for band in channel.bands) or channel.band == channel.minus:
+        raise ContrailError(
+            f"{where}bands are 8 to 16, whole numbers, and minus is another one than band; correct them"
+        )
+    low, high = channel.low, channel.high
+    if not all(type(limit) in (int, float) and abs(limit) <= LARGEST_BOUND for limit in (low, high)):  # NaN fails too
+        raise ContrailError(f"{where}low and high are kelvin, at most {LARGEST_BOUND} each way; correct them")
+    if not high - low >= SMALLEST_RANGE:
+        raise ContrailError(f"{where}low must be below high, by at least {SMALLEST_RANGE} K; correct them")
+    return replace(channel, low=float(low), high=float(high))
 
 
 COMPOSITES = {
     name: from_dict({"name": name, **declaration})
-    for name, declaration in yaml.safe_load(files("contrail_data").joinpath("composites.yaml").read_bytes()).items()
+    for name, declaration in load_document(files("contrail_data").joinpath("composites.yaml").read_text()).items()
 }
 """Built-in composites by name; they are declared in `composites.yaml`."""
 

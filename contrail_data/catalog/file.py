@@ -17,11 +17,11 @@ import yaml
 
 from contrail_data.catalog.entries import Catalog
 from contrail_data.errors import ContrailError
+from contrail_data.storage.documents import Loader
 from contrail_data.storage.files import first_line, write_atomically
 
-_BYTES, _VALUES, _LEVELS, _DIGITS = 4 << 20, 200_000, 32, 100
+_BYTES, _VALUES, _LEVELS = 4 << 20, 200_000, 32
 _EMPTY = "# Stores by name, an intake catalog.\nmetadata:\n  version: 1\nsources: {}\n"
-_TEXT = "tag:yaml.org,2002:str"
 
 T = TypeVar("T")
 
@@ -185,26 +185,6 @@ def _read(path: Path) -> bytes:
         raise ContrailError(f"{path}: cannot be read ({error.strerror}); check permissions") from None
 
 
-class _Loader(yaml.CSafeLoader):
-    """Refuses what is ambiguous or expensive to build."""
-
-    def construct_scalar(self, node: Any) -> Any:
-        if node.tag != _TEXT and len(node.value) > _DIGITS:
-            raise ValueError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} digits")
-        return super().construct_scalar(node)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        keys = set()
-        for key, _ in node.value:
-            shown = f"line {key.start_mark.line + 1}: key {str(key.value)[:40]!r}"
-            if key.tag != _TEXT:
-                raise ValueError(f"{shown} is not text, quote it")
-            if key.value in keys:
-                raise ValueError(f"{shown} occurs twice")
-            keys.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _load(text: str) -> dict[str, Any]:
     """Load a document whose number of values and levels is harmless, aliases written out.
 
@@ -217,7 +197,7 @@ def _load(text: str) -> dict[str, Any]:
     for values, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
         level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         _limit(values, level)
-    document = yaml.load(text, Loader=_Loader)
+    document = yaml.load(text, Loader)
     values, unvisited = 0, [(document, 0)]
     while unvisited:  # aliases share a value, which is counted as often as it occurs
         value, level = unvisited.pop()

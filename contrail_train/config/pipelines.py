@@ -12,9 +12,10 @@ from pydantic import Field
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
+from contrail_data.storage.documents import read_document
 from contrail_train.config.presets import PRESETS, get_config, no_such, read_data
-from contrail_train.config.schema import MASK_TERMS, RunConfig, Strict
-from contrail_train.config.settings import listed, parse_assignment, read_tree, validated, value_of, with_values
+from contrail_train.config.schema import MASK_TERMS, Pixels, RunConfig, Strict
+from contrail_train.config.settings import listed, parse_assignment, validated, value_of, with_values
 
 
 class Stage(Strict):
@@ -52,9 +53,9 @@ class PipelineConfig(Strict):
     """Weights of the stages in gate and mask: equal, or fitted in quarters together with the thresholds."""
     gate_when: Literal["proven", "best"] = "proven"
     """Whether a gate is used only if its gain holds under resampling, or whenever it scores best."""
-    top_k: int = Field(100, ge=1)
+    top_k: Pixels = 100
     """Number of pixels that a segmenter's score of a record averages."""
-    tta: Symmetries = Symmetries.NONE
+    tta: Symmetries = Field(Symmetries.NONE, strict=False)
     """Flips and turns of an image over which predictions are averaged."""
     calibrate_on: list[str] = Field(default_factory=list)
     """Stores on whose records weights and thresholds are fitted, except records that a stage was trained on. Empty: the
@@ -119,7 +120,7 @@ def get_pipeline(preset_or_file: str) -> PipelineConfig:
         stages = {name: {"preset": run} for name, run in preset.stages.items()}
         return validated(PipelineConfig, {"preset": preset.name, "stages": stages, **preset.settings}, preset.name)
     if Path(preset_or_file).suffix in {".yaml", ".yml"}:
-        tree = read_tree(Path(preset_or_file))
+        tree = read_document(Path(preset_or_file))
         if isinstance(tree, dict) and tree.get("preset") in PIPELINES:
             tree = get_pipeline(tree["preset"]).model_dump(mode="json") | tree
         return validated(PipelineConfig, tree, preset_or_file)

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from contrail_data.errors import ContrailError
+from contrail_data.storage.documents import read_document
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import parse_config, read_tree, with_values
+from contrail_train.config.settings import parse_config, with_values
 
 COSTS = Path(__file__).with_name("preset_costs.json")
 
@@ -144,7 +145,7 @@ def get_config(preset_or_file: str) -> RunConfig:
         parent.preset = preset.name
         return with_values(parent, preset.settings.items(), preset.name)
     if Path(preset_or_file).suffix in {".yaml", ".yml"}:
-        tree = read_tree(Path(preset_or_file))
+        tree = read_document(Path(preset_or_file))
         if isinstance(tree, dict) and tree.get("preset") in PRESETS:
             tree = _merged(get_config(tree["preset"]).model_dump(mode="json"), tree)
         return parse_config(tree, preset_or_file)

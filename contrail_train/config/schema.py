@@ -21,8 +21,11 @@ LARGEST_LABEL_SHIFT = 8  # pixels
 MASK_TERMS = ("bce", "dice", "symmetric_dice", "lovasz", "focal", "tversky")
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
-Rate = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
+Rate = Annotated[float, Field(gt=0.0, le=10.0)]
+Samples = Annotated[int, Field(ge=1, le=65536)]
+Pixels = Annotated[int, Field(ge=1, le=2**24)]
+Fold = Annotated[int, Field(ge=0, le=9999)]
 
 
 class Head(StrEnum):
@@ -47,10 +50,10 @@ def plain(value: Any) -> str:
 
 
 class Strict(BaseModel):
-    """A group of settings that refuses unknown keys."""
+    """A group of settings that refuses unknown keys, and values of another type: true is not 1, nor is "1" or 1.0."""
 
     model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, use_attribute_docstrings=True, allow_inf_nan=False
+        extra="forbid", validate_assignment=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=True
     )
 
     @model_validator(mode="after")
@@ -86,12 +89,12 @@ def _needs(is_met: bool, what: str, group: Strict, keys: str) -> None:
 class PseudoConfig(Strict):
     """How pseudo-labelled frames are used next to human-labelled ones."""
 
-    weight: float = Field(0.5, gt=0.0)
+    weight: float = Field(0.5, gt=0.0, le=1000.0)
     """Weight of a pseudo-labelled frame in the loss. A human-labelled frame has weight 1."""
     target: Literal["soft", "quantised", "hard"] = "soft"
     """What the model learns from: soft, the stored probability; quantised, the probability rounded to multiples of
     `step`; hard, the stored mask."""
-    step: float = Field(0.25, gt=0.0, le=0.5)
+    step: float = Field(0.25, ge=0.001, le=0.5)
     """Step of the rounding of `target: quantised`."""
     min_confidence: Probability = 0.0
     """Omit frames whose `frame_confidence` is lower. It is the mean probability within the mask or, for an empty mask,
@@ -140,12 +143,12 @@ class DataConfig(Strict):
     holdout: float = Field(0.15, ge=0.0, lt=1.0)
     """Fraction of the human-labelled records that is held out, in whole groups (site and day). The best epoch is chosen
     and the threshold is fitted on them. 0: train on all records; the last epoch is used, with threshold 0.5."""
-    fold: int = Field(0, ge=0)
+    fold: Fold = 0
     """Which part is held out: with `holdout: 0.2`, folds 0 to 4 are disjoint and cover all records. With `folds`, a
     fold of that file."""
     folds: str | None = None
     """A file written by `contrail-data splits`: fold number `fold` of it is held out instead of a fraction."""
-    leave_out: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    leave_out: list[Fold] = Field(default_factory=list)
     """Folds of the file `folds` that are neither trained on nor held out."""
     validation: list[str] = Field(default_factory=list)
     """Labelled stores that are held out instead of a part of `train`."""
@@ -155,9 +158,9 @@ class DataConfig(Strict):
     held-out record are refused unless leaks are allowed."""
     balance: BalanceConfig = BalanceConfig()
     pseudo: PseudoConfig = PseudoConfig()
-    threads: int = Field(2, ge=1)
+    threads: int = Field(2, ge=1, le=1024)
     """Threads that read and decode chunks."""
-    prefetch: int = Field(3, ge=1)
+    prefetch: int = Field(3, ge=1, le=1024)
     """Number of batches that are kept ready ahead of the training step."""
     keep: bool = False
     """Keep a local copy of each file that is read from a remote store, where `contrail-data pull` would put it."""
@@ -229,14 +232,14 @@ class GridDistortionConfig(Augmentation):
 class CutOutConfig(Augmentation):
     """Set a random square of all frames to the mean of each channel. The label stays as it is."""
 
-    side: int = Field(16, ge=1)
+    side: int = Field(16, ge=1, le=4096)
     """Side of the square, in pixels of the label."""
 
 
 class BrightnessContrastConfig(Augmentation):
     """Scale and shift the values of each channel, equally in all frames."""
 
-    brightness: float = Field(0.2, ge=0.0)
+    brightness: float = Field(0.2, ge=0.0, le=10.0)
     """Largest value added or subtracted, in standard deviations."""
     contrast: float = Field(0.2, ge=0.0, lt=1.0)
     """The factor is drawn between 1 - contrast and 1 + contrast."""
@@ -245,21 +248,21 @@ class BrightnessContrastConfig(Augmentation):
 class BlurConfig(Augmentation):
     """Blur with a Gaussian of random width."""
 
-    sigma: float = Field(1.0, gt=0.0, le=4.0)
+    sigma: float = Field(1.0, ge=0.01, le=4.0)
     """Largest standard deviation of the Gaussian, in pixels of the label."""
 
 
 class NoiseConfig(Augmentation):
     """Add Gaussian noise of random strength."""
 
-    std: float = Field(0.1, gt=0.0)
+    std: float = Field(0.1, gt=0.0, le=10.0)
     """Largest standard deviation of the noise, in standard deviations of the channel."""
 
 
 class MixupConfig(Augmentation):
     """Blend each sample with another one of the batch."""
 
-    alpha: float = Field(0.4, gt=0.0)
+    alpha: float = Field(0.4, ge=0.01, le=100.0)
     """The share of the other sample is drawn from the distribution Beta(alpha, alpha)."""
     labels: Literal["linear", "or"] = "linear"
     """linear: labels are blended as the images are; or: a pixel is a contrail if it is one in either sample."""
@@ -279,7 +282,7 @@ class AugmentConfig(Strict):
     turn: TurnConfig | None = None
     multi_scale: MultiScaleConfig | None = None
     grid_distortion: GridDistortionConfig | None = None
-    label_shift: tuple[float, float] | None = None
+    label_shift: Annotated[tuple[float, float], Field(strict=False)] | None = None
     """(down, right): how far labels lie from the image features that they mark, in pixels, at most 8 each way. null: as
     recorded in the store."""
     cut_out: CutOutConfig | None = None
@@ -306,10 +309,10 @@ class MixerConfig(Strict):
 
     kind: Literal["conv3d", "lstm", "mean"] = "conv3d"
     """Residual 3-D convolution blocks, an LSTM over time in each pixel, or the mean over the frames."""
-    levels: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
+    levels: list[Annotated[int, Field(ge=0, le=9)]] | None = Field(None, min_length=1)
     """Levels of the encoder's pyramid that are mixed, 0 being the finest. The other levels use only the labelled frame.
     null: all levels."""
-    blocks: int = Field(3, ge=1)
+    blocks: int = Field(3, ge=1, le=100)
     """Number of 3-D blocks, or of LSTM layers, in a row."""
 
     def _check_combination(self) -> None:
@@ -321,7 +324,9 @@ class DecoderConfig(Strict):
 
     kind: Literal["unet", "fastfcn", "unetplusplus", "manet", "fpn", "deeplabv3plus", "upernet", "segformer"] = "unet"
     """Architecture of the decoder. Those other than unet and fastfcn are from segmentation-models-pytorch."""
-    channels: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [256, 128, 64, 32, 16], min_length=1)
+    channels: list[Annotated[int, Field(ge=1, le=8192)]] = Field(
+        default_factory=lambda: [256, 128, 64, 32, 16], min_length=1
+    )
     """Width of each decoder block, deepest first: one for each halving of the resolution in the encoder (5 for stride
     32) in unet, unetplusplus and manet, a single one in the others."""
     upsample: Literal["nearest", "bilinear"] = "nearest"
@@ -357,9 +362,9 @@ class ModelConfig(Strict):
     """true: timm's weights, from the hub; a path: weights from that file (.safetensors, .pth or .pt)."""
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     """Rate of stochastic depth in the encoder."""
-    stem_stride: Literal[1] | None = None
+    stem_stride: int | None = Field(None, ge=1, le=1)
     """1: halve the stride of the encoder's first strided convolution, so that every level has twice the resolution."""
-    image_size: int | None = Field(None, ge=32)
+    image_size: int | None = Field(None, ge=32, le=4096)
     """Side in pixels that images are resampled to. Predictions return to the size of the label. null: as stored."""
     freeze: list[Literal["encoder", "batch_norm"]] = Field(default_factory=list)
     """Parts that are not trained: the encoder's weights and statistics; statistics and scales of all batch norms."""
@@ -387,14 +392,14 @@ class ModelConfig(Strict):
 class FocalConfig(Strict):
     """Focal loss: cross-entropy weighted by |target - probability| to the power gamma."""
 
-    weight: float = Field(1.0, gt=0.0)
-    gamma: float = Field(2.0, ge=0.0)
+    weight: float = Field(1.0, gt=0.0, le=1000.0)
+    gamma: float = Field(2.0, ge=0.0, le=100.0)
 
 
 class TverskyConfig(Strict):
     """1 minus the Tversky index, a Dice in which missed and false pixels cost differently."""
 
-    weight: float = Field(1.0, gt=0.0)
+    weight: float = Field(1.0, gt=0.0, le=1000.0)
     miss: float = Field(0.7, ge=0.0, le=1.0)
     """Cost of a missed pixel. A false pixel costs 1 - miss, and 0.5 is Dice."""
 
@@ -404,7 +409,7 @@ class LossConfig(Strict):
 
     bce: Weight = 1.0
     """Weight of the binary cross-entropy of the mask."""
-    pos_weight: float = Field(1.0, gt=0.0)
+    pos_weight: float = Field(1.0, gt=0.0, le=10_000.0)
     """Weight of contrail pixels, and of positive records, in the cross-entropies."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Move the targets of the cross-entropies by this fraction of the way to 1/2."""
@@ -416,7 +421,7 @@ class LossConfig(Strict):
     """Weight of the symmetric Lovász hinge: the mean over contrails and background, over the whole batch."""
     focal: FocalConfig | None = None
     tversky: TverskyConfig | None = None
-    auxiliary: float = Field(0.4, ge=0.0)
+    auxiliary: Weight = 0.4
     """Weight of the mean loss of the other maps of a decoder with deep supervision."""
     record: Weight = 1.0
     """Weight of the cross-entropy of the record head."""
@@ -439,15 +444,15 @@ class OptimConfig(Strict):
     """Largest learning rate of the mixer. null: `lr`."""
     decoder_lr: Rate | None = None
     """Largest learning rate of the decoder. null: `lr`."""
-    weight_decay: float = Field(1e-4, ge=0.0)
+    weight_decay: float = Field(1e-4, ge=0.0, le=100.0)
     """Decoupled weight decay. Norms and biases are exempt."""
     warmup: float = Field(0.02, ge=0.0, le=1.0)
     """Fraction of all steps in which the learning rate rises linearly. After that it follows a cosine down to 0."""
-    clip: float = Field(2.0, gt=0.0)
+    clip: float = Field(2.0, gt=0.0, le=1e9)
     """Largest global norm of the gradient."""
     ema: float = Field(0.998, ge=0.0, lt=1.0)
     """Decay per step of the exponential average of the weights, lower in the first few hundred steps. 0: no average."""
-    average_best: int = Field(1, ge=1)
+    average_best: int = Field(1, ge=1, le=1000)
     """The weights of the run are the mean of those of the best epochs, at most this many; without a hold-out, of the
     last epochs."""
 
@@ -455,17 +460,17 @@ class OptimConfig(Strict):
 class RunConfig(Strict):
     """All settings of a run."""
 
-    format: Literal[2] = FORMAT
+    format: int = Field(FORMAT, ge=FORMAT, le=FORMAT)
     """Version of the layout of these settings."""
     preset: str = "unet2d"
     """Name of the preset that these settings started from."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of everything random: initial weights, order of the samples, augmentation, dropout."""
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(30, ge=1, le=100_000)
     """Number of passes over the training data."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: Samples = 16
     """Samples per optimiser step, over all processes."""
-    micro_batch: int | None = Field(None, ge=1)
+    micro_batch: Samples | None = None
     """Samples that go through the model at once on one device; gradients accumulate over a step. null: all at once."""
     start: str | None = None
     """A finished run, or its best.safetensors, to start from. Tensors with the same name and shape are copied."""
@@ -475,7 +480,7 @@ class RunConfig(Strict):
     """Compile the model with torch.compile."""
     device: str = "auto"
     """auto: CUDA if available, otherwise the CPU."""
-    top_k: int = Field(100, ge=1)
+    top_k: Pixels = 100
     """The score of a record is the mean of its k highest pixel probabilities. The gate compares it with a threshold."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()

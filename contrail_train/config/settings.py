@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from contrail_data.errors import ContrailError
+from contrail_data.storage.documents import load_document, read_document
 from contrail_train.config.schema import FORMAT, RunConfig, Strict, plain
 
 WIDTH = 110  # columns of explanations
@@ -37,8 +38,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ContrailError(f"--set {text!r}: not a setting; write key=value, for example --set epochs=3")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
+        return key, load_document(value)
+    except ValueError:
         raise ContrailError(f"--set {key}: {value!r} is not a YAML value; quote it") from None
 
 
@@ -151,41 +152,13 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         ContrailError: If the file cannot be read, or was written by a version with another layout of the settings.
     """
-    tree = read_tree(path)
+    tree = read_document(path)
     if isinstance(tree, dict) and (version := tree.get("format", 1)) != FORMAT:
         raise ContrailError(
             f"{path}: settings of format {version}, while this version of contrail-kit reads format {FORMAT}; use the "
             "version in the run's environment.json, or train again"
         )
     return parse_config(tree, str(path))
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuse a key that comes twice, of which YAML would silently use the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if repeated := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.YAMLError(f"{repeated[0]} comes twice")
-        return dict(super().construct_mapping(node, deep))
-
-
-def read_tree(path: Path) -> Any:
-    """Read a YAML file in which no key may come twice.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Plain data.
-
-    Raises:
-        ContrailError: If the file cannot be read or is not YAML.
-    """
-    try:
-        return yaml.load(path.read_text(), _UniqueKeyLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ContrailError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]}); correct it") from None
 
 
 def to_yaml(config: Strict) -> str:

@@ -11,8 +11,9 @@ import torch
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
+from contrail_data.storage.documents import read_document
 from contrail_train.config.pipelines import PipelineConfig
-from contrail_train.config.settings import read_config, read_tree, validated
+from contrail_train.config.settings import read_config, validated
 from contrail_train.inference.detector import Detector, Network, Weights, single_network_detector, view_of
 from contrail_train.inference.exported import SUFFIXES, load_exported
 from contrail_train.inference.predictor import Predictor
@@ -148,7 +149,7 @@ def load_pipeline(path: Path, device: torch.device, symmetries: Symmetries | Non
     Raises:
         ContrailError: If the pipeline is not finished.
     """
-    config = validated(PipelineConfig, read_tree(path / PIPELINE), str(path / PIPELINE))
+    config = validated(PipelineConfig, read_document(path / PIPELINE), str(path / PIPELINE))
     calibration = read_calibration(path)
     mask, gate = calibration["mask_weights"], calibration["gate_weights"]
     detector = pipeline_detector(load_stages(config, path, device), config, mask, gate, symmetries or config.tta)

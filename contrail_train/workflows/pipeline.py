@@ -20,11 +20,12 @@ import torch
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
+from contrail_data.storage.documents import read_document
 from contrail_data.storage.files import write_atomically
 from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.pipelines import PipelineConfig, stage_config
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import read_config, read_tree, to_yaml, validated
+from contrail_train.config.settings import read_config, to_yaml, validated
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import calibrate
@@ -79,7 +80,7 @@ def train_pipeline(
 
 def _check_finished(config: PipelineConfig, out: Path) -> None:
     """Refuse to return a finished pipeline that has other settings or damaged stages."""
-    finished = _by_key(validated(PipelineConfig, read_tree(out / PIPELINE), str(out / PIPELINE)).model_dump())
+    finished = _by_key(validated(PipelineConfig, read_document(out / PIPELINE), str(out / PIPELINE)).model_dump())
     given = _by_key(config.model_dump())
     keys = dict.fromkeys([*finished, *given])
     if differing := [f"{k}={finished.get(k)}, not {given.get(k)}" for k in keys if finished.get(k) != given.get(k)]:

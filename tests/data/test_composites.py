@@ -113,3 +113,36 @@ def test_declarations_survive_yaml_and_invalid_ones_are_refused(tmp_path) -> Non
         from_dict({"channels": [{"name": "x", "band": 14, "low": 3, "high": 3}]})
     with pytest.raises(ContrailError, match=r"bands are 8 to 16"):
         from_dict({"channels": [{"name": "x", "band": 2, "low": 3, "high": 4}]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        *(
+            ({key: value}, "kelvin")
+            for key in ("low", "high")
+            for value in (".nan", ".inf", "-.inf", "1e308", "true", "'3'")
+        ),
+        *(
+            ({key: value}, "bands are 8 to 16")
+            for key in ("band", "minus")
+            for value in ("true", "14.7", "'14'", "17", ".nan")
+        ),
+        ({"minus": "15"}, "another one than band"),
+        ({"high": "250.001"}, "at least 0.01 K"),
+        ({"high": "240"}, "low must be below high"),
+        ({"name": "8"}, "not a text"),
+        ({"gamma": "2"}, "malformed"),
+        ({"low": "1\n    low: 2"}, "key 'low' occurs twice"),
+    ],
+)
+def test_a_composite_is_refused_unless_its_numbers_are_usable(changes, reason: str, tmp_path) -> None:
+    channel = {"name": "x", "band": "15", "low": "250", "high": "300"}
+    path = tmp_path / "mine.yaml"
+    for declared in (channel, channel | changes):
+        path.write_text("\n".join(["channels:", "  -", *(f"    {key}: {value}" for key, value in declared.items())]))
+        if declared is channel:
+            assert get_composite(str(path)).bands == (15,)
+    with pytest.raises(ContrailError, match=reason) as caught:
+        get_composite(str(path))
+    assert str(path) in str(caught.value)

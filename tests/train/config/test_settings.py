@@ -8,9 +8,19 @@ import pytest
 import yaml
 
 from contrail_data.errors import ContrailError
+from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
 from contrail_train.config.presets import PRESETS, get_config
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import parse_config, read_config, to_explained_yaml, to_yaml, with_settings
+from contrail_train.config.settings import (
+    group_of,
+    parse_config,
+    read_config,
+    setting_fields,
+    takes,
+    to_explained_yaml,
+    to_yaml,
+    with_settings,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +55,47 @@ def test_a_refused_setting_names_the_accepted_values(setting: str, message: str)
         with_settings(get_config("unet25d"), [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+NUMBERS = [key for key, field in setting_fields(RunConfig) if group_of(field) is None and "number" in takes(field)]
+
+
+def test_no_number_is_boundless_and_no_other_value_passes_for_a_number() -> None:
+    assert len(NUMBERS) > 60
+    fields = dict(setting_fields(RunConfig))
+    for key in NUMBERS:
+        others = (
+            ".nan",
+            ".inf",
+            "-.inf",
+            "1e400",
+            "1e308",
+            "-1e308",
+            f"1{'0' * 30}",
+            "true",
+            "no",
+            "'1'",
+            "010",
+            "1:30",
+        )
+        for value in (*others, *(["1.0", "1e0"] if "whole" in takes(fields[key]) else [])):
+            text = {"a": value, "[": f"[{value},0.5]"}[takes(fields[key])[0]]
+            text = f"[{value}]" if takes(fields[key]).startswith("a list") else text
+            with pytest.raises(ContrailError, match=f"{key}(: cannot be|.*at most 8 pixels)"):
+                with_settings(RunConfig(), [f"{key}={text}"])
+    with pytest.raises(ContrailError, match="top_k: cannot be"):
+        with_pipeline_settings(get_pipeline("unet2d_v2"), ["top_k=true"])
+    for key in ("data.keep", "compile"):
+        with pytest.raises(ContrailError, match=f"{key}: cannot be"):
+            with_settings(RunConfig(), [f"{key}=1"])
+
+
+def test_numbers_are_written_as_in_yaml_1_2() -> None:
+    assert with_settings(RunConfig(), ["optim.lr=1e-4"]).optim.lr == 1e-4
+    assert with_settings(RunConfig(), ["optim.lr=1"]).optim.lr == 1.0
+    assert with_settings(RunConfig(), ["epochs=1_000"]).epochs == 1000
+    with pytest.raises(ContrailError, match="is not a YAML value"):
+        with_settings(RunConfig(), [f"seed={'9' * 5000}"])
 
 
 def test_explained_settings_list_accepted_values_and_are_read_back_unchanged() -> None:
@@ -109,7 +160,7 @@ def test_a_settings_file_overrides_the_preset_that_it_names(tmp_path: Path) -> N
     expected = with_settings(get_config("ours"), ["epochs=2", "model.drop_path=0.1", "augment.affine=null"])
     assert get_config(str(tmp_path / "mine.yaml")) == expected
     (tmp_path / "twice.yaml").write_text("epochs: 2\nseed: 1\nepochs: 3\n")
-    with pytest.raises(ContrailError, match="epochs comes twice"):
+    with pytest.raises(ContrailError, match="line 3: key 'epochs' occurs twice"):
         get_config(str(tmp_path / "twice.yaml"))
     (tmp_path / "mine").write_text("epochs: 2\n")
     with pytest.raises(ContrailError, match=r"rename it to \.yaml"):

@@ -86,7 +86,9 @@ def build_ash(
     ] = None,
     since: Annotated[datetime | None, options.scan_time(help="Time of the first scan, UTC.")] = None,
     until: Annotated[datetime | None, options.scan_time(help="Time of the last scan, UTC.")] = None,
-    every: Annotated[int, options.scans(min=1, help="Minutes between samples, if no --time is given.")] = 20,
+    every: Annotated[
+        int, options.scans(min=1, max=10_080, help="Minutes between samples, if no --time is given.")
+    ] = 20,
     at: Annotated[
         list[str] | None,
         options.scans(
@@ -100,7 +102,10 @@ def build_ash(
         options.scans(help="A metadata file such as train_metadata.json: cut the tiles, times and ids of its entries."),
     ] = None,
     pixel: Annotated[
-        float | None, options.scans(min=100.0, help="Side of a tile's pixel in metres.", show_default="500 km / --size")
+        float | None,
+        options.scans(
+            min=100.0, max=20_000.0, help="Side of a tile's pixel in metres.", show_default="500 km / --size"
+        ),
     ] = None,
     native: Annotated[
         bool, options.scans("--native", help="Cut windows of the satellite's own grid instead of resampling to UTM.")
@@ -110,7 +115,8 @@ def build_ash(
     ] = 4,
     after: Annotated[int, options.scans(min=0, max=7, help="Frames after the reference frame, 10 minutes apart.")] = 3,
     tolerance: Annotated[
-        float, options.scans(min=0.0, help="Maximum time between a frame and the start of its scan, in minutes.")
+        float,
+        options.scans(min=0.0, max=720.0, help="Maximum time between a frame and the start of its scan, in minutes."),
     ] = 5.0,
     product: options.Product = "L1b-RadF",
     reader: options.SatpyReader = None,

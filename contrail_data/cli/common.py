@@ -6,6 +6,7 @@ Only what `--help` needs is imported here; commands import the rest when they ru
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import resource
 import shutil
@@ -15,9 +16,10 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from contrail_data.errors import ContrailError
 
@@ -39,6 +41,29 @@ class ExitCode(IntEnum):
     """Ctrl-C. The same command continues where it stopped."""
 
 
+class FiniteCommand(TyperCommand):
+    """A command that refuses NaN and infinity as the value of any option."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the command.
+
+        Args:
+            ctx: The options and their values.
+
+        Returns:
+            What the command returns.
+
+        Raises:
+            BadParameter: If a value is not finite.
+        """
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name or "")
+            for number in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise typer.BadParameter(f"{number} is not a finite number", ctx=ctx, param=parameter)
+        return super().invoke(ctx)
+
+
 def add_command(
     app: typer.Typer, command: Callable[..., None], *, name: str | None = None, panel: str | None = None
 ) -> None:
@@ -52,7 +77,7 @@ def add_command(
     """
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(name, help=text, rich_help_panel=panel)(command)
+    app.command(name, cls=FiniteCommand, help=text, rich_help_panel=panel)(command)
 
 
 def run_app(app: typer.Typer) -> None:

@@ -82,7 +82,7 @@ def preview(
         ),
     ] = None,
     count: Annotated[int, options.selection(min=1, max=500, help="Records on a contact sheet.")] = 24,
-    seed: Annotated[int, options.selection(min=0, help="Seed of the random sheet.")] = 0,
+    seed: Annotated[int, options.selection(min=0, max=2**32 - 1, help="Seed of the random sheet.")] = 0,
     prediction: Annotated[
         str | None, typer.Option(help="Predictions or pseudo-labels of the store, to outline in cyan.")
     ] = None,

@@ -28,10 +28,13 @@ Overwrite = Annotated[bool, output("--overwrite", help="Replace the store, or th
 OverwriteFile = Annotated[bool, output("--overwrite", help="Replace an existing file.")]
 AsJson = Annotated[bool, output("--json", help="Print JSON instead of text.")]
 Workers = Annotated[
-    int, execution(min=1, help="Number of parallel workers (threads or processes).", show_default="number of cores")
+    int,
+    execution(
+        min=1, max=1024, help="Number of parallel workers (threads or processes).", show_default="number of cores"
+    ),
 ]
 Device = Annotated[str, execution(help="auto (CUDA if available), cpu, cuda, cuda:1 ...")]
-Batch = Annotated[int, execution(min=1, help="Samples predicted at once.")]
+Batch = Annotated[int, execution(min=1, max=4096, help="Samples predicted at once.")]
 Frames = Annotated[
     str, selection(help="Frames to predict: labelled, all, or offsets from the labelled frame, such as -1,0,1.")
 ]

@@ -18,6 +18,7 @@ Minutes = Annotated[
     float,
     options.selection(
         min=0.0,
+        max=525_600.0,
         help="Maximum time between two sequences of overlapping tiles for them to count as related, in minutes.",
     ),
 ]
@@ -33,7 +34,7 @@ Overlap = Annotated[
 Size = Annotated[
     int,
     options.selection(
-        min=1, help="Side of a tile in pixels, for metadata files, which do not state it.", metavar="PIXELS"
+        min=1, max=4096, help="Side of a tile in pixels, for metadata files, which do not state it.", metavar="PIXELS"
     ),
 ]
 
@@ -43,7 +44,7 @@ def splits(
         list[str], typer.Argument(help="Stores (paths, URLs, catalog names) or metadata files.", metavar="STORE")
     ],
     out: Annotated[Path, options.output("-o", "--out", help="The CSV file to write.")] = Path("folds.csv"),
-    k: Annotated[int, typer.Option("-k", "--folds", min=2, help="Number of folds.")] = 5,
+    k: Annotated[int, typer.Option("-k", "--folds", min=2, max=1000, help="Number of folds.")] = 5,
     minutes: Minutes = 70.0,
     overlap: Overlap = 0.001,
     size: Size = 256,

@@ -22,7 +22,9 @@ class SceneryName(StrEnum):
 
 Folder = Annotated[Path, typer.Argument(help="Folder to write the files into.", metavar="FOLDER")]
 Bands = Annotated[str, typer.Option(help="ABI bands, comma-separated numbers from 8 to 16.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers; the same seed gives the same files.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random numbers; the same seed gives the same files.")
+]
 Scenery = Annotated[
     SceneryName,
     typer.Option(
@@ -34,7 +36,9 @@ Scenery = Annotated[
 
 def synth(
     out: Folder,
-    records: Annotated[int, typer.Option(min=2, help="Number of records, train and validation together.")] = 400,
+    records: Annotated[
+        int, typer.Option(min=2, max=1_000_000, help="Number of records, train and validation together.")
+    ] = 400,
     seed: Seed = 0,
     validation: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Fraction of the records that becomes the validation split.")

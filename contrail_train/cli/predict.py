@@ -67,11 +67,13 @@ def predict(
     altitude: Annotated[
         float | None,
         options.scans(
+            min=0,
+            max=30_000,
             help="Altitude in metres for which shapes in .geojson are corrected for parallax.",
             show_default="no correction",
         ),
     ] = None,
-    min_pixels: Annotated[int, cleaning_option(min=1, help="Remove regions of fewer pixels.")] = 1,
+    min_pixels: Annotated[int, cleaning_option(min=1, max=2**24, help="Remove regions of fewer pixels.")] = 1,
     hysteresis: Annotated[
         float | None,
         cleaning_option(min=0, max=1, help="Let regions grow to connected pixels of at least this probability."),
@@ -79,7 +81,9 @@ def predict(
     consistent: Annotated[
         int | None,
         cleaning_option(
-            min=1, help="Remove regions without a contrail within this many pixels at the time before or after."
+            min=1,
+            max=1000,
+            help="Remove regions without a contrail within this many pixels at the time before or after.",
         ),
     ] = None,
     fill_gaps: Annotated[
@@ -91,7 +95,7 @@ def predict(
         ),
     ] = None,
     elongation: Annotated[
-        float | None, cleaning_option(min=1, help="Remove regions with a smaller ratio of length to width.")
+        float | None, cleaning_option(min=1, max=1000, help="Remove regions with a smaller ratio of length to width.")
     ] = None,
 ) -> None:
     """Predict the samples of a store, or whole scans.

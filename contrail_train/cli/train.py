@@ -24,7 +24,9 @@ def run(
     settings: Settings = None,
     checkpoint_minutes: Annotated[
         float,
-        options.execution(min=0.0, help="Minutes between checkpoints; there is one at the end of each epoch as well."),
+        options.execution(
+            min=0.0, max=10_080.0, help="Minutes between checkpoints; there is one at the end of each epoch as well."
+        ),
     ] = 5.0,
     dry_run: Annotated[
         bool,
@@ -117,10 +119,13 @@ def rounds(
     preset: Preset,
     out: RunDirectory,
     count: Annotated[
-        int, typer.Option("--rounds", min=1, help="Rounds after the first, which uses human labels only.")
+        int, typer.Option("--rounds", min=1, max=100, help="Rounds after the first, which uses human labels only.")
     ] = 2,
     folds: Annotated[
-        int, typer.Option(min=2, help="Models per round. Each labels the part of the records that it has not seen.")
+        int,
+        typer.Option(
+            min=2, max=100, help="Models per round. Each labels the part of the records that it has not seen."
+        ),
     ] = 3,
     how: Annotated[
         Retraining,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -46,12 +47,40 @@ def run_command(main: Callable[[], None], *args: object, cwd: Path | None = None
     return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def help_pages(app: typer.Typer) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield the name of each command of a command line, its help, and its parameters without a help text."""
+def commands_of(app: typer.Typer) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each command of a command line, and the command."""
     pending = [("", typer.main.get_command(app))]
     while pending:
         prefix, command = pending.pop()
         for name, sub in getattr(command, "commands", {}).items():
             pending.append((f"{prefix} {name}".strip(), sub))
         if not hasattr(command, "commands"):
-            yield prefix, command.help or "", [p.name for p in command.params if not getattr(p, "help", None)]
+            yield prefix, command
+
+
+def check_numbers(app: typer.Typer) -> int:
+    """Check that every number has two limits and that what is beyond them is a usage error; return how many."""
+    count = 0
+    for name, command in commands_of(app):
+        given = [
+            part for p in command.params if p.required for part in (["x"] if p.opts[0][0] != "-" else [p.opts[-1], "x"])
+        ]
+        for option in command.params:
+            annotation, info = str(option.type_descriptor.annotation), option.type_descriptor.parameter_info
+            is_tuple = "tuple[float" in annotation
+            if not is_tuple and "int" not in annotation and "float" not in annotation:
+                continue
+            count += 1
+            assert is_tuple or (info.min is not None and info.max is not None), f"{name} {option.opts}: no limits"
+            for value in ("nan", "inf", "-inf", "1e400", "true", *(() if is_tuple else ("1" + "0" * 30, "-1e30"))):
+                with pytest.raises(typer.BadParameter) as error:
+                    command.main([*given, option.opts[-1], *[value] * option.nargs], standalone_mode=False)
+                assert error.value.param is option, f"{name} {option.opts} {value}"
+                assert error.value.exit_code == 2
+    return count
+
+
+def help_pages(app: typer.Typer) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield the name of each command of a command line, its help, and its parameters without a help text."""
+    for name, command in commands_of(app):
+        yield name, command.help or "", [p.name for p in command.params if not getattr(p, "help", None)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contrail_train.cli.main import app
-from helpers.cli import help_pages
+from helpers.cli import check_numbers, help_pages
 
 
 def test_every_option_has_a_help_text_and_no_page_shows_a_docstring_section() -> None:
@@ -12,3 +12,7 @@ def test_every_option_has_a_help_text_and_no_page_shows_a_docstring_section() ->
         assert text, name
         assert "Args:" not in text, name
         assert "Raises:" not in text, name
+
+
+def test_every_number_has_limits_and_none_is_infinite() -> None:
+    assert check_numbers(app) > 10

@@ -7,6 +7,7 @@ sealed bytes are the same as those of an undisturbed build, whatever the number 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from contrail_data.sources.base import Source, SourceKind
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal, stats
 from contrail_data.store.journal import Files, Shard
+from contrail_data.store.manifest import set_aside_lines
 from contrail_data.store.samples import SampleRow, stack_scalars
 from contrail_data.store.schema import SHARD, Kind, checksum_name
 from contrail_data.store.settings import StoreSettings
@@ -118,7 +120,11 @@ def build(
         contents = _contents(source, settings, layouts, files, usable)
         for unused in layouts.keys() - contents.arrays.keys():
             place.remove([f"{unused}/{key}" for key in place.within(unused).sizes()])
-        contents.provenance.update({"plan": plan, "command": list(command), "set_aside": set_aside})
+        inherited = [line for path in source.parent_paths for line in set_aside_lines(place_of(path))]
+        still = [line for line in inherited if re.split("[:/]", line)[0] not in source.record_ids]
+        contents.provenance.update(
+            {"plan": plan, "command": list(command), "set_aside": set_aside, "set_aside_before": still}
+        )
         digest = seal(place, contents)
     return Built(place, digest, len(usable), resumed, set_aside)
 

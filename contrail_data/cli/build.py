@@ -295,6 +295,8 @@ def _parse_time(option: str, text: str | None) -> datetime64 | None:
 def _parse_place(text: str) -> tuple[float, float]:
     try:
         latitude, longitude = (float(part) for part in text.split(","))
+        if not (abs(latitude) <= 90 and abs(longitude) <= 360):  # NaN fails too
+            raise ValueError
     except ValueError:
         raise ContrailError(
             f"--at {text!r}: not a place; give LATITUDE,LONGITUDE in degrees, as in 33.6,-84.4"

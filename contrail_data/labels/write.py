@@ -35,6 +35,7 @@ from contrail_data.sample import reference_frame
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal
 from contrail_data.store.journal import Row, Shard
+from contrail_data.store.manifest import set_aside_lines
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.schema import SHARD, ArraySpec, Codec, Kind, PixelDtype, require_kind
 from contrail_data.store.shards import Layout, ShardWriter, writing_shards
@@ -281,6 +282,7 @@ def _seal(
             "plan": job.plan,
             "samples": len(rows),
             "parent_path": parent.attrs["path"],
+            "set_aside_before": set_aside_lines(place_of(parent.attrs["path"])),
         },
     )
     return seal(place, contents)

@@ -65,6 +65,8 @@ class Provenance(TypedDict, total=False):
     split: str
     set_aside: list[str]
     """One line for each record that could not be used."""
+    set_aside_before: list[str]
+    """Such lines of the stores that this one was made from."""
     parent_path: str
 
 
@@ -230,6 +232,20 @@ def read_provenance(place: Place) -> Provenance:
         The provenance; empty if the file is missing or unreadable.
     """
     return cast("Provenance", _read_object(place, PROVENANCE))
+
+
+def set_aside_lines(place: Place) -> list[str]:
+    """List the records that a store lacks because a build set them aside.
+
+    Args:
+        place: The store.
+
+    Returns:
+        One line for each record that this build, or one before it, could not use.
+    """
+    provenance = read_provenance(place)
+    lines = (provenance.get("set_aside"), provenance.get("set_aside_before"))
+    return [str(line) for some in lines if isinstance(some, list) for line in some]
 
 
 def stated_digests(place: Place) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import print_note, print_table
+from contrail_data.cli.common import ExitCode, print_note, print_table
 from contrail_train.cli.common import MODEL_HELP, Model, print_scores
 
 
@@ -91,16 +92,34 @@ def compare(
 def submit(
     store: Annotated[str, typer.Argument(help="A store of predictions.", metavar="STORE")],
     out: Annotated[Path, options.output("-o", "--out", help="The CSV file to write.")],
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="The competition's sample_submission.csv: write a row for each of its records, in its order.",
+            show_default="the records of the store",
+        ),
+    ] = None,
     overwrite: options.OverwriteFile = False,
 ) -> None:
     """Write predicted masks in the format of the 2023 competition.
 
-    Masks are run lengths, column by column.
+    Masks are run lengths, column by column, of 256 x 256 pixels. Records that have no prediction are reported, one line
+    each, and the exit code is 1: those of --like, whose masks are written as empty, or without it those that were set
+    aside when the store was built, which have no row.
     """
     from contrail_data.catalog.catalog import open_named
     from contrail_data.storage.files import check_new
     from contrail_train.inference.tables import write_submission
 
     check_new(out, overwrite)
-    records, empty = write_submission(open_named(store), out)
-    print(f"{out}: {records} records, {empty} of them empty")
+    written = write_submission(open_named(store), out, like)
+    lacking = [f"no prediction: {record_id}, an empty mask is written" for record_id in written.missing]
+    for line in lacking if like is not None else [f"set aside, no row: {line}" for line in written.set_aside]:
+        print(line, file=sys.stderr)
+    if written.others:
+        print_note(
+            f"{len(written.others)} predicted records are not in {like}, such as {written.others[0]}; they have no row"
+        )
+    print(f"{out}: {written.records} records, {written.empty} of them empty")
+    if written.missing or (like is None and written.set_aside):
+        raise typer.Exit(ExitCode.FAILED)

@@ -7,6 +7,9 @@ column, columns from left to right. A mask is a list of pairs of start and lengt
 
 from __future__ import annotations
 
+import csv
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +20,15 @@ from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import FrameSelection
 from contrail_data.labels.write import frames_to_predict
 from contrail_data.progress import progress
-from contrail_data.storage.files import write_csv
+from contrail_data.storage.files import first_line, write_csv
+from contrail_data.storage.place import place_of
+from contrail_data.store.manifest import set_aside_lines
 from contrail_data.store.reader import pixel_reader, read_scalars
 from contrail_data.store.schema import Kind, require_kind
 from contrail_train.inference.predictor import Predictor
 
 EMPTY = "-"
+SIDE = 256  # pixels of a mask of the competition
 
 
 def record_table(model: Predictor, store: xr.Dataset, out: Path, *, frames: FrameSelection, batch: int) -> int:
@@ -67,33 +73,81 @@ def record_table(model: Predictor, store: xr.Dataset, out: Path, *, frames: Fram
     return len(windows)
 
 
-def write_submission(predictions: xr.Dataset, out: Path) -> tuple[int, int]:
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What a submission holds and lacks."""
+
+    records: int
+    empty: int
+    """How many masks of them are empty."""
+    missing: list[str]
+    """Ids that were asked for but not predicted; their masks are empty."""
+    others: list[str]
+    """Ids that were predicted but not asked for; they have no row."""
+    set_aside: list[str]
+    """One line for each record that a build set aside, so that it was not predicted."""
+
+
+def write_submission(predictions: xr.Dataset, out: Path, like: Path | None = None) -> Submission:
     """Write the masks of a store of predictions as a submission.
 
     Args:
         predictions: A store that `contrail-train predict` wrote.
         out: The CSV file to write.
+        like: A CSV file with the column `record_id`, such as the competition's sample_submission.csv: its records are
+            written in its order. None: the records of the store.
 
     Returns:
-        Number of records, and how many of them are empty.
+        What was written.
 
     Raises:
-        ContrailError: If the store is of another kind, or has several frames for a record.
+        ContrailError: If the masks are not those of the labelled frames on the competition's grid, or `like` is not
+            such a file or has none of the records.
     """
     path = predictions.attrs["path"]
     require_kind(predictions, Kind.PREDICTIONS, remedy="give a store that contrail-train predict wrote")
-    if predictions.sizes["time"] != 1:
+    scalars, (frames, *plane) = read_scalars(predictions), predictions["frame_mask"].shape[1:]
+    labelled, frame = scalars["labelled_frame"].values, scalars["frame"].values[:, 0]
+    if frames != 1 or ((labelled >= 0) & (frame != labelled)).any():
+        raise ContrailError(f"{path}: has other frames than the labelled ones; predict with --frames labelled")
+    if plane != [SIDE, SIDE]:
         raise ContrailError(
-            f"{path}: has {predictions.sizes['time']} frames per record; predict with --frames labelled"
+            f"{path}: masks have {' x '.join(map(str, plane))} pixels, the competition's {SIDE} x {SIDE}; build the "
+            f"store with --size {SIDE} and predict it"
         )
     read = pixel_reader(predictions, "frame_mask")
-    mask_1yx = np.empty((1, *predictions["frame_mask"].shape[2:]), np.uint8)
-    rows = []
-    for sample, record_id in enumerate(read_scalars(predictions)["record_id"].values):
+    mask_1yx = np.empty((1, SIDE, SIDE), np.uint8)
+    encoded = {}
+    for sample, record_id in enumerate(scalars["record_id"].values):
         read(sample, [0], mask_1yx)
-        rows.append((str(record_id), encode(mask_1yx[0] > 0)))
+        encoded[str(record_id)] = encode(mask_1yx[0] > 0)
+    ids = list(encoded) if like is None else _ids_of(like)
+    if encoded.keys().isdisjoint(ids):
+        raise ContrailError(f"{like}: has none of the records of {path}; predict the records of its split")
+    rows = [(record_id, encoded.get(record_id, EMPTY)) for record_id in ids]
     write_csv(out, ("record_id", "encoded_pixels"), rows)
-    return len(rows), sum(pixels == EMPTY for _, pixels in rows)
+    requested = set(ids)
+    return Submission(
+        records=len(rows),
+        empty=sum(pixels == EMPTY for _, pixels in rows),
+        missing=[record_id for record_id in ids if record_id not in encoded],
+        others=[record_id for record_id in encoded if record_id not in requested],
+        set_aside=set_aside_lines(place_of(path)),
+    )
+
+
+def _ids_of(like: Path) -> list[str]:
+    """The record ids of a CSV file, in its order."""
+    try:
+        with like.open(newline="", encoding="utf-8-sig") as file:
+            ids = [str(row.get("record_id") or "") for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ContrailError(f"{like}: cannot be read ({first_line(error)}); give sample_submission.csv") from None
+    if not ids or "" in ids:
+        raise ContrailError(f"{like}: has no record_id in each row; give the competition's sample_submission.csv")
+    if len(set(ids)) < len(ids):
+        raise ContrailError(f"{like}: record {Counter(ids).most_common(1)[0][0]} occurs twice; remove one of its rows")
+    return ids
 
 
 def encode(mask_yx: npt.NDArray[np.bool_]) -> str:

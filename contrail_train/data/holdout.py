@@ -63,9 +63,11 @@ def _read_folds(path: str) -> dict[str, int]:
             if not {"record_id", "fold"} <= set(table.fieldnames or ()):
                 raise ContrailError(f"{path}: has no columns record_id and fold; {remedy}")
             for row in table:
-                if not str(row["fold"]).isdecimal():
-                    raise ContrailError(f"{path}: line {table.line_num}: {row['fold']!r} is not a fold; {remedy}")
-                fold_of[row["record_id"]] = int(row["fold"])
+                record_id, fold = str(row["record_id"]), str(row["fold"])
+                if not fold.isdecimal() or len(fold) > 4:
+                    raise ContrailError(f"{path}: line {table.line_num}: {row['fold']!r:.40} is not a fold; {remedy}")
+                if fold_of.setdefault(record_id, int(fold)) != int(fold):
+                    raise ContrailError(f"{path}: line {table.line_num}: {record_id} is in another fold too; {remedy}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not a table"
         raise ContrailError(f"{path}: cannot be read ({reason}); {remedy}") from None

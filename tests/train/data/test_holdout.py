@@ -76,6 +76,8 @@ def test_folds_are_read_from_a_file_and_invalid_files_are_refused(raw: Path, tmp
     for text, message in (
         ("a,b\n", "no columns record_id and fold"),
         ("record_id,fold\nx,1\ny\n", "line 3: None is not a fold"),
+        (f"record_id,fold\nx,{'9' * 5000}\n", "line 2: '9{39} is not a fold"),
+        ("record_id,fold\nx,1\nx,2\n", "line 3: x is in another fold too"),
     ):
         table.write_text(text)
         with pytest.raises(ContrailError, match=message):

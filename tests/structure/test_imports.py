@@ -63,12 +63,14 @@ def test_no_test_module_imports_another_one() -> None:
             assert parts[0] != "tests", f"{path}: {module}: import helpers as `from helpers. ...`"
 
 
+@pytest.mark.slow
 def test_nothing_uses_a_private_name_of_another_module() -> None:
     paths = modules_in("tests", "benchmarks", *PACKAGES)
     uses = {str(path.relative_to(PROJECT)): list(private_names_used(ast.parse(path.read_text()))) for path in paths}
     assert {path: names for path, names in uses.items() if names} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_help_of_every_command_imports_no_heavy_package(package: str) -> None:
     program = f"""

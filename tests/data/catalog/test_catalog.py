@@ -118,6 +118,7 @@ def test_longitude_ranges_may_cross_the_date_line() -> None:
     assert shortest_arc(np.array([10.0])) == [10, 10]
 
 
+@pytest.mark.slow
 def test_adding_another_store_under_the_same_name_makes_a_new_version(
     stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

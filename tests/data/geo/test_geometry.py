@@ -109,6 +109,7 @@ def sampled_places(count: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return rng.uniform(-90, 90, count), rng.uniform(-180, 180, count), times
 
 
+@pytest.mark.slow
 def test_solar_zenith_agrees_with_spa():
     lat, lon, times = sampled_places()
     spa = [

@@ -83,6 +83,7 @@ def test_pixels_carried_in_from_outside_are_not_contrails() -> None:
     np.testing.assert_array_equal(carry_back(still, np.zeros((2, SIDE, SIDE), np.float32)), still)
 
 
+@pytest.mark.slow
 def test_carried_labels_are_pseudo_labels(raw: Path, tmp_path: Path) -> None:
     parent = build_small(raw, tmp_path / "s.zarr").place.path
     store = open_store(parent)
@@ -111,6 +112,7 @@ def test_carried_labels_are_pseudo_labels(raw: Path, tmp_path: Path) -> None:
         propagate(carried, tmp_path / "no.zarr")
 
 
+@pytest.mark.slow
 def test_only_human_labels_are_carried_and_only_to_requested_frames(raw: Path, tmp_path: Path) -> None:
     for record in sorted((raw / "train").iterdir())[:2]:
         (raw / "test").mkdir(exist_ok=True)
@@ -132,7 +134,7 @@ def test_only_human_labels_are_carried_and_only_to_requested_frames(raw: Path, t
     assert len(human) == 9 < store.sizes["sample"]
     np.testing.assert_array_equal(near["record_id"].values, human)
     np.testing.assert_array_equal(near["frame"].values, [[3, 5]] * 9)
-    for name in ("probability", "frame_mask", "frame_agreement"):
+    for name in ("logit", "frame_mask", "frame_agreement"):
         np.testing.assert_array_equal(near[name].values, every[name].values[:, [3, 5]])
     for frames in ("labelled", "0"):
         done = run_command(main, "propagate", both, "-o", tmp_path / "no.zarr", "--frames", frames)

@@ -52,6 +52,7 @@ def test_disagreed_ranks_large_disputes_before_specks(tmp_path: Path) -> None:
     assert len(choose(store, Sheet.BRIGHTEST, 3).ranks) == 3
 
 
+@pytest.mark.slow
 def test_pictures_of_stores_do_not_overwrite_each_other(raw: Path, store: xr.Dataset, tmp_path: Path) -> None:
     record_id, out = str(store["record_id"].values[0]), tmp_path / "pictures"
     other = build_composite(raw, tmp_path / "elsewhere" / "s.zarr", "ash_wide")

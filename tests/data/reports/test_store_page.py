@@ -48,6 +48,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 def test_the_report_is_one_safe_page(store: xr.Dataset, tmp_path: Path) -> None:
     attack = "<script>alert(1)</script>"
     path = Path(store.attrs["path"]) / "provenance.json"
@@ -74,6 +75,7 @@ def test_the_report_is_one_safe_page(store: xr.Dataset, tmp_path: Path) -> None:
     assert (tmp_path / "r.html").read_text() == store_page(store)
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_counts(store: xr.Dataset) -> None:
     html = store_page(store)
     # Three of four annotators marked 13 pixels of row 16 on each record, two of them 13 of row 8.

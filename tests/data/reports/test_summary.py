@@ -38,6 +38,7 @@ def test_the_json_summary_agrees_with_the_raw_masks(raw: Path, store: xr.Dataset
     assert summary["composite"] == COMPOSITES["ash"].to_dict()
 
 
+@pytest.mark.slow
 def test_the_summary_fits_on_one_screen(raw: Path, bare: xr.Dataset, store: xr.Dataset, tmp_path: Path) -> None:
     for i in range(9):
         for band in range(8, 17):

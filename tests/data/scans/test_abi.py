@@ -14,6 +14,7 @@ from contrail_data.synthetic.abi import write_abi
 from helpers.abi import SIZE, START, flag_pixels
 
 
+@pytest.mark.slow
 def test_real_files_are_calibrated_as_in_satpy(real_data: Path) -> None:
     from satpy import Scene
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from contrail_data.scans.abi_files import parse_name, spacecraft_of
+from contrail_data.scans.abi_files import describe
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from contrail_data.scans.abi_files import parse_name, spacecraft_of
     ],
 )
 def test_names_of_abi_files_are_parsed(name: str, fields: tuple) -> None:
-    file = parse_name(f"s3://bucket/{name}")
+    file = describe(f"s3://bucket/{name}")
     assert file is not None
     assert (file.satellite, file.scene, file.product, file.band) == fields
     assert file.name == name
@@ -28,15 +28,6 @@ def test_names_of_abi_files_are_parsed(name: str, fields: tuple) -> None:
 
 def test_names_of_other_files_are_ignored() -> None:
     for name in ("OR_SUVI-L1b-Fe093_G16_s1_e1_c1.nc", "OR_ABI-L1b-RadC-M6_G16_s20232561536173_e1_c1.nc", "x.nc"):
-        assert parse_name(name) is None
+        assert describe(name) is None
 
 
-def test_a_role_names_the_spacecraft_of_that_time() -> None:
-    roles_and_times = [
-        ("goes-east", "2019-06-01"),
-        ("goes-east", "2025-06-01"),
-        ("goes-west", "2022-01-01"),
-        ("goes-west", "2024-01-01"),
-    ]
-    assert [spacecraft_of(role, np.datetime64(time, "h")) for role, time in roles_and_times] == [16, 19, 17, 18]
-    assert spacecraft_of("goes17", np.datetime64("2020-01-01", "h")) == 17

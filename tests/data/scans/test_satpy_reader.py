@@ -36,6 +36,7 @@ def never(*args: object, **keywords: object) -> None:
     raise AssertionError("something was computed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imager", ["ahi", "ami"])
 def test_real_files_open_as_a_lazy_scene(real_data: Path, imager: str) -> None:
     import dask
@@ -76,6 +77,7 @@ def test_real_files_open_as_a_lazy_scene(real_data: Path, imager: str) -> None:
     assert ash.std() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("imager", "sweep"), [("ahi", "y"), ("ami", "y"), ("abi", "x")])
 def test_coordinates_agree_with_satpy(real_data: Path, imager: str, sweep: str) -> None:
     from satpy import Scene
@@ -171,6 +173,7 @@ def test_a_band_that_one_time_lacks_is_missing_at_that_time(real_data: Path, tmp
     assert gaps.tolist() in ([[0, 0, 0, 0], [1, 0, 0, 0]], [[1, 0, 0, 0], [0, 0, 0, 0]])
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_opened_are_refused_in_one_line(real_data: Path, tmp_path: Path) -> None:
     paths = files_of(real_data, "ahi")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
 from helpers.stores import ASH, build_small
 
 
+@pytest.mark.slow
 def test_frames_become_a_store_of_one_time_step(real_data: Path, tmp_path: Path) -> None:
     built = build_small(real_data / "ash_frames", tmp_path / "f.zarr", settings=StoreSettings(ASH))
     assert built.samples == 155

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import xarray as xr
 
 import contrail_data
@@ -32,6 +33,7 @@ def test_a_missing_band_is_refused_in_one_line(real_data: Path, tmp_path: Path) 
     assert not (tmp_path / "x.zarr").exists()
 
 
+@pytest.mark.slow
 def test_scans_become_a_store(scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.zarr"
     done = run_data("build-ash", scans, "-o", out, "--time", "2024-03-01T12:40", *SMALL)
@@ -68,6 +70,7 @@ def test_scans_become_a_store(scans: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(image, expected, atol=3e-5)  # 1e-4 K of 6 K
 
 
+@pytest.mark.slow
 def test_missing_pixels_and_scans_stay_missing_and_are_reported(tmp_path: Path) -> None:
     keys = [(scan, band) for scan in range(8) for band in (11, 14, 15)]
     paths = dict(zip(keys, write_abi(tmp_path / "abi", START, size=SIZE, centre=(29.5, -92.0)), strict=True))
@@ -131,6 +134,7 @@ def test_tiles_and_times_can_be_taken_from_a_metadata_file(scans: Path, tmp_path
     np.testing.assert_allclose(store["geotransform"].values[0], [540000, 2000, 0, 3330000, 0, -2000])
 
 
+@pytest.mark.slow
 def test_an_archive_is_read_by_the_role_of_the_satellite_and_the_time(
     scans: Path, s3: str, tmp_path: Path, monkeypatch
 ) -> None:

@@ -24,6 +24,7 @@ from helpers.records import add_records, write_record
 from helpers.stores import ASH, SMALL, build_small, contents, flip
 
 
+@pytest.mark.slow
 def test_appending_links_the_files_of_the_old_store_and_keeps_it_unchanged(raw: Path, tmp_path: Path) -> None:
     add_records(raw, 31)  # forty
     old = build_small(raw, tmp_path / "v1.zarr")
@@ -65,6 +66,7 @@ def _union(raw: Path, tmp_path: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_appending_works_on_object_storage(raw: Path, tmp_path: Path, s3: str) -> None:
     add_records(raw, 11)
     build_small(raw, f"{s3}/v1.zarr")
@@ -75,6 +77,7 @@ def test_appending_works_on_object_storage(raw: Path, tmp_path: Path, s3: str) -
     assert verify(Place(f"{s3}/v2.zarr")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "codec"), [("uint8", "none"), ("float16", "lz4"), ("float32", "zstd")])
 def test_subset_and_merge_keep_every_bit(raw: Path, tmp_path: Path, dtype: str, codec: str) -> None:
     settings = StoreSettings(ASH, dtype=PixelDtype(dtype), codec=Codec(codec), size=32)
@@ -97,6 +100,7 @@ def test_subset_and_merge_keep_every_bit(raw: Path, tmp_path: Path, dtype: str, 
     np.testing.assert_array_equal(merged["image"].values[order], parent["image"].values)
 
 
+@pytest.mark.slow
 def test_merging_refuses_different_records_with_the_same_id(raw: Path, tmp_path: Path) -> None:
     build_small(raw, tmp_path / "a.zarr")
     folder = sorted((raw / "train").iterdir())[2]

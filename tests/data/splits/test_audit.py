@@ -71,6 +71,7 @@ def test_different_labels_of_one_place_at_different_times_do_not_contradict(raw,
     assert "label" not in matches.kind
 
 
+@pytest.mark.slow
 def test_one_scene_at_two_times_is_found_among_real_frames(real_data, tmp_path):
     source = open_source(real_data / "ash_frames", "train", COMPOSITES["ash"])
     build(source, StoreSettings(COMPOSITES["ash"]), str(tmp_path / "frames.zarr"), workers=1)

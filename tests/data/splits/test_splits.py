@@ -105,6 +105,7 @@ def test_empty_stores_and_single_records_have_no_leaks():
         make_folds(groups(one), np.ones(1, bool), 2)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60))
 def test_leaks_are_those_of_every_pair_and_none_lie_between_folds(seed, count):
@@ -209,6 +210,7 @@ def test_no_file_is_replaced_without_overwrite_and_none_is_written_into_a_store(
     assert existing.read_text().startswith("record_id,store")
 
 
+@pytest.mark.slow
 def test_leaks_within_the_validation_split_are_those_counted_earlier(real_data, tmp_path):
     """Of the 1,856 validation records at 253 sites, 22 share a site within 40 minutes, none at the same time."""
     path = real_data / "opencontrails/validation_metadata.json"

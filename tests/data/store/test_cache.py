@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store.cache import cache_place
@@ -13,6 +14,7 @@ from contrail_data.store.transfer import copy_store
 from contrail_data.store.verify import verify
 
 
+@pytest.mark.slow
 def test_files_read_from_a_remote_store_are_cached_if_requested(sealed40: Path, s3: str) -> None:
     url, digest = f"{s3}/s.zarr", open_store(sealed40).attrs["digest"]
     copy_store(place_of(sealed40), Place(url))

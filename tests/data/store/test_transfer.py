@@ -20,6 +20,7 @@ from helpers.cli import run_data
 from helpers.stores import contents, flip
 
 
+@pytest.mark.slow
 def test_a_pull_is_verified_and_resumes_and_its_copy_is_opened_by_digest(
     sealed40: Path, tmp_path: Path, s3: str
 ) -> None:

@@ -82,6 +82,7 @@ def test_xarray_opens_and_decodes_the_files(tmp_path: Path, product: str, engine
         np.testing.assert_allclose(steps, 0.5, atol=2e-3)  # float32, as in NOAA's files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reader", "product"), [("abi_l1b", "L1b"), ("abi_l2_nc", "CMIP"), ("abi_l2_nc", "MCMIP")])
 def test_satpy_reads_the_brightness_temperature(tmp_path: Path, reader: str, product: str) -> None:
     satpy = pytest.importorskip("satpy")

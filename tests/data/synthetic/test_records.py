@@ -165,6 +165,7 @@ def test_metadata_is_plausible():
     assert len(set(places)) == 10  # three records per site
 
 
+@pytest.mark.slow
 def test_thin_ice_darkens_the_split_window_difference():
     """Compare contrail pixels with pixels of the same scene six pixels away; the labels are not shifted."""
     red, green, window = [], [], []
@@ -202,6 +203,7 @@ def test_thin_ice_reproduces_the_check_values():
     assert observed[14] - observed[11] == pytest.approx(0, abs=1.0)
 
 
+@pytest.mark.slow
 def test_about_half_of_the_records_and_few_pixels_are_positive():
     share = np.array([synthesize(0, i, size=96, bands=(14,)).mask.mean() for i in range(40)])
     assert 0.25 <= (share > 0).mean() <= 0.65

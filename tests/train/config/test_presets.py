@@ -126,6 +126,7 @@ def test_presets_ls_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 def test_shipped_costs_match_the_presets() -> None:
     """If this fails, run `python tests/helpers/costs.py`."""
     from helpers.costs import count

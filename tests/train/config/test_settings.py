@@ -98,6 +98,7 @@ def test_numbers_are_written_as_in_yaml_1_2() -> None:
         with_settings(RunConfig(), [f"seed={'9' * 5000}"])
 
 
+@pytest.mark.slow
 def test_explained_settings_list_accepted_values_and_are_read_back_unchanged() -> None:
     for name in PRESETS:
         shown = to_explained_yaml(get_config(name))

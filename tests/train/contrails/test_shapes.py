@@ -135,6 +135,7 @@ def test_a_region_that_reaches_off_the_earth_is_left_out() -> None:
     assert [c.properties["pixels"] for c in shapes_of(mask, grid)] == [160]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(mask=arrays(np.bool_, (12, 13)))
 def test_any_mask_gives_valid_shapes_that_cover_its_pixels(mask: np.ndarray) -> None:

@@ -42,6 +42,7 @@ def test_every_record_is_held_out_in_exactly_one_fold(records: list[tuple[int, b
     assert (held.sum(0) == 1).all()
 
 
+@pytest.mark.slow
 def test_leaking_validation_is_refused_dropped_or_allowed(raw: Path, tmp_path: Path) -> None:
     """Records of one site, 20 minutes apart, overlap those of the other store; the ninth has no place."""
 

@@ -11,6 +11,7 @@ import pytest
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision, Labeller, Predicted
 from contrail_data.labels.write import write_labels
+from contrail_data.logits import decode
 from contrail_data.store.reader import open_store
 from contrail_data.store.schema import Kind
 from contrail_train.config.schema import DataConfig, PseudoConfig
@@ -56,7 +57,7 @@ def test_pseudo_labels_keep_the_human_label_and_resume(raw: Path, tmp_path: Path
     ds, parent = open_store(out), open_store(store)
     assert ds.attrs["parent"] == parent.attrs["digest"]
     np.testing.assert_array_equal(ds["frame_mask"].values[:, 4], parent["mask"].values)
-    np.testing.assert_array_equal(ds["probability"].values[:, 4], parent["mask"].values * 255)
+    np.testing.assert_array_equal(decode(ds["logit"].values[:, 4]), parent["mask"].values)
     assert set(ds["frame_source"].values[:, 4]) == {"human"}
     assert set(np.delete(ds["frame_source"].values, 4, 1).ravel()) == {"pseudo"}
 
@@ -162,6 +163,7 @@ def test_a_store_of_another_composite_is_refused(store: Path) -> None:
         open_training_data(DataConfig(train=[str(store)], composite="ash_wide"))
 
 
+@pytest.mark.slow
 def test_labels_of_a_model_that_saw_the_holdout_are_refused(raw: Path, tmp_path: Path) -> None:
     parent = build_small(raw, tmp_path / "s.zarr").place.path
     held = open_training_data(DataConfig(train=[str(parent)], holdout=0.3)).holdout.record_id.tolist()

@@ -124,6 +124,7 @@ def test_worst_records_include_misses_and_false_alarms() -> None:
     assert worst(outcomes, 0) == worst([], 3) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 12), st.booleans(), st.integers(0, 1000))
 def test_totals_of_every_table_match_the_records(count: int, has_location: bool, seed: int) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from contrail_data.logits import CODES
 from contrail_train.data.items import Items
 from contrail_train.evaluation import metrics
 from contrail_train.evaluation.calibrate import Calibrated, calibrate
@@ -87,7 +88,7 @@ def test_a_closed_gate_discards_all_predicted_pixels() -> None:
         np.array([[6, 4, 0], [2, 1, 9], [2, 3, 0]]),
         np.array([[7, 4, 0], [8, 5, 9], [7, 5, 0], [8, 7, 0]]),
     )
-    scores = Scores(np.ones((1, 2, metrics.BINS), int), counts, np.array([0.9, 0.2, 0.1]), tolerant)
+    scores = Scores(np.ones((1, 2, CODES), int), counts, np.array([0.9, 0.2, 0.1]), tolerant)
     result = score_values(scores, items, 0.5, 0.3)
     assert (result["tp"], result["fp"], result["fn"]) == (6, 2, 2 + 4 + 3)
     assert result["dice"] == pytest.approx(12 / (12 + 2 + 9))

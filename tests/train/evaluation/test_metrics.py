@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from contrail_data import logits
 from contrail_train.evaluation import metrics
-from contrail_train.evaluation.metrics import BINS
 
 
 def test_metrics_and_config_do_not_import_torch() -> None:
@@ -26,10 +26,10 @@ def test_metrics_and_config_do_not_import_torch() -> None:
 probabilities = hnp.arrays(
     np.float32,
     st.integers(1, 40),
-    # eighths and values next to bin edges, so that ties and plateaus occur
+    # eighths and values at edges, so that ties and plateaus occur
     elements=st.one_of(
         st.integers(0, 8).map(lambda i: i / 8),
-        st.integers(0, BINS).map(lambda k: float(np.float32(k / BINS))),
+        st.sampled_from(logits.EDGES.astype(np.float32).tolist()),
         st.floats(0, 1, width=32),
     ),
 )
@@ -59,11 +59,14 @@ def test_histograms_give_dice_at_every_threshold(case: tuple[np.ndarray, np.ndar
         hist, metrics.histograms(prob[:half], target[:half]) + metrics.histograms(prob[half:], target[half:])
     )
     curve = metrics.dice_curve(hist)
-    edges = np.unique(np.minimum(np.floor(prob.astype(np.float64) * BINS), BINS - 1).astype(int))
-    for k in {0, 1, BINS - 1, *edges, *(edges[edges < BINS - 1] + 1)}:
-        assert curve[k] == brute_dice(prob, target, k / BINS)
+    codes = np.unique(logits.encode(prob)).astype(int)
+    for code in {logits.LOWEST, 0, 32767, *codes, *(codes[codes < 32767] + 1)}:
+        threshold = logits.threshold_of(code)
+        assert curve[code - logits.LOWEST] == brute_dice(prob, target, threshold)
+        tp, fp, fn = metrics.counts_at(hist, threshold)
+        assert (tp + fp, tp + fn) == ((prob >= threshold).sum(), target.sum())
     threshold, dice = metrics.best_threshold(hist)
-    assert dice == max(brute_dice(prob, target, k / BINS) for k in {0, *edges})
+    assert dice == max(brute_dice(prob, target, logits.threshold_of(code)) for code in {0, *codes})
     assert dice == brute_dice(prob, target, threshold)
 
 
@@ -71,7 +74,7 @@ def test_histograms_give_dice_at_every_threshold(case: tuple[np.ndarray, np.ndar
 @given(predictions())
 def test_average_precision_is_the_sum_over_distinct_scores(case: tuple[np.ndarray, np.ndarray]) -> None:
     prob, target = case
-    score = np.minimum(np.floor(prob.astype(np.float64) * BINS), BINS - 1)
+    score = logits.encode(prob)
     expected = recall = 0.0
     for level in np.unique(score)[::-1]:
         chosen = score >= level
@@ -81,17 +84,30 @@ def test_average_precision_is_the_sum_over_distinct_scores(case: tuple[np.ndarra
     assert metrics.average_precision(metrics.histograms(prob, target)) == pytest.approx(expected)
 
 
-def test_average_precision_matches_the_example_of_scikit_learn() -> None:
-    # the example in the documentation of sklearn.metrics.average_precision_score: 0.83...
-    hist = metrics.histograms(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
-    assert metrics.average_precision(hist) == pytest.approx(0.8333333)
+@pytest.mark.parametrize("centre", [-13, -6, 0, 6, 13])
+def test_average_precision_and_dice_match_scikit_learn_wherever_the_probabilities_lie(centre: float) -> None:
+    """Bins that were even in the probability gave .846 for .873 where most lay below 1 / 65,536."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    target = rng.random(50_000) < 0.02
+    prob = (1 / (1 + np.exp(-rng.normal(centre + 3 * target, 1.5)))).astype(np.float32)
+    hist = metrics.histograms(prob, target)
+    assert metrics.average_precision(hist) == pytest.approx(sklearn.average_precision_score(target, prob), abs=1e-3)
+    ranks = metrics.rank_histograms(prob, target)
+    assert metrics.average_precision(ranks) == pytest.approx(sklearn.average_precision_score(target, prob), abs=1e-9)
+    stored = logits.decode(logits.encode(prob))
+    assert sklearn.average_precision_score(target, stored) == pytest.approx(metrics.average_precision(hist), abs=1e-9)
+    threshold, dice = metrics.best_threshold(hist)
+    assert dice == pytest.approx(sklearn.f1_score(target, prob >= threshold), abs=1e-9)
+    best = max(sklearn.f1_score(target, prob >= level) for level in np.quantile(prob, np.linspace(0.9, 0.999, 100)))
+    assert dice >= best
 
 
 def test_best_threshold_is_the_middle_of_the_plateau() -> None:
     hist = metrics.histograms(np.array([0.25, 0.75], np.float32), np.array([False, True]))
     threshold, dice = metrics.best_threshold(hist)
     assert dice == 1.0
-    assert threshold == pytest.approx(0.5, abs=1 / BINS)
+    assert threshold == pytest.approx(0.5, abs=1 / logits.STEPS)
 
 
 @pytest.mark.parametrize("value", [math.nan, -0.01, 1.01, math.inf])
@@ -103,8 +119,8 @@ def test_histograms_refuse_values_that_are_not_probabilities(value: float) -> No
 def test_without_positive_pixels_only_the_dice_curve_is_defined() -> None:
     hist = metrics.histograms(np.array([0.0, 0.5]), np.zeros(2, bool))
     curve = metrics.dice_curve(hist)
-    assert curve[BINS // 2] == 0
-    assert curve[BINS // 2 + 1] == 1  # nothing is predicted, so nothing is wrong
+    assert curve[-logits.LOWEST] == 0
+    assert curve[-logits.LOWEST + 1] == 1  # nothing is predicted, so nothing is wrong
     for function in (metrics.best_threshold, metrics.average_precision):
         with pytest.raises(ValueError, match="no positive"):
             function(hist)

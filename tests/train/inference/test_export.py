@@ -66,7 +66,7 @@ def one(encoder: str, head: str = "mask", frames: tuple[int, ...] = (0,), **sett
 def two_stages() -> Detector:
     """Return two stages of different frames, sizes, normalisation and mask shifts, averaged over flips."""
     first = network("test_resnet", (0,), size=(96, 96), each=True, off=(0.5, 0.5))
-    second = network("test_resnet", (-1, 0), mixer="mean", head="both")
+    second = network("test_resnet", (-1, 0), mixer="lstm", head="both")
     return Detector(
         {"first": first, "second": second},
         {"first": 0.75, "second": 0.25},
@@ -80,7 +80,6 @@ def two_stages() -> Detector:
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "same padding": lambda: one("tf_mobilenetv3_small_minimal_100"),
     "conv3d": lambda: one("test_resnet", frames=(-2, -1, 0), mixer="conv3d"),
-    "lstm": lambda: one("test_resnet", frames=(-1, 0, 1), mixer="lstm"),
     "classifier": lambda: one("test_resnet", "record"),
     "both": lambda: one("test_resnet", "both"),
     "two_stages": two_stages,
@@ -144,7 +143,6 @@ def small_predictor() -> Predictor:
     [
         ("same padding", ".onnx", "uint8"),
         ("conv3d", ".pt2", "float16"),  # the graph is the same in both forms
-        ("lstm", ".pt2", "uint8"),
         ("classifier", ".pt2", "uint8"),
         ("both", ".onnx", "float16"),
         ("two_stages", ".pt2", "uint8"),

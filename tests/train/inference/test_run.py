@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from contrail_data.composites import COMPOSITES
 from contrail_data.store.reader import open_store
@@ -17,6 +18,7 @@ from helpers.runs import TINY, set_options
 from helpers.stores import build_small
 
 
+@pytest.mark.slow
 def test_prediction_and_evaluation_count_the_same_pixels(unseen: Path, finished: Path, tmp_path: Path) -> None:
     store, run = unseen, tmp_path / "run"
     shutil.copytree(finished, run)
@@ -66,6 +68,7 @@ def test_the_digest_of_predictions_does_not_depend_on_the_path_of_the_store(
     assert "statistics" not in a
 
 
+@pytest.mark.slow
 def test_a_classifier_evaluates_and_predicts_records(store: Path, unseen: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "classifier"
     options = set_options(*TINY, "model.decoder=null", "model.record_head={}", f"data.train={store}")

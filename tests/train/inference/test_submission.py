@@ -175,6 +175,7 @@ def test_masks_of_another_grid_or_frame_are_not_submitted(
     assert not (tmp_path / "s.csv").exists()
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_record_by_record(store: Path, unseen: Path, finished: Path, tmp_path: Path) -> None:
     same = run_train("compare", finished, finished, unseen)
     assert same.returncode == 0, same.stderr

@@ -32,6 +32,7 @@ def test_any_decoder_works_on_any_pyramid(name: str, stem_stride: Any, decoder: 
         assert model.eval()(torch.randn(1, 1, 2, 64, 64))["logits_b1hw"].shape == (1, 1, 64, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_any_decoder_works_on_four_nhwc_levels(decoder: Any) -> None:
     model = build(model_config("swin_tiny_patch4_window7_224", decoder=decoder, channels=WIDE), 3)

@@ -20,6 +20,7 @@ def test_the_difference_of_two_maps_has_the_cross_entropy_of_their_softmax() -> 
     torch.testing.assert_close(binary, functional.cross_entropy(head.maps(x_bchw), target_bhw))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["mask", "record", "both"])
 @pytest.mark.parametrize("name", ["test_resnet", "swin_tiny_patch4_window7_224", "hrnet_w18_small"])
 def test_outputs_match_the_head(name: str, head: Any) -> None:

@@ -115,6 +115,7 @@ def test_images_of_wrong_size_or_frame_count_are_refused() -> None:
         model(torch.zeros(1, 1, 3, 64, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

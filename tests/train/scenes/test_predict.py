@@ -16,7 +16,7 @@ from rasterio.warp import transform
 from contrail_data.composites import COMPOSITES
 from contrail_data.labels.predictor import Predicted
 from contrail_data.scans.abi import open_abi_scans
-from contrail_data.scans.abi_files import group_scans, parse_name
+from contrail_data.scans.abi_files import describe, group_scans
 from contrail_data.scans.listing import list_abi_scans
 from contrail_data.scans.scene import composite_of, grid_of
 from contrail_data.synthetic.abi import write_abi
@@ -60,7 +60,7 @@ def test_predictions_return_to_their_place_on_the_scan(folder: Path, finished: P
     """Two bilinear resamplings of a smooth field change little; a native tile is not resampled."""
     model = red(finished, native=native)
     predicted = predict_scans(model, scans_of(folder), [np.datetime64(NOON)], Tiling(64))
-    files = [parse_name(str(path)) for path in sorted(folder.iterdir())]
+    files = [describe(str(path)) for path in sorted(folder.iterdir())]
     scan = group_scans([f for f in files if f is not None])[0][2]
     scene = open_abi_scans([scan])
     expected = composite_of(scene, COMPOSITES["ash"]).values[0, 0]
@@ -92,6 +92,7 @@ def test_a_shifted_tiling_gives_nearly_the_same_probabilities(folder: Path, fini
     assert np.nanquantile(off, 0.99) < 0.1
 
 
+@pytest.mark.slow
 def test_output_files_are_readable_by_other_software(folder: Path, finished: Path, tmp_path: Path) -> None:
     names = [tmp_path / f"scene.{suffix}" for suffix in ("nc", "zarr", "tif", "geojson", "png", "gif")]
     options = [part for name in names for part in ("-o", name)]
@@ -128,6 +129,7 @@ def test_output_files_are_readable_by_other_software(folder: Path, finished: Pat
     assert "exists; choose another -o" in again.stderr
 
 
+@pytest.mark.slow
 def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
     done = run_train("predict", finished, folder, "-o", tmp_path / "all.nc", "-o", tmp_path / "p.png")
     assert done.returncode == 0, done.stderr
@@ -155,4 +157,4 @@ def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, f
     few = tmp_path / "few"
     write_abi(few, START, scans=1, size=(100, 100), bands=(11, 15))
     failed = run_train("predict", finished, few, "-o", tmp_path / "x.nc")
-    assert "no scan has all bands 11, 14, 15" in failed.stderr
+    assert "band 14 is missing (available: 11, 15)" in failed.stderr

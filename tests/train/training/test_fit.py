@@ -43,6 +43,7 @@ def test_a_killed_run_resumes_to_the_same_weights(store: Path, finished: Path, t
     assert steps == sorted(steps)
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_pseudo_labels(store: Path, finished: Path, tmp_path: Path) -> None:
     pseudo = tmp_path / "train.pseudo.zarr"
     from contrail_data.cli.main import main
@@ -59,6 +60,7 @@ def test_a_run_trains_on_pseudo_labels(store: Path, finished: Path, tmp_path: Pa
     assert json.loads((out / "environment.json").read_text())["stores"].keys() == {str(store), str(pseudo)}
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_the_whole_batch(store: Path, tmp_path: Path) -> None:
     full_batch = run_steps(store, tmp_path / "a", *CONVNEXT)
     micro_batches = run_steps(store, tmp_path / "b", *CONVNEXT, "micro_batch=3")
@@ -67,6 +69,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(store: Path, tmp_p
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_micro_batch(store: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     import torch
 
@@ -109,6 +112,7 @@ def test_a_loss_of_nan_stops_training_and_saves_the_batch(store: Path, tmp_path:
         np.testing.assert_array_equal(frames[0], ds["image"].values[ids.index(record), 4])
 
 
+@pytest.mark.slow
 def test_frozen_parts_keep_their_weights(store: Path, finished: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -124,6 +128,7 @@ def test_frozen_parts_keep_their_weights(store: Path, finished: Path, tmp_path: 
         assert any("decoder" in key and "weight" in key for key in initial.keys() - same)
 
 
+@pytest.mark.slow
 def test_the_best_epochs_are_averaged(store: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file

@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from contrail_data.store.reader import open_store
 from helpers.cli import run_command, run_train
 from helpers.runs import TINY, set_options
 
 
+@pytest.mark.slow
 def test_a_multi_frame_run_starts_from_a_single_frame_run(
     store: Path, unseen: Path, finished: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from helpers.cli import run_train
 from helpers.runs import SHORT, set_options
 
 
+@pytest.mark.slow
 def test_a_soup_keeps_frozen_statistics_and_recomputes_others(store: Path, tmp_path: Path) -> None:
     for name, frozen in (("frozen", "[batch_norm]"), ("free", "[]")):
         run, out = tmp_path / name, tmp_path / f"{name}-soup"

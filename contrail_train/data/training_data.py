@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from contrail_data.catalog.catalog import open_named
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
 from contrail_data.scans.tiles import SIDE_KM
+from contrail_data.storage.place import place_of
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.schema import Kind, kind_of, require_kind
 from contrail_data.store.stats import combined
@@ -50,17 +53,20 @@ class TrainingData:
     dtype: str
     """Type of the stored images."""
     digests: dict[str, str]
-    """Digest of each store by the name under which it was opened."""
+    """Digest of each store by the name under which it was opened, and of the file of folds."""
+    places: dict[str, str]
+    """Absolute path or URL of each store, likewise."""
 
 
 _Stores = dict[str, xr.Dataset]
 
 
-def open_training_data(config: DataConfig) -> TrainingData:
+def open_training_data(config: DataConfig, opened_stores: _Stores | None = None) -> TrainingData:
     """Open the stores of a run and divide their labelled frames into training data and hold-out.
 
     Args:
         config: Stores, frames, targets and hold-out.
+        opened_stores: The stores by name, if they are open already.
 
     Returns:
         The items to train on and those held out.
@@ -69,7 +75,7 @@ def open_training_data(config: DataConfig) -> TrainingData:
         ContrailError: If the stores do not fit together or do not fit the settings, if records leak, or if nothing is
             left to train on.
     """
-    train_stores, validation, pseudo = _open_stores(config)
+    train_stores, validation, pseudo = _open_stores(config, opened_stores)
     _check_consistent(train_stores, validation, config)
     opened = train_stores | validation
     stores = SampleStores([*opened.values()], partial(pixel_reader, check=config.check, keep=config.keep))
@@ -117,18 +123,25 @@ def open_training_data(config: DataConfig) -> TrainingData:
         pixel=_pixel_size(stores),
         size=int(first.sizes["y"]),
         dtype=str(first["image"].dtype),
-        digests={name: s.attrs["digest"] for name, s in (opened | pseudo).items()},
+        digests={name: s.attrs["digest"] for name, s in (opened | pseudo).items()} | _digest_of_folds(config),
+        places={name: str(place_of(s.attrs["path"]).resolved()) for name, s in (opened | pseudo).items()},
     )
 
 
-def _open_stores(config: DataConfig) -> tuple[_Stores, _Stores, _Stores]:
+def _digest_of_folds(config: DataConfig) -> dict[str, str]:
+    if config.folds is None or config.validation:
+        return {}
+    return {config.folds: f"sha256:{hashlib.sha256(Path(config.folds).read_bytes()).hexdigest()}"}
+
+
+def _open_stores(config: DataConfig, opened_stores: _Stores | None) -> tuple[_Stores, _Stores, _Stores]:
     """The stores of samples to train on, those held out, and those of pseudo-labels, by name."""
     names = [*config.train, *config.validation]
     if not config.train:
         raise ContrailError("data.train: is empty; name stores, such as --set data.train=[data/train.zarr]")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ContrailError(f"{twice[0]}: is named twice in data.train and data.validation; name it once")
-    opened = {name: open_named(name) for name in names}
+    opened = opened_stores or {name: open_named(name) for name in names}
     for name in config.validation:
         require_kind(opened[name], Kind.SAMPLES, remedy="data.validation takes only stores of samples")
     for store in opened.values():

@@ -85,6 +85,7 @@ def begin_run(
     digests: Mapping[str, str],
     device: torch.device,
     *,
+    places: Mapping[str, str],
     command: Sequence[str],
     processes: int = 1,
 ) -> None:
@@ -95,8 +96,10 @@ def begin_run(
     Args:
         out: Run directory, locked by this process.
         config: Settings of the run.
-        digests: Digest by name of its stores, and of the weights that it starts from or averages.
+        digests: Digest by name of its stores and of its file of folds, and of the weights that it starts from or
+            averages.
         device: Where it runs; it may resume on another one.
+        places: Absolute path or URL of its stores by name, so that they are found again from elsewhere.
         command: Command line, for the record.
         processes: Number of processes.
 
@@ -108,6 +111,7 @@ def begin_run(
         environment = {
             "command": list(command),
             "stores": dict(digests),
+            "places": dict(places),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "processes": processes,
             "cpu_threads": torch.get_num_threads(),
@@ -124,14 +128,32 @@ def begin_run(
             f"{out}: holds a run with {'; '.join(differing)}; choose another --out, with start={out} to start from its "
             "weights"
         )
-    try:
-        stores = json.loads((out / ENVIRONMENT).read_bytes())["stores"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ContrailError(f"{out / ENVIRONMENT}: missing or damaged; restore it or choose another --out") from None
-    if stores != digests:
+    begun_with = read_environment(out)["stores"]
+    if begun_with != {name: digests.get(name) for name in begun_with}:
         raise ContrailError(
             f"{out}: begun with stores or runs that had other digests; restore them or choose another --out"
         )
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """Read what a run was made with and from.
+
+    Args:
+        run: Run directory.
+
+    Returns:
+        The content of `environment.json`; `places` is missing in runs of earlier versions.
+
+    Raises:
+        ContrailError: If the file is missing or damaged.
+    """
+    try:
+        environment = json.loads((run / ENVIRONMENT).read_bytes())
+        if isinstance(environment["stores"], dict) and isinstance(environment.get("places", {}), dict):
+            return dict(environment)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise ContrailError(f"{run / ENVIRONMENT}: missing or damaged; restore it or choose another --out")
 
 
 def _git_revision() -> str | None:

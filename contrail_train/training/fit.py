@@ -73,7 +73,8 @@ def fit(
     ranks = setup.ranks
     with locked_directory(out, CONFIG, "run directory") if ranks.first else contextlib.nullcontext():
         if ranks.first:
-            begin_run(out, config, setup.digests, setup.device, command=command, processes=ranks.world)
+            places, processes = setup.data.places, ranks.world
+            begin_run(out, config, setup.digests, setup.device, places=places, command=command, processes=processes)
         wait(ranks)
         if (calibration := find_calibration(out)) is not None:
             ranks.say(f"{out}: already finished")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import filecmp
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
@@ -25,7 +26,7 @@ from contrail_data.storage.files import write_atomically
 from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.pipelines import PipelineConfig, stage_config
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import read_config, to_yaml, validated
+from contrail_train.config.settings import to_yaml, validated
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import calibrate
@@ -35,6 +36,7 @@ from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import Calibration, Grid, check_run, find_calibration, finish, read_calibration
 from contrail_train.runs.directory import CALIBRATION, CONFIG, ENVIRONMENT, PIPELINE, STAGES, WEIGHTS, locked_directory
 from contrail_train.runs.distributed import ALONE, choose_device
+from contrail_train.runs.stores import open_run_stores
 from contrail_train.training.fit import fit
 
 STEPS = 4  # weights are fitted in quarters
@@ -103,6 +105,8 @@ def _check_stages(config: PipelineConfig) -> None:
         if stage.run is not None:
             check_run(Path(stage.run))
             read_calibration(Path(stage.run))
+            if not config.calibrate_on:
+                _stores_of_stages([Path(stage.run)])
             continue
         try:
             open_training_data(stage_config(config, name).data)
@@ -170,32 +174,39 @@ def held_out_by_all(runs: Collection[Predictor], items: Items, any_unseen: bool 
     return items[np.flatnonzero(selected)]
 
 
-def sample_stores_of(runs: Iterable[Path]) -> list[str]:
-    """Return the stores of samples that runs were trained and validated on.
+def sample_stores(stores_of_runs: Iterable[Mapping[str, xr.Dataset]]) -> dict[str, xr.Dataset]:
+    """Collect the stores of samples that runs were trained and validated on.
 
     Args:
-        runs: Run directories.
+        stores_of_runs: The stores of each run by name.
 
     Returns:
-        Their names as the runs' settings give them, each once.
-
-    Raises:
-        ContrailError: If one of them no longer exists.
+        The stores, each once, by name; by path if runs gave one name to different stores.
     """
-    data = [read_config(run / CONFIG).data for run in runs]
-    names = dict.fromkeys(name for one in data for name in (*one.train, *one.validation))
+    collected: dict[str, xr.Dataset] = {}
+    digests = set()
+    for name, store in (item for stores in stores_of_runs for item in stores.items()):
+        if kind_of(store) is Kind.SAMPLES and store.attrs["digest"] not in digests:
+            digests.add(store.attrs["digest"])
+            collected[store.attrs["path"] if name in collected else name] = store
+    return collected
+
+
+def _stores_of_stages(runs: Iterable[Path]) -> dict[str, xr.Dataset]:
     try:
-        return [name for name in names if kind_of(open_named(name)) is Kind.SAMPLES]
+        return sample_stores(map(open_run_stores, runs))
     except ContrailError as error:
-        raise ContrailError(f"{error} (a stage was trained on it; or --set calibrate_on=STORE)") from None
+        raise ContrailError(f"{error} (or name other records with --set calibrate_on=STORE)") from None
 
 
 def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calibration:
     """Fit weights, threshold and gate of the stages together."""
     runs = load_stages(config, out, device)
     first = next(iter(runs.values()))
-    names = config.calibrate_on or sample_stores_of(out / STAGES / name for name in config.stages)
-    stores = {name: open_named(name) for name in names}
+    if config.calibrate_on:
+        stores = {name: open_named(name) for name in config.calibrate_on}
+    else:
+        stores = _stores_of_stages(out / STAGES / name for name in config.stages)
     for name, store in stores.items():
         first.check_store(store)
         if (tuple(store.attrs["label_shift"]), store.sizes["y"]) != (first.label_shift, first.size):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import read_config
@@ -24,8 +23,9 @@ from contrail_train.runs.calibration import Calibration, find_calibration, finis
 from contrail_train.runs.checkpoint import file_digest, load_weights, save_mean, save_tensors
 from contrail_train.runs.directory import CONFIG, WEIGHTS, begin_run, locked_directory
 from contrail_train.runs.distributed import ALONE, choose_device
+from contrail_train.runs.stores import open_run_stores
 from contrail_train.training.setup import batch_norms, train_mode
-from contrail_train.workflows.pipeline import held_out_by_all, sample_stores_of
+from contrail_train.workflows.pipeline import held_out_by_all, sample_stores
 
 BATCH_NORM_STEPS = 100
 
@@ -55,10 +55,11 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
     calibrations = [read_calibration(run) for run in runs]
     _check_same_model(runs, calibrations)
     config = read_config(runs[0] / CONFIG).model_copy(update={"preset": f"soup of {len(runs)}", "device": device})
-    data = open_training_data(config.data)
+    stores = [open_run_stores(run) for run in runs]
+    data = open_training_data(config.data, stores[0])
     digests = data.digests | {f"run {i}": file_digest(run / WEIGHTS) for i, run in enumerate(runs)}
     with locked_directory(out, CONFIG, "run directory"):
-        begin_run(out, config, digests, where, command=command)
+        begin_run(out, config, digests, where, places=data.places, command=command)
         if (calibration := find_calibration(out)) is not None:
             ALONE.say(f"{out}: already finished")
             return calibration
@@ -69,8 +70,8 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
         if _recompute_batch_norms(network.model, network.view, config, data):
             save_tensors(out / WEIGHTS, network.model.state_dict(), metadata)
         network.model.eval()
-        stores = [open_named(name) for name in sample_stores_of(runs)]
-        items = held_out_by_all(loaded, open_labelled(stores, averaged.offsets))
+        samples = list(sample_stores(stores).values())
+        items = held_out_by_all(loaded, open_labelled(samples, averaged.offsets))
         if not len(items):
             ALONE.say("warning: no record was held out by all runs: the threshold is 0.5")
         options = EvaluationOptions(where, title="calibrate")

@@ -1,0 +1,50 @@
+"""The stores of a finished run, opened again: found where they lay, and used only if they are still the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xarray as xr
+
+from contrail_data.catalog.catalog import open_named
+from contrail_data.errors import ContrailError
+from contrail_train.config.settings import read_config
+from contrail_train.runs.calibration import read_calibration
+from contrail_train.runs.directory import CONFIG, read_environment
+
+
+def open_run_stores(run: Path) -> dict[str, xr.Dataset]:
+    """Open the stores that a finished run was trained and validated on.
+
+    A store is looked for at its place when the run was made, and otherwise under its name as seen from here.
+
+    Args:
+        run: Run directory.
+
+    Returns:
+        The stores by the names that the run's settings give them.
+
+    Raises:
+        ContrailError: If one of them no longer exists, or another store lies there now.
+    """
+    data, digests = read_config(run / CONFIG).data, read_calibration(run)["stores"]
+    places = read_environment(run).get("places", {})
+    return {
+        name: _open(run, name, places.get(name, name), digests.get(name)) for name in (*data.train, *data.validation)
+    }
+
+
+def _open(run: Path, name: str, place: str, digest: str | None) -> xr.Dataset:
+    """The store of a digest, at a place or else under a name."""
+    problem = ""
+    for address in dict.fromkeys((place, name)):
+        try:
+            store = open_named(address)
+        except ContrailError as error:
+            problem = problem or f"{run}: a store of this run cannot be opened: {error}"
+            continue
+        if store.attrs["digest"] == digest:
+            return store
+        found = f"{address} has digest {store.attrs['digest']}"
+        problem = f"{run}: was made with {name} of digest {digest}, but {found}; restore the store of the run"
+    raise ContrailError(problem)

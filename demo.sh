@@ -42,7 +42,7 @@ step contrail-train evaluate demo/runs/both demo_validation
 
 title "5. Detect contrails in a satellite scan, and put them on a map"
 step contrail-data synth-scans demo/scans --seed 3
-step contrail-train predict demo/runs/human demo/scans --time 2024-03-01T12:40 --min-pixels 6 --overwrite \
+step contrail-train predict-scans demo/runs/human demo/scans --time 2024-03-01T12:40 --min-pixels 6 --overwrite \
     -o demo/scene/contrails.nc -o demo/scene/contrails.tif -o demo/scene/contrails.geojson -o demo/scene/contrails.png
 step contrail-train export demo/runs/human -o demo/detector.pt2 --overwrite
 step python docs/picture.py demo/scans demo/scene/contrails.nc demo/scene/contrails.geojson -o demo/picture.png

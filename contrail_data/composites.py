@@ -85,7 +85,7 @@ def get_composite(name_or_file: str) -> Composite:
     if name_or_file in COMPOSITES:
         return COMPOSITES[name_or_file]
     path = Path(name_or_file)
-    if path.suffix not in {".yaml", ".yml"}:
+    if not path.is_file() and path.suffix not in {".yaml", ".yml"}:
         known = ", ".join(COMPOSITES)
         raise ContrailError(f"composite {name_or_file!r}: unknown; use one of {known}, or a .yaml file")
     declaration = read_document(path)

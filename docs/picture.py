@@ -2,7 +2,7 @@
 
     python docs/picture.py SCANS SCENE.nc CONTRAILS.geojson -o picture.png
 
-SCANS holds the ABI files that `contrail-train predict` was given; the others are what it wrote of one scan.
+SCANS holds the ABI files that `contrail-train predict-scans` was given; the others are what it wrote of one scan.
 """
 
 from __future__ import annotations

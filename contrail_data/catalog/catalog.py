@@ -24,6 +24,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store.cache import local_copy
 from contrail_data.store.reader import open_store
+from contrail_data.store.schema import GROUP
 from contrail_data.store.verify import verify
 
 CATALOG = "data_catalog.yaml"
@@ -215,14 +216,16 @@ def remove_entry(catalog: Path, name: str) -> tuple[str, str | None]:
 
 
 def _find_entry(store: str) -> Entry | None:
-    """Find the entry of a name; None for a path or URL.
+    """Find the entry of a name; None for a URL, and for a path unless it leads to no store but has an entry.
 
     Raises:
         ContrailError: If there is no catalog, or no such name in it.
     """
-    if "://" in store or os.path.exists(store):
+    if "://" in store or os.path.exists(os.path.join(store, GROUP)):
         return None
     catalog = find_catalog()
+    if os.path.exists(store) and (catalog is None or store not in read_catalog(catalog).entries):
+        return None
     if catalog is None:
         raise ContrailError(
             f"{store}: no such store, and no {CATALOG} in this folder or above; build it, or check the path"

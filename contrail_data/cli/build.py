@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, command_line, open_named, print_note, print_written_store
-from contrail_data.errors import ContrailError
+from contrail_data.cli.common import (
+    ExitCode,
+    command_line,
+    is_store,
+    open_named,
+    print_note,
+    print_written_store,
+    refuse_options,
+)
+from contrail_data.errors import ContrailError, UsageError
 from contrail_data.sources.base import InputFormat, LabelFilter
 from contrail_data.store.schema import Codec, PixelDtype
 
@@ -28,8 +36,7 @@ Format = Annotated[
     InputFormat,
     typer.Option(
         "--source",
-        help="What the folder holds. auto: ash frames if it holds *.npy, ABI files if it holds OR_ABI-*.nc, otherwise "
-        "records.",
+        help="What the folder holds: ABI files, ash frames (*.npy), or records; auto takes what is found in it.",
     ),
 ]
 Scheduler = Annotated[
@@ -40,7 +47,12 @@ Strict = Annotated[
 ]
 
 
+SCAN_OPTIONS = ("time", "since", "until", "every", "at", "like", "pixel", "native", "before", "after", "tolerance")
+ARCHIVE_OPTIONS = ("product", "quality")
+
+
 def build_ash(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -130,16 +142,36 @@ def build_ash(
     build continues when the same command is run again, to the same bytes.
     """
     from contrail_data.composites import get_composite
-    from contrail_data.sources.open import is_abi, open_source
+    from contrail_data.scans.abi_files import is_archive
+    from contrail_data.sources.open import open_source, recognise
+    from contrail_data.storage.place import place_of
     from contrail_data.store.settings import StoreSettings
 
     recipe = get_composite(composite)
     settings = StoreSettings(recipe, dtype, codec, size, label_shift)
     execution = {"workers": workers, "scheduler": scheduler, "strict": strict, "overwrite": overwrite}
-    from_scans = input_format is InputFormat.ABI or (input_format is InputFormat.AUTO and is_abi(source))
-    if reader is None and not from_scans:
+    if "://" in scheduler:
+        refuse_options(context, ["workers"], "with --scheduler, which has workers of its own")
+    if "://" in source or not is_archive(source):
+        source = place_of(source).url
+        if is_store(source):
+            raise UsageError(f"{source}: is a store already; subset, merge and append make new stores of it")
+    if reader is not None:
+        refuse_options(context, ("input_format", "since", "until", *ARCHIVE_OPTIONS), "beside --reader")
+    elif input_format is InputFormat.AUTO:
+        input_format = recognise(source, split)
+    if reader is None and input_format is not InputFormat.ABI:
+        refuse_options(context, (*SCAN_OPTIONS, *ARCHIVE_OPTIONS), f"on {input_format.value}")
         _build(open_source(Path(source), split, recipe, input_format), settings, out, **execution)
         return
+    if not is_archive(source):
+        refuse_options(context, ["product"], "on local files; name them with a glob")
+    if like is not None:
+        refuse_options(context, ("time", "every", "at", "pixel", "native"), "beside --like")
+    if time:
+        refuse_options(context, ["every"], "beside --time")
+    if native:
+        refuse_options(context, ["pixel"], "beside --native")
     from numpy import datetime64
 
     from contrail_data.sources.metadata import read_complete_metadata
@@ -166,6 +198,7 @@ def build_ash(
 
 
 def append(
+    context: typer.Context,
     store: options.Store,
     source: Annotated[
         Path, typer.Argument(help="Folder of records or ash frames, as for build-ash.", metavar="SOURCE")
@@ -187,6 +220,8 @@ def append(
     from contrail_data.sources.select import settings_of
     from contrail_data.sources.stores import appended
 
+    if "://" in scheduler:
+        refuse_options(context, ["workers"], "with --scheduler, which has workers of its own")
     parent = open_named(store)
     settings = settings_of(parent)
     records = appended(parent, open_source(source, split, settings.composite, input_format))

@@ -23,6 +23,7 @@ CatalogFile = Annotated[
     typer.Option(
         "--catalog",
         help="The catalog file.",
+        parser=options.local_path,
         show_default="$CONTRAIL_CATALOG, or the nearest data_catalog.yaml here or in a parent folder",
         metavar="FILE",
     ),

@@ -13,7 +13,7 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, UsageError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -96,7 +96,7 @@ def run_app(app: typer.Typer) -> None:
     try:
         app()
     except ContrailError as error:
-        exit_with_error(str(error))
+        exit_with_error(str(error), ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED)
     except KeyboardInterrupt:
         exit_with_error(interrupted, ExitCode.INTERRUPTED)
     except BrokenPipeError:
@@ -206,6 +206,42 @@ def open_named(store: str, *, copies: bool = True) -> xr.Dataset:
     from contrail_data.catalog import catalog
 
     return catalog.open_named(store, copies=copies)
+
+
+def is_store(name: str) -> bool:
+    """Return whether there is a store, sealed or damaged, by what lies at its place.
+
+    Args:
+        name: Path, URL or catalog name.
+
+    Returns:
+        Whether a zarr group lies there.
+    """
+    from contrail_data.catalog.catalog import find_place
+    from contrail_data.store.schema import GROUP
+
+    try:
+        return find_place(name).size(GROUP) is not None
+    except ContrailError:  # neither a place nor a name
+        return False
+
+
+def refuse_options(context: typer.Context, names: Iterable[str], reason: str) -> None:
+    """End the command if options were given that have no effect.
+
+    Args:
+        context: The command as it was called.
+        names: Parameters of the command.
+        reason: Why they have none, to follow "has no effect".
+
+    Raises:
+        UsageError: If one of them was given, even with its default value.
+    """
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            option = max(parameter.opts, key=len)
+            raise UsageError(f"{option}: has no effect {reason}; omit it")
 
 
 def command_line() -> list[str]:

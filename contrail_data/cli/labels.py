@@ -23,6 +23,11 @@ def pseudo_label(
     batch: options.Batch = 4,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
+    min_pixels: options.MinPixels = "1",
+    hysteresis: options.Hysteresis = None,
+    consistent: options.Consistent = None,
+    fill_gaps: options.FillGaps = None,
+    elongation: options.Elongation = None,
 ) -> None:
     """Label the frames of a store with a model.
 
@@ -32,12 +37,13 @@ def pseudo_label(
     """
     from contrail_data.labels.write import write_labels
     from contrail_data.store.schema import Kind
-    from contrail_train.inference.load import load_predictor
+    from contrail_train.workflows.symmetries import load_predictor
 
     parent, selection = open_named(store), FrameSelection.parse(frames)
+    predictor = load_predictor(model, device, tta)
     labelled = write_labels(
         parent,
-        load_predictor(model, device, tta).labeller_for(parent),
+        predictor.with_cleaning(min_pixels, hysteresis, consistent, fill_gaps, elongation).labeller_for(parent),
         out,
         kind=Kind.PSEUDO_LABELS,
         frames=selection,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, open_named, print_fields, print_table
+from contrail_data.cli.common import ExitCode, open_named, print_fields, print_table, refuse_options
 from contrail_data.errors import ContrailError
 from contrail_data.reports.sheets import Sheet
 
@@ -55,7 +55,7 @@ def stats(stores: options.Stores) -> None:
 
 def report(
     store: options.Store,
-    out: Annotated[Path, options.output("-o", "--out", help="The HTML file to write.")] = Path("report.html"),
+    out: Annotated[Path, options.local_output("-o", "--out", help="The HTML file to write.")] = Path("report.html"),
     overwrite: options.OverwriteFile = False,
 ) -> None:
     """Write an HTML report about a store.
@@ -71,6 +71,7 @@ def report(
 
 
 def preview(
+    context: typer.Context,
     store: options.Store,
     record: Annotated[list[str] | None, options.selection(help="Record id; repeatable.")] = None,
     sheet: Annotated[
@@ -86,7 +87,7 @@ def preview(
     prediction: Annotated[
         str | None, typer.Option(help="Predictions or pseudo-labels of the store, to outline in cyan.")
     ] = None,
-    out: Annotated[Path, options.output("-o", "--out", help="Folder for the pictures.")] = Path("preview"),
+    out: Annotated[Path, options.local_output("-o", "--out", help="Folder for the pictures.")] = Path("preview"),
 ) -> None:
     """Write pictures of a store: contact sheets, or a sheet and an animated GIF of single records.
 
@@ -95,6 +96,10 @@ def preview(
     """
     from contrail_data.reports import preview as pictures
 
+    if record and not sheet:
+        refuse_options(context, ["count"], "beside --record without --sheet")
+    if (record or sheet) and Sheet.RANDOM not in (sheet or []):
+        refuse_options(context, ["seed"], "without --sheet random")
     opened = open_named(store)
     predicted = None if prediction is None else open_named(prediction)
     for record_id in record or []:

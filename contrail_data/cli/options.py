@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from contrail_data.errors import UsageError
 from contrail_data.labels.predictor import Symmetries
 
 CORES = os.cpu_count() or 1
 time = partial(typer.Option, formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"], metavar="TIME")
 """An option that takes a time, UTC."""
 
+
+def local_path(text: str | Path) -> Path:
+    """Parse the path of a local file or folder to write.
+
+    Args:
+        text: A path, or a URL file:///...
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: If it is another URL, as only stores are written to object storage.
+    """
+    from contrail_data.storage.place import place_of
+
+    place = place_of(text)
+    if place.remote:
+        raise UsageError(f"{text}: only stores are written to URLs; give a local path and copy the result there")
+    return place.path
+
+
 # Options that `--help` lists in a panel of their own.
 output = partial(typer.Option, rich_help_panel="Output")
+local_output = partial(output, parser=local_path)
+"""An option that names a local file or folder to write."""
 selection = partial(typer.Option, rich_help_panel="Selection")
 execution = partial(typer.Option, rich_help_panel="Execution")
 scans = partial(typer.Option, rich_help_panel="Scans")
+cleaning = partial(typer.Option, rich_help_panel="Cleaning of masks")
 scan_time = partial(time, rich_help_panel="Scans")
 
 Store = Annotated[str, typer.Argument(help="A store: a path, a URL or a name in data_catalog.yaml.", metavar="STORE")]
@@ -46,6 +72,33 @@ Tta = Annotated[
         show_default="none for a run, a pipeline's own setting",
     ),
 ]
+MinPixels = Annotated[
+    str, cleaning(help="Remove regions of fewer pixels. fit: the size fitted on the hold-out.", metavar="PIXELS|fit")
+]
+Hysteresis = Annotated[
+    float | None, cleaning(min=0, max=1, help="Let regions grow to connected pixels of at least this probability.")
+]
+Consistent = Annotated[
+    int | None,
+    cleaning(
+        min=1,
+        max=1000,
+        help="Remove regions without a contrail within this many pixels at the time or frame before or after.",
+    ),
+]
+FillGaps = Annotated[
+    float | None,
+    cleaning(
+        min=0,
+        max=1,
+        help="With --consistent: add pixels of at least this probability between two times with a contrail.",
+    ),
+]
+Elongation = Annotated[
+    float | None, cleaning(min=1, max=1000, help="Remove regions with a smaller ratio of length to width.")
+]
+CLEANING = ("min_pixels", "hysteresis", "consistent", "fill_gaps", "elongation")
+"""Names of the options that clean masks."""
 Product = Annotated[str, scans(help="Product to read from an archive: L1b-RadF, L1b-RadC, L2-MCMIPC ...")]
 SatpyReader = Annotated[
     str | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import open_named
+from contrail_data.cli.common import is_store, open_named, refuse_options
 from contrail_data.errors import ContrailError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def verify(
+    context: typer.Context,
     store: options.Store,
     repair_from: Annotated[
         str | None,
@@ -33,15 +34,19 @@ def verify(
     samples. The exit code is 1 if anything is damaged and was not restored.
     """
     from contrail_data.catalog.catalog import find_place
+    from contrail_data.storage.place import place_of
     from contrail_data.store.reader import open_store
     from contrail_data.store.verify import verify as find_damage
 
+    from_raw = repair_from is not None and Path(place_of(repair_from).url).is_dir() and not is_store(repair_from)
+    if not from_raw:
+        refuse_options(context, ["workers"], "without --repair-from RAW")
     place = find_place(store)
     damage = find_damage(place)
     for item in damage:
         print(f"{place}/{item.path}: {item.reason}")
     if damage and repair_from is not None:
-        restored = _repair(place, damage, repair_from, workers)
+        restored = _repair(place, damage, repair_from, workers if from_raw else None)
         print(f"{place}: restored {', '.join(restored) or 'nothing'}")
         damage = find_damage(place)
         for item in damage:
@@ -74,6 +79,7 @@ def pull(
 
 
 def push(
+    context: typer.Context,
     store: options.Store,
     to: Annotated[
         str, typer.Argument(help="Where to copy the store to: a URL (s3://...) or a new folder.", metavar="TO")
@@ -89,7 +95,9 @@ def push(
     from contrail_data.storage.place import place_of
     from contrail_data.store.transfer import copy_store
 
-    if name is not None:
+    if name is None:
+        refuse_options(context, ["text"], "without --name")
+    else:
         check_name(name)
     opened, target = open_named(store, copies=False), place_of(to)
     copy_store(place_of(opened.attrs["path"]), target)
@@ -99,13 +107,12 @@ def push(
         print(f"{file}: {name}@{add_entry(file, name, target.url, opened, text)}")
 
 
-def _repair(place: Place, damage: list[Damage], origin: str, workers: int) -> list[str]:
-    """Restore damaged files from a copy or from raw data; returns what was restored."""
+def _repair(place: Place, damage: list[Damage], origin: str, workers: int | None) -> list[str]:
+    """Restore damaged files from a copy, or with workers from raw data; returns what was restored."""
     from contrail_data.build.repair import repair_from_raw
-    from contrail_data.storage.place import place_of
+    from contrail_data.catalog.catalog import find_place
     from contrail_data.store.transfer import repair
 
-    folder = Path(origin)
-    if "://" not in origin and folder.is_dir() and not (folder / "zarr.json").exists():
-        return repair_from_raw(place, damage, folder, workers)
-    return repair(place, damage, place_of(origin))
+    if workers is not None:
+        return repair_from_raw(place, damage, options.local_path(origin), workers)
+    return repair(place, damage, find_place(origin))

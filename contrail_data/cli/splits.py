@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, exit_with_error, open_named, print_note, print_table
+from contrail_data.cli.common import ExitCode, exit_with_error, open_named, print_note, print_table, refuse_options
 from contrail_data.errors import ContrailError
 
 if TYPE_CHECKING:
@@ -40,10 +40,11 @@ Size = Annotated[
 
 
 def splits(
+    context: typer.Context,
     stores: Annotated[
         list[str], typer.Argument(help="Stores (paths, URLs, catalog names) or metadata files.", metavar="STORE")
     ],
-    out: Annotated[Path, options.output("-o", "--out", help="The CSV file to write.")] = Path("folds.csv"),
+    out: Annotated[Path, options.local_output("-o", "--out", help="The CSV file to write.")] = Path("folds.csv"),
     k: Annotated[int, typer.Option("-k", "--folds", min=2, max=1000, help="Number of folds.")] = 5,
     minutes: Minutes = 70.0,
     overlap: Overlap = 0.001,
@@ -65,6 +66,8 @@ def splits(
 
     if repeated := [name for name in stores if stores.count(name) > 1]:
         raise ContrailError(f"{repeated[0]}: is given twice; name each store once")
+    if not any(map(_is_metadata, stores)):
+        refuse_options(context, ["size"], "without a metadata file")
     check_new(out, overwrite)
     records = [_open_records(name, size)[1] for name in stores]
     group = group_records(records, minutes, overlap)
@@ -86,16 +89,18 @@ def splits(
 
 
 def audit(
+    context: typer.Context,
     a: Annotated[str, typer.Argument(help="A store or a metadata file.", metavar="A")],
     b: Annotated[
         str | None,
         typer.Argument(help="Another store or metadata file. Without it, pairs within A are reported.", metavar="B"),
     ] = None,
     out: Annotated[
-        Path | None, options.output("-o", "--out", help="Write the pairs, and how they overlap and differ, as CSV.")
+        Path | None,
+        options.local_output("-o", "--out", help="Write the pairs, and how they overlap and differ, as CSV."),
     ] = None,
     page: Annotated[
-        Path | None, options.output(help="Write an HTML report with a map, histograms and the leaks.")
+        Path | None, options.local_output(help="Write an HTML report with a map, histograms and the leaks.")
     ] = None,
     minutes: Minutes = 70.0,
     overlap: Overlap = 0.001,
@@ -118,10 +123,16 @@ def audit(
 
     if out is not None and out == page:
         exit_with_error(f"{out}: is given for --out and for --page; give two names", ExitCode.USAGE)
+    names = [a] if b is None else [a, b]
+    if any(map(_is_metadata, names)):
+        refuse_options(context, ["images"], "on metadata files, which have none")
+    else:
+        refuse_options(context, ["size"], "without a metadata file")
     files = [path for path in (out, page) if path is not None]
+    if not files:
+        refuse_options(context, ["overwrite"], "without --out or --page")
     for path in files:
         check_new(path, overwrite)
-    names = [a] if b is None else [a, b]
     opened = [_open_records(name, size) for name in names]
     records = [scalars for _, scalars in opened]
     stores = [store for store, _ in opened if store is not None]
@@ -159,15 +170,18 @@ def audit(
         raise typer.Exit(ExitCode.FAILED)
 
 
+def _is_metadata(name: str) -> bool:
+    """Whether a name leads to a metadata file rather than to a store, which is a folder."""
+    return Path(name).is_file()
+
+
 def _open_records(name: str, size: int) -> tuple[xr.Dataset | None, xr.Dataset]:
     """A store and its scalars; for a metadata file no store."""
     from contrail_data.sources.metadata import metadata_records
     from contrail_data.store.reader import read_scalars
     from contrail_data.store.schema import Kind, require_kind
 
-    if name.endswith(".json"):
-        if not Path(name).is_file():
-            raise ContrailError(f"{name}: no such file; check the path")
+    if _is_metadata(name):
         return None, metadata_records(Path(name), size)
     store = open_named(name)
     require_kind(store, Kind.SAMPLES, remedy="give the store of samples that they were made from")

@@ -20,7 +20,9 @@ class SceneryName(StrEnum):
     FAINT = "faint"
 
 
-Folder = Annotated[Path, typer.Argument(help="Folder to write the files into.", metavar="FOLDER")]
+Folder = Annotated[
+    Path, typer.Argument(help="Folder to write the files into.", metavar="FOLDER", parser=options.local_path)
+]
 Bands = Annotated[str, typer.Option(help="ABI bands, comma-separated numbers from 8 to 16.")]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random numbers; the same seed gives the same files.")
@@ -91,7 +93,8 @@ def synth_scans(
 ) -> None:
     """Write synthetic satellite scans as the ABI files that NOAA publishes.
 
-    They show a mesoscale sector of 500 x 500 pixels of 2 km, for trying out build-ash and "contrail-train predict".
+    They show a mesoscale sector of 500 x 500 pixels of 2 km, for trying out build-ash and
+    "contrail-train predict-scans".
     """
     from numpy import datetime64
 

@@ -7,8 +7,8 @@ the choices of their options from it and have to answer `--help` at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -60,6 +60,29 @@ class Predict(Protocol):
         """
 
 
+class MakeMasks(Protocol):
+    """Turns the probabilities of some frames of a sample into masks, before any gate."""
+
+    def __call__(
+        self,
+        sample: int,
+        frames: Sequence[int],
+        probability_tyx: npt.NDArray[np.float32],
+        valid_tyx: npt.NDArray[np.bool_] | None,
+    ) -> npt.NDArray[np.bool_]:
+        """Make the masks.
+
+        Args:
+            sample: Index of the sample in the parent store.
+            frames: The frames, ascending.
+            probability_tyx: Their probabilities.
+            valid_tyx: Where they have data. None if no pixel is missing.
+
+        Returns:
+            The masks, (t, y, x).
+        """
+
+
 @dataclass(frozen=True)
 class Decision:
     """How probabilities become a mask, and which model they come from. Calibrated together with the model."""
@@ -84,6 +107,10 @@ class Labeller:
     """Input frames relative to the predicted frame, ascending. Frames without these neighbours are not predicted."""
     trained_records: Collection[str] = ()
     """Ids of the records that the model was trained on."""
+    masks: MakeMasks | None = None
+    """How masks are made; None for the threshold only."""
+    cleaning: Mapping[str, float] = field(default_factory=dict)
+    """What `masks` does beside the threshold, by step, for the provenance."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
-"""Recognise what a folder holds and open it as a source."""
+"""Recognise what lies at a place and open it as a source."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from contrail_data.composites import Composite
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, UsageError
 from contrail_data.sample import check_record_id
+from contrail_data.scans.abi_files import describe, is_archive, local_paths
+from contrail_data.scans.satpy_reader import readers_of
 from contrail_data.sources.base import InputFormat, Source
 from contrail_data.sources.records import open_frames, open_records
+from contrail_data.storage.place import place_of
 
 
 def open_source(root: Path, split: str, composite: Composite, input_format: InputFormat = InputFormat.AUTO) -> Source:
@@ -18,32 +21,48 @@ def open_source(root: Path, split: str, composite: Composite, input_format: Inpu
         root: A folder with subfolders `train`, `validation` or `test` (records), or with `*.npy` (ash frames).
         split: Which split of the records to open; frames are filed under it.
         composite: The composite to build, which decides which bands are read.
-        input_format: RECORDS or FRAMES; AUTO takes frames if the folder holds `*.npy` and no folder of the split.
+        input_format: RECORDS or FRAMES; AUTO looks at what the folder holds.
 
     Returns:
         The source.
 
     Raises:
         ContrailError: If the folder or the split does not exist, or holds no records.
+        UsageError: If the folder holds scans.
     """
     check_record_id(split)
+    if input_format is InputFormat.AUTO:
+        input_format = recognise(str(root), split)
+    if input_format is InputFormat.ABI:
+        raise UsageError(f"{root}: holds scans, not records; build them with contrail-data build-ash, then merge")
     if not root.is_dir():
-        raise ContrailError(f"{root}: no such folder; give the folder that holds the records")
-    if input_format is InputFormat.AUTO and any(root.glob("*.npy")) and not (root / split).is_dir():
-        input_format = InputFormat.FRAMES
+        raise ContrailError(f"{root}: no such folder or files; check the path")
     open_folder = open_frames if input_format is InputFormat.FRAMES else open_records
     return open_folder(root, split, composite)
 
 
-def is_abi(where: str) -> bool:
-    """Return whether a path names GOES-R ABI scans.
+def recognise(where: str, split: str) -> InputFormat:
+    """Decide by what lies at a place how it is read.
 
     Args:
-        where: A path, glob, URL or the name of an archive.
+        where: A path, glob, URL or the name of an archive of scans.
+        split: Which split of records is looked for.
 
     Returns:
-        True for an archive, a URL, a glob, a `.nc` file, or a folder that contains ABI files.
+        ABI for an archive and for files of any imager, FRAMES for `*.npy`, otherwise RECORDS.
+
+    Raises:
+        UsageError: If a folder holds several of them.
     """
-    if Path(where).is_dir():
-        return next(Path(where).rglob("OR_ABI-*.nc"), None) is not None
-    return "://" in where or where.startswith("goes") or any(c in where for c in "*?[") or where.endswith(".nc")
+    if is_archive(where):
+        return InputFormat.ABI
+    root, paths = Path(place_of(where).url), list(local_paths(where))
+    held = {
+        InputFormat.RECORDS: next((root / split).glob("*/*.npy"), None) is not None,
+        InputFormat.FRAMES: next(root.glob("*.npy"), None) is not None,
+        InputFormat.ABI: any(map(describe, paths)) or bool(readers_of(paths)),
+    }
+    kinds = [kind for kind, is_held in held.items() if is_held]
+    if len(kinds) > 1:
+        raise UsageError(f"{where}: holds {' and '.join(kinds)}; choose one with --source")
+    return kinds[0] if kinds else InputFormat.RECORDS

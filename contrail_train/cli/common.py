@@ -20,7 +20,7 @@ Preset = Annotated[
     str, typer.Argument(help="A preset (see `presets ls`), or a .yaml file with settings.", metavar="PRESET|FILE")
 ]
 RunDirectory = Annotated[
-    Path, options.output("-o", "--out", help="Directory to write; the same command resumes in it.")
+    Path, options.local_output("-o", "--out", help="Directory to write; the same command resumes in it.")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -98,3 +98,5 @@ def print_holdout(title: str, calibration: Calibration, *, reason: str, of_recor
         print(f"threshold {calibration['threshold']:.4f}, not calibrated: {reason}")
     else:
         print_scores(title, scores, of_records=of_records)
+        if size := calibration.get("min_pixels"):
+            print(f"--min-pixels fit: {size}, with which Dice is {calibration['min_pixels_dice']:.4f}")

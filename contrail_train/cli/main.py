@@ -12,7 +12,7 @@ from contrail_train.cli import predict, score, train
 GROUPS = {
     "Train": (train.run, train.pipeline, train.rounds, train.soup),
     "Evaluate": (score.evaluate, score.compare),
-    "Predict": (predict.predict, score.submit, predict.export),
+    "Predict": (predict.predict, predict.predict_scans, score.submit, predict.export),
 }
 
 app = typer.Typer(

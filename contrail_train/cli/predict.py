@@ -1,47 +1,128 @@
-"""Commands that predict, and that write a model as one file: `predict` and `export`."""
+"""Commands that predict, and that write a model as one file: `predict`, `predict-scans` and `export`."""
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, command_line, exit_with_error, print_note, print_written_store
+from contrail_data.cli.common import (
+    ExitCode,
+    command_line,
+    is_store,
+    open_named,
+    print_note,
+    print_written_store,
+    refuse_options,
+)
+from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import FrameSelection
 from contrail_train.cli.common import Model
 
 if TYPE_CHECKING:
-    from contrail_train.inference.predictor import Predictor
+    import xarray as xr
 
-cleaning_option = partial(typer.Option, rich_help_panel="Cleaning of masks of scans")
 SCENE_SUFFIXES = (".nc", ".tif", ".geojson", ".png", ".gif")
 
 
 def predict(
+    context: typer.Context,
     run: Model,
-    source: Annotated[
+    store: options.Store,
+    out: Annotated[
         str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A store (path, URL or name in data_catalog.yaml), or scans: a folder or glob of ABI files, or an "
-            "archive such as goes-east (as for build-ash).",
-        ),
-    ],
-    outs: Annotated[
-        list[Path],
         options.output(
-            "-o",
-            "--out",
-            help="For a store: the store of predictions to write, or NAME.csv. For scans: NAME.nc, .zarr, .tif, "
-            ".geojson, .png or .gif; repeatable.",
+            "-o", "--out", help="The store of predictions to write: a path or a URL (s3://...); or a file NAME.csv."
         ),
     ],
     overwrite: Annotated[bool, options.output("--overwrite", help="Replace what exists at --out.")] = False,
     frames: options.Frames = "labelled",
+    tta: options.Tta = None,
+    batch: options.Batch = 8,
+    device: options.Device = "auto",
+    min_pixels: options.MinPixels = "1",
+    hysteresis: options.Hysteresis = None,
+    consistent: options.Consistent = None,
+    fill_gaps: options.FillGaps = None,
+    elongation: options.Elongation = None,
+) -> None:
+    """Predict the samples of a store.
+
+    Probabilities (as logits) and masks are written to a sealed store that names its parent. With --out NAME.csv, a run
+    with model.record_head gives the probability that a record has any contrail.
+
+    Neighbouring frames that --consistent and --fill-gaps look at are predicted as well.
+    """
+    from contrail_data.labels.write import write_labels
+    from contrail_data.storage.files import check_new
+    from contrail_data.store.schema import Kind
+    from contrail_train.config.schema import Head
+    from contrail_train.inference.tables import record_table
+    from contrail_train.workflows.symmetries import load_predictor
+
+    suffix = Path(out).suffix
+    if suffix in SCENE_SUFFIXES:
+        raise UsageError(f"{out}: {suffix} is for scans, see contrail-train predict-scans; write NAME.zarr or NAME.csv")
+    if suffix == ".csv":
+        refuse_options(context, options.CLEANING, "on probabilities of records (.csv)")
+    selection = FrameSelection.parse(frames)
+    parent = _open_parent(store)
+    model = load_predictor(run, device, tta)
+    if suffix == ".csv":
+        table = options.local_path(out)
+        check_new(table, overwrite)
+        count = record_table(model.for_store(parent), parent, table, frames=selection, batch=batch)
+        print(f"{table}: {count} frames")
+        if model.head == Head.BOTH and not model.decision.gate:
+            print_note("the column contrail is empty: this run has no gate, and its threshold is for pixels")
+        return
+    model = model.with_cleaning(min_pixels, hysteresis, consistent, fill_gaps, elongation)
+    labelled = write_labels(
+        parent,
+        model.labeller_for(parent),
+        out,
+        kind=Kind.PREDICTIONS,
+        frames=selection,
+        batch=batch,
+        overwrite=overwrite,
+        command=command_line(),
+    )
+    print_written_store(out, labelled.samples, labelled.resumed, labelled.digest)
+
+
+def _open_parent(name: str) -> xr.Dataset:
+    """Open the store to predict; for scans, name the command that predicts them."""
+    from contrail_data.sources.base import InputFormat
+    from contrail_data.sources.open import recognise
+
+    try:
+        return open_named(name)
+    except ContrailError as error:
+        if "://" not in name and not is_store(name) and recognise(name, "train") is InputFormat.ABI:
+            raise UsageError(f"{name}: holds satellite scans, not a store; use contrail-train predict-scans") from None
+        raise ContrailError(f"{error}; for satellite scans, use contrail-train predict-scans") from None
+
+
+def predict_scans(
+    context: typer.Context,
+    run: Model,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SCANS",
+            help="A folder or glob of ABI files, or of another imager with --reader, or an archive: goes-east, "
+            "goes-west, goes16 to goes19, or a bucket (s3://noaa-goes16).",
+        ),
+    ],
+    outs: Annotated[
+        list[Path],
+        options.local_output("-o", "--out", help="NAME.nc, .zarr, .tif, .geojson, .png or .gif; repeatable."),
+    ],
+    overwrite: Annotated[bool, options.output("--overwrite", help="Replace what exists at --out.")] = False,
     tta: options.Tta = None,
     batch: options.Batch = 8,
     device: options.Device = "auto",
@@ -73,73 +154,41 @@ def predict(
             show_default="no correction",
         ),
     ] = None,
-    min_pixels: Annotated[int, cleaning_option(min=1, max=2**24, help="Remove regions of fewer pixels.")] = 1,
-    hysteresis: Annotated[
-        float | None,
-        cleaning_option(min=0, max=1, help="Let regions grow to connected pixels of at least this probability."),
-    ] = None,
-    consistent: Annotated[
-        int | None,
-        cleaning_option(
-            min=1,
-            max=1000,
-            help="Remove regions without a contrail within this many pixels at the time before or after.",
-        ),
-    ] = None,
-    fill_gaps: Annotated[
-        float | None,
-        cleaning_option(
-            min=0,
-            max=1,
-            help="With --consistent: add pixels of at least this probability between two times with a contrail.",
-        ),
-    ] = None,
-    elongation: Annotated[
-        float | None, cleaning_option(min=1, max=1000, help="Remove regions with a smaller ratio of length to width.")
-    ] = None,
+    min_pixels: options.MinPixels = "1",
+    hysteresis: options.Hysteresis = None,
+    consistent: options.Consistent = None,
+    fill_gaps: options.FillGaps = None,
+    elongation: options.Elongation = None,
 ) -> None:
-    """Predict the samples of a store, or whole scans.
+    """Predict whole satellite scans.
 
-    For a store, probabilities (in steps of 1/255) and masks are written to a sealed store that names its parent. With
-    --out NAME.csv, a run with model.record_head gives the probability that a record has any contrail.
-
-    For scans, tiles like those that the model was trained on are predicted and blended back onto the satellite's grid.
+    Tiles like those that the model was trained on are predicted and blended back onto the satellite's grid. Files and
+    times that cannot be used are reported, one line each, and set aside; the rest is predicted, and the exit code is 1.
+    Scans on several grids (a mesoscale sector that moved) are written as one file per grid, named by time, except for
+    .geojson, which holds them all.
     """
-    from contrail_data.sources.open import is_abi
-    from contrail_train.inference.load import load_predictor
-
-    if reader is None and not is_abi(source):
-        if len(outs) > 1:
-            exit_with_error("--out: the predictions of a store go into one place; give it once", ExitCode.USAGE)
-        if outs[0].suffix in SCENE_SUFFIXES:
-            exit_with_error(
-                f"{outs[0]}: {outs[0].suffix} is for scans, and {source} holds no ABI files (OR_ABI-*.nc); check the "
-                "path, read the files of another imager with --reader, or write NAME.zarr or NAME.csv for a store"
-            )
-        selection = FrameSelection.parse(frames)
-        _predict_store(load_predictor(run, device, tta), source, outs[0], selection, batch, overwrite)
-        return
     from numpy import datetime64
 
+    from contrail_data.scans.abi_files import is_archive
     from contrail_train.contrails.cleaning import Cleaning
     from contrail_train.scenes.predict import SceneRequest, predict_files
     from contrail_train.scenes.tiling import Tiling
+    from contrail_train.workflows.symmetries import load_predictor
 
+    archive = is_archive(source)
+    if (not archive or "://" in source) and is_store(source):
+        raise UsageError(f"{source}: is a store, not scans; use contrail-train predict")
+    if reader is not None or not archive:
+        refuse_options(context, ["product"], "beside --reader" if reader else "on local files; name them with a glob")
+    if not any(out.suffix == ".geojson" for out in outs):
+        refuse_options(context, ["altitude"], "without an output NAME.geojson")
     model = load_predictor(run, device, tta).for_masks()
-    cleaning = Cleaning(
-        threshold=model.decision.threshold,
-        low=hysteresis,
-        fill=fill_gaps,
-        min_pixels=min_pixels,
-        reach=consistent,
-        elongation=elongation,
-    )
-    cleaning.check()
+    model = model.with_cleaning(min_pixels, hysteresis, consistent, fill_gaps, elongation)
     request = SceneRequest(
         source=source,
         outs=outs,
         tiling=Tiling(model.size, overlap, max_zenith=max_zenith),
-        cleaning=cleaning,
+        cleaning=model.cleaning or Cleaning(model.decision.threshold),
         times=[datetime64(t) for t in time or ()],
         area=area,
         product=product,
@@ -148,46 +197,22 @@ def predict(
         batch=batch,
         overwrite=overwrite,
     )
-    notes, lines, paths = predict_files(model, request)
-    for note in notes:
+    outcome = predict_files(model, request)
+    for note in outcome.notes:
         print_note(note)
-    for line in (*lines, *paths):
+    for line in outcome.set_aside:
+        print(f"set aside: {line}", file=sys.stderr)
+    for line in (*outcome.lines, *outcome.paths):
         print(line)
-
-
-def _predict_store(model: Predictor, name: str, out: Path, frames: FrameSelection, batch: int, overwrite: bool) -> None:
-    """Predict the samples of a store into a store or a CSV file."""
-    from contrail_data.catalog.catalog import open_named
-    from contrail_data.labels.write import write_labels
-    from contrail_data.storage.files import check_new
-    from contrail_data.store.schema import Kind
-    from contrail_train.config.schema import Head
-    from contrail_train.inference.tables import record_table
-
-    parent = open_named(name)
-    if out.suffix == ".csv":
-        check_new(out, overwrite)
-        count = record_table(model.for_store(parent), parent, out, frames=frames, batch=batch)
-        print(f"{out}: {count} frames")
-        if model.head == Head.BOTH and not model.decision.gate:
-            print_note("the column contrail is empty: this run has no gate, and its threshold is for pixels")
-        return
-    labelled = write_labels(
-        parent,
-        model.labeller_for(parent),
-        out,
-        kind=Kind.PREDICTIONS,
-        frames=frames,
-        batch=batch,
-        overwrite=overwrite,
-        command=command_line(),
-    )
-    print_written_store(out, labelled.samples, labelled.resumed, labelled.digest)
+    if outcome.set_aside:
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def export(
     model: Annotated[Path, typer.Argument(help="Directory of a finished run or pipeline.", metavar="MODEL")],
-    out: Annotated[Path, options.output("--out", "-o", help="NAME.pt2 (torch) or NAME.onnx (needs the extra 'onnx').")],
+    out: Annotated[
+        Path, options.local_output("--out", "-o", help="NAME.pt2 (torch) or NAME.onnx (needs the extra 'onnx').")
+    ],
     tta: options.Tta = None,
     check: Annotated[
         str | None,
@@ -202,7 +227,7 @@ def export(
     """
     from contrail_data.catalog.catalog import open_named
     from contrail_train.inference import export as exporting
-    from contrail_train.inference.load import load_predictor
+    from contrail_train.workflows.symmetries import load_predictor
 
     store = None if check is None else open_named(check)
     comparison = exporting.export(load_predictor(model, "cpu", tta), out, store=store, overwrite=overwrite)

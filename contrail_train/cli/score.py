@@ -9,16 +9,17 @@ from typing import Annotated
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, print_note, print_table
+from contrail_data.cli.common import ExitCode, print_note, print_table, refuse_options
 from contrail_train.cli.common import MODEL_HELP, Model, print_scores
 
 
 def evaluate(
+    context: typer.Context,
     run: Model,
     store: options.Store,
     out: Annotated[
         Path | None,
-        options.output(
+        options.local_output(
             "-o", "--out", help="Folder for JSON, HTML report and pictures.", show_default="the model's directory"
         ),
     ] = None,
@@ -26,6 +27,11 @@ def evaluate(
     tta: options.Tta = None,
     batch: options.Batch = 16,
     device: options.Device = "auto",
+    min_pixels: options.MinPixels = "1",
+    hysteresis: options.Hysteresis = None,
+    consistent: options.Consistent = None,
+    fill_gaps: options.FillGaps = None,
+    elongation: options.Elongation = None,
 ) -> None:
     """Score a model on a labelled store.
 
@@ -35,10 +41,13 @@ def evaluate(
     from contrail_data.catalog.catalog import open_named
     from contrail_train.config.schema import Head
     from contrail_train.evaluation.report import evaluate_store
-    from contrail_train.inference.load import load_predictor
+    from contrail_train.workflows.symmetries import load_predictor
 
     opened = open_named(store)
     model = load_predictor(run, device, tta).for_store(opened)
+    if model.head == Head.RECORD:
+        refuse_options(context, ("worst", *options.CLEANING), "on a model that classifies records")
+    model = model.with_cleaning(min_pixels, hysteresis, consistent, fill_gaps, elongation)
     evaluation = evaluate_store(model, opened, name=store, out=out, pictures=worst, batch=batch)
     if left_out := evaluation.values["left_out"]:
         print_note(f"{left_out} records were left out because the model has seen them")
@@ -66,7 +75,7 @@ def compare(
     from contrail_train.data.items import open_labelled
     from contrail_train.evaluation.metrics import bootstrap_difference, dice
     from contrail_train.evaluation.score import gated_counts, score_predictor, unseen
-    from contrail_train.inference.load import load_predictor
+    from contrail_train.workflows.symmetries import load_predictor
 
     opened = open_named(store)
     models = [load_predictor(run, device, tta).for_masks().for_store(opened) for run in (a, b)]
@@ -91,7 +100,7 @@ def compare(
 
 def submit(
     store: Annotated[str, typer.Argument(help="A store of predictions.", metavar="STORE")],
-    out: Annotated[Path, options.output("-o", "--out", help="The CSV file to write.")],
+    out: Annotated[Path, options.local_output("-o", "--out", help="The CSV file to write.")],
     like: Annotated[
         Path | None,
         typer.Option(

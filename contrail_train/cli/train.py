@@ -13,14 +13,23 @@ from typing import Annotated
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, command_line, exit_with_error, print_fields, print_note, print_table
+from contrail_data.cli.common import (
+    ExitCode,
+    command_line,
+    exit_with_error,
+    print_fields,
+    print_note,
+    print_table,
+    refuse_options,
+)
 from contrail_train.cli.common import Preset, RunDirectory, Settings, interval_text, print_holdout
 from contrail_train.workflows.retraining import Retraining
 
 
 def run(
+    context: typer.Context,
     preset: Preset,
-    out: Annotated[Path | None, options.output("--out", "-o", help="Run directory to write.")] = None,
+    out: Annotated[Path | None, options.local_output("--out", "-o", help="Run directory to write.")] = None,
     settings: Settings = None,
     checkpoint_minutes: Annotated[
         float,
@@ -49,6 +58,7 @@ def run(
     config = with_settings(get_config(preset), settings or [])
     is_first = os.environ.get("RANK", "0") == "0"  # torchrun's first process prints for all
     if dry_run:
+        refuse_options(context, ("out", "checkpoint_minutes"), "beside --dry-run, which keeps nothing")
         from contrail_train.training.fit import rehearse
 
         if is_first:
@@ -158,7 +168,7 @@ def rounds(
 
 def soup(
     runs: Annotated[list[Path], typer.Argument(help="Finished runs of one model.", metavar="RUN")],
-    out: Annotated[Path, options.output("--out", "-o", help="Run directory to write.")],
+    out: Annotated[Path, options.local_output("--out", "-o", help="Run directory to write.")],
     device: options.Device = "auto",
 ) -> None:
     """Average the weights of several runs into one run.

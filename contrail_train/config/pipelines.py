@@ -119,7 +119,7 @@ def get_pipeline(preset_or_file: str) -> PipelineConfig:
     if (preset := PIPELINES.get(preset_or_file)) is not None:
         stages = {name: {"preset": run} for name, run in preset.stages.items()}
         return validated(PipelineConfig, {"preset": preset.name, "stages": stages, **preset.settings}, preset.name)
-    if Path(preset_or_file).suffix in {".yaml", ".yml"}:
+    if Path(preset_or_file).is_file() or Path(preset_or_file).suffix in {".yaml", ".yml"}:
         tree = read_document(Path(preset_or_file))
         if isinstance(tree, dict) and tree.get("preset") in PIPELINES:
             tree = get_pipeline(tree["preset"]).model_dump(mode="json") | tree

@@ -144,13 +144,11 @@ def get_config(preset_or_file: str) -> RunConfig:
         parent = RunConfig() if preset.parent is None else get_config(preset.parent)
         parent.preset = preset.name
         return with_values(parent, preset.settings.items(), preset.name)
-    if Path(preset_or_file).suffix in {".yaml", ".yml"}:
+    if Path(preset_or_file).is_file() or Path(preset_or_file).suffix in {".yaml", ".yml"}:
         tree = read_document(Path(preset_or_file))
         if isinstance(tree, dict) and tree.get("preset") in PRESETS:
             tree = _merged(get_config(tree["preset"]).model_dump(mode="json"), tree)
         return parse_config(tree, preset_or_file)
-    if Path(preset_or_file).is_file():
-        raise ContrailError(f"{preset_or_file}: no such preset; if it is a file of settings, rename it to .yaml")
     raise ContrailError(no_such("preset", preset_or_file, PRESETS, "ls"))
 
 

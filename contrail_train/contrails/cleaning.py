@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, UsageError
 
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int32]
@@ -34,21 +35,38 @@ class Cleaning:
     """Regions are removed unless the time before or after has a contrail within this many rows and columns. The first
     and last time have only one neighbour; a single time has none, and keeps all its regions."""
 
-    def check(self) -> None:
-        """Check that the settings do not contradict each other.
+    @property
+    def steps(self) -> dict[str, float]:
+        """The steps that are on, by name."""
+        off = vars(Cleaning(self.threshold))
+        return {name: value for name, value in vars(self).items() if value is not None and value != off[name]}
+
+    @property
+    def neighbours(self) -> int:
+        """Number of times before and after on which the mask of a time depends."""
+        return 0 if self.reach is None else 1 if self.fill is None else 2
+
+    def check(self, times: int | None = None) -> None:
+        """Check that the settings do not contradict each other, and that each has an effect.
+
+        Args:
+            times: Number of times that are cleaned together; None if it is not known yet.
 
         Raises:
-            ContrailError: If they do.
+            UsageError: If they do, or one has none.
         """
         for name, lower in (("hysteresis", self.low), ("gap filling", self.fill)):
             if lower is not None and lower > self.threshold:
-                raise ContrailError(f"{name}: {lower:g} is above the threshold {self.threshold:.4g}; lower it")
+                raise UsageError(f"{name}: {lower:g} is above the threshold {self.threshold:.4g}; lower it")
         if self.fill is not None and self.reach is None:
-            raise ContrailError("gap filling: needs a reach; state how many pixels contrails move between times")
+            raise UsageError("gap filling: needs a reach; state how many pixels contrails move between times")
         if self.reach is not None and self.reach < 0:
-            raise ContrailError(f"reach: {self.reach} is negative; give a number of pixels, 0 or more")
+            raise UsageError(f"reach: {self.reach} is negative; give a number of pixels, 0 or more")
         if self.elongation is not None and self.elongation < 1:
-            raise ContrailError(f"elongation: {self.elongation:g} is below 1, the least possible; give 1 or more")
+            raise UsageError(f"elongation: {self.elongation:g} is below 1, the least possible; give 1 or more")
+        if times is not None and times <= self.neighbours:
+            option = "--consistent" if times == 1 else "--fill-gaps"
+            raise UsageError(f"{option}: has no effect on {times} time{'s' * (times > 1)}; omit it, or select more")
 
 
 def clean(probability_tyx: npt.NDArray[np.float32], valid_tyx: Mask, cleaning: Cleaning) -> Mask:
@@ -84,6 +102,25 @@ def clean(probability_tyx: npt.NDArray[np.float32], valid_tyx: Mask, cleaning: C
             neighbours = [near[n] for n in (t - 1, t + 1) if 0 <= n < len(near)]
             mask[:] = _regions_touching(mask, np.logical_or.reduce(neighbours))
     return masks
+
+
+def counts_by_size(mask: Mask, target: Mask, sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Count pixels of a mask without its regions of fewer pixels, for several sizes at once.
+
+    Args:
+        mask: Predicted mask (y, x).
+        target: True mask (y, x).
+        sizes: The sizes, as in `Cleaning.min_pixels`.
+
+    Returns:
+        tp, fp and fn for each size, int64 (sizes, 3).
+    """
+    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
+    pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    hits = np.bincount(labels[target], minlength=count + 1)[1:]
+    kept = pixels >= np.asarray(sizes)[:, np.newaxis]
+    tp = kept @ hits
+    return np.stack([tp, kept @ pixels - tp, target.sum() - tp], axis=-1)
 
 
 def elongations(labels: Labels, count: int) -> npt.NDArray[np.float64]:

@@ -32,6 +32,8 @@ from contrail_train.inference.detector import Prediction, Shift
 from contrail_train.inference.predictor import Predictor
 
 SUFFIXES = (".pt2", ".onnx")
+_ZIP = b"PK\x03\x04"
+"""How a `.pt2` file begins."""
 FORMAT = 1
 OUTPUTS = ("probability", "mask", "score", "agreement")
 METADATA_KEY = "contrail"
@@ -74,6 +76,7 @@ class Metadata(BaseModel):
     """The transformed copies that the graph averages over."""
     trained_records: frozenset[str]
     calibrated_records: frozenset[str]
+    min_pixels: int | None = None
 
     @field_serializer("trained_records", "calibrated_records")
     def _sorted(self, records: frozenset[str]) -> list[str]:
@@ -186,10 +189,12 @@ def open_graph(path: Path, device: torch.device) -> tuple[Metadata, RunGraph]:
     """
     if not path.is_file():
         raise ContrailError(f"{path}: does not exist; name a file that contrail-train export wrote")
-    if path.suffix == ".onnx":
+    with path.open("rb") as file:
+        is_pt2 = file.read(len(_ZIP)) == _ZIP
+    if not is_pt2:
         import_optional("onnxruntime", path)  # a missing package is not a damaged file
     try:
-        return (_open_pt2 if path.suffix == ".pt2" else _open_onnx)(path, device)
+        return (_open_pt2 if is_pt2 else _open_onnx)(path, device)
     except ContrailError:
         raise
     except Exception as error:  # torch and onnxruntime fail in as many ways as a file can be damaged

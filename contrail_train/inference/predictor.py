@@ -13,10 +13,11 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 
-from contrail_data.errors import ContrailError
-from contrail_data.labels.predictor import Decision, Labeller, Predicted
+from contrail_data.errors import ContrailError, UsageError
+from contrail_data.labels.predictor import Decision, Labeller, MakeMasks, Predicted
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.schema import Kind, require_kind
+from contrail_train.contrails.cleaning import Cleaning, Mask, clean
 from contrail_train.inference.detector import Detect, Detector, Shift, on_label_grid
 from contrail_train.runs.calibration import Calibration
 
@@ -54,6 +55,10 @@ class Predictor:
     """Side in pixels of these tiles."""
     dtype: str
     """Type of the stored images."""
+    min_pixels: int | None = None
+    """Minimum size of a region that was fitted on the hold-out; None if none was."""
+    cleaning: Cleaning | None = None
+    """How masks of stores are cleaned; None for the threshold only."""
 
     @classmethod
     def from_calibration(
@@ -85,6 +90,7 @@ class Predictor:
             trained_records=frozenset(calibration["seen_records"]) - held_out,
             calibrated_records=held_out,
             head=head,
+            min_pixels=calibration.get("min_pixels"),
             **calibration["grid"],
         )
 
@@ -133,6 +139,94 @@ class Predictor:
                 "probabilities of records with `contrail-train predict -o NAME.csv`"
             )
         return self
+
+    def with_cleaning(
+        self,
+        min_pixels: str = "1",
+        hysteresis: float | None = None,
+        consistent: int | None = None,
+        fill_gaps: float | None = None,
+        elongation: float | None = None,
+    ) -> Predictor:
+        """Clean the masks, see `Cleaning`.
+
+        Args:
+            min_pixels: Regions of fewer pixels are removed; `fit` for the size that was fitted on the hold-out.
+            hysteresis: Probability to which regions grow.
+            consistent: Reach within which a neighbouring time must have a contrail.
+            fill_gaps: Probability of pixels that are added between two times with a contrail.
+            elongation: Regions of a smaller ratio of length to width are removed.
+
+        Returns:
+            The predictor with these steps.
+
+        Raises:
+            ContrailError: If no size was fitted.
+            UsageError: If `min_pixels` is not a size, or the steps contradict each other.
+        """
+        if min_pixels == "fit" and self.min_pixels is None:
+            raise ContrailError(
+                f"{self.path}: has no fitted --min-pixels (no hold-out with contrails, or trained with an earlier "
+                "version); give a number of pixels"
+            )
+        if min_pixels != "fit" and not (min_pixels.isdecimal() and 0 < int(min_pixels) <= 2**24):
+            raise UsageError(f"--min-pixels {min_pixels}: not a number of pixels from 1; give one, or fit")
+        cleaning = Cleaning(
+            threshold=self.decision.threshold,
+            low=hysteresis,
+            fill=fill_gaps,
+            min_pixels=self.min_pixels or 1 if min_pixels == "fit" else int(min_pixels),
+            elongation=elongation,
+            reach=consistent,
+        )
+        cleaning.check()
+        return replace(self, cleaning=cleaning if cleaning.steps else None)
+
+    def mask_maker(self, store: xr.Dataset) -> MakeMasks | None:
+        """Return a function that makes cleaned masks of the frames of a store.
+
+        Neighbouring frames of the sample that a mask depends on are predicted as well, if they are not given.
+
+        Args:
+            store: A store of samples, for which the predictor was adapted (`for_store`).
+
+        Returns:
+            The function; None if masks are not cleaned.
+
+        Raises:
+            UsageError: If the samples have too few frames for a step.
+        """
+        if (cleaning := self.cleaning) is None:
+            return None
+        first, last = -self.offsets[0], store.sizes["time"] - 1 - self.offsets[-1]
+        cleaning.check(times=last + 1 - first)
+        read = self.window_reader(store)
+        read_valid = pixel_reader(store, "valid") if "valid" in store.variables else None
+
+        def _masks(
+            sample: int,
+            frames: Sequence[int],
+            probability_tyx: npt.NDArray[np.float32],
+            valid_tyx: npt.NDArray[np.bool_] | None,
+        ) -> Mask:
+            start, end = max(frames[0] - cleaning.neighbours, first), min(frames[-1] + cleaning.neighbours, last)
+            p_tyx = np.empty((end + 1 - start, *probability_tyx.shape[1:]), np.float32)
+            all_valid_tyx = np.ones(p_tyx.shape, bool)
+            own = [frame - start for frame in frames]
+            p_tyx[own] = probability_tyx
+            if valid_tyx is not None:
+                all_valid_tyx[own] = valid_tyx
+            if others := sorted(set(range(start, end + 1)) - set(frames)):
+                valid_nyx = None
+                if read_valid is not None:
+                    stored_nyx = np.empty((len(others), *p_tyx.shape[1:]), np.uint8)
+                    read_valid(sample, others, stored_nyx)
+                    valid_nyx = all_valid_tyx[[frame - start for frame in others]] = stored_nyx > 0
+                predicted = self.predict(read([(sample, frame) for frame in others]), valid_nyx)
+                p_tyx[[frame - start for frame in others]] = predicted.probability
+            return clean(p_tyx, all_valid_tyx, cleaning)[own]
+
+        return _masks
 
     def window_reader(self, store: xr.Dataset) -> Callable[[Sequence[tuple[int, int]]], npt.NDArray[Any]]:
         """Return a function that reads windows of frames from a store.
@@ -188,6 +282,8 @@ class Predictor:
             decision=own.decision,
             offsets=own.offsets,
             trained_records=own.trained_records,
+            masks=own.mask_maker(store),
+            cleaning=own.cleaning.steps if own.cleaning else {},
         )
 
     def check_store(self, store: xr.Dataset) -> None:

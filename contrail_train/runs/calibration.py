@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from contrail_data.errors import ContrailError
 from contrail_train.runs.checkpoint import file_digest
@@ -62,6 +62,11 @@ class HoldoutScores(TypedDict):
     """(n) group of each record, as named by `contrail_data.splits.groups`."""
     holdout_counts: list[list[int]] | None
     """(3, n) true positive, false positive and false negative pixels at cross-fitted thresholds."""
+    min_pixels: NotRequired[int | None]
+    """Minimum size of a region with the best Dice, used where `--min-pixels fit` is given. None if there are no masks
+    or no contrails; missing in runs of earlier versions."""
+    min_pixels_dice: NotRequired[float | None]
+    """Dice at cross-fitted thresholds and minimum sizes."""
 
 
 class _Required(HoldoutScores):

@@ -163,9 +163,8 @@ def test_a_settings_file_overrides_the_preset_that_it_names(tmp_path: Path) -> N
     (tmp_path / "twice.yaml").write_text("epochs: 2\nseed: 1\nepochs: 3\n")
     with pytest.raises(ContrailError, match="line 3: key 'epochs' occurs twice"):
         get_config(str(tmp_path / "twice.yaml"))
-    (tmp_path / "mine").write_text("epochs: 2\n")
-    with pytest.raises(ContrailError, match=r"rename it to \.yaml"):
-        get_config(str(tmp_path / "mine"))
+    (tmp_path / "mine.yaml").rename(tmp_path / "mine")
+    assert get_config(str(tmp_path / "mine")) == expected
 
 
 def test_settings_of_a_run_written_with_another_layout_are_refused(tmp_path: Path) -> None:

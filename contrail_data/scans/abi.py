@@ -2,7 +2,8 @@
 
 Supported are L1b radiances (RadF, RadC, RadM1, RadM2), L2 CMIP and MCMIP in scan modes 3, 4 and 6. Brightness
 temperature is computed with the Planck constants in the file: T = (fk2 / ln(fk1 / L + 1) - bc1) / bc2 (GOES-R product
-users' guide, volume 3, section 5.1.3). Pixels whose data quality flag is not accepted are NaN.
+users' guide, volume 3, section 5.1.3). Pixels whose data quality flag is not accepted are NaN. Numbers may be stored in
+any way that netCDF allows (byte order, width, sign, packing, chunks, filters) and mean what the netCDF4 library reads.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from xarray.core import indexing
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.scans.abi_files import SAME_SCAN, AbiFile, AbiScan, find_files, group_scans
-from contrail_data.scans.scene import assemble, require_bands, with_geometry
+from contrail_data.scans.abi_files import SAME_SCAN, AbiFile, AbiScan, attribute_text, find_files, group_scans
+from contrail_data.scans.scene import assemble, remove_impossible, require_bands, with_geometry
 from contrail_data.storage.files import first_line
 from contrail_data.storage.place import Place
 
@@ -37,8 +38,20 @@ GOOD = (0, 1)
 """Accepted data quality flags: 0 good, 1 conditionally usable."""
 FLAGS = (0, 1, 2, 3, 4)
 """All flags; 2 is out of range, 3 no value, 4 focal plane too hot."""
+FIRE_BAND = 7
+"""The band whose radiance is zero on cold clouds at night, and saturates above fires."""
 BLOCK_ROWS = 500
 """Approximate number of rows per dask task of `open_abi`."""
+# Values that stand for none if a variable states no other, as in netCDF4.default_fillvals; bytes have no such value.
+_NO_VALUE = {
+    "i2": -32767,
+    "u2": 65535,
+    "i4": -2147483647,
+    "u4": 4294967295,
+    "f4": 9.969209968386869e36,
+    "f8": 9.969209968386869e36,
+}
+_MISSING = ("_FillValue", "missing_value", "valid_range", "valid_min", "valid_max")
 _EPOCH: np.datetime64 = np.datetime64("2000-01-01T12:00:00", "ns")
 
 
@@ -68,11 +81,10 @@ def read_contents(file: AbiFile) -> Contents:
     """
     url = file.url
     with _opened(url) as content:
-        instrument = _text(content.attrs.get("instrument_type", b""))
+        instrument = attribute_text(content.attrs.get("instrument_type", b""))
         if "Advanced Baseline Imager" not in instrument and "goes_imager_projection" not in content:
             raise ContrailError(f"{url}: comes from {instrument or 'another instrument'}, not GOES-R ABI; leave it out")
-        projection = Projection.from_cf(content["goes_imager_projection"].attrs)
-        (x, dx, width), (y, dy, height) = (_axis(content[name]) for name in ("x", "y"))
+        grid = _grid_of(content)
         start = file.start
         if "time_bounds" in content:
             start = _EPOCH + np.timedelta64(round(float(content["time_bounds"][0]) * 1e3), "ms")
@@ -86,23 +98,32 @@ def read_contents(file: AbiFile) -> Contents:
             contents = f"band {bands[0]} at {np.datetime_as_string(start, 's')}"
             raise ContrailError(f"{url}: contains {contents}, contrary to its name; fetch the file again")
         pixels = content["Rad" if "Rad" in content else "CMI" if "CMI" in content else f"CMI_C{bands[0]:02d}"]
-        chunk = int(pixels.chunks[0]) if pixels.chunks else height
-    return Contents(FixedGrid(projection, x, y, dx, dy, height, width), tuple(bands), chunk)
+        if pixels.shape != (grid.height, grid.width):
+            shapes = f"{pixels.shape} pixels on a grid of {grid.height, grid.width}"
+            raise ContrailError(f"{url}: contains {shapes}; fetch the file again")
+        chunk = int(pixels.chunks[0]) if pixels.chunks else grid.height
+    return Contents(grid, tuple(bands), chunk)
 
 
-def _text(value: Any) -> str:
-    value = np.ravel(value)[0] if np.size(value) else b""
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _grid_of(content: Any) -> FixedGrid:
+    projection = Projection.from_cf(content["goes_imager_projection"].attrs)
+    (x, dx, width), (y, dy, height) = (_axis(content[name]) for name in ("x", "y"))
+    return FixedGrid(projection, x, y, dx, dy, height, width)
 
 
 def _axis(variable: Any) -> tuple[float, float, int]:
-    """Read first value, step and length of a packed coordinate, whose float32 scale stands for a decimal."""
-    step, offset = (float(str(np.ravel(variable.attrs[key])[0])) for key in ("scale_factor", "add_offset"))
-    packed = variable[:].astype(np.float64)
-    strides = np.unique(np.diff(packed)) if len(packed) > 1 else np.ones(1)
-    if len(strides) != 1:
+    """Read first value, step and length of a coordinate; the float32 scale of a packed one stands for a decimal."""
+    scale, offset = (
+        float(str(np.ravel(variable.attrs[key])[0])) if key in variable.attrs else default
+        for key, default in (("scale_factor", 1.0), ("add_offset", 0.0))
+    )
+    stored = _unsigned(variable[:], variable.attrs).astype(np.float64)
+    step = (stored[-1] - stored[0]) / (len(stored) - 1) if len(stored) > 1 else 1.0
+    # Whole numbers are even exactly, and float32 angles to a few thousandths of a pixel.
+    tolerance = 0.0 if variable.dtype.kind in "iu" else 0.01
+    if step == 0 or not (np.abs(np.diff(stored) - step) <= tolerance * abs(step)).all():
         raise ContrailError(f"{variable.file.filename}: {variable.name} is not evenly spaced; fetch the file again")
-    return float(offset + step * packed[0]), float(step * strides[0]), len(packed)
+    return float(offset + scale * stored[0]), float(scale * step), len(stored)
 
 
 def read_temperature(
@@ -130,7 +151,7 @@ def read_temperature(
         (rows, columns) float32, kelvin, NaN where missing.
 
     Raises:
-        ContrailError: If the file cannot be read or lacks the band.
+        ContrailError: If the file cannot be read, lacks the band, or holds something else than temperatures.
     """
     if out is None:
         out = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.float32)
@@ -140,45 +161,87 @@ def read_temperature(
             name, quality = f"CMI_C{band:02d}", f"DQF_C{band:02d}"
         if name not in file:
             raise ContrailError(f"{url}: has no band {band}; choose another file")
-        table = _table(url, name)
-        for part, packed in _parts(file[name], rows, columns):
-            np.take(table, packed.view(np.uint16), out=out[part], mode="clip")
-        refused = [flag not in good for flag in range(256)]
-        if quality in file and any(refused[: len(FLAGS)]):
+        table = _table(url, name) if file[name].dtype.kind in "iu" and file[name].dtype.itemsize <= 2 else None
+        for part, stored in _parts(file[name], rows, columns):
+            if table is None:
+                out[part] = _kelvin(file, name, stored)
+            else:
+                np.take(table, stored.view(f"u{stored.itemsize}"), out=out[part], mode="clip")
+        refused = np.array([flag not in good for flag in range(256)])
+        if quality in file and refused[: len(FLAGS)].any():
             for part, flags in _parts(file[quality], rows, columns):
                 if flags.any() or refused[0]:
-                    np.copyto(out[part], np.nan, where=np.array(refused)[flags.view(np.uint8)])
+                    known = flags.view(np.uint8) if flags.itemsize == 1 else np.clip(flags, -1, 255).astype(np.uint8)
+                    np.copyto(out[part], np.nan, where=refused[known])
+        if band != FIRE_BAND:
+            remove_impossible(out, lambda: _grid_of(file), rows, columns, url)
     return out
 
 
 @lru_cache(maxsize=64)
 def _table(url: str, name: str) -> npt.NDArray[np.float32]:
-    """Return kelvin by packed value, (65536): exact, and many times faster than a logarithm per pixel."""
+    """Return kelvin by stored value, seen as unsigned: exact, and many times faster than a logarithm per pixel."""
     with _opened(url) as file:
-        attributes = {key: np.ravel(value)[0] for key, value in file[name].attrs.items() if np.size(value)}
-        packed = np.arange(65536, dtype=np.float64)
-        if _text(attributes.get("_Unsigned", b"false")).lower() != "true":
-            packed = packed.astype(np.uint16).view(np.int16).astype(np.float64)
-        value = packed * float(attributes["scale_factor"]) + float(attributes["add_offset"])
-        if name == "Rad":
-            positive = value > 0
-            fk1, fk2, bc1, bc2 = (float(file[f"planck_{k}"][()]) for k in ("fk1", "fk2", "bc1", "bc2"))
-            with np.errstate(invalid="ignore", divide="ignore"):
-                value = (fk2 / np.log(fk1 / value + 1) - bc1) / bc2
-            value[~positive] = np.nan
-    value[int(attributes["_FillValue"]) & 0xFFFF] = np.nan
-    return value.astype(np.float32)
+        dtype = file[name].dtype.newbyteorder("=")
+        return _kelvin(file, name, np.arange(256**dtype.itemsize, dtype=f"u{dtype.itemsize}").view(dtype))
+
+
+def _kelvin(file: Any, name: str, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Convert stored values, in native byte order, to float32 kelvin; radiances that no temperature has become 0 K."""
+    attributes = file[name].attrs
+    default = _NO_VALUE.get(stored.dtype.str[1:])
+    stated = {key: _as_stored(attributes[key], stored.dtype) for key in _MISSING if key in attributes}
+    fills = [*stated.get("_FillValue", [] if default is None else [default]), *stated.get("missing_value", [])]
+    limits = stated.get("valid_range", ())
+    low, high = limits if len(limits) == 2 else ([*stated.get(f"valid_{end}", ()), None][0] for end in ("min", "max"))
+    missing = np.zeros(stored.shape, bool)
+    for fill in fills:
+        missing |= stored == fill
+    stored = _unsigned(stored, attributes)
+    for limit, beyond in ((low, np.less), (high, np.greater)):
+        if limit is not None:
+            missing |= beyond(stored, _unsigned(limit, attributes))
+    scale, offset = (
+        float(np.ravel(attributes[key])[0]) if key in attributes else default
+        for key, default in (("scale_factor", 1.0), ("add_offset", 0.0))
+    )
+    value = stored.astype(np.float64) * scale + offset
+    if name == "Rad":
+        fk1, fk2, bc1, bc2 = (float(np.ravel(file[f"planck_{k}"][()])[0]) for k in ("fk1", "fk2", "bc1", "bc2"))
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            value = np.where(value <= 0, 0, (fk2 / np.log(fk1 / value + 1) - bc1) / bc2)
+    return np.where(missing, np.nan, value).astype(np.float32)
+
+
+def _as_stored(attribute: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return the values of an attribute that a variable of some type can hold, signed or unsigned, in that type."""
+    values = np.ravel(attribute)
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    count = 256**dtype.itemsize
+    whole = [int(v) for v in values if np.isfinite(v) and v == int(v) and -count // 2 <= v < count]
+    return np.array([v % count for v in whole], f"u{dtype.itemsize}").view(dtype)
+
+
+def _unsigned(stored: Any, attributes: Any) -> Any:
+    """Return values as unsigned ones in native byte order, if the attribute `_Unsigned` says so."""
+    stored = np.asarray(stored, stored.dtype.newbyteorder("="))
+    if stored.dtype.kind == "i" and attribute_text(attributes.get("_Unsigned", b"")).lower() == "true":
+        return stored.view(f"u{stored.itemsize}")
+    return stored
 
 
 def _parts(variable: Any, rows: slice, columns: slice) -> Iterator[tuple[tuple[slice, slice], npt.NDArray[Any]]]:
-    """Yield the packed pixels of a window chunk by chunk, each with its place in the window.
+    """Yield the stored values of a window chunk by chunk, in native byte order, each with its place in the window.
 
     Chunks that are compressed in the usual way are decompressed here, outside of the HDF5 library's global lock, so
     that other threads can work meanwhile.
     """
     pipeline = variable.id.get_create_plist()
     codes = [pipeline.get_filter(i)[0] for i in range(pipeline.get_nfilters())]
-    usual = codes in ([h5py.h5z.FILTER_DEFLATE], [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE])
+    size, native = variable.dtype.itemsize, variable.dtype.newbyteorder("=")
+    shuffled = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]
+    usual = codes == [h5py.h5z.FILTER_DEFLATE] or (codes == shuffled and size <= 2)
     deep, wide = variable.chunks or (rows.stop - rows.start, columns.stop - columns.start)
     for top in range(rows.start // deep * deep, rows.stop, deep):
         for left in range(columns.start // wide * wide, columns.stop, wide):
@@ -189,15 +252,14 @@ def _parts(variable: Any, rows: slice, columns: slice) -> Iterator[tuple[tuple[s
             if usual and variable.id.get_chunk_info_by_coord((top, left)).byte_offset is not None:
                 filter_mask, packed = variable.id.read_direct_chunk((top, left))
             if filter_mask:  # a chunk with other filters, or one that was never written
-                yield part, np.ascontiguousarray(variable[r0:r1, c0:c1])
+                yield part, np.ascontiguousarray(variable[r0:r1, c0:c1], native)
                 continue
             content = np.frombuffer(isal_zlib.decompress(packed), np.uint8)
-            if len(codes) == 2 and variable.dtype.itemsize == 2:  # shuffled: all low bytes come first
-                low, high = content.reshape(2, -1)
-                chunk = (high.astype(np.uint16) << 8 | low).view(variable.dtype)
-            else:
-                chunk = content.view(variable.dtype)
-            yield part, np.ascontiguousarray(chunk.reshape(deep, wide)[r0 - top : r1 - top, c0 - left : c1 - left])
+            if codes == shuffled and size == 2:  # all first bytes come first
+                first, second = content.reshape(2, -1)
+                content = second.astype("<u2") << 8 | first
+            chunk = content.view(variable.dtype).reshape(deep, wide)
+            yield part, np.ascontiguousarray(chunk[r0 - top : r1 - top, c0 - left : c1 - left], native)
 
 
 @lru_cache(maxsize=64)
@@ -214,7 +276,7 @@ def _opened(url: str) -> Iterator[Any]:
     except ContrailError:
         _file.cache_clear()  # a file that is fetched again is opened again
         raise
-    except (OSError, KeyError, RuntimeError, ValueError, IsalError) as error:  # type: ignore[misc]
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, IsalError) as error:  # type: ignore[misc]
         _file.cache_clear()
         raise ContrailError(f"{url}: cannot be read ({first_line(error)[:100]}); fetch the file again") from None
 

@@ -1,36 +1,50 @@
-"""GOES-R ABI files by their names: parse them, find them in folders and archives, and group them into scans."""
+"""GOES-R ABI files: described by name or contents, found in folders and archives, and grouped into scans."""
 
 from __future__ import annotations
 
 import glob
 import re
+from bisect import bisect
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any, TypeAlias
 
+import h5py
 import numpy as np
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.place import place_of
+from contrail_data.scans.satpy_reader import readers_of
+from contrail_data.storage.place import Place, place_of
 
-_NAME = re.compile(
+Span: TypeAlias = tuple[np.datetime64, np.datetime64]
+"""First and last start of a scan, UTC."""
+ALWAYS: Span = (np.datetime64("0001-01-01", "us"), np.datetime64("9999-01-01", "us"))
+_ALTERED_NAME = re.compile(
     r"OR_ABI-(?P<product>L1b-Rad|L2-CMIP|L2-MCMIP)(?P<scene>F|C|M1|M2)-M\d+(?:C(?P<band>\d\d))?"
-    r"_G(?P<satellite>\d\d)_s(?P<start>\d{14})_e(?P<end>\d{14})_c(?P<created>\d{14})\.nc"
+    r"_G(?P<satellite>\d\d)_s(?P<start>\d{14})_e(?P<end>\d{14})_c(?P<created>\d{14})"
 )
+_NAME = re.compile(rf"{_ALTERED_NAME.pattern}\.nc")
+_LIKELY_NAME = re.compile(r"abi|\.nc|\.h5|\.hdf", re.IGNORECASE)
+_SCENES = {"Full Disk": "F", "CONUS": "C", "PACUS": "C", "Mesoscale": "M1"}
 SAME_SCAN = np.timedelta64(30, "s")
 """Files that start within this time belong to one scan; the bands of a scan start within a second of each other."""
+_HOUR = np.timedelta64(1, "h")
 
 ROLES = {
     "goes-east": ((16, "2017-12-18T00:00", "2025-04-07T15:00"), (19, "2025-04-07T15:00", "2100-01-01T00:00")),
     "goes-west": ((17, "2019-02-12T00:00", "2023-01-04T18:00"), (18, "2023-01-04T18:00", "2100-01-01T00:00")),
 }
 """Which spacecraft was operational where and when (NOAA OSPO, GOES operational status), UTC."""
+ARCHIVES = ROLES | {f"goes{n}": ((n, "2000-01-01T00:00", "2100-01-01T00:00"),) for n in range(16, 20)}
+"""NOAA's archives, and the spacecraft in whose bucket the scans of each time lie."""
 
 
 @dataclass(frozen=True, order=True)
 class AbiFile:
-    """A file, described by its name."""
+    """A file, described by its name or its attributes."""
 
     satellite: int
     scene: str
@@ -50,21 +64,74 @@ class AbiFile:
         return self.url.rpartition("/")[2]
 
 
-def parse_name(url: str) -> AbiFile | None:
-    """Parse the name of an ABI file.
+def describe(url: str) -> AbiFile | None:
+    """Describe an ABI file by its name, or by its contents if it is a local file that was renamed.
 
     Args:
         url: Path or URL of the file.
 
     Returns:
-        The description, or None if the name is not that of a supported ABI file.
+        The description, or None if it is not a supported ABI file. A renamed file that cannot be read is described by
+        what is left of its name.
     """
-    match = _NAME.fullmatch(url.rpartition("/")[2])
-    if match is None or (match["band"] is None) != (match["product"] == "L2-MCMIP"):
+    name = url.rpartition("/")[2]
+    if match := _NAME.fullmatch(name):
+        return _from_name(match, url)
+    if "://" in url or not _LIKELY_NAME.search(name):
+        return None
+    try:
+        with h5py.File(url) as content:
+            return _from_contents(content, url)
+    except (OSError, KeyError, ValueError):
+        match = _ALTERED_NAME.search(name)
+        return _from_name(match, url) if match else None
+
+
+def _from_name(match: re.Match[str], url: str) -> AbiFile | None:
+    if (match["band"] is None) != (match["product"] == "L2-MCMIP"):
         return None
     start, end, created = (_time(match[key]) for key in ("start", "end", "created"))
     band = int(match["band"] or 0)
     return AbiFile(int(match["satellite"]), match["scene"], start, end, match["product"], band, created, url)
+
+
+def _from_contents(content: Any, url: str) -> AbiFile | None:
+    products = {"Rad": "L1b-Rad", "CMI": "L2-CMIP", "CMI_C13": "L2-MCMIP"}
+    variable = next((name for name in products if name in content), None)
+    if variable is None or "goes_imager_projection" not in content:
+        return None
+    attributes = {key: attribute_text(value) for key, value in content.attrs.items()}
+    if match := _ALTERED_NAME.search(attributes.get("dataset_name", "")):
+        return _from_name(match, url)
+    scene = _SCENES[attributes["scene_id"]]
+    sector = re.search(r"(?:Rad|CMIP)(M[12])", f"{attributes.get('dataset_name')} {url}")
+    times = [attributes[f"time_coverage_{end}"] for end in ("start", "end")]
+    start, end, created = (
+        np.datetime64(text.rstrip("Z"), "ns") for text in (*times, attributes.get("date_created", times[1]))
+    )
+    return AbiFile(
+        satellite=int(attributes["platform_ID"].lstrip("G")),
+        scene=sector[1] if sector and scene == "M1" else scene,
+        start=start,
+        end=end,
+        product=products[variable],
+        band=0 if variable == "CMI_C13" else int(np.ravel(content["band_id"][()])[0]),
+        created=created,
+        url=url,
+    )
+
+
+def attribute_text(value: Any) -> str:
+    """Return a text attribute of an HDF5 file, which may be an array of one element.
+
+    Args:
+        value: The attribute.
+
+    Returns:
+        Its text.
+    """
+    value = np.ravel(value)[0] if np.size(value) else b""
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _time(text: str) -> np.datetime64:
@@ -74,75 +141,123 @@ def _time(text: str) -> np.datetime64:
     return day.astype("datetime64[ns]") + np.timedelta64(seconds * 1000 + int(text[13]) * 100, "ms")
 
 
-def find_files(
-    where: str, since: np.datetime64 | None = None, until: np.datetime64 | None = None, product: str = "L1b-RadF"
-) -> list[AbiFile]:
+def find_files(where: str, spans: Sequence[Span] = (ALWAYS,), product: str = "L1b-RadF") -> list[AbiFile]:
     """Find ABI files.
 
     Args:
-        where: A folder (searched recursively), a glob, a file, a bucket in NOAA's layout (`s3://noaa-goes16`), or
-            one of NOAA's public archives: `goes-east`, `goes-west`, `goes16` to `goes19`.
-        since: Earliest start of a scan; archives need it.
-        until: Latest start of a scan, inclusive; archives need it.
+        where: A folder (searched recursively), a glob, a file, a bucket in NOAA's layout (`s3://noaa-goes16`), or one
+            of `ARCHIVES`, if nothing local has that name.
+        spans: Times between which scans start, both inclusive; archives need them, and only their hours are listed.
         product: Product and scene to take from an archive: L1b-RadF, L2-CMIPC, L2-MCMIPM1 and so on.
 
     Returns:
-        The files, ordered so that those of one scan are adjacent.
+        The files in order of satellite, scene and time.
 
     Raises:
         ContrailError: If there are none, or an archive cannot be searched with these arguments.
     """
-    if "://" in where or where in ROLES or re.fullmatch(r"goes1[6-9]", where):
-        urls = list(_archived(where, since, until, product))
-    elif Path(where).is_dir():
-        urls = [str(path) for path in Path(where).rglob("OR_ABI-*.nc")]
+    spans = _merged(spans)
+    archive = is_archive(where)
+    urls = _archived(where, spans, product) if archive else sorted(local_paths(where))
+    firsts = [first for first, _ in spans]
+    files = []
+    for file in filter(None, map(describe, urls)):
+        start = file.start.astype("datetime64[us]")
+        i = bisect(firsts, start) - 1
+        if i >= 0 and start <= spans[i][1] and (not archive or _in_its_role(where, file)):
+            files.append(file)
+    if not files and (readers := readers_of(urls)):
+        remedy = f"which satpy reads; give --reader {readers[0]}, or --reader auto"
+        raise ContrailError(f"{where}: contains files of another imager, {remedy}")
+    if not files:
+        between = "" if spans == [ALWAYS] else f" between {spans[0][0]} and {spans[-1][1]}"
+        products = "OR_ABI-L1b-Rad..., OR_ABI-L2-CMIP..., OR_ABI-L2-MCMIP..."
+        raise ContrailError(f"{where}: contains no ABI files ({products}){between}; check the path and the times")
+    return sorted(files)
+
+
+def local_paths(where: str) -> Iterator[str]:
+    """List local files.
+
+    Args:
+        where: A folder (searched recursively), a glob, or a file; also as a URL `file://`.
+
+    Yields:
+        The path of each file, in any order.
+    """
+    local = Path(place_of(where).url)
+    if local.is_dir():
+        yield from (str(path) for path in local.rglob("*") if path.is_file())
+    elif local.is_file():
+        yield str(local)
     else:
-        urls = glob.glob(where, recursive=True)
-    files = [file for url in sorted(urls) if (file := parse_name(url)) is not None]
-    low = since or np.datetime64("0001-01-01", "us")
-    high = until or np.datetime64("9999-01-01", "us")
-    chosen = sorted(file for file in files if low <= file.start.astype("datetime64[us]") <= high)
-    if not chosen:
-        between = f" between {since} and {until}" if since is not None or until is not None else ""
-        names = "OR_ABI-L1b-Rad..., OR_ABI-L2-CMIP..., OR_ABI-L2-MCMIP..."
-        raise ContrailError(f"{where}: contains no ABI files ({names}){between}; check the path and the times")
-    return chosen
+        yield from (path for path in glob.glob(str(local), recursive=True) if Path(path).is_file())
 
 
-def _archived(where: str, since: np.datetime64 | None, until: np.datetime64 | None, product: str) -> Iterator[str]:
-    if since is None or until is None:
+def is_archive(where: str) -> bool:
+    """Return whether scans are searched for in an archive.
+
+    Args:
+        where: As for `find_files`.
+
+    Returns:
+        True for a URL of object storage and for one of `ARCHIVES`, unless a local file has that name.
+    """
+    return place_of(where).remote or (where in ARCHIVES and not Path(where).exists())
+
+
+def _merged(spans: Sequence[Span]) -> list[Span]:
+    """Join spans that overlap, in order of time."""
+    merged: list[Span] = []
+    for first, last in sorted((first.astype("datetime64[us]"), last.astype("datetime64[us]")) for first, last in spans):
+        if merged and first <= merged[-1][1]:
+            first, last = merged[-1][0], max(merged.pop()[1], last)
+        merged.append((first, last))
+    return merged
+
+
+def _archived(where: str, spans: Sequence[Span], product: str) -> list[str]:
+    """List the hours that the spans touch, many at a time."""
+    if spans[0][0] == ALWAYS[0] or spans[-1][1] == ALWAYS[1]:
         raise ContrailError(f"{where}: archives are searched by time; give --since and --until")
     if not re.fullmatch(r"(L1b-Rad|L2-CMIP|L2-MCMIP)(F|C|M1|M2)", product):
         remedy = "give L1b-Rad, L2-CMIP or L2-MCMIP with F, C, M1 or M2, as in L1b-RadF"
         raise ContrailError(f"product {product!r}: unknown; {remedy}")
-    hour = since.astype("datetime64[h]")
-    while hour <= until:
-        folder = f"ABI-{re.sub('[12]$', '', product)}"  # one folder for both mesoscale sectors
-        bucket = where if "://" in where else f"s3://noaa-goes{spacecraft_of(where, hour)}"
-        place = place_of(f"{bucket.rstrip('/')}/{folder}/{hour.astype(datetime):%Y/%j/%H}")
-        yield from (place.file(key) for key in place.sizes() if f"ABI-{product}-" in key)
-        hour += np.timedelta64(1, "h")
+    folder = f"ABI-{re.sub('[12]$', '', product)}"  # one folder for both mesoscale sectors
+    places = []
+    for first, last in spans:
+        for hour in np.arange(first.astype("datetime64[h]"), last.astype("datetime64[h]") + _HOUR):
+            for bucket in _buckets(where, hour):
+                places.append(place_of(f"{bucket}/{folder}/{hour.astype(datetime):%Y/%j/%H}"))
+    if not places:
+        remedy = "choose a later time, or a satellite such as goes16"
+        raise ContrailError(f"{where}: no GOES-R spacecraft at {spans[0][0]}; {remedy}")
+
+    def _listed(place: Place) -> list[str]:
+        return [place.file(key) for key in place.sizes() if f"ABI-{product}-" in key]
+
+    with ThreadPoolExecutor(16) as pool:
+        return [name for names in pool.map(_listed, dict.fromkeys(places)) for name in names]
 
 
-def spacecraft_of(role: str, time: np.datetime64) -> int:
-    """Return the number of the spacecraft in a role at a time.
+def _buckets(where: str, hour: np.datetime64) -> list[str]:
+    """Return the buckets that hold scans of an hour: two in the hour of a change of spacecraft."""
+    if where not in ARCHIVES:
+        return [where.rstrip("/")]
+    stints = ARCHIVES[where]
+    return [
+        f"s3://noaa-goes{number}"
+        for number, begin, end in stints
+        if np.datetime64(begin) < hour + _HOUR and hour < np.datetime64(end)
+    ]
 
-    Args:
-        role: `goes-east`, `goes-west`, or a satellite such as `goes16`.
-        time: Time in UTC, rounded down to the hour.
 
-    Returns:
-        Number of the GOES-R satellite, 16 to 19.
-
-    Raises:
-        ContrailError: If no GOES-R satellite had the role.
-    """
-    if role not in ROLES:
-        return int(role.removeprefix("goes"))
-    for number, begin, end in ROLES[role]:
-        if np.datetime64(begin) <= time + np.timedelta64(1, "h") and time < np.datetime64(end):
-            return number
-    raise ContrailError(f"{role}: no GOES-R spacecraft at {time}; choose a later time, or a satellite such as goes16")
+def _in_its_role(where: str, file: AbiFile) -> bool:
+    """Return whether the file's spacecraft had the role at that time, if `where` is a role."""
+    return where not in ROLES or any(
+        number == file.satellite and np.datetime64(begin) <= file.start < np.datetime64(end)
+        for number, begin, end in ROLES[where]
+    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +277,8 @@ def group_scans(files: Sequence[AbiFile]) -> tuple[list[AbiScan], list[str]]:
         files: The files, in any order.
 
     Returns:
-        The scans in order of time, and a note for each file that a copy created later replaces.
+        The scans in order of time, and a note for each file that another one of the same scan and band replaces: the
+        one created last, of equal ones that with the shortest name.
 
     Raises:
         ContrailError: If the files are of several satellites, scenes or products.
@@ -173,11 +289,12 @@ def group_scans(files: Sequence[AbiFile]) -> tuple[list[AbiScan], list[str]]:
         raise ContrailError(f"files of several kinds ({names}); choose one with a glob such as 'FOLDER/*RadC*G16*.nc'")
     replaced: list[str] = []
     scans: list[AbiScan] = []
-    for file in sorted(files, key=lambda f: (f.start, f.band, f.created)):
+    for file in sorted(files, key=lambda f: (f.start, f.band, f.created, -len(f.name), f.url)):
         if not scans or file.start - scans[-1].start > SAME_SCAN:
             scans.append(AbiScan(file.start, file.end, {}))
         bands = range(1, 17) if file.band == 0 else [file.band]
         if (older := scans[-1].files.get(bands[0])) is not None:
-            replaced.append(f"{older.name}: replaced by a copy created later")
+            reason = "created later" if file.created > older.created else "of the same scan and band"
+            replaced.append(f"{older.url}: replaced by a copy {reason}, {file.name}")
         scans[-1].files.update(dict.fromkeys(bands, file))
     return scans, replaced

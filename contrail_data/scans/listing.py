@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -13,24 +12,44 @@ import numpy as np
 import xarray as xr
 
 from contrail_data.errors import ContrailError
+from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.sample import FRAME_STEP
 from contrail_data.scans.abi import GOOD, bands_of, open_abi_scans, read_contents
-from contrail_data.scans.abi_files import AbiFile, AbiScan, find_files, group_scans
-from contrail_data.scans.satpy_reader import open_satpy
-from contrail_data.scans.scene import require_bands
+from contrail_data.scans.abi_files import (
+    ALWAYS,
+    ROLES,
+    SAME_SCAN,
+    AbiFile,
+    AbiScan,
+    Span,
+    find_files,
+    group_scans,
+    is_archive,
+    local_paths,
+)
+from contrail_data.scans.satpy_reader import group_files, open_readable, reader_for
+from contrail_data.scans.scene import grid_of, require_bands
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scan:
     """One scan of any imager, not opened yet."""
 
     start: np.datetime64
+    end: np.datetime64
     bands: tuple[int, ...]
     """ABI band numbers, ascending."""
     files: tuple[str, ...]
     """Paths or URLs, which identify the scan."""
+    platform: str
+    grid: FixedGrid
     open: Callable[[], xr.Dataset] = field(compare=False)
     """Open the scan as a scene of one time (see `contrail_data.scans.scene`)."""
+
+    @property
+    def middle(self) -> np.datetime64:
+        """The time that the scene states."""
+        return self.start + (self.end - self.start) / 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +60,7 @@ class ScanListing:
     notes: list[str] = field(default_factory=list)
     """What the user should know, one line each."""
     problems: list[str] = field(default_factory=list)
-    """One line for each file that cannot be read."""
+    """One line for each file that cannot be read and each scan that lacks a band."""
 
 
 def assign_frames(
@@ -50,7 +69,7 @@ def assign_frames(
     """Choose the scan nearest to each frame, 10 minutes apart around a time. No scan serves two frames.
 
     Args:
-        scans: The available scans.
+        scans: The available scans. Those of other projections than the scan nearest to the time are not used.
         time: Time of the frame in question, UTC.
         before: Number of frames before it.
         after: Number of frames after it.
@@ -63,59 +82,120 @@ def assign_frames(
     frames = time.astype("datetime64[ns]") + FRAME_STEP * np.arange(-before, after + 1)
     limit = np.timedelta64(round(tolerance * 60), "s")
     difference = np.abs(starts[np.newaxis] - frames[:, np.newaxis])
+    projection = scans[int(np.argmin(difference[before]))].grid.projection
     chosen: list[Scan | None] = [None] * len(frames)
     for flat in np.argsort(difference, axis=None, kind="stable"):
         frame, scan = divmod(int(flat), len(scans))
         if difference[frame, scan] > limit:
             break
-        if chosen[frame] is None and scans[scan] not in chosen:
+        if chosen[frame] is None and scans[scan] not in chosen and scans[scan].grid.projection == projection:
             chosen[frame] = scans[scan]
     return chosen
+
+
+def spans_around(times: Sequence[np.datetime64], *, before: int, after: int, tolerance: float) -> list[Span]:
+    """Find when scans for the frames around some times may start.
+
+    Args:
+        times: Times of the frames in question, UTC.
+        before: Number of frames before them.
+        after: Number of frames after them.
+        tolerance: As for `assign_frames`.
+
+    Returns:
+        A span for each time.
+    """
+    limit = np.timedelta64(round(tolerance * 60), "s")
+    return [(time - FRAME_STEP * before - limit, time + FRAME_STEP * after + limit) for time in times]
 
 
 def list_abi_scans(
     where: str,
     bands: tuple[int, ...],
     *,
-    since: np.datetime64 | None = None,
-    until: np.datetime64 | None = None,
+    spans: Sequence[Span] = (ALWAYS,),
     product: str = "L1b-RadF",
     good: Sequence[int] = GOOD,
 ) -> ScanListing:
-    """List scans of GOES-R ABI files; the contents of each file are checked, except for its pixels.
+    """List scans of GOES-R ABI files that have all of some bands; files' contents are checked, except for their pixels.
 
     Args:
         where: A folder, glob, file, URL or archive, see `find_files`.
-        bands: Bands to open; files of other bands are ignored.
-        since: Earliest start of a scan; archives need it.
-        until: Latest start of a scan; archives need it.
+        bands: The bands; files of others are ignored.
+        spans: Times between which scans start; archives need them.
         product: Which product of an archive, see `find_files`.
         good: Accepted data quality flags.
 
     Returns:
-        Scans that have at least one of the bands, in order of time.
+        The scans in order of time.
 
     Raises:
-        ContrailError: If there are no files, they are of several kinds, or none of them is usable.
+        ContrailError: If there are no files, they are of several kinds, or no scan has all bands.
     """
-    groups, notes = group_scans(find_files(where, since, until, product))
-    listed = {file for group in groups for band, file in group.files.items() if band in bands}
-    needed = sorted(listed, key=lambda file: file.url)
+    files = find_files(where, spans, product)
+    candidates = [file for file in files if file.band in (0, *bands)]
     with ThreadPoolExecutor(8) as pool:
-        broken = {file: problem for file, problem in zip(needed, pool.map(_problem_of, needed), strict=True) if problem}
-    scans = []
-    for group in groups:
-        files = {b: f for b, f in group.files.items() if b in bands and f not in broken and b in bands_of(f)}
-        if files:
-            names = tuple(sorted({file.url for file in files.values()}))
-            open_scan = partial(open_abi_scans, [AbiScan(group.start, group.end, files)], None, tuple(good))
-            scans.append(Scan(group.start, tuple(sorted(files)), names, open_scan))
-    if not scans and broken:
-        raise ContrailError(next(iter(broken.values())))
-    if not scans:
-        available = {b for group in groups for f in group.files.values() for b in bands_of(f)}
+        problem_of = {
+            file: problem for file, problem in zip(candidates, pool.map(_problem_of, candidates), strict=True)
+        }
+    readable = [file for file, problem in problem_of.items() if not problem]
+    broken = [file for file, problem in problem_of.items() if problem]
+    # The spacecraft of an archive such as goes-east follow one another; anything else holds files of one.
+    in_turn = where in ROLES and is_archive(where)
+    notes: list[str] = []
+    reported: dict[Scan, set[int]] = {}
+    for satellite in sorted({file.satellite for file in files}) if in_turn else [None]:
+        group_scans(
+            [file for file in files if satellite in (None, file.satellite)]
+        )  # raises if they are of other kinds
+        groups, replaced = group_scans([file for file in readable if satellite in (None, file.satellite)])
+        notes += replaced
+        for group in groups:
+            if present := {b: f for b, f in group.files.items() if b in bands and b in bands_of(f)}:
+                scan = _abi_scan(replace(group, files=present), good)
+                reported[scan] = {f.band for f in broken if abs(f.start - group.start) <= SAME_SCAN}
+    if len(platforms := sorted({scan.platform for scan in reported})) > 1:
+        notes.append(f"{where}: scans of {', '.join(platforms)}, each from the time when it stood there")
+    in_files = {file.band for file in files if file.band} | {b for f in readable if not f.band for b in bands_of(f)}
+    available = in_files & set(bands) or in_files
+    problems = list(filter(None, problem_of.values()))
+    return _with_all_bands(where, bands, reported, available, notes, problems)
+
+
+def _abi_scan(group: AbiScan, good: Sequence[int]) -> Scan:
+    first = next(iter(group.files.values()))
+    return Scan(
+        start=group.start,
+        end=group.end,
+        bands=tuple(sorted(group.files)),
+        files=tuple(sorted({file.url for file in group.files.values()})),
+        platform=f"GOES-{first.satellite}",
+        grid=read_contents(first).grid,
+        open=partial(open_abi_scans, [group], None, tuple(good)),
+    )
+
+
+def _with_all_bands(
+    where: str,
+    bands: Sequence[int],
+    scans: Mapping[Scan, Collection[int]],
+    available: Collection[int],
+    notes: list[str],
+    problems: list[str],
+) -> ScanListing:
+    """Return the scans that have all bands, and a problem for each of the others, by the bands not reported before."""
+    complete = sorted((scan for scan in scans if set(bands) <= set(scan.bands)), key=lambda scan: scan.start)
+    if not complete:
+        if problems and not scans:
+            raise ContrailError(problems[0])
         require_bands(where, bands, available)
-    return ScanListing(scans, notes, list(broken.values()))
+        needed = f"{where}: no scan has all of bands {', '.join(map(str, bands))}"
+        raise ContrailError(f"{needed}, since {problems[0]}" if problems else f"{needed}; fetch them")
+    for scan, reported in scans.items():
+        if lacking := sorted(set(bands) - set(scan.bands) - set(reported)):
+            time, numbers = scan.start.astype("datetime64[s]"), ", ".join(map(str, lacking))
+            problems.append(f"{Path(scan.files[0]).name}: its scan of {time} lacks band {numbers}; fetch it")
+    return ScanListing(complete, notes, problems)
 
 
 def _problem_of(file: AbiFile) -> str:
@@ -128,37 +208,59 @@ def _problem_of(file: AbiFile) -> str:
 
 
 def list_satpy_scans(where: str, reader: str, bands: tuple[int, ...]) -> ScanListing:
-    """List scans of files that a satpy reader supports.
+    """List scans of files that a satpy reader supports and that have all of some bands.
 
     Args:
         where: A folder (searched recursively) or a glob.
         reader: Name of satpy's reader, or `auto` to recognise it by the names of the files.
-        bands: Bands to open.
+        bands: The bands.
 
     Returns:
-        The scans.
+        The scans in order of time.
 
     Raises:
-        ContrailError: If there is no file, or `open_satpy` cannot open them.
+        ContrailError: If there are no files of the reader, they are of several satellites or sectors, or no scan has
+            all bands.
     """
-    candidates = Path(where).rglob("*") if Path(where).is_dir() else map(Path, glob.glob(where, recursive=True))
-    paths = tuple(sorted(str(path) for path in candidates if path.is_file()))
+    paths = [Path(path) for path in sorted(local_paths(where))]
     if not paths:
         raise ContrailError(f"{where}: contains no files; check the path")
-    scene = _satpy_scene(paths, reader, bands)
-    available = tuple(scene["band"].values.tolist())
-    return ScanListing(
-        [
-            Scan(start, available, paths, partial(_satpy_time, paths, reader, bands, i))
-            for i, start in enumerate(scene["scan_start"].values)
-        ]
+    if reader == "auto":
+        reader = reader_for(paths, where)
+    problems, kinds = [], set()
+    reported: dict[Scan, Sequence[int]] = {}
+    for group in group_files(paths, reader, bands):
+        scene, broken = _satpy_scan(group, reader, bands)
+        problems += broken
+        if scene is not None:
+            kinds.add((scene.attrs["platform"], scene.attrs["scene"]))
+            reported[_scan_of(scene, group, reader, bands)] = bands if broken else ()
+    if len(kinds) > 1:
+        names = ", ".join(sorted(" ".join(kind) for kind in kinds))
+        raise ContrailError(f"{where}: files of several kinds ({names}); choose those of one satellite and sector")
+    available = {band for scan in reported for band in scan.bands}
+    return _with_all_bands(where, bands, reported, available, [], problems)
+
+
+def _scan_of(scene: xr.Dataset, files: tuple[Path, ...], reader: str, bands: tuple[int, ...]) -> Scan:
+    return Scan(
+        start=scene["scan_start"].values[0],
+        end=scene["scan_end"].values[0],
+        bands=tuple(scene["band"].values.tolist()),
+        files=tuple(map(str, files)),
+        platform=str(scene.attrs["platform"]),
+        grid=grid_of(scene),
+        open=partial(_open_satpy_scan, files, reader, bands),
     )
 
 
-@lru_cache(maxsize=4)
-def _satpy_scene(paths: tuple[str, ...], reader: str, bands: tuple[int, ...]) -> xr.Dataset:
-    return open_satpy([Path(path) for path in paths], None if reader == "auto" else reader, bands)
+def _open_satpy_scan(files: tuple[Path, ...], reader: str, bands: tuple[int, ...]) -> xr.Dataset:
+    scene, problems = _satpy_scan(files, reader, bands)
+    if scene is None:
+        raise ContrailError(problems[0])
+    return scene
 
 
-def _satpy_time(paths: tuple[str, ...], reader: str, bands: tuple[int, ...], index: int) -> xr.Dataset:
-    return _satpy_scene(paths, reader, bands).isel(time=[index])
+@lru_cache(maxsize=16)
+def _satpy_scan(files: tuple[Path, ...], reader: str, bands: tuple[int, ...]) -> tuple[xr.Dataset | None, list[str]]:
+    return open_readable(files, reader, bands)

@@ -7,6 +7,7 @@ imagers whose window channels differ (SEVIRI's 10.8 and 12.0 µm), swaths, and r
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.scans.scene import assemble, require_bands
+from contrail_data.scans.scene import assemble, remove_impossible, require_bands
 from contrail_data.storage.files import first_line
 
 if TYPE_CHECKING:
@@ -100,37 +102,57 @@ def open_satpy(paths: Sequence[Path], reader: str | None = None, bands: Sequence
     if absent := [path for path in paths if not path.is_file()]:
         raise ContrailError(f"{absent[0]}: no such file; check the path")
     where = str(paths[0].parent)
-    reader = reader or _recognise(paths)
-    _require_satpy(reader)
+    reader = reader or reader_for(paths, str(paths[0]))
     requested = sorted(set(WINDOW if bands is None else bands))
-    if (pattern := _NAMES.get(reader)) is not None:
-        channels: dict[Path, int | None] = {}
-        for path in paths:
-            if (match := pattern.fullmatch(path.name)) is None:
-                raise ContrailError(f"{path}: not named like a file of {reader}; leave it out")
-            channels[path] = _CHANNELS.get(match["channel"])
-        _check(where, requested, {band for band in channels.values() if band is not None}, bands is None)
-        # satpy would take a file next to its compressed copy for another segment.
-        unpacked = {path.name.removesuffix(".bz2"): path for path in sorted(channels, key=lambda p: -len(p.name))}
-        paths = [path for path in unpacked.values() if channels[path] in requested]
-    scans = [_read(group, reader, requested) for group in _grouped(paths, reader, where)]
+    if strangers := [path for path in paths if reader in _NAMES and not _NAMES[reader].fullmatch(path.name)]:
+        raise ContrailError(f"{strangers[0]}: not named like a file of {reader}; leave it out")
+    if reader in _NAMES:
+        _check(where, requested, {band for path in paths if (band := _band_of(path, reader))}, bands is None)
+    scans = [_read(group, reader, requested) for group in group_files(paths, reader, requested)]
     available = {band for _, scan in scans for band in scan["band"].values.tolist()}
     _check(where, requested, available, bands is None)
     scans.sort(key=lambda area_and_scan: area_and_scan[1]["scan_start"].values[0])
     return _joined(scans, [band for band in requested if band in available], where)
 
 
-def _recognise(paths: Sequence[Path]) -> str:
-    readers = set()
-    for path in paths:
-        if not (matching := [reader for reader, name in _NAMES.items() if name.fullmatch(path.name)]):
-            remedy = "name satpy's reader, or leave it out"
-            raise ContrailError(f"{path}: not named like an AHI HSD or AMI L1b file; {remedy}")
-        readers.add(matching[0])
+def readers_of(paths: Iterable[str | Path]) -> list[str]:
+    """Recognise imagers by the names of their files.
+
+    Args:
+        paths: The files; those of other names are ignored.
+
+    Returns:
+        satpy's names of the readers, `ahi_hsd` and `ami_l1b` at most.
+    """
+    names = [Path(path).name for path in paths]
+    return [reader for reader, pattern in _NAMES.items() if any(map(pattern.fullmatch, names))]
+
+
+def reader_for(paths: Iterable[str | Path], where: str) -> str:
+    """Choose the reader of files by their names.
+
+    Args:
+        paths: The files.
+        where: What they were found in, for messages.
+
+    Returns:
+        satpy's name of the reader.
+
+    Raises:
+        ContrailError: If the files are of no known imager, or of several.
+    """
+    readers = readers_of(paths)
+    if not readers:
+        raise ContrailError(f"{where}: contains no files named like AHI HSD or AMI L1b ones; name satpy's reader")
     if len(readers) > 1:
-        names = ", ".join(sorted(readers))
-        raise ContrailError(f"{paths[0].parent}: files of several imagers ({names}); choose those of one")
-    return readers.pop()
+        raise ContrailError(f"{where}: files of several imagers ({', '.join(readers)}); choose those of one")
+    return readers[0]
+
+
+def _band_of(path: Path, reader: str) -> int | None:
+    """Return the ABI band of a file; None if its name does not state an infrared one."""
+    match = _NAMES[reader].fullmatch(path.name) if reader in _NAMES else None
+    return _CHANNELS.get(match["channel"]) if match else None
 
 
 def _require_satpy(reader: str) -> None:
@@ -145,17 +167,64 @@ def _check(where: str, requested: Sequence[int], available: set[int], any_suffic
         require_bands(where, requested, available)
 
 
-def _grouped(paths: Sequence[Path], reader: str, where: str) -> list[list[Path]]:
-    """Group files by scan, as the configuration of the reader distinguishes them."""
-    from satpy.readers.core.grouping import group_files
+def group_files(paths: Iterable[Path], reader: str, bands: Sequence[int]) -> list[tuple[Path, ...]]:
+    """Group files by scan, as the configuration of the reader distinguishes them.
 
+    Args:
+        paths: The files; of AHI HSD and AMI L1b, those of other names or bands are left out.
+        reader: satpy's name of the reader.
+        bands: ABI bands.
+
+    Returns:
+        The files of each scan.
+
+    Raises:
+        ContrailError: If satpy is not installed, or the reader does not know the files.
+    """
+    _require_satpy(reader)
+    from satpy.readers.core import grouping
+
+    if reader in _NAMES:
+        chosen = [path for path in paths if _band_of(path, reader) in bands]
+        # satpy would take a file next to its compressed copy for another segment.
+        paths = {path.name.removesuffix(".bz2"): path for path in sorted(chosen, key=lambda p: -len(p.name))}.values()
+    paths = list(paths)
     try:
-        groups = group_files([os.fspath(path) for path in paths], reader=reader)
+        groups = grouping.group_files([os.fspath(path) for path in paths], reader=reader) if paths else []
     except Exception as error:
+        where = paths[0].parent
         raise ContrailError(
             f"{where}: not files of satpy's reader {reader} ({first_line(error)[:100]}); name another"
         ) from None
-    return [sorted(map(Path, group[reader])) for group in groups if group[reader]]
+    return [tuple(sorted(map(Path, group[reader]))) for group in groups if group[reader]]
+
+
+def open_readable(paths: Sequence[Path], reader: str, bands: Sequence[int]) -> tuple[xr.Dataset | None, list[str]]:
+    """Open files of one scan, without those that cannot be read.
+
+    Args:
+        paths: The files.
+        reader: satpy's name of the reader.
+        bands: ABI bands; files need not hold all of them.
+
+    Returns:
+        The scene, or None if no file can be read, and one line for each file that is left out.
+    """
+    try:
+        return _read(paths, reader, bands)[1], []
+    except ContrailError as error:
+        problem = str(error)
+    good, problems = [], []
+    for path in paths if len(paths) > 1 else ():
+        try:
+            _read([path], reader, bands)
+            good.append(path)
+        except ContrailError as error:
+            problems.append(str(error))
+    if not good or not problems:
+        return None, problems or [problem]
+    scene, further = open_readable(good, reader, bands)
+    return scene, problems + further
 
 
 def _read(paths: Sequence[Path], reader: str, requested: Sequence[int]) -> tuple[Any, xr.Dataset]:
@@ -173,14 +242,20 @@ def _read(paths: Sequence[Path], reader: str, requested: Sequence[int]) -> tuple
         if len(paths) > 1 and reader in _NAMES:  # reading them one by one finds the bad one
             for path in paths:
                 _read([path], reader, requested)
-        which = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-        raise ContrailError(f"{which}: satpy cannot read it ({first_line(error)[:100]}); fetch it again") from None
+        raise _unreadable(paths, reader, error) from None
     if missing := {str(name["name"]) for name in scene.missing_datasets}:
         raise ContrailError(f"{paths[0]}: satpy cannot load {', '.join(sorted(missing))}; fetch the files again")
     try:
-        return _scan_of(scene, {path.name for path in paths})
+        return _scan_of(scene, paths, reader)
     except ContrailError as error:
         raise ContrailError(f"{paths[0]}: {error}") from None
+
+
+def _unreadable(paths: Sequence[Path], reader: str, error: Exception) -> ContrailError:
+    band = _band_of(paths[0], reader) if len(paths) == 1 else None
+    which = f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}"
+    reason = f"{f'band {band}: ' if band else ''}{first_line(error)[:100]}"
+    return ContrailError(f"{which}: satpy cannot read it ({reason}); fetch it again")
 
 
 @contextmanager
@@ -192,6 +267,7 @@ def _unpacked_and_unlinked(reader: str) -> Iterator[None]:
     """
     import satpy
 
+    logging.getLogger("satpy").setLevel(logging.CRITICAL)  # what matters is raised
     if reader != "ahi_hsd":
         yield
         return
@@ -214,7 +290,7 @@ def _identifiers(scene: Scene) -> dict[int, Any]:
     return chosen
 
 
-def _scan_of(scene: Scene, source: Iterable[str] | None = None) -> tuple[Any, xr.Dataset]:
+def _scan_of(scene: Scene, paths: Sequence[Path] = (), reader: str = "") -> tuple[Any, xr.Dataset]:
     """Return satpy's area of a Scene, and the Scene converted into a scene of one time."""
     import dask.array as da
 
@@ -237,9 +313,8 @@ def _scan_of(scene: Scene, source: Iterable[str] | None = None) -> tuple[Any, xr
             names = f"{first.attrs.get('name')}, {array.attrs.get('name')}"
             raise ContrailError(f"areas differ ({names}); load bands of one resolution")
     times = [_times_of(array.attrs) for array in arrays.values()]
-    if source is None:
-        files = (file for file in _handlers(scene) if not getattr(file, "is_zipped", False))
-        source = {Path(str(file.filename)).name for file in files}
+    files = (file for file in _handlers(scene) if not getattr(file, "is_zipped", False))
+    source = {path.name for path in paths} or {Path(str(file.filename)).name for file in files}
     sensor = first.attrs.get("sensor") or ""
     attributes = {
         "platform": str(first.attrs.get("platform_name") or ""),
@@ -250,7 +325,25 @@ def _scan_of(scene: Scene, source: Iterable[str] | None = None) -> tuple[Any, xr
     bands = sorted(arrays)
     planes = [da.asarray(arrays[band].transpose("y", "x").data)[rows, columns].astype(np.float32) for band in bands]
     scan_time = min(start for start, _ in times), max(end for _, end in times)
-    return area, assemble(da.stack([da.stack(planes)]), bands, grid, [scan_time], attributes)
+    checked = _checked(da.stack([da.stack(planes)]), grid, paths, reader)
+    return area, assemble(checked, bands, grid, [scan_time], attributes)
+
+
+def _checked(stack: Any, grid: FixedGrid, paths: Sequence[Path], reader: str) -> Any:
+    """Return satpy's array (time, band, y, x) so that errors name the file, and impossible temperatures are refused."""
+    import dask.array as da
+
+    def _block(block_info: Any = None) -> npt.NDArray[np.float32]:
+        where = tuple(slice(*limits) for limits in block_info[None]["array-location"])
+        try:
+            values = np.array(stack[where].compute(scheduler="synchronous"))
+        except Exception as error:  # as in `_read`
+            raise _unreadable(paths or [Path("satpy scene")], reader, error) from None
+        for plane in values.reshape(-1, *values.shape[2:]):
+            remove_impossible(plane, lambda: grid, *where[2:], str(paths[0] if paths else "satpy scene"))
+        return values
+
+    return da.map_blocks(_block, dtype=np.float32, chunks=stack.chunks, meta=np.empty((0,) * 4, np.float32))
 
 
 def band_of_wavelength(wavelength: Any) -> int | None:

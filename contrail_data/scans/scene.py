@@ -11,7 +11,7 @@ Attributes: platform, instrument, scene, source (names of the files).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,8 +23,11 @@ from contrail_data.composites import Composite, evaluate
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.geo.geometry import satellite_zenith, solar_zenith
+from contrail_data.sample import KELVIN_RANGE
 
 GRID_MAPPING = "goes_imager_projection"
+_FEW_PIXELS, _SMALL_SHARE = 16, 0.05
+"""Impossible pixels of a window that pass for faults of single pixels, whichever are more."""
 _CACHED_ROWS = 16  # all bands and channels of so many rows fit into the processor's cache
 
 
@@ -43,6 +46,36 @@ def require_bands(where: str, bands: Iterable[int], available: Collection[int]) 
         names = ", ".join(map(str, sorted(available))) or "none"
         remedy = "fetch it, or choose a composite without it"
         raise ContrailError(f"{where}: band {absent[0]} is missing (available: {names}); {remedy}")
+
+
+def remove_impossible(
+    kelvin_yx: npt.NDArray[np.float32], grid: Callable[[], FixedGrid], rows: slice, columns: slice, where: str
+) -> None:
+    """Turn brightness temperatures outside of `KELVIN_RANGE` into NaN, in place; refuse a window with many of them.
+
+    Args:
+        kelvin_yx: A window of a scan.
+        grid: Returns the grid of the scan. Beside the Earth any number of impossible pixels is accepted.
+        rows: Rows of the window.
+        columns: Columns of the window.
+        where: The file, for the message.
+
+    Raises:
+        ContrailError: If the window does not hold brightness temperatures.
+    """
+    lowest, highest = KELVIN_RANGE
+    if not kelvin_yx.size:
+        return
+    smallest, largest = np.fmin.reduce(kelvin_yx, axis=None), np.fmax.reduce(kelvin_yx, axis=None)
+    if not (smallest < lowest or largest > highest):
+        return
+    impossible = (kelvin_yx < lowest) | (kelvin_yx > highest)
+    window = grid().window(rows.start, columns.start, *kelvin_yx.shape)
+    count = np.count_nonzero(impossible & ~np.isnan(window.geodetic()[0]))
+    if count > max(_FEW_PIXELS, _SMALL_SHARE * kelvin_yx.size):
+        values = f"{smallest:.4g} to {largest:.4g} K (possible: {lowest:g} to {highest:g})"
+        raise ContrailError(f"{where}: does not contain brightness temperatures: {values}; fetch the file again")
+    kelvin_yx[impossible] = np.nan
 
 
 def assemble(

@@ -224,9 +224,10 @@ def native_tile(grid: FixedGrid, latitude: float, longitude: float, size: int) -
     if not math.isfinite(row + column):
         place, satellite = f"latitude {latitude:g}, longitude {longitude:g}", f"{grid.projection.longitude:g}"
         raise ValueError(f"{place}: not visible from {satellite}")
-    window = grid.window(round(row + 0.5) - size // 2, round(column + 0.5) - size // 2, size, size)
-    left, col_size, _, top, _, row_size = (float(v) for v in window.geotransform)
-    return Tile(grid.projection.crs_wkt, top, row_size, left, col_size, size, size, native=True)
+    top, left = (round(index - (size - 1) / 2) for index in (row, column))
+    window = grid.window(top, left, size, size)
+    west, col_size, _, north, _, row_size = (float(v) for v in window.geotransform)
+    return Tile(grid.projection.crs_wkt, north, row_size, west, col_size, size, size, native=True)
 
 
 def lattice_sites() -> list[tuple[float, float]]:

@@ -19,10 +19,18 @@ from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import satellite_zenith
-from contrail_data.sample import FRAME_STEP, Labels, check_record_id, make_sample
+from contrail_data.sample import Labels, check_record_id, make_sample
 from contrail_data.scans.abi import GOOD
-from contrail_data.scans.listing import Scan, ScanListing, assign_frames, list_abi_scans, list_satpy_scans
-from contrail_data.scans.scene import grid_of, require_bands, row_times
+from contrail_data.scans.abi_files import ALWAYS, Span
+from contrail_data.scans.listing import (
+    Scan,
+    ScanListing,
+    assign_frames,
+    list_abi_scans,
+    list_satpy_scans,
+    spans_around,
+)
+from contrail_data.scans.scene import grid_of, row_times
 from contrail_data.scans.tiles import SIDE_KM, Tile, cut, lattice_sites, native_tile, utm_tile
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.metadata import RecordMetadata
@@ -96,11 +104,10 @@ def open_scan_source(
     if reader is not None:
         return cut_source(list_satpy_scans(where, reader, composite.bands), request, composite, split, where)
     times = [*request.times, *(record.time("s") for record in request.records)]
+    spans: list[Span] = [(since or ALWAYS[0], until or ALWAYS[1])]
     if times and since is None and until is None:
-        tolerance = np.timedelta64(round(request.tolerance * 60), "s")
-        since = min(times) - FRAME_STEP * request.before - tolerance
-        until = max(times) + FRAME_STEP * request.after + tolerance
-    listing = list_abi_scans(where, composite.bands, since=since, until=until, product=product, good=good)
+        spans = spans_around(times, before=request.before, after=request.after, tolerance=request.tolerance)
+    listing = list_abi_scans(where, composite.bands, spans=spans, product=product, good=good)
     source = cut_source(listing, request, composite, split, where)
     return replace(source, options=[*source.options, *good])
 
@@ -119,17 +126,17 @@ def cut_source(listing: ScanListing, request: TileRequest, composite: Composite,
         A source of the samples.
 
     Raises:
-        ContrailError: If no scan has all bands, a place is not visible, or no sample is left.
+        ContrailError: If a place is not visible, or no sample is left.
     """
     check_record_id(split)
-    scans, notes = _complete_scans(listing, composite, where)
+    scans, notes = listing.scans, list(listing.notes)
     entries: dict[str, SampleScans] = {}
     empty_frames = all_frames = 0
-    for time, tiles in _requested_tiles(scans, request, where):
+    for time, tiles in _requested_tiles(scans, request, where, notes):
         frames = assign_frames(scans, time, before=request.before, after=request.after, tolerance=request.tolerance)
         if frames[request.before] is None:
-            nearest = min(scans, key=lambda scan: abs(scan.start - time))
-            notes.append(f"{time}: skipped, no scan within {request.tolerance:g} minutes (nearest: {_minute(nearest)})")
+            nearest = _minute(_nearest(scans, time))
+            notes.append(f"{time}: skipped, no scan within {request.tolerance:g} minutes (nearest: {nearest})")
             continue
         empty_frames += frames.count(None)
         all_frames += len(frames)
@@ -155,37 +162,39 @@ def cut_source(listing: ScanListing, request: TileRequest, composite: Composite,
     )
 
 
-def _complete_scans(listing: ScanListing, composite: Composite, where: str) -> tuple[list[Scan], list[str]]:
-    """Return the scans that have all bands of the composite, in order of time, and notes on the others."""
-    scans = sorted(listing.scans, key=lambda scan: scan.start)
-    require_bands(where, composite.bands, {band for scan in scans for band in scan.bands})
-    complete = [scan for scan in scans if set(composite.bands) <= set(scan.bands)]
-    if not complete:
-        raise ContrailError(f"{where}: no scan has all of bands {', '.join(map(str, composite.bands))}; fetch them")
-    notes = list(listing.notes)
-    if len(complete) < len(scans):
-        example = next(scan for scan in scans if scan not in complete)
-        missing = f"{min(set(composite.bands) - set(example.bands))} at {_minute(example)}"
-        notes.append(f"{len(scans) - len(complete)} of {len(scans)} scans lack a band, such as {missing}")
-    return complete, notes
-
-
 def _requested_tiles(
-    scans: Sequence[Scan], request: TileRequest, where: str
+    scans: Sequence[Scan], request: TileRequest, where: str, notes: list[str]
 ) -> list[tuple[np.datetime64, dict[str, Tile]]]:
-    """Return the requested times, each with its tiles by record id."""
+    """Return the requested times, each with its tiles by record id; places are chosen on the grid of its scan."""
     if request.records:
         size = request.size
         tiles_of = ((record, record.tile(size, size)) for record in request.records)
         return [(record.time("s"), {record.record_id: tile}) for record, tile in tiles_of if tile is not None]
-    scene = scans[0].open()
-    satellite = str(scene.attrs["platform"])
-    tiles = _tiles_of_places(grid_of(scene), request, where).items()
     times = list(request.times) or _own_times(scans, request.every)
-    return [(t, {_record_id(satellite, t, place, request.native): tile for place, tile in tiles}) for t in times]
+    scan_of = {time: _nearest(scans, time) for time in times}
+    grids = dict.fromkeys(scan.grid for scan in scan_of.values())
+    tiles_on = {grid: _tiles_of_places(grid, request) for grid in grids}
+    if not any(tiles_on.values()):
+        raise ContrailError(f"{where}: shows no site of the lattice in full; give places with --at LATITUDE,LONGITUDE")
+    if empty := sum(not tiles_on[scan.grid] for scan in scan_of.values()):
+        notes.append(f"{empty} of {len(times)} times are skipped, as their scans show no site of the lattice in full")
+    return [
+        (
+            time,
+            {
+                _record_id(scan.platform, time, place, request.native): tile
+                for place, tile in tiles_on[scan.grid].items()
+            },
+        )
+        for time, scan in scan_of.items()
+    ]
 
 
-def _tiles_of_places(grid: FixedGrid, request: TileRequest, where: str) -> dict[tuple[float, float], Tile]:
+def _nearest(scans: Sequence[Scan], time: np.datetime64) -> Scan:
+    return min(scans, key=lambda scan: abs(scan.start - time))
+
+
+def _tiles_of_places(grid: FixedGrid, request: TileRequest) -> dict[tuple[float, float], Tile]:
     tiles = {}
     pixel = request.pixel or SIDE_KM * 1000 / request.size
     for place in request.places or lattice_sites():
@@ -203,8 +212,6 @@ def _tiles_of_places(grid: FixedGrid, request: TileRequest, where: str) -> dict[
         zenith = satellite_zenith(*place, grid.projection.longitude)
         if request.places or (grid.contains(rows, columns).all() and zenith <= MAX_ZENITH):
             tiles[place] = tile
-    if not tiles:
-        raise ContrailError(f"{where}: shows no site of the lattice in full; give places with --at LATITUDE,LONGITUDE")
     return tiles
 
 
@@ -269,7 +276,6 @@ class ScanSource(Source):
             footprint = tile.footprint()
         except ValueError as error:
             raise BadRecord(f"{record_id}: {error}; choose a place that the satellite sees") from None
-        satellite, longitude = "", float("nan")
         for frame, scan in enumerate(scans):
             if scan is None:
                 continue
@@ -281,13 +287,14 @@ class ScanSource(Source):
             grid = grid_of(scene)
             row = float(grid.indices(footprint["latitude"], footprint["longitude"])[0])
             time[frame] = row_times(scene)[0, 0 if np.isnan(row) else int(np.clip(row, 0, grid.height - 1))]
-            satellite, longitude = str(scene.attrs["platform"]), grid.projection.longitude
         valid_yxt = np.asarray(~np.isnan(temperature_byxt).any(0))
         if not valid_yxt[..., self.labelled_frame].any():
             raise BadRecord(f"{record_id}: no pixel is visible; choose another place or time")
         digests = " ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True))
         attributes = self._attributes(record_id, footprint, digests, self.labelled_frame)
-        attributes.update({"satellite": satellite, "satellite_longitude": longitude})
+        if (reference := scans[self.labelled_frame]) is not None:
+            longitude = reference.grid.projection.longitude
+            attributes.update({"satellite": reference.platform, "satellite_longitude": longitude})
         return make_sample(temperature_byxt, self.bands, time, Labels(), attributes, valid=valid_yxt)
 
 

@@ -11,6 +11,7 @@ import typer
 
 from contrail_data.cli import options
 from contrail_data.cli.common import (
+    YEARS,
     ExitCode,
     command_line,
     is_store,
@@ -162,7 +163,8 @@ def build_ash(
         input_format = recognise(source, split)
     if reader is None and input_format is not InputFormat.ABI:
         refuse_options(context, (*SCAN_OPTIONS, *ARCHIVE_OPTIONS), f"on {input_format.value}")
-        _build(open_source(Path(source), split, recipe, input_format), settings, out, **execution)
+        records = open_source(options.local_path(source), split, recipe, input_format)
+        _build(records, settings, out, **execution)
         return
     if not is_archive(source):
         refuse_options(context, ["product"], "on local files; name them with a glob")
@@ -201,7 +203,10 @@ def append(
     context: typer.Context,
     store: options.Store,
     source: Annotated[
-        Path, typer.Argument(help="Folder of records or ash frames, as for build-ash.", metavar="SOURCE")
+        Path,
+        typer.Argument(
+            parser=options.local_path, help="Folder of records or ash frames, as for build-ash.", metavar="SOURCE"
+        ),
     ],
     out: options.Out,
     split: Split = "train",
@@ -322,9 +327,12 @@ def _parse_time(option: str, text: str | None) -> datetime64 | None:
     import numpy as np
 
     try:
-        return None if text is None else np.datetime64(text.removesuffix("Z"), "ns")
+        time = None if text is None else datetime.fromisoformat(text.removesuffix("Z"))
+        if time is not None and (time.tzinfo is not None or time.year not in YEARS):
+            raise ValueError
     except ValueError:
         raise ContrailError(f"{option} {text!r}: not a time; give 2019-06-01 or 2019-06-01T12:00, in UTC") from None
+    return None if time is None else np.datetime64(time, "ns")
 
 
 def _parse_place(text: str) -> tuple[float, float]:

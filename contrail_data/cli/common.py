@@ -14,6 +14,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -41,8 +42,11 @@ class ExitCode(IntEnum):
     """Ctrl-C. The same command continues where it stopped."""
 
 
+YEARS = range(1970, 2200)
+
+
 class FiniteCommand(TyperCommand):
-    """A command that refuses NaN and infinity as the value of any option."""
+    """A command that refuses NaN, infinity and times that nanoseconds since 1970 cannot state as values of options."""
 
     def invoke(self, ctx: typer.Context) -> Any:
         """Run the command.
@@ -54,13 +58,15 @@ class FiniteCommand(TyperCommand):
             What the command returns.
 
         Raises:
-            BadParameter: If a value is not finite.
+            BadParameter: If a value is not finite, or a time of another age.
         """
         for parameter in self.params:
             value = ctx.params.get(parameter.name or "")
-            for number in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(number, float) and not math.isfinite(number):
-                    raise typer.BadParameter(f"{number} is not a finite number", ctx=ctx, param=parameter)
+            for single in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(single, float) and not math.isfinite(single):
+                    raise typer.BadParameter(f"{single} is not a finite number", ctx=ctx, param=parameter)
+                if isinstance(single, datetime) and single.year not in YEARS:
+                    raise typer.BadParameter(f"{single} is not in {YEARS[0]} to {YEARS[-1]}", ctx=ctx, param=parameter)
         return super().invoke(ctx)
 
 

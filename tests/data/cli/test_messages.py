@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from helpers.cli import run_data
+from helpers.stores import build_small
 
 
 def test_errors_of_the_command_line_are_one_line(raw: Path, tmp_path: Path) -> None:
@@ -29,3 +30,17 @@ def test_errors_of_the_command_line_are_one_line(raw: Path, tmp_path: Path) -> N
         assert message in failed.stderr.splitlines()[-1]
         assert "Traceback" not in failed.stderr
     assert run_data("build-ash", raw).returncode == 2
+
+
+def test_times_that_would_be_read_as_others_are_refused(raw: Path, tmp_path: Path) -> None:
+    """64-bit nanoseconds wrap round: numpy takes the year 3000 for 1830."""
+    build_small(raw, tmp_path / "s.zarr")
+    for text in ("1500-01-01", "3000-01-01", "NaT", "now", "", "2020-01-01T00:00+05:00"):
+        for option in ("--since", "--until"):
+            done = run_data("subset", tmp_path / "s.zarr", option, text, "-o", tmp_path / "x.zarr")
+            assert done.returncode == 1
+            assert f"{option} {text!r}: not a time" in done.stderr
+        done = run_data("build-ash", raw, "--time", text, "-o", tmp_path / "x.zarr")
+        assert done.returncode == 2
+        assert "--time" in done.stderr
+        assert "no effect" not in done.stderr

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from contrail_data import logits
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import pixel_reader, read_scalars
 from contrail_data.store.schema import Kind, require_kind
@@ -58,12 +60,12 @@ def compare_label_stores(a: xr.Dataset, b: xr.Dataset) -> list[Agreement]:
         if any(labels.is_human(record, offset) for labels in stores):
             continue
         sums = sums_of.setdefault(offset, np.zeros(9))
-        mask_a, mask_b = (labels.plane("frame_mask", record, offset) for labels in stores)
-        soft_a, soft_b = (labels.plane("probability", record, offset) / 255 for labels in stores)
+        mask_a, mask_b = (labels.mask(record, offset) for labels in stores)
+        soft_a, soft_b = (labels.probability(record, offset) for labels in stores)
         sums[:4] += 1, mask_a.sum(), mask_b.sum(), (mask_a * mask_b).sum()
         sums[4:6] += np.minimum(soft_a, soft_b).sum(), soft_a.sum() + soft_b.sum()
         if (human := next((labels for labels in stores if labels.is_human(record, 0)), None)) is not None:
-            unmoved = human.plane("frame_mask", record, 0)
+            unmoved = human.mask(record, 0)
             sums[6:] += 1, (unmoved * mask_b).sum(), unmoved.sum() + mask_b.sum()
     if not sums_of:
         raise ContrailError(f"{paths}: share no frame without a human label; there is nothing to compare")
@@ -95,14 +97,20 @@ class _Labels:
         }
         self._human_nt = records["frame_source"].values == "human"
         self._shape = store["frame_mask"].shape[2:]
-        self._readers = {name: pixel_reader(store, name) for name in ("frame_mask", "probability")}
+        self._dtypes = store.dtypes
+        self._readers = {name: pixel_reader(store, name) for name in ("frame_mask", "logit")}
 
     def is_human(self, record: str, offset: int) -> bool:
         return (record, offset) in self.frames and bool(self._human_nt[self.frames[record, offset]])
 
-    def plane(self, name: str, record: str, offset: int) -> npt.NDArray[np.float64]:
-        # (y, x) stored values
+    def mask(self, record: str, offset: int) -> npt.NDArray[np.float64]:
+        return self._read("frame_mask", record, offset).astype(np.float64)
+
+    def probability(self, record: str, offset: int) -> npt.NDArray[np.float64]:
+        return logits.decode(self._read("logit", record, offset))
+
+    def _read(self, name: str, record: str, offset: int) -> npt.NDArray[Any]:
         sample, column = self.frames[record, offset]
-        stored = np.empty((1, *self._shape), np.uint8)
+        stored = np.empty((1, *self._shape), self._dtypes[name])
         self._readers[name](sample, [column], stored)
-        return stored[0].astype(np.float64)
+        return stored[0]

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from contrail_data import logits
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import ALL_FRAMES, Decision, FrameSelection, Labeller, Predicted
@@ -35,7 +36,7 @@ from contrail_data.labels.write import LabelledStore, write_labels
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.schema import Kind, require_kind
 
-METHOD = "optical flow 2: cv2.DISOpticalFlow, medium, finest scale 0, mean of the channels"
+METHOD = "optical flow 3: cv2.DISOpticalFlow, medium, finest scale 0, mean of the channels"
 """Stands in the store for a model's digest. A change of the method gets a new number."""
 RETURN_TOLERANCE = 1.0
 """Pixels. The flow at a pixel is trusted if the flow there and back ends within this distance of the pixel."""
@@ -102,7 +103,7 @@ def label_by_flow(
     marked_yx = label_yx >= 0.5
     for t, frame_cyx in enumerate(frames_tcyx):
         back_dyx = flow_between(frame_cyx, labelled_cyx)
-        carried_tyx[t] = carry_back(label_yx, back_dyx)
+        carried_tyx[t] = np.clip(carry_back(label_yx, back_dyx), 0, 1)  # weights may sum to 1 + 1e-7
         forth_dyx = flow_between(labelled_cyx, frame_cyx)
         round_trip_dyx = forth_dyx + np.stack([carry_back(part, forth_dyx) for part in back_dyx])
         outside_yx = ((grid + forth_dyx < 0) | (grid + forth_dyx > last_pixel)).any(0)
@@ -152,8 +153,9 @@ def propagate(
         raise ContrailError("--frames: selects only the labelled frame, which has its label; give others, such as -1,1")
     readers = {name: pixel_reader(parent, name) for name in ("image", "mask", "annotators") if name in parent.variables}
     predict = _Flow(parent, readers, labelled, records["annotator_count"].values.astype(int))
-    # The mask of a frame is the majority of its annotators, a tie being no contrail: over a half, in units of 1/255.
-    flow = Labeller(predict=predict, decision=Decision(threshold=128 / 255, gate=0.0, top_k=1, model=METHOD))
+    # The mask of a frame is the majority of its annotators, a tie being no contrail: over a half by a code.
+    decision = Decision(threshold=logits.threshold_of(1), gate=0.0, top_k=1, model=METHOD)
+    flow = Labeller(predict=predict, decision=decision)
     return write_labels(
         parent, flow, out, kind=Kind.PSEUDO_LABELS, frames=frames, samples=human, overwrite=overwrite, command=command
     )

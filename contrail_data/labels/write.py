@@ -2,7 +2,7 @@
 
 The derived store holds no images. It names its parent by digest, and the loader joins the two by `record_id`.
 
-    probability       uint8 (sample, time, y, x), scale 1/255; 0 or 1 where a frame keeps its human label
+    logit             int16 (sample, time, y, x): the probability, see `logits`; 0 or 1 where a frame keeps its label
     frame_mask        uint8 (sample, time, y, x) 0/1: probability at or above the threshold; empty if the gate is shut
     frame             int8 (sample, time): index of the frame in the parent's sample
     frame_source      string (sample, time): human or pseudo
@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from contrail_data import logits
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import ALL_FRAMES, FrameSelection, Labeller, Predicted
 from contrail_data.progress import progress
@@ -37,11 +38,11 @@ from contrail_data.store import journal
 from contrail_data.store.journal import Row, Shard
 from contrail_data.store.manifest import set_aside_lines
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
-from contrail_data.store.schema import SHARD, ArraySpec, Codec, Kind, PixelDtype, require_kind
+from contrail_data.store.schema import LOGIT_DTYPE, SHARD, ArraySpec, Codec, Kind, PixelDtype, require_kind
 from contrail_data.store.shards import Layout, ShardWriter, writing_shards
 from contrail_data.store.writer import SealedContents, checksum_variables, create_arrays, seal
 
-PIXEL_ARRAYS = ("probability", "frame_mask")
+PIXEL_ARRAYS = ("logit", "frame_mask")
 
 
 class LabelRow(Row):
@@ -150,15 +151,19 @@ class _Job:
 
     @property
     def arrays(self) -> dict[str, ArraySpec]:
-        spec = ArraySpec((self.frames_nt.shape[1], *self.plane), PixelDtype.UINT8, Codec.ZSTD)
-        return dict.fromkeys(PIXEL_ARRAYS, spec)
+        shape = self.frames_nt.shape[1], *self.plane
+        return {
+            "logit": ArraySpec(shape, LOGIT_DTYPE, Codec.ZSTD),
+            "frame_mask": ArraySpec(shape, PixelDtype.UINT8, Codec.ZSTD),
+        }
 
     @property
     def plan(self) -> str:
         labeller, frames, samples = self.labeller, self.frames_nt.tolist(), self.samples_n.tolist()
         parent = [self.kind, self.parent.attrs["digest"]]
         model = [*astuple(labeller.decision), frames, *labeller.offsets, samples, sorted(labeller.trained_records)]
-        return journal.plan_of([*parent, *model])
+        model += sorted(labeller.cleaning.items())
+        return journal.plan_of([*parent, *model], self.kind)
 
     @cached_property
     def readers(self) -> dict[str, PixelReader]:
@@ -193,17 +198,25 @@ class _Job:
             predicted = predicted._replace(probability=np.where(valid, predicted.probability, np.float32(0)))
         shape = len(rows), self.frames_nt.shape[1]
         probability, score, agreement = (part.reshape(*shape, *part.shape[1:]) for part in predicted)
-        mask = (probability >= decision.threshold) & (score >= decision.gate)[..., np.newaxis, np.newaxis]
+        if (make_masks := self.labeller.masks) is None:
+            mask = probability >= decision.threshold
+        else:
+            valid_bn = [None] * len(rows) if valid is None else valid.reshape(probability.shape)
+            each = zip(self.samples_n[rows].tolist(), self.frames_nt[rows].tolist(), probability, valid_bn, strict=True)
+            mask = np.stack([make_masks(*arguments) for arguments in each])
+        mask &= (score >= decision.gate)[..., np.newaxis, np.newaxis]
+        if valid is not None:
+            mask &= valid.reshape(mask.shape)  # at a threshold of 0 as well
         confidence = _confidence(probability, mask, score)
-        stored = np.rint(probability * 255).astype(np.uint8)
+        logit = logits.encode(probability)
         journal_rows: list[LabelRow] = []
         for i, row in enumerate(rows):
             if self.human_nt[row].any():
                 human_label = np.empty((1, *self.plane), np.uint8)
                 self.readers["mask"](int(self.samples_n[row]), [0], human_label)
                 mask[i, self.human_nt[row]] = human_label
-                stored[i, self.human_nt[row]] = human_label * 255
-            pixels = {"probability": stored[i], "frame_mask": mask[i].astype(np.uint8)}
+                logit[i, self.human_nt[row]] = logits.encode(human_label.astype(np.float32))
+            pixels = {"logit": logit[i], "frame_mask": mask[i].astype(np.uint8)}
             journal_rows.append(
                 {
                     "index": row,
@@ -264,6 +277,8 @@ def _seal(
         **{name: getattr(decision, name) for name in ("model", "threshold", "gate", "top_k")},
         **{name: parent.attrs[name] for name in ("label_shift", "composite")},
     }
+    if job.labeller.cleaning:
+        attributes["cleaning"] = dict(job.labeller.cleaning)
     variables = scalars[["record_id", "split", "labelled_frame"]].copy()
     variables.attrs = {}  # not those of the parent, such as its path
     variables["frame"] = (("sample", "time"), job.frames_nt.astype(np.int8))

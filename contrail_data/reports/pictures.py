@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 from PIL import Image
 
+from contrail_data import logits
 from contrail_data.composites import COMPOSITES, dequantise, evaluate
 from contrail_data.errors import ContrailError
 from contrail_data.sample import reference_frame
@@ -134,7 +135,7 @@ class SampleViewer:
             sample: Index of the sample.
 
         Returns:
-            Mask and probability, (y, x), by frame; empty if nothing was predicted for the record.
+            Mask and probability in units of 1/255, (y, x), by frame; empty if nothing was predicted for the record.
         """
         if self.prediction is None:
             return {}
@@ -146,7 +147,7 @@ class SampleViewer:
         human = self.prediction["frame_source"].values[row] == "human"
         columns = np.flatnonzero(~human & (frames >= 0) & (frames < self.store.sizes["time"])).tolist()
         masks = read_frames(self.prediction, "frame_mask", row, columns).astype(bool)
-        probability = read_frames(self.prediction, "probability", row, columns)
+        probability = np.rint(255 * logits.decode(read_frames(self.prediction, "logit", row, columns))).astype(np.uint8)
         return dict(zip(frames[columns].tolist(), zip(masks, probability, strict=True), strict=True))
 
     def tile(self, sample: int, *, votes: bool = False) -> Image.Image:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup
 
+from contrail_data import logits
 from contrail_data.composites import dequantise
 from contrail_data.progress import progress
 from contrail_data.reports.charts import MONTHS, Colour, bars, distributions, histogram
@@ -82,7 +83,7 @@ def _predictions(store: xr.Dataset, summary: PredictionSummary, records: xr.Data
     with progress("predictions", len(chosen)) as advance:
         for sample in chosen:
             masks = read_frames(store, "frame_mask", sample, columns)
-            probability = dequantise(read_frames(store, "probability", sample, columns))
+            probability = logits.decode(read_frames(store, "logit", sample, columns))
             for column in np.flatnonzero(predicted[sample]).tolist():
                 mask_sizes.setdefault(int(frame[sample, column]), []).append(int(masks[column].sum(dtype=np.int64)))
                 pixels += np.histogram(probability[column], 32, (0, 1))[0]

@@ -25,7 +25,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.files import store_around
 from contrail_data.storage.place import STAGING, Place
 from contrail_data.store.manifest import FileChecksum, Provenance, read_attributes, read_provenance
-from contrail_data.store.schema import FORMAT, FORMAT_VERSION, GROUP
+from contrail_data.store.schema import FORMAT, FORMAT_VERSIONS, GROUP, Kind
 from contrail_data.store.shards import Layout
 
 PLAN, LOCK = f"{STAGING}/plan", f"{STAGING}/lock"
@@ -61,16 +61,17 @@ class Busy(ContrailError):
     """Another process is building in the place."""
 
 
-def plan_of(inputs: Sequence[Any]) -> str:
+def plan_of(inputs: Sequence[Any], kind: Kind = Kind.SAMPLES) -> str:
     """Identify what is to be built, so that an interrupted build is only ever continued as itself.
 
     Args:
         inputs: JSON values that determine the store.
+        kind: What the store holds.
 
     Returns:
         A digest of them, and of the versions of this software and of the format.
     """
-    return hashlib.sha256(json.dumps([__version__, FORMAT_VERSION, *inputs]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([__version__, FORMAT_VERSIONS[kind], *inputs]).encode()).hexdigest()
 
 
 def finished_store(place: Place, plan: str) -> Provenance | None:

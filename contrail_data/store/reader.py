@@ -24,7 +24,7 @@ from contrail_data.storage.place import Place, place_of, zarr_store
 from contrail_data.store.cache import fetcher
 from contrail_data.store.journal import PLAN
 from contrail_data.store.manifest import read_manifest_once, read_verified, store_digest
-from contrail_data.store.schema import DIMS, FORMAT, FORMAT_VERSION, GROUP, MANIFEST, Kind, checksum_name
+from contrail_data.store.schema import DIMS, FORMAT, FORMAT_VERSIONS, GROUP, MANIFEST, Kind, checksum_name
 from contrail_data.store.shards import ShardReader, parse_layout
 
 _CODECS = {"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "transpose", "vlen-utf8"}
@@ -106,9 +106,12 @@ def _read_group(place: Place) -> Any:
         is_sealed = False
     if not is_sealed:
         raise ContrailError(f"{place}: a zarr group, but not a sealed contrail store; build one with build-ash")
-    if version != FORMAT_VERSION:
-        remedy = "upgrade contrail" if version > FORMAT_VERSION else "build it again"
-        raise ContrailError(f"{place}: has format version {str(version)[:20]}, not {FORMAT_VERSION}; {remedy}")
+    kind = attributes.get("kind")
+    known = FORMAT_VERSIONS.get(kind if isinstance(kind, str) else "", version)
+    if version != known:
+        again = "build it again" if kind == Kind.SAMPLES else "predict it again, as its provenance.json states"
+        remedy = "upgrade contrail" if version > known else again
+        raise ContrailError(f"{place}: has format version {str(version)[:20]}, not {known}; {remedy}")
     if store_digest(attributes) != attributes["digest"]:
         raise ContrailError(f"{place.file(GROUP)}: attributes are not those that were sealed; verify the store")
     return group

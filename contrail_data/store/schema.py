@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 FORMAT = "contrail-store"
-FORMAT_VERSION = 2
 GROUP = "zarr.json"
 MANIFEST = "manifest.txt"
 PROVENANCE = "provenance.json"
@@ -27,7 +26,7 @@ DIMS = {
     "mask": ("sample", "y", "x"),
     "annotators": ("sample", "y", "x"),
     "valid": ("sample", "time", "y", "x"),
-    "probability": ("sample", "time", "y", "x"),
+    "logit": ("sample", "time", "y", "x"),
     "frame_mask": ("sample", "time", "y", "x"),
 }
 """Dimensions of the pixel arrays: the variables that are chunked by sample (and by frame, if they have a time axis)."""
@@ -46,6 +45,10 @@ class Kind(StrEnum):
     """Probabilities predicted for a store of samples, to evaluate or submit."""
 
 
+FORMAT_VERSIONS = {Kind.SAMPLES: 2, Kind.PSEUDO_LABELS: 3, Kind.PREDICTIONS: 3}
+"""Version of the format by kind. Version 2 of labels held probabilities in steps of 1/255."""
+
+
 class Codec(StrEnum):
     """Compressor of the image array."""
 
@@ -62,13 +65,18 @@ class PixelDtype(StrEnum):
     FLOAT32 = "float32"
 
 
+LOGIT_DTYPE = "int16"
+"""Data type of `logit`, see `contrail_data.logits`."""
+
+
 @dataclass(frozen=True)
 class ArraySpec:
     """How one pixel array is stored."""
 
     shape: tuple[int, ...]
     """Shape of one sample, without the sample axis."""
-    dtype: PixelDtype
+    dtype: str
+    """A `PixelDtype`, or `LOGIT_DTYPE`."""
     codec: Codec
 
 

@@ -35,7 +35,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.files import Part, Write
 from contrail_data.storage.place import Place
 from contrail_data.store.manifest import FileChecksum
-from contrail_data.store.schema import DIMS, SHARD, ArraySpec, Codec, PixelDtype
+from contrail_data.store.schema import DIMS, LOGIT_DTYPE, SHARD, ArraySpec, Codec, PixelDtype
 
 # The callers have threads of their own, and threaded blosc orders its blocks by chance.
 numcodecs.blosc.use_threads = False
@@ -131,14 +131,17 @@ def parse_layout(place: Place, name: str) -> Layout:
         bytes_codec, *compressors = settings["codecs"]
         names = [codec["name"] for codec in compressors]
         (codec,) = (key for key, declared in CODECS.items() if names == ([declared["name"]] if declared else []))
-        spec = ArraySpec(tuple(shape), PixelDtype(metadata["data_type"]), codec)
+        dtype = LOGIT_DTYPE if name == "logit" else PixelDtype(metadata["data_type"])
+        spec = ArraySpec(tuple(shape), dtype, codec)
         layout = Layout(place, name, samples, spec)
         stated = (
-            *(metadata["chunk_grid"], metadata["chunk_key_encoding"], sharding["name"], settings["chunk_shape"]),
+            *(metadata["data_type"], metadata["chunk_grid"], metadata["chunk_key_encoding"]),
+            *(sharding["name"], settings["chunk_shape"]),
             *(bytes_codec["name"], bytes_codec.get("configuration", {}).get("endian", "little")),
             *(settings.get("index_location", "end"), [codec["name"] for codec in settings["index_codecs"]]),
         )
         expected = (
+            dtype,
             {"name": "regular", "configuration": {"chunk_shape": [SHARD, *shape]}},
             {"name": "default", "configuration": {"separator": "."}},
             *("sharding_indexed", [1, *layout.unit_shape], "bytes", "little", "end", ["bytes", "crc32c"]),

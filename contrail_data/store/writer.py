@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from contrail_data import __version__
+from contrail_data.logits import STEPS
 from contrail_data.storage.place import Place, sync_folders
 from contrail_data.store import manifest, schema
 from contrail_data.store.journal import Row
@@ -30,7 +31,7 @@ _ARRAY_ATTRIBUTES: dict[str, dict[str, Any]] = {
         "flag_meanings": " ".join(f"annotator_{r}" for r in range(8)),
     },
     "valid": {"long_name": "0 where the pixel is missing, and the image 1 in every channel", "units": "1"},
-    "probability": {"long_name": "contrail probability", "units": "1"},
+    "logit": {"long_name": "logit of the contrail probability, rounded down", "units": "1", "scale_factor": 1 / STEPS},
     "frame_mask": {"long_name": "contrail mask of each frame", "units": "1"},
 }
 
@@ -109,7 +110,11 @@ def seal(place: Place, contents: SealedContents) -> str:
         files |= _array_metadata(name, spec, samples)
     checksums = contents.chunk_files | {key: FileChecksum.of(content) for key, content in files.items()}
     manifest_file = manifest.encode_manifest(checksums)
-    attributes = {"format": schema.FORMAT, "format_version": schema.FORMAT_VERSION, **contents.attributes}
+    attributes = {
+        "format": schema.FORMAT,
+        "format_version": schema.FORMAT_VERSIONS[contents.attributes["kind"]],
+        **contents.attributes,
+    }
     attributes |= {"samples": samples, "manifest": manifest.sha256(manifest_file)}
     digest = manifest.store_digest(attributes)
     provenance: Provenance = {
@@ -133,7 +138,7 @@ def _array_metadata(name: str, spec: ArraySpec, samples: int) -> dict[str, bytes
     import zarr
 
     attributes = dict(_ARRAY_ATTRIBUTES[name])
-    if spec.dtype is PixelDtype.UINT8 and name in ("image", "probability"):
+    if spec.dtype == PixelDtype.UINT8 and name == "image":
         attributes["scale_factor"] = 1 / 255
     codec = CODECS[spec.codec]
     buffers: dict[str, Any] = {}
@@ -143,7 +148,7 @@ def _array_metadata(name: str, spec: ArraySpec, samples: int) -> dict[str, bytes
         shape=(samples, *spec.shape),
         shards=(SHARD, *spec.shape),
         chunks=(1, 1, *spec.shape[1:]) if "time" in DIMS[name] else (1, *spec.shape),
-        dtype=spec.dtype.value,
+        dtype=str(spec.dtype),
         compressors=None if codec is None else [codec],
         fill_value=0,
         dimension_names=DIMS[name],

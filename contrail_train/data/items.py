@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from contrail_data import logits
 from contrail_data.errors import ContrailError
 from contrail_data.splits.groups import group_records, sampling_weights
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
@@ -56,8 +57,11 @@ class Labels:
     """Reads the stored values."""
     scale: int = 1
     """Factor that maps the stored values to 0 to 255, where 255 is certain contrail."""
+    dtype: npt.DTypeLike = np.uint8
+    """Type of the stored values."""
     table: npt.NDArray[np.uint8] | None = None
-    """(n, 256) target by stored value instead of `scale`: row `row_of_table[sample]`, or the only one."""
+    """(n, values) target by stored value instead of `scale`, negative values from the end: row `row_of_table[sample]`,
+    or the only one."""
     row_of_table: npt.NDArray[np.integer[Any]] | None = None
     """(sample) row of `table`; None if it has one row."""
 
@@ -228,10 +232,11 @@ def add_pseudo_labels(
             parent_digest = store.attrs["parent"][:15]
             raise ContrailError(f"{name}: its parent {parent_digest}… is not in data.train; add that store")
         parent = digests.index(store.attrs["parent"])
-        if config.pseudo.target == "hard":
-            labels.append(Labels(stores.open_reader(store, "frame_mask"), 255))
-        else:
-            labels.append(Labels(stores.open_reader(store, "probability"), table=_rounding(config.pseudo)))
+        masks = len(labels)
+        labels.append(Labels(stores.open_reader(store, "frame_mask"), 255))
+        if config.pseudo.target != "hard":
+            table = _targets(config.pseudo)
+            labels.append(Labels(stores.open_reader(store, "logit"), dtype=store["logit"].dtype, table=table))
         scalars, parents = read_scalars(store), stores.scalars[parent]
         sample_of = {record_id: i for i, record_id in enumerate(as_text(parents["record_id"].values).tolist())}
         sample = np.array([sample_of[record_id] for record_id in as_text(scalars["record_id"].values).tolist()])
@@ -240,7 +245,8 @@ def add_pseudo_labels(
             store=np.full(len(row), parent),
             sample=sample[row],
             frame=scalars["frame"].values[row, column].astype(np.int64),
-            label=np.full(len(row), len(labels) - 1),
+            # a frame that the gate rejects has an empty mask, whatever its probabilities
+            label=np.where(scalars["frame_score"].values[row, column] < store.attrs["gate"], masks, len(labels) - 1),
             label_sample=row,
             label_frame=column,
             positive=scalars["frame_pixels"].values[row, column] > 0,
@@ -272,9 +278,9 @@ def _selected(scalars: xr.Dataset, config: PseudoConfig) -> Bools:
     return selected
 
 
-def _rounding(config: PseudoConfig) -> npt.NDArray[np.uint8] | None:
-    """(1, 256) target by stored probability."""
-    if config.target == "soft":
-        return None
-    steps = np.rint(np.arange(256) / (255 * config.step)) * (255 * config.step)
-    return np.rint(np.minimum(steps, 255)).astype(np.uint8)[np.newaxis]
+def _targets(config: PseudoConfig) -> npt.NDArray[np.uint8]:
+    """(1, CODES) soft target by the code of a probability."""
+    probability = logits.decode(np.arange(logits.CODES).astype(np.uint16).view(np.int16))
+    if config.target == "quantised":
+        probability = np.minimum(np.rint(probability / config.step) * config.step, 1)
+    return np.rint(255 * probability).astype(np.uint8)[np.newaxis]

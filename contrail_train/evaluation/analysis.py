@@ -20,7 +20,7 @@ from contrail_train.evaluation.metrics import (
     bootstrap_interval,
     dice,
     empty_masks,
-    histograms,
+    rank_histograms,
     share,
 )
 from contrail_train.evaluation.outcomes import Ints, Mask, Outcome
@@ -265,7 +265,7 @@ def _gate(counts: Ints, ungated: Ints, score: Floats, gate: float) -> GateAnalys
     positive, shut, drawn = counts[0] + counts[2] > 0, score < gate, counts[0] + counts[1] > 0
     auc_pr, auc_roc = None, None
     if positive.any() and not positive.all():
-        auc_pr = average_precision(histograms(np.clip(score, 0, 1), positive))
+        auc_pr = average_precision(rank_histograms(score, positive))
         pairs = int(positive.sum()) * int((~positive).sum())
         auc_roc = float(mannwhitneyu(score[positive], score[~positive]).statistic) / pairs
     perfect = np.stack([counts[0] + counts[2], *np.zeros_like(counts[1:])])

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from contrail_data.logits import CODES
+from contrail_train.contrails.cleaning import counts_by_size
 from contrail_train.data.items import Items
 from contrail_train.evaluation import metrics
 from contrail_train.evaluation.score import (
@@ -27,6 +29,8 @@ from contrail_train.inference.detector import Detector, Shift, Weights, move_mas
 from contrail_train.runs.calibration import HoldoutScores, ScoreValues
 
 Counts = npt.NDArray[np.int64]
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Minimum sizes of a region to choose among, pixels."""
 GateWhen = Literal["proven", "best", "never"]
 """Whether a gate is kept: if its gain holds in 97.5 % of resamplings, always, or never."""
 
@@ -38,6 +42,8 @@ class Choice(NamedTuple):
     threshold: float
     gate_weights: Weights
     gate: float
+    min_pixels: int | None = None
+    """Size below which regions of masks are removed, if that is asked for; None without contrails or masks."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +100,17 @@ def calibrate(
     histogram, scores_gn = _histograms_and_scores(candidates, fold, folds)
     if not histogram[0, :, 1].any():
         choice = Choice(candidates.masks[0], 0.5, candidates.gates[0], 0.0)
-        return Calibrated(choice, _holdout(items, None, None))
+        return Calibrated(choice, _holdout(items, None, None, None, None))
     in_all = histogram.sum(1)
     fitted = [*(_best_mask(in_all - histogram[:, k]) for k in range(folds)), _best_mask(in_all)]
-    counts, tolerant = _counts(candidates, fold, fitted)
-    chosen = []
+    sized, tolerant = _counts(candidates, fold, fitted)
+    counts, chosen, size = sized[:, 0], [], []
     for k in range(folds + 1):
         others = fold != k if k < folds and folds > 1 else np.ones(len(items), bool)
         chosen.append(choose_gate(scores_gn[:, others], counts[k][:, others], items.group[others], gate_when))
+        emptied = scores_gn[chosen[k][0], others] < chosen[k][1]
+        dices = [metrics.dice(*metrics.empty_masks(c, emptied).sum(1)) for c in sized[k][:, :, others]]
+        size.append(int(np.argmax(dices)))
 
     rows = np.arange(len(items))
     own_gate = np.array([chosen[k][1] for k in fold]) if folds > 1 else np.zeros(len(items))
@@ -109,17 +118,29 @@ def calibrate(
     own_histogram = np.stack([histogram[fitted[k][0], k] for k in range(folds)])
     scores = Scores(own_histogram, counts[fold, :, rows].T, own_score, tolerant)
     (mask, threshold), (gate_weights, gate) = fitted[-1], chosen[-1]
-    choice = Choice(candidates.masks[mask], threshold, candidates.gates[gate_weights], gate)
+    min_pixels = SIZES[size[-1]] if candidates.masks[mask] else None
+    choice = Choice(candidates.masks[mask], threshold, candidates.gates[gate_weights], gate, min_pixels)
     values = score_values(scores, items, threshold, gate, own_gate)
-    return Calibrated(choice, _holdout(items, values, gated_counts(scores, own_gate).tolist()))
+    own_sized = sized[fold, np.array(size)[fold] if folds > 1 else 0 * fold, :, rows].T
+    cleaned = float(metrics.dice(*metrics.empty_masks(own_sized, own_score < own_gate).sum(1)))
+    own_counts = gated_counts(scores, own_gate).tolist()
+    return Calibrated(choice, _holdout(items, values, own_counts, min_pixels, cleaned if min_pixels else None))
 
 
-def _holdout(items: Items, values: ScoreValues | None, counts: list[list[int]] | None) -> HoldoutScores:
+def _holdout(
+    items: Items,
+    values: ScoreValues | None,
+    counts: list[list[int]] | None,
+    min_pixels: int | None,
+    min_pixels_dice: float | None,
+) -> HoldoutScores:
     return {
         "holdout": values,
         "holdout_records": items.record_id.tolist(),
         "holdout_groups": items.group.tolist(),
         "holdout_counts": counts,
+        "min_pixels": min_pixels,
+        "min_pixels_dice": min_pixels_dice,
     }
 
 
@@ -142,9 +163,9 @@ def _combine(candidates: _Candidates, index: int, masks: dict[str, Tensor], scor
 def _histograms_and_scores(
     candidates: _Candidates, fold: npt.NDArray[np.int64], folds: int
 ) -> tuple[Counts, npt.NDArray[np.float64]]:
-    """First pass: histograms (masks, folds, 2, BINS), and record scores (gates, n)."""
+    """First pass: histograms (masks, folds, 2, CODES), and record scores (gates, n)."""
     items = candidates.items
-    histogram = np.zeros((len(candidates.masks), folds, 2, metrics.BINS), np.int64)
+    histogram = np.zeros((len(candidates.masks), folds, 2, CODES), np.int64)
     names = sorted({name for weights in candidates.gates for name, weight in weights.items() if weight > 0})
     by_name = np.zeros((len(names), len(items)))
     for batch, masks, scores in _outputs(candidates):
@@ -162,13 +183,13 @@ def _histograms_and_scores(
 def _counts(
     candidates: _Candidates, fold: npt.NDArray[np.int64], fitted: Sequence[tuple[int, float]]
 ) -> tuple[Counts, Counts]:
-    """Second pass: counts (choices, 3, n) with each choice, and tolerant ones (4, n) with that of the record's fold."""
+    """Second pass: counts (choices, SIZES, 3, n) with each choice, and tolerant ones (4, n) with the fold's choice."""
     size = len(candidates.items)
-    counts, tolerant = np.zeros((len(fitted), 3, size), np.int64), np.zeros((4, size), np.int64)
+    counts, tolerant = np.zeros((len(fitted), len(SIZES), 3, size), np.int64), np.zeros((4, size), np.int64)
     for batch, masks, scores in _outputs(candidates):
         for k, (c, threshold) in enumerate(fitted):
             for row, p, target, _ in batch.paired(_combine(candidates, c, masks, scores)):
-                counts[k, :, row] = metrics.confusion_counts(p >= threshold, target)
+                counts[k, :, :, row] = counts_by_size(p >= threshold, target, SIZES)
                 if fold[row] == k:
                     tolerant[:, row] = metrics.tolerant_counts(p >= threshold, target)
     counts, tolerant = sum_over_ranks((counts, tolerant), candidates.options.ranks)
@@ -176,7 +197,7 @@ def _counts(
 
 
 def _best_mask(histogram: Counts) -> tuple[int, float]:
-    """Index of the weights, and threshold, of the best Dice; from histograms (masks, 2, BINS)."""
+    """Index of the weights, and threshold, of the best Dice; from histograms (masks, 2, CODES)."""
     if not histogram[0, 1].any():
         return 0, 0.5
     thresholds, dices = zip(*map(metrics.best_threshold, histogram), strict=True)

@@ -1,20 +1,24 @@
 """Scores of predictions, from integer counts that add up over batches and processes.
 
 Global Dice is 2TP / (2TP + FP + FN) of counts summed over all pixels of all records. Two integer histograms of
-probabilities give it at 65,536 thresholds at once. A ratio whose denominator is 0 is 1: where there is no contrail and
-none is predicted, nothing is wrong.
+probabilities by code (see `contrail_data.logits`) give it at 65,536 thresholds at once. A ratio whose denominator is 0
+is 1: where there is no contrail and none is predicted, nothing is wrong.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
 
-BINS = 65536
-"""Probabilities are resolved to 1 / BINS; a power of two, so that scaling float32 by it is exact."""
+from contrail_data import logits
+
 RESAMPLES = 2000
 """Resamples of a bootstrap."""
+GATE_RESAMPLES = 400
+"""Resamples in which gates are chosen."""
 LEVEL = 0.95
 """Coverage of the intervals."""
 
@@ -64,47 +68,54 @@ def dice(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
 def histograms(prob: NDArray[np.floating], target: NDArray[np.generic]) -> NDArray[np.int64]:
     """Count pixels by the bin of their probability. Histograms of parts add up.
 
-    The bin is min(floor(p × BINS), BINS - 1), so a pixel reaches the threshold k / BINS exactly if its bin is >= k.
-
     Args:
         prob: Probabilities in [0, 1], any shape.
         target: Labels, bool or 0/1, same shape.
 
     Returns:
-        int64 (2, BINS); row 0 counts negatives, row 1 positives.
+        int64 (2, CODES), from the lowest code; row 0 counts negatives, row 1 positives.
 
     Raises:
         ValueError: If a probability is NaN or outside [0, 1], or shapes differ.
     """
     if prob.shape != target.shape:
         raise ValueError(f"probabilities {prob.shape} and target {target.shape}: shapes differ")
-    # the condition is negated so that NaN, which compares false, is refused as well
-    if prob.size and not (prob.min() >= 0 and prob.max() <= 1):
-        raise ValueError(f"probabilities must lie in [0, 1] and not be NaN; found {prob.min()} to {prob.max()}")
-    scaled = prob.astype(np.promote_types(prob.dtype, np.float32), copy=False).ravel() * BINS
-    bins = np.minimum(scaled.astype(np.intp), BINS - 1)
-    bins += BINS * target.ravel().astype(bool)
-    return np.bincount(bins, minlength=2 * BINS).astype(np.int64).reshape(2, BINS)
+    bins = logits.encode(prob).ravel().astype(np.intp) - logits.LOWEST
+    bins += logits.CODES * target.ravel().astype(bool)
+    return np.bincount(bins, minlength=2 * logits.CODES).astype(np.int64).reshape(2, logits.CODES)
+
+
+def rank_histograms(score: NDArray[np.floating], target: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Count records by the rank of their score, which loses nothing; but histograms of parts do not add up.
+
+    Args:
+        score: Scores (n).
+        target: Labels, bool or 0/1 (n).
+
+    Returns:
+        int64 (2, ranks), from the lowest score; row 0 counts negatives, row 1 positives.
+    """
+    rank = np.unique(score, return_inverse=True)[1]
+    return np.stack([np.bincount(rank, np.asarray(target, bool) == row) for row in (0, 1)]).astype(np.int64)
 
 
 def _at_or_above(hist: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(fp, tp), each int64 (BINS + 1): pixels whose bin is >= k; the last entry is 0."""
-    above = np.zeros((2, BINS + 1), np.int64)
-    above[:, :BINS] = hist[:, ::-1].cumsum(axis=1)[:, ::-1]
-    return above[0], above[1]
+    """(fp, tp), each int64 (bins): what lies in a bin or a higher one."""
+    fp, tp = hist[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return fp, tp
 
 
 def dice_curve(hist: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Compute global Dice at every threshold k / BINS.
+    """Compute global Dice at the threshold of every code.
 
     Args:
-        hist: Histograms (2, BINS).
+        hist: Histograms (2, CODES).
 
     Returns:
-        float64 (BINS), by k.
+        float64 (CODES), from the lowest code.
     """
     fp, tp = _at_or_above(hist)
-    return dice(tp, fp, tp[0] - tp)[:BINS]
+    return dice(tp, fp, tp[0] - tp)
 
 
 def best_threshold(hist: NDArray[np.int64]) -> tuple[float, float]:
@@ -113,7 +124,7 @@ def best_threshold(hist: NDArray[np.int64]) -> tuple[float, float]:
     Of the thresholds that reach it, the middle of the longest run is farthest from probabilities on either side.
 
     Args:
-        hist: Histograms (2, BINS).
+        hist: Histograms (2, CODES).
 
     Returns:
         The threshold, and the Dice at it.
@@ -128,21 +139,21 @@ def best_threshold(hist: NDArray[np.int64]) -> tuple[float, float]:
     starts, ends = edges[::2], edges[1::2]  # runs [start, end)
     longest = int(np.argmax(ends - starts))
     k = int(starts[longest] + ends[longest] - 1) // 2
-    return k / BINS, float(curve[k])
+    return logits.threshold_of(k + logits.LOWEST), float(curve[k])
 
 
 def counts_at(hist: NDArray[np.int64], threshold: float) -> tuple[int, int, int]:
     """Count pixels at a threshold.
 
     Args:
-        hist: Histograms (2, BINS).
-        threshold: A multiple of 1 / BINS.
+        hist: Histograms (2, CODES).
+        threshold: The threshold of a code.
 
     Returns:
         tp, fp and fn if every pixel that reaches the threshold is predicted positive.
     """
     fp, tp = _at_or_above(hist)
-    k = round(threshold * BINS)
+    k = int(logits.encode(np.array(threshold))) - logits.LOWEST
     return int(tp[k]), int(fp[k]), int(tp[0] - tp[k])
 
 
@@ -150,7 +161,7 @@ def cross_fitted(hist_k2b: NDArray[np.int64]) -> tuple[NDArray[np.float64], floa
     """Compute global Dice with each part of the records at the threshold that is best on the other parts.
 
     Args:
-        hist_k2b: Histograms of the parts, (k, 2, BINS).
+        hist_k2b: Histograms of the parts, (k, 2, CODES).
 
     Returns:
         Thresholds (k), 1/2 where the other parts have no positive pixel; and the Dice.
@@ -168,7 +179,7 @@ def average_precision(hist: NDArray[np.int64]) -> float:
     This is the definition of scikit-learn's `average_precision_score` (no interpolation), on scores rounded to bins.
 
     Args:
-        hist: Histograms (2, BINS).
+        hist: Histograms (2, bins).
 
     Returns:
         The area.
@@ -179,7 +190,7 @@ def average_precision(hist: NDArray[np.int64]) -> float:
     if not hist[1].any():
         raise ValueError("no positive pixel: average precision is not defined")
     fp, tp = _at_or_above(hist)
-    return float((hist[1] * ratio(tp, tp + fp)[:BINS]).sum() / tp[0])
+    return float((hist[1] * ratio(tp, tp + fp)).sum() / tp[0])
 
 
 def bootstrap_interval(counts_3n: NDArray[np.int64], groups: ArrayLike) -> tuple[float, float]:
@@ -226,12 +237,16 @@ def _resampled_dice(counts_3n: NDArray[np.int64], groups: ArrayLike) -> NDArray[
         raise ValueError("no record to resample")
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     counts = np.stack([np.bincount(group, weights=c) for c in counts_3n], axis=-1)
-    n, rng = len(counts), np.random.default_rng(0)
-    block = max(1, 4_000_000 // n)  # limits the table of draws, (block, n), to 32 MB
-    sizes = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
     # how often a group was drawn × its counts: integers, which float64 holds exactly
-    sums = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ counts for size in sizes])
+    sums = np.concatenate([drawn @ counts for drawn in _draws(len(counts), RESAMPLES, 4_000_000 // len(counts))])
     return dice(*sums.T)
+
+
+def _draws(groups: int, resamples: int, block: int) -> Iterator[NDArray[np.int64]]:
+    """How often each group is drawn, (b, groups) with b at most `block`, to bound memory; always the same draws."""
+    rng = np.random.default_rng(0)
+    for start in range(0, resamples, max(1, block)):
+        yield rng.multinomial(groups, np.full(groups, 1 / groups), size=min(max(1, block), resamples - start))
 
 
 def tolerant_counts(
@@ -339,12 +354,51 @@ def best_gate(score_n: ArrayLike, tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -
     score = np.asarray(score_n, np.float64)
     if not (score >= 0).all():
         raise ValueError("record scores must be >= 0 and not NaN")
-    distinct, rank = np.unique(score, return_inverse=True)
-    # counts by distinct score, then what remains if the records of the lowest k distinct scores are emptied
-    by_score = np.stack([np.bincount(rank, weights=np.asarray(c), minlength=1) for c in (tp, fp, fn)])
-    kept_tp, kept_fp, _ = by_score[:, ::-1].cumsum(axis=1)[:, ::-1]
-    positives = by_score[0].sum() + by_score[2].sum()
-    by_gate = dice(kept_tp, kept_fp, positives - kept_tp)
+    (by_gate,) = _dice_by_gate(
+        score, np.stack([np.asarray(c, np.int64) for c in (tp, fp, fn)]), np.ones((1, len(score)))
+    )
+    distinct = np.unique(score)
     gates = np.concatenate([[0.0], (distinct[:-1] + distinct[1:]) / 2])
     best = int(np.argmax(by_gate))
     return float(gates[best]), float(by_gate[best])
+
+
+def _dice_by_gate(
+    score_n: NDArray[np.float64], counts_3n: NDArray[np.int64], weight_bn: NDArray[np.generic]
+) -> NDArray[np.float64]:
+    """Global Dice (b, gates) of records counted so many times, by the number of distinct scores below the gate."""
+    order = np.argsort(score_n, kind="stable")
+    starts = np.flatnonzero(np.diff(score_n[order], prepend=-1))
+    weight_bn = weight_bn[:, order]
+    tp, fp, fn = (np.add.reduceat(weight_bn * c[order], starts, axis=1) for c in counts_3n)
+    kept_tp, kept_fp = (part[:, ::-1].cumsum(axis=1)[:, ::-1] for part in (tp, fp))
+    return dice(kept_tp, kept_fp, (tp + fn).sum(1, keepdims=True) - kept_tp)
+
+
+def gate_gains(scores_gn: NDArray[np.float64], counts_3n: NDArray[np.int64], groups: ArrayLike) -> NDArray[np.float64]:
+    """Compute the Dice that gates gain on records other than those by which they were chosen.
+
+    In each resample of groups, the weights and the gate of the best Dice are chosen, and applied to the groups that the
+    resample left out. So the best of many gates does not seem better than it is.
+
+    Args:
+        scores_gn: Record scores with each of the weights, (weights, n).
+        counts_3n: tp, fp and fn of each record without a gate.
+        groups: As in `bootstrap_interval`.
+
+    Returns:
+        Dice with the gate minus Dice without one, by resample.
+    """
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    gains = []
+    for drawn in _draws(int(group.max()) + 1, GATE_RESAMPLES, 2_000_000 // len(group)):
+        drawn_bn, rows = drawn[:, group], np.arange(len(drawn))
+        best, gain = np.full(len(drawn), -1.0), np.zeros(len(drawn))
+        for score_n in scores_gn:
+            inside, outside = (_dice_by_gate(score_n, counts_3n, weight) for weight in (drawn_bn, drawn_bn == 0))
+            k = inside.argmax(1)
+            is_better = inside[rows, k] > best
+            best = np.where(is_better, inside[rows, k], best)
+            gain = np.where(is_better, outside[rows, k] - outside[:, 0], gain)
+        gains.append(gain)
+    return np.concatenate(gains)

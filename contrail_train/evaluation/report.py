@@ -14,6 +14,7 @@ import xarray as xr
 from markupsafe import Markup
 from PIL import Image
 
+from contrail_data import logits
 from contrail_data.reports.charts import reliability
 from contrail_data.reports.page import Picture, Table, render_page
 from contrail_data.reports.pictures import (
@@ -67,6 +68,8 @@ class EvaluationValues(ScoreValues):
     head: str
     left_out: int
     """Number of records that the model had seen before."""
+    cleaning: dict[str, float]
+    """How the masks were cleaned, by step."""
     dice_fitted_here: NotRequired[float]
     """Dice without a gate at thresholds cross-fitted on these records."""
     analysis: NotRequired[Analysis]
@@ -90,7 +93,7 @@ def evaluate_store(
     """Evaluate a model on the labelled records of a store that it has not seen, and write JSON and an HTML page.
 
     Args:
-        model: The model. Its own threshold and gate are used.
+        model: The model. Its own threshold, gate and cleaning are used.
         store: A store of samples.
         name: Name of the store, as it is written to the files.
         out: Folder for the files. `None`: the directory of the model, or the one with its file.
@@ -110,25 +113,30 @@ def evaluate_store(
     records = read_scalars(store)
     annotators = records["annotator_count"].values
     threshold, gate = model.decision.threshold, model.decision.gate
+    clean = model.mask_maker(store)
     outcomes: dict[int, Outcome] = {}
 
-    def record_outcome(row: int, p_yx: npt.NDArray[np.float32], target_yx: Mask, score: float) -> None:
+    def make_mask(row: int, p_yx: npt.NDArray[np.float32], valid_yx: Mask) -> Mask:
+        assert clean is not None
+        return clean(int(items.sample[row]), [int(items.frame[row])], p_yx[np.newaxis], valid_yx[np.newaxis])[0]
+
+    def record_outcome(row: int, predicted_yx: Mask, target_yx: Mask, score: float) -> None:
         sample = int(items.sample[row])
         votes_yx = None
         if "annotators" in store.variables and annotators[sample]:
             votes_yx = read_frames(store, "annotators", sample, [0])[0]
-        predicted_yx = p_yx >= threshold
         gated_yx = predicted_yx & (score >= gate)
         outcomes[row] = outcome_of(gated_yx, predicted_yx, target_yx, votes_yx, int(annotators[sample]))
 
     masks = model.head != Head.RECORD
     on_record = record_outcome if masks else None
-    scores = score_predictor(model, items, batch, on_record)
+    scores = score_predictor(model, items, batch, on_record, make_mask if clean else None)
     values: EvaluationValues = {
         "store": {"name": name, "digest": store.attrs["digest"]},
         "model": model.decision.model,
         "head": model.head,
         "left_out": len(labelled) - len(items),
+        "cleaning": model.cleaning.steps if model.cleaning else {},
         **score_values(scores, items, threshold, gate),
     }
     stem = "" if out is not None or model.path.is_dir() else f"{model.path.name}-"
@@ -217,10 +225,9 @@ def evaluation_page(
 
 def _reliability(histogram: npt.NDArray[np.int64]) -> Markup:
     """Draw the share of labelled pixels in classes of probability of equal width, at the mean of each class."""
-    bins = histogram.shape[1]
-    edges = np.arange(_CLASSES) * bins // _CLASSES
+    edges = np.searchsorted(logits.EDGES, np.arange(_CLASSES) / _CLASSES)
     negative, positive = np.add.reduceat(histogram, edges, axis=1)
-    probability = np.add.reduceat(histogram.sum(0) * ((np.arange(bins) + 0.5) / bins), edges)
+    probability = np.add.reduceat(histogram.sum(0) * logits.EDGES, edges)
     filled = np.flatnonzero(negative + positive)
     total = (negative + positive)[filled]
     observed = positive[filled] / total

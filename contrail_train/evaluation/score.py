@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from contrail_data.errors import ContrailError
+from contrail_data.logits import CODES
 from contrail_data.progress import progress
 from contrail_data.splits.folds import make_folds
 from contrail_train.data.items import Items
@@ -31,8 +32,10 @@ from contrail_train.runs.distributed import ALONE, Ranks, gather
 Mask = npt.NDArray[np.bool_]
 Probability = npt.NDArray[np.float32]
 FOLDS = 5
-OnRecord = Callable[[int, Probability, Mask, float], None]
-"""Receives each scored record: row of the items, probability (h, w), label (h, w), record score."""
+OnRecord = Callable[[int, Mask, Mask, float], None]
+"""Receives each scored record: row of the items, predicted mask before any gate (h, w), label (h, w), record score."""
+MakeMask = Callable[[int, Probability, Mask], Mask]
+"""Makes the mask of a record: row of the items, probability (h, w), where there are pixels (h, w)."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class LabelledBatch:
             probability_bhw: Predictions of the batch; (b, 1, 1) of a classifier, whose records are masks of one pixel.
 
         Yields:
-            Row, probability, label and where there are pixels, the last three (h, w).
+            Row, probability, label and where there are pixels, the last three (h, w). The probability is NaN, which
+            reaches no threshold, where there are none.
         """
         p_bhw = probability_bhw.float().cpu().numpy()
         if p_bhw.shape[1:] == (1, 1):
@@ -78,7 +82,7 @@ class LabelledBatch:
         else:
             target_bhw = self.target_bhw
             valid_bhw = np.ones_like(target_bhw) if self.valid_bhw is None else self.valid_bhw.cpu().numpy()
-            p_bhw = np.where(valid_bhw, p_bhw, np.float32(0))
+            p_bhw = np.where(valid_bhw, p_bhw, np.float32(np.nan))
         yield from zip(self.rows.tolist(), p_bhw, target_bhw, valid_bhw, strict=True)
 
 
@@ -87,7 +91,7 @@ class Scores:
     """Counts over labelled frames; n is the number of records."""
 
     histogram: npt.NDArray[np.int64]
-    """(folds, 2, BINS): pixels without and with a label by probability, before any gate; see `assign_folds`."""
+    """(folds, 2, CODES): pixels without and with a label by probability, before any gate; see `assign_folds`."""
     counts: npt.NDArray[np.int64]
     """(3, n): tp, fp, fn of each record at its threshold, before any gate."""
     record_score: npt.NDArray[np.float64]
@@ -139,6 +143,7 @@ def score(
     options: EvaluationOptions,
     threshold: float,
     on_record: OnRecord | None = None,
+    make_mask: MakeMask | None = None,
 ) -> Scores:
     """Score human-labelled frames.
 
@@ -148,12 +153,13 @@ def score(
         options: How to read them.
         threshold: Probability from which a pixel is predicted.
         on_record: Called with each record.
+        make_mask: Makes the masks; None for the threshold only.
 
     Returns:
         The counts.
     """
     fold = assign_folds(items)
-    histogram = np.zeros((int(fold.max(initial=0)) + 1, 2, metrics.BINS), np.int64)
+    histogram = np.zeros((int(fold.max(initial=0)) + 1, 2, CODES), np.int64)
     counts, record_score = np.zeros((3, len(items)), np.int64), np.zeros(len(items))
     tolerant = np.zeros((4, len(items)), np.int64)
     for batch in labelled_batches(items, options):
@@ -162,11 +168,11 @@ def score(
         record_score[batch.rows] = prediction.score_b.cpu().numpy()
         for row, p_hw, target_hw, valid_hw in batch.paired(prediction.probability_bhw):
             histogram[fold[row]] += metrics.histograms(p_hw[valid_hw], target_hw[valid_hw])
-            predicted_hw = p_hw >= np.float64(threshold)
+            predicted_hw = p_hw >= threshold if make_mask is None else make_mask(row, p_hw, valid_hw)
             counts[:, row] = metrics.confusion_counts(predicted_hw, target_hw)
             tolerant[:, row] = metrics.tolerant_counts(predicted_hw, target_hw)
             if on_record is not None:
-                on_record(row, p_hw, target_hw, float(record_score[row]))
+                on_record(row, predicted_hw, target_hw, float(record_score[row]))
     return Scores(*sum_over_ranks((histogram, counts, record_score, tolerant), options.ranks))
 
 
@@ -194,7 +200,13 @@ def unseen(items: Items, models: Sequence[Predictor]) -> Items:
     return items[np.flatnonzero(new)]
 
 
-def score_predictor(model: Predictor, items: Items, batch: int = 16, on_record: OnRecord | None = None) -> Scores:
+def score_predictor(
+    model: Predictor,
+    items: Items,
+    batch: int = 16,
+    on_record: OnRecord | None = None,
+    make_mask: MakeMask | None = None,
+) -> Scores:
     """Score a finished model at its own threshold.
 
     Args:
@@ -202,12 +214,13 @@ def score_predictor(model: Predictor, items: Items, batch: int = 16, on_record: 
         items: Labelled frames, read at the model's offsets.
         batch: Windows that are predicted at once.
         on_record: See `score`.
+        make_mask: See `score`.
 
     Returns:
         The counts.
     """
     options = EvaluationOptions(model.device, batch)
-    return score(model.detect_on_label_grid, items, options, model.decision.threshold, on_record)
+    return score(model.detect_on_label_grid, items, options, model.decision.threshold, on_record, make_mask)
 
 
 def score_values(
@@ -236,7 +249,7 @@ def score_values(
     auc_pr = record_auc_pr = None
     if positive.any():
         auc_pr = metrics.average_precision(scores.histogram.sum(0))
-        record_auc_pr = metrics.average_precision(metrics.histograms(scores.record_score, positive))
+        record_auc_pr = metrics.average_precision(metrics.rank_histograms(scores.record_score, positive))
     return {
         "records": len(items),
         "positive_records": int(positive.sum()),

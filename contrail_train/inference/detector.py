@@ -279,13 +279,14 @@ def weighted_mean(parts: Mapping[str, Tensor], weights: Weights) -> Tensor:
         weights: Weights by name; those without a positive weight are left out.
 
     Returns:
-        The mean; exactly the tensor itself if only one has a weight.
+        The mean, of probabilities at most 1; exactly the tensor itself if only one has a weight.
     """
     used = {name: weight for name, weight in weights.items() if weight > 0}
     if len(used) == 1:
         return parts[next(iter(used))]
     total = sum(used.values())
-    return torch.stack([parts[name] * (weight / total) for name, weight in used.items()]).sum(0)
+    mean = torch.stack([parts[name] * (weight / total) for name, weight in used.items()]).sum(0)
+    return mean.clamp(max=1)  # the weights of 10 equal parts sum to 1 + 1e-7
 
 
 def single_network_detector(

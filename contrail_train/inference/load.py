@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.storage.documents import read_document
 from contrail_train.config.pipelines import PipelineConfig
 from contrail_train.config.settings import read_config, validated
 from contrail_train.inference.detector import Detector, Network, Weights, single_network_detector, view_of
-from contrail_train.inference.exported import SUFFIXES, load_exported
+from contrail_train.inference.exported import load_exported
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.segmenter import build
 from contrail_train.runs.calibration import check_run, read_calibration
@@ -26,6 +26,9 @@ from contrail_train.runs.distributed import choose_device
 
 def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | None = None) -> Predictor:
     """Load a finished run, a pipeline or an exported file as a predictor.
+
+    Threshold and gate are those fitted with its own symmetries; `workflows.symmetries.load_predictor` fits them with
+    others.
 
     Args:
         path: Run or pipeline directory, or a `.pt2` or `.onnx` file.
@@ -38,15 +41,40 @@ def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | No
 
     Raises:
         ContrailError: If `path` is not a finished run, a pipeline or an exported file.
+        UsageError: If symmetries are given for an exported file.
     """
     chosen = choose_device(device)
-    if path.suffix in SUFFIXES:
+    if path.is_file():
         if symmetries is not None:
-            raise ContrailError(f"{path}: an exported file has its own setting; omit --tta")
+            raise UsageError(f"--tta: has no effect on {path}, an exported file with a setting of its own; omit it")
         return load_exported(path, chosen)
     if (path / PIPELINE).is_file():
         return load_pipeline(path, chosen, symmetries)
     return load_run(path, chosen, symmetries or Symmetries.NONE)
+
+
+def own_symmetries(path: Path) -> Symmetries:
+    """Return the symmetries that a run or pipeline was calibrated with.
+
+    Args:
+        path: Its directory.
+
+    Returns:
+        The pipeline's setting; none for a run.
+    """
+    return read_pipeline(path).tta if (path / PIPELINE).is_file() else Symmetries.NONE
+
+
+def read_pipeline(path: Path) -> PipelineConfig:
+    """Read the settings of a pipeline.
+
+    Args:
+        path: Its directory.
+
+    Returns:
+        The settings.
+    """
+    return validated(PipelineConfig, read_document(path / PIPELINE), str(path / PIPELINE))
 
 
 def load_run(path: Path, device: torch.device, symmetries: Symmetries = Symmetries.NONE) -> Predictor:
@@ -149,7 +177,7 @@ def load_pipeline(path: Path, device: torch.device, symmetries: Symmetries | Non
     Raises:
         ContrailError: If the pipeline is not finished.
     """
-    config = validated(PipelineConfig, read_document(path / PIPELINE), str(path / PIPELINE))
+    config = read_pipeline(path)
     calibration = read_calibration(path)
     mask, gate = calibration["mask_weights"], calibration["gate_weights"]
     detector = pipeline_detector(load_stages(config, path, device), config, mask, gate, symmetries or config.tta)

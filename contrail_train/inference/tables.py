@@ -65,9 +65,9 @@ def record_table(model: Predictor, store: xr.Dataset, out: Path, *, frames: Fram
         for start in range(0, len(windows), batch):
             part = windows[start : start + batch]
             for (sample, frame), p in zip(part, model.predict(read(part)).score, strict=True):
-                contrail = int(p >= limit) if limit > 0 else ""
+                contrail = "" if model.head == "both" and not limit else int(p >= limit)
                 name = str(scalars["record_id"].values[sample])
-                rows.append((name, frame, f"{p:.6f}", contrail, model.decision.model, store.attrs["digest"]))
+                rows.append((name, frame, f"{p:.9g}", contrail, model.decision.model, store.attrs["digest"]))
             advance(len(part))
     write_csv(out, ("record_id", "frame", "probability", "contrail", "model", "store"), rows)
     return len(windows)

@@ -16,7 +16,15 @@ from helpers.evaluations import SIDE, mask_of, records_of
 
 RESULT = {
     **dict.fromkeys(("dice", "dice_low", "dice_high", "tolerant_dice", "precision", "recall", "record_dice"), 0.5),
-    **{"records": 1, "positive_records": 1, "groups": 1, "auc_pr": None, "threshold": 0.5, "left_out": 0},
+    **{
+        "records": 1,
+        "positive_records": 1,
+        "groups": 1,
+        "auc_pr": None,
+        "threshold": 0.5,
+        "left_out": 0,
+        "cleaning": {},
+    },
     "store": {"digest": "sha256:0"},
 }
 

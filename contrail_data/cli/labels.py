@@ -15,7 +15,12 @@ from contrail_data.labels.predictor import FrameSelection
 def pseudo_label(
     store: options.Store,
     model: Annotated[
-        Path, typer.Option(help="Directory of a finished run or pipeline, or an exported file (.pt2, .onnx).")
+        Path,
+        typer.Option(
+            parser=options.local_path,
+            help="Directory of a finished run or pipeline, or an exported file (.pt2, .onnx).",
+            metavar="MODEL",
+        ),
     ],
     out: options.Out,
     frames: options.Frames = "all",

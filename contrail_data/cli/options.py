@@ -18,7 +18,7 @@ time = partial(typer.Option, formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y
 
 
 def local_path(text: str | Path) -> Path:
-    """Parse the path of a local file or folder to write.
+    """Parse the path of something that is not a store, and so lies on a local disk.
 
     Args:
         text: A path, or a URL file:///...
@@ -27,19 +27,19 @@ def local_path(text: str | Path) -> Path:
         The path.
 
     Raises:
-        UsageError: If it is another URL, as only stores are written to object storage.
+        UsageError: If it is another URL.
     """
     from contrail_data.storage.place import place_of
 
     place = place_of(text)
     if place.remote:
-        raise UsageError(f"{text}: only stores are written to URLs; give a local path and copy the result there")
+        raise UsageError(f"{text}: only stores are read from and written to URLs; give a local path")
     return place.path
 
 
 # Options that `--help` lists in a panel of their own.
 output = partial(typer.Option, rich_help_panel="Output")
-local_output = partial(output, parser=local_path)
+local_output = partial(output, parser=local_path, metavar="PATH")
 """An option that names a local file or folder to write."""
 selection = partial(typer.Option, rich_help_panel="Selection")
 execution = partial(typer.Option, rich_help_panel="Execution")

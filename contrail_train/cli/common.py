@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 MODEL_HELP = "Directory of a finished run or pipeline, or an exported file (.pt2, .onnx)."
 
-Model = Annotated[Path, typer.Argument(help=MODEL_HELP, metavar="MODEL")]
+model_argument = partial(typer.Argument, parser=options.local_path)
+Model = Annotated[Path, model_argument(help=MODEL_HELP, metavar="MODEL")]
 Preset = Annotated[
     str, typer.Argument(help="A preset (see `presets ls`), or a .yaml file with settings.", metavar="PRESET|FILE")
 ]

@@ -21,7 +21,7 @@ from contrail_data.cli.common import (
 )
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import FrameSelection
-from contrail_train.cli.common import Model
+from contrail_train.cli.common import Model, model_argument
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -209,7 +209,7 @@ def predict_scans(
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="Directory of a finished run or pipeline.", metavar="MODEL")],
+    model: Annotated[Path, model_argument(help="Directory of a finished run or pipeline.", metavar="MODEL")],
     out: Annotated[
         Path, options.local_output("--out", "-o", help="NAME.pt2 (torch) or NAME.onnx (needs the extra 'onnx').")
     ],

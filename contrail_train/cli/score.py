@@ -10,7 +10,7 @@ import typer
 
 from contrail_data.cli import options
 from contrail_data.cli.common import ExitCode, print_note, print_table, refuse_options
-from contrail_train.cli.common import MODEL_HELP, Model, print_scores
+from contrail_train.cli.common import MODEL_HELP, Model, model_argument, print_scores
 
 
 def evaluate(
@@ -59,8 +59,8 @@ def evaluate(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help=MODEL_HELP, metavar="A")],
-    b: Annotated[Path, typer.Argument(help="Another model.", metavar="B")],
+    a: Annotated[Path, model_argument(help=MODEL_HELP, metavar="A")],
+    b: Annotated[Path, model_argument(help="Another model.", metavar="B")],
     store: options.Store,
     tta: options.Tta = None,
     batch: options.Batch = 16,

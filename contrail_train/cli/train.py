@@ -22,7 +22,7 @@ from contrail_data.cli.common import (
     print_table,
     refuse_options,
 )
-from contrail_train.cli.common import Preset, RunDirectory, Settings, interval_text, print_holdout
+from contrail_train.cli.common import Preset, RunDirectory, Settings, interval_text, model_argument, print_holdout
 from contrail_train.workflows.retraining import Retraining
 
 
@@ -167,7 +167,7 @@ def rounds(
 
 
 def soup(
-    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one model.", metavar="RUN")],
+    runs: Annotated[list[Path], model_argument(help="Finished runs of one model.", metavar="RUN")],
     out: Annotated[Path, options.local_output("--out", "-o", help="Run directory to write.")],
     device: options.Device = "auto",
 ) -> None:

@@ -8,6 +8,7 @@ import re
 import numpy as np
 from PIL import Image
 
+from contrail_data.logits import LOWEST, encode
 from contrail_data.reports.page import Picture
 from contrail_train.evaluation.analysis import analyse
 from contrail_train.evaluation.outcomes import outcome_of
@@ -44,7 +45,7 @@ def test_the_page_is_self_contained_and_escapes_html() -> None:
     outcomes = [outcome_of(predicted, predicted, target, None, 0)]
     analysis = analyse(outcomes, records_of(1), np.ones(1), 0.0, np.array(["a"]))
     histogram = np.zeros((2, 65536), np.int64)
-    histogram[:, 40000] = 5
+    histogram[:, encode(np.array(0.61)) - LOWEST] = 5
     pictures = [Picture(b"png", ["<b>id", "what & 'how"])]
     page = evaluation_page({**RESULT, "analysis": analysis}, pictures, "<script>alert(1)</script>", histogram)
     assert "<script" not in page

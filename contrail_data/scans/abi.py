@@ -8,6 +8,7 @@ any way that netCDF allows (byte order, width, sign, packing, chunks, filters) a
 
 from __future__ import annotations
 
+import atexit
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -42,15 +43,9 @@ FIRE_BAND = 7
 """The band whose radiance is zero on cold clouds at night, and saturates above fires."""
 BLOCK_ROWS = 500
 """Approximate number of rows per dask task of `open_abi`."""
-# Values that stand for none if a variable states no other, as in netCDF4.default_fillvals; bytes have no such value.
-_NO_VALUE = {
-    "i2": -32767,
-    "u2": 65535,
-    "i4": -2147483647,
-    "u4": 4294967295,
-    "f4": 9.969209968386869e36,
-    "f8": 9.969209968386869e36,
-}
+# Values that stand for none if a variable states no other, as in netCDF4.default_fillvals.
+_NO_VALUE = {"i1": -127, "u1": 255, "i2": -32767, "u2": 65535, "i4": -2147483647, "u4": 4294967295}
+_NO_VALUE |= {"f4": 9.969209968386869e36, "f8": 9.969209968386869e36}
 _MISSING = ("_FillValue", "missing_value", "valid_range", "valid_min", "valid_max")
 _EPOCH: np.datetime64 = np.datetime64("2000-01-01T12:00:00", "ns")
 
@@ -189,15 +184,15 @@ def _table(url: str, name: str) -> npt.NDArray[np.float32]:
 def _kelvin(file: Any, name: str, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Convert stored values, in native byte order, to float32 kelvin; radiances that no temperature has become 0 K."""
     attributes = file[name].attrs
-    default = _NO_VALUE.get(stored.dtype.str[1:])
     stated = {key: _as_stored(attributes[key], stored.dtype) for key in _MISSING if key in attributes}
-    fills = [*stated.get("_FillValue", [] if default is None else [default]), *stated.get("missing_value", [])]
     limits = stated.get("valid_range", ())
     low, high = limits if len(limits) == 2 else ([*stated.get(f"valid_{end}", ()), None][0] for end in ("min", "max"))
     missing = np.zeros(stored.shape, bool)
-    for fill in fills:
+    for fill in (*stated.get("_FillValue", ()), *stated.get("missing_value", ())):
         missing |= stored == fill
     stored = _unsigned(stored, attributes)
+    if "_FillValue" not in attributes:
+        missing |= stored == _NO_VALUE.get(file[name].dtype.str[1:], np.nan)
     for limit, beyond in ((low, np.less), (high, np.greater)):
         if limit is not None:
             missing |= beyond(stored, _unsigned(limit, attributes))
@@ -266,6 +261,10 @@ def _parts(variable: Any, rows: slice, columns: slice) -> Iterator[tuple[tuple[s
 def _file(url: str) -> Any:
     """Open a file and keep it open for the next call, as opening takes longer than reading a window."""
     return h5py.File(_RemoteFile(url) if "://" in url else url, "r")
+
+
+# HDF5 would close a remote file when Python can no longer read it, and crash.
+atexit.register(_file.cache_clear)
 
 
 @contextmanager

@@ -29,5 +29,3 @@ def test_names_of_abi_files_are_parsed(name: str, fields: tuple) -> None:
 def test_names_of_other_files_are_ignored() -> None:
     for name in ("OR_SUVI-L1b-Fe093_G16_s1_e1_c1.nc", "OR_ABI-L1b-RadC-M6_G16_s20232561536173_e1_c1.nc", "x.nc"):
         assert describe(name) is None
-
-

@@ -1,0 +1,209 @@
+"""Files as people have them, archives over time, and imagers through satpy become lists of scans."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from contrail_data.errors import ContrailError
+from contrail_data.scans.abi_files import describe, find_files
+from contrail_data.scans.listing import assign_frames, list_abi_scans, list_satpy_scans, spans_around
+from contrail_data.storage.place import Place
+from contrail_data.synthetic.abi import write_abi
+
+BANDS = (11, 14, 15)
+SMALL = {"size": (24, 30), "bands": BANDS}
+CHANGE = np.datetime64("2025-04-07T15:00")
+
+
+def stem_of(path: Path) -> str:
+    return path.name.removesuffix(".nc")
+
+
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        lambda stem: f"{stem} (1).nc",
+        lambda stem: f"{stem} - Copy.nc",
+        lambda stem: f"Copy of {stem}.nc",
+        lambda stem: f"{stem}.NC",
+        lambda stem: f"{stem}.nc.1",
+        lambda stem: f"{stem}.nc.download",
+        lambda stem: f"{stem}.h5",
+        lambda stem: stem.replace("RadM1-", "RadM1-Reproc-") + ".nc",
+        lambda stem: f"{stem}_Reproc-v2.nc",
+        lambda stem: f"{stem.lower()}.nc",
+        lambda stem: f"night {len(stem)} band {stem[20:22]} at {stem[34:45]}.nc",
+    ],
+)
+def test_renamed_files_are_recognised_by_their_contents(tmp_path: Path, renamed) -> None:
+    paths = write_abi(tmp_path / "as-published", np.datetime64("2024-03-01T12:00"), scans=2, **SMALL)
+    (tmp_path / "renamed").mkdir()
+    for path in paths:
+        copy = tmp_path / "renamed" / renamed(stem_of(path))
+        shutil.copy(path, copy)
+        with h5py.File(copy, "r+") as file:
+            file.attrs["dataset_name"] = np.bytes_(copy.name)
+    (tmp_path / "renamed" / "notes.nc.txt").write_text("no file of an ABI")
+    expected, listing = (list_abi_scans(str(tmp_path / name), BANDS) for name in ("as-published", "renamed"))
+    assert len(listing.scans) == 2
+    assert not listing.problems
+    for ours, theirs in zip(listing.scans, expected.scans, strict=True):
+        assert (ours.start, ours.bands, ours.platform, ours.grid) == (
+            theirs.start,
+            theirs.bands,
+            theirs.platform,
+            theirs.grid,
+        )
+        np.testing.assert_array_equal(ours.open()["brightness_temperature"], theirs.open()["brightness_temperature"])
+
+
+def test_copies_of_one_scan_and_band_are_used_once_and_reported(tmp_path: Path) -> None:
+    paths = write_abi(tmp_path, np.datetime64("2024-03-01T12:00"), scans=1, **SMALL)
+    shutil.copy(paths[0], tmp_path / f"{stem_of(paths[0])} (1).nc")
+    cut = tmp_path / f"{stem_of(paths[1])}.nc.download"
+    cut.write_bytes(paths[1].read_bytes()[:3000])
+    listing = list_abi_scans(str(tmp_path), BANDS)
+    assert listing.scans[0].files == tuple(sorted(map(str, paths)))
+    assert len(listing.notes) == 1
+    assert f"(1).nc: replaced by a copy of the same scan and band, {paths[0].name}" in listing.notes[0]
+    assert len(listing.problems) == 1
+    assert listing.problems[0].startswith(f"{cut}: cannot be read")
+
+
+def test_one_bad_file_or_missing_band_sets_aside_its_scan_only(tmp_path: Path) -> None:
+    paths = write_abi(tmp_path, np.datetime64("2024-03-01T12:00"), scans=4, **SMALL)
+    paths[1].write_bytes(paths[1].read_bytes()[:5000])
+    paths[3 * 2].unlink()
+    listing = list_abi_scans(str(tmp_path), BANDS)
+    assert [str(scan.start)[11:16] for scan in listing.scans] == ["12:10", "12:30"]
+    broken, incomplete = listing.problems
+    assert broken.startswith(f"{paths[1]}: cannot be read")
+    assert "its scan of 2024-03-01T12:20:00 lacks band 11; fetch it" in incomplete
+
+
+def upload(folder: Path, bucket: str) -> None:
+    import boto3
+    from botocore.exceptions import ClientError
+
+    client = boto3.client("s3")
+    with suppress(ClientError):  # there already
+        client.create_bucket(Bucket=bucket)
+    for path in folder.iterdir():
+        file = describe(str(path))
+        assert file is not None
+        when = file.start.astype("datetime64[s]").astype(object)
+        client.upload_file(str(path), bucket, f"ABI-L1b-RadM/{when:%Y/%j/%H}/{path.name}")
+
+
+def test_each_frame_comes_from_the_spacecraft_that_stood_there(s3: str, tmp_path: Path) -> None:
+    """Both fly and archive for days before and after the change, on one grid."""
+    centre = (29.5, -92.0)
+    for satellite in (16, 19):
+        begin = CHANGE - np.timedelta64(30, "m")
+        write_abi(tmp_path / str(satellite), begin, scans=6, satellite=satellite, centre=centre, **SMALL)
+        upload(tmp_path / str(satellite), f"noaa-goes{satellite}")
+    spans = spans_around([CHANGE], before=3, after=2, tolerance=5)
+    listing = list_abi_scans("goes-east", BANDS, spans=spans, product="L1b-RadM1")
+    frames = assign_frames(listing.scans, CHANGE, before=3, after=2, tolerance=5)
+    assert [frame and frame.platform for frame in frames] == ["GOES-16"] * 3 + ["GOES-19"] * 3
+    assert "scans of GOES-16, GOES-19" in listing.notes[0]
+    named = list_abi_scans("goes16", BANDS, spans=spans, product="L1b-RadM1")
+    assert {scan.platform for scan in named.scans} == {"GOES-16"}
+    assert len(named.scans) == 6
+    with pytest.raises(ContrailError, match="no GOES-R spacecraft at 2015-01-01"):
+        find_files("goes-east", [(np.datetime64("2015-01-01"), np.datetime64("2015-01-02"))], "L1b-RadM1")
+
+
+def test_frames_of_other_projections_are_not_mixed(tmp_path: Path) -> None:
+    begin = np.datetime64("2024-03-01T12:00")
+    write_abi(tmp_path / "east", begin, scans=2, satellite=16, centre=(30.0, -105.0), **SMALL)
+    write_abi(tmp_path / "west", begin + np.timedelta64(20, "m"), scans=2, satellite=18, centre=(30.0, -105.0), **SMALL)
+    scans = [scan for name in ("east", "west") for scan in list_abi_scans(str(tmp_path / name), BANDS).scans]
+    frames = assign_frames(scans, begin + np.timedelta64(20, "m"), before=2, after=1, tolerance=5)
+    assert [frame and frame.platform for frame in frames] == [None, None, "GOES-18", "GOES-18"]
+
+
+def test_only_needed_hours_of_an_archive_are_listed_and_at_the_same_time(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [np.datetime64("2024-03-01T12:30"), np.datetime64("2024-03-08T23:55")]
+    for day, moment in enumerate(times):
+        write_abi(tmp_path / str(day), moment, scans=1, **SMALL)
+        upload(tmp_path / str(day), "noaa-goes16")
+    listed: list[str] = []
+    active: list[int] = []
+    original, lock = Place.sizes, threading.Lock()
+
+    def sizes(place: Place) -> dict[str, int]:
+        with lock:
+            listed.append(place.url)
+            active.append(1)
+        deadline = time.monotonic() + 5
+        while len(active) < 4 and time.monotonic() < deadline:  # all are asked for before the first is answered
+            time.sleep(0.001)
+        return original(place)
+
+    monkeypatch.setattr(Place, "sizes", sizes)
+    spans = spans_around(times, before=4, after=3, tolerance=5)
+    files = find_files("goes-east", spans, "L1b-RadM1")
+    assert len(files) == 6
+    assert sorted(url[-11:] for url in listed) == [
+        "2024/061/11",
+        "2024/061/12",
+        "2024/061/13",
+        "2024/068/23",
+        "2024/069/00",
+    ]
+
+
+def test_bad_files_of_other_imagers_are_set_aside(real_data: Path, tmp_path: Path, capfd) -> None:
+    pytest.importorskip("satpy")
+    for path in (real_data / "ami").iterdir():
+        shutil.copy(path, tmp_path)
+        later = shutil.copy(path, tmp_path / path.name.replace("0034.nc", "0036.nc"))
+        if "ir112" in path.name:
+            later.write_bytes(later.read_bytes()[:200_000])
+    (tmp_path / "readme.txt").write_text("not a scan")
+    listing = list_satpy_scans(str(tmp_path), "auto", BANDS)
+    assert len(listing.scans) == 1
+    (problem,) = listing.problems
+    assert "ir112_la020ge_202308090036.nc: satpy cannot read it (band 14: " in problem
+    assert np.isfinite(listing.scans[0].open()["brightness_temperature"].isel(x=slice(0, 9)).values).all()
+    assert capfd.readouterr() == ("", "")
+    (tmp_path / "gk2a_ami_le1b_ir123_la020ge_202308090034.nc").unlink()
+    with pytest.raises(ContrailError, match=r"no scan has all of bands 11, 14, 15, since .*ir112"):
+        list_satpy_scans(str(tmp_path), "auto", BANDS)
+    with pytest.raises(
+        ContrailError, match="contains files of another imager, which satpy reads; give --reader ami_l1b"
+    ):
+        find_files(str(tmp_path))
+
+
+def test_cut_segments_of_himawari_are_set_aside(real_data: Path, tmp_path: Path, capfd) -> None:
+    """One file compressed and cut, and one unpacked and cut, of two times; a third time is whole."""
+    pytest.importorskip("satpy")
+    import bz2
+
+    for path in (real_data / "ahi").iterdir():
+        if "B13" in path.name:
+            continue
+        shutil.copy(path, tmp_path)
+        cut = path.read_bytes()[:50_000] if "B14" in path.name else path.read_bytes()
+        (tmp_path / path.name.replace("_0430_", "_0440_")).write_bytes(cut)
+        unpacked = bz2.decompress(path.read_bytes())
+        cut = unpacked[: len(unpacked) // 2] if "B15" in path.name else unpacked
+        (tmp_path / path.name.replace("_0430_", "_0450_").removesuffix(".bz2")).write_bytes(cut)
+    listing = list_satpy_scans(str(tmp_path), "ahi_hsd", BANDS)
+    assert len(listing.scans) == 1
+    assert len(listing.problems) == 2
+    assert "_0440_B14_JP02_R20_S0101.DAT.bz2: satpy cannot read it (band 14: " in listing.problems[0]
+    assert "_0450_B15_JP02_R20_S0101.DAT: satpy cannot load B15" in listing.problems[1]
+    assert capfd.readouterr() == ("", "")

@@ -8,7 +8,7 @@ import math
 import re
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -39,54 +39,98 @@ _LARGEST_PICTURE = 2500
 _COAST, _CONTRAIL = (255, 255, 255), (255, 255, 0)
 
 
-def check_outputs(outs: Sequence[Path], overwrite: bool) -> None:
+def output_names(out: Path, times_by_grid: Sequence[Sequence[np.datetime64]]) -> dict[np.datetime64, Path]:
+    """Name the files of an output.
+
+    GeoTIFF and PNG hold one time, GeoJSON any, and other formats the times of one grid. If that makes several files,
+    each has the time of its first scan in its name.
+
+    Args:
+        out: The file that the user named.
+        times_by_grid: Times of the scans on each grid.
+
+    Returns:
+        The file that begins with each time.
+    """
+    times = [time for times in times_by_grid for time in times]
+    count = 1 if out.suffix == ".geojson" else len(times if out.suffix in (".tif", ".png") else times_by_grid)
+    if count == 1:
+        return dict.fromkeys(times, out)
+    minutes, seconds = (np.datetime_as_string(np.array(times), unit).tolist() for unit in ("m", "s"))
+    stamps = minutes if len(set(minutes)) == len(times) else seconds
+    return {
+        time: out.with_name(f"{out.stem}-{re.sub('[-:]', '', stamp)}{out.suffix}")
+        for time, stamp in zip(times, stamps, strict=True)
+    }
+
+
+def check_outputs(names: Mapping[Path, Mapping[np.datetime64, Path]], overwrite: bool) -> None:
     """Check that scenes can be written to files.
 
     Args:
-        outs: The files.
+        names: By output, its files as of `output_names`.
         overwrite: Whether existing ones may be replaced.
 
     Raises:
         ContrailError: If the format of a file is unknown, or it exists and may not be replaced.
     """
-    for out in outs:
+    for out, paths in names.items():
         if out.suffix not in SUFFIXES:
             raise ContrailError(f"{out}: not a format of scenes; choose a name that ends in {', '.join(SUFFIXES)}")
-        check_new(out, overwrite, scene=True)
+        for path in dict.fromkeys(paths.values()):
+            check_new(path, overwrite, scene=True)
 
 
-def write(scene: xr.Dataset, out: Path, *, altitude: float | None = None) -> list[Path]:
-    """Write a scene in the format that the suffix selects. Files appear complete or not at all.
+def write(
+    scenes: Sequence[xr.Dataset],
+    out: Path,
+    names: Mapping[np.datetime64, Path],
+    *,
+    altitude: float | None = None,
+) -> list[Path]:
+    """Write scenes in the format that the suffix selects. Files appear complete or not at all.
 
     Args:
-        scene: A predicted scene with `mask` and `valid`, see `predict.predict_files`.
-        out: The file. GeoTIFF and PNG hold one time: with several, each gets its own file, with the time in its name.
+        scenes: Predicted scenes with `mask` and `valid`, one for each grid, see `predict.predict_files`.
+        out: The file that the user named.
+        names: Its files as of `output_names`.
         altitude: Metres for which shapes in GeoJSON are corrected for parallax; None for no correction.
 
     Returns:
         The files written.
     """
-    times = [scene.isel(time=i) for i in range(scene.sizes["time"])]
-    if out.suffix in (".tif", ".png"):
-        stamps = np.datetime_as_string(scene["time"].values, "m").tolist()
-        names = [f"{out.stem}-{re.sub('[-:]', '', stamp)}{out.suffix}" for stamp in stamps]
-        paths = [out.with_name(name) for name in names] if len(times) > 1 else [out]
-        for time, path in zip(times, paths, strict=True):
-            if out.suffix == ".png":
-                write_atomically(path, [encode_png(picture(time))])
-            else:
-                _write_geotiff(time, path)
-        return paths
     if out.suffix == ".geojson":
-        write_atomically(out, [json.dumps(geojson(scene, altitude), allow_nan=False).encode()])
-    elif out.suffix == ".gif":
-        content = io.BytesIO()
-        first, *others = map(picture, times)
-        first.save(content, "gif", save_all=True, append_images=others, duration=500, loop=0)
-        write_atomically(out, [content.getvalue()])
-    else:
-        _write_cf(scene, out)
-    return [out]
+        write_atomically(out, [json.dumps(geojson(scenes, altitude), allow_nan=False).encode()])
+        return [out]
+    paths = []
+    for scene in scenes:
+        times = [scene.isel(time=i) for i in range(scene.sizes["time"])]
+        first = names[scene["time"].values[0]]
+        if out.suffix in (".tif", ".png"):
+            for time in times:
+                paths.append(names[time["time"].values[()]])
+                if out.suffix == ".png":
+                    write_atomically(paths[-1], [encode_png(picture(time))])
+                else:
+                    _write_geotiff(time, paths[-1])
+            continue
+        if out.suffix == ".gif":
+            content = io.BytesIO()
+            picture_1, *others = map(picture, times)
+            picture_1.save(content, "gif", save_all=True, append_images=others, duration=500, loop=0)
+            write_atomically(first, [content.getvalue()])
+        else:
+            _write_cf(scene, first)
+        paths.append(first)
+    return paths
+
+
+def _codes(values: npt.NDArray[np.float32], threshold: float, step: float) -> npt.NDArray[np.float32]:
+    """Round to multiples of a step, but never across the threshold, also when read as float32; NaN stays NaN."""
+    first = math.ceil(threshold / step)
+    first += np.float32(first * step) < threshold
+    codes = np.rint(values / np.float32(step))
+    return np.where(values >= np.float32(threshold), np.maximum(codes, first), np.minimum(codes, first - 1))
 
 
 # ------------------------------------------------------------------------------------------------------- CF conventions
@@ -120,6 +164,9 @@ def _cf_dataset(scene: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, Any]
     """The scene with CF attributes, and the encoding of its variables."""
     dataset = scene.drop_vars(["image", "channel", "scan_start", "scan_end"], errors="ignore")
     dataset["mask"] = dataset["mask"].where(dataset["valid"] > 0, np.uint8(255))
+    for name, limit in (("probability", "threshold"), ("gate_score", "gate")):
+        if name in dataset:
+            dataset[name] = dataset[name].copy(data=1e-4 * _codes(dataset[name].values, scene.attrs[limit], 1e-4))
     variables = yaml.safe_load(files(__package__).joinpath("cf.yaml").read_text())
     variables = {name: variable for name, variable in variables.items() if name in dataset.variables}
     for name, variable in variables.items():
@@ -142,13 +189,12 @@ def _remove(path: Path) -> None:
 def _write_geotiff(scene: xr.Dataset, out: Path) -> None:
     """Write one time as a cloud-optimised GeoTIFF in latitude and longitude, 255 where there is no data.
 
-    Band 1 is the probability in steps of 1/250, resampled bilinearly because GeoTIFF has no geostationary projection;
-    band 2 is the mask of the nearest pixel.
+    Band 1 is the probability in steps of 1/250, resampled bilinearly because GeoTIFF has no geostationary projection,
+    and band 2 the mask.
     """
     grid = grid_of(scene)
     south, west, north, east = _degrees_covered(scene, grid, out)
     height, width = north - south, east - west
-    probability = np.nan_to_num(scene["probability"].values)
     profile = {"driver": "GTiff", "width": width, "height": height, "count": 2, "dtype": "uint8", "nodata": 255}
     profile |= {"crs": "EPSG:4326", "tiled": True, "blockxsize": 256, "blockysize": 256}
     corner = from_origin(grid.projection.longitude + west * DEGREES, north * DEGREES, DEGREES, DEGREES)
@@ -158,13 +204,10 @@ def _write_geotiff(scene: xr.Dataset, out: Path) -> None:
                 rows = min(256, height - top)
                 y = (north - top - 0.5 - np.arange(rows)) * DEGREES
                 x = grid.projection.longitude + (west + 0.5 + np.arange(width)) * DEGREES
-                indices = np.nan_to_num(np.stack(grid.indices(y[:, np.newaxis], x[np.newaxis])), nan=-9.0)
-                valid = ndimage.map_coordinates(scene["valid"].values, indices, order=0, cval=0) > 0
-                p = ndimage.map_coordinates(probability, indices, order=1, mode="nearest")
-                mask = ndimage.map_coordinates(scene["mask"].values, indices, order=0, cval=0)
+                p, mask = _resampled(scene, *grid.indices(y[:, np.newaxis], x[np.newaxis]))
                 window = rasterio.windows.Window(0, top, width, rows)
-                for band, values in ((1, np.rint(250 * p)), (2, mask)):
-                    file.write(np.where(valid, values, 255).astype(np.uint8), band, window=window)
+                for band, values in ((1, _codes(p, scene.attrs["threshold"], 1 / 250)), (2, mask)):
+                    file.write(np.where(np.isnan(p), 255, values).astype(np.uint8), band, window=window)
             file.scales = (1 / 250, 1.0)
             file.set_band_description(1, "probability of a contrail")
             file.set_band_description(2, "contrail: 0 no, 1 yes")
@@ -173,6 +216,53 @@ def _write_geotiff(scene: xr.Dataset, out: Path) -> None:
         with MemoryFile(ext=".tif") as optimised:
             copy(memory.name, optimised.name, driver="COG", compress="DEFLATE", overview_resampling="nearest")
             write_atomically(out, [optimised.read()])
+
+
+def _resampled(
+    scene: xr.Dataset, rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Interpolate the probability bilinearly between the pixels that are not missing, and the mask along with it.
+
+    A place is in the mask if one of its pixels is and its probability reaches the threshold, or the least probability
+    of these pixels, if that is lower (they may have been added by hysteresis). So without cleaning, mask and
+    probability agree everywhere, and regions that were removed stay removed.
+
+    Args:
+        scene: One time of a predicted scene.
+        rows: Fractional rows of places; NaN where not seen.
+        columns: Fractional columns, likewise.
+
+    Returns:
+        The probability, NaN where the nearest pixel is missing, and the mask.
+    """
+    probability, valid, mask = (scene[name].values for name in ("probability", "valid", "mask"))
+    seen = grid_of(scene).contains(rows, columns)
+    rows, columns = np.where(seen, rows, 0), np.where(seen, columns, 0)
+    i, j = np.floor(rows), np.floor(columns)
+    total, weights = np.zeros(rows.shape), np.zeros(rows.shape)
+    lowest, highest = np.full(rows.shape, np.inf), np.full(rows.shape, -np.inf)
+    level, nearest = np.full(rows.shape, np.inf), np.zeros(rows.shape)
+    for di, row_weight in enumerate((1 - (rows - i), rows - i)):
+        for dj, column_weight in enumerate((1 - (columns - j), columns - j)):
+            place = (
+                (i + di).clip(0, len(valid) - 1).astype(np.intp),
+                (j + dj).clip(0, valid.shape[1] - 1).astype(np.intp),
+            )
+            weight = row_weight * column_weight
+            p, has_value = probability[place], (valid[place] > 0) & (weight > 1e-6)
+            total += np.where(has_value, weight * p, 0)
+            weights += np.where(has_value, weight, 0)
+            lowest, highest = (
+                np.where(has_value, limit(bound, p), bound) for limit, bound in ((np.fmin, lowest), (np.fmax, highest))
+            )
+            level = np.where(has_value & (mask[place] > 0), np.fmin(level, p), level)
+            is_nearest = (row_weight >= 0.5) & (column_weight >= 0.5)
+            nearest = np.maximum(nearest, is_nearest & has_value)
+    seen &= nearest > 0
+    with np.errstate(invalid="ignore"):
+        p = np.where(seen, np.clip(total / weights, lowest, highest), np.nan).astype(np.float32)
+    threshold = np.float32(scene.attrs["threshold"])
+    return p, np.isfinite(level) & (p >= np.minimum(level, threshold).astype(np.float32))
 
 
 def _degrees_covered(scene: xr.Dataset, grid: FixedGrid, out: Path) -> tuple[int, int, int, int]:
@@ -191,30 +281,32 @@ def _degrees_covered(scene: xr.Dataset, grid: FixedGrid, out: Path) -> tuple[int
 # ------------------------------------------------------------------------------------------------------------- GeoJSON
 
 
-def geojson(scene: xr.Dataset, altitude: float | None) -> dict[str, Any]:
+def geojson(scenes: Sequence[xr.Dataset], altitude: float | None) -> dict[str, Any]:
     """Express the contrails of all times as one feature collection.
 
     Args:
-        scene: A predicted scene with `mask`.
+        scenes: Predicted scenes with `mask`, one for each grid.
         altitude: Metres for which shapes are corrected for parallax; None for no correction.
 
     Returns:
-        The centre line and the outline of each contrail, with the scene's provenance.
+        The centre line and the outline of each contrail, in order of time, with the scenes' provenance.
     """
     features: list[dict[str, Any]] = []
-    for i in range(scene.sizes["time"]):
-        one = scene.isel(time=i)
+    times = [scene.isel(time=i) for scene in scenes for i in range(scene.sizes["time"])]
+    for one in sorted(times, key=lambda scene: scene["time"].values):
         traced = contrails(
             one["mask"].values > 0,
             np.nan_to_num(one["probability"].values),
-            grid_of(scene),
+            grid_of(one),
             row_time=one["scan_time"].values,
-            satellite=str(scene.attrs["platform"]),
+            satellite=str(one.attrs["platform"]),
             altitude=altitude,
         )
         features += to_features(traced)
-    provenance = ("platform", "model", "threshold", "gate", "composite", "software", "inputs")
-    return {"type": "FeatureCollection", "features": features, **{key: scene.attrs[key] for key in provenance}}
+    provenance = {key: scenes[0].attrs[key] for key in ("model", "threshold", "gate", "composite", "software")}
+    provenance["platform"] = ", ".join(sorted({str(scene.attrs["platform"]) for scene in scenes}))
+    provenance["inputs"] = sorted({name for scene in scenes for name in scene.attrs["inputs"]})
+    return {"type": "FeatureCollection", "features": features, **provenance}
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures

@@ -20,16 +20,24 @@ import xarray as xr
 from contrail_data import __version__
 from contrail_data.composites import Composite, from_dict, stored_frames, whiten
 from contrail_data.errors import ContrailError
+from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.labels.predictor import Predicted
 from contrail_data.progress import progress
-from contrail_data.sample import FRAME_STEP
-from contrail_data.scans.listing import Scan, assign_frames, list_abi_scans, list_satpy_scans
+from contrail_data.scans.abi_files import ALWAYS
+from contrail_data.scans.listing import (
+    Scan,
+    ScanListing,
+    assign_frames,
+    list_abi_scans,
+    list_satpy_scans,
+    spans_around,
+)
 from contrail_data.scans.scene import GRID_MAPPING, grid_of, row_times
 from contrail_data.scans.tiles import Tile, cut
 from contrail_train.contrails.cleaning import Cleaning, clean
 from contrail_train.inference.predictor import Predictor
-from contrail_train.scenes.files import check_outputs, write
+from contrail_train.scenes.files import check_outputs, output_names, write
 from contrail_train.scenes.tiling import Area, Mosaic, Tiling, fill_missing, load_window, strips, window_of_area
 
 _TileFrames = tuple[Tile, npt.NDArray[Any], npt.NDArray[np.bool_]]
@@ -63,28 +71,64 @@ class SceneRequest:
     overwrite: bool = False
 
 
-def predict_files(model: Predictor, request: SceneRequest) -> tuple[list[str], list[str], list[Path]]:
-    """Predict scans and write the scene to files.
+@dataclass(frozen=True)
+class Outcome:
+    """What `predict_files` did."""
+
+    notes: list[str]
+    """What the user should know."""
+    set_aside: list[str]
+    """One line for each file, scan or time that could not be used."""
+    lines: list[str]
+    """One line on each predicted scan."""
+    paths: list[Path]
+    """The files written."""
+
+
+def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
+    """Predict scans and write them to files.
+
+    A time that cannot be predicted is set aside, unless it is the only one. Scans on several grids (of a mesoscale
+    sector that moved) become one file per grid in formats that need a common one.
 
     Args:
         model: A predictor of masks.
         request: The scans, how to predict them, and the files.
 
     Returns:
-        Notes on the input, such as files that cannot be read; a line on each predicted scan; and the files written.
+        What was done.
 
     Raises:
-        ContrailError: If an output cannot be written, which is checked before anything is predicted, or as of
-            `predict_scans`.
+        ContrailError: If an output cannot be written, which is checked before anything is predicted, or if no time can
+            be predicted.
     """
-    scans, notes = _find_scans(model, request)
-    times = list(request.times) or _usable_times(model, request, scans)
-    check_outputs(request.outs, request.overwrite)
-    scene = predict_scans(model, scans, times, request.tiling, area=request.area, batch=request.batch)
-    scene = _with_mask(scene, request.cleaning, model.decision.gate)
-    lines = [_summary(scene.isel(time=i)) for i in range(scene.sizes["time"])]
-    paths = [path for out in request.outs for path in write(scene, out, altitude=request.altitude)]
-    return notes, lines, paths
+    listing = _find_scans(model, request)
+    scans, notes, set_aside = listing.scans, list(listing.notes), list(listing.problems)
+    times = list(request.times) or _usable_times(model, request, scans, notes)
+    time_of = {min(scans, key=lambda scan: abs(scan.start - time)): time for time in times}
+    middles: dict[FixedGrid, list[np.datetime64]] = {}
+    for scan in time_of:
+        middles.setdefault(scan.grid, []).append(scan.middle)
+    request.cleaning.check(times=max(map(len, middles.values())))
+    names = {out: output_names(out, list(middles.values())) for out in request.outs}
+    check_outputs(names, request.overwrite)
+    if len(middles) > 1:
+        notes.append(f"the scans lie on {len(middles)} grids: formats that need one grid get a file for each")
+    scenes: dict[FixedGrid, list[xr.Dataset]] = {}
+    failures: list[ContrailError] = []
+    for scan, time in time_of.items():
+        try:
+            scene = predict_scans(model, scans, [time], request.tiling, area=request.area, batch=request.batch)
+            scenes.setdefault(scan.grid, []).append(scene)
+        except ContrailError as error:
+            failures.append(error)
+            set_aside.append(str(error) if str(error).startswith(str(time)) else f"{time}: {error}")
+    if not scenes:
+        raise failures[0]
+    joined = [_with_mask(_joined(parts), request.cleaning, model.decision.gate) for parts in scenes.values()]
+    lines = sorted(_summary(scene.isel(time=i)) for scene in joined for i in range(scene.sizes["time"]))
+    paths = [path for out in request.outs for path in write(joined, out, names[out], altitude=request.altitude)]
+    return Outcome(notes, set_aside, lines, paths)
 
 
 def _summary(scene: xr.Dataset) -> str:
@@ -94,39 +138,33 @@ def _summary(scene: xr.Dataset) -> str:
     return f"{time}: {counts} ({100 * predicted / size:.1f} % of the window)"
 
 
-def _find_scans(model: Predictor, request: SceneRequest) -> tuple[list[Scan], list[str]]:
-    """The scans in the source, and notes on it."""
+def _find_scans(model: Predictor, request: SceneRequest) -> ScanListing:
     bands = from_dict(model.composite).bands
     if request.reader is not None:
-        return list_satpy_scans(request.source, request.reader, bands).scans, []
-    since = until = None
-    if request.times:
-        tolerance = np.timedelta64(round(request.tiling.tolerance * 60), "s")
-        since = min(request.times) + FRAME_STEP * model.offsets[0] - tolerance
-        until = max(request.times) + FRAME_STEP * model.offsets[-1] + tolerance
-    listing = list_abi_scans(request.source, bands, since=since, until=until, product=request.product)
-    return listing.scans, [*listing.notes, *listing.problems]
+        return list_satpy_scans(request.source, request.reader, bands)
+    around = spans_around(request.times, **_neighbours(model, request.tiling))
+    return list_abi_scans(request.source, bands, spans=around or (ALWAYS,), product=request.product)
 
 
-def _usable_times(model: Predictor, request: SceneRequest, scans: Sequence[Scan]) -> list[np.datetime64]:
-    complete = _with_bands(model, scans)
+def _usable_times(
+    model: Predictor, request: SceneRequest, scans: Sequence[Scan], notes: list[str]
+) -> list[np.datetime64]:
     times = [
         scan.start
-        for scan in complete
-        if None not in _frames_around(model, scans, scan.start, request.tiling.tolerance)
+        for scan in scans
+        if None not in assign_frames(scans, scan.start, **_neighbours(model, request.tiling))
     ]
-    if complete and not times:
-        frames = f"the frames {list(model.offsets)}, 10 minutes apart"
-        raise ContrailError(f"{request.source}: no scan has {frames}; add scans, or choose a 2D model")
-    return times or [scans[0].start]
+    frames = f"frames {list(model.offsets)}, 10 minutes apart"
+    if not times:
+        raise ContrailError(f"{request.source}: no scan has the {frames}; add scans, or choose a 2D model")
+    if len(times) < len(scans):
+        notes.append(f"{len(scans) - len(times)} of {len(scans)} scans are not predicted, for want of the {frames}")
+    return times
 
 
-def _with_bands(model: Predictor, scans: Sequence[Scan]) -> list[Scan]:
-    return [scan for scan in scans if set(from_dict(model.composite).bands) <= set(scan.bands)]
-
-
-def _frames_around(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tolerance: float) -> list[Scan | None]:
-    return assign_frames(scans, time, before=-model.offsets[0], after=model.offsets[-1], tolerance=tolerance)
+def _neighbours(model: Predictor, tiling: Tiling) -> dict[str, Any]:
+    """Arguments of `assign_frames` and `spans_around` for the frames that the model needs."""
+    return {"before": -model.offsets[0], "after": model.offsets[-1], "tolerance": tiling.tolerance}
 
 
 def _with_mask(scene: xr.Dataset, cleaning: Cleaning, gate: float) -> xr.Dataset:
@@ -136,8 +174,7 @@ def _with_mask(scene: xr.Dataset, cleaning: Cleaning, gate: float) -> xr.Dataset
     mask = clean(np.nan_to_num(probability), valid, cleaning)
     if "gate_score" in scene:
         mask &= scene["gate_score"].values >= gate
-    defaults = vars(Cleaning(cleaning.threshold))
-    steps = {k: v for k, v in vars(cleaning).items() if k == "threshold" or v != defaults[k]}
+    steps = {"threshold": cleaning.threshold, **cleaning.steps}
     axes = ("time", "y", "x")
     return scene.assign(mask=(axes, mask.astype(np.uint8)), valid=(axes, valid.astype(np.uint8))).assign_attrs(
         post_processing=", ".join(f"{name} {value:g}" for name, value in steps.items())
@@ -168,19 +205,16 @@ def predict_scans(
         if the model has a gate; the composite `image` uint8 (time, channel, y, x); and `scan_time` (time, y).
 
     Raises:
-        ContrailError: If a time has no scan, a band is missing, the area is not seen, or grids differ.
+        ContrailError: If a time has no scan, a file cannot be read, the area is not seen, or grids differ.
     """
-    if not (complete := _with_bands(model, scans)):
-        bands = from_dict(model.composite).bands
-        available = ", ".join(map(str, sorted({band for scan in scans for band in scan.bands}))) or "none"
-        needed = f"bands {', '.join(map(str, bands))} of composite {model.composite['name']!r}"
-        raise ContrailError(f"no scan has all {needed} (available: {available}): fetch the missing ones")
-    scenes = [
-        _predict_time(model, _open_frames(model, complete, time, tiling.tolerance), tiling, area, batch)
-        for time in times
-    ]
+    scenes = [_predict_time(model, _open_frames(model, scans, time, tiling), tiling, area, batch) for time in times]
     if any(not scene[axis].equals(scenes[0][axis]) for scene in scenes for axis in ("x", "y")):
         raise ContrailError("the scans of these times are on different grids: predict one time at a time")
+    return _joined(scenes)
+
+
+def _joined(scenes: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Join scenes on one grid."""
     inputs = sorted({name for scene in scenes for name in scene.attrs["inputs"]})
     joined = xr.concat(
         scenes, "time", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override"
@@ -188,19 +222,19 @@ def predict_scans(
     return joined.assign_attrs(inputs=inputs)
 
 
-def _open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tolerance: float) -> list[xr.Dataset]:
-    window = _frames_around(model, scans, time, tolerance)
+def _open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> list[xr.Dataset]:
+    window = assign_frames(scans, time, **_neighbours(model, tiling))
     if window[-model.offsets[0]] is None:
-        raise ContrailError(f"{time}: no scan starts within {tolerance:g} minutes; choose another time")
-    scenes = []
+        raise ContrailError(f"{time}: no scan starts within {tiling.tolerance:g} minutes; choose another time")
+    frames = []
     for offset in model.offsets:
         if (scan := window[offset - model.offsets[0]]) is None:
             frame = f"frame {offset:+d} of {list(model.offsets)}, 10 minutes apart"
             raise ContrailError(f"{time}: no scan for {frame}; choose another time, or a 2D model")
-        scenes.append(scan.open())
-    if any(grid_of(scene) != grid_of(scenes[0]) for scene in scenes):
+        frames.append(scan)
+    if any(scan.grid != frames[0].grid for scan in frames):
         raise ContrailError(f"{time}: its scans are on different grids; choose a time when the sector did not move")
-    return scenes
+    return [scan.open() for scan in frames]
 
 
 def _predict_time(

@@ -28,10 +28,10 @@ def read_npy(
         path: The file.
         kinds: Accepted `dtype.str` values or one-letter `dtype.kind` values, separated by spaces.
         shape: The expected shape; None accepts any length of at least 1.
-        out: C-ordered array of the file's shape and dtype to read into; None allocates one.
+        out: C-ordered array of the file's shape to read into; None allocates one.
 
     Returns:
-        The array, in the dtype of the file.
+        The array, in the dtype of the file, but in native byte order.
 
     Raises:
         BadRecord: If the file cannot be read or holds another kind of array; the message names it and the reason.
@@ -53,13 +53,14 @@ def read_npy(
                 state = "truncated" if data_bytes < expected_bytes else "too long"
                 sizes = f"{data_bytes} bytes of data, expected {expected_bytes}"
                 raise BadRecord(f"{name}: {state}: {sizes}; restore the file")
-            array = out
-            if array is None or fortran_order:
-                array = np.empty(file_shape, dtype, order="F" if fortran_order else "C")
+            direct = out is not None and out.dtype == dtype and not fortran_order
+            array = out if direct else np.empty(file_shape, dtype, order="F" if fortran_order else "C")
             file.readinto(array.ravel("K").view(np.uint8).data)
-            if out is not None and fortran_order:
+            if out is None:
+                return array.astype(dtype.newbyteorder("="), copy=False)
+            if not direct:
                 out[...] = array
-            return array
+            return out
     except FileNotFoundError:
         raise BadRecord(f"{name}: missing; restore the file") from None
     except (ValueError, MemoryError) as error:

@@ -136,11 +136,11 @@ class RecordSource(Source):
 
     def _read_bands(self, paths: list[Path]) -> npt.NDArray[np.float32]:
         """Read bands of equal shape into one array, (band, y, x, time), kelvin."""
-        first = read_npy(paths[0], kinds="<f4", shape=(None, None, RECORD_FRAMES))
+        first = read_npy(paths[0], kinds="<f4 >f4", shape=(None, None, RECORD_FRAMES))
         temperature_byxt = np.empty((len(paths), *first.shape), np.float32)
         temperature_byxt[0] = first
         for path, plane in zip(paths[1:], temperature_byxt[1:], strict=True):
-            read_npy(path, kinds="<f4", shape=first.shape, out=plane)
+            read_npy(path, kinds="<f4 >f4", shape=first.shape, out=plane)
         return temperature_byxt
 
 
@@ -233,7 +233,7 @@ class FrameSource(Source):
             BadRecord: If it cannot be used.
         """
         (path,) = self.files(record_id)
-        array_yxc = read_npy(path, kinds="<f2 <f4", shape=(None, None, len(self.channels) + 1))
+        array_yxc = read_npy(path, kinds="<f2 <f4 >f2 >f4", shape=(None, None, len(self.channels) + 1))
         mask = array_yxc[..., -1]
         if not np.isin(mask, (0, 1)).all():
             raise BadRecord(f"{path.name}: channel {len(self.channels)} is not a 0/1 mask; restore the file")

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from contrail_data.composites import evaluate
 from contrail_data.errors import BadRecord
+from contrail_data.sources.records import open_frames, open_records
 from contrail_data.storage.place import Place
 from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
@@ -159,3 +161,27 @@ def test_real_records_have_the_published_mask_sizes_and_places(real_data: Path, 
         longitude, latitude = to_degrees.transform(x, y)
         assert ds["latitude"].values[i] == pytest.approx(latitude, abs=1e-9)
         assert ds["longitude"].values[i] == pytest.approx(longitude, abs=1e-9)
+
+
+def test_arrays_of_either_byte_order_are_one_record(raw: Path) -> None:
+    source = open_records(raw, "train", ASH)
+    record_id = source.record_ids[0]
+    expected = source.read_sample(record_id)
+    for path in (raw / "train" / record_id).glob("*.npy"):
+        array = np.load(path)
+        np.save(
+            path, np.asfortranarray(array) if path.stem == "band_14" else array.astype(array.dtype.newbyteorder(">"))
+        )
+    sample = source.read_sample(record_id)
+    xr.testing.assert_identical(sample, expected)
+
+
+def test_frames_of_either_byte_order_are_one_frame(tmp_path: Path) -> None:
+    frame = np.random.default_rng(0).random((40, 40, 4)).astype(np.float16)
+    frame[..., 3] = frame[..., 3] > 0.5
+    samples = []
+    for order in "<>":
+        np.save(tmp_path / "a.npy", frame.astype(f"{order}f2"))
+        samples.append(open_frames(tmp_path, "train", ASH).read_sample("a"))
+    xr.testing.assert_identical(*samples)
+    np.testing.assert_array_equal(np.moveaxis(samples[1]["image"].values[..., 0], 0, -1), frame[..., :3])

@@ -13,7 +13,7 @@ import xarray as xr
 import contrail_data
 from contrail_data.composites import COMPOSITES
 from contrail_data.scans.scene import grid_of
-from contrail_data.scans.tiles import utm_wkt
+from contrail_data.scans.tiles import lattice_sites, utm_wkt
 from contrail_data.sources.scans import TileRequest, open_scan_source
 from contrail_data.store.reader import open_store
 from contrail_data.synthetic.abi import write_abi
@@ -59,8 +59,8 @@ def test_scans_become_a_store(scans: Path, tmp_path: Path) -> None:
     theirs.load(["C11", "C14", "C15"])
     values = np.stack([theirs[f"C{b}"].values for b in (11, 14, 15)])
     ash = to_ash(xr.DataArray(values, dims=("band_id", "y", "x"), coords={"band_id": [11, 14, 15]}), "SEVIRI")
-    native = run_data("build-ash", scans, "-o", tmp_path / "n.zarr", "--time", "2024-03-01T12:40", *SMALL[:2], *SMALL[4:], "--native",
-                 "--dtype", "float32")  # fmt: skip
+    native = run_data("build-ash", scans, "-o", tmp_path / "n.zarr", "--time", "2024-03-01T12:40", "--at", CENTRE,
+                 "--size", "64", "--native", "--dtype", "float32")  # fmt: skip
     assert native.returncode == 0, native.stderr
     image = open_store(tmp_path / "n.zarr")["image"].values[0, 4]
     scene = contrail_data.open_abi(scans)
@@ -235,3 +235,15 @@ def test_scans_are_also_read_through_satpy(scans: Path) -> None:
         source.read_sample(ours.record_ids[0])["brightness_temperature"].values for source in (ours, theirs)
     )
     np.testing.assert_allclose(kelvin, expected, atol=2e-3)
+
+
+def test_sites_are_chosen_on_the_grid_of_each_scan(tmp_path: Path) -> None:
+    """A mesoscale sector moves from one site of the lattice to another."""
+    first, second = [site for site in lattice_sites() if 28 < site[0] < 33 and -100 < site[1] < -85][:2]
+    write_abi(tmp_path, START, scans=2, size=SIZE, centre=first)
+    write_abi(tmp_path, START + np.timedelta64(20, "m"), scans=1, size=SIZE, centre=second)
+    request = TileRequest(size=32, pixel=2000.0, every=10, before=1, after=0)
+    source = open_scan_source(str(tmp_path), request, COMPOSITES["ash"], "train")
+    samples = [source.read_sample(record_id).attrs for record_id in source.record_ids]
+    places = [(sample["latitude"], sample["longitude"]) for sample in samples]
+    np.testing.assert_allclose(places, [first, first, second], atol=0.02)

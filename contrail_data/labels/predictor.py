@@ -113,6 +113,10 @@ class Labeller:
     """What `masks` does beside the threshold, by step, for the provenance."""
 
 
+MOST_FRAMES = 128
+"""More than any sample has, as stores keep the index of a frame in a byte."""
+
+
 @dataclass(frozen=True)
 class FrameSelection:
     """Which frames of each sample are predicted."""
@@ -138,7 +142,10 @@ class FrameSelection:
         if text == "labelled":
             return LABELLED_FRAME
         try:
-            return cls(tuple(sorted({int(part) for part in text.split(",")})))
+            offsets = tuple(sorted({int(part) for part in text.split(",")}))
+            if max(map(abs, offsets)) >= MOST_FRAMES:
+                raise ValueError
+            return cls(offsets)
         except ValueError:
             raise ContrailError(
                 f"--frames {text!r}: not a selection of frames; give labelled, all, or offsets from the labelled "

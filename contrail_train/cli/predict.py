@@ -202,7 +202,7 @@ def predict_scans(
         print_note(note)
     for line in outcome.set_aside:
         print(f"set aside: {line}", file=sys.stderr)
-    for line in (*outcome.lines, *outcome.paths):
+    for line in (*outcome.lines, *map(str, outcome.paths)):
         print(line)
     if outcome.set_aside:
         raise typer.Exit(ExitCode.FAILED)

@@ -15,13 +15,14 @@ from contrail_data.catalog.catalog import open_named
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
 from contrail_data.scans.tiles import SIDE_KM
+from contrail_data.splits.leaks import Checked
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.schema import Kind, kind_of, require_kind
 from contrail_data.store.stats import combined
 from contrail_train.config.schema import DataConfig
 from contrail_train.data.holdout import check_labellers, leaking_items, split_records
-from contrail_train.data.items import Items, SampleStores, add_pseudo_labels, has_all_frames, human_items
+from contrail_train.data.items import Items, SampleStores, add_pseudo_labels, balanced, has_all_frames, human_items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class TrainingData:
     """Records on which the models that made the pseudo-labels were trained."""
     leaking: int
     """Items left out because they leak into the hold-out."""
+    checked: dict[str, Checked]
+    """By store of samples, how many records could be compared with others, by what."""
     statistics: dict[str, Any]
     """Statistics of all training stores together, in the form in which stores hold them."""
     composite: dict[str, Any]
@@ -55,7 +58,7 @@ class TrainingData:
     digests: dict[str, str]
     """Digest of each store by the name under which it was opened, and of the file of folds."""
     places: dict[str, str]
-    """Absolute path or URL of each store, likewise."""
+    """Absolute path or URL of each of them."""
 
 
 _Stores = dict[str, xr.Dataset]
@@ -100,7 +103,7 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
     train = selected & (items.store < count)
     leaking = np.zeros(len(items), bool)
     if config.validation:  # these stores may overlap the others in space and time; groups within a store cannot
-        leaking = leaking_items(items, stores.scalars[:count], stores.scalars[count:], config)
+        leaking = leaking_items(items, stores, count, config)
         train &= ~leaking
     else:
         train &= ~np.isin(items.group, np.unique(human.group[held | left_out]))
@@ -109,13 +112,18 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
         raise ContrailError(f"data.holdout={config.holdout}: leaves none of {len(human)} samples; lower it")
     # scores are always against the majority mask, whatever the training target
     scored = replace(human, label=human.store)
+    folds = {config.folds: Path(config.folds)} if config.folds is not None and not config.validation else {}
     return TrainingData(
-        train=items[train],
+        train=balanced(items[train], stores, config.balance),
         holdout=scored[held & selected[: len(human)]],
         pseudo_labelled=int((train & ~is_human).sum()),
         without_neighbours=int((~has_frames).sum()),
         labellers_saw=frozenset().union(*seen.values()),
         leaking=int((selected & leaking).sum()),
+        checked={
+            name: Checked.of(scalars, compared)
+            for name, scalars, compared in zip(opened, stores.scalars, stores.similar.compared, strict=True)
+        },
         statistics=combined([s.attrs["statistics"] for s in train_stores.values() if s.attrs["statistics"]]),
         composite=first.attrs["composite"],
         label_shift=tuple(first.attrs["label_shift"]),
@@ -123,15 +131,11 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
         pixel=_pixel_size(stores),
         size=int(first.sizes["y"]),
         dtype=str(first["image"].dtype),
-        digests={name: s.attrs["digest"] for name, s in (opened | pseudo).items()} | _digest_of_folds(config),
-        places={name: str(place_of(s.attrs["path"]).resolved()) for name, s in (opened | pseudo).items()},
+        digests={name: s.attrs["digest"] for name, s in (opened | pseudo).items()}
+        | {name: f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for name, path in folds.items()},
+        places={name: str(place_of(s.attrs["path"]).resolved()) for name, s in (opened | pseudo).items()}
+        | {name: str(path.absolute()) for name, path in folds.items()},
     )
-
-
-def _digest_of_folds(config: DataConfig) -> dict[str, str]:
-    if config.folds is None or config.validation:
-        return {}
-    return {config.folds: f"sha256:{hashlib.sha256(Path(config.folds).read_bytes()).hexdigest()}"}
 
 
 def _open_stores(config: DataConfig, opened_stores: _Stores | None) -> tuple[_Stores, _Stores, _Stores]:

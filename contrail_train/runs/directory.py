@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from contrail_data.errors import ContrailError
+from contrail_data.splits.leaks import Checked
 from contrail_data.storage.files import make_folder, write_atomically
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import differences, read_config, to_yaml
@@ -86,6 +88,7 @@ def begin_run(
     device: torch.device,
     *,
     places: Mapping[str, str],
+    checked: Mapping[str, Checked],
     command: Sequence[str],
     processes: int = 1,
 ) -> None:
@@ -100,6 +103,7 @@ def begin_run(
             averages.
         device: Where it runs; it may resume on another one.
         places: Absolute path or URL of its stores by name, so that they are found again from elsewhere.
+        checked: By store, how many records could be compared with others when records were held out.
         command: Command line, for the record.
         processes: Number of processes.
 
@@ -112,6 +116,7 @@ def begin_run(
             "command": list(command),
             "stores": dict(digests),
             "places": dict(places),
+            "checked": {name: asdict(counts) for name, counts in checked.items()},
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "processes": processes,
             "cpu_threads": torch.get_num_threads(),
@@ -128,7 +133,13 @@ def begin_run(
             f"{out}: holds a run with {'; '.join(differing)}; choose another --out, with start={out} to start from its "
             "weights"
         )
-    begun_with = read_environment(out)["stores"]
+    begun_in = read_environment(out)
+    is_finished, by_image = (out / CALIBRATION).is_file(), any(counts.image for counts in checked.values())
+    if "checked" not in begun_in and by_image and not is_finished:
+        raise ContrailError(
+            f"{out}: begun by a version that did not compare images, so its hold-out may leak; choose another --out"
+        )
+    begun_with = begun_in["stores"]
     if begun_with != {name: digests.get(name) for name in begun_with}:
         raise ContrailError(
             f"{out}: begun with stores or runs that had other digests; restore them or choose another --out"
@@ -142,7 +153,7 @@ def read_environment(run: Path) -> dict[str, Any]:
         run: Run directory.
 
     Returns:
-        The content of `environment.json`; `places` is missing in runs of earlier versions.
+        The content of `environment.json`; `places` is empty in runs of earlier versions.
 
     Raises:
         ContrailError: If the file is missing or damaged.
@@ -150,7 +161,7 @@ def read_environment(run: Path) -> dict[str, Any]:
     try:
         environment = json.loads((run / ENVIRONMENT).read_bytes())
         if isinstance(environment["stores"], dict) and isinstance(environment.get("places", {}), dict):
-            return dict(environment)
+            return {"places": {}, **environment}
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise ContrailError(f"{run / ENVIRONMENT}: missing or damaged; restore it or choose another --out")

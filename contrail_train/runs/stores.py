@@ -1,7 +1,8 @@
-"""The stores of a finished run, opened again: found where they lay, and used only if they are still the same."""
+"""The data of a finished run, opened again: found where it lay, and used only if it is still the same."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import xarray as xr
@@ -10,6 +11,7 @@ from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_train.config.settings import read_config
 from contrail_train.runs.calibration import read_calibration
+from contrail_train.runs.checkpoint import file_digest
 from contrail_train.runs.directory import CONFIG, read_environment
 
 
@@ -28,10 +30,30 @@ def open_run_stores(run: Path) -> dict[str, xr.Dataset]:
         ContrailError: If one of them no longer exists, or another store lies there now.
     """
     data, digests = read_config(run / CONFIG).data, read_calibration(run)["stores"]
-    places = read_environment(run).get("places", {})
-    return {
-        name: _open(run, name, places.get(name, name), digests.get(name)) for name in (*data.train, *data.validation)
-    }
+    places, names = read_environment(run)["places"], (*data.train, *data.validation)
+    return {name: _open(run, name, places.get(name, name), digests.get(name)) for name in names}
+
+
+def find_folds(run: Path) -> str | None:
+    """Find the file of folds that a finished run was made with, likewise.
+
+    Args:
+        run: Run directory.
+
+    Returns:
+        Its path; the setting as it is if the run needs no such file.
+
+    Raises:
+        ContrailError: If it no longer exists, or is another one now.
+    """
+    data, digests = read_config(run / CONFIG).data, read_calibration(run)["stores"]
+    if data.folds is None or data.validation:
+        return data.folds
+    paths = [path for path in (read_environment(run)["places"].get(data.folds), data.folds) if path]
+    for path in filter(os.path.isfile, paths):
+        if data.folds not in digests or file_digest(Path(path)) == digests[data.folds]:
+            return path
+    raise ContrailError(f"{run}: was made with another {data.folds} than there is now; restore the file of folds")
 
 
 def _open(run: Path, name: str, place: str, digest: str | None) -> xr.Dataset:

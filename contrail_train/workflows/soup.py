@@ -23,7 +23,7 @@ from contrail_train.runs.calibration import Calibration, find_calibration, finis
 from contrail_train.runs.checkpoint import file_digest, load_weights, save_mean, save_tensors
 from contrail_train.runs.directory import CONFIG, WEIGHTS, begin_run, locked_directory
 from contrail_train.runs.distributed import ALONE, choose_device
-from contrail_train.runs.stores import open_run_stores
+from contrail_train.runs.stores import find_folds, open_run_stores
 from contrail_train.training.setup import batch_norms, train_mode
 from contrail_train.workflows.pipeline import held_out_by_all, sample_stores
 
@@ -55,11 +55,12 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
     calibrations = [read_calibration(run) for run in runs]
     _check_same_model(runs, calibrations)
     config = read_config(runs[0] / CONFIG).model_copy(update={"preset": f"soup of {len(runs)}", "device": device})
+    config.data.folds = find_folds(runs[0])
     stores = [open_run_stores(run) for run in runs]
     data = open_training_data(config.data, stores[0])
     digests = data.digests | {f"run {i}": file_digest(run / WEIGHTS) for i, run in enumerate(runs)}
     with locked_directory(out, CONFIG, "run directory"):
-        begin_run(out, config, digests, where, places=data.places, command=command)
+        begin_run(out, config, digests, where, places=data.places, checked=data.checked, command=command)
         if (calibration := find_calibration(out)) is not None:
             ALONE.say(f"{out}: already finished")
             return calibration
@@ -81,6 +82,7 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
             "gate": calibrated.choice.gate,
             **calibrated.holdout,
             "seen_records": sorted({*items.record_id.tolist()}.union(*(c["seen_records"] for c in calibrations))),
+            "stores": data.digests,
             "weights": file_digest(out / WEIGHTS),
         }
         finish(out, calibration)

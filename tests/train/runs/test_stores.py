@@ -10,7 +10,7 @@ import pytest
 
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
-from contrail_train.runs.stores import open_run_stores
+from contrail_train.runs.stores import find_folds, open_run_stores
 from helpers.cli import run_data, run_train
 from helpers.runs import SHORT, set_options
 
@@ -40,6 +40,7 @@ def test_a_store_is_found_where_the_run_was_made(made: Path, unseen: Path, tmp_p
     assert list(open_run_stores(tmp_path / "soup")) == ["data/train.zarr"]
 
 
+@pytest.mark.slow
 def test_another_store_at_the_place_of_a_run_is_refused(made: Path, unseen: Path, tmp_path: Path, monkeypatch) -> None:
     shutil.copytree(made, tmp_path / "made")
     run = tmp_path / "made/run"
@@ -69,17 +70,26 @@ def test_another_store_at_the_place_of_a_run_is_refused(made: Path, unseen: Path
     assert done.returncode == 0, done.stderr
 
 
-def test_a_changed_file_of_folds_is_noticed_when_a_run_resumes(store: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_changed_file_of_folds_is_noticed(store: Path, made: Path, tmp_path: Path, monkeypatch) -> None:
     from contrail_train.config.presets import get_config
     from contrail_train.config.settings import with_settings
     from contrail_train.training.fit import fit
 
+    monkeypatch.chdir(tmp_path)
     folds = tmp_path / "folds.csv"
     assert run_data("splits", store, "-o", folds, "--folds", 3).returncode == 0
-    changes = [f"data.train={store}", f"data.folds={folds}", "data.holdout=0.15", "epochs=9"]
+    changes = [f"data.train={store}", "data.folds=folds.csv", "data.holdout=0.15", "epochs=3"]
     config = with_settings(get_config("unet2d"), [*SHORT, *changes])
-    fit(config, tmp_path / "run", stop_after=4, checkpoint_minutes=0)
+    fit(config, tmp_path / "run", stop_after=2, checkpoint_minutes=0)
     rows = folds.read_text().replace(",0,", ",9,").replace(",1,", ",0,").replace(",9,", ",1,")
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    fit(config, tmp_path / "run")
+    monkeypatch.chdir(made)  # where a relative path leads nowhere
+    assert find_folds(tmp_path / "run") == str(folds)
     folds.write_text(rows)
+    with pytest.raises(ContrailError, match="was made with another"):
+        find_folds(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ContrailError, match="had other digests"):
-        fit(config, tmp_path / "run", stop_after=5)
+        fit(config, tmp_path / "killed", stop_after=3)

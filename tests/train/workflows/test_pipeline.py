@@ -41,6 +41,10 @@ def test_a_pipeline_predicts_the_mean_of_its_stages(pipeline: Path, unseen: Path
     assert not both["frame_mask"].values[shut].any()
     done = run_train("evaluate", pipeline, unseen, "--worst", 1)
     assert done.returncode == 0, done.stderr
+    for option in (("--worst", 8), ("--min-pixels", 1), ("--consistent", 3)):
+        idle = run_train("evaluate", pipeline / "stages/classifier", unseen, *option)
+        assert idle.returncode == 2
+        assert f"{option[0]}: has no effect on a model that classifies records" in idle.stderr
 
 
 @pytest.mark.slow

@@ -7,8 +7,6 @@ is 1: where there is no contrail and none is predicted, nothing is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
@@ -17,8 +15,6 @@ from contrail_data import logits
 
 RESAMPLES = 2000
 """Resamples of a bootstrap."""
-GATE_RESAMPLES = 400
-"""Resamples in which gates are chosen."""
 LEVEL = 0.95
 """Coverage of the intervals."""
 
@@ -237,16 +233,12 @@ def _resampled_dice(counts_3n: NDArray[np.int64], groups: ArrayLike) -> NDArray[
         raise ValueError("no record to resample")
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     counts = np.stack([np.bincount(group, weights=c) for c in counts_3n], axis=-1)
+    n, rng = len(counts), np.random.default_rng(0)
+    block = max(1, 4_000_000 // n)  # limits the table of draws, (block, n), to 32 MB
+    sizes = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
     # how often a group was drawn × its counts: integers, which float64 holds exactly
-    sums = np.concatenate([drawn @ counts for drawn in _draws(len(counts), RESAMPLES, 4_000_000 // len(counts))])
+    sums = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ counts for size in sizes])
     return dice(*sums.T)
-
-
-def _draws(groups: int, resamples: int, block: int) -> Iterator[NDArray[np.int64]]:
-    """How often each group is drawn, (b, groups) with b at most `block`, to bound memory; always the same draws."""
-    rng = np.random.default_rng(0)
-    for start in range(0, resamples, max(1, block)):
-        yield rng.multinomial(groups, np.full(groups, 1 / groups), size=min(max(1, block), resamples - start))
 
 
 def tolerant_counts(
@@ -354,51 +346,12 @@ def best_gate(score_n: ArrayLike, tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -
     score = np.asarray(score_n, np.float64)
     if not (score >= 0).all():
         raise ValueError("record scores must be >= 0 and not NaN")
-    (by_gate,) = _dice_by_gate(
-        score, np.stack([np.asarray(c, np.int64) for c in (tp, fp, fn)]), np.ones((1, len(score)))
-    )
-    distinct = np.unique(score)
+    distinct, rank = np.unique(score, return_inverse=True)
+    # counts by distinct score, then what remains if the records of the lowest k distinct scores are emptied
+    by_score = np.stack([np.bincount(rank, weights=np.asarray(c), minlength=1) for c in (tp, fp, fn)])
+    kept_tp, kept_fp, _ = by_score[:, ::-1].cumsum(axis=1)[:, ::-1]
+    positives = by_score[0].sum() + by_score[2].sum()
+    by_gate = dice(kept_tp, kept_fp, positives - kept_tp)
     gates = np.concatenate([[0.0], (distinct[:-1] + distinct[1:]) / 2])
     best = int(np.argmax(by_gate))
     return float(gates[best]), float(by_gate[best])
-
-
-def _dice_by_gate(
-    score_n: NDArray[np.float64], counts_3n: NDArray[np.int64], weight_bn: NDArray[np.generic]
-) -> NDArray[np.float64]:
-    """Global Dice (b, gates) of records counted so many times, by the number of distinct scores below the gate."""
-    order = np.argsort(score_n, kind="stable")
-    starts = np.flatnonzero(np.diff(score_n[order], prepend=-1))
-    weight_bn = weight_bn[:, order]
-    tp, fp, fn = (np.add.reduceat(weight_bn * c[order], starts, axis=1) for c in counts_3n)
-    kept_tp, kept_fp = (part[:, ::-1].cumsum(axis=1)[:, ::-1] for part in (tp, fp))
-    return dice(kept_tp, kept_fp, (tp + fn).sum(1, keepdims=True) - kept_tp)
-
-
-def gate_gains(scores_gn: NDArray[np.float64], counts_3n: NDArray[np.int64], groups: ArrayLike) -> NDArray[np.float64]:
-    """Compute the Dice that gates gain on records other than those by which they were chosen.
-
-    In each resample of groups, the weights and the gate of the best Dice are chosen, and applied to the groups that the
-    resample left out. So the best of many gates does not seem better than it is.
-
-    Args:
-        scores_gn: Record scores with each of the weights, (weights, n).
-        counts_3n: tp, fp and fn of each record without a gate.
-        groups: As in `bootstrap_interval`.
-
-    Returns:
-        Dice with the gate minus Dice without one, by resample.
-    """
-    group = np.unique(np.asarray(groups), return_inverse=True)[1]
-    gains = []
-    for drawn in _draws(int(group.max()) + 1, GATE_RESAMPLES, 2_000_000 // len(group)):
-        drawn_bn, rows = drawn[:, group], np.arange(len(drawn))
-        best, gain = np.full(len(drawn), -1.0), np.zeros(len(drawn))
-        for score_n in scores_gn:
-            inside, outside = (_dice_by_gate(score_n, counts_3n, weight) for weight in (drawn_bn, drawn_bn == 0))
-            k = inside.argmax(1)
-            is_better = inside[rows, k] > best
-            best = np.where(is_better, inside[rows, k], best)
-            gain = np.where(is_better, outside[rows, k] - outside[:, 0], gain)
-        gains.append(gain)
-    return np.concatenate(gains)

@@ -15,7 +15,7 @@ from contrail_data.reports.summary import describe_channel
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import DIMS, checksum_name
 
-_SETTINGS = ("kind", "composite", "label_shift", "parent", "model", "threshold", "gate", "top_k")
+_SETTINGS = ("kind", "composite", "label_shift", "parent", "model", "threshold", "gate", "top_k", "cleaning")
 _STATISTICS = ("samples", "mean", "std", "minimum", "maximum", "at_low", "at_high")
 Change = tuple[Any, Any]
 """The values of the first and of the second store."""

@@ -33,7 +33,7 @@ class Cleaning:
     """Regions are removed whose ratio of length to width, from their second moments, is smaller than this."""
     reach: int | None = None
     """Regions are removed unless the time before or after has a contrail within this many rows and columns. The first
-    and last time have only one neighbour; a single time has none, and keeps all its regions."""
+    and last time have only one neighbour; a time without any valid pixel is none; without neighbours all regions stay."""
 
     @property
     def steps(self) -> dict[str, float]:
@@ -99,8 +99,9 @@ def clean(probability_tyx: npt.NDArray[np.float32], valid_tyx: Mask, cleaning: C
     if cleaning.reach is not None and len(masks) > 1:
         near = [_dilate(mask, cleaning.reach) for mask in masks]
         for t, mask in enumerate(masks):
-            neighbours = [near[n] for n in (t - 1, t + 1) if 0 <= n < len(near)]
-            mask[:] = _regions_touching(mask, np.logical_or.reduce(neighbours))
+            neighbours = [near[n] for n in (t - 1, t + 1) if 0 <= n < len(near) and valid_tyx[n].any()]
+            if neighbours:
+                mask[:] = _regions_touching(mask, np.logical_or.reduce(neighbours))
     return masks
 
 

@@ -94,6 +94,17 @@ def test_reach_is_exact_and_a_region_is_kept_whole(reach: int) -> None:
     assert clean(p[:1], everywhere[:1], Cleaning(0.5, reach=reach)).sum() == 7  # a single time is not compared
 
 
+def test_a_time_without_data_says_nothing_about_its_neighbours() -> None:
+    p = np.zeros((3, 9, 9), np.float32)
+    p[1, 4] = 1
+    valid = np.ones(p.shape, bool)
+    assert not clean(p, valid, Cleaning(0.5, reach=2)).any()
+    valid[0] = False
+    assert not clean(p, valid, Cleaning(0.5, reach=2)).any()
+    valid[2] = False
+    np.testing.assert_array_equal(clean(p, valid, Cleaning(0.5, reach=2)), p > 0.5)
+
+
 def test_a_gap_in_time_is_filled_where_the_probability_allows() -> None:
     p = np.zeros((3, 12, 12), np.float32)
     p[0, 5, 2:8], p[2, 5, 4:10] = 0.9, 0.9

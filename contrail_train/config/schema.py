@@ -93,7 +93,7 @@ class PseudoConfig(Strict):
     """Weight of a pseudo-labelled frame in the loss. A human-labelled frame has weight 1."""
     target: Literal["soft", "quantised", "hard"] = "soft"
     """What the model learns from: soft, the stored probability; quantised, the probability rounded to multiples of
-    `step`; hard, the stored mask."""
+    `step`; hard, the stored mask. A frame that the gate rejects has no contrail in either."""
     step: float = Field(0.25, ge=0.001, le=0.5)
     """Step of the rounding of `target: quantised`."""
     min_confidence: Probability = 0.0
@@ -160,7 +160,7 @@ class DataConfig(Strict):
     pseudo: PseudoConfig = PseudoConfig()
     threads: int = Field(2, ge=1, le=1024)
     """Threads that read and decode chunks."""
-    prefetch: int = Field(3, ge=1, le=1024)
+    prefetch: int = Field(3, ge=1, le=64)
     """Number of batches that are kept ready ahead of the training step."""
     keep: bool = False
     """Keep a local copy of each file that is read from a remote store, where `contrail-data pull` would put it."""
@@ -295,8 +295,18 @@ class AugmentConfig(Strict):
     cutmix: Probability = 0.0
     """Probability of pasting a rectangle of another sample of the batch together with its label. The rectangle's share
     of the area is uniform."""
+    redraw: int = Field(0, ge=0, le=20)
+    """How many times places and rectangles are drawn again for a positive sample of which no contrail would remain in
+    the image. 0: never; such a sample counts as a record without a contrail."""
+
+    @property
+    def together(self) -> int:
+        """How many neighbours of a batch mix."""
+        return 2 if self.mixup is not None or self.cutmix else 1
 
     def _check_combination(self) -> None:
+        moves = bool(self.affine or self.turn or self.multi_scale or self.cutmix)
+        _needs(moves, "augment.affine, turn, multi_scale or cutmix", self, "augment.redraw")
         if self.label_shift is not None and max(map(abs, self.label_shift)) > LARGEST_LABEL_SHIFT:
             raise ValueError(
                 f"augment.label_shift={list(self.label_shift)}: at most {LARGEST_LABEL_SHIFT} pixels each way are "
@@ -414,11 +424,12 @@ class LossConfig(Strict):
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Move the targets of the cross-entropies by this fraction of the way to 1/2."""
     dice: Weight = 0.0
-    """Weight of 1 - global Dice. Its sums are over the whole batch."""
+    """Weight of 1 - global Dice. Its sums, as those of all ratios, are over all samples that pass through the model at
+    once on all processes: with `micro_batch` it is the mean of the micro-batches' losses, which is another loss."""
     symmetric_dice: Weight = 0.0
     """Weight of 1 minus the mean of the global Dice of contrails and that of the background."""
     lovasz: Weight = 0.0
-    """Weight of the symmetric Lovász hinge: the mean over contrails and background, over the whole batch."""
+    """Weight of the symmetric Lovász hinge: the mean over contrails and background, over each process's micro-batch."""
     focal: FocalConfig | None = None
     tversky: TverskyConfig | None = None
     auxiliary: Weight = 0.4
@@ -471,7 +482,9 @@ class RunConfig(Strict):
     batch_size: Samples = 16
     """Samples per optimiser step, over all processes."""
     micro_batch: Samples | None = None
-    """Samples that go through the model at once on one device; gradients accumulate over a step. null: all at once."""
+    """Samples that go through the model at once on one device; gradients accumulate over a step. null: all at once. The
+    gradient is that of the whole batch, except that batch norms see, and `loss.dice`, `symmetric_dice`, `tversky` and
+    `lovasz` are computed over, a micro-batch."""
     start: str | None = None
     """A finished run, or its best.safetensors, to start from. Tensors with the same name and shape are copied."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

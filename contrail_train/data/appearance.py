@@ -165,8 +165,8 @@ def mixup(x: Tensor, share_b: Tensor, either: bool = False) -> Tensor:
     """
     share = share_b.reshape(-1, *[1] * (x.ndim - 1))
     if either:
-        return torch.maximum(x, _swapped(x) * to_device(share > 0, x.device, x.dtype))
-    return torch.lerp(x, _swapped(x), to_device(share, x.device, x.dtype))
+        return torch.maximum(x, swapped(x) * to_device(share > 0, x.device, x.dtype))
+    return torch.lerp(x, swapped(x), to_device(share, x.device, x.dtype))
 
 
 def cutmix(x: Tensor, sides_b4: Tensor) -> Tensor:
@@ -181,14 +181,20 @@ def cutmix(x: Tensor, sides_b4: Tensor) -> Tensor:
     """
     inside_bhw = rectangles(sides_b4, x.shape[-2], x.shape[-1], x.device)
     inside = inside_bhw.reshape(len(x), *[1] * (x.ndim - 3), *x.shape[-2:])
-    return torch.where(inside, _swapped(x), x)
+    return torch.where(inside, swapped(x), x)
 
 
-def _swapped(x: Tensor) -> Tensor:
-    """The sample with which each one mixes: its neighbour, 0 ↔ 1, 2 ↔ 3, ...; the last of an odd batch itself.
+def swapped(x: Tensor) -> Tensor:
+    """Return the sample with which each one mixes: its neighbour, 0 ↔ 1, 2 ↔ 3, ...; the last of an odd batch itself.
 
-    Batches are shuffled, so neighbours are a random pair. An even number of consecutive samples, as a process or a
-    micro-batch has them, mixes as it would within the whole batch.
+    Batches are shuffled, so neighbours are a random pair. A process and a micro-batch have whole pairs, so that samples
+    mix as they would within the whole batch.
+
+    Args:
+        x: (b, ...) values of the samples.
+
+    Returns:
+        Those of their partners.
     """
     partner_b = (torch.arange(len(x)) ^ 1).clamp_max(len(x) - 1)
     return x[to_device(partner_b, x.device, torch.int64)]

@@ -7,8 +7,8 @@ image, all frames at once, and one for the target.
 
 The labels of OpenContrails lie about half a pixel down and right of the contrails in the image. With `label_shift` =
 (dy, dx), the target in the image's own frame is target(p + shift). Flips and rotations turn about the image's centre,
-and only in the image's frame do image and label move together. The network predicts in the image's frame;
-`to_label_frame` maps predictions back.
+and only in the image's frame do image and label move together: points beyond its borders are reflected in it before
+the shift is added. The network predicts in the image's frame; `to_label_frame` maps predictions back.
 
 Resampling does not low-pass: zooming out by more than a factor of about 2 aliases.
 """
@@ -24,74 +24,159 @@ from torch.nn import functional
 
 from contrail_train.config.schema import AugmentConfig
 from contrail_train.data import appearance
-from contrail_train.data.draw import MAX_CHANNELS, Draw
-from contrail_train.data.loader import Batch
+from contrail_train.data.draw import MAX_CHANNELS, Draw, draw
+from contrail_train.data.loader import Batch, Ints
 
 ALL_VALID = 0.999  # a pixel interpolated from valid ones only may fall short of 1 by rounding
+REMAINING = 0.2  # of the largest label; a single pixel, shifted by half a pixel each way, keeps 1/4
 
 
 def augment_batch(
     batch: Batch,
-    draw: Draw,
+    drawn: Draw,
     config: AugmentConfig,
     label_shift: tuple[float, float],
     size: tuple[int, int] | None = None,
 ) -> Batch:
-    """Apply a draw to its batch: move, change values, mix; the target goes from the label's frame into the image's.
-
-    Nothing is changed in place. What no sample has drawn costs nothing, and what a sample has not drawn leaves it
-    unchanged, bit for bit.
+    """Apply a draw to its batch: `augment_labels` and `augment_images`.
 
     Args:
-        batch: All parts floating: normalised images, whose size may differ from the target's; targets and records as
-            probabilities; validity on the image's grid.
-        draw: The draw for this batch, made for the target's height and width.
+        batch: As for `augment_labels`, with normalised floating images.
+        drawn: The draw for this batch, made for the target's height and width.
         config: The settings that it was made with.
         label_shift: (down, right) offset of the labels from the image, in their pixels.
         size: (h, w) to which images are resampled; None keeps their own.
 
     Returns:
-        The batch, its parts of the same types. Targets become fractions where pixels mix. Validity is 0 or 1 on the
-        target's grid; a pixel is valid if no missing one contributed to it.
+        The batch, its parts of the same types.
 
     Raises:
         ValueError: If the draw has another batch size, or the image more than `MAX_CHANNELS` channels.
     """
-    x_btchw, target_b1hw, positive_b1 = batch.image_btchw, batch.target_b1hw, batch.positive_b1
-    valid_b1hw = batch.valid_b1hw
-    channels, grid = x_btchw.shape[2], (target_b1hw.shape[-2], target_b1hw.shape[-1])
-    if len(draw) != len(x_btchw):
-        raise ValueError(f"a draw for {len(draw)} samples, but a batch of {len(x_btchw)}")
-    if channels > MAX_CHANNELS:
-        raise ValueError(f"{channels} channels, but at most {MAX_CHANNELS} are supported")
-    moves = draw.matrix_b23, draw.stretch_b2n
-    size = size or (x_btchw.shape[-2], x_btchw.shape[-1])
-    x_btchw = warp(x_btchw, *moves, grid=grid, size=size)
-    target_b1hw = warp(target_b1hw, *moves, grid=grid, shift_yx=label_shift)
+    if len(drawn) != len(batch.image_btchw):
+        raise ValueError(f"a draw for {len(drawn)} samples, but a batch of {len(batch.image_btchw)}")
+    height, width = batch.target_b1hw.shape[-2:]
+    x_btchw = augment_images(batch.image_btchw, drawn, config, (height, width), size)
+    return replace(augment_labels(batch, drawn, config, label_shift), image_btchw=x_btchw)
+
+
+def draw_labels(
+    batch: Batch,
+    own: Ints,
+    count: int,
+    config: AugmentConfig,
+    label_shift: tuple[float, float],
+    *,
+    seed: int,
+    step: int,
+) -> tuple[Draw, Batch]:
+    """Draw for a step and move its labels; `config.redraw` draws again what would empty positive samples.
+
+    Args:
+        batch: As for `augment_labels`: this process's share of the step.
+        own: Which of the step's samples these are.
+        count: Samples of the step, over all processes.
+        config: What is drawn.
+        label_shift: (down, right) offset of the labels from the image, in their pixels.
+        seed: Seed of the run.
+        step: Number of the step.
+
+    Returns:
+        The draw for the batch, and the batch with labels moved by it.
+    """
+    height, width = batch.target_b1hw.shape[-2:]
+    drawn = draw(config, count, height, width, seed=seed, step=step)[own]
+    labels = augment_labels(batch, drawn, config, label_shift)
+    for attempt in range(1, config.redraw + 1):
+        emptied_b = ((batch.positive_b1 > 0) & (labels.positive_b1 == 0))[:, 0].cpu()
+        if not emptied_b.any():
+            break
+        other = draw(config, count, height, width, seed=seed, step=step, attempt=attempt)[own]
+        drawn = drawn.placed_as(other, emptied_b)
+        labels = augment_labels(batch, drawn, config, label_shift)
+    return drawn, labels
+
+
+def augment_labels(batch: Batch, drawn: Draw, config: AugmentConfig, label_shift: tuple[float, float]) -> Batch:
+    """Move and mix what is known of the images; the target goes from the label's frame into the image's.
+
+    A record remains positive as long as labels of at least `REMAINING` times its largest one remain in the image.
+
+    Args:
+        batch: Targets and records as probabilities, validity on the image's grid, all floating; images of any type.
+        drawn: The draw for this batch, made for the target's height and width.
+        config: The settings that it was made with.
+        label_shift: (down, right) offset of the labels from the image, in their pixels.
+
+    Returns:
+        The batch with the images as they were. Targets become fractions where pixels mix. Validity is 0 or 1 on the
+        target's grid; a pixel is valid if no missing one contributed to it.
+    """
+    grid = batch.target_b1hw.shape[-2], batch.target_b1hw.shape[-1]
+    moves, valid_b1hw = (drawn.matrix_b23, drawn.stretch_b2n), batch.valid_b1hw
+    target_b1hw = warp(batch.target_b1hw, *moves, grid=grid, shift_yx=label_shift)
+    positive_b1 = _remaining(batch.positive_b1, batch.target_b1hw, target_b1hw)
     if valid_b1hw is not None:
         valid_b1hw = (warp(valid_b1hw, *moves, grid=grid) >= ALL_VALID).to(valid_b1hw.dtype)
+    if drawn.mixup_b.any():
+        either = config.mixup is not None and config.mixup.labels == "or"
+        target_b1hw, positive_b1 = (appearance.mixup(v, drawn.mixup_b, either) for v in (target_b1hw, positive_b1))
+        if valid_b1hw is not None:  # missing in either is missing
+            valid_b1hw = 1 - appearance.mixup(1 - valid_b1hw, drawn.mixup_b, either=True)
+    if drawn.cutmix_b4.any():
+        inside_b1hw = appearance.rectangles(drawn.cutmix_b4, *grid, target_b1hw.device)[:, None]
+        other_b1hw, other_b1 = appearance.swapped(target_b1hw), appearance.swapped(positive_b1)
+        own_b1 = _remaining(positive_b1, target_b1hw, target_b1hw.masked_fill(inside_b1hw, 0))
+        pasted_b1 = _remaining(other_b1, other_b1hw, other_b1hw.masked_fill(~inside_b1hw, 0))
+        positive_b1 = torch.maximum(own_b1, pasted_b1)
+        target_b1hw = torch.where(inside_b1hw, other_b1hw, target_b1hw)
+        if valid_b1hw is not None:
+            valid_b1hw = appearance.cutmix(valid_b1hw, drawn.cutmix_b4)
+    return replace(batch, target_b1hw=target_b1hw, positive_b1=positive_b1, valid_b1hw=valid_b1hw)
 
-    x_btchw = appearance.reverse_time(x_btchw, draw.reversed_b)
-    x_btchw = appearance.brightness_contrast(x_btchw, draw.gain_bc[:, :channels], draw.offset_bc[:, :channels])
+
+def _remaining(positive_b1: Tensor, before_b1hw: Tensor, after_b1hw: Tensor) -> Tensor:
+    """The records' probabilities, 0 where hardly any of a label is left."""
+    most_b1, left_b1 = (v.amax((2, 3)) for v in (before_b1hw, after_b1hw))
+    return positive_b1 * ((left_b1 > 0) & (left_b1 >= REMAINING * most_b1))
+
+
+def augment_images(
+    x_btchw: Tensor, drawn: Draw, config: AugmentConfig, grid: tuple[int, int], size: tuple[int, int] | None = None
+) -> Tensor:
+    """Move images, change their values and mix them.
+
+    Nothing is changed in place. What no sample has drawn costs nothing, and what a sample has not drawn leaves it
+    unchanged, bit for bit.
+
+    Args:
+        x_btchw: Normalised images, whose size may differ from the target's.
+        drawn: The draw for these samples.
+        config: The settings that it was made with.
+        grid: (h, w) of the target.
+        size: (h, w) to which images are resampled; None keeps their own.
+
+    Returns:
+        The images, of the same type.
+
+    Raises:
+        ValueError: If they have more than `MAX_CHANNELS` channels.
+    """
+    channels = x_btchw.shape[2]
+    if channels > MAX_CHANNELS:
+        raise ValueError(f"{channels} channels, but at most {MAX_CHANNELS} are supported")
+    size = size or (x_btchw.shape[-2], x_btchw.shape[-1])
+    x_btchw = warp(x_btchw, drawn.matrix_b23, drawn.stretch_b2n, grid=grid, size=size)
+    x_btchw = appearance.reverse_time(x_btchw, drawn.reversed_b)
+    x_btchw = appearance.brightness_contrast(x_btchw, drawn.gain_bc[:, :channels], drawn.offset_bc[:, :channels])
     if config.blur is not None:
         ratio = size[0] / grid[0]  # a blur in pixels of the target looks the same at any size of the image
-        x_btchw = appearance.blur(x_btchw, ratio * draw.blur_b, ratio * config.blur.sigma)
-    x_btchw = appearance.add_noise(x_btchw, draw.noise_b, draw.noise_seed_b)
-    x_btchw = appearance.cut_out(x_btchw, draw.cut_out_b4)
-
-    if draw.mixup_b.any():
-        either = config.mixup is not None and config.mixup.labels == "or"
-        x_btchw = appearance.mixup(x_btchw, draw.mixup_b)
-        target_b1hw, positive_b1 = (appearance.mixup(v, draw.mixup_b, either) for v in (target_b1hw, positive_b1))
-        if valid_b1hw is not None:  # missing in either is missing
-            valid_b1hw = 1 - appearance.mixup(1 - valid_b1hw, draw.mixup_b, either=True)
-    if draw.cutmix_b4.any():
-        x_btchw, target_b1hw = (appearance.cutmix(v, draw.cutmix_b4) for v in (x_btchw, target_b1hw))
-        has_rectangle_b = draw.cutmix_b4[:, 1] > 0  # its bottom edge
-        positive_b1 = appearance.mixup(positive_b1, has_rectangle_b, either=True)
-        if valid_b1hw is not None:
-            valid_b1hw = appearance.cutmix(valid_b1hw, draw.cutmix_b4)
-    return replace(batch, image_btchw=x_btchw, target_b1hw=target_b1hw, positive_b1=positive_b1, valid_b1hw=valid_b1hw)
+        x_btchw = appearance.blur(x_btchw, ratio * drawn.blur_b, ratio * config.blur.sigma)
+    x_btchw = appearance.add_noise(x_btchw, drawn.noise_b, drawn.noise_seed_b)
+    x_btchw = appearance.cut_out(x_btchw, drawn.cut_out_b4)
+    if drawn.mixup_b.any():
+        x_btchw = appearance.mixup(x_btchw, drawn.mixup_b)
+    return appearance.cutmix(x_btchw, drawn.cutmix_b4) if drawn.cutmix_b4.any() else x_btchw
 
 
 def resample(image_btchw: Tensor, size: tuple[int, int]) -> Tensor:
@@ -146,7 +231,7 @@ def warp(
     size: tuple[int, int] | None = None,
     shift_yx: tuple[float, float] = (0.0, 0.0),
 ) -> Tensor:
-    """Sample `image(A d(p) + shift)` bilinearly, reflected at the borders, for the points p of an output.
+    """Sample `image(R(A d(p)) + shift)` bilinearly for the points p of an output, where R reflects at the borders.
 
     Args:
         image: (b, ..., h, w), floating, on any device; frames and channels of a sample share its matrix.
@@ -161,8 +246,8 @@ def warp(
         exact where the sides are powers of two.
     """
     size = size or grid
-    theta = matrix_b23.double() + torch.tensor([[0.0, 0.0, d] for d in shift_yx], dtype=torch.float64)
-    if not stretch_b2n.any() and bool((theta == torch.eye(2, 3)).all()):
+    theta = matrix_b23.double()
+    if not stretch_b2n.any() and not any(shift_yx) and bool((theta == torch.eye(2, 3)).all()):
         return resample(image, size)  # unchanged if the size is the same
     # to grid_sample's [-1, 1] between outer edges (align_corners=False): x / (W / 2), exact for W = 2^n
     theta = theta / (torch.tensor(grid, dtype=torch.float64)[:, None] / 2)
@@ -175,10 +260,20 @@ def warp(
     y, x = points[0][:, :, None], points[1][:, None, :]
     # products, not a matmul, which may run in TF32 or bf16: a tenth of a pixel off
     grid_b2hw = theta[:, :, 0] * y[:, None] + theta[:, :, 1] * x[:, None] + theta[:, :, 2]
+    if any(shift_yx):  # otherwise grid_sample reflects
+        moved_by = [_reflected(v, n) + d / (n / 2) for v, n, d in zip(grid_b2hw.unbind(1), grid, shift_yx, strict=True)]
+        grid_b2hw = torch.stack(moved_by, dim=1)
     grid_bhw2 = grid_b2hw.flip(1).permute(0, 2, 3, 1)  # grid_sample takes (x, y)
     flat = image.flatten(1, -3).float()
     moved = functional.grid_sample(flat, grid_bhw2, mode="bilinear", padding_mode="reflection", align_corners=False)
     return moved.reshape(*image.shape[:-2], *size).to(image.dtype)
+
+
+def _reflected(place: Tensor, pixels: int) -> Tensor:
+    """Places beyond the edges -1 and 1 reflected, as grid_sample does: no further out than the outermost centres."""
+    inside = torch.where(place.abs() > 1, (torch.remainder(place - 1, 4) - 2).abs() - 1, place)
+    limit = 1 - 1 / pixels + 1e-6  # centres themselves may be off by rounding, and stay
+    return inside.clamp(-limit, limit)
 
 
 def _displacement(nodes_bn: Tensor, side: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,22 @@ class Draw:
     def __getitem__(self, rows: slice | list[int] | np.ndarray | Tensor) -> Draw:
         return Draw(**{name: part[rows] for name, part in vars(self).items()})
 
+    def placed_as(self, other: Draw, which_b: Tensor) -> Draw:
+        """Take from another draw where contrails of some samples come to lie.
+
+        Args:
+            other: The other draw for the same samples.
+            which_b: bool, which samples.
+
+        Returns:
+            The draw with matrices, stretches and rectangles of cutmix of the other one.
+        """
+        names = ("matrix_b23", "stretch_b2n", "cutmix_b4")
+        parts = {name: getattr(self, name).clone() for name in names}
+        for name, part in parts.items():
+            part[which_b] = getattr(other, name)[which_b]
+        return replace(self, **parts)
+
 
 @dataclass(frozen=True)
 class _Random:
@@ -64,12 +80,13 @@ class _Random:
     """
 
     batch: int
-    seed: int
-    step: int
+    key: tuple[int, ...]
+    attempt: int
 
     def uniform(self, name: str, columns: int) -> Floats:
         # (b, columns) in [0, 1)
-        generator = np.random.default_rng((self.seed, self.step, int.from_bytes(name.encode())))
+        attempt = (self.attempt,) if self.attempt else ()
+        generator = np.random.default_rng((*self.key, int.from_bytes(name.encode()), *attempt))
         return generator.random((self.batch, columns))
 
     def chosen(self, name: str, probability: float, columns: int) -> tuple[npt.NDArray[np.bool_], Floats]:
@@ -83,7 +100,7 @@ class _Random:
         return np.where(chosen, 2 * u - 1, 0.0)
 
 
-def draw(config: AugmentConfig, batch: int, height: int, width: int, *, seed: int, step: int) -> Draw:
+def draw(config: AugmentConfig, batch: int, height: int, width: int, *, seed: int, step: int, attempt: int = 0) -> Draw:
     """Draw what happens to the samples of one step.
 
     The result is a pure function of the arguments; global random states are neither used nor changed.
@@ -95,11 +112,12 @@ def draw(config: AugmentConfig, batch: int, height: int, width: int, *, seed: in
         width: Its width.
         seed: Seed of the run.
         step: Number of the step.
+        attempt: Number of draws for this step before it.
 
     Returns:
         The draw.
     """
-    random, size = _Random(batch, seed, step), (height, width)
+    random, size = _Random(batch, (seed, step), attempt), (height, width)
     arrays = {
         "matrix_b23": _matrix(config, random, size),
         "stretch_b2n": np.zeros((batch, 2, 2)),

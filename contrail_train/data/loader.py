@@ -93,20 +93,24 @@ def step_rows(order: Ints, step: int, batch_size: int) -> Ints:
     return order[step * batch_size : (step + 1) * batch_size]
 
 
-def share_of(count: int, rank: int, world: int) -> Ints:
-    """Return which of a step's rows a process takes: every world-th.
+def share_of(count: int, rank: int, world: int, together: int = 1) -> tuple[Ints, int]:
+    """Return which of a step's rows a process takes: every world-th, or every world-th pair.
 
     Args:
         count: Rows in the step.
         rank: Number of the process.
         world: Number of processes.
+        together: 2 where neighbours mix, so that each process has both.
 
     Returns:
-        Indices, as many for each process, because they wait for one another. Where there are too few rows, the last
-        processes repeat row 0, which must then have weight 0.
+        Indices, as many for each process, because they wait for one another; and how many of them are its own. Where
+        there are too few rows, the last processes repeat one, which must then have weight 0.
     """
-    own = np.arange(rank, count, world)
-    return np.pad(own, (0, -(-count // world) - len(own)))
+    rows = np.arange(count)
+    shares = [rows[rows // together % world == process] for process in range(world)]
+    own = shares[rank]
+    missing = max(map(len, shares)) - len(own)
+    return np.append(own, np.full(missing, own[-1] if len(own) else 0)), len(own)
 
 
 def load(

@@ -64,6 +64,9 @@ def view_of(config: RunConfig, statistics: Mapping[str, Any], device: torch.devi
 def normalise(image_btchw: Tensor, view: View) -> Tensor:
     """Normalise stored values to zero mean and unit standard deviation.
 
+    Pixels that are white, at the upper limit of all channels, as missing ones are, do not count in an image's own mean
+    and standard deviation, and get its mean.
+
     Args:
         image_btchw: Frames as stored: uint8 in units of 1/255, or float.
         view: Statistics of the training data.
@@ -74,8 +77,12 @@ def normalise(image_btchw: Tensor, view: View) -> Tensor:
     scale = 1 / 255 if image_btchw.dtype == torch.uint8 else 1.0
     x_btchw = image_btchw.float() * scale
     if view.each_image:
-        std_b1c11, mean_b1c11 = torch.std_mean(x_btchw, (1, 3, 4), correction=0, keepdim=True)
-        return (x_btchw - mean_b1c11) / std_b1c11.clamp_min(1e-3)  # a flat channel stays flat
+        present_bt1hw = (x_btchw < 1 - 1e-6).any(2, keepdim=True).to(x_btchw.dtype)
+        count_b1111 = present_bt1hw.sum((1, 3, 4), keepdim=True).clamp_min(1)
+        mean_b1c11 = (x_btchw * present_bt1hw).sum((1, 3, 4), keepdim=True) / count_b1111
+        centred_btchw = (x_btchw - mean_b1c11) * present_bt1hw
+        variance_b1c11 = centred_btchw.square().sum((1, 3, 4), keepdim=True) / count_b1111
+        return centred_btchw / variance_b1c11.sqrt().clamp_min(1e-3)  # a flat channel stays flat
     return (x_btchw - view.mean_c[:, None, None]) / view.std_c[:, None, None]
 
 

@@ -145,7 +145,8 @@ def _batches(setup: Setup, step: int) -> Iterator[tuple[npt.NDArray[np.int64], B
     ranks, data = setup.ranks, setup.config.data
     epoch, first = divmod(step, setup.steps_per_epoch)
     steps = _rows_of_epoch(setup, epoch)[first:]
-    own = [rows[share_of(len(rows), ranks.rank, ranks.world)] for rows in steps]
+    together = setup.config.augment.together
+    own = [rows[share_of(len(rows), ranks.rank, ranks.world, together)[0]] for rows in steps]
     yield from zip(steps, load(setup.data.train, own, setup.device, data.threads, data.prefetch), strict=True)
 
 

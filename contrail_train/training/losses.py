@@ -5,6 +5,9 @@ so each process has the loss of the global batch. As the backward pass adds up t
 DistributedDataParallel then averages those of the processes, the result is the gradient of a single process on the
 whole batch. The exception is the Lovász hinge, which sorts: it is the mean over processes.
 
+A micro-batch's loss is its part of the whole step's. For what is a mean over pixels or records the parts sum up to the
+loss of the step. Ratios (Dice, Tversky, Lovász) are averages over the micro-batches by their weight, another loss.
+
 In every term a pixel counts by its sample's weight times its validity.
 """
 
@@ -29,6 +32,7 @@ def total_loss(
     weight_b: Tensor,
     config: LossConfig,
     valid_b1hw: Tensor | None = None,
+    step_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of all that a model predicts; the processes wait for one another once.
 
@@ -42,6 +46,7 @@ def total_loss(
         weight_b: Weight of each sample, at least 0; a batch of zeros has loss and gradient 0.
         config: The terms and their weights.
         valid_b1hw: Validity of each pixel, from 0 (ignored) to 1; None: all are valid.
+        step_weights: `weights_of` the step of which this is a micro-batch; None if it is all of it.
 
     Returns:
         A float32 scalar.
@@ -49,19 +54,40 @@ def total_loss(
     mask, record = output.get("logits_b1hw"), output.get("record_logit_b1")
     auxiliary = output.get("auxiliary_bkhw")
     maps = [] if mask is None else [mask, *(auxiliary.split(1, dim=1) if auxiliary is not None else ())]
-    mask_weight_b = weight_b if record is None else weight_b * positive_b1[:, 0]
+    mask_weight_b = _mask_weight(weight_b, positive_b1, record is not None)
     parts = [_mask_sums(m, target_b1hw, mask_weight_b, config, valid_b1hw) for m in maps]
     if record is not None:
         error_b1 = cross_entropy(record.float(), positive_b1.float(), config.pos_weight, config.label_smoothing)
         parts.append(torch.stack([(weight_b.float() * error_b1[:, 0]).sum(), weight_b.float().sum()]))
     sums = sum_over_processes(torch.cat(parts)).split([len(p) for p in parts])
-    losses = [_mask_loss(s, config) for s in sums[: len(maps)]]
+    mask_weight, record_weight = (None, None) if step_weights is None else step_weights.unbind()
+    losses = [_mask_loss(s, config, mask_weight) for s in sums[: len(maps)]]
     loss = losses[0] if losses else torch.zeros_like(sums[-1][0])
     if len(losses) > 1:
         loss = loss + config.auxiliary * torch.stack(losses[1:]).mean()
     if record is not None:
-        loss = loss + config.record * _mean(*sums[-1])
+        error, weight = sums[-1].unbind()
+        loss = loss + config.record * _mean(error, weight if record_weight is None else record_weight)
     return loss
+
+
+def weights_of(
+    target_b1hw: Tensor, positive_b1: Tensor, weight_b: Tensor, valid_b1hw: Tensor | None, has_record_head: bool
+) -> Tensor:
+    """Sum what the means of a step are divided by, over all processes.
+
+    Args:
+        target_b1hw: Targets of this process's share of the step.
+        positive_b1: As for `total_loss`, as are the following.
+        weight_b: Weight of each sample.
+        valid_b1hw: Validity of each pixel.
+        has_record_head: Whether masks learn from positive records only.
+
+    Returns:
+        (2) float32: weight of all pixels, and of all records.
+    """
+    pixels = _pixel_weights(target_b1hw, _mask_weight(weight_b, positive_b1, has_record_head), valid_b1hw)
+    return sum_over_processes(torch.stack([pixels.sum(), weight_b.float().sum()]))
 
 
 def cross_entropy(logits: Tensor, target: Tensor, pos_weight: float = 1.0, smoothing: float = 0.0) -> Tensor:
@@ -129,14 +155,21 @@ def lovasz_hinge(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return (functional.relu(error) * slope).sum()
 
 
+def _mask_weight(weight_b: Tensor, positive_b1: Tensor, has_record_head: bool) -> Tensor:
+    return weight_b * positive_b1[:, 0] if has_record_head else weight_b
+
+
+def _pixel_weights(like_b1hw: Tensor, weight_b: Tensor, valid_b1hw: Tensor | None) -> Tensor:
+    weight_b1hw = weight_b.float()[:, None, None, None].expand_as(like_b1hw)
+    return weight_b1hw if valid_b1hw is None else weight_b1hw * valid_b1hw.float()
+
+
 def _mask_sums(
     logits_b1hw: Tensor, target_b1hw: Tensor, weight_b: Tensor, config: LossConfig, valid_b1hw: Tensor | None
 ) -> Tensor:
     """Sums over the pixels of this process's batch, (8,) float32, in the order in which `_mask_loss` unpacks them."""
     logits, target = logits_b1hw.float(), target_b1hw.float()
-    weight = weight_b.float()[:, None, None, None].expand_as(logits)
-    if valid_b1hw is not None:
-        weight = weight * valid_b1hw.float()
+    weight = _pixel_weights(logits, weight_b, valid_b1hw)
     size = weight.sum()
     bce = focus = overlap = predicted = true = hinge = hinge_weight = torch.zeros_like(size)
     if config.bce:
@@ -152,8 +185,10 @@ def _mask_sums(
     return torch.stack([size, bce, focus, overlap, predicted, true, hinge, hinge_weight])
 
 
-def _mask_loss(sums: Tensor, config: LossConfig) -> Tensor:
+def _mask_loss(sums: Tensor, config: LossConfig, step_weight: Tensor | None) -> Tensor:
     """The weighted sum of terms from (8,) sums over all processes; a term of weight 0 is left out.
+
+    If this is a micro-batch, `step_weight` is the weight of all pixels of the step.
 
     Dice is global, (2 Σpt + s) / (Σp + Σt + s), like the score itself. The mean of the samples' Dice is not, as most
     samples have no contrail. With nothing to find, 1 − Dice is Σp / (Σp + s): it falls with every false probability
@@ -162,23 +197,24 @@ def _mask_loss(sums: Tensor, config: LossConfig) -> Tensor:
     https://arxiv.org/abs/1706.05721.
     """
     size, bce, focus, overlap, predicted, true, hinge, hinge_weight = sums.unbind()
-    loss = sums.new_zeros(())
+    whole = size if step_weight is None else step_weight
+    share, loss = _mean(size, whole), sums.new_zeros(())
     if config.bce:
-        loss = loss + config.bce * _mean(bce, size)
+        loss = loss + config.bce * _mean(bce, whole)
     if config.focal:
-        loss = loss + config.focal.weight * _mean(focus, size)
+        loss = loss + config.focal.weight * _mean(focus, whole)
     dice = (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
     if config.dice:
-        loss = loss + config.dice * (1 - dice)
+        loss = loss + config.dice * share * (1 - dice)
     if config.symmetric_dice:
         clear = (2 * (size - predicted - true + overlap) + SMOOTH) / (2 * size - predicted - true + SMOOTH)
-        loss = loss + config.symmetric_dice * (1 - (dice + clear) / 2)
+        loss = loss + config.symmetric_dice * share * (1 - (dice + clear) / 2)
     if config.tversky:
         missed, false = true - overlap, predicted - overlap
         wrong = config.tversky.miss * missed + (1 - config.tversky.miss) * false
-        loss = loss + config.tversky.weight * wrong / (overlap + wrong + SMOOTH / 2)
+        loss = loss + config.tversky.weight * share * wrong / (overlap + wrong + SMOOTH / 2)
     if config.lovasz:
-        loss = loss + config.lovasz * hinge / hinge_weight.clamp_min(1)
+        loss = loss + config.lovasz * share * hinge / hinge_weight.clamp_min(1)
     return loss
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
-from contrail_train.data.augment import augment_batch
-from contrail_train.data.draw import Draw, draw
+from contrail_train.config.schema import Head
+from contrail_train.data.augment import augment_images, draw_labels
+from contrail_train.data.draw import Draw
 from contrail_train.data.loader import Batch, share_of
 from contrail_train.inference.detector import normalise
 from contrail_train.runs.checkpoint import TrainingState
-from contrail_train.training.losses import total_loss
-from contrail_train.training.setup import Setup, set_learning_rate
+from contrail_train.training.losses import total_loss, weights_of
+from contrail_train.training.setup import Setup, batch_norms, set_learning_rate
 
 
 def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -55,6 +57,7 @@ def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
             state.micro_batch = -(-samples // 2)
             ranks.say(
                 f"out of memory at step {step}: from now on {state.micro_batch} samples pass through the model at once"
+                f"{_consequences(setup)}"
             )
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
@@ -70,34 +73,47 @@ def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
     return loss, norm
 
 
+def _consequences(setup: Setup) -> str:
+    """What else changes with the micro-batch, for a message."""
+    loss = setup.config.loss
+    ratios = [name for name in ("dice", "symmetric_dice", "tversky", "lovasz") if getattr(loss, name)]
+    norms = any(norm.training for norm in batch_norms(setup.model))
+    changed = [f"loss.{name}" for name in ratios if setup.config.model.decoder] + ["batch norms"] * norms
+    verb = "is" if len(changed) == 1 and ratios else "are"
+    return f", and {', '.join(changed)} {verb} computed over these, not over the batch" if changed else ""
+
+
 def _gradients(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArray[np.int64]) -> Tensor:
     """Leave the gradient of a whole step on the parameters; return its loss, still on the device."""
-    config, ranks, size = setup.config, setup.ranks, state.micro_batch
+    config, ranks, size, count = setup.config, setup.ranks, state.micro_batch, len(rows)
     setup.optimiser.zero_grad(set_to_none=True)
-    own = share_of(len(rows), ranks.rank, ranks.world)
-    batch.weight_b[len(range(ranks.rank, len(rows), ranks.world)) :] = 0  # padding to equal shares
-    height, width = batch.target_b1hw.shape[-2:]
-    drawn = draw(config.augment, len(rows), height, width, seed=config.seed, step=state.step)[own]
-    weight, losses = setup.data.train.weight[rows], []
+    own, owned = share_of(count, ranks.rank, ranks.world, config.augment.together)
+    batch.weight_b[owned:] = 0  # padding to equal shares
+    valid_b1hw = None if batch.valid_b1hw is None else batch.valid_b1hw.float()
+    given = replace(batch, target_b1hw=batch.target_b1hw.float() / 255, valid_b1hw=valid_b1hw)
+    random = {"seed": config.seed, "step": state.step}
+    drawn, labels = draw_labels(given, own, count, config.augment, setup.label_shift, **random)
+    truth = labels.target_b1hw, labels.positive_b1, labels.weight_b, labels.valid_b1hw
+    weights = weights_of(*truth, config.model.head is Head.BOTH) if size < len(own) else None
+    losses = []
     for start in range(0, len(own), size):
-        part, part_of_all = slice(start, start + size), slice(start * ranks.world, (start + size) * ranks.world)
-        share = float(weight[part_of_all].sum() / max(weight.sum(), 1e-12))
-        accumulates = isinstance(setup.parallel, DistributedDataParallel) and start + size < len(own)
+        part = slice(start, min(start + size, len(own)))
+        accumulates = isinstance(setup.parallel, DistributedDataParallel) and part.stop < len(own)
         with setup.parallel.no_sync() if accumulates else contextlib.nullcontext():  # type: ignore[operator]
-            losses.append(_backward(setup, batch[part], drawn[part], share))
+            losses.append(_backward(setup, labels, drawn, part, weights))
     return torch.stack(losses).sum()
 
 
-def _backward(setup: Setup, batch: Batch, drawn: Draw, share: float) -> Tensor:
-    """Add `share` of a micro-batch's gradient to that of the parameters; return as much of its loss."""
-    config = setup.config
-    x_btchw, target_b1hw = normalise(batch.image_btchw, setup.view), batch.target_b1hw.float() / 255
-    valid_b1hw = None if batch.valid_b1hw is None else batch.valid_b1hw.float()
-    given = Batch(x_btchw, target_b1hw, batch.positive_b1, batch.weight_b, valid_b1hw)
-    moved = augment_batch(given, drawn, config.augment, setup.label_shift, setup.view.size)
+def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weights: Tensor | None) -> Tensor:
+    """Add a micro-batch's part of the gradient to that of the parameters; return its part of the loss."""
+    config, grid = setup.config, (labels.target_b1hw.shape[-2], labels.target_b1hw.shape[-1])
+    pairs = slice(part.start - part.start % 2, part.stop + part.stop % 2)  # with those that mix with its samples
+    x_btchw = normalise(labels.image_btchw[pairs], setup.view)
+    x_btchw = augment_images(x_btchw, drawn[pairs], config.augment, grid, setup.view.size)
+    x_btchw, labels = x_btchw[part.start - pairs.start :][: part.stop - part.start], labels[part]
     with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
-        output = setup.parallel(moved.image_btchw, moved.target_b1hw.shape[-2:])
-    targets = moved.target_b1hw, moved.positive_b1, batch.weight_b
-    loss = share * total_loss(output, *targets, config.loss, moved.valid_b1hw)
+        output = setup.parallel(x_btchw, grid)
+    truth = labels.target_b1hw, labels.positive_b1, labels.weight_b
+    loss = total_loss(output, *truth, config.loss, labels.valid_b1hw, step_weights)
     loss.backward()
     return loss.detach()

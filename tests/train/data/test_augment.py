@@ -18,6 +18,7 @@ from contrail_train.config.schema import AugmentConfig
 from contrail_train.config.settings import group_of
 from contrail_train.data.augment import (
     augment_batch,
+    draw_labels,
     resample,
     to_label_frame,
     warp,
@@ -296,6 +297,33 @@ def test_image_and_label_move_together(name: str, shift: tuple[float, float], si
                 assert (in_label - point).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("shift", [(0.5, 0.5), (1.0, -0.25)])
+def test_a_line_and_its_label_agree_in_reflected_borders_to_a_tenth_of_a_pixel(shift: tuple[float, float]) -> None:
+    """Both are sampled from one function of continuous coordinates, where the transformation says."""
+    side, n, sigma = 96, 8, 5.0
+
+    def line(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return np.exp(-(((0.6 * y + 0.8 * x - 22) / sigma) ** 2) / 2) + np.exp(-(((y - 0.2 * x + 35) / sigma) ** 2) / 2)
+
+    at = np.arange(side) - (side - 1) / 2
+    yx = np.stack(np.meshgrid(at, at, indexing="ij"))
+    image, label = (torch.from_numpy(line(yx[0] - dy, yx[1] - dx)).float() for dy, dx in (NO_SHIFT, shift))
+    config = only("affine", "flip", rot90=0.7, turn=0.5, multi_scale=0.5)
+    moved = augment(config, image.expand(n, 1, 1, side, side), label.expand(n, 1, side, side), shift)
+    matrices, reflected = draw(config, n, side, side, seed=0, step=0).matrix_b23.numpy(), 0.0
+    for i in range(n):
+        place = np.einsum("ij,jyx->iyx", matrices[i, :, :2], yx) + matrices[i, :, 2, None, None]
+        outside = (np.abs(place) > side / 2).any(0)
+        from_edge = (place + side / 2) % (2 * side)
+        seen = np.minimum(from_edge, 2 * side - from_edge).clip(0.5, side - 0.5) - side / 2
+        inside_label = (np.abs(seen + np.array(shift)[:, None, None]) <= (side - 1) / 2).all(0)
+        slope = np.exp(-0.5) / sigma  # of the line, at its steepest, per pixel
+        for part in (moved.image_btchw[i, 0, 0], moved.target_b1hw[i, 0]):
+            assert np.abs(part.numpy() - line(*seen))[inside_label].max() < 0.1 * slope
+        reflected += outside.mean() / n
+    assert reflected > 0.1
+
+
 def test_grid_distortion_stretches_cells_and_keeps_the_ends() -> None:
     config = only(grid_distortion={"probability": 1, "cells": 4, "stretch": 0.6})
     side, n = 64, 5
@@ -478,6 +506,69 @@ def test_cutmix_pastes_image_label_and_validity_of_one_rectangle(size: tuple[int
         assert moved.positive_b1[i].item() == max(i, partner[i])
     single = augment(EVERYTHING, torch.rand(1, 1, 1, 8, 8))
     assert single.image_btchw.isfinite().all()
+
+
+SWEEPING = {"affine": {"probability": 1, "shift": 0.5}, "turn": {"probability": 0.5}, "multi_scale": 0.5}
+
+
+def records(n: int, side: int = 48) -> Batch:
+    """Return a batch in which every other record has a short contrail, most near a border."""
+    target, random = torch.zeros(n, 1, side, side), np.random.default_rng(0)
+    for i in range(0, n, 2):
+        y, x = random.choice([1, 4, 20, side - 6], 2)
+        target[i, 0, y, x : x + 5] = 1
+    return batch_of(torch.rand(n, 1, 1, side, side), target)
+
+
+@pytest.mark.parametrize("settings", [SWEEPING, {"cutmix": 1.0}, {"cutmix": 0.5, **SWEEPING}])
+def test_a_record_is_positive_while_a_contrail_is_left_in_the_image(settings: dict[str, Any]) -> None:
+    """By counting the pixels of contrail that lie in the image and outside a pasted rectangle."""
+    config, given, stale = only(**settings), records(400), 0
+    moved = augment_batch(given, draw(config, 400, 48, 48, seed=0, step=0), config, (0.5, 0.5))
+    peak = moved.target_b1hw.numpy().max((1, 2, 3))
+    positive = moved.positive_b1[:, 0].numpy()
+    assert not positive[peak == 0].any()
+    assert positive[peak >= 0.5].all()
+    assert set(positive.tolist()) == {0.0, 1.0}
+    had_one = given.positive_b1[:, 0].numpy() > 0
+    if "cutmix" in settings:
+        had_one |= had_one.reshape(-1, 2)[:, ::-1].ravel()
+    stale = (had_one & (peak == 0)).mean()
+    assert stale > 0.1  # so many would have been positive without a contrail
+
+
+def test_the_record_of_a_soft_label_follows_its_core() -> None:
+    target = torch.zeros(2, 1, 32, 32)
+    target[:, 0, 4, 4:12] = 1
+    target[:, 0, 16, 4:28] = 0.15  # seen by few annotators
+    given = batch_of(torch.zeros(2, 1, 1, 32, 32), target)
+    drawn = draw(only(), 2, 32, 32, seed=0, step=0)
+    drawn.matrix_b23[1, 0, 2] = 8  # the core leaves at the top, but for its reflection's few rows
+    drawn.matrix_b23[1, :, :2] *= 0.4
+    assert augment_batch(given, drawn, only(), NO_SHIFT).positive_b1[:, 0].tolist() == [1, 0]
+
+
+def test_redrawing_keeps_positives_and_is_a_function_of_seed_and_step() -> None:
+    given, own = records(200), np.arange(200)
+    base = {"cutmix": 0.5, **SWEEPING}
+
+    def labels(own: np.ndarray, step: int = 0, **settings: Any) -> tuple[Draw, Batch]:
+        part = Batch(*(v[own] if v is not None else None for v in vars(given).values()))
+        return draw_labels(part, own, 200, only(**base, **settings), (0.5, 0.5), seed=0, step=step)
+
+    once, never = labels(own)[1].positive_b1, labels(own, redraw=0)[1].positive_b1
+    assert torch.equal(once, never)
+    positive = given.positive_b1 > 0
+    assert (once[positive] == 0).float().mean() > 0.1
+    drawn, kept = labels(own, redraw=20)
+    assert (kept.positive_b1[positive] > 0).all()
+    first = draw(only(**base), 200, 48, 48, seed=0, step=0)
+    again = (drawn.matrix_b23 != first.matrix_b23).flatten(1).any(1) | (drawn.cutmix_b4 != first.cutmix_b4).any(1)
+    assert not again[~positive[:, 0]].any()
+    assert same(drawn, labels(own, redraw=20)[0])
+    assert not same(drawn, labels(own, step=1, redraw=20)[0])
+    pairs = np.flatnonzero(own // 2 % 3 == 1)  # those of one of three processes
+    assert same(labels(pairs, redraw=20)[0], drawn[pairs])
 
 
 def test_image_and_label_stay_aligned_through_all_augmentations() -> None:

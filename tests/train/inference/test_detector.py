@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from contrail_data.labels.predictor import Symmetries
 from contrail_train.data.augment import to_label_frame
-from contrail_train.inference.detector import Detector, Network, View, on_label_grid, symmetry_operations, weighted_mean
+from contrail_train.inference.detector import (
+    Detector,
+    Network,
+    View,
+    normalise,
+    on_label_grid,
+    symmetry_operations,
+    weighted_mean,
+)
 
 SIDE = 24
 
@@ -39,6 +47,24 @@ class FirstChannel(nn.Module):
 def single(network: Network, symmetries: Symmetries = Symmetries.NONE, classifiers: tuple[str, ...] = ()) -> Detector:
     options = {"top_k": 4, "symmetries": symmetries, "classifiers": classifiers}
     return Detector({"a": network}, {"a": 1.0}, {"a": 1.0}, **options)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
+def test_missing_pixels_do_not_count_when_each_image_is_normalised_by_itself(dtype: type) -> None:
+    """Against masked arrays of NumPy; half a tile is missing, and a frame of another sample."""
+    random, top = np.random.default_rng(0), 255 if dtype is np.uint8 else 1
+    image = (random.beta(2, 5, (3, 2, 3, SIDE, SIDE)) * top).astype(dtype)
+    missing = np.zeros((3, 2, 1, SIDE, SIDE), bool)
+    missing[0, :, :, : SIDE // 2], missing[1, 0] = True, True
+    image = np.where(missing, dtype(top), image)
+    masked = np.ma.array(image.astype(np.float64) / top, mask=np.broadcast_to(missing, image.shape))
+    mean, std = (part.reshape(3, 1, 3, 1, 1) for part in (masked.mean((1, 3, 4)), masked.std((1, 3, 4))))
+    ours = normalise(torch.from_numpy(image), View((0, 1), torch.zeros(3), torch.ones(3), True, None)).numpy()
+    np.testing.assert_allclose(ours, ((masked - mean) / std).filled(0), atol=1e-4)
+    everything = normalise(
+        torch.full((1, 2, 3, 8, 8), 255, dtype=torch.uint8), View((0, 1), *torch.ones(2, 3), True, None)
+    )
+    assert not everything.any()
 
 
 def blob(row: float = 10.2, column: float = 13.7) -> Tensor:

@@ -1,0 +1,99 @@
+"""One step: micro-batches and the message when memory runs out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from contrail_train.config.schema import RunConfig
+from contrail_train.config.settings import with_settings
+from contrail_train.data.loader import Batch
+from contrail_train.inference.detector import view_of
+from contrail_train.runs.checkpoint import TrainingState
+from contrail_train.runs.distributed import ALONE
+from contrail_train.training.step import train_step
+
+SIDE, COUNT = 24, 7
+EVERY_MEAN = ("loss.bce=1", "loss.focal.weight=0.5", "loss.pos_weight=3", "loss.label_smoothing=0.1")
+MIXING = ("augment.mixup.probability=0.5", "augment.cutmix=0.5", "augment.affine.shift=0.5", "augment.redraw=2")
+BOTH = ("model.record_head={}", "loss.record=0.7")
+
+
+class Pixelwise(nn.Module):
+    """Predicts every map from each pixel and the record from the mean; no sample affects another one."""
+
+    def __init__(self, has_record_head: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.maps, self.record = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 1) if has_record_head else None
+
+    def forward(self, x_btchw: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        if len(x_btchw) > self.most:
+            raise torch.OutOfMemoryError
+        maps = self.maps(x_btchw[:, 0])
+        output = {"logits_b1hw": maps[:, :1], "auxiliary_bkhw": maps[:, 1:]}
+        return output | ({"record_logit_b1": self.record(x_btchw.mean((1, 3, 4)))} if self.record else {})
+
+    most = COUNT
+
+
+def gradients(micro_batch: int, *settings: str, most: int = COUNT) -> tuple[Tensor, list[Tensor]]:
+    """Take a step on one batch; return its loss and gradients."""
+    config = with_settings(RunConfig(), ["device=cpu", "optim.clip=1e9", f"batch_size={COUNT}", *settings])
+    random = np.random.default_rng(0)
+    target = np.zeros((COUNT, 1, SIDE, SIDE), np.uint8)
+    for i in (0, 1, 4, 6):
+        target[i, 0, 3 * i : 3 * i + 4, 2:20] = 255
+    valid = (random.random(target.shape) < np.linspace(0.2, 1, COUNT)[:, None, None, None]).astype(np.uint8)
+    batch = Batch(
+        torch.from_numpy(random.integers(0, 255, (COUNT, 1, 3, SIDE, SIDE), np.uint8)),
+        torch.from_numpy(target),
+        torch.from_numpy(target.max((1, 2, 3))[:, None] / np.float32(255)),
+        torch.tensor([1.0, 0.5, 1.0, 0.25, 1.0, 2.0, 1.0]),
+        torch.from_numpy(valid),
+    )
+    model = Pixelwise(config.model.record_head is not None)
+    model.most = most
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimiser.param_groups[0]["peak_lr"] = 0.0
+    setup: Any = SimpleNamespace(
+        config=config, ranks=ALONE, device=torch.device("cpu"), bf16=False, total_steps=10, label_shift=(0.5, 0.5),
+        model=model, parallel=model, optimiser=optimiser, average=SimpleNamespace(update=lambda *_, **__: None),
+        view=view_of(config, {"mean": [0.4] * 3, "std": [0.3] * 3}, torch.device("cpu")),
+    )  # fmt: skip
+    loss, _ = train_step(setup, TrainingState(micro_batch), batch, np.arange(COUNT))
+    return loss, [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4])
+@pytest.mark.parametrize("settings", [EVERY_MEAN, (*EVERY_MEAN, *MIXING), BOTH, (*EVERY_MEAN, *MIXING, *BOTH)])
+def test_micro_batches_have_the_gradient_of_the_whole_batch(micro_batch: int, settings: tuple[str, ...]) -> None:
+    """With missing pixels, unequal weights, mixtures across micro-batches, and masks of positive records only."""
+    whole_loss, whole = gradients(COUNT, *settings)
+    loss, parts = gradients(micro_batch, *settings)
+    assert loss.item() == pytest.approx(whole_loss.item(), rel=1e-5)
+    for ours, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_ratios_are_means_over_micro_batches_by_weight() -> None:
+    """Dice by micro-batch is another loss, as the schema says; with a single one it is that of the batch."""
+    ratios = ("loss.dice=1", "loss.symmetric_dice=0.5", "loss.lovasz=0.5", "loss.tversky.weight=0.5")
+    whole_loss, _ = gradients(COUNT, *ratios)
+    loss, _ = gradients(3, *ratios)
+    assert loss.item() != pytest.approx(whole_loss.item(), rel=1e-3)
+    assert loss.item() == pytest.approx(whole_loss.item(), rel=0.2)
+
+
+def test_running_out_of_memory_says_what_else_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    _, whole = gradients(COUNT)
+    _, halved = gradients(COUNT, most=4)
+    torch.testing.assert_close(halved[0], whole[0], rtol=1e-4, atol=1e-6)
+    assert capsys.readouterr().err.endswith("from now on 4 samples pass through the model at once\n")
+    gradients(COUNT, "loss.dice=1", most=4)
+    assert capsys.readouterr().err.endswith("at once, and loss.dice is computed over these, not over the batch\n")

@@ -53,14 +53,17 @@ def splits(
 ) -> None:
     """Put records into folds that share no scene.
 
-    Records stay together if they have the same site and day, overlap in space within --minutes, or have the same id or
-    raw data. Most records keep their fold when others are added. The CSV has the columns record_id, store, group, fold
-    and positive. Metadata files, such as validation_metadata.json, can be given in place of stores.
+    Records stay together if they have the same site and day, overlap in space within --minutes, have the same id or
+    raw data or, where the place or time of one is unknown, if their images show one scene. Most records keep their fold
+    when others are added. The CSV has the columns record_id, store, group, fold and positive. Metadata files, such as
+    validation_metadata.json, can be given in place of stores.
     """
     import numpy as np
 
     from contrail_data.splits.folds import make_folds, pairs_between_folds, write_folds
     from contrail_data.splits.groups import SUMMARY_HEADER, group_records, summary_row
+    from contrail_data.splits.images import similar_records
+    from contrail_data.splits.leaks import Checked
     from contrail_data.storage.files import check_new
     from contrail_data.store.samples import label_of
 
@@ -69,8 +72,11 @@ def splits(
     if not any(map(_is_metadata, stores)):
         refuse_options(context, ["size"], "without a metadata file")
     check_new(out, overwrite)
-    records = [_open_records(name, size)[1] for name in stores]
-    group = group_records(records, minutes, overlap)
+    opened = [_open_records(name, size) for name in stores]
+    records = [scalars for _, scalars in opened]
+    similar = similar_records([store for store, _ in opened], records)
+    images = [similar.joined()]
+    group = group_records(records, minutes, overlap, images)
     group_n = np.concatenate(group)
     fold_n = make_folds(group_n, np.concatenate([label_of(r) for r in records]) > 0, k)
     ends = np.cumsum([len(g) for g in group])[:-1]
@@ -84,8 +90,16 @@ def splits(
         rows.append([name, *summary_row(members), f"{len(group_sizes):,}", f"{group_sizes.max(initial=0):,}"])
     header = ["fold", *SUMMARY_HEADER, "groups", "largest group"]
     print_table(f"{out}: {len(fold_n):,} records in {k} folds", header, rows, text_columns=(0, 4, 5))
-    pairs = pairs_between_folds(records, fold, minutes, overlap)
-    print(f"pairs between folds that share id, raw data, or footprint and time: {pairs}")
+    checked = [Checked.of(*of_set) for of_set in zip(records, similar.compared, strict=True)]
+    counts = [[f"{n:,}" for n in (c.records, c.id, c.data, c.footprint, c.image)] for c in checked]
+    rows = [[name, *cells] for name, cells in zip(stores, counts, strict=True)]
+    header = ["store", "records", "by id", "by raw data", "by place and time", "by image"]
+    print_table("how many records were compared", header, rows)
+    for name, of_store in zip(stores, checked, strict=True):
+        if note := of_store.note(name):
+            print_note(note)
+    pairs = pairs_between_folds(records, fold, minutes, overlap, images)
+    print(f"pairs between folds that share id, raw data, footprint and time, or image: {pairs}")
 
 
 def audit(
@@ -110,14 +124,15 @@ def audit(
 ) -> None:
     """Report which records of one store leak into another, and labels that contradict each other.
 
-    Records leak by id, raw data, place and time, or image. The exit code is 1 if there are any leaks. Metadata files,
-    such as validation_metadata.json, can be given in place of stores; they have no raw data, images or labels.
+    Records leak by id, raw data, place and time, or image. The exit code is 1 if there are any leaks. How many records
+    were compared by each is printed. Metadata files, such as validation_metadata.json, can be given in place of stores;
+    they have no raw data, images or labels.
     """
     import numpy as np
 
-    from contrail_data.splits.audit import audit_stores, leak_table, write_leaks
+    from contrail_data.splits.audit import audit as audit_records
+    from contrail_data.splits.audit import leak_table, write_leaks
     from contrail_data.splits.groups import SUMMARY_HEADER, summary_row
-    from contrail_data.splits.leaks import LeakKind, find_leaks
     from contrail_data.storage.files import check_new, write_atomically
     from contrail_data.store.samples import site_of
 
@@ -135,27 +150,19 @@ def audit(
         check_new(path, overwrite)
     opened = [_open_records(name, size) for name in names]
     records = [scalars for _, scalars in opened]
-    stores = [store for store, _ in opened if store is not None]
-    kinds: list[LeakKind] = list(LeakKind)
-    if len(stores) < len(names):
-        kinds = [LeakKind.ID, LeakKind.FOOTPRINT]
-        leaks = find_leaks(records[0], records[1] if b is not None else None, minutes, overlap)
-        print_note("a metadata file has no raw data, images or labels; they are not compared")
-    else:
-        if images and stores[0].attrs["composite"]["channels"] != stores[-1].attrs["composite"]["channels"]:
-            print_note("the stores hold different composites; images are not compared")
-            images = False
-        if not images:
-            kinds.remove(LeakKind.IMAGE)
-        leaks = audit_stores(*stores, minutes=minutes, overlap=overlap, images=images)
+    audited = audit_records([store for store, _ in opened], records, minutes=minutes, overlap=overlap, images=images)
+    leaks = audited.leaks
     if out is not None:
         write_leaks(out, leaks, records[0], records[-1])
     if page is not None:
         from contrail_data.reports.audit_page import audit_page
 
-        write_atomically(page, [audit_page(names, records, leaks, kinds).encode()])
+        write_atomically(page, [audit_page(names, records, audited).encode()])
     title = f"leaks within {a}" if b is None else f"leaks between A, {a}, and B, {b}"
-    print_table(title, *leak_table(leaks, b is None, kinds))
+    print_table(title, *leak_table(audited))
+    for name, checked in zip(names, audited.checked, strict=True):
+        if note := checked.note(name):
+            print_note(note)
     rows = [[name, *summary_row([scalars])] for name, scalars in zip(names, records, strict=True)]
     print_table("records", ["set", *SUMMARY_HEADER], rows, text_columns=(0, 4, 5))
     if b is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from contrail_data.reports.charts import MONTHS, Colour, bars
 from contrail_data.reports.globe import LEFT_HALF, RIGHT_HALF, Layer, RecordMap, record_map
 from contrail_data.reports.page import render_page
-from contrail_data.splits.audit import leak_table
+from contrail_data.splits.audit import Audit, leak_table
 from contrail_data.splits.groups import SUMMARY_HEADER, summary_row
 from contrail_data.splits.leaks import LeakKind, Leaks
 from contrail_data.store.samples import label_of, labelled_time, site_of
@@ -19,18 +19,18 @@ from contrail_data.store.samples import label_of, labelled_time, site_of
 _LISTED = 50
 
 
-def audit_page(names: Sequence[str], sets: Sequence[xr.Dataset], leaks: Leaks, kinds: Collection[LeakKind]) -> str:
+def audit_page(names: Sequence[str], sets: Sequence[xr.Dataset], audited: Audit) -> str:
     """Render the page of an audit.
 
     Args:
         names: Names of the sets: paths, URLs or catalog names.
         sets: Records of one or two sets, as scalars of a store.
-        leaks: The leaks within the one set, or between the two.
-        kinds: The kinds of leaks that were searched for.
+        audited: The leaks within the one set, or between the two, and what was compared.
 
     Returns:
         The HTML text.
     """
+    leaks = audited.leaks
     short_names = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
     sites = [set(site_of(records).tolist()) - {""} for records in sets]
     common_sites = sites[0] & sites[-1]
@@ -42,7 +42,8 @@ def audit_page(names: Sequence[str], sets: Sequence[xr.Dataset], leaks: Leaks, k
         sites=len(common_sites),
         other_sites=[len(of_set - common_sites) for of_set in sites],
         leaking_pairs=len(np.unique(np.stack([leaks.a, leaks.b], 1), axis=0)),
-        tally=leak_table(leaks, len(sets) == 1, kinds),
+        tally=leak_table(audited),
+        notes=[checked.note(name) for name, checked in zip(short_names, audited.checked, strict=True)],
         map=_map(sets),
         charts=_charts(sets),
         facts_header=["set", *SUMMARY_HEADER],
@@ -55,7 +56,7 @@ def audit_page(names: Sequence[str], sets: Sequence[xr.Dataset], leaks: Leaks, k
 def _pairs(sets: Sequence[xr.Dataset], leaks: Leaks) -> list[tuple[str, str, str, list[float]]]:
     """List the leaking pairs, those of one id, raw data or image first, then by overlap: kind, records and measures."""
     ids_a, ids_b = sets[0]["record_id"].values, sets[-1]["record_id"].values
-    measures = np.stack([leaks.overlap, leaks.minutes, leaks.distance, leaks.dice], 1).tolist()
+    measures = np.stack([leaks.overlap, leaks.minutes, leaks.similarity, leaks.dice], 1).tolist()
     order = np.lexsort((-np.nan_to_num(leaks.overlap), leaks.kind == LeakKind.FOOTPRINT))[:_LISTED]
     return [(leaks.kind[i], ids_a[leaks.a[i]], ids_b[leaks.b[i]], measures[i]) for i in order]
 

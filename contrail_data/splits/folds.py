@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.splits.leaks import MAX_MINUTES, MIN_OVERLAP, pairs_within
+from contrail_data.splits.leaks import MAX_MINUTES, MIN_OVERLAP, Pairs, pairs_within
 from contrail_data.storage.files import write_csv
 from contrail_data.store.samples import Floats, Ints, label_of
 
@@ -67,21 +67,27 @@ def _cut(amounts: npt.NDArray[Any], shares: Floats) -> Ints:
 
 
 def pairs_between_folds(
-    stores: Sequence[xr.Dataset], fold: Sequence[Ints], minutes: float = MAX_MINUTES, overlap: float = MIN_OVERLAP
+    stores: Sequence[xr.Dataset],
+    fold: Sequence[Ints],
+    minutes: float = MAX_MINUTES,
+    overlap: float = MIN_OVERLAP,
+    images: Sequence[Pairs] = (),
 ) -> int:
-    """Count the related pairs of records (see `find_leaks`) that are in different folds.
+    """Count the related pairs of records (see `group_records`) that are in different folds.
 
     Args:
         stores: Scalars of each store.
         fold: For each store, (sample) fold of each record.
         minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
         overlap: Share of the smaller footprint above which two footprints overlap.
+        images: Pairs whose images show one scene.
 
     Returns:
         Number of pairs.
     """
     fold_n = np.concatenate(fold)
-    pairs = [np.stack([i, j], 1)[fold_n[i] != fold_n[j]] for i, j in pairs_within(stores, minutes, overlap)]
+    related = [*pairs_within(stores, minutes, overlap), *images]
+    pairs = [np.stack([i, j], 1)[fold_n[i] != fold_n[j]] for i, j in related]
     return len(np.unique(np.concatenate(pairs), axis=0))
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data.errors import ContrailError
-from contrail_data.splits.leaks import MAX_MINUTES, MIN_OVERLAP, pairs_within
+from contrail_data.splits.leaks import MAX_MINUTES, MIN_OVERLAP, Pairs, pairs_within
 from contrail_data.store.samples import Floats, as_text, label_of, labelled_time, site_of
 
 SUMMARY_HEADER = ("records", "positives", "share positive", "period", "most in", "sites")
@@ -33,18 +32,22 @@ def site_and_day(records: xr.Dataset) -> npt.NDArray[np.str_]:
 
 
 def group_records(
-    stores: Sequence[xr.Dataset], minutes: float = MAX_MINUTES, overlap: float = MIN_OVERLAP
+    stores: Sequence[xr.Dataset],
+    minutes: float = MAX_MINUTES,
+    overlap: float = MIN_OVERLAP,
+    images: Sequence[Pairs] = (),
 ) -> list[npt.NDArray[np.str_]]:
     """Join related records of one or several stores into groups.
 
     Two records are in one group if they have the same site and day, id, or raw data; if their footprints overlap while
-    their sequences share time or lie within `minutes`; or if both are related to a third record. A group is named by
-    the smallest `site_and_day` in it, which seldom changes when records are added.
+    their sequences share time or lie within `minutes`; if they are a pair of `images`; or if both are related to a
+    third record. A group is named by the smallest `site_and_day` in it, which seldom changes when records are added.
 
     Args:
         stores: Scalars of each store.
         minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
         overlap: Share of the smaller footprint above which two footprints overlap.
+        images: Pairs whose images show one scene, see `images.Similar.joined`.
 
     Returns:
         For each store, (sample) the name of each record's group.
@@ -55,7 +58,7 @@ def group_records(
     site_day = np.concatenate([site_and_day(records) for records in stores])
     count = len(site_day)
     names, first_of, name = np.unique(site_day, return_index=True, return_inverse=True)
-    pairs = pairs_within(stores, minutes, overlap)
+    pairs = [*pairs_within(stores, minutes, overlap), *images]
     rows = np.concatenate([np.arange(count), *(i for i, _ in pairs)])
     columns = np.concatenate([first_of[name], *(j for _, j in pairs)])
     graph = coo_array((np.ones(len(rows), np.bool_), (rows, columns)), shape=(count, count))
@@ -66,35 +69,36 @@ def group_records(
     return np.split(names[smallest[component]] if count else site_day, ends)
 
 
-def sampling_weights(
-    records: xr.Dataset, by: Sequence[Literal["positive", "place", "hour", "month"]], power: float = 1.0
-) -> Floats:
-    """Weight records so that classes become equally frequent.
+def sampling_weights(classes: Sequence[npt.NDArray[Any]], power: float = 1.0) -> Floats:
+    """Weight items so that classes become equally frequent.
 
-    The weight of a record is the product, over the factors, of (share of the record's class) ** -power. Classes are,
-    for `positive`, the human label; for `place`, cells of 10 degrees; for `hour`, 3 hours of true solar time; for
-    `month`, the month of the year. Records without a value form a class of their own.
+    The weight of an item is the product, over the factors, of (share of the item's class) ** -power.
 
     Args:
-        records: Scalars of a store.
-        by: Factors to balance.
+        classes: One or several factors, (item) class of each item, see `record_classes`.
         power: 1 makes the classes of each factor equally frequent, less than 1 brings them closer to it.
 
     Returns:
-        (sample) weights with mean 1.
-
-    Raises:
-        ContrailError: If a factor is unknown.
+        (item) weights with mean 1.
     """
-    weight = np.ones(records.sizes["sample"])
-    for factor in by:
-        _, inverse, count = np.unique(_classes(records, factor), return_inverse=True, return_counts=True)
+    weight = np.ones(len(classes[0]))
+    for factor in classes:
+        _, inverse, count = np.unique(factor, return_inverse=True, return_counts=True)
         weight *= (count[inverse] / len(weight)) ** -power
     return weight / weight.mean() if len(weight) else weight
 
 
-def _classes(records: xr.Dataset, factor: str) -> npt.NDArray[Any]:
-    """(sample) number of each record's class; unknown values are a class of their own."""
+def record_classes(records: xr.Dataset, factor: Literal["positive", "place", "hour", "month"]) -> npt.NDArray[Any]:
+    """Put records into classes.
+
+    Args:
+        records: Scalars of a store.
+        factor: `positive`, the human label; `place`, cells of 10 degrees; `hour`, 3 hours of true solar time; `month`,
+            the month of the year.
+
+    Returns:
+        (sample) number of each record's class, the same in every store; unknown values are a class of their own.
+    """
     if factor == "positive":
         return label_of(records)
     if factor == "place":
@@ -102,10 +106,8 @@ def _classes(records: xr.Dataset, factor: str) -> npt.NDArray[Any]:
         return latitude * 36 + longitude % 36
     if factor == "hour":
         return records["local_solar_hour"].values // 3
-    if factor == "month":
-        months = labelled_time(records).astype("datetime64[M]")
-        return np.where(np.isnat(months), -1, months.astype(np.int64) % 12)
-    raise ContrailError(f"sampling by {factor!r}: unknown factor; give positive, place, hour or month")
+    months = labelled_time(records).astype("datetime64[M]")
+    return np.where(np.isnat(months), -1, months.astype(np.int64) % 12)
 
 
 def summary_row(stores: Sequence[xr.Dataset]) -> list[str]:

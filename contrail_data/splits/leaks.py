@@ -1,6 +1,6 @@
 """Find pairs of records that leak into each other, from metadata only: ids, raw data, footprint and time.
 
-A record without a time or a place can only be found again by its id, its raw data, or its image (see `audit`).
+Where place or time is unknown, `images` finds pairs whose images show one scene.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LeakKind(StrEnum):
     FOOTPRINT = "footprint"
     """Place and time: their tiles overlap at about the same time."""
     IMAGE = "image"
-    """Similar labelled frames."""
+    """The scene in the image."""
     LABEL = "label"
     """The same image, with two different masks."""
 
@@ -75,8 +75,8 @@ class Leaks(_Columns):
     """(pair) minutes between the labelled frames; NaN if unknown."""
     gap: Floats
     """(pair) minutes between the last frame of one sequence and the first of the other; 0 if they share time."""
-    distance: Floats
-    """(pair) share of differing hash bits; NaN if the images were not compared."""
+    similarity: Floats
+    """(pair) correlation of the images; NaN for pairs that share something else."""
     dice: Floats
     """(pair) Dice coefficient of the two masks; NaN if they were not compared or both are empty."""
 
@@ -104,6 +104,11 @@ class RecordKeys(_Columns):
 
     def __len__(self) -> int:
         return len(self.first)
+
+    @property
+    def placed(self) -> npt.NDArray[np.bool_]:
+        """(record) whether place and time are known."""
+        return np.isfinite(self.first) & np.isfinite(self.place).all((1, 2))
 
     @classmethod
     def of(cls, records: xr.Dataset) -> RecordKeys:
@@ -135,22 +140,75 @@ def find_leaks(
     records_b: xr.Dataset | None = None,
     minutes: float = MAX_MINUTES,
     overlap: float = MIN_OVERLAP,
+    images: tuple[Pairs, Floats] = ((np.zeros(0, np.int64),) * 2, np.zeros(0)),
 ) -> Leaks:
-    """Find pairs of records that share an id, raw data, or footprint and time, from metadata only.
+    """Find pairs of records that share an id, raw data, or footprint and time, and describe those that share a scene.
 
     Args:
         records_a: Scalars of store A, or records of a metadata file.
         records_b: The same for B. None finds pairs within A.
         minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
         overlap: Share of the smaller footprint above which two footprints overlap.
+        images: Pairs of similar images and their correlation, see `images`.
 
     Returns:
-        The pairs, of the kinds `ID`, `DATA` and `FOOTPRINT`.
+        The pairs, of all kinds but `LABEL`.
     """
     a = RecordKeys.of(records_a)
     b = a if records_b is None else RecordKeys.of(records_b)
     pairs = _related_pairs(a, b, minutes, overlap)
-    return Leaks.concatenate([describe_pairs(a, b, kind, some) for kind, some in pairs.items()])
+    by_image = replace(_described(a, b, LeakKind.IMAGE, images[0]), similarity=images[1])
+    return Leaks.concatenate([*(_described(a, b, kind, some) for kind, some in pairs.items()), by_image])
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How many records of a set can be compared with others, by what is compared."""
+
+    records: int
+    id: int
+    data: int
+    footprint: int
+    image: int
+    unchecked: int
+    """Those without place or time whose image was not compared either: only id and raw data can reveal a relation."""
+
+    @classmethod
+    def of(cls, records: xr.Dataset, compared: npt.NDArray[np.bool_]) -> Checked:
+        """Count the records of a set.
+
+        Args:
+            records: Scalars of a store.
+            compared: (sample) whether the image was compared.
+
+        Returns:
+            The counts.
+        """
+        placed, count = RecordKeys.of(records).placed, len(compared)
+        return cls(
+            records=count,
+            id=count,
+            data=sum(bool(str(digest)) for digest in records["source_digest"].values),
+            footprint=int(placed.sum()),
+            image=int(compared.sum()),
+            unchecked=int((~placed & ~compared).sum()),
+        )
+
+    def note(self, name: str) -> str:
+        """Say how many records could hardly be compared.
+
+        Args:
+            name: Name of the set.
+
+        Returns:
+            The note; empty if there are none.
+        """
+        if not self.unchecked:
+            return ""
+        return (
+            f"{name}: {self.unchecked:,} of {self.records:,} records lack place or time, and their images were not "
+            "compared: only ids and raw data can show how they are related"
+        )
 
 
 def pairs_within(stores: Sequence[xr.Dataset], minutes: float, overlap: float) -> list[Pairs]:
@@ -171,18 +229,8 @@ def pairs_within(stores: Sequence[xr.Dataset], minutes: float, overlap: float) -
     return list(_related_pairs(keys, keys, minutes, overlap).values())
 
 
-def describe_pairs(a: RecordKeys, b: RecordKeys, kind: LeakKind, pairs: Pairs) -> Leaks:
-    """Add overlap and times to pairs of a kind.
-
-    Args:
-        a: Keys of the records of A.
-        b: Keys of the records of B; those of A for pairs within A.
-        kind: What the records of each pair share.
-        pairs: The pairs.
-
-    Returns:
-        The pairs as leaks, with neither `distance` nor `dice`.
-    """
+def _described(a: RecordKeys, b: RecordKeys, kind: LeakKind, pairs: Pairs) -> Leaks:
+    """Pairs of a kind with overlap and times, and neither `similarity` nor `dice`."""
     i, j = pairs
     unknown = np.full(len(i), np.nan)
     return Leaks(
@@ -192,7 +240,7 @@ def describe_pairs(a: RecordKeys, b: RecordKeys, kind: LeakKind, pairs: Pairs) -
         overlap=_overlaps(a, b, pairs),
         minutes=np.abs(a.labelled[i] - b.labelled[j]),
         gap=_gaps(a, b, pairs),
-        distance=unknown,
+        similarity=unknown,
         dice=unknown,
     )
 
@@ -237,7 +285,7 @@ def _footprint_pairs(a: RecordKeys, b: RecordKeys, minutes: float, overlap: floa
     """
     from scipy.spatial import KDTree
 
-    rows_a, rows_b = (np.flatnonzero(np.isfinite(keys.first) & np.isfinite(keys.place).all((1, 2))) for keys in (a, b))
+    rows_a, rows_b = (np.flatnonzero(keys.placed) for keys in (a, b))
     if not len(rows_a) or not len(rows_b):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     sphere_a, sphere_b = _unit_vectors(a.place[rows_a]), _unit_vectors(b.place[rows_b])

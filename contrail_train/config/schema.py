@@ -112,8 +112,8 @@ class BalanceConfig(Strict):
     """Draw some records more often, others less often or not at all. The length of an epoch stays the same."""
 
     by: list[Literal["positive", "place", "hour", "month"]] = Field(default_factory=list)
-    """Classes that become equally frequent: records with and without contrails; cells of 10 degrees; 3-hour intervals
-    of local solar time; months. Empty: every record once per epoch."""
+    """Classes that become equally frequent over all frames to train on: records with and without contrails; cells of
+    10 degrees; 3-hour intervals of local solar time; months. Empty: every record once per epoch."""
     power: float = Field(1.0, gt=0.0, le=1.0)
     """1 makes the classes equally frequent; the closer to 0, the closer they stay to their frequency in the data."""
 
@@ -141,8 +141,9 @@ class DataConfig(Strict):
     records: Literal["all", "positive"] = "all"
     """Train on all labelled frames, or only on those with a contrail."""
     holdout: float = Field(0.15, ge=0.0, lt=1.0)
-    """Fraction of the human-labelled records that is held out, in whole groups (site and day). The best epoch is chosen
-    and the threshold is fitted on them. 0: train on all records; the last epoch is used, with threshold 0.5."""
+    """Fraction of the human-labelled records that is held out, in whole groups: those of a site and day, and all that
+    show one scene. The best epoch is chosen and the threshold is fitted on them. 0: train on all records; the last
+    epoch is used, with threshold 0.5."""
     fold: Fold = 0
     """Which part is held out: with `holdout: 0.2`, folds 0 to 4 are disjoint and cover all records. With `folds`, a
     fold of that file."""
@@ -153,9 +154,9 @@ class DataConfig(Strict):
     validation: list[str] = Field(default_factory=list)
     """Labelled stores that are held out instead of a part of `train`."""
     leaks: Literal["refuse", "drop", "allow"] = "refuse"
-    """What to do with training records that share their id, raw data, or footprint and time with a held-out record:
-    refuse to train, drop these records, or train on them anyway. Pseudo-labels made by a model that was trained on a
-    held-out record are refused unless leaks are allowed."""
+    """What to do with training records that share their id, raw data, footprint and time or, where these are unknown,
+    the scene in their image with a held-out record: refuse to train, drop these records, or train on them anyway.
+    Pseudo-labels made by a model that was trained on a held-out record are refused unless leaks are allowed."""
     balance: BalanceConfig = BalanceConfig()
     pseudo: PseudoConfig = PseudoConfig()
     threads: int = Field(2, ge=1, le=1024)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.splits.leaks import find_leaks
 from contrail_train.config.schema import DataConfig
-from contrail_train.data.items import Bools, Items
+from contrail_train.data.items import Bools, Items, SampleStores
 
 
 def split_records(human: Items, trainable: Bools, config: DataConfig) -> tuple[Bools, Bools]:
@@ -55,7 +53,7 @@ def split_records(human: Items, trainable: Bools, config: DataConfig) -> tuple[B
 
 def _read_folds(path: str) -> dict[str, int]:
     """Fold by record id, from a file that `contrail-data splits` wrote."""
-    fold_of = {}
+    fold_of: dict[str, int] = {}
     remedy = "write it with contrail-data splits"
     try:
         with Path(path).open(newline="") as file:
@@ -74,15 +72,13 @@ def _read_folds(path: str) -> dict[str, int]:
     return fold_of
 
 
-def leaking_items(
-    items: Items, train: Sequence[xr.Dataset], validation: Sequence[xr.Dataset], config: DataConfig
-) -> Bools:
-    """Find the items that share id, raw data, or footprint and time with a record of the validation stores.
+def leaking_items(items: Items, stores: SampleStores, count: int, config: DataConfig) -> Bools:
+    """Find the items that share id, raw data, footprint and time, or scene with a record of the validation stores.
 
     Args:
         items: n items.
-        train: Scalars of each store to train on, in the order of `items.images`.
-        validation: Scalars of each store that is held out.
+        stores: The stores to train on, followed by those that are held out.
+        count: Number of stores to train on.
         config: What to do with leaks.
 
     Returns:
@@ -94,9 +90,9 @@ def leaking_items(
     leaking = np.zeros(len(items), bool)
     records_by_kind: Counter[str] = Counter()
     example = ""
-    for number, ours in enumerate(train):
-        for theirs in validation:
-            pairs = find_leaks(ours, theirs)
+    for number, ours in enumerate(stores.scalars[:count]):
+        for other, theirs in enumerate(stores.scalars[count:], count):
+            pairs = find_leaks(ours, theirs, images=stores.similar.between(number, other))
             leaking |= (items.store == number) & np.isin(items.sample, pairs.a)
             for kind in np.unique(pairs.kind):
                 records_by_kind[kind] += len(np.unique(pairs.a[pairs.kind == kind]))

@@ -13,10 +13,11 @@ import xarray as xr
 
 from contrail_data import logits
 from contrail_data.errors import ContrailError
-from contrail_data.splits.groups import group_records, sampling_weights
+from contrail_data.splits.groups import group_records, record_classes, sampling_weights
+from contrail_data.splits.images import Similar, similar_records
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.samples import as_text
-from contrail_train.config.schema import DataConfig, PseudoConfig
+from contrail_train.config.schema import BalanceConfig, DataConfig, PseudoConfig
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -46,7 +47,16 @@ class SampleStores:
         Returns:
             (sample) names per store.
         """
-        return group_records(self.scalars)
+        return group_records(self.scalars, images=[self.similar.joined()])
+
+    @cached_property
+    def similar(self) -> Similar:
+        """Records that show one scene, where the place or time of one is unknown.
+
+        Returns:
+            Pairs within and between the stores.
+        """
+        return similar_records(self.datasets, self.scalars, open_reader=self.open_reader)
 
 
 @dataclass(frozen=True)
@@ -166,7 +176,7 @@ def human_items(stores: SampleStores, config: DataConfig) -> Items:
 
     Args:
         stores: The stores.
-        config: Frames, target and balance.
+        config: Frames and target.
 
     Returns:
         The items. The labels of store i are its masks, or with another target its annotators' mean where it has them.
@@ -190,7 +200,7 @@ def human_items(stores: SampleStores, config: DataConfig) -> Items:
             label_frame=np.zeros(len(rows), np.int64),
             positive=s["positive_pixels"].values[rows] > 0,
             weight=np.ones(len(rows), np.float32),
-            frequency=sampling_weights(s.isel(sample=rows), config.balance.by, config.balance.power),
+            frequency=np.ones(len(rows)),
             group=group[rows],
             record_id=as_text(s["record_id"].values[rows]),
         )
@@ -217,7 +227,7 @@ def add_pseudo_labels(
         human: Items of the human-labelled frames.
         stores: The stores of their images.
         pseudo: Stores of pseudo-labels by name.
-        config: Limits, weight and target of pseudo-labels, and balance.
+        config: Limits, weight and target of pseudo-labels.
 
     Returns:
         The human items, followed by the pseudo-labelled ones.
@@ -251,12 +261,34 @@ def add_pseudo_labels(
             label_frame=column,
             positive=scalars["frame_pixels"].values[row, column] > 0,
             weight=np.full(len(row), config.pseudo.weight, np.float32),
-            frequency=sampling_weights(parents.isel(sample=sample), config.balance.by, config.balance.power)[row],
+            frequency=np.ones(len(row)),
             group=stores.groups[parent][sample[row]],
             record_id=as_text(scalars["record_id"].values[row]),
         )
         parts.append(part)
     return replace(human, **_joined(parts), labels=labels)
+
+
+def balanced(items: Items, stores: SampleStores, config: BalanceConfig) -> Items:
+    """Set how often items are drawn, so that classes become equally frequent over all of them.
+
+    Args:
+        items: The items to train on.
+        stores: The stores of their images.
+        config: Which classes, and how far.
+
+    Returns:
+        The items with their frequency.
+    """
+    starts = np.cumsum([0, *(scalars.sizes["sample"] for scalars in stores.scalars)])
+    record = starts[items.store] + items.sample
+    classes = [
+        items.positive
+        if factor == "positive"
+        else np.concatenate([record_classes(scalars, factor) for scalars in stores.scalars])[record]
+        for factor in config.by
+    ]
+    return replace(items, frequency=sampling_weights(classes, config.power)) if classes else items
 
 
 def _mean_of_votes(factor: int) -> npt.NDArray[np.uint8]:

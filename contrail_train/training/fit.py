@@ -73,8 +73,16 @@ def fit(
     ranks = setup.ranks
     with locked_directory(out, CONFIG, "run directory") if ranks.first else contextlib.nullcontext():
         if ranks.first:
-            places, processes = setup.data.places, ranks.world
-            begin_run(out, config, setup.digests, setup.device, places=places, command=command, processes=processes)
+            begin_run(
+                out,
+                config,
+                setup.digests,
+                setup.device,
+                places=setup.data.places,
+                checked=setup.data.checked,
+                command=command,
+                processes=ranks.world,
+            )
         wait(ranks)
         if (calibration := find_calibration(out)) is not None:
             ranks.say(f"{out}: already finished")

@@ -106,6 +106,13 @@ class Setup:
             )
         if data.leaking:
             say(f"{data.leaking} frames left out: their records leak into held-out ones")
+        for name, checked in data.checked.items():
+            say(
+                f"{name}: of {checked.records} records, {checked.footprint} compared by place and time, "
+                f"{checked.image} by image, {checked.data} by raw data, all by id"
+            )
+            if note := checked.note(name):
+                say(f"warning: {note}")
         groups, count = len(set(data.holdout.group)), len(data.train)
         pseudo = f", {data.pseudo_labelled} of them pseudo-labelled" if data.pseudo_labelled else ""
         say(
@@ -114,7 +121,7 @@ class Setup:
             f"{self.total_steps} steps"
         )
         if 0 < groups < FEW_GROUPS:
-            say(f"warning: {groups} held-out groups (site, day) are too few to compare epochs or thresholds by")
+            say(f"warning: {groups} held-out groups are too few to compare epochs or thresholds by")
         if not data.train.positive.any():
             say("warning: none of the frames to train on has a contrail: the model will learn to predict none")
         if config.batch_size > count:

@@ -12,29 +12,17 @@ from contrail_data.build.build import build
 from contrail_data.cli.main import app
 from contrail_data.composites import COMPOSITES
 from contrail_data.sources.open import open_source
-from contrail_data.splits.audit import Hashes, audit_stores, image_hashes, similar_pairs
-from contrail_data.store.reader import open_store
+from contrail_data.splits.audit import audit
+from contrail_data.splits.leaks import Checked
+from contrail_data.store.reader import open_store, read_scalars
 from contrail_data.store.settings import StoreSettings
-
-
-def test_hashes_that_differ_in_few_bits_are_similar():
-    rng = np.random.default_rng(0)
-    bits = rng.integers(0, 2**63, (500, 3), dtype=np.uint64)
-    bits[7] = bits[3] ^ np.uint64(0b1011)  # 9 of 189 bits
-    bits[9] = bits[8]
-    usable = np.ones(500, bool)
-    usable[9] = False  # too flat to compare
-    (a, b), distance = similar_pairs(Hashes(bits, usable))
-    assert (a.tolist(), b.tolist()) == ([3], [7])
-    assert distance == pytest.approx([9 / 189])
-    (a, b), _ = similar_pairs(Hashes(bits[:5], usable[:5]), Hashes(bits[5:9], usable[5:9]))
-    assert (a.tolist(), b.tolist()) == ([3], [2])
 
 
 def test_an_audit_finds_copies_and_labels_that_contradict(stores, tmp_path):
     a, b = stores
-    np.testing.assert_array_equal(image_hashes(a).usable, [True] * 3 + [False])
-    matches = audit_stores(a, b)
+    audited = audit([a, b], [read_scalars(a), read_scalars(b)])
+    matches = audited.leaks
+    assert audited.checked == [Checked(records=n, id=n, data=n, footprint=0, image=n - 1, unchecked=1) for n in (4, 3)]
     dice_of_match = {
         (k, i, j): d
         for k, i, j, d in zip(matches.kind, matches.a.tolist(), matches.b.tolist(), matches.dice, strict=True)
@@ -52,6 +40,10 @@ def test_an_audit_finds_copies_and_labels_that_contradict(stores, tmp_path):
     assert len(rows) == 6
     assert {(r["kind"], r["record_a"], r["record_b"], r["dice"]) for r in rows} >= {("label", "a0", "b0", "0.0000")}
     assert "a0" in page.read_text()
+    for text in (" ".join(result.output.split()), page.read_text()):
+        assert "a.zarr: 1 of 4 records lack place or time, and their images were not compared" in text
+        assert "not compared" in text
+    assert "overlapping footprint and time not compared - - 0 0" in " ".join(result.output.split())
     without = CliRunner().invoke(app, ["audit", *names, "--no-images"])
     assert without.exit_code == 1
     assert "same raw data" in without.output
@@ -66,7 +58,7 @@ def test_different_labels_of_one_place_at_different_times_do_not_contradict(raw,
     settings = StoreSettings(COMPOSITES["ash"], size=32)
     build(open_source(raw, "train", COMPOSITES["ash"]), settings, str(tmp_path / "s"), workers=1)
     store = open_store(tmp_path / "s")
-    matches = audit_stores(store, images=False)
+    matches = audit([store], [read_scalars(store)], images=False).leaks
     assert (matches.overlap > 0.99).sum() == 8 * 7 / 2
     assert "label" not in matches.kind
 
@@ -76,7 +68,7 @@ def test_one_scene_at_two_times_is_found_among_real_frames(real_data, tmp_path):
     source = open_source(real_data / "ash_frames", "train", COMPOSITES["ash"])
     build(source, StoreSettings(COMPOSITES["ash"]), str(tmp_path / "frames.zarr"), workers=1)
     store = open_store(tmp_path / "frames.zarr")
-    matches = audit_stores(store)
+    matches = audit([store], [read_scalars(store)]).leaks
     ids = store["record_id"].values
     assert [(k, ids[i], ids[j]) for k, i, j in zip(matches.kind, matches.a, matches.b, strict=True)] == [
         ("image", "pos_013", "pos_062")

@@ -16,7 +16,7 @@ from contrail_data.cli.main import app
 from contrail_data.errors import ContrailError
 from contrail_data.sources.metadata import metadata_records
 from contrail_data.splits.folds import make_folds, pairs_between_folds
-from contrail_data.splits.groups import group_records, sampling_weights
+from contrail_data.splits.groups import group_records, record_classes, sampling_weights
 from contrail_data.splits.leaks import find_leaks
 
 NAT = np.datetime64("NaT", "ns")
@@ -100,7 +100,7 @@ def test_empty_stores_and_single_records_have_no_leaks():
     empty, one = records((0, 0, 0)).isel(sample=[]), records((0, 0, 0))
     assert len(groups(empty)) == len(find_leaks(empty, one)) == len(find_leaks(one, empty)) == len(find_leaks(one)) == 0
     assert [len(g) for g in group_records([empty, one])] == [0, 1]
-    assert len(sampling_weights(empty, ["month"])) == 0
+    assert len(sampling_weights([record_classes(empty, "month")])) == 0
     with pytest.raises(ContrailError, match="1 groups cannot be 2 folds"):
         make_folds(groups(one), np.ones(1, bool), 2)
 
@@ -168,21 +168,19 @@ def test_one_large_group_does_not_take_the_positives_of_others():
 
 def test_weights_make_classes_equally_frequent():
     all_records = records(*[(0, 0, 0)] * 3, (50, 0, 60 * 24 * 40), (float("nan"), 0, float("nan")))
-    weight = sampling_weights(all_records, ["month"])
+    month, positive = (record_classes(all_records, factor) for factor in ("month", "positive"))
+    weight = sampling_weights([month])
     assert weight == pytest.approx(np.array([1, 1, 1, 3, 3]) / 9 * 5)
-    assert sampling_weights(all_records, ["month"], power=0).tolist() == [1] * 5
-    assert sampling_weights(all_records, []).tolist() == [1] * 5
-    both = sampling_weights(all_records, ["month", "positive"])
+    assert sampling_weights([month], power=0).tolist() == [1] * 5
+    both = sampling_weights([month, positive])
     assert both[1] / both[0] == pytest.approx(3 / 2)
-    with pytest.raises(ContrailError, match="'year'"):
-        sampling_weights(all_records, ["year"])
 
 
 def test_records_with_the_same_data_get_the_same_fold(stores, tmp_path):
     names = [str(tmp_path / f"{n}.zarr") for n in "ab"]
     result = CliRunner().invoke(app, ["splits", *names, "-k", "2", "-o", str(tmp_path / "folds.csv")])
     assert result.exit_code == 0
-    assert "footprint and time: 0" in result.output
+    assert "or image: 0" in result.output
     fold = {row["record_id"]: row["fold"] for row in csv.DictReader((tmp_path / "folds.csv").open())}
     assert len(fold) == 7
     assert all(fold[f"a{i}"] == fold[f"b{j}"] for i, j in ((0, 0), (1, 1), (3, 2)))
@@ -229,7 +227,7 @@ def test_leaks_within_the_validation_split_are_those_counted_earlier(real_data, 
     assert len(np.unique([in_one_zone.a, in_one_zone.b])) == 14
     result = CliRunner().invoke(app, ["splits", str(path), "-o", str(tmp_path / "folds.csv")])
     assert "1,856 records in 5 folds" in result.output
-    assert "footprint and time: 0" in result.output
+    assert "or image: 0" in result.output
     page = tmp_path / "audit.html"
     assert CliRunner().invoke(app, ["audit", str(path), "--page", str(page)]).exit_code == 1
     assert "overlapping footprint and time" in page.read_text()

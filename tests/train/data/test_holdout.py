@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
+from contrail_data.splits.leaks import Checked
 from contrail_data.store.reader import open_store
+from contrail_data.store.settings import StoreSettings
+from contrail_data.synthetic.noise import power_law_noise
 from contrail_train.config.schema import DataConfig
 from contrail_train.data.holdout import choose_holdout
 from contrail_train.data.training_data import open_training_data
@@ -61,6 +66,37 @@ def test_leaking_validation_is_refused_dropped_or_allowed(raw: Path, tmp_path: P
     assert dropped.leaking == 4
     allowed = open_training_data(config.model_copy(update={"leaks": "allow"}))
     assert (len(allowed.train), sorted(allowed.holdout.record_id.tolist())) == (5, sorted(ids[4:8]))
+
+
+def test_images_reveal_leaks_where_place_and_time_are_unknown(raw: Path, tmp_path: Path) -> None:
+    """Record `copy` shows what the first of nine shows, shifted by two of its 64 pixels."""
+    fields = [power_law_noise(np.random.default_rng(i), 66, 1.8)[0] for i in range(9)]
+    folders = sorted((raw / "train").iterdir())
+    copy = shutil.copytree(folders[0], tmp_path / "other/train/copy")
+    for i, folder in enumerate([*folders, copy]):
+        begin = slice(2, 66) if folder == copy else slice(0, 64)
+        for band in (11, 14, 15):
+            whole = 280 + 4 * (fields[i % 9] + (band - 14) * fields[i % 9 - 1])
+            np.save(folder / f"band_{band:02d}.npy", whole[begin, begin, np.newaxis].repeat(8, 2).astype("<f4"))
+        for mask in folder.glob("human*.npy"):
+            np.save(mask, np.load(mask).repeat(2, 0).repeat(2, 1))
+    (raw / "train_metadata.json").unlink()
+    settings = StoreSettings(COMPOSITES["ash"], size=64)
+    first, second = (
+        str(build_small(root, tmp_path / f"{name}.zarr", settings=settings).place.path)
+        for name, root in (("first", raw), ("second", tmp_path / "other"))
+    )
+    original = open_store(first)["record_id"].values[0]
+    both = open_training_data(DataConfig(train=[first, second], holdout=0.3))
+    assert len({*both.train.group, *both.holdout.group}) == 9
+    assert ("copy" in both.train.record_id) == (original in both.train.record_id)
+    assert both.checked[first] == Checked(records=9, id=9, data=9, footprint=0, image=9, unchecked=0)
+    config = DataConfig(train=[first], validation=[second])
+    with pytest.raises(ContrailError, match=r"1 records of data.train leak into data.validation \(1 by image; such as"):
+        open_training_data(config)
+    dropped = open_training_data(config.model_copy(update={"leaks": "drop"}))
+    assert original not in dropped.train.record_id
+    assert len(dropped.train) == 8
 
 
 def test_folds_are_read_from_a_file_and_invalid_files_are_refused(raw: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from contrail_data.labels.write import write_labels
 from contrail_data.logits import decode
 from contrail_data.store.reader import open_store
 from contrail_data.store.schema import Kind
-from contrail_train.config.schema import DataConfig, PseudoConfig
+from contrail_train.config.schema import BalanceConfig, DataConfig, PseudoConfig
 from contrail_train.data.items import open_labelled
 from contrail_train.data.loader import load
 from contrail_train.data.training_data import open_training_data
@@ -195,3 +195,25 @@ def test_frames_of_low_agreement_or_confidence_are_left_out(raw: Path, tmp_path:
         value = {"frame": agreement, "record": np.broadcast_to(mean, agreement.shape)}[of]
         expected = int((pseudo & (value >= least)).sum()) if key == "min_agreement" else 0
         assert open_training_data(some).pseudo_labelled == expected, (key, of)
+
+
+@pytest.mark.parametrize("pseudo", [False, True])
+def test_classes_are_balanced_over_all_stores(raw: Path, tmp_path: Path, pseudo: bool) -> None:
+    """One store has only negative records, the other, of another number of them, only positive ones."""
+    folders = sorted((raw / "train").iterdir())
+    for folder in folders[:6]:
+        for name in ("human_pixel_masks", "human_individual_masks"):
+            np.save(folder / f"{name}.npy", np.zeros_like(np.load(folder / f"{name}.npy")))
+    for folder in folders[6:]:
+        (tmp_path / "other/train").mkdir(parents=True, exist_ok=True)
+        folder.rename(tmp_path / "other/train" / folder.name)
+    stores = [build_small(root, tmp_path / f"{root.name}.zarr").place.path for root in (raw, tmp_path / "other")]
+    train = [*stores, pseudo_of(stores[0], tmp_path / "pseudo.zarr")] if pseudo else stores
+    config = DataConfig(train=[*map(str, train)], holdout=0, balance=BalanceConfig(by=["positive"]))
+    items = open_training_data(config).train
+    assert 0 < items.positive.mean() != 0.5
+    assert items.frequency[items.positive].sum() == pytest.approx(items.frequency.sum() / 2)
+    assert items.frequency.mean() == pytest.approx(1)
+    by_month = open_training_data(config.model_copy(update={"balance": BalanceConfig(by=["month"])})).train
+    unknown = by_month.store == 1  # without metadata; all others are of one month
+    assert by_month.frequency[unknown].sum() == pytest.approx(by_month.frequency.sum() / 2)

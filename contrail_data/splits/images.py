@@ -1,0 +1,309 @@
+"""Find records that show one scene by their images: copies, also shifted, mirrored, resized or as other composites.
+
+Images are compared as thumbnails of `SIDE` x `SIDE` cells without coarse structure, which unrelated images share.
+Candidates have windows whose lowest frequencies correlate, at shifts of up to a quarter of the side, or of half a step
+if mirrored or turned. Of these, pairs are similar whose windows correlate at the best shift, cell by cell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from contrail_data.composites import dequantise
+from contrail_data.progress import progress
+from contrail_data.sample import reference_frame
+from contrail_data.splits.leaks import Pairs, RecordKeys
+from contrail_data.store.reader import PixelReader, pixel_reader
+from contrail_data.store.samples import Floats, Ints
+
+SIMILAR = 0.7
+"""Correlation above which two images show one scene."""
+SIDE, CHANNELS = 32, 3
+"""Cells along a side of a thumbnail, and its channels at most, which bounds time and memory."""
+_CANDIDATE = 0.65
+_WINDOW, _STEP, _WAVES = 24, 2, 6  # of a thumbnail that are compared, between two shifts, and frequencies of a window
+_FINEST, _COARSEST, _FLAT = 0.8, 2.0, 0.001  # standard deviations of the two blurs in cells; least contrast
+_ROWS, _COLUMNS = 512, 2048  # of the blocks of pairs, which stay in the processor's cache
+
+Bools = npt.NDArray[np.bool_]
+Images = npt.NDArray[np.float32]
+_MIRRORS = [*product((False, True), repeat=3)]
+"""Whether rows and columns are exchanged, rows reversed, and columns reversed; the first is the image as it is."""
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Thumbnails of the reference frames of a store."""
+
+    images: Images
+    """(record, channel, SIDE, SIDE) of mean square 1, or 0 where a channel is flat."""
+    bands: tuple[tuple[int, int | None], ...]
+    """Of each channel, the band and the one subtracted from it; band 13 counts as its neighbour 14."""
+
+
+class Matches(NamedTuple):
+    """Pairs of samples of two stores, or twice of the same one, whose images show one scene."""
+
+    a: Ints
+    """(pair) sample of the one store."""
+    b: Ints
+    """(pair) sample of the other store; within one store, a later sample."""
+    correlation: Floats
+    """(pair) correlation of the images."""
+    moved: Bools
+    """(pair) whether one image is shifted, mirrored or turned relative to the other."""
+
+
+NO_MATCHES = Matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool))
+
+
+@dataclass(frozen=True)
+class Similar:
+    """Records of several stores whose images show one scene."""
+
+    compared: list[Bools]
+    """By store, (sample) whether the record has an image that was compared."""
+    matches: dict[tuple[int, int], Matches]
+    """By the indices of two stores."""
+
+    def between(self, first: int, second: int) -> tuple[Pairs, Floats]:
+        """Return the pairs of two stores.
+
+        Args:
+            first: Index of the one store.
+            second: Index of the other, or the same one.
+
+        Returns:
+            The pairs and their correlation; none if the stores were not compared.
+        """
+        matches = self.matches.get((first, second), NO_MATCHES)
+        return (matches.a, matches.b), matches.correlation
+
+    def joined(self) -> Pairs:
+        """Return all pairs.
+
+        Returns:
+            Pairs as indices into the records of all stores in order.
+        """
+        starts = np.cumsum([0, *map(len, self.compared)])
+        pairs = [np.stack([own.a + starts[k], own.b + starts[m]]) for (k, m), own in self.matches.items()]
+        first, second = np.concatenate([np.zeros((2, 0), np.int64), *pairs], axis=1)
+        return first, second
+
+
+def similar_records(
+    stores: Sequence[xr.Dataset | None],
+    records: Sequence[xr.Dataset],
+    *,
+    combinations: Iterable[tuple[int, int]] | None = None,
+    placed: bool = False,
+    open_reader: Callable[..., PixelReader] = pixel_reader,
+) -> Similar:
+    """Find the pairs of records whose images show one scene.
+
+    Args:
+        stores: Stores of samples; None for a metadata file, which has no images.
+        records: Scalars of each.
+        combinations: Indices of the stores to compare with one another. None compares all, also each with itself.
+        placed: Also compare two records that both have place and time, which say better whether they are related.
+        open_reader: Opens a variable of a store, `image` by default.
+
+    Returns:
+        The pairs.
+    """
+    chosen = [*combinations] if combinations is not None else [(k, m) for m in range(len(stores)) for k in range(m + 1)]
+    queried = [~RecordKeys.of(own).placed | placed for own in records]
+    needed = {n for k, m in chosen for n in (k, m) if queried[k].any() or queried[m].any()}
+    thumbnails = {
+        n: _thumbnails(store, own, open_reader)
+        for n, (store, own) in enumerate(zip(stores, records, strict=True))
+        if store is not None and n in needed
+    }
+    similar = Similar([np.zeros(own.sizes["sample"], bool) for own in records], {})
+    for k, m in chosen:
+        if k in thumbnails and m in thumbnails:
+            a, b = _comparable(thumbnails[k], thumbnails[m])
+            for n, images in ((k, a), (m, b)):
+                similar.compared[n][:] |= images.any((1, 2, 3))
+            similar.matches[k, m] = _similar_pairs(a, b, queried[k], queried[m], within=k == m)
+    return similar
+
+
+def _thumbnails(store: xr.Dataset, records: xr.Dataset, open_reader: Callable[..., PixelReader]) -> Thumbnails:
+    """Shrink the reference frame of every sample, in the channels closest to band 14."""
+    same = {13: 14}
+    bands = [
+        (same.get(c["band"], c["band"]), same.get(c["minus"], c["minus"])) for c in store.attrs["composite"]["channels"]
+    ]
+    channels = sorted(range(len(bands)), key=lambda c: abs(bands[c][0] - 14))
+    channels = [c for c in channels if bands.index(bands[c]) == c][:CHANNELS]
+    read, shape, dtype = open_reader(store), store["image"].shape[2:], store["image"].dtype
+    read_valid = open_reader(store, "valid") if "valid" in store.variables else None
+    frames = reference_frame(records["labelled_frame"].values, store.sizes["time"])
+    images = np.empty((len(frames), len(channels), SIDE, SIDE), np.float32)
+
+    def shrink(sample: int) -> None:
+        stored, valid = np.empty((1, *shape), dtype), np.ones((1, *shape[1:]), np.uint8)
+        read(sample, [int(frames[sample])], stored)
+        if read_valid is not None:
+            read_valid(sample, [int(frames[sample])], valid)
+        images[sample] = thumbnail(dequantise(stored[0, channels]), valid[0] > 0)
+
+    with progress("images", len(frames)) as advance, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for _ in pool.map(shrink, range(len(frames))):
+            advance(1)
+    return Thumbnails(images, tuple(bands[c] for c in channels))
+
+
+def thumbnail(image: Images, valid: Bools) -> Images:
+    """Shrink an image to what is compared.
+
+    Args:
+        image: (channel, y, x) values in [0, 1].
+        valid: (y, x) where pixels are present.
+
+    Returns:
+        (channel, SIDE, SIDE), the difference of two Gaussian blurs, of mean square 1, or 0 if it is flat or if less
+        than half of the pixels are present.
+    """
+    from PIL import Image
+    from scipy.ndimage import gaussian_filter
+
+    out = np.zeros((len(image), SIDE, SIDE), np.float32)
+    if valid.mean() < 0.5:
+        return out
+    for plane, cells in zip(image, out, strict=True):
+        filled = np.where(valid, plane, plane[valid].mean())  # missing pixels have no structure
+        shrunk = np.asarray(Image.fromarray(filled).resize((SIDE, SIDE), Image.Resampling.BOX))
+        fine = gaussian_filter(shrunk, _FINEST, mode="nearest")
+        fine -= gaussian_filter(fine, _COARSEST, mode="nearest")
+        contrast = np.sqrt((fine**2).mean())
+        if contrast > _FLAT:
+            cells[:] = fine / contrast
+    return out
+
+
+def _comparable(a: Thumbnails, b: Thumbnails) -> tuple[Images, Images]:
+    """The channels that both have, or the single bands closest to band 14; none if there is no such channel."""
+    shared = [key for key in a.bands if key in b.bands]
+    if shared:
+        return a.images[:, [*map(a.bands.index, shared)]], b.images[:, [*map(b.bands.index, shared)]]
+    single = [[i for i, (_, minus) in enumerate(of.bands) if minus is None][:1] for of in (a, b)]
+    found = all(single)
+    return a.images[:, single[0] if found else []], b.images[:, single[1] if found else []]
+
+
+def _similar_pairs(a: Images, b: Images, queried_a: Bools, queried_b: Bools, *, within: bool) -> Matches:
+    """Pairs of similar images of which one is queried, each once."""
+    usable_a, usable_b = a.any((1, 2, 3)), b.any((1, 2, 3))
+    parts = [(queried_a, queried_b), (queried_a, ~queried_b)] + [(~queried_a, queried_b)] * (not within)
+    found = []
+    for number, (some_a, some_b) in enumerate(parts):
+        rows, columns = np.flatnonzero(some_a & usable_a), np.flatnonzero(some_b & usable_b)
+        if len(rows) and len(columns):
+            found.append(_search(a, b, rows, columns, later=within and number == 0))
+    if not found:
+        return NO_MATCHES
+    i, j, score, moved = (np.concatenate(column) for column in zip(*found, strict=True))
+    first, second = (np.minimum(i, j), np.maximum(i, j)) if within else (i, j)
+    order = np.lexsort((second, first))
+    return Matches(first[order], second[order], score[order], moved[order])
+
+
+def _search(a: Images, b: Images, rows: Ints, columns: Ints, *, later: bool) -> tuple[Ints, Ints, Floats, Bools]:
+    """Similar pairs of a row and a column (`later`: one behind it), each once: a, b, correlation, moved."""
+    reach = range(_WINDOW - SIDE, SIDE - _WINDOW + 1, _STEP)
+    matches = []
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for mirror in _MIRRORS:
+            mirrored = _mirrored(b, mirror)
+            shifts = np.array([(0, 0)] if any(mirror) else [*product(reach, repeat=2)])
+            hits = []
+            for k, shift in enumerate(shifts):
+                waves_a, waves_b = _waves(a, rows, shift, 0), _waves(mirrored, columns, shift, 1)
+                blocks = pool.map(partial(_candidates, waves_a, waves_b, later), range(0, len(rows), _ROWS))
+                pairs, score = (np.concatenate(column) for column in zip(*blocks, strict=True))
+                hits.append((pairs, score, np.full(len(pairs), k)))
+            pairs, score, number = (np.concatenate(column) for column in zip(*hits, strict=True))
+            chosen = _best(pairs, score)
+            pairs, shift = pairs[chosen], shifts[number[chosen]]
+            i, j = rows[pairs // len(columns)], columns[pairs % len(columns)]
+            score, moved = _correlations(a, mirrored, i, j, shift)
+            matches.append((pairs, score, moved | any(mirror)))
+    pairs, score, moved = (np.concatenate(column) for column in zip(*matches, strict=True))
+    chosen = _best(pairs, score)
+    chosen = chosen[score[chosen] > SIMILAR]
+    return rows[pairs[chosen] // len(columns)], columns[pairs[chosen] % len(columns)], score[chosen], moved[chosen]
+
+
+def _best(pairs: Ints, score: Floats) -> Ints:
+    """Indices of the highest score of each pair."""
+    order = np.lexsort((-score, pairs))
+    return order[np.unique(pairs[order], return_index=True)[1]]
+
+
+def _mirrored(images: Images, mirror: tuple[bool, ...]) -> Images:
+    exchange, down, across = mirror
+    images = images.swapaxes(-1, -2) if exchange else images
+    return images[..., :: -1 if down else 1, :: -1 if across else 1]
+
+
+def _origin(shift: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """First row and column of the window of A (side 0) or B (side 1); those of A lie at those of B plus the shift."""
+    of_a = (SIDE - _WINDOW + shift) // 2
+    return of_a - shift if side else of_a
+
+
+def _waves(images: Images, samples: Ints, shift: npt.NDArray[Any], side: int) -> Images:
+    """(sample, wave) cosine transform (DCT-II) of a window at low frequencies, of norm 1."""
+    top, left = _origin(shift, side)
+    windows = images[:, :, top : top + _WINDOW, left : left + _WINDOW][samples]
+    cosines = np.cos(np.pi / _WINDOW * np.outer(np.arange(_WAVES), np.arange(_WINDOW) + 0.5)).astype(np.float32)
+    u, v = np.divmod(np.arange(_WAVES**2), _WAVES)
+    low = (u + v > 0) & (u**2 + v**2 < _WAVES**2)
+    waves = (cosines @ windows @ cosines.T).reshape(*windows.shape[:2], -1)[..., low].reshape(len(windows), -1)
+    return waves / np.maximum(np.linalg.norm(waves, axis=1, keepdims=True), 1e-6)
+
+
+def _candidates(waves_a: Images, waves_b: Images, later: bool, start: int) -> tuple[Ints, Images]:
+    """Pairs of a block of rows that correlate, as row times number of columns plus column, and their correlation."""
+    rows, count = waves_a[start : start + _ROWS], len(waves_b)
+    pairs, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+    for first in range(start // _COLUMNS * _COLUMNS if later else 0, count, _COLUMNS):
+        score = rows @ waves_b[first : first + _COLUMNS].T
+        row, column = np.divmod(np.flatnonzero(score > _CANDIDATE), score.shape[1])
+        keep = column + first > row + start if later else slice(None)
+        row, column = row[keep], column[keep]
+        pairs.append((row + start) * count + column + first)
+        scores.append(score[row, column])
+    return np.concatenate(pairs), np.concatenate(scores)
+
+
+def _correlations(a: Images, b: Images, i: Ints, j: Ints, shift: npt.NDArray[Any]) -> tuple[Floats, Bools]:
+    """(pair) correlation of the windows at the best shift up to a cell off, and whether that is not 0."""
+    best, moved = np.zeros(len(i)), np.zeros(len(i), bool)
+    cells = np.arange(_WINDOW)
+
+    def windows(images: Images, samples: Ints, at: npt.NDArray[Any], side: int) -> Images:
+        rows, columns = (_origin(at, side)[:, axis, np.newaxis] + cells for axis in (0, 1))
+        return images[samples[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (pair, row, column, channel)
+
+    for start, move in product(range(0, len(i), _ROWS), product((-1, 0, 1), repeat=2)):
+        block = slice(start, start + _ROWS)
+        at = np.clip(shift[block] + move, _WINDOW - SIDE, SIDE - _WINDOW)
+        x, y = windows(a, i[block], at, 0), windows(b, j[block], at, 1)
+        power = np.einsum("nrck,nrck->n", x, x) * np.einsum("nrck,nrck->n", y, y)
+        score = np.einsum("nrck,nrck->n", x, y) / np.sqrt(np.maximum(power, 1e-6))
+        moved[block] = np.where(score > best[block], at.any(1), moved[block])
+        best[block] = np.maximum(best[block], score)
+    return best, moved

@@ -44,7 +44,7 @@ FIRE_BAND = 7
 BLOCK_ROWS = 500
 """Approximate number of rows per dask task of `open_abi`."""
 # Values that stand for none if a variable states no other, as in netCDF4.default_fillvals.
-_NO_VALUE = {"i1": -127, "u1": 255, "i2": -32767, "u2": 65535, "i4": -2147483647, "u4": 4294967295}
+_NO_VALUE: dict[str, float] = {"i1": -127, "u1": 255, "i2": -32767, "u2": 65535, "i4": -2147483647, "u4": 4294967295}
 _NO_VALUE |= {"f4": 9.969209968386869e36, "f8": 9.969209968386869e36}
 _MISSING = ("_FillValue", "missing_value", "valid_range", "valid_min", "valid_max")
 _EPOCH: np.datetime64 = np.datetime64("2000-01-01T12:00:00", "ns")
@@ -185,15 +185,16 @@ def _kelvin(file: Any, name: str, stored: npt.NDArray[Any]) -> npt.NDArray[np.fl
     """Convert stored values, in native byte order, to float32 kelvin; radiances that no temperature has become 0 K."""
     attributes = file[name].attrs
     stated = {key: _as_stored(attributes[key], stored.dtype) for key in _MISSING if key in attributes}
-    limits = stated.get("valid_range", ())
-    low, high = limits if len(limits) == 2 else ([*stated.get(f"valid_{end}", ()), None][0] for end in ("min", "max"))
+    limits: Sequence[Any] = list(stated.get("valid_range", ()))
+    if len(limits) != 2:
+        limits = [[*stated.get(f"valid_{end}", ()), None][0] for end in ("min", "max")]
     missing = np.zeros(stored.shape, bool)
     for fill in (*stated.get("_FillValue", ()), *stated.get("missing_value", ())):
         missing |= stored == fill
     stored = _unsigned(stored, attributes)
     if "_FillValue" not in attributes:
         missing |= stored == _NO_VALUE.get(file[name].dtype.str[1:], np.nan)
-    for limit, beyond in ((low, np.less), (high, np.greater)):
+    for limit, beyond in zip(limits, (np.less, np.greater), strict=True):
         if limit is not None:
             missing |= beyond(stored, _unsigned(limit, attributes))
     scale, offset = (
@@ -249,7 +250,7 @@ def _parts(variable: Any, rows: slice, columns: slice) -> Iterator[tuple[tuple[s
             if filter_mask:  # a chunk with other filters, or one that was never written
                 yield part, np.ascontiguousarray(variable[r0:r1, c0:c1], native)
                 continue
-            content = np.frombuffer(isal_zlib.decompress(packed), np.uint8)
+            content: npt.NDArray[Any] = np.frombuffer(isal_zlib.decompress(packed), np.uint8)
             if codes == shuffled and size == 2:  # all first bytes come first
                 first, second = content.reshape(2, -1)
                 content = second.astype("<u2") << 8 | first

@@ -340,7 +340,7 @@ def _checked(stack: Any, grid: FixedGrid, paths: Sequence[Path], reader: str) ->
         except Exception as error:  # as in `_read`
             raise _unreadable(paths or [Path("satpy scene")], reader, error) from None
         for plane in values.reshape(-1, *values.shape[2:]):
-            remove_impossible(plane, lambda: grid, *where[2:], str(paths[0] if paths else "satpy scene"))
+            remove_impossible(plane, lambda: grid, where[2], where[3], str(paths[0] if paths else "satpy scene"))
         return values
 
     return da.map_blocks(_block, dtype=np.float32, chunks=stack.chunks, meta=np.empty((0,) * 4, np.float32))

@@ -53,12 +53,13 @@ def read_npy(
                 state = "truncated" if data_bytes < expected_bytes else "too long"
                 sizes = f"{data_bytes} bytes of data, expected {expected_bytes}"
                 raise BadRecord(f"{name}: {state}: {sizes}; restore the file")
-            direct = out is not None and out.dtype == dtype and not fortran_order
-            array = out if direct else np.empty(file_shape, dtype, order="F" if fortran_order else "C")
+            array = out
+            if array is None or array.dtype != dtype or fortran_order:
+                array = np.empty(file_shape, dtype, order="F" if fortran_order else "C")
             file.readinto(array.ravel("K").view(np.uint8).data)
             if out is None:
                 return array.astype(dtype.newbyteorder("="), copy=False)
-            if not direct:
+            if out is not array:
                 out[...] = array
             return out
     except FileNotFoundError:

@@ -105,30 +105,31 @@ def write(
     paths = []
     for scene in scenes:
         times = [scene.isel(time=i) for i in range(scene.sizes["time"])]
-        first = names[scene["time"].values[0]]
+        files_of_times = [names[time] for time in scene["time"].values]
         if out.suffix in (".tif", ".png"):
-            for time in times:
-                paths.append(names[time["time"].values[()]])
+            for time, path in zip(times, files_of_times, strict=True):
                 if out.suffix == ".png":
-                    write_atomically(paths[-1], [encode_png(picture(time))])
+                    write_atomically(path, [encode_png(picture(time))])
                 else:
-                    _write_geotiff(time, paths[-1])
+                    _write_geotiff(time, path)
+            paths += files_of_times
             continue
         if out.suffix == ".gif":
             content = io.BytesIO()
-            picture_1, *others = map(picture, times)
-            picture_1.save(content, "gif", save_all=True, append_images=others, duration=500, loop=0)
-            write_atomically(first, [content.getvalue()])
+            first, *others = map(picture, times)
+            first.save(content, "gif", save_all=True, append_images=others, duration=500, loop=0)
+            write_atomically(files_of_times[0], [content.getvalue()])
         else:
-            _write_cf(scene, first)
-        paths.append(first)
+            _write_cf(scene, files_of_times[0])
+        paths.append(files_of_times[0])
     return paths
 
 
 def _codes(values: npt.NDArray[np.float32], threshold: float, step: float) -> npt.NDArray[np.float32]:
     """Round to multiples of a step, but never across the threshold, also when read as float32; NaN stays NaN."""
     first = math.ceil(threshold / step)
-    first += np.float32(first * step) < threshold
+    if np.float32(first * step) < threshold:
+        first += 1
     codes = np.rint(values / np.float32(step))
     return np.where(values >= np.float32(threshold), np.maximum(codes, first), np.minimum(codes, first - 1))
 

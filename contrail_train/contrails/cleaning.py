@@ -55,15 +55,15 @@ class Cleaning:
         Raises:
             UsageError: If they do, or one has none.
         """
-        for name, lower in (("hysteresis", self.low), ("gap filling", self.fill)):
+        for name, lower in (("--hysteresis", self.low), ("--fill-gaps", self.fill)):
             if lower is not None and lower > self.threshold:
                 raise UsageError(f"{name}: {lower:g} is above the threshold {self.threshold:.4g}; lower it")
         if self.fill is not None and self.reach is None:
-            raise UsageError("gap filling: needs a reach; state how many pixels contrails move between times")
+            raise UsageError("--fill-gaps: has no effect without --consistent; add how many pixels contrails move in a step")
         if self.reach is not None and self.reach < 0:
-            raise UsageError(f"reach: {self.reach} is negative; give a number of pixels, 0 or more")
+            raise UsageError(f"--consistent: {self.reach} is negative; give a number of pixels, 0 or more")
         if self.elongation is not None and self.elongation < 1:
-            raise UsageError(f"elongation: {self.elongation:g} is below 1, the least possible; give 1 or more")
+            raise UsageError(f"--elongation: {self.elongation:g} is below 1, the least possible; give 1 or more")
         if times is not None and times <= self.neighbours:
             option = "--consistent" if times == 1 else "--fill-gaps"
             raise UsageError(f"{option}: has no effect on {times} time{'s' * (times > 1)}; omit it, or select more")

@@ -24,6 +24,9 @@ WITHOUT_EFFECT = [
     ("predict-scans RUN abi -o x.nc", ("--product", "L1b-RadF"), "on local files"),
     ("predict-scans RUN abi --reader auto -o x.nc", ("--product", "L1b-RadF"), "beside --reader"),
     ("predict-scans RUN abi -o x.nc --time 2024-03-01T12:00", ("--consistent", "3"), "on 1 time;"),
+    ("predict RUN s.zarr -o x.zarr", ("--fill-gaps", "0.01"), "without --consistent"),
+    ("evaluate RUN s.zarr", ("--fill-gaps", "0.01"), "without --consistent"),
+    ("predict-scans RUN two -o x.nc", ("--fill-gaps", "0.01"), "without --consistent"),
     ("predict-scans RUN two -o x.nc --consistent 3", ("--fill-gaps", "0.01"), "on 2 times;"),
 ]
 
@@ -78,6 +81,7 @@ def test_a_url_is_refused_where_no_store_is_written(folder: Path, finished: Path
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_stores_are_predicted_by_path_url_and_name_to_paths_and_urls(
     folder: Path, finished: Path, tmp_path: Path, monkeypatch, s3: str
 ) -> None:

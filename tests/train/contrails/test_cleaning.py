@@ -132,9 +132,9 @@ def test_elongation_of_a_rectangle_is_its_sides_ratio() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"low": 0.6}, "hysteresis: 0.6 is above the threshold 0.5; lower it"),
+        ({"low": 0.6}, "--hysteresis: 0.6 is above the threshold 0.5; lower it"),
         ({"fill": 0.6, "reach": 1}, "above the threshold"),
-        ({"fill": 0.4}, "needs a reach"),
+        ({"fill": 0.4}, "without --consistent"),
         ({"reach": -1}, "0 or more"),
         ({"elongation": 0.5}, "give 1 or more"),
     ],

@@ -153,7 +153,9 @@ class _Job:
     def arrays(self) -> dict[str, ArraySpec]:
         shape = self.frames_nt.shape[1], *self.plane
         return {
-            "logit": ArraySpec(shape, LOGIT_DTYPE, Codec.ZSTD),
+            "logit": ArraySpec(
+                shape, LOGIT_DTYPE, Codec.LZ4
+            ),  # decodes 3 times as fast as zstd, which is a third smaller
             "frame_mask": ArraySpec(shape, PixelDtype.UINT8, Codec.ZSTD),
         }
 

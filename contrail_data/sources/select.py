@@ -16,7 +16,7 @@ from contrail_data.sources.base import LabelFilter
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import labelled_time
-from contrail_data.store.schema import Kind, require_kind
+from contrail_data.store.schema import Kind, PixelDtype, require_kind
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.shards import parse_layout
 
@@ -38,11 +38,13 @@ def settings_of(store: xr.Dataset) -> StoreSettings:
     """
     path = store.attrs["path"]
     require_kind(store, Kind.SAMPLES, remedy="give a store of samples")
-    composite, label_shift = from_dict(store.attrs["composite"]), tuple(store.attrs["label_shift"])
+    composite, size = from_dict(store.attrs["composite"]), store.sizes["y"]
+    sides = store.attrs.get("resized_from", (size, size))
+    down, right = (round(d * side / size, 9) for d, side in zip(store.attrs["label_shift"], sides, strict=True))
     with suppress(ValueError):
         spec = parse_layout(place_of(path), "image").spec
-        if store.sizes["y"] == store.sizes["x"]:
-            return StoreSettings(composite, spec.dtype, spec.codec, store.sizes["y"], label_shift)
+        if size == store.sizes["x"]:
+            return StoreSettings(composite, PixelDtype(spec.dtype), spec.codec, size, (down, right))
     raise ContrailError(f"{path}: not laid out as a contrail store; build it with build-ash")
 
 

@@ -107,7 +107,7 @@ def _read_group(place: Place) -> Any:
     if not is_sealed:
         raise ContrailError(f"{place}: a zarr group, but not a sealed contrail store; build one with build-ash")
     kind = attributes.get("kind")
-    known = FORMAT_VERSIONS.get(kind if isinstance(kind, str) else "", version)
+    known = FORMAT_VERSIONS[kind] if kind in [*Kind] else version  # an unknown kind is refused by the caller
     if version != known:
         again = "build it again" if kind == Kind.SAMPLES else "predict it again, as its provenance.json states"
         remedy = "upgrade contrail" if version > known else again
@@ -127,11 +127,19 @@ def read_scalars(store: xr.Dataset) -> xr.Dataset:
         All variables without pixels, in memory, verified against the manifest.
 
     Raises:
-        ContrailError: If a file is damaged, or a record id is not a plain name.
+        ContrailError: If a file is damaged, a record id is not a plain name, or an earlier version resized the samples
+            but not their label shift.
     """
     scalars = _load(store.drop_vars([name for name in DIMS if name in store.variables]))
     for record_id in scalars["record_id"].values:
         check_record_id(str(record_id))
+    if store.attrs["kind"] == Kind.SAMPLES and any(store.attrs["label_shift"]) and "resized_from" not in store.attrs:
+        side = store.sizes.get("y")
+        if side is not None and "height" in scalars and (scalars["height"] != side).any():
+            raise ContrailError(
+                f"{store.attrs['path']}: resized by an earlier version, which kept the label shift of the original "
+                "pixels; build it again"
+            )
     return scalars
 
 

@@ -217,3 +217,21 @@ def test_classes_are_balanced_over_all_stores(raw: Path, tmp_path: Path, pseudo:
     by_month = open_training_data(config.model_copy(update={"balance": BalanceConfig(by=["month"])})).train
     unknown = by_month.store == 1  # without metadata; all others are of one month
     assert by_month.frequency[unknown].sum() == pytest.approx(by_month.frequency.sum() / 2)
+
+
+@pytest.mark.parametrize("target", ["soft", "quantised", "hard"])
+def test_a_pseudo_labelled_frame_that_the_gate_rejects_has_no_contrail(raw: Path, tmp_path: Path, target: str) -> None:
+    store = build_small(raw, tmp_path / "s.zarr").place.path
+
+    def alternate(samples: list[int], x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:
+        score = np.where(np.arange(len(x_btchw)) % 2, 0.9, 0.4).astype(np.float32)
+        return Predicted(np.full((len(score), *x_btchw.shape[3:]), 0.75, np.float32), score, np.ones_like(score))
+
+    labeller = Labeller(predict=alternate, decision=Decision(0.5, 0.6, 1, "sha256:test"))
+    write_labels(open_store(store), labeller, tmp_path / "p.zarr", kind=Kind.PSEUDO_LABELS)
+    config = DataConfig(train=[str(store), str(tmp_path / "p.zarr")], holdout=0, pseudo=PseudoConfig(target=target))
+    train = open_training_data(config).train
+    rows = np.flatnonzero(train.frame != 4)
+    levels = [np.unique(label).tolist() for _, label, _ in collect(train, [rows])]
+    expected = {"soft": 191, "quantised": 191, "hard": 255}[target]  # 255 x 0.75
+    assert levels == [[expected] if frame % 2 else [0] for frame in train.frame[rows]]

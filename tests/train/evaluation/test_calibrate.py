@@ -115,6 +115,7 @@ def simulated_records(
     return 1 / (1 + np.exp(-information * positive - noise)), counts, group.astype(str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.45, 0.2])
 @pytest.mark.parametrize("weights", [1, 3])
 def test_a_score_without_information_is_rarely_kept_as_a_gate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from bisect import bisect
 from collections.abc import Iterator, Sequence
@@ -187,7 +188,8 @@ def local_paths(where: str) -> Iterator[str]:
     """
     local = Path(place_of(where).url)
     if local.is_dir():
-        yield from (str(path) for path in local.rglob("*") if path.is_file())
+        for folder, _, names in os.walk(local):  # several times as fast as Path.rglob in folders of records
+            yield from (os.path.join(folder, name) for name in names)
     elif local.is_file():
         yield str(local)
     else:

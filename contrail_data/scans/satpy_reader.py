@@ -124,7 +124,7 @@ def readers_of(paths: Iterable[str | Path]) -> list[str]:
     Returns:
         satpy's names of the readers, `ahi_hsd` and `ami_l1b` at most.
     """
-    names = [Path(path).name for path in paths]
+    names = [os.path.basename(path) for path in paths]
     return [reader for reader, pattern in _NAMES.items() if any(map(pattern.fullmatch, names))]
 
 

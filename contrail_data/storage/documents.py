@@ -23,11 +23,6 @@ _NUMBERS = {
 class Loader(yaml.CSafeLoader):
     """Refuses keys that come twice, of which YAML would use the last, and what is expensive to build."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 (as PyYAML declares it)
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) not in _NUMBERS]
-        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def construct_scalar(self, node: Any) -> Any:
         """Refuse a number with more digits than any has.
 
@@ -68,8 +63,17 @@ class Loader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Yaml12Loader(Loader):
+    """Reads numbers as YAML 1.2 does."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as PyYAML declares it)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) not in _NUMBERS]
+        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 for name, pattern in _NUMBERS.items():
-    Loader.add_implicit_resolver(f"{_TAG}{name}", re.compile(f"^(?:{pattern})$"), list("-+.0123456789"))
+    _Yaml12Loader.add_implicit_resolver(f"{_TAG}{name}", re.compile(f"^(?:{pattern})$"), list("-+.0123456789"))
 
 
 def load_document(text: str) -> Any:
@@ -85,7 +89,7 @@ def load_document(text: str) -> Any:
         ValueError: If it is not YAML, or a key comes twice.
     """
     try:
-        return yaml.load(text, Loader)
+        return yaml.load(text, _Yaml12Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(first_line(error)) from None
 

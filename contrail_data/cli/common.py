@@ -48,7 +48,7 @@ YEARS = range(1970, 2200)
 class FiniteCommand(TyperCommand):
     """A command that refuses NaN, infinity and times that nanoseconds since 1970 cannot state as values of options."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command.
 
         Args:
@@ -60,7 +60,8 @@ class FiniteCommand(TyperCommand):
         Raises:
             BadParameter: If a value is not finite, or a time of another age.
         """
-        for parameter in self.params:
+        parameters: Sequence[Any] = self.params
+        for parameter in parameters:
             value = ctx.params.get(parameter.name or "")
             for single in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(single, float) and not math.isfinite(single):

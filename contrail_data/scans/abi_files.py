@@ -97,8 +97,8 @@ def _from_name(match: re.Match[str], url: str) -> AbiFile | None:
 
 
 def _from_contents(content: Any, url: str) -> AbiFile | None:
-    products = {"Rad": "L1b-Rad", "CMI": "L2-CMIP", "CMI_C13": "L2-MCMIP"}
-    variable = next((name for name in products if name in content), None)
+    products = {"Rad": "L1b-Rad", "CMI": "L2-CMIP"}
+    variable = next((name for name in content if name in products or re.fullmatch(r"CMI_C\d\d", name)), None)
     if variable is None or "goes_imager_projection" not in content:
         return None
     attributes = {key: attribute_text(value) for key, value in content.attrs.items()}
@@ -115,8 +115,8 @@ def _from_contents(content: Any, url: str) -> AbiFile | None:
         scene=sector[1] if sector and scene == "M1" else scene,
         start=start,
         end=end,
-        product=products[variable],
-        band=0 if variable == "CMI_C13" else int(np.ravel(content["band_id"][()])[0]),
+        product=products.get(variable, "L2-MCMIP"),
+        band=int(np.ravel(content["band_id"][()])[0]) if variable in products else 0,
         created=created,
         url=url,
     )

@@ -219,7 +219,8 @@ def _joined(scenes: Sequence[xr.Dataset]) -> xr.Dataset:
     joined = xr.concat(
         scenes, "time", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override"
     )
-    return joined.assign_attrs(inputs=inputs)
+    platforms = ", ".join(dict.fromkeys(str(scene.attrs["platform"]) for scene in scenes))
+    return joined.assign_attrs(inputs=inputs, platform=platforms)
 
 
 def _open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> list[xr.Dataset]:

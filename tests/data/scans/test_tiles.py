@@ -32,6 +32,20 @@ def scene(values: np.ndarray, x: float = -0.03, y: float = 0.1):
     return assemble(values[None, None], [14], grid, [(time[0], time[0])], {"platform": "GOES-16"}), grid
 
 
+@pytest.mark.parametrize("size", [31, 32, 33, 64])
+@pytest.mark.parametrize("row", [40.0, 39.8, 40.3])
+def test_a_native_tile_is_centred_on_the_named_pixel(size: int, row: float) -> None:
+    """The place lies in the middle pixel of an odd tile, and half a pixel at most from the middle of an even one."""
+    _, grid = scene(np.zeros((80, 90), np.float32))
+    latitude, longitude = (float(a) for a in EAST.to_geodetic(grid.x + 50 * grid.dx, grid.y + row * grid.dy))
+    tile = native_tile(grid, latitude, longitude, size)
+    rows, columns = tile.pixel_indices(grid)
+    off = np.abs([rows.mean() - row, columns.mean() - 50])
+    assert off.max() <= 0.5 + 1e-6
+    if size % 2:
+        assert (rows[size // 2, 0], columns[0, size // 2]) == (40, 50)
+
+
 def test_a_native_tile_copies_the_grid_and_is_missing_beyond_it() -> None:
     values = np.arange(80 * 90, dtype=np.float32).reshape(80, 90)
     full_scene, grid = scene(values)

@@ -143,14 +143,14 @@ class FrameSelection:
             return LABELLED_FRAME
         try:
             offsets = tuple(sorted({int(part) for part in text.split(",")}))
-            if max(map(abs, offsets)) >= MOST_FRAMES:
-                raise ValueError
-            return cls(offsets)
         except ValueError:
+            offsets = ()
+        if not offsets or max(map(abs, offsets)) >= MOST_FRAMES:
             raise ContrailError(
                 f"--frames {text!r}: not a selection of frames; give labelled, all, or offsets from the labelled "
                 "frame such as -1,0,1"
-            ) from None
+            )
+        return cls(offsets)
 
 
 ALL_FRAMES = FrameSelection(None)

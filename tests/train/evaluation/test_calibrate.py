@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor, nn
 
 from contrail_data.logits import CODES
 from contrail_train.data.items import Items
 from contrail_train.evaluation import metrics
 from contrail_train.evaluation.calibrate import Calibrated, calibrate, choose_gate
-from contrail_train.evaluation.score import EvaluationOptions, Scores, assign_folds, score_values
+from contrail_train.evaluation.score import EvaluationOptions, Scores, assign_folds, score, score_values
 from contrail_train.inference.detector import Detector, Network, View
 from helpers.items import RECORDS, items_of, labelled_scene
 
@@ -140,3 +143,28 @@ def test_a_score_with_information_is_kept_as_a_gate_and_gains_elsewhere(share: f
     assert np.mean(kept) > 0.8
     assert np.mean(gains) > 0.02
     assert choose_gate(*simulated_records(rng, share, 6, 1, records=4), "proven")[1] == 0  # a single group
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3])
+def test_missing_pixels_are_not_scored(threshold: float) -> None:
+    stored, label, items = labelled_scene(0)
+
+    def read_valid(sample: int, frames: list[int], out: np.ndarray) -> None:
+        out[:] = 1
+        out[..., :5] = 0
+
+    view = View((0,), torch.zeros(3), torch.ones(3), False, None)
+    detector = Detector({"a": Network(Channel(0), view)}, {"a": 1.0}, {"a": 1.0}, top_k=8).eval()
+    options = EvaluationOptions(torch.device("cpu"), batch=5, title=None)
+    scores = score(detector, replace(items, valid=[read_valid]), options, threshold)
+    predicted, target = stored[:, 0, :, 5:] / 255 >= threshold, label[..., 5:]
+    expected = [(predicted & target), (predicted & ~target), (~predicted & target)]
+    np.testing.assert_array_equal(scores.counts, [part.sum((1, 2)) for part in expected])
+    assert scores.histogram.sum() == target.size
+    values = score_values(scores, items, threshold, 0.0)
+    p = np.clip(stored[:, 0, :, 5:] / np.float32(255), 1e-6, 1 - 1e-6)
+    assert values["auc_pr"] == pytest.approx(average_precision_score(target.ravel(), p.ravel()), abs=1e-3)
+    assert values["dice"] == pytest.approx(f1_score(target.ravel(), predicted.ravel()))
+    record_score = np.sort(p.reshape(len(p), -1), 1)[:, -8:].mean(1)
+    exact = average_precision_score(target.any((1, 2)), record_score)
+    assert values["record_auc_pr"] == pytest.approx(exact, abs=1e-9)

@@ -45,7 +45,7 @@ def test_the_page_is_self_contained_and_escapes_html() -> None:
     outcomes = [outcome_of(predicted, predicted, target, None, 0)]
     analysis = analyse(outcomes, records_of(1), np.ones(1), 0.0, np.array(["a"]))
     histogram = np.zeros((2, 65536), np.int64)
-    histogram[:, encode(np.array(0.61)) - LOWEST] = 5
+    histogram[:, int(encode(np.array(0.61))) - LOWEST] = 5
     pictures = [Picture(b"png", ["<b>id", "what & 'how"])]
     page = evaluation_page({**RESULT, "analysis": analysis}, pictures, "<script>alert(1)</script>", histogram)
     assert "<script" not in page

@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from contrail_data.labels.predictor import Symmetries
+from contrail_data.logits import encode
 from contrail_train.data.augment import to_label_frame
 from contrail_train.inference.detector import (
     Detector,
@@ -128,3 +129,14 @@ def test_weights_scores_and_agreement_of_two_networks_match_their_definitions() 
     assert weighted_mean({"a": torch.ones(1), "b": torch.zeros(1)}, {"a": 1.0, "b": 3.0})[0] == 0.25
     record = single(near, classifiers=("a",))(x_btchw).score_b[0]
     assert record == pytest.approx(torch.sigmoid(x_btchw.mean()).item())
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 10, 11, 49])
+def test_the_mean_of_equal_stages_is_a_probability(count: int) -> None:
+    """The weights of 10 or 11 equal stages, as float32, sum to 1.00000012."""
+    highest = torch.tensor([1.0, 0.99999994, 0.5, 0.0])
+    weights = {str(i): 1 / count for i in range(count)}
+    mean = weighted_mean(dict.fromkeys(weights, highest), weights)
+    assert mean.max() <= 1
+    torch.testing.assert_close(mean, highest, atol=1e-6, rtol=0)
+    encode(mean.numpy())  # is accepted by stores and histograms

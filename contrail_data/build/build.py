@@ -8,6 +8,7 @@ sealed bytes are the same as those of an undisturbed build, whatever the number 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,8 @@ class Built:
     """One line for each file or record that could not be used."""
     existed: bool = False
     """Whether the store existed, so that nothing was done."""
+    note: str = ""
+    """What the user should know about the samples; empty if nothing."""
 
 
 def build(
@@ -126,7 +129,7 @@ def build(
             {"plan": plan, "command": list(command), "set_aside": set_aside, "set_aside_before": still}
         )
         digest = seal(place, contents)
-    return Built(place, digest, len(usable), resumed, set_aside)
+    return Built(place, digest, len(usable), resumed, set_aside, note=_note(settings, usable))
 
 
 def _check(source: Source, settings: StoreSettings, place: Place, out: str | Path) -> None:
@@ -153,6 +156,21 @@ def _finished_shards(source: Source, place: Place, layouts: Mapping[str, Layout]
         yield shard
 
 
+def _sizes(rows: Sequence[SampleRow]) -> list[tuple[tuple[int, int], int]]:
+    """(Rows, columns) before resizing and how many samples had them, the most common first."""
+    return Counter((row["values"]["height"], row["values"]["width"]) for row in rows).most_common()
+
+
+def _note(settings: StoreSettings, rows: Sequence[SampleRow]) -> str:
+    ((height, width), count), *others = _sizes(rows)
+    if not others or not any(settings.label_shift):
+        return ""
+    return (
+        f"{len(rows) - count} of {len(rows)} samples were not {height} x {width} pixels: their label shift at --size "
+        f"{settings.size} is not the store's; build records of each size into a store of their own"
+    )
+
+
 def _contents(
     source: Source,
     settings: StoreSettings,
@@ -161,7 +179,9 @@ def _contents(
     rows: list[SampleRow],
 ) -> SealedContents:
     """What the store consists of, without the optional arrays that no sample needs."""
-    scalars = stack_scalars(rows, settings)
+    scalars, size = stack_scalars(rows, settings), settings.size
+    ((height, width), _), *others = _sizes(rows)
+    down, right = settings.label_shift
     arrays = settings.arrays(source.frames, source.has_gaps)
     for optional, used_by in (("annotators", "annotator_count"), ("valid", "missing_pixels")):
         if optional in arrays and not scalars[used_by].values.any():
@@ -175,7 +195,8 @@ def _contents(
             "kind": Kind.SAMPLES.value,
             "composite": settings.composite.to_dict(),
             "source": source.kind.value,
-            "label_shift": list(settings.label_shift),
+            "label_shift": [down * size / height, right * size / width],
+            **({"resized_from": [height, width]} if others or (height, width) != (size, size) else {}),
             "statistics": stats.merge(train, settings.composite.channel_names) if train else None,
             **({"parents": source.parent_digests} if source.parent_digests else {}),
         },

@@ -84,7 +84,8 @@ def build_ash(
     label_shift: Annotated[
         tuple[float, float],
         options.output(
-            help="Pixels (down, right) by which the labels are shifted against the image; OpenContrails: 0.5 0.5."
+            help="Pixels (down, right) by which the labels are shifted against the image, in pixels of the source; "
+            "--size scales them. OpenContrails: 0.5 0.5."
         ),
     ] = (0.5, 0.5),
     overwrite: options.Overwrite = False,
@@ -308,6 +309,8 @@ def _build(source: Source, settings: StoreSettings, out: str, **execution: Any) 
     for line in built.set_aside:
         print(f"set aside: {line}", file=sys.stderr)
     print_written_store(out, built.samples, built.resumed, built.digest, set_aside=len(built.set_aside))
+    if built.note:
+        print_note(built.note)
     if built.existed:
         print_note("the store already exists; --overwrite rebuilds it if records have changed")
     if built.set_aside:

@@ -18,7 +18,8 @@ class StoreSettings:
     size: int = 256
     """Rows and columns of the stored tiles, in pixels."""
     label_shift: tuple[float, float] = (0.5, 0.5)
-    """(dy, dx) in pixels: how far the labels lie down and right of the image. OpenContrails has (0.5, 0.5)."""
+    """(dy, dx) in pixels before any resizing: how far the labels lie down and right of the image. OpenContrails has
+    (0.5, 0.5)."""
 
     def arrays(self, frames: int, gaps: bool = False) -> dict[str, ArraySpec]:
         """Describe the pixel arrays of a store with these settings.

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from contrail_data.build.build import build
 from contrail_data.composites import evaluate
 from contrail_data.errors import ContrailError
+from contrail_data.sources.select import settings_of
+from contrail_data.sources.stores import from_stores
 from contrail_data.storage.place import Place
-from contrail_data.store.reader import open_store, pixel_reader
+from contrail_data.store.reader import open_store, pixel_reader, read_scalars
 from contrail_data.store.schema import Codec, PixelDtype
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.verify import verify
@@ -147,3 +150,57 @@ def test_a_store_built_on_object_storage_equals_a_local_one(raw40: Path, sealed4
     with pytest.raises(ContrailError, match="another store"):
         build_small(raw40, url, settings=StoreSettings(ASH, size=48))
     assert build_small(raw40, url, settings=StoreSettings(ASH, size=48), overwrite=True).samples == 39
+
+
+@pytest.mark.parametrize("kind", ["records", "frames"])
+@pytest.mark.parametrize(("size", "shift"), [(64, 0.5), (128, 1.0), (192, 1.5), (32, 0.25)])
+def test_the_label_shift_scales_with_the_size(kind: str, size: int, shift: float, tmp_path: Path) -> None:
+    """Discs in the image and in the label, half a pixel further down and right, are compared by their centroids."""
+    side, radius, n = 64, 9.0, 12
+    for index in range(n):
+        y, x = np.random.default_rng(index).uniform(20, 44, 2)
+        rows, columns = np.mgrid[:side, :side]
+        disc = np.clip(radius - np.hypot(rows - y, columns - x), 0, 1)
+        mask = np.hypot(rows - y - 0.5, columns - x - 0.5) < radius - 0.5
+        if kind == "frames":
+            image = np.repeat(disc[..., None], 3, axis=2)
+            np.save(tmp_path / f"{index}.npy", np.concatenate([image, mask[..., None]], axis=2).astype("<f4"))
+        else:
+            folder = write_record(tmp_path / "train" / str(index), np.random.default_rng(index), size=side)
+            np.save(folder / "human_pixel_masks.npy", mask[..., None].astype("<i4"))
+            (folder / "human_individual_masks.npy").unlink(missing_ok=True)
+            band = np.repeat((250 + 40 * disc)[..., None], 8, axis=2).astype("<f4")
+            np.save(folder / "band_14.npy", band)
+    build_small(tmp_path, tmp_path / "s.zarr", settings=StoreSettings(ASH, size=size))
+    ds = open_store(tmp_path / "s.zarr")
+    assert ds.attrs["label_shift"] == [shift, shift]
+    assert ds.attrs.get("resized_from") == (None if size == side else [side, side])
+    at = np.arange(size)
+    image = ds["image"].values[:, -1, 2].astype(float)
+    image -= image.min((1, 2), keepdims=True)
+    offsets = []
+    for axis in (1, 2):
+        centroids = [(part.sum(axis=axis) @ at) / part.sum((1, 2)) for part in (ds["mask"].values.astype(float), image)]
+        offsets.append((centroids[0] - centroids[1]).mean())
+    np.testing.assert_allclose(offsets, shift, atol=0.1)
+
+
+def test_stores_made_of_resized_ones_keep_their_label_shift(raw: Path, tmp_path: Path) -> None:
+    built = build_small(raw, tmp_path / "a.zarr", settings=StoreSettings(ASH, size=48, label_shift=(0.3, -0.7)))
+    assert not built.note
+    parent = open_store(tmp_path / "a.zarr")
+    assert settings_of(parent).label_shift == (0.3, -0.7)
+    build(from_stores([(parent, np.arange(3))]), settings_of(parent), tmp_path / "b.zarr", workers=1)
+    child = open_store(tmp_path / "b.zarr")
+    assert child.attrs["label_shift"] == parent.attrs["label_shift"] == [0.3 * 48 / 32, -0.7 * 48 / 32]
+    write_record(raw / "train" / "1", np.random.default_rng(5), size=96)
+    mixed = build_small(raw, tmp_path / "c.zarr", settings=StoreSettings(ASH, size=48))
+    assert mixed.note.startswith("1 of 10 samples were not 32 x 32 pixels")
+
+
+def test_a_store_that_an_earlier_version_resized_is_refused(raw: Path, tmp_path: Path) -> None:
+    build_small(raw, tmp_path / "s.zarr", settings=StoreSettings(ASH, size=48))
+    store = open_store(tmp_path / "s.zarr")
+    del store.attrs["resized_from"]
+    with pytest.raises(ContrailError, match="resized by an earlier version"):
+        read_scalars(store)

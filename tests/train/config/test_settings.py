@@ -131,6 +131,7 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ("optim.decoder_lr=1e-4", "model.decoder", RECORDS, ["model.decoder={}"]),
         ("optim.encoder_lr=1e-4", "model.freeze", ["model.freeze=encoder", "start=runs/a"], ["model.freeze=[]"]),
         ("micro_batch=64", "a larger batch_size", [], ["batch_size=128"]),
+        ("augment.redraw=3", "augment.affine, turn, multi_scale or", ["augment.affine=null"], ["augment.cutmix=0.5"]),
         ("model.freeze=encoder", "random weights", [], ["model.pretrained=true"]),
         ("data.fold=1", "data.holdout above 0", ["data.holdout=0"], ["data.holdout=0.15"]),
         ("data.holdout=0.3", "no data.folds or data.validation", ["data.folds=f.csv"], ["data.folds=null"]),

@@ -83,7 +83,8 @@ def print_scores(title: str, scores: ScoreValues, *, of_records: bool = False) -
     for key, label in (LABELS | (LABELS_OF_RECORDS if of_records else {})).items():
         value = scores.get(key)
         if label:
-            rows.append((label, texts.get(key) or ("none" if value is None else f"{value:.4f}")))
+            digits = ".4g" if key in ("threshold", "gate") else ".4f"  # thresholds may be far below 0.0001
+            rows.append((label, texts.get(key) or ("none" if value is None else f"{value:{digits}}")))
     print_table(title, ["score", ""], rows)
 
 
@@ -97,7 +98,7 @@ def print_holdout(title: str, calibration: Calibration, *, reason: str, of_recor
         of_records: As in `print_scores`.
     """
     if (scores := calibration["holdout"]) is None:
-        print(f"threshold {calibration['threshold']:.4f}, not calibrated: {reason}")
+        print(f"threshold {calibration['threshold']:.4g}, not calibrated: {reason}")
     else:
         print_scores(title, scores, of_records=of_records)
         if size := calibration.get("min_pixels"):

@@ -24,7 +24,7 @@ from contrail_train.data.augment import (
     warp,
 )
 from contrail_train.data.draw import MAX_CHANNELS, Draw, draw
-from contrail_train.data.loader import Batch
+from contrail_train.data.loader import Batch, share_of
 
 DIHEDRAL = [
     torch.tensor(rows, dtype=torch.float64)
@@ -594,6 +594,20 @@ def test_slices_of_a_batch_are_augmented_as_within_the_whole_batch() -> None:
             torch.testing.assert_close(ours, expected[rows], rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="a draw for 8 samples, but a batch of 2"):
         augment_batch(given[:2], drawn, EVERYTHING, NO_SHIFT)
+
+
+@pytest.mark.parametrize(("count", "world"), [(8, 2), (7, 2), (5, 3), (2, 3)])
+def test_processes_mix_the_samples_that_one_process_mixes(count: int, world: int) -> None:
+    config = only(mixup=0.8, cutmix=0.5, affine=0.5)
+    given = batch_of(torch.randn(count, 1, 2, 16, 16), (torch.rand(count, 1, 16, 16) < 0.1).float())
+    drawn = draw(config, count, 16, 16, seed=0, step=0)
+    whole = augment_batch(given, drawn, config, (0.5, 0.5))
+    for rank in range(world):
+        own, owned = share_of(count, rank, world, config.together)
+        part = Batch(*(None if v is None else v[own] for v in vars(given).values()))
+        moved = augment_batch(part, drawn[own], config, (0.5, 0.5))
+        for name in ("image_btchw", "target_b1hw", "positive_b1"):
+            torch.testing.assert_close(getattr(moved, name)[:owned], getattr(whole, name)[own[:owned]])
 
 
 def test_augmenting_is_deterministic_and_leaves_its_input_unchanged() -> None:

@@ -2,7 +2,7 @@
 
 Images are compared as thumbnails of `SIDE` x `SIDE` cells without coarse structure, which unrelated images share.
 Candidates have windows whose lowest frequencies correlate, at shifts of up to a quarter of the side, or of half a step
-if mirrored or turned. Of these, pairs are similar whose windows correlate at the best shift, cell by cell.
+if mirrored or turned. Unless they do so almost perfectly, they are compared again, cell by cell, at the best shift.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIMILAR = 0.7
 """Correlation above which two images show one scene."""
 SIDE, CHANNELS = 32, 3
 """Cells along a side of a thumbnail, and its channels at most, which bounds time and memory."""
-_CANDIDATE = 0.65
+_CANDIDATE, _SURE = 0.65, 0.9
 _WINDOW, _STEP, _WAVES = 24, 2, 6  # of a thumbnail that are compared, between two shifts, and frequencies of a window
 _FINEST, _COARSEST, _FLAT = 0.8, 2.0, 0.001  # standard deviations of the two blurs in cells; least contrast
 _ROWS, _COLUMNS = 512, 2048  # of the blocks of pairs, which stay in the processor's cache
@@ -182,8 +182,9 @@ def thumbnail(image: Images, valid: Bools) -> Images:
     out = np.zeros((len(image), SIDE, SIDE), np.float32)
     if valid.mean() < 0.5:
         return out
+    complete = valid.all()
     for plane, cells in zip(image, out, strict=True):
-        filled = np.where(valid, plane, plane[valid].mean())  # missing pixels have no structure
+        filled = plane if complete else np.where(valid, plane, plane[valid].mean())  # what is missing has no structure
         shrunk = np.asarray(Image.fromarray(filled).resize((SIDE, SIDE), Image.Resampling.BOX))
         fine = gaussian_filter(shrunk, _FINEST, mode="nearest")
         fine -= gaussian_filter(fine, _COARSEST, mode="nearest")
@@ -236,9 +237,10 @@ def _search(a: Images, b: Images, rows: Ints, columns: Ints, *, later: bool) -> 
                 hits.append((pairs, score, np.full(len(pairs), k)))
             pairs, score, number = (np.concatenate(column) for column in zip(*hits, strict=True))
             chosen = _best(pairs, score)
-            pairs, shift = pairs[chosen], shifts[number[chosen]]
+            pairs, score, shift = pairs[chosen], score[chosen], shifts[number[chosen]]
             i, j = rows[pairs // len(columns)], columns[pairs % len(columns)]
-            score, moved = _correlations(a, mirrored, i, j, shift)
+            moved, unsure = shift.any(1), np.flatnonzero(score < _SURE)
+            score[unsure], moved[unsure] = _correlations(a, mirrored, i[unsure], j[unsure], shift[unsure])
             matches.append((pairs, score, moved | any(mirror)))
     pairs, score, moved = (np.concatenate(column) for column in zip(*matches, strict=True))
     chosen = _best(pairs, score)

@@ -7,6 +7,7 @@
 - `checkpoints/`: the latest ones, from which the run resumes
 - `best.safetensors`: the weights
 - `calibration.json`: thresholds and hold-out scores; it marks the run as finished
+- `calibration-SYMMETRIES.json`: the same for averages over other symmetries, once they were used
 - `lock`: held while a process works in the directory
 """
 

@@ -25,4 +25,4 @@ def test_a_soup_keeps_frozen_statistics_and_recomputes_others(store: Path, tmp_p
         assert differ - {"num_batches_tracked"} == (set() if name == "frozen" else {"running_mean", "running_var"})
         if name == "frozen":
             same = (json.loads((path / "calibration.json").read_text())["holdout"] for path in (run, out))
-            assert next(same) == pytest.approx(next(same), rel=1e-5)
+            assert next(same) == pytest.approx(next(same), rel=1e-3)

@@ -33,7 +33,7 @@ class Cleaning:
     """Regions are removed whose ratio of length to width, from their second moments, is smaller than this."""
     reach: int | None = None
     """Regions are removed unless the time before or after has a contrail within this many rows and columns. The first
-    and last time have only one neighbour; a time without any valid pixel is none; without neighbours all regions stay."""
+    and last time have only one neighbour, and a time without any valid pixel is none. Without neighbours all stay."""
 
     @property
     def steps(self) -> dict[str, float]:
@@ -59,7 +59,7 @@ class Cleaning:
             if lower is not None and lower > self.threshold:
                 raise UsageError(f"{name}: {lower:g} is above the threshold {self.threshold:.4g}; lower it")
         if self.fill is not None and self.reach is None:
-            raise UsageError("--fill-gaps: has no effect without --consistent; add how many pixels contrails move in a step")
+            raise UsageError("--fill-gaps: has no effect without --consistent; state how far contrails move")
         if self.reach is not None and self.reach < 0:
             raise UsageError(f"--consistent: {self.reach} is negative; give a number of pixels, 0 or more")
         if self.elongation is not None and self.elongation < 1:

@@ -104,8 +104,16 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     """
     listing = _find_scans(model, request)
     scans, notes, set_aside = listing.scans, list(listing.notes), list(listing.problems)
-    times = list(request.times) or _usable_times(model, request, scans, notes)
-    time_of = {min(scans, key=lambda scan: abs(scan.start - time)): time for time in times}
+    times = [time.astype("datetime64[s]") for time in request.times] or _usable_times(model, request, scans, notes)
+    failures: list[ContrailError] = []
+    time_of: dict[Scan, np.datetime64] = {}
+    for time in times:
+        try:
+            time_of.setdefault(_scan_at(scans, time, request.tiling), time)
+        except ContrailError as error:
+            failures.append(error)
+    if not time_of:
+        raise failures[0]
     middles: dict[FixedGrid, list[np.datetime64]] = {}
     for scan in time_of:
         middles.setdefault(scan.grid, []).append(scan.middle)
@@ -115,16 +123,15 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     if len(middles) > 1:
         notes.append(f"the scans lie on {len(middles)} grids: formats that need one grid get a file for each")
     scenes: dict[FixedGrid, list[xr.Dataset]] = {}
-    failures: list[ContrailError] = []
     for scan, time in time_of.items():
         try:
             scene = predict_scans(model, scans, [time], request.tiling, area=request.area, batch=request.batch)
             scenes.setdefault(scan.grid, []).append(scene)
         except ContrailError as error:
-            failures.append(error)
-            set_aside.append(str(error) if str(error).startswith(str(time)) else f"{time}: {error}")
+            failures.append(error if str(error).startswith(str(time)) else ContrailError(f"{time}: {error}"))
     if not scenes:
         raise failures[0]
+    set_aside += map(str, failures)
     joined = [_with_mask(_joined(parts), request.cleaning, model.decision.gate) for parts in scenes.values()]
     lines = sorted(_summary(scene.isel(time=i)) for scene in joined for i in range(scene.sizes["time"]))
     paths = [path for out in request.outs for path in write(joined, out, names[out], altitude=request.altitude)]
@@ -223,10 +230,17 @@ def _joined(scenes: Sequence[xr.Dataset]) -> xr.Dataset:
     return joined.assign_attrs(inputs=inputs, platform=platforms)
 
 
-def _open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> list[xr.Dataset]:
-    window = assign_frames(scans, time, **_neighbours(model, tiling))
-    if window[-model.offsets[0]] is None:
+def _scan_at(scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> Scan:
+    """Return the scan that starts nearest to a time."""
+    scan = min(scans, key=lambda scan: abs(scan.start - time))
+    if abs(scan.start - time) > np.timedelta64(round(60 * tiling.tolerance), "s"):
         raise ContrailError(f"{time}: no scan starts within {tiling.tolerance:g} minutes; choose another time")
+    return scan
+
+
+def _open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> list[xr.Dataset]:
+    _scan_at(scans, time, tiling)
+    window = assign_frames(scans, time, **_neighbours(model, tiling))
     frames = []
     for offset in model.offsets:
         if (scan := window[offset - model.offsets[0]]) is None:

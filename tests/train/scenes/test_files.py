@@ -185,5 +185,12 @@ def test_finished_work_is_kept_over_several_grids_and_bad_files(finished: Path, 
         feature["properties"]["time"][:16] for feature in json.loads((tmp_path / "p.geojson").read_text())["features"]
     }
     assert times <= {"2024-03-01T12:00", "2024-03-01T12:10", "2024-03-01T12:40"}
+    times = ("--time", "2024-03-01T12:00", "--time", "2024-03-01T12:04", "--time", "2024-03-01T12:26")
+    some = run_train("predict-scans", finished, scans, *times, "-o", tmp_path / "some.nc")
+    assert some.returncode == 1, some.stderr
+    assert "set aside: 2024-03-01T12:26:00: no scan starts within 5 minutes; choose another time" in some.stderr
+    assert some.stdout.startswith("2024-03-01T12:00:0")  # once, though two times name it
+    with xr.open_dataset(tmp_path / "some.nc") as cf:
+        assert cf.sizes["time"] == 1
     again = run_train("predict-scans", finished, scans, "-o", tmp_path / "p.png")
     assert "exists; choose another -o" in again.stderr  # before anything is predicted

@@ -95,7 +95,11 @@ class Layout:
 
     @cached_property
     def compressor(self) -> Any:
-        """The codec of the inner chunks, see `compressor`."""
+        """The codec of the inner chunks.
+
+        Returns:
+            None if they are not compressed.
+        """
         return compressor(self.spec.codec, self.dtype.itemsize)
 
     def key(self, file: int) -> str:

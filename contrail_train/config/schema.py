@@ -134,7 +134,7 @@ class DataConfig(Strict):
     adds the frame before and the frame after."""
     normalise: Literal["statistics", "image"] = "statistics"
     """How channels are normalised: by the train statistics in the stores, or by the mean and standard deviation of each
-    sample over its own frames."""
+    sample over its own frames, without pixels that are white as missing ones are."""
     target: Literal["majority", "mean", "clip2"] = "majority"
     """What the model learns from human labels: the majority mask; the mean of the annotators' masks; or twice that
     mean, at most 1. Records without annotators' masks use their mask in each case."""

@@ -170,9 +170,12 @@ def _check_consistent(train: _Stores, validation: _Stores, config: DataConfig) -
             raise ContrailError(
                 f"{name}: has composite {composite!r}, not {config.composite!r}; {rebuild}correct data.composite"
             )
-        for key in ("composite", "label_shift"):
+        for key, remedy in (
+            ("composite", "train on stores of one kind"),
+            ("label_shift", "build one with --label-shift"),
+        ):
             if store.attrs[key] != first.attrs[key]:
-                raise ContrailError(f"{name}: {key} differs from that of {first_name}; train on stores of one kind")
+                raise ContrailError(f"{name}: {key} differs from that of {first_name}; {remedy}")
         if store["image"].shape[2:] != first["image"].shape[2:] or store["image"].dtype != first["image"].dtype:
             raise ContrailError(f"{name}: image size or type differs from that of {first_name}; rebuild one of them")
 

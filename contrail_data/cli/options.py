@@ -83,7 +83,8 @@ Consistent = Annotated[
     cleaning(
         min=1,
         max=1000,
-        help="Remove regions without a contrail within this many pixels at the time or frame before or after.",
+        help="Remove regions without a contrail within this many pixels at the time or frame before or after, at most "
+        "20 minutes away.",
     ),
 ]
 FillGaps = Annotated[

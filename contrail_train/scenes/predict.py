@@ -42,6 +42,8 @@ from contrail_train.scenes.tiling import Area, Mosaic, Tiling, fill_missing, loa
 
 _TileFrames = tuple[Tile, npt.NDArray[Any], npt.NDArray[np.bool_]]
 """A tile, its frames as a store holds them (t, c, y, x), and where the predicted frame has pixels (y, x)."""
+LONGEST_STEP = np.timedelta64(20, "m")
+"""Scans that lie further apart in time are not neighbours when masks are cleaned: their contrails are others."""
 _ROWS = 256
 """Rows of the scene that are composed at once, to bound memory."""
 
@@ -104,7 +106,8 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     """
     listing = _find_scans(model, request)
     scans, notes, set_aside = listing.scans, list(listing.notes), list(listing.problems)
-    times = [time.astype("datetime64[s]") for time in request.times] or _usable_times(model, request, scans, notes)
+    times = [time.astype("datetime64[s]") for time in sorted(request.times)]
+    times = times or _usable_times(model, request, scans, notes)
     failures: list[ContrailError] = []
     time_of: dict[Scan, np.datetime64] = {}
     for time in times:
@@ -117,7 +120,7 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     middles: dict[FixedGrid, list[np.datetime64]] = {}
     for scan in time_of:
         middles.setdefault(scan.grid, []).append(scan.middle)
-    request.cleaning.check(times=max(map(len, middles.values())))
+    request.cleaning.check(times=max(len(part) for own in middles.values() for part in _series(np.array(own))))
     names = {out: output_names(out, list(middles.values())) for out in request.outs}
     check_outputs(names, request.overwrite)
     if len(middles) > 1:
@@ -174,11 +177,17 @@ def _neighbours(model: Predictor, tiling: Tiling) -> dict[str, Any]:
     return {"before": -model.offsets[0], "after": model.offsets[-1], "tolerance": tiling.tolerance}
 
 
+def _series(times: npt.NDArray[np.datetime64]) -> list[npt.NDArray[np.int64]]:
+    """Indices of ascending times, divided where neighbours are too far apart to show the same contrails."""
+    return np.split(np.arange(len(times)), np.flatnonzero(np.diff(times) > LONGEST_STEP) + 1)
+
+
 def _with_mask(scene: xr.Dataset, cleaning: Cleaning, gate: float) -> xr.Dataset:
     """The scene with `mask` and `valid`, uint8 (time, y, x)."""
     probability = scene["probability"].values
     valid = ~np.isnan(probability)
-    mask = clean(np.nan_to_num(probability), valid, cleaning)
+    series = _series(scene["time"].values)
+    mask = np.concatenate([clean(np.nan_to_num(probability[part]), valid[part], cleaning) for part in series])
     if "gate_score" in scene:
         mask &= scene["gate_score"].values >= gate
     steps = {"threshold": cleaning.threshold, **cleaning.steps}

@@ -137,6 +137,7 @@ def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, f
     assert done.returncode == 0, done.stderr
     with xr.open_dataset(tmp_path / "all.nc") as cf:
         assert cf.sizes["time"] == 5
+        ends = [str(time)[:16] for time in cf["time"].values[[0, -1]]]
     assert len(list(tmp_path.glob("p-*.png"))) == 5
     part = run_train(
         "predict-scans", finished, folder, "--time", NOON, "--area", 29, -93, 30, -92, "-o", tmp_path / "part.nc"
@@ -151,9 +152,10 @@ def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, f
         (["-o", tmp_path / "x.nc", "--area", 30, -92, 29, -93], "south below north"),
         (["-o", tmp_path / "x.nc", "--max-zenith", 5], "nothing is visible within 5 degrees"),
         (["-o", tmp_path / "x.nc", "--hysteresis", 1], "above the threshold"),
+        (["-o", tmp_path / "x.nc", "--time", ends[1], "--time", ends[0], "--consistent", 3], "no effect on 1 time"),
     ]:
         failed = run_train("predict-scans", finished, folder, *args)
-        assert failed.returncode == (2 if "--hysteresis" in args else 1), args
+        assert failed.returncode == (2 if {"--hysteresis", "--consistent"} & set(args) else 1), args
         assert message in failed.stderr.splitlines()[-1], failed.stderr
         assert not (tmp_path / "x.nc").exists()
     few = tmp_path / "few"

@@ -119,6 +119,7 @@ def _recompute_batch_norms(model: Segmenter, view: View, config: RunConfig, data
         batch = config.batch_size
         rows = np.random.default_rng(0).permutation(len(data.train))[: batch * BATCH_NORM_STEPS]
         steps = [rows[i : i + batch] for i in range(0, len(rows), batch) if len(rows[i : i + batch]) > 1]
+        torch.manual_seed(config.seed)  # layers that drop values at random
         with torch.no_grad():
             for loaded in load(data.train, steps, view.mean_c.device, 2, 2):
                 model(normalise(loaded.image_btchw, view))

@@ -66,7 +66,7 @@ def one(encoder: str, head: str = "mask", frames: tuple[int, ...] = (0,), **sett
 def two_stages() -> Detector:
     """Return two stages of different frames, sizes, normalisation and mask shifts, averaged over flips."""
     first = network("test_resnet", (0,), size=(96, 96), each=True, off=(0.5, 0.5))
-    second = network("test_resnet", (-1, 0), mixer="lstm", head="both")
+    second = network("test_resnet", (-1, 0), mixer="mean", head="both")
     return Detector(
         {"first": first, "second": second},
         {"first": 0.75, "second": 0.25},
@@ -80,7 +80,7 @@ def two_stages() -> Detector:
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "same padding": lambda: one("tf_mobilenetv3_small_minimal_100"),
     "conv3d": lambda: one("test_resnet", frames=(-2, -1, 0), mixer="conv3d"),
-    "classifier": lambda: one("test_resnet", "record"),
+    "classifier": lambda: one("test_resnet", "record", (-1, 0, 1), mixer="lstm"),
     "both": lambda: one("test_resnet", "both"),
     "two_stages": two_stages,
 }
@@ -166,7 +166,7 @@ def test_an_exported_file_gives_the_predictions_of_its_model(
         if dtype != "uint8":
             window = (window / 255).astype(dtype)
         ours, theirs = model.predict(window), read.predict(window)
-        assert ours.probability.std() > 1e-3 or head == "record"
+        assert ours.probability.std() > 3e-4 or head == "record"
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, atol=5e-5, rtol=0)
     other = np.uint8 if dtype == "float16" else np.float16

@@ -104,10 +104,9 @@ def edit_catalog(path: Path, change: Callable[[Catalog], tuple[Catalog | None, T
                 if edited is not None:
                     write_atomically(path, [edited.text.encode()])
                     path.chmod(locked.st_mode & 0o7777)
-            except BaseException:
-                if not content:
-                    path.unlink(missing_ok=True)  # it was created above, only to be locked
-                raise
+            finally:
+                if create and path.is_file() and not path.stat().st_size:
+                    path.unlink()  # it was created above, only to be locked
             return result
 
 

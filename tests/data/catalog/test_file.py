@@ -52,6 +52,21 @@ def test_edits_keep_comments_order_and_line_ends(text: str, stores: Path, tmp_pa
     assert comments(read_catalog(path).text) == comments(text)
 
 
+@pytest.mark.parametrize("written", [True, False])
+def test_an_interrupted_first_entry_is_kept_if_written_and_else_leaves_no_file(
+    written: bool, stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.chmod" if written else "contrail_data.catalog.file.write_atomically", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        add_entry(tmp_path / CATALOG, "new", str(stores / "ash.zarr"), open_store(stores / "ash.zarr"), "")
+    assert [path.name for path in tmp_path.iterdir()] == ([CATALOG] if written else [])
+    if written:
+        assert [*read_catalog(tmp_path / CATALOG).entries] == ["new"]
+
+
 def comments(text: str) -> list[str]:
     return sorted(line[line.index("#") :].rstrip() for line in text.splitlines() if "#" in line and "it's" not in line)
 

@@ -158,7 +158,7 @@ def test_a_store_or_scans_in_place_of_records_are_named(folder: Path, tmp_path: 
 
 
 def test_a_catalog_name_is_found_beside_a_folder_of_that_name(folder: Path, tmp_path: Path) -> None:
-    """A folder that is no store hides no entry; a store does."""
+    """A store in the working folder hides a catalog entry of its name; any other folder does not."""
     assert run_data("catalog", "add", "train.json", folder / "s.zarr", cwd=tmp_path).returncode == 0
     (tmp_path / "train.json").mkdir()
     done = run_data("inspect", "train.json", "--json", cwd=tmp_path)

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from contrail_data.errors import ContrailError
-from contrail_data.scans.satpy_reader import readers_of
+from contrail_data.scans.satpy_files import readers_of
 from contrail_data.storage.place import Place, place_of
 
 Span: TypeAlias = tuple[np.datetime64, np.datetime64]
@@ -288,7 +288,9 @@ def group_scans(files: Sequence[AbiFile]) -> tuple[list[AbiScan], list[str]]:
     kinds = sorted({(f.satellite, f.scene, f.product) for f in files})
     if len(kinds) > 1:
         names = ", ".join(f"G{satellite} {product}{scene}" for satellite, scene, product in kinds)
-        raise ContrailError(f"files of several kinds ({names}); choose one with a glob such as 'FOLDER/*RadC*G16*.nc'")
+        folder = os.path.dirname(files[0].url)
+        remedy = "choose one with a glob such as 'FOLDER/*RadC*G16*.nc'"
+        raise ContrailError(f"{folder}: files of several kinds ({names}); {remedy}")
     replaced: list[str] = []
     scans: list[AbiScan] = []
     for file in sorted(files, key=lambda f: (f.start, f.band, f.created, -len(f.name), f.url)):

@@ -27,7 +27,8 @@ from contrail_data.scans.abi_files import (
     is_archive,
     local_paths,
 )
-from contrail_data.scans.satpy_reader import group_files, open_readable, reader_for
+from contrail_data.scans.satpy_files import group_files, reader_for
+from contrail_data.scans.satpy_reader import open_readable
 from contrail_data.scans.scene import grid_of, require_bands
 
 

@@ -12,9 +12,8 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
+from contrail_data.scans.satpy_files import INFRARED, NAMES, band_of_file, bands_of_names, group_files, reader_for
 from contrail_data.scans.scene import assemble, remove_impossible, require_bands
 from contrail_data.storage.files import first_line
 
@@ -34,19 +34,10 @@ if TYPE_CHECKING:
 WINDOW = (11, 13, 14, 15)
 """ABI bands in atmospheric windows, from which ash composites are made."""
 _WINDOW_MICROMETRES = "8.6, 10.4, 11.2 or 12.3 micrometres"
-_ABI_BANDS = range(8, 17)
 # Lowest and highest central wavelength in µm that count as each ABI band.
 _LOWEST = (6.0, 6.8, 7.2, 8.4, 9.5, 10.3, 11.1, 12.25, 13.2)
 _HIGHEST = (6.5, 7.1, 7.5, 8.75, 9.8, 10.55, 11.3, 12.45, 13.4)
-_CENTRES = dict(zip(_ABI_BANDS, zip(_LOWEST, _HIGHEST, strict=True), strict=True))
-_AMI_CHANNELS = ("wv063", "wv069", "wv073", "ir087", "ir096", "ir105", "ir112", "ir123", "ir133")
-# ABI bands of the channels in the names of files: 14 for AHI's "14" and AMI's "ir112".
-_CHANNELS = dict(zip(_AMI_CHANNELS, _ABI_BANDS, strict=True)) | {f"{band:02d}": band for band in _ABI_BANDS}
-# Readers that are recognised by the names of their files.
-_NAMES = {
-    "ahi_hsd": re.compile(r"HS_H\d\d_\d{8}_\d{4}_B(?P<channel>\d\d)_\w{4}_R\d\d_S\d{4}\.DAT(\.bz2)?"),
-    "ami_l1b": re.compile(r"gk2[a-z]_ami_le1b_(?P<channel>[a-z]{2}\d{3})_[a-z]{2}\w*_\d{12}\.nc"),
-}
+_CENTRES = dict(zip(INFRARED, zip(_LOWEST, _HIGHEST, strict=True), strict=True))
 _SECTORS = {"FLDK": "full disk", "FD": "full disk", "F": "full disk", "C": "CONUS", "ELA": "extended local area"}
 _SECTORS |= {"LA": "local area", "M1": "mesoscale 1", "M2": "mesoscale 2"}
 _ORIGIN = ("false_easting", "false_northing", "latitude_of_projection_origin")
@@ -104,10 +95,8 @@ def open_satpy(paths: Sequence[Path], reader: str | None = None, bands: Sequence
     where = str(paths[0].parent)
     reader = reader or reader_for(paths, str(paths[0]))
     requested = sorted(set(WINDOW if bands is None else bands))
-    if strangers := [path for path in paths if reader in _NAMES and not _NAMES[reader].fullmatch(path.name)]:
-        raise ContrailError(f"{strangers[0]}: not named like a file of {reader}; leave it out")
-    if reader in _NAMES:
-        _check(where, requested, {band for path in paths if (band := _band_of(path, reader))}, bands is None)
+    if (named := bands_of_names(paths, reader)) is not None:
+        _check(where, requested, named, bands is None)
     scans = [_read(group, reader, requested) for group in group_files(paths, reader, requested)]
     available = {band for _, scan in scans for band in scan["band"].values.tolist()}
     _check(where, requested, available, bands is None)
@@ -115,88 +104,9 @@ def open_satpy(paths: Sequence[Path], reader: str | None = None, bands: Sequence
     return _joined(scans, [band for band in requested if band in available], where)
 
 
-def readers_of(paths: Iterable[str | Path]) -> list[str]:
-    """Recognise imagers by the names of their files.
-
-    Args:
-        paths: The files; those of other names are ignored.
-
-    Returns:
-        satpy's names of the readers, `ahi_hsd` and `ami_l1b` at most.
-    """
-    names = [os.path.basename(path) for path in paths]
-    return [reader for reader, pattern in _NAMES.items() if any(map(pattern.fullmatch, names))]
-
-
-def reader_for(paths: Iterable[str | Path], where: str) -> str:
-    """Choose the reader of files by their names.
-
-    Args:
-        paths: The files.
-        where: What they were found in, for messages.
-
-    Returns:
-        satpy's name of the reader.
-
-    Raises:
-        ContrailError: If the files are of no known imager, or of several.
-    """
-    readers = readers_of(paths)
-    if not readers:
-        raise ContrailError(f"{where}: contains no files named like AHI HSD or AMI L1b ones; name satpy's reader")
-    if len(readers) > 1:
-        raise ContrailError(f"{where}: files of several imagers ({', '.join(readers)}); choose those of one")
-    return readers[0]
-
-
-def _band_of(path: Path, reader: str) -> int | None:
-    """Return the ABI band of a file; None if its name does not state an infrared one."""
-    match = _NAMES[reader].fullmatch(path.name) if reader in _NAMES else None
-    return _CHANNELS.get(match["channel"]) if match else None
-
-
-def _require_satpy(reader: str) -> None:
-    for module in ("satpy", "pyspectral") if reader == "ami_l1b" else ("satpy",):
-        if find_spec(module) is None:
-            remedy = "run pip install '.[satpy]' in the checkout"
-            raise ContrailError(f"{module}: not installed, but needed to read these files; {remedy}")
-
-
 def _check(where: str, requested: Sequence[int], available: set[int], any_suffices: bool) -> None:
     if not (any_suffices and available & set(requested)):
         require_bands(where, requested, available)
-
-
-def group_files(paths: Iterable[Path], reader: str, bands: Sequence[int]) -> list[tuple[Path, ...]]:
-    """Group files by scan, as the configuration of the reader distinguishes them.
-
-    Args:
-        paths: The files; of AHI HSD and AMI L1b, those of other names or bands are left out.
-        reader: satpy's name of the reader.
-        bands: ABI bands.
-
-    Returns:
-        The files of each scan.
-
-    Raises:
-        ContrailError: If satpy is not installed, or the reader does not know the files.
-    """
-    _require_satpy(reader)
-    from satpy.readers.core import grouping
-
-    if reader in _NAMES:
-        chosen = [path for path in paths if _band_of(path, reader) in bands]
-        # satpy would take a file next to its compressed copy for another segment.
-        paths = {path.name.removesuffix(".bz2"): path for path in sorted(chosen, key=lambda p: -len(p.name))}.values()
-    paths = list(paths)
-    try:
-        groups = grouping.group_files([os.fspath(path) for path in paths], reader=reader) if paths else []
-    except Exception as error:
-        where = paths[0].parent
-        raise ContrailError(
-            f"{where}: not files of satpy's reader {reader} ({first_line(error)[:100]}); name another"
-        ) from None
-    return [tuple(sorted(map(Path, group[reader]))) for group in groups if group[reader]]
 
 
 def open_readable(paths: Sequence[Path], reader: str, bands: Sequence[int]) -> tuple[xr.Dataset | None, list[str]]:
@@ -239,7 +149,7 @@ def _read(paths: Sequence[Path], reader: str, requested: Sequence[int]) -> tuple
     except ContrailError:
         raise
     except Exception as error:  # readers pass on what their formats' libraries raise, from EOFError to OverflowError
-        if len(paths) > 1 and reader in _NAMES:  # reading them one by one finds the bad one
+        if len(paths) > 1 and reader in NAMES:  # reading them one by one finds the bad one
             for path in paths:
                 _read([path], reader, requested)
         raise _unreadable(paths, reader, error) from None
@@ -252,7 +162,7 @@ def _read(paths: Sequence[Path], reader: str, requested: Sequence[int]) -> tuple
 
 
 def _unreadable(paths: Sequence[Path], reader: str, error: Exception) -> ContrailError:
-    band = _band_of(paths[0], reader) if len(paths) == 1 else None
+    band = band_of_file(paths[0], reader) if len(paths) == 1 else None
     which = f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}"
     reason = f"{f'band {band}: ' if band else ''}{first_line(error)[:100]}"
     return ContrailError(f"{which}: satpy cannot read it ({reason}); fetch it again")

@@ -8,7 +8,7 @@ from contrail_data.composites import Composite
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.sample import check_record_id
 from contrail_data.scans.abi_files import describe, is_archive, local_paths
-from contrail_data.scans.satpy_reader import readers_of
+from contrail_data.scans.satpy_files import readers_of
 from contrail_data.sources.base import InputFormat, Source
 from contrail_data.sources.records import open_frames, open_records
 from contrail_data.storage.place import place_of

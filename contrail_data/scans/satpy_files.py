@@ -1,0 +1,130 @@
+"""Files of Himawari's AHI, GEO-KOMPSAT's AMI and other imagers that satpy reads: which imager, band and scan."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from contrail_data.errors import ContrailError
+from contrail_data.storage.files import first_line
+
+INFRARED = range(8, 17)
+"""ABI bands from 6 to 14 micrometres."""
+_AMI_CHANNELS = ("wv063", "wv069", "wv073", "ir087", "ir096", "ir105", "ir112", "ir123", "ir133")
+# ABI bands of the channels in the names of files: 14 for AHI's "14" and AMI's "ir112".
+_CHANNELS = dict(zip(_AMI_CHANNELS, INFRARED, strict=True)) | {f"{band:02d}": band for band in INFRARED}
+NAMES = {
+    "ahi_hsd": re.compile(r"HS_H\d\d_\d{8}_\d{4}_B(?P<channel>\d\d)_\w{4}_R\d\d_S\d{4}\.DAT(\.bz2)?"),
+    "ami_l1b": re.compile(r"gk2[a-z]_ami_le1b_(?P<channel>[a-z]{2}\d{3})_[a-z]{2}\w*_\d{12}\.nc"),
+}
+"""Names of files by the reader that they show."""
+
+
+def readers_of(paths: Iterable[str | Path]) -> list[str]:
+    """Recognise imagers by the names of their files.
+
+    Args:
+        paths: The files; those of other names are ignored.
+
+    Returns:
+        satpy's names of the readers, `ahi_hsd` and `ami_l1b` at most.
+    """
+    names = [os.path.basename(path) for path in paths]
+    return [reader for reader, pattern in NAMES.items() if any(map(pattern.fullmatch, names))]
+
+
+def reader_for(paths: Iterable[str | Path], where: str) -> str:
+    """Choose the reader of files by their names.
+
+    Args:
+        paths: The files.
+        where: What they were found in, for messages.
+
+    Returns:
+        satpy's name of the reader.
+
+    Raises:
+        ContrailError: If the files are of no known imager, or of several.
+    """
+    readers = readers_of(paths)
+    if not readers:
+        raise ContrailError(f"{where}: contains no files named like AHI HSD or AMI L1b ones; name satpy's reader")
+    if len(readers) > 1:
+        raise ContrailError(f"{where}: files of several imagers ({', '.join(readers)}); choose those of one")
+    return readers[0]
+
+
+def band_of_file(path: Path, reader: str) -> int | None:
+    """Return the band that the name of a file states.
+
+    Args:
+        path: The file.
+        reader: satpy's name of the reader.
+
+    Returns:
+        The ABI band; None if its name does not state an infrared one.
+    """
+    match = NAMES[reader].fullmatch(path.name) if reader in NAMES else None
+    return _CHANNELS.get(match["channel"]) if match else None
+
+
+def bands_of_names(paths: Iterable[Path], reader: str) -> set[int] | None:
+    """Return the infrared bands that the names of files state.
+
+    Args:
+        paths: The files.
+        reader: satpy's name of the reader.
+
+    Returns:
+        ABI bands; None if names of the reader's files are not known.
+
+    Raises:
+        ContrailError: If a file is not named like one of the reader.
+    """
+    if reader not in NAMES:
+        return None
+    if strangers := [path for path in paths if not NAMES[reader].fullmatch(path.name)]:
+        raise ContrailError(f"{strangers[0]}: not named like a file of {reader}; leave it out")
+    return {band for path in paths if (band := band_of_file(path, reader))}
+
+
+def _require_satpy(reader: str) -> None:
+    for module in ("satpy", "pyspectral") if reader == "ami_l1b" else ("satpy",):
+        if find_spec(module) is None:
+            remedy = "run pip install '.[satpy]' in the checkout"
+            raise ContrailError(f"{module}: not installed, but needed to read these files; {remedy}")
+
+
+def group_files(paths: Iterable[Path], reader: str, bands: Sequence[int]) -> list[tuple[Path, ...]]:
+    """Group files by scan, as the configuration of the reader distinguishes them.
+
+    Args:
+        paths: The files; of AHI HSD and AMI L1b, those of other names or bands are left out.
+        reader: satpy's name of the reader.
+        bands: ABI bands.
+
+    Returns:
+        The files of each scan.
+
+    Raises:
+        ContrailError: If satpy is not installed, or the reader does not know the files.
+    """
+    _require_satpy(reader)
+    from satpy.readers.core import grouping
+
+    if reader in NAMES:
+        chosen = [path for path in paths if band_of_file(path, reader) in bands]
+        # satpy would take a file next to its compressed copy for another segment.
+        paths = {path.name.removesuffix(".bz2"): path for path in sorted(chosen, key=lambda p: -len(p.name))}.values()
+    paths = list(paths)
+    try:
+        groups = grouping.group_files([os.fspath(path) for path in paths], reader=reader) if paths else []
+    except Exception as error:
+        where = paths[0].parent
+        raise ContrailError(
+            f"{where}: not files of satpy's reader {reader} ({first_line(error)[:100]}); name another"
+        ) from None
+    return [tuple(sorted(map(Path, group[reader]))) for group in groups if group[reader]]

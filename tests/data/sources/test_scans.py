@@ -29,7 +29,7 @@ def test_a_missing_band_is_refused_in_one_line(real_data: Path, tmp_path: Path) 
     assert done.returncode == 1
     assert "band 14 is missing (available: 11, 15)" in done.stderr.splitlines()[-1]
     done = run_data("build-ash", real_data / "abi", "-o", tmp_path / "x.zarr")
-    assert "files of several kinds" in done.stderr
+    assert f"{real_data}/abi: files of several kinds" in done.stderr
     assert not (tmp_path / "x.zarr").exists()
 
 

@@ -17,7 +17,7 @@ from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
 from contrail_train.data.items import open_labelled
 from contrail_train.evaluation.score import gated_counts, score_predictor
-from contrail_train.inference.load import load_predictor
+from contrail_train.inference.load import load_model
 from contrail_train.training.fit import fit
 from embedded import Counts, Experiment, add_experiment_options, experiment_of
 from timing import make_parser, run_main
@@ -38,7 +38,7 @@ def compare_effects(experiment: Experiment) -> None:
         for number, (name, changes) in enumerate(VARIANTS.items()):
             out = experiment.out / "runs" / f"{number}-{seed}"
             fit(with_settings(get_config("unet2d"), [*experiment.settings_of(seed), *changes]), out)
-            model = load_predictor(out).for_store(experiment.unseen)
+            model = load_model(out).for_store(experiment.unseen)
             items = open_labelled([experiment.unseen], model.offsets)
             counts[name].append(gated_counts(score_predictor(model, items), model.decision.gate))
     experiment.print_dice("effects", counts)

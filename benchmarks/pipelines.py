@@ -37,13 +37,13 @@ from contrail_train.evaluation.score import (
     score_predictor,
 )
 from contrail_train.inference.detector import Detector, Network
-from contrail_train.inference.load import load_predictor
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.directory import CALIBRATION, CONFIG
 from contrail_train.training.fit import fit
 from contrail_train.workflows.pipeline import train_pipeline
 from contrail_train.workflows.retraining import Retraining
 from contrail_train.workflows.rounds import run_rounds
+from contrail_train.workflows.symmetries import load_predictor
 from embedded import Counts, Experiment, add_experiment_options, experiment_of
 from timing import make_parser, run_main
 

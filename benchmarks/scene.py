@@ -209,13 +209,13 @@ def compare_stages(scratch: Path, options: argparse.Namespace) -> None:
     """Print the table `stages`: seconds of each, whether or not another was at work at the same time."""
     from contrail_data.scans import abi
     from contrail_train.contrails.cleaning import Cleaning
-    from contrail_train.inference.load import load_predictor
+    from contrail_train.inference.load import load_model
     from contrail_train.inference.predictor import Predictor
     from contrail_train.scenes import predict
     from contrail_train.scenes.tiling import Mosaic, Tiling
 
     write_large(scratch / "C", "C", options.shrink)
-    model = load_predictor(options.run, "cpu")
+    model = load_model(options.run, "cpu")
     scene = predict.SceneRequest(
         source=str(scratch / "C"),
         outs=[scratch / "all.nc"],
@@ -248,11 +248,11 @@ def compare_cleaning(scratch: Path, options: argparse.Namespace) -> None:
     from contrail_data.synthetic.scene import synthesize
     from contrail_train.contrails.cleaning import Cleaning, clean
     from contrail_train.evaluation.metrics import dice
-    from contrail_train.inference.load import load_predictor
+    from contrail_train.inference.load import load_model
     from contrail_train.scenes.predict import predict_scans
     from contrail_train.scenes.tiling import Tiling
 
-    model = load_predictor(options.run, "cpu")
+    model = load_model(options.run, "cpu")
     threshold = model.decision.threshold
     steps: dict[str, dict[str, Any]] = {
         "threshold alone": {},

@@ -24,7 +24,7 @@ from contrail_train.runs.directory import CONFIG, PIPELINE, STAGES, WEIGHTS
 from contrail_train.runs.distributed import choose_device
 
 
-def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | None = None) -> Predictor:
+def load_model(path: Path, device: str = "auto", symmetries: Symmetries | None = None) -> Predictor:
     """Load a finished run, a pipeline or an exported file as a predictor.
 
     Threshold and gate are those fitted with its own symmetries; `workflows.symmetries.load_predictor` fits them with

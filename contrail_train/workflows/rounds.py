@@ -33,7 +33,7 @@ from contrail_train.config.schema import DataConfig, PseudoConfig, RunConfig
 from contrail_train.config.settings import differences, parse_config
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.metrics import bootstrap_difference
-from contrail_train.inference.load import load_predictor
+from contrail_train.inference.load import load_model
 from contrail_train.runs.calibration import ScoreValues, read_calibration
 from contrail_train.runs.directory import locked_directory, write_json
 from contrail_train.runs.distributed import ALONE
@@ -208,7 +208,7 @@ def _label(plan: _Rounds, folds: Collection[int] | None, model: Path, folder: Pa
         if len(rows):
             folder.mkdir(parents=True, exist_ok=True)
             out = folder / f"{number}.zarr"
-            labeller = load_predictor(model).labeller_for(store)
+            labeller = load_model(model).labeller_for(store)
             write_labels(store, labeller, out, kind=Kind.PSEUDO_LABELS, samples=rows, command=plan.command)
             written.append(str(out))
     return written

@@ -43,7 +43,7 @@ class Fitted(TypedDict):
 
 
 def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | None = None) -> Predictor:
-    """Load a model as `inference.load.load_predictor` does, with the threshold and gate that belong to its symmetries.
+    """Load a model as `inference.load.load_model` does, with the threshold and gate that belong to its symmetries.
 
     Args:
         path: Run or pipeline directory, or an exported file.
@@ -56,7 +56,7 @@ def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | No
     Raises:
         ContrailError: If there is no such model, or its held-out records are needed and cannot be read.
     """
-    model = load.load_predictor(path, device, symmetries)
+    model = load.load_model(path, device, symmetries)
     if symmetries is None or symmetries == load.own_symmetries(path):
         return model
     file = path / f"calibration-{symmetries}.json"

@@ -16,7 +16,7 @@ from contrail_data.errors import ContrailError, UsageError
 from contrail_data.store.reader import open_store
 from contrail_train.contrails.cleaning import Cleaning, clean, counts_by_size
 from contrail_train.inference.detector import Prediction
-from contrail_train.inference.load import load_predictor
+from contrail_train.inference.load import load_model
 from contrail_train.inference.predictor import Predictor
 from helpers.cli import run_data, run_train
 
@@ -33,7 +33,7 @@ def model(finished: Path) -> Predictor:
         p_bhw = torch.sigmoid((red_bhw - mean_b11) / std_b11)
         return Prediction(p_bhw, p_bhw.amax((1, 2)), torch.ones(len(p_bhw)))
 
-    model = load_predictor(finished)
+    model = load_model(finished)
     return replace(model, detect=smoothed_red, decision=replace(model.decision, threshold=0.75, gate=0.0))
 
 

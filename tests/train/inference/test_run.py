@@ -45,12 +45,12 @@ def test_predictions_lie_on_the_grid_of_the_stores_own_labels(store: Path, finis
     import torch
 
     from contrail_train.data.augment import to_label_frame
-    from contrail_train.inference.load import load_predictor
+    from contrail_train.inference.load import load_model
 
     settings = StoreSettings(COMPOSITES["ash"], size=64, label_shift=(0.0, 0.0))
     build_small(store.parent / "raw", tmp_path / "unshifted.zarr", settings=settings)
     image = open_store(store)["image"].values[:2, 4:5]
-    model = load_predictor(finished)
+    model = load_model(finished)
     shifted = model.for_store(open_store(store)).predict(image).probability
     plain = model.for_store(open_store(tmp_path / "unshifted.zarr")).predict(image).probability
     np.testing.assert_allclose(to_label_frame(torch.from_numpy(plain)[:, None], (0.5, 0.5))[:, 0], shifted, atol=1e-6)

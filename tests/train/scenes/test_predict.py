@@ -20,7 +20,7 @@ from contrail_data.scans.abi_files import describe, group_scans
 from contrail_data.scans.listing import list_abi_scans
 from contrail_data.scans.scene import composite_of, grid_of
 from contrail_data.synthetic.abi import write_abi
-from contrail_train.inference.load import load_predictor
+from contrail_train.inference.load import load_model
 from contrail_train.scenes.predict import predict_scans
 from contrail_train.scenes.tiling import Tiling
 from helpers.abi import add_wedge
@@ -42,12 +42,12 @@ def folder(tmp_path_factory) -> Path:
 def red(run: Path, **changes):
     """Return a predictor whose probability is the composite's red channel, so that the expected output is known."""
 
-    class Red(type(load_predictor(run))):
+    class Red(type(load_model(run))):
         def predict(self, window_btchw, valid_bhw=None):
             p_bhw = window_btchw[:, self.offsets.index(0), 0].astype(np.float32) / 255
             return Predicted(p_bhw, p_bhw.max((1, 2)), np.ones(len(p_bhw), np.float32))
 
-    model = load_predictor(run)
+    model = load_model(run)
     return Red(**{**vars(model), "pixel": 2000.0, "size": 64, "native": False, **changes})
 
 
@@ -81,7 +81,7 @@ def test_predictions_return_to_their_place_on_the_scan(folder: Path, finished: P
 
 def test_a_shifted_tiling_gives_nearly_the_same_probabilities(folder: Path, finished: Path) -> None:
     """The model sees the surroundings of a pixel: the median changes by less than 0.01, 99 of 100 by less than 0.1."""
-    model = replace(load_predictor(finished), pixel=2000.0, size=64)
+    model = replace(load_model(finished), pixel=2000.0, size=64)
     unshifted, shifted = (
         predict_scans(model, scans_of(folder), [np.datetime64(NOON)], Tiling(64, shift=shift))["probability"].values
         for shift in ((0.0, 0.0), (0.5, 0.37))

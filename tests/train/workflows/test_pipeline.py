@@ -13,7 +13,7 @@ import pytest
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.logits import decode
 from contrail_data.store.reader import open_store
-from contrail_train.inference.load import load_predictor
+from contrail_train.inference.load import load_model
 from contrail_train.workflows.pipeline import held_out_by_all
 from helpers.cli import run_command, run_train
 from helpers.items import labelled_scene
@@ -106,9 +106,7 @@ def test_the_mask_shift_of_a_pipeline_follows_its_label_shift_and_symmetries(sto
     options = set_options(*SHORT, f"data.train={store}", "augment.label_shift=[0,0]")
     assert run_train("pipeline", "unet2d_single", "--out", tmp_path / "p", *options).returncode == 0
     for path in (tmp_path / "p", tmp_path / "p/stages/all"):
-        plain, turned = (
-            load_predictor(path, "cpu", symmetries) for symmetries in (Symmetries.NONE, Symmetries.DIHEDRAL)
-        )
+        plain, turned = (load_model(path, "cpu", symmetries) for symmetries in (Symmetries.NONE, Symmetries.DIHEDRAL))
         assert (plain.mask_shift, turned.mask_shift) == ((0.5, 0.5), (0.0, 0.0))
         assert plain.decision.model != turned.decision.model  # different predictions have a different digest
 

@@ -64,7 +64,7 @@ def test_a_threshold_is_not_guessed_where_the_held_out_records_cannot_be_read(ru
         file.write_text(file.read_text().replace(str(store), str(run.parent / "gone.zarr")))
     with pytest.raises(ContrailError, match=r"gone\.zarr.*are needed to fit threshold and gate with --tta flips"):
         load_predictor(run, "cpu", Symmetries.FLIPS)
-    assert load.load_predictor(run, "cpu").decision == load_predictor(run, "cpu").decision
+    assert load.load_model(run, "cpu").decision == load_predictor(run, "cpu").decision
 
 
 def test_a_directory_that_cannot_be_written_is_used_all_the_same(

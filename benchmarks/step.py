@@ -33,7 +33,7 @@ from contrail_data.store.settings import StoreSettings
 from contrail_train.config.presets import get_config
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import with_settings
-from contrail_train.data.augment import augment_batch
+from contrail_train.data.augment import augment_images, augment_labels
 from contrail_train.data.draw import draw
 from contrail_train.data.loader import Batch, load
 from contrail_train.data.training_data import TrainingData, open_training_data
@@ -107,9 +107,10 @@ def stepper(
         drawn = draw(config.augment, len(batch.weight_b), height, width, seed=0, step=next(steps))
         x_btchw, target_b1hw = normalise(batch.image_btchw, view), batch.target_b1hw.float() / 255
         given = Batch(x_btchw, target_b1hw, batch.positive_b1, batch.weight_b, None)
-        moved = augment_batch(given, drawn, config.augment, data.label_shift, view.size)
+        x_btchw = augment_images(x_btchw, drawn, config.augment, (height, width), view.size)
+        moved = augment_labels(given, drawn, config.augment, data.label_shift)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            output = stepped(moved.image_btchw, (height, width))
+            output = stepped(x_btchw, (height, width))
         optimiser.zero_grad(set_to_none=True)
         total_loss(output, moved.target_b1hw, moved.positive_b1, batch.weight_b, config.loss).backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)

@@ -1,7 +1,5 @@
 """The `contrail-train` command: assembles the groups of commands."""
 
-from __future__ import annotations
-
 import logging
 
 import typer

@@ -1,7 +1,5 @@
 """Commands that score models and write a submission: `evaluate`, `compare` and `submit`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Commands that train, `run`, `pipeline`, `rounds` and `soup`, and those that list what they take, `presets`."""
 
-from __future__ import annotations
-
 import json
 import os
 import textwrap
@@ -15,13 +13,13 @@ import typer
 from contrail_data.cli import options
 from contrail_data.cli.common import (
     ExitCode,
-    command_line,
     exit_with_error,
     print_fields,
     print_note,
     print_table,
     refuse_options,
 )
+from contrail_data.process import command_line
 from contrail_train.cli.common import Preset, RunDirectory, Settings, interval_text, model_argument, print_holdout
 from contrail_train.workflows.retraining import Retraining
 
@@ -242,14 +240,14 @@ def list_pipelines(
     """List the pipelines: what decides, what draws the mask, and the preset of each stage."""
     from contrail_train.config.pipelines import PIPELINES
 
-    chosen = [preset for name, preset in PIPELINES.items() if matching in name]
+    chosen = {name: preset for name, preset in PIPELINES.items() if matching in name}
     if not chosen:
         exit_with_error(f"{matching}: no pipeline has this in its name; give '' to see all")
     rows = []
-    for preset in chosen:
-        stages = ", ".join(f"{name}={run}" for name, run in preset.stages.items())
-        gate, mask = (" + ".join(preset.settings.get(key, [])) or "none" for key in ("gate", "mask"))
-        rows.append([preset.name, gate, mask, stages, preset.about])
+    for name, (about, settings) in chosen.items():
+        stages = ", ".join(f"{stage}={run['preset']}" for stage, run in settings["stages"].items())
+        gate, mask = (" + ".join(settings.get(key, [])) or "none" for key in ("gate", "mask"))
+        rows.append([name, gate, mask, stages, about])
     print_table("", ["pipeline", "gate", "mask", "stages", "what it is"], rows, text_columns=range(5))
 
 

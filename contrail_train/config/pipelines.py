@@ -1,21 +1,18 @@
 """Pipelines, in which several runs decide and draw together: the schema, and those named in pipelines.yaml."""
 
-from __future__ import annotations
-
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.storage.documents import read_document
-from contrail_train.config.presets import PRESETS, get_config, no_such, read_data
+from contrail_train.config.presets import PRESETS, get_config, no_such
 from contrail_train.config.schema import MASK_TERMS, Pixels, RunConfig, Strict
-from contrail_train.config.settings import listed, parse_assignment, validated, value_of, with_values
+from contrail_train.config.settings import listed, parse_assignment, validated, with_values
 
 
 class Stage(Strict):
@@ -75,32 +72,28 @@ class PipelineConfig(Strict):
             raise ValueError("stages: a name becomes a folder; remove / and the leading . from it")
 
 
-@dataclass(frozen=True)
-class PipelinePreset:
+class PipelinePreset(NamedTuple):
     """A named pipeline."""
 
-    name: str
     about: str
-    stages: dict[str, str]
-    """Preset by stage."""
-    settings: Mapping[str, Any]
-    """Settings of the pipeline by key."""
+    settings: dict[str, Any]
+    """Plain data of a `PipelineConfig`."""
 
 
-def _read_pipelines() -> dict[str, PipelinePreset]:
-    pipelines = {}
+def _read_pipelines() -> Iterator[tuple[str, PipelinePreset]]:
+    kinds = read_document(Path(__file__).with_name("pipelines.yaml"))
     for family in sorted(name.removesuffix("_classifier") for name in PRESETS if name.endswith("_classifier")):
-        for kind, entry in read_data("pipelines.yaml").items():
-            name, settings = f"{family}_{kind}", dict(entry)
+        for kind, entry in kinds.items():
             stages = {}
-            for stage in dict.fromkeys([*settings.get("gate", []), *settings["mask"]]):
+            for stage in dict.fromkeys([*entry.get("gate", []), *entry["mask"]]):
                 soft = f"{family}_{stage}_soft"
-                stages[stage] = soft if soft in PRESETS else f"{family}_{stage}"
-            pipelines[name] = PipelinePreset(name, settings.pop("about"), stages, settings)
-    return pipelines
+                stages[stage] = {"preset": soft if soft in PRESETS else f"{family}_{stage}"}
+            name = f"{family}_{kind}"
+            settings = {key: value for key, value in entry.items() if key != "about"}
+            yield name, PipelinePreset(entry["about"], {"preset": name, "stages": stages, **settings})
 
 
-PIPELINES: dict[str, PipelinePreset] = _read_pipelines()
+PIPELINES: dict[str, PipelinePreset] = dict(_read_pipelines())
 
 
 def get_pipeline(preset_or_file: str) -> PipelineConfig:
@@ -117,8 +110,7 @@ def get_pipeline(preset_or_file: str) -> PipelineConfig:
         ContrailError: If it is neither, or the file's settings are not valid.
     """
     if (preset := PIPELINES.get(preset_or_file)) is not None:
-        stages = {name: {"preset": run} for name, run in preset.stages.items()}
-        return validated(PipelineConfig, {"preset": preset.name, "stages": stages, **preset.settings}, preset.name)
+        return validated(PipelineConfig, preset.settings, preset_or_file)
     if Path(preset_or_file).is_file() or Path(preset_or_file).suffix in {".yaml", ".yml"}:
         tree = read_document(Path(preset_or_file))
         if isinstance(tree, dict) and tree.get("preset") in PIPELINES:
@@ -194,5 +186,5 @@ def _concerns(stage: Stage, preset: RunConfig, key: str) -> bool:
     if any(own.startswith(group) for own in stage.settings):
         return True
     if group in ("model.decoder", "model.record_head"):
-        return key == group or value_of(preset, group) is not None
+        return key == group or getattr(preset.model, group.removeprefix("model.")) is not None
     return preset.model.decoder is not None or group not in [f"loss.{term}" for term in MASK_TERMS]

@@ -3,8 +3,6 @@
 Sizes and costs of their models are shipped in preset_costs.json, which `python tests/helpers/costs.py` writes.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json
@@ -14,12 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from contrail_data.errors import ContrailError
 from contrail_data.storage.documents import read_document
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import parse_config, with_values
+from contrail_train.config.settings import validated, values_by_key, with_values
 
 COSTS = Path(__file__).with_name("preset_costs.json")
 
@@ -58,21 +54,8 @@ class Cost:
     """Floating-point operations per sample, over all its frames. A multiplication and an addition are two."""
 
 
-def read_data(name: str) -> Any:
-    """Read a YAML file of this folder.
-
-    Args:
-        name: Name of the file.
-
-    Returns:
-        Plain data.
-    """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is installed
-    return yaml.load(Path(__file__).with_name(name).read_text(encoding="utf-8"), loader)
-
-
 def _read_families() -> dict[str, Family]:
-    data = read_data("presets.yaml")
+    data = read_document(Path(__file__).with_name("presets.yaml"))
     stages, families = data["stages"], {}
     for name, entry in data["families"].items():
         about, parent = entry["about"], entry.get("parent")
@@ -121,12 +104,6 @@ def shipped_costs() -> dict[str, Cost]:
     return {key: Cost(**row) for key, row in json.loads(COSTS.read_text()).items()}
 
 
-def _merged(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `tree`, group by group."""
-    shared = [key for key in tree if isinstance(tree[key], dict) and isinstance(base.get(key), dict)]
-    return base | tree | {key: _merged(base[key], tree[key]) for key in shared}
-
-
 def get_config(preset_or_file: str) -> RunConfig:
     """Find settings by the name of a preset, or read them from a YAML file.
 
@@ -147,8 +124,8 @@ def get_config(preset_or_file: str) -> RunConfig:
     if Path(preset_or_file).is_file() or Path(preset_or_file).suffix in {".yaml", ".yml"}:
         tree = read_document(Path(preset_or_file))
         if isinstance(tree, dict) and tree.get("preset") in PRESETS:
-            tree = _merged(get_config(tree["preset"]).model_dump(mode="json"), tree)
-        return parse_config(tree, preset_or_file)
+            return with_values(get_config(tree["preset"]), values_by_key(tree).items(), preset_or_file)
+        return validated(RunConfig, tree, preset_or_file)
     raise ContrailError(no_such("preset", preset_or_file, PRESETS, "ls"))
 
 

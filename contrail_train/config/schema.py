@@ -7,8 +7,6 @@ is long so that all settings can be read in one place.
 The string below each field is its description: `contrail-train presets show` and the reference documentation print it.
 """
 
-from __future__ import annotations
-
 import json
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self

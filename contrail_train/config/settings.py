@@ -1,10 +1,8 @@
 """Settings from YAML files and `--set key=value`, and back to YAML; every refusal says what to give instead."""
 
-from __future__ import annotations
-
 import difflib
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -84,7 +82,7 @@ def with_values(config: RunConfig, values: Iterable[tuple[str, Any]], where: str
                 branch[group] = {}
             branch = branch[group]
         branch[name] = listed(fields[key], value)
-    return parse_config(tree, where)
+    return validated(RunConfig, tree, where)
 
 
 def listed(field: FieldInfo, value: Any) -> Any:
@@ -100,24 +98,8 @@ def listed(field: FieldInfo, value: Any) -> Any:
     return [value] if get_origin(field.annotation) is list and isinstance(value, str) else value
 
 
-def parse_config(tree: Any, where: str) -> RunConfig:
-    """Check the settings of a run; those that are missing have their defaults.
-
-    Args:
-        tree: Plain data, as read from YAML.
-        where: Name of their origin, for messages.
-
-    Returns:
-        The settings.
-
-    Raises:
-        ContrailError: If they are not valid; the message names the first wrong key.
-    """
-    return validated(RunConfig, tree, where)
-
-
 def validated(model: type[Group], tree: Any, where: str) -> Group:
-    """Check plain data against a schema.
+    """Check plain data against a schema; settings that are missing have their defaults.
 
     Args:
         model: The schema.
@@ -158,7 +140,7 @@ def read_config(path: Path) -> RunConfig:
             f"{path}: settings of format {version}, while this version of contrail-kit reads format {FORMAT}; use the "
             "version in the run's environment.json, or train again"
         )
-    return parse_config(tree, str(path))
+    return validated(RunConfig, tree, str(path))
 
 
 def to_yaml(config: Strict) -> str:
@@ -205,37 +187,39 @@ def _explained(model: type[Strict], values: dict[str, Any], indent: str = "") ->
             yield from _explained(group, value, f"{indent}  ")
 
 
-def value_of(config: RunConfig, key: str) -> Any:
-    """Look up a setting.
+def differences(before: Strict, config: Strict) -> list[str]:
+    """Describe which settings differ from those that a run or a pipeline was begun with.
 
     Args:
-        config: The settings of a run.
-        key: A dotted key.
-
-    Returns:
-        Its value; None within a group that is null.
-    """
-    value: Any = config
-    for part in key.split("."):
-        value = None if value is None else getattr(value, part)
-    return value
-
-
-def differences(before: RunConfig, config: RunConfig) -> list[str]:
-    """Describe which settings differ from those that a run was begun with.
-
-    Args:
-        before: The settings that the run was begun with.
+        before: The settings that it was begun with.
         config: The present settings.
 
     Returns:
         One text per setting: `key=before, not present`.
     """
-    pairs = [(key, value_of(before, key), value_of(config, key)) for key in known_keys()]
-    return [f"{key}={plain(theirs)}, not {plain(ours)}" for key, theirs, ours in pairs if ours != theirs]
+    theirs, ours = (values_by_key(settings.model_dump(mode="json")) for settings in (before, config))
+    changed = [key for key in dict.fromkeys([*theirs, *ours]) if theirs.get(key) != ours.get(key)]
+    return [f"{key}={plain(theirs.get(key))}, not {plain(ours.get(key))}" for key in changed]
 
 
-def known_keys(model: type[Strict] = RunConfig) -> list[str]:
+def values_by_key(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """List the values of settings, that of a group only if it is null or empty.
+
+    Args:
+        tree: Settings as plain data.
+        prefix: Put before each key.
+
+    Returns:
+        Values by dotted key.
+    """
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        is_group = isinstance(value, dict) and value
+        values |= values_by_key(value, f"{prefix}{key}.") if is_group else {prefix + key: value}
+    return values
+
+
+def known_keys(model: type[Strict]) -> list[str]:
     """List every single setting.
 
     Args:

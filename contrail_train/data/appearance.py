@@ -5,8 +5,6 @@ sample's neutral value leaves it unchanged, bit for bit. No function waits for t
 are normalised: 0 is a channel's mean, and 1 its standard deviation.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -13,8 +13,6 @@ the shift is added. The network predicts in the image's frame; `to_label_frame` 
 Resampling does not low-pass: zooming out by more than a factor of about 2 aliases.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -29,35 +27,6 @@ from contrail_train.data.loader import Batch, Ints
 
 ALL_VALID = 0.999  # a pixel interpolated from valid ones only may fall short of 1 by rounding
 REMAINING = 0.2  # of the largest label; a single pixel, shifted by half a pixel each way, keeps 1/4
-
-
-def augment_batch(
-    batch: Batch,
-    drawn: Draw,
-    config: AugmentConfig,
-    label_shift: tuple[float, float],
-    size: tuple[int, int] | None = None,
-) -> Batch:
-    """Apply a draw to its batch: `augment_labels` and `augment_images`.
-
-    Args:
-        batch: As for `augment_labels`, with normalised floating images.
-        drawn: The draw for this batch, made for the target's height and width.
-        config: The settings that it was made with.
-        label_shift: (down, right) offset of the labels from the image, in their pixels.
-        size: (h, w) to which images are resampled; None keeps their own.
-
-    Returns:
-        The batch, its parts of the same types.
-
-    Raises:
-        ValueError: If the draw has another batch size, or the image more than `MAX_CHANNELS` channels.
-    """
-    if len(drawn) != len(batch.image_btchw):
-        raise ValueError(f"a draw for {len(drawn)} samples, but a batch of {len(batch.image_btchw)}")
-    height, width = batch.target_b1hw.shape[-2:]
-    x_btchw = augment_images(batch.image_btchw, drawn, config, (height, width), size)
-    return replace(augment_labels(batch, drawn, config, label_shift), image_btchw=x_btchw)
 
 
 def draw_labels(
@@ -180,7 +149,7 @@ def augment_images(
 
 
 def resample(image_btchw: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resample images for evaluation, as `augment_batch` does for samples that nothing moves.
+    """Resample images for evaluation, as `augment_images` does for samples that nothing moves.
 
     Bilinear between pixel centres (align_corners=False), without a low-pass.
 

@@ -1,8 +1,7 @@
 """The random choices of augmentation, made on the CPU without the batch, so that none of them waits for the device."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -52,10 +51,10 @@ class Draw:
     def __len__(self) -> int:
         return len(self.matrix_b23)
 
-    def __getitem__(self, rows: slice | list[int] | np.ndarray | Tensor) -> Draw:
-        return Draw(**{name: part[rows] for name, part in vars(self).items()})
+    def __getitem__(self, rows: slice | list[int] | np.ndarray | Tensor) -> Self:
+        return replace(self, **{name: part[rows] for name, part in vars(self).items()})
 
-    def placed_as(self, other: Draw, which_b: Tensor) -> Draw:
+    def placed_as(self, other: Self, which_b: Tensor) -> Self:
         """Take from another draw where contrails of some samples come to lie.
 
         Args:

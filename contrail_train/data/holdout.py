@@ -1,7 +1,5 @@
 """The hold-out: which records are never trained on, and which others leak into them."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 from collections import Counter

@@ -1,7 +1,5 @@
 """Labelled frames, by humans or by a model, as a table: where image and label are read from, and how each counts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property

@@ -5,12 +5,11 @@ frames that the model needs are read. The order is a pure function of (seed, epo
 remembered, so a resumed run sees exactly what an uninterrupted one would have seen.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +37,8 @@ class Batch:
     valid_b1hw: Tensor | None
     """uint8 0 or 1: whether the labelled frame has data in the pixel; None if no pixel in the stores is missing."""
 
-    def __getitem__(self, rows: slice) -> Batch:
-        return Batch(*(None if part is None else part[rows] for part in vars(self).values()))  # type: ignore[arg-type]
+    def __getitem__(self, rows: slice) -> Self:
+        return type(self)(*(None if part is None else part[rows] for part in vars(self).values()))  # type: ignore[arg-type]
 
 
 def epoch_order(frequency: npt.NDArray[np.float64], seed: int, epoch: int) -> Ints:

@@ -1,7 +1,5 @@
 """The data of a run: stores and pseudo-labels as items to train on and held-out items, checked for leaks."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, replace
 from functools import partial

@@ -6,8 +6,6 @@ for deep supervision, at whatever resolution it ends. Its attributes are `stride
 and `out_channels`, the width of each map that it returns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

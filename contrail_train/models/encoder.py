@@ -1,7 +1,5 @@
 """Encoders: any timm model with `features_only`, as a pyramid of NCHW features, with weights from hub or file."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import math

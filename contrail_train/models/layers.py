@@ -1,7 +1,5 @@
 """Building blocks of decoders and heads. All map (b, c, h, w) to (b, c', h, w)."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

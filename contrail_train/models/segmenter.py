@@ -1,7 +1,5 @@
 """The network: an encoder shared by all frames, mixers, a decoder with a mask head, and a record head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypedDict
 

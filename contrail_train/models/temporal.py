@@ -7,8 +7,6 @@ layout too, and taking some of them copies nothing. Blocks with the batch first 
 CPU.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

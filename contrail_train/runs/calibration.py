@@ -1,7 +1,5 @@
 """The file `calibration.json`, which marks a run or a pipeline as finished and states its thresholds."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict

@@ -1,7 +1,5 @@
 """Weights and checkpoints as safetensors files, each written atomically."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import defaultdict

@@ -11,8 +11,6 @@
 - `lock`: held while a process works in the directory
 """
 
-from __future__ import annotations
-
 import fcntl
 import importlib.metadata
 import json

@@ -1,7 +1,5 @@
 """The device of a run, and its processes if `torchrun` starts several: ranks, sums, synchronised batch norms."""
 
-from __future__ import annotations
-
 import os
 import sys
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The data of a finished run, opened again: found where it lay, and used only if it is still the same."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -9,8 +9,6 @@ whole batch.
 A rehearsal takes three steps, from which the cost of the run is estimated.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -11,8 +11,6 @@ loss of the step. Ratios (Dice, Tversky, Lovász) are averages over the micro-ba
 In every term a pixel counts by its sample's weight times its validity.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

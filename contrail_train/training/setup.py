@@ -1,7 +1,5 @@
 """Preparation of a run: device, data, model, weight average, freezing, optimiser and learning rate, with notes."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """One optimiser step: augment → forward → loss → backward over micro-batches → clip → optimiser → average."""
 
-from __future__ import annotations
-
 import contextlib
 from dataclasses import replace
 

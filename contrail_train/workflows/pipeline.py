@@ -4,8 +4,6 @@ A pipeline directory holds `pipeline.yaml`, a run directory per stage under `sta
 gate and weights fitted on records that no stage was trained on. `load_predictor` accepts it like a run.
 """
 
-from __future__ import annotations
-
 import filecmp
 import subprocess
 import sys
@@ -13,7 +11,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +18,16 @@ import xarray as xr
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
-from contrail_data.storage.documents import read_document
 from contrail_data.storage.files import write_atomically
 from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.pipelines import PipelineConfig, stage_config
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import to_yaml, validated
+from contrail_train.config.settings import differences, to_yaml
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.score import EvaluationOptions
-from contrail_train.inference.load import load_stages, pipeline_detector
+from contrail_train.inference.load import load_stages, pipeline_detector, read_pipeline
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import Calibration, Grid, check_run, find_calibration, finish, read_calibration
 from contrail_train.runs.directory import CALIBRATION, CONFIG, ENVIRONMENT, PIPELINE, STAGES, WEIGHTS, locked_directory
@@ -82,21 +78,10 @@ def train_pipeline(
 
 def _check_finished(config: PipelineConfig, out: Path) -> None:
     """Refuse to return a finished pipeline that has other settings or damaged stages."""
-    finished = _by_key(validated(PipelineConfig, read_document(out / PIPELINE), str(out / PIPELINE)).model_dump())
-    given = _by_key(config.model_dump())
-    keys = dict.fromkeys([*finished, *given])
-    if differing := [f"{k}={finished.get(k)}, not {given.get(k)}" for k in keys if finished.get(k) != given.get(k)]:
+    if differing := differences(read_pipeline(out), config):
         raise ContrailError(f"{out}: holds a pipeline with {'; '.join(differing)}; choose another --out")
     for name in config.stages:
         read_calibration(out / STAGES / name)
-
-
-def _by_key(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a tree by dotted key."""
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        values |= _by_key(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return values
 
 
 def _check_stages(config: PipelineConfig) -> None:

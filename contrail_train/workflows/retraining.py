@@ -1,7 +1,5 @@
 """The ways in which a round of pseudo-labelling uses its labels."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

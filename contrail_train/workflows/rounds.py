@@ -12,8 +12,6 @@ record: from the second round on, the model that leaves out fold 0 takes the pse
 in the round before. Opening the data checks this against the records that each store of labels lists as trained on.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ from contrail_data.storage.files import write_csv
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.schema import DataConfig, PseudoConfig, RunConfig
-from contrail_train.config.settings import differences, parse_config
+from contrail_train.config.settings import differences, validated
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.metrics import bootstrap_difference
 from contrail_train.inference.load import load_model
@@ -132,7 +130,8 @@ def _check_settings(config: RunConfig, out: Path, folds: int, how: Retraining) -
     if path.is_file() and (begun := json.loads(path.read_bytes())) != settings:
         options = [key for key in ("folds", "how") if begun[key] != settings[key]]
         differing = [f"--{key}={begun[key]}, not {settings[key]}" for key in options]
-        differing += differences(parse_config(begun["config"], str(path)), config.model_copy(update={"device": "auto"}))
+        begun_config = validated(RunConfig, begun["config"], str(path))
+        differing += differences(begun_config, config.model_copy(update={"device": begun_config.device}))
         raise ContrailError(f"{out}: holds rounds with {'; '.join(differing)}; choose another --out")
     write_json(path, settings)
 
@@ -209,7 +208,7 @@ def _label(plan: _Rounds, folds: Collection[int] | None, model: Path, folder: Pa
             folder.mkdir(parents=True, exist_ok=True)
             out = folder / f"{number}.zarr"
             labeller = load_model(model).labeller_for(store)
-            write_labels(store, labeller, out, kind=Kind.PSEUDO_LABELS, samples=rows, command=plan.command)
+            write_labels(store, labeller, out, kind=Kind.PSEUDO_LABELS, samples=rows)
             written.append(str(out))
     return written
 

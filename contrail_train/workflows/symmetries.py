@@ -4,8 +4,6 @@ They are fitted on the model's held-out records when they are first needed, and 
 `calibration-SYMMETRIES.json`.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from contrail_train.config.schema import AugmentConfig
 from contrail_train.config.settings import group_of
-from contrail_train.data.augment import augment_batch
+from contrail_train.data.augment import augment_images, augment_labels
 from contrail_train.data.draw import Draw, draw
 from contrail_train.data.loader import Batch
 
@@ -38,6 +38,19 @@ def only(*names: str, **settings: Any) -> AugmentConfig:
 
 
 EVERYTHING = only(**dict.fromkeys([*MOVING, *VALUES, *MIXING], 0.5))
+
+
+def augment_batch(
+    batch: Batch,
+    drawn: Draw,
+    config: AugmentConfig,
+    label_shift: tuple[float, float],
+    size: tuple[int, int] | None = None,
+) -> Batch:
+    """Apply a draw to a batch of normalised images, as a training step does."""
+    height, width = batch.target_b1hw.shape[-2:]
+    x_btchw = augment_images(batch.image_btchw, drawn, config, (height, width), size)
+    return dataclasses.replace(augment_labels(batch, drawn, config, label_shift), image_btchw=x_btchw)
 
 
 def augment(

@@ -13,12 +13,12 @@ from contrail_train.config.presets import PRESETS, get_config
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import (
     group_of,
-    parse_config,
     read_config,
     setting_fields,
     takes,
     to_explained_yaml,
     to_yaml,
+    validated,
     with_settings,
 )
 
@@ -102,7 +102,7 @@ def test_numbers_are_written_as_in_yaml_1_2() -> None:
 def test_explained_settings_list_accepted_values_and_are_read_back_unchanged() -> None:
     for name in PRESETS:
         shown = to_explained_yaml(get_config(name))
-        assert parse_config(yaml.safe_load(shown), name) == get_config(name)
+        assert validated(RunConfig, yaml.safe_load(shown), name) == get_config(name)
     shown = to_explained_yaml(RunConfig())
     assert "  mixer: null  # or a group of settings:" in shown
     assert "  #   kind: conv3d  # conv3d, lstm or mean" in shown

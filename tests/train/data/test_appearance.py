@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from contrail_train.data.augment import augment_batch, resample
+from contrail_train.data.augment import resample
 from contrail_train.data.draw import MAX_CHANNELS, draw
-from helpers.augmentation import NO_SHIFT, augment, batch_of, only
+from helpers.augmentation import NO_SHIFT, augment, augment_batch, batch_of, only
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from contrail_train.data.augment import augment_batch, draw_labels
+from contrail_train.data.augment import draw_labels
 from contrail_train.data.draw import Draw, draw
 from contrail_train.data.loader import Batch, share_of
-from helpers.augmentation import EVERYTHING, NO_SHIFT, augment, batch_of, only, same
+from helpers.augmentation import EVERYTHING, NO_SHIFT, augment, augment_batch, batch_of, only, same
 
 
 @pytest.fixture(autouse=True)

@@ -15,12 +15,12 @@ from helpers.runs import TINY
 GRADIENTS = """
 import os, sys
 from pathlib import Path
-import torch, yaml
-from contrail_train.config.settings import parse_config
+import torch
+from contrail_train.config.settings import read_config
 from contrail_train.runs.distributed import join
 from contrail_train.training.fit import fit
 
-config, folder = parse_config(yaml.safe_load(open(sys.argv[1])), "test"), Path(sys.argv[1]).parent
+config, folder = read_config(Path(sys.argv[1])), Path(sys.argv[1]).parent
 clip = torch.nn.utils.clip_grad_norm_
 
 def train(name, **environment):

@@ -1,20 +1,17 @@
 """Run the tasks of a build on threads, on processes, or on a dask cluster."""
 
-from __future__ import annotations
-
+import multiprocessing
 import operator
+import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 
 from contrail_data.build.shard import ShardTask
 from contrail_data.errors import ContrailError
 from contrail_data.store.journal import Shard
 from contrail_data.store.samples import SampleRow
-
-if TYPE_CHECKING:
-    from distributed import Client, LocalCluster
 
 
 def run_tasks(tasks: Sequence[ShardTask], scheduler: str, workers: int) -> Iterator[Shard[SampleRow]]:
@@ -31,26 +28,48 @@ def run_tasks(tasks: Sequence[ShardTask], scheduler: str, workers: int) -> Itera
     Raises:
         ContrailError: If the scheduler is unknown or does not answer, or if its workers keep dying.
     """
+    if "://" in scheduler:
+        yield from _run_on_cluster(tasks, scheduler)
+        return
+    pool: Executor
     if scheduler == "threads":
         pool = ThreadPoolExecutor(workers)
-        try:
-            for task in as_completed([pool.submit(task) for task in tasks]):
-                yield task.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    elif scheduler == "processes" or "://" in scheduler:
-        yield from _run_on_cluster(tasks, scheduler, workers)
+    elif scheduler == "processes":
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_ending_to_parent)
     else:
         raise ContrailError(
             f"--scheduler {scheduler}: unknown; give threads, processes or an address such as tcp://host:8786"
         )
+    try:
+        for task in as_completed([pool.submit(task) for task in tasks]):
+            yield task.result()
+    except BrokenProcessPool:
+        remedy = "repeat the command with fewer --workers to continue"
+        raise ContrailError(
+            f"--scheduler processes: a worker was killed, perhaps for lack of memory; {remedy}"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _run_on_cluster(tasks: Sequence[ShardTask], scheduler: str, workers: int) -> Iterator[Shard[SampleRow]]:
-    from distributed import wait
+def _leave_ending_to_parent() -> None:
+    """Ignore the Ctrl-C that a terminal sends to every process: the build ends its workers after their shards."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run_on_cluster(tasks: Sequence[ShardTask], scheduler: str) -> Iterator[Shard[SampleRow]]:
+    from distributed import Client, wait
     from distributed.scheduler import KilledWorker
 
-    with _connected(scheduler, workers) as client:
+    with ExitStack() as stack:
+        try:
+            client = stack.enter_context(Client(scheduler, timeout=15))
+            client.wait_for_workers(1, timeout=60)
+        except (OSError, ValueError, TimeoutError) as error:
+            reason = str(error).splitlines()[0][:100] if str(error) else "no worker"
+            raise ContrailError(
+                f"--scheduler {scheduler}: does not answer ({reason}); start the scheduler and its workers"
+            ) from None
         futures = client.map(operator.call, tasks, pure=False, retries=2)
         pending = set(futures)
         try:
@@ -69,23 +88,3 @@ def _run_on_cluster(tasks: Sequence[ShardTask], scheduler: str, workers: int) ->
             raise ContrailError(f"--scheduler {scheduler}: its workers keep dying ({error}); see their logs") from None
         finally:
             client.cancel(futures)
-
-
-@contextmanager
-def _connected(scheduler: str, workers: int) -> Iterator[Client]:
-    from distributed import Client, LocalCluster
-
-    with ExitStack() as stack:
-        address: str | LocalCluster = scheduler
-        try:
-            if scheduler == "processes":
-                local = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-                address = stack.enter_context(closing(local))
-            client = stack.enter_context(closing(Client(address, timeout=15)))
-            client.wait_for_workers(1, timeout=60)
-        except (OSError, ValueError, TimeoutError) as error:
-            reason = str(error).splitlines()[0][:100] if str(error) else "no worker"
-            raise ContrailError(
-                f"--scheduler {scheduler}: does not answer ({reason}); start the scheduler and its workers"
-            ) from None
-        yield client

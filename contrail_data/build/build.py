@@ -5,8 +5,6 @@ what it wrote. A killed build loses at most the shards that were in progress. Th
 sealed bytes are the same as those of an undisturbed build, whatever the number of workers.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +53,6 @@ def build(
     scheduler: str = "threads",
     strict: bool = False,
     overwrite: bool = False,
-    command: Sequence[str] = (),
 ) -> Built:
     """Build and seal a store, or finish an interrupted build. Nothing is done if the same store exists.
 
@@ -68,7 +65,6 @@ def build(
             `out` under the same names.
         strict: Stop at the first bad record.
         overwrite: Replace the store, or the unfinished build, at `out`.
-        command: Command line, for the provenance.
 
     Returns:
         What was built.
@@ -125,9 +121,7 @@ def build(
             place.remove([f"{unused}/{key}" for key in place.within(unused).sizes()])
         inherited = [line for path in source.parent_paths for line in set_aside_lines(place_of(path))]
         still = [line for line in inherited if re.split("[:/]", line)[0] not in source.record_ids]
-        contents.provenance.update(
-            {"plan": plan, "command": list(command), "set_aside": set_aside, "set_aside_before": still}
-        )
+        contents.provenance.update({"plan": plan, "set_aside": set_aside, "set_aside_before": still})
         digest = seal(place, contents)
     return Built(place, digest, len(usable), resumed, set_aside, note=_note(settings, usable))
 
@@ -201,5 +195,5 @@ def _contents(
             **({"parents": source.parent_digests} if source.parent_digests else {}),
         },
         chunk_files={layouts[name].key(shard): written[name] for shard, written in files.items() for name in arrays},
-        provenance={"samples": len(rows), "source": source.location, "split": source.split},
+        provenance={"source": source.location, "split": source.split},
     )

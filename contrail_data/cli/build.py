@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import (
-    YEARS,
     ExitCode,
-    command_line,
     is_store,
-    open_named,
     print_note,
     print_written_store,
     refuse_options,
@@ -25,8 +23,6 @@ from contrail_data.sources.base import InputFormat, LabelFilter
 from contrail_data.store.schema import Codec, PixelDtype
 
 if TYPE_CHECKING:
-    from numpy import datetime64
-
     from contrail_data.sources.base import Source
     from contrail_data.store.settings import StoreSettings
 
@@ -228,7 +224,7 @@ def append(
 
     if "://" in scheduler:
         refuse_options(context, ["workers"], "with --scheduler, which has workers of its own")
-    parent = open_named(store)
+    parent = contrail_data.open_store(store)
     settings = settings_of(parent)
     records = appended(parent, open_source(source, split, settings.composite, input_format))
     _build(records, settings, out, workers=workers, scheduler=scheduler, strict=strict, overwrite=overwrite)
@@ -244,9 +240,12 @@ def subset(
         list[str] | None, options.selection(help="Record id to leave out, or a file with one id per line; repeatable.")
     ] = None,
     since: Annotated[
-        str | None, options.selection(help="Earliest time of the labelled frame, UTC: 2019-06-01 or 2019-06-01T12:00.")
+        datetime | None, options.time(help="Earliest time of the labelled frame, UTC.", rich_help_panel="Selection")
     ] = None,
-    until: Annotated[str | None, options.selection(help="The labelled frame must be before this time, UTC.")] = None,
+    until: Annotated[
+        datetime | None,
+        options.time(help="The labelled frame must be before this time, UTC.", rich_help_panel="Selection"),
+    ] = None,
     area: Annotated[
         tuple[float, float, float, float] | None,
         options.selection(help="South, west, north and east limit of the tiles' centres, in degrees."),
@@ -263,17 +262,20 @@ def subset(
 
     A sample must meet all conditions. The statistics are recomputed.
     """
+    from numpy import datetime64
+
     from contrail_data.sources.select import select_samples, settings_of
     from contrail_data.sources.stores import from_stores
 
-    parent = open_named(store)
+    first, last = (None if limit is None else datetime64(limit, "ns") for limit in (since, until))
+    parent = contrail_data.open_store(store)
     settings = settings_of(parent)
     chosen = select_samples(
         parent,
         record_ids=_read_ids(records) if records else None,
         without=_read_ids(without or []),
-        since=_parse_time("--since", since),
-        until=_parse_time("--until", until),
+        since=first,
+        until=last,
         area=area,
         label=label,
         split=split,
@@ -294,7 +296,7 @@ def merge(
     from contrail_data.sources.select import select_distinct, settings_of
     from contrail_data.sources.stores import from_stores
 
-    opened = [open_named(name) for name in stores]
+    opened = [contrail_data.open_store(name) for name in stores]
     source = from_stores(select_distinct(opened))
     _build(source, settings_of(opened[0]), out, workers=workers, overwrite=overwrite)
 
@@ -305,7 +307,7 @@ def _build(source: Source, settings: StoreSettings, out: str, **execution: Any) 
 
     if source.note:
         print_note(source.note)
-    built = build(source, settings, out, command=command_line(), **execution)
+    built = build(source, settings, out, **execution)
     for line in built.set_aside:
         print(f"set aside: {line}", file=sys.stderr)
     print_written_store(out, built.samples, built.resumed, built.digest, set_aside=len(built.set_aside))
@@ -324,18 +326,6 @@ def _read_ids(values: list[str]) -> list[str]:
         lines = Path(value).read_text().splitlines() if Path(value).is_file() else [value]
         ids += [line.strip() for line in lines if line.strip()]
     return ids
-
-
-def _parse_time(option: str, text: str | None) -> datetime64 | None:
-    import numpy as np
-
-    try:
-        time = None if text is None else datetime.fromisoformat(text.removesuffix("Z"))
-        if time is not None and (time.tzinfo is not None or time.year not in YEARS):
-            raise ValueError
-    except ValueError:
-        raise ContrailError(f"{option} {text!r}: not a time; give 2019-06-01 or 2019-06-01T12:00, in UTC") from None
-    return None if time is None else np.datetime64(time, "ns")
 
 
 def _parse_place(text: str) -> tuple[float, float]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import contrail_data
 from contrail_data.cli import options
-from contrail_data.cli.common import add_command, open_named
+from contrail_data.cli.common import add_command
 from contrail_data.errors import ContrailError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def add(
     from contrail_data.catalog.file import read_catalog
 
     check_name(name)
-    opened = open_named(store, copies=False)
+    opened = contrail_data.open_store(store, copies=False)
     path = catalog_file or find_catalog() or Path(CATALOG)
     before = read_catalog(path).entries if path.is_file() and path.stat().st_size else {}
     version = add_entry(path, name, str(opened.attrs["path"]), opened, text)

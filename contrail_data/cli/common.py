@@ -3,8 +3,6 @@
 Only what `--help` needs is imported here; commands import the rest when they run.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 import os
@@ -17,15 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
 from contrail_data.errors import ContrailError, UsageError
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 
 class ExitCode(IntEnum):
@@ -200,21 +195,6 @@ def print_written_store(out: str | Path, samples: int, resumed: int, digest: str
     print(f"{out}: {samples} samples{finished}{aside}, {digest}")
 
 
-def open_named(store: str, *, copies: bool = True) -> xr.Dataset:
-    """Open a store when a command runs, see `contrail_data.catalog.catalog.open_named`.
-
-    Args:
-        store: Path, URL or catalog name.
-        copies: Whether to open the local copy of a store that has been pulled.
-
-    Returns:
-        The store.
-    """
-    from contrail_data.catalog import catalog
-
-    return catalog.open_named(store, copies=copies)
-
-
 def is_store(name: str) -> bool:
     """Return whether there is a store, sealed or damaged, by what lies at its place.
 
@@ -249,12 +229,3 @@ def refuse_options(context: typer.Context, names: Iterable[str], reason: str) ->
         if parameter.name in names and source is not None and source.name == "COMMANDLINE":
             option = max(parameter.opts, key=len)
             raise UsageError(f"{option}: has no effect {reason}; omit it")
-
-
-def command_line() -> list[str]:
-    """Return the command as it was typed, for the provenance of what it writes.
-
-    Returns:
-        Name of the program and its arguments.
-    """
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]

@@ -1,14 +1,13 @@
 """Commands that make and compare labels: `pseudo-label`, `propagate` and `compare-labels`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import contrail_data
 from contrail_data.cli import options
-from contrail_data.cli.common import command_line, open_named, print_table, print_written_store
+from contrail_data.cli.common import print_table, print_written_store
 from contrail_data.labels.predictor import FrameSelection
 
 
@@ -44,7 +43,7 @@ def pseudo_label(
     from contrail_data.store.schema import Kind
     from contrail_train.workflows.symmetries import load_predictor
 
-    parent, selection = open_named(store), FrameSelection.parse(frames)
+    parent, selection = contrail_data.open_store(store), FrameSelection.parse(frames)
     predictor = load_predictor(model, device, tta)
     labelled = write_labels(
         parent,
@@ -54,7 +53,6 @@ def pseudo_label(
         frames=selection,
         batch=batch,
         overwrite=overwrite,
-        command=command_line(),
     )
     print_written_store(out, labelled.samples, labelled.resumed, labelled.digest)
 
@@ -69,7 +67,7 @@ def propagate(
     from contrail_data.labels import flow
 
     selection = FrameSelection.parse(frames)
-    labelled = flow.propagate(open_named(store), out, frames=selection, overwrite=overwrite, command=command_line())
+    labelled = flow.propagate(contrail_data.open_store(store), out, frames=selection, overwrite=overwrite)
     print_written_store(out, labelled.samples, labelled.resumed, labelled.digest)
 
 
@@ -91,6 +89,6 @@ def compare_labels(
             *(f"{count:,}" for count in (one.frames, one.pixels_a, one.pixels_b)),
             *(f"{dice:.3f}" if dice is not None else "" for dice in (one.dice, one.soft_dice, one.unmoved_dice)),
         ]
-        for one in compare_label_stores(open_named(a), open_named(b))
+        for one in compare_label_stores(contrail_data.open_store(a), contrail_data.open_store(b))
     ]
     print_table(f"A {a}, B {b}", header, rows)

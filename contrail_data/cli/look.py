@@ -1,15 +1,14 @@
 """Commands that show what is in a store: `inspect`, `stats`, `report`, `preview` and `diff`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import contrail_data
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, open_named, print_fields, print_table, refuse_options
+from contrail_data.cli.common import ExitCode, print_fields, print_table, refuse_options
 from contrail_data.errors import ContrailError
 from contrail_data.reports.sheets import Sheet
 
@@ -18,7 +17,7 @@ def inspect(store: options.Store, as_json: options.AsJson = False) -> None:
     """Print a summary of a store: samples, labels, times, places and origin."""
     from contrail_data.reports import summary
 
-    summarised = summary.summarise(open_named(store))
+    summarised = summary.summarise(contrail_data.open_store(store))
     if as_json:
         print(json.dumps(summary.as_json(summarised), indent=1, allow_nan=False))
     else:
@@ -34,7 +33,7 @@ def stats(stores: options.Stores) -> None:
 
     statistics = {}
     for name in stores:
-        if (own := open_named(name).attrs.get("statistics")) is None:
+        if (own := contrail_data.open_store(name).attrs.get("statistics")) is None:
             raise ContrailError(f"{name}: has no statistics; they are computed from train samples, and it holds none")
         statistics[name] = own
     if len(statistics) > 1:
@@ -66,7 +65,7 @@ def report(
     from contrail_data.storage.files import check_new, write_atomically
 
     check_new(out, overwrite)
-    write_atomically(out, [store_page(open_named(store)).encode()])
+    write_atomically(out, [store_page(contrail_data.open_store(store)).encode()])
     print(out)
 
 
@@ -100,8 +99,8 @@ def preview(
         refuse_options(context, ["count"], "beside --record without --sheet")
     if (record or sheet) and Sheet.RANDOM not in (sheet or []):
         refuse_options(context, ["seed"], "without --sheet random")
-    opened = open_named(store)
-    predicted = None if prediction is None else open_named(prediction)
+    opened = contrail_data.open_store(store)
+    predicted = None if prediction is None else contrail_data.open_store(prediction)
     for record_id in record or []:
         for path in pictures.preview(opened, record_id, out, predicted):
             print(path)
@@ -123,7 +122,7 @@ def diff(
     from contrail_data.reports.diff import diff as compare
     from contrail_data.reports.diff import diff_text
 
-    differences = compare(open_named(a), open_named(b))
+    differences = compare(contrail_data.open_store(a), contrail_data.open_store(b))
     if as_json:
         print(json.dumps(asdict(differences), indent=1))
     else:

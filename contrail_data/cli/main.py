@@ -1,7 +1,5 @@
 """The `contrail-data` command: assembles the groups of commands."""
 
-from __future__ import annotations
-
 import typer
 
 from contrail_data.cli import build, catalog, labels, look, share, splits, synth

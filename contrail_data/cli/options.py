@@ -1,7 +1,5 @@
 """Options that several commands share, and the panels of `--help` that list them."""
 
-from __future__ import annotations
-
 import os
 from functools import partial
 from pathlib import Path

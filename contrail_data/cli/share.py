@@ -1,19 +1,14 @@
 """Commands that check stores and copy them between people: `verify`, `pull` and `push`."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import contrail_data
 from contrail_data.cli import options
-from contrail_data.cli.common import is_store, open_named, refuse_options
+from contrail_data.cli.common import is_store, refuse_options
 from contrail_data.errors import ContrailError
-
-if TYPE_CHECKING:
-    from contrail_data.storage.place import Place
-    from contrail_data.store.verify import Damage
 
 
 def verify(
@@ -33,9 +28,11 @@ def verify(
     Every file is verified against its checksum, the store against its digest, and statistics and counts against the
     samples. The exit code is 1 if anything is damaged and was not restored.
     """
+    from contrail_data.build.repair import repair_from_raw
     from contrail_data.catalog.catalog import find_place
     from contrail_data.storage.place import place_of
     from contrail_data.store.reader import open_store
+    from contrail_data.store.transfer import repair
     from contrail_data.store.verify import verify as find_damage
 
     from_raw = repair_from is not None and Path(place_of(repair_from).url).is_dir() and not is_store(repair_from)
@@ -46,7 +43,10 @@ def verify(
     for item in damage:
         print(f"{place}/{item.path}: {item.reason}")
     if damage and repair_from is not None:
-        restored = _repair(place, damage, repair_from, workers if from_raw else None)
+        if from_raw:
+            restored = repair_from_raw(place, damage, options.local_path(repair_from), workers)
+        else:
+            restored = repair(place, damage, find_place(repair_from))
         print(f"{place}: restored {', '.join(restored) or 'nothing'}")
         damage = find_damage(place)
         for item in damage:
@@ -71,7 +71,7 @@ def pull(
     from contrail_data.store.cache import cache_place
     from contrail_data.store.transfer import copy_store
 
-    opened = open_named(store, copies=False)
+    opened = contrail_data.open_store(store, copies=False)
     source, digest = place_of(opened.attrs["path"]), opened.attrs["digest"]
     target = cache_place(digest) if out is None else place_of(out)
     existing = copy_store(source, target)
@@ -99,20 +99,9 @@ def push(
         refuse_options(context, ["text"], "without --name")
     else:
         check_name(name)
-    opened, target = open_named(store, copies=False), place_of(to)
+    opened, target = contrail_data.open_store(store, copies=False), place_of(to)
     copy_store(place_of(opened.attrs["path"]), target)
     print(f"{target}: intact, {opened.attrs['digest']}")
     if name is not None:
         file = find_catalog() or Path(CATALOG)
         print(f"{file}: {name}@{add_entry(file, name, target.url, opened, text)}")
-
-
-def _repair(place: Place, damage: list[Damage], origin: str, workers: int | None) -> list[str]:
-    """Restore damaged files from a copy, or with workers from raw data; returns what was restored."""
-    from contrail_data.build.repair import repair_from_raw
-    from contrail_data.catalog.catalog import find_place
-    from contrail_data.store.transfer import repair
-
-    if workers is not None:
-        return repair_from_raw(place, damage, options.local_path(origin), workers)
-    return repair(place, damage, find_place(origin))

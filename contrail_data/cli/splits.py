@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import contrail_data
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, exit_with_error, open_named, print_note, print_table, refuse_options
-from contrail_data.errors import ContrailError
+from contrail_data.cli.common import ExitCode, print_note, print_table, refuse_options
+from contrail_data.errors import ContrailError, UsageError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -137,7 +138,7 @@ def audit(
     from contrail_data.store.samples import site_of
 
     if out is not None and out == page:
-        exit_with_error(f"{out}: is given for --out and for --page; give two names", ExitCode.USAGE)
+        raise UsageError(f"{out}: is given for --out and for --page; give two names")
     names = [a] if b is None else [a, b]
     if any(map(_is_metadata, names)):
         refuse_options(context, ["images"], "on metadata files, which have none")
@@ -190,6 +191,6 @@ def _open_records(name: str, size: int) -> tuple[xr.Dataset | None, xr.Dataset]:
 
     if _is_metadata(name):
         return None, metadata_records(Path(name), size)
-    store = open_named(name)
+    store = contrail_data.open_store(name)
     require_kind(store, Kind.SAMPLES, remedy="give the store of samples that they were made from")
     return store, read_scalars(store)

@@ -1,7 +1,5 @@
 """Commands that write synthetic input data: `synth` and `synth-scans`."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Compare two stores of labels that were derived from the same parent, frame by frame."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +55,14 @@ def compare_label_stores(a: xr.Dataset, b: xr.Dataset) -> list[Agreement]:
     stores = _Labels(a), _Labels(b)
     sums_of: dict[int, npt.NDArray[np.float64]] = {}
     for record, offset in sorted(stores[0].frames.keys() & stores[1].frames.keys()):
-        if any(labels.is_human(record, offset) for labels in stores):
+        if any((record, offset) in labels.human for labels in stores):
             continue
         sums = sums_of.setdefault(offset, np.zeros(9))
         mask_a, mask_b = (labels.mask(record, offset) for labels in stores)
         soft_a, soft_b = (labels.probability(record, offset) for labels in stores)
         sums[:4] += 1, mask_a.sum(), mask_b.sum(), (mask_a * mask_b).sum()
         sums[4:6] += np.minimum(soft_a, soft_b).sum(), soft_a.sum() + soft_b.sum()
-        if (human := next((labels for labels in stores if labels.is_human(record, 0)), None)) is not None:
+        if (human := next((labels for labels in stores if (record, 0) in labels.human), None)) is not None:
             unmoved = human.mask(record, 0)
             sums[6:] += 1, (unmoved * mask_b).sum(), unmoved.sum() + mask_b.sum()
     if not sums_of:
@@ -95,13 +93,10 @@ class _Labels:
             for sample, (record_id, offset_t) in enumerate(zip(records["record_id"].values, offset_nt, strict=True))
             for column, offset in enumerate(offset_t)
         }
-        self._human_nt = records["frame_source"].values == "human"
-        self._shape = store["frame_mask"].shape[2:]
-        self._dtypes = store.dtypes
+        human_nt = records["frame_source"].values == "human"
+        self.human = {key for key, place in self.frames.items() if human_nt[place]}
+        self._store = store
         self._readers = {name: pixel_reader(store, name) for name in ("frame_mask", "logit")}
-
-    def is_human(self, record: str, offset: int) -> bool:
-        return (record, offset) in self.frames and bool(self._human_nt[self.frames[record, offset]])
 
     def mask(self, record: str, offset: int) -> npt.NDArray[np.float64]:
         return self._read("frame_mask", record, offset).astype(np.float64)
@@ -111,6 +106,6 @@ class _Labels:
 
     def _read(self, name: str, record: str, offset: int) -> npt.NDArray[Any]:
         sample, column = self.frames[record, offset]
-        stored = np.empty((1, *self._shape), self._dtypes[name])
+        stored = np.empty((1, *self._store[name].shape[2:]), self._store[name].dtype)
         self._readers[name](sample, [column], stored)
         return stored[0]

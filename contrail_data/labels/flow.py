@@ -17,8 +17,6 @@ Labels are shifted by half a pixel against the imagery in every frame alike; rea
 made no difference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +117,6 @@ def propagate(
     *,
     frames: FrameSelection = ALL_FRAMES,
     overwrite: bool = False,
-    command: Sequence[str] = (),
 ) -> LabelledStore:
     """Write the human labels of a store's records, carried to other frames, as a store of pseudo-labels.
 
@@ -131,7 +128,6 @@ def propagate(
         out: Path or URL of the store to write.
         frames: Frames to label.
         overwrite: Replace the store, or the unfinished build, at `out`.
-        command: Command line, for the provenance.
 
     Returns:
         The digest and the number of samples.
@@ -156,9 +152,7 @@ def propagate(
     # The mask of a frame is the majority of its annotators, a tie being no contrail: over a half by a code.
     decision = Decision(threshold=logits.threshold_of(1), gate=0.0, top_k=1, model=METHOD)
     flow = Labeller(predict=predict, decision=decision)
-    return write_labels(
-        parent, flow, out, kind=Kind.PSEUDO_LABELS, frames=frames, samples=human, overwrite=overwrite, command=command
-    )
+    return write_labels(parent, flow, out, kind=Kind.PSEUDO_LABELS, frames=frames, samples=human, overwrite=overwrite)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ the choices of their options from it and have to answer `--help` at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from contrail_data.errors import ContrailError
 
@@ -41,46 +41,27 @@ class Predicted(NamedTuple):
     """(b) agreement between the models of an ensemble, 0 to 1."""
 
 
-class Predict(Protocol):
-    """Predicts one frame from each window of frames."""
+Predict: TypeAlias = "Callable[[Sequence[int], npt.NDArray[Any], npt.NDArray[np.bool_] | None], Predicted]"
+"""Predicts one frame from each window of frames. Arguments:
 
-    def __call__(
-        self, samples: Sequence[int], window_btchw: npt.NDArray[Any], valid_bhw: npt.NDArray[np.bool_] | None
-    ) -> Predicted:
-        """Predict a batch of windows.
+    samples       Indices of the samples in the parent store that the windows come from, in order; each sample
+                  contributes the same number of windows.
+    window_btchw  Frames as stored, (b, t, c, y, x): the frames at the labeller's offsets.
+    valid_bhw     True where the predicted frame has data, (b, y, x). None if no pixel is missing.
 
-        Args:
-            samples: Indices of the samples in the parent store that the windows come from, in order; each sample
-                contributes the same number of windows.
-            window_btchw: Frames as stored, (b, t, c, y, x): the frames at the labeller's offsets.
-            valid_bhw: True where the predicted frame has data, (b, y, x). None if no pixel is missing.
+Returns the predictions, in the order of the windows."""
 
-        Returns:
-            The predictions, in the order of the windows.
-        """
+MakeMasks: TypeAlias = (
+    "Callable[[int, Sequence[int], npt.NDArray[np.float32], npt.NDArray[np.bool_] | None], npt.NDArray[np.bool_]]"
+)
+"""Turns the probabilities of some frames of a sample into masks, before any gate. Arguments:
 
+    sample           Index of the sample in the parent store.
+    frames           The frames, ascending.
+    probability_tyx  Their probabilities.
+    valid_tyx        Where they have data. None if no pixel is missing.
 
-class MakeMasks(Protocol):
-    """Turns the probabilities of some frames of a sample into masks, before any gate."""
-
-    def __call__(
-        self,
-        sample: int,
-        frames: Sequence[int],
-        probability_tyx: npt.NDArray[np.float32],
-        valid_tyx: npt.NDArray[np.bool_] | None,
-    ) -> npt.NDArray[np.bool_]:
-        """Make the masks.
-
-        Args:
-            sample: Index of the sample in the parent store.
-            frames: The frames, ascending.
-            probability_tyx: Their probabilities.
-            valid_tyx: Where they have data. None if no pixel is missing.
-
-        Returns:
-            The masks, (t, y, x).
-        """
+Returns the masks, (t, y, x)."""
 
 
 @dataclass(frozen=True)

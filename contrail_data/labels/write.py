@@ -13,8 +13,6 @@ The derived store holds no images. It names its parent by digest, and the loader
     trained_record    string (trained): ids of the records that the model was trained on, to be excluded from scores
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,7 +72,6 @@ def write_labels(
     samples: npt.NDArray[np.int64] | None = None,
     batch: int = 8,
     overwrite: bool = False,
-    command: Sequence[str] = (),
 ) -> LabelledStore:
     """Label frames of a store of samples. An interrupted call resumes like a build.
 
@@ -87,7 +84,6 @@ def write_labels(
         samples: Indices of the samples to label, int64. None labels all.
         batch: Samples predicted at once. The next two batches are read, and the last two written, meanwhile.
         overwrite: Replace the store, or the unfinished build, at `out`.
-        command: Command line, for the provenance.
 
     Returns:
         The digest and the number of samples.
@@ -127,7 +123,7 @@ def write_labels(
             for shard in _label_shards(job, layouts, set(finished), batch, advance):
                 journal.write_entry(place, shard)
                 finished[shard.number] = shard
-        digest = _seal(job, scalars, place, layouts, finished, command)
+        digest = _seal(job, scalars, place, layouts, finished)
     return LabelledStore(digest, len(chosen), resumed)
 
 
@@ -268,7 +264,6 @@ def _seal(
     place: Place,
     layouts: Mapping[str, Layout],
     shards: Mapping[int, Shard[LabelRow]],
-    command: Sequence[str],
 ) -> str:
     """Seal the store of the finished shards; returns its digest."""
     rows = [row for _, shard in sorted(shards.items()) for row in shard.rows]
@@ -295,9 +290,7 @@ def _seal(
         attributes=attributes,
         chunk_files={layouts[name].key(n): shard.files[name] for n, shard in shards.items() for name in PIXEL_ARRAYS},
         provenance={
-            "command": list(command),
             "plan": job.plan,
-            "samples": len(rows),
             "parent_path": parent.attrs["path"],
             "set_aside_before": set_aside_lines(place_of(parent.attrs["path"])),
         },

@@ -1,7 +1,5 @@
 """Writes the arrays' metadata of a new store, and seals it once all chunks are there."""
 
-from __future__ import annotations
-
 import platform
 import sys
 import warnings
@@ -15,6 +13,7 @@ import xarray as xr
 
 from contrail_data import __version__
 from contrail_data.logits import STEPS
+from contrail_data.process import command_line
 from contrail_data.storage.place import Place, sync_folders
 from contrail_data.store import manifest, schema
 from contrail_data.store.journal import Row
@@ -120,6 +119,8 @@ def seal(place: Place, contents: SealedContents) -> str:
     provenance: Provenance = {
         "digest": digest,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(),
+        "samples": samples,
         "versions": {"contrail": __version__, "python": platform.python_version()}
         | {name: sys.modules[name].__version__ for name in ("numpy", "zarr", "xarray")},
         **contents.provenance,

@@ -12,7 +12,6 @@ import typer
 from contrail_data.cli import options
 from contrail_data.cli.common import (
     ExitCode,
-    command_line,
     is_store,
     open_named,
     print_note,
@@ -89,7 +88,6 @@ def predict(
         frames=selection,
         batch=batch,
         overwrite=overwrite,
-        command=command_line(),
     )
     print_written_store(out, labelled.samples, labelled.resumed, labelled.digest)
 

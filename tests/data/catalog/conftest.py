@@ -24,11 +24,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = write_train_split(folder)
     build_small(records, folder / "ash.zarr")
     build_small(records, folder / "float.zarr", settings=StoreSettings(SMALL.composite, PixelDtype.FLOAT16, size=32))
-    write_labels(
-        open_store(folder / "ash.zarr"),
-        Labeller(predict=mean_red, decision=Decision(0.3, 0.0, 100, "sha256:test")),
-        folder / "pseudo.zarr",
-        kind=Kind.PSEUDO_LABELS,
-        command=["contrail-data", "pseudo-label", "with blank"],
-    )
+    labeller = Labeller(predict=mean_red, decision=Decision(0.3, 0.0, 100, "sha256:test"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["/bin/contrail-data", "pseudo-label", "with blank"])
+        write_labels(open_store(folder / "ash.zarr"), labeller, folder / "pseudo.zarr", kind=Kind.PSEUDO_LABELS)
     return folder

@@ -36,11 +36,12 @@ def test_times_that_would_be_read_as_others_are_refused(raw: Path, tmp_path: Pat
     """64-bit nanoseconds wrap round: numpy takes the year 3000 for 1830."""
     build_small(raw, tmp_path / "s.zarr")
     for text in ("1500-01-01", "3000-01-01", "NaT", "now", "", "2020-01-01T00:00+05:00"):
-        for option in ("--since", "--until"):
-            done = run_data("subset", tmp_path / "s.zarr", option, text, "-o", tmp_path / "x.zarr")
-            assert done.returncode == 1
-            assert f"{option} {text!r}: not a time" in done.stderr
-        done = run_data("build-ash", raw, "--time", text, "-o", tmp_path / "x.zarr")
-        assert done.returncode == 2
-        assert "--time" in done.stderr
-        assert "no effect" not in done.stderr
+        for command in (
+            ("subset", tmp_path / "s.zarr", "--since", text),
+            ("subset", tmp_path / "s.zarr", "--until", text),
+            ("build-ash", raw, "--time", text),
+        ):
+            done = run_data(*command, "-o", tmp_path / "x.zarr")
+            assert done.returncode == 2
+            assert command[-2] in done.stderr
+            assert "no effect" not in done.stderr

@@ -18,6 +18,7 @@ from contrail_data.sources.metadata import metadata_records
 from contrail_data.splits.folds import make_folds, pairs_between_folds
 from contrail_data.splits.groups import group_records, record_classes, sampling_weights
 from contrail_data.splits.leaks import find_leaks
+from helpers.cli import run_data
 
 NAT = np.datetime64("NaT", "ns")
 HALF = 2.25  # degrees
@@ -203,7 +204,7 @@ def test_no_file_is_replaced_without_overwrite_and_none_is_written_into_a_store(
             assert isinstance(refused.exception, ContrailError)
             assert message in str(refused.exception)
     assert existing.read_text() == "mine"
-    assert CliRunner().invoke(app, ["audit", str(store), "-o", "x", "--page", "x"]).exit_code == 2
+    assert run_data("audit", store, "-o", "x", "--page", "x").returncode == 2
     assert CliRunner().invoke(app, ["splits", str(store), "-k", "2", "-o", str(existing), "--overwrite"]).exit_code == 0
     assert existing.read_text().startswith("record_id,store")
 

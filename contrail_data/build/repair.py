@@ -1,13 +1,10 @@
 """Rebuild the damaged files of a store from the raw data that it was built from."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import xarray as xr
-import xxhash
 
 from contrail_data.build.build import build
 from contrail_data.build.shard import ShardTask
@@ -17,7 +14,7 @@ from contrail_data.sources.open import open_source
 from contrail_data.sources.select import settings_of
 from contrail_data.storage.place import Place
 from contrail_data.store import journal
-from contrail_data.store.manifest import read_manifest, read_provenance
+from contrail_data.store.manifest import FileChecksum, read_manifest, read_provenance
 from contrail_data.store.reader import open_store, read_scalars
 from contrail_data.store.schema import DIMS, GROUP, MANIFEST, PROVENANCE, SHARD, Kind, require_kind
 from contrail_data.store.transfer import repair
@@ -50,28 +47,27 @@ def repair_from_raw(place: Place, damage: Sequence[Damage], raw: Path, workers: 
     store = open_store(place, times=False)
     require_kind(store, Kind.SAMPLES, remedy="repair from a copy of the store")
     checksums = read_manifest(place, store.attrs["manifest"])
-    by_shard: dict[int, list[str]] = {}
+    shard_of: dict[str, int] = {}
     for key in sorted(damaged & set(checksums)):
         name, _, rest = key.partition("/c.")
         if name in DIMS and rest:
-            by_shard.setdefault(int(rest.split(".")[0]), []).append(key)
-    restored = sorted(key for keys in by_shard.values() for key in keys)
+            shard_of[key] = int(rest.split(".")[0])
     with tempfile.TemporaryDirectory(prefix="contrail-repair-") as folder:
-        if len(restored) < len(damaged & {*checksums, PROVENANCE}):
+        if len(shard_of) < len(damaged & {*checksums, PROVENANCE}):
             source = _open_raw(raw, read_provenance(place).get("split", "train"), store)
             built = build(source, settings_of(store), f"{folder}/s", workers=workers)
             if built.digest != store.attrs["digest"]:
                 raise ContrailError(f"{raw}: does not give this store (any more); repair from a copy of the store")
             return repair(place, damage, built.place)
-        for number, keys in sorted(by_shard.items()):
+        for number in sorted(set(shard_of.values())):
             _rebuild_shard(store, raw, number, Place(folder))
-            for key in keys:
-                content = Place(folder).read(key)
-                if xxhash.xxh3_64_hexdigest(content) != checksums[key].xxh3:
-                    raise ContrailError(f"{raw}: no longer gives the sealed bytes of {key}; repair from a copy")
-                place.write(key, [content])
+        for key in shard_of:
+            content = Place(folder).read(key)
+            if FileChecksum.of(content) != checksums[key]:
+                raise ContrailError(f"{raw}: no longer gives the sealed bytes of {key}; repair from a copy")
+            place.write(key, [content])
     journal.clear_staging(place)
-    return restored
+    return list(shard_of)
 
 
 def _open_raw(raw: Path, split: str, store: xr.Dataset) -> Source:
@@ -82,11 +78,9 @@ def _open_raw(raw: Path, split: str, store: xr.Dataset) -> Source:
 def _rebuild_shard(store: xr.Dataset, raw: Path, number: int, place: Place) -> None:
     """Build one shard of a store again, in another place."""
     scalars = read_scalars(store).isel(sample=slice(number * SHARD, (number + 1) * SHARD))
-    settings = settings_of(store)
+    settings, split, record_ids = settings_of(store), str(scalars["split"].values[0]), scalars["record_id"].values
     task = ShardTask(
-        source=_open_raw(raw, str(scalars["split"].values[0]), store).part(
-            [str(r) for r in scalars["record_id"].values]
-        ),
+        source=_open_raw(raw, split, store).part([str(record_id) for record_id in record_ids]),
         settings=settings,
         place=place,
         layouts=create_arrays(place, settings.arrays(store.sizes["time"]), store.sizes["sample"]),

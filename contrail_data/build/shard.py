@@ -3,8 +3,6 @@
 A task builds one shard, from raw bytes to stored bytes. `close_gaps` rewrites the shards whose records were set aside.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -134,8 +132,7 @@ def close_gaps(
     """
     count = len(rows)
     gaps = iter(sorted(set(range(count)) - {row["index"] for row in rows}))
-    row_at = {(row["index"] if row["index"] < count else next(gaps)): row for row in rows}
-    ordered = [row_at[slot] for slot in range(count)]
+    ordered = sorted(rows, key=lambda row: row["index"] if row["index"] < count else next(gaps))
     last = (count - 1) // SHARD
     last_is_cut = any(row["index"] >= count and row["index"] // SHARD == last for row in rows)
     readers = {name: ShardReader(layout) for name, layout in layouts.items()}

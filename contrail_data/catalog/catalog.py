@@ -6,8 +6,6 @@ A name may have several versions: the key `ash` is the newest one and states it 
 the key `ash@2` is version 2.
 """
 
-from __future__ import annotations
-
 import getpass
 import os
 import re

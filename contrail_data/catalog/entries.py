@@ -4,8 +4,6 @@ A catalog comes from others, so an entry is checked when one of its properties i
 file and the entry. Nothing in a catalog is executed or expanded except a leading `{{ CATALOG_DIR }}/`.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from dataclasses import dataclass

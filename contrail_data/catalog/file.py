@@ -4,8 +4,6 @@ A catalog comes from others: a file that is too large, too deep or ambiguous is 
 libyaml reads it, because every command does. ruamel.yaml edits it, because that keeps comments and order.
 """
 
-from __future__ import annotations
-
 import fcntl
 import io
 import os

@@ -1,7 +1,5 @@
 """What a catalog states about a store, computed from the store itself."""
 
-from __future__ import annotations
-
 import shlex
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Time and place of OpenContrails records, from `{split}_metadata.json`."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Recognise what lies at a place and open it as a source."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from contrail_data.composites import Composite

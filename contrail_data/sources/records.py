@@ -4,9 +4,7 @@ Records are folders `{split}/{record_id}` of `band_XX.npy` (y, x, time) and labe
 Ash frames are files `{record_id}.npy`, (y, x, 4) float16 or float32, with the composite in 0-2 and the mask in 3.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,62 +22,6 @@ from contrail_data.sources.npy import digest, read_label, read_npy
 
 MAX_ANNOTATORS = 8
 """The store keeps one bit of a byte per annotator."""
-
-
-def open_records(root: Path, split: str, composite: Composite) -> RecordSource:
-    """Open one split of a folder of records.
-
-    Args:
-        root: Folder that holds `train`, `validation` or `test`, and the metadata files.
-        split: Name of the split.
-        composite: The composite to build, which decides which bands are read.
-
-    Returns:
-        A source of the split's records in the order of their ids.
-
-    Raises:
-        ContrailError: If the split has no folder or no record.
-    """
-    folder = root / split
-    if not folder.is_dir():
-        splits = [name for name in ("train", "validation", "test") if (root / name).is_dir()]
-        remedy = (
-            f"use --split {' or '.join(splits)}" if splits else "give the folder that holds train/, validation/, test/"
-        )
-        raise ContrailError(f"{folder}: no such folder; {remedy}")
-    problems: list[str] = []
-    ids: list[str] = []
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() and not path.exists():
-            problems.append(f"{split}/{path.name}: broken link; restore or remove it")
-        if not path.is_dir() or path.name.startswith("."):
-            continue
-        try:
-            ids.append(check_record_id(path.name))
-        except BadRecord as error:
-            problems.append(f"{split}: {error}")
-    metadata_path = root / f"{split}_metadata.json"
-    metadata, metadata_problems = read_metadata(metadata_path)
-    problems += metadata_problems
-    if not ids and not problems:
-        raise ContrailError(f"{folder}: contains no record folders; check the path")
-    incomplete = sum(record_id not in metadata or not metadata[record_id].is_complete for record_id in ids)
-    note = ""
-    if incomplete:
-        state = "partial" if metadata else "unusable" if metadata_path.is_file() else "absent"
-        note = f"{metadata_path.name} is {state}: {incomplete} of {len(ids)} records have no time or place (NaN)"
-    return RecordSource(
-        root=str(root),
-        location=str(root.resolve()),
-        split=split,
-        record_ids=ids,
-        frames=RECORD_FRAMES,
-        folder=folder.absolute(),
-        bands=composite.bands,
-        entries=metadata,
-        problems=problems,
-        note=note,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,41 +105,64 @@ def _read_labels(folder: Path, shape: tuple[int, int]) -> Labels:
     return Labels((2 * votes.sum(-1, dtype=np.int32) > count).astype(np.uint8), annotators, count)
 
 
-def open_frames(root: Path, split: str, composite: Composite) -> FrameSource:
-    """Open a folder of ash frames.
+def _record_ids(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the names that can be record ids, and a line for each other one; hidden files are skipped."""
+    ids, problems = [], []
+    for name in names:
+        if not name.startswith("."):
+            try:
+                ids.append(check_record_id(name))
+            except BadRecord as error:
+                problems.append(str(error))
+    return ids, problems
+
+
+def open_records(root: Path, split: str, composite: Composite) -> RecordSource:
+    """Open one split of a folder of records.
 
     Args:
-        root: The folder.
-        split: Split to file the samples under.
-        composite: The requested composite, which must be `ash`.
+        root: Folder that holds `train`, `validation` or `test`, and the metadata files.
+        split: Name of the split.
+        composite: The composite to build, which decides which bands are read.
 
     Returns:
-        A source of all frames in the folder, by name.
+        A source of the split's records in the order of their ids.
 
     Raises:
-        ContrailError: If the folder holds no frames or another composite is requested.
+        ContrailError: If the split has no folder or no record.
     """
-    if composite.name != "ash":
-        raise ContrailError(f"{root}: ash frames hold only the composite 'ash'; omit --composite {composite.name}")
-    paths = sorted(root.glob("*.npy"))
-    if not paths:
-        raise ContrailError(f"{root}: contains no .npy frames; check the path")
-    ids, problems = [], []
-    for path in paths:
-        try:
-            ids.append(check_record_id(path.stem))
-        except BadRecord as error:
-            problems.append(str(error))
-    return FrameSource(
+    folder = root / split
+    if not folder.is_dir():
+        splits = [name for name in ("train", "validation", "test") if (root / name).is_dir()]
+        remedy = (
+            f"use --split {' or '.join(splits)}" if splits else "give the folder that holds train/, validation/, test/"
+        )
+        raise ContrailError(f"{folder}: no such folder; {remedy}")
+    paths = sorted(folder.iterdir())
+    ids, problems = _record_ids(path.name for path in paths if path.is_dir())
+    broken_links = [path.name for path in paths if path.is_symlink() and not path.exists()]
+    problems += [f"{split}/{name}: broken link; restore or remove it" for name in broken_links]
+    metadata_path = root / f"{split}_metadata.json"
+    metadata, metadata_problems = read_metadata(metadata_path)
+    problems += metadata_problems
+    if not ids and not problems:
+        raise ContrailError(f"{folder}: contains no record folders; check the path")
+    incomplete = sum(record_id not in metadata or not metadata[record_id].is_complete for record_id in ids)
+    note = ""
+    if incomplete:
+        state = "partial" if metadata else "unusable" if metadata_path.is_file() else "absent"
+        note = f"{metadata_path.name} is {state}: {incomplete} of {len(ids)} records have no time or place (NaN)"
+    return RecordSource(
         root=str(root),
         location=str(root.resolve()),
         split=split,
         record_ids=ids,
-        frames=1,
-        folder=root.absolute(),
-        channels=tuple(composite.channel_names),
+        frames=RECORD_FRAMES,
+        folder=folder.absolute(),
+        bands=composite.bands,
+        entries=metadata,
         problems=problems,
-        note=f"{root.name}: frames have no time, place or annotators",
+        note=note,
     )
 
 
@@ -241,3 +206,36 @@ class FrameSource(Source):
         attributes = self._attributes(record_id, unknown_footprint(), f"ash:{digest(array_yxc[..., :-1])}", 0)
         time = np.full(1, np.datetime64("NaT", "ns"))
         return make_sample(image_cyx[..., np.newaxis], self.channels, time, Labels(mask.astype(np.uint8)), attributes)
+
+
+def open_frames(root: Path, split: str, composite: Composite) -> FrameSource:
+    """Open a folder of ash frames.
+
+    Args:
+        root: The folder.
+        split: Split to file the samples under.
+        composite: The requested composite, which must be `ash`.
+
+    Returns:
+        A source of all frames in the folder, by name.
+
+    Raises:
+        ContrailError: If the folder holds no frames or another composite is requested.
+    """
+    if composite.name != "ash":
+        raise ContrailError(f"{root}: ash frames hold only the composite 'ash'; omit --composite {composite.name}")
+    paths = sorted(root.glob("*.npy"))
+    if not paths:
+        raise ContrailError(f"{root}: contains no .npy frames; check the path")
+    ids, problems = _record_ids(path.stem for path in paths)
+    return FrameSource(
+        root=str(root),
+        location=str(root.resolve()),
+        split=split,
+        record_ids=ids,
+        frames=1,
+        folder=root.absolute(),
+        channels=tuple(composite.channel_names),
+        problems=problems,
+        note=f"{root.name}: frames have no time, place or annotators",
+    )

@@ -1,7 +1,5 @@
 """Select samples of sealed stores, and recover the settings that a store was built with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -15,7 +13,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.sources.base import LabelFilter
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
-from contrail_data.store.samples import labelled_time
+from contrail_data.store.samples import as_text, labelled_time
 from contrail_data.store.schema import Kind, PixelDtype, require_kind
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.shards import parse_layout
@@ -78,7 +76,7 @@ def select_samples(
         ContrailError: If a named record is not in the store, or the area or the times are impossible.
     """
     scalars = read_scalars(store)
-    ids = np.array([str(r) for r in scalars["record_id"].values])
+    ids = as_text(scalars["record_id"].values)
     if absent := sorted({*(record_ids or ()), *without} - set(ids)):
         more = f" (nor {len(absent) - 1} others of the list)" if len(absent) > 1 else ""
         raise ContrailError(f"{store.attrs['path']}: holds no record {absent[0]!r}{more}; correct the list")
@@ -95,7 +93,11 @@ def select_samples(
     if until is not None:
         selected &= times < until
     if area is not None:
-        selected &= _inside(area, scalars["latitude"].values, scalars["longitude"].values)
+        south, west, north, east = area
+        latitude, longitude = scalars["latitude"].values, scalars["longitude"].values  # NaN lies nowhere
+        east_of_west, west_of_east = longitude >= west, longitude <= east
+        selected &= (latitude >= south) & (latitude <= north)
+        selected &= east_of_west & west_of_east if west <= east else east_of_west | west_of_east
     if label is not None:
         labelled, positive = scalars["label_source"].values != "none", scalars["positive_pixels"].values > 0
         choices = {LabelFilter.NONE: ~labelled, LabelFilter.POSITIVE: labelled & positive}
@@ -103,16 +105,6 @@ def select_samples(
     if split is not None:
         selected &= scalars["split"].values == split
     return np.flatnonzero(selected)
-
-
-def _inside(
-    area: tuple[float, float, float, float], latitude: npt.NDArray[np.float64], longitude: npt.NDArray[np.float64]
-) -> npt.NDArray[np.bool_]:
-    """Return whether places lie inside an area (south, west, north, east); NaN does not."""
-    south, west, north, east = area
-    east_of_west, west_of_east = longitude >= west, longitude <= east
-    between = east_of_west & west_of_east if west <= east else east_of_west | west_of_east
-    return (latitude >= south) & (latitude <= north) & between
 
 
 def select_distinct(stores: Sequence[xr.Dataset]) -> list[StoreSelection]:

@@ -4,8 +4,6 @@ Samples keep their pixels and values bit by bit, and are verified against their 
 damage is not passed on. The new store refers to its parents only by the digests in its attribute `parents`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -39,90 +37,6 @@ class StoredSample:
     index: int
     attributes: Attributes
     time: npt.NDArray[np.datetime64]
-
-
-def from_stores(selections: Sequence[StoreSelection]) -> StoreSource:
-    """Take samples from stores, in the given order.
-
-    Args:
-        selections: Open stores and the indices of the samples to take.
-
-    Returns:
-        A source of these samples.
-
-    Raises:
-        ContrailError: If a record occurs twice, nothing is selected, or the stores differ in settings or frames.
-    """
-    first = selections[0][0]
-    settings = settings_of(first)
-    entries: dict[str, StoredSample] = {}
-    for store, samples in selections:
-        if settings_of(store) != settings or store.sizes["time"] != first.sizes["time"]:
-            what = f"composite, dtype, codec, size, frames or label shift differ from those of {first.attrs['path']}"
-            raise ContrailError(f"{store.attrs['path']}: {what} (see contrail-data diff); rebuild one of them")
-        for record_id, entry in _stored_samples(store, samples):
-            if record_id in entries:
-                raise ContrailError(f"record {record_id}: occurs in {entries[record_id].path} and {entry.path}")
-            entries[record_id] = entry
-    if not entries:
-        raise ContrailError(f"{first.attrs['path']}: no sample is selected; relax the conditions")
-    paths = [str(store.attrs["path"]) for store, _ in selections]
-    return StoreSource(
-        root=", ".join(paths),
-        location=", ".join(path if "://" in path else str(Path(path).resolve()) for path in paths),
-        split="",
-        record_ids=list(entries),
-        frames=first.sizes["time"],
-        entries=entries,
-        has_gaps=any("valid" in store.variables for store, _ in selections),
-        parent_paths=paths,
-        parent_digests=[str(store.attrs["digest"]) for store, _ in selections],
-    )
-
-
-def appended(parent: xr.Dataset, new: Source) -> AppendedSource:
-    """Take all samples of a store, followed by the records of a source that it does not hold yet.
-
-    Args:
-        parent: The open store.
-        new: Source of the new records.
-
-    Returns:
-        A source of the old and the new records.
-
-    Raises:
-        ContrailError: If there are no new records, or their number of frames differs.
-    """
-    old = from_stores([(parent, np.arange(parent.sizes["sample"]))])
-    added = [record_id for record_id in new.record_ids if record_id not in old.entries]
-    if not added:
-        raise ContrailError(f"{new.root}: all its records are in {old.root} already; nothing to append")
-    if new.frames != old.frames:
-        frames = f"records have {new.frames} frames, those of {old.root} {old.frames}"
-        raise ContrailError(f"{new.root}: {frames}; append to another store")
-    inherited: dict[str, Any] = {field.name: getattr(new, field.name) for field in fields(Source)}
-    changed: dict[str, Any] = {
-        "record_ids": [*old.record_ids, *added],
-        "entries": {},
-        "has_gaps": old.has_gaps or new.has_gaps,
-        "parent_paths": old.parent_paths,
-        "parent_digests": old.parent_digests,
-    }
-    return AppendedSource(**inherited | changed, old=old, new=new)
-
-
-def _stored_samples(store: xr.Dataset, samples: npt.NDArray[np.int64]) -> Iterator[tuple[str, StoredSample]]:
-    path = str(store.attrs["path"])
-    absolute = path if "://" in path else str(Path(path).absolute())
-    scalars = read_scalars(store)
-    columns = {name: scalars[name].values.tolist() for name in Attributes.__annotations__ if name in scalars}
-    # Stores written by earlier versions do not name the satellite.
-    columns.setdefault("satellite", [GOES_EAST] * store.sizes["sample"])
-    columns.setdefault("satellite_longitude", [GOES_EAST_LONGITUDE] * store.sizes["sample"])
-    times = scalars["time"].values
-    for index in samples.tolist():
-        attributes = cast(Attributes, {name: column[index] for name, column in columns.items()})
-        yield check_record_id(attributes["record_id"]), StoredSample(absolute, index, attributes, times[index])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +92,59 @@ def _opened(path: str) -> tuple[xr.Dataset, dict[str, PixelReader]]:
     store = open_store(path)
     names = [name for name in ("image", "mask", "annotators", "valid") if name in store.variables]
     return store, {name: pixel_reader(store, name, check=True) for name in names}
+
+
+def from_stores(selections: Sequence[StoreSelection]) -> StoreSource:
+    """Take samples from stores, in the given order.
+
+    Args:
+        selections: Open stores and the indices of the samples to take.
+
+    Returns:
+        A source of these samples.
+
+    Raises:
+        ContrailError: If a record occurs twice, nothing is selected, or the stores differ in settings or frames.
+    """
+    first = selections[0][0]
+    settings = settings_of(first)
+    entries: dict[str, StoredSample] = {}
+    for store, samples in selections:
+        if settings_of(store) != settings or store.sizes["time"] != first.sizes["time"]:
+            what = f"composite, dtype, codec, size, frames or label shift differ from those of {first.attrs['path']}"
+            raise ContrailError(f"{store.attrs['path']}: {what} (see contrail-data diff); rebuild one of them")
+        for record_id, entry in _stored_samples(store, samples):
+            if record_id in entries:
+                raise ContrailError(f"record {record_id}: occurs in {entries[record_id].path} and {entry.path}")
+            entries[record_id] = entry
+    if not entries:
+        raise ContrailError(f"{first.attrs['path']}: no sample is selected; relax the conditions")
+    paths = [str(store.attrs["path"]) for store, _ in selections]
+    return StoreSource(
+        root=", ".join(paths),
+        location=", ".join(path if "://" in path else str(Path(path).resolve()) for path in paths),
+        split="",
+        record_ids=list(entries),
+        frames=first.sizes["time"],
+        entries=entries,
+        has_gaps=any("valid" in store.variables for store, _ in selections),
+        parent_paths=paths,
+        parent_digests=[str(store.attrs["digest"]) for store, _ in selections],
+    )
+
+
+def _stored_samples(store: xr.Dataset, samples: npt.NDArray[np.int64]) -> Iterator[tuple[str, StoredSample]]:
+    path = str(store.attrs["path"])
+    absolute = path if "://" in path else str(Path(path).absolute())
+    scalars = read_scalars(store)
+    columns = {name: scalars[name].values.tolist() for name in Attributes.__annotations__ if name in scalars}
+    # Stores written by earlier versions do not name the satellite.
+    columns.setdefault("satellite", [GOES_EAST] * store.sizes["sample"])
+    columns.setdefault("satellite_longitude", [GOES_EAST_LONGITUDE] * store.sizes["sample"])
+    times = scalars["time"].values
+    for index in samples.tolist():
+        attributes = cast(Attributes, {name: column[index] for name, column in columns.items()})
+        yield check_record_id(attributes["record_id"]), StoredSample(absolute, index, attributes, times[index])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,15 +229,46 @@ class AppendedSource(Source):
                         files[name] = writers[name].finish()
             rows: list[SampleRow] = []
             for index in range(number * SHARD, (number + 1) * SHARD):
-                record_id = self.old.record_ids[index]
-                entry = self.old.entries[record_id]
+                entry = self.old.entries[self.old.record_ids[index]]
                 kept_checksums = {name: np.atleast_1d(values[index]).tolist() for name, values in checksums.items()}
-                row: SampleRow = {
-                    "index": index,
-                    "record_id": record_id,
-                    "checksums": {**kept_checksums, **constant_checksums},
-                    "moments": moments[index].tolist(),
-                    "values": stored_values(entry.attributes, entry.time, int(missing[index])),
-                }
-                rows.append(row)
+                rows.append(
+                    {
+                        "index": index,
+                        "record_id": entry.attributes["record_id"],
+                        "checksums": {**kept_checksums, **constant_checksums},
+                        "moments": moments[index].tolist(),
+                        "values": stored_values(entry.attributes, entry.time, int(missing[index])),
+                    }
+                )
             yield Shard(number, files, rows)
+
+
+def appended(parent: xr.Dataset, new: Source) -> AppendedSource:
+    """Take all samples of a store, followed by the records of a source that it does not hold yet.
+
+    Args:
+        parent: The open store.
+        new: Source of the new records.
+
+    Returns:
+        A source of the old and the new records.
+
+    Raises:
+        ContrailError: If there are no new records, or their number of frames differs.
+    """
+    old = from_stores([(parent, np.arange(parent.sizes["sample"]))])
+    added = [record_id for record_id in new.record_ids if record_id not in old.entries]
+    if not added:
+        raise ContrailError(f"{new.root}: all its records are in {old.root} already; nothing to append")
+    if new.frames != old.frames:
+        frames = f"records have {new.frames} frames, those of {old.root} {old.frames}"
+        raise ContrailError(f"{new.root}: {frames}; append to another store")
+    inherited: dict[str, Any] = {field.name: getattr(new, field.name) for field in fields(Source)}
+    changed: dict[str, Any] = {
+        "record_ids": [*old.record_ids, *added],
+        "entries": {},
+        "has_gaps": old.has_gaps or new.has_gaps,
+        "parent_paths": old.parent_paths,
+        "parent_digests": old.parent_digests,
+    }
+    return AppendedSource(**inherited | changed, old=old, new=new)

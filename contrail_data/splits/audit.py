@@ -1,7 +1,5 @@
 """Audit stores for leaks, including those that only images and labels reveal, and write leaks as tables and CSV."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Deal groups of records out into folds of equal size, with equally many positive records."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

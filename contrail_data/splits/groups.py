@@ -1,7 +1,5 @@
 """Groups of records that no split may divide, weights for drawing records, and a summary of records."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

@@ -5,8 +5,6 @@ Candidates have windows whose lowest frequencies correlate, at shifts of up to a
 if mirrored or turned. Unless they do so almost perfectly, they are compared again, cell by cell, at the best shift.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -6,8 +6,6 @@ users' guide, volume 3, section 5.1.3). Pixels whose data quality flag is not ac
 any way that netCDF allows (byte order, width, sign, packing, chunks, filters) and mean what the netCDF4 library reads.
 """
 
-from __future__ import annotations
-
 import atexit
 import re
 import warnings
@@ -30,7 +28,15 @@ from xarray.core import indexing
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.scans.abi_files import SAME_SCAN, AbiFile, AbiScan, attribute_text, find_files, group_scans
+from contrail_data.scans.abi_files import (
+    SAME_SCAN,
+    AbiFile,
+    AbiScan,
+    attribute_text,
+    find_files,
+    group_scans,
+    require_one_kind,
+)
 from contrail_data.scans.scene import assemble, remove_impossible, require_bands, with_geometry
 from contrail_data.storage.files import first_line
 from contrail_data.storage.place import Place
@@ -407,6 +413,7 @@ def open_abi(
     files = [file for pattern in patterns for file in find_files(str(pattern))]
     if not files:
         raise ContrailError("open_abi: no file is named; give a folder, a glob or files")
+    require_one_kind(files)
     scans, notes = group_scans(files)
     for note in notes:
         warnings.warn(note, stacklevel=2)

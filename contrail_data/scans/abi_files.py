@@ -1,7 +1,5 @@
 """GOES-R ABI files: described by name or contents, found in folders and archives, and grouped into scans."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re
@@ -32,7 +30,7 @@ _LIKELY_NAME = re.compile(r"abi|\.nc|\.h5|\.hdf", re.IGNORECASE)
 _SCENES = {"Full Disk": "F", "CONUS": "C", "PACUS": "C", "Mesoscale": "M1"}
 SAME_SCAN = np.timedelta64(30, "s")
 """Files that start within this time belong to one scan; the bands of a scan start within a second of each other."""
-_HOUR = np.timedelta64(1, "h")
+_HOUR, _SECOND = np.timedelta64(1, "h"), np.timedelta64(1, "s")
 
 ROLES = {
     "goes-east": ((16, "2017-12-18T00:00", "2025-04-07T15:00"), (19, "2025-04-07T15:00", "2100-01-01T00:00")),
@@ -157,21 +155,22 @@ def find_files(where: str, spans: Sequence[Span] = (ALWAYS,), product: str = "L1
     Raises:
         ContrailError: If there are none, or an archive cannot be searched with these arguments.
     """
-    spans = _merged(spans)
     archive = is_archive(where)
     urls = _archived(where, spans, product) if archive else sorted(local_paths(where))
-    firsts = [first for first, _ in spans]
+    firsts, lasts = np.array(sorted(spans), "datetime64[us]").T
+    lasts = np.maximum.accumulate(lasts)  # spans may overlap
     files = []
     for file in filter(None, map(describe, urls)):
         start = file.start.astype("datetime64[us]")
         i = bisect(firsts, start) - 1
-        if i >= 0 and start <= spans[i][1] and (not archive or _in_its_role(where, file)):
+        in_role = not (archive and where in ROLES) or file.satellite in _spacecraft(where, start, start)
+        if i >= 0 and start <= lasts[i] and in_role:
             files.append(file)
     if not files and (readers := readers_of(urls)):
         remedy = f"which satpy reads; give --reader {readers[0]}, or --reader auto"
         raise ContrailError(f"{where}: contains files of another imager, {remedy}")
     if not files:
-        between = "" if spans == [ALWAYS] else f" between {spans[0][0]} and {spans[-1][1]}"
+        between = "" if ALWAYS in spans else f" between {firsts[0]} and {lasts[-1]}"
         products = "OR_ABI-L1b-Rad..., OR_ABI-L2-CMIP..., OR_ABI-L2-MCMIP..."
         raise ContrailError(f"{where}: contains no ABI files ({products}){between}; check the path and the times")
     return sorted(files)
@@ -208,19 +207,9 @@ def is_archive(where: str) -> bool:
     return place_of(where).remote or (where in ARCHIVES and not Path(where).exists())
 
 
-def _merged(spans: Sequence[Span]) -> list[Span]:
-    """Join spans that overlap, in order of time."""
-    merged: list[Span] = []
-    for first, last in sorted((first.astype("datetime64[us]"), last.astype("datetime64[us]")) for first, last in spans):
-        if merged and first <= merged[-1][1]:
-            first, last = merged[-1][0], max(merged.pop()[1], last)
-        merged.append((first, last))
-    return merged
-
-
 def _archived(where: str, spans: Sequence[Span], product: str) -> list[str]:
     """List the hours that the spans touch, many at a time."""
-    if spans[0][0] == ALWAYS[0] or spans[-1][1] == ALWAYS[1]:
+    if any(first == ALWAYS[0] or last == ALWAYS[1] for first, last in spans):
         raise ContrailError(f"{where}: archives are searched by time; give --since and --until")
     if not re.fullmatch(r"(L1b-Rad|L2-CMIP|L2-MCMIP)(F|C|M1|M2)", product):
         remedy = "give L1b-Rad, L2-CMIP or L2-MCMIP with F, C, M1 or M2, as in L1b-RadF"
@@ -229,11 +218,13 @@ def _archived(where: str, spans: Sequence[Span], product: str) -> list[str]:
     places = []
     for first, last in spans:
         for hour in np.arange(first.astype("datetime64[h]"), last.astype("datetime64[h]") + _HOUR):
-            for bucket in _buckets(where, hour):
-                places.append(place_of(f"{bucket}/{folder}/{hour.astype(datetime):%Y/%j/%H}"))
+            buckets = [where.rstrip("/")]
+            if where in ARCHIVES:  # two buckets in the hour of a change of spacecraft
+                buckets = [f"s3://noaa-goes{n}" for n in _spacecraft(where, hour, hour + _HOUR - _SECOND)]
+            places += [place_of(f"{bucket}/{folder}/{hour.astype(datetime):%Y/%j/%H}") for bucket in buckets]
     if not places:
         remedy = "choose a later time, or a satellite such as goes16"
-        raise ContrailError(f"{where}: no GOES-R spacecraft at {spans[0][0]}; {remedy}")
+        raise ContrailError(f"{where}: no GOES-R spacecraft at {min(spans)[0]}; {remedy}")
 
     def _listed(place: Place) -> list[str]:
         return [place.file(key) for key in place.sizes() if f"ABI-{product}-" in key]
@@ -242,24 +233,13 @@ def _archived(where: str, spans: Sequence[Span], product: str) -> list[str]:
         return [name for names in pool.map(_listed, dict.fromkeys(places)) for name in names]
 
 
-def _buckets(where: str, hour: np.datetime64) -> list[str]:
-    """Return the buckets that hold scans of an hour: two in the hour of a change of spacecraft."""
-    if where not in ARCHIVES:
-        return [where.rstrip("/")]
-    stints = ARCHIVES[where]
+def _spacecraft(archive: str, first: np.datetime64, last: np.datetime64) -> list[int]:
+    """Return the satellites that scanned for an archive between two times, both inclusive."""
     return [
-        f"s3://noaa-goes{number}"
-        for number, begin, end in stints
-        if np.datetime64(begin) < hour + _HOUR and hour < np.datetime64(end)
+        satellite
+        for satellite, begin, end in ARCHIVES[archive]
+        if np.datetime64(begin) <= last and first < np.datetime64(end)
     ]
-
-
-def _in_its_role(where: str, file: AbiFile) -> bool:
-    """Return whether the file's spacecraft had the role at that time, if `where` is a role."""
-    return where not in ROLES or any(
-        number == file.satellite and np.datetime64(begin) <= file.start < np.datetime64(end)
-        for number, begin, end in ROLES[where]
-    )
 
 
 @dataclass(frozen=True)
@@ -272,18 +252,14 @@ class AbiScan:
     """By band; a file of all bands occurs under each of them."""
 
 
-def group_scans(files: Sequence[AbiFile]) -> tuple[list[AbiScan], list[str]]:
-    """Group the files of one satellite, scene and product into scans.
+def require_one_kind(files: Sequence[AbiFile]) -> None:
+    """Check that files are of one satellite, scene and product.
 
     Args:
-        files: The files, in any order.
-
-    Returns:
-        The scans in order of time, and a note for each file that another one of the same scan and band replaces: the
-        one created last, of equal ones that with the shortest name.
+        files: The files.
 
     Raises:
-        ContrailError: If the files are of several satellites, scenes or products.
+        ContrailError: If they are of several.
     """
     kinds = sorted({(f.satellite, f.scene, f.product) for f in files})
     if len(kinds) > 1:
@@ -291,11 +267,25 @@ def group_scans(files: Sequence[AbiFile]) -> tuple[list[AbiScan], list[str]]:
         folder = os.path.dirname(files[0].url)
         remedy = "choose one with a glob such as 'FOLDER/*RadC*G16*.nc'"
         raise ContrailError(f"{folder}: files of several kinds ({names}); {remedy}")
+
+
+def group_scans(files: Sequence[AbiFile]) -> tuple[list[AbiScan], list[str]]:
+    """Group files of one scene and product into scans.
+
+    Args:
+        files: The files, in any order.
+
+    Returns:
+        The scans in order of satellite and time, and a note for each file that another one of the same scan and band
+        replaces: the one created last, of equal ones that with the shortest name.
+    """
     replaced: list[str] = []
     scans: list[AbiScan] = []
-    for file in sorted(files, key=lambda f: (f.start, f.band, f.created, -len(f.name), f.url)):
-        if not scans or file.start - scans[-1].start > SAME_SCAN:
+    previous = None
+    for file in sorted(files, key=lambda f: (f.satellite, f.start, f.band, f.created, -len(f.name), f.url)):
+        if file.satellite != previous or file.start - scans[-1].start > SAME_SCAN:
             scans.append(AbiScan(file.start, file.end, {}))
+        previous = file.satellite
         bands = range(1, 17) if file.band == 0 else [file.band]
         if (older := scans[-1].files.get(bands[0])) is not None:
             reason = "created later" if file.created > older.created else "of the same scan and band"

@@ -1,11 +1,9 @@
 """Scans of any imager, listed but not opened, and the choice of scans for the frames of a sample."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from contrail_data.scans.abi_files import (
     group_scans,
     is_archive,
     local_paths,
+    require_one_kind,
 )
 from contrail_data.scans.satpy_files import group_files, reader_for
 from contrail_data.scans.satpy_reader import open_readable
@@ -134,27 +133,20 @@ def list_abi_scans(
         ContrailError: If there are no files, they are of several kinds, or no scan has all bands.
     """
     files = find_files(where, spans, product)
+    # The spacecraft of an archive such as goes-east follow one another; anything else holds files of one.
+    if where not in ROLES or not is_archive(where):
+        require_one_kind(files)
     candidates = [file for file in files if file.band in (0, *bands)]
     with ThreadPoolExecutor(8) as pool:
-        problem_of = {
-            file: problem for file, problem in zip(candidates, pool.map(_problem_of, candidates), strict=True)
-        }
+        problem_of = dict(zip(candidates, pool.map(_problem_of, candidates), strict=True))
     readable = [file for file, problem in problem_of.items() if not problem]
     broken = [file for file, problem in problem_of.items() if problem]
-    # The spacecraft of an archive such as goes-east follow one another; anything else holds files of one.
-    in_turn = where in ROLES and is_archive(where)
-    notes: list[str] = []
+    groups, notes = group_scans(readable)
     reported: dict[Scan, set[int]] = {}
-    for satellite in sorted({file.satellite for file in files}) if in_turn else [None]:
-        group_scans(
-            [file for file in files if satellite in (None, file.satellite)]
-        )  # raises if they are of other kinds
-        groups, replaced = group_scans([file for file in readable if satellite in (None, file.satellite)])
-        notes += replaced
-        for group in groups:
-            if present := {b: f for b, f in group.files.items() if b in bands and b in bands_of(f)}:
-                scan = _abi_scan(replace(group, files=present), good)
-                reported[scan] = {f.band for f in broken if abs(f.start - group.start) <= SAME_SCAN}
+    for group in groups:
+        if present := {b: f for b, f in group.files.items() if b in bands and b in bands_of(f)}:
+            scan = _abi_scan(replace(group, files=present), good)
+            reported[scan] = {f.band for f in broken if abs(f.start - group.start) <= SAME_SCAN}
     if len(platforms := sorted({scan.platform for scan in reported})) > 1:
         notes.append(f"{where}: scans of {', '.join(platforms)}, each from the time when it stood there")
     in_files = {file.band for file in files if file.band} | {b for f in readable if not f.band for b in bands_of(f)}
@@ -228,10 +220,11 @@ def list_satpy_scans(where: str, reader: str, bands: tuple[int, ...]) -> ScanLis
         raise ContrailError(f"{where}: contains no files; check the path")
     if reader == "auto":
         reader = reader_for(paths, where)
-    problems, kinds = [], set()
+    problems: list[str] = []
+    kinds = set()
     reported: dict[Scan, Sequence[int]] = {}
     for group in group_files(paths, reader, bands):
-        scene, broken = _satpy_scan(group, reader, bands)
+        scene, broken = open_readable(group, reader, bands)
         problems += broken
         if scene is not None:
             kinds.add((scene.attrs["platform"], scene.attrs["scene"]))
@@ -256,12 +249,7 @@ def _scan_of(scene: xr.Dataset, files: tuple[Path, ...], reader: str, bands: tup
 
 
 def _open_satpy_scan(files: tuple[Path, ...], reader: str, bands: tuple[int, ...]) -> xr.Dataset:
-    scene, problems = _satpy_scan(files, reader, bands)
+    scene, problems = open_readable(files, reader, bands)
     if scene is None:
         raise ContrailError(problems[0])
     return scene
-
-
-@lru_cache(maxsize=16)
-def _satpy_scan(files: tuple[Path, ...], reader: str, bands: tuple[int, ...]) -> tuple[xr.Dataset | None, list[str]]:
-    return open_readable(files, reader, bands)

@@ -1,7 +1,5 @@
 """Files of Himawari's AHI, GEO-KOMPSAT's AMI and other imagers that satpy reads: which imager, band and scan."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -69,26 +67,6 @@ def band_of_file(path: Path, reader: str) -> int | None:
     """
     match = NAMES[reader].fullmatch(path.name) if reader in NAMES else None
     return _CHANNELS.get(match["channel"]) if match else None
-
-
-def bands_of_names(paths: Iterable[Path], reader: str) -> set[int] | None:
-    """Return the infrared bands that the names of files state.
-
-    Args:
-        paths: The files.
-        reader: satpy's name of the reader.
-
-    Returns:
-        ABI bands; None if names of the reader's files are not known.
-
-    Raises:
-        ContrailError: If a file is not named like one of the reader.
-    """
-    if reader not in NAMES:
-        return None
-    if strangers := [path for path in paths if not NAMES[reader].fullmatch(path.name)]:
-        raise ContrailError(f"{strangers[0]}: not named like a file of {reader}; leave it out")
-    return {band for path in paths if (band := band_of_file(path, reader))}
 
 
 def _require_satpy(reader: str) -> None:

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.scans.satpy_files import INFRARED, NAMES, band_of_file, bands_of_names, group_files, reader_for
+from contrail_data.scans.satpy_files import INFRARED, band_of_file
 from contrail_data.scans.scene import assemble, remove_impossible, require_bands
 from contrail_data.storage.files import first_line
 
@@ -60,7 +61,7 @@ def from_satpy(scene: Scene) -> xr.Dataset:
         ContrailError: If no window channel (ABI 11, 13, 14, 15) is loaded, or the datasets are not on one geostationary
             grid whose position is known.
     """
-    _, scan = _scan_of(scene)
+    scan = _scan_of(scene)
     bands = scan["band"].values.tolist()
     if not set(WINDOW) & set(bands):
         remedy = f"load one of {_WINDOW_MICROMETRES} as brightness temperature"
@@ -69,48 +70,13 @@ def from_satpy(scene: Scene) -> xr.Dataset:
     return scan
 
 
-def open_satpy(paths: Sequence[Path], reader: str | None = None, bands: Sequence[int] | None = None) -> xr.Dataset:
-    """Open files of one imager and sector, of one or several times, through satpy.
+@lru_cache(maxsize=16)
+def open_readable(
+    paths: tuple[Path, ...], reader: str, bands: tuple[int, ...]
+) -> tuple[xr.Dataset | None, tuple[str, ...]]:
+    """Open files of one scan through satpy, without those that cannot be read.
 
     Compressed files are unpacked when they are opened; pixels are read and calibrated on demand.
-
-    Args:
-        paths: The files. Of AHI HSD and AMI L1b files, only those of the requested bands are opened.
-        reader: satpy's name of the reader; None recognises AHI HSD and AMI L1b by the names of the files.
-        bands: ABI bands; None opens the available window bands.
-
-    Returns:
-        A scene (see `contrail_data.scans.scene`) on dask arrays. Missing segments, and bands that one of the times
-        lacks, are NaN.
-
-    Raises:
-        ContrailError: If satpy is not installed, a file cannot be read or comes from another imager, a band is in no
-            file, or the grids of the files differ.
-    """
-    paths = [Path(path) for path in paths]
-    if not paths or (bands is not None and not len(bands)):
-        raise ContrailError(f"no {'band' if paths else 'file'} to open with satpy; give at least one")
-    if absent := [path for path in paths if not path.is_file()]:
-        raise ContrailError(f"{absent[0]}: no such file; check the path")
-    where = str(paths[0].parent)
-    reader = reader or reader_for(paths, str(paths[0]))
-    requested = sorted(set(WINDOW if bands is None else bands))
-    if (named := bands_of_names(paths, reader)) is not None:
-        _check(where, requested, named, bands is None)
-    scans = [_read(group, reader, requested) for group in group_files(paths, reader, requested)]
-    available = {band for _, scan in scans for band in scan["band"].values.tolist()}
-    _check(where, requested, available, bands is None)
-    scans.sort(key=lambda area_and_scan: area_and_scan[1]["scan_start"].values[0])
-    return _joined(scans, [band for band in requested if band in available], where)
-
-
-def _check(where: str, requested: Sequence[int], available: set[int], any_suffices: bool) -> None:
-    if not (any_suffices and available & set(requested)):
-        require_bands(where, requested, available)
-
-
-def open_readable(paths: Sequence[Path], reader: str, bands: Sequence[int]) -> tuple[xr.Dataset | None, list[str]]:
-    """Open files of one scan, without those that cannot be read.
 
     Args:
         paths: The files.
@@ -118,40 +84,40 @@ def open_readable(paths: Sequence[Path], reader: str, bands: Sequence[int]) -> t
         bands: ABI bands; files need not hold all of them.
 
     Returns:
-        The scene, or None if no file can be read, and one line for each file that is left out.
+        A scene (see `contrail_data.scans.scene`) on dask arrays, where missing segments are NaN, or None if no file can
+        be read; and one line for each file that is left out.
     """
     try:
-        return _read(paths, reader, bands)[1], []
+        return _read(paths, reader, bands), ()
     except ContrailError as error:
-        problem = str(error)
-    good, problems = [], []
+        problem_of_all = str(error)
+    problem_of: dict[Path, str] = {}
     for path in paths if len(paths) > 1 else ():
         try:
             _read([path], reader, bands)
-            good.append(path)
         except ContrailError as error:
-            problems.append(str(error))
-    if not good or not problems:
-        return None, problems or [problem]
+            problem_of[path] = str(error)
+    good = tuple(path for path in paths if path not in problem_of)
+    if not good or not problem_of:
+        return None, tuple(problem_of.values()) or (problem_of_all,)
     scene, further = open_readable(good, reader, bands)
-    return scene, problems + further
+    return scene, (*problem_of.values(), *further)
 
 
-def _read(paths: Sequence[Path], reader: str, requested: Sequence[int]) -> tuple[Any, xr.Dataset]:
+def _read(paths: Sequence[Path], reader: str, bands: Sequence[int]) -> xr.Dataset:
     from satpy import Scene
 
     try:
         with _unpacked_and_unlinked(reader):
             scene = Scene(filenames=list(map(os.fspath, paths)), reader=reader)
             available = _identifiers(scene)
-            _check(str(paths[0]), requested, set(available), any_suffices=True)
-            scene.load([available[band] for band in requested if band in available], generate=False)
+            requested = [available[band] for band in bands if band in available]
+            if not requested:
+                require_bands(str(paths[0]), bands, available)
+            scene.load(requested, generate=False)
     except ContrailError:
         raise
     except Exception as error:  # readers pass on what their formats' libraries raise, from EOFError to OverflowError
-        if len(paths) > 1 and reader in NAMES:  # reading them one by one finds the bad one
-            for path in paths:
-                _read([path], reader, requested)
         raise _unreadable(paths, reader, error) from None
     if missing := {str(name["name"]) for name in scene.missing_datasets}:
         raise ContrailError(f"{paths[0]}: satpy cannot load {', '.join(sorted(missing))}; fetch the files again")
@@ -200,8 +166,8 @@ def _identifiers(scene: Scene) -> dict[int, Any]:
     return chosen
 
 
-def _scan_of(scene: Scene, paths: Sequence[Path] = (), reader: str = "") -> tuple[Any, xr.Dataset]:
-    """Return satpy's area of a Scene, and the Scene converted into a scene of one time."""
+def _scan_of(scene: Scene, paths: Sequence[Path] = (), reader: str = "") -> xr.Dataset:
+    """Convert a Scene into a scene of one time."""
     import dask.array as da
 
     arrays: dict[int, Any] = {}
@@ -236,7 +202,7 @@ def _scan_of(scene: Scene, paths: Sequence[Path] = (), reader: str = "") -> tupl
     planes = [da.asarray(arrays[band].transpose("y", "x").data)[rows, columns].astype(np.float32) for band in bands]
     scan_time = min(start for start, _ in times), max(end for _, end in times)
     checked = _checked(da.stack([da.stack(planes)]), grid, paths, reader)
-    return area, assemble(checked, bands, grid, [scan_time], attributes)
+    return assemble(checked, bands, grid, [scan_time], attributes)
 
 
 def _checked(stack: Any, grid: FixedGrid, paths: Sequence[Path], reader: str) -> Any:
@@ -293,7 +259,7 @@ def _mirrored(scene: Scene, attributes: Mapping[str, Any]) -> bool:
         if abs(-bottom - pixel / 2 - stated) < pixel / 2:
             return True
     reason = "satpy mirrors it and its files are not at hand"
-    raise ContrailError(f"AMI's local area cannot be placed, since {reason}; use open_satpy and crop afterwards")
+    raise ContrailError(f"AMI's local area cannot be placed, since {reason}; use from_satpy before you crop")
 
 
 def _grid_of(area: Any, mirrored: bool) -> tuple[FixedGrid, slice, slice]:
@@ -338,24 +304,3 @@ def _handlers(scene: Scene) -> list[Any]:
     """Return satpy's open files of a Scene; none if the Scene was not read from files."""
     readers = getattr(scene, "_readers", {}).values()
     return [file for reader in readers for same in reader.file_handlers.values() for file in same]
-
-
-def _joined(scans: Sequence[tuple[Any, xr.Dataset]], bands: Sequence[int], where: str) -> xr.Dataset:
-    """Join scans of one area; bands that one of them lacks are NaN."""
-    first_area, first = scans[0]
-    for area, scan in scans:
-        if area != first_area or scan.attrs["platform"] != first.attrs["platform"]:
-            names = ", ".join(f"{s.attrs['platform']} {s.attrs['scene']}" for s in (first, scan))
-            remedy = "choose files of one satellite and sector"
-            raise ContrailError(f"{where}: grids differ ({names}, or their position); {remedy}")
-    scenes = [scan.reindex(band=np.array(bands, np.int16)) for _, scan in scans]
-    joined = xr.concat(
-        scenes,
-        "time",
-        data_vars="minimal",
-        coords="minimal",
-        compat="override",
-        join="override",
-        combine_attrs="override",
-    )
-    return joined.assign_attrs(source=sorted({name for scene in scenes for name in scene.attrs["source"]}))

@@ -9,8 +9,6 @@
 Attributes: platform, instrument, scene, source (names of the files).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -190,31 +188,30 @@ def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) 
     """
     require_bands(f"scene for composite {composite.name!r}", composite.bands, scene["band"].values.tolist())
 
-    def _channels(*planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        times, rows, columns = planes[0].shape
-        channels = np.empty((times, len(composite.channels), rows, columns), np.float32)
+    def _channels(*planes_tyx: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        times, rows, columns = planes_tyx[0].shape
+        channels_tcyx = np.empty((times, len(composite.channels), rows, columns), np.float32)
         for t in range(times):
             for top in range(0, rows, _CACHED_ROWS):
                 part = slice(top, top + _CACHED_ROWS)
-                bands = {band: plane[t, part] for band, plane in zip(composite.bands, planes, strict=True)}
-                evaluate(composite, bands, clip=clip, out=channels[t, :, part])
-        return channels
+                bands = {band: plane[t, part] for band, plane in zip(composite.bands, planes_tyx, strict=True)}
+                evaluate(composite, bands, clip=clip, out=channels_tcyx[t, :, part])
+        return np.moveaxis(channels_tcyx, 1, -1)
 
-    bands = [scene["brightness_temperature"].sel(band=band, drop=True) for band in composite.bands]
-    if bands[0].chunks is None:
-        values: Any = _channels(*(band.values for band in bands))
-    else:
-        import dask.array as da
-
-        count = len(composite.channels)
-        chunks = (bands[0].chunks[0], (count,), *bands[0].chunks[1:])
-        values = da.map_blocks(_channels, *(band.data for band in bands), dtype=np.float32, new_axis=1, chunks=chunks)
-    return xr.DataArray(
-        values,
-        dims=("time", "channel", "y", "x"),
-        coords={**bands[0].coords, "channel": composite.channel_names},
-        name=composite.name,
-        attrs={"long_name": f"composite {composite.name}", "units": "1", "grid_mapping": GRID_MAPPING},
+    channels = xr.apply_ufunc(
+        _channels,
+        *(scene["brightness_temperature"].sel(band=band, drop=True) for band in composite.bands),
+        output_core_dims=[["channel"]],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        dask_gufunc_kwargs={"output_sizes": {"channel": len(composite.channels)}},
+    )
+    attributes = {"long_name": f"composite {composite.name}", "units": "1", "grid_mapping": GRID_MAPPING}
+    return (
+        channels.transpose("time", "channel", "y", "x")
+        .assign_coords(channel=composite.channel_names)
+        .assign_attrs(attributes)
+        .rename(composite.name)
     )
 
 

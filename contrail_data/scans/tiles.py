@@ -4,8 +4,6 @@ OpenContrails tiles are north-up UTM grids, resampled bilinearly from the satell
 native tile is a window of the fixed grid itself, without resampling.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

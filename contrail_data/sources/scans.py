@@ -4,10 +4,8 @@ What is missing stays missing: a frame without a scan near enough, a pixel witho
 requested time must exist.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
@@ -24,7 +22,6 @@ from contrail_data.scans.abi import GOOD
 from contrail_data.scans.abi_files import ALWAYS, Span
 from contrail_data.scans.listing import (
     Scan,
-    ScanListing,
     assign_frames,
     list_abi_scans,
     list_satpy_scans,
@@ -68,171 +65,6 @@ class TileRequest:
 
 SampleScans: TypeAlias = tuple[Tile, list[Scan | None]]
 """A sample to cut: its tile, and the scan for each of its frames; None for a frame without a scan."""
-
-
-def open_scan_source(
-    where: str,
-    request: TileRequest,
-    composite: Composite,
-    split: str,
-    *,
-    since: np.datetime64 | None = None,
-    until: np.datetime64 | None = None,
-    product: str = "L1b-RadF",
-    good: Sequence[int] = GOOD,
-    reader: str | None = None,
-) -> ScanSource:
-    """List scans and the samples to cut from them.
-
-    Args:
-        where: A folder, glob, URL or archive of ABI files (see `find_files`), or files that satpy reads.
-        request: Which samples to cut.
-        composite: The composite to build, which decides which bands are read.
-        split: Split to file the samples under.
-        since: Earliest start of an ABI scan. Without `since` and `until`, the requested times limit the search.
-        until: Latest start of an ABI scan.
-        product: Product to take from an archive, see `find_files`.
-        good: Accepted data quality flags of ABI files.
-        reader: Name of satpy's reader, or `auto`; None reads ABI files.
-
-    Returns:
-        A source of the samples.
-
-    Raises:
-        ContrailError: If there are no scans, a band is missing, or no sample can be cut.
-    """
-    if reader is not None:
-        return cut_source(list_satpy_scans(where, reader, composite.bands), request, composite, split, where)
-    times = [*request.times, *(record.time("s") for record in request.records)]
-    spans: list[Span] = [(since or ALWAYS[0], until or ALWAYS[1])]
-    if times and since is None and until is None:
-        spans = spans_around(times, before=request.before, after=request.after, tolerance=request.tolerance)
-    listing = list_abi_scans(where, composite.bands, spans=spans, product=product, good=good)
-    source = cut_source(listing, request, composite, split, where)
-    return replace(source, options=[*source.options, *good])
-
-
-def cut_source(listing: ScanListing, request: TileRequest, composite: Composite, split: str, where: str) -> ScanSource:
-    """Assign scans to the requested samples.
-
-    Args:
-        listing: Scans of one imager.
-        request: Which samples to cut.
-        composite: The composite to build.
-        split: Split to file the samples under.
-        where: Where the scans come from, for messages and provenance.
-
-    Returns:
-        A source of the samples.
-
-    Raises:
-        ContrailError: If a place is not visible, or no sample is left.
-    """
-    check_record_id(split)
-    scans, notes = listing.scans, list(listing.notes)
-    entries: dict[str, SampleScans] = {}
-    empty_frames = all_frames = 0
-    for time, tiles in _requested_tiles(scans, request, where, notes):
-        frames = assign_frames(scans, time, before=request.before, after=request.after, tolerance=request.tolerance)
-        if frames[request.before] is None:
-            nearest = _minute(_nearest(scans, time))
-            notes.append(f"{time}: skipped, no scan within {request.tolerance:g} minutes (nearest: {nearest})")
-            continue
-        empty_frames += frames.count(None)
-        all_frames += len(frames)
-        entries |= {check_record_id(record_id): (tile, frames) for record_id, tile in tiles.items()}
-    if not entries:
-        raise ContrailError(f"{where}: no sample can be cut: {notes[-1] if notes else 'no time is left'}")
-    if empty_frames:
-        within = f"within {request.tolerance:g} minutes"
-        notes.append(f"{empty_frames} of {all_frames} frames have no scan {within} and are empty")
-    return ScanSource(
-        root=where,
-        location=where if "://" in where else str(Path(where).absolute()),
-        split=split,
-        record_ids=list(entries),
-        frames=request.before + 1 + request.after,
-        bands=composite.bands,
-        labelled_frame=request.before,
-        entries=entries,
-        problems=listing.problems,
-        note="; ".join(notes),
-        has_gaps=True,
-        options=[repr(request), *sorted({file for scan in scans for file in scan.files})],
-    )
-
-
-def _requested_tiles(
-    scans: Sequence[Scan], request: TileRequest, where: str, notes: list[str]
-) -> list[tuple[np.datetime64, dict[str, Tile]]]:
-    """Return the requested times, each with its tiles by record id; places are chosen on the grid of its scan."""
-    if request.records:
-        size = request.size
-        tiles_of = ((record, record.tile(size, size)) for record in request.records)
-        return [(record.time("s"), {record.record_id: tile}) for record, tile in tiles_of if tile is not None]
-    times = list(request.times) or _own_times(scans, request.every)
-    scan_of = {time: _nearest(scans, time) for time in times}
-    grids = dict.fromkeys(scan.grid for scan in scan_of.values())
-    tiles_on = {grid: _tiles_of_places(grid, request) for grid in grids}
-    if not any(tiles_on.values()):
-        raise ContrailError(f"{where}: shows no site of the lattice in full; give places with --at LATITUDE,LONGITUDE")
-    if empty := sum(not tiles_on[scan.grid] for scan in scan_of.values()):
-        notes.append(f"{empty} of {len(times)} times are skipped, as their scans show no site of the lattice in full")
-    return [
-        (
-            time,
-            {
-                _record_id(scan.platform, time, place, request.native): tile
-                for place, tile in tiles_on[scan.grid].items()
-            },
-        )
-        for time, scan in scan_of.items()
-    ]
-
-
-def _nearest(scans: Sequence[Scan], time: np.datetime64) -> Scan:
-    return min(scans, key=lambda scan: abs(scan.start - time))
-
-
-def _tiles_of_places(grid: FixedGrid, request: TileRequest) -> dict[tuple[float, float], Tile]:
-    tiles = {}
-    pixel = request.pixel or SIDE_KM * 1000 / request.size
-    for place in request.places or lattice_sites():
-        try:
-            tile = native_tile(grid, *place, request.size) if request.native else utm_tile(*place, request.size, pixel)
-            footprint = tile.footprint()
-            rows, columns = grid.indices(footprint["corner_latitude"], footprint["corner_longitude"])
-            if request.places and np.isnan(rows).all():
-                satellite = grid.projection.longitude
-                raise ValueError(f"not visible from {abs(satellite):g} {'EW'[satellite < 0]}")
-        except ValueError as error:
-            if request.places:
-                raise ContrailError(f"--at {place[0]:g},{place[1]:g}: {error}; choose another place") from None
-            continue
-        zenith = satellite_zenith(*place, grid.projection.longitude)
-        if request.places or (grid.contains(rows, columns).all() and zenith <= MAX_ZENITH):
-            tiles[place] = tile
-    return tiles
-
-
-def _own_times(scans: Sequence[Scan], every: int) -> list[np.datetime64]:
-    times: list[np.datetime64] = []
-    for scan in scans:
-        if not times or scan.start - times[-1] >= np.timedelta64(60 * every - 30, "s"):
-            times.append(scan.start.astype("datetime64[s]"))
-    return times
-
-
-def _record_id(satellite: str, time: np.datetime64, place: tuple[float, float], native: bool) -> str:
-    stamp = str(time.astype("datetime64[s]")).replace("-", "").replace(":", "")
-    latitude, longitude = place
-    ns, ew = "NS"[latitude < 0], "EW"[longitude < 0]
-    site = f"{ns}{abs(latitude) * 100:04.0f}{ew}{abs(longitude) * 100:05.0f}"
-    return f"{satellite.replace('GOES-', 'G')}-{stamp}-{site}{'-native' if native else ''}"
-
-
-def _minute(scan: Scan) -> str:
-    return str(scan.start.astype("datetime64[m]"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,3 +133,139 @@ class ScanSource(Source):
 @lru_cache(maxsize=64)
 def _opened(scan: Scan) -> xr.Dataset:
     return scan.open()
+
+
+def open_scan_source(
+    where: str,
+    request: TileRequest,
+    composite: Composite,
+    split: str,
+    *,
+    since: np.datetime64 | None = None,
+    until: np.datetime64 | None = None,
+    product: str = "L1b-RadF",
+    good: Sequence[int] = GOOD,
+    reader: str | None = None,
+) -> ScanSource:
+    """List scans and the samples to cut from them.
+
+    Args:
+        where: A folder, glob, URL or archive of ABI files (see `find_files`), or files that satpy reads.
+        request: Which samples to cut.
+        composite: The composite to build, which decides which bands are read.
+        split: Split to file the samples under.
+        since: Earliest start of an ABI scan. Without `since` and `until`, the requested times limit the search.
+        until: Latest start of an ABI scan.
+        product: Product to take from an archive, see `find_files`.
+        good: Accepted data quality flags of ABI files.
+        reader: Name of satpy's reader, or `auto`; None reads ABI files.
+
+    Returns:
+        A source of the samples.
+
+    Raises:
+        ContrailError: If there are no scans, a band is missing, or no sample can be cut.
+    """
+    check_record_id(split)
+    if reader is not None:
+        listing = list_satpy_scans(where, reader, composite.bands)
+    else:
+        times = [*request.times, *(record.time("s") for record in request.records)]
+        spans: list[Span] = [(since or ALWAYS[0], until or ALWAYS[1])]
+        if times and since is None and until is None:
+            spans = spans_around(times, before=request.before, after=request.after, tolerance=request.tolerance)
+        listing = list_abi_scans(where, composite.bands, spans=spans, product=product, good=good)
+    scans, notes = listing.scans, list(listing.notes)
+    entries: dict[str, SampleScans] = {}
+    empty_frames = all_frames = 0
+    for time, tiles in _requested_tiles(scans, request, where, notes):
+        frames = assign_frames(scans, time, before=request.before, after=request.after, tolerance=request.tolerance)
+        if frames[request.before] is None:
+            nearest = _nearest(scans, time).start.astype("datetime64[m]")
+            notes.append(f"{time}: skipped, no scan within {request.tolerance:g} minutes (nearest: {nearest})")
+            continue
+        empty_frames += frames.count(None)
+        all_frames += len(frames)
+        entries |= {check_record_id(record_id): (tile, frames) for record_id, tile in tiles.items()}
+    if not entries:
+        raise ContrailError(f"{where}: no sample can be cut: {notes[-1] if notes else 'no time is left'}")
+    if empty_frames:
+        within = f"within {request.tolerance:g} minutes"
+        notes.append(f"{empty_frames} of {all_frames} frames have no scan {within} and are empty")
+    return ScanSource(
+        root=where,
+        location=where if "://" in where else str(Path(where).absolute()),
+        split=split,
+        record_ids=list(entries),
+        frames=request.before + 1 + request.after,
+        bands=composite.bands,
+        labelled_frame=request.before,
+        entries=entries,
+        problems=listing.problems,
+        note="; ".join(notes),
+        has_gaps=True,
+        options=[repr(request), *sorted({file for scan in scans for file in scan.files}), *([] if reader else good)],
+    )
+
+
+def _requested_tiles(
+    scans: Sequence[Scan], request: TileRequest, where: str, notes: list[str]
+) -> list[tuple[np.datetime64, dict[str, Tile]]]:
+    """Return the requested times, each with its tiles by record id; places are chosen on the grid of its scan."""
+    if request.records:
+        size = request.size
+        tiles_of = ((record, record.tile(size, size)) for record in request.records)
+        return [(record.time("s"), {record.record_id: tile}) for record, tile in tiles_of if tile is not None]
+    times = list(request.times) or _own_times(scans, request.every)
+    scan_of = {time: _nearest(scans, time) for time in times}
+    grids = dict.fromkeys(scan.grid for scan in scan_of.values())
+    tiles_on = {grid: _tiles_of_places(grid, request) for grid in grids}
+    if not any(tiles_on.values()):
+        raise ContrailError(f"{where}: shows no site of the lattice in full; give places with --at LATITUDE,LONGITUDE")
+    if empty := sum(not tiles_on[scan.grid] for scan in scan_of.values()):
+        notes.append(f"{empty} of {len(times)} times are skipped, as their scans show no site of the lattice in full")
+    return [
+        (time, {_record_id(scan.platform, time, place, request.native): tile for place, tile in tiles_on[scan.grid]})
+        for time, scan in scan_of.items()
+    ]
+
+
+def _nearest(scans: Sequence[Scan], time: np.datetime64) -> Scan:
+    return min(scans, key=lambda scan: abs(scan.start - time))
+
+
+def _tiles_of_places(grid: FixedGrid, request: TileRequest) -> list[tuple[tuple[float, float], Tile]]:
+    tiles = []
+    pixel = request.pixel or SIDE_KM * 1000 / request.size
+    for place in request.places or lattice_sites():
+        try:
+            tile = native_tile(grid, *place, request.size) if request.native else utm_tile(*place, request.size, pixel)
+            footprint = tile.footprint()
+            rows, columns = grid.indices(footprint["corner_latitude"], footprint["corner_longitude"])
+            if request.places and np.isnan(rows).all():
+                satellite = grid.projection.longitude
+                raise ValueError(f"not visible from {abs(satellite):g} {'EW'[satellite < 0]}")
+        except ValueError as error:
+            if request.places:
+                raise ContrailError(f"--at {place[0]:g},{place[1]:g}: {error}; choose another place") from None
+            continue
+        zenith = satellite_zenith(*place, grid.projection.longitude)
+        if request.places or (grid.contains(rows, columns).all() and zenith <= MAX_ZENITH):
+            tiles.append((place, tile))
+    return tiles
+
+
+def _own_times(scans: Sequence[Scan], every: int) -> list[np.datetime64]:
+    times: list[np.datetime64] = []
+    for scan in scans:
+        if not times or scan.start - times[-1] >= np.timedelta64(60 * every - 30, "s"):
+            times.append(scan.start.astype("datetime64[s]"))
+    return times
+
+
+def _record_id(satellite: str, time: np.datetime64, place: tuple[float, float], native: bool) -> str:
+    stamp = str(time.astype("datetime64[s]")).replace("-", "").replace(":", "")
+    latitude, longitude = place
+    ns, ew = "NS"[latitude < 0], "EW"[longitude < 0]
+    site = f"{ns}{abs(latitude) * 100:04.0f}{ew}{abs(longitude) * 100:05.0f}"
+    return f"{satellite.replace('GOES-', 'G')}-{stamp}-{site}{'-native' if native else ''}"

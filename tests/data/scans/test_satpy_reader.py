@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import xarray as xr
 
 from contrail_data.composites import COMPOSITES, evaluate
 from contrail_data.errors import ContrailError
-from contrail_data.scans.satpy_reader import band_of_wavelength, from_satpy, open_satpy
+from contrail_data.scans.listing import list_satpy_scans
+from contrail_data.scans.satpy_reader import WINDOW, band_of_wavelength, from_satpy, open_readable
 from contrail_data.scans.scene import grid_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -32,6 +33,14 @@ def files_of(real_data: Path, imager: str) -> list[Path]:
     return sorted((real_data / imager).iterdir())
 
 
+def open_files(paths: Sequence[Path], bands: tuple[int, ...] = WINDOW, reader: str | None = None) -> xr.Dataset:
+    reader = reader or {"HS": "ahi_hsd", "gk": "ami_l1b"}[paths[0].name[:2]]
+    scene, problems = open_readable(tuple(paths), reader, bands)
+    assert not problems
+    assert scene is not None
+    return scene
+
+
 def never(*args: object, **keywords: object) -> None:
     raise AssertionError("something was computed")
 
@@ -43,7 +52,7 @@ def test_real_files_open_as_a_lazy_scene(real_data: Path, imager: str) -> None:
 
     paths = files_of(real_data, imager)
     with dask.config.set(scheduler=never):
-        scene = open_satpy(paths)
+        scene = open_files(paths)
     temperature = scene["brightness_temperature"]
     assert temperature.chunks is not None
     assert temperature.dims == ("time", "band", "y", "x")
@@ -102,7 +111,7 @@ def test_local_areas_of_ami_lie_where_their_files_say(real_data: Path) -> None:
     import h5py
 
     paths = files_of(real_data, "ami")
-    scene = open_satpy(paths)
+    scene = open_files(paths)
     grid = grid_of(scene)
     with h5py.File(paths[0]) as file:
         attributes = {key: float(np.ravel(file.attrs[f"image_{key}"])[0]) for key in PLACES}
@@ -127,7 +136,7 @@ def test_local_areas_of_ami_without_files_are_refused(real_data: Path) -> None:
     theirs = Scene([str(path) for path in files_of(real_data, "ami")], reader="ami_l1b")
     theirs.load(["IR112"])
     west, _, east, top = theirs["IR112"].attrs["area"].area_extent
-    with pytest.raises(ContrailError, match="open_satpy"):
+    with pytest.raises(ContrailError, match="use from_satpy before you crop"):
         from_satpy(theirs.crop(xy_bbox=(west, top - 200_000, east, top)))  # a cropped Scene has no files
 
 
@@ -135,7 +144,7 @@ def test_real_abi_files_give_the_same_scene_as_the_built_in_reader(real_data: Pa
     from contrail_data.scans.abi import open_abi
 
     paths = sorted((real_data / "abi").glob("*RadC*G16*.nc"))
-    theirs, ours = open_satpy(paths, reader="abi_l1b", bands=[11, 12, 15]), open_abi(paths)
+    theirs, ours = open_files(paths, (11, 12, 15), "abi_l1b"), open_abi(paths)
     assert theirs.attrs["platform"] == ours.attrs["platform"]
     assert theirs.attrs["scene"] == "CONUS"
     for name in ("x", "y"):
@@ -147,65 +156,40 @@ def test_real_abi_files_give_the_same_scene_as_the_built_in_reader(real_data: Pa
 
 
 def test_only_the_files_of_requested_bands_are_opened(real_data: Path) -> None:
-    scene = open_satpy(files_of(real_data, "ahi"), bands=[15, 14])
-    assert scene["band"].values.tolist() == [14, 15]
-    assert [name[21:24] for name in scene.attrs["source"]] == ["B14", "B15"]
+    (scan,) = list_satpy_scans(str(files_of(real_data, "ahi")[0].parent), "auto", (15, 14)).scans
+    assert scan.bands == (14, 15)
+    assert [name[21:24] for name in scan.open().attrs["source"]] == ["B14", "B15"]
 
 
 def test_unpacked_files_are_not_left_behind(real_data: Path, tmp_path: Path) -> None:
     import satpy
 
     with satpy.config.set(tmp_dir=str(tmp_path)):
-        scene = open_satpy(files_of(real_data, "ahi"), bands=[14])
+        (scan,) = list_satpy_scans(str(files_of(real_data, "ahi")[0].parent), "auto", (14,)).scans
+        scene = scan.open()
     assert not list(tmp_path.iterdir())
     assert np.isfinite(scene["brightness_temperature"]).any()
 
 
-def test_a_band_that_one_time_lacks_is_missing_at_that_time(real_data: Path, tmp_path: Path) -> None:
-    paths = files_of(real_data, "ami")
-    later = [tmp_path / path.name.replace("0034.nc", "0036.nc") for path in paths if "ir087" not in path.name]
-    for path in later:
-        shutil.copy(next(p for p in paths if p.name[:22] == path.name[:22]), path)
-    scene = open_satpy([*later, *paths])
-    assert scene["brightness_temperature"].shape == (2, 4, 500, 500)
-    gaps = np.isnan(scene["brightness_temperature"]).mean(("y", "x")).values
-    # The copies contain the same time as the originals, so either may come first.
-    assert gaps.tolist() in ([[0, 0, 0, 0], [1, 0, 0, 0]], [[1, 0, 0, 0], [0, 0, 0, 0]])
-
-
-@pytest.mark.slow
 def test_files_that_cannot_be_opened_are_refused_in_one_line(real_data: Path, tmp_path: Path) -> None:
-    paths = files_of(real_data, "ahi")
+    (tmp_path / "picture.png").touch()
 
-    def refused(match: str, *args: object, **keywords: object) -> None:
+    def refused(match: str, reader: str) -> None:
         with pytest.raises(ContrailError, match=match) as error:
-            open_satpy(*args, **keywords)
+            list_satpy_scans(str(tmp_path), reader, (14,))
         assert "\n" not in str(error.value)
 
-    refused("band 12 is missing \\(available: 11, 13, 14, 15\\)", paths, bands=[14, 12])
-    refused("no band to open", paths, bands=[])
-    refused("band 14 is missing \\(available: 13\\)", [p for p in paths if "B13" in p.name], bands=[14])
-    refused("check the path", [*paths, tmp_path / paths[0].name])
-    refused("no file to open", [])
-    broken = [tmp_path / path.name for path in paths]
-    for path, original in zip(broken, paths, strict=True):
-        path.write_bytes(original.read_bytes())
-    broken[2].write_bytes(paths[2].read_bytes()[:5000])
-    refused(f"{paths[2].name}: satpy cannot read it", broken)
-    broken[2].write_bytes(b"nothing of the kind")
-    refused(f"{paths[2].name}: satpy cannot read it", broken)
-    empty = tmp_path / paths[2].name.removesuffix(".bz2")
-    empty.touch()
-    refused(f"{empty.name}: satpy cannot read it", [empty])
-    other = tmp_path / "gk2a_ami_le1b_ir112_la020ge_202308090034.nc"
-    other.touch()
-    refused("several imagers", [*paths, other])
-    refused("leave it out", [*paths, other], reader="ahi_hsd")
-    stranger = tmp_path / "picture.png"
-    stranger.touch()
-    refused("picture.png", [stranger])
-    refused("name another", [stranger], reader="abi_l1b")
-    refused("name another", [stranger], reader="no_such_reader")
+    refused("name another", "abi_l1b")
+    refused("name another", "no_such_reader")
+    refused("contains no files named like AHI HSD or AMI L1b", "auto")
+    (original,) = (path for path in files_of(real_data, "ahi") if "B14" in path.name)
+    broken = tmp_path / original.name
+    for content in (original.read_bytes()[:5000], b"nothing of the kind", b""):
+        broken.write_bytes(content)
+        open_readable.cache_clear()
+        refused(f"{original.name}: satpy cannot read it", "auto")
+    (tmp_path / "gk2a_ami_le1b_ir112_la020ge_202308090034.nc").touch()
+    refused("several imagers", "auto")
 
 
 def test_a_damaged_ami_file_is_named_in_the_error(real_data: Path, tmp_path: Path) -> None:
@@ -213,9 +197,14 @@ def test_a_damaged_ami_file_is_named_in_the_error(real_data: Path, tmp_path: Pat
     broken = tmp_path / paths[0].name
     for size in (0, 200_000):
         broken.write_bytes(paths[0].read_bytes()[:size])
-        with pytest.raises(ContrailError, match=r"ir087.*satpy cannot read it") as error:
-            open_satpy([broken, *paths[1:]])
-        assert "\n" not in str(error.value)
+        open_readable.cache_clear()
+        scene, problems = open_readable((broken, *paths[1:]), "ami_l1b", WINDOW)
+        assert scene is not None
+        assert scene["band"].values.tolist() == [13, 14, 15]
+        (problem,) = problems
+        assert "ir087" in problem
+        assert "satpy cannot read it" in problem
+        assert "\n" not in problem
 
 
 @pytest.mark.parametrize("module", ["satpy", "pyspectral"])
@@ -224,7 +213,7 @@ def test_a_missing_package_is_named_in_the_error(tmp_path: Path, monkeypatch: py
     path.touch()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ContrailError, match=rf"{module}.*pip install '\.\[satpy\]'"):
-        open_satpy([path])
+        list_satpy_scans(str(path), "auto", (14,))
 
 
 def area(rows: int = 4, columns: int = 6, *, upright: bool = True, west_first: bool = True, **projection: object):

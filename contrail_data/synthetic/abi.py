@@ -1,7 +1,5 @@
 """Synthetic scenes written as the ABI files that NOAA publishes; deterministic by seed, byte for byte."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from datetime import datetime

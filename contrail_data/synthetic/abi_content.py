@@ -7,8 +7,6 @@ temperatures, harmonization, solar irradiance, lists of inputs.
 Radiances are Planck's law with the constants of the band: L = fk1 / (exp(fk2 / (bc1 + bc2 T)) - 1).
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Contrails and their lookalikes in a synthetic scene, and what annotators mark of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Where and when a synthetic record was taken."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Random fields of synthetic scenes, each a pure function of its random generator."""
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 

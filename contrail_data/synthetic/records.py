@@ -1,7 +1,5 @@
 """Synthetic scenes written as records in the OpenContrails layout."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -6,8 +6,6 @@ with wavelength l is T = B_l^-1((1 - e) B_l(T_below) + e B_l(T_ice)), where e = 
 law. The coefficients are rounded so that colours and spread of the ash composite are like those of real records.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

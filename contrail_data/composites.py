@@ -4,8 +4,6 @@ A composite is data, not code. Centre wavelengths of the ABI bands in µm: band 
 13 10.3, 14 11.2, 15 12.3, 16 13.3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files

@@ -4,8 +4,6 @@ The code of a probability p is k where EDGES[k] <= p < EDGES[k + 1], with EDGES[
 logit, rounded down to a multiple of 1 / STEPS. Ranks are kept near 0 and 1, where even steps in p would merge them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Progress of long work on stderr: a bar with rate and remaining time on a terminal, plain lines in a log."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator
@@ -12,42 +10,17 @@ from typing import Any
 _LOG_EVERY_S = 10.0
 
 
-@contextmanager
-def progress(what: str, total: int, done: int = 0, *, unit: str = "samples", scale: int = 1) -> Iterator[Advance]:
-    """Show the progress of a block.
-
-    Args:
-        what: What is being done, in a word.
-        total: Number of items.
-        done: Items that an earlier run had finished, which do not count in the rate.
-        unit: What is counted, in the plural.
-        scale: Items per unit, such as 2**20 for bytes shown in MiB.
-
-    Yields:
-        The function to call as items are finished.
-    """
-    if not sys.stderr.isatty():
-        yield Advance(what, total, done, unit, scale)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TimeRemainingColumn
-
-    count, rate, note = "{task.fields[count]}", "{task.fields[rate]}", "{task.fields[note]}"
-    columns = ("{task.description}", BarColumn(), count, rate, TimeRemainingColumn(), note)
-    with Progress(*columns, console=Console(stderr=True)) as display:
-        task = display.add_task(what, total=total, completed=done, count="", rate="", note="")
-        yield _Bar(what, total, done, unit, scale, display, task)
-
-
 @dataclass
 class Advance:
-    """Reports in a log that some items are finished; its fields are the arguments of `progress`."""
+    """Reports that some items are finished; its first fields are the arguments of `progress`."""
 
     what: str
     total: int
     done: int
     unit: str
     scale: int
+    bar: Any = None
+    """The `rich.progress.Progress` of a terminal, with one task."""
     start: float = field(default_factory=time.monotonic, init=False)
 
     def __post_init__(self) -> None:
@@ -61,6 +34,9 @@ class Advance:
             note: Text to show behind the progress.
         """
         self.count += n
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], advance=n, count=self.counts, rate=self.rate, note=note)
+            return
         finished = n > 0 and self.count >= self.total
         if finished or time.monotonic() - self.last >= _LOG_EVERY_S:
             self.last = time.monotonic()
@@ -87,11 +63,29 @@ class Advance:
         return f"{1 / rate:.1f} s per {self.unit.removesuffix('s')}"
 
 
-@dataclass
-class _Bar(Advance):
-    display: Any
-    task: Any
+@contextmanager
+def progress(what: str, total: int, done: int = 0, *, unit: str = "samples", scale: int = 1) -> Iterator[Advance]:
+    """Show the progress of a block.
 
-    def __call__(self, n: int = 1, note: str = "") -> None:
-        self.count += n
-        self.display.update(self.task, advance=n, count=self.counts, rate=self.rate, note=note)
+    Args:
+        what: What is being done, in a word.
+        total: Number of items.
+        done: Items that an earlier run had finished, which do not count in the rate.
+        unit: What is counted, in the plural.
+        scale: Items per unit, such as 2**20 for bytes shown in MiB.
+
+    Yields:
+        The function to call as items are finished.
+    """
+    advance = Advance(what, total, done, unit, scale)
+    if not sys.stderr.isatty():
+        yield advance
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TimeRemainingColumn
+
+    count, rate, note = "{task.fields[count]}", "{task.fields[rate]}", "{task.fields[note]}"
+    columns = ("{task.description}", BarColumn(), count, rate, TimeRemainingColumn(), note)
+    with Progress(*columns, console=Console(stderr=True)) as advance.bar:
+        advance.bar.add_task(what, total=total, completed=done, count="", rate="", note="")
+        yield advance

@@ -12,8 +12,6 @@ Time is the innermost axis because records are stored that way, so nothing is co
 The attributes are the keys of `Attributes`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

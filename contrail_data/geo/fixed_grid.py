@@ -5,8 +5,6 @@ volume 3, section 5.1.2.8. Scan angles are in radians; latitude and longitude ar
 positive. `sweep` states about which axis the imager's mirrors turn first: "x" for ABI, "y" for AHI and AMI.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -195,7 +193,7 @@ class FixedGrid:
         columns, rows = (np.arange(n, dtype=np.float64) for n in (self.width, self.height))
         return self.x + self.dx * columns, self.y + self.dy * rows
 
-    def window(self, top: int, left: int, height: int, width: int) -> FixedGrid:
+    def window(self, top: int, left: int, height: int, width: int) -> Self:
         """Return a window of this grid, which may reach beyond its edges.
 
         Args:

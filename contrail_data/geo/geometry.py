@@ -3,8 +3,6 @@
 Latitude and longitude are geodetic degrees (WGS 84), north and east positive; times are UTC.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from typing import TypedDict

@@ -1,7 +1,5 @@
 """YAML documents that people write, such as settings, composites and catalogs, read without surprises."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Local files that appear whole or not at all, and errors of the disk or of object storage in one line."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

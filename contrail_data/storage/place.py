@@ -6,17 +6,16 @@ environment variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_UR
 and from nowhere else. The module is long because every operation is documented for both.
 """
 
-from __future__ import annotations
-
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote, urlparse
 
 from contrail_data.errors import ContrailError
@@ -63,15 +62,15 @@ class Place:
         """
         return self.url
 
-    def resolved(self) -> Place:
+    def resolved(self) -> Self:
         """Follow symbolic links to the place.
 
         Returns:
             The place that they lead to.
         """
-        return self if self.remote else Place(os.path.realpath(self.url))
+        return self if self.remote else replace(self, url=os.path.realpath(self.url))
 
-    def within(self, folder: str) -> Place:
+    def within(self, folder: str) -> Self:
         """Return a folder of the place.
 
         Args:
@@ -80,7 +79,7 @@ class Place:
         Returns:
             The folder, as a place of its own.
         """
-        return Place(self.file(folder))
+        return replace(self, url=self.file(folder))
 
     def file(self, key: str) -> str:
         """Return the address of a file.
@@ -154,17 +153,17 @@ class Place:
         Returns:
             Size in bytes by key, sorted by key; empty if the place does not exist.
         """
-        sizes: dict[str, int] = {}
+        return {key: size for key, size in sorted(self._all_sizes()) if not key.startswith(f"{STAGING}/")}
+
+    def _all_sizes(self) -> Iterator[tuple[str, int]]:
         with self._reported_errors("", "listed"):
             if self.remote:
                 for batch in _object_store(self.url).list():
-                    sizes |= {str(entry["path"]): int(entry["size"]) for entry in batch}
-            else:
-                for folder, _, names in os.walk(self.url):
-                    for name in names:
-                        path = os.path.join(folder, name)
-                        sizes[os.path.relpath(path, self.url).replace(os.sep, "/")] = os.lstat(path).st_size
-        return {key: size for key, size in sorted(sizes.items()) if not key.startswith(f"{STAGING}/")}
+                    yield from ((str(entry["path"]), int(entry["size"])) for entry in batch)
+                return
+            for folder, _, names in os.walk(self.url):
+                for path in (os.path.join(folder, name) for name in names):
+                    yield os.path.relpath(path, self.url).replace(os.sep, "/"), os.lstat(path).st_size
 
     def write(self, key: str, parts: Sequence[Part]) -> None:
         """Write a file.
@@ -243,7 +242,7 @@ class Place:
         with self._reported_errors(key, "read"):
             return now - float(_object_store(self.url).head(key)["last_modified"].timestamp())
 
-    def link(self, key: str, source: Place) -> bool:
+    def link(self, key: str, source: Self) -> bool:
         """Take over a file of another place by a hard link.
 
         Args:
@@ -278,6 +277,13 @@ class Place:
                 return
             for key in keys:
                 Path(self.file(key)).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Delete all files of the place, the staging folder included."""
+        if self.remote:
+            self.remove([key for key, _ in self._all_sizes()])
+        else:
+            shutil.rmtree(self.url, ignore_errors=True)
 
     def _reported_errors(self, key: str, action: str) -> AbstractContextManager[None]:
         return reported_errors(self.file(key) if key else self.url, action)
@@ -337,19 +343,19 @@ def check_key(key: str) -> str:
 
 
 def zarr_store(place: Place) -> Any:
-    """Return a place as zarr and xarray take it, to be read.
+    """Return a place as zarr takes it, to be read.
 
     Args:
         place: The place.
 
     Returns:
-        A path or a zarr store.
+        A zarr store.
     """
-    if not place.remote:
-        return place.url
-    from zarr.storage import ObjectStore
+    from zarr.storage import LocalStore, ObjectStore
 
-    return ObjectStore(_object_store(place.url), read_only=True)
+    return (
+        ObjectStore(_object_store(place.url), read_only=True) if place.remote else LocalStore(place.url, read_only=True)
+    )
 
 
 def sync_folders(place: Place) -> None:

@@ -1,7 +1,5 @@
 """Local copies of remote stores, found by digest."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable

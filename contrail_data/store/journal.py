@@ -5,14 +5,11 @@ finished shard: the checksum of every file written for it, and a row for each of
 the files that it names are durable, so that it is true however the process, or the machine, ended.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import itertools
 import json
 import os
-import shutil
 import socket
 import threading
 import time
@@ -105,8 +102,6 @@ def remove_store(place: Place) -> None:
     Raises:
         ContrailError: If the place holds anything else.
     """
-    if not place.remote and not place.path.exists():
-        return
     is_unfinished = place.size(GROUP) is None and place.size(PLAN) is not None
     if not is_unfinished and read_attributes(place).get("format") != FORMAT:
         if not place.sizes():
@@ -114,10 +109,7 @@ def remove_store(place: Place) -> None:
         raise ContrailError(f"{place}: not a contrail store, and --overwrite removes nothing else; choose another -o")
     with _locked(place):
         place.remove([GROUP])  # first, so that whatever happens, the rest is not taken for a store
-        if place.remote:
-            place.remove([*place.sizes(), *(f"{STAGING}/{key}" for key in place.within(STAGING).sizes())])
-        else:
-            shutil.rmtree(place.path)
+        place.clear()
 
 
 @contextmanager
@@ -136,14 +128,9 @@ def building(place: Place, plan: str) -> Iterator[None]:
         ContrailError: If the place holds something else, lies in a store, or holds an unfinished build of another
             plan.
     """
-    if place.remote:
-        usable = place.size(PLAN) is not None or not place.sizes()
-    else:
-        folder = place.path.resolve()
-        if store := store_around(folder):
-            raise ContrailError(f"{place}: lies inside the store {store}; choose another -o")
-        usable = not folder.exists() or (folder / STAGING).is_dir() or (folder.is_dir() and not any(folder.iterdir()))
-    if not usable and place.size(GROUP) is None:
+    if not place.remote and (store := store_around(place.path)):
+        raise ContrailError(f"{place}: lies inside the store {store}; choose another -o")
+    if place.size(PLAN) is None and place.size(GROUP) is None and place.sizes():
         raise ContrailError(f"{place}: exists and is not a store; choose another -o")
     with _locked(place):
         if place.size(GROUP) is not None:  # sealed after the caller had looked
@@ -165,10 +152,7 @@ def clear_staging(place: Place) -> None:
     Args:
         place: The store.
     """
-    if place.remote:
-        place.remove([f"{STAGING}/{key}" for key in place.within(STAGING).sizes()])
-    else:
-        shutil.rmtree(place.path / STAGING, ignore_errors=True)
+    place.within(STAGING).clear()
 
 
 def write_entry(place: Place, shard: Shard[Any]) -> None:

@@ -5,14 +5,12 @@ store's digest is taken over the attributes. Only `provenance.json` is outside: 
 input, and carries its own checksum.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple, TypedDict, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypedDict, TypeVar, cast
 
 import xxhash
 
@@ -33,7 +31,7 @@ class FileChecksum(NamedTuple):
     """Bytes."""
 
     @classmethod
-    def of(cls, content: bytes) -> FileChecksum:
+    def of(cls, content: bytes) -> Self:
         """Compute the checksum of a file.
 
         Args:

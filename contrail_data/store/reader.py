@@ -3,19 +3,17 @@
 A store may come from elsewhere, so what it claims is checked before anything is decoded or memory is allocated.
 """
 
-from __future__ import annotations
-
+import asyncio
 import json
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import xarray as xr
 import xxhash
+import zarr.storage
 
 from contrail_data.errors import ContrailError
 from contrail_data.sample import check_record_id
@@ -23,7 +21,7 @@ from contrail_data.storage.files import first_line
 from contrail_data.storage.place import Place, place_of, zarr_store
 from contrail_data.store.cache import fetcher
 from contrail_data.store.journal import PLAN
-from contrail_data.store.manifest import read_manifest_once, read_verified, store_digest
+from contrail_data.store.manifest import Manifest, read_manifest_once, read_verified, store_digest
 from contrail_data.store.schema import DIMS, FORMAT, FORMAT_VERSIONS, GROUP, MANIFEST, Kind, checksum_name
 from contrail_data.store.shards import ShardReader, parse_layout
 
@@ -52,29 +50,29 @@ def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset
     """
     place = address if isinstance(address, Place) else place_of(address)
     group = _read_group(place)
-    _check_metadata(group, place.url)
-    for name, metadata in group["consolidated_metadata"]["metadata"].items():
-        if metadata.get("dimension_names") == [name]:  # xarray decodes these at once
-            key = _chunk_key(name, 1)
-            with suppress(FileNotFoundError):
-                _check_decoded_size(place.file(key), place.read(key, max_bytes=2**24), metadata["shape"])
+    attributes = group["attributes"]
     try:
-        dataset = xr.open_dataset(
-            zarr_store(place), engine="zarr", chunks=None, consolidated=True, mask_and_scale=False, decode_times=False,
-        )  # fmt: skip
-    except Exception as error:  # xarray and zarr each have their own family
-        raise ContrailError(f"{place}: not readable as a zarr store ({first_line(error)}); restore the store") from None
+        manifest = read_manifest_once(place, attributes["manifest"])
+    except FileNotFoundError:
+        raise ContrailError(f"{place.file(MANIFEST)}: missing; verify the store, and repair it") from None
+    _check_metadata(group, place.url)
+    dataset = _decoded(
+        place,
+        lambda: xr.open_dataset(
+            _VerifiedStore(zarr_store(place), place, group, manifest),
+            engine="zarr", chunks=None, consolidated=True, mask_and_scale=False, decode_times=False,
+        ),
+    )  # fmt: skip
     dataset.attrs["path"] = place.url
-    kind = dataset.attrs.get("kind")
+    kind = attributes.get("kind")
     required = ("composite", "label_shift", "statistics") if kind == Kind.SAMPLES else ("parent", "model")
-    if absent := [name for name in ("kind", *required) if name not in dataset.attrs]:
+    if absent := [name for name in ("kind", *required) if name not in attributes]:
         raise ContrailError(f"{place}: attribute {absent[0]!r} is missing; restore the store")
     if kind not in set(Kind):
         raise ContrailError(f"{place}: stores of kind {str(kind)[:40]!r} are unknown; upgrade contrail")
     if times and "time" in dataset.variables:
-        stored = xr.Dataset({"time": dataset.variables["time"]}, attrs=dataset.attrs)
-        decoded = xr.decode_cf(_load(stored), mask_and_scale=True)
-        dataset = dataset.assign_coords(time=decoded["time"])
+        stored = xr.Dataset({"time": dataset.variables["time"]})
+        dataset = dataset.assign_coords(time=_decoded(place, lambda: xr.decode_cf(stored).load())["time"])
     return dataset
 
 
@@ -130,7 +128,7 @@ def read_scalars(store: xr.Dataset) -> xr.Dataset:
         ContrailError: If a file is damaged, a record id is not a plain name, or an earlier version resized the samples
             but not their label shift.
     """
-    scalars = _load(store.drop_vars([name for name in DIMS if name in store.variables]))
+    scalars = _decoded(place_of(store.attrs["path"]), store.drop_vars(list(DIMS), errors="ignore").load)
     for record_id in scalars["record_id"].values:
         check_record_id(str(record_id))
     if store.attrs["kind"] == Kind.SAMPLES and any(store.attrs["label_shift"]) and "resized_from" not in store.attrs:
@@ -143,33 +141,48 @@ def read_scalars(store: xr.Dataset) -> xr.Dataset:
     return scalars
 
 
-def _load(dataset: xr.Dataset) -> xr.Dataset:
-    """Load per-sample variables, their files verified against the manifest before they are decoded.
+def _decoded(place: Place, read: Callable[[], xr.Dataset]) -> xr.Dataset:
+    """Let xarray read from a store.
 
     Raises:
         ContrailError: If a file is missing or damaged.
     """
-    place = place_of(dataset.attrs["path"])
     try:
-        manifest = read_manifest_once(place, dataset.attrs["manifest"])
-    except FileNotFoundError:
-        raise ContrailError(f"{place.file(MANIFEST)}: missing; verify the store, and repair it") from None
-
-    def check(name: str) -> None:
-        for key in (f"{name}/{GROUP}", _chunk_key(name, dataset[name].ndim)):
-            if key in manifest:  # a variable of nothing but fill values has no chunk
-                _check_decoded_size(place.file(key), read_verified(place, key, manifest), dataset[name].shape)
-
-    with ThreadPoolExecutor(16 if place.remote else 1) as pool:
-        list(pool.map(check, map(str, dataset.variables)))
-    try:
-        return dataset.load()
-    except Exception as error:  # each codec has its own
-        raise ContrailError(f"{place}: does not decode ({first_line(error)}); restore the store") from None
+        return read()
+    except ContrailError:
+        raise
+    except Exception as error:  # xarray, zarr and each codec have their own family
+        raise ContrailError(f"{place}: not readable as a zarr store ({first_line(error)}); restore the store") from None
 
 
-def _chunk_key(name: str, ndim: int) -> str:
-    return "/".join([name, "c", *["0"] * ndim])
+class _VerifiedStore(zarr.storage.WrapperStore[Any]):
+    """A store as zarr reads it: files are verified against the manifest before they are decoded.
+
+    Parts of files, which are the pixels that xarray reads, are not verified; `pixel_reader` does so.
+
+    Args:
+        store: What zarr would read otherwise.
+        place: Where it lies.
+        group: Its verified `zarr.json`.
+        manifest: Its manifest.
+    """
+
+    def __init__(self, store: Any, place: Place, group: Any, manifest: Manifest) -> None:
+        super().__init__(store)
+        self._place, self._manifest = place, manifest
+        self._group = json.dumps(group).encode()
+        self._metadata = group["consolidated_metadata"]["metadata"]
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        if key == GROUP:
+            return prototype.buffer.from_bytes(self._group)
+        if byte_range is not None:
+            return await self._store.get(key, prototype, byte_range)
+        if key not in self._manifest:
+            return None  # a chunk of nothing but fill values is not stored
+        content = await asyncio.to_thread(read_verified, self._place, key, self._manifest)
+        _check_decoded_size(self._place.file(key), content, self._metadata[key.partition("/")[0]]["shape"])
+        return prototype.buffer.from_bytes(content)
 
 
 def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False, keep: bool = False) -> PixelReader:
@@ -205,8 +218,8 @@ def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False,
 
 def _checked(read: PixelReader, store: xr.Dataset, name: str) -> PixelReader:
     """Verify what `read` returns against the stored checksums."""
-    checksums = _load(store[[checksum_name(name)]])[checksum_name(name)].values
-    checksums = checksums.reshape(len(checksums), -1)
+    dataset = _decoded(place_of(store.attrs["path"]), store[[checksum_name(name)]].load)
+    checksums = dataset[checksum_name(name)].values.reshape(store.sizes["sample"], -1)
 
     def read_checked(sample: int, frames: Sequence[int], out: npt.NDArray[Any]) -> None:
         read(sample, frames, out)

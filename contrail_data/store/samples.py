@@ -1,7 +1,5 @@
 """The per-sample variables of a store of samples: from samples to journal rows, and from those to variables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 

@@ -3,8 +3,6 @@
 Command lines import this module for the choices in their help texts, so it must stay free of numpy, xarray and zarr.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -92,7 +90,7 @@ def checksum_name(array: str) -> str:
     return f"{array}_checksum"
 
 
-def kind_of(store: xr.Dataset) -> Kind:
+def kind_of(store: "xr.Dataset") -> Kind:
     """Return what an open store holds.
 
     Args:
@@ -104,7 +102,7 @@ def kind_of(store: xr.Dataset) -> Kind:
     return Kind(store.attrs["kind"])
 
 
-def require_kind(store: xr.Dataset, *kinds: Kind, remedy: str) -> None:
+def require_kind(store: "xr.Dataset", *kinds: Kind, remedy: str) -> None:
     """Check that an open store is of one of the kinds that the caller can use.
 
     Args:

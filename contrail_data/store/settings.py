@@ -1,7 +1,5 @@
 """The settings of a store of samples."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from contrail_data.composites import Composite

@@ -10,8 +10,6 @@ A unit is an inner chunk without its sample axis: a frame where the array has a 
 layout, writer and reader share what they know about these bytes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import mmap
@@ -21,7 +19,6 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numcodecs
@@ -92,15 +89,7 @@ class Layout:
         """Inner chunks per sample."""
         self.unit_bytes = math.prod(self.unit_shape) * self.dtype.itemsize
         """Size of a decoded inner chunk."""
-
-    @cached_property
-    def compressor(self) -> Any:
-        """The codec of the inner chunks.
-
-        Returns:
-            None if they are not compressed.
-        """
-        return compressor(self.spec.codec, self.dtype.itemsize)
+        self.compressor = compressor(spec.codec, self.dtype.itemsize)
 
     def key(self, file: int) -> str:
         """Return the key of a chunk file.
@@ -241,7 +230,7 @@ class _File:
     number: int
     key: str
     size: int
-    index: array[int]
+    index: "array[int]"
     """Offset and length of each unit."""
     starts: list[int]
     """Offset of each sample whose units lie in a row without compression, -1 for others: such a row is read at once."""

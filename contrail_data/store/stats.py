@@ -5,8 +5,6 @@ Each sample contributes its count, mean and sum of squared deviations. They are 
 LeVeque 1979 for the merge).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

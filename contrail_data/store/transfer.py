@@ -1,7 +1,5 @@
 """Copies whole stores, verified and resumable, and repairs a store from a copy of it."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

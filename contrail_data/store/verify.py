@@ -5,8 +5,6 @@ and the statistics and counts with the samples. For a damaged shard, the records
 their own checksums.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from functools import partial

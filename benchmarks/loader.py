@@ -53,7 +53,7 @@ from contrail_data.store.shards import CODECS
 from contrail_data.store.writer import SealedContents, seal
 from contrail_train.config.schema import DataConfig
 from contrail_train.data.items import Items, open_labelled
-from contrail_train.data.loader import epoch_order, load, step_rows, steps_per_epoch
+from contrail_train.data.loader import epoch_order, load, split_steps
 from contrail_train.data.training_data import open_training_data
 from methods import SAMPLE, Method, Read, codec_alone, mapped, memmap, new_buffer, ours, why_unusable
 from peers import PEERS, Batches, zarr_batches
@@ -347,8 +347,7 @@ def compare_start(place: Workplace) -> None:
 def trainer_pass(items: Items, threads: int) -> None:
     """Read eight epochs in the trainer's batches."""
     order = epoch_order(np.ones(len(items)), seed=0, epoch=0)
-    rows = [step_rows(order, step, BATCH) for step in range(steps_per_epoch(len(items), BATCH))]
-    for _ in load(items, rows * 8, torch.device("cpu"), threads, PREFETCH):
+    for _ in load(items, split_steps(order, BATCH) * 8, torch.device("cpu"), threads, PREFETCH):
         pass
 
 

@@ -12,14 +12,13 @@ import typer
 
 from contrail_data.cli import options
 from contrail_data.cli.common import (
-    ExitCode,
     exit_with_error,
     print_fields,
     print_note,
     print_table,
     refuse_options,
 )
-from contrail_data.process import command_line
+from contrail_data.errors import UsageError
 from contrail_train.cli.common import Preset, RunDirectory, Settings, interval_text, model_argument, print_holdout
 from contrail_train.workflows.retraining import Retraining
 
@@ -65,11 +64,11 @@ def run(
             print_fields(measurements)
         return
     if out is None:  # typer cannot express that one of two options is required
-        exit_with_error("--out is missing; name a run directory, or use --dry-run", ExitCode.USAGE)
+        raise UsageError("--out is missing; name a run directory, or use --dry-run")
     from contrail_train.training.fit import fit
 
     start = monotonic()
-    calibration = fit(config, out, checkpoint_minutes, command_line())
+    calibration = fit(config, out, checkpoint_minutes)
     if calibration is None or not is_first:
         return
     print(f"{out}: trained in {(monotonic() - start) / 60:.1f} min")
@@ -112,7 +111,7 @@ def pipeline(
     from contrail_train.workflows.pipeline import train_pipeline
 
     config = with_pipeline_settings(get_pipeline(preset), settings or [])
-    calibration = train_pipeline(config, out, device or ["auto"], command_line())
+    calibration = train_pipeline(config, out, device or ["auto"])
     for role, stage_weights in (("mask", calibration["mask_weights"]), ("gate", calibration["gate_weights"])):
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in stage_weights.items())
         print(f"{role}: {weights}" if role == "mask" or config.gate else "gate: none")
@@ -155,7 +154,7 @@ def rounds(
 
     config = with_settings(get_config(preset), settings or [])
     rows = []
-    for one in run_rounds(config, out, rounds=count, folds=folds, how=how, command=command_line()):
+    for one in run_rounds(config, out, rounds=count, folds=folds, how=how):
         scores = one["holdout"]
         dice = f"{scores['dice']:.4f} ({interval_text(scores)})" if scores else "none"
         gain = f"{one['gain']:+.4f} ({one['gain_low']:+.4f} to {one['gain_high']:+.4f})" if "gain" in one else ""
@@ -180,7 +179,7 @@ def soup(
     """
     from contrail_train.workflows.soup import average_runs
 
-    calibration = average_runs(runs, out, device, command_line())
+    calibration = average_runs(runs, out, device)
     print_holdout(
         f"{out}: records held out by all runs, each at a threshold fitted on others of them",
         calibration,

@@ -65,31 +65,17 @@ def epoch_order(frequency: npt.NDArray[np.float64], seed: int, epoch: int) -> In
     return random.permutation(order[np.minimum(picks, len(frequency) - 1)])
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Return the number of steps in an epoch.
-
-    Args:
-        count: Number of items.
-        batch_size: Items per step, over all processes.
-
-    Returns:
-        The number of steps, the last of which may be smaller.
-    """
-    return -(-count // batch_size)
-
-
-def step_rows(order: Ints, step: int, batch_size: int) -> Ints:
-    """Return the rows of one step of an epoch, over all processes.
+def split_steps(order: Ints, batch_size: int) -> list[Ints]:
+    """Divide an epoch into steps.
 
     Args:
         order: Rows of the epoch.
-        step: Number of the step in the epoch.
         batch_size: Items per step, over all processes.
 
     Returns:
-        The rows; over all steps each entry of `order` occurs once.
+        The rows of each step, the last of which may have fewer.
     """
-    return order[step * batch_size : (step + 1) * batch_size]
+    return np.split(order, range(batch_size, len(order), batch_size))
 
 
 def share_of(count: int, rank: int, world: int, together: int = 1) -> tuple[Ints, int]:

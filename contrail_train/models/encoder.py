@@ -130,6 +130,7 @@ def build_encoder(
         ContrailError: If the name is unknown, the model has no feature pyramid or a fixed image size, it does not
             support stochastic depth or the stem, or the weights are not available or do not fit.
     """
+    check_encoder(name, pretrained)
     name = full_name(name)
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     if is_model_in_modules(name, ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")):
@@ -181,14 +182,8 @@ def check_encoder(name: str, pretrained: bool | str) -> None:
         ContrailError: If the model is unknown, or a weight file does not exist.
     """
     full_name(name)
-    if isinstance(pretrained, str):
-        _check_exists(Path(pretrained))
-
-
-def _check_exists(path: Path) -> None:
-    """Raise ContrailError if the weight file does not exist."""
-    if not path.is_file():
-        raise ContrailError(f"model.pretrained={path}: does not exist; give the path of a weight file")
+    if isinstance(pretrained, str) and not Path(pretrained).is_file():
+        raise ContrailError(f"model.pretrained={pretrained}: does not exist; give the path of a weight file")
 
 
 def full_name(name: str) -> str:
@@ -301,7 +296,6 @@ def load_weights(encoder: Encoder, name: str, path: Path) -> str:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Tensors of a weight file by name, without batch counters, which only some files have."""
-    _check_exists(path)
     try:
         if path.suffix == ".safetensors":
             payload: Any = safetensors.torch.load_file(path)

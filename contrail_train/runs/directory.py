@@ -18,7 +18,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +28,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from contrail_data.errors import ContrailError
+from contrail_data.process import command_line
 from contrail_data.splits.leaks import Checked
 from contrail_data.storage.files import make_folder, write_atomically
 from contrail_train.config.schema import RunConfig
@@ -88,7 +89,6 @@ def begin_run(
     *,
     places: Mapping[str, str],
     checked: Mapping[str, Checked],
-    command: Sequence[str],
     processes: int = 1,
 ) -> None:
     """Write settings and environment of a run, or check that they are those of the run begun in this directory.
@@ -103,7 +103,6 @@ def begin_run(
         device: Where it runs; it may resume on another one.
         places: Absolute path or URL of its stores by name, so that they are found again from elsewhere.
         checked: By store, how many records could be compared with others when records were held out.
-        command: Command line, for the record.
         processes: Number of processes.
 
     Raises:
@@ -112,7 +111,7 @@ def begin_run(
     if not (out / CALIBRATION).is_file() and not checkpoints(out):
         packages = ("contrail-kit", "torch", "timm", "segmentation-models-pytorch", "numpy", "zarr", "xarray")
         environment = {
-            "command": list(command),
+            "command": command_line(),
             "stores": dict(digests),
             "places": dict(places),
             "checked": {name: asdict(counts) for name, counts in checked.items()},

@@ -11,12 +11,13 @@ A rehearsal takes three steps, from which the cost of the run is estimated.
 
 import contextlib
 import json
+import math
 import os
 import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from torch import Tensor
 from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
 from contrail_train.config.schema import RunConfig
-from contrail_train.data.loader import Batch, epoch_order, load, share_of, step_rows, steps_per_epoch
+from contrail_train.data.loader import Batch, epoch_order, load, share_of, split_steps
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.score import holdout_dice, score
@@ -46,11 +47,7 @@ LOG_EVERY = 10  # steps; the losses of the steps between stay on the device unti
 
 
 def fit(
-    config: RunConfig,
-    out: Path,
-    checkpoint_minutes: float = 5.0,
-    command: Sequence[str] = (),
-    stop_after: int | None = None,
+    config: RunConfig, out: Path, checkpoint_minutes: float = 5.0, stop_after: int | None = None
 ) -> Calibration | None:
     """Train a run into its directory, or resume it there.
 
@@ -58,7 +55,6 @@ def fit(
         config: Settings of the run.
         out: Run directory.
         checkpoint_minutes: Time between checkpoints within an epoch; there is one at the end of each epoch too.
-        command: Command line, for the record.
         stop_after: Stop after so many steps as if the process had been killed.
 
     Returns:
@@ -78,7 +74,6 @@ def fit(
                 setup.device,
                 places=setup.data.places,
                 checked=setup.data.checked,
-                command=command,
                 processes=ranks.world,
             )
         wait(ranks)
@@ -142,8 +137,7 @@ def _train(
 
 def _rows_of_epoch(setup: Setup, epoch: int) -> list[npt.NDArray[np.int64]]:
     """Rows of each step, over all processes."""
-    order = epoch_order(setup.data.train.frequency, setup.config.seed, epoch)
-    return [step_rows(order, step, setup.config.batch_size) for step in range(setup.steps_per_epoch)]
+    return split_steps(epoch_order(setup.data.train.frequency, setup.config.seed, epoch), setup.config.batch_size)
 
 
 def _batches(setup: Setup, step: int) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
@@ -253,7 +247,7 @@ def rehearse(config: RunConfig) -> dict[str, str]:
     rate = max(rates[1:] or rates)
     data = open_training_data(config.data)
     count, batch = len(data.train), min(config.batch_size, len(data.train))
-    steps = config.epochs * steps_per_epoch(count, config.batch_size)
+    steps = config.epochs * math.ceil(count / config.batch_size)
     seconds = config.epochs * (count + SCORING_COST * len(data.holdout)) / rate
     duration = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

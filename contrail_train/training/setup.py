@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import OptimConfig, PseudoConfig, RunConfig
-from contrail_train.data.loader import steps_per_epoch
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
@@ -56,7 +55,7 @@ class Setup:
         self.data = data = open_training_data(config.data)
         if not data.pseudo_labelled and config.data.pseudo != PseudoConfig():
             raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
-        self.steps_per_epoch = steps_per_epoch(len(data.train), config.batch_size)
+        self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self._describe_data()
         self.label_shift: Shift = data.label_shift if config.augment.label_shift is None else config.augment.label_shift

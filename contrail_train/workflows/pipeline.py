@@ -39,9 +39,7 @@ STEPS = 4  # weights are fitted in quarters
 MAX_WEIGHTINGS = 256
 
 
-def train_pipeline(
-    config: PipelineConfig, out: Path, devices: Sequence[str], command: Sequence[str] = ()
-) -> Calibration:
+def train_pipeline(config: PipelineConfig, out: Path, devices: Sequence[str]) -> Calibration:
     """Train the unfinished stages of a pipeline and calibrate them together.
 
     An interrupted call can be repeated. Until the pipeline is finished it may be repeated with other settings, as far
@@ -52,7 +50,6 @@ def train_pipeline(
         out: Its directory.
         devices: With one device the stages are trained one after the other in this process; with several, stage i is
             trained by a process of its own on device i modulo their number.
-        command: Command line, for the record.
 
     Returns:
         The calibration of the pipeline.
@@ -69,7 +66,7 @@ def train_pipeline(
         _check_stages(config)
         write_atomically(out / PIPELINE, [to_yaml(config).encode()])
         (out / STAGES).mkdir(exist_ok=True)
-        _train_stages(config, out, devices, command)
+        _train_stages(config, out, devices)
         ALONE.say(f"calibrating on held-out records: {', '.join(config.mask)}")
         calibration = _calibrate(config, out, first_device)
         finish(out, calibration)
@@ -99,7 +96,7 @@ def _check_stages(config: PipelineConfig) -> None:
             raise ContrailError(f"stage {name}: {error}") from None
 
 
-def _train_stages(config: PipelineConfig, out: Path, devices: Sequence[str], command: Sequence[str]) -> None:
+def _train_stages(config: PipelineConfig, out: Path, devices: Sequence[str]) -> None:
     lanes: list[dict[Path, RunConfig]] = [{} for _ in devices]
     for number, (name, stage) in enumerate(config.stages.items()):
         folder, lane = out / STAGES / name, number % len(devices)
@@ -110,7 +107,7 @@ def _train_stages(config: PipelineConfig, out: Path, devices: Sequence[str], com
     if len(devices) == 1:
         for folder, run in lanes[0].items():
             ALONE.say(f"---- stage {folder.name}: {run.preset}")
-            fit(run, folder, command=command)
+            fit(run, folder)
         return
     with ThreadPoolExecutor(len(devices)) as pool:
         list(pool.map(_train_as_processes, lanes))

@@ -68,14 +68,11 @@ class _Rounds:
     folds: int
     """Models per round; the fold of this number is held out of everything."""
     how: Retraining
-    command: Sequence[str]
     fold_of: dict[str, int]
     """Fold of each human-labelled record."""
 
 
-def run_rounds(
-    config: RunConfig, out: Path, *, rounds: int, folds: int, how: Retraining, command: Sequence[str] = ()
-) -> list[RoundResult]:
+def run_rounds(config: RunConfig, out: Path, *, rounds: int, folds: int, how: Retraining) -> list[RoundResult]:
     """Train a model, and then again for a number of rounds, on pseudo-labels of models that have not seen the record.
 
     Runs on human labels and pseudo-labels take as many steps as one on human labels only. Samples without a human label
@@ -87,7 +84,6 @@ def run_rounds(
         rounds: Number of rounds after the first one, which has human labels only.
         folds: Models per round; each labels the records that it has not seen.
         how: How the pseudo-labels are used.
-        command: Command line, for the record.
 
     Returns:
         What each round scored; also in `rounds.json`.
@@ -99,7 +95,7 @@ def run_rounds(
     with locked_directory(out, SETTINGS, "folder of rounds"):
         _check_settings(config, out, folds, how)
         fold_of = _write_folds(config, folds, out / FOLDS)
-        plan = _Rounds(config=config, out=out, folds=folds, how=how, command=command, fold_of=fold_of)
+        plan = _Rounds(config=config, out=out, folds=folds, how=how, fold_of=fold_of)
         ALONE.say(f"---- round 0: human labels only; fold {folds} is held out of everything and scored")
         teacher = _train(plan, folds, [], out / "round-0")
         results = [_result(0, teacher, [], None)]
@@ -166,10 +162,10 @@ def _train(plan: _Rounds, fold: int, labels: Sequence[str], folder: Path, leave_
         share = 1 - parts.pseudo_labelled / len(parts.train)
         run = run.model_copy(update={"epochs": max(1, round(run.epochs * share))})
         if plan.how is Retraining.PRETRAIN:
-            fit(run, folder / "pretrained", command=plan.command)
+            fit(run, folder / "pretrained")
             human = data.model_copy(update={"train": plan.config.data.train, "pseudo": PseudoConfig()})
             run = plan.config.model_copy(update={"data": human, "start": str(folder / "pretrained")})
-    fit(run, folder / "run", command=plan.command)
+    fit(run, folder / "run")
     return folder / "run"
 
 

@@ -28,7 +28,7 @@ from contrail_train.workflows.pipeline import held_out_by_all, sample_stores
 BATCH_NORM_STEPS = 100
 
 
-def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence[str] = ()) -> Calibration:
+def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
     """Write the mean of several runs' weights as a run of its own.
 
     The statistics of batch norms are not those of the mean weights: unless frozen, they are recomputed from images
@@ -38,7 +38,6 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
         runs: Finished runs of one model.
         out: Run directory to write.
         device: Where statistics and thresholds are computed, as in `choose_device`.
-        command: Command line, for the record.
 
     Returns:
         The calibration of the new run.
@@ -58,7 +57,7 @@ def average_runs(runs: Sequence[Path], out: Path, device: str, command: Sequence
     data = open_training_data(config.data, stores[0])
     digests = data.digests | {f"run {i}": file_digest(run / WEIGHTS) for i, run in enumerate(runs)}
     with locked_directory(out, CONFIG, "run directory"):
-        begin_run(out, config, digests, where, places=data.places, checked=data.checked, command=command)
+        begin_run(out, config, digests, where, places=data.places, checked=data.checked)
         if (calibration := find_calibration(out)) is not None:
             ALONE.say(f"{out}: already finished")
             return calibration

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
 from contrail_train.config.schema import DataConfig
-from contrail_train.data.loader import epoch_order, share_of, step_rows, steps_per_epoch
+from contrail_train.data.loader import epoch_order, share_of, split_steps
 from contrail_train.data.training_data import open_training_data
 from helpers.batches import collect
 
@@ -23,8 +23,7 @@ def test_all_ranks_together_see_each_sample_once(count: int, batch: int, world: 
     seed = 0
     order = epoch_order(np.ones(count), seed, epoch)
     seen: list[int] = []
-    for step in range(steps_per_epoch(count, batch)):
-        rows = step_rows(order, step, batch)
+    for rows in split_steps(order, batch):
         assert len(rows) <= batch
         shares = [share_of(len(rows), rank, world, together) for rank in range(world)]
         assert len({len(share) for share, _ in shares}) == 1  # all ranks have equally many rows, so that none waits
@@ -42,8 +41,7 @@ def test_batches_hold_the_values_of_the_store(store: Path) -> None:
     ids = list(ds["record_id"].values)
     assert len(data.train) + len(data.holdout) == 9
     order = epoch_order(data.train.frequency, 0, 0)
-    rows = [step_rows(order, s, 2) for s in range(steps_per_epoch(len(order), 2))]
-    got = collect(data.train, rows)
+    got = collect(data.train, split_steps(order, 2))
     assert len(got) == len(order)
     for (image, target, weight), row in zip(got, order, strict=True):
         at = ids.index(data.train.record_id[row])

@@ -10,7 +10,7 @@ import numpy as np
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.storage.files import write_atomically
-from contrail_data.synthetic.abi_content import SATELLITES, AbiContent, extent_of, file_bytes
+from contrail_data.synthetic.abi_content import PRODUCTS, SATELLITES, AbiContent, extent_of, file_bytes
 from contrail_data.synthetic.lines import SCENERIES
 from contrail_data.synthetic.scene import BANDS, synthesize
 
@@ -18,7 +18,6 @@ STEP = 56e-6
 """Radians between pixels of the 2 km grid. Its centre, the sub-satellite point, is the corner of four pixels."""
 
 _CENTRES = {"GOES-East": (29.5, -90.0), "GOES-West": (33.0, -125.0)}  # the Gulf coast, off California
-_PRODUCTS = {"L1b": "L1b-Rad", "CMIP": "L2-CMIP", "MCMIP": "L2-MCMIP"}
 _TENTHS = {"F": 5708, "C": 1573, "M1": 69, "M2": 69}  # duration of a scan in mode 6, in tenths of a second
 
 
@@ -63,8 +62,8 @@ def write_abi(
             written.
     """
     bands = tuple(sorted(bands))
-    if product not in _PRODUCTS:
-        raise ContrailError(f"product {product}: not available in synthetic files; give one of {', '.join(_PRODUCTS)}")
+    if product not in PRODUCTS:
+        raise ContrailError(f"product {product}: not available in synthetic files; give one of {', '.join(PRODUCTS)}")
     if not bands or len(set(bands)) < len(bands) or not set(bands) <= set(BANDS):
         raise ContrailError(f"bands {bands}: not available in synthetic files; give distinct bands, 8 to 16")
     if not np.datetime64("2000") <= start < np.datetime64("2100"):  # NaT fails too
@@ -89,7 +88,7 @@ def write_abi(
             times = (first, end, end + np.timedelta64(100 * (55 + 7 * group[0] % 35), "ms"))
             stamps = "_".join(f"{letter}{_stamp(time)}" for letter, time in zip("sec", times, strict=True))
             channel = "" if product == "MCMIP" else f"C{group[0]:02d}"
-            paths.append(folder / f"OR_ABI-{_PRODUCTS[product]}{scene}-M6{channel}_G{satellite}_{stamps}.nc")
+            paths.append(folder / f"OR_ABI-{PRODUCTS[product]['in_names']}{scene}-M6{channel}_G{satellite}_{stamps}.nc")
             frames = {band: record.bands[band][: size[0], : size[1], scan] for band in group}
             content = AbiContent(
                 name=paths[-1].name,

@@ -11,7 +11,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -21,38 +22,15 @@ import yaml
 from contrail_data.geo.fixed_grid import FixedGrid
 
 TEMPLATES = yaml.safe_load(files("contrail_data.synthetic").joinpath("abi_files.yaml").read_text())
-SCENES = {"F": "Full Disk", "C": "CONUS", "M1": "Mesoscale", "M2": "Mesoscale"}
 _EPOCH = np.datetime64("2000-01-01T12:00:00", "ms")
 _UNSET = np.float32(-999)
 _NO_FILL = {"i1": -127, "i2": -32767, "i4": -2147483647, "f4": 9.969209968386869e36, "f8": 9.969209968386869e36}
 
-
-class Band(NamedTuple):
-    """Constants of a band, see `abi_files.yaml`."""
-
-    wavelength: float
-    fk1: float
-    fk2: float
-    bc1: float
-    bc2: float
-    bits: int
-    scale: float
-    offset: float
-    kelvin_scale: float
-    kelvin_offset: float
-
-
-class Satellite(NamedTuple):
-    """Place and instrument of a satellite, see `abi_files.yaml`."""
-
-    slot: str
-    longitude: float
-    subpoint: float
-    instrument: str
-
-
-BANDS = {number: Band(*values) for number, values in TEMPLATES["bands"].items()}
-SATELLITES = {number: Satellite(*values) for number, values in TEMPLATES["satellites"].items()}
+PRODUCTS = TEMPLATES["products"]
+BANDS, SATELLITES = (
+    {number: SimpleNamespace(**constants) for number, constants in TEMPLATES[name].items()}
+    for name in ("bands", "satellites")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +39,9 @@ class AbiContent:
 
     name: str
     product: str
-    """L1b, CMIP or MCMIP."""
+    """A key of `PRODUCTS`."""
     scene: str
-    """A key of `SCENES`."""
+    """F, C, M1 or M2."""
     satellite: int
     grid: FixedGrid
     extent: Mapping[str, np.float32]
@@ -118,12 +96,11 @@ def file_bytes(content: AbiContent) -> bytes:
     with h5py.File(content.name, "w", **options) as file:
         start, end, created = (f"{str(time)[:21]}Z" for time in content.times)
         texts = {
-            **SATELLITES[content.satellite]._asdict(),
+            **PRODUCTS[content.product],
+            **TEMPLATES["satellites"][content.satellite],
             "satellite": content.satellite,
             "name": content.name,
-            "title": "ABI L1b Radiances" if content.product == "L1b" else "ABI L2 Cloud and Moisture Imagery",
-            "kind": "Multiple emissive band" if content.product == "MCMIP" else "Single emissive band",
-            "scene": SCENES[content.scene],
+            "scene": TEMPLATES["scenes"][content.scene],
             "uuid": uuid.uuid5(uuid.NAMESPACE_URL, content.name),
             **{"start": start, "end": end, "created": created},
         }
@@ -193,13 +170,7 @@ def _add_band(file: h5py.File, product: str, number: int, kelvin: npt.NDArray[np
     """Add the imagery of a band, its flags, its calibration (not in MCMIP) and the statistics of its pixels."""
     band, radiance = BANDS[number], product == "L1b"
     suffix = f"_C{number:02d}" if product == "MCMIP" else ""
-    values: dict[str, Any] = {
-        "suffix": suffix,
-        "what": "ABI L1b Radiances" if radiance else "ABI L2+ Cloud and Moisture Imagery brightness temperature",
-        "quantity": "toa_outgoing_radiance_per_unit_wavenumber" if radiance else "toa_brightness_temperature",
-        "units": "mW m-2 sr-1 (cm-1)-1" if radiance else "K",
-        "measure": "radiance" if radiance else "brightness temperature",
-    }
+    values: dict[str, Any] = {**PRODUCTS[product], "suffix": suffix}
     chunks = tuple(min(n, 250) for n in kelvin.shape)
     storage = {"chunks": chunks, "compression": "gzip", "compression_opts": 1, "shuffle": True}
     image = kelvin.astype(np.float64)
@@ -217,8 +188,7 @@ def _add_band(file: h5py.File, product: str, number: int, kelvin: npt.NDArray[np
     packed = np.where(flags == -1, fill, counts).astype(np.int16)
     packing = {"_FillValue": np.int16(fill), "sensor_band_bit_depth": np.int8(band.bits if radiance else 12)}
     packing |= {"valid_range": np.array([0, most], np.int16), "scale_factor": scale, "add_offset": offset}
-    name = f"{'Rad' if radiance else 'CMI'}{suffix}"
-    _add(file, name, packed, "imagery", ["y", "x"], values | packing, **storage)
+    _add(file, f"{values['variable']}{suffix}", packed, "imagery", ["y", "x"], values | packing, **storage)
     percents = [key for key in TEMPLATES["flags"] if key.startswith("percent_")]
     on_earth = max(int((flags >= 0).sum()), 1)
     shares = {key: np.float32((flags == flag).sum() / on_earth) for flag, key in enumerate(percents)}
@@ -230,16 +200,15 @@ def _add_band(file: h5py.File, product: str, number: int, kelvin: npt.NDArray[np
         for constant, (units, text) in TEMPLATES["planck_constants"].items():
             wording = values | {"text": text, "constant_units": units}
             _add(file, f"planck_{constant}", np.float32(getattr(band, constant)), "planck", values=wording)
-    for name, (text, *counted) in TEMPLATES["radiance_counts" if radiance else "temperature_counts"].items():
+    for name, (text, *counted) in TEMPLATES[values["counts"]].items():
         pixels = np.int32(np.isin(flags, counted).sum())
         _add(file, f"{name}{suffix}", pixels, "count", values=values | {"text": text})
     good = counts[flags == 0] * float(scale) + float(offset)
     good = good if good.size else np.array([_UNSET])
-    measured = "radiance_value_of_valid_pixels" if radiance else "brightness_temperature"
     statistics = {"min": "minimum", "max": "maximum", "mean": "mean", "std_dev": "standard deviation of"}
     for name, text in statistics.items():
         value = np.float32(getattr(good, name.removesuffix("_dev"))())
-        _add(file, f"{name}_{measured}{suffix}", value, "statistic", values=values | {"text": text})
+        _add(file, f"{name}_{values['measured']}{suffix}", value, "statistic", values=values | {"text": text})
 
 
 def _add_geometry(file: h5py.File, content: AbiContent) -> None:

@@ -1,7 +1,18 @@
-"""The running process: the command that it was started with."""
+"""The running process: the command that it was started with, and how it ends on a signal or with its parent."""
 
+import ctypes
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from contrail_data.errors import ExitCode
+
+_PR_SET_PDEATHSIG = 1
 
 
 def command_line() -> list[str]:
@@ -11,3 +22,61 @@ def command_line() -> list[str]:
         Name of the program and its arguments.
     """
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM, by which SLURM and others stop a program, end the block with SystemExit, so that all is closed.
+
+    Yields:
+        Nothing.
+    """
+
+    def end(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb what the first one ends
+        raise SystemExit(ExitCode.TERMINATED)
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def sigterm_deferred() -> Iterator[threading.Event]:
+    """Let SIGTERM only set an event, for a loop that has to end between two of its steps.
+
+    Yields:
+        The event. If it is set when the block ends, the program exits as by `exit_on_sigterm`.
+
+    Raises:
+        SystemExit: If SIGTERM was received.
+    """
+    received = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if received.is_set():
+        raise SystemExit(ExitCode.TERMINATED)
+
+
+def end_with_parent(sent: signal.Signals = signal.SIGTERM) -> None:
+    """Let the kernel send this process a signal when its parent ends, however that ends. To be called in the child.
+
+    Args:
+        sent: The signal.
+    """
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, sent)
+    if os.getppid() != parent:  # it ended meanwhile
+        os.kill(os.getpid(), sent)
+
+
+def leave_ending_to_parent() -> None:
+    """Let a worker process ignore Ctrl-C and SIGTERM, which the parent receives too, and end with the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent(signal.SIGKILL)

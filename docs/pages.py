@@ -66,9 +66,9 @@ def exit_codes_page() -> str:
     """List the exit codes, with the strings below the members of the enumeration as descriptions."""
     import ast
 
-    from contrail_data.cli import common
+    from contrail_data import errors
 
-    tree = ast.parse(Path(common.__file__).read_text())
+    tree = ast.parse(Path(errors.__file__).read_text())
     enumeration = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "ExitCode")
     rows, member = [], ""
     for node in enumeration.body[1:]:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import operator
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +9,7 @@ from contextlib import ExitStack
 
 from contrail_data.build.shard import ShardTask
 from contrail_data.errors import ContrailError
+from contrail_data.process import leave_ending_to_parent
 from contrail_data.store.journal import Shard
 from contrail_data.store.samples import SampleRow
 
@@ -35,7 +35,7 @@ def run_tasks(tasks: Sequence[ShardTask], scheduler: str, workers: int) -> Itera
     if scheduler == "threads":
         pool = ThreadPoolExecutor(workers)
     elif scheduler == "processes":
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_ending_to_parent)
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_ending_to_parent)
     else:
         raise ContrailError(
             f"--scheduler {scheduler}: unknown; give threads, processes or an address such as tcp://host:8786"
@@ -50,11 +50,6 @@ def run_tasks(tasks: Sequence[ShardTask], scheduler: str, workers: int) -> Itera
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _leave_ending_to_parent() -> None:
-    """Ignore the Ctrl-C that a terminal sends to every process: the build ends its workers after their shards."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_on_cluster(tasks: Sequence[ShardTask], scheduler: str) -> Iterator[Shard[SampleRow]]:

@@ -12,13 +12,12 @@ import typer
 import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import (
-    ExitCode,
     is_store,
     print_note,
     print_written_store,
     refuse_options,
 )
-from contrail_data.errors import ContrailError, UsageError
+from contrail_data.errors import ContrailError, ExitCode, UsageError
 from contrail_data.sources.base import InputFormat, LabelFilter
 from contrail_data.store.schema import Codec, PixelDtype
 
@@ -136,7 +135,7 @@ def build_ash(
 ) -> None:
     """Build a store from raw satellite bands.
 
-    Bad records are reported, one line each, and set aside; the rest is built, and the exit code is 1. An interrupted
+    Bad records are reported, one line each, and set aside; the rest is built, and the exit code is 3. An interrupted
     build continues when the same command is run again, to the same bytes.
     """
     from contrail_data.composites import get_composite
@@ -316,7 +315,7 @@ def _build(source: Source, settings: StoreSettings, out: str, **execution: Any) 
     if built.existed:
         print_note("the store already exists; --overwrite rebuilds it if records have changed")
     if built.set_aside:
-        raise typer.Exit(ExitCode.FAILED)
+        raise typer.Exit(ExitCode.SET_ASIDE)
 
 
 def _read_ids(values: list[str]) -> list[str]:

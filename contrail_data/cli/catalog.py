@@ -11,7 +11,7 @@ import typer
 import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import add_command
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, FoundDamage
 
 if TYPE_CHECKING:
     from contrail_data.catalog.entries import Catalog, Entry
@@ -108,7 +108,7 @@ def check(
 ) -> None:
     """Check entries against their stores.
 
-    A store must be reachable, and have the digest and the properties that the entry states. The exit code is 1 if any
+    A store must be reachable, and have the digest and the properties that the entry states. The exit code is 4 if any
     entry is bad.
     """
     from contrail_data.catalog.catalog import check_entry
@@ -125,7 +125,7 @@ def check(
             bad += 1
             print(f"bad  {_printable(error)}", flush=True)
     if bad:
-        raise ContrailError(f"{catalog.path}: {bad} of {len(names)} entries are bad")
+        raise FoundDamage(f"{catalog.path}: {bad} of {len(names)} entries are bad")
 
 
 app = typer.Typer(no_args_is_help=True, help="Find stores by name, in data_catalog.yaml.")

@@ -1,4 +1,4 @@
-"""What the two command lines share: exit codes, common options, printing, and how a command ends on an error.
+"""What the two command lines share: printing, refusing options, and how a command ends.
 
 Only what `--help` needs is imported here; commands import the rest when they run.
 """
@@ -13,29 +13,14 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
-from contrail_data.errors import ContrailError, UsageError
-
-
-class ExitCode(IntEnum):
-    """Exit codes of every command."""
-
-    OK = 0
-    """The command did what was asked."""
-    FAILED = 1
-    """An error stopped the command, or it finished and found something wrong: records set aside, leaks, differences,
-    damaged files, bad catalog entries."""
-    USAGE = 2
-    """The command line is wrong: an unknown option, or a missing or contradictory value."""
-    INTERRUPTED = 130
-    """Ctrl-C. The same command continues where it stopped."""
-
+from contrail_data.errors import ContrailError, ExitCode, UsageError
+from contrail_data.process import exit_on_sigterm
 
 YEARS = range(1970, 2200)
 
@@ -94,19 +79,22 @@ def run_app(app: typer.Typer) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # A large store has over a thousand files, and reading is fastest if all of them stay open.
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
-    interrupted = "interrupted; run the same command again to continue"
+    again = "run the same command again to continue"
     try:
-        app()
+        with exit_on_sigterm():
+            app()
     except ContrailError as error:
-        exit_with_error(str(error), ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED)
+        exit_with_error(str(error), error.exit_code)
     except KeyboardInterrupt:
-        exit_with_error(interrupted, ExitCode.INTERRUPTED)
+        exit_with_error(f"interrupted; {again}", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.FAILED)
-    except SystemExit as ended:
-        if ended.code == ExitCode.INTERRUPTED:  # typer's answer to Ctrl-C
-            exit_with_error(interrupted, ExitCode.INTERRUPTED)
+    except SystemExit as ended:  # also typer's answer to Ctrl-C
+        if ended.code == ExitCode.INTERRUPTED:
+            exit_with_error(f"interrupted; {again}", ExitCode.INTERRUPTED)
+        if ended.code == ExitCode.TERMINATED:
+            exit_with_error(f"terminated by a signal; {again}", ExitCode.TERMINATED)
         raise
     except Exception as error:
         origin = traceback.extract_tb(error.__traceback__)[-1]

@@ -8,9 +8,9 @@ import typer
 
 import contrail_data
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, print_fields, print_table, refuse_options
-from contrail_data.errors import ContrailError
-from contrail_data.reports.sheets import Sheet
+from contrail_data.cli.common import print_fields, print_table, refuse_options
+from contrail_data.errors import ContrailError, ExitCode
+from contrail_data.reports.choices import Sheet
 
 
 def inspect(store: options.Store, as_json: options.AsJson = False) -> None:
@@ -115,7 +115,7 @@ def diff(
 ) -> None:
     """Print the differences between two stores.
 
-    Settings, records, pixels, labels and statistics are compared as sealed. The exit code is 1 if they differ.
+    Settings, records, pixels, labels and statistics are compared as sealed. The exit code is 4 if they differ.
     """
     from dataclasses import asdict
 
@@ -128,4 +128,4 @@ def diff(
     else:
         print(diff_text(differences, a, b), end="")
     if differences:
-        raise typer.Exit(ExitCode.FAILED)
+        raise typer.Exit(ExitCode.FOUND)

@@ -8,7 +8,7 @@ import typer
 import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import is_store, refuse_options
-from contrail_data.errors import ContrailError
+from contrail_data.errors import FoundDamage
 
 
 def verify(
@@ -26,7 +26,7 @@ def verify(
     """Check a store for damage.
 
     Every file is verified against its checksum, the store against its digest, and statistics and counts against the
-    samples. The exit code is 1 if anything is damaged and was not restored.
+    samples. The exit code is 4 if anything is damaged and was not restored.
     """
     from contrail_data.build.repair import repair_from_raw
     from contrail_data.catalog.catalog import find_place
@@ -53,7 +53,7 @@ def verify(
             print(f"{place}/{item.path}: {item.reason}, still")
     if damage:
         remedy = "" if repair_from else "; restore them with --repair-from COPY or --repair-from RAW"
-        raise ContrailError(f"{place}: {len(damage)} damaged {'files' if len(damage) > 1 else 'file'}{remedy}")
+        raise FoundDamage(f"{place}: {len(damage)} damaged {'files' if len(damage) > 1 else 'file'}{remedy}")
     print(f"{place}: intact, {open_store(place, times=False).attrs['digest']}")
 
 

@@ -9,8 +9,8 @@ import typer
 
 import contrail_data
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, print_note, print_table, refuse_options
-from contrail_data.errors import ContrailError, UsageError
+from contrail_data.cli.common import print_note, print_table, refuse_options
+from contrail_data.errors import ContrailError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -125,7 +125,7 @@ def audit(
 ) -> None:
     """Report which records of one store leak into another, and labels that contradict each other.
 
-    Records leak by id, raw data, place and time, or image. The exit code is 1 if there are any leaks. How many records
+    Records leak by id, raw data, place and time, or image. The exit code is 4 if there are any leaks. How many records
     were compared by each is printed. Metadata files, such as validation_metadata.json, can be given in place of stores;
     they have no raw data, images or labels.
     """
@@ -175,7 +175,7 @@ def audit(
     for path in files:
         print(path)
     if len(leaks):
-        raise typer.Exit(ExitCode.FAILED)
+        raise typer.Exit(ExitCode.FOUND)
 
 
 def _is_metadata(name: str) -> bool:

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import (
-    ExitCode,
     is_store,
-    open_named,
     print_note,
     print_written_store,
     refuse_options,
 )
-from contrail_data.errors import ContrailError, UsageError
+from contrail_data.errors import ContrailError, ExitCode, UsageError
 from contrail_data.labels.predictor import FrameSelection
 from contrail_train.cli.common import Model, model_argument
 
@@ -98,7 +97,7 @@ def _open_parent(name: str) -> xr.Dataset:
     from contrail_data.sources.open import recognise
 
     try:
-        return open_named(name)
+        return contrail_data.open_store(name)
     except ContrailError as error:
         if "://" not in name and not is_store(name) and recognise(name, "train") is InputFormat.ABI:
             raise UsageError(f"{name}: holds satellite scans, not a store; use contrail-train predict-scans") from None
@@ -161,7 +160,7 @@ def predict_scans(
     """Predict whole satellite scans.
 
     Tiles like those that the model was trained on are predicted and blended back onto the satellite's grid. Files and
-    times that cannot be used are reported, one line each, and set aside; the rest is predicted, and the exit code is 1.
+    times that cannot be used are reported, one line each, and set aside; the rest is predicted, and the exit code is 3.
     Scans on several grids (a mesoscale sector that moved) are written as one file per grid, named by time, except for
     .geojson, which holds them all.
     """
@@ -203,7 +202,7 @@ def predict_scans(
     for line in (*outcome.lines, *map(str, outcome.paths)):
         print(line)
     if outcome.set_aside:
-        raise typer.Exit(ExitCode.FAILED)
+        raise typer.Exit(ExitCode.SET_ASIDE)
 
 
 def export(
@@ -223,11 +222,10 @@ def export(
     It takes windows of frames as stored and returns masks. The file is read back and compared with the model before it
     appears under its name. It is used like the directory of a run: evaluate, predict, pseudo-label.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_train.inference import export as exporting
     from contrail_train.workflows.symmetries import load_predictor
 
-    store = None if check is None else open_named(check)
+    store = None if check is None else contrail_data.open_store(check)
     comparison = exporting.export(load_predictor(model, "cpu", tta), out, store=store, overwrite=overwrite)
     print(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB; on {comparison.windows} windows probability differs by up to "

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import ExitCode, print_note, print_table, refuse_options
+from contrail_data.cli.common import print_note, print_table, refuse_options
+from contrail_data.errors import ExitCode
 from contrail_train.cli.common import MODEL_HELP, Model, model_argument, print_scores
 
 
@@ -111,7 +112,7 @@ def submit(
     """Write predicted masks in the format of the 2023 competition.
 
     Masks are run lengths, column by column, of 256 x 256 pixels. Records that have no prediction are reported, one line
-    each, and the exit code is 1: those of --like, whose masks are written as empty, or without it those that were set
+    each, and the exit code is 3: those of --like, whose masks are written as empty, or without it those that were set
     aside when the store was built, which have no row.
     """
     from contrail_data.catalog.catalog import open_named
@@ -129,4 +130,4 @@ def submit(
         )
     print(f"{out}: {written.records} records, {written.empty} of them empty")
     if written.missing or (like is None and written.set_aside):
-        raise typer.Exit(ExitCode.FAILED)
+        raise typer.Exit(ExitCode.SET_ASIDE)

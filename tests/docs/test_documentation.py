@@ -71,7 +71,7 @@ def run(line: str, folder: Path) -> None:
         trains = command[0] in ("run", "pipeline", "rounds")
         result = run_train(*command, *(part for setting in SMALL_RUN for part in ("--set", setting) if trains))
     # An audit of a few synthetic records may find leaks, and a difference is not a failure.
-    allowed = (0, 1) if command[0] in ("audit", "diff") else (0,)
+    allowed = (0, 4) if command[0] in ("audit", "diff") else (0,)
     assert result.returncode in allowed, f"{line}\n{result.stderr}"
 
 

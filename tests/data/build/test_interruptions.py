@@ -132,7 +132,7 @@ def test_fifty_kills_end_in_the_same_store(tmp_path: Path) -> None:
     builders.wait()
     assert len(finished_shards) > 25
     assert len(set(finished_shards)) > 3, finished_shards  # killed early, midway and late
-    assert run_data("build-ash", raw, "-o", out, "--size", 32).returncode == 1  # four records are set aside
+    assert run_data("build-ash", raw, "-o", out, "--size", 32).returncode == 3  # four records are set aside
     assert open_store(out).attrs["digest"] == uninterrupted.digest
     assert contents(out) == contents(tmp_path / "whole.zarr")
     assert not (out / ".building").exists()

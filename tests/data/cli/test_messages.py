@@ -12,7 +12,7 @@ from helpers.stores import build_small
 def test_errors_of_the_command_line_are_one_line(raw: Path, tmp_path: Path) -> None:
     os.truncate(sorted((raw / "train").iterdir())[0] / "band_11.npy", 100)
     done = run_data("build-ash", raw, "--size", 32, "-o", tmp_path / "s.zarr")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "band_11.npy: " in done.stderr
     assert "8 samples, 1 set aside" in done.stdout
     for args, message in [

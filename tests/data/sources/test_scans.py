@@ -96,7 +96,7 @@ def test_missing_pixels_and_scans_stay_missing_and_are_reported(tmp_path: Path) 
         "--at",
         CENTRE,
     )
-    assert done.returncode == 1  # a file could not be read
+    assert done.returncode == 3  # a file could not be read
     assert "cannot be read" in done.stderr
     assert "replaced by a copy created later" in done.stderr
     assert "its scan of 2024-03-01T12:10:00 lacks band 14; fetch it" in done.stderr

@@ -35,7 +35,7 @@ def test_an_audit_finds_copies_and_labels_that_contradict(stores, tmp_path):
     names = [str(tmp_path / f"{n}.zarr") for n in "ab"]
     out, page = tmp_path / "leaks.csv", tmp_path / "audit.html"
     result = CliRunner().invoke(app, ["audit", *names, "-o", str(out), "--page", str(page)])
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     rows = list(csv.DictReader(out.open()))
     assert len(rows) == 6
     assert {(r["kind"], r["record_a"], r["record_b"], r["dice"]) for r in rows} >= {("label", "a0", "b0", "0.0000")}
@@ -45,7 +45,7 @@ def test_an_audit_finds_copies_and_labels_that_contradict(stores, tmp_path):
         assert "not compared" in text
     assert "overlapping footprint and time not compared - - 0 0" in " ".join(result.output.split())
     without = CliRunner().invoke(app, ["audit", *names, "--no-images"])
-    assert without.exit_code == 1
+    assert without.exit_code == 4
     assert "same raw data" in without.output
     assert "similar image" not in without.output
 

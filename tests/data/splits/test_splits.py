@@ -230,5 +230,5 @@ def test_leaks_within_the_validation_split_are_those_counted_earlier(real_data, 
     assert "1,856 records in 5 folds" in result.output
     assert "or image: 0" in result.output
     page = tmp_path / "audit.html"
-    assert CliRunner().invoke(app, ["audit", str(path), "--page", str(page)]).exit_code == 1
+    assert CliRunner().invoke(app, ["audit", str(path), "--page", str(page)]).exit_code == 4
     assert "overlapping footprint and time" in page.read_text()

@@ -159,7 +159,7 @@ def test_finished_work_is_kept_over_several_grids_and_bad_files(finished: Path, 
     write_abi(scans, START + np.timedelta64(40, "m"), scans=1, size=(90, 120), centre=(35.0, -100.0))
     outs = [part for suffix in ("nc", "geojson", "png") for part in ("-o", tmp_path / f"p.{suffix}")]
     done = run_train("predict-scans", finished, scans, *outs)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 3, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("set aside: ")]
     assert len(lines) == 2, done.stderr
     assert "its scan of 2024-03-01T12:30:00 lacks band 14; fetch it" in lines[0]
@@ -187,7 +187,7 @@ def test_finished_work_is_kept_over_several_grids_and_bad_files(finished: Path, 
     assert times <= {"2024-03-01T12:00", "2024-03-01T12:10", "2024-03-01T12:40"}
     times = ("--time", "2024-03-01T12:00", "--time", "2024-03-01T12:04", "--time", "2024-03-01T12:26")
     some = run_train("predict-scans", finished, scans, *times, "-o", tmp_path / "some.nc")
-    assert some.returncode == 1, some.stderr
+    assert some.returncode == 3, some.stderr
     assert "set aside: 2024-03-01T12:26:00: no scan starts within 5 minutes; choose another time" in some.stderr
     assert some.stdout.startswith("2024-03-01T12:00:0")  # once, though two times name it
     with xr.open_dataset(tmp_path / "some.nc") as cf:

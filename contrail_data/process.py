@@ -4,7 +4,6 @@ import ctypes
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,26 +40,6 @@ def exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-@contextmanager
-def sigterm_deferred() -> Iterator[threading.Event]:
-    """Let SIGTERM only set an event, for a loop that has to end between two of its steps.
-
-    Yields:
-        The event. If it is set when the block ends, the program exits as by `exit_on_sigterm`.
-
-    Raises:
-        SystemExit: If SIGTERM was received.
-    """
-    received = threading.Event()
-    previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    if received.is_set():
-        raise SystemExit(ExitCode.TERMINATED)
 
 
 def end_with_parent(sent: signal.Signals = signal.SIGTERM) -> None:

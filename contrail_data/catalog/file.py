@@ -1,7 +1,6 @@
 """Reads and edits catalog files.
 
-A catalog comes from others: a file that is too large, too deep or ambiguous is refused before it is used.
-libyaml reads it, because every command does. ruamel.yaml edits it, because that keeps comments and order.
+libyaml reads a catalog, because every command does. ruamel.yaml edits it, because that keeps comments and order.
 """
 
 import fcntl
@@ -15,10 +14,9 @@ import yaml
 
 from contrail_data.catalog.entries import Catalog
 from contrail_data.errors import ContrailError
-from contrail_data.storage.documents import Loader
+from contrail_data.storage.documents import load_document, read_text
 from contrail_data.storage.files import first_line, write_atomically
 
-_BYTES, _VALUES, _LEVELS = 4 << 20, 200_000, 32
 _EMPTY = "# Stores by name, an intake catalog.\nmetadata:\n  version: 1\nsources: {}\n"
 
 T = TypeVar("T")
@@ -36,14 +34,14 @@ def read_catalog(path: Path) -> Catalog:
     Raises:
         ContrailError: If the file cannot be read or is not a catalog.
     """
-    return parse_catalog(_read(path), path)
+    return parse_catalog(read_text(path), path)
 
 
-def parse_catalog(content: bytes, path: Path) -> Catalog:
-    """Parse a catalog, in bounded time and memory whatever the content.
+def parse_catalog(text: str, path: Path) -> Catalog:
+    """Parse a catalog.
 
     Args:
-        content: Bytes of the file.
+        text: Content of the file.
         path: The file, for error messages and relative paths.
 
     Returns:
@@ -53,19 +51,14 @@ def parse_catalog(content: bytes, path: Path) -> Catalog:
         ContrailError: If the content is not a catalog.
     """
     try:
-        if len(content) > _BYTES:
-            reason = f"larger than {_BYTES >> 20} MB"
-        else:
-            text = content.decode("utf-8")
-            return Catalog(path, text, _load(text))
-    except UnicodeDecodeError as error:
-        reason = f"not UTF-8 at byte {error.start}"
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        reason = f"{line}{error.problem or error.context}"
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        reason = first_line(error)
-    raise ContrailError(f"{path}: not a readable catalog ({reason}); correct the file")
+        document = load_document(text)
+        if not isinstance(document, dict) or "sources" not in document:
+            raise ValueError("key 'sources' is missing")
+        if not isinstance(document["sources"], dict | None):
+            raise ValueError("'sources' is not a mapping of names to entries")
+    except ValueError as error:
+        raise ContrailError(f"{path}: not a readable catalog ({first_line(error)}); correct the file") from None
+    return Catalog(path, text, document)
 
 
 def edit_catalog(path: Path, change: Callable[[Catalog], tuple[Catalog | None, T]], *, create: bool) -> T:
@@ -96,9 +89,9 @@ def edit_catalog(path: Path, change: Callable[[Catalog], tuple[Catalog | None, T
             locked = os.fstat(descriptor)
             if not os.path.exists(path) or not os.path.samestat(locked, os.stat(path)):
                 continue
-            content = _read(path)
+            content = read_text(path)
             try:
-                edited, result = change(parse_catalog(content or _EMPTY.encode(), path))
+                edited, result = change(parse_catalog(content or _EMPTY, path))
                 if edited is not None:
                     write_atomically(path, [edited.text.encode()])
                     path.chmod(locked.st_mode & 0o7777)
@@ -172,50 +165,6 @@ def as_yaml(content: Any) -> str:
     return yaml.safe_dump(content, default_flow_style=None, sort_keys=False, allow_unicode=True, width=1 << 20)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise ContrailError(f"{path}: no such catalog; check the path")
-        with path.open("rb") as file:
-            return file.read(_BYTES + 1)
-    except OSError as error:
-        raise ContrailError(f"{path}: cannot be read ({error.strerror}); check permissions") from None
-
-
-def _load(text: str) -> dict[str, Any]:
-    """Load a document whose number of values and levels is harmless, aliases written out.
-
-    Raises:
-        ValueError: If it is not, or if it is not a catalog.
-    """
-    if text.startswith("\ufeff"):
-        raise ValueError("starts with a byte order mark")
-    level = 0
-    for values, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
-        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        _limit(values, level)
-    document = yaml.load(text, Loader)
-    values, unvisited = 0, [(document, 0)]
-    while unvisited:  # aliases share a value, which is counted as often as it occurs
-        value, level = unvisited.pop()
-        values += 1
-        _limit(values, level)
-        children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-        unvisited += ((child, level + 1) for child in children)
-    if not isinstance(document, dict) or "sources" not in document:
-        raise ValueError("key 'sources' is missing")
-    if not isinstance(document["sources"], dict | None):
-        raise ValueError("'sources' is not a mapping of names to entries")
-    return document
-
-
-def _limit(values: int, levels: int) -> None:
-    if values > _VALUES:
-        raise ValueError(f"more than {_VALUES} values")
-    if levels > _LEVELS:
-        raise ValueError(f"more than {_LEVELS} levels deep")
-
-
 def _edited(
     catalog: Catalog, renamed: dict[str, str], *, removed: str | None = None, added: dict[str, Any] | None = None
 ) -> Catalog:
@@ -242,7 +191,7 @@ def _edited(
         sources.update(added or {})
         editor.dump(document, buffer := io.StringIO())
         text = buffer.getvalue().replace("\n", "\r\n" if "\r\n" in catalog.text else "\n")
-        edited = parse_catalog(text.encode(), catalog.path)
+        edited = parse_catalog(text, catalog.path)
         # As text, where NaN equals itself and 1 is not true.
         if repr(edited.content) == repr({**catalog.content, "sources": expected}):
             return edited

@@ -320,9 +320,11 @@ def _build(source: Source, settings: StoreSettings, out: str, **execution: Any) 
 
 def _read_ids(values: list[str]) -> list[str]:
     """Record ids, given one by one or in files."""
+    from contrail_data.storage.documents import read_text
+
     ids = []
     for value in values:
-        lines = Path(value).read_text().splitlines() if Path(value).is_file() else [value]
+        lines = read_text(Path(value)).splitlines() if Path(value).is_file() else [value]
         ids += [line.strip() for line in lines if line.strip()]
     return ids
 

@@ -1,5 +1,10 @@
-"""YAML documents that people write, such as settings, composites and catalogs, read without surprises."""
+"""Files that people write or hand over, such as settings, composites, catalogs and tables, read without surprises.
 
+Whatever a file holds, it is read in bounded time and memory, and what it may not hold is refused with a ValueError.
+"""
+
+import csv
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +14,8 @@ import yaml
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import first_line
 
-_DIGITS = 100
+_TEXT_BYTES, _TABLE_BYTES = 4 << 20, 256 << 20
+_VALUES, _LEVELS, _DIGITS = 200_000, 32, 100
 _TAG = "tag:yaml.org,2002:"
 _NUMBERS = {
     "int": r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+",
@@ -18,38 +24,20 @@ _NUMBERS = {
 """As YAML 1.2 writes them: 1e-4 is a number, while 010 (8 in YAML 1.1) and 1:30 (90) are text."""
 
 
-class Loader(yaml.CSafeLoader):
-    """Refuses keys that come twice, of which YAML would use the last, and what is expensive to build."""
+class _Loader(yaml.CSafeLoader):
+    """Reads numbers as YAML 1.2 does, and refuses keys that come twice or are not text, and very long numbers."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as PyYAML declares it)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) not in _NUMBERS]
+        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_scalar(self, node: Any) -> Any:
-        """Refuse a number with more digits than any has.
-
-        Args:
-            node: The scalar.
-
-        Returns:
-            Its text.
-
-        Raises:
-            ValueError: If it has more.
-        """
         if node.tag != f"{_TAG}str" and len(node.value) > _DIGITS:
             raise ValueError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} digits")
         return super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        """Refuse a key that is not text or comes twice.
-
-        Args:
-            node: The mapping.
-            deep: Whether to build its values at once.
-
-        Returns:
-            The dict.
-
-        Raises:
-            ValueError: If there is such a key.
-        """
         keys = set()
         for key, _ in node.value:
             shown = f"line {key.start_mark.line + 1}: key {str(key.value)[:40]!r}"
@@ -61,21 +49,12 @@ class Loader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class _Yaml12Loader(Loader):
-    """Reads numbers as YAML 1.2 does."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (as PyYAML declares it)
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) not in _NUMBERS]
-        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
 for name, pattern in _NUMBERS.items():
-    _Yaml12Loader.add_implicit_resolver(f"{_TAG}{name}", re.compile(f"^(?:{pattern})$"), list("-+.0123456789"))
+    _Loader.add_implicit_resolver(f"{_TAG}{name}", re.compile(f"^(?:{pattern})$"), list("-+.0123456789"))
 
 
 def load_document(text: str) -> Any:
-    """Load a YAML document.
+    """Load a YAML document whose number of values and levels is harmless, aliases written out.
 
     Args:
         text: The document.
@@ -84,12 +63,34 @@ def load_document(text: str) -> Any:
         Plain data.
 
     Raises:
-        ValueError: If it is not YAML, or a key comes twice.
+        ValueError: If it is larger, or not YAML, or a key comes twice or is not text.
     """
+    level = 0
     try:
-        return yaml.load(text, _Yaml12Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+        for values, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            _limit(values, level)
+        document = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{line}{error.problem or error.context}") from None
+    except Exception as error:  # a malformed number or time raises errors of many types
         raise ValueError(first_line(error)) from None
+    values, unvisited = 0, [(document, 0)]
+    while unvisited:  # aliases share a value, which is counted as often as it occurs
+        value, level = unvisited.pop()
+        values += 1
+        _limit(values, level)
+        children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        unvisited += ((child, level + 1) for child in children)
+    return document
+
+
+def _limit(values: int, levels: int) -> None:
+    if values > _VALUES:
+        raise ValueError(f"more than {_VALUES} values")
+    if levels > _LEVELS:
+        raise ValueError(f"more than {_LEVELS} levels deep")
 
 
 def read_document(path: Path) -> Any:
@@ -104,8 +105,60 @@ def read_document(path: Path) -> Any:
     Raises:
         ContrailError: If the file cannot be read or is not YAML.
     """
+    text = read_text(path)
     try:
-        return load_document(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise ContrailError(f"{path}: not a readable YAML file ({reason}); correct it") from None
+        return load_document(text)
+    except ValueError as error:
+        raise ContrailError(f"{path}: not a readable YAML file ({first_line(error)}); correct it") from None
+
+
+def read_table(path: Path, *columns: str) -> list[list[str]]:
+    """Read columns of a CSV file whose first line names them.
+
+    Args:
+        path: The file.
+        *columns: Names of the columns.
+
+    Returns:
+        The cells of each row, in the order of `columns`; empty where a row is too short.
+
+    Raises:
+        ContrailError: If the file cannot be read, is not a table, or lacks a column.
+    """
+    text = io.StringIO(read_text(path, _TABLE_BYTES), newline="")
+    try:
+        header, *rows = [row for row in csv.reader(text) if row] or [[]]
+    except csv.Error as error:
+        raise ContrailError(f"{path}: not a readable table ({first_line(error)}); correct it") from None
+    if lacking := [column for column in columns if column not in header]:
+        raise ContrailError(f"{path}: has no column {' and '.join(lacking)}; give another file")
+    numbers = [header.index(column) for column in columns]
+    return [[row[number] if number < len(row) else "" for number in numbers] for row in rows]
+
+
+def read_text(path: Path, max_bytes: int = _TEXT_BYTES) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: The file.
+        max_bytes: Size from which it is refused.
+
+    Returns:
+        Its text.
+
+    Raises:
+        ContrailError: If it is larger, not UTF-8, or cannot be read.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ContrailError(f"{path}: not a file; check the path")
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ContrailError(f"{path}: cannot be read ({error.strerror}); check the path and permissions") from None
+    if len(content) > max_bytes:
+        raise ContrailError(f"{path}: larger than {max_bytes >> 20} MB; give another file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ContrailError(f"{path}: not UTF-8 at byte {error.start}; correct it") from None

@@ -5,12 +5,14 @@ import io
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from contrail_data.errors import ContrailError
 
+_PARTIAL = ".partial-"
 Part = bytes | memoryview | bytearray
 Write = Callable[[Part], None]
 
@@ -22,7 +24,7 @@ def write_atomically(path: Path, parts: Sequence[Part]) -> None:
         path: The file, which is replaced if it exists.
         parts: Its content.
     """
-    with reported_errors(str(path), "written"), atomic_file(path, path.with_name(f".{path.name}.partial")) as write:
+    with reported_errors(str(path), "written"), atomic_file(path, partial_path(path)) as write:
         for part in parts:
             write(part)
 
@@ -38,6 +40,29 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_atomically(path, [text.getvalue().encode()])
+
+
+def partial_path(path: Path, folder: Path | None = None) -> Path:
+    """Choose where a file is written before it takes its name, so that several writers of it never meet.
+
+    Args:
+        path: The file.
+        folder: Where the unfinished file lies; None for beside `path`.
+
+    Returns:
+        A path that nobody else uses, with the suffix of `path`.
+    """
+    return (folder or path.parent) / f"{_PARTIAL}{uuid.uuid4().hex[:12]}-{path.name[-100:]}"
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove the unfinished files that killed processes have left behind.
+
+    Args:
+        folder: A folder that no other process is writing to.
+    """
+    for file in folder.glob(f"{_PARTIAL}*"):
+        file.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -146,6 +171,8 @@ def reported_errors(path: str, action: str) -> Iterator[None]:
         else:
             remedy = "make room or check permissions" if action == "written" else "check the address and permissions"
         reason = getattr(error, "strerror", None) or first_line(error)
+        if is_remote and "kind: Timeout" in str(error):
+            reason = "no answer in time"
         raise ContrailError(f"{path}: cannot be {action} ({reason}); {remedy}") from None
 
 

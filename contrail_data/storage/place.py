@@ -7,24 +7,31 @@ and from nowhere else. The module is long because every operation is documented 
 """
 
 import os
+import re
 import shutil
-import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlparse
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import Part, Write, atomic_file, first_line, reported_errors
+from contrail_data.storage.files import Part, Write, atomic_file, first_line, partial_path, reported_errors
 
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "file")
+TIMEOUTS_S = (5.0, 10.0, 30.0)
+"""How long each try of a request waits for a silent service."""
+_REFUSED = r"status code: 4(?!08|29)"  # the service has understood the request, and refuses it
 STAGING = ".building"
 """Folder in a place for files that are being written, and for the journal of a store that is being built."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Place:
             raise ContrailError(f"{self.file(key)}: larger than {max_bytes:,} bytes; restore the store")
         with self._reported_errors(key, "read"):
             if self.remote:
-                return bytes(_object_store(self.url).get(key).bytes())
+                return self._request(lambda service: bytes(service.get(key).bytes()))
             with open(self.file(key), "rb") as file:
                 return file.read()
 
@@ -126,7 +133,7 @@ class Place:
         """
         with self._reported_errors(key, "read"):
             if self.remote:
-                return memoryview(_object_store(self.url).get_range(key, start=start, length=length))
+                return memoryview(self._request(lambda service: service.get_range(key, start=start, length=length)))
             with open(self.file(key), "rb", buffering=0) as file:
                 return memoryview(os.pread(file.fileno(), length, start))
 
@@ -142,7 +149,7 @@ class Place:
         try:
             with self._reported_errors(key, "read"):
                 if self.remote:
-                    return int(_object_store(self.url).head(key)["size"])
+                    return int(self._request(lambda service: service.head(key))["size"])
                 return os.stat(self.file(key)).st_size if os.path.isfile(self.file(key)) else None
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -158,7 +165,7 @@ class Place:
     def _all_sizes(self) -> Iterator[tuple[str, int]]:
         with self._reported_errors("", "listed"):
             if self.remote:
-                for batch in _object_store(self.url).list():
+                for batch in self._request(lambda service: list(service.list())):
                     yield from ((str(entry["path"]), int(entry["size"])) for entry in batch)
                 return
             for folder, _, names in os.walk(self.url):
@@ -190,10 +197,10 @@ class Place:
             if self.remote:
                 body = bytearray()
                 yield body.extend
-                _object_store(self.url).put(key, bytes(body))
+                self._request(lambda service: service.put(key, bytes(body), max_concurrency=1))
                 return
             self._refuse_links(key)
-            staged = self.path / STAGING / f"{key.replace('/', '~')}.{os.getpid()}-{threading.get_ident()}.partial"
+            staged = partial_path(self.path / key, self.path / STAGING)
             (self.path / key).parent.mkdir(parents=True, exist_ok=True)
             staged.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(self.path / key, staged) as write:
@@ -215,7 +222,7 @@ class Place:
 
         Args:
             key: Its key.
-            content: Its content.
+            content: Its content, which nobody else writes.
 
         Returns:
             Whether it was written.
@@ -224,23 +231,25 @@ class Place:
 
         with self._reported_errors(key, "written"):
             try:
-                _object_store(self.url).put(key, content, mode="create")
+                self._request(lambda service: service.put(key, content, mode="create"))
             except AlreadyExistsError:
-                return False
+                return self.read(key) == content  # an earlier try was carried out, but its answer was lost
             return True
 
-    def age(self, key: str, now: float) -> float:
-        """Return how long ago a file on object storage was written.
+    def age(self, key: str) -> float:
+        """Return how long ago a file on object storage was written, by the clock of the service.
 
         Args:
             key: Its key.
-            now: Current time, in seconds since 1970.
 
         Returns:
-            Seconds; the time of writing is by the clock of the service.
+            Seconds.
         """
+        clock = f"{STAGING}/clock"
+        self.write(clock, [b""])
         with self._reported_errors(key, "read"):
-            return now - float(_object_store(self.url).head(key)["last_modified"].timestamp())
+            then, now = (self._request(lambda service, k=k: service.head(k))["last_modified"] for k in (key, clock))
+        return float((now - then).total_seconds())
 
     def link(self, key: str, source: Self) -> bool:
         """Take over a file of another place by a hard link.
@@ -273,7 +282,8 @@ class Place:
         with self._reported_errors("", "removed"):
             if self.remote:
                 for start in range(0, len(keys), 1000):
-                    _object_store(self.url).delete(list(keys[start : start + 1000]))
+                    batch = list(keys[start : start + 1000])
+                    self._request(lambda service, batch=batch: service.delete(batch))
                 return
             for key in keys:
                 Path(self.file(key)).unlink(missing_ok=True)
@@ -284,6 +294,23 @@ class Place:
             self.remove([key for key, _ in self._all_sizes()])
         else:
             shutil.rmtree(self.url, ignore_errors=True)
+
+    def _request(self, send: Callable[[Any], T]) -> T:
+        """Send a request to the service, and again, with more patience, while it does not answer or is overloaded.
+
+        Args:
+            send: Receives the connection. It may be called after an earlier call was carried out unnoticed.
+        """
+        from obstore.exceptions import GenericError
+
+        for pause_s, timeout_s in zip((0.5, 2.0), TIMEOUTS_S, strict=False):
+            try:
+                return send(_connect(self.url, os.getpid(), timeout_s))
+            except GenericError as error:
+                if re.search(_REFUSED, str(error)):
+                    raise
+            time.sleep(pause_s)
+        return send(_connect(self.url, os.getpid(), TIMEOUTS_S[-1]))
 
     def _reported_errors(self, key: str, action: str) -> AbstractContextManager[None]:
         return reported_errors(self.file(key) if key else self.url, action)
@@ -354,7 +381,9 @@ def zarr_store(place: Place) -> Any:
     from zarr.storage import LocalStore, ObjectStore
 
     return (
-        ObjectStore(_object_store(place.url), read_only=True) if place.remote else LocalStore(place.url, read_only=True)
+        ObjectStore(_connect(place.url, os.getpid(), TIMEOUTS_S[-1]), read_only=True)
+        if place.remote
+        else LocalStore(place.url, read_only=True)
     )
 
 
@@ -373,14 +402,14 @@ def sync_folders(place: Place) -> None:
         os.close(descriptor)
 
 
-def _object_store(url: str) -> Any:
-    """Connect to a bucket, or to a prefix in it. Connections are reused, but never across a fork."""
-    return _connect(url, os.getpid())
-
-
 @lru_cache(maxsize=256)
-def _connect(url: str, process: int) -> Any:
-    """Connect to object storage; a connection belongs to one process.
+def _connect(url: str, process: int, timeout_s: float) -> Any:
+    """Connect to a bucket, or to a prefix in it. Connections are reused, but never across a fork.
+
+    Args:
+        url: URL of the prefix.
+        process: Id of this process.
+        timeout_s: How long the service may be silent, or take to receive a request.
 
     Raises:
         ContrailError: If the URL cannot be used.
@@ -388,10 +417,15 @@ def _connect(url: str, process: int) -> Any:
     import obstore.store
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or url
-    allow_http = endpoint.startswith("http://")
+    silence = timedelta(seconds=timeout_s)
     options: dict[str, Any] = {
-        "client_options": {"timeout": "300s", "connect_timeout": "10s", "allow_http": allow_http},
-        "retry_config": {"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
+        "client_options": {
+            "timeout": timedelta(days=1),  # a large file over a slow line
+            "read_timeout": silence,
+            "connect_timeout": silence,
+            "allow_http": endpoint.startswith("http://"),
+        },
+        "retry_config": {"max_retries": 1, "retry_timeout": timedelta(minutes=5)},  # for the parts of an upload
     }
     # Without credentials in the environment requests are anonymous: none are looked up elsewhere.
     if url.startswith("s3") and not any(os.environ.get(name) for name in _CREDENTIALS):

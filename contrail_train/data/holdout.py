@@ -1,6 +1,5 @@
 """The hold-out: which records are never trained on, and which others leak into them."""
 
-import csv
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from contrail_data.errors import ContrailError
 from contrail_data.splits.leaks import find_leaks
+from contrail_data.storage.documents import read_table
 from contrail_train.config.schema import DataConfig
 from contrail_train.data.items import Bools, Items, SampleStores
 
@@ -53,20 +53,11 @@ def _read_folds(path: str) -> dict[str, int]:
     """Fold by record id, from a file that `contrail-data splits` wrote."""
     fold_of: dict[str, int] = {}
     remedy = "write it with contrail-data splits"
-    try:
-        with Path(path).open(newline="") as file:
-            table = csv.DictReader(file)
-            if not {"record_id", "fold"} <= set(table.fieldnames or ()):
-                raise ContrailError(f"{path}: has no columns record_id and fold; {remedy}")
-            for row in table:
-                record_id, fold = str(row["record_id"]), str(row["fold"])
-                if not fold.isdecimal() or len(fold) > 4:
-                    raise ContrailError(f"{path}: line {table.line_num}: {row['fold']!r:.40} is not a fold; {remedy}")
-                if fold_of.setdefault(record_id, int(fold)) != int(fold):
-                    raise ContrailError(f"{path}: line {table.line_num}: {record_id} is in another fold too; {remedy}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "not a table"
-        raise ContrailError(f"{path}: cannot be read ({reason}); {remedy}") from None
+    for record_id, fold in read_table(Path(path), "record_id", "fold"):
+        if not fold.isdecimal() or len(fold) > 4:
+            raise ContrailError(f"{path}: record {record_id:.100}: {fold!r:.40} is not a fold; {remedy}")
+        if fold_of.setdefault(record_id, int(fold)) != int(fold):
+            raise ContrailError(f"{path}: record {record_id:.100} is in another fold too; {remedy}")
     return fold_of
 
 

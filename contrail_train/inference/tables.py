@@ -5,9 +5,6 @@ column, columns from left to right. A mask is a list of pairs of start and lengt
 `-` is an empty mask. The columns are record_id and encoded_pixels.
 """
 
-from __future__ import annotations
-
-import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +17,8 @@ from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import FrameSelection
 from contrail_data.labels.write import frames_to_predict
 from contrail_data.progress import progress
-from contrail_data.storage.files import first_line, write_csv
+from contrail_data.storage.documents import read_table
+from contrail_data.storage.files import write_csv
 from contrail_data.storage.place import place_of
 from contrail_data.store.manifest import set_aside_lines
 from contrail_data.store.reader import pixel_reader, read_scalars
@@ -138,11 +136,7 @@ def write_submission(predictions: xr.Dataset, out: Path, like: Path | None = Non
 
 def _ids_of(like: Path) -> list[str]:
     """The record ids of a CSV file, in its order."""
-    try:
-        with like.open(newline="", encoding="utf-8-sig") as file:
-            ids = [str(row.get("record_id") or "") for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ContrailError(f"{like}: cannot be read ({first_line(error)}); give sample_submission.csv") from None
+    ids = [record_id for (record_id,) in read_table(like, "record_id")]
     if not ids or "" in ids:
         raise ContrailError(f"{like}: has no record_id in each row; give the competition's sample_submission.csv")
     if len(set(ids)) < len(ids):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contrail_data.process import end_with_parent, exit_on_sigterm, sigterm_deferred
+from contrail_data.process import end_with_parent, exit_on_sigterm
 from contrail_data.progress import Advance
 from contrail_data.storage.place import STAGING
 from contrail_data.store.reader import open_store
@@ -26,20 +26,6 @@ def test_sigterm_closes_what_is_open_and_is_handled_once() -> None:
     with pytest.raises(SystemExit, match="143"):
         work()
     assert closed
-
-
-def test_a_deferred_sigterm_lets_the_step_finish() -> None:
-    steps = []
-
-    def work() -> None:
-        with sigterm_deferred() as received:
-            while not received.is_set():
-                os.kill(os.getpid(), signal.SIGTERM)
-                steps.append("a step")
-
-    with pytest.raises(SystemExit, match="143"):
-        work()
-    assert steps == ["a step"]
 
 
 def test_a_child_ends_with_its_parent() -> None:

@@ -142,7 +142,9 @@ def test_several_processes_can_add_entries_at_the_same_time(stores: Path, tmp_pa
         (b"sources: {}" + b" " * (4 << 20), "larger than 4 MB"),
         (b"sources: " + b"[" * 100_000, "levels deep"),
         (b"sources: [" + b"a," * 1_000_000 + b"]", "more than 200000 values"),
-        (b"sources: 1" + b":20" * 1_000_000, "a number of"),
+        (b"sources: 1" + b"2" * 1_000_000, "a number of"),
+        (b"sources: !!int {}", "expected a scalar"),
+        (b"sources: !!int ''", "index out of range"),
         (
             b"a0: &a0 [x]\n%bsources: {}"
             % b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 31)),
@@ -159,7 +161,6 @@ def test_several_processes_can_add_entries_at_the_same_time(stores: Path, tmp_pa
         (b"sources: {? [a] : 1}", "is not text"),
         (b"sources: {a: 1, a: 2}", "occurs twice"),
         (b"sources:\n\ta: 1", "line 2: found character"),
-        (b"\xef\xbb\xbfsources: {}", "byte order mark"),
         (b"sources: \xff", "not UTF-8 at byte 9"),
         (b"sources: {a: 2020-13-45}", "month"),
         (b"sources: {}\n---\n", "another document"),
@@ -213,7 +214,7 @@ def is_valid_or_refused(content: bytes) -> bool:
     WATCHED = []
     try:
         try:
-            catalog = parse_catalog(content, path)
+            catalog = parse_catalog(content.decode(errors="replace"), path)
         except ContrailError as error:
             assert_one_line(error)
             return False
@@ -231,7 +232,7 @@ def is_valid_or_refused(content: bytes) -> bool:
                 assert "@" in result or (scheme in SCHEMES if remote else result.startswith("/"))
                 assert "{{" not in result
             elif isinstance(result, Catalog):
-                assert repr(parse_catalog(result.text.encode(), path)) == repr(result)
+                assert repr(parse_catalog(result.text, path)) == repr(result)
         return True
     finally:
         events, WATCHED = WATCHED, None

@@ -103,7 +103,7 @@ def test_folds_are_read_from_a_file_and_invalid_files_are_refused(raw: Path, tmp
     parent = build_small(raw, tmp_path / "s.zarr").place.path
     ids = open_store(parent)["record_id"].values.tolist()
     table = tmp_path / "folds.csv"
-    table.write_text("record_id,fold\n" + "".join(f"{r},{2 if r == ids[8] else 0}\n" for r in ids))
+    table.write_text("\ufeffrecord_id,fold\n" + "".join(f"{r},{2 if r == ids[8] else 0}\n" for r in ids))
     data = open_training_data(DataConfig(train=[str(parent)], folds=str(table), fold=2))
     assert data.holdout.record_id.tolist() == [ids[8]]
     with pytest.raises(ContrailError, match="leaves none"):
@@ -111,10 +111,10 @@ def test_folds_are_read_from_a_file_and_invalid_files_are_refused(raw: Path, tmp
     with pytest.raises(ContrailError, match="has no fold 1; choose from 0 to 2"):
         open_training_data(DataConfig(train=[str(parent)], folds=str(table), fold=1))
     for text, message in (
-        ("a,b\n", "no columns record_id and fold"),
-        ("record_id,fold\nx,1\ny\n", "line 3: None is not a fold"),
-        (f"record_id,fold\nx,{'9' * 5000}\n", "line 2: '9{39} is not a fold"),
-        ("record_id,fold\nx,1\nx,2\n", "line 3: x is in another fold too"),
+        ("a,b\n", "no column record_id and fold"),
+        ("record_id,fold\nx,1\ny\n", "record y: '' is not a fold"),
+        (f"record_id,fold\nx,{'9' * 5000}\n", "record x: '9{39} is not a fold"),
+        ("record_id,fold\nx,1\nx,2\n", "record x is in another fold too"),
     ):
         table.write_text(text)
         with pytest.raises(ContrailError, match=message):

@@ -148,7 +148,7 @@ def test_a_sample_submission_decides_on_records_and_their_order(raw: Path, tmp_p
     like.write_text("record_id\n" + "".join(f"{i}\n" for i in sorted(expected)))
     assert run_train("submit", predictions, "--like", like, "-o", tmp_path / "all.csv").returncode == 0
     for text, reason in [
-        ("id\n1\n", "has no record_id in each row"),
+        ("id\n1\n", "has no column record_id"),
         ("record_id\n", "has no record_id in each row"),
         ("record_id,x\n,1\n", "has no record_id in each row"),
         ("record_id\n1\n1\n", "record 1 occurs twice"),
@@ -158,7 +158,7 @@ def test_a_sample_submission_decides_on_records_and_their_order(raw: Path, tmp_p
         failed = run_train("submit", predictions, "--like", like, "-o", tmp_path / "no.csv")
         assert failed.returncode == 1
         assert reason in failed.stderr
-    assert "cannot be read" in run_train("submit", predictions, "--like", raw, "-o", tmp_path / "no.csv").stderr
+    assert "not a file" in run_train("submit", predictions, "--like", raw, "-o", tmp_path / "no.csv").stderr
     assert not (tmp_path / "no.csv").exists()
 
 

@@ -1,7 +1,5 @@
 """The page of an audit: where and when the records of one or two sets are, and which of them leak."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

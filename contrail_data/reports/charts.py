@@ -4,8 +4,6 @@ One SVG serves light mode, dark mode and print, because its colours become CSS v
 as the URL of an artist, the only text that matplotlib writes for each element, and become `<title>` elements.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re

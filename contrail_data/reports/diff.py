@@ -1,7 +1,5 @@
 """Differences between two stores: settings, records, contents and statistics."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Self-contained HTML pages, rendered from jinja2 templates that share `base.html`, `macros.html` and `style.css`."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Summary of a store: computed once, then shown as text (`contrail-data inspect`), as JSON or on the store's page."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass

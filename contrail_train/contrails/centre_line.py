@@ -5,8 +5,6 @@ its start lie across the region, so their mean is on the middle. This gives what
 to fractions of a pixel and without spurs.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

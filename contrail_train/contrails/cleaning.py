@@ -1,7 +1,5 @@
 """From contrail probability to a mask: a threshold, followed by optional clean-up steps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A mask as contrails on the Earth: each region with its centre line, outline, length, width and bearing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

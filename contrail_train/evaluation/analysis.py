@@ -3,8 +3,6 @@
 Everything is computed from counts of pixels, which add up over records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NotRequired, TypedDict

@@ -1,7 +1,5 @@
 """The error analysis in words and tables, for the screen and for the page."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

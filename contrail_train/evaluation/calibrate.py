@@ -1,7 +1,5 @@
 """Threshold, gate and weights of a detector, fitted on held-out records."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple

@@ -5,8 +5,6 @@ probabilities by code (see `contrail_data.logits`) give it at 65,536 thresholds 
 is 1: where there is no contrail and none is predicted, nothing is wrong.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt

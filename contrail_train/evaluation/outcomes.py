@@ -1,7 +1,5 @@
 """What became of each record: pixels and contrails that were found, missed or false."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest

@@ -4,8 +4,6 @@ Thresholds, gates and weights are fitted by `calibrate` only, on held-out record
 is scored with was fitted on other groups (site, day) of records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass

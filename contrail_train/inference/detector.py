@@ -5,8 +5,6 @@ that the gate compares. Everything happens in one `nn.Module`, so an exported fi
 does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

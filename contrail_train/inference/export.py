@@ -13,8 +13,6 @@ Both, and everything else that a `Predictor` states, are JSON under the key "con
 metadata property of an .onnx.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib.metadata
 import io

@@ -6,8 +6,6 @@ of shapes as Python, imports what arguments claim to be made of, and accepts any
 write files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Runs, pipelines and exported files as predictors, by their path."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

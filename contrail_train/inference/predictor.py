@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,7 @@ class Predictor:
     @classmethod
     def from_calibration(
         cls, path: Path, detector: Detector, calibration: Calibration, *, digest: str, head: str
-    ) -> Predictor:
+    ) -> Self:
         """Create the predictor of a finished run or pipeline.
 
         Args:
@@ -104,7 +104,7 @@ class Predictor:
         """The detector, with its probabilities on the label grid."""
         return on_label_grid(self.detect, self.label_offset)
 
-    def for_store(self, store: xr.Dataset) -> Predictor:
+    def for_store(self, store: xr.Dataset) -> Self:
         """Adapt the predictor to the label grid of a store, which may differ from that of the training data.
 
         Args:
@@ -124,7 +124,7 @@ class Predictor:
             )
         return replace(self, label_shift=tuple(store.attrs["label_shift"]))
 
-    def for_masks(self) -> Predictor:
+    def for_masks(self) -> Self:
         """Check that the predictor has masks.
 
         Returns:
@@ -147,7 +147,7 @@ class Predictor:
         consistent: int | None = None,
         fill_gaps: float | None = None,
         elongation: float | None = None,
-    ) -> Predictor:
+    ) -> Self:
         """Clean the masks, see `Cleaning`.
 
         Args:

@@ -4,8 +4,6 @@ One strip of tiles is predicted while the next one is read, so memory grows with
 number of tiles.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """How a scan is covered with tiles, what they need of it, and how predicted tiles are blended back onto its grid."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

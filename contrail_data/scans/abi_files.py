@@ -153,9 +153,11 @@ def find_files(where: str, spans: Sequence[Span] = (ALWAYS,), product: str = "L1
         The files in order of satellite, scene and time.
 
     Raises:
-        ContrailError: If there are none, or an archive cannot be searched with these arguments.
+        ContrailError: If there are none, they are of several kinds, or an archive cannot be searched with these
+            arguments.
     """
     archive = is_archive(where)
+    in_turn = archive and where in ROLES  # its spacecraft follow one another; anything else holds files of one
     urls = _archived(where, spans, product) if archive else sorted(local_paths(where))
     firsts, lasts = np.array(sorted(spans), "datetime64[us]").T
     lasts = np.maximum.accumulate(lasts)  # spans may overlap
@@ -163,8 +165,7 @@ def find_files(where: str, spans: Sequence[Span] = (ALWAYS,), product: str = "L1
     for file in filter(None, map(describe, urls)):
         start = file.start.astype("datetime64[us]")
         i = bisect(firsts, start) - 1
-        in_role = not (archive and where in ROLES) or file.satellite in _spacecraft(where, start, start)
-        if i >= 0 and start <= lasts[i] and in_role:
+        if i >= 0 and start <= lasts[i] and (not in_turn or file.satellite in _spacecraft(where, start, start)):
             files.append(file)
     if not files and (readers := readers_of(urls)):
         remedy = f"which satpy reads; give --reader {readers[0]}, or --reader auto"
@@ -173,6 +174,8 @@ def find_files(where: str, spans: Sequence[Span] = (ALWAYS,), product: str = "L1
         between = "" if ALWAYS in spans else f" between {firsts[0]} and {lasts[-1]}"
         products = "OR_ABI-L1b-Rad..., OR_ABI-L2-CMIP..., OR_ABI-L2-MCMIP..."
         raise ContrailError(f"{where}: contains no ABI files ({products}){between}; check the path and the times")
+    if not in_turn:
+        require_one_kind(files)
     return sorted(files)
 
 

@@ -15,16 +15,13 @@ from contrail_data.sample import FRAME_STEP
 from contrail_data.scans.abi import GOOD, bands_of, open_abi_scans, read_contents
 from contrail_data.scans.abi_files import (
     ALWAYS,
-    ROLES,
     SAME_SCAN,
     AbiFile,
     AbiScan,
     Span,
     find_files,
     group_scans,
-    is_archive,
     local_paths,
-    require_one_kind,
 )
 from contrail_data.scans.satpy_files import group_files, reader_for
 from contrail_data.scans.satpy_reader import open_readable
@@ -133,9 +130,6 @@ def list_abi_scans(
         ContrailError: If there are no files, they are of several kinds, or no scan has all bands.
     """
     files = find_files(where, spans, product)
-    # The spacecraft of an archive such as goes-east follow one another; anything else holds files of one.
-    if where not in ROLES or not is_archive(where):
-        require_one_kind(files)
     candidates = [file for file in files if file.band in (0, *bands)]
     with ThreadPoolExecutor(8) as pool:
         problem_of = dict(zip(candidates, pool.map(_problem_of, candidates), strict=True))

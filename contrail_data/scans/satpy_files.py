@@ -69,13 +69,6 @@ def band_of_file(path: Path, reader: str) -> int | None:
     return _CHANNELS.get(match["channel"]) if match else None
 
 
-def _require_satpy(reader: str) -> None:
-    for module in ("satpy", "pyspectral") if reader == "ami_l1b" else ("satpy",):
-        if find_spec(module) is None:
-            remedy = "run pip install '.[satpy]' in the checkout"
-            raise ContrailError(f"{module}: not installed, but needed to read these files; {remedy}")
-
-
 def group_files(paths: Iterable[Path], reader: str, bands: Sequence[int]) -> list[tuple[Path, ...]]:
     """Group files by scan, as the configuration of the reader distinguishes them.
 
@@ -90,7 +83,10 @@ def group_files(paths: Iterable[Path], reader: str, bands: Sequence[int]) -> lis
     Raises:
         ContrailError: If satpy is not installed, or the reader does not know the files.
     """
-    _require_satpy(reader)
+    for module in ("satpy", "pyspectral") if reader == "ami_l1b" else ("satpy",):
+        if find_spec(module) is None:
+            remedy = "run pip install '.[satpy]' in the checkout"
+            raise ContrailError(f"{module}: not installed, but needed to read these files; {remedy}")
     from satpy.readers.core import grouping
 
     if reader in NAMES:

@@ -114,11 +114,8 @@ class Tile:
         """
         if not self.native:
             return _interpolated(partial(self._on_grid, grid), self.height, self.width)
-        left, _, _, top, _, _ = grid.geotransform
-        # Offsets are whole numbers except for the rounding of metres.
-        rows = np.rint((self.row_min - top) / self.row_size) + np.arange(self.height, dtype=np.float64)
-        columns = np.rint((self.col_min - left) / self.col_size) + np.arange(self.width, dtype=np.float64)
-        rows, columns = np.meshgrid(rows, columns, indexing="ij")
+        # Whole numbers except for the rounding of metres.
+        rows, columns = map(np.rint, self._on_grid(grid, *np.indices((self.height, self.width), np.float64)))
         visible = ~np.isnan(grid.projection.to_geodetic(grid.x + grid.dx * columns, grid.y + grid.dy * rows)[0])
         return np.where(visible, rows, np.nan), np.where(visible, columns, np.nan)
 
@@ -132,19 +129,19 @@ class Tile:
             Fractional rows and columns on the tile, (grid.height, grid.width) each; NaN off the Earth, and beyond the
             range of indices outside the tile.
         """
-        if self.native:
-            x, y = (axis * grid.projection.height for axis in grid.axes())
-            rows, columns = (y - self.row_min) / self.row_size - 0.5, (x - self.col_min) / self.col_size - 0.5
-            i, j = np.broadcast_arrays(rows[:, np.newaxis], columns)
-            return i, j
-        transformer = to_geodetic(self.projection_wkt)
 
         def _exact(i: Array, j: Array) -> tuple[Array, Array]:
-            latitude, longitude = grid.projection.to_geodetic(grid.x + j * grid.dx, grid.y + i * grid.dy)
-            x, y = transformer.transform(longitude, latitude, direction="INVERSE")
-            x, y = (np.where(np.isfinite(v), v, np.nan) for v in (x, y))
+            x, y = grid.x + j * grid.dx, grid.y + i * grid.dy
+            if self.native:
+                x, y = x * grid.projection.height, y * grid.projection.height
+            else:
+                latitude, longitude = grid.projection.to_geodetic(x, y)
+                x, y = to_geodetic(self.projection_wkt).transform(longitude, latitude, direction="INVERSE")
+                x, y = (np.where(np.isfinite(v), v, np.nan) for v in (x, y))
             return (y - self.row_min) / self.row_size - 0.5, (x - self.col_min) / self.col_size - 0.5
 
+        if self.native:
+            return _exact(*np.indices((grid.height, grid.width), np.float64))
         return _interpolated(_exact, grid.height, grid.width)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.storage.files import write_atomically
-from contrail_data.synthetic.abi_content import PRODUCTS, SATELLITES, AbiContent, extent_of, file_bytes
+from contrail_data.storage.files import make_folder, write_atomically
+from contrail_data.synthetic.abi_content import PRODUCTS, SATELLITES, AbiContent, file_bytes
 from contrail_data.synthetic.lines import SCENERIES
-from contrail_data.synthetic.scene import BANDS, synthesize
+from contrail_data.synthetic.scene import checked_bands, synthesize
 
 STEP = 56e-6
 """Radians between pixels of the 2 km grid. Its centre, the sub-satellite point, is the corner of four pixels."""
@@ -61,24 +61,17 @@ def write_abi(
         ContrailError: If the start, the product, the bands or the centre are out of range, or the folder cannot be
             written.
     """
-    bands = tuple(sorted(bands))
+    bands = checked_bands(bands)
     if product not in PRODUCTS:
         raise ContrailError(f"product {product}: not available in synthetic files; give one of {', '.join(PRODUCTS)}")
-    if not bands or len(set(bands)) < len(bands) or not set(bands) <= set(BANDS):
-        raise ContrailError(f"bands {bands}: not available in synthetic files; give distinct bands, 8 to 16")
     if not np.datetime64("2000") <= start < np.datetime64("2100"):  # NaT fails too
         raise ContrailError(f"start {start}: out of range; give a numpy.datetime64 from 2000 to 2099")
     begin = start.astype("datetime64[ms]")
     begin -= begin.astype(np.int64) % 100  # file names have tenths of a second
     grid = abi_grid(satellite, centre, size)
-    latitude, longitude = grid.geodetic()
-    extent = extent_of(grid, latitude, longitude)
+    beside_earth = np.isnan(grid.geodetic()[0])
     record = synthesize(seed, 0, size=max(*size, 32), bands=bands, scenery=SCENERIES[scenery])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror}); check space and permissions"
-        raise ContrailError(f"{folder}: {reason}") from None
+    make_folder(folder)
     paths: list[Path] = []
     for scan in range(scans):
         first = begin + np.timedelta64(600_000 * scan, "ms")
@@ -96,8 +89,7 @@ def write_abi(
                 scene=scene,
                 satellite=satellite,
                 grid=grid,
-                extent=extent,
-                kelvin={band: np.where(np.isnan(latitude), np.nan, frame) for band, frame in frames.items()},
+                kelvin={band: np.where(beside_earth, np.nan, frame) for band, frame in frames.items()},
                 times=times,
             )
             write_atomically(paths[-1], [file_bytes(content)])

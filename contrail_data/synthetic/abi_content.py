@@ -10,6 +10,7 @@ Radiances are Planck's law with the constants of the band: L = fk1 / (exp(fk2 / 
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from types import SimpleNamespace
 from typing import Any
@@ -44,26 +45,20 @@ class AbiContent:
     """F, C, M1 or M2."""
     satellite: int
     grid: FixedGrid
-    extent: Mapping[str, np.float32]
-    """Geospatial bounds and centre, see `extent_of`."""
     kelvin: Mapping[int, npt.NDArray[np.float32]]
     """Brightness temperature (y, x) by band; NaN beside the Earth."""
     times: tuple[np.datetime64, np.datetime64, np.datetime64]
     """When the scan starts and ends and when the file is created."""
 
 
-def extent_of(grid: FixedGrid, latitude: npt.NDArray[Any], longitude: npt.NDArray[Any]) -> dict[str, np.float32]:
-    """Find the bounds of the part of an image that lies on the Earth, and its centre.
+@lru_cache(maxsize=1)
+def _extent_of(grid: FixedGrid) -> dict[str, np.float32]:
+    """Return the bounds of the part of an image that lies on the Earth, and its centre, in degrees by attribute.
 
-    Args:
-        grid: Grid of the image.
-        latitude: Degrees, (y, x); NaN beside the Earth.
-        longitude: Degrees, (y, x).
-
-    Returns:
-        Values in degrees by name of the attribute. West and east are right across the date line, too.
+    West and east are right across the date line, too.
     """
     middle = grid.projection.longitude
+    latitude, longitude = grid.geodetic()
     x, y = grid.x + grid.dx * (grid.width - 1) / 2, grid.y + grid.dy * (grid.height - 1) / 2
     centre = grid.projection.to_geodetic(x, y)
     east = (longitude - middle + 180) % 360 - 180
@@ -87,13 +82,8 @@ def file_bytes(content: AbiContent) -> bytes:
     Returns:
         The bytes of the file.
     """
-    options: dict[str, Any] = {
-        "driver": "core",
-        "backing_store": False,
-        "libver": ("v108", "v108"),
-        "track_order": True,
-    }
-    with h5py.File(content.name, "w", **options) as file:
+    in_memory = {"driver": "core", "backing_store": False}
+    with h5py.File(content.name, "w", libver=("v108", "v108"), track_order=True, **in_memory) as file:
         start, end, created = (f"{str(time)[:21]}Z" for time in content.times)
         texts = {
             **PRODUCTS[content.product],
@@ -149,13 +139,9 @@ def _add(
 def _add_axes(file: h5py.File, grid: FixedGrid) -> None:
     """Add the dimensions, as HDF5 dimension scales."""
     for axis, first, step, count in (("y", grid.y, grid.dy, grid.height), ("x", grid.x, grid.dx, grid.width)):
-        values = {
-            "axis": axis,
-            "capital": axis.upper(),
-            "scale_factor": np.float32(step),
-            "add_offset": np.float32(first),
-        }
-        _add(file, axis, np.arange(count, dtype=np.int16), "axis", values=values)
+        texts = {"axis": axis, "capital": axis.upper()}
+        packing = {"scale_factor": np.float32(step), "add_offset": np.float32(first)}
+        _add(file, axis, np.arange(count, dtype=np.int16), "axis", values=texts | packing)
         file[axis].make_scale(axis)
     lengths = {"number_of_time_bounds": 2, "band": 1, "number_of_image_bounds": 2}
     for name, count in lengths.items():
@@ -224,7 +210,7 @@ def _add_geometry(file: h5py.File, content: AbiContent) -> None:
         _add(file, f"{axis}_image", np.float32(edges.mean()), "image_axis", values=texts)
         bounds = edges.astype(np.float32)
         _add(file, f"{axis}_image_bounds", bounds, "image_bounds", ["number_of_image_bounds"], texts)
-    values = {**content.extent, "geospatial_lon_nadir": np.float32(grid.projection.longitude)}
+    values = {**_extent_of(grid), "geospatial_lon_nadir": np.float32(grid.projection.longitude)}
     _add(file, "geospatial_lat_lon_extent", np.float32(_NO_FILL["f4"]), "extent", values=values)
     places = {"subpoint_lat": 0.0, "subpoint_lon": satellite.subpoint, "height": 35786.023}
     for name, (text, quantity, units) in TEMPLATES["nominal_places"].items():

@@ -16,7 +16,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.files import write_atomically
 from contrail_data.synthetic.lines import SCENERIES
 from contrail_data.synthetic.metadata import metadata
-from contrail_data.synthetic.scene import BANDS, LABEL_SHIFT, Record, synthesize
+from contrail_data.synthetic.scene import LABEL_SHIFT, Record, checked_bands, synthesize
 
 VERSION = 3
 """To be raised when the same seed, index and settings give other data."""
@@ -60,9 +60,7 @@ def write_records(
     Raises:
         ContrailError: If the bands or the shift are out of range, or the folder holds other data or cannot be written.
     """
-    bands = tuple(sorted(bands))
-    if not bands or len(set(bands)) < len(bands) or not set(bands) <= set(BANDS):
-        raise ContrailError(f"bands {','.join(map(str, bands))}: give distinct bands from 8 to 16")
+    bands = checked_bands(bands)
     if not all(abs(d) <= 8 for d in label_shift):  # NaN fails too
         raise ContrailError(f"label shift {label_shift}: out of range; give at most 8 pixels down and right")
     settings = {

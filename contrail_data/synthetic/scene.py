@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import fft
 
+from contrail_data.errors import ContrailError
 from contrail_data.geo.geometry import local_solar_hour
 from contrail_data.sample import RECORD_FRAMES, RECORD_LABELLED_FRAME
 from contrail_data.synthetic.lines import SCENERIES, Mask, Scenery, annotate, draw_line, make_lines
@@ -53,6 +54,23 @@ BANDS = {
     15: Band(12.27, 1.10, 1.27, -0.7, -3.4, 0.0, 250.0),
     16: Band(13.27, 1.15, 1.25, -1.5, -2.0, 0.35, 228.0),
 }
+
+
+def checked_bands(bands: Sequence[int]) -> tuple[int, ...]:
+    """Check that bands can be synthesized.
+
+    Args:
+        bands: Numbers of ABI bands, in any order.
+
+    Returns:
+        The bands, ascending.
+
+    Raises:
+        ContrailError: If there are none, or one is repeated or not an infrared one.
+    """
+    if not bands or len(set(bands)) < len(bands) or not set(bands) <= set(BANDS):
+        raise ContrailError(f"bands {','.join(map(str, sorted(bands)))}: give distinct bands from 8 to 16")
+    return tuple(sorted(bands))
 
 
 class Record(NamedTuple):

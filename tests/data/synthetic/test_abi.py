@@ -180,8 +180,8 @@ def test_pixels_off_the_earth_have_no_value(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"product": "L2"}, "product L2"),
-        ({"bands": (7,)}, "bands (7"),
-        ({"bands": (11, 11)}, "bands (11"),
+        ({"bands": (7,)}, "bands 7"),
+        ({"bands": (11, 11)}, "bands 11"),
         ({"bands": ()}, "bands"),
         ({"centre": (0.0, 100.0)}, "centre"),
         ({"centre": (float("nan"), 0.0)}, "centre"),

@@ -85,7 +85,7 @@ def build(
     if strict and source.problems:
         raise BadRecord(source.problems[0])
     if overwrite:
-        journal.remove_store(place)
+        journal.remove_store(place, Kind.SAMPLES)
     if (done := journal.finished_store(place, plan)) is not None:
         return Built(place, done["digest"], done["samples"], done["samples"], done["set_aside"], existed=True)
     with journal.building(place, plan):
@@ -113,6 +113,7 @@ def build(
         set_aside = source.problems + [row["error"] for row in rows if "error" in row]
         usable = [row for row in rows if "error" not in row]
         if not usable:
+            place.clear()  # nothing is worth continuing, and another input may be built here
             raise ContrailError(f"{source.root}: none of {len(rows)} records is usable; the first: {set_aside[0]}")
         files = {number: shard.files for number, shard in shards.items()}
         usable, files = close_gaps(place, layouts, files, usable)

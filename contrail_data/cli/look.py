@@ -64,7 +64,7 @@ def report(
     from contrail_data.reports.store_page import store_page
     from contrail_data.storage.files import check_new, write_atomically
 
-    check_new(out, overwrite)
+    check_new(out, overwrite, ".html")
     write_atomically(out, [store_page(contrail_data.open_store(store)).encode()])
     print(out)
 
@@ -94,11 +94,13 @@ def preview(
     of different stores do not overwrite each other.
     """
     from contrail_data.reports import preview as pictures
+    from contrail_data.storage.files import check_folder
 
     if record and not sheet:
         refuse_options(context, ["count"], "beside --record without --sheet")
     if (record or sheet) and Sheet.RANDOM not in (sheet or []):
         refuse_options(context, ["seed"], "without --sheet random")
+    check_folder(out)
     opened = contrail_data.open_store(store)
     predicted = None if prediction is None else contrail_data.open_store(prediction)
     for record_id in record or []:

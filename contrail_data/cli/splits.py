@@ -72,7 +72,7 @@ def splits(
         raise ContrailError(f"{repeated[0]}: is given twice; name each store once")
     if not any(map(_is_metadata, stores)):
         refuse_options(context, ["size"], "without a metadata file")
-    check_new(out, overwrite)
+    check_new(out, overwrite, ".csv")
     opened = [_open_records(name, size) for name in stores]
     records = [scalars for _, scalars in opened]
     similar = similar_records([store for store, _ in opened], records)
@@ -144,11 +144,11 @@ def audit(
         refuse_options(context, ["images"], "on metadata files, which have none")
     else:
         refuse_options(context, ["size"], "without a metadata file")
-    files = [path for path in (out, page) if path is not None]
+    files = {path: suffix for path, suffix in ((out, ".csv"), (page, ".html")) if path is not None}
     if not files:
         refuse_options(context, ["overwrite"], "without --out or --page")
-    for path in files:
-        check_new(path, overwrite)
+    for path, suffix in files.items():
+        check_new(path, overwrite, suffix)
     opened = [_open_records(name, size) for name in names]
     records = [scalars for _, scalars in opened]
     audited = audit_records([store for store, _ in opened], records, minutes=minutes, overlap=overlap, images=images)

@@ -60,9 +60,11 @@ def synth(
     contrails.
     """
     from contrail_data.progress import progress
+    from contrail_data.storage.files import check_folder
     from contrail_data.synthetic.records import write_records
 
     band_numbers = _parse_bands(bands)
+    check_folder(out)
     with progress("synth", records, unit="records") as advance:
         counts = write_records(
             out,
@@ -96,8 +98,10 @@ def synth_scans(
     """
     from numpy import datetime64
 
+    from contrail_data.storage.files import check_folder
     from contrail_data.synthetic.abi import write_abi
 
+    check_folder(out)
     files = write_abi(
         out,
         datetime64(start),

@@ -112,7 +112,7 @@ def write_labels(
     if place == place_of(parent.attrs["path"]).resolved():
         raise ContrailError(f"{out}: is the store to read from; choose another -o")
     if overwrite:
-        journal.remove_store(place)
+        journal.remove_store(place, kind)
     if (done := journal.finished_store(place, job.plan)) is not None:
         return LabelledStore(done["digest"], done["samples"], done["samples"])
     with journal.building(place, job.plan):

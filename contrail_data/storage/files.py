@@ -1,6 +1,7 @@
 """Local files that appear whole or not at all, and errors of the disk or of object storage in one line."""
 
 import csv
+import errno
 import io
 import os
 import re
@@ -15,6 +16,10 @@ from contrail_data.errors import ContrailError
 _PARTIAL = ".partial-"
 Part = bytes | memoryview | bytearray
 Write = Callable[[Part], None]
+
+
+class Unreachable(ContrailError):
+    """A file that may be intact cannot be read or written: no permission, no network, no room."""
 
 
 def write_atomically(path: Path, parts: Sequence[Part]) -> None:
@@ -121,24 +126,49 @@ def store_around(path: Path) -> Path | None:
     return next((folder for folder in path.resolve().parents if (folder / "zarr.json").exists()), None)
 
 
-def check_new(file: Path, overwrite: bool, scene: bool = False) -> None:
+def check_new(file: Path, overwrite: bool, *suffixes: str) -> None:
     """Check, before the work, that a local file can be written, and create its folder.
 
     Args:
         file: The file.
         overwrite: Whether it may exist.
-        scene: Whether it may be a `.zarr` folder.
+        *suffixes: Name endings of the files that may be replaced; `.zarr` is a zarr folder that is not a store.
 
     Raises:
         ContrailError: If the file exists, would lie in a store, or its folder cannot be written.
     """
     if file.exists() and not overwrite:
         raise ContrailError(f"{file}: exists; choose another -o, or add --overwrite")
-    if file.is_dir() and not (file.suffix == ".zarr" and scene):
+    if file.exists() and file.suffix not in suffixes:
+        kinds = " or ".join(suffixes)
+        raise ContrailError(f"{file}: not a {kinds} file, and --overwrite replaces nothing else; choose another -o")
+    if file.is_dir() and (
+        file.suffix != ".zarr" or not (file / "zarr.json").is_file() or (file / "manifest.txt").exists()
+    ):
         raise ContrailError(f"{file}: is a folder, which is not replaced; choose another -o")
     if store := store_around(file):
         raise ContrailError(f"{file}: lies in the store {store}, which must not change; choose another -o")
     make_folder(file.parent)
+
+
+def check_folder(folder: Path, *, in_run: bool = False) -> None:
+    """Check, before the work, that files can be put into a folder, and create it.
+
+    Args:
+        folder: The folder.
+        in_run: Whether it may be the directory of a run, or lie in one.
+
+    Raises:
+        ContrailError: If it is a store or the directory of a run, lies in one, or cannot be written.
+    """
+    markers = ("zarr.json",) if in_run else ("zarr.json", "environment.json", "pipeline.yaml")
+    path = folder.resolve()
+    for part in (path, *path.parents):
+        if any((part / marker).is_file() for marker in markers):
+            raise ContrailError(
+                f"{folder}: would change {part}, a store or the directory of a run; choose another folder"
+            )
+    make_folder(folder)
 
 
 @contextmanager
@@ -154,7 +184,8 @@ def reported_errors(path: str, action: str) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: If the file to read does not exist.
-        ContrailError: For any other error of the disk or of object storage.
+        Unreachable: For any other error of the disk or of object storage.
+        ContrailError: If a sector of the disk is damaged.
     """
     try:
         yield
@@ -162,18 +193,34 @@ def reported_errors(path: str, action: str) -> Iterator[None]:
         is_remote = type(error).__module__.startswith("obstore")
         if isinstance(error, ContrailError) or (not isinstance(error, OSError) and not is_remote):
             raise
-        if "NoSuchBucket" in str(error):
-            raise ContrailError(f"{path}: no such bucket; correct the URL, or create it") from None
-        if isinstance(error, FileNotFoundError) and action == "read":
+        if isinstance(error, FileNotFoundError) and action == "read" and "NoSuchBucket" not in str(error):
             raise FileNotFoundError(path) from None
-        if not isinstance(error, OSError):
-            remedy = "check the address, the network and the credentials in the environment"
-        else:
-            remedy = "make room or check permissions" if action == "written" else "check the address and permissions"
-        reason = getattr(error, "strerror", None) or first_line(error)
-        if is_remote and "kind: Timeout" in str(error):
-            reason = "no answer in time"
-        raise ContrailError(f"{path}: cannot be {action} ({reason}); {remedy}") from None
+        one_line = input_output_error(path, action, error)
+        raise one_line from None
+
+
+def input_output_error(path: str, action: str, error: Exception) -> ContrailError:
+    """Describe an error of the disk or of object storage in one line.
+
+    Args:
+        path: Path or URL of the file.
+        action: What failed: `read`, `listed`, `written` or `removed`.
+        error: The error.
+
+    Returns:
+        The error to raise: Unreachable, unless a part of the disk is damaged.
+    """
+    if "NoSuchBucket" in str(error):
+        return Unreachable(f"{path}: no such bucket; correct the URL, or create it")
+    if not isinstance(error, OSError):
+        remedy = "check the address, the network and the credentials in the environment"
+    else:
+        remedy = "make room or check permissions" if action == "written" else "check the address and permissions"
+    reason = getattr(error, "strerror", None) or first_line(error)
+    if "kind: Timeout" in str(error):
+        reason = "no answer in time"
+    kind = ContrailError if getattr(error, "errno", None) == errno.EIO else Unreachable
+    return kind(f"{path}: cannot be {action} ({reason}); {remedy}")
 
 
 def first_line(error: BaseException) -> str:

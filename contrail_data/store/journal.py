@@ -93,20 +93,22 @@ def finished_store(place: Place, plan: str) -> Provenance | None:
     return provenance
 
 
-def remove_store(place: Place) -> None:
-    """Delete a store or an unfinished build, if there is one.
+def remove_store(place: Place, kind: Kind) -> None:
+    """Delete a store of a kind or an unfinished build, if there is one.
 
     Args:
         place: Where it lies.
+        kind: What the store may hold.
 
     Raises:
         ContrailError: If the place holds anything else.
     """
     is_unfinished = place.size(GROUP) is None and place.size(PLAN) is not None
-    if not is_unfinished and read_attributes(place).get("format") != FORMAT:
+    attributes = read_attributes(place)
+    if not is_unfinished and (attributes.get("format") != FORMAT or attributes.get("kind") != kind):
         if not place.sizes():
             return
-        raise ContrailError(f"{place}: not a contrail store, and --overwrite removes nothing else; choose another -o")
+        raise ContrailError(f"{place}: not a store of {kind}, and --overwrite removes nothing else; choose another -o")
     with _locked(place):
         place.remove([GROUP])  # first, so that whatever happens, the rest is not taken for a store
         place.clear()

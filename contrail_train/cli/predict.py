@@ -72,7 +72,7 @@ def predict(
     model = load_predictor(run, device, tta)
     if suffix == ".csv":
         table = options.local_path(out)
-        check_new(table, overwrite)
+        check_new(table, overwrite, ".csv")
         count = record_table(model.for_store(parent), parent, table, frames=selection, batch=batch)
         print(f"{table}: {count} frames")
         if model.head == Head.BOTH and not model.decision.gate:

@@ -119,7 +119,7 @@ def submit(
     from contrail_data.storage.files import check_new
     from contrail_train.inference.tables import write_submission
 
-    check_new(out, overwrite)
+    check_new(out, overwrite, ".csv")
     written = write_submission(open_named(store), out, like)
     lacking = [f"no prediction: {record_id}, an empty mask is written" for record_id in written.missing]
     for line in lacking if like is not None else [f"set aside, no row: {line}" for line in written.set_aside]:

@@ -120,7 +120,7 @@ def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, over
         raise ContrailError(f"{out}: not a format of exported models; choose a name that ends in .pt2 or .onnx")
     if not isinstance(model.detect, Detector):
         raise ContrailError(f"{model.path}: is an exported file; name the run or pipeline that it was exported from")
-    check_new(out, overwrite)
+    check_new(out, overwrite, *SUFFIXES)
     if out.suffix == ".onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             import_optional(package, out)

@@ -78,7 +78,7 @@ def check_outputs(names: Mapping[Path, Mapping[np.datetime64, Path]], overwrite:
         if out.suffix not in SUFFIXES:
             raise ContrailError(f"{out}: not a format of scenes; choose a name that ends in {', '.join(SUFFIXES)}")
         for path in dict.fromkeys(paths.values()):
-            check_new(path, overwrite, scene=True)
+            check_new(path, overwrite, out.suffix)
 
 
 def write(

@@ -122,7 +122,7 @@ def test_an_output_folder_that_is_locked_or_holds_something_else_is_refused(raw:
     for foreign_metadata in ("", '{"zarr_format": 3, "node_type": "group", "attributes": {}}'):
         if foreign_metadata:
             (tmp_path / "thesis" / "zarr.json").write_text(foreign_metadata)
-        with pytest.raises(ContrailError, match="not a contrail store"):
+        with pytest.raises(ContrailError, match="not a store of samples"):
             build_small(raw, tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 

@@ -205,8 +205,10 @@ def test_no_file_is_replaced_without_overwrite_and_none_is_written_into_a_store(
             assert message in str(refused.exception)
     assert existing.read_text() == "mine"
     assert run_data("audit", store, "-o", "x", "--page", "x").returncode == 2
-    assert CliRunner().invoke(app, ["splits", str(store), "-k", "2", "-o", str(existing), "--overwrite"]).exit_code == 0
-    assert existing.read_text().startswith("record_id,store")
+    folds = tmp_path / "folds.csv"
+    folds.write_text("mine")
+    assert CliRunner().invoke(app, ["splits", str(store), "-k", "2", "-o", str(folds), "--overwrite"]).exit_code == 0
+    assert folds.read_text().startswith("record_id,store")
 
 
 @pytest.mark.slow

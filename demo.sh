@@ -64,7 +64,7 @@ Done. The records are synthetic: these scores say nothing about real contrails.
 
 Look first at
   demo/picture.png       a scan, the contrails found in it, and where they are on the map
-  demo/pictures          records with labels (yellow) and predictions (cyan)
+  demo/pictures          records with labels (yellow) and predictions (magenta)
   demo/report.html       what is in the store of training records
 and then at
   demo/audit.html        whether training records leak into the unseen ones

@@ -22,6 +22,7 @@ from PIL import Image
 from contrail_data import open_abi
 from contrail_data.composites import get_composite
 from contrail_data.geo.coastline import coastline
+from contrail_data.reports.figures import Mark
 from contrail_data.scans.scene import composite_of
 
 
@@ -53,11 +54,11 @@ def draw(scans: Path, scene_file: Path, features_file: Path) -> Figure:
         axes.imshow(np.nan_to_num(image_yxc, nan=1.0))
         axes.set_axis_off()
     mask_yx = predicted["mask"].values == 1
-    found_axes.contour(mask_yx, levels=[0.5], colors="yellow", linewidths=1.0)
+    found_axes.contour(mask_yx, levels=[0.5], colors=Mark.PREDICTION.colour, linewidths=1.0)
 
     map_axes.set_title(f"On the map: {len(centre_lines)} contrails", fontsize=11)
     map_axes.set_facecolor("#eef3f7")
-    map_axes.add_collection(LineCollection(coastline(), colors="#4d5b66", linewidths=0.8))
+    map_axes.plot(*coastline().T, color="#4d5b66", linewidth=0.8)
     map_axes.add_collection(LineCollection(centre_lines, colors="#c2185b", linewidths=1.8))
     edges = [(array[0], array[-1], array[:, 0], array[:, -1]) for array in (longitude_yx, latitude_yx)]
     outline = [np.concatenate([top, right, bottom[::-1], left[::-1]]) for top, bottom, left, right in edges]

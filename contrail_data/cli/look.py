@@ -10,7 +10,7 @@ import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import print_fields, print_table, refuse_options
 from contrail_data.errors import ContrailError, ExitCode
-from contrail_data.reports.choices import Sheet
+from contrail_data.reports.choices import Sheet, Theme
 
 
 def inspect(store: options.Store, as_json: options.AsJson = False) -> None:
@@ -84,14 +84,15 @@ def preview(
     count: Annotated[int, options.selection(min=1, max=500, help="Records on a contact sheet.")] = 24,
     seed: Annotated[int, options.selection(min=0, max=2**32 - 1, help="Seed of the random sheet.")] = 0,
     prediction: Annotated[
-        str | None, typer.Option(help="Predictions or pseudo-labels of the store, to outline in cyan.")
+        str | None, typer.Option(help="Predictions or pseudo-labels of the store, to outline.")
     ] = None,
     out: Annotated[Path, options.local_output("-o", "--out", help="Folder for the pictures.")] = Path("preview"),
+    theme: options.PictureTheme = Theme.DARK,
 ) -> None:
     """Write pictures of a store: contact sheets, or a sheet and an animated GIF of single records.
 
-    The label is outlined in yellow. Pictures go into a subfolder named after the store and its digest, so that pictures
-    of different stores do not overwrite each other.
+    Labels are outlined in yellow, predictions in magenta. Pictures go into a subfolder named after the store and its
+    digest, so that pictures of different stores do not overwrite each other.
     """
     from contrail_data.reports import preview as pictures
     from contrail_data.storage.files import check_folder
@@ -104,10 +105,11 @@ def preview(
     opened = contrail_data.open_store(store)
     predicted = None if prediction is None else contrail_data.open_store(prediction)
     for record_id in record or []:
-        for path in pictures.preview(opened, record_id, out, predicted):
+        for path in pictures.preview(opened, record_id, out, predicted, theme):
             print(path)
     for name in sheet or ([] if record else pictures.default_sheets(opened)):
-        print(pictures.contact_sheet(opened, name, out, count=count, seed=seed, prediction=predicted))
+        options_of_sheet = {"count": count, "seed": seed, "prediction": predicted, "theme": theme}
+        print(pictures.contact_sheet(opened, name, out, **options_of_sheet))
 
 
 def diff(

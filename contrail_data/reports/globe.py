@@ -1,7 +1,5 @@
 """Maps of the HTML pages: the Earth as a geostationary satellite sees it, with one mark for each place."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,12 +130,11 @@ def _globe(centre: float) -> Axes:
     limit = _SIDE / (_SIDE - 2 * _MARGIN)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
     axes.add_patch(Circle((0, 0), 1, facecolor=Colour.SEA, edgecolor=Colour.GRID))
-    degrees = np.linspace(-180, 180, 181)
-    graticule = [np.stack([degrees, np.full(181, parallel)], 1) for parallel in range(-60, 61, 20)]
-    graticule += [np.stack([np.full(181, meridian), degrees / 2], 1) for meridian in range(-180, 180, 20)]
-    for lines, colour, width in ((graticule, Colour.GRID, 0.7), (coastline(tolerance=0.25), Colour.COAST, 0.8)):
-        # NaN, after each line and beyond the horizon, lifts the pen.
-        points = np.concatenate([np.append(line, [[np.nan, np.nan]], 0) for line in lines])
-        x, y, visible = view_from(points[:, 0], points[:, 1], centre)
+    degrees = np.append(np.linspace(-180, 180, 181), np.nan)
+    graticule = [np.stack([degrees, np.full(182, parallel)], 1) for parallel in range(-60, 61, 20)]
+    graticule += [np.stack([np.full(182, meridian), degrees / 2], 1) for meridian in range(-180, 180, 20)]
+    coast = coastline("crude", 2000)
+    for points, colour, width in ((np.concatenate(graticule), Colour.GRID, 0.7), (coast, Colour.COAST, 0.8)):
+        x, y, visible = view_from(points[:, 0], points[:, 1], centre)  # NaN, also beyond the horizon, lifts the pen
         axes.plot(np.where(visible, x, np.nan), y, color=colour, linewidth=width)
     return axes

@@ -1,8 +1,5 @@
-"""Pictures of single samples: frames as RGB, with labels, votes and predictions outlined."""
+"""What pictures of single samples show: frames as RGB, labels, votes and predictions, and where and when they are."""
 
-from __future__ import annotations
-
-import io
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,24 +7,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from PIL import Image
 
 from contrail_data import logits
 from contrail_data.composites import COMPOSITES, dequantise, evaluate
 from contrail_data.errors import ContrailError
+from contrail_data.reports.figures import RGB, Mark, Mask, Panel, enlarged
+from contrail_data.reports.ground import Ground
 from contrail_data.sample import reference_frame
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.samples import labelled_time
 from contrail_data.store.schema import Kind, require_kind
 
-Colour = tuple[int, int, int]
-Mask = npt.NDArray[np.bool_]
-RGB = npt.NDArray[np.uint8]
-
-LABEL_COLOUR = (255, 230, 0)
-VOTE_COLOUR = (255, 80, 200)
-PREDICTION_COLOUR = (0, 255, 255)
-_TILE = 224  # least size of a tile of a contact sheet; it stays below twice that
+_TILE = 224
+"""Approximate width of a tile of a contact sheet, pixels."""
 
 
 def find_record(store: xr.Dataset, record_id: str) -> int:
@@ -128,14 +120,14 @@ class SampleViewer:
             return None
         return read_frames(self.store, "mask", sample, [0])[0].astype(bool)
 
-    def predictions(self, sample: int) -> dict[int, tuple[Mask, npt.NDArray[np.uint8]]]:
+    def predictions(self, sample: int) -> dict[int, tuple[Mask, npt.NDArray[np.float32]]]:
         """Read what was predicted for a sample, except for frames with a human label.
 
         Args:
             sample: Index of the sample.
 
         Returns:
-            Mask and probability in units of 1/255, (y, x), by frame; empty if nothing was predicted for the record.
+            Mask and probability, (y, x), by frame; empty if nothing was predicted for the record.
         """
         if self.prediction is None:
             return {}
@@ -147,32 +139,45 @@ class SampleViewer:
         human = self.prediction["frame_source"].values[row] == "human"
         columns = np.flatnonzero(~human & (frames >= 0) & (frames < self.store.sizes["time"])).tolist()
         masks = read_frames(self.prediction, "frame_mask", row, columns).astype(bool)
-        probability = np.rint(255 * logits.decode(read_frames(self.prediction, "logit", row, columns))).astype(np.uint8)
+        probability = logits.decode(read_frames(self.prediction, "logit", row, columns)).astype(np.float32)
         return dict(zip(frames[columns].tolist(), zip(masks, probability, strict=True), strict=True))
 
-    def tile(self, sample: int, *, votes: bool = False) -> Image.Image:
-        """Draw the labelled frame with its label and prediction outlined.
+    def tile(self, sample: int, *, votes: bool = False) -> Panel:
+        """Show the labelled frame with its label and prediction outlined.
 
         Args:
             sample: Index of the sample.
             votes: Also outline what any annotator marked.
 
         Returns:
-            A picture of at least 224 and less than 448 pixels.
+            A panel of about 224 pixels.
         """
         frame = self.reference_frame(sample)
         rgb = self.rgb(sample, frame)
-        masks: list[tuple[Mask, Colour]] = []
+        outlines = {}
         if votes:
-            masks.append((read_frames(self.store, "annotators", sample, [0])[0] > 0, VOTE_COLOUR))
+            outlines[Mark.VOTES] = read_frames(self.store, "annotators", sample, [0])[0] > 0
         if (label := self.label(sample)) is not None:
-            masks.append((label, LABEL_COLOUR))
+            outlines[Mark.LABEL] = label
         if (prediction := self.predictions(sample).get(frame)) is not None:
-            masks.append((prediction[0], PREDICTION_COLOUR))
-        if (factor := rgb.shape[1] // _TILE) > 1:  # before outlining, or the outlines would fade
-            rgb = np.asarray(Image.fromarray(rgb).reduce(factor))
-            masks = [(_reduce(mask, factor), colour) for mask, colour in masks]
-        return enlarge(draw_outlines(rgb, *masks), math.ceil(_TILE / rgb.shape[1]))
+            outlines[Mark.PREDICTION] = prediction[0]
+        width = rgb.shape[1]
+        return Panel(image=rgb, width=enlarged(width, _TILE) if width < 2 * _TILE else _TILE, outlines=outlines)
+
+    def ground(self, sample: int) -> Ground | None:
+        """Return where the pixels of a sample lie.
+
+        Args:
+            sample: Index of the sample.
+
+        Returns:
+            Their place on the Earth; `None` if it is not known.
+        """
+        crs_wkt = str(self.records["crs_wkt"].values[sample])
+        geotransform = self.records["geotransform"].values[sample]
+        if not crs_wkt or np.isnan(geotransform).any():
+            return None
+        return Ground(crs_wkt, geotransform, self.store.sizes["y"], self.store.sizes["x"])
 
     def caption(self, sample: int) -> list[str]:
         """Describe when and where a sample was taken.
@@ -223,52 +228,6 @@ def read_frames(store: xr.Dataset, name: str, sample: int, frames: list[int]) ->
     return values
 
 
-def draw_outlines(rgb: RGB, *masks: tuple[Mask, Colour]) -> RGB:
-    """Outline masks on a picture. An outline runs around its mask, so that what was labelled stays visible.
-
-    Args:
-        rgb: The picture, (y, x, 3).
-        *masks: Masks (y, x) and the colours of their outlines; the last one lies on top.
-
-    Returns:
-        A new picture.
-    """
-    from scipy.ndimage import binary_dilation
-
-    outlined = rgb.copy()
-    for mask, colour in masks:
-        outlined[binary_dilation(mask, np.ones((3, 3))) & ~mask] = colour
-    return outlined
-
-
-def encode_png(picture: Image.Image) -> bytes:
-    """Encode a picture.
-
-    Args:
-        picture: The picture.
-
-    Returns:
-        The content of a PNG file.
-    """
-    buffer = io.BytesIO()
-    picture.save(buffer, "png", optimize=True)
-    return buffer.getvalue()
-
-
-def enlarge(rgb: RGB, factor: int) -> Image.Image:
-    """Enlarge a picture without smoothing.
-
-    Args:
-        rgb: The picture, (y, x, 3).
-        factor: Width of a pixel afterwards.
-
-    Returns:
-        The enlarged picture.
-    """
-    picture = Image.fromarray(rgb)
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-
-
 def _as_rgb(image_cyx: npt.NDArray[Any], channels: list[dict[str, Any]]) -> RGB:
     """Show three channels as they are; of others ash if its three bands are there, else the first channel as grey."""
     unit_cyx = dequantise(image_cyx)
@@ -281,11 +240,6 @@ def _as_rgb(image_cyx: npt.NDArray[Any], channels: list[dict[str, Any]]) -> RGB:
         ash = COMPOSITES["ash"]
         unit_cyx = evaluate(ash, kelvin) if set(ash.bands) <= set(kelvin) else unit_cyx[[0, 0, 0]]
     return np.rint(np.moveaxis(unit_cyx, 0, -1) * 255).astype(np.uint8)
-
-
-def _reduce(mask: Mask, factor: int) -> Mask:
-    """Reduce a mask; a block is set if any of its pixels is."""
-    return np.asarray(Image.fromarray(mask.astype(np.float32)).reduce(factor)) > 0
 
 
 def _time_text(time: np.datetime64) -> str:

@@ -1,37 +1,28 @@
 """Previews of a store: sheets of single records frame by frame, and contact sheets of many records."""
 
-from __future__ import annotations
-
 import io
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 from PIL import Image
 
 from contrail_data.errors import ContrailError
-from contrail_data.reports.pictures import (
-    LABEL_COLOUR,
-    PREDICTION_COLOUR,
-    VOTE_COLOUR,
-    SampleViewer,
-    check_viewable,
-    draw_outlines,
-    enlarge,
-    find_record,
-)
+from contrail_data.reports.choices import Sheet, Theme
+from contrail_data.reports.figures import Mark, Mask, Panel, draw_picture, enlarged
+from contrail_data.reports.pictures import SampleViewer, check_viewable, find_record
 from contrail_data.reports.selection import choose
-from contrail_data.reports.sheet_layout import Captioned, add_captions, draw_sheet, in_rows
-from contrail_data.reports.sheets import Sheet
 from contrail_data.sample import check_record_id
 from contrail_data.storage.files import write_atomically
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import Kind, kind_of
 
-_PANEL = 512  # least width in pixels
+_PANEL = 512
+"""Approximate width of the enlarged frame, pixels."""
 _TITLES = {
     Sheet.POSITIVES: "most labelled pixels first",
     Sheet.DISAGREED: "most disputed between annotators first",
@@ -40,17 +31,20 @@ _TITLES = {
 }
 
 
-def preview(store: xr.Dataset, record_id: str, out: Path, prediction: xr.Dataset | None = None) -> list[Path]:
+def preview(
+    store: xr.Dataset, record_id: str, out: Path, prediction: xr.Dataset | None = None, theme: Theme = Theme.DARK
+) -> list[Path]:
     """Write a sheet of one record as PNG and, if it has several frames, an animation as GIF.
 
-    The sheet shows the labelled frame enlarged: without outlines, with the label outlined in yellow and, if there are
-    predictions, with the predicted mask outlined in cyan and as probability. All frames follow below.
+    The sheet shows the labelled frame enlarged: with coastlines and a graticule, with the label outlined and, if there
+    are predictions, with the predicted mask outlined and as probability. All frames follow below.
 
     Args:
         store: A store of samples.
         record_id: The record to show.
         out: Folder for the pictures, which go into a subfolder named after the store.
         prediction: Predictions or pseudo-labels for the store.
+        theme: Colours around the images.
 
     Returns:
         Paths of the written files.
@@ -65,40 +59,46 @@ def preview(store: xr.Dataset, record_id: str, out: Path, prediction: xr.Dataset
         find_record(prediction, record_id)
     viewer = SampleViewer(store, read_scalars(store), prediction)
     count, shown = store.sizes["time"], viewer.reference_frame(sample)
-    frames = [viewer.rgb(sample, frame) for frame in range(count)]
     label, predictions = viewer.label(sample), viewer.predictions(sample)
-
-    panels = [(f"{store.attrs['composite']['name']}, frame {shown}", frames[shown])]
-    marked = list(frames)
+    outlines: list[dict[Mark, Mask]] = [{} for _ in range(count)]
     if label is not None:
-        marked[shown] = draw_outlines(frames[shown], (label, LABEL_COLOUR))
-        panels.append((f"label, {int(label.sum())} px", marked[shown]))
-    if shown in predictions:
-        mask, probability = predictions[shown]
-        panels.append((f"predicted, {int(mask.sum())} px", draw_outlines(frames[shown], (mask, PREDICTION_COLOUR))))
-        panels.append(("probability", np.repeat(probability[..., np.newaxis], 3, -1)))
+        outlines[shown][Mark.LABEL] = label
     for frame, (mask, _) in predictions.items():
-        marked[frame] = draw_outlines(marked[frame], (mask, PREDICTION_COLOUR))
+        outlines[frame][Mark.PREDICTION] = mask
+    frames = [
+        Panel(image=viewer.rgb(sample, i), width=0, caption=viewer.frame_caption(sample, i), outlines=outlines[i])
+        for i in range(count)
+    ]
 
-    width = frames[0].shape[1]
-    large, small = max(1, _PANEL // width), max(1, _PANEL // 2 // width)
-    captions = [viewer.frame_caption(sample, frame) for frame in range(count)]
-    rows = [[Captioned(caption, enlarge(rgb, large)) for caption, rgb in panels]]
+    large, small = (enlarged(store.sizes["x"], width) for width in (_PANEL, _PANEL // 2))
+    main = replace(frames[shown], width=large, outlines={})
+    composite = f"{store.attrs['composite']['name']}, frame {shown}"
+    panels = [replace(main, caption=composite, ground=viewer.ground(sample))]
+    if label is not None:
+        panels.append(replace(main, caption=f"label, {int(label.sum())} px", outlines={Mark.LABEL: label}))
+    if prediction is not None and shown in predictions:
+        mask, probability = predictions[shown]
+        outline = {Mark.PREDICTION: mask}
+        panels.append(replace(main, caption=f"predicted, {int(mask.sum())} px", outlines=outline))
+        threshold = float(prediction.attrs["threshold"])
+        panels.append(replace(main, image=probability, caption="probability", outlines=outline, threshold=threshold))
+    rows = [panels]
     if count > 1:
-        tiles = [Captioned(caption, enlarge(rgb, small)) for caption, rgb in zip(captions, marked, strict=True)]
-        columns = max(4, sum(panel.picture.width for panel in rows[0]) // tiles[0].picture.width)
+        tiles = [replace(frame, width=small) for frame in frames]
+        columns = max(4, len(panels) * large // small)
         rows += [tiles[i : i + columns] for i in range(0, count, columns)]
-    legend = [("label", LABEL_COLOUR)] * (label is not None) + [("predicted", PREDICTION_COLOUR)] * bool(predictions)
-    where = " ".join(viewer.caption(sample))
-    title = f"record {record_id}   {where}   split {viewer.records['split'].values[sample]}"
+    where = "  ".join([str(viewer.records["satellite"].values[sample]), *viewer.caption(sample)])
+    title = f"record {record_id}\n{where}  split {viewer.records['split'].values[sample]}"
+    marks = [mark for mark in Mark if any(mark in of_frame for of_frame in outlines)]
     path = _path(out, store, record_id, prediction)
-    _save(path, draw_sheet(title, legend, rows))
+    _save(path, draw_picture(rows, title=title, marks=marks, theme=theme))
     if count == 1:
         return [path]
-    large_frames = [Captioned(caption, enlarge(rgb, large)) for caption, rgb in zip(captions, marked, strict=True)]
-    animation = add_captions(large_frames)
+    first, *others = (
+        draw_picture([[replace(frame, width=large)]], title=title, marks=marks, theme=theme) for frame in frames
+    )
     gif = path.with_name(path.name.removesuffix(".png") + ".gif")
-    _save(gif, animation[0], save_all=True, append_images=animation[1:], duration=500, loop=0)
+    _save(gif, first, save_all=True, append_images=others, duration=500, loop=0)
     return [path, gif]
 
 
@@ -117,12 +117,19 @@ def default_sheets(store: xr.Dataset) -> list[Sheet]:
 
 
 def contact_sheet(
-    store: xr.Dataset, sheet: Sheet, out: Path, *, count: int = 24, seed: int = 0, prediction: xr.Dataset | None = None
+    store: xr.Dataset,
+    sheet: Sheet,
+    out: Path,
+    *,
+    count: int = 24,
+    seed: int = 0,
+    prediction: xr.Dataset | None = None,
+    theme: Theme = Theme.DARK,
 ) -> Path:
     """Write a PNG with the labelled frames of many records.
 
-    Labels are outlined in yellow and predicted masks in cyan; on the sheet of disagreement, what too few annotators
-    marked for a majority is outlined in pink.
+    Labels and predicted masks are outlined; on the sheet of disagreement also what too few annotators marked for a
+    majority.
 
     Args:
         store: A store of samples.
@@ -131,6 +138,7 @@ def contact_sheet(
         count: Largest number of records.
         seed: Seed of the random sheet.
         prediction: Predictions or pseudo-labels for the store.
+        theme: Colours around the images.
 
     Returns:
         Path of the written file.
@@ -147,17 +155,28 @@ def contact_sheet(
         lines = [str(viewer.records["record_id"].values[sample]), *viewer.caption(sample), rank]
         if prediction is not None and viewer.reference_frame(sample) not in viewer.predictions(sample):
             lines.append("no prediction")
-        tiles.append(Captioned("\n".join(filter(None, lines)), viewer.tile(sample, votes=votes)))
-    legend = [("label", LABEL_COLOUR)] + [("marked by too few annotators", VOTE_COLOUR)] * votes
-    legend += [("predicted", PREDICTION_COLOUR)] * (prediction is not None)
+        tiles.append(replace(viewer.tile(sample, votes=votes), caption="\n".join(filter(None, lines))))
+    marks = [Mark.LABEL, *[Mark.VOTES] * votes, *[Mark.PREDICTION] * (prediction is not None)]
     seed_text = f", seed {seed}" if sheet == Sheet.RANDOM else ""
     title = (
         f"{place_of(store.attrs['path']).name}: {sheet}, {_TITLES[sheet]}{seed_text}; "
         f"{len(tiles)} of {selection.candidates} records"
     )
     path = _path(out, store, sheet, prediction)
-    _save(path, draw_sheet(title, legend, in_rows(tiles)))
+    _save(path, draw_picture(_in_rows(tiles), title=title, marks=marks, theme=theme))
     return path
+
+
+def _in_rows(tiles: list[Panel]) -> list[list[Panel]]:
+    """Arrange the tiles of a sheet so that it comes near 16:10 and its last row is not much emptier than the others."""
+    width, height = tiles[0].width, tiles[0].height + 60
+
+    def cost(columns: int) -> float:
+        rows = math.ceil(len(tiles) / columns)
+        return abs(math.log(columns * width / (rows * height) / 1.6)) + 1 - len(tiles) / (rows * columns)
+
+    columns = min(range(1, len(tiles) + 1), key=cost)
+    return [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
 
 
 def _path(out: Path, store: xr.Dataset, name: str, prediction: xr.Dataset | None) -> Path:

@@ -1,7 +1,5 @@
 """Which records a contact sheet or a page shows, and how their annotators agree."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +11,8 @@ import xarray as xr
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
+from contrail_data.reports.choices import Sheet
 from contrail_data.reports.pictures import SampleViewer, check_viewable
-from contrail_data.reports.sheets import Sheet
 from contrail_data.store.reader import pixel_reader, read_scalars
 
 _AGREED_PRIOR = 100  # pixels
@@ -28,6 +26,27 @@ class Selection:
     """What ranks each record, by sample in the order of the sheet; empty text on a random sheet."""
     candidates: int
     """Number of records there were to choose from."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Votes on one record by two or more annotators, in pixels of the store."""
+
+    marked_by: npt.NDArray[np.int64]
+    """Number of pixels that exactly k annotators marked, (9): k is the index."""
+    annotators: int
+    together: npt.NDArray[np.int64]
+    """Number of pixels that annotators r and s both marked, (8, 8); on the diagonal those that r marked."""
+
+    @property
+    def marked(self) -> int:
+        """Number of pixels that any annotator marked."""
+        return int(self.marked_by[1:].sum())
+
+    @property
+    def disputed(self) -> int:
+        """Number of pixels that some annotators marked and others did not."""
+        return int(self.marked_by[1 : self.annotators].sum())
 
 
 def choose(
@@ -94,27 +113,6 @@ def _brightness(store: xr.Dataset, records: xr.Dataset) -> npt.NDArray[np.float6
             brightness[sample] = np.partition(values, values.size - count)[-count:].mean()
             advance(1)
     return brightness
-
-
-@dataclass(frozen=True)
-class Votes:
-    """Votes on one record by two or more annotators, in pixels of the store."""
-
-    marked_by: npt.NDArray[np.int64]
-    """Number of pixels that exactly k annotators marked, (9): k is the index."""
-    annotators: int
-    together: npt.NDArray[np.int64]
-    """Number of pixels that annotators r and s both marked, (8, 8); on the diagonal those that r marked."""
-
-    @property
-    def marked(self) -> int:
-        """Number of pixels that any annotator marked."""
-        return int(self.marked_by[1:].sum())
-
-    @property
-    def disputed(self) -> int:
-        """Number of pixels that some annotators marked and others did not."""
-        return int(self.marked_by[1 : self.annotators].sum())
 
 
 def count_votes(store: xr.Dataset, records: xr.Dataset) -> dict[int, Votes]:

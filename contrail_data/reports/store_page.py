@@ -4,8 +4,6 @@ Of samples: places, times, channels, labels, agreement of annotators, examples a
 pseudo-labels: scores, probabilities and masks by frame.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import compress
 from typing import Any
@@ -19,11 +17,12 @@ from contrail_data import logits
 from contrail_data.composites import dequantise
 from contrail_data.progress import progress
 from contrail_data.reports.charts import MONTHS, Colour, bars, distributions, histogram
+from contrail_data.reports.choices import Sheet
+from contrail_data.reports.figures import Mark, draw_picture, encode_png
 from contrail_data.reports.globe import Layer, RecordMap, record_map
 from contrail_data.reports.page import Picture, render_page
-from contrail_data.reports.pictures import LABEL_COLOUR, VOTE_COLOUR, SampleViewer, encode_png, read_frames
+from contrail_data.reports.pictures import SampleViewer, read_frames
 from contrail_data.reports.selection import Votes, choose, count_votes, read_planes
-from contrail_data.reports.sheets import Sheet
 from contrail_data.reports.summary import PredictionSummary, SampleSummary, as_text, describe_channel, summarise
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
@@ -67,7 +66,7 @@ def _samples(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) -> 
         "contrails": _contrail_sizes(store, positive),
         "agreement": _agreement(votes),
         "examples": _examples(store, records, votes, positive),
-        "colours": {"label": LABEL_COLOUR, "votes": VOTE_COLOUR},
+        "marks": Mark,
         "duplicates": _duplicates(records, labelled),
     }
 
@@ -243,7 +242,7 @@ def _examples(
         ranks = choose(store, sheet, _EXAMPLES, _SEED, votes).ranks
         examples[sheet] = [
             Picture(
-                encode_png(viewer.tile(sample, votes=sheet == Sheet.DISAGREED)),
+                encode_png(draw_picture([[viewer.tile(sample, votes=sheet == Sheet.DISAGREED)]])),
                 [str(records["record_id"].values[sample]), *viewer.caption(sample), rank],
             )
             for sample, rank in ranks.items()

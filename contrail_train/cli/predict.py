@@ -19,6 +19,7 @@ from contrail_data.cli.common import (
 )
 from contrail_data.errors import ContrailError, ExitCode, UsageError
 from contrail_data.labels.predictor import FrameSelection
+from contrail_data.reports.choices import Theme
 from contrail_train.cli.common import Model, model_argument
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def predict_scans(
             show_default="no correction",
         ),
     ] = None,
+    theme: options.PictureTheme = Theme.DARK,
     min_pixels: options.MinPixels = "1",
     hysteresis: options.Hysteresis = None,
     consistent: options.Consistent = None,
@@ -179,6 +181,8 @@ def predict_scans(
         refuse_options(context, ["product"], "beside --reader" if reader else "on local files; name them with a glob")
     if not any(out.suffix == ".geojson" for out in outs):
         refuse_options(context, ["altitude"], "without an output NAME.geojson")
+    if not any(out.suffix in (".png", ".gif") for out in outs):
+        refuse_options(context, ["theme"], "without an output NAME.png or NAME.gif")
     model = load_predictor(run, device, tta).for_masks()
     model = model.with_cleaning(min_pixels, hysteresis, consistent, fill_gaps, elongation)
     request = SceneRequest(
@@ -191,6 +195,7 @@ def predict_scans(
         product=product,
         reader=reader,
         altitude=altitude,
+        theme=theme,
         batch=batch,
         overwrite=overwrite,
     )

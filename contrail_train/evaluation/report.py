@@ -1,10 +1,8 @@
 """Evaluation of a model on a store: scores and error analysis as JSON, and an HTML page with the worst records."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -12,22 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup
-from PIL import Image
+from PIL import Image, ImageColor
 
 from contrail_data import logits
 from contrail_data.reports.charts import reliability
+from contrail_data.reports.figures import RGB, Mark, Mask, Panel, draw_picture, encode_png, enlarged
 from contrail_data.reports.page import Picture, Table, render_page
-from contrail_data.reports.pictures import (
-    LABEL_COLOUR,
-    PREDICTION_COLOUR,
-    RGB,
-    Mask,
-    SampleViewer,
-    draw_outlines,
-    encode_png,
-    enlarge,
-    read_frames,
-)
+from contrail_data.reports.pictures import SampleViewer, read_frames
 from contrail_data.storage.files import make_folder, write_atomically
 from contrail_data.store.reader import read_scalars
 from contrail_train.config.schema import Head
@@ -39,16 +28,15 @@ from contrail_train.evaluation.score import holdout_dice, score_predictor, score
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import ScoreValues
 
-FOUND, FALSE, MISSED = (0, 158, 115), (230, 159, 0), (204, 121, 167)
+FOUND, FALSE, MISSED = "#009e73", "#e69f00", "#cc79a7"
 """Green, orange and purple of the palette by Okabe and Ito, which colour-blind people can tell apart."""
 _LEGEND = (
-    (LABEL_COLOUR, "label", True),
-    (PREDICTION_COLOUR, "predicted", True),
+    (Mark.LABEL.colour, "label", True),
+    (Mark.PREDICTION.colour, "predicted", True),
     (FOUND, "found", False),
     (FALSE, "false", False),
     (MISSED, "missed", False),
 )
-_GAP = 6
 _CLASSES = 20
 _PANEL = 256  # approximate width in pixels
 
@@ -167,34 +155,35 @@ def _picture(viewer: SampleViewer, items: Items, row: int, outcome: Outcome) -> 
     if outcome.gated != outcome.ungated:
         tp, fp, fn = outcome.ungated
         caption += f"; rejected by the gate, without which it would be {tp:,}, {fn:,} and {fp:,}"
-    scale = max(1, round(_PANEL / target_yx.shape[1]))
     rgb = viewer.rgb(sample, int(items.frame[row]))
-    return Picture(error_picture(rgb, target_yx, predicted_yx, scale), [str(items.record_id[row]), caption])
+    png = encode_png(error_picture(rgb, target_yx, predicted_yx))
+    return Picture(png, [str(items.record_id[row]), caption])
 
 
-def error_picture(rgb: RGB, target_yx: Mask, predicted_yx: Mask, scale: int) -> bytes:
+def error_picture(rgb: RGB, target_yx: Mask, predicted_yx: Mask) -> Image.Image:
     """Draw four panels side by side: the image, the label outlined, the prediction outlined, and the errors.
 
     Args:
         rgb: The image, (y, x, 3).
         target_yx: The label.
         predicted_yx: The predicted mask.
-        scale: Width of a pixel in the picture.
 
     Returns:
-        The content of a PNG file. Found pixels are green, false ones orange and missed ones purple.
+        The picture. Found pixels are green, false ones orange and missed ones purple.
     """
     errors = np.repeat((rgb.mean(-1, keepdims=True) * 0.5).astype(np.uint8), 3, -1)
-    errors[target_yx & predicted_yx] = FOUND
-    errors[predicted_yx & ~target_yx] = FALSE
-    errors[target_yx & ~predicted_yx] = MISSED
-    outlined = [draw_outlines(rgb, (target_yx, LABEL_COLOUR)), draw_outlines(rgb, (predicted_yx, PREDICTION_COLOUR))]
-    panels = [enlarge(panel, scale) for panel in (rgb, *outlined, errors)]
-    width, height = panels[0].size
-    row = Image.new("RGBA", (len(panels) * (width + _GAP) - _GAP, height))
-    for i, panel in enumerate(panels):
-        row.paste(panel, (i * (width + _GAP), 0))
-    return encode_png(row)
+    for colour, pixels_yx in (
+        (FOUND, target_yx & predicted_yx),
+        (FALSE, predicted_yx & ~target_yx),
+        (MISSED, target_yx & ~predicted_yx),
+    ):
+        errors[pixels_yx] = ImageColor.getrgb(colour)
+    plain = Panel(image=rgb, width=enlarged(rgb.shape[1], _PANEL))
+    outlined = [
+        replace(plain, outlines={mark: mask_yx})
+        for mark, mask_yx in ((Mark.LABEL, target_yx), (Mark.PREDICTION, predicted_yx))
+    ]
+    return draw_picture([[plain, *outlined, replace(plain, image=errors)]])
 
 
 def evaluation_page(

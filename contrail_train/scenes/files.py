@@ -1,7 +1,5 @@
 """Predicted scenes as files that other programs open directly: CF zarr and NetCDF, GeoTIFF, GeoJSON, PNG and GIF."""
 
-from __future__ import annotations
-
 import io
 import json
 import math
@@ -18,16 +16,17 @@ import numpy.typing as npt
 import rasterio
 import xarray as xr
 import yaml
-from PIL import Image, ImageDraw
+from PIL import Image
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy
 from rasterio.transform import from_origin
 from scipy import ndimage
 
 from contrail_data.errors import ContrailError
-from contrail_data.geo.coastline import coastline
 from contrail_data.geo.fixed_grid import FixedGrid
-from contrail_data.reports.pictures import draw_outlines, encode_png
+from contrail_data.reports.choices import Theme
+from contrail_data.reports.figures import Mark, Panel, draw_picture, enlarged
+from contrail_data.reports.ground import Ground
 from contrail_data.scans.scene import grid_of
 from contrail_data.storage.files import check_new, write_atomically
 from contrail_train.contrails.shapes import contrails, to_features
@@ -35,8 +34,10 @@ from contrail_train.contrails.shapes import contrails, to_features
 SUFFIXES = (".zarr", ".nc", ".tif", ".geojson", ".png", ".gif")
 DEGREES = 0.02
 """Side of a GeoTIFF's pixel in degrees."""
-_LARGEST_PICTURE = 2500
-_COAST, _CONTRAIL = (255, 255, 255), (255, 255, 0)
+_PICTURE, _LARGEST_PICTURE = 1000, 2500
+"""Approximate width to which small scans are enlarged, and largest side of a picture, pixels."""
+_MISSING = np.uint8(96)
+"""Grey of pixels without data, which are stored as white."""
 
 
 def output_names(out: Path, times_by_grid: Sequence[Sequence[np.datetime64]]) -> dict[np.datetime64, Path]:
@@ -87,6 +88,7 @@ def write(
     names: Mapping[np.datetime64, Path],
     *,
     altitude: float | None = None,
+    theme: Theme = Theme.DARK,
 ) -> list[Path]:
     """Write scenes in the format that the suffix selects. Files appear complete or not at all.
 
@@ -95,6 +97,7 @@ def write(
         out: The file that the user named.
         names: Its files as of `output_names`.
         altitude: Metres for which shapes in GeoJSON are corrected for parallax; None for no correction.
+        theme: Colours around pictures.
 
     Returns:
         The files written.
@@ -102,26 +105,17 @@ def write(
     if out.suffix == ".geojson":
         write_atomically(out, [json.dumps(geojson(scenes, altitude), allow_nan=False).encode()])
         return [out]
+    parts = [scene.isel(time=[i]) for scene in scenes for i in range(scene.sizes["time"])]
     paths = []
-    for scene in scenes:
-        times = [scene.isel(time=i) for i in range(scene.sizes["time"])]
-        files_of_times = [names[time] for time in scene["time"].values]
-        if out.suffix in (".tif", ".png"):
-            for time, path in zip(times, files_of_times, strict=True):
-                if out.suffix == ".png":
-                    write_atomically(path, [encode_png(picture(time))])
-                else:
-                    _write_geotiff(time, path)
-            paths += files_of_times
-            continue
-        if out.suffix == ".gif":
-            content = io.BytesIO()
-            first, *others = map(picture, times)
-            first.save(content, "gif", save_all=True, append_images=others, duration=500, loop=0)
-            write_atomically(files_of_times[0], [content.getvalue()])
+    for part in parts if out.suffix in (".tif", ".png") else scenes:
+        path = names[part["time"].values[0]]
+        if out.suffix == ".tif":
+            _write_geotiff(part.isel(time=0), path)
+        elif out.suffix in (".png", ".gif"):
+            _write_pictures(part, path, theme)
         else:
-            _write_cf(scene, files_of_times[0])
-        paths.append(files_of_times[0])
+            _write_cf(part, path)
+        paths.append(path)
     return paths
 
 
@@ -313,33 +307,38 @@ def geojson(scenes: Sequence[xr.Dataset], altitude: float | None) -> dict[str, A
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
-def picture(scene: xr.Dataset) -> Image.Image:
-    """Draw the composite of one time with coastlines, with contrails outlined.
+def _write_pictures(scene: xr.Dataset, out: Path, theme: Theme) -> None:
+    """Write one time as PNG, or several as an animated GIF."""
+    first, *others = (picture(scene.isel(time=i), theme) for i in range(scene.sizes["time"]))
+    animation: dict[str, Any] = {"save_all": True, "append_images": others, "duration": 500, "loop": 0}
+    content = io.BytesIO()
+    first.save(content, out.suffix[1:], **animation if out.suffix == ".gif" else {})
+    write_atomically(out, [content.getvalue()])
+
+
+def picture(scene: xr.Dataset, theme: Theme = Theme.DARK) -> Image.Image:
+    """Draw the composite of one time with coastlines and a graticule, with contrails outlined.
 
     Args:
         scene: One time of a predicted scene with `mask`.
+        theme: Colours around the image.
 
     Returns:
-        The picture, reduced by a whole factor if it is large.
+        The picture, reduced by a whole factor if it is large, and enlarged if it is small.
     """
     image_cyx = scene["image"].values
     rgb = np.moveaxis(image_cyx[[0, 1, 2] if len(image_cyx) >= 3 else [0, 0, 0]], 0, -1)
-    drawn = Image.fromarray(draw_outlines(np.ascontiguousarray(rgb), (scene["mask"].values > 0, _CONTRAIL)))
-    canvas = ImageDraw.Draw(drawn)
-    for line in _coastline_on(grid_of(scene)):
-        canvas.line([(float(x), float(y)) for x, y in line], fill=_COAST, width=1)
-    factor = math.ceil(max(drawn.size) / _LARGEST_PICTURE)
-    return drawn.reduce(factor) if factor > 1 else drawn
-
-
-def _coastline_on(grid: FixedGrid) -> list[npt.NDArray[np.float64]]:
-    """The visible parts of the coastline as columns and rows (n, 2) of the grid."""
-    visible_parts = []
-    for line in coastline():
-        rows, columns = grid.indices(line[:, 1], line[:, 0])
-        visible = ~np.isnan(rows)
-        for part in np.split(np.arange(len(line)), np.flatnonzero(~visible)):
-            part = part[visible[part]]
-            if len(part) > 1:
-                visible_parts.append(np.stack([columns[part], rows[part]], -1))
-    return visible_parts
+    rgb = np.where((image_cyx == 255).all(0)[..., np.newaxis], _MISSING, rgb)
+    grid, width = grid_of(scene), image_cyx.shape[2]
+    reduction = math.ceil(max(rgb.shape) / _LARGEST_PICTURE)
+    panel = Panel(
+        image=rgb,
+        width=math.ceil(width / reduction) if width > _PICTURE else enlarged(width, _PICTURE),
+        outlines={Mark.PREDICTION: scene["mask"].values > 0},
+        ground=Ground(grid.projection.crs_wkt, grid.geotransform, grid.height, grid.width),
+    )
+    time = np.datetime_as_string(scene["time"].values, "m").replace("T", " ")
+    title = (
+        f"{scene.attrs['platform']} {str(scene.attrs['instrument']).upper()}  {time} UTC  {scene.attrs['composite']}"
+    )
+    return draw_picture([[panel]], title=title, marks=[Mark.PREDICTION], theme=theme)

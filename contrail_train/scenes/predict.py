@@ -22,6 +22,7 @@ from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.labels.predictor import Predicted
 from contrail_data.progress import progress
+from contrail_data.reports.choices import Theme
 from contrail_data.scans.abi_files import ALWAYS
 from contrail_data.scans.listing import (
     Scan,
@@ -66,6 +67,8 @@ class SceneRequest:
     """satpy reader of the files, or auto; None for ABI files."""
     altitude: float | None = None
     """Metres for which shapes in GeoJSON are corrected for parallax."""
+    theme: Theme = Theme.DARK
+    """Colours around pictures."""
     batch: int = 8
     """Tiles that are predicted at once."""
     overwrite: bool = False
@@ -135,7 +138,8 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     set_aside += map(str, failures)
     joined = [_with_mask(_joined(parts), request.cleaning, model.decision.gate) for parts in scenes.values()]
     lines = sorted(_summary(scene.isel(time=i)) for scene in joined for i in range(scene.sizes["time"]))
-    paths = [path for out in request.outs for path in write(joined, out, names[out], altitude=request.altitude)]
+    options: dict[str, Any] = {"altitude": request.altitude, "theme": request.theme}
+    paths = [path for out in request.outs for path in write(joined, out, names[out], **options)]
     return Outcome(notes, set_aside, lines, paths)
 
 

@@ -1,23 +1,21 @@
 """Coastlines for maps."""
 
-from __future__ import annotations
-
 import numpy as np
+import pytest
 
-from contrail_data.geo.coastline import coastline
+from contrail_data.geo.coastline import Resolution, coastline
 
 
-def test_coastlines_lie_on_the_globe_and_do_not_cross_the_date_line() -> None:
-    lines = coastline()
-    for line in lines:
-        assert line.shape[1] == 2
-        assert (np.abs(line).max(axis=0) <= (180, 90)).all()
-        assert np.abs(np.diff(line, axis=0)).max() < 10
+@pytest.mark.parametrize("resolution", ["crude", "low", "intermediate"])
+def test_coastlines_lie_on_the_globe_and_do_not_cross_the_date_line(resolution: Resolution) -> None:
+    points = coastline(resolution)
+    assert (np.nanmax(np.abs(points), axis=0) <= (180, 90)).all()
+    steps = np.abs(np.diff(points, axis=0))
+    assert np.nanmax(steps[:, 0][np.abs(points[1:, 1]) < 60]) < 10
+
+
+def test_the_finest_coastline_is_exact_to_a_pixel_and_large_areas_can_be_chosen() -> None:
     miami_beach = np.array([-80.13, 25.79])
-    assert min(np.abs(line - miami_beach).max(axis=1).min() for line in lines) < 0.2
-
-
-def test_a_tolerance_thins_coastlines() -> None:
-    fine, coarse = coastline(), coastline(tolerance=0.25)
-    assert sum(map(len, coarse)) < sum(map(len, fine)) / 5
-    assert max(np.abs(line).max() for line in coarse) <= 180
+    distances = np.abs(coastline() - miami_beach).max(axis=1)
+    assert np.nanmin(distances) < 0.03
+    assert len(coastline("low", 5000.0)) < len(coastline("low")) / 1.5

@@ -1,42 +1,103 @@
-"""Colours, outlines and captions of pictures."""
-
-from __future__ import annotations
+"""Images, outlines, maps and captions of pictures."""
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from PIL import Image, ImageColor
 
 from contrail_data.build.build import build
 from contrail_data.composites import COMPOSITES, Channel, Composite
-from contrail_data.reports import sheet_layout
-from contrail_data.reports.pictures import LABEL_COLOUR, PREDICTION_COLOUR, VOTE_COLOUR, SampleViewer
+from contrail_data.geo.fixed_grid import FixedGrid, Projection
+from contrail_data.reports.choices import Theme
+from contrail_data.reports.figures import Mark, Panel, draw_picture, enlarged
+from contrail_data.reports.ground import Ground
+from contrail_data.reports.pictures import SampleViewer
 from contrail_data.sources.open import open_source
 from contrail_data.store.reader import open_store, read_scalars
 from contrail_data.store.schema import PixelDtype
 from contrail_data.store.settings import StoreSettings
 from helpers.stores import predict_square
 
+GREY = np.full((32, 32, 3), 128, np.uint8)
+
+
+def painted(picture: Image.Image, mark: Mark) -> np.ndarray:
+    """Return where a picture has nearly the colour of a mark."""
+    pixels = np.asarray(picture.convert("RGB")).astype(int)
+    return (np.abs(pixels - ImageColor.getrgb(mark.colour)) < 60).all(-1)
+
 
 def test_outlines_surround_the_marked_pixels(store: xr.Dataset, tmp_path: Path) -> None:
     prediction = predict_square(store, tmp_path / "p.zarr", pseudo=False)
-    tile = np.asarray(SampleViewer(store, read_scalars(store), prediction).tile(0, votes=True))
-    assert tile.shape == (224, 224, 3)  # 32 pixels, 7 each
-    colours = tile[3::7, 3::7]
+    picture = draw_picture([[SampleViewer(store, read_scalars(store), prediction).tile(0, votes=True)]])
+    assert picture.size == (224, 224)  # 32 pixels, 7 each
     # The majority marked row 16, columns 3 to 15; two of four marked row 8; rows and columns 20 to 23 are predicted.
-    for colour, rows, columns in (
-        (LABEL_COLOUR, slice(15, 18), slice(2, 17)),
-        (VOTE_COLOUR, slice(7, 10), slice(2, 17)),
-        (PREDICTION_COLOUR, slice(19, 25), slice(19, 25)),
+    for mark, rows, columns in (
+        (Mark.LABEL, slice(16, 17), slice(3, 16)),
+        (Mark.VOTES, slice(8, 9), slice(3, 16)),
+        (Mark.PREDICTION, slice(20, 24), slice(20, 24)),
     ):
-        ring = np.zeros((32, 32), bool)
-        ring[rows, columns] = True
-        ring[rows.start + 1 : rows.stop - 1, columns.start + 1 : columns.stop - 1] = False
-        np.testing.assert_array_equal((colours == colour).all(-1), ring)
-    without_votes = np.asarray(SampleViewer(store, read_scalars(store)).tile(0))
-    assert not (without_votes == VOTE_COLOUR).all(-1).any()
+        y, x = np.nonzero(painted(picture, mark))
+        assert (y.min() // 7, y.max() // 7) == (rows.start - 2, rows.stop + 1)
+        assert (x.min() // 7, x.max() // 7) == (columns.start - 2, columns.stop + 1)
+        marked = painted(picture, mark)[7 * rows.start : 7 * rows.stop, 7 * columns.start : 7 * columns.stop]
+        assert not marked.any()
+    without_votes = draw_picture([[SampleViewer(store, read_scalars(store)).tile(0)]])
+    assert not painted(without_votes, Mark.VOTES).any()
+
+
+def test_images_are_enlarged_by_whole_factors_and_reduced_without_losing_thin_lines() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    picture = np.asarray(draw_picture([[Panel(image=noise, width=enlarged(32, 100))]]))
+    np.testing.assert_array_equal(picture[..., :3], noise.repeat(3, 0).repeat(3, 1))
+    line = np.eye(300, dtype=bool)
+    reduced = draw_picture([[Panel(image=np.zeros((300, 300, 3), np.uint8), width=100, outlines={Mark.LABEL: line})]])
+    assert reduced.size == (100, 100)
+    assert painted(reduced, Mark.LABEL).sum() > 100
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.015, 0.4, 1.0])
+def test_probabilities_about_the_threshold_are_visible_however_low_it_is(threshold: float) -> None:
+    probability = np.full((32, 32), 0.2 * threshold, np.float32)
+    probability[8:16] = min(3 * threshold, 1)
+    panel = Panel(image=probability, width=96, threshold=threshold)
+    picture = np.asarray(draw_picture([[panel]], theme=Theme.LIGHT)).astype(int)
+    low, high = picture[80, 50], picture[40, 50]
+    assert threshold == 0 or np.abs(low - high).sum() > 150
+
+
+@pytest.mark.parametrize("theme", list(Theme))
+def test_a_map_labels_degrees_and_shows_coasts_in_the_projection_of_the_image(theme: Theme) -> None:
+    grid = FixedGrid(Projection(-75.0), 0.0, 0.112, 56e-6, -56e-6, 300, 400)
+    ground = Ground(grid.projection.crs_wkt, grid.geotransform, grid.height, grid.width)
+    latitude, longitude = grid.geodetic()
+    places = ground.to_degrees(np.array([[10.0, 20.0], [399.0, 299.0]]))
+    np.testing.assert_allclose(places[:, 0], [longitude[20, 10], longitude[299, 399]], atol=1e-6)
+    np.testing.assert_allclose(places[:, 1], [latitude[20, 10], latitude[299, 399]], atol=1e-6)
+    image = np.full((300, 400, 3), 90, np.uint8)
+    plain = draw_picture([[Panel(image=image, width=400)]], title="t", theme=theme)
+    mapped = draw_picture([[Panel(image=image, width=400, ground=ground)]], title="t", theme=theme)
+    background = mapped.getpixel((0, 0))
+    assert (sum(background) > 600) == (theme is Theme.LIGHT)
+    assert mapped.width > plain.width
+    pixels = np.asarray(mapped)
+    inside = pixels[-400:-40, -380:-20]
+    assert (inside != 90).any()
+    margin = pixels[:, :50]
+    assert (margin != background).any()
+
+
+def test_a_map_of_the_full_disk_and_one_across_the_date_line_are_drawn() -> None:
+    for grid in (
+        FixedGrid(Projection(-75.0), -0.15, 0.15, 1e-3, -1e-3, 301, 301),
+        FixedGrid(Projection(140.7, sweep="y"), 0.10, 0.05, 5e-4, -5e-4, 60, 80),
+    ):
+        ground = Ground(grid.projection.crs_wkt, grid.geotransform, grid.height, grid.width)
+        image = np.full((grid.height, grid.width, 3), 90, np.uint8)
+        picture = np.asarray(draw_picture([[Panel(image=image, width=enlarged(grid.width, 300), ground=ground)]]))
+        assert (picture == 255).all(-1).any()
 
 
 def test_other_composites_are_shown_as_ash_if_they_have_its_bands(raw: Path, tmp_path: Path) -> None:
@@ -51,11 +112,9 @@ def test_other_composites_are_shown_as_ash_if_they_have_its_bands(raw: Path, tmp
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.text(st.characters(codec="latin-1", categories=["L", "N", "P"]), max_size=100), st.integers(40, 400))
-def test_captions_are_never_cut(record_id: str, width: int) -> None:
-    text = f"{record_id}\n2019-04-04 12:00 UTC\n21.98°N 60.93°W"
-    font = sheet_layout.load_font(12)
-    lines = sheet_layout.wrap_text(text, font, width)
-    assert all(font.getlength(line) <= width for line in lines)
-    assert "".join(lines).replace(" ", "") == text.replace(" ", "").replace("\n", "")
+def test_long_captions_are_broken_into_lines_and_never_cut() -> None:
+    text = "a" * 100 + "\n2019-04-04 12:00 UTC\n21.98°N 60.93°W"
+    panel = Panel(image=GREY, width=64, caption=text)
+    assert all(len(line) <= 64 // 7 for line in panel.lines)
+    assert "".join(panel.lines).replace(" ", "") == text.replace(" ", "").replace("\n", "")
+    assert draw_picture([[panel]]).height >= 64 + 15 * len(panel.lines)

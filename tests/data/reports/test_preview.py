@@ -11,9 +11,9 @@ from PIL import Image
 
 from contrail_data.errors import ContrailError
 from contrail_data.reports import preview as pictures
+from contrail_data.reports.choices import Sheet
 from contrail_data.reports.preview import contact_sheet, preview
 from contrail_data.reports.selection import choose
-from contrail_data.reports.sheets import Sheet
 from contrail_data.reports.store_page import store_page
 from helpers.records import write_record
 from helpers.stores import build_composite, predict_square

@@ -1,4 +1,4 @@
-"""Kinds of contact sheets. Command lines import this module for their help texts, so it imports nothing heavy."""
+"""What a user chooses about pictures. Command lines import this module for their help, so it imports nothing heavy."""
 
 from enum import StrEnum
 
@@ -14,3 +14,12 @@ class Sheet(StrEnum):
     """Clear scenes first, in which contrails show best."""
     RANDOM = "random"
     """Drawn at random."""
+
+
+class Theme(StrEnum):
+    """What surrounds the images of a picture."""
+
+    DARK = "dark"
+    """White text on black, for a screen."""
+    LIGHT = "light"
+    """Black text on white, for paper."""

@@ -1,0 +1,210 @@
+"""How pictures of records and scans look: panels with outlines, a title and a legend, in two themes.
+
+The layout is exact to the pixel, so that a frame is enlarged by a whole factor and stays sharp.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+from scipy.ndimage import binary_dilation
+
+from contrail_data.reports.choices import Theme
+from contrail_data.reports.ground import CASING, Ground, draw_ground
+
+Mask = npt.NDArray[np.bool_]
+RGB = npt.NDArray[np.uint8]
+
+_DPI = 100
+_CHARACTER, _LINE, _TITLE_LINE = 7, 15, 20
+"""Width and height of a character of a caption, and height of one of the title, pixels."""
+_GAP = 8
+_DEGREES, _SCALE = 52, 92
+"""Room left of a panel for degrees, and right of it for a colour bar, pixels."""
+_STYLES: dict[Theme, list[Any]] = {
+    Theme.DARK: ["default", "dark_background", {"figure.facecolor": "#181818"}],
+    Theme.LIGHT: ["default"],
+}
+
+
+class Mark(Enum):
+    """What an outline means, and its colour: of bright ones those farthest from the colours of 155 real ash frames."""
+
+    LABEL = ("label", "#ffe600")
+    VOTES = ("marked by too few annotators", "#ffffff")
+    PREDICTION = ("predicted", "#ff00ff")
+
+    def __init__(self, title: str, colour: str):
+        self.title, self.colour = title, colour
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """An image with what is drawn over it."""
+
+    image: npt.NDArray[Any]
+    """Colours, uint8 (y, x, 3), or probabilities, float (y, x)."""
+    width: int
+    """Width in the picture, pixels."""
+    caption: str = ""
+    outlines: Mapping[Mark, Mask] = field(default_factory=dict)
+    """Masks to outline, (y, x); the last one lies on top."""
+    ground: Ground | None = None
+    """Where the pixels are on the Earth, to draw coastlines, a graticule and a scale."""
+    threshold: float | None = None
+    """Threshold of probabilities."""
+
+    @property
+    def height(self) -> int:
+        """Height in the picture, pixels."""
+        return round(self.width * self.image.shape[0] / self.image.shape[1])
+
+    @property
+    def margins(self) -> tuple[int, int, int]:
+        """Room left of the image, right of it and below it, pixels."""
+        return (
+            _DEGREES * (self.ground is not None),
+            _SCALE * (self.threshold is not None),
+            20 * (self.ground is not None),
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        """The caption in lines that fit."""
+        room = max(1, self.width // _CHARACTER)
+        return [part for line in self.caption.split("\n") for part in textwrap.wrap(line, room)]
+
+
+def enlarged(width: int, target: int) -> int:
+    """Find the width of an image that is enlarged by a whole factor.
+
+    Args:
+        width: Width of the image, pixels.
+        target: Width to come near to, pixels.
+
+    Returns:
+        The width; that of the image itself if it is larger.
+    """
+    return width * max(1, round(target / width))
+
+
+def draw_picture(
+    rows: Sequence[Sequence[Panel]], *, title: str = "", marks: Collection[Mark] = (), theme: Theme | None = None
+) -> Image.Image:
+    """Draw rows of panels.
+
+    Args:
+        rows: The panels.
+        title: Title above the rows; it may hold line breaks.
+        marks: The marks to explain in a legend.
+        theme: Colours of text and background; `None` for a transparent background.
+
+    Returns:
+        The picture.
+    """
+    sizes = [_row_size(row) for row in rows]
+    border = 0 if theme is None else _GAP
+    width = max(row_width for row_width, _, _ in sizes) + 2 * border
+    lines = [part for line in title.split("\n") for part in textwrap.wrap(line, max(1, width // 9))]
+    top = _TITLE_LINE * (len(lines) + bool(marks)) + _GAP * bool(lines or marks)
+    height = top + sum(caption + below for _, caption, below in sizes) + _GAP * (len(rows) - 1) + border
+    with matplotlib.style.context(_STYLES.get(theme, ["default"])), rc_context({"font.size": 8}):
+        figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+        canvas = FigureCanvasAgg(figure)
+        figure.text(_GAP / width, 1 - _GAP / 2 / height, "\n".join(lines), size=11, linespacing=1.25, va="top")
+        if marks:
+            handles = [_casing(Line2D([], [], color=mark.colour, label=mark.title)) for mark in marks]
+            corner = (0, 1 - (_TITLE_LINE * len(lines)) / height)
+            figure.legend(handles=handles, ncols=len(marks), loc="upper left", bbox_to_anchor=corner, frameon=False)
+        for row, (_, caption, below) in zip(rows, sizes, strict=True):
+            left = border
+            for panel in row:
+                before, after, _ = panel.margins
+                left += before
+                bottom = height - top - caption - panel.height
+                place = (left / width, bottom / height, panel.width / width, panel.height / height)
+                corner = ((left + 2) / width, (bottom + panel.height + 3) / height)
+                figure.text(*corner, "\n".join(panel.lines), family="monospace", linespacing=1.2)
+                _draw_panel(figure.add_axes(place), panel)
+                left += panel.width + after + _GAP
+            top += caption + below + _GAP
+        if theme is None:
+            figure.patch.set_alpha(0)
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    return picture if theme is None else picture.convert("RGB")
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """Encode a picture.
+
+    Args:
+        picture: The picture.
+
+    Returns:
+        The content of a PNG file.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _row_size(row: Sequence[Panel]) -> tuple[int, int, int]:
+    """Width of a row, height of its captions, and height of what is below them."""
+    width = sum(panel.width + sum(panel.margins[:2]) + _GAP for panel in row) - _GAP
+    caption = max(len(panel.lines) for panel in row)
+    return width, caption * _LINE + 3 * bool(caption), max(panel.height + panel.margins[2] for panel in row)
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    rows, columns = panel.image.shape[:2]
+    factor = max(1, math.ceil(columns / panel.width))
+    image, norm = panel.image, None
+    if panel.threshold is not None:  # the threshold gets the colour in the middle, however low it is
+        centre = min(max(panel.threshold, 1e-6), 1 - 1e-6)
+        norm = TwoSlopeNorm(centre, 0, max(float(np.nanmax(image)), min(2 * centre, 1)))
+    elif factor > 1:
+        image = np.asarray(Image.fromarray(image).reduce(factor))
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    drawn = axes.imshow(image, extent=extent, norm=norm, cmap="inferno", aspect="auto", interpolation="nearest")
+    for mark, mask in panel.outlines.items():
+        _outline(axes, mask, mark.colour, factor)
+    axes.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    if panel.ground is not None:
+        draw_ground(axes, panel.ground)
+    if norm is not None:
+        axes_of_bar = axes.inset_axes((1 + 10 / panel.width, 0, 14 / panel.width, 1))
+        bar = axes.figure.colorbar(drawn, cax=axes_of_bar, ticks=[0, norm.vcenter, norm.vmax])
+        bar.ax.set_yticklabels(["0", f"{norm.vcenter:.3g}\nthreshold", f"{norm.vmax:.3g}"])
+
+
+def _outline(axes: Axes, mask: Mask, colour: str, factor: int) -> None:
+    """Draw a line around a mask. It runs a pixel away, so that what is marked stays visible."""
+    if factor > 1:  # a block is marked if any of its pixels is
+        mask = np.asarray(Image.fromarray(mask.astype(np.float32)).reduce(factor)) > 0
+    if not mask.any():
+        return
+    outer = np.pad(binary_dilation(np.pad(mask, 1), np.ones((3, 3))), 1)
+    y, x = (np.arange(-2, n - 2) * factor + (factor - 1) / 2 for n in outer.shape)
+    _casing(axes.contour(x, y, outer, [0.5], colors=[colour], linewidths=1.2))
+
+
+def _casing(artist: Any) -> Any:
+    """Line an artist with black, so that it stands out on any background."""
+    artist.set_path_effects(CASING)
+    return artist

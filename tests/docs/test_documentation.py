@@ -29,6 +29,18 @@ SMALL_DATA = {"synth": ["--records", "32", "--size", SIDE, "--scenery", "clear"]
 SMALL_MODEL = ["encoder=test_resnet", "decoder.channels=[8,8,8,8,8]"]
 SMALL_RUN = ["epochs=1", "batch_size=8", "augment.affine=null", *(f"model.{setting}" for setting in SMALL_MODEL)]
 
+PREPARATION = (
+    "contrail-data synth data/records",
+    "contrail-data synth data/more --seed 5",
+    "contrail-data synth-scans data/abi",
+    "contrail-data build-ash data/records --split train -o data/train.zarr",
+    "contrail-data build-ash data/records --split validation -o data/validation.zarr",
+    "contrail-data push data/train.zarr shared/train.zarr",
+    "contrail-train run unet2d --out runs/a --set data.train=data/train.zarr",
+    "contrail-train export runs/a -o detector.pt2",
+)
+"""Commands of several pages, which are run once for all."""
+
 
 class Block(NamedTuple):
     """A fenced block, or the commands in a cell of a table."""
@@ -82,7 +94,7 @@ def needs_what_is_not_here(line: str) -> bool:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the reader of any page has: records, frames, scans, stores, a pushed copy of one, and a run."""
+    """What the reader of any page has: frames, and what the commands of the preparation make."""
 
     def prepare(folder: Path) -> Path:
         (folder / "data/frames").mkdir(parents=True)
@@ -95,15 +107,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "data/ahi").symlink_to(REAL_DATA / "ahi")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            for line in (
-                "contrail-data synth data/records",
-                "contrail-data synth data/more --seed 5",
-                "contrail-data synth-scans data/abi",
-                "contrail-data build-ash data/records --split train -o data/train.zarr",
-                "contrail-data build-ash data/records --split validation -o data/validation.zarr",
-                "contrail-data push data/train.zarr shared/train.zarr",
-                "contrail-train run unet2d --out runs/a --set data.train=data/train.zarr",
-            ):
+            for line in PREPARATION:
                 run(line, folder)
         return folder
 
@@ -129,7 +133,8 @@ def test_every_command_and_python_block_of_a_page_runs(page: str, workspace: Pat
             (workspace / block.title).write_text(block.text)
         elif block.language == "":
             for line in block.text.splitlines():
-                if line.startswith("contrail-") and not needs_what_is_not_here(line):
+                line = line.partition("  #")[0].strip()
+                if line.startswith("contrail-") and line not in PREPARATION and not needs_what_is_not_here(line):
                     run(line, workspace)
 
 

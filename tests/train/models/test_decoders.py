@@ -7,23 +7,38 @@ from typing import Any
 import pytest
 import torch
 
+from contrail_train.models.decoders import build_decoder
 from contrail_train.models.segmenter import RARE_LOG_ODDS, build
 from helpers.models import DECODERS, WIDE, model_config, without_gradient
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize(
-    ("name", "stem_stride"),
+    ("strides", "short"),
     [
-        ("test_resnet", 1),
-        ("convnext_atto", 1),
-        pytest.param("cspdarknet53", None, marks=pytest.mark.slow),  # six levels
-        pytest.param("legacy_xception", None, marks=pytest.mark.slow),  # a pixel short
-        pytest.param("hrnet_w18_small", None, marks=pytest.mark.slow),  # levels with paths of their own
+        ([4, 8, 16, 32], 0),  # of transformers and ConvNeXt
+        ([2, 4, 8, 16], 0),  # the same with a stem of stride 1
+        ([2, 4, 8, 16, 32], 1),  # of Xception, which does not pad: its levels are a pixel short
+        ([1, 2, 4, 8, 16, 32], 0),  # of CSPDarknet
     ],
 )
-def test_any_decoder_works_on_any_pyramid(name: str, stem_stride: Any, decoder: Any) -> None:
-    model = build(model_config(name, stem_stride=stem_stride, decoder=decoder, channels=WIDE), 2)
+def test_any_decoder_works_on_any_pyramid(strides: list[int], short: int, decoder: Any) -> None:
+    config = model_config(decoder=decoder, channels=WIDE, stem_stride=1 if strides[-1] == 16 else None)
+    channels = [8 * (level + 2) for level in range(len(strides))]
+    model = build_decoder(channels, strides, config).eval()
+    pyramid = list(zip(channels, strides, strict=True))
+    features = [torch.randn(1, width, 128 // stride - short, 64 // stride - short) for width, stride in pyramid]
+    used = [features[strides.index(stride)].requires_grad_() for stride in model.strides]
+    maps = model(features, 128, 64)
+    assert [map_bchw.shape[1] for map_bchw in maps] == list(model.out_channels)
+    sum(map_bchw.square().mean() for map_bchw in maps).backward()
+    assert without_gradient(model) == []
+    assert all(level.grad is not None for level in used)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_model_with_any_decoder_takes_images_of_any_size(decoder: Any) -> None:
+    model = build(model_config(stem_stride=1, decoder=decoder, channels=WIDE), 2)
     logits = model(torch.randn(2, 1, 2, 40, 37), (20, 18))["logits_b1hw"]
     assert logits.shape == (2, 1, 20, 18)
     logits.square().sum().backward()
@@ -32,10 +47,13 @@ def test_any_decoder_works_on_any_pyramid(name: str, stem_stride: Any, decoder: 
         assert model.eval()(torch.randn(1, 1, 2, 64, 64))["logits_b1hw"].shape == (1, 1, 64, 64)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_any_decoder_works_on_four_nhwc_levels(decoder: Any) -> None:
-    model = build(model_config("swin_tiny_patch4_window7_224", decoder=decoder, channels=WIDE), 3)
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    [("hrnet_w18_small", "unet"), ("hrnet_w18_small", "fastfcn"), ("swin_tiny_patch4_window7_224", "deeplabv3plus")],
+)
+def test_parts_of_an_encoder_that_a_decoder_does_not_use_are_left_out(name: str, decoder: str) -> None:
+    """The levels of HRNet have paths of their own; those of Swin are (batch, height, width, channels)."""
+    model = build(model_config(name, decoder=decoder, channels=WIDE), 3)
     model(torch.randn(2, 1, 3, 50, 33))["logits_b1hw"].square().sum().backward()
     assert without_gradient(model) == []
 

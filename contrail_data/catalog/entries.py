@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.place import SCHEMES
+from contrail_data.storage.place import SCHEMES, check_address
 from contrail_data.store.cache import check_digest
 
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -86,7 +86,7 @@ class Entry:
         url = arguments.get("urlpath") if isinstance(arguments, dict) else None
         if not isinstance(url, str) or not url:
             raise ContrailError(f"{self}: args.urlpath is missing; write the path or URL of the store there")
-        where = f"{self}: {url[:80]!r}"
+        where = f"{self}: {check_address(url)[:80]!r}"
         path = _CATALOG_DIR.sub("", url, count=1) if _CATALOG_DIR.match(url) else url
         if any(mark in path for mark in ("{{", "{%", "{#")):
             raise ContrailError(f"{where}: only a leading {{{{ CATALOG_DIR }}}}/ is expanded; write out the rest")

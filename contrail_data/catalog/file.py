@@ -52,12 +52,13 @@ def parse_catalog(text: str, path: Path) -> Catalog:
     """
     try:
         document = load_document(text)
-        if not isinstance(document, dict) or "sources" not in document:
-            raise ValueError("key 'sources' is missing")
-        if not isinstance(document["sources"], dict | None):
-            raise ValueError("'sources' is not a mapping of names to entries")
+        problem = "" if isinstance(document, dict) and "sources" in document else "key 'sources' is missing"
+        if not problem and not isinstance(document["sources"], dict | None):
+            problem = "'sources' is not a mapping of names to entries"
     except ValueError as error:
-        raise ContrailError(f"{path}: not a readable catalog ({first_line(error)}); correct the file") from None
+        problem = first_line(error)
+    if problem:
+        raise ContrailError(f"{path}: not a readable catalog ({problem}); correct the file")
     return Catalog(path, text, document)
 
 

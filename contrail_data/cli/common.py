@@ -193,8 +193,10 @@ def is_store(name: str) -> bool:
         Whether a zarr group lies there.
     """
     from contrail_data.catalog.catalog import find_place
+    from contrail_data.storage.place import check_address
     from contrail_data.store.schema import GROUP
 
+    check_address(name)
     try:
         return find_place(name).size(GROUP) is not None
     except ContrailError:  # neither a place nor a name

@@ -336,9 +336,9 @@ def place_of(address: str | Path) -> Place:
         The place, which need not exist.
 
     Raises:
-        ContrailError: If the scheme is not one of SCHEMES, or the URL names no bucket.
+        ContrailError: If the scheme is not one of SCHEMES, or the URL names no bucket or holds a secret.
     """
-    text = str(address)
+    text = check_address(str(address))
     scheme, separator, _ = text.partition("://")
     if not separator:
         return Place(text.rstrip("/") or "/")
@@ -367,6 +367,31 @@ def check_key(key: str) -> str:
     if any(part.startswith(".") or not part for part in parts) or "\\" in key or "\0" in key:
         raise ContrailError(f"file name {key[:80]!r}: leads out of its store; restore the manifest")
     return key
+
+
+def check_address(text: str) -> str:
+    """Refuse a URL with a user, a password or a token, which would end in catalogs, provenance and messages.
+
+    Args:
+        text: A path or URL.
+
+    Returns:
+        The same text.
+
+    Raises:
+        ContrailError: If it holds a secret; the message does not repeat it.
+    """
+    scheme, separator, rest = text.partition("://")
+    authority = re.split("[/?#]", rest)[0]
+    if scheme == "abfs":
+        authority = re.sub(r"^[\w-]+@", "", authority)  # container@account
+    has_user = not re.fullmatch(r"[^:@]*(:\d+)?", authority)
+    if separator and (has_user or re.search(r"[?&][\w.-]+=", rest)):
+        remedy = "give credentials by the environment variables of the service"
+        raise ContrailError(
+            f"{scheme}://...: the URL holds a user, a password or a token, which would be recorded; {remedy}"
+        )
+    return text
 
 
 def zarr_store(place: Place) -> Any:

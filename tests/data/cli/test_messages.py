@@ -1,10 +1,12 @@
 """Error messages of contrail-data."""
 
-from __future__ import annotations
-
 import os
+import re
 from pathlib import Path
 
+import pytest
+
+from contrail_data.storage.place import place_of
 from helpers.cli import run_data
 from helpers.stores import build_small
 
@@ -45,3 +47,42 @@ def test_times_that_would_be_read_as_others_are_refused(raw: Path, tmp_path: Pat
             assert done.returncode == 2
             assert command[-2] in done.stderr
             assert "no effect" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://ann:s3cr3t@host/a.zarr",
+        "https://s3cr3t@host:8000/a.zarr",
+        "s3://AKIA:s3c/r3t@bucket/a.zarr",
+        "s3://s3cr3t@bucket/a.zarr",
+        "az://box/a.zarr?sv=2022&sig=s3cr3t",
+        "abfs://box:s3cr3t@account/a.zarr",
+        "ftp://ann:s3cr3t@host/a.zarr",
+    ],
+)
+def test_urls_with_secrets_are_refused_without_repeating_them(
+    url: str, raw: Path, sealed40: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data_catalog.yaml").write_text(f"sources: {{a: {{args: {{urlpath: '{url}'}}}}}}")
+    for command in (
+        ("inspect", url),
+        ("inspect", "a"),
+        ("build-ash", raw, "--size", 32, "-o", url),
+        ("build-ash", url, "-o", tmp_path / "s.zarr"),
+        ("catalog", "add", "b", url),
+        ("push", sealed40, url),
+        ("pull", url),
+    ):
+        done = run_data(*command, cwd=tmp_path)
+        assert done.returncode == 1, command
+        assert "holds a user, a password or a token" in done.stderr
+        assert not re.search("s3c/?r3t", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:9000/bucket/a@b:1", "s3://bucket/a?b", "abfs://box@account.dfs.core.windows.net/a", "C:a@b"],
+)
+def test_addresses_without_secrets_pass(url: str) -> None:
+    assert place_of(url).url == url

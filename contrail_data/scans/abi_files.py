@@ -16,6 +16,7 @@ import numpy as np
 
 from contrail_data.errors import ContrailError
 from contrail_data.scans.satpy_files import readers_of
+from contrail_data.storage.files import is_stray
 from contrail_data.storage.place import Place, place_of
 
 Span: TypeAlias = tuple[np.datetime64, np.datetime64]
@@ -191,7 +192,7 @@ def local_paths(where: str) -> Iterator[str]:
     local = Path(place_of(where).url)
     if local.is_dir():
         for folder, _, names in os.walk(local):  # several times as fast as Path.rglob in folders of records
-            yield from (os.path.join(folder, name) for name in names)
+            yield from (os.path.join(folder, name) for name in names if not is_stray(name))
     elif local.is_file():
         yield str(local)
     else:

@@ -9,6 +9,7 @@ from contrail_data.scans.abi_files import describe, is_archive, local_paths
 from contrail_data.scans.satpy_files import readers_of
 from contrail_data.sources.base import InputFormat, Source
 from contrail_data.sources.records import open_frames, open_records
+from contrail_data.storage.files import is_stray
 from contrail_data.storage.place import place_of
 
 
@@ -56,8 +57,8 @@ def recognise(where: str, split: str) -> InputFormat:
         return InputFormat.ABI
     root, paths = Path(place_of(where).url), list(local_paths(where))
     held = {
-        InputFormat.RECORDS: next((root / split).glob("*/*.npy"), None) is not None,
-        InputFormat.FRAMES: next(root.glob("*.npy"), None) is not None,
+        InputFormat.RECORDS: any(not is_stray(path.name) for path in (root / split).glob("*/*.npy")),
+        InputFormat.FRAMES: any(not is_stray(path.name) for path in root.glob("*.npy")),
         InputFormat.ABI: any(map(describe, paths)) or bool(readers_of(paths)),
     }
     kinds = [kind for kind, is_held in held.items() if is_held]

@@ -19,6 +19,7 @@ from contrail_data.sample import RECORD_FRAMES, RECORD_LABELLED_FRAME, Labels, c
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.metadata import RecordMetadata, read_metadata
 from contrail_data.sources.npy import digest, read_label, read_npy
+from contrail_data.storage.files import is_stray
 
 MAX_ANNOTATORS = 8
 """The store keeps one bit of a byte per annotator."""
@@ -106,10 +107,10 @@ def _read_labels(folder: Path, shape: tuple[int, int]) -> Labels:
 
 
 def _record_ids(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the names that can be record ids, and a line for each other one; hidden files are skipped."""
+    """Return the names that can be record ids, and a line for each other one; hidden and stray files are skipped."""
     ids, problems = [], []
     for name in names:
-        if not name.startswith("."):
+        if not name.startswith(".") and not is_stray(name):
             try:
                 ids.append(check_record_id(name))
             except BadRecord as error:
@@ -224,10 +225,9 @@ def open_frames(root: Path, split: str, composite: Composite) -> FrameSource:
     """
     if composite.name != "ash":
         raise ContrailError(f"{root}: ash frames hold only the composite 'ash'; omit --composite {composite.name}")
-    paths = sorted(root.glob("*.npy"))
-    if not paths:
+    ids, problems = _record_ids(path.stem for path in sorted(root.glob("*.npy")))
+    if not ids and not problems:
         raise ContrailError(f"{root}: contains no .npy frames; check the path")
-    ids, problems = _record_ids(path.stem for path in paths)
     return FrameSource(
         root=str(root),
         location=str(root.resolve()),

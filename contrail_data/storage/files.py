@@ -14,6 +14,11 @@ from pathlib import Path
 from contrail_data.errors import ContrailError
 
 _PARTIAL = ".partial-"
+_STRAY = {
+    *(".ds_store", ".spotlight-v100", ".trashes", ".fseventsd", ".temporaryitems", "__macosx", ".directory"),
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir", "lost+found"),
+}
+
 Part = bytes | memoryview | bytearray
 Write = Callable[[Part], None]
 
@@ -221,6 +226,18 @@ def input_output_error(path: str, action: str, error: Exception) -> ContrailErro
         reason = "no answer in time"
     kind = ContrailError if getattr(error, "errno", None) == errno.EIO else Unreachable
     return kind(f"{path}: cannot be {action} ({reason}); {remedy}")
+
+
+def is_stray(name: str) -> bool:
+    """Return whether operating systems and network drives put files of this name into folders, as `._x` or `.DS_Store`.
+
+    Args:
+        name: Name of a file or folder.
+
+    Returns:
+        Whether it is not part of any data.
+    """
+    return name.startswith(("._", ".nfs")) or name.lower() in _STRAY
 
 
 def first_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlparse
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import Part, Write, atomic_file, first_line, partial_path, reported_errors
+from contrail_data.storage.files import Part, Write, atomic_file, first_line, is_stray, partial_path, reported_errors
 
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "file")
@@ -155,12 +155,16 @@ class Place:
             return None
 
     def sizes(self) -> dict[str, int]:
-        """List all files, except those in the staging folder.
+        """List all files, except those in the staging folder and those that operating systems leave.
 
         Returns:
             Size in bytes by key, sorted by key; empty if the place does not exist.
         """
-        return {key: size for key, size in sorted(self._all_sizes()) if not key.startswith(f"{STAGING}/")}
+        return {
+            key: size
+            for key, size in sorted(self._all_sizes())
+            if not key.startswith(f"{STAGING}/") and not any(map(is_stray, key.split("/")))
+        }
 
     def _all_sizes(self) -> Iterator[tuple[str, int]]:
         with self._reported_errors("", "listed"):

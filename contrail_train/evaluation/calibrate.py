@@ -26,7 +26,7 @@ from contrail_train.evaluation.score import (
     sum_over_ranks,
 )
 from contrail_train.inference.detector import Detector, Shift, Weights, move_masks, weighted_mean
-from contrail_train.runs.calibration import HoldoutScores, ScoreValues
+from contrail_train.runs.calibration import HoldoutScores
 
 Counts = npt.NDArray[np.int64]
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -98,9 +98,16 @@ def calibrate(
     fold = assign_folds(items)
     folds = int(fold.max(initial=0)) + 1
     histogram, scores_gn = _histograms_and_scores(candidates, fold, folds)
+    holdout: HoldoutScores = {
+        "holdout": None,
+        "holdout_records": items.record_id.tolist(),
+        "holdout_groups": items.group.tolist(),
+        "holdout_counts": None,
+        "min_pixels": None,
+        "min_pixels_dice": None,
+    }
     if not histogram[0, :, 1].any():
-        choice = Choice(candidates.masks[0], 0.5, candidates.gates[0], 0.0)
-        return Calibrated(choice, _holdout(items, None, None, None, None))
+        return Calibrated(Choice(candidates.masks[0], 0.5, candidates.gates[0], 0.0), holdout)
     in_all = histogram.sum(1)
     fitted = [*(_best_mask(in_all - histogram[:, k]) for k in range(folds)), _best_mask(in_all)]
     sized, tolerant = _counts(candidates, fold, fitted)
@@ -120,28 +127,13 @@ def calibrate(
     (mask, threshold), (gate_weights, gate) = fitted[-1], chosen[-1]
     min_pixels = SIZES[size[-1]] if candidates.masks[mask] else None
     choice = Choice(candidates.masks[mask], threshold, candidates.gates[gate_weights], gate, min_pixels)
-    values = score_values(scores, items, threshold, gate, own_gate)
-    own_sized = sized[fold, np.array(size)[fold] if folds > 1 else 0 * fold, :, rows].T
-    cleaned = float(metrics.dice(*metrics.empty_masks(own_sized, own_score < own_gate).sum(1)))
-    own_counts = gated_counts(scores, own_gate).tolist()
-    return Calibrated(choice, _holdout(items, values, own_counts, min_pixels, cleaned if min_pixels else None))
-
-
-def _holdout(
-    items: Items,
-    values: ScoreValues | None,
-    counts: list[list[int]] | None,
-    min_pixels: int | None,
-    min_pixels_dice: float | None,
-) -> HoldoutScores:
-    return {
-        "holdout": values,
-        "holdout_records": items.record_id.tolist(),
-        "holdout_groups": items.group.tolist(),
-        "holdout_counts": counts,
-        "min_pixels": min_pixels,
-        "min_pixels_dice": min_pixels_dice,
-    }
+    holdout["holdout"] = score_values(scores, items, threshold, gate, own_gate)
+    holdout["holdout_counts"] = gated_counts(scores, own_gate).tolist()
+    if min_pixels is not None:
+        own_sized = sized[fold, np.array(size)[fold] if folds > 1 else 0 * fold, :, rows].T
+        cleaned = metrics.empty_masks(own_sized, own_score < own_gate)
+        holdout["min_pixels"], holdout["min_pixels_dice"] = min_pixels, float(metrics.dice(*cleaned.sum(1)))
+    return Calibrated(choice, holdout)
 
 
 def _outputs(candidates: _Candidates) -> Iterator[tuple[LabelledBatch, dict[str, Tensor], dict[str, Tensor]]]:

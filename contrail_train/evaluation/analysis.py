@@ -81,16 +81,6 @@ class ErrorCost(TypedDict):
     """Dice gained if only this kind of error were corrected."""
 
 
-class GatePoint(TypedDict):
-    """What another gate would do."""
-
-    gate: float
-    positives_shut: float | None
-    """Share of the positive records that it rejects."""
-    negatives_shut: float | None
-    dice: float
-
-
 class GateAnalysis(TypedDict):
     """What deciding record by record costs. A gate of 0 rejects no record."""
 
@@ -111,7 +101,6 @@ class GateAnalysis(TypedDict):
     negatives_drawn: int
     """Negative records with a mask that is not empty."""
     errors: list[ErrorCost]
-    curve: list[GatePoint]
 
 
 class Analysis(TypedDict):
@@ -267,7 +256,6 @@ def _gate(counts: Ints, ungated: Ints, score: Floats, gate: float) -> GateAnalys
         pairs = int(positive.sum()) * int((~positive).sum())
         auc_roc = float(mannwhitneyu(score[positive], score[~positive]).statistic) / pairs
     perfect = np.stack([counts[0] + counts[2], *np.zeros_like(counts[1:])])
-    levels = np.unique([0.0, gate, *np.quantile(score, np.linspace(0, 0.9, 10))]).tolist()
     return {
         "gate": gate,
         "dice": _dice(counts),
@@ -284,15 +272,6 @@ def _gate(counts: Ints, ungated: Ints, score: Floats, gate: float) -> GateAnalys
         "negatives_open": int((~positive & ~shut).sum()),
         "negatives_drawn": int((~positive & drawn).sum()),
         "errors": _error_costs(counts, ungated, shut),
-        "curve": [
-            {
-                "gate": level,
-                "positives_shut": share(int(((score < level) & positive).sum()), int(positive.sum())),
-                "negatives_shut": share(int(((score < level) & ~positive).sum()), int((~positive).sum())),
-                "dice": _dice(empty_masks(ungated, score < level)),
-            }
-            for level in levels
-        ],
     }
 
 

@@ -26,17 +26,17 @@ def gate_sentences(gate: GateAnalysis) -> list[str]:
     return render_page("gate.txt", package=__package__, gate=gate).splitlines()
 
 
-def gate_tables(gate: GateAnalysis) -> list[Table]:
-    """Tabulate what each kind of error costs, and what other gates would do.
+def cost_table(gate: GateAnalysis) -> Table:
+    """Tabulate what each kind of error costs.
 
     Args:
         gate: Part of an analysis.
 
     Returns:
-        Two tables.
+        The table.
     """
-    errors, curve = gate["errors"], gate["curve"]
-    costs = Table(
+    errors = gate["errors"]
+    return Table(
         ["error", "records", "pixels", "of all wrong pixels", "gain in Dice if corrected"],
         [
             [e["error"], f"{e['records']:,}", f"{e['pixels']:,}", f"{e['lost']:.1%}", f"{e['gain']:+z.4f}"]
@@ -45,20 +45,6 @@ def gate_tables(gate: GateAnalysis) -> list[Table]:
         "What each kind of error costs",
         {3: [error["lost"] for error in errors], 4: [max(error["gain"], 0.0) for error in errors]},
     )
-    gates = Table(
-        ["gate", "positives rejected", "negatives rejected", "Dice"],
-        [
-            [
-                (f"{p['gate']:.4f}" if p["gate"] else "none") + (" (current)" if p["gate"] == gate["gate"] else ""),
-                *("" if share is None else f"{share:.1%}" for share in (p["positives_shut"], p["negatives_shut"])),
-                f"{p['dice']:.4f}",
-            ]
-            for p in curve
-        ],
-        "What other gates would do on these records (for information, not to choose a gate by)",
-        {3: [point["dice"] for point in curve]},
-    )
-    return [costs, gates]
 
 
 def contrail_tables(contrails: ContrailAnalysis) -> list[Table]:
@@ -116,11 +102,10 @@ def screen_tables(analysis: Analysis) -> list[Table]:
     Returns:
         All tables; the sentences on the gate are part of the first title.
     """
-    first, *others = gate_tables(analysis["gate"])
-    title = "\n".join([*gate_sentences(analysis["gate"]), "", first.title])
+    costs = cost_table(analysis["gate"])
+    title = "\n".join([*gate_sentences(analysis["gate"]), "", costs.title])
     return [
-        replace(first, title=title),
-        *others,
+        replace(costs, title=title),
         *contrail_tables(analysis["contrails"]),
         *record_tables(analysis["records"]),
     ]

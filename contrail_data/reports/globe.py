@@ -14,6 +14,7 @@ from matplotlib.patches import Circle
 from matplotlib.path import Path
 
 from contrail_data.geo.coastline import coastline
+from contrail_data.geo.fixed_grid import Projection
 from contrail_data.geo.geometry import GOES_EAST_LONGITUDE
 from contrail_data.reports.charts import STYLE, Colour, inline_svg, new_axes
 
@@ -53,11 +54,8 @@ class RecordMap:
     """Number of records without a place."""
 
 
-def view_from(longitude: Floats, latitude: Floats, centre: float) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+def view_from(longitude: Floats, latitude: Floats, centre: float) -> tuple[Floats, Floats]:
     """Project places onto the disk of the Earth as seen by a geostationary satellite.
-
-    This is the vertical perspective projection (Snyder, Map Projections: A Working Manual, section 23) of a sphere,
-    which is off by a pixel or so on a map as wide as a page.
 
     Args:
         longitude: Degrees east, any shape.
@@ -65,18 +63,17 @@ def view_from(longitude: Floats, latitude: Floats, centre: float) -> tuple[Float
         centre: Longitude of the satellite, in degrees east.
 
     Returns:
-        The coordinates x and y (y points north), both within [-1, 1] on the disk, and which places can be seen.
+        The coordinates x and y (y points north), both within [-1, 1]; NaN for places that cannot be seen.
     """
-    distance = 42164.0 / 6378.0  # of the satellite, in radii of the Earth
-    phi, delta = np.radians(latitude), np.radians(longitude - centre)
-    cosine = np.cos(phi) * np.cos(delta)
-    scale = math.sqrt(distance**2 - 1) / (distance - cosine)
-    return np.cos(phi) * np.sin(delta) * scale, np.sin(phi) * scale, cosine > 1 / distance
+    projection = Projection(centre)
+    x, y = projection.to_scan_angles(latitude, longitude)
+    limb = math.asin(projection.equator_radius / projection.distance)
+    return x / limb, y / limb
 
 
 def _centre_of_view(longitude: Floats, latitude: Floats) -> float:
     """Return the longitude of GOES-East if it sees most of the places, otherwise their mean in steps of 10 degrees."""
-    if view_from(longitude, latitude, GOES_EAST_LONGITUDE)[2].mean() > 0.5:
+    if np.isfinite(view_from(longitude, latitude, GOES_EAST_LONGITUDE)[0]).mean() > 0.5:
         return GOES_EAST_LONGITUDE
     angle = np.radians(longitude)
     return float(round(math.degrees(math.atan2(np.sin(angle).mean(), np.cos(angle).mean())) / 10) * 10)
@@ -104,7 +101,8 @@ def record_map(longitude: Floats, latitude: Floats, layers: Sequence[Layer], too
     area = counts * np.array([[layer.weight] for layer in layers])
     radius = np.clip(75 / math.sqrt(len(cells)), 2.5, 9) * np.sqrt(area / area.max())
     radius = np.where(counts > 0, np.maximum(np.rint(radius * 2) / 2, 1), 0)  # few sizes: each is defined once
-    x, y, visible = view_from(cells[:, 0] * CELL, cells[:, 1] * CELL, centre)
+    x, y = view_from(cells[:, 0] * CELL, cells[:, 1] * CELL, centre)
+    visible = np.isfinite(x)
     texts = [
         f"{latitude:.1f}, {longitude:.1f}: {tooltip.format(*numbers)}"
         for (longitude, latitude), numbers in zip((cells * CELL).tolist(), counts.T.tolist(), strict=True)
@@ -135,6 +133,5 @@ def _globe(centre: float) -> Axes:
     graticule += [np.stack([np.full(182, meridian), degrees / 2], 1) for meridian in range(-180, 180, 20)]
     coast = coastline("crude", 2000)
     for points, colour, width in ((np.concatenate(graticule), Colour.GRID, 0.7), (coast, Colour.COAST, 0.8)):
-        x, y, visible = view_from(points[:, 0], points[:, 1], centre)  # NaN, also beyond the horizon, lifts the pen
-        axes.plot(np.where(visible, x, np.nan), y, color=colour, linewidth=width)
+        axes.plot(*view_from(points[:, 0], points[:, 1], centre), color=colour, linewidth=width)
     return axes

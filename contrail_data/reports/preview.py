@@ -10,13 +10,12 @@ from typing import Any
 import xarray as xr
 from PIL import Image
 
-from contrail_data.errors import ContrailError
 from contrail_data.reports.choices import Sheet, Theme
 from contrail_data.reports.figures import Mark, Mask, Panel, draw_picture, enlarged
 from contrail_data.reports.pictures import SampleViewer, check_viewable, find_record
 from contrail_data.reports.selection import choose
 from contrail_data.sample import check_record_id
-from contrail_data.storage.files import write_atomically
+from contrail_data.storage.files import make_folder, write_atomically
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import Kind, kind_of
@@ -182,10 +181,7 @@ def _in_rows(tiles: list[Panel]) -> list[list[Panel]]:
 def _path(out: Path, store: xr.Dataset, name: str, prediction: xr.Dataset | None) -> Path:
     # Named after its stores; creates the folder.
     folder = out / _store_label(store)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ContrailError(f"{out}: cannot be a folder for pictures ({error.strerror}); choose another -o") from None
+    make_folder(folder)
     return folder / (f"{name}.png" if prediction is None else f"{name}.{_store_label(prediction)}.png")
 
 

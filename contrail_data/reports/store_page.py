@@ -4,7 +4,6 @@ Of samples: places, times, channels, labels, agreement of annotators, examples a
 pseudo-labels: scores, probabilities and masks by frame.
 """
 
-from collections import Counter
 from itertools import compress
 from typing import Any
 
@@ -67,7 +66,6 @@ def _samples(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) -> 
         "agreement": _agreement(votes),
         "examples": _examples(store, records, votes, positive),
         "marks": Mark,
-        "duplicates": _duplicates(records, labelled),
     }
 
 
@@ -248,13 +246,3 @@ def _examples(
             for sample, rank in ranks.items()
         ]
     return examples
-
-
-def _duplicates(records: xr.Dataset, labelled: npt.NDArray[np.bool_]) -> list[list[tuple[str, str]]]:
-    """List groups of records with the same raw data: their ids, and their labelled pixels."""
-    ids, digests, pixels = (records[name].values for name in ("record_id", "source_digest", "positive_pixels"))
-    return [
-        [(str(ids[i]), str(pixels[i]) if labelled[i] else "-") for i in np.flatnonzero(digests == digest)]
-        for digest, count in Counter(digests.tolist()).most_common()
-        if count > 1
-    ]

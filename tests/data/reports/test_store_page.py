@@ -84,18 +84,13 @@ def test_the_report_shows_the_counts(store: xr.Dataset) -> None:
     assert "234 pixels of 9 records" in html
     assert html.count(": 50.0%</title>") == 2
     assert "1 record without a place" in html
-    assert "No two records have the same raw data" in html
-    digests = store["source_digest"].values.copy()
-    digests[3] = digests[2]
-    ids = store["record_id"].values
-    assert f"<td>{ids[2]}, {ids[3]}</td><td>" in store_page(store.assign(source_digest=("sample", digests)))
 
 
 def test_places_on_the_far_side_are_not_visible_from_the_satellite() -> None:
     longitude = np.array([-75.2, -75.2, 104.8, -75.2 + 81.2])
-    x, y, visible = view_from(longitude, np.array([0.0, 40.0, 0.0, 0.0]), -75.2)
+    x, y = view_from(longitude, np.array([0.0, 40.0, 0.0, 0.0]), -75.2)
     assert (x[0], y[0]) == (0, 0)
     assert x[1] == 0
     assert 0.6 < y[1] < 1
-    assert visible.tolist() == [True, True, False, True]
+    assert np.isfinite(x).tolist() == [True, True, False, True]
     assert x[3] == pytest.approx(1, abs=1e-3)  # the limb

@@ -1,7 +1,6 @@
 """Select samples of sealed stores, and recover the settings that a store was built with."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,12 +10,10 @@ import xarray as xr
 from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError
 from contrail_data.sources.base import LabelFilter
-from contrail_data.storage.place import place_of
-from contrail_data.store.reader import read_scalars
+from contrail_data.store.reader import read_layout, read_scalars
 from contrail_data.store.samples import as_text, labelled_time
 from contrail_data.store.schema import Kind, PixelDtype, require_kind
 from contrail_data.store.settings import StoreSettings
-from contrail_data.store.shards import parse_layout
 
 StoreSelection: TypeAlias = tuple[xr.Dataset, npt.NDArray[np.int64]]
 """An open store and the indices of selected samples."""
@@ -39,11 +36,10 @@ def settings_of(store: xr.Dataset) -> StoreSettings:
     composite, size = from_dict(store.attrs["composite"]), store.sizes["y"]
     sides = store.attrs.get("resized_from", (size, size))
     down, right = (round(d * side / size, 9) for d, side in zip(store.attrs["label_shift"], sides, strict=True))
-    with suppress(ValueError):
-        spec = parse_layout(place_of(path), "image").spec
-        if size == store.sizes["x"]:
-            return StoreSettings(composite, PixelDtype(spec.dtype), spec.codec, size, (down, right))
-    raise ContrailError(f"{path}: not laid out as a contrail store; build it with build-ash")
+    spec = read_layout(store, "image").spec
+    if size != store.sizes["x"]:
+        raise ContrailError(f"{path}: not laid out as a contrail store; build it with build-ash")
+    return StoreSettings(composite, PixelDtype(spec.dtype), spec.codec, size, (down, right))
 
 
 def select_samples(

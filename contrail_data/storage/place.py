@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
+from operator import methodcaller
 from pathlib import Path, PurePosixPath
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlparse
@@ -24,8 +25,12 @@ from contrail_data.storage.files import Part, Write, atomic_file, first_line, is
 
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "file")
-TIMEOUTS_S = (5.0, 10.0, 30.0)
-"""How long each try of a request waits for a silent service."""
+PAUSE_S = 0.3
+"""Before the second try of a request, in seconds; longer before each further one."""
+READ_TIMEOUTS_S = (5.0, 5.0, 10.0)
+"""How long each try to read waits while nothing arrives, in seconds."""
+WRITE_TIMEOUTS_S = (5.0, 10.0, 20.0, 60.0)
+"""How long each try to write may take until the service has received the file, or 5 MiB of a larger one."""
 _REFUSED = r"status code: 4(?!08|29)"  # the service has understood the request, and refuses it
 STAGING = ".building"
 """Folder in a place for files that are being written, and for the journal of a store that is being built."""
@@ -133,7 +138,7 @@ class Place:
         """
         with self._reported_errors(key, "read"):
             if self.remote:
-                return memoryview(self._request(lambda service: service.get_range(key, start=start, length=length)))
+                return memoryview(self._request(methodcaller("get_range", key, start=start, length=length)))
             with open(self.file(key), "rb", buffering=0) as file:
                 return memoryview(os.pread(file.fileno(), length, start))
 
@@ -149,7 +154,7 @@ class Place:
         try:
             with self._reported_errors(key, "read"):
                 if self.remote:
-                    return int(self._request(lambda service: service.head(key))["size"])
+                    return int(self._request(methodcaller("head", key))["size"])
                 return os.stat(self.file(key)).st_size if os.path.isfile(self.file(key)) else None
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -201,7 +206,7 @@ class Place:
             if self.remote:
                 body = bytearray()
                 yield body.extend
-                self._request(lambda service: service.put(key, bytes(body), max_concurrency=1))
+                self._request(methodcaller("put", key, bytes(body), max_concurrency=1), WRITE_TIMEOUTS_S)
                 return
             self._refuse_links(key)
             staged = partial_path(self.path / key, self.path / STAGING)
@@ -235,7 +240,7 @@ class Place:
 
         with self._reported_errors(key, "written"):
             try:
-                self._request(lambda service: service.put(key, content, mode="create"))
+                self._request(methodcaller("put", key, content, mode="create"), WRITE_TIMEOUTS_S)
             except AlreadyExistsError:
                 return self.read(key) == content  # an earlier try was carried out, but its answer was lost
             return True
@@ -252,7 +257,7 @@ class Place:
         clock = f"{STAGING}/clock"
         self.write(clock, [b""])
         with self._reported_errors(key, "read"):
-            then, now = (self._request(lambda service, k=k: service.head(k))["last_modified"] for k in (key, clock))
+            then, now = (self._request(methodcaller("head", k))["last_modified"] for k in (key, clock))
         return float((now - then).total_seconds())
 
     def link(self, key: str, source: Self) -> bool:
@@ -286,8 +291,7 @@ class Place:
         with self._reported_errors("", "removed"):
             if self.remote:
                 for start in range(0, len(keys), 1000):
-                    batch = list(keys[start : start + 1000])
-                    self._request(lambda service, batch=batch: service.delete(batch))
+                    self._request(methodcaller("delete", list(keys[start : start + 1000])), WRITE_TIMEOUTS_S)
                 return
             for key in keys:
                 Path(self.file(key)).unlink(missing_ok=True)
@@ -299,22 +303,30 @@ class Place:
         else:
             shutil.rmtree(self.url, ignore_errors=True)
 
-    def _request(self, send: Callable[[Any], T]) -> T:
-        """Send a request to the service, and again, with more patience, while it does not answer or is overloaded.
+    def _request(self, send: Callable[[Any], T], timeouts_s: Sequence[float] | None = None) -> T:
+        """Send a request to the service, and again while it does not answer or is overloaded.
 
         Args:
             send: Receives the connection. It may be called after an earlier call was carried out unnoticed.
+            timeouts_s: Patience of each try, in seconds; `READ_TIMEOUTS_S` by default.
+
+        Returns:
+            What `send` returns.
+
+        Raises:
+            GenericError: If the service refuses, or the last try fails.
         """
         from obstore.exceptions import GenericError
 
-        for pause_s, timeout_s in zip((0.5, 2.0), TIMEOUTS_S, strict=False):
+        *first, last = timeouts_s or READ_TIMEOUTS_S
+        for attempt, timeout_s in enumerate(first):
             try:
                 return send(_connect(self.url, os.getpid(), timeout_s))
             except GenericError as error:
                 if re.search(_REFUSED, str(error)):
                     raise
-            time.sleep(pause_s)
-        return send(_connect(self.url, os.getpid(), TIMEOUTS_S[-1]))
+            time.sleep(PAUSE_S * 3**attempt)
+        return send(_connect(self.url, os.getpid(), last))
 
     def _reported_errors(self, key: str, action: str) -> AbstractContextManager[None]:
         return reported_errors(self.file(key) if key else self.url, action)
@@ -355,24 +367,6 @@ def place_of(address: str | Path) -> Place:
     return Place(text.rstrip("/"))
 
 
-def check_key(key: str) -> str:
-    """Check a key that was read from a file of somebody else.
-
-    Args:
-        key: The key.
-
-    Returns:
-        The key.
-
-    Raises:
-        ContrailError: If it could lead out of its place.
-    """
-    parts = key.split("/")
-    if any(part.startswith(".") or not part for part in parts) or "\\" in key or "\0" in key:
-        raise ContrailError(f"file name {key[:80]!r}: leads out of its store; restore the manifest")
-    return key
-
-
 def check_address(text: str) -> str:
     """Refuse a URL with a user, a password or a token, which would end in catalogs, provenance and messages.
 
@@ -409,11 +403,9 @@ def zarr_store(place: Place) -> Any:
     """
     from zarr.storage import LocalStore, ObjectStore
 
-    return (
-        ObjectStore(_connect(place.url, os.getpid(), TIMEOUTS_S[-1]), read_only=True)
-        if place.remote
-        else LocalStore(place.url, read_only=True)
-    )
+    if place.remote:
+        return ObjectStore(_connect(place.url, os.getpid(), READ_TIMEOUTS_S[-1]), read_only=True)
+    return LocalStore(place.url, read_only=True)
 
 
 def sync_folders(place: Place) -> None:

@@ -12,14 +12,14 @@ import json
 import os
 import socket
 import threading
-import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Generic, NamedTuple, NotRequired, TypedDict, TypeVar
 
 from contrail_data import __version__
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import store_around
+from contrail_data.storage.files import remove_partial_files, store_around
 from contrail_data.storage.place import STAGING, Place
 from contrail_data.store.manifest import FileChecksum, Provenance, read_attributes, read_provenance
 from contrail_data.store.schema import FORMAT, FORMAT_VERSIONS, GROUP, Kind
@@ -142,8 +142,7 @@ def building(place: Place, plan: str) -> Iterator[None]:
             raise ContrailError(f"{place}: an unfinished build of other input; repeat its command, or add --overwrite")
         place.write(PLAN, [plan.encode()])
         if not place.remote:
-            for partial_file in (place.path / STAGING).glob("*.partial"):
-                partial_file.unlink(missing_ok=True)
+            remove_partial_files(place.path / STAGING)
         yield
         clear_staging(place)
 
@@ -250,19 +249,20 @@ def _locked_by_lease(place: Place) -> Iterator[None]:
     Raises:
         Busy: If another process holds it.
     """
-    if not place.create(LOCK, _this_process().encode()):
-        owner = place.read(LOCK).decode(errors="replace")
-        if place.age(LOCK, time.time()) < LEASE_EXPIRY_S and not _ended_on_this_machine(owner):
+    lock = f"{_this_process()}\n{uuid.uuid4()}".encode()  # of this attempt, not only of this process
+    if not place.create(LOCK, lock):
+        owner = place.read(LOCK).decode(errors="replace").partition("\n")[0]
+        if place.age(LOCK) < LEASE_EXPIRY_S and not _ended_on_this_machine(owner):
             raise Busy(f"{place}: is being built by {owner}; wait for it, or stop it")
         place.remove([LOCK])
-        if not place.create(LOCK, _this_process().encode()):
+        if not place.create(LOCK, lock):
             raise Busy(f"{place}: is being built by another process; wait for it, or stop it")
     ended = threading.Event()
 
     def renew() -> None:
         while not ended.wait(LEASE_RENEWAL_S):
             with suppress(ContrailError):  # the next renewal may succeed; the build itself reports what is wrong
-                place.write(LOCK, [_this_process().encode()])
+                place.write(LOCK, [lock])
 
     renewer = threading.Thread(target=renew, daemon=True)
     renewer.start()

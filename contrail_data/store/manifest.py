@@ -9,17 +9,43 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from typing import Any, NamedTuple, Self, TypedDict, TypeVar, cast
+from contextlib import suppress
+from functools import lru_cache, wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, cast
 
 import xxhash
 
 from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
-from contrail_data.storage.place import Place, check_key
+from contrail_data.storage.place import Place
 from contrail_data.store.schema import GROUP, MANIFEST, PROVENANCE
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Damaged(ContrailError):
+    """What was read is not what was sealed."""
+
+
+def reread(read: Callable[Concatenate[Place, P], T]) -> Callable[Concatenate[Place, P], T]:
+    """Let a function read a second time what arrives damaged from object storage, as the network may have damaged it.
+
+    Args:
+        read: Reads from a place, its first argument, and raises Damaged.
+
+    Returns:
+        The function.
+    """
+
+    @wraps(read)
+    def read_again(place: Place, *args: P.args, **kwargs: P.kwargs) -> T:
+        with suppress(Damaged):
+            if place.remote:
+                return read(place, *args, **kwargs)
+        return read(place, *args, **kwargs)
+
+    return read_again
 
 
 class FileChecksum(NamedTuple):
@@ -134,6 +160,29 @@ def sha256(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
+@reread
+def read_manifest_file(place: Place, digest: str) -> bytes:
+    """Read `manifest.txt`.
+
+    Args:
+        place: The store.
+        digest: Digest of the manifest, as stated in the store's attribute `manifest`.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        Damaged: If it is missing, or not the one that was sealed.
+    """
+    try:
+        content = place.read(MANIFEST, max_bytes=2**28)
+    except FileNotFoundError:
+        raise Damaged(f"{place.file(MANIFEST)}: missing; verify the store, and repair it") from None
+    if sha256(content) != digest:
+        raise Damaged(f"{place.file(MANIFEST)}: checksum differs; verify the store, and repair it")
+    return content
+
+
 def read_manifest(place: Place, digest: str) -> Manifest:
     """Read the manifest of a store.
 
@@ -145,17 +194,16 @@ def read_manifest(place: Place, digest: str) -> Manifest:
         The checksums.
 
     Raises:
-        ContrailError: If the manifest is not the one that was sealed. A missing one raises FileNotFoundError.
+        Damaged: If the manifest is missing, not the one that was sealed, or names files outside the store.
     """
-    content = place.read(MANIFEST, max_bytes=2**28)
-    if sha256(content) != digest:
-        raise ContrailError(f"{place.file(MANIFEST)}: checksum differs; verify the store, and repair it")
     manifest: Manifest = {}
-    for line in content.decode(errors="replace").splitlines():
+    for line in read_manifest_file(place, digest).decode(errors="replace").splitlines():
         checksum, size, key = (*line.split(" ", 2), "", "")[:3]
         if not size.isdecimal() or len(size) > 15 or len(checksum) != 16:
-            raise ContrailError(f"{place.file(MANIFEST)}: malformed line {line[:40]!r}; restore the store")
-        manifest[check_key(key)] = FileChecksum(checksum, int(size))
+            raise Damaged(f"{place.file(MANIFEST)}: malformed line {line[:40]!r}; restore the store")
+        if any(part.startswith(".") or not part for part in key.split("/")) or "\\" in key or "\0" in key:
+            raise Damaged(f"file name {key[:80]!r}: leads out of its store; restore the manifest")
+        manifest[key] = FileChecksum(checksum, int(size))
     return manifest
 
 
@@ -182,6 +230,7 @@ def map_files(title: str, files: Manifest, function: Callable[[str], T], threads
             yield key, result
 
 
+@reread
 def read_verified(place: Place, key: str, manifest: Manifest) -> bytes:
     """Read a file and verify it against the manifest.
 
@@ -194,16 +243,16 @@ def read_verified(place: Place, key: str, manifest: Manifest) -> bytes:
         Its bytes.
 
     Raises:
-        ContrailError: If the file is missing, or not the one that was sealed.
+        Damaged: If the file is missing, or not the one that was sealed.
     """
     if key not in manifest:
-        raise ContrailError(f"{place.file(key)}: is not in the manifest; verify the store")
+        raise Damaged(f"{place.file(key)}: is not in the manifest; verify the store")
     try:
         content = bytes(place.read_range(key, 0, manifest[key].size + 1))  # one byte more shows that it has grown
     except FileNotFoundError:
-        raise ContrailError(f"{place.file(key)}: missing; verify the store, and repair it") from None
+        raise Damaged(f"{place.file(key)}: missing; verify the store, and repair it") from None
     if FileChecksum.of(content) != manifest[key]:
-        raise ContrailError(f"{place.file(key)}: fails its checksum; verify the store, and repair it")
+        raise Damaged(f"{place.file(key)}: fails its checksum; verify the store, and repair it")
     return content
 
 
@@ -267,6 +316,7 @@ def _read_object(place: Place, key: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+@reread
 def read_verified_provenance(place: Place) -> bytes:
     """Read `provenance.json` and verify it against its own checksum.
 
@@ -277,7 +327,7 @@ def read_verified_provenance(place: Place) -> bytes:
         Its bytes.
 
     Raises:
-        ContrailError: If the file is missing, or not the one that was sealed.
+        Damaged: If the file is missing, or not the one that was sealed.
     """
     try:
         content = place.read(PROVENANCE, max_bytes=2**26)
@@ -290,4 +340,4 @@ def read_verified_provenance(place: Place) -> bytes:
         reason = "missing"
     except (ValueError, AttributeError, TypeError, RecursionError):
         reason = "not JSON"
-    raise ContrailError(f"{place.file(PROVENANCE)}: {reason}")
+    raise Damaged(f"{place.file(PROVENANCE)}: {reason}")

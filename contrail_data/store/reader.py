@@ -7,6 +7,8 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,17 @@ from contrail_data.storage.files import first_line
 from contrail_data.storage.place import Place, place_of, zarr_store
 from contrail_data.store.cache import fetcher
 from contrail_data.store.journal import PLAN
-from contrail_data.store.manifest import Manifest, read_manifest_once, read_verified, store_digest
-from contrail_data.store.schema import DIMS, FORMAT, FORMAT_VERSIONS, GROUP, MANIFEST, Kind, checksum_name
-from contrail_data.store.shards import ShardReader, parse_layout
+from contrail_data.store.manifest import (
+    Damaged,
+    FileChecksum,
+    Manifest,
+    read_manifest_once,
+    read_verified,
+    reread,
+    store_digest,
+)
+from contrail_data.store.schema import DIMS, FORMAT, FORMAT_VERSIONS, GROUP, Kind, checksum_name
+from contrail_data.store.shards import Layout, ShardReader, parse_layout
 
 _CODECS = {"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "transpose", "vlen-utf8"}
 _MAX_VALUES = 2**26  # of a per-sample variable
@@ -49,21 +59,16 @@ def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset
             package has.
     """
     place = address if isinstance(address, Place) else place_of(address)
-    group = _read_group(place)
-    attributes = group["attributes"]
-    try:
-        manifest = read_manifest_once(place, attributes["manifest"])
-    except FileNotFoundError:
-        raise ContrailError(f"{place.file(MANIFEST)}: missing; verify the store, and repair it") from None
-    _check_metadata(group, place.url)
+    group, manifest = _read_metadata(place)
+    stored: Any = _VerifiedStore(zarr_store(place), place, group, manifest)
     dataset = _decoded(
         place,
         lambda: xr.open_dataset(
-            _VerifiedStore(zarr_store(place), place, group, manifest),
-            engine="zarr", chunks=None, consolidated=True, mask_and_scale=False, decode_times=False,
+            stored, engine="zarr", chunks=None, consolidated=True, mask_and_scale=False, decode_times=False
         ),
-    )  # fmt: skip
+    )
     dataset.attrs["path"] = place.url
+    attributes = group["attributes"]
     kind = attributes.get("kind")
     required = ("composite", "label_shift", "statistics") if kind == Kind.SAMPLES else ("parent", "model")
     if absent := [name for name in ("kind", *required) if name not in attributes]:
@@ -71,16 +76,45 @@ def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset
     if kind not in set(Kind):
         raise ContrailError(f"{place}: stores of kind {str(kind)[:40]!r} are unknown; upgrade contrail")
     if times and "time" in dataset.variables:
-        stored = xr.Dataset({"time": dataset.variables["time"]})
-        dataset = dataset.assign_coords(time=_decoded(place, lambda: xr.decode_cf(stored).load())["time"])
+        times_only = xr.Dataset({"time": dataset.variables["time"]})
+        dataset = dataset.assign_coords(time=_decoded(place, lambda: xr.decode_cf(times_only).load())["time"])
     return dataset
 
 
-def _read_group(place: Place) -> Any:
-    """Read the group's `zarr.json`.
+@reread
+def _read_metadata(place: Place) -> tuple[Any, Manifest]:
+    """Read the metadata of the group and of its arrays, and the manifest.
+
+    Raises:
+        Damaged: If they are not what was sealed.
+    """
+    group = read_group(place)
+    manifest = read_manifest_once(place, group["attributes"]["manifest"])
+    _check_metadata(group, place.url)
+    for name, metadata in group["consolidated_metadata"]["metadata"].items():
+        key = f"{name}/{GROUP}"
+        as_zarr_writes_it = json.dumps(metadata, indent=2).encode()
+        if FileChecksum.of(as_zarr_writes_it) != manifest.get(key):
+            with suppress(ValueError, RecursionError):
+                if json.loads(read_verified(place, key, manifest)) == metadata:
+                    continue
+            raise Damaged(f"{place.file(GROUP)}: metadata of {name} is not what was sealed; verify the store")
+    return group, manifest
+
+
+@reread
+def read_group(place: Place) -> Any:
+    """Read the group's `zarr.json`, and verify its attributes.
+
+    Args:
+        place: The store.
+
+    Returns:
+        Its JSON.
 
     Raises:
         ContrailError: If it is not that of a sealed store of this format.
+        Damaged: If it is not JSON, or not what was sealed.
     """
     try:
         content = place.read(GROUP)
@@ -90,8 +124,10 @@ def _read_group(place: Place) -> Any:
                 f"{place}: an unfinished build; run its command again, which finishes it or reports why it cannot"
             ) from None
         exists = not place.remote and place.path.exists()
-        state = "not a store (it has no zarr.json)" if exists else "no such store or catalog name"
-        raise ContrailError(f"{place}: {state}; check the path") from None
+        if exists:
+            remedy = 'build raw data into one with "contrail-data build-ash", or check the path'
+            raise ContrailError(f"{place}: not a store (it has no zarr.json); {remedy}") from None
+        raise ContrailError(f"{place}: no such store or catalog name; check the path") from None
     try:
         group = json.loads(content)
         attributes = group["attributes"]
@@ -99,7 +135,7 @@ def _read_group(place: Place) -> Any:
         is_sealed = attributes["format"] == FORMAT and type(version) is int
         is_sealed &= all(isinstance(attributes[name], str) for name in ("digest", "manifest"))
     except (ValueError, RecursionError):
-        raise ContrailError(f"{place.file(GROUP)}: cannot be opened (not JSON); restore the store") from None
+        raise Damaged(f"{place.file(GROUP)}: cannot be opened (not JSON); restore the store") from None
     except (KeyError, TypeError):
         is_sealed = False
     if not is_sealed:
@@ -111,7 +147,7 @@ def _read_group(place: Place) -> Any:
         remedy = "upgrade contrail" if version > known else again
         raise ContrailError(f"{place}: has format version {str(version)[:20]}, not {known}; {remedy}")
     if store_digest(attributes) != attributes["digest"]:
-        raise ContrailError(f"{place.file(GROUP)}: attributes are not those that were sealed; verify the store")
+        raise Damaged(f"{place.file(GROUP)}: attributes are not those that were sealed; verify the store")
     return group
 
 
@@ -185,6 +221,27 @@ class _VerifiedStore(zarr.storage.WrapperStore[Any]):
         return prototype.buffer.from_bytes(content)
 
 
+def read_layout(store: xr.Dataset, name: str) -> Layout:
+    """Read how a pixel array is laid out.
+
+    Args:
+        store: An open store.
+        name: The array.
+
+    Returns:
+        The layout.
+
+    Raises:
+        ContrailError: If the array's metadata is missing, damaged, or of a layout that this package does not write.
+    """
+    place, metadata = place_of(store.attrs["path"]), f"{name}/{GROUP}"
+    try:
+        content = read_verified(place, metadata, read_manifest_once(place, store.attrs["manifest"]))
+        return parse_layout(place, name, content)
+    except (Damaged, ValueError):
+        raise ContrailError(f"{place.file(metadata)}: missing or damaged; restore the store") from None
+
+
 def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False, keep: bool = False) -> PixelReader:
     """Return a function that reads frames of one sample.
 
@@ -194,7 +251,7 @@ def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False,
     Args:
         store: An open store.
         name: A pixel array. If it has no time axis, its only frame is 0.
-        check: Whether to verify every frame against its checksum.
+        check: Whether to verify every frame against its checksum, as is done for object storage in any case.
         keep: Whether to keep a local copy of each file that is read from object storage.
 
     Returns:
@@ -203,32 +260,27 @@ def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False,
     Raises:
         ContrailError: If the array's metadata is missing, damaged, or of a layout that this package does not write.
     """
-    place = place_of(store.attrs["path"])
-    metadata = f"{name}/{GROUP}"
-    try:
-        read_verified(place, metadata, read_manifest_once(place, store.attrs["manifest"]))
-        layout = parse_layout(place, name)
-    except (FileNotFoundError, ValueError):
-        raise ContrailError(f"{place.file(metadata)}: missing or damaged; restore the store") from None
+    layout, place = read_layout(store, name), place_of(store.attrs["path"])
     if (layout.shape[1:], layout.dtype) != (store[name].shape[1:], store[name].dtype):
-        raise ContrailError(f"{place.file(metadata)}: is not what was sealed; restore the store")
+        raise ContrailError(f"{place.file(f'{name}/{GROUP}')}: is not what was sealed; restore the store")
     read = ShardReader(layout, fetcher(store) if keep and place.remote else None)
-    return _checked(read, store, name) if check else read
+    return _checked(read, store, name) if check or (place.remote and not keep) else read
 
 
 def _checked(read: PixelReader, store: xr.Dataset, name: str) -> PixelReader:
     """Verify what `read` returns against the stored checksums."""
-    dataset = _decoded(place_of(store.attrs["path"]), store[[checksum_name(name)]].load)
+    place = place_of(store.attrs["path"])
+    dataset = _decoded(place, store[[checksum_name(name)]].load)
     checksums = dataset[checksum_name(name)].values.reshape(store.sizes["sample"], -1)
 
-    def read_checked(sample: int, frames: Sequence[int], out: npt.NDArray[Any]) -> None:
+    @reread
+    def read_checked(place: Place, sample: int, frames: Sequence[int], out: npt.NDArray[Any]) -> None:
         read(sample, frames, out)
         for frame, pixels in zip(frames, out, strict=True):
             if xxhash.xxh3_64_intdigest(pixels.data) != checksums[sample, frame]:
-                path = f"{store.attrs['path']}/{name}"
-                raise ContrailError(f"{path}: sample {sample}, frame {frame} fails its checksum; verify the store")
+                raise Damaged(f"{place}/{name}: sample {sample}, frame {frame} fails its checksum; verify the store")
 
-    return read_checked
+    return partial(read_checked, place)
 
 
 def _check_metadata(group: Any, address: str) -> None:

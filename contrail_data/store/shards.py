@@ -28,10 +28,9 @@ import numpy.typing as npt
 import xxhash
 from google_crc32c import value as crc32c
 
-from contrail_data.errors import ContrailError
-from contrail_data.storage.files import Part, Write
+from contrail_data.storage.files import Part, Write, input_output_error
 from contrail_data.storage.place import Place
-from contrail_data.store.manifest import FileChecksum
+from contrail_data.store.manifest import Damaged, FileChecksum
 from contrail_data.store.schema import DIMS, LOGIT_DTYPE, SHARD, ArraySpec, Codec, PixelDtype
 
 # The callers have threads of their own, and threaded blosc orders its blocks by chance.
@@ -103,21 +102,21 @@ class Layout:
         return f"{self.name}/c.{file}{'.0' * len(self.spec.shape)}"
 
 
-def parse_layout(place: Place, name: str) -> Layout:
+def parse_layout(place: Place, name: str, content: bytes) -> Layout:
     """Parse the layout of an array.
 
     Args:
         place: The store.
         name: The array.
+        content: Its `zarr.json`.
 
     Returns:
         The layout.
 
     Raises:
-        FileNotFoundError: If there is no `zarr.json`.
         ValueError: If it is not JSON, or states a layout that this package does not write.
     """
-    metadata = json.loads(place.read(f"{name}/zarr.json"))
+    metadata = json.loads(content)
     try:
         (samples, *shape), (sharding,) = metadata["shape"], metadata["codecs"]
         settings = sharding["configuration"]
@@ -279,7 +278,8 @@ class ShardReader:
             out: Receives them: C-contiguous, (len(units), *unit_shape), of the layout's dtype.
 
         Raises:
-            ContrailError: If the file is missing, cut short or does not decode.
+            ContrailError: If the file cannot be read.
+            Damaged: If the file is missing, cut short or does not decode.
             IndexError: If there is no such sample or unit.
             ValueError: If `out` does not fit.
         """
@@ -298,9 +298,12 @@ class ShardReader:
                 if handle >= 0 and self._handles.get(number) != handle:
                     os.close(handle)
         except FileNotFoundError:
-            raise ContrailError(f"{file}: cannot be read (missing); restore the store") from None
-        except (ValueError, RuntimeError, OSError) as error:
-            raise ContrailError(f"{file}: does not decode ({error}); restore the store") from None
+            raise Damaged(f"{file}: cannot be read (missing); restore the store") from None
+        except OSError as error:
+            one_line = input_output_error(file, "read", error)
+            raise one_line from None
+        except (ValueError, RuntimeError) as error:
+            raise Damaged(f"{file}: does not decode ({error}); restore the store") from None
 
     def _open(self, number: int) -> int:
         """Return a handle of a local file, -1 on object storage."""

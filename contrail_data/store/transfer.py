@@ -1,6 +1,5 @@
 """Copies whole stores, verified and resumable, and repairs a store from a copy of it."""
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,8 +7,8 @@ from contextlib import suppress
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Place, sync_folders
 from contrail_data.store import journal, manifest
-from contrail_data.store.manifest import FileChecksum, read_verified
-from contrail_data.store.reader import open_store
+from contrail_data.store.manifest import Damaged, FileChecksum, Manifest, read_verified
+from contrail_data.store.reader import open_store, read_group
 from contrail_data.store.schema import GROUP, MANIFEST, PROVENANCE
 from contrail_data.store.verify import Damage, verify
 
@@ -51,8 +50,8 @@ def copy_store(source: Place, target: Place) -> int:
 
 
 def _copy(source: Place, target: Place) -> int:
-    group = source.read(GROUP)
-    files = manifest.read_manifest(source, json.loads(group)["attributes"]["manifest"])
+    attributes = read_group(source)["attributes"]
+    files = manifest.read_manifest(source, attributes["manifest"])
     sizes = target.sizes()
 
     def copy_file(key: str) -> bool:
@@ -64,10 +63,16 @@ def _copy(source: Place, target: Place) -> int:
 
     in_place = sum(was_in_place for _, was_in_place in manifest.map_files("copy", files, copy_file, _THREADS))
     target.write(PROVENANCE, [manifest.read_verified_provenance(source)])
-    target.write(MANIFEST, [source.read(MANIFEST)])
-    sync_folders(target)
-    target.write(GROUP, [group])
+    _copy_group(source, target, files)
     return in_place
+
+
+def _copy_group(source: Place, target: Place, files: Manifest) -> None:
+    attributes = read_group(source)["attributes"]
+    arrays = {key: read_verified(source, key, files) for key in files if key.endswith(f"/{GROUP}")}
+    target.write(MANIFEST, [manifest.read_manifest_file(source, attributes["manifest"])])
+    sync_folders(target)
+    target.write(GROUP, [manifest.encode_group(attributes, arrays)])
 
 
 def repair(place: Place, damage: Sequence[Damage], source: Place) -> list[str]:
@@ -95,11 +100,10 @@ def repair(place: Place, damage: Sequence[Damage], source: Place) -> list[str]:
     damaged = {item.path for item in damage}
     restored = sorted(damaged & {MANIFEST, GROUP})
     if restored:  # nothing else can be verified without these
-        place.write(MANIFEST, [source.read(MANIFEST)])
-        place.write(GROUP, [source.read(GROUP)])
+        _copy_group(source, place, files)
         damaged = {item.path for item in verify(place)}
     for key in sorted(damaged & {*files, PROVENANCE}):
-        with suppress(ContrailError):  # verifying the store again reports it
+        with suppress(Damaged):  # verifying the store again reports it
             if key == PROVENANCE:
                 place.write(key, [manifest.read_verified_provenance(source)])
             else:

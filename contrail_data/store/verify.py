@@ -14,9 +14,10 @@ import numpy as np
 import xarray as xr
 
 from contrail_data.errors import ContrailError
+from contrail_data.storage.files import Unreachable
 from contrail_data.storage.place import Place
 from contrail_data.store import manifest, stats
-from contrail_data.store.manifest import FileChecksum, Manifest
+from contrail_data.store.manifest import Damaged, Manifest
 from contrail_data.store.reader import open_store, pixel_reader, read_scalars
 from contrail_data.store.schema import DIMS, GROUP, MANIFEST, PROVENANCE, SHARD, Kind, checksum_name, kind_of
 
@@ -43,8 +44,11 @@ def verify(place: Place) -> list[Damage]:
 
     Raises:
         ContrailError: If there is no sealed store.
+        Unreachable: If a file cannot be read that may be intact.
     """
     group, files, damage = _check_group(place)
+    if damage and place.remote:  # the network may have done it
+        group, files, damage = _check_group(place)
     if any(place.is_link(key) for key in (GROUP, MANIFEST, PROVENANCE)):
         damage.append(Damage(GROUP, "it, the manifest or the provenance is a symbolic link; remove it"))
     if not files:
@@ -54,18 +58,20 @@ def verify(place: Place) -> list[Damage]:
     expected = {*files, GROUP, MANIFEST, PROVENANCE}
     damage += [Damage(key, "is not in the manifest; remove it") for key in place.sizes() if key not in expected]
     if group is not None and not any(item.path.endswith((GROUP, MANIFEST)) for item in damage):
-        arrays = {key: place.read(key) for key in files if key.endswith(f"/{GROUP}")}
-        if manifest.encode_group(group["attributes"], arrays) != place.read(GROUP):
+        arrays = {key: manifest.read_verified(place, key, files) for key in files if key.endswith(f"/{GROUP}")}
+        if manifest.encode_group(group["attributes"], arrays) not in (place.read(GROUP), place.read(GROUP)):
             damage.append(Damage(GROUP, "is not what was sealed"))
     try:
         manifest.read_verified_provenance(place)
-    except ContrailError as error:
+    except Damaged as error:
         damage.append(Damage(PROVENANCE, str(error).removeprefix(f"{place.file(PROVENANCE)}: ")))
     if not all(_has_pixels(item.path) or item.path == PROVENANCE for item in damage):
         return damage
     try:
         store = open_store(place)
         scalars = read_scalars(store)
+    except Unreachable:
+        raise
     except ContrailError as error:
         return [*damage, Damage(GROUP, str(error))]
     damage += _check_samples(store, scalars)
@@ -83,13 +89,13 @@ def _check_group(place: Place) -> tuple[Any, Manifest, list[Damage]]:
         if manifest.store_digest(attributes) != attributes["digest"]:
             damage.append(Damage(GROUP, "attributes are not those that were sealed"))
         files = manifest.read_manifest(place, attributes["manifest"])
-    except FileNotFoundError as error:
-        missing = MANIFEST if MANIFEST in str(error) else GROUP
-        if missing == GROUP and place.size(MANIFEST) is None:
+    except FileNotFoundError:
+        if place.size(MANIFEST) is None:
             open_store(place)  # raises an error that says what there is instead of a store
-        damage.append(Damage(missing, "missing"))
-    except ContrailError:
-        damage.append(Damage(MANIFEST, "is not the one that was sealed"))
+        damage.append(Damage(GROUP, "missing"))
+    except Damaged:
+        missing = place.size(MANIFEST) is None
+        damage.append(Damage(MANIFEST, "missing" if missing else "is not the one that was sealed"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         damage.append(Damage(GROUP, "is not the metadata of a store"))
     return group, files, damage
@@ -101,18 +107,21 @@ def _has_pixels(key: str) -> bool:
 
 def _check_file(place: Place, files: Manifest, key: str) -> str:
     """Return what is wrong with a file; empty if nothing."""
-    try:
-        if (size := place.size(key)) is None:
-            return "missing"
-        if place.is_link(key):
-            return "is reached through a symbolic link"
-        if size != files[key].size:
-            return f"{size} bytes, expected {files[key].size}"
-        return "" if FileChecksum.of(place.read(key)) == files[key] else "checksum differs"
-    except FileNotFoundError:
+    if (size := place.size(key)) is None:
         return "missing"
+    if place.is_link(key):
+        return "is reached through a symbolic link"
+    if size != files[key].size:
+        return f"{size} bytes, expected {files[key].size}"
+    try:
+        manifest.read_verified(place, key, files)
+    except Damaged:
+        return "checksum differs"
+    except Unreachable:
+        raise
     except ContrailError as error:
         return f"cannot be read ({error})"
+    return ""
 
 
 def _check_samples(store: xr.Dataset, scalars: xr.Dataset) -> list[Damage]:
@@ -151,7 +160,7 @@ def _damaged_records(store: xr.Dataset, scalars: xr.Dataset, key: str) -> str:
     for sample in range(shard * SHARD, min((shard + 1) * SHARD, len(scalars["record_id"]))):
         try:
             read(sample, list(range(len(out))), out)
-        except ContrailError:
+        except Damaged:
             damaged.append(str(scalars["record_id"].values[sample]))
     if not damaged:
         return ""

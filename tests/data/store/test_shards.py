@@ -46,7 +46,7 @@ def test_arrays_written_by_zarr_are_read(tmp_path_factory, layout: dict, data: s
         config={"write_empty_chunks": True},
     )
     written[...] = values
-    parsed = parse_layout(Place(str(folder)), "image")
+    parsed = parse_layout(Place(str(folder)), "image", (folder / "image/zarr.json").read_bytes())
     read = ShardReader(parsed)
     for _ in range(2):  # the second read uses the files that the first one left open
         sample = data.draw(st.integers(0, 17))
@@ -143,4 +143,4 @@ def test_other_layouts_are_refused(tmp_path: Path) -> None:
             **options,
         )  # fmt: skip
         with pytest.raises(ValueError, match=r"layout|unpack|malformed"):
-            parse_layout(Place(str(tmp_path)), "valid")
+            parse_layout(Place(str(tmp_path)), "valid", (tmp_path / "valid/zarr.json").read_bytes())

@@ -5,10 +5,11 @@ import errno
 import io
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from contrail_data.errors import ContrailError
@@ -63,6 +64,41 @@ def partial_path(path: Path, folder: Path | None = None) -> Path:
         A path that nobody else uses, with the suffix of `path`.
     """
     return (folder or path.parent) / f"{_PARTIAL}{uuid.uuid4().hex[:12]}-{path.name[-100:]}"
+
+
+def is_partial(name: str) -> bool:
+    """Return whether a file is one that a killed process has left unfinished, or that is just being written.
+
+    Args:
+        name: Name of the file.
+
+    Returns:
+        Whether it is.
+    """
+    return name.startswith(_PARTIAL)
+
+
+def publish(staged: Path, path: Path) -> None:
+    """Give a finished file or folder its name, in place of what has it; of several processes, the last one wins.
+
+    Args:
+        staged: The file or folder, see `partial_path`.
+        path: Its name.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    while True:
+        try:
+            staged.replace(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        replaced = partial_path(path)  # a folder cannot be replaced, only moved away
+        with suppress(FileNotFoundError):
+            path.rename(replaced)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def remove_partial_files(folder: Path) -> None:

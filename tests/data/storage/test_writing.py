@@ -1,0 +1,81 @@
+"""Local files appear whole or not at all, also if several processes write them."""
+
+import errno
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from contrail_data.storage.files import Unreachable, publish, write_atomically, write_csv
+from contrail_data.storage.place import Place
+
+
+@pytest.mark.parametrize(
+    "write", [write_atomically, lambda path, parts: Place(str(path.parent)).write(path.name, parts)]
+)
+def test_readers_see_whole_files_while_several_writers_replace_them(tmp_path: Path, write: Callable) -> None:
+    path = tmp_path / "file"
+    contents = [bytes([i]) * 50_000 for i in range(4)]
+    write(path, [contents[0]])
+
+    def replace_often(content: bytes) -> None:
+        for _ in range(40):
+            write(path, [content[:20_000], content[20_000:]])
+
+    with ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(replace_often, content) for content in contents]
+        while not all(writer.done() for writer in writers):
+            assert path.read_bytes() in contents
+        for writer in writers:
+            writer.result()
+    assert path.read_bytes() in contents
+    assert not [name for _, _, names in os.walk(tmp_path) for name in names if name != "file"]
+
+
+def test_several_writers_can_replace_a_folder(tmp_path: Path) -> None:
+    def replace_often(writer: int) -> None:
+        for i in range(40):
+            staged = tmp_path / f"staged-{writer}-{i}"
+            staged.mkdir()
+            (staged / "a").write_text(str(writer))
+            publish(staged, tmp_path / "folder")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(replace_often, range(4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("room", [0, 5])
+def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("earlier")
+    real_open = Path.open
+
+    def opened(self: Path, *arguments, **options):
+        file = real_open(self, *arguments, **options)
+
+        class Full:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                file.close()
+
+            def write(self, part: memoryview) -> int:
+                if not (written := min(room - file.tell(), len(part))):
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return file.write(part[:written])
+
+        return Full()
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(Unreachable, match=r"table.csv: cannot be written \(No space left on device\); make room"):
+        write_csv(path, ["column"], [["value"]])
+    with pytest.raises(Unreachable, match="No space left"):
+        Place(str(tmp_path)).write("table.csv", [b"much content"])
+    monkeypatch.undo()
+    assert path.read_text() == "earlier"
+    assert not [name for _, _, names in os.walk(tmp_path) for name in names if name != "table.csv"]

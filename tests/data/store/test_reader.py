@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store.reader import open_store
 from contrail_data.store.transfer import copy_store
+from helpers.places import PROJECT
 
 
 def test_an_unreachable_store_is_an_error_of_one_line(s3: str, tmp_path: Path) -> None:
@@ -34,5 +36,22 @@ def test_other_programs_open_a_store(sealed40: Path, tmp_path: Path, s3: str) ->
     image = tensorstore.open(spec, read=True).result()
     stored = xr.open_zarr(sealed40, mask_and_scale=False)["image"]
     np.testing.assert_array_equal(image[17].read().result(), stored[17])
-    assert local["image"].dtype == np.float64
+    assert local["image"].dtype == np.float64  # as the page on the format says
     assert json.loads((sealed40 / "zarr.json").read_text())["zarr_format"] == 3
+
+
+def test_plain_xarray_reads_and_converts_a_store_as_documented(
+    sealed40: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (PROJECT / "docs/reference/store-format.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.zarr").symlink_to(sealed40)
+    monkeypatch.chdir(tmp_path)
+    variables: dict = {}
+    exec(compile(block, "store-format.md", "exec"), variables)
+    assert (variables["record_id"].dtype.kind, variables["image"].dtype) == ("U", np.float32)
+    assert 0 < variables["image"].max() <= 1
+    with xr.open_dataset("ten.nc") as netcdf:
+        assert netcdf.record_id.values.tolist() == variables["record_id"][:10].tolist()
+        assert json.loads(netcdf.attrs["composite"])["name"] == "ash"

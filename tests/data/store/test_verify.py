@@ -68,7 +68,7 @@ def test_a_store_with_damaged_provenance_can_still_be_viewed(raw: Path, tmp_path
     assert "unknown" in as_text(summarise(store))["built"]
     assert {d.path for d in verify(Place(str(tmp_path / "s.zarr")))} == {PROVENANCE}
     (tmp_path / "file").write_text("")
-    with pytest.raises(ContrailError, match="cannot be written|cannot be a folder"):
+    with pytest.raises(ContrailError, match="cannot be written"):
         preview(store, "18446744073709551616", tmp_path / "file" / "sub")
     with pytest.raises(ContrailError, match="not pseudo-labels or predictions"):
         preview(store, "18446744073709551616", tmp_path / "pictures", store)

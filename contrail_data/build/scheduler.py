@@ -1,11 +1,12 @@
 """Run the tasks of a build on threads, on processes, or on a dask cluster."""
 
+import logging
 import multiprocessing
 import operator
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from contrail_data.build.shard import ShardTask
 from contrail_data.errors import ContrailError
@@ -54,8 +55,10 @@ def run_tasks(tasks: Sequence[ShardTask], scheduler: str, workers: int) -> Itera
 
 def _run_on_cluster(tasks: Sequence[ShardTask], scheduler: str) -> Iterator[Shard[SampleRow]]:
     from distributed import Client, wait
+    from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
 
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it logs as an error is raised here as well
     with ExitStack() as stack:
         try:
             client = stack.enter_context(Client(scheduler, timeout=15))
@@ -81,5 +84,10 @@ def _run_on_cluster(tasks: Sequence[ShardTask], scheduler: str) -> Iterator[Shar
                     yield future.result()
         except KilledWorker as error:
             raise ContrailError(f"--scheduler {scheduler}: its workers keep dying ({error}); see their logs") from None
+        except (CommClosedError, CancelledError):
+            raise ContrailError(
+                f"--scheduler {scheduler}: does not answer any more; start it and its workers, and repeat the command"
+            ) from None
         finally:
-            client.cancel(futures)
+            with suppress(CommClosedError):
+                client.cancel(futures)

@@ -8,11 +8,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from distributed.comm import CommClosedError
 
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
@@ -63,6 +66,20 @@ def test_a_cluster_that_loses_a_worker_builds_the_same_store(tmp_path: Path) -> 
     assert "99 samples, 1 set aside" in done.stdout
     assert contents(out) == contents(tmp_path / "whole.zarr")
     assert open_store(out).attrs["digest"] == local.digest
+
+
+@pytest.mark.parametrize("error", [CommClosedError, CancelledError])
+def test_a_scheduler_that_dies_ends_the_build_in_one_line(
+    error: type[Exception], raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real one was killed to see what the client raises; reconnecting takes it 20 s."""
+    client = MagicMock()
+    client.__enter__.return_value.map.return_value = ["future"]
+    client.__enter__.return_value.cancel.side_effect = CommClosedError
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: client)
+    monkeypatch.setattr("distributed.wait", MagicMock(side_effect=error))
+    with pytest.raises(ContrailError, match="does not answer any more; start it and its workers, and repeat"):
+        build_small(raw, tmp_path / "s.zarr", scheduler="tcp://host:8786")
 
 
 def test_an_unknown_scheduler_is_refused(raw: Path, tmp_path: Path) -> None:

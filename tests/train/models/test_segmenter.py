@@ -56,9 +56,9 @@ def test_logits_are_resized_to_a_label_smaller_than_the_image() -> None:
 def test_a_model_overfits_one_batch(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = build(model_config(channels=WIDE, **settings), in_channels=3)
-    target = torch.zeros(2, 1, 64, 64)
-    target[0, :, :32], target[1, :, :, 16:32] = 1.0, 1.0
-    image = target[:, None] + 0.2 * torch.rand(2, 1, 3, 64, 64)
+    target = torch.zeros(2, 1, 48, 48)
+    target[0, :, :24], target[1, :, :, 16:32] = 1.0, 1.0
+    image = target[:, None] + 0.2 * torch.rand(2, 1, 3, 48, 48)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses: list[float] = []
     while not losses or losses[-1] >= 0.05:  # a thirtieth of the initial loss, a tenth of that of a constant

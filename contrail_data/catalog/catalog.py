@@ -189,8 +189,10 @@ def add_entry(catalog: Path, name: str, url: str, store: xr.Dataset, text: str |
     content: dict[str, Any] = {
         "driver": "zarr",
         "description": text or f"{metadata['kind']} of composite {metadata['composite']}",
-        "args": {"urlpath": _portable(catalog, url)},
         "metadata": metadata | {"added_by": _user(), "added_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"},
+        "args": {
+            "urlpath": _portable(catalog, url)
+        },  # last: an entry that was cut off leads nowhere, not to any digest
     }
     _ = Entry(catalog, name, content).location  # refuses what could not be read back
     return edit_catalog(catalog, lambda old: with_entry(old, name, content), create=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,25 @@ def test_hostile_files_are_refused_in_one_line(content: bytes, message: str, tmp
     with pytest.raises(ContrailError, match=message) as error:
         read_catalog(path)
     assert str(error.value).isprintable()
+
+
+def test_no_part_of_a_catalog_leads_to_a_store_without_its_digest(stores: Path, tmp_path: Path) -> None:
+    path = tmp_path / CATALOG
+    for name in ("ash", "float"):
+        add_entry(path, "ash", str(stores / f"{name}.zarr"), open_store(stores / f"{name}.zarr"), None)
+    text = path.read_text()
+    located = 0
+    for end in {*range(0, len(text), 7), *(match.end() for match in re.finditer(r"\n|'", text))}:
+        try:
+            entries = parse_catalog(text[:end], path).entries
+        except ContrailError:
+            continue
+        for entry in entries.values():
+            with suppress(ContrailError):
+                assert entry.location
+                located += 1
+                assert entry.digest is not None
+    assert located
 
 
 WATCHED: list[str] | None = None

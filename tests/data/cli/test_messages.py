@@ -32,6 +32,7 @@ def test_errors_of_the_command_line_are_one_line(raw: Path, tmp_path: Path) -> N
         assert message in failed.stderr.splitlines()[-1]
         assert "Traceback" not in failed.stderr
     assert run_data("build-ash", raw).returncode == 2
+    assert "contrail-data build-ash" in run_data("inspect", raw).stderr
 
 
 def test_times_that_would_be_read_as_others_are_refused(raw: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The data of a run: stores and pseudo-labels as items to train on and held-out items, checked for leaks."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -126,7 +127,7 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
         composite=first.attrs["composite"],
         label_shift=tuple(first.attrs["label_shift"]),
         native=any("Geostationary" in str(wkt) for s in stores.scalars for wkt in s["crs_wkt"].values),
-        pixel=_pixel_size(stores),
+        pixel=pixel_size(stores.scalars, int(first.sizes["y"])),
         size=int(first.sizes["y"]),
         dtype=str(first["image"].dtype),
         digests={name: s.attrs["digest"] for name, s in (opened | pseudo).items()}
@@ -178,7 +179,15 @@ def _check_consistent(train: _Stores, validation: _Stores, config: DataConfig) -
             raise ContrailError(f"{name}: image size or type differs from that of {first_name}; rebuild one of them")
 
 
-def _pixel_size(stores: SampleStores) -> float:
-    """Median side of a pixel in metres; that of OpenContrails if no sample has a place."""
-    steps = np.abs(np.concatenate([scalars["geotransform"].values[:, 1] for scalars in stores.scalars]))
-    return round(float(np.nanmedian(steps)), 3) if np.isfinite(steps).any() else SIDE_KM * 1000 / 256
+def pixel_size(scalars: Sequence[xr.Dataset], side: int) -> float:
+    """Measure the pixels of stores.
+
+    Args:
+        scalars: The per-sample variables of each store.
+        side: Side of their tiles in pixels.
+
+    Returns:
+        Median side of a pixel in metres; that in a tile of OpenContrails if no sample has a place.
+    """
+    steps = np.abs(np.concatenate([store["geotransform"].values[:, 1] for store in scalars]))
+    return round(float(np.nanmedian(steps)), 3) if np.isfinite(steps).any() else SIDE_KM * 1000 / side

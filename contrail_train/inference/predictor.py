@@ -15,13 +15,17 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import Decision, Labeller, MakeMasks, Predicted
-from contrail_data.store.reader import pixel_reader
+from contrail_data.store.reader import pixel_reader, read_scalars
 from contrail_data.store.schema import Kind, require_kind
 from contrail_train.contrails.cleaning import Cleaning, Mask, clean
+from contrail_train.data.training_data import pixel_size
 from contrail_train.inference.detector import Detect, Detector, Shift, on_label_grid
 from contrail_train.runs.calibration import Calibration
 
 log = logging.getLogger(__name__)
+
+SAME_PIXELS = 0.02
+"""Relative difference up to which two sizes of pixels count as the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +121,11 @@ class Predictor:
             ContrailError: If the store has another composite or no images.
         """
         self.check_store(store)
-        if (side := store.sizes["y"]) != self.size:
+        pixel = pixel_size([read_scalars(store)], store.sizes["y"])
+        if abs(pixel / self.pixel - 1) > SAME_PIXELS:
             log.warning(
-                "warning: %s has tiles of %d pixels, the model was trained on %d: contrails may differ in width",
-                *(store.attrs["path"], side, self.size),
+                "warning: %s has pixels of %.0f m, the model was trained on %.0f m: contrails differ in width",
+                *(store.attrs["path"], pixel, self.pixel),
             )
         return replace(self, label_shift=tuple(store.attrs["label_shift"]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from contrail_data.composites import COMPOSITES
 from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
+from contrail_train.inference.load import load_model
 from helpers.cli import run_train
 from helpers.runs import TINY, set_options
 from helpers.stores import build_small
@@ -104,3 +106,13 @@ def test_a_classifier_evaluates_and_predicts_records(store: Path, unseen: Path, 
     assert len(table.read_text().splitlines()) == 1 + 16 * 8
     refused = run_train("predict", finished, store, "-o", tmp_path / "masks.csv")
     assert "predicts pixels only" in refused.stderr
+
+
+def test_only_pixels_of_another_size_are_warned_about(
+    finished: Path, unseen: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, store = load_model(finished, "cpu"), open_store(unseen)
+    replace(model, size=2 * model.size).for_store(store)
+    assert not caplog.messages
+    replace(model, pixel=2 * model.pixel).for_store(store)
+    assert "contrails differ in width" in caplog.text

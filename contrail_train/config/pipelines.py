@@ -36,7 +36,7 @@ class PipelineConfig(Strict):
     """All settings of a pipeline."""
 
     preset: str = "unet2d_v2"
-    """Name of the pipeline that these settings started from."""
+    """Name of the pipeline, or of the file, that these settings started from."""
     stages: dict[str, Stage] = Field(min_length=1)
     """The runs by name."""
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -113,9 +113,12 @@ def get_pipeline(preset_or_file: str) -> PipelineConfig:
         return validated(PipelineConfig, preset.settings, preset_or_file)
     if Path(preset_or_file).is_file() or Path(preset_or_file).suffix in {".yaml", ".yml"}:
         tree = read_document(Path(preset_or_file))
-        if isinstance(tree, dict) and tree.get("preset") in PIPELINES:
-            tree = get_pipeline(tree["preset"]).model_dump(mode="json") | tree
-        return validated(PipelineConfig, tree, preset_or_file)
+        if isinstance(tree, dict) and (preset := PIPELINES.get(str(tree.get("preset")))):
+            tree = preset.settings | tree
+        config = validated(PipelineConfig, tree, preset_or_file)
+        if "preset" not in config.model_fields_set:
+            config.preset = Path(preset_or_file).name
+        return config
     raise ContrailError(no_such("pipeline", preset_or_file, PIPELINES, "pipelines"))
 
 

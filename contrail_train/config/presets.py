@@ -123,9 +123,12 @@ def get_config(preset_or_file: str) -> RunConfig:
         return with_values(parent, preset.settings.items(), preset.name)
     if Path(preset_or_file).is_file() or Path(preset_or_file).suffix in {".yaml", ".yml"}:
         tree = read_document(Path(preset_or_file))
-        if isinstance(tree, dict) and tree.get("preset") in PRESETS:
+        if isinstance(tree, dict) and str(tree.get("preset")) in PRESETS:
             return with_values(get_config(tree["preset"]), values_by_key(tree).items(), preset_or_file)
-        return validated(RunConfig, tree, preset_or_file)
+        config = validated(RunConfig, tree, preset_or_file)
+        if "preset" not in config.model_fields_set:
+            config.preset = Path(preset_or_file).name
+        return config
     raise ContrailError(no_such("preset", preset_or_file, PRESETS, "ls"))
 
 

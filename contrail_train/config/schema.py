@@ -473,7 +473,7 @@ class RunConfig(Strict):
     format: int = Field(FORMAT, ge=FORMAT, le=FORMAT)
     """Version of the layout of these settings."""
     preset: str = "unet2d"
-    """Name of the preset that these settings started from."""
+    """Name of the preset, or of the file, that these settings started from."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of everything random: initial weights, order of the samples, augmentation, dropout."""
     epochs: int = Field(30, ge=1, le=100_000)

@@ -198,7 +198,8 @@ def differences(before: Strict, config: Strict) -> list[str]:
         One text per setting: `key=before, not present`.
     """
     theirs, ours = (values_by_key(settings.model_dump(mode="json")) for settings in (before, config))
-    changed = [key for key in dict.fromkeys([*theirs, *ours]) if theirs.get(key) != ours.get(key)]
+    keys = dict.fromkeys([*theirs, *ours])
+    changed = [key for key in keys if key != "preset" and theirs.get(key) != ours.get(key)]
     return [f"{key}={plain(theirs.get(key))}, not {plain(ours.get(key))}" for key in changed]
 
 
@@ -333,5 +334,6 @@ def _unknown(model: type[Strict], key: str) -> str:
     name = key.rpartition(".")[2]
     names = [name] if name in by_name else difflib.get_close_matches(name, by_name, 2, 0.75)
     near = [full for match in names for full in by_name[match]] or difflib.get_close_matches(key, keys, 1, 0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`contrail-train presets show unet2d` prints all keys"
+    show = f"`contrail-train presets show {model.model_fields['preset'].default}`"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"{show} prints all keys"
     return f"there is no setting {key!r}; {hint}"

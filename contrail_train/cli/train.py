@@ -5,7 +5,6 @@ import os
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from time import monotonic
 from typing import Annotated
 
 import typer
@@ -67,11 +66,9 @@ def run(
         raise UsageError("--out is missing; name a run directory, or use --dry-run")
     from contrail_train.training.fit import fit
 
-    start = monotonic()
     calibration = fit(config, out, checkpoint_minutes)
     if calibration is None or not is_first:
         return
-    print(f"{out}: trained in {(monotonic() - start) / 60:.1f} min")
     print_holdout(
         f"{out}: held-out records, each at a threshold and gate fitted on others of them",
         calibration,

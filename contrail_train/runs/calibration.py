@@ -1,12 +1,19 @@
-"""The file `calibration.json`, which marks a run or a pipeline as finished and states its thresholds."""
+"""The file `calibration.json`, which marks a run or a pipeline as finished and states its thresholds.
 
-import json
+It also states the digests of the settings and the weights that it belongs to.
+"""
+
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
 
 from contrail_data.errors import ContrailError
+from contrail_train.config.schema import Probability
 from contrail_train.runs.checkpoint import file_digest
-from contrail_train.runs.directory import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS, write_json
+from contrail_train.runs.directory import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS
+from contrail_train.runs.sealed import read_json, write_json
 
 
 class ScoreValues(TypedDict):
@@ -70,13 +77,13 @@ class HoldoutScores(TypedDict):
 class _Required(HoldoutScores):
     """The part of a calibration that runs and pipelines have in common."""
 
-    threshold: float
+    threshold: Probability
     """Probability from which a pixel is contrail."""
-    gate: float
+    gate: Probability
     """Record score below which a mask is empty."""
     top_k: int
     """Number of highest probabilities whose mean is a segmenter's record score."""
-    seen_records: list[str]
+    seen_records: Annotated[list[str], Field(min_length=1)]
     """Records that influenced the model: for training, for calibration, or through pseudo-labels."""
     composite: dict[str, Any]
     """The composite of the training data, as stores declare it."""
@@ -88,6 +95,8 @@ class _Required(HoldoutScores):
     """The kind of tiles of the training data."""
     stores: dict[str, str]
     """Digest by name of the stores that it was trained or calibrated on."""
+    config: NotRequired[str]
+    """Digest of the file of settings; missing in runs of earlier versions."""
 
 
 class Calibration(_Required, total=False):
@@ -101,6 +110,8 @@ class Calibration(_Required, total=False):
     """Only pipelines: weight of each stage's mask."""
     gate_weights: dict[str, float]
     """Only pipelines: weight of each stage's record score."""
+    stages: dict[str, str]
+    """Only pipelines: digest of each stage's weights; missing in those of earlier versions."""
 
 
 def check_run(path: Path) -> None:
@@ -128,21 +139,30 @@ def find_calibration(path: Path) -> Calibration | None:
         path: Run or pipeline directory.
 
     Returns:
-        The calibration, unchecked, or None if there is none yet.
+        The calibration, or None if there is none yet.
 
     Raises:
-        ContrailError: If the file is damaged.
+        ContrailError: If the file is damaged, or belongs to other settings, weights or stages.
     """
     if not (path / CALIBRATION).is_file():
         return None
-    try:
-        return dict(json.loads((path / CALIBRATION).read_bytes()))  # type: ignore[return-value]
-    except (OSError, ValueError, TypeError):
-        raise ContrailError(f"{path / CALIBRATION}: damaged; remove it and repeat the command that wrote it") from None
+    calibration = read_json(path / CALIBRATION, Calibration, "remove it and repeat the command that wrote it")
+    settings = _settings_file(path)
+    digests = {path / STAGES / name / WEIGHTS: digest for name, digest in calibration.get("stages", {}).items()}
+    if settings.name == CONFIG:
+        digests[path / WEIGHTS] = calibration.get("weights", "")
+    if "config" in calibration:
+        digests[settings] = calibration["config"]
+    for file, digest in digests.items():
+        if not file.is_file() or file_digest(file) != digest:
+            raise ContrailError(
+                f"{file}: not the file that the run ended with; restore it, or remove {path} and train again"
+            )
+    return calibration
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Return the calibration of a finished run or pipeline, checked against its weights.
+    """Return the calibration of a finished run or pipeline.
 
     Args:
         path: Run or pipeline directory.
@@ -151,22 +171,10 @@ def read_calibration(path: Path) -> Calibration:
         The calibration.
 
     Raises:
-        ContrailError: If the run is not finished, the calibration is damaged, or it belongs to other weights.
+        ContrailError: If the run is not finished, or as for `find_calibration`.
     """
     if (calibration := find_calibration(path)) is None:
         raise ContrailError(f"{path}: not finished (it has no {CALIBRATION}); repeat its command to finish it")
-    levels = [calibration.get(key) for key in ("threshold", "gate")]
-    is_valid = all(isinstance(level, float | int) and 0 <= level <= 1 for level in levels)
-    if not is_valid or not Calibration.__required_keys__ <= calibration.keys():
-        raise ContrailError(
-            f"{path / CALIBRATION}: damaged, or written by another version of contrail; remove it and repeat the "
-            "command that wrote it"
-        )
-    has_own_weights = (path / WEIGHTS).is_file() and calibration.get("weights") == file_digest(path / WEIGHTS)
-    if not has_own_weights and not (path / PIPELINE).is_file():
-        raise ContrailError(
-            f"{path / WEIGHTS}: not the file that the run ended with; restore it, or remove {path} and train again"
-        )
     return calibration
 
 
@@ -177,4 +185,8 @@ def finish(path: Path, calibration: Calibration) -> None:
         path: Run or pipeline directory.
         calibration: Its calibration.
     """
-    write_json(path / CALIBRATION, calibration)
+    write_json(path / CALIBRATION, calibration | {"config": file_digest(_settings_file(path))})
+
+
+def _settings_file(path: Path) -> Path:
+    return path / (PIPELINE if (path / PIPELINE).is_file() else CONFIG)

@@ -1,20 +1,22 @@
-"""Weights and checkpoints as safetensors files, each written atomically."""
+"""Weights and checkpoints as safetensors files, each written atomically and verified when it is read."""
 
 import hashlib
 import json
+import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import write_atomically
+from contrail_data.storage.files import remove_partial_files, write_atomically
 
 CHECKPOINTS = "checkpoints"
 """The folder of checkpoints in a run directory."""
@@ -32,6 +34,13 @@ class TrainingState:
     """Optimiser steps taken so far."""
     best: Sequence[tuple[float, int]] = ()
     """(hold-out Dice, step) of the best epochs so far, the best first."""
+    unscored: bool = False
+    """Whether an epoch ends at this step that has not been scored yet."""
+    seconds: float = 0.0
+    """Time spent on these steps, by all processes that trained one after the other."""
+
+    def __post_init__(self) -> None:
+        self._start = time.monotonic()
 
     def save(self, out: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         """Write a checkpoint and delete all but the latest ones.
@@ -42,16 +51,25 @@ class TrainingState:
             average: Moving average of its weights.
             optimiser: Its optimiser.
         """
+        self.seconds = time.monotonic() - self._start
         tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
         tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
         for index, values in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{key}": value for key, value in values.items()}
         (out / CHECKPOINTS).mkdir(exist_ok=True)
         save_tensors(out / CHECKPOINTS / f"step-{self.step:08d}.safetensors", tensors, asdict(self))
+        remove_partial_files(out / CHECKPOINTS)
         for old in checkpoints(out)[:-KEEP]:
             old.unlink()
 
-    def load(self, out: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> bool:
+    def load(
+        self,
+        out: Path,
+        model: nn.Module,
+        average: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        say: Callable[[str], None],
+    ) -> bool:
         """Restore the latest readable checkpoint.
 
         Args:
@@ -59,6 +77,7 @@ class TrainingState:
             model: Receives the weights.
             average: Receives the moving average.
             optimiser: Receives the optimiser's state.
+            say: Reports checkpoints that are passed over.
 
         Returns:
             Whether there was one.
@@ -66,8 +85,9 @@ class TrainingState:
         for path in reversed(checkpoints(out)):
             try:
                 tensors, metadata = read_tensors(path)
-            except ContrailError:
-                continue  # damaged: this is why the one before it is kept
+            except ContrailError as error:
+                say(f"warning: checkpoint passed over: {error}")  # this is why more than one is kept
+                continue
             model.load_state_dict(_part(tensors, "model."))
             average.load_state_dict(_part(tensors, "average."))
             moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
@@ -77,6 +97,8 @@ class TrainingState:
             optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
             self.micro_batch, self.step = metadata["micro_batch"], metadata["step"]
             self.best = [(dice, step) for dice, step in metadata["best"]]
+            self.unscored, self.seconds = metadata.get("unscored", False), metadata.get("seconds", 0.0)
+            self._start -= self.seconds
             return True
         return False
 
@@ -139,7 +161,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         metadata: What to store with them, as JSON.
     """
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, [save(plain, {"facts": json.dumps(metadata)})])
+    facts = json.dumps(metadata)
+    write_atomically(path, [save(plain, {"facts": facts, "checksum": _checksum(plain, facts)})])
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
+    checksum = xxhash.xxh3_128(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        checksum.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return checksum.hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -156,12 +187,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {})["facts"])
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 - not a mapping
+            written = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        if written.get("checksum") in (None, _checksum(tensors, written["facts"])):  # None in files of earlier versions
+            return tensors, json.loads(written["facts"])
+        reason = "its content is not what was written"
     except FileNotFoundError:
         raise ContrailError(f"{path}: missing; train the run to its end first") from None
+    except PermissionError as error:
+        raise ContrailError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ContrailError(f"{path}: damaged ({str(error)[:100]}); restore it or train again") from None
+        reason = str(error)[:100]
+    raise ContrailError(f"{path}: damaged ({reason}); restore it or train again")
 
 
 def file_digest(path: Path) -> str:

@@ -22,18 +22,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
 
 from contrail_data.errors import ContrailError
 from contrail_data.process import command_line
 from contrail_data.splits.leaks import Checked
-from contrail_data.storage.files import make_folder, write_atomically
+from contrail_data.storage.files import is_partial, make_folder, remove_partial_files, write_atomically
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import differences, read_config, to_yaml
 from contrail_train.runs.checkpoint import checkpoints
+from contrail_train.runs.distributed import ALONE, Ranks
+from contrail_train.runs.sealed import read_json, write_json
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -50,7 +53,8 @@ STAGES = "stages"
 def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
     """Create a directory or reopen the one written earlier, and keep other processes out of it meanwhile.
 
-    The operating system releases the lock when the process ends, however it ends.
+    The operating system releases the lock when the process ends, however it ends. A new directory into which nothing
+    was written is removed.
 
     Args:
         out: The directory.
@@ -63,9 +67,12 @@ def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
     Raises:
         ContrailError: If `out` is something else or not writable, or another process holds the lock.
     """
-    before_marker = {LOCK, ENVIRONMENT, f".{ENVIRONMENT}.partial", f".{marker}.partial"}  # all that a kill can leave
-    is_ours = (out / marker).is_file() or not out.exists()
-    if not is_ours and (not out.is_dir() or any(path.name not in before_marker for path in out.iterdir())):
+    is_new = not out.exists()
+    is_ours = (out / marker).is_file() or is_new
+    before_marker = (LOCK, ENVIRONMENT)  # all that a kill can leave, apart from unfinished files
+    if not is_ours and not (
+        out.is_dir() and all(path.name in before_marker or is_partial(path.name) for path in out.iterdir())
+    ):
         raise ContrailError(f"{out}: exists and is not a {kind}; choose another --out")
     make_folder(out)
     with (out / LOCK).open("a+") as file:
@@ -78,7 +85,13 @@ def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        remove_partial_files(out)
+        try:
+            yield
+        finally:
+            if is_new and os.listdir(out) == [LOCK]:
+                (out / LOCK).unlink()
+                out.rmdir()
 
 
 def begin_run(
@@ -126,13 +139,11 @@ def begin_run(
         write_atomically(out / CONFIG, [to_yaml(config).encode()])  # written last: it makes the directory a run
         return
     begun = read_config(out / CONFIG).model_copy(update={"device": config.device})
-    if differing := differences(begun, config):
-        raise ContrailError(
-            f"{out}: holds a run with {'; '.join(differing)}; choose another --out, with start={out} to start from its "
-            "weights"
-        )
-    begun_in = read_environment(out)
     is_finished, by_image = (out / CALIBRATION).is_file(), any(counts.image for counts in checked.values())
+    if differing := differences(begun, config):
+        start = f", with start={out} to start from its weights" if is_finished else f", or remove {out}"
+        raise ContrailError(f"{out}: holds a run with {'; '.join(differing)}; choose another --out{start}")
+    begun_in = read_environment(out)
     if "checked" not in begun_in and by_image and not is_finished:
         raise ContrailError(
             f"{out}: begun by a version that did not compare images, so its hold-out may leak; choose another --out"
@@ -144,25 +155,26 @@ def begin_run(
         )
 
 
-def read_environment(run: Path) -> dict[str, Any]:
+class Environment(TypedDict):
+    """The part of `environment.json` that is read back."""
+
+    stores: dict[str, str]
+    """Digest by name, as for `begin_run`."""
+    places: NotRequired[dict[str, str]]
+    """Place of the stores by name; missing in runs of earlier versions."""
+    checked: NotRequired[dict[str, Any]]
+
+
+def read_environment(run: Path) -> Environment:
     """Read what a run was made with and from.
 
     Args:
         run: Run directory.
 
     Returns:
-        The content of `environment.json`; `places` is empty in runs of earlier versions.
-
-    Raises:
-        ContrailError: If the file is missing or damaged.
+        What is read back of `environment.json`.
     """
-    try:
-        environment = json.loads((run / ENVIRONMENT).read_bytes())
-        if isinstance(environment["stores"], dict) and isinstance(environment.get("places", {}), dict):
-            return {"places": {}, **environment}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise ContrailError(f"{run / ENVIRONMENT}: missing or damaged; restore it or choose another --out")
+    return read_json(run / ENVIRONMENT, Environment, "restore it or choose another --out")
 
 
 def _git_revision() -> str | None:
@@ -175,31 +187,26 @@ def _git_revision() -> str | None:
     return result.stdout.strip() or None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically.
-
-    Args:
-        path: The file.
-        value: What it holds.
-    """
-    write_atomically(path, [json.dumps(value, indent=1).encode()])
-
-
 class MetricsLog:
     """Scalars by step, as lines of `metrics.jsonl` and as TensorBoard events.
 
     Args:
         out: Run directory.
         step: Step at which the run resumes: lines that a killed run logged after it are removed.
-        enabled: Whether anything is written; only the first process of a run writes.
+        ranks: The processes of the run, of which only the first writes.
     """
 
-    def __init__(self, out: Path, step: int, enabled: bool = True):
+    def __init__(self, out: Path, step: int, ranks: Ranks = ALONE):
         self._path = out / METRICS
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step) if enabled else None
-        if enabled and self._path.exists():
-            lines = self._path.read_text().splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        # events of the step itself were logged before its checkpoint was written
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1) if ranks.first else None
+        if ranks.first and self._path.exists():
+            kept = []
+            for number, line in enumerate(self._path.read_text(errors="replace").splitlines(), 1):
+                try:
+                    kept += [line] if json.loads(line)["step"] <= step else []
+                except (ValueError, TypeError, KeyError):
+                    ranks.say(f"warning: {self._path}: line {number} is damaged; it is left out")
             write_atomically(self._path, ["".join(line + "\n" for line in kept).encode()])
 
     def write(self, step: int, **values: float) -> None:

@@ -41,6 +41,15 @@ ALONE = Ranks()
 """A single process."""
 
 
+def is_first() -> bool:
+    """Say, before the processes have connected, whether this is the first one of the run.
+
+    Returns:
+        Whether it writes files and messages on behalf of all.
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device of a name, after checking that it can be used.
 

@@ -28,7 +28,7 @@ def open_run_stores(run: Path) -> dict[str, xr.Dataset]:
         ContrailError: If one of them no longer exists, or another store lies there now.
     """
     data, digests = read_config(run / CONFIG).data, read_calibration(run)["stores"]
-    places, names = read_environment(run)["places"], (*data.train, *data.validation)
+    places, names = read_environment(run).get("places", {}), (*data.train, *data.validation)
     return {name: _open(run, name, places.get(name, name), digests.get(name)) for name in names}
 
 
@@ -47,7 +47,7 @@ def find_folds(run: Path) -> str | None:
     data, digests = read_config(run / CONFIG).data, read_calibration(run)["stores"]
     if data.folds is None or data.validation:
         return data.folds
-    paths = [path for path in (read_environment(run)["places"].get(data.folds), data.folds) if path]
+    paths = [path for path in (read_environment(run).get("places", {}).get(data.folds), data.folds) if path]
     for path in filter(os.path.isfile, paths):
         if data.folds not in digests or file_digest(Path(path)) == digests[data.folds]:
             return path

@@ -1,7 +1,8 @@
 """The training loop, read top to bottom.
 
 Everything random is a function of (seed, step): the order of samples, augmentation, dropout. So a run that was killed
-resumes from its last checkpoint and ends with the weights it would have had anyway, bit for bit on the CPU.
+resumes from its last checkpoint and ends with the weights it would have had anyway, bit for bit on the CPU. SIGTERM and
+Ctrl-C end a run with a checkpoint.
 
 There is one process per device. Under `torchrun` each takes its share of every step's batch; losses are those of the
 whole batch.
@@ -17,7 +18,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,10 @@ from contrail_train.inference.detector import on_label_grid
 from contrail_train.runs.calibration import Calibration, Grid, find_calibration, finish
 from contrail_train.runs.checkpoint import TrainingState, file_digest, load_weights, save_mean, save_tensors
 from contrail_train.runs.directory import CONFIG, METRICS, WEIGHTS, MetricsLog, begin_run, locked_directory
-from contrail_train.runs.distributed import leave, wait
+from contrail_train.runs.distributed import gather, is_first, leave, wait
 from contrail_train.training.setup import Setup, train_mode
 from contrail_train.training.step import train_step
+from contrail_train.training.stopping import stop_deferred
 
 CANDIDATES = "candidates"
 REHEARSAL_STEPS = 3  # the first warms up
@@ -63,9 +65,9 @@ def fit(
     Raises:
         ContrailError: If the data does not fit, `out` holds something else, or a loss is not finite.
     """
-    setup = Setup(config)
-    ranks = setup.ranks
-    with locked_directory(out, CONFIG, "run directory") if ranks.first else contextlib.nullcontext():
+    with locked_directory(out, CONFIG, "run directory") if is_first() else contextlib.nullcontext():
+        setup = Setup(config)
+        ranks = setup.ranks
         if ranks.first:
             begin_run(
                 out,
@@ -82,13 +84,14 @@ def fit(
             return calibration
         (out / CANDIDATES).mkdir(exist_ok=True)
         state = TrainingState(config.micro_batch or config.batch_size)
-        if state.load(out, setup.model, setup.average.module, setup.optimiser):
+        if state.load(out, setup.model, setup.average.module, setup.optimiser, ranks.say):
             ranks.say(f"resumed at step {state.step}")
         last_step = min(setup.total_steps, stop_after or setup.total_steps)
-        with contextlib.closing(MetricsLog(out, state.step, ranks.first)) as log:
+        with contextlib.closing(MetricsLog(out, state.step, ranks)) as log:
             _train(setup, state, out, log, last_step=last_step, checkpoint_seconds=60 * checkpoint_minutes)
         if last_step < setup.total_steps:
             return None
+        ranks.say(f"{out}: trained in {state.seconds / 60:.1f} min")
         calibration = _calibrate(setup, state, out)
         if ranks.first:
             finish(out, calibration)
@@ -100,39 +103,67 @@ def fit(
 def _train(
     setup: Setup, state: TrainingState, out: Path, log: MetricsLog, *, last_step: int, checkpoint_seconds: float
 ) -> None:
-    """Take steps up to `last_step`; checkpoint at the end of each epoch, and in between every so many seconds."""
-    config, ranks = setup.config, setup.ranks
-    losses: list[Tensor] = []
-    log_start = last_checkpoint = time.monotonic()
-    note = ""
+    """Take steps up to `last_step` and score each epoch; checkpoint then, and in between every so many seconds."""
     silent = contextlib.nullcontext(lambda _, __: None)
-    with progress("train", last_step, state.step, unit="steps") if ranks.first else silent as advance:
-        while state.step < last_step:
-            epoch = state.step // setup.steps_per_epoch
-            train_mode(setup.model, config)
-            for rows, batch in _batches(setup, state.step):
-                loss, norm = train_step(setup, state, batch, rows)
-                losses.append(loss)
-                ends_epoch = state.step % setup.steps_per_epoch == 0
-                checkpoint_due = time.monotonic() - last_checkpoint > checkpoint_seconds and not ends_epoch
-                if state.step % LOG_EVERY == 0 or ends_epoch or checkpoint_due or state.step <= 3:
-                    mean_loss = _mean_loss(setup, state, losses, out)  # the one wait for the device in LOG_EVERY steps
-                    rate = len(losses) * min(config.batch_size, len(setup.data.train)) / (time.monotonic() - log_start)
-                    lr = max(group["lr"] for group in setup.optimiser.param_groups)
-                    log.write(state.step, loss=mean_loss, lr=lr, grad_norm=float(norm), samples_per_s=rate)
-                    note = f"epoch {epoch + 1}/{config.epochs} loss {mean_loss:.4g}"
-                    if state.best and len(setup.data.holdout):
-                        note += f" best hold-out Dice {state.best[0][0]:.3f}"
-                    losses, log_start = [], time.monotonic()
-                advance(1, note)
-                if checkpoint_due:
-                    if ranks.first:
-                        state.save(out, setup.model, setup.average.module, setup.optimiser)
-                    last_checkpoint = time.monotonic()
+    with progress("train", last_step, state.step, unit="steps") if setup.ranks.first else silent as advance:
+        while state.step < last_step or state.unscored:
+            if not state.unscored:
+                _train_epoch(
+                    setup, state, out, log, advance, last_step=last_step, checkpoint_seconds=checkpoint_seconds
+                )
                 if state.step == last_step < setup.total_steps:
                     return
             _end_epoch(setup, state, out, log)
-            log_start = last_checkpoint = time.monotonic()
+
+
+def _train_epoch(
+    setup: Setup,
+    state: TrainingState,
+    out: Path,
+    log: MetricsLog,
+    advance: Callable[[int, str], None],
+    *,
+    last_step: int,
+    checkpoint_seconds: float,
+) -> None:
+    """Take the remaining steps of an epoch, up to `last_step` or a signal to stop."""
+    config, ranks = setup.config, setup.ranks
+    losses: list[Tensor] = []
+    log_start = last_checkpoint = time.monotonic()
+    note, epoch = "", state.step // setup.steps_per_epoch
+    train_mode(setup.model, config)
+    with stop_deferred() as stop:
+        for rows, batch in _batches(setup, state.step):
+            loss, norm = train_step(setup, state, batch, rows)
+            losses.append(loss)
+            state.unscored = state.step % setup.steps_per_epoch == 0
+            is_due = time.monotonic() - last_checkpoint > checkpoint_seconds and not state.unscored
+            is_logged = state.step % LOG_EVERY == 0 or state.unscored
+            # processes agree on it where they wait for one another anyway, so that all stop after the same step
+            stops = (is_logged or ranks.world == 1) and any(gather(stop.is_set(), ranks))
+            if is_logged or is_due or stops or state.step <= 3:
+                mean_loss = _mean_loss(setup, state, losses, out)  # the one wait for the device in LOG_EVERY steps
+                rate = len(losses) * min(config.batch_size, len(setup.data.train)) / (time.monotonic() - log_start)
+                lr = max(group["lr"] for group in setup.optimiser.param_groups)
+                log.write(state.step, loss=mean_loss, lr=lr, grad_norm=float(norm), samples_per_s=rate)
+                note = f"epoch {epoch + 1}/{config.epochs} loss {mean_loss:.4g}"
+                if state.best and len(setup.data.holdout):
+                    note += f" best hold-out Dice {state.best[0][0]:.3f}"
+                losses, log_start = [], time.monotonic()
+            advance(1, note)
+            if is_due or stops:
+                _save(setup, state, out)
+                last_checkpoint = time.monotonic()
+            if stops:
+                stop.set()
+                ranks.say(f"{out}: stopped after step {state.step}, of which there is a checkpoint")
+            if stops or state.step == last_step:
+                break
+
+
+def _save(setup: Setup, state: TrainingState, out: Path) -> None:
+    if setup.ranks.first:
+        state.save(out, setup.model, setup.average.module, setup.optimiser)
 
 
 def _rows_of_epoch(setup: Setup, epoch: int) -> list[npt.NDArray[np.int64]]:
@@ -175,18 +206,26 @@ def _end_epoch(setup: Setup, state: TrainingState, out: Path, log: MetricsLog) -
     """Score the averaged weights on the hold-out, keep them if they are among the best, and save a checkpoint."""
     model = setup.average.module.eval()
     detect, holdout = on_label_grid(setup.detector, setup.label_shift), setup.data.holdout
-    dice = holdout_dice(score(detect, holdout, setup.evaluation, 0.5))
-    if dice is not None:
-        log.write(state.step, holdout_dice=dice)
-    # without held-out positives all are equal, and the last ones are kept
-    state.best = sorted([*state.best, (dice or 0.0, state.step)], reverse=True)[: setup.config.optim.average_best]
-    if setup.ranks.first:
-        candidates = _candidates(out, state)
-        if state.step in candidates:
-            save_tensors(candidates[state.step], model.state_dict(), {"step": state.step, "holdout_dice": dice})
-        state.save(out, setup.model, setup.average.module, setup.optimiser)
-        for old in set((out / CANDIDATES).iterdir()) - set(candidates.values()):
-            old.unlink()
+    try:
+        dice = holdout_dice(score(detect, holdout, setup.evaluation, 0.5))
+    except (KeyboardInterrupt, SystemExit):
+        _save(setup, state, out)  # scoring is repeated when the run is resumed
+        raise
+    with stop_deferred():
+        if dice is not None:
+            log.write(state.step, holdout_dice=dice)
+        before = _candidates(out, state).values()
+        # without held-out positives all are equal, and the last ones are kept
+        state.best = sorted([*state.best, (dice or 0.0, state.step)], reverse=True)[: setup.config.optim.average_best]
+        state.unscored = False
+        if setup.ranks.first:
+            candidates = _candidates(out, state)
+            if state.step in candidates:
+                save_tensors(candidates[state.step], model.state_dict(), {"step": state.step, "holdout_dice": dice})
+            _save(setup, state, out)
+            # those of the checkpoint before this one are kept, as the run may have to fall back to it
+            for old in {*(out / CANDIDATES).iterdir()} - {*before, *candidates.values()}:
+                old.unlink()
 
 
 def _candidates(out: Path, state: TrainingState) -> dict[int, Path]:
@@ -231,17 +270,16 @@ def rehearse(config: RunConfig) -> dict[str, str]:
     Returns:
         Measurements in words, by heading; of several processes only the first returns any.
     """
-    is_first = os.environ.get("RANK", "0") == "0"
     # torchrun's processes share a run directory, and their parent
     owner = f"of-{os.getppid()}" if "RANK" in os.environ else f"{os.getpid()}"
     folder = Path(tempfile.gettempdir()) / f"contrail-dry-run-{owner}"
     try:
         fit(config, folder / "run", stop_after=REHEARSAL_STEPS)
-        if not is_first:
+        if not is_first():
             return {}
         lines = [json.loads(line) for line in (folder / "run" / METRICS).read_text().splitlines()]
     finally:
-        if is_first:
+        if is_first():
             shutil.rmtree(folder, ignore_errors=True)
     rates = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
     rate = max(rates[1:] or rates)

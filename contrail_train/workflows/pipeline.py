@@ -5,10 +5,13 @@ gate and weights fitted on records that no stage was trained on. `load_predictor
 """
 
 import filecmp
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.load import load_stages, pipeline_detector, read_pipeline
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import Calibration, Grid, check_run, find_calibration, finish, read_calibration
+from contrail_train.runs.checkpoint import file_digest
 from contrail_train.runs.directory import CALIBRATION, CONFIG, ENVIRONMENT, PIPELINE, STAGES, WEIGHTS, locked_directory
 from contrail_train.runs.distributed import ALONE, choose_device
 from contrail_train.runs.stores import open_run_stores
@@ -109,22 +113,40 @@ def _train_stages(config: PipelineConfig, out: Path, devices: Sequence[str]) -> 
             ALONE.say(f"---- stage {folder.name}: {run.preset}")
             fit(run, folder)
         return
+    processes: list[subprocess.Popen[bytes]] = []
+    stop = threading.Event()
     with ThreadPoolExecutor(len(devices)) as pool:
-        list(pool.map(_train_as_processes, lanes))
+        try:
+            list(pool.map(partial(_train_as_processes, processes=processes, stop=stop), lanes))
+        except (KeyboardInterrupt, SystemExit):
+            stop.set()
+            for process in processes:
+                process.terminate()  # each writes a checkpoint, which the pool waits for
+            raise
 
 
-def _train_as_processes(stages: dict[Path, RunConfig]) -> None:
+def _train_as_processes(
+    stages: dict[Path, RunConfig], processes: list[subprocess.Popen[bytes]], stop: threading.Event
+) -> None:
     """Train stages one after the other, each by a process of its own that writes into a log file."""
     for folder, config in stages.items():
         settings, log = folder.with_suffix(".yaml"), folder.with_suffix(".log")
         write_atomically(settings, [to_yaml(config).encode()])
         ALONE.say(f"stage {folder.name}: on {config.device}, its messages are in {log}")
-        arguments = [sys.executable, "-m", "contrail_train", "run", str(settings), "--out", str(folder)]
-        with log.open("a") as file:
-            process = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT)
+        stage = [sys.executable, "-m", "contrail_train.cli.stage", str(os.getpid())]
+        with log.open("a+b") as file:
+            start = file.seek(0, os.SEEK_END)
+            process = subprocess.Popen([*stage, "run", settings, "--out", folder], stdout=file, stderr=file)
+            processes.append(process)
+            if stop.is_set():
+                process.terminate()
+            process.wait()
+            file.seek(start)
+            lines = file.read().decode(errors="replace").splitlines()
         if process.returncode:
-            lines = log.read_text().splitlines() or ["it ended without a message"]
-            raise ContrailError(f"stage {folder.name}: {lines[-1].removeprefix('error: ')} (see {log})")
+            errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+            reason = errors[-1] if errors else f"it ended with exit code {process.returncode}"
+            raise ContrailError(f"stage {folder.name}: {reason} (see {log})")
 
 
 def _copy_run(run: Path, folder: Path) -> None:
@@ -224,6 +246,7 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calib
         "off": list(detector.mask_shift),
         "grid": Grid(native=first.native, pixel=first.pixel, size=first.size, dtype=first.dtype),
         "stores": {name: store.attrs["digest"] for name, store in stores.items()},
+        "stages": {name: file_digest(out / STAGES / name / WEIGHTS) for name in config.stages},
     }
 
 

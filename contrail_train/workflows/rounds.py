@@ -13,18 +13,19 @@ in the round before. Opening the data checks this against the records that each 
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.labels.write import write_labels
 from contrail_data.splits.folds import make_folds
-from contrail_data.storage.files import write_csv
+from contrail_data.storage.files import write_atomically, write_csv
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.schema import DataConfig, PseudoConfig, RunConfig
@@ -33,8 +34,9 @@ from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.metrics import bootstrap_difference
 from contrail_train.inference.load import load_model
 from contrail_train.runs.calibration import ScoreValues, read_calibration
-from contrail_train.runs.directory import locked_directory, write_json
+from contrail_train.runs.directory import locked_directory
 from contrail_train.runs.distributed import ALONE
+from contrail_train.runs.sealed import read_json, write_json
 from contrail_train.training.fit import fit
 from contrail_train.workflows.retraining import Retraining
 
@@ -57,6 +59,12 @@ class RoundResult(TypedDict):
     gain_low: NotRequired[float]
     gain_high: NotRequired[float]
     """Bounds of the 95 % interval of the gain."""
+
+
+class _Settings(TypedDict):
+    config: dict[str, Any]
+    folds: int
+    how: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +113,7 @@ def run_rounds(config: RunConfig, out: Path, *, rounds: int, folds: int, how: Re
             ALONE.say(f"---- round {number}: human labels and those of round {number}")
             teacher = _train(plan, folds, labels, out / f"round-{number}")
             results.append(_result(number, teacher, labels, Path(results[0]["run"])))
-        write_json(out / "rounds.json", results)
+        write_atomically(out / "rounds.json", [json.dumps(results, indent=1).encode()])
     return results
 
 
@@ -123,7 +131,10 @@ def _check_settings(config: RunConfig, out: Path, folds: int, how: Retraining) -
     """Write the settings of the rounds, or check that they are those of the rounds begun in this directory."""
     path = out / SETTINGS
     settings = {"config": config.model_dump(mode="json", exclude={"device"}), "folds": folds, "how": how}
-    if path.is_file() and (begun := json.loads(path.read_bytes())) != settings:
+    begun: Mapping[str, object] = settings
+    if path.is_file():
+        begun = read_json(path, _Settings, f"remove {out} and begin again")
+    if begun != settings:
         options = [key for key in ("folds", "how") if begun[key] != settings[key]]
         differing = [f"--{key}={begun[key]}, not {settings[key]}" for key in options]
         begun_config = validated(RunConfig, begun["config"], str(path))

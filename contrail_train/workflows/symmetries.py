@@ -4,17 +4,16 @@ They are fitted on the model's held-out records when they are first needed, and 
 `calibration-SYMMETRIES.json`.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision, Symmetries
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.schema import DataConfig, Probability
 from contrail_train.config.settings import read_config
 from contrail_train.data.items import Items, SampleStores, has_all_frames, human_items
 from contrail_train.evaluation.calibrate import GateWhen, calibrate
@@ -22,8 +21,9 @@ from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference import load
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import ScoreValues, read_calibration
-from contrail_train.runs.directory import CONFIG, PIPELINE, STAGES, write_json
+from contrail_train.runs.directory import CONFIG, PIPELINE, STAGES
 from contrail_train.runs.distributed import ALONE
+from contrail_train.runs.sealed import read_json, write_json
 from contrail_train.runs.stores import open_run_stores
 from contrail_train.workflows.pipeline import sample_stores
 
@@ -33,8 +33,8 @@ class Fitted(TypedDict):
 
     model: str
     """Digest of the model with these symmetries."""
-    threshold: float
-    gate: float
+    threshold: Probability
+    gate: Probability
     min_pixels: int | None
     holdout: ScoreValues | None
     """Cross-fitted scores of the held-out records."""
@@ -72,11 +72,10 @@ def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | No
 def _kept(file: Path, decision: Decision) -> Fitted | None:
     """What was fitted, from a file; None if it is missing, damaged or of another model."""
     try:
-        kept: Fitted = json.loads(file.read_bytes())
-        is_valid = kept["model"] == decision.model and all(0 <= kept[key] <= 1 for key in ("threshold", "gate"))
-        return kept if is_valid and isinstance(kept["min_pixels"], int | None) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = read_json(file, Fitted, "it is written again")
+    except ContrailError:
         return None
+    return kept if kept["model"] == decision.model else None
 
 
 def _fit(model: Predictor, symmetries: Symmetries) -> Fitted:

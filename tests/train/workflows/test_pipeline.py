@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +15,11 @@ import pytest
 
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.logits import decode
+from contrail_data.process import exit_on_sigterm
 from contrail_data.store.reader import open_store
+from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
 from contrail_train.inference.load import load_model
+from contrail_train.workflows import pipeline as pipeline_module
 from contrail_train.workflows.pipeline import held_out_by_all
 from helpers.cli import run_command, run_train
 from helpers.items import labelled_scene
@@ -45,6 +51,43 @@ def test_a_pipeline_predicts_the_mean_of_its_stages(pipeline: Path, unseen: Path
         idle = run_train("evaluate", pipeline / "stages/classifier", unseen, *option)
         assert idle.returncode == 2
         assert f"{option[0]}: has no effect on a model that classifies records" in idle.stderr
+
+
+CHILD = """
+import os, signal, sys, time
+from contrail_data.process import exit_on_sigterm
+try:
+    with exit_on_sigterm():
+        print("error: of an earlier try", flush=True)
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(600)
+finally:
+    open(sys.argv[1], "w").write("stopped in order")
+"""
+
+
+def test_sigterm_ends_a_pipeline_and_the_processes_of_its_stages(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One stage signals that it is at work by sending SIGTERM to the pipeline."""
+    started = []
+
+    def start(command: list[object], **options: object) -> subprocess.Popen[bytes]:
+        started.append(command)
+        return subprocess_popen([sys.executable, "-c", CHILD, str(tmp_path / f"{len(started)}.txt")], **options)
+
+    subprocess_popen = subprocess.Popen
+    monkeypatch.setattr(pipeline_module.subprocess, "Popen", start)
+    config = with_pipeline_settings(get_pipeline("unet2d_single"), [*SHORT, f"data.train={store}"])
+    with pytest.raises(SystemExit, match="143"), exit_on_sigterm():
+        pipeline_module.train_pipeline(config, tmp_path / "p", ["cpu", "cpu"])
+    assert (tmp_path / "1.txt").read_text() == "stopped in order"
+    assert started[0][1:5] == ["-m", "contrail_train.cli.stage", str(os.getpid()), "run"]
+
+
+def test_a_stage_without_its_pipeline_does_not_start() -> None:
+    stage = [sys.executable, "-m", "contrail_train.cli.stage", "1", "presets", "--help"]
+    assert subprocess.run(stage, capture_output=True).stdout == b""
 
 
 @pytest.mark.slow
@@ -122,7 +165,7 @@ def test_an_unfinished_pipeline_accepts_settings_that_do_not_change_a_trained_st
     assert done.returncode == 0, done.stderr
     first = (tmp_path / "p/calibration.json").read_bytes()
     (tmp_path / "p/calibration.json").write_bytes(first[:-9])
-    assert "calibration.json: damaged; remove it" in run_train(*command, *taken).stderr
+    assert "calibration.json: damaged (" in run_train(*command, *taken).stderr
     (tmp_path / "p/calibration.json").unlink()
     assert run_train(*command, *taken).returncode == 0
     assert (tmp_path / "p/calibration.json").read_bytes() == first

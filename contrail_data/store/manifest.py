@@ -20,6 +20,8 @@ from contrail_data.progress import progress
 from contrail_data.storage.place import Place
 from contrail_data.store.schema import GROUP, MANIFEST, PROVENANCE
 
+_REREADS = 3
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -29,7 +31,7 @@ class Damaged(ContrailError):
 
 
 def reread(read: Callable[Concatenate[Place, P], T]) -> Callable[Concatenate[Place, P], T]:
-    """Let a function read a second time what arrives damaged from object storage, as the network may have damaged it.
+    """Let a function read again what arrives damaged from object storage, as the network may have damaged it.
 
     Args:
         read: Reads from a place, its first argument, and raises Damaged.
@@ -40,8 +42,8 @@ def reread(read: Callable[Concatenate[Place, P], T]) -> Callable[Concatenate[Pla
 
     @wraps(read)
     def read_again(place: Place, *args: P.args, **kwargs: P.kwargs) -> T:
-        with suppress(Damaged):
-            if place.remote:
+        for _ in range(_REREADS if place.remote else 0):
+            with suppress(Damaged):
                 return read(place, *args, **kwargs)
         return read(place, *args, **kwargs)
 

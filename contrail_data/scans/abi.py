@@ -38,7 +38,7 @@ from contrail_data.scans.abi_files import (
     require_one_kind,
 )
 from contrail_data.scans.scene import assemble, remove_impossible, require_bands, with_geometry
-from contrail_data.storage.files import first_line
+from contrail_data.storage.files import first_line, open_regular, reported_errors
 from contrail_data.storage.place import Place
 
 GOOD = (0, 1)
@@ -86,9 +86,11 @@ def read_contents(file: AbiFile) -> Contents:
         if "Advanced Baseline Imager" not in instrument and "goes_imager_projection" not in content:
             raise ContrailError(f"{url}: comes from {instrument or 'another instrument'}, not GOES-R ABI; leave it out")
         grid = _grid_of(content)
-        start = file.start
+        start, end = file.start, file.end
         if "time_bounds" in content:
-            start = _EPOCH + np.timedelta64(round(float(content["time_bounds"][0]) * 1e3), "ms")
+            start, end = _EPOCH + np.rint(content["time_bounds"][:] * 1e3).astype("timedelta64[ms]")
+        if not start < end or not file.start < file.end:  # NaT too
+            raise ContrailError(f"{url}: ends before it starts; fetch the file again")
         if "CMI" in content or "Rad" in content:
             bands = [int(np.ravel(content["band_id"][()])[0]) if "band_id" in content else file.band]
         else:
@@ -267,11 +269,20 @@ def _parts(variable: Any, rows: slice, columns: slice) -> Iterator[tuple[tuple[s
 @lru_cache(maxsize=64)
 def _file(url: str) -> Any:
     """Open a file and keep it open for the next call, as opening takes longer than reading a window."""
-    return h5py.File(_RemoteFile(url) if "://" in url else url, "r")
+    if "://" in url:
+        return h5py.File(_RemoteFile(url), "r")
+    with reported_errors(url, "read"):
+        open_regular(url).close()
+    return h5py.File(url, "r")
 
 
-# HDF5 would close a remote file when Python can no longer read it, and crash.
-atexit.register(_file.cache_clear)
+@atexit.register
+def _close_remote_files() -> None:
+    """Close every remote file, whoever still holds it: HDF5 crashes where it does so after the end of Python."""
+    in_files = h5py.h5f.OBJ_ALL & ~h5py.h5f.OBJ_DATATYPE
+    for identifier in h5py.h5f.get_obj_ids(types=in_files):
+        if identifier.valid and (file := h5py.File(h5py.h5i.get_file_id(identifier))).driver == "fileobj":
+            file.close()
 
 
 @contextmanager
@@ -284,7 +295,8 @@ def _opened(url: str) -> Iterator[Any]:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, IsalError) as error:  # type: ignore[misc]
         _file.cache_clear()
-        raise ContrailError(f"{url}: cannot be read ({first_line(error)[:100]}); fetch the file again") from None
+        reason = "missing" if isinstance(error, FileNotFoundError) else first_line(error)[:100]
+        raise ContrailError(f"{url}: cannot be read ({reason}); fetch the file again") from None
 
 
 class _RemoteFile(AbstractBufferedFile):

@@ -16,7 +16,7 @@ import numpy as np
 
 from contrail_data.errors import ContrailError
 from contrail_data.scans.satpy_files import readers_of
-from contrail_data.storage.files import is_stray
+from contrail_data.storage.files import is_stray, open_regular, reported_errors
 from contrail_data.storage.place import Place, place_of
 
 Span: TypeAlias = tuple[np.datetime64, np.datetime64]
@@ -80,6 +80,8 @@ def describe(url: str) -> AbiFile | None:
     if "://" in url or not _LIKELY_NAME.search(name):
         return None
     try:
+        with reported_errors(url, "read"):
+            open_regular(url).close()
         with h5py.File(url) as content:
             return _from_contents(content, url)
     except (OSError, KeyError, ValueError):
@@ -181,22 +183,46 @@ def find_files(where: str, spans: Sequence[Span] = (ALWAYS,), product: str = "L1
 
 
 def local_paths(where: str) -> Iterator[str]:
-    """List local files.
+    """List local files. Named pipes, sockets and devices are left out, as are files that operating systems leave.
 
     Args:
         where: A folder (searched recursively), a glob, or a file; also as a URL `file://`.
 
     Yields:
         The path of each file, in any order.
+
+    Raises:
+        ContrailError: If a folder cannot be searched.
     """
-    local = Path(place_of(where).url)
-    if local.is_dir():
-        for folder, _, names in os.walk(local):  # several times as fast as Path.rglob in folders of records
-            yield from (os.path.join(folder, name) for name in names if not is_stray(name))
-    elif local.is_file():
-        yield str(local)
-    else:
-        yield from (path for path in glob.glob(str(local), recursive=True) if Path(path).is_file())
+    local = place_of(where).url
+    with reported_errors(local, "listed"):
+        if os.path.isdir(local):
+            yield from _files_in(local)
+        elif os.path.lexists(local):
+            yield from [local] if os.path.isfile(local) else []
+        else:
+            folder = Path(local)
+            while glob.has_magic(str(folder)):
+                folder = folder.parent
+            if folder.is_dir():
+                os.scandir(folder).close()  # raises if that is not allowed, where glob finds nothing
+            yield from filter(os.path.isfile, glob.iglob(local, recursive=True))
+
+
+def _files_in(folder: str) -> Iterator[str]:
+    with reported_errors(folder, "listed"), os.scandir(folder) as entries:
+        for entry in entries:
+            if is_stray(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_in(entry.path)
+            elif entry.is_file(follow_symlinks=False) or (entry.is_symlink() and _is_file_or_broken(entry.path)):
+                yield entry.path
+
+
+def _is_file_or_broken(link: str) -> bool:
+    """Return whether a link leads to a file, or to nothing, which is reported when it is opened."""
+    return os.path.isfile(link) or not os.path.exists(link)
 
 
 def is_archive(where: str) -> bool:

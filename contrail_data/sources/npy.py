@@ -11,7 +11,7 @@ import xxhash
 from numpy.lib import format as npy_format
 
 from contrail_data.errors import BadRecord
-from contrail_data.storage.files import first_line
+from contrail_data.storage.files import first_line, open_regular
 
 _MAX_HEADER = 4096
 
@@ -35,7 +35,7 @@ def read_npy(
     """
     name = f"{path.parent.name}/{path.name}"
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file_shape, fortran_order, dtype = _read_header(file)
             if dtype.hasobject:
                 raise BadRecord(f"{name}: contains pickled objects, which are never loaded; save a plain array")

@@ -9,7 +9,7 @@ from contrail_data.scans.abi_files import describe, is_archive, local_paths
 from contrail_data.scans.satpy_files import readers_of
 from contrail_data.sources.base import InputFormat, Source
 from contrail_data.sources.records import open_frames, open_records
-from contrail_data.storage.files import is_stray
+from contrail_data.storage.files import is_stray, reported_errors
 from contrail_data.storage.place import place_of
 
 
@@ -51,16 +51,20 @@ def recognise(where: str, split: str) -> InputFormat:
         ABI for an archive and for files of any imager, FRAMES for `*.npy`, otherwise RECORDS.
 
     Raises:
+        ContrailError: If nothing lies there, or it cannot be searched.
         UsageError: If a folder holds several of them.
     """
     if is_archive(where):
         return InputFormat.ABI
     root, paths = Path(place_of(where).url), list(local_paths(where))
-    held = {
-        InputFormat.RECORDS: any(not is_stray(path.name) for path in (root / split).glob("*/*.npy")),
-        InputFormat.FRAMES: any(not is_stray(path.name) for path in root.glob("*.npy")),
-        InputFormat.ABI: any(map(describe, paths)) or bool(readers_of(paths)),
-    }
+    if not paths and not root.is_dir():
+        raise ContrailError(f"{where}: no such folder or files; check the path")
+    with reported_errors(where, "listed"):
+        held = {
+            InputFormat.RECORDS: any(not is_stray(path.name) for path in (root / split).glob("*/*.npy")),
+            InputFormat.FRAMES: any(not is_stray(path.name) for path in root.glob("*.npy")),
+            InputFormat.ABI: any(map(describe, paths)) or bool(readers_of(paths)),
+        }
     kinds = [kind for kind, is_held in held.items() if is_held]
     if len(kinds) > 1:
         raise UsageError(f"{where}: holds {' and '.join(kinds)}; choose one with --source")

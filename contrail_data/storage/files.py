@@ -6,11 +6,13 @@ import io
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from contrail_data.errors import ContrailError
 
@@ -262,6 +264,25 @@ def input_output_error(path: str, action: str, error: Exception) -> ContrailErro
         reason = "no answer in time"
     kind = ContrailError if getattr(error, "errno", None) == errno.EIO else Unreachable
     return kind(f"{path}: cannot be {action} ({reason}); {remedy}")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a local file to read it; anything else of that name is refused, where a named pipe would wait for a writer.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: If it cannot be opened, or is a pipe, a socket, a device or a folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def is_stray(name: str) -> bool:

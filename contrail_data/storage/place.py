@@ -21,7 +21,16 @@ from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlparse
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import Part, Write, atomic_file, first_line, is_stray, partial_path, reported_errors
+from contrail_data.storage.files import (
+    Part,
+    Write,
+    atomic_file,
+    first_line,
+    is_stray,
+    open_regular,
+    partial_path,
+    reported_errors,
+)
 
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "file")
@@ -122,7 +131,7 @@ class Place:
         with self._reported_errors(key, "read"):
             if self.remote:
                 return self._request(lambda service: bytes(service.get(key).bytes()))
-            with open(self.file(key), "rb") as file:
+            with open_regular(self.file(key)) as file:
                 return file.read()
 
     def read_range(self, key: str, start: int, length: int) -> memoryview:
@@ -139,7 +148,7 @@ class Place:
         with self._reported_errors(key, "read"):
             if self.remote:
                 return memoryview(self._request(methodcaller("get_range", key, start=start, length=length)))
-            with open(self.file(key), "rb", buffering=0) as file:
+            with open_regular(self.file(key)) as file:
                 return memoryview(os.pread(file.fileno(), length, start))
 
     def size(self, key: str) -> int | None:

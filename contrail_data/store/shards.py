@@ -311,7 +311,7 @@ class ShardReader:
             return kept
         if not self._local:
             return -1
-        handle = os.open(self._path(self.layout.key(number)), os.O_RDONLY)
+        handle = os.open(self._path(self.layout.key(number)), os.O_RDONLY | os.O_NONBLOCK)  # never waits for a pipe
         if len(self._handles) < self._keep and self._handles.setdefault(number, handle) != handle:
             os.close(handle)  # another thread was faster
             return self._handles[number]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,3 +77,27 @@ def test_quality_flags_select_the_pixels_that_are_used(tmp_path: Path) -> None:
     assert missing(0, 1) == 25 + 49
     assert missing(0) == 100 + 25 + 49
     assert missing(0, 1, 2, 3, 4) == 49  # a pixel without a value is always missing
+
+
+HELD_FOREVER = """
+import ctypes, gc, sys
+import h5py
+from contrail_data.scans.abi import read_contents
+from contrail_data.scans.abi_files import describe
+
+read_contents(describe(sys.argv[1]))
+(file,) = (thing for thing in gc.get_objects() if isinstance(thing, h5py.File))
+pixels = file["Rad"]
+for thing in (file, file.id, pixels, pixels.id):
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+"""
+
+
+def test_remote_files_are_closed_before_python_ends_whoever_holds_them(s3: str, tmp_path: Path) -> None:
+    """HDF5 crashes where it closes a file over a Python object after the end of Python."""
+    import boto3
+
+    (path,) = write_abi(tmp_path, START, scans=1, size=(24, 30), bands=(14,))
+    boto3.client("s3").upload_file(str(path), s3.removeprefix("s3://"), path.name)
+    done = subprocess.run([sys.executable, "-c", HELD_FOREVER, f"{s3}/{path.name}"], check=False)
+    assert done.returncode == 0

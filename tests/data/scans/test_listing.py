@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -14,10 +16,11 @@ import numpy as np
 import pytest
 
 from contrail_data.errors import ContrailError
-from contrail_data.scans.abi_files import describe, find_files
+from contrail_data.scans.abi_files import describe, find_files, local_paths
 from contrail_data.scans.listing import assign_frames, list_abi_scans, list_satpy_scans, spans_around
 from contrail_data.storage.place import Place
 from contrail_data.synthetic.abi import write_abi
+from helpers.permissions import shared_folder, without_privileges
 
 BANDS = (11, 14, 15)
 SMALL = {"size": (24, 30), "bands": BANDS}
@@ -224,3 +227,54 @@ def test_cut_segments_of_himawari_are_set_aside(real_data: Path, tmp_path: Path,
     assert "_0440_B14_JP02_R20_S0101.DAT.bz2: satpy cannot read it (band 14: " in listing.problems[0]
     assert "_0450_B15_JP02_R20_S0101.DAT: satpy cannot load B15" in listing.problems[1]
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_may_not_be_read_is_not_called_damaged() -> None:
+    with shared_folder() as folder:
+        paths = write_abi(folder / "scans", np.datetime64("2024-03-01T12:00"), scans=2, **SMALL)
+        paths[1].chmod(0)
+        with without_privileges():
+            listing = list_abi_scans(str(folder / "scans"), BANDS)
+        assert listing.problems == [
+            f"{paths[1]}: cannot be read (Permission denied); check the address and permissions"
+        ]
+        assert len(listing.scans) == 1
+        renamed = paths[1].rename(folder / "scans" / "night.nc")
+        for closed, where in (
+            (renamed, folder / "scans"),
+            (folder / "scans", folder / "scans"),
+            (folder / "scans", folder / "scans" / "*C11*"),
+            (folder / "scans", paths[0]),
+            (folder, folder / "scans"),
+        ):
+            mode = closed.stat().st_mode
+            closed.chmod(0)
+            with without_privileges(), pytest.raises(ContrailError, match=r"Permission denied.*; check .* permissions"):
+                list_abi_scans(str(where), BANDS)
+            closed.chmod(mode)
+
+
+def test_only_files_are_opened_whatever_is_named_like_one(tmp_path: Path) -> None:
+    paths = write_abi(tmp_path, np.datetime64("2024-03-01T12:00"), scans=2, **SMALL)
+    paths[0].unlink()
+    os.mkfifo(paths[0])  # to open it would wait for a writer
+    (tmp_path / "night.nc").symlink_to(paths[0])
+    (tmp_path / "day.nc").mkdir()
+    (tmp_path / ".Trashes").mkdir()
+    shutil.copy(paths[4], tmp_path / ".Trashes")
+    paths[5].unlink()
+    paths[5].symlink_to(paths[5].name)  # leads to itself
+    signal.alarm(30)
+    with pytest.raises(ContrailError, match=f"no scan has all of bands 11, 14, 15, since {paths[5]}: cannot be read"):
+        list_abi_scans(str(tmp_path), BANDS)
+    signal.alarm(0)
+    assert set(map(Path, local_paths(str(tmp_path)))) == set(paths[1:])
+
+
+def test_a_scan_that_ends_before_it_starts_is_set_aside(tmp_path: Path) -> None:
+    paths = write_abi(tmp_path, np.datetime64("2024-03-01T12:00"), scans=2, **SMALL)
+    with h5py.File(paths[0], "r+") as file:
+        file["time_bounds"][:] = file["time_bounds"][:][::-1]
+    listing = list_abi_scans(str(tmp_path), BANDS)
+    assert [str(scan.start)[11:16] for scan in listing.scans] == ["12:10"]
+    assert listing.problems == [f"{paths[0]}: ends before it starts; fetch the file again"]

@@ -11,8 +11,8 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from contrail_data.errors import ContrailError
 
@@ -266,7 +266,7 @@ def input_output_error(path: str, action: str, error: Exception) -> ContrailErro
     return kind(f"{path}: cannot be {action} ({reason}); {remedy}")
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a local file to read it; anything else of that name is refused, where a named pipe would wait for a writer.
 
     Args:

@@ -17,7 +17,7 @@ from contrail_data.reports.charts import reliability
 from contrail_data.reports.figures import RGB, Mark, Mask, Panel, draw_picture, encode_png, enlarged
 from contrail_data.reports.page import Picture, Table, render_page
 from contrail_data.reports.pictures import SampleViewer, read_frames
-from contrail_data.storage.files import make_folder, write_atomically
+from contrail_data.storage.files import check_folder, write_atomically
 from contrail_data.store.reader import read_scalars
 from contrail_train.config.schema import Head
 from contrail_train.data.items import Items, open_labelled
@@ -95,7 +95,7 @@ def evaluate_store(
         ContrailError: If the store has no labels, the model has seen all its records, or a file cannot be written.
     """
     folder = out or (model.path if model.path.is_dir() else model.path.parent)
-    make_folder(folder)
+    check_folder(folder, in_run=True)
     labelled = open_labelled([store], model.offsets)
     items = unseen(labelled, [model])
     records = read_scalars(store)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import LABELLED_FRAME, Decision
 from contrail_data.labels.write import frames_to_predict
-from contrail_data.storage.files import check_new, write_atomically
+from contrail_data.storage.files import atomic_file, check_new, partial_path, reported_errors
 from contrail_data.store.reader import read_scalars
 from contrail_train.inference.detector import Detector
 from contrail_train.inference.exported import (
@@ -131,14 +131,11 @@ def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, over
     if store is not None:
         model.check_store(store)
         probes.append(_store_windows(store, model))
-    staged = out.with_name(f".{out.stem}.partial{out.suffix}")  # the suffix selects how it is read
-    try:
-        write_atomically(staged, [_serialise(graph, probes[1], metadata.model_dump_json(), out)])
-        comparison = compare(graph, open_graph(staged, torch.device("cpu"))[1], probes, out)
-        staged.replace(out)
-    finally:
-        staged.unlink(missing_ok=True)
-    return comparison
+    content = _serialise(graph, probes[1], metadata.model_dump_json(), out)
+    staged = partial_path(out)
+    with reported_errors(str(out), "written"), atomic_file(out, staged) as write:
+        write(content)
+        return compare(graph, open_graph(staged, torch.device("cpu"))[1], probes, out)
 
 
 def _metadata(model: Predictor, detector: Detector) -> Metadata:

@@ -26,6 +26,7 @@ from torch.export.pt2_archive import PT2ArchiveReader
 from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision
+from contrail_data.storage.files import reported_errors
 from contrail_train.inference.detector import Prediction, Shift
 from contrail_train.inference.predictor import Predictor
 
@@ -185,10 +186,11 @@ def open_graph(path: Path, device: torch.device) -> tuple[Metadata, RunGraph]:
     Raises:
         ContrailError: As `load_exported`.
     """
-    if not path.is_file():
-        raise ContrailError(f"{path}: does not exist; name a file that contrail-train export wrote")
-    with path.open("rb") as file:
-        is_pt2 = file.read(len(_ZIP)) == _ZIP
+    try:
+        with reported_errors(str(path), "read"), path.open("rb") as file:
+            is_pt2 = file.read(len(_ZIP)) == _ZIP
+    except FileNotFoundError:
+        raise ContrailError(f"{path}: does not exist; name a file that contrail-train export wrote") from None
     if not is_pt2:
         import_optional("onnxruntime", path)  # a missing package is not a damaged file
     try:
@@ -262,6 +264,10 @@ def _read_checked_metadata(path: Path) -> str | None:
         ContrailError: If the file is damaged or holds anything that could run code.
     """
     with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ContrailError(f"{path}: not opened: it unpacks to more than its own size; export the model again")
         if damaged := archive.testzip():
             raise ContrailError(f"{path}: damaged (wrong checksum of {damaged}); export it again")
     reader = PT2ArchiveReader(str(path))  # torch.export.load uses it too: both see the same entries

@@ -28,7 +28,7 @@ from contrail_data.reports.choices import Theme
 from contrail_data.reports.figures import Mark, Panel, draw_picture, enlarged
 from contrail_data.reports.ground import Ground
 from contrail_data.scans.scene import grid_of
-from contrail_data.storage.files import check_new, write_atomically
+from contrail_data.storage.files import check_new, partial_path, reported_errors, write_atomically
 from contrail_train.contrails.shapes import contrails, to_features
 
 SUFFIXES = (".zarr", ".nc", ".tif", ".geojson", ".png", ".gif")
@@ -113,8 +113,10 @@ def write(
             _write_geotiff(part.isel(time=0), path)
         elif out.suffix in (".png", ".gif"):
             _write_pictures(part, path, theme)
+        elif out.suffix == ".nc":
+            _write_netcdf(part, path)
         else:
-            _write_cf(part, path)
+            _write_zarr(part, path)
         paths.append(path)
     return paths
 
@@ -131,28 +133,32 @@ def _codes(values: npt.NDArray[np.float32], threshold: float, step: float) -> np
 # ------------------------------------------------------------------------------------------------------- CF conventions
 
 
-def _write_cf(scene: xr.Dataset, out: Path) -> None:
-    # Everything but the composite.
+def _write_netcdf(scene: xr.Dataset, out: Path) -> None:
+    """Write everything but the composite. A full disk would end in an error without a reason if netCDF wrote to it."""
     dataset, encoding = _cf_dataset(scene)
-    staged = out.with_name(f".{out.name}.partial")
-    _remove(staged)
+    for name in ("probability", "gate_score", "mask", "valid"):
+        if name in encoding:
+            encoding[name] |= {"zlib": True, "complevel": 1}
+    dataset.attrs["inputs"] = "\n".join(scene.attrs["inputs"])
+    content = dataset.to_netcdf(engine="netcdf4", encoding=encoding)  # GDAL misses h5netcdf's units
+    write_atomically(out, [content])
+
+
+def _write_zarr(scene: xr.Dataset, out: Path) -> None:
+    """Write everything but the composite."""
+    dataset, encoding = _cf_dataset(scene)
+    staged, replaced = partial_path(out), partial_path(out)
     try:
-        if out.suffix == ".zarr":
+        with reported_errors(str(out), "written"):
             with warnings.catch_warnings():  # about consolidated metadata, which all readers accept
                 warnings.filterwarnings("ignore", category=UserWarning, module="zarr")
                 dataset.to_zarr(staged, mode="w", encoding=encoding, zarr_format=3, consolidated=True)
-        else:
-            for name in ("probability", "gate_score", "mask", "valid"):
-                if name in encoding:
-                    encoding[name] |= {"zlib": True, "complevel": 1}
-            dataset.attrs["inputs"] = "\n".join(scene.attrs["inputs"])
-            dataset.to_netcdf(staged, engine="netcdf4", encoding=encoding)  # GDAL misses h5netcdf's units
-        _remove(out)
-        staged.rename(out)
-    except OSError as error:
-        raise ContrailError(f"{out}: cannot be written ({error.strerror}); check space and permissions") from None
+            if out.exists():
+                out.rename(replaced)
+            staged.rename(out)
     finally:
-        _remove(staged)
+        for folder in (staged, replaced):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _cf_dataset(scene: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, Any]]]:
@@ -169,13 +175,6 @@ def _cf_dataset(scene: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, Any]
     for name in ("mask", "valid"):
         dataset[name].attrs["flag_values"] = np.array([0, 1], np.uint8)
     return dataset, {name: variable["encoding"] for name, variable in variables.items()}
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- GeoTIFF

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import pickle
@@ -259,6 +260,29 @@ def test_a_refused_export_leaves_no_new_files(
     assert taken.read_text() == "mine"
 
 
+def test_two_exports_to_one_file_at_once_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out = predictor(one("test_resnet")), tmp_path / "a.pt2"
+    contents = iter([b"first", b"second"])
+    read_back = []
+
+    def open_while_another_exports(path: Path, _: torch.device) -> Any:
+        read_back.append(path.read_bytes())
+        if len(read_back) == 1:
+            export(model, out)
+            assert out.read_bytes() == b"second"
+        return None, None
+
+    monkeypatch.setattr(module, "_serialise", lambda *_: next(contents))
+    monkeypatch.setattr(module, "open_graph", open_while_another_exports)
+    monkeypatch.setattr(module, "compare", lambda *_: module.Comparison())
+    export(model, out)
+    assert read_back == [b"first", b"second"]
+    assert out.read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt2"]
+
+
 def test_exported_masks_may_differ_only_next_to_the_threshold() -> None:
     graph = module.ExportGraph(one("test_resnet"), Decision(0.5, 0.0, 1, ""))
 
@@ -294,6 +318,31 @@ def test_a_damaged_or_foreign_file_is_refused(suffix: str, exported: dict[str, P
     path.unlink()
     with pytest.raises(ContrailError, match="does not exist"):
         load_exported(path, CPU)
+
+
+@pytest.mark.parametrize("kind", ["deflated", "overlapping"])
+def test_an_archive_that_unpacks_to_more_than_its_size_is_not_unpacked(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bomb.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED) as archive:
+        archive.writestr("a/data/weights/weight_0", bytes(2**22))
+        if kind == "overlapping":
+            archive.filelist += 3 * archive.filelist
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda _: pytest.fail("unpacked"))
+    with pytest.raises(ContrailError, match=r"bomb\.pt2: not opened: it unpacks to more than its own size"):
+        load_exported(path, CPU)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pt2").write_bytes(b"PK")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ContrailError, match=r"a\.pt2: cannot be read \(Permission denied\)"):
+        load_exported(tmp_path / "a.pt2", CPU)
 
 
 def rewritten(source: Path, target: Path, changes: dict[str, bytes]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import h5py
@@ -12,10 +13,11 @@ import rasterio
 import xarray as xr
 from PIL import Image
 
+from contrail_data.errors import ContrailError
 from contrail_data.scans.scene import assemble, grid_of
 from contrail_data.synthetic.abi import abi_grid, write_abi
 from contrail_train.contrails.cleaning import Cleaning, clean
-from contrail_train.scenes.files import output_names, write
+from contrail_train.scenes.files import SUFFIXES, output_names, write
 from helpers.cli import run_train
 
 START = np.datetime64("2024-03-01T12:00", "ns")
@@ -35,7 +37,7 @@ def scene_of(probability: np.ndarray, cleaning: Cleaning, gate_score: np.ndarray
     scene = scene.assign({name: (("time", "y", "x"), plane[None]) for name, plane in planes.items()})
     scene["image"] = (("time", "channel", "y", "x"), np.zeros((1, 3, *probability.shape), np.uint8))
     scene["scan_time"] = (("time", "y"), np.full((1, len(probability)), START))
-    attributes = {"model": "m", "threshold": cleaning.threshold, "gate": 0.3, "composite": "ash"}
+    attributes = {"model": "m", "instrument": "ABI", "threshold": cleaning.threshold, "gate": 0.3, "composite": "ash"}
     return scene.assign_attrs(**attributes, software="s", inputs=["a.nc"])
 
 
@@ -56,6 +58,22 @@ def geotiff(scene: xr.Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray, np
         code, mask = file.read(1), file.read(2)
         x, y = file.transform * np.meshgrid(np.arange(file.width) + 0.5, np.arange(file.height) + 0.5)
     return code, mask, *grid_of(scene).indices(y, x)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(suffix: str, tmp_path: Path) -> None:
+    scene = scene_of(smooth(np.random.default_rng(0)), Cleaning(0.5))
+    out = tmp_path / f"s{suffix}"
+    write([scene], out, {START: out})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # a file that grows beyond it fails as on a full disk
+    try:
+        with pytest.raises(ContrailError, match=rf"s\{suffix}: cannot be written .*; make room"):
+            write([scene], out, {START: out})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.12345, 0.999])

@@ -198,8 +198,10 @@ class MetricsLog:
 
     def __init__(self, out: Path, step: int, ranks: Ranks = ALONE):
         self._path = out / METRICS
+        board = out / "tensorboard"
         # events of the step itself were logged before its checkpoint was written
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1) if ranks.first else None
+        purge_step = step + 1 if board.exists() else None
+        self._board = SummaryWriter(str(board), purge_step=purge_step) if ranks.first else None
         if ranks.first and self._path.exists():
             kept = []
             for number, line in enumerate(self._path.read_text(errors="replace").splitlines(), 1):

@@ -183,7 +183,7 @@ def start_from(path: Path, model: nn.Module, ranks: Ranks) -> Start:
         What was copied.
 
     Raises:
-        ContrailError: If the run is not finished, or no tensor fits.
+        ContrailError: If the run is not finished or damaged, or no tensor fits.
     """
     file = _weights_file(path)
     tensors, _ = read_tensors(file)
@@ -202,10 +202,7 @@ def start_from(path: Path, model: nn.Module, ranks: Ranks) -> Start:
     for part, total in totals.items():
         if given[part] and copied[part] < total / 2:
             ranks.say(f"warning: start={path}: its {part} is a different one: {copied[part]} of {total} tensors fit")
-    try:
-        calibration = find_calibration(file.parent)
-    except ContrailError:
-        calibration = None
+    calibration = find_calibration(file.parent)
     seen = frozenset(calibration["seen_records"] if calibration else ())
     held_out = frozenset(calibration["holdout_records"] if calibration else ())
     return Start(file_digest(file), seen, seen - held_out)

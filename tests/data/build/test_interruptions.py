@@ -1,7 +1,5 @@
 """A build that was killed or ran out of disk space resumes and gives the same bytes."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -9,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import pytest
 
 from contrail_data.build.build import build
 from contrail_data.errors import BadRecord, ContrailError
+from contrail_data.progress import Advance
 from contrail_data.sources.open import open_source
 from contrail_data.storage.place import Place
 from contrail_data.store import journal
@@ -70,29 +71,49 @@ main()
     assert remote_contents(Place(url)) == contents(sealed40)
 
 
-BUILDER = """
-import os, sys
+KILLED = """
+import json, os, sys
+import cv2, dask, dask.threaded, pyproj, scipy.ndimage, zarr
 from pathlib import Path
-import dask, dask.threaded, pyproj, scipy.ndimage, zarr
 from contrail_data.build.build import build
 from contrail_data.composites import COMPOSITES
+from contrail_data.labels.flow import propagate
 from contrail_data.sources.open import open_source
+from contrail_data.sources.select import select_distinct
+from contrail_data.sources.stores import appended, from_stores
+from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
 from killing import kill_at_event
-raw, out = sys.argv[1:]
+settings = StoreSettings(COMPOSITES["ash"], size=32)
 for line in sys.stdin:
+    operation, out, statement = json.loads(line)
     child = os.fork()
     if child == 0:
         os.setsid()
         sys.stderr = open(os.devnull, "w")
-        kill_at_event(f"{out}/*", int(line))
-        ash = COMPOSITES["ash"]
-        build(open_source(Path(raw), "train", ash), StoreSettings(ash, size=32), out, workers=2)
+        kill_at_event(f"{out}/*", operation)
+        exec(statement)
         os._exit(0)
     print(os.waitpid(child, 0)[1], flush=True)
 """
-"""For each number on stdin, build in a forked process that kills itself at its file operation of that number, and print
-the exit status. Fifty separate processes would spend most of their time on imports."""
+"""For each line on stdin, run a statement in a forked process that kills itself at a file operation in a store, and
+print the exit status. Separate processes would spend most of their time on imports."""
+RECORDS = "open_source(Path({!r}), 'train', settings.composite)"
+
+
+@contextmanager
+def killer() -> Iterator[Callable[[int, Path, str], int]]:
+    """Yield a function that runs a statement until it is killed at a file operation in a store; returns the status."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", KILLED], env=environment_with_hooks(), **pipes) as process:
+
+        def kill(operation: int, out: Path, statement: str) -> int:
+            process.stdin.write(json.dumps([operation, str(out), statement]) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield kill
+        process.stdin.close()
 
 
 @pytest.mark.slow
@@ -104,38 +125,71 @@ def test_fifty_kills_end_in_the_same_store(tmp_path: Path) -> None:
         (raw / "train" / f"{i:03d}" / "band_11.npy").unlink()
     uninterrupted = build_small(raw, tmp_path / "whole.zarr")
     out = tmp_path / "killed.zarr"
-    builders = subprocess.Popen(
-        [sys.executable, "-c", BUILDER, str(raw), str(out)],
-        env=environment_with_hooks(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert builders.stdin
-    assert builders.stdout
     finished_shards: list[int] = []
-    for _ in range(50):
-        # Opening takes about 20 file operations, each of the six shards 20, and sealing 230.
-        builders.stdin.write(f"{moments.randint(1, moments.choice([100, 400]))}\n")
-        builders.stdin.flush()
-        status = int(builders.stdout.readline())
-        if (out / "zarr.json").exists():
-            assert open_store(out).attrs["digest"] == uninterrupted.digest
-            shutil.rmtree(out)
-            continue
-        assert status == signal.SIGKILL
-        finished_shards.append(len(list((out / ".building").glob("0*.json"))))
-        if out.exists():
-            with pytest.raises(ContrailError, match="unfinished"):
-                open_store(out)
-    builders.stdin.close()
-    builders.wait()
+    with killer() as kill:
+        for _ in range(50):
+            # Opening takes about 20 file operations, each of the six shards 20, and sealing 230.
+            operation = moments.randint(1, moments.choice([100, 400]))
+            status = kill(operation, out, f"build({RECORDS.format(str(raw))}, settings, out, workers=2)")
+            if (out / "zarr.json").exists():
+                assert open_store(out).attrs["digest"] == uninterrupted.digest
+                shutil.rmtree(out)
+                continue
+            assert status == signal.SIGKILL
+            finished_shards.append(len(list((out / ".building").glob("0*.json"))))
+            if out.exists():
+                with pytest.raises(ContrailError, match="unfinished"):
+                    open_store(out)
     assert len(finished_shards) > 25
     assert len(set(finished_shards)) > 3, finished_shards  # killed early, midway and late
     assert run_data("build-ash", raw, "-o", out, "--size", 32).returncode == 3  # four records are set aside
     assert open_store(out).attrs["digest"] == uninterrupted.digest
     assert contents(out) == contents(tmp_path / "whole.zarr")
     assert not (out / ".building").exists()
+
+
+@pytest.mark.slow
+def test_killed_commands_on_stores_end_in_the_same_store(sealed40: Path, tmp_path: Path) -> None:
+    raw, new, parent = tmp_path / "raw", tmp_path / "new.zarr", f"open_store({str(sealed40)!r})"
+    for i in range(20):
+        write_record(raw / "train" / f"new{i}", np.random.default_rng(i))
+    build_small(raw, new)
+    with killer() as kill:
+        for command, source in (
+            (("append", sealed40, raw), f"appended({parent}, {RECORDS.format(str(raw))})"),
+            (("merge", sealed40, new), f"from_stores(select_distinct([{parent}, open_store({str(new)!r})]))"),
+            (("propagate", sealed40), ""),
+        ):
+            whole, out = tmp_path / f"{command[0]}.zarr", tmp_path / f"killed-{command[0]}.zarr"
+            assert run_data(*command, "-o", whole).returncode == 0
+            statement = f"build({source}, settings, out, workers=2)" if source else f"propagate({parent}, out)"
+            finished_shards = set()
+            for operation in (8, 40, 100, 150):
+                kill(operation, out, statement)
+                finished_shards.add(len(list((out / ".building").glob("0*.json"))))
+            assert len(finished_shards) > 1
+            assert run_data(*command, "-o", out).returncode == 0
+            assert contents(out) == contents(whole)
+
+
+@pytest.mark.parametrize("command", ["build-ash", "merge", "propagate"])
+def test_a_second_command_at_once_is_refused_and_harms_nothing(
+    command: str, raw40: Path, sealed40: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (raw40, "--size", 32) if command == "build-ash" else (sealed40,)
+    arguments = (command, *source, "-o", tmp_path / "s.zarr")
+    others = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Advance, "__call__", lambda *_: others.append(run_data(*arguments, *["--overwrite"] * (len(others) == 1)))
+        )
+        first = run_data(*arguments)
+    assert first.returncode in (0, 3), first.stderr
+    assert len(others) > 1
+    for other in others:
+        assert other.returncode == 1
+        assert f"{tmp_path / 's.zarr'}: is being built by" in other.stderr
+    assert verify(Place(str(tmp_path / "s.zarr"))) == []
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Generic, NamedTuple, NotRequired, TypedDict, TypeVar
 
+import psutil
+
 from contrail_data import __version__
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import remove_partial_files, store_around
@@ -277,12 +279,4 @@ def _locked_by_lease(place: Place) -> Iterator[None]:
 def _ended_on_this_machine(owner: str) -> bool:
     """Return whether the owner of a lock was a process of this machine that has ended."""
     host, _, process = owner.partition(", process ")
-    if host != socket.gethostname() or not process.isdigit():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        pass  # it belongs to another user
-    return False
+    return host == socket.gethostname() and process.isdigit() and not psutil.pid_exists(int(process[:9]))

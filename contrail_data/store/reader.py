@@ -260,9 +260,8 @@ def pixel_reader(store: xr.Dataset, name: str = "image", *, check: bool = False,
     Raises:
         ContrailError: If the array's metadata is missing, damaged, or of a layout that this package does not write.
     """
-    layout, place = read_layout(store, name), place_of(store.attrs["path"])
-    if (layout.shape[1:], layout.dtype) != (store[name].shape[1:], store[name].dtype):
-        raise ContrailError(f"{place.file(f'{name}/{GROUP}')}: is not what was sealed; restore the store")
+    layout = read_layout(store, name)
+    place = layout.place
     read = ShardReader(layout, fetcher(store) if keep and place.remote else None)
     return _checked(read, store, name) if check or (place.remote and not keep) else read
 

@@ -58,7 +58,7 @@ def _run_on_cluster(tasks: Sequence[ShardTask], scheduler: str) -> Iterator[Shar
     from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
 
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it logs as an error is raised here as well
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it raises what it logs as errors, too
     with ExitStack() as stack:
         try:
             client = stack.enter_context(Client(scheduler, timeout=15))

@@ -304,14 +304,12 @@ def _build(source: Source, settings: StoreSettings, out: str, **execution: Any) 
     """Build a store and print what was done."""
     from contrail_data.build.build import build
 
-    if source.note:
-        print_note(source.note)
+    print_note(source.note)
     built = build(source, settings, out, **execution)
     for line in built.set_aside:
         print(f"set aside: {line}", file=sys.stderr)
     print_written_store(out, built.samples, built.resumed, built.digest, set_aside=len(built.set_aside))
-    if built.note:
-        print_note(built.note)
+    print_note(built.note)
     if built.existed:
         print_note("the store already exists; --overwrite rebuilds it if records have changed")
     if built.set_aside:

@@ -159,13 +159,14 @@ def print_fields(text_by_heading: Mapping[str, str]) -> None:
         print(f"{heading:<{indent}}" + ("\n" + " " * indent).join(lines))
 
 
-def print_note(message: str) -> None:
-    """Print a note to stderr.
+def print_note(*messages: str) -> None:
+    """Print notes to stderr.
 
     Args:
-        message: The note.
+        *messages: The notes; empty ones are skipped.
     """
-    print(f"note: {message}", file=sys.stderr)
+    for message in filter(None, messages):
+        print(f"note: {message}", file=sys.stderr)
 
 
 def print_written_store(out: str | Path, samples: int, resumed: int, digest: str, set_aside: int | None = None) -> None:

@@ -92,13 +92,11 @@ def splits(
     header = ["fold", *SUMMARY_HEADER, "groups", "largest group"]
     print_table(f"{out}: {len(fold_n):,} records in {k} folds", header, rows, text_columns=(0, 4, 5))
     checked = [Checked.of(*of_set) for of_set in zip(records, similar.compared, strict=True)]
-    counts = [[f"{n:,}" for n in (c.records, c.id, c.data, c.footprint, c.image)] for c in checked]
-    rows = [[name, *cells] for name, cells in zip(stores, counts, strict=True)]
+    counts = [(c.records, c.id, c.data, c.footprint, c.image) for c in checked]
+    rows = [[name, *map("{:,}".format, cells)] for name, cells in zip(stores, counts, strict=True)]
     header = ["store", "records", "by id", "by raw data", "by place and time", "by image"]
     print_table("how many records were compared", header, rows)
-    for name, of_store in zip(stores, checked, strict=True):
-        if note := of_store.note(name):
-            print_note(note)
+    print_note(*(of_store.note(name) for name, of_store in zip(stores, checked, strict=True)))
     pairs = pairs_between_folds(records, fold, minutes, overlap, images)
     print(f"pairs between folds that share id, raw data, footprint and time, or image: {pairs}")
 
@@ -161,9 +159,7 @@ def audit(
         write_atomically(page, [audit_page(names, records, audited).encode()])
     title = f"leaks within {a}" if b is None else f"leaks between A, {a}, and B, {b}"
     print_table(title, *leak_table(audited))
-    for name, checked in zip(names, audited.checked, strict=True):
-        if note := checked.note(name):
-            print_note(note)
+    print_note(*(of_set.note(name) for name, of_set in zip(names, audited.checked, strict=True)))
     rows = [[name, *summary_row([scalars])] for name, scalars in zip(names, records, strict=True)]
     print_table("records", ["set", *SUMMARY_HEADER], rows, text_columns=(0, 4, 5))
     if b is not None:

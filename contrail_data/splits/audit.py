@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data.splits.images import NO_MATCHES, similar_records
+from contrail_data.splits.images import similar_records
 from contrail_data.splits.leaks import (
     MAX_MINUTES,
     MIN_OVERLAP,
@@ -75,11 +75,12 @@ def audit(
     }
     if not images:
         del kinds[LeakKind.IMAGE]
-    leaks = find_leaks(records[0], records[1] if last else None, minutes, overlap, similar.between(0, last))
+    matches = similar.between(0, last)
+    leaks = find_leaks(records[0], records[1] if last else None, minutes, overlap, matches)
     if a is None or b is None or not same_grid:
         return Audit(leaks, checked, kinds)
     copies = leaks.similarity > SAME_IMAGE
-    copies[leaks.kind == LeakKind.IMAGE] &= ~similar.matches.get((0, last), NO_MATCHES).moved
+    copies[leaks.kind == LeakKind.IMAGE] &= ~matches.moved
     same_tile = (leaks.overlap > 0.99) & (leaks.minutes == 0)
     same_image = np.isin(leaks.kind, [LeakKind.ID, LeakKind.DATA]) | same_tile | copies
     for scalars, index in ((records[0], leaks.a), (records[-1], leaks.b)):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import xarray as xr
 from contrail_data.composites import dequantise
 from contrail_data.progress import progress
 from contrail_data.sample import reference_frame
-from contrail_data.splits.leaks import Pairs, RecordKeys
+from contrail_data.splits.leaks import NO_MATCHES, Matches, Pairs, RecordKeys
 from contrail_data.store.reader import PixelReader, pixel_reader
 from contrail_data.store.samples import Floats, Ints
 
@@ -49,22 +49,6 @@ class Thumbnails:
     """Of each channel, the band and the one subtracted from it; band 13 counts as its neighbour 14."""
 
 
-class Matches(NamedTuple):
-    """Pairs of samples of two stores, or twice of the same one, whose images show one scene."""
-
-    a: Ints
-    """(pair) sample of the one store."""
-    b: Ints
-    """(pair) sample of the other store; within one store, a later sample."""
-    correlation: Floats
-    """(pair) correlation of the images."""
-    moved: Bools
-    """(pair) whether one image is shifted, mirrored or turned relative to the other."""
-
-
-NO_MATCHES = Matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool))
-
-
 @dataclass(frozen=True)
 class Similar:
     """Records of several stores whose images show one scene."""
@@ -74,7 +58,7 @@ class Similar:
     matches: dict[tuple[int, int], Matches]
     """By the indices of two stores."""
 
-    def between(self, first: int, second: int) -> tuple[Pairs, Floats]:
+    def between(self, first: int, second: int) -> Matches:
         """Return the pairs of two stores.
 
         Args:
@@ -82,10 +66,9 @@ class Similar:
             second: Index of the other, or the same one.
 
         Returns:
-            The pairs and their correlation; none if the stores were not compared.
+            The pairs; none if the stores were not compared.
         """
-        matches = self.matches.get((first, second), NO_MATCHES)
-        return (matches.a, matches.b), matches.correlation
+        return self.matches.get((first, second), NO_MATCHES)
 
     def joined(self) -> Pairs:
         """Return all pairs.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,22 @@ MIN_OVERLAP = 0.001
 Pairs = tuple[Ints, Ints]
 """Pairs of records, as indices into two sets of records (or twice into the same one)."""
 _EPOCH = np.datetime64("1970-01-01", "ns")
+
+
+class Matches(NamedTuple):
+    """Pairs of samples of two stores, or twice of the same one, whose images show one scene (see `images`)."""
+
+    a: Ints
+    """(pair) sample of the one store."""
+    b: Ints
+    """(pair) sample of the other store; within one store, a later sample."""
+    correlation: Floats
+    """(pair) correlation of the images."""
+    moved: npt.NDArray[np.bool_]
+    """(pair) whether one image is shifted, mirrored or turned relative to the other."""
+
+
+NO_MATCHES = Matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool))
 
 
 class LeakKind(StrEnum):
@@ -140,7 +156,7 @@ def find_leaks(
     records_b: xr.Dataset | None = None,
     minutes: float = MAX_MINUTES,
     overlap: float = MIN_OVERLAP,
-    images: tuple[Pairs, Floats] = ((np.zeros(0, np.int64),) * 2, np.zeros(0)),
+    images: Matches = NO_MATCHES,
 ) -> Leaks:
     """Find pairs of records that share an id, raw data, or footprint and time, and describe those that share a scene.
 
@@ -149,7 +165,7 @@ def find_leaks(
         records_b: The same for B. None finds pairs within A.
         minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
         overlap: Share of the smaller footprint above which two footprints overlap.
-        images: Pairs of similar images and their correlation, see `images`.
+        images: Pairs of similar images.
 
     Returns:
         The pairs, of all kinds but `LABEL`.
@@ -157,7 +173,7 @@ def find_leaks(
     a = RecordKeys.of(records_a)
     b = a if records_b is None else RecordKeys.of(records_b)
     pairs = _related_pairs(a, b, minutes, overlap)
-    by_image = replace(_described(a, b, LeakKind.IMAGE, images[0]), similarity=images[1])
+    by_image = replace(_described(a, b, LeakKind.IMAGE, (images.a, images.b)), similarity=images.correlation)
     return Leaks.concatenate([*(_described(a, b, kind, some) for kind, some in pairs.items()), by_image])
 
 

@@ -200,8 +200,7 @@ def predict_scans(
         overwrite=overwrite,
     )
     outcome = predict_files(model, request)
-    for note in outcome.notes:
-        print_note(note)
+    print_note(*outcome.notes)
     for line in outcome.set_aside:
         print(f"set aside: {line}", file=sys.stderr)
     for line in (*outcome.lines, *map(str, outcome.paths)):

@@ -401,22 +401,6 @@ def check_address(text: str) -> str:
     return text
 
 
-def zarr_store(place: Place) -> Any:
-    """Return a place as zarr takes it, to be read.
-
-    Args:
-        place: The place.
-
-    Returns:
-        A zarr store.
-    """
-    from zarr.storage import LocalStore, ObjectStore
-
-    if place.remote:
-        return ObjectStore(_connect(place.url, os.getpid(), READ_TIMEOUTS_S[-1]), read_only=True)
-    return LocalStore(place.url, read_only=True)
-
-
 def sync_folders(place: Place) -> None:
     """Make the names of all files durable, so that a power cut loses none. Object storage does so by itself.
 

@@ -6,21 +6,24 @@ A store may come from elsewhere, so what it claims is checked before anything is
 import asyncio
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import xxhash
 import zarr.storage
+from xarray.core import indexing
 
 from contrail_data.errors import ContrailError
 from contrail_data.sample import check_record_id
 from contrail_data.storage.files import first_line
-from contrail_data.storage.place import Place, place_of, zarr_store
+from contrail_data.storage.place import Place, place_of
 from contrail_data.store.cache import fetcher
 from contrail_data.store.journal import PLAN
 from contrail_data.store.manifest import (
@@ -51,8 +54,8 @@ def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset
         times: Whether to read and decode `time`. Otherwise only metadata is read, and times stay as stored.
 
     Returns:
-        Named axes of pixels, which are read lazily and stay in their stored dtype, and of per-sample variables. The
-        attributes hold the composite, the statistics, the digest and, as `path`, the address.
+        Named axes of pixels, which are read lazily, by `pixel_reader`, and stay in their stored dtype, and of per-sample
+        variables. The attributes hold the composite, the statistics, the digest and, as `path`, the address.
 
     Raises:
         ContrailError: If there is no store, if it is unfinished or damaged, or if it claims what no store of this
@@ -60,13 +63,16 @@ def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset
     """
     place = address if isinstance(address, Place) else place_of(address)
     group, manifest = _read_metadata(place)
-    stored: Any = _VerifiedStore(zarr_store(place), place, group, manifest)
+    stored: Any = _VerifiedStore(place, group, manifest)
     dataset = _decoded(
         place,
         lambda: xr.open_dataset(
             stored, engine="zarr", chunks=None, consolidated=True, mask_and_scale=False, decode_times=False
         ),
     )
+    for name, pixels in ((name, dataset.variables[name]) for name in DIMS if name in dataset.variables):
+        lazy = indexing.LazilyIndexedArray(_Pixels(place.url, group["attributes"]["digest"], name, pixels))
+        dataset[name] = xr.Variable(pixels.dims, lazy, pixels.attrs, pixels.encoding)
     dataset.attrs["path"] = place.url
     attributes = group["attributes"]
     kind = attributes.get("kind")
@@ -192,19 +198,16 @@ def _decoded(place: Place, read: Callable[[], xr.Dataset]) -> xr.Dataset:
 
 
 class _VerifiedStore(zarr.storage.WrapperStore[Any]):
-    """A store as zarr reads it: files are verified against the manifest before they are decoded.
-
-    Parts of files, which are the pixels that xarray reads, are not verified; `pixel_reader` does so.
+    """The per-sample variables of a store, whose files are verified before zarr decodes them.
 
     Args:
-        store: What zarr would read otherwise.
-        place: Where it lies.
+        place: Where the store lies.
         group: Its verified `zarr.json`.
         manifest: Its manifest.
     """
 
-    def __init__(self, store: Any, place: Place, group: Any, manifest: Manifest) -> None:
-        super().__init__(store)
+    def __init__(self, place: Place, group: Any, manifest: Manifest) -> None:
+        super().__init__(zarr.storage.MemoryStore(read_only=True))
         self._place, self._manifest = place, manifest
         self._group = json.dumps(group).encode()
         self._metadata = group["consolidated_metadata"]["metadata"]
@@ -213,12 +216,49 @@ class _VerifiedStore(zarr.storage.WrapperStore[Any]):
         if key == GROUP:
             return prototype.buffer.from_bytes(self._group)
         if byte_range is not None:
-            return await self._store.get(key, prototype, byte_range)
+            raise ContrailError(f"{self._place.file(key)}: another layout; restore the store")
         if key not in self._manifest:
             return None  # a chunk of nothing but fill values is not stored
         content = await asyncio.to_thread(read_verified, self._place, key, self._manifest)
         _check_decoded_size(self._place.file(key), content, self._metadata[key.partition("/")[0]]["shape"])
         return prototype.buffer.from_bytes(content)
+
+
+class _Pixels(xr.backends.BackendArray):
+    """A pixel array as xarray reads it: frame by frame, through `pixel_reader`.
+
+    Args:
+        address: The store.
+        digest: Its digest.
+        name: The array.
+        variable: The array, with its shape and dtype.
+    """
+
+    def __init__(self, address: str, digest: str, name: str, variable: xr.Variable) -> None:
+        self.shape, self.dtype = variable.shape, variable.dtype
+        self._address, self._digest, self._name = address, digest, name
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
+
+    def _read(self, key: tuple[int | slice, ...]) -> npt.NDArray[Any]:
+        read = _shared_reader(os.getpid(), self._address, self._digest, self._name)
+        axes = 1 + ("time" in DIMS[self._name])
+        samples, *times = (np.atleast_1d(np.arange(n)[k]) for n, k in zip(self.shape[:axes], key, strict=False))
+        frames = times[0].tolist() if times else [0]
+        out = np.empty((len(samples), len(frames), *self.shape[axes:]), self.dtype)
+        if frames:
+            for sample, values in zip(samples.tolist(), out, strict=True):
+                read(sample, frames, values)
+        selected = out if times else out[:, 0]
+        within = (slice(None) if isinstance(k, slice) else 0 for k in key[:axes])
+        return selected[(*within, *key[axes:])]
+
+
+@lru_cache(maxsize=32)
+def _shared_reader(process: int, address: str, digest: str, name: str) -> PixelReader:
+    """Keep readers of a process, which hold files open, for stores as they are now."""
+    return pixel_reader(open_store(address, times=False), name)
 
 
 def read_layout(store: xr.Dataset, name: str) -> Layout:

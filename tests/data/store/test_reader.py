@@ -40,6 +40,15 @@ def test_other_programs_open_a_store(sealed40: Path, tmp_path: Path, s3: str) ->
     assert json.loads((sealed40 / "zarr.json").read_text())["zarr_format"] == 3
 
 
+@pytest.mark.parametrize("name", ["image", "mask"])
+def test_pixels_are_indexed_as_by_zarr(sealed40: Path, name: str) -> None:
+    ours = open_store(sealed40)[name]
+    theirs = xr.open_zarr(sealed40, mask_and_scale=False, chunks=None)[name]
+    for first in (slice(None), 0, -1, slice(20, 3, -3), [17, 2, 30], slice(0, 0), np.arange(39) % 7 == 0):
+        for rest in ((), (..., slice(2, 5), 1), (slice(3, None), slice(None, None, 2))):
+            xr.testing.assert_equal(ours[(first, *rest)], theirs[(first, *rest)])
+
+
 def test_plain_xarray_reads_and_converts_a_store_as_documented(
     sealed40: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

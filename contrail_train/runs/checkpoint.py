@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import remove_partial_files, write_atomically
+from contrail_data.storage.files import remove_partial_files, reported_errors, write_atomically
 
 CHECKPOINTS = "checkpoints"
 """The folder of checkpoints in a run directory."""
@@ -210,5 +210,5 @@ def file_digest(path: Path) -> str:
     Returns:
         `sha256:` and the hexadecimal digest.
     """
-    with path.open("rb") as file:
+    with reported_errors(str(path), "read"), path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

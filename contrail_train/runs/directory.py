@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import IO, Any, NotRequired
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -65,7 +65,8 @@ def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
         None.
 
     Raises:
-        ContrailError: If `out` is something else or not writable, or another process holds the lock.
+        ContrailError: If `out` is something else or not writable, another process holds the lock, or a file cannot be
+            read or written in the meantime.
     """
     is_new = not out.exists()
     is_ours = (out / marker).is_file() or is_new
@@ -75,23 +76,35 @@ def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
     ):
         raise ContrailError(f"{out}: exists and is not a {kind}; choose another --out")
     make_folder(out)
-    with (out / LOCK).open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            raise ContrailError(f"{out}: in use by {owner}; wait until it has ended") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        remove_partial_files(out)
-        try:
-            yield
-        finally:
-            if is_new and os.listdir(out) == [LOCK]:
-                (out / LOCK).unlink()
-                out.rmdir()
+    try:
+        with (out / LOCK).open("a+") as file:
+            _lock(file, out)
+            try:
+                remove_partial_files(out)
+                yield
+            finally:
+                if is_new and os.listdir(out) == [LOCK]:
+                    (out / LOCK).unlink()
+                    out.rmdir()
+    except OSError as error:
+        place = error.filename or out
+        raise ContrailError(
+            f"{place}: cannot be used ({error.strerror or error}); make room, check permissions, or remove what lies "
+            "there"
+        ) from None
+
+
+def _lock(file: IO[str], out: Path) -> None:
+    """Lock a file until it is closed, and write into it who did."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        raise ContrailError(f"{out}: in use by {owner}; wait until it has ended") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
 
 
 def begin_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -41,6 +42,15 @@ def test_a_run_that_never_trained_can_be_corrected(store: Path, tmp_path: Path) 
     assert run_train("run", "unet2d", "--out", tmp_path / "r", *options).returncode == 0
 
 
+def test_a_full_disk_is_reported_and_an_empty_directory_removed(tmp_path: Path) -> None:
+    refused = pytest.raises(
+        ContrailError, match=r"metrics.jsonl: cannot be used \(No space left on device\); make room"
+    )
+    with refused, locked_directory(tmp_path / "r", CONFIG, "run directory"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_second_process_in_one_run_directory_is_refused(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
     run_steps(store, out, steps=1)
@@ -56,8 +66,10 @@ def test_a_second_process_in_one_run_directory_is_refused(store: Path, tmp_path:
     os.close(writing)
     try:
         assert os.read(reading, 4) == b"held"
+        begun = (out / CONFIG).read_bytes()
         with pytest.raises(ContrailError, match=f"in use by process {other} "):
-            run_steps(store, out, steps=2)
+            run_steps(store, out, "seed=3", steps=2)
+        assert (out / CONFIG).read_bytes() == begun
     finally:
         os.kill(other, signal.SIGKILL)
         os.waitpid(other, 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from contrail_data.errors import ContrailError
 from contrail_data.process import exit_on_sigterm
 from contrail_train.training import fit as loop
 from contrail_train.training.stopping import stop_deferred
@@ -35,6 +36,8 @@ def test_a_signal_ends_training_with_a_checkpoint(
             run_steps(store, out, steps=5)
     step = 2 if during == "train_step" else 3  # an epoch has three
     assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-0000000{step}.safetensors"]
+    with pytest.raises(ContrailError, match="holds a run with seed=0, not 3; choose another --out, or remove"):
+        run_steps(store, out, "seed=3")
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1, "loss"\n[]\n')
     log = run_steps(store, out, steps=5)

@@ -236,7 +236,11 @@ def reported_errors(path: str, action: str) -> Iterator[None]:
         is_remote = type(error).__module__.startswith("obstore")
         if isinstance(error, ContrailError) or (not isinstance(error, OSError) and not is_remote):
             raise
-        if isinstance(error, FileNotFoundError) and action == "read" and "NoSuchBucket" not in str(error):
+        if (
+            isinstance(error, FileNotFoundError | NotADirectoryError)
+            and action == "read"
+            and "NoSuchBucket" not in str(error)
+        ):
             raise FileNotFoundError(path) from None
         one_line = input_output_error(path, action, error)
         raise one_line from None

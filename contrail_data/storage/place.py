@@ -9,6 +9,7 @@ and from nowhere else. The module is long because every operation is documented 
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -164,8 +165,9 @@ class Place:
             with self._reported_errors(key, "read"):
                 if self.remote:
                     return int(self._request(methodcaller("head", key))["size"])
-                return os.stat(self.file(key)).st_size if os.path.isfile(self.file(key)) else None
-        except (FileNotFoundError, NotADirectoryError):
+                status = os.stat(self.file(key))
+                return status.st_size if stat.S_ISREG(status.st_mode) else None
+        except FileNotFoundError:
             return None
 
     def sizes(self) -> dict[str, int]:
@@ -186,9 +188,10 @@ class Place:
                 for batch in self._request(lambda service: list(service.list())):
                     yield from ((str(entry["path"]), int(entry["size"])) for entry in batch)
                 return
-            for folder, _, names in os.walk(self.url):
+            for folder, _, names in os.walk(self.url, onerror=_raise_unless_missing):
                 for path in (os.path.join(folder, name) for name in names):
-                    yield os.path.relpath(path, self.url).replace(os.sep, "/"), os.lstat(path).st_size
+                    with suppress(FileNotFoundError):  # another process has just removed it
+                        yield os.path.relpath(path, self.url).replace(os.sep, "/"), os.lstat(path).st_size
 
     def write(self, key: str, parts: Sequence[Part]) -> None:
         """Write a file.
@@ -349,6 +352,11 @@ class Place:
         folder = key.rpartition("/")[0]
         if folder and os.path.lexists(self.file(folder)) and self.is_link(folder):
             raise ContrailError(f"{self.file(folder)}: is a symbolic link, which is not written through; remove it")
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def place_of(address: str | Path) -> Place:

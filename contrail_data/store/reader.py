@@ -54,8 +54,8 @@ def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset
         times: Whether to read and decode `time`. Otherwise only metadata is read, and times stay as stored.
 
     Returns:
-        Named axes of pixels, which are read lazily, by `pixel_reader`, and stay in their stored dtype, and of per-sample
-        variables. The attributes hold the composite, the statistics, the digest and, as `path`, the address.
+        Named axes of pixels, read lazily by `pixel_reader` and in their stored dtype, and of per-sample variables. The
+        attributes hold the composite, the statistics, the digest and, as `path`, the address.
 
     Raises:
         ContrailError: If there is no store, if it is unfinished or damaged, or if it claims what no store of this
@@ -124,7 +124,7 @@ def read_group(place: Place) -> Any:
     """
     try:
         content = place.read(GROUP)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         if place.size(PLAN) is not None:
             raise ContrailError(
                 f"{place}: an unfinished build; run its command again, which finishes it or reports why it cannot"

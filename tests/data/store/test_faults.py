@@ -176,26 +176,26 @@ def test_what_cannot_be_reached_is_not_damaged(
                 verify(remote)
 
 
-def test_a_file_without_permission_is_not_damaged(
-    sealed40: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(sealed40, tmp_path / "s.zarr")
-    store = open_store(tmp_path / "s.zarr")
-    real_open, real_os_open = builtins.open, os.open
-
+def test_what_may_not_be_read_is_not_damaged(sealed40: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(function: Callable, part: str) -> Callable:
-        def opening(path, *arguments, **options):
-            if str(path).endswith(part):  # the tests may run as root, whom no permission stops
+        def without_permission(path, *arguments, **options):
+            if part in str(path):  # the tests may run as root, whom no permission stops
                 raise PermissionError(13, "Permission denied", str(path))
             return function(path, *arguments, **options)
 
-        return opening
+        return without_permission
 
+    shutil.copytree(sealed40, tmp_path / "s.zarr")
+    read = pixel_reader(open_store(tmp_path / "s.zarr"))
     for part in (f"s.zarr/{GROUP}", "manifest.txt", "image/c.1.0.0.0.0", "record_id/c/0"):
-        monkeypatch.setattr(builtins, "open", refuse(real_open, part))
-        monkeypatch.setattr(os, "open", refuse(real_os_open, part))
-        with pytest.raises(Unreachable, match=r"cannot be read \(Permission denied\); check the address"):
-            verify(place_of(tmp_path / "s.zarr"))
-        if part.startswith("image"):
-            with pytest.raises(Unreachable, match="Permission denied"):
-                pixel_reader(store)(17, [0], np.empty((1, 3, 32, 32), np.uint8))
+        with monkeypatch.context() as patch:
+            patch.setattr(builtins, "open", refuse(open, part))
+            patch.setattr(os, "open", refuse(os.open, part))
+            with pytest.raises(Unreachable, match=r"cannot be read \(Permission denied\); check the address"):
+                verify(place_of(tmp_path / "s.zarr"))
+            if part.startswith("image"):
+                with pytest.raises(Unreachable, match="Permission denied"):
+                    read(17, [0], np.empty((1, 3, 32, 32), np.uint8))
+    monkeypatch.setattr(os, "stat", refuse(os.stat, "s.zarr/image/"))  # of a folder that may not be entered
+    with pytest.raises(Unreachable, match="Permission denied"):
+        verify(place_of(tmp_path / "s.zarr"))

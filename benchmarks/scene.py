@@ -249,7 +249,7 @@ def compare_cleaning(scratch: Path, options: argparse.Namespace) -> None:
     from contrail_train.contrails.cleaning import Cleaning, clean
     from contrail_train.evaluation.metrics import dice
     from contrail_train.inference.load import load_model
-    from contrail_train.scenes.predict import predict_scans
+    from contrail_train.scenes.predict import predict_scan
     from contrail_train.scenes.tiling import Tiling
 
     model = load_model(options.run, "cpu")
@@ -268,7 +268,8 @@ def compare_cleaning(scratch: Path, options: argparse.Namespace) -> None:
         folder = scratch / f"sector-{seed}"
         write_abi(folder, START, seed=seed, size=(side, side), scenery="faint")
         scans = list_abi_scans(str(folder), (11, 14, 15)).scans
-        p_tyx = predict_scans(model, scans, times, Tiling(model.size))["probability"].values
+        scenes = [predict_scan(model, scans, time, Tiling(model.size)) for time in times]
+        p_tyx = np.concatenate([scene["probability"].values for scene in scenes])
         scene = synthesize(seed, 0, size=side, bands=(14,), label_shift=(0.0, 0.0), scenery=SCENERIES["faint"])
         truth = scene.mask[..., 0] > 0
         for name, settings in steps.items():

@@ -129,7 +129,7 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     scenes: dict[FixedGrid, list[xr.Dataset]] = {}
     for scan, time in time_of.items():
         try:
-            scene = predict_scans(model, scans, [time], request.tiling, area=request.area, batch=request.batch)
+            scene = predict_scan(model, scans, time, request.tiling, area=request.area, batch=request.batch)
             scenes.setdefault(scan.grid, []).append(scene)
         except ContrailError as error:
             failures.append(error if str(error).startswith(str(time)) else ContrailError(f"{time}: {error}"))
@@ -199,38 +199,6 @@ def _with_mask(scene: xr.Dataset, cleaning: Cleaning, gate: float) -> xr.Dataset
     )
 
 
-def predict_scans(
-    model: Predictor,
-    scans: Sequence[Scan],
-    times: Sequence[np.datetime64],
-    tiling: Tiling,
-    *,
-    area: Area | None = None,
-    batch: int = 8,
-) -> xr.Dataset:
-    """Predict the scans that start nearest to some times.
-
-    Args:
-        model: A predictor of masks.
-        scans: Scans to choose from.
-        times: Times to predict, UTC.
-        tiling: How the scans are covered with tiles.
-        area: South, west, north, east in degrees; None predicts all that is visible.
-        batch: Tiles that are predicted at once.
-
-    Returns:
-        On the imager's grid: `probability` float32 (time, y, x), NaN where nothing is predicted; `gate_score` likewise,
-        if the model has a gate; the composite `image` uint8 (time, channel, y, x); and `scan_time` (time, y).
-
-    Raises:
-        ContrailError: If a time has no scan, a file cannot be read, the area is not seen, or grids differ.
-    """
-    scenes = [_predict_time(model, _open_frames(model, scans, time, tiling), tiling, area, batch) for time in times]
-    if any(not scene[axis].equals(scenes[0][axis]) for scene in scenes for axis in ("x", "y")):
-        raise ContrailError("the scans of these times are on different grids: predict one time at a time")
-    return _joined(scenes)
-
-
 def _joined(scenes: Sequence[xr.Dataset]) -> xr.Dataset:
     """Join scenes on one grid."""
     inputs = sorted({name for scene in scenes for name in scene.attrs["inputs"]})
@@ -263,9 +231,33 @@ def _open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, t
     return [scan.open() for scan in frames]
 
 
-def _predict_time(
-    model: Predictor, scenes: Sequence[xr.Dataset], tiling: Tiling, area: Area | None, batch: int
+def predict_scan(
+    model: Predictor,
+    scans: Sequence[Scan],
+    time: np.datetime64,
+    tiling: Tiling,
+    *,
+    area: Area | None = None,
+    batch: int = 8,
 ) -> xr.Dataset:
+    """Predict the scan that starts nearest to a time.
+
+    Args:
+        model: A predictor of masks.
+        scans: Scans to choose from, also for the frames before and after.
+        time: The time, UTC.
+        tiling: How the scan is covered with tiles.
+        area: South, west, north, east in degrees; None predicts all that is visible.
+        batch: Tiles that are predicted at once.
+
+    Returns:
+        On the imager's grid: `probability` float32 (time, y, x), NaN where nothing is predicted; `gate_score` likewise,
+        if the model has a gate; the composite `image` uint8 (time, channel, y, x); and `scan_time` (time, y).
+
+    Raises:
+        ContrailError: If the time has no scan, a file cannot be read, or the area is not seen.
+    """
+    scenes = _open_frames(model, scans, time, tiling)
     model = replace(model, label_shift=(0.0, 0.0))  # predictions are to lie on the image, not on the labels' grid
     composite = from_dict(model.composite)
     scan = scenes[model.offsets.index(0)]

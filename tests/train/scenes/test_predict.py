@@ -21,7 +21,7 @@ from contrail_data.scans.listing import list_abi_scans
 from contrail_data.scans.scene import composite_of, grid_of
 from contrail_data.synthetic.abi import write_abi
 from contrail_train.inference.load import load_model
-from contrail_train.scenes.predict import predict_scans
+from contrail_train.scenes.predict import predict_scan
 from contrail_train.scenes.tiling import Tiling
 from helpers.abi import add_wedge
 from helpers.cli import run_train
@@ -59,7 +59,7 @@ def scans_of(folder: Path):
 def test_predictions_return_to_their_place_on_the_scan(folder: Path, finished: Path, native: bool) -> None:
     """Two bilinear resamplings of a smooth field change little; a native tile is not resampled."""
     model = red(finished, native=native)
-    predicted = predict_scans(model, scans_of(folder), [np.datetime64(NOON)], Tiling(64))
+    predicted = predict_scan(model, scans_of(folder), np.datetime64(NOON), Tiling(64))
     files = [describe(str(path)) for path in sorted(folder.iterdir())]
     scan = group_scans([f for f in files if f is not None])[0][2]
     scene = open_abi_scans([scan])
@@ -83,7 +83,7 @@ def test_a_shifted_tiling_gives_nearly_the_same_probabilities(folder: Path, fini
     """The model sees the surroundings of a pixel: the median changes by less than 0.01, 99 of 100 by less than 0.1."""
     model = replace(load_model(finished), pixel=2000.0, size=64)
     unshifted, shifted = (
-        predict_scans(model, scans_of(folder), [np.datetime64(NOON)], Tiling(64, shift=shift))["probability"].values
+        predict_scan(model, scans_of(folder), np.datetime64(NOON), Tiling(64, shift=shift))["probability"].values
         for shift in ((0.0, 0.0), (0.5, 0.37))
     )
     off = np.abs(unshifted - shifted)

@@ -77,20 +77,18 @@ def splits(
     records = [scalars for _, scalars in opened]
     similar = similar_records([store for store, _ in opened], records)
     images = [similar.joined()]
-    group = group_records(records, minutes, overlap, images)
-    group_n = np.concatenate(group)
-    fold_n = make_folds(group_n, np.concatenate([label_of(r) for r in records]) > 0, k)
-    ends = np.cumsum([len(g) for g in group])[:-1]
-    fold = np.split(fold_n, ends)
+    group = np.concatenate(group_records(records, minutes, overlap, images))
+    fold = make_folds(group, np.concatenate([label_of(r) for r in records]) > 0, k)
     write_folds(out, stores, records, group, fold)
+    ends = np.cumsum([r.sizes["sample"] for r in records])[:-1]
     rows = []
     for name in [*map(str, range(k)), "all"]:
-        in_fold = np.ones(len(fold_n), bool) if name == "all" else fold_n == int(name)
+        in_fold = np.ones(len(fold), bool) if name == "all" else fold == int(name)
         members = [r.isel(sample=np.flatnonzero(m)) for r, m in zip(records, np.split(in_fold, ends), strict=True)]
-        group_sizes = np.unique(group_n[in_fold], return_counts=True)[1]
+        group_sizes = np.unique(group[in_fold], return_counts=True)[1]
         rows.append([name, *summary_row(members), f"{len(group_sizes):,}", f"{group_sizes.max(initial=0):,}"])
     header = ["fold", *SUMMARY_HEADER, "groups", "largest group"]
-    print_table(f"{out}: {len(fold_n):,} records in {k} folds", header, rows, text_columns=(0, 4, 5))
+    print_table(f"{out}: {len(fold):,} records in {k} folds", header, rows, text_columns=(0, 4, 5))
     checked = [Checked.of(*of_set) for of_set in zip(records, similar.compared, strict=True)]
     counts = [(c.records, c.id, c.data, c.footprint, c.image) for c in checked]
     rows = [[name, *map("{:,}".format, cells)] for name, cells in zip(stores, counts, strict=True)]

@@ -1,15 +1,14 @@
 """Compare two stores of labels that were derived from the same parent, frame by frame."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from contrail_data import logits
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import pixel_reader, read_scalars
+from contrail_data.store.samples import Floats
 from contrail_data.store.schema import Kind, require_kind
 
 
@@ -53,17 +52,16 @@ def compare_label_stores(a: xr.Dataset, b: xr.Dataset) -> list[Agreement]:
     if a.attrs["parent"] != b.attrs["parent"]:
         raise ContrailError(f"{paths}: are labels of different stores; there is nothing to compare")
     stores = _Labels(a), _Labels(b)
-    sums_of: dict[int, npt.NDArray[np.float64]] = {}
+    sums_of: dict[int, Floats] = {}
     for record, offset in sorted(stores[0].frames.keys() & stores[1].frames.keys()):
         if any((record, offset) in labels.human for labels in stores):
             continue
         sums = sums_of.setdefault(offset, np.zeros(9))
-        mask_a, mask_b = (labels.mask(record, offset) for labels in stores)
-        soft_a, soft_b = (labels.probability(record, offset) for labels in stores)
+        (mask_a, soft_a), (mask_b, soft_b) = (labels.read(record, offset) for labels in stores)
         sums[:4] += 1, mask_a.sum(), mask_b.sum(), (mask_a * mask_b).sum()
         sums[4:6] += np.minimum(soft_a, soft_b).sum(), soft_a.sum() + soft_b.sum()
         if (human := next((labels for labels in stores if (record, 0) in labels.human), None)) is not None:
-            unmoved = human.mask(record, 0)
+            unmoved, _ = human.read(record, 0)
             sums[6:] += 1, (unmoved * mask_b).sum(), unmoved.sum() + mask_b.sum()
     if not sums_of:
         raise ContrailError(f"{paths}: share no frame without a human label; there is nothing to compare")
@@ -98,14 +96,10 @@ class _Labels:
         self._store = store
         self._readers = {name: pixel_reader(store, name) for name in ("frame_mask", "logit")}
 
-    def mask(self, record: str, offset: int) -> npt.NDArray[np.float64]:
-        return self._read("frame_mask", record, offset).astype(np.float64)
-
-    def probability(self, record: str, offset: int) -> npt.NDArray[np.float64]:
-        return logits.decode(self._read("logit", record, offset))
-
-    def _read(self, name: str, record: str, offset: int) -> npt.NDArray[Any]:
+    def read(self, record: str, offset: int) -> tuple[Floats, Floats]:
+        # Mask and probability, (y, x)
         sample, column = self.frames[record, offset]
-        stored = np.empty((1, *self._store[name].shape[2:]), self._store[name].dtype)
-        self._readers[name](sample, [column], stored)
-        return stored[0]
+        planes = {name: np.empty((1, *self._store[name].shape[2:]), self._store[name].dtype) for name in self._readers}
+        for name, read in self._readers.items():
+            read(sample, [column], planes[name])
+        return planes["frame_mask"][0].astype(np.float64), logits.decode(planes["logit"][0])

@@ -66,7 +66,7 @@ def _cut(amounts: npt.NDArray[Any], shares: Floats) -> Ints:
 
 def pairs_between_folds(
     stores: Sequence[xr.Dataset],
-    fold: Sequence[Ints],
+    fold: Ints,
     minutes: float = MAX_MINUTES,
     overlap: float = MIN_OVERLAP,
     images: Sequence[Pairs] = (),
@@ -75,7 +75,7 @@ def pairs_between_folds(
 
     Args:
         stores: Scalars of each store.
-        fold: For each store, (sample) fold of each record.
+        fold: (record) fold of each record of all stores in order.
         minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
         overlap: Share of the smaller footprint above which two footprints overlap.
         images: Pairs whose images show one scene.
@@ -83,18 +83,13 @@ def pairs_between_folds(
     Returns:
         Number of pairs.
     """
-    fold_n = np.concatenate(fold)
     related = [*pairs_within(stores, minutes, overlap), *images]
-    pairs = [np.stack([i, j], 1)[fold_n[i] != fold_n[j]] for i, j in related]
+    pairs = [np.stack([i, j], 1)[fold[i] != fold[j]] for i, j in related]
     return len(np.unique(np.concatenate(pairs), axis=0))
 
 
 def write_folds(
-    out: Path,
-    names: Sequence[str],
-    stores: Sequence[xr.Dataset],
-    group: Sequence[npt.NDArray[np.str_]],
-    fold: Sequence[Ints],
+    out: Path, names: Sequence[str], stores: Sequence[xr.Dataset], group: npt.NDArray[np.str_], fold: Ints
 ) -> None:
     """Write folds as CSV.
 
@@ -104,14 +99,11 @@ def write_folds(
         out: The file.
         names: Name of each store.
         stores: Scalars of each store.
-        group: For each store, (sample) group of each record.
-        fold: For each store, (sample) fold of each record.
+        group: (record) group of each record of all stores in order.
+        fold: (record) fold of each record of all stores in order.
     """
-    rows = [
-        (record_id, name, own_group, own_fold, "" if label < 0 else label)
-        for name, records, groups, folds in zip(names, stores, group, fold, strict=True)
-        for record_id, own_group, own_fold, label in zip(
-            records["record_id"].values, groups, folds, label_of(records), strict=True
-        )
-    ]
+    record_ids = np.concatenate([records["record_id"].values for records in stores])
+    store = np.repeat(names, [records.sizes["sample"] for records in stores])
+    positive = ["" if label < 0 else label for records in stores for label in label_of(records)]
+    rows = zip(record_ids, store, group, fold, positive, strict=True)
     write_csv(out, ["record_id", "store", "group", "fold", "positive"], rows)

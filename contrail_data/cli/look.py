@@ -108,8 +108,10 @@ def preview(
         for path in pictures.preview(opened, record_id, out, predicted, theme):
             print(path)
     for name in sheet or ([] if record else pictures.default_sheets(opened)):
-        options_of_sheet = {"count": count, "seed": seed, "prediction": predicted, "theme": theme}
-        print(pictures.contact_sheet(opened, name, out, **options_of_sheet))
+        sheet_path = pictures.contact_sheet(
+            opened, name, out, count=count, seed=seed, prediction=predicted, theme=theme
+        )
+        print(sheet_path)
 
 
 def diff(

@@ -31,7 +31,7 @@ from typing_extensions import TypedDict  # pydantic does not take that of Python
 from contrail_data.errors import ContrailError
 from contrail_data.process import command_line
 from contrail_data.splits.leaks import Checked
-from contrail_data.storage.files import is_partial, make_folder, remove_partial_files, write_atomically
+from contrail_data.storage.files import check_folder, is_partial, is_stray, remove_partial_files, write_atomically
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import differences, read_config, to_yaml
 from contrail_train.runs.checkpoint import checkpoints
@@ -70,12 +70,9 @@ def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
     """
     is_new = not out.exists()
     is_ours = (out / marker).is_file() or is_new
-    before_marker = (LOCK, ENVIRONMENT)  # all that a kill can leave, apart from unfinished files
-    if not is_ours and not (
-        out.is_dir() and all(path.name in before_marker or is_partial(path.name) for path in out.iterdir())
-    ):
+    if not is_ours and not (out.is_dir() and all(_may_precede_marker(path.name) for path in out.iterdir())):
         raise ContrailError(f"{out}: exists and is not a {kind}; choose another --out")
-    make_folder(out)
+    check_folder(out, in_run=True)
     try:
         with (out / LOCK).open("a+") as file:
             _lock(file, out)
@@ -92,6 +89,11 @@ def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
             f"{place}: cannot be used ({error.strerror or error}); make room, check permissions, or remove what lies "
             "there"
         ) from None
+
+
+def _may_precede_marker(name: str) -> bool:
+    """Whether a kill, or the operating system, can leave such a file in a directory that has no marker yet."""
+    return name in (LOCK, ENVIRONMENT) or is_partial(name) or is_stray(name)
 
 
 def _lock(file: IO[str], out: Path) -> None:

@@ -280,6 +280,8 @@ def read_provenance(place: Place) -> Provenance:
     Returns:
         The provenance; empty if the file is missing or unreadable.
     """
+    with suppress(Damaged):
+        return cast("Provenance", json.loads(read_verified_provenance(place)))
     return cast("Provenance", _read_object(place, PROVENANCE))
 
 
@@ -313,7 +315,7 @@ def stated_digests(place: Place) -> list[str]:
 def _read_object(place: Place, key: str) -> dict[str, Any]:
     try:
         content = json.loads(place.read(key, max_bytes=2**26))
-    except (FileNotFoundError, ContrailError, ValueError, RecursionError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

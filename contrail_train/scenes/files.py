@@ -28,7 +28,7 @@ from contrail_data.reports.choices import Theme
 from contrail_data.reports.figures import Mark, Panel, draw_picture, enlarged
 from contrail_data.reports.ground import Ground
 from contrail_data.scans.scene import grid_of
-from contrail_data.storage.files import check_new, partial_path, reported_errors, write_atomically
+from contrail_data.storage.files import check_new, partial_path, publish, reported_errors, write_atomically
 from contrail_train.contrails.shapes import contrails, to_features
 
 SUFFIXES = (".zarr", ".nc", ".tif", ".geojson", ".png", ".gif")
@@ -147,18 +147,15 @@ def _write_netcdf(scene: xr.Dataset, out: Path) -> None:
 def _write_zarr(scene: xr.Dataset, out: Path) -> None:
     """Write everything but the composite."""
     dataset, encoding = _cf_dataset(scene)
-    staged, replaced = partial_path(out), partial_path(out)
+    staged = partial_path(out)
     try:
         with reported_errors(str(out), "written"):
             with warnings.catch_warnings():  # about consolidated metadata, which all readers accept
                 warnings.filterwarnings("ignore", category=UserWarning, module="zarr")
                 dataset.to_zarr(staged, mode="w", encoding=encoding, zarr_format=3, consolidated=True)
-            if out.exists():
-                out.rename(replaced)
-            staged.rename(out)
+            publish(staged, out)
     finally:
-        for folder in (staged, replaced):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _cf_dataset(scene: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, Any]]]:
@@ -336,7 +333,7 @@ def picture(scene: xr.Dataset, theme: Theme = Theme.DARK) -> Image.Image:
         outlines={Mark.PREDICTION: scene["mask"].values > 0},
         ground=Ground(grid.projection.crs_wkt, grid.geotransform, grid.height, grid.width),
     )
-    time = np.datetime_as_string(scene["time"].values, "m").replace("T", " ")
+    time = str(scene["time"].values.astype("datetime64[m]")).replace("T", " ")
     title = (
         f"{scene.attrs['platform']} {str(scene.attrs['instrument']).upper()}  {time} UTC  {scene.attrs['composite']}"
     )

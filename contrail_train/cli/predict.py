@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,7 +101,10 @@ def _open_parent(name: str) -> xr.Dataset:
     try:
         return contrail_data.open_store(name)
     except ContrailError as error:
-        if "://" not in name and not is_store(name) and recognise(name, "train") is InputFormat.ABI:
+        holds_scans = False
+        with suppress(ContrailError):  # nothing lies there
+            holds_scans = "://" not in name and not is_store(name) and recognise(name, "train") is InputFormat.ABI
+        if holds_scans:
             raise UsageError(f"{name}: holds satellite scans, not a store; use contrail-train predict-scans") from None
         raise ContrailError(f"{error}; for satellite scans, use contrail-train predict-scans") from None
 

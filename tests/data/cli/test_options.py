@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from contrail_data.errors import ContrailError
 from contrail_data.sources.base import InputFormat
 from contrail_data.sources.open import recognise
 from contrail_data.store.reader import open_store
@@ -130,9 +131,10 @@ def test_inputs_are_recognised_by_what_they_hold(folder: Path, tmp_path: Path, m
         str(next((folder / "abi").glob("*.nc"))): InputFormat.ABI,
         "OR_ABI-x.nc": InputFormat.RECORDS,
         "goes17": InputFormat.ABI,
-        "goes-train": InputFormat.RECORDS,
     }.items():
         assert recognise(where, "train") == expected, where
+    with pytest.raises(ContrailError, match="no such folder or files"):
+        recognise("goes-train", "train")
 
 
 def test_a_folder_of_several_kinds_is_not_guessed(folder: Path, tmp_path: Path) -> None:

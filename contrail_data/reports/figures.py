@@ -8,7 +8,7 @@ import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import matplotlib.style
@@ -35,21 +35,24 @@ _CHARACTER, _LINE, _TITLE_LINE = 7, 15, 20
 _GAP = 8
 _DEGREES, _SCALE = 52, 92
 """Room left of a panel for degrees, and right of it for a colour bar, pixels."""
-_STYLES: dict[Theme, list[Any]] = {
+_STYLES: dict[Theme | None, list[Any]] = {
+    None: ["default"],
     Theme.DARK: ["default", "dark_background", {"figure.facecolor": "#181818"}],
     Theme.LIGHT: ["default"],
 }
 
 
-class Mark(Enum):
-    """What an outline means, and its colour: of bright ones those farthest from the colours of 155 real ash frames."""
+class Mark(StrEnum):
+    """What an outline means."""
 
-    LABEL = ("label", "#ffe600")
-    VOTES = ("marked by too few annotators", "#ffffff")
-    PREDICTION = ("predicted", "#ff00ff")
+    LABEL = "label"
+    VOTES = "marked by too few annotators"
+    PREDICTION = "predicted"
 
-    def __init__(self, title: str, colour: str):
-        self.title, self.colour = title, colour
+    @property
+    def colour(self) -> str:
+        """Colour of the outline; of bright ones those farthest from the colours of 155 real ash frames."""
+        return {Mark.LABEL: "#ffe600", Mark.VOTES: "#ffffff", Mark.PREDICTION: "#ff00ff"}[self]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +125,16 @@ def draw_picture(
     lines = [part for line in title.split("\n") for part in textwrap.wrap(line, max(1, width // 9))]
     top = _TITLE_LINE * (len(lines) + bool(marks)) + _GAP * bool(lines or marks)
     height = top + sum(caption + below for _, caption, below in sizes) + _GAP * (len(rows) - 1) + border
-    with matplotlib.style.context(_STYLES.get(theme, ["default"])), rc_context({"font.size": 8}):
+    with matplotlib.style.context(_STYLES[theme]), rc_context({"font.size": 8}):
         figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
         canvas = FigureCanvasAgg(figure)
         figure.text(_GAP / width, 1 - _GAP / 2 / height, "\n".join(lines), size=11, linespacing=1.25, va="top")
         if marks:
-            handles = [_casing(Line2D([], [], color=mark.colour, label=mark.title)) for mark in marks]
-            corner = (0, 1 - (_TITLE_LINE * len(lines)) / height)
-            figure.legend(handles=handles, ncols=len(marks), loc="upper left", bbox_to_anchor=corner, frameon=False)
+            handles = [_casing(Line2D([], [], color=mark.colour, label=mark.value)) for mark in marks]
+            below_title = (0, 1 - _TITLE_LINE * len(lines) / height)
+            figure.legend(
+                handles=handles, ncols=len(marks), loc="upper left", bbox_to_anchor=below_title, frameon=False
+            )
         for row, (_, caption, below) in zip(rows, sizes, strict=True):
             left = border
             for panel in row:

@@ -44,30 +44,31 @@ class Ground:
             Longitude and latitude, (point, 2); NaN beyond the Earth's limb.
         """
         metres = self.geotransform[[0, 3]] + (pixels + 0.5) * self.geotransform[[1, 5]]
-        degrees = np.stack(self._transformer.transform(*metres.T, direction="INVERSE"), -1)
+        degrees = np.stack(self._transformer.transform(metres[:, 0], metres[:, 1], direction="INVERSE"), -1)
         return np.where(np.isfinite(degrees), degrees, np.nan)
 
     @cached_property
-    def visible(self) -> tuple[Points, Points]:
-        """Fractional columns and rows of some pixels that show the Earth, and their longitude and latitude."""
-        columns, rows = (np.linspace(0, n - 1, 33) for n in (self.width, self.height))
-        pixels = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
-        degrees = self.to_degrees(pixels)
-        seen = np.isfinite(degrees).all(1)
-        return pixels[seen], degrees[seen]
-
-    @cached_property
     def extent(self) -> tuple[Points, Points]:
-        """A place near the middle, and how far the image extends from there to either side: longitude and latitude."""
-        _, degrees = self.visible
-        middle = degrees[len(degrees) // 2]
-        return middle, np.abs(_turned(degrees - middle)).max(0)
+        """Measure what part of the Earth the image shows.
+
+        Returns:
+            Longitude and latitude of a pixel near the middle, (2), and how far the image extends from there, (2).
+        """
+        columns, rows = (np.linspace(0, n - 1, 33) for n in (self.width, self.height))
+        degrees = self.to_degrees(np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2))
+        seen = degrees[np.isfinite(degrees).all(1)]
+        middle = seen[len(seen) // 2]
+        return middle, np.abs(_turned(seen - middle)).max(0)
 
     @cached_property
     def pixel_km(self) -> float:
-        """Width of a pixel near the middle, in km."""
-        pixels, _ = self.visible
-        (west, south), (east, north) = self.to_degrees(pixels[len(pixels) // 2] + np.array([[-0.5, 0], [0.5, 0]]))
+        """Measure a pixel near the middle.
+
+        Returns:
+            Its width in km.
+        """
+        pixel = self.to_pixels(self.extent[0][np.newaxis])
+        (west, south), (east, north) = self.to_degrees(pixel + np.array([[-0.5, 0], [0.5, 0]]))
         return float(_GEOD.inv(west, south, east, north)[2] / 1000)
 
     def to_pixels(self, degrees: Points) -> Points:
@@ -82,7 +83,7 @@ class Ground:
         middle, reach = self.extent
         near = (np.abs(_turned(degrees - middle)) <= reach + 1).all(1)
         pixels = np.full(degrees.shape, np.nan)
-        metres = np.stack(self._transformer.transform(*degrees[near].T), -1)
+        metres = np.stack(self._transformer.transform(degrees[near, 0], degrees[near, 1]), -1)
         pixels[near] = (metres - self.geotransform[[0, 3]]) / self.geotransform[[1, 5]] - 0.5
         return np.where(np.isfinite(pixels), pixels, np.nan)
 
@@ -105,28 +106,28 @@ def _draw_graticule(axes: Axes, ground: Ground) -> None:
     """Draw meridians and parallels, labelled at the lower and the left edge, or inside if too few reach it."""
     middle, reach = ground.extent
     step = next((step for step in _STEPS if step >= 2 * reach.max() / 7), _STEPS[-1])
-    for axis, letters, edge in ((0, "EW", ground.height - 0.5), (1, "NS", -0.5)):
-        first, last = np.ceil((middle - reach) / step)[axis], np.floor((middle + reach) / step)[axis]
-        values = step * np.arange(first, last + 1)
+    south_west, north_east = middle - reach, middle + reach
+    for axis, letters, set_ticks in ((0, "EW", axes.set_xticks), (1, "NS", axes.set_yticks)):
+        values = step * np.arange(np.ceil(south_west[axis] / step), north_east[axis] / step)
         places = np.empty((len(values), 721, 2))
         places[..., axis] = values[:, np.newaxis]
-        places[..., 1 - axis] = np.linspace(*(middle + [[-1], [1]] * (reach + 1))[:, 1 - axis], 721)
+        places[..., 1 - axis] = np.linspace(south_west[1 - axis] - 1, north_east[1 - axis] + 1, 721)
         lines = ground.to_pixels(places.reshape(-1, 2)).reshape(places.shape)
         for line in lines:
             axes.plot(*line.T, color="white", linewidth=0.5, alpha=0.6)
-        texts = [_degrees(value, letters) for value in values]
-        at_edge = [_crossing(line, 1 - axis, edge) for line in lines]
-        size = (ground.width, ground.height)[axis]
-        shown = [(at, text) for at, text in zip(at_edge, texts, strict=True) if -0.5 <= at <= size - 0.5]
-        if len(shown) > 1:
-            (axes.set_xticks, axes.set_yticks)[axis](*zip(*shown, strict=True))
+        size, across = (ground.width, ground.height)[axis], (ground.height, ground.width)[axis]
+        for level in (across - 0.5 if axis == 0 else -0.5, across / 2):
+            places_on_level = [_crossing(line, 1 - axis, level) for line in lines]
+            texts = [_degrees(value, letters) for value in values]
+            labels = [pair for pair in zip(places_on_level, texts, strict=True) if -0.5 <= pair[0] <= size - 0.5]
+            if len(labels) > 1:
+                break
+        if level != across / 2:
+            set_ticks([place for place, _ in labels], [text for _, text in labels])
             continue
-        for line, text in zip(lines, texts, strict=True):
-            inside = np.array([0.0, 0.0])
-            inside[1 - axis] = (ground.height, ground.width)[axis] / 2
-            inside[axis] = _crossing(line, 1 - axis, inside[1 - axis])
-            if -0.5 <= inside[axis] <= size - 0.5:
-                axes.annotate(text, inside, (2, 2), textcoords="offset points", color="white", path_effects=CASING)
+        for place, text in labels:
+            corner = (place, level) if axis == 0 else (level, place)
+            axes.annotate(text, corner, (2, 2), textcoords="offset points", color="white", path_effects=CASING)
 
 
 def _draw_scale(axes: Axes, ground: Ground) -> None:

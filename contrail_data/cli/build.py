@@ -261,20 +261,17 @@ def subset(
 
     A sample must meet all conditions. The statistics are recomputed.
     """
-    from numpy import datetime64
-
     from contrail_data.sources.select import select_samples, settings_of
     from contrail_data.sources.stores import from_stores
 
-    first, last = (None if limit is None else datetime64(limit, "ns") for limit in (since, until))
     parent = contrail_data.open_store(store)
     settings = settings_of(parent)
     chosen = select_samples(
         parent,
         record_ids=_read_ids(records) if records else None,
         without=_read_ids(without or []),
-        since=first,
-        until=last,
+        since=since,
+        until=until,
         area=area,
         label=label,
         split=split,

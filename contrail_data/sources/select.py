@@ -1,6 +1,7 @@
 """Select samples of sealed stores, and recover the settings that a store was built with."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,8 +48,8 @@ def select_samples(
     *,
     record_ids: Sequence[str] | None = None,
     without: Sequence[str] = (),
-    since: np.datetime64 | None = None,
-    until: np.datetime64 | None = None,
+    since: datetime | np.datetime64 | None = None,
+    until: datetime | np.datetime64 | None = None,
     area: tuple[float, float, float, float] | None = None,
     label: LabelFilter | None = None,
     split: str | None = None,
@@ -78,16 +79,16 @@ def select_samples(
         raise ContrailError(f"{store.attrs['path']}: holds no record {absent[0]!r}{more}; correct the list")
     if area is not None and not (-90 <= area[0] <= area[2] <= 90 and all(abs(d) <= 360 for d in area)):  # NaN fails
         raise ContrailError(f"--area {area}: give south, west, north, east in degrees, south below north")
-    if since is not None and until is not None and not since < until:
+    if since is not None and until is not None and not np.datetime64(since) < np.datetime64(until):
         raise ContrailError(f"--since {since}, --until {until}: no time lies between them; correct one")
     times = labelled_time(scalars)
     selected = ~np.isin(ids, list(without))
     if record_ids is not None:
         selected &= np.isin(ids, list(record_ids))
     if since is not None:
-        selected &= times >= since  # NaT fails
+        selected &= times >= np.datetime64(since)  # NaT fails
     if until is not None:
-        selected &= times < until
+        selected &= times < np.datetime64(until)
     if area is not None:
         south, west, north, east = area
         latitude, longitude = scalars["latitude"].values, scalars["longitude"].values  # NaN lies nowhere

@@ -134,7 +134,8 @@ def building(place: Place, plan: str) -> Iterator[None]:
     """
     if not place.remote and (store := store_around(place.path)):
         raise ContrailError(f"{place}: lies inside the store {store}; choose another -o")
-    if place.size(PLAN) is None and place.size(GROUP) is None and place.sizes():
+    # In this order, as another process writes its plan before, and the group after, all other files.
+    if place.sizes() and place.size(PLAN) is None and place.size(GROUP) is None:
         raise ContrailError(f"{place}: exists and is not a store; choose another -o")
     with _locked(place):
         if place.size(GROUP) is not None:  # sealed after the caller had looked

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import remove_partial_files, reported_errors, write_atomically
+from contrail_data.storage.files import open_regular, remove_partial_files, reported_errors, write_atomically
 
 CHECKPOINTS = "checkpoints"
 """The folder of checkpoints in a run directory."""
@@ -161,12 +161,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         metadata: What to store with them, as JSON.
     """
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    facts = json.dumps(metadata)
-    write_atomically(path, [save(plain, {"facts": facts, "checksum": _checksum(plain, facts)})])
+    facts = json.dumps({**metadata, "checksum": _checksum(plain, metadata)})
+    write_atomically(path, [save(plain, {"facts": facts})])  # one key, since safetensors writes several in any order
 
 
-def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
-    checksum = xxhash.xxh3_128(facts.encode())
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    checksum = xxhash.xxh3_128(json.dumps(metadata).encode())
     for name, tensor in sorted(tensors.items()):
         checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         checksum.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
@@ -186,11 +186,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ContrailError: If the file is missing, damaged, or was not written by `save_tensors`.
     """
     try:
+        open_regular(path).close()
         with safe_open(path, "pt") as file:
-            written = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {})["facts"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        if written.get("checksum") in (None, _checksum(tensors, written["facts"])):  # None in files of earlier versions
-            return tensors, json.loads(written["facts"])
+        if metadata.pop("checksum", None) in (None, _checksum(tensors, metadata)):  # None in files of earlier versions
+            return tensors, metadata
         reason = "its content is not what was written"
     except FileNotFoundError:
         raise ContrailError(f"{path}: missing; train the run to its end first") from None
@@ -210,5 +211,5 @@ def file_digest(path: Path) -> str:
     Returns:
         `sha256:` and the hexadecimal digest.
     """
-    with reported_errors(str(path), "read"), path.open("rb") as file:
+    with reported_errors(str(path), "read"), open_regular(path) as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

@@ -125,7 +125,7 @@ def draw_picture(
     lines = [part for line in title.split("\n") for part in textwrap.wrap(line, max(1, width // 9))]
     top = _TITLE_LINE * (len(lines) + bool(marks)) + _GAP * bool(lines or marks)
     height = top + sum(caption + below for _, caption, below in sizes) + _GAP * (len(rows) - 1) + border
-    with matplotlib.style.context(_STYLES[theme]), rc_context({"font.size": 8}):
+    with matplotlib.style.context(_STYLES[theme]), rc_context({"font.size": 8, "text.parse_math": False}):
         figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
         canvas = FigureCanvasAgg(figure)
         figure.text(_GAP / width, 1 - _GAP / 2 / height, "\n".join(lines), size=11, linespacing=1.25, va="top")

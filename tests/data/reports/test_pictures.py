@@ -113,7 +113,7 @@ def test_other_composites_are_shown_as_ash_if_they_have_its_bands(raw: Path, tmp
 
 
 def test_long_captions_are_broken_into_lines_and_never_cut() -> None:
-    text = "a" * 100 + "\n2019-04-04 12:00 UTC\n21.98°N 60.93°W"
+    text = "a" * 100 + "\nfor $5 and $\\frac$\n2019-04-04 12:00 UTC\n21.98°N 60.93°W"
     panel = Panel(image=GREY, width=64, caption=text)
     assert all(len(line) <= 64 // 7 for line in panel.lines)
     assert "".join(panel.lines).replace(" ", "") == text.replace(" ", "").replace("\n", "")

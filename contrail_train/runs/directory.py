@@ -31,7 +31,14 @@ from typing_extensions import TypedDict  # pydantic does not take that of Python
 from contrail_data.errors import ContrailError
 from contrail_data.process import command_line
 from contrail_data.splits.leaks import Checked
-from contrail_data.storage.files import check_folder, is_partial, is_stray, remove_partial_files, write_atomically
+from contrail_data.storage.files import (
+    check_folder,
+    is_partial,
+    is_stray,
+    open_regular,
+    remove_partial_files,
+    write_atomically,
+)
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import differences, read_config, to_yaml
 from contrail_train.runs.checkpoint import checkpoints
@@ -219,7 +226,9 @@ class MetricsLog:
         self._board = SummaryWriter(str(board), purge_step=purge_step) if ranks.first else None
         if ranks.first and self._path.exists():
             kept = []
-            for number, line in enumerate(self._path.read_text(errors="replace").splitlines(), 1):
+            with open_regular(self._path) as file:
+                lines = file.read().decode(errors="replace").splitlines()
+            for number, line in enumerate(lines, 1):
                 try:
                     kept += [line] if json.loads(line)["step"] <= step else []
                 except (ValueError, TypeError, KeyError):

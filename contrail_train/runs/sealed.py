@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import write_atomically
+from contrail_data.storage.files import open_regular, write_atomically
 
 DIGEST = "digest"
 Document = TypeVar("Document", bound=Mapping[str, Any])
@@ -40,7 +40,8 @@ def read_json(path: Path, schema: type[Document], remedy: str) -> Document:
         ContrailError: If the file is missing, cannot be read, was changed since it was written, or lacks something.
     """
     try:
-        document = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            document = json.loads(file.read())
         if document.pop(DIGEST, None) in (None, _digest(document)):
             return TypeAdapter(schema).validate_python(document, strict=True)
         reason = "its content is not what was written"

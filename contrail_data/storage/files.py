@@ -204,10 +204,12 @@ def check_folder(folder: Path, *, in_run: bool = False) -> None:
     Raises:
         ContrailError: If it is a store or the directory of a run, lies in one, or cannot be written.
     """
-    markers = ("zarr.json",) if in_run else ("zarr.json", "environment.json", "pipeline.yaml")
+    markers = [{"zarr.json"}]
+    if not in_run:
+        markers += [{"config.yaml", "environment.json"}, {"pipeline.yaml", "stages"}]
     path = folder.resolve()
     for part in (path, *path.parents):
-        if any((part / marker).is_file() for marker in markers):
+        if any(all((part / name).exists() for name in names) for names in markers):
             raise ContrailError(
                 f"{folder}: would change {part}, a store or the directory of a run; choose another folder"
             )

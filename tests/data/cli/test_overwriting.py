@@ -57,15 +57,18 @@ def test_overwrite_replaces_only_the_kind_of_thing_that_a_command_writes(sealed4
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("marker", ["zarr.json", "environment.json", "pipeline.yaml"])
-def test_folders_of_files_are_not_written_into_stores_and_runs(marker: str, sealed40: Path, tmp_path: Path) -> None:
-    (tmp_path / marker).write_text("{}")
+@pytest.mark.parametrize("markers", [{"zarr.json"}, {"config.yaml", "environment.json"}, {"pipeline.yaml", "stages"}])
+def test_folders_of_files_are_not_written_into_stores_and_runs(
+    markers: set[str], sealed40: Path, tmp_path: Path
+) -> None:
+    for marker in markers:
+        (tmp_path / marker).touch()
     for folder in (tmp_path, tmp_path / "sub/folder"):
         for command in (("preview", sealed40, "-o", folder), ("synth", folder), ("synth-scans", folder)):
             done = run_data(*command)
             assert done.returncode == 1, command
             assert f"would change {tmp_path}, a store or the directory of a run" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == [marker]
+    assert {path.name for path in tmp_path.iterdir()} == markers
 
 
 def test_a_build_without_a_usable_record_does_not_block_its_path(tmp_path: Path) -> None:

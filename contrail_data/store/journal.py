@@ -105,7 +105,9 @@ def remove_store(place: Place, kind: Kind) -> None:
     Raises:
         ContrailError: If the place holds anything else.
     """
+    of_others = "logit" if kind is Kind.SAMPLES else "image"
     is_unfinished = place.size(GROUP) is None and place.size(PLAN) is not None
+    is_unfinished &= place.size(f"{of_others}/zarr.json") is None
     attributes = read_attributes(place)
     if not is_unfinished and (attributes.get("format") != FORMAT or attributes.get("kind") != kind):
         if not place.sizes():

@@ -39,6 +39,9 @@ def test_no_command_overwrites_a_store_that_it_reads(sealed40: Path, tmp_path: P
 def test_overwrite_replaces_only_the_kind_of_thing_that_a_command_writes(sealed40: Path, tmp_path: Path) -> None:
     labels = pseudo_of(sealed40, tmp_path / "labels.zarr")
     shutil.copytree(sealed40, tmp_path / "samples.zarr")
+    shutil.copytree(sealed40, tmp_path / "unfinished.zarr")
+    (tmp_path / "unfinished.zarr/.building").mkdir()
+    (tmp_path / "unfinished.zarr/zarr.json").rename(tmp_path / "unfinished.zarr/.building/plan")
     (tmp_path / "mine.json").write_text("{}")
     (tmp_path / "notes.zarr").mkdir()
     (tmp_path / "notes.zarr/zarr.json").write_text("{}")
@@ -47,6 +50,7 @@ def test_overwrite_replaces_only_the_kind_of_thing_that_a_command_writes(sealed4
         (("subset", sealed40, "-o", labels), "not a store of samples"),
         (("subset", sealed40, "-o", tmp_path / "notes.zarr"), "not a store of samples"),
         (("propagate", sealed40, "-o", tmp_path / "samples.zarr"), "not a store of pseudo-labels"),
+        (("propagate", sealed40, "-o", tmp_path / "unfinished.zarr"), "not a store of pseudo-labels"),
         (("splits", sealed40, "-o", tmp_path / "mine.json"), "not a .csv file"),
         (("report", sealed40, "-o", tmp_path / "mine.json"), "not a .html file"),
         (("audit", sealed40, "--page", tmp_path / "mine.json"), "not a .html file"),

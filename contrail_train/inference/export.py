@@ -53,19 +53,19 @@ _STORE_WINDOWS = 8
 """Windows of a store to compare on."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """How a file, as read back, differs from the model it was exported from."""
 
-    windows: int = 0
-    probability: float = 0.0
-    """Largest difference of the probability; likewise of score and agreement."""
-    score: float = 0.0
-    agreement: float = 0.0
-    pixels: int = 0
-    marked: int = 0
+    windows: int
+    probability: float
+    """Largest difference of the probability."""
+    score: float
+    """Largest difference of the score."""
+    pixels: int
+    marked: int
     """Pixels in the model's masks."""
-    differing: int = 0
+    differing: int
     """Pixels at which the masks differ."""
 
 
@@ -231,25 +231,27 @@ def compare(graph: ExportGraph, run_graph: RunGraph, probes: Sequence[Tensor], o
     Raises:
         ContrailError: If they differ by more than is allowed, see `export`.
     """
-    total = Comparison(windows=sum(len(window) for window in probes))
-    for window_btchw in probes:
-        ours, theirs = graph(window_btchw), run_graph(window_btchw)
-        for name in OUTPUTS:
-            if ours[name].shape != theirs[name].shape or not bool(theirs[name].isfinite().all()):
-                raise ContrailError(f"{out}: not written: the {name} as read back has another shape or is not finite")
-            if name != "mask":
-                difference = float((ours[name] - theirs[name]).abs().max())
-                setattr(total, name, max(getattr(total, name), difference))
-        at_threshold_bhw = (ours["probability"] - graph.decision.threshold).abs() <= TOLERANCE
-        at_gate_b11 = ((ours["score"] - graph.decision.gate).abs() <= TOLERANCE)[:, None, None]
-        differing_bhw = ours["mask"] != theirs["mask"]
-        if bool((differing_bhw & ~at_threshold_bhw & ~at_gate_b11).any()):
-            raise ContrailError(f"{out}: not written: masks differ away from the threshold; {_OTHER_FORMAT}")
-        total.pixels += differing_bhw.numel()
-        total.marked += int(ours["mask"].sum())
-        total.differing += int(differing_bhw.sum())
-    for name in ("probability", "score"):
-        if (difference := getattr(total, name)) > TOLERANCE:
+    pairs = [(graph(window_btchw), run_graph(window_btchw)) for window_btchw in probes]
+    for name in OUTPUTS:
+        if any(a[name].shape != b[name].shape or not bool(b[name].isfinite().all()) for a, b in pairs):
+            raise ContrailError(f"{out}: not written: the {name} as read back has another shape or is not finite")
+    ours, theirs = (
+        {name: torch.cat([o[name] for o in outputs]) for name in OUTPUTS} for outputs in zip(*pairs, strict=True)
+    )
+    at_threshold_bhw = (ours["probability"] - graph.decision.threshold).abs() <= TOLERANCE
+    at_gate_b11 = ((ours["score"] - graph.decision.gate).abs() <= TOLERANCE)[:, None, None]
+    differing_bhw = ours["mask"] != theirs["mask"]
+    if bool((differing_bhw & ~at_threshold_bhw & ~at_gate_b11).any()):
+        raise ContrailError(f"{out}: not written: masks differ away from the threshold; {_OTHER_FORMAT}")
+    differences = {name: float((ours[name] - theirs[name]).abs().max()) for name in ("probability", "score")}
+    for name, difference in differences.items():
+        if difference > TOLERANCE:
             limit = f"{difference:.1e}, more than {TOLERANCE:.0e}"
             raise ContrailError(f"{out}: not written: the {name} as read back differs by {limit}; {_OTHER_FORMAT}")
-    return total
+    return Comparison(
+        windows=len(ours["score"]),
+        **differences,
+        pixels=differing_bhw.numel(),
+        marked=int(ours["mask"].sum()),
+        differing=int(differing_bhw.sum()),
+    )

@@ -282,32 +282,18 @@ def tolerant_dice(tp_pred: int, n_pred: int, tp_true: int, n_true: int) -> float
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def record_dice(predicted_any: NDArray[np.bool_], true_any: NDArray[np.bool_]) -> float:
-    """Compute the Dice (F1) of "has any contrail" over records.
+def confusion_counts(predicted: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple[int, int, int]:
+    """Count true positives, false positives and false negatives.
 
     Args:
-        predicted_any: Whether each record's mask has any pixel, bool (n).
-        true_any: Whether each record's label has any, bool (n).
-
-    Returns:
-        Dice over records.
-    """
-    tp = int((predicted_any & true_any).sum())
-    return float(dice(tp, predicted_any.sum() - tp, true_any.sum() - tp))
-
-
-def confusion_counts(predicted_hw: NDArray[np.bool_], target_hw: NDArray[np.bool_]) -> tuple[int, int, int]:
-    """Count true positive, false positive and false negative pixels.
-
-    Args:
-        predicted_hw: Predicted mask, bool (h, w).
-        target_hw: True mask, bool (h, w).
+        predicted: What is predicted, bool: the pixels of a mask, or which records have any contrail.
+        target: What is true, bool, same shape.
 
     Returns:
         tp, fp and fn.
     """
-    tp = int((predicted_hw & target_hw).sum())
-    return tp, int(predicted_hw.sum()) - tp, int(target_hw.sum()) - tp
+    tp = int((predicted & target).sum())
+    return tp, int(predicted.sum()) - tp, int(target.sum()) - tp
 
 
 def empty_masks(counts_3n: NDArray[np.int64], emptied_n: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired
 
 import numpy as np
 import numpy.typing as npt
@@ -41,17 +41,11 @@ _CLASSES = 20
 _PANEL = 256  # approximate width in pixels
 
 
-class StoreName(TypedDict):
-    """The store that a model was evaluated on."""
-
-    name: str
-    digest: str
-
-
 class EvaluationValues(ScoreValues):
     """What `evaluation-*.json` holds."""
 
-    store: StoreName
+    store: dict[str, str]
+    """Name and digest of the store that the model was evaluated on."""
     model: str
     head: str
     left_out: int

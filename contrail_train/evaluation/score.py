@@ -261,7 +261,7 @@ def score_values(
         "recall": metrics.share(tp, tp + fn),
         "auc_pr": auc_pr,
         "tolerant_dice": metrics.tolerant_dice(*(int(count) for count in tolerant.sum(1))),
-        "record_dice": metrics.record_dice(gated[0] + gated[1] > 0, positive),
+        "record_dice": float(metrics.dice(*metrics.confusion_counts(gated[0] + gated[1] > 0, positive))),
         "record_auc_pr": record_auc_pr,
         "dice_without_gate": float(metrics.dice(*scores.counts.sum(1))),
         "tp": tp,

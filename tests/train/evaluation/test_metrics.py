@@ -167,7 +167,7 @@ def test_tolerant_dice_without_tolerance_equals_dice(predicted: np.ndarray, targ
 
 def test_record_dice_matches_an_example_counted_by_hand() -> None:
     predicted, true = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
-    assert metrics.record_dice(predicted, true) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert metrics.dice(*metrics.confusion_counts(predicted, true)) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
 
 
 counts = st.integers(0, 20)

@@ -2,6 +2,7 @@
 
 import io
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -73,15 +74,26 @@ def _shape_fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> boo
 
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Read shape, Fortran order and dtype, and leave the file at the first byte of data."""
-    content = io.BytesIO(file.read(_MAX_HEADER))
+    begin = file.read(12)
+    if len(begin) < 12:
+        raise ValueError("it ends within its header")
+    first_version = begin[6] == 1
+    length = 10 + int.from_bytes(begin[8:10], "little") if first_version else 12 + int.from_bytes(begin[8:12], "little")
+    if length > _MAX_HEADER:
+        raise ValueError(f"a header of {length} bytes")
+    file.seek(0)
+    return _parse_header(file.read(length), first_version)
+
+
+@lru_cache(maxsize=64)  # files of one kind have equal headers, and parsing one takes as long as reading a mask
+def _parse_header(content: bytes, first_version: bool) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    file = io.BytesIO(content)
     try:
-        version = npy_format.read_magic(content)
-        read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        header = read(content, max_header_size=_MAX_HEADER)
+        npy_format.read_magic(file)
+        read = npy_format.read_array_header_1_0 if first_version else npy_format.read_array_header_2_0
+        return read(file, max_header_size=_MAX_HEADER)
     except Exception as error:  # numpy evaluates it as a Python literal, which fails in many ways
         raise ValueError(str(error) or type(error).__name__) from None
-    file.seek(content.tell())
-    return header
 
 
 def read_label(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]:

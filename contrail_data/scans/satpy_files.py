@@ -12,8 +12,8 @@ from contrail_data.storage.files import first_line
 INFRARED = range(8, 17)
 """ABI bands from 6 to 14 micrometres."""
 _AMI_CHANNELS = ("wv063", "wv069", "wv073", "ir087", "ir096", "ir105", "ir112", "ir123", "ir133")
-# ABI bands of the channels in the names of files: 14 for AHI's "14" and AMI's "ir112".
-_CHANNELS = dict(zip(_AMI_CHANNELS, INFRARED, strict=True)) | {f"{band:02d}": band for band in INFRARED}
+CHANNELS = dict(zip(_AMI_CHANNELS, INFRARED, strict=True)) | {f"{band:02d}": band for band in INFRARED}
+"""ABI bands of the channels in the names of files: 14 for AHI's "14" and AMI's "ir112"."""
 NAMES = {
     "ahi_hsd": re.compile(r"HS_H\d\d_\d{8}_\d{4}_B(?P<channel>\d\d)_\w{4}_R\d\d_S\d{4}\.DAT(\.bz2)?"),
     "ami_l1b": re.compile(r"gk2[a-z]_ami_le1b_(?P<channel>[a-z]{2}\d{3})_[a-z]{2}\w*_\d{12}\.nc"),
@@ -66,7 +66,7 @@ def band_of_file(path: Path, reader: str) -> int | None:
         The ABI band; None if its name does not state an infrared one.
     """
     match = NAMES[reader].fullmatch(path.name) if reader in NAMES else None
-    return _CHANNELS.get(match["channel"]) if match else None
+    return CHANNELS.get(match["channel"]) if match else None
 
 
 def group_files(paths: Iterable[Path], reader: str, bands: Sequence[int]) -> list[tuple[Path, ...]]:

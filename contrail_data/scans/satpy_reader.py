@@ -24,7 +24,7 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.scans.satpy_files import INFRARED, band_of_file
+from contrail_data.scans.satpy_files import CHANNELS, INFRARED, band_of_file
 from contrail_data.scans.scene import assemble, remove_impossible, require_bands
 from contrail_data.storage.files import first_line
 
@@ -110,6 +110,7 @@ def _read(paths: Sequence[Path], reader: str, bands: Sequence[int]) -> xr.Datase
     try:
         with _unpacked_and_unlinked(reader):
             scene = Scene(filenames=list(map(os.fspath, paths)), reader=reader)
+            _check_contents(scene, paths[0])
             available = _identifiers(scene)
             requested = [available[band] for band in bands if band in available]
             if not requested:
@@ -125,6 +126,26 @@ def _read(paths: Sequence[Path], reader: str, bands: Sequence[int]) -> xr.Datase
         return _scan_of(scene, paths, reader)
     except ContrailError as error:
         raise ContrailError(f"{paths[0]}: {error}") from None
+
+
+def _check_contents(scene: Scene, path: Path) -> None:
+    """Refuse AHI and AMI files that hold another band than their names say, or more or fewer bytes than they state."""
+    for file in _handlers(scene):
+        named = CHANNELS.get(file.filetype_info["file_type"].removeprefix("hsd_b"))
+        stated = named
+        if "channel_center_wavelength" in getattr(getattr(file, "nc", None), "attrs", ()):
+            stated = band_of_wavelength((None, file.nc.attrs["channel_center_wavelength"], None))
+        elif hasattr(file, "basic_info"):
+            header = file.basic_info[0]
+            size, actual = (
+                int(header["total_header_length"]) + int(header["total_data_length"]),
+                os.path.getsize(file.filename),
+            )
+            if size != actual:
+                raise ContrailError(f"{path}: contains {actual:,} bytes, but states {size:,}; fetch it again")
+            stated = band_of_file(Path(header["file_name"].decode(errors="replace").strip("\0 ")), "ahi_hsd") or named
+        if named is not None and stated != named:
+            raise ContrailError(f"{path}: contains band {stated}, contrary to its name; fetch it again")
 
 
 def _unreadable(paths: Sequence[Path], reader: str, error: Exception) -> ContrailError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -307,3 +308,31 @@ def test_bands_of_the_imagers_are_recognised_by_wavelength() -> None:
         datasets = yaml.load((folder / f"{reader}.yaml").read_text(), Loader)["datasets"].values()
         recognised = {d["name"]: band_of_wavelength(d["wavelength"]) for d in datasets if "wavelength" in d}
         assert {name: band for name, band in recognised.items() if band is not None} == bands
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("imager", "named", "held"), [("ahi", "B11", "B14"), ("ami", "ir087", "ir112")])
+def test_files_of_another_band_than_their_names_say_are_set_aside(
+    real_data: Path, tmp_path: Path, imager: str, named: str, held: str
+) -> None:
+    first, second = (next(p for p in files_of(real_data, imager) if band in p.name) for band in (named, held))
+    swapped = tmp_path / first.name
+    shutil.copy(second, swapped)
+    reader = {"ahi": "ahi_hsd", "ami": "ami_l1b"}[imager]
+    scene, problems = open_readable((swapped, second), reader, (11, 14))
+    assert problems == (f"{swapped}: contains band 14, contrary to its name; fetch it again",)
+    assert scene is not None
+    assert scene["band"].values.tolist() == [14]
+
+
+@pytest.mark.slow
+def test_a_himawari_file_of_another_size_than_it_states_is_set_aside(real_data: Path, tmp_path: Path) -> None:
+    import bz2
+
+    path = files_of(real_data, "ahi")[0]
+    longer = tmp_path / path.name.removesuffix(".bz2")
+    content = bz2.decompress(path.read_bytes())
+    longer.write_bytes(content[:2_000_000] + b"abc" + content[2_000_000:])
+    scene, (problem,) = open_readable((longer,), "ahi_hsd", (11,))
+    assert scene is None
+    assert "contains 3,601,546 bytes, but states 3,601,543; fetch it again" in problem

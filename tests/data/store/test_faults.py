@@ -38,9 +38,7 @@ def faulty(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Choos
     monkeypatch.setattr(place_module, "WRITE_TIMEOUTS_S", (0.2, 0.2, 30.0))
     with faulty_proxy(os.environ["AWS_ENDPOINT_URL"], lambda *request: faults[0](*request)) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        place_module._connect.cache_clear()
         yield lambda choose: faults.__setitem__(0, choose)
-    place_module._connect.cache_clear()
 
 
 def once_each(fault: Fault, only: str = "") -> Choose:

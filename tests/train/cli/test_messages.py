@@ -28,7 +28,10 @@ def test_mistakes_are_reported_in_one_line(store: Path, finished: Path, tmp_path
         (("run", "unet2d", "--out", tmp_path / "x", *set_options("optim.learning=3")), "there is no setting"),
         (("run", "unet2d", "--out", tmp_path / "x", *set_options("epochs")), "key=value"),
         (("run", "unet2d", "--out", finished, *set_options(f"data.train={store}")), "another"),
-        (("run", "unet2d", "--out", tmp_path / "x", *set_options(f"data.train={tmp_path}/no.zarr")), "no such store"),
+        (
+            ("run", "unet2d", "--out", tmp_path / "x", *set_options(f"data.train={tmp_path}/no.zarr")),
+            "no.zarr: neither a store",
+        ),
         (("evaluate", tmp_path, store), "not a run directory"),
         (("evaluate", finished, finished), "zarr.json"),
         (("evaluate", finished, store, "--device", "cuda:9"), "cuda:9"),

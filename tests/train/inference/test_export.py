@@ -68,10 +68,10 @@ def one(encoder: str, head: str = "mask", frames: tuple[int, ...] = (0,), **sett
 def two_stages() -> Detector:
     """Return two stages of different frames, sizes, normalisation and mask shifts, averaged over flips."""
     first = network("test_resnet", (0,), size=(96, 96), each=True, off=(0.5, 0.5))
-    second = network("test_resnet", (-1, 0), mixer="mean", head="both")
+    second = network("test_resnet", (-1, 0), mixer="mean", head="record")
     return Detector(
         {"first": first, "second": second},
-        {"first": 0.75, "second": 0.25},
+        {"first": 1.0},
         {"first": 0.5, "second": 0.5},
         top_k=20,
         classifiers=["second"],

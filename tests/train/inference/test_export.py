@@ -81,7 +81,7 @@ def two_stages() -> Detector:
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "same padding": lambda: one("tf_mobilenetv3_small_minimal_100", "both"),
-    "conv3d": lambda: one("test_resnet", frames=(-2, -1, 0), mixer="conv3d"),
+    "conv3d": lambda: one("test_resnet", frames=(-1, 0), mixer="conv3d", levels=[3, 4], blocks=1),
     "classifier": lambda: one("test_resnet", "record", (-1, 0, 1), mixer="lstm"),
     "two_stages": two_stages,
 }

@@ -3,6 +3,7 @@
 Only what `--help` needs is imported here; commands import the rest when they run.
 """
 
+import errno
 import inspect
 import math
 import os
@@ -23,6 +24,18 @@ from contrail_data.errors import ContrailError, ExitCode, UsageError
 from contrail_data.process import exit_on_sigterm
 
 YEARS = range(1970, 2200)
+
+OUTSIDE_CAUSES = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.EIO,
+    errno.ESTALE,
+}
+"""Errors that no bug and no damaged store causes: permissions, a full disk, a disk or network that fails."""
 
 
 class FiniteCommand(TyperCommand):
@@ -97,6 +110,8 @@ def run_app(app: typer.Typer) -> None:
             exit_with_error(f"terminated by a signal; {again}", ExitCode.TERMINATED)
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in OUTSIDE_CAUSES:
+            exit_with_error(f"{error.filename or 'a file'}: {error.strerror}; see to that, and {again}")
         origin = traceback.extract_tb(error.__traceback__)[-1]
         reason = str(error).splitlines()[0][:200] if str(error) else "no reason given"
         exit_with_error(

@@ -1,14 +1,39 @@
 """Error messages of contrail-data."""
 
+import errno
 import os
 import re
 from pathlib import Path
 
 import pytest
+import typer
 
+from contrail_data.cli.common import run_app
 from contrail_data.storage.place import place_of
-from helpers.cli import run_data
+from helpers.cli import run_command, run_data
 from helpers.stores import build_small
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "a.csv"), "a.csv: Permission denied; see to that"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a file: No space left on device; see to that"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.csv"), "a bug in contrail"),
+        (KeyError("x"), "a bug in contrail"),
+    ],
+)
+def test_what_the_operating_system_refuses_is_not_called_a_bug(error: Exception, line: str) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    done = run_command(lambda: run_app(app))
+    assert done.returncode == 1
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_errors_of_the_command_line_are_one_line(raw: Path, tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ STAGING = ".building"
 
 
 T = TypeVar("T")
+Version = dict[str, str]
+"""What a service calls the version of a file: its `e_tag` and, on some, its `version`."""
 
 
 @dataclass(frozen=True)
@@ -238,24 +240,41 @@ class Place:
         """
         return not self.remote and os.path.realpath(self.file(key)) != os.path.join(os.path.realpath(self.url), key)
 
-    def create(self, key: str, content: bytes) -> bool:
+    def create(self, key: str, content: bytes, replaced: Version | None = None) -> bool:
         """Write a file on object storage unless it exists. If several processes try at once, one succeeds.
 
         Args:
             key: Its key.
             content: Its content, which nobody else writes.
+            replaced: The version that the file may replace.
 
         Returns:
             Whether it was written.
         """
-        from obstore.exceptions import AlreadyExistsError
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         with self._reported_errors(key, "written"):
             try:
-                self._request(methodcaller("put", key, content, mode="create"), WRITE_TIMEOUTS_S)
-            except AlreadyExistsError:
+                self._request(methodcaller("put", key, content, mode=replaced or "create"), WRITE_TIMEOUTS_S)
+            except (AlreadyExistsError, PreconditionError):
                 return self.read(key) == content  # an earlier try was carried out, but its answer was lost
             return True
+
+    def version(self, key: str) -> Version | None:
+        """Return what tells the content of a file on object storage from earlier and later ones.
+
+        Args:
+            key: Its key.
+
+        Returns:
+            The version; None if the file does not exist.
+        """
+        try:
+            with self._reported_errors(key, "read"):
+                found = self._request(methodcaller("head", key))
+        except FileNotFoundError:
+            return None
+        return {name: found[name] for name in ("e_tag", "version") if found[name] is not None}
 
     def age(self, key: str) -> float:
         """Return how long ago a file on object storage was written, by the clock of the service.

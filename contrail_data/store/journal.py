@@ -254,20 +254,29 @@ def _locked_by_lease(place: Place) -> Iterator[None]:
     Raises:
         Busy: If another process holds it.
     """
-    lock = f"{_this_process()}\n{uuid.uuid4()}".encode()  # of this attempt, not only of this process
-    if not place.create(LOCK, lock):
+    token = f"{_this_process()}\n{uuid.uuid4()}\n"  # of this attempt, not only of this process
+    if not place.create(LOCK, token.encode()):
+        expired = place.version(LOCK)
         owner = place.read(LOCK).decode(errors="replace").partition("\n")[0]
         if place.age(LOCK) < LEASE_EXPIRY_S and not _ended_on_this_machine(owner):
             raise Busy(f"{place}: is being built by {owner}; wait for it, or stop it")
-        place.remove([LOCK])
-        if not place.create(LOCK, lock):
+        if not place.create(LOCK, token.encode(), replaced=expired):
             raise Busy(f"{place}: is being built by another process; wait for it, or stop it")
     ended = threading.Event()
 
+    def is_ours() -> bool:
+        with suppress(FileNotFoundError):
+            return place.read(LOCK).startswith(token.encode())
+        return False
+
     def renew() -> None:
-        while not ended.wait(LEASE_RENEWAL_S):
+        for number in itertools.count(1):  # a number, so that each renewal is another version
+            if ended.wait(LEASE_RENEWAL_S):
+                return
             with suppress(ContrailError):  # the next renewal may succeed; the build itself reports what is wrong
-                place.write(LOCK, [lock])
+                version = place.version(LOCK)
+                if is_ours():
+                    place.create(LOCK, f"{token}{number}".encode(), replaced=version)
 
     renewer = threading.Thread(target=renew, daemon=True)
     renewer.start()
@@ -276,7 +285,8 @@ def _locked_by_lease(place: Place) -> Iterator[None]:
     finally:
         ended.set()
         renewer.join()
-        place.remove([LOCK])
+        if is_ours():  # another process may have taken it while this one was stopped for long
+            place.remove([LOCK])
 
 
 def _ended_on_this_machine(owner: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,40 @@ def test_a_stale_lock_on_object_storage_is_recognised(monkeypatch: pytest.Monkey
     with journal.building(place, "plan"):
         assert str(os.getpid()) in place.read(journal.LOCK).decode()
     assert place.sizes() == {}
+
+
+def test_of_two_that_find_an_expired_lock_one_takes_it(monkeypatch: pytest.MonkeyPatch, s3: str) -> None:
+    """Both look at its age before either takes it; the one that comes second must not take the lock of the first."""
+    place, age = Place(f"{s3}/locked.zarr"), Place.age
+    place.write(journal.LOCK, [b"elsewhere, process 77"])
+    monkeypatch.setattr(journal, "LEASE_EXPIRY_S", 0.0)
+
+    def age_before_another_takes_it(self: Place, key: str) -> float:
+        seen = age(self, key)
+        place.write(key, [b"the other, process 78"])
+        return seen
+
+    monkeypatch.setattr(Place, "age", age_before_another_takes_it)
+    with pytest.raises(journal.Busy), journal.building(place, "plan"):
+        pass
+    assert place.read(journal.LOCK) == b"the other, process 78"
+
+
+def test_a_lock_that_another_process_took_is_not_renewed(monkeypatch: pytest.MonkeyPatch, s3: str) -> None:
+    place, renewals = Place(f"{s3}/locked.zarr"), threading.Semaphore(0)
+    version = Place.version
+
+    def counted(self: Place, key: str) -> dict[str, str] | None:
+        renewals.release()
+        return version(self, key)
+
+    monkeypatch.setattr(journal, "LEASE_RENEWAL_S", 0.01)
+    monkeypatch.setattr(Place, "version", counted)
+    with journal.building(place, "plan"):
+        place.write(journal.LOCK, [b"elsewhere, process 77"])
+        for _ in range(3):  # of which the last ones began after the lock was taken
+            assert renewals.acquire(timeout=60)
+        assert place.read(journal.LOCK) == b"elsewhere, process 77"
 
 
 def test_a_place_where_another_process_begins_meanwhile_is_not_foreign(

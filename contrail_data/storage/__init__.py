@@ -1,5 +1,6 @@
 """Where files lie: folders and object storage as one thing, and files that appear whole or not at all.
 
-`files` writes local files atomically and turns errors of the disk into messages; `place` offers the few operations
-that a store needs, on a folder or on a URL; `documents` reads YAML and tables that people write.
+`files` writes local files atomically and turns errors of the disk into messages. `place` offers the few operations
+that a store needs, on a folder or on a URL; `object_storage` sends the requests for the latter. `documents` reads YAML
+and tables that people write.
 """

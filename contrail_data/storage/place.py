@@ -1,24 +1,19 @@
 """Folders and prefixes on object storage, behind the few operations that a store needs.
 
 Stores are only reached through a `Place`, so that building, sealing, verifying and copying are the same code for a
-disk and for `s3://`, `gs://`, `az://` or (only for reading) `https://`. Credentials and endpoints come from the usual
-environment variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...)
-and from nowhere else. The module is long because every operation is documented for both.
+disk and for `s3://`, `gs://`, `az://` or (only for reading) `https://`.
 """
 
 import os
 import re
 import shutil
 import stat
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from functools import lru_cache
 from operator import methodcaller
 from pathlib import Path, PurePosixPath
-from typing import Any, Self, TypeVar
+from typing import Self
 from urllib.parse import unquote, urlparse
 
 from contrail_data.errors import ContrailError
@@ -26,27 +21,18 @@ from contrail_data.storage.files import (
     Part,
     Write,
     atomic_file,
-    first_line,
     is_stray,
     open_regular,
     partial_path,
     reported_errors,
 )
+from contrail_data.storage.object_storage import request, request_to_write
 
-_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "file")
-PAUSE_S = 0.3
-"""Before the second try of a request, in seconds; longer before each further one."""
-READ_TIMEOUTS_S = (5.0, 5.0, 10.0)
-"""How long each try to read waits while nothing arrives, in seconds."""
-WRITE_TIMEOUTS_S = (5.0, 10.0, 20.0, 60.0)
-"""How long each try to write may take until the service has received the file, or 5 MiB of a larger one."""
-_REFUSED = r"status code: 4(?!08|29)"  # the service has understood the request, and refuses it
 STAGING = ".building"
 """Folder in a place for files that are being written, and for the journal of a store that is being built."""
 
 
-T = TypeVar("T")
 Version = dict[str, str]
 """What a service calls the version of a file: its `e_tag` and, on some, its `version`."""
 
@@ -133,7 +119,7 @@ class Place:
             raise ContrailError(f"{self.file(key)}: larger than {max_bytes:,} bytes; restore the store")
         with self._reported_errors(key, "read"):
             if self.remote:
-                return self._request(lambda service: bytes(service.get(key).bytes()))
+                return request(self.url, lambda service: bytes(service.get(key).bytes()))
             with open_regular(self.file(key)) as file:
                 return file.read()
 
@@ -150,7 +136,7 @@ class Place:
         """
         with self._reported_errors(key, "read"):
             if self.remote:
-                return memoryview(self._request(methodcaller("get_range", key, start=start, length=length)))
+                return memoryview(request(self.url, methodcaller("get_range", key, start=start, length=length)))
             with open_regular(self.file(key)) as file:
                 return memoryview(os.pread(file.fileno(), length, start))
 
@@ -166,7 +152,7 @@ class Place:
         try:
             with self._reported_errors(key, "read"):
                 if self.remote:
-                    return int(self._request(methodcaller("head", key))["size"])
+                    return int(request(self.url, methodcaller("head", key))["size"])
                 status = os.stat(self.file(key))
                 return status.st_size if stat.S_ISREG(status.st_mode) else None
         except FileNotFoundError:
@@ -187,7 +173,7 @@ class Place:
     def _all_sizes(self) -> Iterator[tuple[str, int]]:
         with self._reported_errors("", "listed"):
             if self.remote:
-                for batch in self._request(lambda service: list(service.list())):
+                for batch in request(self.url, lambda service: list(service.list())):
                     yield from ((str(entry["path"]), int(entry["size"])) for entry in batch)
                 return
             for folder, _, names in os.walk(self.url, onerror=_raise_unless_missing):
@@ -220,7 +206,7 @@ class Place:
             if self.remote:
                 body = bytearray()
                 yield body.extend
-                self._request(methodcaller("put", key, bytes(body), max_concurrency=1), WRITE_TIMEOUTS_S)
+                request_to_write(self.url, methodcaller("put", key, bytes(body), max_concurrency=1))
                 return
             self._refuse_links(key)
             staged = partial_path(self.path / key, self.path / STAGING)
@@ -245,7 +231,7 @@ class Place:
 
         Args:
             key: Its key.
-            content: Its content, which nobody else writes.
+            content: Its content, which differs from what any other process writes.
             replaced: The version that the file may replace.
 
         Returns:
@@ -255,13 +241,13 @@ class Place:
 
         with self._reported_errors(key, "written"):
             try:
-                self._request(methodcaller("put", key, content, mode=replaced or "create"), WRITE_TIMEOUTS_S)
+                request_to_write(self.url, methodcaller("put", key, content, mode=replaced or "create"))
             except (AlreadyExistsError, PreconditionError):
                 return self.read(key) == content  # an earlier try was carried out, but its answer was lost
             return True
 
     def version(self, key: str) -> Version | None:
-        """Return what tells the content of a file on object storage from earlier and later ones.
+        """Return the version of a file on object storage, which changes whenever its content does.
 
         Args:
             key: Its key.
@@ -271,7 +257,7 @@ class Place:
         """
         try:
             with self._reported_errors(key, "read"):
-                found = self._request(methodcaller("head", key))
+                found = request(self.url, methodcaller("head", key))
         except FileNotFoundError:
             return None
         return {name: found[name] for name in ("e_tag", "version") if found[name] is not None}
@@ -288,7 +274,7 @@ class Place:
         clock = f"{STAGING}/clock"
         self.write(clock, [b""])
         with self._reported_errors(key, "read"):
-            then, now = (self._request(methodcaller("head", k))["last_modified"] for k in (key, clock))
+            then, now = (request(self.url, methodcaller("head", k))["last_modified"] for k in (key, clock))
         return float((now - then).total_seconds())
 
     def link(self, key: str, source: Self) -> bool:
@@ -322,7 +308,7 @@ class Place:
         with self._reported_errors("", "removed"):
             if self.remote:
                 for start in range(0, len(keys), 1000):
-                    self._request(methodcaller("delete", list(keys[start : start + 1000])), WRITE_TIMEOUTS_S)
+                    request_to_write(self.url, methodcaller("delete", list(keys[start : start + 1000])))
                 return
             for key in keys:
                 Path(self.file(key)).unlink(missing_ok=True)
@@ -333,31 +319,6 @@ class Place:
             self.remove([key for key, _ in self._all_sizes()])
         else:
             shutil.rmtree(self.url, ignore_errors=True)
-
-    def _request(self, send: Callable[[Any], T], timeouts_s: Sequence[float] | None = None) -> T:
-        """Send a request to the service, and again while it does not answer or is overloaded.
-
-        Args:
-            send: Receives the connection. It may be called after an earlier call was carried out unnoticed.
-            timeouts_s: Patience of each try, in seconds; `READ_TIMEOUTS_S` by default.
-
-        Returns:
-            What `send` returns.
-
-        Raises:
-            GenericError: If the service refuses, or the last try fails.
-        """
-        from obstore.exceptions import GenericError
-
-        *first, last = timeouts_s or READ_TIMEOUTS_S
-        for attempt, timeout_s in enumerate(first):
-            try:
-                return send(_connect(self.url, os.getpid(), timeout_s))
-            except GenericError as error:
-                if re.search(_REFUSED, str(error)):
-                    raise
-            time.sleep(PAUSE_S * 3**attempt)
-        return send(_connect(self.url, os.getpid(), last))
 
     def _reported_errors(self, key: str, action: str) -> AbstractContextManager[None]:
         return reported_errors(self.file(key) if key else self.url, action)
@@ -441,37 +402,3 @@ def sync_folders(place: Place) -> None:
         with suppress(OSError):  # some network file systems have no such call
             os.fsync(descriptor)
         os.close(descriptor)
-
-
-@lru_cache(maxsize=256)
-def _connect(url: str, process: int, timeout_s: float) -> Any:
-    """Connect to a bucket, or to a prefix in it. Connections are reused, but never across a fork.
-
-    Args:
-        url: URL of the prefix.
-        process: Id of this process.
-        timeout_s: How long the service may be silent, or take to receive a request.
-
-    Raises:
-        ContrailError: If the URL cannot be used.
-    """
-    import obstore.store
-
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or url
-    silence = timedelta(seconds=timeout_s)
-    options: dict[str, Any] = {
-        "client_options": {
-            "timeout": timedelta(days=1),  # a large file over a slow line
-            "read_timeout": silence,
-            "connect_timeout": silence,
-            "allow_http": endpoint.startswith("http://"),
-        },
-        "retry_config": {"max_retries": 1, "retry_timeout": timedelta(minutes=5)},  # for the parts of an upload
-    }
-    # Without credentials in the environment requests are anonymous: none are looked up elsewhere.
-    if url.startswith("s3") and not any(os.environ.get(name) for name in _CREDENTIALS):
-        options["skip_signature"] = True
-    try:
-        return obstore.store.from_url(url, **options)
-    except Exception as error:
-        raise ContrailError(f"{url}: cannot be reached ({first_line(error)}); check the address") from None

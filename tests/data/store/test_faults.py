@@ -15,7 +15,7 @@ import pytest
 from contrail_data.build.build import build
 from contrail_data.errors import ContrailError
 from contrail_data.sources.open import open_source
-from contrail_data.storage import place as place_module
+from contrail_data.storage import object_storage
 from contrail_data.storage.files import Unreachable
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal
@@ -33,9 +33,9 @@ from helpers.stores import ASH, SMALL, contents, remote_contents
 def faulty(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Choose], None]]:
     """Reach the object storage through a proxy from now on; call the result to choose its faults."""
     faults: list[Choose] = [lambda method, path: None]
-    monkeypatch.setattr(place_module, "PAUSE_S", 0.0)
-    monkeypatch.setattr(place_module, "READ_TIMEOUTS_S", (0.2, 0.2, 30.0))
-    monkeypatch.setattr(place_module, "WRITE_TIMEOUTS_S", (0.2, 0.2, 30.0))
+    monkeypatch.setattr(object_storage, "PAUSE_S", 0.0)
+    monkeypatch.setattr(object_storage, "READ_TIMEOUTS_S", (0.2, 0.2, 30.0))
+    monkeypatch.setattr(object_storage, "WRITE_TIMEOUTS_S", (0.2, 0.2, 30.0))
     with faulty_proxy(os.environ["AWS_ENDPOINT_URL"], lambda *request: faults[0](*request)) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         yield lambda choose: faults.__setitem__(0, choose)
@@ -75,7 +75,7 @@ def test_every_request_is_repeated_after_a_fault(s3: str, faulty: Callable[[Choo
 def test_a_service_that_never_answers_is_reported_in_time(
     s3: str, faulty: Callable[[Choose], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(place_module, "READ_TIMEOUTS_S", (0.1, 0.1))
+    monkeypatch.setattr(object_storage, "READ_TIMEOUTS_S", (0.1, 0.1))
     tries = []
     faulty(lambda method, path: tries.append(method) or Fault.STALL)
     with pytest.raises(Unreachable, match=r"cannot be read \(no answer in time\); check the address, the network"):
@@ -87,7 +87,7 @@ def test_what_the_service_refuses_is_not_repeated(s3: str, faulty: Callable[[Cho
     requests: list[str] = []
     faulty(lambda method, path: requests.append(method))
     with pytest.raises(ContrailError, match="no such bucket"):
-        Place("s3://nobody-has-this-bucket/x").sizes()
+        Place("s3://no-such-bucket/x").sizes()
     assert requests == ["GET"]
 
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_reached_is_not_damaged(
     sealed40: Path, s3: str, faulty: Callable[[Choose], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with uploaded(sealed40, f"{s3}/s.zarr") as remote:
-        monkeypatch.setattr(place_module, "READ_TIMEOUTS_S", (0.05,))
+        monkeypatch.setattr(object_storage, "READ_TIMEOUTS_S", (0.05,))
         for part in (GROUP, "provenance.json", "image/c.1"):
             faulty(
                 lambda method, path, part=part: Fault.STALL if path.endswith(part) or f"s.zarr/{part}" in path else None

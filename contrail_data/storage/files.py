@@ -63,7 +63,7 @@ def partial_path(path: Path, folder: Path | None = None) -> Path:
         folder: Where the unfinished file lies; None for beside `path`.
 
     Returns:
-        A path that nobody else uses, with the suffix of `path`.
+        A path that no other call returns, with the suffix of `path`.
     """
     return (folder or path.parent) / f"{_PARTIAL}{uuid.uuid4().hex[:12]}-{path.name[-100:]}"
 
@@ -135,9 +135,8 @@ def atomic_file(path: Path, staged: Path) -> Iterator[Write]:
             yield write
             os.fsync(file.fileno())
         staged.replace(path)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
+    finally:
+        staged.unlink(missing_ok=True)  # there only if something failed
 
 
 def make_folder(folder: Path) -> None:

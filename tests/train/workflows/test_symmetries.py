@@ -62,7 +62,7 @@ def test_a_threshold_is_not_guessed_where_the_held_out_records_cannot_be_read(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(name: str) -> None:
-        raise ContrailError(f"{name}: gone.zarr is no store")
+        raise ContrailError(f"{name}: gone.zarr does not exist")
 
     monkeypatch.setattr("contrail_train.runs.stores.open_named", refuse)
     with pytest.raises(ContrailError, match=r"gone\.zarr.*are needed to fit threshold and gate with --tta flips"):

@@ -84,6 +84,31 @@ def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of `small_predictor` by suffix, in the same folder as its predictions for noise."""
+    import torch
+
+    from contrail_train.inference.export import export
+    from contrail_train.inference.exported import SUFFIXES
+    from helpers.exports import SIDE, small_predictor
+
+    def write(folder: Path) -> Path:
+        model = small_predictor()
+        for suffix in SUFFIXES:
+            export(model, folder / f"detector{suffix}")
+        window = np.random.default_rng(3).integers(0, 256, (3, 1, 3, SIDE, SIDE), np.uint8)
+        output = model.detect(torch.from_numpy(window), None)
+        is_open = output.score_b >= model.decision.gate
+        mask = (output.probability_bhw >= model.decision.threshold) & is_open[:, None, None]
+        answers = {"probability": output.probability_bhw.detach().numpy(), "mask": mask.numpy().astype(np.uint8)}
+        np.savez(folder / "expected.npz", window=window, **answers)
+        return folder
+
+    folder = shared(tmp_path_factory, "exported", write)
+    return {suffix: folder / f"detector{suffix}" for suffix in SUFFIXES}
+
+
+@pytest.fixture(scope="session")
 def raw40(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty records, three shards; one record lacks a band."""
 

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def preview(
         rows += [tiles[i : i + columns] for i in range(0, count, columns)]
     where = "  ".join([str(viewer.records["satellite"].values[sample]), *viewer.caption(sample)])
     title = f"record {record_id}\n{where}  split {viewer.records['split'].values[sample]}"
-    marks = [mark for mark in Mark if any(mark in of_frame for of_frame in outlines)]
+    marks = _marks_in(outlines)
     path = _path(out, store, record_id, prediction)
     _save(path, draw_picture(rows, title=title, marks=marks, theme=theme))
     if count == 1:
@@ -155,7 +156,7 @@ def contact_sheet(
         if prediction is not None and viewer.reference_frame(sample) not in viewer.predictions(sample):
             lines.append("no prediction")
         tiles.append(replace(viewer.tile(sample, votes=votes), caption="\n".join(filter(None, lines))))
-    marks = [Mark.LABEL, *[Mark.VOTES] * votes, *[Mark.PREDICTION] * (prediction is not None)]
+    marks = _marks_in([tile.outlines for tile in tiles])
     seed_text = f", seed {seed}" if sheet == Sheet.RANDOM else ""
     title = (
         f"{place_of(store.attrs['path']).name}: {sheet}, {_TITLES[sheet]}{seed_text}; "
@@ -164,6 +165,10 @@ def contact_sheet(
     path = _path(out, store, sheet, prediction)
     _save(path, draw_picture(_in_rows(tiles), title=title, marks=marks, theme=theme))
     return path
+
+
+def _marks_in(outlines: Sequence[Mapping[Mark, Mask]]) -> list[Mark]:
+    return [mark for mark in Mark if any(mark in of_image for of_image in outlines)]
 
 
 def _in_rows(tiles: list[Panel]) -> list[list[Panel]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from contrail_data.errors import ContrailError
 from contrail_data.reports import preview as pictures
 from contrail_data.reports.choices import Sheet
+from contrail_data.reports.figures import Mark
 from contrail_data.reports.preview import contact_sheet, preview
 from contrail_data.reports.selection import choose
 from contrail_data.reports.store_page import store_page
@@ -79,6 +81,24 @@ def test_a_store_without_metadata_has_pictures_and_a_report(bare: xr.Dataset, tm
     assert "No record has a place" in html
     assert "No record has a time" in html
     assert "No record has votes" in html
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_legend_names_only_what_is_outlined(
+    labelled: bool, bare: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, legends = pictures.draw_picture, []
+
+    def noted(*args: Any, **options: Any) -> Image.Image:
+        legends.append(options["marks"])
+        return draw(*args, **options)
+
+    monkeypatch.setattr(pictures, "draw_picture", noted)
+    if not labelled:
+        monkeypatch.setattr(pictures.SampleViewer, "label", lambda *_: None)
+    preview(bare, "f1", tmp_path)
+    contact_sheet(bare, Sheet.RANDOM, tmp_path)
+    assert legends == [[Mark.LABEL] * labelled] * 2
 
 
 def test_hostile_record_ids_are_not_used_as_file_names(store: xr.Dataset, tmp_path: Path) -> None:

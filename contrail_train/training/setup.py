@@ -24,6 +24,7 @@ from contrail_train.runs.directory import WEIGHTS
 from contrail_train.runs.distributed import Ranks, choose_device, join, sync_batch_norms
 
 FEW_GROUPS = 10
+ONE_CYCLE_MOMENTUM = 0.95, 0.85  # at the lowest and at the largest learning rate
 
 
 class Setup:
@@ -73,7 +74,7 @@ class Setup:
             self.model.to(memory_format=torch.channels_last)  # half the time of a step on CPU
         for module in frozen_modules(self.model, config):
             module.requires_grad_(False)
-        self.average = ModelEmaV3(self.model, decay=config.optim.ema, use_warmup=True)
+        self.average = weight_average(self.model, config.optim)
         """Moving average of the model's weights."""
         self.optimiser = make_optimiser(self.model, config.optim)
         self._describe_model()
@@ -261,6 +262,19 @@ def train_mode(model: Segmenter, config: RunConfig) -> None:
         module.eval()
 
 
+def weight_average(model: nn.Module, config: OptimConfig) -> ModelEmaV3:
+    """Begin the moving average of a model's weights.
+
+    Args:
+        model: The model.
+        config: Decay of the average.
+
+    Returns:
+        The average; its decay rises with the number of steps, as the setting `optim.ema` describes.
+    """
+    return ModelEmaV3(model, decay=config.ema, use_warmup=True)
+
+
 def make_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Build AdamW over the parameters that have a gradient; norms and biases have no weight decay.
 
@@ -284,18 +298,41 @@ def make_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, config: OptimConfig, step: int, total_steps: int) -> None:
-    """Set the learning rates of a step: linear warm-up to each group's peak, then a cosine to 0.
+    """Set the learning rates of a step and, with `schedule: onecycle`, the first momentum of AdamW.
 
     Args:
         optimiser: Built by `make_optimiser`; changed in place.
-        config: Length of the warm-up.
+        config: The schedule.
         step: Steps taken so far.
         total_steps: Steps of the run.
     """
-    warmup = max(1, round(config.warmup * total_steps))
-    if step < warmup:
-        factor = (step + 1) / warmup
+    if config.schedule == "onecycle":
+        factor, momentum = _one_cycle(config, step, total_steps)
+        for group in optimiser.param_groups:
+            group["betas"] = momentum, group["betas"][1]
     else:
-        factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+        factor = _warmup_and_cosine(config, step, total_steps)
     for group in optimiser.param_groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+def _warmup_and_cosine(config: OptimConfig, step: int, total_steps: int) -> float:
+    """Learning rate relative to its peak."""
+    warmup = max(1, round(config.warmup * total_steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+
+
+def _one_cycle(config: OptimConfig, step: int, total_steps: int) -> tuple[float, float]:
+    """Learning rate relative to its peak, and momentum, as a function of the step; see torch's OneCycleLR."""
+    peak, first, (slack, tight) = config.warmup * total_steps - 1, 1 / config.start_divisor, ONE_CYCLE_MOMENTUM
+    if step <= peak:
+        share = step / max(peak, 1e-9)
+        return _cosine(first, 1, share), _cosine(slack, tight, share)
+    share = (step - peak) / max(total_steps - 1 - peak, 1e-9)
+    return _cosine(1, first / config.final_divisor, share), _cosine(tight, slack, share)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))

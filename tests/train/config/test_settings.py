@@ -137,6 +137,8 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ("data.holdout=0.3", "no data.folds or data.validation", ["data.folds=f.csv"], ["data.folds=null"]),
         ("data.leave_out=[1]", "data.folds", [], ["data.folds=f.csv"]),
         ("data.balance.power=0.5", "data.balance.by", [], ["data.balance.by=hour"]),
+        ("optim.start_divisor=10", "schedule=onecycle", [], ["optim.schedule=onecycle"]),
+        ("optim.final_divisor=10", "schedule=onecycle", [], ["optim.schedule=onecycle"]),
         ("data.pseudo.step=0.5", "target=quantised", [], ["data.pseudo.target=quantised"]),
     ],
 )

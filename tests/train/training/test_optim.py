@@ -1,4 +1,4 @@
-"""Learning rates of the parts of a model."""
+"""Learning rates of the parts of a model, their schedules, and the average of the weights."""
 
 from __future__ import annotations
 
@@ -26,3 +26,44 @@ def test_each_part_learns_at_its_own_rate() -> None:
         decays = [g["weight_decay"] > 0 for g in optimiser.param_groups if any(p is parameter for p in g["params"])]
         assert decays == [parameter.ndim > 1]
     assert isinstance(optimiser, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize(("warmup", "total_steps"), [(0.3, 50), (0.0, 10), (0.9, 20), (0.3, 3)])
+def test_onecycle_is_that_of_torch(warmup: float, total_steps: int) -> None:
+    import torch
+    from torch.optim.lr_scheduler import OneCycleLR
+
+    from contrail_train.config.schema import OptimConfig
+    from contrail_train.training.setup import set_learning_rate
+
+    config = OptimConfig(schedule="onecycle", warmup=warmup, start_divisor=10.0, final_divisor=100.0)
+    peaks = 1e-3, 2e-4
+    ours, theirs = (torch.optim.AdamW([{"params": torch.zeros(1), "lr": lr} for lr in peaks]) for _ in range(2))
+    for group in ours.param_groups:
+        group["peak_lr"] = group["lr"]
+    scheduler = OneCycleLR(
+        theirs, list(peaks), total_steps, pct_start=warmup, div_factor=10, final_div_factor=100, anneal_strategy="cos"
+    )
+    for step in range(total_steps):
+        set_learning_rate(ours, config, step, total_steps)
+        for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
+            assert a["lr"] == pytest.approx(b["lr"], rel=1e-9)
+            assert a["betas"] == pytest.approx(b["betas"])
+        theirs.step()
+        scheduler.step()
+
+
+def test_a_long_average_forgets_the_initial_weights_of_a_short_run() -> None:
+    """With a constant decay of 0.9999, 99 % of the average after 100 steps would be the initial weights."""
+    import torch
+
+    from contrail_train.config.schema import OptimConfig
+    from contrail_train.training.setup import weight_average
+
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 1000.0)
+    average = weight_average(model, OptimConfig(ema=0.9999))
+    for step in range(1, 101):
+        torch.nn.init.constant_(model.weight, step / 100)
+        average.update(model, step=step)
+    assert 0.7 < average.module.weight.item() < 0.9  # a mean over the last fifth or so

@@ -90,7 +90,10 @@ def cost_key(config: RunConfig) -> str:
     Returns:
         A digest of the settings of the model and of the frames.
     """
-    described = [config.model.model_dump(mode="json", exclude={"pretrained", "freeze"}), config.data.frames]
+    described = [
+        config.model.model_dump(mode="json", exclude={"pretrained", "freeze", "freeze_epochs"}),
+        config.data.frames,
+    ]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 

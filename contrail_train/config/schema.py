@@ -377,6 +377,9 @@ class ModelConfig(Strict):
     """Side in pixels that images are resampled to. Predictions return to the size of the label. null: as stored."""
     freeze: list[Literal["encoder", "batch_norm"]] = Field(default_factory=list)
     """Parts that are not trained: the encoder's weights and statistics; statistics and scales of all batch norms."""
+    freeze_epochs: int = Field(0, ge=0, le=100_000)
+    """Number of epochs at the start in which the encoder is not trained, so that new layers do not disturb it before
+    they have learnt anything. After them it is trained at the learning rate that the schedule has reached."""
     mixer: MixerConfig | None = None
     norm: Literal["batch", "group"] = "batch"
     """Normalisation in mixer, decoder and record head. The encoder keeps its own."""
@@ -391,6 +394,8 @@ class ModelConfig(Strict):
         return Head.MASK if self.record_head is None else Head.BOTH
 
     def _check_combination(self) -> None:
+        trained = "encoder" not in self.freeze
+        _needs(trained, "an encoder that is not in model.freeze", self, "model.freeze_epochs")
         if self.decoder is None and self.record_head is None:
             raise ValueError(
                 "model.decoder: null, and model.record_head too, so that the model predicts nothing; set one, for "
@@ -536,6 +541,16 @@ class RunConfig(Strict):
             raise ValueError(
                 "model.freeze: the encoder would keep its random weights; set model.pretrained or start, or remove "
                 "encoder from model.freeze"
+            )
+        if model.freeze_epochs and not model.pretrained and self.start is None:
+            raise ValueError(
+                "model.freeze_epochs: the encoder has only random weights to keep; set model.pretrained or start, or "
+                "model.freeze_epochs=0"
+            )
+        if model.freeze_epochs >= self.epochs:
+            raise ValueError(
+                f"model.freeze_epochs={model.freeze_epochs}: the encoder would not be trained in any of the "
+                f"{self.epochs} epochs; lower it, or set model.freeze=[encoder]"
             )
         if reversal and frames != [-offset for offset in reversed(frames)]:
             raise ValueError(

@@ -38,7 +38,7 @@ from contrail_train.runs.calibration import Calibration, Grid, find_calibration,
 from contrail_train.runs.checkpoint import TrainingState, file_digest, load_weights, save_mean, save_tensors
 from contrail_train.runs.directory import CONFIG, METRICS, WEIGHTS, MetricsLog, begin_run, locked_directory
 from contrail_train.runs.distributed import gather, is_first, leave, wait
-from contrail_train.training.setup import Setup, train_mode
+from contrail_train.training.setup import Setup
 from contrail_train.training.step import train_step
 from contrail_train.training.stopping import stop_deferred
 
@@ -131,7 +131,7 @@ def _train_epoch(
     losses: list[Tensor] = []
     log_start = last_checkpoint = time.monotonic()
     note, epoch = "", state.step // setup.steps_per_epoch
-    train_mode(setup.model, config)
+    setup.begin_epoch(epoch)
     with stop_deferred() as stop:
         for rows, batch in _batches(setup, state.step):
             loss, norm = train_step(setup, state, batch, rows)

@@ -28,7 +28,7 @@ ONE_CYCLE_MOMENTUM = 0.95, 0.85  # at the lowest and at the largest learning rat
 
 
 class Setup:
-    """What a run consists of; tensors apart, nothing in it changes during training.
+    """What a run consists of; during training only tensors change, and whether the encoder is frozen.
 
     Opens the data and builds the model, printing what they are and what is unusual about them.
 
@@ -74,16 +74,13 @@ class Setup:
             self.model.to(memory_format=torch.channels_last)  # half the time of a step on CPU
         for module in frozen_modules(self.model, config):
             module.requires_grad_(False)
+        self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.average = weight_average(self.model, config.optim)
         """Moving average of the model's weights."""
         self.optimiser = make_optimiser(self.model, config.optim)
         self._describe_model()
-        self.parallel: nn.Module = self.model
+        self.parallel: nn.Module = self._wrapped()
         """The model as it is called in a step: compiled, over several processes, or as it is."""
-        if config.compile:
-            self.parallel = torch.compile(self.model, dynamic=False)  # type: ignore[assignment]
-        if self.ranks.world > 1:
-            self.parallel = DistributedDataParallel(self.parallel, [self.device.index] if on_gpu else None)
         self.view = view_of(config, data.statistics, self.device)
         # the part of the labels' offset that augmentation does not remove is learnt: masks lie off the image by it
         mask_shift = data.label_shift[0] - self.label_shift[0], data.label_shift[1] - self.label_shift[1]
@@ -93,6 +90,30 @@ class Setup:
         """The averaged weights, shared, as a detector."""
         self.evaluation = EvaluationOptions(self.device, config.batch_size, config.data.threads, None, self.ranks)
         """How the hold-out is read, without a progress display."""
+
+    def _wrapped(self) -> nn.Module:
+        """The model, compiled and over several processes as far as the settings ask for it."""
+        model: nn.Module = self.model
+        if self.config.compile:
+            model = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+        if self.ranks.world > 1:
+            model = DistributedDataParallel(model, [self.device.index] if self.device.type == "cuda" else None)
+        return model
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Put the model into training mode, and freeze the encoder or release it as `model.freeze_epochs` asks.
+
+        Args:
+            epoch: Number of the epoch.
+        """
+        is_frozen = epoch < self.config.model.freeze_epochs
+        gradients = {id(parameter): not is_frozen for parameter in self.model.encoder.parameters()}
+        before = [parameter.requires_grad for parameter in self._trainable]
+        for parameter in self._trainable:
+            parameter.requires_grad_(gradients.get(id(parameter), True))
+        if before != [parameter.requires_grad for parameter in self._trainable]:
+            self.parallel = self._wrapped()  # which notes when it is made what has a gradient
+        train_mode(self.model, self.config, encoder_is_frozen=is_frozen)
 
     def _describe_data(self) -> None:
         """Print what is trained on and held out, and what is unusual about it."""
@@ -136,6 +157,8 @@ class Setup:
         count = sum(p.numel() for p in self.model.parameters())
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         partly = "" if trained == count else f" ({trained / 1e6:.2f} M of them trained)"
+        if config.model.freeze_epochs:
+            partly += f", the encoder's frozen in the first {config.model.freeze_epochs} epochs"
         mixer, decoder = config.model.mixer, config.model.decoder
         description = ", ".join(
             [config.model.encoder]
@@ -237,7 +260,7 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 
 
 def frozen_modules(model: Segmenter, config: RunConfig) -> list[nn.Module]:
-    """List what `model.freeze` excludes from training.
+    """List what `model.freeze` excludes from training for good.
 
     Args:
         model: The model.
@@ -250,15 +273,16 @@ def frozen_modules(model: Segmenter, config: RunConfig) -> list[nn.Module]:
     return encoder + (batch_norms(model) if "batch_norm" in config.model.freeze else [])
 
 
-def train_mode(model: Segmenter, config: RunConfig) -> None:
+def train_mode(model: Segmenter, config: RunConfig, *, encoder_is_frozen: bool = False) -> None:
     """Put a model into training mode, except for what is frozen: its statistics stay, and it drops nothing.
 
     Args:
         model: Changed in place.
         config: Settings of the run.
+        encoder_is_frozen: Whether the encoder is frozen for the time being.
     """
     model.train()
-    for module in frozen_modules(model, config):
+    for module in frozen_modules(model, config) + ([model.encoder] if encoder_is_frozen else []):
         module.eval()
 
 

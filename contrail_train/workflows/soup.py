@@ -92,7 +92,7 @@ def _check_same_model(runs: Sequence[Path], calibrations: Sequence[Calibration])
     for run, calibration in zip(runs, calibrations, strict=True):
         config = read_config(run / CONFIG)
         own = {
-            "model": config.model.model_copy(update={"pretrained": False}),
+            "model": config.model.model_copy(update={"pretrained": False, "freeze_epochs": 0}),
             "data.frames": config.data.frames,
             "data.normalise": config.data.normalise,
             "statistics": calibration["statistics"],

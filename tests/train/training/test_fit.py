@@ -128,6 +128,30 @@ def test_frozen_parts_keep_their_weights(store: Path, finished: Path, tmp_path: 
         assert any("decoder" in key and "weight" in key for key in initial.keys() - same)
 
 
+def test_an_encoder_frozen_at_first_is_trained_after_that_and_the_run_resumes(store: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from contrail_train.config.presets import get_config
+    from contrail_train.config.settings import with_settings
+    from contrail_train.models.segmenter import build
+    from contrail_train.runs.checkpoint import save_tensors
+
+    initial = build(with_settings(get_config("unet2d"), TINY).model, 3).state_dict()
+    save_tensors(tmp_path / "start.safetensors", initial, {})
+    settings = (f"start={tmp_path}/start.safetensors", "model.freeze_epochs=1")
+    run_steps(store, tmp_path / "whole", *settings, steps=7)
+    run_steps(store, tmp_path / "killed", *settings, steps=5)  # leaves the checkpoint of step 3, the end of the epoch
+    run_steps(store, tmp_path / "killed", *settings, steps=7)
+    first, second = (load_file(tmp_path / f"whole/checkpoints/step-{step:08d}.safetensors") for step in (3, 6))
+    encoder = [key for key in initial if key.startswith("encoder.") and initial[key].is_floating_point()]
+    assert all(first[f"model.{key}"].equal(initial[key]) for key in encoder)
+    assert sum(second[f"model.{key}"].equal(initial[key]) for key in encoder) < len(encoder) / 4
+    assert not first["model.mask_head.maps.weight"].equal(initial["mask_head.maps.weight"])
+    again = load_file(tmp_path / "killed/checkpoints/step-00000006.safetensors")
+    assert all(tensor.equal(second[key]) for key, tensor in again.items())
+    assert again.keys() == second.keys()
+
+
 @pytest.mark.slow
 def test_the_best_epochs_are_averaged(store: Path, tmp_path: Path) -> None:
     import torch

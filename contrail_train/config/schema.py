@@ -323,8 +323,11 @@ class MixerConfig(Strict):
     null: all levels."""
     blocks: int = Field(3, ge=1, le=100)
     """Number of 3-D blocks, or of LSTM layers, in a row."""
+    shortcut: Literal["identity", "conv"] = "identity"
+    """What a 3-D block is added to: its input, or a 1 x 1 x 1 convolution of the input with a norm, as in the notes."""
 
     def _check_combination(self) -> None:
+        _needs(self.kind == "conv3d", "model.mixer.kind=conv3d", self, "model.mixer.shortcut")
         _needs(self.kind != "mean", "model.mixer.kind=conv3d or lstm", self, "model.mixer.blocks")
 
 
@@ -342,8 +345,11 @@ class DecoderConfig(Strict):
     """Interpolation in the blocks of the unet. The backward pass of bilinear is not deterministic on CUDA."""
     attention: Literal["scse", "cbam"] | None = None
     """Attention in the blocks of the unet: over channels and pixels at once, or over channels and then pixels."""
-    centre: Literal["fpa", "aspp"] | None = None
-    """Block between encoder and unet, at the deepest level: feature pyramid attention, or dilated convolutions."""
+    centre: Literal["conv", "fpa", "aspp"] | None = None
+    """Block between encoder and unet, at the deepest level: two 1 x 1 convolutions to twice the width of the first
+    block, as in the notes; feature pyramid attention; or dilated convolutions."""
+    mask_kernel: Literal[1, 3] = 3
+    """Kernel size of the last convolution, which turns features into the mask. The notes have 1."""
     deep_supervision: bool = False
     """Let every block of the unet predict the mask during training; see `loss.auxiliary`."""
     two_class: bool = False

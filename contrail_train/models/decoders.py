@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import DecoderConfig, ModelConfig, plain
-from contrail_train.models.layers import ASPP, ASPP_DILATIONS, CBAM, FPA, use_group_norm
+from contrail_train.models.layers import ASPP, ASPP_DILATIONS, CBAM, FPA, PointwisePair, use_group_norm
 
 SMALLEST_SCSE = 16
 """smp's attention reduces its channels to a sixteenth, which must leave at least one."""
@@ -50,10 +50,11 @@ class UNet(nn.Module):
         self.out_channels = config.channels[: len(self.block_strides)]
         skip_channels = dict(zip(strides[:-1], channels[:-1], strict=True))
         self.centre: nn.Module = nn.Identity()
-        if config.centre is not None:
-            self.centre = (FPA if config.centre == "fpa" else ASPP)(channels[-1], channels[-1])
-        self.blocks = nn.ModuleList()
         width_in = channels[-1]
+        if config.centre is not None:
+            width_in = 2 * self.out_channels[0] if config.centre == "conv" else channels[-1]
+            self.centre = {"conv": PointwisePair, "fpa": FPA, "aspp": ASPP}[config.centre](channels[-1], width_in)
+        self.blocks = nn.ModuleList()
         scse = config.attention if config.attention == "scse" else None
         for stride, width in zip(self.block_strides, self.out_channels, strict=True):
             skip = skip_channels.get(stride, 0)
@@ -94,11 +95,11 @@ def _join(block: nn.Module, x_bchw: Tensor, skip_bchw: Tensor | None, size: tupl
 
 
 class FastFCN(nn.Module):
-    """Joint pyramid upsampling of the three deepest levels, ASPP, and two blocks of the UNet.
+    """Joint pyramid upsampling of the three deepest levels, ASPP, and three blocks of the UNet, as in the notes.
 
     Each of the three levels goes through a 3×3 convolution and up to the size of the finest one; four dilated
-    convolutions see all of them; then ASPP; then two blocks double the resolution and join finer levels where the
-    pyramid has them.
+    convolutions see all of them; then ASPP; then blocks double the resolution up to that of the image, and join finer
+    levels where the pyramid has them. With the notes' width of 256 they are 128, 64 and 64 wide.
 
     Source: Wu et al. 2019, "FastFCN: Rethinking Dilated Convolution in the Backbone".
 
@@ -114,15 +115,16 @@ class FastFCN(nn.Module):
             raise ContrailError("model.decoder.kind=fastfcn: needs an encoder of three levels or more; choose another")
         self.lateral = nn.ModuleList(Conv2dReLU(c, width, 3, padding=1) for c in channels[-3:])
         self.dilated = nn.ModuleList(ASPPSeparableConv(3 * width, width, dilation) for dilation in (1, 2, 4, 8))
-        self.aspp = ASPP(4 * width, width)
+        self.aspp = ASPP(4 * width, width, separable=False)
         skips = dict(zip(strides[:-3], channels[:-3], strict=True))
-        self.block_strides = [stride for stride in (strides[-3] // 2, strides[-3] // 4) if stride >= 1]
+        self.block_strides = [strides[-3] // factor for factor in (2, 4, 8) if factor <= strides[-3]]
         self.skip_levels = [strides.index(s) if s in skips else None for s in self.block_strides]
         self.strides = [s for s in strides if s in (*strides[-3:], *self.block_strides)]
         self.blocks = nn.ModuleList()
-        for stride in self.block_strides:
-            self.blocks.append(UnetDecoderBlock(width, skips.get(stride, 0), width // 2))
-            width //= 2
+        block_widths = [width // 2, width // 4, width // 4][: len(self.block_strides)]
+        for stride, block_width in zip(self.block_strides, block_widths, strict=True):
+            self.blocks.append(UnetDecoderBlock(width, skips.get(stride, 0), block_width))
+            width = block_width
         self.out_channels = [width]
         initialize_decoder(self)
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from segmentation_models_pytorch.base.modules import Conv2dReLU
-from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPSeparableConv
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPConv, ASPPSeparableConv
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -98,11 +98,8 @@ class FPA(nn.Module):
         return weight_b1hw * self.direct(x_bchw) + self.mean(x_bchw.mean((2, 3), keepdim=True))
 
 
-class ASPP(nn.Module):
-    """Parallel dilated separable convolutions and the image's mean, projected to `out_channels`.
-
-    Source: Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution" (DeepLabv3+). The path of the mean has
-    no norm, which would need several samples.
+class PointwisePair(nn.Sequential):
+    """Two 1×1 convolutions with norm and ReLU: the centre of the notes' UNet.
 
     Args:
         channels: Number of input channels.
@@ -110,9 +107,26 @@ class ASPP(nn.Module):
     """
 
     def __init__(self, channels: int, out_channels: int):
+        super().__init__(Conv2dReLU(channels, out_channels, 1), Conv2dReLU(out_channels, out_channels, 1))
+
+
+class ASPP(nn.Module):
+    """Parallel dilated convolutions and the image's mean, projected to `out_channels`.
+
+    Source: Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution" (DeepLabv3+). The path of the mean has
+    no norm, which would need several samples.
+
+    Args:
+        channels: Number of input channels.
+        out_channels: Number of output channels.
+        separable: Whether the dilated convolutions are depthwise and then pointwise.
+    """
+
+    def __init__(self, channels: int, out_channels: int, separable: bool = True):
         super().__init__()
+        dilated = ASPPSeparableConv if separable else ASPPConv
         self.paths = nn.ModuleList([Conv2dReLU(channels, out_channels, 1)])
-        self.paths.extend(ASPPSeparableConv(channels, out_channels, dilation) for dilation in ASPP_DILATIONS)
+        self.paths.extend(dilated(channels, out_channels, dilation) for dilation in ASPP_DILATIONS)
         self.mean = nn.Sequential(nn.Conv2d(channels, out_channels, 1), nn.ReLU(inplace=True))
         self.project = Conv2dReLU((len(self.paths) + 1) * out_channels, out_channels, 1)
 

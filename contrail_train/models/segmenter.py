@@ -33,19 +33,20 @@ class Output(TypedDict, total=False):
 
 
 class MaskHead(nn.Module):
-    """A 3×3 convolution to logits of contrail pixels, which start near `RARE_LOG_ODDS`.
+    """A convolution to logits of contrail pixels, which start near `RARE_LOG_ODDS`.
 
     With `two_class` there are two maps, background and contrail, and their difference is the logit. Its binary
     cross-entropy is the cross-entropy of their softmax, because softmax(z)₁ = sigmoid(z₁ - z₀).
 
     Args:
         in_channels: Channels of the features.
+        kernel_size: 1 or 3.
         two_class: Whether to predict two maps.
     """
 
-    def __init__(self, in_channels: int, two_class: bool = False):
+    def __init__(self, in_channels: int, kernel_size: int = 3, two_class: bool = False):
         super().__init__()
-        self.maps = nn.Conv2d(in_channels, 1 + two_class, kernel_size=3, padding=1)
+        self.maps = nn.Conv2d(in_channels, 1 + two_class, kernel_size, padding=kernel_size // 2)
         nn.init.normal_(self.maps.weight, std=0.01)
         with torch.no_grad():
             self.maps.bias.copy_(torch.tensor([0.0, RARE_LOG_ODDS][-(1 + two_class) :]))  # type: ignore[union-attr]
@@ -119,9 +120,10 @@ class Segmenter(nn.Module):
         if config.decoder is not None:
             self.decoder = build_decoder(encoder.channels, encoder.strides, config)
             *widths, width = self.decoder.out_channels
-            self.mask_head = MaskHead(width, config.decoder.two_class)
+            kind = (config.decoder.mask_kernel, config.decoder.two_class)
+            self.mask_head = MaskHead(width, *kind)
             if config.decoder.deep_supervision:
-                self.auxiliary_heads = nn.ModuleList(MaskHead(w, config.decoder.two_class) for w in widths)
+                self.auxiliary_heads = nn.ModuleList(MaskHead(w, *kind) for w in widths)
         self.record_head = None
         if config.record_head is not None:
             self.record_head = RecordHead(encoder.channels[-1], config.record_head.dropout, config.norm)

@@ -7,18 +7,23 @@ layout too, and taking some of them copies nothing. Blocks with the batch first 
 CPU.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from contrail_train.config.schema import MixerConfig
 from contrail_train.models.layers import Norm, make_norm
 
+Shortcut = Literal["identity", "conv"]
+
 
 class Block3d(nn.Module):
     """A residual 3-D block of the notes.
 
     1×1×1 to a quarter of the channels, norm, ReLU; 1×1×1 and depthwise 3×3×3, norm, ReLU; 1×1×1 back, and a norm whose
-    scale is initially zero; added to the input.
+    scale is initially zero; added to the input or, in the notes' own form, to a 1×1×1 convolution of it with a norm.
+    That one starts as the identity, apart from its norm.
 
     None of this is a 3-D convolution. 1×1×1 convolutions and norms treat frames as samples, and the depthwise 3×3×3 is
     the sum of a depthwise 3×3 for each of its three frames. Depthwise conv3d has no fast kernel (a block took 1.2 to
@@ -28,10 +33,15 @@ class Block3d(nn.Module):
     Args:
         channels: Channels of the level.
         norm: Kind of normalisation.
+        shortcut: Whether to add to the input, or to a convolution of it.
     """
 
-    def __init__(self, channels: int, norm: Norm):
+    def __init__(self, channels: int, norm: Norm, shortcut: Shortcut = "identity"):
         super().__init__()
+        self.shortcut: nn.Module = nn.Identity()
+        if shortcut == "conv":
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), make_norm(norm, channels))
+            nn.init.dirac_(self.shortcut[0].weight)  # type: ignore[arg-type]
         narrow = max(channels // 4, 1)
         self.reduce = nn.Sequential(
             nn.Conv2d(channels, narrow, 1, bias=False),
@@ -70,7 +80,7 @@ class Block3d(nn.Module):
         n = narrow_nchw.shape[0] - 2 * batch
         taps = [conv(narrow_nchw[k * batch : k * batch + n]) for k, conv in enumerate(self.depthwise)]
         first = (1 - pad_before) * batch
-        return x_nchw[first : first + n] + self.scale(self.expand(taps[0] + taps[1] + taps[2]))
+        return self.shortcut(x_nchw[first : first + n]) + self.scale(self.expand(taps[0] + taps[1] + taps[2]))
 
 
 class Blocks3d(nn.Module):
@@ -85,12 +95,15 @@ class Blocks3d(nn.Module):
         labelled: Index of the labelled frame.
         blocks: Number of blocks.
         norm: Kind of normalisation.
+        shortcut: Of each block.
     """
 
-    def __init__(self, channels: int, frames: int, labelled: int, blocks: int, norm: Norm):
+    def __init__(
+        self, channels: int, frames: int, labelled: int, blocks: int, norm: Norm, shortcut: Shortcut = "identity"
+    ):
         super().__init__()
         self.frames, self.labelled = frames, labelled
-        self.blocks = nn.ModuleList(Block3d(channels, norm) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block3d(channels, norm, shortcut) for _ in range(blocks))
 
     def forward(self, x_tbchw: Tensor) -> Tensor:
         """Mix the frames.
@@ -185,5 +198,6 @@ def build_mixer(config: MixerConfig, channels: int, frames: int, labelled: int, 
     """
     if config.kind == "mean":
         return Mean()
-    mixer = Blocks3d if config.kind == "conv3d" else PixelLSTM
-    return mixer(channels, frames, labelled, config.blocks, norm)
+    if config.kind == "lstm":
+        return PixelLSTM(channels, frames, labelled, config.blocks, norm)
+    return Blocks3d(channels, frames, labelled, config.blocks, norm, config.shortcut)

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from contrail_data.composites import COMPOSITES
 from contrail_data.store.settings import StoreSettings
 from contrail_train.config.presets import FAMILIES, PRESETS, cost_key, get_config, shipped_costs
 from contrail_train.config.schema import RecordHeadConfig, RunConfig
-from contrail_train.config.settings import differences, to_explained_yaml, validated, with_settings
+from contrail_train.config.settings import differences, to_explained_yaml, validated, with_settings, with_values
+from contrail_train.models.segmenter import build
 from helpers.cli import run_train
 from helpers.records import write_record
 from helpers.stores import build_small
@@ -98,7 +100,37 @@ def test_a_preset_differs_from_its_parent_by_its_declared_settings() -> None:
 
 
 def test_every_preset_belongs_to_one_family() -> None:
-    assert sum(len(family.presets) for family in FAMILIES.values()) == len(PRESETS) == 102
+    assert sum(len(family.presets) for family in FAMILIES.values()) == len(PRESETS) == 103
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "millions"),
+    [
+        ("resnetrs50_all", {}, {"encoder": 33.64, "mixers": 26.27, "decoder": 18.86, "total": 78.8}),
+        (
+            "resnetrs50_all",
+            {"model.decoder.kind": "fastfcn", "model.decoder.centre": None, "model.decoder.channels": [256]},
+            {"decoder": 17.97},
+        ),
+        ("resnest101_fastfcn", {}, {"total": 90.6}),
+        ("convnext_base_all", {}, {"total": 109.2}),
+        ("swinv2_base_all", {}, {"total": 108.6}),
+        ("resnetrs50_2d", {}, {"total": 52.5}),
+    ],
+)
+def test_presets_of_the_notes_have_the_networks_of_the_notes(
+    name: str, changes: dict[str, Any], millions: dict[str, float]
+) -> None:
+    """Parameters as measured with the notes' own code, to the precision stated there."""
+    config = with_values(get_config(name), [*changes.items(), ("model.pretrained", False)], name)
+    with torch.device("meta"):
+        model = build(config.model, 3, config.data.frames)
+    parts = {"encoder": [model.encoder], "mixers": [model.mixers], "decoder": [model.decoder, model.mask_head]}
+    counts = {part: sum(p.numel() for m in ms for p in m.parameters()) for part, ms in parts.items()}
+    counts["total"] = sum(p.numel() for p in model.parameters())
+    assert counts["total"] == sum(counts[part] for part in parts)
+    for part, expected in millions.items():
+        assert round(counts[part] / 1e6, len(str(expected).partition(".")[2])) == expected, part
 
 
 @pytest.mark.parametrize("name", ["unet2d", "resnetrs50_classifier", "swinv2_base_positive_soft"])
@@ -115,7 +147,7 @@ def test_presets_ls_lists_families_and_the_presets_of_one_family() -> None:
     done = run_train("presets", "ls")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.split()[:1] == ["convnext_base"]]
-    assert line.split()[-7:] == ["frames", "at", "512", "px", "124.4", "1438.3", "5"]
+    assert line.split()[-7:] == ["frames", "at", "512", "px", "109.2", "1410.1", "5"]
     done = run_train("presets", "ls", "convnext_base")
     rows = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  convnext_base")]
     assert rows == [

@@ -60,7 +60,7 @@ def test_parts_of_an_encoder_that_a_decoder_does_not_use_are_left_out(name: str,
 
 @pytest.mark.parametrize(
     ("centre", "attention", "mixer"),
-    [("fpa", "cbam", "conv3d"), ("aspp", "scse", "lstm"), (None, "cbam", "mean"), (None, "scse", None)],
+    [("fpa", "cbam", "conv3d"), ("aspp", "scse", "lstm"), ("conv", "cbam", "mean"), (None, "scse", None)],
 )
 @pytest.mark.parametrize("name", ["test_resnet", "convnext_atto"])
 def test_all_parts_of_the_unet_have_gradients(name: str, mixer: Any, centre: Any, attention: Any) -> None:
@@ -72,6 +72,14 @@ def test_all_parts_of_the_unet_have_gradients(name: str, mixer: Any, centre: Any
     (output["logits_b1hw"].sum() + output["auxiliary_bkhw"].sum()).backward()
     assert without_gradient(model) == []
     assert set(model.eval()(torch.randn(1, 2, 3, 64, 64))) == {"logits_b1hw"}
+
+
+def test_the_mask_head_can_be_a_single_matrix() -> None:
+    heads = {kernel: build(model_config(mask_kernel=kernel), 3).mask_head for kernel in (1, 3)}
+    assert {kernel: tuple(head.maps.weight.shape) for kernel, head in heads.items()} == {
+        1: (1, 16, 1, 1),
+        3: (1, 16, 3, 3),
+    }
 
 
 def test_nearest_and_bilinear_upsampling_differ() -> None:

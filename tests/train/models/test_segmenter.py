@@ -75,7 +75,9 @@ def test_a_model_overfits_one_batch(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [*({"decoder": decoder} for decoder in DECODERS), {"centre": "fpa"}, {"centre": "aspp"}], ids=str
+    "settings",
+    [*({"decoder": decoder} for decoder in DECODERS), *({"centre": c} for c in ("fpa", "aspp", "conv"))],
+    ids=str,
 )
 def test_a_batch_of_one_sample_can_be_normalised(settings: dict[str, Any]) -> None:
     model = build(model_config(channels=WIDE, head="both", **settings), 3)

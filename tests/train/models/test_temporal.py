@@ -43,17 +43,22 @@ def plain(block: Block3d, x_bcthw: Tensor) -> Tensor:
     x = functional.conv3d(x, second.weight[:, :, None])  # type: ignore[union-attr,index]
     weight = torch.stack([tap.weight for tap in block.depthwise], dim=2)  # type: ignore[misc]
     x = functional.relu(normed(functional.conv3d(x, weight, padding=1, groups=x.shape[1]), norm2))
+    if isinstance(block.shortcut, nn.Sequential):
+        matrix, norm = block.shortcut
+        x_bcthw = normed(functional.conv3d(x_bcthw, matrix.weight[:, :, None]), norm)  # type: ignore[union-attr,index]
     return x_bcthw + normed(functional.conv3d(x, last.weight[:, :, None]), block.scale)  # type: ignore[union-attr,index]
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize(("norm", "shortcut"), [("batch", "identity"), ("group", "identity"), ("batch", "conv")])
 @pytest.mark.parametrize(
     ("frames", "labelled", "blocks"),
     [(7, 3, 3), (5, 2, 3), (8, 4, 3), (8, 4, 1), (7, 3, 6), (4, 3, 3), (8, 7, 2), (3, 0, 2), (2, 1, 2)],
 )
-def test_the_cone_equals_plain_3d_convolutions(frames: int, labelled: int, blocks: int, norm: Any) -> None:
+def test_the_cone_equals_plain_3d_convolutions(
+    frames: int, labelled: int, blocks: int, norm: Any, shortcut: Any
+) -> None:
     torch.manual_seed(frames * blocks)
-    cone = Blocks3d(24, frames, labelled, blocks, norm).eval()
+    cone = Blocks3d(24, frames, labelled, blocks, norm, shortcut).eval()
     scramble(cone)
     x_tbchw = torch.randn(frames, 2, 24, 6, 5)
     expected = x_tbchw.permute(1, 2, 0, 3, 4)
@@ -66,12 +71,13 @@ def test_the_cone_equals_plain_3d_convolutions(frames: int, labelled: int, block
 
 
 def test_the_cone_computes_only_the_frames_it_needs() -> None:
-    cone, seen = Blocks3d(8, 7, 3, 3, "batch"), []
+    cone, seen = Blocks3d(8, 7, 3, 3, "batch", "conv"), []
     for module in cone.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
     cone(torch.randn(7, 1, 8, 4, 4))
-    assert seen == [7, 7, 5, 5, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 1, 1, 1, 1]  # reduce twice, three taps, expand
+    # reduce twice, three taps, shortcut, expand
+    assert seen == [7, 7, 5, 5, 5, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 3, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", ["conv3d", "lstm"])
@@ -79,6 +85,12 @@ def test_the_cone_computes_only_the_frames_it_needs() -> None:
 def test_an_untrained_mixer_returns_the_labelled_frame(kind: Any, norm: Any) -> None:
     x_tbchw = torch.randn(5, 2, 12, 4, 6)
     assert torch.equal(build_mixer(MixerConfig(kind=kind, blocks=2), 12, 5, 3, norm)(x_tbchw), x_tbchw[3])
+
+
+def test_a_convolved_shortcut_starts_as_the_identity_but_for_its_norm() -> None:
+    x_tbchw = torch.randn(5, 2, 12, 4, 6)
+    mixer = build_mixer(MixerConfig(shortcut="conv"), 12, 5, 3, "batch")
+    torch.testing.assert_close(mixer.eval()(x_tbchw), x_tbchw[3], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("mixer", "norm"), [("conv3d", "batch"), ("conv3d", "group"), ("lstm", "batch")])

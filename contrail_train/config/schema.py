@@ -130,6 +130,10 @@ class DataConfig(Strict):
     frames: list[Annotated[int, Field(ge=-7, le=7)]] = Field(default_factory=lambda: [0], min_length=1, max_length=8)
     """Offsets of the input frames relative to the labelled frame, in ascending order: [0] is a 2D model, [-1, 0, 1]
     adds the frame before and the frame after."""
+    crop: int | None = Field(None, ge=32, le=4096)
+    """Side in pixels of the random square that training cuts out of each image, after the image was moved as `augment`
+    asks. Held-out and predicted images stay whole, at the same scale: `model.image_size` is the side of whole images.
+    null: no crops."""
     normalise: Literal["statistics", "image"] = "statistics"
     """How channels are normalised: by the train statistics in the stores, or by the mean and standard deviation of each
     sample over its own frames, without pixels that are white as missing ones are."""
@@ -304,8 +308,6 @@ class AugmentConfig(Strict):
         return 2 if self.mixup is not None or self.cutmix else 1
 
     def _check_combination(self) -> None:
-        moves = bool(self.affine or self.turn or self.multi_scale or self.cutmix)
-        _needs(moves, "augment.affine, turn, multi_scale or cutmix", self, "augment.redraw")
         if self.label_shift is not None and max(map(abs, self.label_shift)) > LARGEST_LABEL_SHIFT:
             raise ValueError(
                 f"augment.label_shift={list(self.label_shift)}: at most {LARGEST_LABEL_SHIFT} pixels each way are "
@@ -530,7 +532,13 @@ class RunConfig(Strict):
         mask, record, several = model.decoder is not None, model.record_head is not None, len(data.frames) > 1
         parts = self.micro_batch is None or self.micro_batch <= self.batch_size
         deep = model.decoder is not None and model.decoder.deep_supervision
+        moves = bool(data.crop or self.augment.affine or self.augment.turn or self.augment.multi_scale)
         _needs(parts, "a larger batch_size", self, "micro_batch")
+        _needs(
+            moves or self.augment.cutmix > 0,
+            "augment.affine, turn, multi_scale or cutmix, or data.crop",
+            *(self.augment, "augment.redraw"),
+        )
         _needs(several, "several data.frames", model, "model.mixer")
         _needs(several, "several data.frames", self.augment, "augment.time_reversal")
         _needs(model.mixer is not None, "model.mixer", data, "data.frames")

@@ -1,9 +1,9 @@
 """Augmentation of a batch on its device: everything that moves pixels in one resampling, then what changes values.
 
 Coordinates are pixels of the target's grid, (y, x), between pixel centres and relative to the centre of the image. A
-point p of the output is stretched to d(p) = p + displacement (`Draw.stretch_b2n`), which the matrix A maps to the point
-`A[:, :2] @ d(p) + A[:, 2]` of the input. So all of it, including another output size, costs one `grid_sample` for the
-image, all frames at once, and one for the target.
+point p of the output, or of the part of it that a crop leaves, is stretched to d(p) = p + displacement
+(`Draw.stretch_b2n`), which the matrix A maps to the point `A[:, :2] @ d(p) + A[:, 2]` of the input. So all of it,
+including another output size, costs one `grid_sample` for the image, all frames at once, and one for the target.
 
 The labels of OpenContrails lie about half a pixel down and right of the contrails in the image. With `label_shift` =
 (dy, dx), the target in the image's own frame is target(p + shift). Flips and rotations turn about the image's centre,
@@ -38,6 +38,7 @@ def draw_labels(
     *,
     seed: int,
     step: int,
+    crop: int | None = None,
 ) -> tuple[Draw, Batch]:
     """Draw for a step and move its labels; `config.redraw` draws again what would empty positive samples.
 
@@ -49,18 +50,19 @@ def draw_labels(
         label_shift: (down, right) offset of the labels from the image, in their pixels.
         seed: Seed of the run.
         step: Number of the step.
+        crop: Side in pixels of the part of the target that remains; None for all of it.
 
     Returns:
         The draw for the batch, and the batch with labels moved by it.
     """
     height, width = batch.target_b1hw.shape[-2:]
-    drawn = draw(config, count, height, width, seed=seed, step=step)[own]
+    drawn = draw(config, count, height, width, seed=seed, step=step, crop=crop)[own]
     labels = augment_labels(batch, drawn, config, label_shift)
     for attempt in range(1, config.redraw + 1):
         emptied_b = ((batch.positive_b1 > 0) & (labels.positive_b1 == 0))[:, 0].cpu()
         if not emptied_b.any():
             break
-        other = draw(config, count, height, width, seed=seed, step=step, attempt=attempt)[own]
+        other = draw(config, count, height, width, seed=seed, step=step, attempt=attempt, crop=crop)[own]
         drawn = drawn.placed_as(other, emptied_b)
         labels = augment_labels(batch, drawn, config, label_shift)
     return drawn, labels
@@ -78,11 +80,11 @@ def augment_labels(batch: Batch, drawn: Draw, config: AugmentConfig, label_shift
         label_shift: (down, right) offset of the labels from the image, in their pixels.
 
     Returns:
-        The batch with the images as they were. Targets become fractions where pixels mix. Validity is 0 or 1 on the
-        target's grid; a pixel is valid if no missing one contributed to it.
+        The batch with the images as they were. Targets and validity have the size of the crop. Targets become
+        fractions where pixels mix. Validity is 0 or 1; a pixel is valid if no missing one contributed to it.
     """
     grid = batch.target_b1hw.shape[-2], batch.target_b1hw.shape[-1]
-    moves, valid_b1hw = (drawn.matrix_b23, drawn.stretch_b2n), batch.valid_b1hw
+    moves, valid_b1hw = (drawn.matrix_b23, drawn.stretch_b2n, drawn.crop_b4), batch.valid_b1hw
     target_b1hw = warp(batch.target_b1hw, *moves, grid=grid, shift_yx=label_shift)
     positive_b1 = _remaining(batch.positive_b1, batch.target_b1hw, target_b1hw)
     if valid_b1hw is not None:
@@ -93,7 +95,8 @@ def augment_labels(batch: Batch, drawn: Draw, config: AugmentConfig, label_shift
         if valid_b1hw is not None:  # missing in either is missing
             valid_b1hw = 1 - appearance.mixup(1 - valid_b1hw, drawn.mixup_b, either=True)
     if drawn.cutmix_b4.any():
-        inside_b1hw = appearance.rectangles(drawn.cutmix_b4, *grid, target_b1hw.device)[:, None]
+        height, width = target_b1hw.shape[-2:]
+        inside_b1hw = appearance.rectangles(drawn.cutmix_b4, height, width, target_b1hw.device)[:, None]
         other_b1hw, other_b1 = appearance.swapped(target_b1hw), appearance.swapped(positive_b1)
         own_b1 = _remaining(positive_b1, target_b1hw, target_b1hw.masked_fill(inside_b1hw, 0))
         pasted_b1 = _remaining(other_b1, other_b1hw, other_b1hw.masked_fill(~inside_b1hw, 0))
@@ -122,11 +125,11 @@ def augment_images(
         x_btchw: Normalised images, whose size may differ from the target's.
         drawn: The draw for these samples.
         config: The settings that it was made with.
-        grid: (h, w) of the target.
-        size: (h, w) to which images are resampled; None keeps their own.
+        grid: (h, w) of the target before it was cropped.
+        size: (h, w) to which whole images are resampled; None keeps their own.
 
     Returns:
-        The images, of the same type.
+        The images, of the same type; with crops only as much of `size` as the crops are of `grid`.
 
     Raises:
         ValueError: If they have more than `MAX_CHANNELS` channels.
@@ -135,17 +138,32 @@ def augment_images(
     if channels > MAX_CHANNELS:
         raise ValueError(f"{channels} channels, but at most {MAX_CHANNELS} are supported")
     size = size or (x_btchw.shape[-2], x_btchw.shape[-1])
-    x_btchw = warp(x_btchw, drawn.matrix_b23, drawn.stretch_b2n, grid=grid, size=size)
+    ratio = size[0] / grid[0]  # a blur in pixels of the target looks the same at any size of the image
+    size = cropped_size(size, drawn.crop_b4)
+    x_btchw = warp(x_btchw, drawn.matrix_b23, drawn.stretch_b2n, drawn.crop_b4, grid=grid, size=size)
     x_btchw = appearance.reverse_time(x_btchw, drawn.reversed_b)
     x_btchw = appearance.brightness_contrast(x_btchw, drawn.gain_bc[:, :channels], drawn.offset_bc[:, :channels])
     if config.blur is not None:
-        ratio = size[0] / grid[0]  # a blur in pixels of the target looks the same at any size of the image
         x_btchw = appearance.blur(x_btchw, ratio * drawn.blur_b, ratio * config.blur.sigma)
     x_btchw = appearance.add_noise(x_btchw, drawn.noise_b, drawn.noise_seed_b)
     x_btchw = appearance.cut_out(x_btchw, drawn.cut_out_b4)
     if drawn.mixup_b.any():
         x_btchw = appearance.mixup(x_btchw, drawn.mixup_b)
     return appearance.cutmix(x_btchw, drawn.cutmix_b4) if drawn.cutmix_b4.any() else x_btchw
+
+
+def cropped_size(size: tuple[int, int], crop_b4: Tensor) -> tuple[int, int]:
+    """Return the size of the crops of images.
+
+    Args:
+        size: (h, w) of the images.
+        crop_b4: Where they are cropped, as in a `Draw`.
+
+    Returns:
+        (h, w) of the crops.
+    """
+    top, bottom, left, right = crop_b4[0].tolist()
+    return round(size[0] * (bottom - top)), round(size[1] * (right - left))
 
 
 def resample(image_btchw: Tensor, size: tuple[int, int]) -> Tensor:
@@ -195,6 +213,7 @@ def warp(
     image: Tensor,
     matrix_b23: Tensor,
     stretch_b2n: Tensor,
+    crop_b4: Tensor,
     *,
     grid: tuple[int, int],
     size: tuple[int, int] | None = None,
@@ -206,25 +225,31 @@ def warp(
         image: (b, ..., h, w), floating, on any device; frames and channels of a sample share its matrix.
         matrix_b23: Matrices A, as in a `Draw`.
         stretch_b2n: Displacements d(p) - p, as in a `Draw`.
+        crop_b4: The part of the output to compute, as in a `Draw`.
         grid: (h, w) of an image whose pixels are the unit of coordinates.
-        size: (h, w) of the output; None for that of `grid`.
+        size: (h, w) of that part; None for its size in `grid`.
         shift_yx: Pixels.
 
     Returns:
         The samples, of the type and device of `image`; only resampled if nothing moves. Flips and quarter turns are
         exact where the sides are powers of two.
     """
-    size = size or grid
+    part = cropped_size(grid, crop_b4)
+    size = size or part
     theta = matrix_b23.double()
-    if not stretch_b2n.any() and not any(shift_yx) and bool((theta == torch.eye(2, 3)).all()):
+    moves = stretch_b2n.any() or any(shift_yx) or part != grid
+    if not moves and bool((theta == torch.eye(2, 3)).all()):
         return resample(image, size)  # unchanged if the size is the same
     # to grid_sample's [-1, 1] between outer edges (align_corners=False): x / (W / 2), exact for W = 2^n
     theta = theta / (torch.tensor(grid, dtype=torch.float64)[:, None] / 2)
     theta = appearance.to_device(theta, image.device)[:, :, :, None, None]
     points = []
     for axis, (side, pixels) in enumerate(zip(size, grid, strict=True)):
-        p_s = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * (pixels / side)
-        p_bs = p_s + pixels * _displacement(stretch_b2n[:, axis], side)
+        first_b1, last_b1 = crop_b4[:, 2 * axis, None], crop_b4[:, 2 * axis + 1, None]
+        p_s = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * (part[axis] / side)
+        p_bs = p_s + pixels * ((first_b1 + last_b1) / 2 - 0.5)
+        place_bs = first_b1 + (torch.arange(side, dtype=torch.float64) + 0.5) * (last_b1 - first_b1) / side
+        p_bs = p_bs + pixels * _displacement(stretch_b2n[:, axis], place_bs)
         points.append(appearance.to_device(p_bs, image.device))
     y, x = points[0][:, :, None], points[1][:, None, :]
     # products, not a matmul, which may run in TF32 or bf16: a tenth of a pixel off
@@ -245,10 +270,8 @@ def _reflected(place: Tensor, pixels: int) -> Tensor:
     return inside.clamp(-limit, limit)
 
 
-def _displacement(nodes_bn: Tensor, side: int) -> Tensor:
-    """(b, side) values at pixel centres, linear between `nodes_bn` at n evenly spaced lines from edge to edge."""
+def _displacement(nodes_bn: Tensor, place_bs: Tensor) -> Tensor:
+    """(b, s) values at places from 0 to 1, linear between `nodes_bn` at n evenly spaced lines from edge to edge."""
     cells = nodes_bn.shape[1] - 1
-    place = (torch.arange(side, dtype=torch.float64) + 0.5) * (cells / side)
-    cell = place.long().clamp_max(cells - 1)
-    part = place - cell
-    return torch.lerp(nodes_bn[:, cell], nodes_bn[:, cell + 1], part)
+    cell_bs = (place_bs * cells).long().clamp_max(cells - 1)
+    return torch.lerp(nodes_bn.gather(1, cell_bs), nodes_bn.gather(1, cell_bs + 1), place_bs * cells - cell_bs)

@@ -29,6 +29,9 @@ class Draw:
     """Affine map from output to input, in pixels of the target relative to the image's centre, (y, x)."""
     stretch_b2n: Tensor
     """Displacement, as a fraction of (height, width), at n evenly spaced lines across the output; 0: none."""
+    crop_b4: Tensor
+    """(top, bottom, left, right) of the part of the output that is computed, as fractions of the sides; 0, 1, 0, 1: all
+    of it. Its size is the same for all samples."""
     reversed_b: Tensor
     """bool: whether the frames are in reverse order."""
     gain_bc: Tensor
@@ -42,11 +45,11 @@ class Draw:
     noise_seed_b: Tensor
     """int64: seed of the noise."""
     cut_out_b4: Tensor
-    """(top, bottom, left, right) of a hole, as fractions of the sides; zeros: none."""
+    """(top, bottom, left, right) of a hole, as fractions of the crop's sides; zeros: none."""
     mixup_b: Tensor
     """Share of the partner; 0: none."""
     cutmix_b4: Tensor
-    """(top, bottom, left, right) of the rectangle taken from the partner; zeros: none."""
+    """(top, bottom, left, right) of the rectangle taken from the partner, likewise; zeros: none."""
 
     def __len__(self) -> int:
         return len(self.matrix_b23)
@@ -62,9 +65,9 @@ class Draw:
             which_b: bool, which samples.
 
         Returns:
-            The draw with matrices, stretches and rectangles of cutmix of the other one.
+            The draw with matrices, stretches, crops and rectangles of cutmix of the other one.
         """
-        names = ("matrix_b23", "stretch_b2n", "cutmix_b4")
+        names = ("matrix_b23", "stretch_b2n", "crop_b4", "cutmix_b4")
         parts = {name: getattr(self, name).clone() for name in names}
         for name, part in parts.items():
             part[which_b] = getattr(other, name)[which_b]
@@ -99,7 +102,17 @@ class _Random:
         return np.where(chosen, 2 * u - 1, 0.0)
 
 
-def draw(config: AugmentConfig, batch: int, height: int, width: int, *, seed: int, step: int, attempt: int = 0) -> Draw:
+def draw(
+    config: AugmentConfig,
+    batch: int,
+    height: int,
+    width: int,
+    *,
+    seed: int,
+    step: int,
+    attempt: int = 0,
+    crop: int | None = None,
+) -> Draw:
     """Draw what happens to the samples of one step.
 
     The result is a pure function of the arguments; global random states are neither used nor changed.
@@ -112,20 +125,23 @@ def draw(config: AugmentConfig, batch: int, height: int, width: int, *, seed: in
         seed: Seed of the run.
         step: Number of the step.
         attempt: Number of draws for this step before it.
+        crop: Side in pixels of the part of the output to compute, at most height and width; None for all of it.
 
     Returns:
         The draw.
     """
     random, size = _Random(batch, (seed, step), attempt), (height, width)
+    part = size if crop is None else (crop, crop)
     arrays = {
         "matrix_b23": _matrix(config, random, size),
         "stretch_b2n": np.zeros((batch, 2, 2)),
+        "crop_b4": _rectangle(np.tile(np.array(part, np.float64), (batch, 1)), random.uniform("crop", 2), size),
         "reversed_b": random.chosen("time_reversal", config.time_reversal, 0)[0][:, 0],
         "gain_bc": np.ones((batch, MAX_CHANNELS)),
         "offset_bc": np.zeros((batch, MAX_CHANNELS)),
         "noise_seed_b": np.zeros(batch, np.int64),
         "cut_out_b4": np.zeros((batch, 4)),
-        "cutmix_b4": _cutmix_rectangle(config.cutmix, random, size),
+        "cutmix_b4": _cutmix_rectangle(config.cutmix, random, part),
     }
     arrays |= {name: np.zeros(batch) for name in ("blur_b", "noise_b", "mixup_b")}
     if (distortion := config.grid_distortion) is not None:
@@ -142,7 +158,7 @@ def draw(config: AugmentConfig, batch: int, height: int, width: int, *, seed: in
         arrays["noise_seed_b"] = (u[:, 1] * 2**53).astype(np.int64)
     if (hole := config.cut_out) is not None:
         chosen, u = random.chosen("cut_out", hole.probability, 2)
-        arrays["cut_out_b4"] = _rectangle(np.where(chosen, float(hole.side), 0.0) * np.ones(2), u, size)
+        arrays["cut_out_b4"] = _rectangle(np.where(chosen, float(hole.side), 0.0) * np.ones(2), u, part)
     if (mixup := config.mixup) is not None:  # the share is from Beta(alpha, alpha), by its quantile function
         chosen, u = random.chosen("mixup", mixup.probability, 1)
         arrays["mixup_b"] = np.where(chosen, betaincinv(mixup.alpha, mixup.alpha, u), 0.0)[:, 0]

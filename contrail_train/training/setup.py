@@ -17,7 +17,7 @@ from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
 from contrail_train.models.encoder import check_encoder
-from contrail_train.models.segmenter import Segmenter, build
+from contrail_train.models.segmenter import SMALLEST_SIDE, Segmenter, build
 from contrail_train.runs.calibration import find_calibration
 from contrail_train.runs.checkpoint import file_digest, read_tensors
 from contrail_train.runs.directory import WEIGHTS
@@ -56,6 +56,7 @@ class Setup:
         self.data = data = open_training_data(config.data)
         if not data.pseudo_labelled and config.data.pseudo != PseudoConfig():
             raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
+        _check_crop(config, data.size)
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self._describe_data()
@@ -169,6 +170,18 @@ class Setup:
         say(f"{description}, {count / 1e6:.2f} M parameters{partly}, label shift {self.label_shift} px")
         if config.compile:
             say("compiling: the first step takes a minute or more")
+
+
+def _check_crop(config: RunConfig, side: int) -> None:
+    """Refuse crops that are not smaller than the images, or too small for the network."""
+    crop = config.data.crop
+    if crop is not None and crop >= side:
+        raise ContrailError(f"data.crop={crop}: has no effect on images of {side} pixels; lower it, or set it to null")
+    if crop is not None and (pixels := round(crop * (config.model.image_size or side) / side)) < SMALLEST_SIDE:
+        raise ContrailError(
+            f"data.crop={crop}: leaves {pixels} pixels after resampling to model.image_size, and {SMALLEST_SIDE} are "
+            "needed; raise one of them"
+        )
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,8 @@ def _gradients(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
     batch.weight_b[owned:] = 0  # padding to equal shares
     valid_b1hw = None if batch.valid_b1hw is None else batch.valid_b1hw.float()
     given = replace(batch, target_b1hw=batch.target_b1hw.float() / 255, valid_b1hw=valid_b1hw)
-    random = {"seed": config.seed, "step": state.step}
-    drawn, labels = draw_labels(given, own, count, config.augment, setup.label_shift, **random)
+    random, crop = {"seed": config.seed, "step": state.step}, config.data.crop
+    drawn, labels = draw_labels(given, own, count, config.augment, setup.label_shift, crop=crop, **random)
     truth = labels.target_b1hw, labels.positive_b1, labels.weight_b, labels.valid_b1hw
     weights = weights_of(*truth, config.model.head is Head.BOTH) if size < len(own) else None
     losses = []
@@ -104,13 +104,13 @@ def _gradients(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
 
 def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weights: Tensor | None) -> Tensor:
     """Add a micro-batch's part of the gradient to that of the parameters; return its part of the loss."""
-    config, grid = setup.config, (labels.target_b1hw.shape[-2], labels.target_b1hw.shape[-1])
+    config, grid = setup.config, (labels.image_btchw.shape[-2], labels.image_btchw.shape[-1])
     pairs = slice(part.start - part.start % 2, part.stop + part.stop % 2)  # with those that mix with its samples
     x_btchw = normalise(labels.image_btchw[pairs], setup.view)
     x_btchw = augment_images(x_btchw, drawn[pairs], config.augment, grid, setup.view.size)
     x_btchw, labels = x_btchw[part.start - pairs.start :][: part.stop - part.start], labels[part]
     with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
-        output = setup.parallel(x_btchw, grid)
+        output = setup.parallel(x_btchw, tuple(labels.target_b1hw.shape[-2:]))
     truth = labels.target_b1hw, labels.positive_b1, labels.weight_b
     loss = total_loss(output, *truth, config.loss, labels.valid_b1hw, step_weights)
     loss.backward()

@@ -38,7 +38,8 @@ def _seed() -> None:
 def move(image: Tensor, matrix_b23: Tensor, shift_yx: tuple[float, float] = NO_SHIFT) -> Tensor:
     """Sample an image at A p + shift."""
     grid, still = (image.shape[-2], image.shape[-1]), torch.zeros(len(image), 2, 2, dtype=torch.float64)
-    return warp(image, matrix_b23, still, grid=grid, shift_yx=shift_yx)
+    whole = torch.tensor([[0.0, 1.0, 0.0, 1.0]], dtype=torch.float64).expand(len(image), -1)
+    return warp(image, matrix_b23, still, whole, grid=grid, shift_yx=shift_yx)
 
 
 def centroid(image: Tensor) -> Tensor:
@@ -92,6 +93,27 @@ def test_a_sample_without_augmentation_stays_unchanged_in_a_mixed_batch(name: st
     assert torch.equal(moved.image_btchw[still], image[still])
     assert torch.equal(moved.target_b1hw[still], target[still])
     assert not torch.equal(moved.image_btchw, image)
+
+
+@pytest.mark.parametrize("size", [None, (192, 192)])
+def test_a_crop_is_a_part_of_the_moved_image_with_its_label_and_validity(size: tuple[int, int] | None) -> None:
+    """Beyond the crop's borders is the rest of the image, not a reflection of the crop."""
+    image, target = torch.rand(6, 2, 3, 96, 96), (torch.rand(6, 1, 96, 96) < 0.1).float()
+    given = batch_of(image, target, (torch.rand(6, 1, 96, 96) < 0.99).float())
+    config = only(*MOVING)
+    whole, cropped = draw(config, 6, 96, 96, seed=0, step=0), draw(config, 6, 96, 96, seed=0, step=0, crop=40)
+    assert torch.equal(whole.matrix_b23, cropped.matrix_b23)
+    everything, part = (augment_batch(given, drawn, config, (0.5, 0.5), size) for drawn in (whole, cropped))
+    scale = 2 if size else 1
+    assert part.image_btchw.shape == (6, 2, 3, 40 * scale, 40 * scale)
+    for i, (top, bottom, left, right) in enumerate((cropped.crop_b4 * 96).round().int().tolist()):
+        rows, columns = slice(top, bottom), slice(left, right)
+        torch.testing.assert_close(part.target_b1hw[i], everything.target_b1hw[i, :, rows, columns], rtol=0, atol=1e-4)
+        assert torch.equal(part.valid_b1hw[i], everything.valid_b1hw[i, :, rows, columns])
+        rows, columns = (slice(s.start * scale, s.stop * scale) for s in (rows, columns))
+        torch.testing.assert_close(
+            part.image_btchw[i], everything.image_btchw[i, ..., rows, columns], rtol=0, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("size", [None, (192, 192)])

@@ -31,11 +31,11 @@ def test_draws_without_affine_cover_all_eight_dihedral_matrices() -> None:
 
 def test_draw_is_a_pure_function_of_seed_and_step() -> None:
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
-    first = draw(EVERYTHING, 8, 64, 64, seed=3, step=5)
+    first = draw(EVERYTHING, 8, 64, 64, seed=3, step=5, crop=48)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
-    assert same(draw(EVERYTHING, 8, 64, 64, seed=3, step=5), first)
-    other_step, other_seed = draw(EVERYTHING, 8, 64, 64, seed=3, step=6), draw(EVERYTHING, 8, 64, 64, seed=4, step=5)
+    assert same(draw(EVERYTHING, 8, 64, 64, seed=3, step=5, crop=48), first)
+    other_step, other_seed = (draw(EVERYTHING, 8, 64, 64, seed=s, step=n, crop=48) for s, n in ((3, 6), (4, 5)))
     for field in dataclasses.fields(Draw):
         values = [getattr(d, field.name) for d in (first, other_step, other_seed)]
         assert not torch.equal(values[0], values[1])
@@ -134,3 +134,15 @@ def zoom_and_angle(matrices_b23: Tensor) -> tuple[Tensor, Tensor]:
     """Return the zoom and the angle in degrees of each matrix."""
     turn = matrices_b23[:, :, :2]
     return torch.linalg.det(turn) ** -0.5, torch.rad2deg(torch.atan2(turn[:, 1, 0], turn[:, 0, 0]))
+
+
+def test_crops_lie_anywhere_in_the_image_on_pixels() -> None:
+    top, bottom, left, right = draw(only(), 4000, 60, 120, seed=0, step=0, crop=48).crop_b4.T * torch.tensor(
+        [[60], [60], [120], [120]]
+    )
+    for first, last, places in ((top, bottom, 13), (left, right, 73)):
+        torch.testing.assert_close(last - first, torch.full_like(first, 48.0))
+        count = torch.bincount(first.round().long(), minlength=places)
+        assert len(count) == places
+        assert count.min() > 0.5 * 4000 / places
+        torch.testing.assert_close(first, first.round())

@@ -128,6 +128,28 @@ def test_frozen_parts_keep_their_weights(store: Path, finished: Path, tmp_path: 
         assert any("decoder" in key and "weight" in key for key in initial.keys() - same)
 
 
+def test_training_sees_crops_and_scoring_whole_images_at_the_same_scale(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contrail_train.models.segmenter import Segmenter
+
+    forward, sides = Segmenter.forward, {True: set(), False: set()}
+
+    def noting(self: Segmenter, x_btchw, size=None):
+        sides[self.training].add((x_btchw.shape[-1], size[-1]))
+        return forward(self, x_btchw, size)
+
+    monkeypatch.setattr(Segmenter, "forward", noting)
+    run_steps(store, tmp_path / "a", "data.crop=32", "model.image_size=96", "augment.redraw=2", steps=4)
+    assert sides == {True: {(48, 32)}, False: {(96, 64)}}
+    for settings, message in (
+        (["data.crop=64"], "no effect on images of 64"),
+        (["model.image_size=32"], "leaves 16 p"),
+    ):
+        with pytest.raises(ContrailError, match=message):
+            run_steps(store, tmp_path / "b", "data.crop=32", *settings)
+
+
 def test_an_encoder_frozen_at_first_is_trained_after_that_and_the_run_resumes(store: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

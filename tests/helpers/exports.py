@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 from contrail_data.composites import COMPOSITES
@@ -40,6 +42,37 @@ def network(
         model.mask_head.maps.weight.data.normal_(0, 0.1)
     view = View(frames, torch.rand(3), torch.rand(3) + 0.1, each, size)
     return Network(model.to(memory_format=torch.channels_last).eval(), view, off)
+
+
+class Stub(nn.Module):
+    """A network of two layers with both heads, and padding that depends on the size as of encoders from TensorFlow.
+
+    The time that an export takes grows with the number of layers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.linear = Conv2dSame(3, 1, 3, stride=2), nn.Linear(3, 1)
+
+    def forward(self, x_btchw: torch.Tensor, size: Sequence[int]) -> dict[str, torch.Tensor]:
+        x_bchw = x_btchw.mean(1)
+        logits_b1hw = nn.functional.interpolate(self.convolution(x_bchw), tuple(size), mode="bilinear")
+        return {"logits_b1hw": logits_b1hw, "record_logit_b1": self.linear(x_bchw.mean((2, 3)))}
+
+
+def stub(
+    frames: tuple[int, ...] = (0,),
+    *,
+    size: tuple[int, int] | None = None,
+    each: bool = False,
+    off: tuple[float, float] = (0.0, 0.0),
+) -> Network:
+    """Return a small network, for tests of what is around the networks."""
+    return Network(Stub(), View(frames, torch.rand(3), torch.rand(3) + 0.1, each, size), off)
+
+
+def one_stub(head: str = "mask") -> Detector:
+    return single_network_detector(Stub(), stub().view, head, top_k=20, mask_shift=(0.0, 0.0)).eval()
 
 
 def one(encoder: str, head: str = "mask", frames: tuple[int, ...] = (0,), **settings: Any) -> Detector:

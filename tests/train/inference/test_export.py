@@ -20,13 +20,13 @@ from contrail_train.inference import export as module
 from contrail_train.inference.detector import Detector
 from contrail_train.inference.export import export
 from contrail_train.inference.exported import SUFFIXES, load_exported, open_graph
-from helpers.exports import CPU, SIDE, network, one, predictor, small_predictor
+from helpers.exports import CPU, SIDE, one, one_stub, predictor, small_predictor, stub
 
 
 def two_stages() -> Detector:
     """Return two stages of different frames, sizes, normalisation and mask shifts, averaged over flips."""
-    first = network("test_resnet", (0,), size=(96, 96), each=True, off=(0.5, 0.5))
-    second = network("test_resnet", (-1, 0), mixer="mean", head="record")
+    first = stub((0,), size=(96, 96), each=True, off=(0.5, 0.5))
+    second = stub((-1, 0))
     return Detector(
         {"first": first, "second": second},
         {"first": 1.0},
@@ -38,7 +38,7 @@ def two_stages() -> Detector:
 
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
-    "same padding": lambda: one("tf_mobilenetv3_small_minimal_100", "both"),
+    "same padding": lambda: one_stub("both"),
     "conv3d": lambda: one("test_resnet", frames=(-1, 0), mixer="conv3d", levels=[3, 4], blocks=1),
     "classifier": lambda: one("test_resnet", "record", (-1, 0, 1), mixer="lstm"),
     "two_stages": two_stages,
@@ -143,7 +143,7 @@ def test_a_refused_export_leaves_no_new_files(
     exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(5)
-    model = predictor(one("test_resnet"))
+    model = predictor(one_stub())
     taken = tmp_path / "taken.pt2"
     taken.write_text("mine")
     with pytest.raises(ContrailError, match=r"taken\.pt2: exists"):

@@ -89,6 +89,10 @@ class PseudoConfig(Strict):
 
     weight: float = Field(0.5, gt=0.0, le=1000.0)
     """Weight of a pseudo-labelled frame in the loss. A human-labelled frame has weight 1."""
+    probability: float | None = Field(None, gt=0.0, le=1.0)
+    """Probability of drawing one of a record's pseudo-labelled frames instead of its human-labelled one. An epoch then
+    has one frame of each record, and records without a human label always give a pseudo-labelled one. null: an epoch
+    has every labelled and every pseudo-labelled frame once."""
     target: Literal["soft", "quantised", "hard"] = "soft"
     """What the model learns from: soft, the stored probability; quantised, the probability rounded to multiples of
     `step`; hard, the stored mask. A frame that the gate rejects has no contrail in either."""
@@ -110,8 +114,9 @@ class BalanceConfig(Strict):
     """Draw some records more often, others less often or not at all. The length of an epoch stays the same."""
 
     by: list[Literal["positive", "place", "hour", "month"]] = Field(default_factory=list)
-    """Classes that become equally frequent over all frames to train on: records with and without contrails; cells of
-    10 degrees; 3-hour intervals of local solar time; months. Empty: every record once per epoch."""
+    """Classes that become equally frequent over all frames to train on (over all records if `data.pseudo.probability`
+    draws one frame of each): with and without contrails; cells of 10 degrees; 3-hour intervals of local solar time;
+    months. Empty: all are drawn once per epoch."""
     power: float = Field(1.0, gt=0.0, le=1.0)
     """1 makes the classes equally frequent; the closer to 0, the closer they stay to their frequency in the data."""
 

@@ -94,8 +94,6 @@ class Rows:
     """Whether the frame has any contrail."""
     weight: npt.NDArray[np.float32]
     """Weight in the loss."""
-    frequency: npt.NDArray[np.float64]
-    """How often the item is drawn in an epoch, relative to the others."""
     group: npt.NDArray[np.str_]
     """Group of the record, as named by `contrail_data.splits.groups`; no hold-out divides one."""
     record_id: npt.NDArray[np.str_]
@@ -198,7 +196,6 @@ def human_items(stores: SampleStores, config: DataConfig) -> Items:
             label_frame=np.zeros(len(rows), np.int64),
             positive=s["positive_pixels"].values[rows] > 0,
             weight=np.ones(len(rows), np.float32),
-            frequency=np.ones(len(rows)),
             group=group[rows],
             record_id=as_text(s["record_id"].values[rows]),
         )
@@ -259,7 +256,6 @@ def add_pseudo_labels(
             label_frame=column,
             positive=scalars["frame_pixels"].values[row, column] > 0,
             weight=np.full(len(row), config.pseudo.weight, np.float32),
-            frequency=np.ones(len(row)),
             group=stores.groups[parent][sample[row]],
             record_id=as_text(scalars["record_id"].values[row]),
         )
@@ -267,16 +263,16 @@ def add_pseudo_labels(
     return replace(human, **_joined(parts), labels=labels)
 
 
-def balanced(items: Items, stores: SampleStores, config: BalanceConfig) -> Items:
-    """Set how often items are drawn, so that classes become equally frequent over all of them.
+def balanced_frequency(items: Items, stores: SampleStores, config: BalanceConfig) -> npt.NDArray[np.float64]:
+    """Compute how often items are drawn, so that classes become equally frequent over all of them.
 
     Args:
-        items: The items to train on.
+        items: The n items that are drawn.
         stores: The stores of their images.
         config: Which classes, and how far.
 
     Returns:
-        The items with their frequency.
+        (n) frequencies with mean 1.
     """
     starts = np.cumsum([0, *(scalars.sizes["sample"] for scalars in stores.scalars)])
     record = starts[items.store] + items.sample
@@ -286,7 +282,7 @@ def balanced(items: Items, stores: SampleStores, config: BalanceConfig) -> Items
         else np.concatenate([record_classes(scalars, factor) for scalars in stores.scalars])[record]
         for factor in config.by
     ]
-    return replace(items, frequency=sampling_weights(classes, config.power)) if classes else items
+    return sampling_weights(classes, config.power) if classes else np.ones(len(items))
 
 
 def _mean_of_votes(factor: int) -> npt.NDArray[np.uint8]:

@@ -20,8 +20,16 @@ from contrail_data.store.reader import pixel_reader
 from contrail_data.store.schema import Kind, kind_of, require_kind
 from contrail_data.store.stats import combined
 from contrail_train.config.schema import DataConfig
+from contrail_train.data.epochs import Epochs, every_item, one_of_each_record
 from contrail_train.data.holdout import check_labellers, leaking_items, split_records
-from contrail_train.data.items import Items, SampleStores, add_pseudo_labels, balanced, has_all_frames, human_items
+from contrail_train.data.items import (
+    Items,
+    SampleStores,
+    add_pseudo_labels,
+    balanced_frequency,
+    has_all_frames,
+    human_items,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +37,8 @@ class TrainingData:
     """The items of a run and what is known of their stores."""
 
     train: Items
+    epochs: Epochs
+    """How these are drawn."""
     holdout: Items
     pseudo_labelled: int
     """How many of `train` are labelled by a model."""
@@ -41,7 +51,8 @@ class TrainingData:
     checked: dict[str, Checked]
     """By store of samples, how many records could be compared with others, by what."""
     statistics: dict[str, Any]
-    """Statistics of all training stores together, in the form in which stores hold them."""
+    """Statistics of all training stores together, in the form in which stores hold them; those of the validation
+    stores if they have none."""
     composite: dict[str, Any]
     """The composite, as stores declare it."""
     label_shift: tuple[float, float]
@@ -84,8 +95,13 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
     names, count = ", ".join(train_stores), len(train_stores)
     human, first = human_items(stores, config), stores.datasets[0]
     trainable = human.store < count
-    if not trainable.any():
+    if not trainable.any() and not pseudo:
         raise ContrailError(f"{names}: no human-labelled sample, so there is nothing to train on; add a labelled store")
+    if not trainable.any() and not config.validation and (config.holdout or config.folds):
+        raise ContrailError(
+            f"{names}: no human-labelled sample to hold out; name labelled stores in data.validation, or set "
+            "data.holdout=0"
+        )
     items = add_pseudo_labels(human, stores, pseudo, config)
     has_frames = has_all_frames(items, stores.datasets)
     if not has_frames.any():
@@ -107,13 +123,22 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
     else:
         train &= ~np.isin(items.group, np.unique(human.group[held | left_out]))
     is_human = np.arange(len(items)) < len(human)
-    if not (train & is_human).any():
+    if trainable.any() and not (train & is_human).any():
         raise ContrailError(f"data.holdout={config.holdout}: leaves none of {len(human)} samples; lower it")
+    if not train.any():
+        raise ContrailError(f"{names}: no pseudo-labelled frame is left to train on; lower the limits of data.pseudo")
     # scores are always against the majority mask, whatever the training target
     scored = replace(human, label=human.store)
     folds = {config.folds: Path(config.folds)} if config.folds is not None and not config.validation else {}
+    chosen, probability = items[train], config.pseudo.probability
+    if probability is None:
+        epochs = every_item(len(chosen))
+    else:
+        epochs = one_of_each_record(chosen, is_human[train], probability)
+    frequency = balanced_frequency(chosen[epochs.representatives], stores, config.balance)
     return TrainingData(
-        train=balanced(items[train], stores, config.balance),
+        train=chosen,
+        epochs=replace(epochs, frequency=frequency),
         holdout=scored[held & selected[: len(human)]],
         pseudo_labelled=int((train & ~is_human).sum()),
         without_neighbours=int((~has_frames).sum()),
@@ -123,7 +148,7 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
             name: Checked.of(scalars, compared)
             for name, scalars, compared in zip(opened, stores.scalars, stores.similar.compared, strict=True)
         },
-        statistics=combined([s.attrs["statistics"] for s in train_stores.values() if s.attrs["statistics"]]),
+        statistics=_statistics(train_stores) or _statistics(validation),
         composite=first.attrs["composite"],
         label_shift=tuple(first.attrs["label_shift"]),
         native=any("Geostationary" in str(wkt) for s in stores.scalars for wkt in s["crs_wkt"].values),
@@ -158,10 +183,16 @@ def _open_stores(config: DataConfig, opened_stores: _Stores | None) -> tuple[_St
     return train, {name: opened[name] for name in config.validation}, pseudo
 
 
+def _statistics(stores: _Stores) -> dict[str, Any]:
+    """The statistics of stores together; empty if they have none, as without samples of the train split."""
+    each = [store.attrs["statistics"] for store in stores.values() if store.attrs["statistics"]]
+    return combined(each) if each else {}
+
+
 def _check_consistent(train: _Stores, validation: _Stores, config: DataConfig) -> None:
     """Refuse stores that cannot be trained on together or lack what the settings ask for."""
     first_name, first = next(iter(train.items()))
-    if all(store.attrs["statistics"] is None for store in train.values()):
+    if not _statistics(train) and not _statistics(validation):
         raise ContrailError(f"{first_name}: has no train samples, so it has no statistics; train on a train split")
     for name, store in (train | validation).items():
         if config.composite not in (None, composite := store.attrs["composite"]["name"]):

@@ -29,7 +29,7 @@ from torch import Tensor
 from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
 from contrail_train.config.schema import RunConfig
-from contrail_train.data.loader import Batch, epoch_order, load, share_of, split_steps
+from contrail_train.data.loader import Batch, load, share_of, split_steps
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.score import holdout_dice, score
@@ -143,7 +143,7 @@ def _train_epoch(
             stops = (is_logged or ranks.world == 1) and any(gather(stop.is_set(), ranks))
             if is_logged or is_due or stops or state.step <= 3:
                 mean_loss = _mean_loss(setup, state, losses, out)  # the one wait for the device in LOG_EVERY steps
-                rate = len(losses) * min(config.batch_size, len(setup.data.train)) / (time.monotonic() - log_start)
+                rate = len(losses) * min(config.batch_size, len(setup.data.epochs)) / (time.monotonic() - log_start)
                 lr = max(group["lr"] for group in setup.optimiser.param_groups)
                 log.write(state.step, loss=mean_loss, lr=lr, grad_norm=float(norm), samples_per_s=rate)
                 note = f"epoch {epoch + 1}/{config.epochs} loss {mean_loss:.4g}"
@@ -168,7 +168,7 @@ def _save(setup: Setup, state: TrainingState, out: Path) -> None:
 
 def _rows_of_epoch(setup: Setup, epoch: int) -> list[npt.NDArray[np.int64]]:
     """Rows of each step, over all processes."""
-    return split_steps(epoch_order(setup.data.train.frequency, setup.config.seed, epoch), setup.config.batch_size)
+    return split_steps(setup.data.epochs.rows(setup.config.seed, epoch), setup.config.batch_size)
 
 
 def _batches(setup: Setup, step: int) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
@@ -284,7 +284,7 @@ def rehearse(config: RunConfig) -> dict[str, str]:
     rates = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
     rate = max(rates[1:] or rates)
     data = open_training_data(config.data)
-    count, batch = len(data.train), min(config.batch_size, len(data.train))
+    count, batch = len(data.epochs), min(config.batch_size, len(data.epochs))
     steps = config.epochs * math.ceil(count / config.batch_size)
     seconds = config.epochs * (count + SCORING_COST * len(data.holdout)) / rate
     duration = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"

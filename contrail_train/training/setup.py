@@ -57,7 +57,7 @@ class Setup:
         if not data.pseudo_labelled and config.data.pseudo != PseudoConfig():
             raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
         _check_crop(config, data.size)
-        self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
+        self.steps_per_epoch = math.ceil(len(data.epochs) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self._describe_data()
         self.label_shift: Shift = data.label_shift if config.augment.label_shift is None else config.augment.label_shift
@@ -133,11 +133,12 @@ class Setup:
             )
             if note := checked.note(name):
                 say(f"warning: {note}")
-        groups, count = len(set(data.holdout.group)), len(data.train)
+        groups, count = len(set(data.holdout.group)), len(data.epochs)
         pseudo = f", {data.pseudo_labelled} of them pseudo-labelled" if data.pseudo_labelled else ""
+        records = f", one of each of {count} records in an epoch" if config.data.pseudo.probability is not None else ""
         say(
-            f"{count} frames to train on{pseudo}; {len(data.holdout)} held out in {groups} groups; batches of "
-            f"{min(config.batch_size, count)}: {config.epochs} epochs x {self.steps_per_epoch} steps = "
+            f"{len(data.train)} frames to train on{pseudo}{records}; {len(data.holdout)} held out in {groups} groups; "
+            f"batches of {min(config.batch_size, count)}: {config.epochs} epochs x {self.steps_per_epoch} steps = "
             f"{self.total_steps} steps"
         )
         if 0 < groups < FEW_GROUPS:
@@ -145,7 +146,10 @@ class Setup:
         if not data.train.positive.any():
             say("warning: none of the frames to train on has a contrail: the model will learn to predict none")
         if config.batch_size > count:
-            say(f"note: batch_size={config.batch_size} exceeds the {count} frames: each step takes all of them")
+            say(
+                f"note: batch_size={config.batch_size} exceeds the {count} frames of an epoch: each step takes all of "
+                "them"
+            )
 
     def _describe_model(self) -> None:
         """Print what the model is and starts from."""

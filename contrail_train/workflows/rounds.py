@@ -170,7 +170,7 @@ def _train(plan: _Rounds, fold: int, labels: Sequence[str], folder: Path, leave_
     run = plan.config.model_copy(update={"data": data})
     if labels:
         parts = open_training_data(data)
-        share = 1 - parts.pseudo_labelled / len(parts.train)
+        share = (len(parts.train) - parts.pseudo_labelled) / len(parts.epochs)
         run = run.model_copy(update={"epochs": max(1, round(run.epochs * share))})
         if plan.how is Retraining.PRETRAIN:
             fit(run, folder / "pretrained")

@@ -46,7 +46,6 @@ def items_of(stored: np.ndarray, label: np.ndarray, positive: np.ndarray) -> Ite
         label_frame=nothing,
         positive=positive,
         weight=np.ones(RECORDS, np.float32),
-        frequency=np.ones(RECORDS),
         group=np.array([f"site {i // 2:02d}" for i in each]),
         record_id=np.array([f"r{i:02d}" for i in each]),
         offsets=(0,),

@@ -40,7 +40,7 @@ def test_batches_hold_the_values_of_the_store(store: Path) -> None:
     ds = open_store(store)
     ids = list(ds["record_id"].values)
     assert len(data.train) + len(data.holdout) == 9
-    order = epoch_order(data.train.frequency, 0, 0)
+    order = data.epochs.rows(0, 0)
     got = collect(data.train, split_steps(order, 2))
     assert len(got) == len(order)
     for (image, target, weight), row in zip(got, order, strict=True):

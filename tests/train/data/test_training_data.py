@@ -20,7 +20,7 @@ from contrail_train.data.loader import load
 from contrail_train.data.training_data import open_training_data
 from helpers.batches import CPU, collect
 from helpers.labels import labels_of, mean_red, pseudo_of
-from helpers.records import add_records
+from helpers.records import add_records, write_record
 from helpers.stores import SMALL, build_small
 
 
@@ -48,6 +48,53 @@ def test_pseudo_labelled_frames_are_added_to_training_records(store: Path, tmp_p
         expected = {"soft": probability, "quantised": round(probability * 4) / 4, "hard": float(probability >= 0.3)}
         assert label.min() == label.max()
         assert label[0, 0] / 255 == pytest.approx(expected[target], abs=0.51 / 255)
+
+
+def test_a_pseudo_labelled_frame_is_drawn_with_a_probability_instead_of_the_human_labelled_one(
+    store: Path, tmp_path: Path
+) -> None:
+    pseudo = pseudo_of(store, tmp_path / "pseudo.zarr")
+    config = DataConfig(train=[str(store), str(pseudo)], holdout=0, pseudo=PseudoConfig(probability=0.25))
+    data = open_training_data(config)
+    records = sorted(set(data.train.record_id))
+    assert len(data.epochs) == len(records)
+    drawn = np.array([data.epochs.rows(0, epoch) for epoch in range(400)])
+    for rows in drawn:
+        assert sorted(data.train.record_id[rows]) == records
+    frames = np.bincount(data.train.frame[drawn].ravel(), minlength=8) / drawn.size
+    np.testing.assert_allclose(frames, [0.75 if frame == 4 else 0.25 / 7 for frame in range(8)], atol=0.02)
+    np.testing.assert_array_equal(open_training_data(config).epochs.rows(0, 5), drawn[5])
+    assert not np.array_equal(data.epochs.rows(1, 5), drawn[5])
+    chosen = data.train.frame[drawn[0][np.argsort(data.train.record_id[drawn[0]])]]
+    assert not np.array_equal(chosen, data.train.frame[drawn[1][np.argsort(data.train.record_id[drawn[1]])]])
+
+
+def test_pseudo_labels_of_records_without_a_human_label_are_trained_on(store: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    for i in range(9):
+        for path in write_record(tmp_path / f"other/test/external{i}", rng).glob("human_*.npy"):
+            path.unlink()
+    external = str(build_small(tmp_path / "other", tmp_path / "external.zarr", split="test").place.path)
+    labels = str(pseudo_of(Path(external), tmp_path / "labels.zarr"))
+    both = open_training_data(
+        DataConfig(train=[str(store), external, labels], holdout=0.3, pseudo=PseudoConfig(probability=0.1))
+    )
+    rows = both.epochs.rows(0, 0)
+    assert both.pseudo_labelled == 9 * 8
+    assert len(set(both.train.record_id)) == len(rows) == len(both.epochs)
+    assert (both.train.store[rows] == 1).sum() == 9
+    only = open_training_data(DataConfig(train=[external, labels], validation=[str(store)]))
+    assert (len(only.train), len(only.epochs), len(only.holdout)) == (9 * 8, 9 * 8, 9)
+    assert only.statistics == open_store(store).attrs["statistics"]
+    with pytest.raises(ContrailError, match="no statistics"):
+        open_training_data(DataConfig(train=[external, labels], holdout=0))
+    opened = {name: open_store(name) for name in (external, labels)}
+    opened[external].attrs["statistics"] = only.statistics  # as a store of the train split has
+    assert not len(open_training_data(DataConfig(train=[external, labels], holdout=0), opened).holdout)
+    with pytest.raises(ContrailError, match=r"to hold out; name labelled stores in data\.validation"):
+        open_training_data(DataConfig(train=[external, labels]), opened)
+    with pytest.raises(ContrailError, match="nothing to train on"):
+        open_training_data(DataConfig(train=[external], validation=[str(store)]))
 
 
 def test_pseudo_labels_keep_the_human_label_and_resume(raw: Path, tmp_path: Path) -> None:
@@ -210,13 +257,14 @@ def test_classes_are_balanced_over_all_stores(raw: Path, tmp_path: Path, pseudo:
     stores = [build_small(root, tmp_path / f"{root.name}.zarr").place.path for root in (raw, tmp_path / "other")]
     train = [*stores, pseudo_of(stores[0], tmp_path / "pseudo.zarr")] if pseudo else stores
     config = DataConfig(train=[*map(str, train)], holdout=0, balance=BalanceConfig(by=["positive"]))
-    items = open_training_data(config).train
-    assert 0 < items.positive.mean() != 0.5
-    assert items.frequency[items.positive].sum() == pytest.approx(items.frequency.sum() / 2)
-    assert items.frequency.mean() == pytest.approx(1)
-    by_month = open_training_data(config.model_copy(update={"balance": BalanceConfig(by=["month"])})).train
-    unknown = by_month.store == 1  # without metadata; all others are of one month
-    assert by_month.frequency[unknown].sum() == pytest.approx(by_month.frequency.sum() / 2)
+    data = open_training_data(config)
+    positive, frequency = data.train.positive, data.epochs.frequency
+    assert 0 < positive.mean() != 0.5
+    assert frequency[positive].sum() == pytest.approx(frequency.sum() / 2)
+    assert frequency.mean() == pytest.approx(1)
+    by_month = open_training_data(config.model_copy(update={"balance": BalanceConfig(by=["month"])}))
+    unknown = by_month.train.store == 1  # without metadata; all others are of one month
+    assert by_month.epochs.frequency[unknown].sum() == pytest.approx(by_month.epochs.frequency.sum() / 2)
 
 
 @pytest.mark.parametrize("target", ["soft", "quantised", "hard"])

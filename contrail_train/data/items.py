@@ -73,6 +73,22 @@ class Labels:
     row_of_table: npt.NDArray[np.integer[Any]] | None = None
     """(sample) row of `table`; None if it has one row."""
 
+    def read_target(self, sample: int, frame: int, out_1hw: npt.NDArray[np.uint8]) -> None:
+        """Read what is learnt from a frame.
+
+        Args:
+            sample: Index of the sample.
+            frame: Index of the frame.
+            out_1hw: Receives the target, 255 being certain contrail.
+        """
+        stored = out_1hw if self.dtype == np.uint8 else np.empty(out_1hw.shape, self.dtype)
+        self.read(sample, [frame], stored)
+        if self.table is not None:
+            at = 0 if self.row_of_table is None else int(self.row_of_table[sample])
+            np.take(self.table[at], stored, out=out_1hw, mode="wrap")
+        elif self.scale != 1:
+            np.multiply(out_1hw, self.scale, out=out_1hw)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:

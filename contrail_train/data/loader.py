@@ -193,13 +193,7 @@ def _fill(items: Items, slot: _Slot, rows: Ints, part: Ints) -> None:
         store, sample, frame = int(items.store[row]), int(items.sample[row]), int(items.frame[row])
         items.images[store](sample, [frame + offset for offset in items.offsets], image[i])
         labels = items.labels[items.label[row]]
-        stored = target[i] if labels.dtype == np.uint8 else np.empty(target[i].shape, labels.dtype)
-        labels.read(int(items.label_sample[row]), [int(items.label_frame[row])], stored)
-        if labels.table is not None:
-            at = 0 if labels.row_of_table is None else int(labels.row_of_table[items.label_sample[row]])
-            np.take(labels.table[at], stored, out=target[i], mode="wrap")
-        elif labels.scale != 1:
-            np.multiply(target[i], labels.scale, out=target[i])
+        labels.read_target(int(items.label_sample[row]), int(items.label_frame[row]), target[i])
         if valid is not None:
             read_valid = items.valid[store]
             if read_valid is None:

@@ -18,6 +18,8 @@ from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import validated, values_by_key, with_values
 
 COSTS = Path(__file__).with_name("preset_costs.json")
+NOT_THE_NETWORK = {"pretrained", "freeze", "freeze_epochs", "checkpoint_activations"}
+"""Settings of the model that change neither its size nor its cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +90,11 @@ def cost_key(config: RunConfig) -> str:
         config: The settings.
 
     Returns:
-        A digest of the settings of the model and of the frames.
+        A digest of the settings of the model that are not defaults, so that a new setting changes no key, and of the
+        frames.
     """
-    described = [
-        config.model.model_dump(mode="json", exclude={"pretrained", "freeze", "freeze_epochs"}),
-        config.data.frames,
-    ]
+    model = config.model.model_dump(mode="json", exclude=NOT_THE_NETWORK, exclude_defaults=True)
+    described = [model, config.data.frames]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 

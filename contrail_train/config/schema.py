@@ -323,19 +323,23 @@ class AugmentConfig(Strict):
 class MixerConfig(Strict):
     """How the features of several frames become those of the labelled frame. null: the model sees one frame."""
 
-    kind: Literal["conv3d", "lstm", "mean"] = "conv3d"
-    """Residual 3-D convolution blocks, an LSTM over time in each pixel, or the mean over the frames."""
+    kind: Literal["conv3d", "valid3d", "lstm", "transformer", "panels", "mean"] = "conv3d"
+    """conv3d: residual 3-D convolution blocks; valid3d: 3-D convolutions of two frames each, without padding in time,
+    until one frame is left; lstm, transformer: over time, in each pixel; panels: frames side by side in one image for
+    the encoder, of whose features those of the labelled frame remain; mean: over the frames."""
     levels: list[Annotated[int, Field(ge=0, le=9)]] | None = Field(None, min_length=1)
     """Levels of the encoder's pyramid that are mixed, 0 being the finest. The other levels use only the labelled frame.
     null: all levels."""
     blocks: int = Field(3, ge=1, le=100)
-    """Number of 3-D blocks, or of LSTM layers, in a row."""
+    """Number of 3-D blocks, LSTM layers or transformer blocks in a row."""
     shortcut: Literal["identity", "conv"] = "identity"
     """What a 3-D block is added to: its input, or a 1 x 1 x 1 convolution of the input with a norm, as in the notes."""
 
     def _check_combination(self) -> None:
+        in_a_row = self.kind in ("conv3d", "lstm", "transformer")
         _needs(self.kind == "conv3d", "model.mixer.kind=conv3d", self, "model.mixer.shortcut")
-        _needs(self.kind != "mean", "model.mixer.kind=conv3d or lstm", self, "model.mixer.blocks")
+        _needs(in_a_row, "model.mixer.kind=conv3d, lstm or transformer", self, "model.mixer.blocks")
+        _needs(self.kind != "panels", "another model.mixer.kind than panels", self, "model.mixer.levels")
 
 
 class DecoderConfig(Strict):
@@ -348,8 +352,9 @@ class DecoderConfig(Strict):
     )
     """Width of each decoder block, deepest first: one for each halving of the resolution in the encoder (5 for stride
     32) in unet, unetplusplus and manet, a single one in the others."""
-    upsample: Literal["nearest", "bilinear"] = "nearest"
-    """Interpolation in the blocks of the unet. The backward pass of bilinear is not deterministic on CUDA."""
+    upsample: Literal["nearest", "bilinear", "pixel_shuffle"] = "nearest"
+    """How blocks of the unet double the resolution. The backward pass of bilinear is not deterministic on CUDA.
+    pixel_shuffle: a 1x1 convolution to four times the block's width, a quarter for each of the 2x2 pixels."""
     attention: Literal["scse", "cbam"] | None = None
     """Attention in the blocks of the unet: over channels and pixels at once, or over channels and then pixels."""
     centre: Literal["conv", "fpa", "aspp"] | None = None
@@ -393,6 +398,9 @@ class ModelConfig(Strict):
     freeze_epochs: int = Field(0, ge=0, le=100_000)
     """Number of epochs at the start in which the encoder is not trained, so that new layers do not disturb it before
     they have learnt anything. After them it is trained at the learning rate that the schedule has reached."""
+    checkpoint_activations: bool = False
+    """Recompute the features of the encoder's blocks or stages, of each mixer and of the decoder in the backward pass
+    instead of keeping them: less memory, the same weights, up to a third more time."""
     mixer: MixerConfig | None = None
     norm: Literal["batch", "group"] = "batch"
     """Normalisation in mixer, decoder and record head. The encoder keeps its own."""
@@ -443,6 +451,11 @@ class LossConfig(Strict):
     dice: Weight = 0.0
     """Weight of 1 - global Dice. Its sums, as those of all ratios, are over all samples that pass through the model at
     once on all processes: with `micro_batch` it is the mean of the micro-batches' losses, which is another loss."""
+    dice_numerator: float = Field(1.0, gt=0.0, le=1e9)
+    """Pixels added to the numerator of `dice`; a micro-batch adds its share of them."""
+    dice_denominator: float = Field(1.0, gt=0.0, le=1e9)
+    """Pixels added to the denominator. If they are many times the contrail pixels of a batch, the loss is nearly linear
+    in the probabilities, and hardly depends on `micro_batch`."""
     symmetric_dice: Weight = 0.0
     """Weight of 1 minus the mean of the global Dice of contrails and that of the background."""
     lovasz: Weight = 0.0
@@ -455,6 +468,7 @@ class LossConfig(Strict):
     """Weight of the cross-entropy of the record head."""
 
     def _check_combination(self) -> None:
+        _needs(self.dice > 0, "loss.dice", self, "loss.dice_numerator loss.dice_denominator")
         if not any(getattr(self, term) for term in MASK_TERMS):
             raise ValueError(
                 "loss.bce: 0, as is every other term of the mask, so there is nothing to minimise; raise one"
@@ -547,7 +561,8 @@ class RunConfig(Strict):
         _needs(several, "several data.frames", model, "model.mixer")
         _needs(several, "several data.frames", self.augment, "augment.time_reversal")
         _needs(model.mixer is not None, "model.mixer", data, "data.frames")
-        _needs(model.mixer is not None, "model.mixer", optim, "optim.mixer_lr")
+        learns = model.mixer is not None and model.mixer.kind not in ("panels", "mean")
+        _needs(learns, "model.mixer with weights", optim, "optim.mixer_lr")
         _needs("encoder" not in model.freeze, "an encoder that is not in model.freeze", optim, "optim.encoder_lr")
         _needs(mask, "model.decoder", optim, "optim.decoder_lr")
         _needs(mask, "model.decoder", loss, " ".join(f"loss.{term}" for term in MASK_TERMS))

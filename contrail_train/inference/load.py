@@ -93,8 +93,8 @@ def load_run(path: Path, device: torch.device, symmetries: Symmetries = Symmetri
     calibration = read_calibration(path)
     config = read_config(path / CONFIG)
     # The run's own weights are loaded below, so those that the encoder started from are not needed.
-    without_download = config.model.model_copy(update={"pretrained": False})
-    model = build(without_download, len(calibration["composite"]["channels"]), config.data.frames)
+    for_inference = config.model.model_copy(update={"pretrained": False, "checkpoint_activations": False})
+    model = build(for_inference, len(calibration["composite"]["channels"]), config.data.frames)
     load_weights(path / WEIGHTS, model)
     model.eval().to(device)
     down, right = calibration["off"]

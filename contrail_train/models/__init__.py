@@ -3,7 +3,8 @@
 Frames of shape (b, t, c, h, w) pass through these modules in order, and logits come out:
 
 - `encoder`: any timm model as a pyramid of features, shared by all frames, with weights from the hub or a file.
-- `temporal`: mixers, which turn the frames of one level of the pyramid into a single one.
+- `temporal`, `valid3d`, `transformer`: mixers, which turn the frames of one level of the pyramid into a single one;
+  `panels` instead shows all frames to the encoder at once.
 - `decoders`: from the pyramid back to pixels, with the building blocks in `layers`.
 - `segmenter`: puts the parts together, with heads for the logits of pixels and of the record; `segmenter.build` is
   the way in.

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import DecoderConfig, ModelConfig, plain
-from contrail_train.models.layers import ASPP, ASPP_DILATIONS, CBAM, FPA, PointwisePair, use_group_norm
+from contrail_train.models.layers import ASPP, ASPP_DILATIONS, CBAM, FPA, PixelShuffle, PointwisePair, use_group_norm
 
 SMALLEST_SCSE = 16
 """smp's attention reduces its channels to a sixteenth, which must leave at least one."""
@@ -54,11 +54,15 @@ class UNet(nn.Module):
         if config.centre is not None:
             width_in = 2 * self.out_channels[0] if config.centre == "conv" else channels[-1]
             self.centre = {"conv": PointwisePair, "fpa": FPA, "aspp": ASPP}[config.centre](channels[-1], width_in)
-        self.blocks = nn.ModuleList()
+        self.blocks, ups = nn.ModuleList(), []
         scse = config.attention if config.attention == "scse" else None
+        shuffles = config.upsample == "pixel_shuffle"
+        interpolation = "nearest" if shuffles else config.upsample  # after shuffling only where a skip is a pixel short
         for stride, width in zip(self.block_strides, self.out_channels, strict=True):
             skip = skip_channels.get(stride, 0)
-            block = UnetDecoderBlock(width_in, skip, width, attention_type=scse, interpolation_mode=config.upsample)
+            ups.append(PixelShuffle(width_in, width) if shuffles else nn.Identity())
+            width_in = width if shuffles else width_in
+            block = UnetDecoderBlock(width_in, skip, width, attention_type=scse, interpolation_mode=interpolation)
             if config.attention == "cbam":
                 block.attention1, block.attention2 = CBAM(width_in + skip), CBAM(width)
             if stride not in skip_channels:
@@ -67,6 +71,7 @@ class UNet(nn.Module):
             self.blocks.append(block)
             width_in = width
         initialize_decoder(self)
+        self.ups = nn.ModuleList(ups)  # with initial weights of their own
 
     def forward(self, features: list[Tensor], height: int, width: int) -> list[Tensor]:
         """Decode.
@@ -82,8 +87,8 @@ class UNet(nn.Module):
         skips = dict(zip(self.strides[:-1], features[:-1], strict=True))
         x_bchw = self.centre(features[-1])
         maps = []
-        for stride, block in zip(self.block_strides, self.blocks, strict=True):
-            x_bchw = _join(block, x_bchw, skips.get(stride), (height // stride, width // stride))
+        for stride, up, block in zip(self.block_strides, self.ups, self.blocks, strict=True):
+            x_bchw = _join(block, up(x_bchw), skips.get(stride), (height // stride, width // stride))
             maps.append(x_bchw)
         return maps
 

@@ -77,6 +77,19 @@ class Encoder(nn.Module):
         features = self.backbone(x_bchw)
         return [f.permute(0, 3, 1, 2) if last else f for f, last in zip(features, self.channels_last, strict=True)]
 
+    def checkpoint_activations(self) -> bool:
+        """Recompute features in the backward pass instead of keeping them.
+
+        That is done block by block where timm's stages offer it, else stage by stage.
+
+        Returns:
+            Whether timm offers either.
+        """
+        parts = [module for module in self.backbone.modules() if hasattr(module, "grad_checkpointing")]
+        for part in [part for part in parts if part is not self.backbone] or parts:
+            part.grad_checkpointing = True  # type: ignore[assignment]
+        return bool(parts)
+
     def serve_only(self, levels: Sequence[int]) -> None:
         """Freeze the parameters on which no feature of some levels depends, such as HRNet's paths to its other levels.
 

@@ -26,6 +26,27 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(32, channels), channels)
 
 
+class PixelShuffle(nn.Sequential):
+    """A 1×1 convolution to four times the channels, a quarter of which goes to each of 2×2 pixels.
+
+    The four pixels start equal, so a new one is a convolution followed by nearest upsampling, without a checkerboard.
+
+    Source: Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution ..."; initial weights: Aitken et al.
+    2017, "Checkerboard artifact free sub-pixel convolution".
+
+    Args:
+        channels: Number of input channels.
+        out_channels: Number of output channels.
+    """
+
+    def __init__(self, channels: int, out_channels: int):
+        widen = nn.Conv2d(channels, 4 * out_channels, 1)
+        with torch.no_grad():
+            for parameter in widen.parameters():
+                parameter.copy_(parameter[::4].repeat_interleave(4, dim=0))
+        super().__init__(widen, nn.PixelShuffle(2))
+
+
 class CBAM(nn.Module):
     """Attention over channels, then over pixels; the shape is kept.
 

@@ -1,17 +1,19 @@
 """The network: an encoder shared by all frames, mixers, a decoder with a mask head, and a record head."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import ModelConfig
 from contrail_train.models.decoders import build_decoder
 from contrail_train.models.encoder import Encoder, build_encoder
 from contrail_train.models.layers import Norm, make_norm
+from contrail_train.models.panels import Panels
 from contrail_train.models.temporal import build_mixer
 
 SMALLEST_SIDE = 32  # pixels
@@ -114,6 +116,7 @@ class Segmenter(nn.Module):
     def __init__(self, encoder: Encoder, config: ModelConfig, frames: Sequence[int]):
         super().__init__()
         self.frames = len(frames)
+        self.checkpoints = config.checkpoint_activations
         self.encoder = encoder
         self.decoder = None
         self.auxiliary_heads: nn.ModuleList | None = None
@@ -139,10 +142,15 @@ class Segmenter(nn.Module):
         self.seen = slice(first, labelled + reach + 1)  # the frames on which the output depends; no others are encoded
         self.labelled = labelled - first
         self.mixers = nn.ModuleDict()
-        if mixer is not None:
+        self.panels = None
+        if mixer is not None and mixer.kind == "panels":
+            self.panels = Panels(self.frames, labelled)
+        elif mixer is not None:
             for level in _mixed_levels(mixer.levels, used, deepest, config.encoder):
                 channels, count = encoder.channels[level], len(frames[self.seen])
                 self.mixers[str(level)] = build_mixer(mixer, channels, count, self.labelled, config.norm)
+        if self.checkpoints and not encoder.checkpoint_activations():
+            raise ContrailError(f"model.checkpoint_activations: timm does not offer it for {config.encoder}; omit it")
 
     def forward(self, x_btchw: Tensor, size: tuple[int, int] | None = None) -> Output:
         """Predict masks and records.
@@ -168,7 +176,7 @@ class Segmenter(nn.Module):
         pad_y, pad_x = -height % self.encoder.multiple, -width % self.encoder.multiple
         top, left = pad_y // 2, pad_x // 2
         x_nchw = _pad(x_btchw.transpose(0, 1).flatten(0, 1), (left, pad_x - left, top, pad_y - top))
-        features = self._mix(self.encoder(x_nchw), x_btchw.shape[1])
+        features = self._features(x_nchw, x_btchw.shape[1])
 
         def _at_size(logits_bkhw: Tensor) -> Tensor:
             padded = _resize(logits_bkhw, (height + pad_y, width + pad_x))
@@ -176,7 +184,7 @@ class Segmenter(nn.Module):
 
         output: Output = {}
         if self.decoder is not None:
-            *others, last_bchw = self.decoder(features, height + pad_y, width + pad_x)
+            *others, last_bchw = self._run(self.decoder, features, height + pad_y, width + pad_x)
             output["logits_b1hw"] = _at_size(self.mask_head(last_bchw))
             if self.auxiliary_heads is not None and self.training:
                 maps = [_at_size(head(x_bchw)) for head, x_bchw in zip(self.auxiliary_heads, others, strict=True)]
@@ -185,15 +193,26 @@ class Segmenter(nn.Module):
             output["record_logit_b1"] = self.record_head(features[-1])
         return output
 
-    def _mix(self, features: list[Tensor], frames: int) -> list[Tensor]:
-        """[(frames·b, c, h, w)] to [(b, c, h, w)], for each level."""
+    def _features(self, x_nchw: Tensor, frames: int) -> list[Tensor]:
+        """Images (frames·b, c, h, w) to the features of the labelled frame, (b, c, h, w) for each level."""
+        if self.panels is not None:
+            joined_bchw = self.panels.join(x_nchw.unflatten(0, (frames, -1)))
+            return [self.panels.crop(level) for level in self.encoder(joined_bchw)]
+        features = self.encoder(x_nchw)
         if frames == 1:
             return features
         mixed = []
         for level, x_nchw in enumerate(features):
             x_tbchw = x_nchw.unflatten(0, (frames, -1))
-            mixed.append(self.mixers[str(level)](x_tbchw) if str(level) in self.mixers else x_tbchw[self.labelled])
+            key = str(level)
+            mixed.append(self._run(self.mixers[key], x_tbchw) if key in self.mixers else x_tbchw[self.labelled])
         return mixed
+
+    def _run(self, part: nn.Module, *inputs: Any) -> Any:
+        """Call a part; if activations are checkpointed, it is called again in the backward pass."""
+        if self.checkpoints and self.training:
+            return checkpoint(part, *inputs, use_reentrant=False)
+        return part(*inputs)
 
 
 def _mixed_levels(levels: list[int] | None, used: set[int], deepest: int, encoder: str) -> list[int]:

@@ -1,8 +1,8 @@
-"""Mixers, which turn the frames of one pyramid level into one: residual 3-D blocks, an LSTM, or the mean.
+"""Mixers, which turn the frames of one pyramid level into one: residual 3-D blocks, an LSTM, the mean, and others.
 
-A mixer maps (t, b, c, h, w) to the labelled frame, (b, c, h, w). Blocks and LSTM end in a scale that is initially zero,
-so a new mixer is the identity on the labelled frame, and a model of several frames that takes over the weights of a 2D
-model starts as that model. Time comes first because a run of frames is then one piece of memory, in channels-last
+A mixer maps (t, b, c, h, w) to the labelled frame, (b, c, h, w). All but the mean end in a scale that is initially
+zero, so a new mixer is the identity on the labelled frame, and a model of several frames that takes over the weights of
+a 2D model starts as that model. Time comes first because a run of frames is then one piece of memory, in channels-last
 layout too, and taking some of them copies nothing. Blocks with the batch first took up to 1.25 times as long on the
 CPU.
 """
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from contrail_train.config.schema import MixerConfig
 from contrail_train.models.layers import Norm, make_norm
+from contrail_train.models.transformer import PixelTransformer
+from contrail_train.models.valid3d import ValidConvs3d
 
 Shortcut = Literal["identity", "conv"]
 
@@ -187,7 +189,7 @@ def build_mixer(config: MixerConfig, channels: int, frames: int, labelled: int, 
     """Build the mixer of one level.
 
     Args:
-        config: Kind and number of blocks.
+        config: Kind, other than panels, and number of blocks.
         channels: Channels of the level.
         frames: Number of frames.
         labelled: Index of the labelled frame.
@@ -198,6 +200,9 @@ def build_mixer(config: MixerConfig, channels: int, frames: int, labelled: int, 
     """
     if config.kind == "mean":
         return Mean()
-    if config.kind == "lstm":
-        return PixelLSTM(channels, frames, labelled, config.blocks, norm)
-    return Blocks3d(channels, frames, labelled, config.blocks, norm, config.shortcut)
+    if config.kind == "valid3d":
+        return ValidConvs3d(channels, frames, labelled, norm)
+    if config.kind == "conv3d":
+        return Blocks3d(channels, frames, labelled, config.blocks, norm, config.shortcut)
+    mixer = PixelLSTM if config.kind == "lstm" else PixelTransformer
+    return mixer(channels, frames, labelled, config.blocks, norm)

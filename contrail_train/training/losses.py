@@ -20,7 +20,7 @@ from torch.nn import functional
 from contrail_train.config.schema import LossConfig
 from contrail_train.runs.distributed import sum_over_processes
 
-SMOOTH = 1.0  # pixels added to both sides of Dice
+SMOOTH = 1.0  # pixels added to both sides of symmetric Dice and Tversky
 
 
 def total_loss(
@@ -190,7 +190,8 @@ def _mask_loss(sums: Tensor, config: LossConfig, step_weight: Tensor | None) -> 
 
     Dice is global, (2 Σpt + s) / (Σp + Σt + s), like the score itself. The mean of the samples' Dice is not, as most
     samples have no contrail. With nothing to find, 1 − Dice is Σp / (Σp + s): it falls with every false probability
-    and, with s of one pixel, no gradient exceeds 1 (with a tiny s it would explode as Σp goes to 0).
+    and, with s of one pixel, no gradient exceeds 1 (with a tiny s it would explode as Σp goes to 0). A micro-batch adds
+    its share of each s, which is a setting: where that outweighs the sums, its losses then add up to that of the batch.
     Tversky, (Σpt + s/2) / (Σpt + miss Σ(1−p)t + (1 − miss) Σp(1−t) + s/2), is Dice if a miss costs 1/2;
     https://arxiv.org/abs/1706.05721.
     """
@@ -201,10 +202,12 @@ def _mask_loss(sums: Tensor, config: LossConfig, step_weight: Tensor | None) -> 
         loss = loss + config.bce * _mean(bce, whole)
     if config.focal:
         loss = loss + config.focal.weight * _mean(focus, whole)
-    dice = (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
     if config.dice:
+        above, below = 2 * overlap + share * config.dice_numerator, predicted + true + share * config.dice_denominator
+        dice = above / below.clamp_min(1e-12)
         loss = loss + config.dice * share * (1 - dice)
     if config.symmetric_dice:
+        dice = (2 * overlap + SMOOTH) / (predicted + true + SMOOTH)
         clear = (2 * (size - predicted - true + overlap) + SMOOTH) / (2 * size - predicted - true + SMOOTH)
         loss = loss + config.symmetric_dice * share * (1 - (dice + clear) / 2)
     if config.tversky:

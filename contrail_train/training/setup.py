@@ -211,9 +211,9 @@ def _weights_file(path: Path) -> Path:
 def start_from(path: Path, model: nn.Module, ranks: Ranks) -> Start:
     """Copy every tensor of a run's weights that the model has under the same name with the same shape.
 
-    The rest of the model keeps its random weights. New mixers begin as the identity, so a 2.5D model started from a 2D
-    one predicts at first what the 2D one does. How many tensors were copied is printed by part, with a warning for each
-    part of which few were.
+    The rest of the model keeps its random weights. New mixers, unless they are mean or panels, begin as the identity,
+    so a 2.5D model started from a 2D one predicts at first what the 2D one does. How many tensors were copied is
+    printed by part, with a warning for each part of which few were.
 
     Args:
         path: A run directory, or its `best.safetensors`.

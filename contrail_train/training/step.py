@@ -1,7 +1,9 @@
 """One optimiser step: augment → forward → loss → backward over micro-batches → clip → optimiser → average."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,5 +115,28 @@ def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weight
         output = setup.parallel(x_btchw, tuple(labels.target_b1hw.shape[-2:]))
     truth = labels.target_b1hw, labels.positive_b1, labels.weight_b
     loss = total_loss(output, *truth, config.loss, labels.valid_b1hw, step_weights)
-    loss.backward()
+    recomputes = config.model.checkpoint_activations
+    with statistics_kept(setup.model) if recomputes else contextlib.nullcontext():
+        loss.backward()
     return loss.detach()
+
+
+@contextlib.contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Keep batch norms from counting a batch again when activations are recomputed in the backward pass.
+
+    Args:
+        model: The model.
+
+    Yields:
+        Nothing.
+    """
+    norms: list[Any] = [norm for norm in batch_norms(model) if norm.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:  # without running statistics they would keep fewer tensors than in the forward pass
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

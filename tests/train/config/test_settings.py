@@ -32,7 +32,7 @@ from contrail_train.config.settings import (
         ("cut_out_side=1", "there is no setting 'cut_out_side'; "),
         ("augment.grid_distortion.cell=3", "did you mean augment.grid_distortion.cells?"),
         ("zzzqqq=1", "`contrail-train presets show unet2d` prints all keys"),
-        ("model.mixer.kind=foo", "model.mixer.kind: cannot be 'foo'; give conv3d, lstm or mean"),
+        ("model.mixer.kind=foo", "model.mixer.kind: cannot be 'foo'; give conv3d, "),
         ("epochs=0", "epochs: cannot be '0'; give a whole number from 1"),
         ("data.frames=[0,99]", "give a list of 1 or more, each entry a whole number from -7 to 7"),
         ("optim.lr=-1", "give a number above 0"),
@@ -105,7 +105,7 @@ def test_explained_settings_list_accepted_values_and_are_read_back_unchanged() -
         assert validated(RunConfig, yaml.safe_load(shown), name) == get_config(name)
     shown = to_explained_yaml(RunConfig())
     assert "  mixer: null  # or a group of settings:" in shown
-    assert "  #   kind: conv3d  # conv3d, lstm or mean" in shown
+    assert "  #   kind: conv3d  # conv3d, " in shown
     assert "# Largest rotation, in degrees.\n    rotate: 15.0  # a number from 0 to 180" in shown
 
 
@@ -119,15 +119,18 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ("augment.time_reversal=0.5", "several data.frames", [], FRAMES),
         ("model.mixer.kind=conv3d", "several data.frames", [], ["data.frames=[-1,0,1]"]),
         ("data.frames=[-1,0,1]", "needs model.mixer", [], ["model.mixer.kind=lstm"]),
-        ("model.mixer.blocks=2", "kind=conv3d or lstm", [*FRAMES, "model.mixer.kind=mean"], ["model.mixer.kind=lstm"]),
+        ("model.mixer.blocks=2", "kind=conv3d, lstm or", [*FRAMES, "model.mixer.kind=mean"], ["model.mixer.kind=lstm"]),
+        ("model.mixer.levels=[4]", "than panels", [*FRAMES, "model.mixer.kind=panels"], ["model.mixer.kind=mean"]),
         ("model.decoder.upsample=bilinear", "kind=unet", ["model.decoder.kind=fpn"], ["model.decoder.kind=unet"]),
         ("model.decoder.centre=fpa", "kind=unet", ["model.decoder.kind=fpn"], ["model.decoder.kind=unet"]),
         ("loss.auxiliary=0.1", "deep_supervision=true", [], ["model.decoder.deep_supervision=true"]),
         ("loss.record=2", "model.record_head", [], ["model.record_head={}"]),
+        ("loss.dice_numerator=7e5", "loss.dice", [], ["loss.dice=1"]),
         ("loss.dice=1", "model.decoder", RECORDS, ["model.decoder={}"]),
         ("loss.focal.gamma=1", "model.decoder", RECORDS, ["model.decoder={}"]),
         ("loss.pos_weight=3", "loss.bce or model.record_head", ["loss.bce=0", "loss.dice=1"], ["loss.bce=1"]),
         ("optim.mixer_lr=1e-4", "model.mixer", [], FRAMES),
+        ("optim.mixer_lr=1e-4", "with weights", [*FRAMES, "model.mixer.kind=panels"], ["model.mixer.kind=valid3d"]),
         ("optim.decoder_lr=1e-4", "model.decoder", RECORDS, ["model.decoder={}"]),
         ("optim.encoder_lr=1e-4", "model.freeze", ["model.freeze=encoder", "start=runs/a"], ["model.freeze=[]"]),
         ("micro_batch=64", "a larger batch_size", [], ["batch_size=128"]),

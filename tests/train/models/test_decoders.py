@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from contrail_train.models.decoders import build_decoder
+from contrail_train.models.layers import PixelShuffle
 from contrail_train.models.segmenter import RARE_LOG_ODDS, build
 from helpers.models import DECODERS, WIDE, model_config, without_gradient
 
@@ -60,11 +62,14 @@ def test_parts_of_an_encoder_that_a_decoder_does_not_use_are_left_out(name: str,
 
 @pytest.mark.parametrize(
     ("centre", "attention", "mixer"),
-    [("fpa", "cbam", "conv3d"), ("aspp", "scse", "lstm"), ("conv", "cbam", "mean"), (None, "scse", None)],
+    [("fpa", "cbam", "conv3d"), ("aspp", "scse", "lstm"), ("conv", "cbam", "panels"), (None, "scse", None)],
 )
-@pytest.mark.parametrize("name", ["test_resnet", "convnext_atto"])
-def test_all_parts_of_the_unet_have_gradients(name: str, mixer: Any, centre: Any, attention: Any) -> None:
-    config = model_config(name, mixer=mixer, centre=centre, attention=attention, deep_supervision=True, two_class=True)
+@pytest.mark.parametrize(("name", "upsample"), [("test_resnet", "nearest"), ("convnext_atto", "pixel_shuffle")])
+def test_all_parts_of_the_unet_have_gradients(
+    name: str, upsample: Any, mixer: Any, centre: Any, attention: Any
+) -> None:
+    settings = {"centre": centre, "attention": attention, "upsample": upsample}
+    config = model_config(name, mixer=mixer, deep_supervision=True, two_class=True, **settings)
     model = build(config, 3, (-1, 0))
     output = model(torch.randn(2, 2, 3, 70, 50), (35, 25))
     assert output["auxiliary_bkhw"].shape == (2, 4, 35, 25)
@@ -87,3 +92,23 @@ def test_nearest_and_bilinear_upsampling_differ() -> None:
     nearest, bilinear = (build(model_config(upsample=kind), 3).eval() for kind in ("nearest", "bilinear"))
     bilinear.load_state_dict(nearest.state_dict())
     assert not torch.allclose(nearest(images)["logits_b1hw"], bilinear(images)["logits_b1hw"])
+
+
+def test_pixel_shuffling_starts_as_nearest_upsampling_and_can_tell_the_four_pixels_apart() -> None:
+    shuffle, x_bchw = PixelShuffle(6, 5), torch.randn(2, 6, 3, 4)
+    convolution = shuffle[0]
+    weight, bias = convolution.weight[::4], convolution.bias[::4]  # type: ignore[index]
+    expected = functional.interpolate(functional.conv2d(x_bchw, weight, bias), scale_factor=2)
+    torch.testing.assert_close(shuffle(x_bchw), expected)
+    torch.nn.init.normal_(convolution.weight)  # type: ignore[arg-type]
+    assert not torch.allclose(shuffle(x_bchw)[..., ::2, ::2], shuffle(x_bchw)[..., 1::2, 1::2])
+    model = build(model_config(upsample="pixel_shuffle"), 3)
+    for up in model.decoder.ups:  # type: ignore[union-attr]
+        assert torch.equal(up[0].weight[::4], up[0].weight[3::4])  # type: ignore[index]
+    assert model(torch.randn(1, 1, 3, 40, 37))["logits_b1hw"].shape == (1, 1, 40, 37)
+
+
+def test_a_level_that_is_a_pixel_short_is_joined_after_pixel_shuffling() -> None:
+    decoder = build_decoder([8, 16, 24], [2, 4, 8], model_config(upsample="pixel_shuffle", channels=[16, 16, 16]))
+    features = [torch.randn(1, c, 64 // s - 1, 64 // s - 1) for c, s in ((8, 2), (16, 4), (24, 8))]
+    assert [map_bchw.shape[2] for map_bchw in decoder(features, 64, 64)] == [15, 31, 64]

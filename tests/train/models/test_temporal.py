@@ -11,8 +11,11 @@ from torch.nn import functional
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import MixerConfig
+from contrail_train.models.panels import Panels
 from contrail_train.models.segmenter import build
 from contrail_train.models.temporal import Block3d, Blocks3d, build_mixer
+from contrail_train.models.transformer import PixelTransformer
+from contrail_train.models.valid3d import ValidConvs3d
 from helpers.models import model_config
 
 SMALL: dict[str, Any] = {"channels": [16, 16, 8, 8, 8]}
@@ -80,11 +83,11 @@ def test_the_cone_computes_only_the_frames_it_needs() -> None:
     assert seen == [7, 7, 5, 5, 5, 5, 5, 5, 5, 3, 3, 3, 3, 3, 3, 3, 1, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("kind", ["conv3d", "lstm"])
+@pytest.mark.parametrize("kind", ["conv3d", "valid3d", "lstm", "transformer"])
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_an_untrained_mixer_returns_the_labelled_frame(kind: Any, norm: Any) -> None:
     x_tbchw = torch.randn(5, 2, 12, 4, 6)
-    assert torch.equal(build_mixer(MixerConfig(kind=kind, blocks=2), 12, 5, 3, norm)(x_tbchw), x_tbchw[3])
+    assert torch.equal(build_mixer(MixerConfig(kind=kind), 12, 5, 3, norm)(x_tbchw), x_tbchw[3])
 
 
 def test_a_convolved_shortcut_starts_as_the_identity_but_for_its_norm() -> None:
@@ -122,6 +125,8 @@ def influence(model: nn.Module, frames: int) -> list[bool]:
         ("conv3d", range(-4, 1), [0, 1, 1, 1, 1]),
         ("lstm", range(-4, 4), [1] * 8),
         ("lstm", [-4, 0], [1, 1]),
+        ("valid3d", [-2, -1, 0], [1, 1, 1]),
+        ("transformer", range(-4, 4), [1] * 8),
         ("mean", range(-4, 4), [1] * 8),
         (None, range(-4, 4), [0, 0, 0, 0, 1, 0, 0, 0]),
     ],
@@ -133,13 +138,64 @@ def test_only_frames_that_influence_the_output_are_encoded(mixer: Any, frames: A
     assert encoded == [2 * sum(expected)]  # no other frames are encoded
 
 
-def test_order_in_time_matters_to_blocks_and_lstm_and_not_to_the_mean() -> None:
+def test_order_in_time_matters_to_every_mixer_but_the_mean() -> None:
     x_tbchw = torch.randn(3, 2, 16, 4, 4)
-    for kind, same in (("conv3d", False), ("lstm", False), ("mean", True)):
+    for kind in ("conv3d", "valid3d", "lstm", "transformer", "mean"):
+        same = kind == "mean"
         mixer = build_mixer(MixerConfig(kind=kind), 16, 3, 1, "batch").eval()
         scramble(mixer)
         with torch.no_grad():
             assert torch.allclose(mixer(x_tbchw), mixer(x_tbchw.flip(0)), atol=1e-6) == same
+
+
+def test_valid_convolutions_equal_plain_3d_convolutions() -> None:
+    mixer = ValidConvs3d(12, 4, 3, "batch").eval()
+    scramble(mixer)
+    x_tbchw = torch.randn(4, 2, 12, 6, 5)
+    expected = x_tbchw.permute(1, 2, 0, 3, 4)
+    for i, (convolution, norm) in enumerate(zip(mixer.convolutions, mixer.norms, strict=True)):
+        weight = torch.stack(convolution.weight.split(12, dim=1), dim=2)  # type: ignore[operator,union-attr,arg-type]
+        expected = normed(functional.conv3d(expected, weight, padding=(0, 1, 1)), norm)
+        expected = expected.relu() if i < 2 else expected
+    assert expected.shape[2] == 1  # three convolutions of two frames turn four frames into one
+    with torch.no_grad():
+        torch.testing.assert_close(mixer(x_tbchw), x_tbchw[3] + expected[:, :, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_pixel_of_the_transformer_sees_no_other_pixel() -> None:
+    mixer = PixelTransformer(16, 3, 1, 2, "batch").eval()
+    scramble(mixer)
+    x_tbchw = torch.randn(3, 1, 16, 4, 4, requires_grad=True)
+    mixer(x_tbchw)[0, :, 1, 2].square().sum().backward()
+    assert x_tbchw.grad is not None
+    seen_thw = x_tbchw.grad[:, 0].any(1)
+    assert seen_thw[:, 1, 2].all()
+    assert int(seen_thw.sum()) == 3
+
+
+@pytest.mark.parametrize(
+    ("frames", "shape"), [(2, (1, 2)), (3, (2, 2)), (4, (2, 2)), (5, (2, 3)), (6, (2, 3)), (7, (3, 3)), (8, (3, 3))]
+)
+def test_the_panel_of_the_labelled_frame_is_cut_out_of_the_features(frames: int, shape: tuple[int, int]) -> None:
+    x_tbchw = torch.randn(frames, 2, 3, 8, 16)
+    for labelled in range(frames):
+        panels = Panels(frames, labelled)
+        joined = panels.join(x_tbchw)
+        assert joined.shape == (2, 3, 8 * shape[0], 16 * shape[1])
+        assert torch.equal(panels.crop(joined), x_tbchw[labelled])
+        assert torch.equal(panels.crop(joined[..., ::4, ::4]), x_tbchw[labelled, ..., ::4, ::4])  # at stride 4
+    assert joined.sum() == pytest.approx(float(x_tbchw.sum()), abs=1e-3)  # the other panels are zero
+
+
+def test_panels_pass_through_the_encoder_as_one_image() -> None:
+    model, encoded = build(model_config(**SMALL, mixer="panels"), 3, (-2, -1, 0)).eval(), []
+    model.encoder.register_forward_hook(lambda _, args, __: encoded.append(args[0].shape))
+    x_btchw = torch.randn(2, 3, 3, 40, 64)
+    logits = model(x_btchw)["logits_b1hw"]
+    assert encoded == [(2, 3, 128, 128)]  # 40 rows are padded to 64 before they are joined
+    assert logits.shape == (2, 1, 40, 64)
+    x_btchw[:, 0] += 1  # the frame above the labelled one
+    assert not torch.equal(model(x_btchw)["logits_b1hw"], logits)
 
 
 def test_levels_that_are_not_mixed_pass_on_the_labelled_frame() -> None:
@@ -165,15 +221,16 @@ def test_a_record_head_mixes_only_the_deepest_level() -> None:
 
 
 @pytest.mark.parametrize("frames", [range(-t // 2, -t // 2 + t) for t in range(2, 9)] + [range(-7, 1), [-7, -3, 0]])
-@pytest.mark.parametrize("mixer", ["conv3d", "lstm"])
+@pytest.mark.parametrize("mixer", ["conv3d", "valid3d", "lstm", "transformer"])
 def test_every_parameter_has_a_gradient_for_any_window_of_frames(frames: Any, mixer: Any) -> None:
-    model = build(model_config(**SMALL, mixer=mixer, blocks=2, head="both"), 3, frames)
+    blocks = None if mixer == "valid3d" else 2
+    model = build(model_config(**SMALL, mixer=mixer, blocks=blocks, head="both"), 3, frames)
     output = model(torch.randn(2, len(frames), 3, 32, 32))
     (output["logits_b1hw"].sum() + output["record_logit_b1"].sum()).backward()
     assert [key for key, p in model.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("mixer", ["conv3d", "lstm", "mean"])
+@pytest.mark.parametrize("mixer", ["conv3d", "valid3d", "lstm", "transformer", "panels", "mean"])
 def test_gradients_are_finite_in_half_precision(mixer: Any) -> None:
     model = build(model_config(**SMALL, mixer=mixer), 3, (-1, 0, 1))
     with torch.autocast("cpu", torch.bfloat16):

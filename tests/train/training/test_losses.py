@@ -80,6 +80,16 @@ def test_dice_applies_weights_and_sums_over_the_batch_before_dividing() -> None:
     assert both.item() == pytest.approx(1 - (dice + clear) / 2)
 
 
+def test_the_smoothing_of_dice_is_a_setting() -> None:
+    """That of the third place of 2023 is (2I + 7e5) / (S + 1e6)."""
+    logits, target = batch()
+    prob = logits.sigmoid()
+    dice = (2 * (prob * target).sum() + 7e5) / (prob.sum() + target.sum() + 1e6)
+    loss = segmentation_loss(logits, target, torch.ones(4), only(dice=1000.0, dice_numerator=7e5, dice_denominator=1e6))
+    assert loss.item() == pytest.approx(1000 * (1 - dice.item()), rel=1e-6)
+    assert loss.item() == pytest.approx(300, abs=1)
+
+
 def test_lovasz_matches_an_example_calculated_by_hand() -> None:
     # errors 3 (a miss), 1.5 (a false pixel), 0.5 (a hit within the margin), none (clear)
     logits = torch.tensor([-2.0, 0.5, 0.5, -4.0]).reshape(1, 1, 2, 2)

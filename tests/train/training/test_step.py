@@ -90,6 +90,15 @@ def test_ratios_are_means_over_micro_batches_by_weight() -> None:
     assert loss.item() == pytest.approx(whole_loss.item(), rel=0.2)
 
 
+def test_dice_of_a_large_smoothing_has_the_gradient_of_the_whole_batch() -> None:
+    """Then the loss is nearly linear, and micro-batches add their share of the smoothing."""
+    settings = ("loss.bce=0", "loss.dice=1000", "loss.dice_numerator=7e5", "loss.dice_denominator=1e6")
+    _, whole = gradients(COUNT, *settings)
+    _, parts = gradients(3, *settings)
+    for ours, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0.01, atol=1e-6)
+
+
 def test_running_out_of_memory_says_what_else_changes(capsys: pytest.CaptureFixture[str]) -> None:
     _, whole = gradients(COUNT)
     _, halved = gradients(COUNT, most=4)

@@ -20,7 +20,8 @@ from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
 from contrail_data.synthetic.records import write_records
 from contrail_train.data.items import Items, open_labelled
-from contrail_train.evaluation.metrics import bootstrap_difference, dice
+from contrail_train.evaluation.intervals import difference_text
+from contrail_train.evaluation.metrics import dice
 
 Counts = npt.NDArray[np.int64]
 BASE = [
@@ -77,10 +78,8 @@ class Experiment:
         rows: list[list[str]] = []
         for name, by_seed in counts.items():
             together = np.sum(by_seed, axis=0)
-            gain = float(dice(*together.sum(1)) - dice(*reference.sum(1)))
-            low, high = bootstrap_difference(reference, together, self.items.group)
             each = ", ".join(f"{float(dice(*c.sum(1))):.3f}" for c in by_seed)
-            difference = f"{gain:+.3f} ({low:+.3f} to {high:+.3f})" if rows else ""
+            difference = difference_text(reference, together, self.items.group) if rows else ""
             rows.append([name, each, f"{float(dice(*together.sum(1))):.3f}", difference])
         header = ["variant", "by seed", "together", "less first (95 %)"]
         print_table(f"{table}: global Dice {self.title}", header, rows, text_columns=(0, 1))

@@ -4,7 +4,7 @@
 
 Tables: `pipelines`, `thresholds`, `flips`, `rounds`. All models are scored on the same unseen records, each with what
 was fitted on its own hold-out, unless a row says otherwise. Differences are of global Dice with the counts of all
-seeds summed, their intervals a paired bootstrap over groups. OUT keeps stores and runs: the same command continues
+seeds summed, their intervals a paired jackknife over groups. OUT keeps stores and runs: the same command continues
 where it stopped. The records are synthetic: an effect that shows here need not show on real ones, and vice versa. At
 the default size this takes a few minutes and shows little; README.md states the size of its figures.
 """

@@ -60,10 +60,12 @@ def interval_text(scores: ScoreValues) -> str:
         scores: Scores over labelled records.
 
     Returns:
-        The interval, or that a single group has none.
+        The interval, or why there is none.
     """
+    from contrail_train.evaluation.intervals import NO_INTERVAL
+
     low, high = scores["dice_low"], scores["dice_high"]
-    return "none (a single group)" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+    return NO_INTERVAL if low is None or high is None else f"{low:.4f} to {high:.4f}"
 
 
 def print_scores(title: str, scores: ScoreValues, *, of_records: bool = False) -> None:

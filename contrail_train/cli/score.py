@@ -67,12 +67,13 @@ def compare(
 ) -> None:
     """Compare the global Dice of two models on a labelled store.
 
-    Each model uses its own threshold and gate. The interval of the difference is a paired bootstrap over groups (site
-    and day) of records.
+    Each model uses its own threshold and gate. The interval of the difference is over groups (site and day) of
+    records, a paired jackknife.
     """
     from contrail_data.catalog.catalog import open_named
     from contrail_train.data.items import open_labelled
-    from contrail_train.evaluation.metrics import bootstrap_difference, dice
+    from contrail_train.evaluation.intervals import difference_text
+    from contrail_train.evaluation.metrics import dice
     from contrail_train.evaluation.score import gated_counts, score_predictor, unseen
     from contrail_train.workflows.symmetries import load_predictor
 
@@ -84,15 +85,11 @@ def compare(
         for model, own in zip(models, items, strict=True)
     ]
     groups = items[0].group
-    interval = "no interval: a single group"
-    if len(set(groups)) > 1:
-        low, high = bootstrap_difference(counts[0], counts[1], groups)
-        interval = f"{low:+.4f} to {high:+.4f}"
     dice_a, dice_b = (float(dice(*c.sum(1))) for c in counts)
     rows = [
         [f"A  {a}", f"{dice_a:.4f}"],
         [f"B  {b}", f"{dice_b:.4f}"],
-        ["B minus A (95 %)", f"{dice_b - dice_a:+.4f} ({interval})"],
+        ["B minus A (95 %)", difference_text(counts[0], counts[1], groups, digits=4)],
     ]
     print_table(f"global Dice on {len(groups)} records of {store}", ["model", ""], rows)
 

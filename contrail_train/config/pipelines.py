@@ -49,7 +49,7 @@ class PipelineConfig(Strict):
     weights: Literal["equal", "fitted"] = "equal"
     """Weights of the stages in gate and mask: equal, or fitted in quarters together with the thresholds."""
     gate_when: Literal["proven", "best"] = "proven"
-    """Whether a gate is used only if its gain holds under resampling, or whenever it scores best."""
+    """Whether a gate is used only if the 95 % interval of its gain is above 0, or whenever it scores best."""
     top_k: Pixels = 100
     """Number of pixels that a segmenter's score of a record averages."""
     tta: Symmetries = Field(Symmetries.NONE, strict=False)

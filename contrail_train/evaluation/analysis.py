@@ -13,14 +13,8 @@ import xarray as xr
 from scipy.stats import mannwhitneyu
 
 from contrail_data.store.samples import labelled_time
-from contrail_train.evaluation.metrics import (
-    average_precision,
-    bootstrap_interval,
-    dice,
-    empty_masks,
-    rank_histograms,
-    share,
-)
+from contrail_train.evaluation.intervals import dice_interval
+from contrail_train.evaluation.metrics import average_precision, dice, empty_masks, rank_histograms, share
 from contrail_train.evaluation.outcomes import Ints, Mask, Outcome
 
 Floats = npt.NDArray[np.float64]
@@ -28,8 +22,6 @@ CONTRAIL_SIZES = (1, 16, 32, 64, 128, 256, 512)
 """Least number of pixels in each class of contrails."""
 LABELLED_PIXELS = (0, 1, 64, 256, 1024, 4096)
 """Least number of labelled pixels in each class of records."""
-FEW_GROUPS = 10
-"""A class of records with fewer groups has no interval."""
 CELL = 15
 """Size of the cells that records are grouped in, in degrees of latitude and longitude."""
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -122,7 +114,7 @@ def analyse(
         records: Scalars of the store for the same records, in the same order.
         score: What the gate is compared with, (record).
         gate: Records that score lower get an empty mask.
-        group: Group of each record, as in `bootstrap_interval`.
+        group: Group of each record, as in `dice_interval`.
 
     Returns:
         The analysis, which `json.dumps` accepts.
@@ -243,8 +235,8 @@ def _by_class(
             row |= {"dice": float(dice(tp, fp, fn)), "recall": tp / (tp + fn)}
             if tp + fp:
                 row["precision"] = tp / (tp + fp)
-            if len(np.unique(group[members])) >= FEW_GROUPS:
-                row["dice_low"], row["dice_high"] = bootstrap_interval(counts[:, members], group[members])
+            if (interval := dice_interval(counts[:, members], group[members])) is not None:
+                row["dice_low"], row["dice_high"] = interval
         yield row
 
 

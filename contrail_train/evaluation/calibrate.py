@@ -14,6 +14,7 @@ from contrail_data.splits.folds import make_folds
 from contrail_train.contrails.cleaning import counts_by_size
 from contrail_train.data.items import Items
 from contrail_train.evaluation import metrics
+from contrail_train.evaluation.intervals import difference_interval
 from contrail_train.evaluation.score import (
     FOLDS,
     EvaluationOptions,
@@ -32,7 +33,7 @@ Counts = npt.NDArray[np.int64]
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Minimum sizes of a region to choose among, pixels."""
 GateWhen = Literal["proven", "best", "never"]
-"""Whether a gate is kept: if its cross-fitted gain holds in 97.5 % of resamplings, always, or never."""
+"""Whether a gate is kept: if the 95 % interval of its cross-fitted gain is above 0, always, or never."""
 
 
 class Choice(NamedTuple):
@@ -208,7 +209,7 @@ def choose_gate(
     Args:
         scores_gn: Record scores with each of the weights, (weights, n).
         counts_3n: tp, fp, fn of each record without a gate.
-        group: Group (n) of each record, for folds and resampling.
+        group: Group (n) of each record, for folds and the interval.
         when: When to keep a gate.
 
     Returns:
@@ -229,7 +230,7 @@ def _best_gate(scores_gn: npt.NDArray[np.float64], counts_3n: Counts) -> tuple[i
 
 
 def _is_proven(scores_gn: npt.NDArray[np.float64], counts_3n: Counts, group: npt.NDArray[np.str_]) -> bool:
-    """Whether cross-fitted gates gain Dice in 97.5 % of resamplings."""
+    """Whether the 95 % interval of the Dice that cross-fitted gates gain is above 0."""
     folds = min(FOLDS, len(np.unique(group)))
     if folds < 2:
         return False
@@ -239,4 +240,5 @@ def _is_proven(scores_gn: npt.NDArray[np.float64], counts_3n: Counts, group: npt
         own = fold == k
         best, gate = _best_gate(scores_gn[:, ~own], counts_3n[:, ~own])
         emptied[own] = scores_gn[best, own] < gate
-    return metrics.bootstrap_difference(counts_3n, metrics.empty_masks(counts_3n, emptied), group)[0] > 0
+    interval = difference_interval(counts_3n, metrics.empty_masks(counts_3n, emptied), group)
+    return interval is not None and interval[0] > 0

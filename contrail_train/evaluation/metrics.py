@@ -11,11 +11,6 @@ from scipy.ndimage import distance_transform_edt
 
 from contrail_data import logits
 
-RESAMPLES = 2000
-"""Resamples of a bootstrap."""
-LEVEL = 0.95
-"""Coverage of the intervals."""
-
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
     """Divide elementwise.
@@ -185,58 +180,6 @@ def average_precision(hist: NDArray[np.int64]) -> float:
         raise ValueError("no positive pixel: average precision is not defined")
     fp, tp = _at_or_above(hist)
     return float((hist[1] * ratio(tp, tp + fp)).sum() / tp[0])
-
-
-def bootstrap_interval(counts_3n: NDArray[np.int64], groups: ArrayLike) -> tuple[float, float]:
-    """Compute the 95 % percentile interval of global Dice over resampled records.
-
-    Args:
-        counts_3n: tp, fp and fn of each record.
-        groups: Label (n) of the group of each record, such as (site, day). Records of a group are not independent and
-            are drawn together.
-
-    Returns:
-        Lower and upper end.
-
-    Raises:
-        ValueError: If there is no record.
-    """
-    return _interval(_resampled_dice(counts_3n, groups))
-
-
-def bootstrap_difference(
-    counts_a: NDArray[np.int64], counts_b: NDArray[np.int64], groups: ArrayLike
-) -> tuple[float, float]:
-    """Compute the 95 % percentile interval of the Dice of B minus that of A, both on the same resampled records.
-
-    Args:
-        counts_a: tp, fp and fn of each record, int (3, n).
-        counts_b: Likewise, of the same records.
-        groups: As in `bootstrap_interval`.
-
-    Returns:
-        Lower and upper end.
-    """
-    return _interval(_resampled_dice(counts_b, groups) - _resampled_dice(counts_a, groups))
-
-
-def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _resampled_dice(counts_3n: NDArray[np.int64], groups: ArrayLike) -> NDArray[np.float64]:
-    """Global Dice (RESAMPLES); the draws depend only on the number of groups."""
-    if not counts_3n.shape[1]:
-        raise ValueError("no record to resample")
-    group = np.unique(np.asarray(groups), return_inverse=True)[1]
-    counts = np.stack([np.bincount(group, weights=c) for c in counts_3n], axis=-1)
-    n, rng = len(counts), np.random.default_rng(0)
-    block = max(1, 4_000_000 // n)  # limits the table of draws, (block, n), to 32 MB
-    sizes = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
-    # how often a group was drawn × its counts: integers, which float64 holds exactly
-    sums = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ counts for size in sizes])
-    return dice(*sums.T)
 
 
 def tolerant_counts(

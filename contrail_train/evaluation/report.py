@@ -23,6 +23,7 @@ from contrail_train.config.schema import Head
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.evaluation import analysis_text
 from contrail_train.evaluation.analysis import Analysis, analyse
+from contrail_train.evaluation.intervals import NO_INTERVAL
 from contrail_train.evaluation.outcomes import Outcome, outcome_of, worst
 from contrail_train.evaluation.score import holdout_dice, score_predictor, score_values, unseen
 from contrail_train.inference.predictor import Predictor
@@ -202,6 +203,7 @@ def evaluation_page(
         text=analysis_text,
         pictures=pictures,
         legend=_LEGEND,
+        no_interval=NO_INTERVAL,
         reliability=_reliability(histogram) if histogram[1].any() else None,
     )
 

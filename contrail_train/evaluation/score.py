@@ -21,6 +21,7 @@ from contrail_data.splits.folds import make_folds
 from contrail_train.data.items import Items
 from contrail_train.data.loader import load
 from contrail_train.evaluation import metrics
+from contrail_train.evaluation.intervals import dice_interval
 from contrail_train.inference.detector import Detect
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import ScoreValues
@@ -224,7 +225,7 @@ def score_predictor(
 def score_values(
     scores: Scores, items: Items, threshold: float, gate: float, gates: npt.NDArray[np.float64] | None = None
 ) -> ScoreValues:
-    """Summarise counts as scores, with a 95 % bootstrap interval over groups.
+    """Summarise counts as scores, with a 95 % interval over groups.
 
     Args:
         scores: The counts.
@@ -234,7 +235,7 @@ def score_values(
         gates: Gate (n) of each record, if gates were cross-fitted; None if all records meet `gate`.
 
     Returns:
-        The scores; None for a ratio without a denominator, and for the interval of a single group.
+        The scores; None for a ratio without a denominator, and for the interval where `dice_interval` has none.
     """
     gate_n = np.full(len(items), gate) if gates is None else gates
     gated = gated_counts(scores, gate_n)
@@ -242,7 +243,7 @@ def score_values(
     tolerant = scores.tolerant.copy()
     tolerant[:3, scores.record_score < gate_n] = 0  # these masks are empty
     groups = len(np.unique(items.group))
-    low, high = metrics.bootstrap_interval(gated, items.group) if groups > 1 else (None, None)
+    low, high = dice_interval(gated, items.group) or (None, None)
     positive = scores.counts[0] + scores.counts[2] > 0
     auc_pr = record_auc_pr = None
     if positive.any():

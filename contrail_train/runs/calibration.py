@@ -29,7 +29,7 @@ class ScoreValues(TypedDict):
     """Global Dice."""
     dice_low: float | None
     dice_high: float | None
-    """95 % bootstrap interval over groups; None for a single group."""
+    """95 % interval over groups; None if fewer than 6 groups have contrails, or Dice is 0 or 1."""
     precision: float | None
     recall: float | None
     auc_pr: float | None

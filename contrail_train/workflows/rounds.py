@@ -31,7 +31,7 @@ from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.schema import DataConfig, PseudoConfig, RunConfig
 from contrail_train.config.settings import differences, validated
 from contrail_train.data.training_data import open_training_data
-from contrail_train.evaluation.metrics import bootstrap_difference
+from contrail_train.evaluation.intervals import difference_interval
 from contrail_train.inference.load import load_model
 from contrail_train.runs.calibration import ScoreValues, read_calibration
 from contrail_train.runs.directory import locked_directory
@@ -58,7 +58,7 @@ class RoundResult(TypedDict):
     """Dice minus that of round 0."""
     gain_low: NotRequired[float]
     gain_high: NotRequired[float]
-    """Bounds of the 95 % interval of the gain."""
+    """Bounds of the 95 % interval of the gain, which needs several groups with contrails."""
 
 
 class _Settings(TypedDict):
@@ -227,7 +227,8 @@ def _result(number: int, run: Path, labels: list[str], first: Path | None) -> Ro
     baseline = read_calibration(first) if first is not None else None
     if baseline and baseline["holdout"] and calibration["holdout"]:
         counts = [np.array(c["holdout_counts"]) for c in (baseline, calibration)]
-        low, high = bootstrap_difference(counts[0], counts[1], np.array(calibration["holdout_groups"]))
         result["gain"] = calibration["holdout"]["dice"] - baseline["holdout"]["dice"]
-        result["gain_low"], result["gain_high"] = low, high
+        interval = difference_interval(counts[0], counts[1], np.array(calibration["holdout_groups"]))
+        if interval is not None:
+            result["gain_low"], result["gain_high"] = interval
     return result

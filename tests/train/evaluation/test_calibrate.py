@@ -121,11 +121,8 @@ def simulated_records(
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.45, 0.2])
 @pytest.mark.parametrize("weights", [1, 3])
-def test_a_score_without_information_is_rarely_kept_as_a_gate(
-    share: float, weights: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_score_without_information_is_rarely_kept_as_a_gate(share: float, weights: int) -> None:
     """Proven on the records by which they were chosen, 8 to 42 % of such gates were kept, and cost up to .09 Dice."""
-    monkeypatch.setattr(metrics, "RESAMPLES", 400)
     rng = np.random.default_rng(1)
     kept = [choose_gate(*simulated_records(rng, share, 0, weights), "proven")[1] > 0 for _ in range(300)]
     assert np.mean(kept) <= 0.04
@@ -140,7 +137,7 @@ def test_a_score_with_information_is_kept_as_a_gate_and_gains_elsewhere(share: f
         gated = metrics.empty_masks(counts, scores[0] < gate)
         kept.append(gate > 0)
         gains.append(metrics.dice(*gated.sum(1)) - metrics.dice(*counts.sum(1)))
-    assert np.mean(kept) > 0.8
+    assert np.mean(kept) > 0.7
     assert np.mean(gains) > 0.02
     assert choose_gate(*simulated_records(rng, share, 6, 1, records=4), "proven")[1] == 0  # a single group
 

@@ -1,4 +1,4 @@
-"""Metrics: Dice, average precision, gates and bootstrap intervals."""
+"""Metrics: Dice, average precision and gates."""
 
 from __future__ import annotations
 
@@ -126,25 +126,6 @@ def test_without_positive_pixels_only_the_dice_curve_is_defined() -> None:
             function(hist)
 
 
-def test_bootstrap_interval_resamples_groups_of_records() -> None:
-    rng = np.random.default_rng(0)
-    counts = np.stack([np.repeat(rng.integers(0, 50, 60), 4) for _ in range(3)])  # groups of 4 equal records
-    tp, fp, fn = counts
-    groups = np.repeat(np.arange(60), 4)
-    ungrouped = metrics.bootstrap_interval(counts, np.arange(240))
-    grouped = metrics.bootstrap_interval(counts, groups)
-    dice = 2 * tp.sum() / (2 * tp.sum() + fp.sum() + fn.sum())
-    assert grouped[0] < ungrouped[0] < dice < ungrouped[1] < grouped[1]
-    assert (grouped[1] - grouped[0]) / (ungrouped[1] - ungrouped[0]) == pytest.approx(2, rel=0.2)  # √4
-    assert metrics.bootstrap_interval(counts, groups) == grouped
-    # compare with a direct implementation of the definition
-    draws = rng.integers(0, 60, (4000, 60))
-    by_group = [c.reshape(60, 4).sum(1) for c in counts]
-    t, p, n = (c[draws].sum(1) for c in by_group)
-    assert grouped == pytest.approx(np.quantile(2 * t / (2 * t + p + n), [0.025, 0.975]), abs=0.005)
-    assert metrics.bootstrap_interval(np.array([[3], [1], [1]]), [0]) == (0.75, 0.75)
-
-
 def test_tolerant_counts_match_an_example_counted_by_hand() -> None:
     target, predicted = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
     target[4, :] = True
@@ -189,15 +170,6 @@ def test_best_gate_is_the_best_of_all_candidates(records: list[tuple[int, int, i
     gate, dice = metrics.best_gate(score, tp, fp, fn)
     assert dice == gated(gate) == max(gated(g) for g in candidates)
     assert gate == min(g for g in candidates if gated(g) == dice)
-
-
-def test_bootstrap_difference_of_two_models_is_paired() -> None:
-    rng = np.random.default_rng(0)
-    a = rng.integers(0, 50, (3, 40))
-    assert metrics.bootstrap_difference(a, a, np.arange(40)) == (0.0, 0.0)
-    b = a + np.array([[2], [0], [0]])  # slightly better on every record, by far less than Dice varies
-    low, high = metrics.bootstrap_difference(a, b, np.arange(40))
-    assert 0 < low < high < np.subtract(*metrics.bootstrap_interval(a, np.arange(40))[::-1])
 
 
 def test_a_gate_that_is_best_by_chance_is_not_kept() -> None:

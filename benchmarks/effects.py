@@ -1,59 +1,323 @@
-"""What single choices are worth on the embedded data, at one fixed budget, over seeds.
+"""What single settings are worth: one row a setting, grouped folds, differences with paired intervals.
 
-    python benchmarks/effects.py OUT [--records 160] [--epochs 6] [--seeds 1] [--set KEY=VALUE ...]
+    python benchmarks/effects.py OUT [--row NAME ...] [--seeds 0,1,2]
+    python benchmarks/effects.py OUT --only factors --row NAME --row NAME [...]
+    python benchmarks/effects.py OUT --real DATA --weights FILE [...]
 
-Each variant is the base with one change; all are scored on the same unseen records, at the threshold of their own
-hold-out. The difference is that of global Dice with the counts of all seeds summed, its interval a paired bootstrap
-over (site, day) groups. OUT keeps stores and runs: the same command continues where it stopped. The records are
-synthetic: an effect that shows here need not show on real ones, and vice versa. At the default size this takes a few
-minutes and shows little; README.md states the size of its figures.
+A run trains on all folds but one for a fixed number of epochs. It is scored on the fold that it did not see, at the
+threshold that is best on the other folds; counts of all records and seeds are summed. The table `effects` has the base
+and each row as the base with one change; it is printed again after each row. The table `factors` measures several
+changes at once, each by all runs, which takes far fewer runs for the same precision. OUT keeps data, runs and scores:
+the same command continues where it stopped.
+
+The records are synthetic by default: an effect that shows here need not show on real ones, and vice versa. DATA has
+folders `ash_frames` and `opencontrails`, whose labelled frames are cut into quarters. As these are single frames, rows
+that need several are left out. FILE is an encoder's ImageNet weights, see `model.pretrained`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import multiprocessing
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.linalg import hadamard
+
+from contrail_data.cli.common import print_table
+from contrail_data.errors import ContrailError
+from contrail_data.labels.predictor import Symmetries
 from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
 from contrail_train.data.items import open_labelled
-from contrail_train.evaluation.score import gated_counts, score_predictor
+from contrail_train.evaluation import metrics
+from contrail_train.evaluation.intervals import difference_text
+from contrail_train.evaluation.score import EvaluationOptions, labelled_batches
 from contrail_train.inference.load import load_model
+from contrail_train.runs.checkpoint import CHECKPOINTS
 from contrail_train.training.fit import fit
-from embedded import Counts, Experiment, add_experiment_options, experiment_of
+from folds import Folds, write_real_folds, write_synthetic_folds
+from plain import train_plain
 from timing import make_parser, run_main
 
-VARIANTS = {
-    "base: 2D, hard labels, label shift": [],
-    "label shift off": ["augment.label_shift=[0,0]"],
-    "soft labels, twice the mean": ["data.target=clip2"],
-    "2.5D, one frame either side": ["data.frames=[-1,0,1]", "model.mixer.kind=conv3d", "augment.time_reversal=0.5"],
-    "soft labels, the annotators' mean": ["data.target=mean"],
+BASE = "base: unet2d_dice"
+PLAIN = "a plain smp script"
+PRESET = "unet2d_dice"
+Counts = npt.NDArray[np.int64]
+BINS = 1024
+"""Bins of the stored histograms, even in the logit."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting that differs from the base."""
+
+    settings: tuple[str, ...] = ()
+    symmetries: Symmetries = Symmetries.NONE
+    frames: bool = False
+    """Whether it needs several frames of each record."""
+    plain: bool = False
+    """Whether `plain.py` trains it."""
+
+
+ROWS = {
+    BASE: Row(),
+    "all symmetries at test time": Row(symmetries=Symmetries.DIHEDRAL),
+    "label shift off": Row(("augment.label_shift=[0,0]",)),
+    "learning rate 2e-3": Row(("optim.lr=2e-3",)),
+    "positive pixels 3 times": Row(("loss.pos_weight=3",)),
+    "no shift, zoom, rotation": Row(("augment.affine=null",)),
+    "cross-entropy only": Row(("loss.dice=0",)),
+    "Dice of weight 1": Row(("loss.dice=1",)),
+    PLAIN: Row(plain=True),
+    "no average of weights": Row(("optim.ema=0",)),
+    "decoder fpn": Row(("model.decoder.kind=fpn", "model.decoder.channels=[128]")),
+    "cutmix": Row(("augment.cutmix=0.5",)),
+    "images at twice the size": Row(("model.image_size=256",)),
+    "encoder from random weights": Row(("model.pretrained=false",)),
+    "batch norms frozen": Row(("model.freeze=[batch_norm]",)),
+    "only Dice": Row(("loss.bce=0", "loss.dice=1")),
+    "no flips or turns": Row(("augment.flip=0", "augment.rot90=0")),
+    "learning rate 5e-4": Row(("optim.lr=5e-4",)),
+    "encoder at a third of the learning rate": Row(("optim.encoder_lr=3e-4",)),
+    "positive pixels 5 times": Row(("loss.pos_weight=5",)),
+    "focal loss": Row(("loss.bce=0", "loss.focal={}")),
+    "symmetric Lovász hinge": Row(("loss.dice=0", "loss.lovasz=0.01")),
+    "brightness and contrast": Row(("augment.brightness_contrast={}",)),
+    "mixup": Row(("augment.mixup={}",)),
+    "decoder unetplusplus": Row(("model.decoder.kind=unetplusplus",)),
+    "decoder fastfcn": Row(("model.decoder.kind=fastfcn", "model.decoder.channels=[128]")),
+    "rotation up to 45 degrees": Row(("augment.affine.rotate=45",)),
+    "the annotators' mean": Row(("data.target=mean",)),
+    "twice the annotators' mean": Row(("data.target=clip2",)),
+    "one frame either side": Row(("data.frames=[-1,0,1]", "model.mixer.kind=conv3d"), frames=True),
 }
 
 
-def compare_effects(experiment: Experiment) -> None:
-    """Print the table `effects`."""
-    counts: dict[str, list[Counts]] = {name: [] for name in VARIANTS}
-    for seed in range(experiment.seeds):
-        for number, (name, changes) in enumerate(VARIANTS.items()):
-            out = experiment.out / "runs" / f"{number}-{seed}"
-            fit(with_settings(get_config("unet2d"), [*experiment.settings_of(seed), *changes]), out)
-            model = load_model(out).for_store(experiment.unseen)
-            items = open_labelled([experiment.unseen], model.offsets)
-            counts[name].append(gated_counts(score_predictor(model, items), model.decision.gate))
-    experiment.print_dice("effects", counts)
+@dataclass(frozen=True)
+class Experiment:
+    """Folds in a folder that keeps all runs and scores, and what all runs share."""
+
+    out: Path
+    folds: Folds
+    epochs: int
+    batch: int
+    weights: str | None
+    settings: tuple[str, ...]
+
+    def counts(self, row: Row, seed: int) -> tuple[Counts, float]:
+        """Count pixels of all records, each by the run that did not see it.
+
+        Args:
+            row: What differs from the base.
+            seed: Seed of the runs.
+
+        Returns:
+            tp, fp and fn (3, n) of each record of all folds in order; and AUC-PR over all records.
+        """
+        parts = [self.histograms(row, seed, fold) for fold in range(self.folds.count)]
+        totals = np.stack([part.sum(0) for part in parts])
+        counts = [_counts(part, totals.sum(0) - total) for part, total in zip(parts, totals, strict=True)]
+        return np.concatenate(counts, axis=1), metrics.average_precision(totals.sum(0))
+
+    def histograms(self, row: Row, seed: int, fold: int) -> Counts:
+        """Count pixels of the records of a fold by probability; train and score the run if that is not done yet.
+
+        Args:
+            row: What differs from the base.
+            seed: Seed of the run.
+            fold: Fold that it does not see.
+
+        Returns:
+            (n, 2, BINS), see `metrics.histograms`.
+        """
+        settings = [
+            *("data.holdout=0", "data.threads=1", f"epochs={self.epochs}", f"batch_size={self.batch}", f"seed={seed}"),
+            *([f"model.pretrained={self.weights}"] if self.weights else []),
+            *(*self.settings, *row.settings, self.folds.others(fold)),
+        ]
+        file = self.out / "scores" / f"{_name(*settings, row.symmetries, 'plain' * row.plain)}.npz"
+        if not file.exists():
+            if row.plain:
+                hist = self._score_plain(seed, fold)
+            else:
+                run = self.out / "runs" / _name(*settings)
+                fit(with_settings(get_config(PRESET), settings), run)
+                shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
+                hist = self._score(run, fold, row.symmetries)
+            file.parent.mkdir(exist_ok=True)
+            unfinished = file.with_suffix(".part.npz")
+            np.savez_compressed(unfinished, hist=hist)
+            unfinished.replace(file)
+        return np.load(file)["hist"]
+
+    @property
+    def title(self) -> str:
+        """What was scored, after how much training."""
+        groups = len(np.unique(self.folds.groups))
+        return f"{len(self.folds.groups)} images in {groups} groups, {self.epochs} epochs in batches of {self.batch}"
+
+    def _score(self, run: Path, fold: int, symmetries: Symmetries) -> Counts:
+        model = load_model(run, "cpu", symmetries).for_store(self.folds.stores[fold])
+        items = open_labelled([self.folds.stores[fold]], model.offsets)
+        hist = np.zeros((len(items), 2, BINS), np.int64)
+        for batch in labelled_batches(items, EvaluationOptions(model.device, title=None)):
+            with torch.inference_mode():
+                p_bhw = model.detect_on_label_grid(batch.window_btchw, None).probability_bhw
+            for row, p_hw, target_hw, _ in batch.paired(p_bhw):
+                hist[row] = _coarse(p_hw, target_hw)
+        return hist
+
+    def _score_plain(self, seed: int, fold: int) -> Counts:
+        others = [self.folds.arrays(k) for k in range(self.folds.count) if k != fold]
+        images, masks = (np.concatenate(parts) for parts in zip(*others, strict=True))
+        steps = self.epochs * -(-len(images) // self.batch)
+        model, mean, std = train_plain(images, masks, self.weights, steps=steps, batch=self.batch, seed=seed)
+        hist = []
+        for image, mask in zip(*self.folds.arrays(fold), strict=True):
+            with torch.inference_mode():
+                p = model(((torch.from_numpy(image).float() / 255 - mean) / std)[None]).sigmoid()[0, 0].numpy()
+            hist.append(_coarse(p, mask))
+        return np.stack(hist)
 
 
-TABLES = {"effects": compare_effects}
+def _coarse(p_hw: npt.NDArray[np.float32], target_hw: npt.NDArray[np.generic]) -> Counts:
+    """(2, BINS) pixels without and with a label by probability."""
+    return metrics.histograms(p_hw, target_hw).reshape(2, BINS, -1).sum(-1)
+
+
+def _counts(own_n2b: Counts, others_2b: Counts) -> Counts:
+    """tp, fp and fn (3, n) at the threshold that is best on other records."""
+    threshold = int(np.argmax(metrics.dice_curve(others_2b)))
+    predicted, positive = own_n2b[..., threshold:].sum(-1), own_n2b[:, 1].sum(-1)
+    return np.stack([predicted[:, 1], predicted[:, 0], positive - predicted[:, 1]])
+
+
+def _name(*parts: str) -> str:
+    return sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def measure(experiment: Experiment, rows: Sequence[Row], seeds: Sequence[int], workers: int) -> Iterator[int]:
+    """Train and score the runs of rows in several processes.
+
+    Args:
+        experiment: Folds and settings.
+        rows: The rows.
+        seeds: Seeds of their runs.
+        workers: Number of processes.
+
+    Yields:
+        Index of each row when all its runs are finished.
+    """
+    runs = [(seed, fold) for seed in seeds for fold in range(experiment.folds.count)]
+    if workers == 1:
+        for number, row in enumerate(rows):
+            for run in runs:
+                experiment.histograms(row, *run)
+            yield number
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        jobs = [[pool.submit(experiment.histograms, row, *run) for run in runs] for row in rows]
+        for number, started in enumerate(jobs):
+            for job in started:
+                job.result()
+            yield number
+
+
+def compare_effects(experiment: Experiment, names: Sequence[str], seeds: Sequence[int], workers: int) -> None:
+    """Print the table `effects` after each row: its difference to the base, with the counts of all seeds summed."""
+    names = [BASE, *(name for name in names if name != BASE)]
+    cells: list[list[str]] = []
+    reference: Counts | None = None
+    for number in measure(experiment, [ROWS[name] for name in names], seeds, workers):
+        by_seed, areas = zip(*(experiment.counts(ROWS[names[number]], seed) for seed in seeds), strict=True)
+        together = np.sum(by_seed, axis=0)
+        each = ", ".join(f"{float(metrics.dice(*counts.sum(1))):.3f}" for counts in by_seed)
+        compared = "" if reference is None else difference_text(reference, together, experiment.folds.groups)
+        reference = together if reference is None else reference
+        cells.append([names[number], each, f"{np.mean(areas):.3f}", *_scores(together), compared])
+        header = ["row", "Dice by seed", "AUC-PR", "precision", "recall", "together", "less base (95 %)"]
+        print_table(f"effects: {experiment.title}", header, cells, text_columns=(0, 1))
+
+
+def compare_factors(experiment: Experiment, names: Sequence[str], seeds: Sequence[int], workers: int) -> None:
+    """Print the table `factors`: of runs with several changes each, those with a change compared to those without it.
+
+    Half of the combinations have a change, and every other change is in half of these and in half of the rest (the
+    columns of a Hadamard matrix), so each change is measured by all runs. A difference may be due to two other changes
+    that gain more, or less, together.
+    """
+    names = [name for name in names if name != BASE]
+    keys = [setting.partition("=")[0] for name in names for setting in ROWS[name].settings]
+    if len(set(keys)) < len(keys):
+        raise ContrailError("factors: two rows change the same setting; choose others with --row")
+    if any(not ROWS[name].settings for name in names):
+        raise ContrailError("factors: a row changes no setting of the training; choose others with --row")
+    changed_rf = hadamard(1 << len(names).bit_length())[:, 1 : len(names) + 1] < 0
+    rows = [
+        Row(tuple(s for name, is_on in zip(names, on, strict=True) if is_on for s in ROWS[name].settings))
+        for on in changed_rf
+    ]
+    for _ in measure(experiment, rows, seeds, workers):
+        pass
+    counts_rs, areas_rs = ([[experiment.counts(row, seed)[i] for seed in seeds] for row in rows] for i in (0, 1))
+    counts, areas = np.sum(counts_rs, axis=1), np.mean(areas_rs, axis=1)
+    cells = []
+    for name, on in zip(names, changed_rf.T, strict=True):
+        without, with_it = counts[~on].sum(0), counts[on].sum(0)
+        difference = difference_text(without, with_it, experiment.folds.groups)
+        area = f"{areas[on].mean() - areas[~on].mean():+.3f}"
+        cells.append([name, _scores(without)[-1], _scores(with_it)[-1], difference, area])
+    header = ["row", "Dice without", "Dice with", "difference (95 %)", "AUC-PR"]
+    print_table(f"factors: {len(rows)} combinations, {experiment.title}", header, cells)
+    changes = [", ".join(np.array(names)[on]) or BASE for on in changed_rf]
+    cells = [[_scores(c)[-1], f"{area:.3f}", text] for c, area, text in zip(counts, areas, changes, strict=True)]
+    print_table("combinations", ["Dice", "AUC-PR", "changes"], sorted(cells, reverse=True), text_columns=(2,))
+
+
+def _scores(counts: Counts) -> list[str]:
+    """Precision, recall and Dice."""
+    tp, fp, fn = (int(count) for count in counts.sum(1))
+    shares = metrics.share(tp, tp + fp), metrics.share(tp, tp + fn), float(metrics.dice(tp, fp, fn))
+    return ["" if share is None else f"{share:.3f}" for share in shares]
+
+
+TABLES = {"effects": compare_effects, "factors": compare_factors}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, list(TABLES))
-    add_experiment_options(parser, records=160, epochs=6)
+    parser.add_argument("out", type=Path, help="folder for data, runs and scores, which are used again")
+    parser.add_argument("--row", action="append", choices=list(ROWS), metavar="ROW", help="measure only this row")
+    parser.add_argument("--seeds", default="0", help="seeds of the runs of each row, such as 0,1,2 (default 0)")
+    parser.add_argument("--workers", type=int, default=1, help="runs at the same time (default 1)")
+    parser.add_argument("--folds", type=int, default=5, help="number of folds (default 5)")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each run (default 3)")
+    parser.add_argument("--batch", type=int, default=8, help="images in each step (default 8)")
+    parser.add_argument("--real", type=Path, help="folder of real frames and records instead of synthetic records")
+    parser.add_argument("--weights", help="file of the encoder's weights (default: random ones)")
+    parser.add_argument("--records", type=int, default=160, help="number of synthetic records (default 160)")
+    parser.add_argument("--side", type=int, default=128, help="their rows and columns (default 128)")
+    parser.add_argument("--set", action="append", default=[], help="a setting of every run", metavar="KEY=VALUE")
     options = parser.parse_args(arguments)
-    experiment = experiment_of(options)
-    for table in options.only or TABLES:
-        TABLES[table](experiment)
+    folder = options.out / "folds"
+    folds = (
+        write_real_folds(folder, options.real, options.folds)
+        if options.real
+        else write_synthetic_folds(folder, options.records, options.side, options.folds)
+    )
+    experiment = Experiment(options.out, folds, options.epochs, options.batch, options.weights, tuple(options.set))
+    several = folds.stores[0].sizes["time"] > 1
+    names = options.row or [name for name, row in ROWS.items() if several or not row.frames]
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    for table in options.only or ["effects"]:
+        TABLES[table](experiment, names, seeds, options.workers)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,13 @@ def test_an_interval_needs_six_groups_with_contrails() -> None:
     assert intervals.dice_interval(counts[:, :0], groups[:0]) is None
 
 
+def test_a_difference_without_an_interval_says_why() -> None:
+    a, b = np.array([[5] * 6, [2] * 6, [1] * 6]), np.array([[6] * 6, [2] * 6, [0] * 6])
+    assert intervals.difference_text(a, b, np.arange(6)) == "+0.088 (+0.088 to +0.088)"
+    text = intervals.difference_text(a, b, np.zeros(6), digits=2)
+    assert text == "+0.09 (no interval: fewer than 6 groups with contrails)"
+
+
 @pytest.mark.parametrize(("tp", "errors"), [(0, 3), (3, 0)])
 def test_dice_of_0_or_1_has_no_interval(tp: int, errors: int) -> None:
     counts = np.array([[tp] * 8, [errors] * 8, [errors] * 8])

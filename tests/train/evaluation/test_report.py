@@ -56,7 +56,9 @@ def test_the_page_handles_one_empty_record_without_a_place() -> None:
     analysis = analyse(
         [outcome_of(mask_of(), mask_of(), mask_of(), None, 0)], records_of(1, False), np.zeros(1), 0.5, np.array(["a"])
     )
-    page = evaluation_page({**RESULT, "analysis": analysis}, [], "t", np.zeros((2, 65536), np.int64))
+    result = {**RESULT, "dice_low": None, "dice_high": None}
+    page = evaluation_page({**result, "analysis": analysis}, [], "t", np.zeros((2, 65536), np.int64))
+    assert "no interval: fewer than 6 groups with contrails, or a Dice of 0 or 1" in page
     assert "No record has a contrail" in page
     assert "unknown" not in page
     assert "trusted" not in page

@@ -55,7 +55,7 @@ def run(
     is_first = os.environ.get("RANK", "0") == "0"  # torchrun's first process prints for all
     if dry_run:
         refuse_options(context, ("out", "checkpoint_minutes"), "beside --dry-run, which keeps nothing")
-        from contrail_train.training.fit import rehearse
+        from contrail_train.training.rehearsal import rehearse
 
         if is_first:
             print_note("dry run: up to three steps are taken, and nothing is kept")

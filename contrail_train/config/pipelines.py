@@ -184,10 +184,11 @@ def stage_config(config: PipelineConfig, name: str) -> RunConfig:
 
 
 def _concerns(stage: Stage, preset: RunConfig, key: str) -> bool:
-    """Whether a setting for all stages is about one: on a head or the loss of masks only if the stage has that head."""
+    """Whether a setting for all stages is about one: on what masks learn only if the stage has that head."""
     group = ".".join(key.split(".")[:2])
     if any(own.startswith(group) for own in stage.settings):
         return True
     if group in ("model.decoder", "model.record_head"):
         return key == group or getattr(preset.model, group.removeprefix("model.")) is not None
-    return preset.model.decoder is not None or group not in [f"loss.{term}" for term in MASK_TERMS]
+    of_masks = {"data.teacher", "data.teacher_weight", *(f"loss.{term}" for term in MASK_TERMS)}
+    return preset.model.decoder is not None or group not in of_masks

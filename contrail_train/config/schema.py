@@ -145,6 +145,12 @@ class DataConfig(Strict):
     target: Literal["majority", "mean", "clip2"] = "majority"
     """What the model learns from human labels: the majority mask; the mean of the annotators' masks; or twice that
     mean, at most 1. Records without annotators' masks use their mask in each case."""
+    teacher: list[str] = Field(default_factory=list)
+    """A finished run, a pipeline or an exported file whose probabilities the mask learns beside the human labels
+    (distillation); or stores of its predictions, one for each store of samples. A detector is asked once, before the
+    first step, about the frames as stored. Pseudo-labelled frames and held-out records keep their labels."""
+    teacher_weight: float = Field(0.5, gt=0.0, le=1.0)
+    """Share of the teacher in the target: 1 learns from its probabilities only."""
     records: Literal["all", "positive"] = "all"
     """Train on all labelled frames, or only on those with a contrail."""
     holdout: float = Field(0.15, ge=0.0, lt=1.0)
@@ -163,7 +169,7 @@ class DataConfig(Strict):
     leaks: Literal["refuse", "drop", "allow"] = "refuse"
     """What to do with training records that share their id, raw data, footprint and time or, where these are unknown,
     the scene in their image with a held-out record: refuse to train, drop these records, or train on them anyway.
-    Pseudo-labels made by a model that was trained on a held-out record are refused unless leaks are allowed."""
+    Pseudo-labels and teachers of a model that was trained on a held-out record are refused unless leaks are allowed."""
     balance: BalanceConfig = BalanceConfig()
     pseudo: PseudoConfig = PseudoConfig()
     threads: int = Field(2, ge=1, le=1024)
@@ -179,6 +185,7 @@ class DataConfig(Strict):
         file, stores = self.folds is not None, bool(self.validation)
         _needs(not file and not stores, "no data.folds or data.validation", self, "data.holdout")
         _needs(file, "data.folds", self, "data.leave_out")
+        _needs(bool(self.teacher), "data.teacher", self, "data.teacher_weight")
         by_fold = file or (self.holdout > 0 and not stores)
         _needs(by_fold, "data.folds, or data.holdout above 0 without data.validation", self, "data.fold")
         if self.frames != sorted(set(self.frames)) or 0 not in self.frames:
@@ -565,6 +572,7 @@ class RunConfig(Strict):
         _needs(learns, "model.mixer with weights", optim, "optim.mixer_lr")
         _needs("encoder" not in model.freeze, "an encoder that is not in model.freeze", optim, "optim.encoder_lr")
         _needs(mask, "model.decoder", optim, "optim.decoder_lr")
+        _needs(mask, "model.decoder", data, "data.teacher")
         _needs(mask, "model.decoder", loss, " ".join(f"loss.{term}" for term in MASK_TERMS))
         _needs(record, "model.record_head", loss, "loss.record")
         cross_entropy = record or loss.bce > 0

@@ -100,24 +100,24 @@ def leaking_items(items: Items, stores: SampleStores, count: int, config: DataCo
 def check_labellers(
     held: npt.NDArray[np.str_], seen_by_labellers: dict[str, frozenset[str]], config: DataConfig
 ) -> None:
-    """Refuse pseudo-labels made by a model that was trained on held-out records.
+    """Refuse labels of a model that was trained on held-out records.
 
     What the model learnt from those records would return in its labels.
 
     Args:
         held: Ids of the held-out records.
-        seen_by_labellers: By store of pseudo-labels, the records that its model was trained on.
+        seen_by_labellers: By store of labels, or by model, the records that the model was trained on.
         config: What to do with leaks.
 
     Raises:
-        ContrailError: If there are such pseudo-labels, except with `data.leaks=allow`.
+        ContrailError: If there are such labels, except with `data.leaks=allow`.
     """
     for name, seen in seen_by_labellers.items():
         shared = sorted(set(held.tolist()) & seen)
         if shared and config.leaks != "allow":
             raise ContrailError(
-                f"{name}: the model that made these pseudo-labels was trained on {len(shared)} of {len(held)} held-out "
-                f"records, such as {shared[0]}; label with a model that holds out the same, or set data.leaks=allow"
+                f"{name}: this model, or the one that made these labels, was trained on {len(shared)} of {len(held)} "
+                f"held-out records, such as {shared[0]}; use one that holds out the same, or set data.leaks=allow"
             )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,19 @@ class SampleStores:
             Pairs within and between the stores.
         """
         return similar_records(self.datasets, self.scalars, open_reader=self.open_reader)
+
+
+class Targets(Protocol):
+    """Whatever reads what is learnt from a frame."""
+
+    def read_target(self, sample: int, frame: int, out_1hw: npt.NDArray[np.uint8]) -> None:
+        """Read the target of a frame.
+
+        Args:
+            sample: Index of the sample.
+            frame: Index of the frame.
+            out_1hw: Receives the target, 255 being certain contrail.
+        """
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,7 @@ class Items(Rows):
 
     images: list[PixelReader]
     """By store, reads `image`."""
-    labels: list[Labels]
+    labels: list[Targets]
     valid: list[PixelReader | None]
     """By store, reads which pixels are valid; None if all are."""
     offsets: tuple[int, ...]
@@ -193,7 +206,7 @@ def human_items(stores: SampleStores, config: DataConfig) -> Items:
     Returns:
         The items. The labels of store i are its masks, or with another target its annotators' mean where it has them.
     """
-    labels = [Labels(stores.open_reader(store, "mask"), 255) for store in stores.datasets]
+    labels: list[Targets] = [Labels(stores.open_reader(store, "mask"), 255) for store in stores.datasets]
     parts = []
     for i, (store, s, group) in enumerate(zip(stores.datasets, stores.scalars, stores.groups, strict=True)):
         rows = np.flatnonzero((s["label_source"].values == "human") & (s["labelled_frame"].values >= 0))
@@ -256,7 +269,7 @@ def add_pseudo_labels(
         masks = len(labels)
         labels.append(Labels(stores.open_reader(store, "frame_mask"), 255))
         if config.pseudo.target != "hard":
-            table = _targets(config.pseudo)
+            table = probability_table(config.pseudo)
             labels.append(Labels(stores.open_reader(store, "logit"), dtype=store["logit"].dtype, table=table))
         scalars, parents = read_scalars(store), stores.scalars[parent]
         sample_of = {record_id: i for i, record_id in enumerate(as_text(parents["record_id"].values).tolist())}
@@ -320,8 +333,15 @@ def _selected(scalars: xr.Dataset, config: PseudoConfig) -> Bools:
     return selected
 
 
-def _targets(config: PseudoConfig) -> npt.NDArray[np.uint8]:
-    """(1, CODES) soft target by the code of a probability."""
+def probability_table(config: PseudoConfig) -> npt.NDArray[np.uint8]:
+    """Tabulate the targets that stored probabilities stand for.
+
+    Args:
+        config: Whether and how probabilities are rounded.
+
+    Returns:
+        (1, CODES) target by the code of a probability, 255 being certain contrail.
+    """
     probability = logits.decode(np.arange(logits.CODES).astype(np.uint16).view(np.int16))
     if config.target == "quantised":
         probability = np.minimum(np.rint(probability / config.step) * config.step, 1)

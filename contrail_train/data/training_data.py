@@ -41,11 +41,13 @@ class TrainingData:
     """How these are drawn."""
     holdout: Items
     pseudo_labelled: int
-    """How many of `train` are labelled by a model."""
+    """How many of `train` are labelled by a model; they are the last ones."""
+    taught: int = 0
+    """How many of the others have a target in which a teacher has a share."""
     without_neighbours: int
     """Labelled frames left out because the sample lacks some of the frames around them that the model sees."""
     labellers_saw: frozenset[str]
-    """Records on which the models that made the pseudo-labels were trained."""
+    """Records on which the models that made the pseudo-labels, and the teacher, were trained."""
     leaking: int
     """Items left out because they leak into the hold-out."""
     checked: dict[str, Checked]
@@ -69,6 +71,11 @@ class TrainingData:
     """Digest of each store by the name under which it was opened, and of the file of folds."""
     places: dict[str, str]
     """Absolute path or URL of each of them."""
+
+    @property
+    def human_labelled(self) -> int:
+        """How many of `train` are labelled by humans; they are the first ones."""
+        return len(self.train) - self.pseudo_labelled
 
 
 _Stores = dict[str, xr.Dataset]

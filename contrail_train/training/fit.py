@@ -6,17 +6,10 @@ Ctrl-C end a run with a checkpoint.
 
 There is one process per device. Under `torchrun` each takes its share of every step's batch; losses are those of the
 whole batch.
-
-A rehearsal takes three steps, from which the cost of the run is estimated.
 """
 
 import contextlib
-import json
-import math
-import os
-import resource
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,21 +23,19 @@ from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.loader import Batch, load, share_of, split_steps
-from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.score import holdout_dice, score
 from contrail_train.inference.detector import on_label_grid
 from contrail_train.runs.calibration import Calibration, Grid, find_calibration, finish
 from contrail_train.runs.checkpoint import TrainingState, file_digest, load_weights, save_mean, save_tensors
-from contrail_train.runs.directory import CONFIG, METRICS, WEIGHTS, MetricsLog, begin_run, locked_directory
+from contrail_train.runs.directory import CONFIG, WEIGHTS, MetricsLog, begin_run, locked_directory
 from contrail_train.runs.distributed import gather, is_first, leave, wait
 from contrail_train.training.setup import Setup
 from contrail_train.training.step import train_step
 from contrail_train.training.stopping import stop_deferred
+from contrail_train.training.teacher import TEACHER
 
 CANDIDATES = "candidates"
-REHEARSAL_STEPS = 3  # the first warms up
-SCORING_COST = 1 / 3  # of a step: a forward pass and no backward pass
 LOG_EVERY = 10  # steps; the losses of the steps between stay on the device until then
 
 
@@ -82,13 +73,14 @@ def fit(
         if (calibration := find_calibration(out)) is not None:
             ranks.say(f"{out}: already finished")
             return calibration
+        setup.ask_teacher(out / TEACHER)
         (out / CANDIDATES).mkdir(exist_ok=True)
         state = TrainingState(config.micro_batch or config.batch_size)
         if state.load(out, setup.model, setup.average.module, setup.optimiser, ranks.say):
             ranks.say(f"resumed at step {state.step}")
         last_step = min(setup.total_steps, stop_after or setup.total_steps)
         with contextlib.closing(MetricsLog(out, state.step, ranks)) as log:
-            _train(setup, state, out, log, last_step=last_step, checkpoint_seconds=60 * checkpoint_minutes)
+            train(setup, state, out, log, last_step=last_step, checkpoint_seconds=60 * checkpoint_minutes)
         if last_step < setup.total_steps:
             return None
         ranks.say(f"{out}: trained in {state.seconds / 60:.1f} min")
@@ -96,14 +88,24 @@ def fit(
         if ranks.first:
             finish(out, calibration)
             shutil.rmtree(out / CANDIDATES)
+            shutil.rmtree(out / TEACHER, ignore_errors=True)
     leave(ranks)
     return calibration
 
 
-def _train(
+def train(
     setup: Setup, state: TrainingState, out: Path, log: MetricsLog, *, last_step: int, checkpoint_seconds: float
 ) -> None:
-    """Take steps up to `last_step` and score each epoch; checkpoint then, and in between every so many seconds."""
+    """Take steps, and score each epoch.
+
+    Args:
+        setup: The run.
+        state: Where it stands; changed with each step.
+        out: Run directory.
+        log: Receives losses and scores.
+        last_step: Step to stop after.
+        checkpoint_seconds: Time between checkpoints within an epoch; there is one at the end of each epoch too.
+    """
     silent = contextlib.nullcontext(lambda _, __: None)
     with progress("train", last_step, state.step, unit="steps") if setup.ranks.first else silent as advance:
         while state.step < last_step or state.unscored:
@@ -259,41 +261,3 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
         "stores": data.digests,
         "weights": file_digest(out / WEIGHTS),
     }
-
-
-def rehearse(config: RunConfig) -> dict[str, str]:
-    """Take three steps of a run in a temporary directory and estimate what the whole run costs.
-
-    Args:
-        config: Settings of the run.
-
-    Returns:
-        Measurements in words, by heading; of several processes only the first returns any.
-    """
-    # torchrun's processes share a run directory, and their parent
-    owner = f"of-{os.getppid()}" if "RANK" in os.environ else f"{os.getpid()}"
-    folder = Path(tempfile.gettempdir()) / f"contrail-dry-run-{owner}"
-    try:
-        fit(config, folder / "run", stop_after=REHEARSAL_STEPS)
-        if not is_first():
-            return {}
-        lines = [json.loads(line) for line in (folder / "run" / METRICS).read_text().splitlines()]
-    finally:
-        if is_first():
-            shutil.rmtree(folder, ignore_errors=True)
-    rates = [line["samples_per_s"] for line in lines if "samples_per_s" in line]
-    rate = max(rates[1:] or rates)
-    data = open_training_data(config.data)
-    count, batch = len(data.epochs), min(config.batch_size, len(data.epochs))
-    steps = config.epochs * math.ceil(count / config.batch_size)
-    seconds = config.epochs * (count + SCORING_COST * len(data.holdout)) / rate
-    duration = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    measurements = {
-        "speed": f"{rate:.1f} samples/s, {batch / rate:.2f} s per step of {batch}",
-        "run": f"{steps} steps in {config.epochs} epochs: about {duration}, including scoring of the hold-out",
-        "memory": f"peak {memory:.1f} GiB",
-    }
-    if torch.cuda.is_available():
-        measurements["GPU memory"] = f"peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
-    return measurements

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import OptimConfig, PseudoConfig, RunConfig
-from contrail_train.data.training_data import open_training_data
+from contrail_train.data.training_data import TrainingData, open_training_data
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
 from contrail_train.models.encoder import check_encoder
@@ -22,6 +22,7 @@ from contrail_train.runs.calibration import find_calibration
 from contrail_train.runs.checkpoint import file_digest, read_tensors
 from contrail_train.runs.directory import WEIGHTS
 from contrail_train.runs.distributed import Ranks, choose_device, join, sync_batch_norms
+from contrail_train.training.teacher import ask, open_teacher
 
 FEW_GROUPS = 10
 ONE_CYCLE_MOMENTUM = 0.95, 0.85  # at the lowest and at the largest learning rate
@@ -57,6 +58,9 @@ class Setup:
         if not data.pseudo_labelled and config.data.pseudo != PseudoConfig():
             raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
         _check_crop(config, data.size)
+        self.teacher, self.data = open_teacher(config.data, data, self.device, self.ranks)
+        """The detector that has still to be asked about the frames to train on."""
+        data = self.data
         self.steps_per_epoch = math.ceil(len(data.epochs) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self._describe_data()
@@ -101,6 +105,18 @@ class Setup:
             model = DistributedDataParallel(model, [self.device.index] if self.device.type == "cuda" else None)
         return model
 
+    def ask_teacher(self, folder: Path) -> None:
+        """Ask the detector that teaches this run, if there is one, and learn from its answers.
+
+        Args:
+            folder: Where they are kept.
+        """
+        if self.teacher is not None:
+            self.ranks.say(f"asking the teacher, {self.config.data.teacher[0]}")
+            self.data = ask(self.teacher, self.data, self.config.data, folder)
+            self.teacher = None  # and the memory of its networks is free
+            self.ranks.say(_describe_taught(self.data, self.config))
+
     def begin_epoch(self, epoch: int) -> None:
         """Put the model into training mode, and freeze the encoder or release it as `model.freeze_epochs` asks.
 
@@ -141,6 +157,8 @@ class Setup:
             f"batches of {min(config.batch_size, count)}: {config.epochs} epochs x {self.steps_per_epoch} steps = "
             f"{self.total_steps} steps"
         )
+        if data.taught:
+            say(_describe_taught(data, config))
         if 0 < groups < FEW_GROUPS:
             say(f"warning: {groups} held-out groups are too few to compare epochs or thresholds by")
         if not data.train.positive.any():
@@ -174,6 +192,14 @@ class Setup:
         say(f"{description}, {count / 1e6:.2f} M parameters{partly}, label shift {self.label_shift} px")
         if config.compile:
             say("compiling: the first step takes a minute or more")
+
+
+def _describe_taught(data: TrainingData, config: RunConfig) -> str:
+    share = config.data.teacher_weight
+    return (
+        f"{data.taught} of {data.human_labelled} human-labelled frames learn {100 * share:g} % from the teacher, "
+        f"{config.data.teacher[0]}"
+    )
 
 
 def _check_crop(config: RunConfig, side: int) -> None:

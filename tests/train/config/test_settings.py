@@ -139,6 +139,8 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ("model.freeze_epochs=2", "random weights", [], ["start=runs/a"]),
         ("model.freeze_epochs=30", "not be trained in any", ["start=runs/a"], ["epochs=40"]),
         ("model.freeze_epochs=1", "model.freeze", ["model.freeze=encoder", "start=runs/a"], ["model.freeze=[]"]),
+        ("data.teacher=runs/a", "model.decoder", RECORDS, ["model.decoder={}"]),
+        ("data.teacher_weight=1.0", "data.teacher", [], ["data.teacher=runs/a"]),
         ("data.fold=1", "data.holdout above 0", ["data.holdout=0"], ["data.holdout=0.15"]),
         ("data.holdout=0.3", "no data.folds or data.validation", ["data.folds=f.csv"], ["data.folds=null"]),
         ("data.leave_out=[1]", "data.folds", [], ["data.folds=f.csv"]),

@@ -108,15 +108,16 @@ def _taught(data: TrainingData, store: xr.Dataset, config: DataConfig) -> tuple[
     is_frame = scalars["frame"].values[row] == train.frame[own, np.newaxis]
     answered = (row >= 0) & is_frame.any(1)
     items, row, column = own[answered], row[answered], is_frame.argmax(1)[answered]
-    if any(isinstance(train.labels[label], TaughtLabels) for label in train.label[items]):
+    label, own_labels = train.label.copy(), np.unique(train.label[items])
+    if any(isinstance(train.labels[number], TaughtLabels) for number in own_labels):
         raise ContrailError(f"{store.attrs['path']}: a second answer to the same frames; name one store of them")
     size = int(train.sample[items].max(initial=-1)) + 1
     by_sample = [np.full(size, -1), np.full(size, -1), np.zeros(size, bool)]
     rejected = scalars["frame_score"].values[row, column] < store.attrs["gate"]
     for array, values in zip(by_sample, (row, column, rejected), strict=True):
         array[train.sample[items]] = values
-    labels, label = list(train.labels), train.label.copy()
-    for number in np.unique(train.label[items]):
+    labels = list(train.labels)
+    for number in own_labels:
         taught = TaughtLabels(
             labels=train.labels[number],
             probability=Labels(
@@ -128,6 +129,6 @@ def _taught(data: TrainingData, store: xr.Dataset, config: DataConfig) -> tuple[
             column=by_sample[1],
             rejected=by_sample[2],
         )
-        label[items[train.label[items] == number]] = len(labels)
+        label[items] = np.where(train.label[items] == number, len(labels), label[items])
         labels.append(taught)
     return replace(train, labels=labels, label=label), len(items)

@@ -19,7 +19,7 @@ from contrail_data.errors import ContrailError
 
 log = logging.getLogger(__name__)
 
-PROBE_SIDES = (64, 128, 192, 224, 256, 384)
+PROBE_SIDES = (64, 128, 192, 224, 256, 384, 512)
 """Heights in pixels of the images with which a model is measured, in this order. They are three times as wide as high.
 Most models accept any; each must accept one."""
 COUNTER = "num_batches_tracked"

@@ -31,6 +31,13 @@ ENCODERS = {
 """Small encoders of many kinds, and the strides of their levels."""
 
 
+def test_images_are_padded_to_the_windows_of_an_encoder_made_for_512_pixels() -> None:
+    with torch.device("meta"):
+        encoder = build_encoder("maxvit_tiny_tf_512", 3, False, 0.0)
+    assert encoder.multiple == 512
+    assert encoder.strides == [2, 4, 8, 16, 32]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders_of_many_kinds_take_a_training_step(name: str) -> None:

@@ -46,7 +46,7 @@ from contrail_train.training.losses import total_loss
 from contrail_train.training.setup import make_optimiser
 from timing import make_parser, measure, medians, record_folder, run_main, spread, verdict
 
-PRESETS = ("unet2d", "unet25d", "ours", "resnetrs50_2d", "resnetrs50_all", "resnetrs50_classifier")
+PRESETS = ("unet2d", "unet25d", "resnetrs50_2d", "resnetrs50_all", "resnetrs50_classifier")
 CONE_TARGET, FED_TARGET = 1.8, 0.97
 
 

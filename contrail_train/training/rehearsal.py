@@ -62,9 +62,10 @@ def rehearse(config: RunConfig) -> dict[str, str]:
         asking = setup.data.human_labelled * seconds_per_frame(setup.teacher, setup.data)
     batch, steps = min(config.batch_size, count), setup.total_steps
     seconds = config.epochs * count / rate + (config.epochs + 1) * scoring + asking
+    pace = f"{rate:.1f} samples/s" if rate >= 1 else f"{1 / rate:.1f} s per sample"
     frozen = ", as if the encoder were trained in all of them" if config.model.freeze_epochs else ""
     measurements = {
-        "speed": f"{rate:.1f} samples/s, {batch / rate:.2f} s per step of {batch}",
+        "speed": f"{pace}, {batch / rate:.2f} s per step of {batch}",
         "run": f"{steps} steps in {config.epochs} epochs: about {_duration(seconds)}, including scoring of the hold-out"
         f"{frozen}",
         "memory": f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB",

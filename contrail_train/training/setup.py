@@ -190,6 +190,13 @@ class Setup:
             + (["record classifier"] if config.model.record_head else [])
         )
         say(f"{description}, {count / 1e6:.2f} M parameters{partly}, label shift {self.label_shift} px")
+        if config.data.crop is not None:
+            pixels = _crop_pixels(config.data.crop, config, self.data.size)
+            if padding := -pixels % self.model.encoder.multiple:
+                say(
+                    f"warning: data.crop={config.data.crop}: {config.model.encoder} takes multiples of "
+                    f"{self.model.encoder.multiple} pixels, so crops of {pixels} are padded by {padding}"
+                )
         if config.compile:
             say("compiling: the first step takes a minute or more")
 
@@ -202,12 +209,17 @@ def _describe_taught(data: TrainingData, config: RunConfig) -> str:
     )
 
 
+def _crop_pixels(crop: int, config: RunConfig, side: int) -> int:
+    """Side of a crop as the network sees it, of images of a side."""
+    return round(crop * (config.model.image_size or side) / side)
+
+
 def _check_crop(config: RunConfig, side: int) -> None:
     """Refuse crops that are not smaller than the images, or too small for the network."""
     crop = config.data.crop
     if crop is not None and crop >= side:
         raise ContrailError(f"data.crop={crop}: has no effect on images of {side} pixels; lower it, or set it to null")
-    if crop is not None and (pixels := round(crop * (config.model.image_size or side) / side)) < SMALLEST_SIDE:
+    if crop is not None and (pixels := _crop_pixels(crop, config, side)) < SMALLEST_SIDE:
         raise ContrailError(
             f"data.crop={crop}: leaves {pixels} pixels after resampling to model.image_size, and {SMALLEST_SIDE} are "
             "needed; raise one of them"

@@ -129,7 +129,7 @@ def test_frozen_parts_keep_their_weights(store: Path, finished: Path, tmp_path: 
 
 
 def test_training_sees_crops_and_scoring_whole_images_at_the_same_scale(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from contrail_train.models.segmenter import Segmenter
 
@@ -142,6 +142,7 @@ def test_training_sees_crops_and_scoring_whole_images_at_the_same_scale(
     monkeypatch.setattr(Segmenter, "forward", noting)
     run_steps(store, tmp_path / "a", "data.crop=32", "model.image_size=96", "augment.redraw=2", steps=4)
     assert sides == {True: {(48, 32)}, False: {(96, 64)}}
+    assert "takes multiples of 32 pixels, so crops of 48 are padded by 16" in capsys.readouterr().err
     for settings, message in (
         (["data.crop=64"], "no effect on images of 64"),
         (["model.image_size=32"], "leaves 16 p"),

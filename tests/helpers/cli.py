@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,10 @@ def run_train(*args: object) -> Result:
     return run_command(main, *args)
 
 
+get_command = functools.cache(typer.main.get_command)
+"""Building the commands from the signatures takes longer than most of them run."""
+
+
 @dataclass
 class Result:
     returncode: int
@@ -40,6 +45,7 @@ def run_command(main: Callable[[], None], *args: object, cwd: Path | None = None
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["contrail", *map(str, args)])
+        patch.setattr(typer.main, "get_command", get_command)
         if cwd is not None:
             patch.chdir(cwd)
         with pytest.raises(SystemExit) as ended:

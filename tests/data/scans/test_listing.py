@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -157,16 +156,14 @@ def test_only_needed_hours_of_an_archive_are_listed_and_at_the_same_time(
         write_abi(tmp_path / str(day), moment, scans=1, **SMALL)
         upload(tmp_path / str(day), "noaa-goes16")
     listed: list[str] = []
-    active: list[int] = []
-    original, lock = Place.sizes, threading.Lock()
+    original, lock, four_asked = Place.sizes, threading.Lock(), threading.Event()
 
     def sizes(place: Place) -> dict[str, int]:
         with lock:
             listed.append(place.url)
-            active.append(1)
-        deadline = time.monotonic() + 5
-        while len(active) < 4 and time.monotonic() < deadline:  # all are asked for before the first is answered
-            time.sleep(0.001)
+            if len(listed) == 4:
+                four_asked.set()
+        assert four_asked.wait(timeout=300)  # before the first is answered
         return original(place)
 
     monkeypatch.setattr(Place, "sizes", sizes)

@@ -103,7 +103,7 @@ def measure(
     prepare = before or {}
     calls = {}
     for name, run in variants.items():
-        for _ in range(2):  # the first call also imports and fills caches
+        for _ in range(2 if shortest else 1):  # the first call also imports and fills caches
             seconds = _seconds(run, prepare.get(name), after)
         calls[name] = max(1, round(shortest / seconds))
     order, results = list(variants), {name: [0.0] * rounds for name in variants}

@@ -32,6 +32,7 @@ def clouds(dy: float, dx: float) -> np.ndarray:
     return np.repeat(np.rint(255 * moved).astype(np.uint8)[np.newaxis], 3, 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.floats(-6, 6), st.floats(-6, 6))
 def test_flow_recovers_a_known_motion_and_carries_the_label_along(dy: float, dx: float) -> None:

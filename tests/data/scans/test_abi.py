@@ -93,6 +93,7 @@ for thing in (file, file.id, pixels, pixels.id):
 """
 
 
+@pytest.mark.slow
 def test_remote_files_are_closed_before_python_ends_whoever_holds_them(s3: str, tmp_path: Path) -> None:
     """HDF5 crashes where it closes a file over a Python object after the end of Python."""
     import boto3

@@ -193,6 +193,7 @@ def test_files_that_cannot_be_opened_are_refused_in_one_line(real_data: Path, tm
     refused("several imagers", "auto")
 
 
+@pytest.mark.slow
 def test_a_damaged_ami_file_is_named_in_the_error(real_data: Path, tmp_path: Path) -> None:
     paths = files_of(real_data, "ami")
     broken = tmp_path / paths[0].name

@@ -68,6 +68,7 @@ def best_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float((products[inside] / np.sqrt(power[inside])).max())
 
 
+@pytest.mark.slow
 def test_the_pairs_are_those_that_correlate_at_some_shift_by_definition(tmp_path):
     images = {}
     for number in range(8):

@@ -101,6 +101,7 @@ def test_a_lock_that_was_written_unnoticed_is_our_own(s3: str, faulty: Callable[
     assert place.sizes() == {}
 
 
+@pytest.mark.slow
 def test_the_age_of_a_lock_does_not_depend_on_the_clock_of_this_machine(
     s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def test_flipped_bytes_are_read_again_and_never_pass(sealed40: Path, s3: str, fa
             read(17, [0, 4], out)
 
 
+@pytest.mark.slow
 def test_a_copy_is_exact_though_replies_are_flipped(
     sealed40: Path, tmp_path: Path, s3: str, faulty: Callable[[Choose], None]
 ) -> None:
@@ -161,6 +163,7 @@ def test_a_copy_is_exact_though_replies_are_flipped(
     assert verify(place_of(tmp_path / "copy.zarr")) == []
 
 
+@pytest.mark.slow
 def test_what_cannot_be_reached_is_not_damaged(
     sealed40: Path, s3: str, faulty: Callable[[Choose], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 def test_every_pipeline_has_the_heads_that_its_masks_and_gate_need() -> None:
     from contrail_train.config.pipelines import PIPELINES, get_pipeline, stage_config
 

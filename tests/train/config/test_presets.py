@@ -89,6 +89,7 @@ def test_every_setting_of_a_preset_trains_for_two_steps(name: str, stores: dict[
     assert np.isfinite(losses).all()
 
 
+@pytest.mark.slow
 def test_a_preset_differs_from_its_parent_by_its_declared_settings() -> None:
     for preset in PRESETS.values():
         parent = get_config(preset.parent) if preset.parent else RunConfig()

@@ -60,6 +60,7 @@ def test_a_refused_setting_names_the_accepted_values(setting: str, message: str)
 NUMBERS = [key for key, field in setting_fields(RunConfig) if group_of(field) is None and "number" in takes(field)]
 
 
+@pytest.mark.slow
 def test_no_number_is_boundless_and_no_other_value_passes_for_a_number() -> None:
     assert len(NUMBERS) > 60
     fields = dict(setting_fields(RunConfig))

@@ -49,6 +49,7 @@ def brute_dice(prob: np.ndarray, target: np.ndarray, threshold: float) -> float:
     return 2 * int((predicted & target).sum()) / (int(predicted.sum()) + int(target.sum()))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(predictions())
 def test_histograms_give_dice_at_every_threshold(case: tuple[np.ndarray, np.ndarray]) -> None:

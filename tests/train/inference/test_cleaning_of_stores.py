@@ -49,6 +49,7 @@ def predicted(run: Path, store: Path, out: Path, *args: object) -> xr.Dataset:
     return open_store(out)
 
 
+@pytest.mark.slow
 def test_small_regions_are_removed_from_predictions_and_pseudo_labels(
     finished: Path, unseen: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_neighbours_in_time_are_predicted_where_they_are_not_selected(model, uns
         np.testing.assert_array_equal(masks, whole[sample][frames])
 
 
+@pytest.mark.slow
 def test_an_evaluation_counts_the_cleaned_masks(finished: Path, unseen: Path, tmp_path: Path) -> None:
     cleaned = predicted(finished, unseen, tmp_path / "p.zarr", "--min-pixels", 6, "--consistent", 3)
     done = run_train("evaluate", finished, unseen, "-o", tmp_path, "--min-pixels", 6, "--consistent", 3)

@@ -102,6 +102,7 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
+@pytest.mark.slow
 def test_a_submission_holds_the_predicted_masks(raw: Path, tmp_path: Path) -> None:
     predictions = predictions_of(raw, tmp_path)
     done = run_train("submit", predictions, "-o", tmp_path / "s.csv")
@@ -115,6 +116,7 @@ def test_a_submission_holds_the_predicted_masks(raw: Path, tmp_path: Path) -> No
     assert "exists" in run_train("submit", predictions, "-o", tmp_path / "s.csv").stderr
 
 
+@pytest.mark.slow
 def test_records_that_a_build_set_aside_are_named_through_all_stores_made_from_it(raw: Path, tmp_path: Path) -> None:
     lost = f"3{2**63}"
     band = raw / "train" / lost / "band_11.npy"
@@ -134,6 +136,7 @@ def test_records_that_a_build_set_aside_are_named_through_all_stores_made_from_i
     assert not set_aside_lines(place_of(tmp_path / "all.zarr"))
 
 
+@pytest.mark.slow
 def test_a_sample_submission_decides_on_records_and_their_order(raw: Path, tmp_path: Path) -> None:
     predictions = predictions_of(raw, tmp_path)
     expected = expected_rows(predictions)

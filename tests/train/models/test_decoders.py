@@ -49,6 +49,7 @@ def test_a_model_with_any_decoder_takes_images_of_any_size(decoder: Any) -> None
         assert model.eval()(torch.randn(1, 1, 2, 64, 64))["logits_b1hw"].shape == (1, 1, 64, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "decoder"),
     [("hrnet_w18_small", "unet"), ("hrnet_w18_small", "fastfcn"), ("swin_tiny_patch4_window7_224", "deeplabv3plus")],

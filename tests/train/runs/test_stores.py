@@ -27,6 +27,7 @@ def made(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_store_is_found_where_the_run_was_made(made: Path, unseen: Path, tmp_path: Path, monkeypatch) -> None:
     """Another store under the same relative name is not taken for it."""
     shutil.copytree(unseen, tmp_path / "data/train.zarr")

@@ -34,6 +34,7 @@ def holdout_dice_at(model: Predictor, threshold: float) -> tuple[float, float]:
     return float(dice(*scores.counts.sum(1))), best_threshold(scores.histogram.sum(0))[1]
 
 
+@pytest.mark.slow
 def test_the_threshold_is_fitted_with_the_symmetries_and_kept_beside_the_calibration(run: Path, unseen: Path) -> None:
     own = load_predictor(run, "cpu")
     assert held_out_records(own).record_id.tolist() == read_calibration(run)["holdout_records"]

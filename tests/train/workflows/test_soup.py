@@ -24,5 +24,6 @@ def test_a_soup_keeps_frozen_statistics_and_recomputes_others(store: Path, tmp_p
         differ = {key.rpartition(".")[2] for key in one if not torch.equal(one[key], other[key])}
         assert differ - {"num_batches_tracked"} == (set() if name == "frozen" else {"running_mean", "running_var"})
         if name == "frozen":
-            same = (json.loads((path / "calibration.json").read_text())["holdout"] for path in (run, out))
-            assert next(same) == pytest.approx(next(same), rel=1e-3)
+            first, second = (json.loads((path / "calibration.json").read_text())["holdout"] for path in (run, out))
+            known = [key for key, value in first.items() if value is not None]  # a few groups have no interval
+            assert [second[key] for key in known] == pytest.approx([first[key] for key in known], rel=1e-3)

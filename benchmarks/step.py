@@ -103,16 +103,16 @@ def stepper(
     steps = count()
 
     def step(batch: Batch) -> None:
-        height, width = batch.target_b1hw.shape[-2:]
+        height, width = batch.target_bkhw.shape[-2:]
         drawn = draw(config.augment, len(batch.weight_b), height, width, seed=0, step=next(steps))
-        x_btchw, target_b1hw = normalise(batch.image_btchw, view), batch.target_b1hw.float() / 255
-        given = Batch(x_btchw, target_b1hw, batch.positive_b1, batch.weight_b, None)
+        x_btchw, target_bkhw = normalise(batch.image_btchw, view), batch.target_bkhw.float() / 255
+        given = Batch(x_btchw, target_bkhw, batch.positive_b1, batch.weight_b, None)
         x_btchw = augment_images(x_btchw, drawn, config.augment, (height, width), view.size)
         moved = augment_labels(given, drawn, config.augment, data.label_shift)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             output = stepped(x_btchw, (height, width))
         optimiser.zero_grad(set_to_none=True)
-        total_loss(output, moved.target_b1hw, moved.positive_b1, batch.weight_b, config.loss).backward()
+        total_loss(output, moved.target_bkhw, moved.positive_b1, batch.weight_b, config.loss).backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
         optimiser.step()
         average.update(model)

@@ -95,6 +95,8 @@ def cost_key(config: RunConfig) -> str:
     """
     model = config.model.model_dump(mode="json", exclude=NOT_THE_NETWORK, exclude_defaults=True)
     described = [model, config.data.frames]
+    if config.data.second_target is not None:
+        described.append("two maps")
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -145,6 +145,9 @@ class DataConfig(Strict):
     target: Literal["majority", "mean", "clip2"] = "majority"
     """What the model learns from human labels: the majority mask; the mean of the annotators' masks; or twice that
     mean, at most 1. Records without annotators' masks use their mask in each case."""
+    second_target: Literal["majority", "mean", "clip2"] | None = None
+    """What a second map of the decoder learns at the same time. The prediction is then the mean of both probabilities.
+    Pseudo-labelled frames teach both maps the same."""
     teacher: list[str] = Field(default_factory=list)
     """A finished run, a pipeline or an exported file whose probabilities the mask learns beside the human labels
     (distillation); or stores of its predictions, one for each store of samples. A detector is asked once, before the
@@ -181,6 +184,11 @@ class DataConfig(Strict):
     check: bool = False
     """Verify the checksum of every frame that is read. A damaged store stops the run."""
 
+    @property
+    def targets(self) -> list[str]:
+        """What the maps of the decoder learn, in order."""
+        return [self.target] if self.second_target is None else [self.target, self.second_target]
+
     def _check_combination(self) -> None:
         file, stores = self.folds is not None, bool(self.validation)
         _needs(not file and not stores, "no data.folds or data.validation", self, "data.holdout")
@@ -188,6 +196,8 @@ class DataConfig(Strict):
         _needs(bool(self.teacher), "data.teacher", self, "data.teacher_weight")
         by_fold = file or (self.holdout > 0 and not stores)
         _needs(by_fold, "data.folds, or data.holdout above 0 without data.validation", self, "data.fold")
+        if self.second_target == self.target:
+            raise ValueError(f"data.second_target={self.target}: is data.target too; set another one, or null")
         if self.frames != sorted(set(self.frames)) or 0 not in self.frames:
             raise ValueError(
                 f"data.frames={self.frames}: the offsets must ascend and include 0, the labelled frame; correct them"
@@ -470,7 +480,9 @@ class LossConfig(Strict):
     focal: FocalConfig | None = None
     tversky: TverskyConfig | None = None
     auxiliary: Weight = 0.4
-    """Weight of the mean loss of the other maps of a decoder with deep supervision."""
+    """Weight of the mean loss of the other maps of a decoder with deep supervision, which learn `data.target`."""
+    second_target: float = Field(1.0, gt=0.0, le=1000.0)
+    """Weight of the loss of the map that learns `data.second_target`. That of the other map is 1."""
     record: Weight = 1.0
     """Weight of the cross-entropy of the record head."""
 
@@ -578,6 +590,8 @@ class RunConfig(Strict):
         cross_entropy = record or loss.bce > 0
         _needs(cross_entropy, "loss.bce or model.record_head", loss, "loss.pos_weight loss.label_smoothing")
         _needs(deep, "model.decoder.deep_supervision=true", loss, "loss.auxiliary")
+        _needs(mask, "model.decoder", data, "data.second_target")
+        _needs(data.second_target is not None, "data.second_target", loss, "loss.second_target")
         frames, reversal = data.frames, self.augment.time_reversal
         if "encoder" in model.freeze and not model.pretrained and self.start is None:
             raise ValueError(

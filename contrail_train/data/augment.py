@@ -55,7 +55,7 @@ def draw_labels(
     Returns:
         The draw for the batch, and the batch with labels moved by it.
     """
-    height, width = batch.target_b1hw.shape[-2:]
+    height, width = batch.target_bkhw.shape[-2:]
     drawn = draw(config, count, height, width, seed=seed, step=step, crop=crop)[own]
     labels = augment_labels(batch, drawn, config, label_shift)
     for attempt in range(1, config.redraw + 1):
@@ -83,33 +83,33 @@ def augment_labels(batch: Batch, drawn: Draw, config: AugmentConfig, label_shift
         The batch with the images as they were. Targets and validity have the size of the crop. Targets become
         fractions where pixels mix. Validity is 0 or 1; a pixel is valid if no missing one contributed to it.
     """
-    grid = batch.target_b1hw.shape[-2], batch.target_b1hw.shape[-1]
+    grid = batch.target_bkhw.shape[-2], batch.target_bkhw.shape[-1]
     moves, valid_b1hw = (drawn.matrix_b23, drawn.stretch_b2n, drawn.crop_b4), batch.valid_b1hw
-    target_b1hw = warp(batch.target_b1hw, *moves, grid=grid, shift_yx=label_shift)
-    positive_b1 = _remaining(batch.positive_b1, batch.target_b1hw, target_b1hw)
+    target_bkhw = warp(batch.target_bkhw, *moves, grid=grid, shift_yx=label_shift)
+    positive_b1 = _remaining(batch.positive_b1, batch.target_bkhw, target_bkhw)
     if valid_b1hw is not None:
         valid_b1hw = (warp(valid_b1hw, *moves, grid=grid) >= ALL_VALID).to(valid_b1hw.dtype)
     if drawn.mixup_b.any():
         either = config.mixup is not None and config.mixup.labels == "or"
-        target_b1hw, positive_b1 = (appearance.mixup(v, drawn.mixup_b, either) for v in (target_b1hw, positive_b1))
+        target_bkhw, positive_b1 = (appearance.mixup(v, drawn.mixup_b, either) for v in (target_bkhw, positive_b1))
         if valid_b1hw is not None:  # missing in either is missing
             valid_b1hw = 1 - appearance.mixup(1 - valid_b1hw, drawn.mixup_b, either=True)
     if drawn.cutmix_b4.any():
-        height, width = target_b1hw.shape[-2:]
-        inside_b1hw = appearance.rectangles(drawn.cutmix_b4, height, width, target_b1hw.device)[:, None]
-        other_b1hw, other_b1 = appearance.swapped(target_b1hw), appearance.swapped(positive_b1)
-        own_b1 = _remaining(positive_b1, target_b1hw, target_b1hw.masked_fill(inside_b1hw, 0))
-        pasted_b1 = _remaining(other_b1, other_b1hw, other_b1hw.masked_fill(~inside_b1hw, 0))
+        height, width = target_bkhw.shape[-2:]
+        inside_b1hw = appearance.rectangles(drawn.cutmix_b4, height, width, target_bkhw.device)[:, None]
+        other_bkhw, other_b1 = appearance.swapped(target_bkhw), appearance.swapped(positive_b1)
+        own_b1 = _remaining(positive_b1, target_bkhw, target_bkhw.masked_fill(inside_b1hw, 0))
+        pasted_b1 = _remaining(other_b1, other_bkhw, other_bkhw.masked_fill(~inside_b1hw, 0))
         positive_b1 = torch.maximum(own_b1, pasted_b1)
-        target_b1hw = torch.where(inside_b1hw, other_b1hw, target_b1hw)
+        target_bkhw = torch.where(inside_b1hw, other_bkhw, target_bkhw)
         if valid_b1hw is not None:
             valid_b1hw = appearance.cutmix(valid_b1hw, drawn.cutmix_b4)
-    return replace(batch, target_b1hw=target_b1hw, positive_b1=positive_b1, valid_b1hw=valid_b1hw)
+    return replace(batch, target_bkhw=target_bkhw, positive_b1=positive_b1, valid_b1hw=valid_b1hw)
 
 
-def _remaining(positive_b1: Tensor, before_b1hw: Tensor, after_b1hw: Tensor) -> Tensor:
+def _remaining(positive_b1: Tensor, before_bkhw: Tensor, after_bkhw: Tensor) -> Tensor:
     """The records' probabilities, 0 where hardly any of a label is left."""
-    most_b1, left_b1 = (v.amax((2, 3)) for v in (before_b1hw, after_b1hw))
+    most_b1, left_b1 = (v.amax((1, 2, 3))[:, None] for v in (before_bkhw, after_bkhw))
     return positive_b1 * ((left_b1 > 0) & (left_b1 >= REMAINING * most_b1))
 
 

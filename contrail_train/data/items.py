@@ -105,7 +105,7 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Columns of a table of labelled frames, all of the same length n."""
+    """Columns of a table of labelled frames, all of the same length n and, unless they say so, of one dimension."""
 
     store: Ints
     """Index into `Items.images`."""
@@ -114,7 +114,7 @@ class Rows:
     frame: Ints
     """Index of the labelled frame in the sample."""
     label: Ints
-    """Index into `Items.labels`."""
+    """(n, targets) indices into `Items.labels`."""
     label_sample: Ints
     """Index into the samples of these labels."""
     label_frame: Ints
@@ -201,7 +201,7 @@ def human_items(stores: SampleStores, config: DataConfig) -> Items:
 
     Args:
         stores: The stores.
-        config: Frames and target.
+        config: Frames and targets.
 
     Returns:
         The items. The labels of store i are its masks, or with another target its annotators' mean where it has them.
@@ -210,12 +210,13 @@ def human_items(stores: SampleStores, config: DataConfig) -> Items:
     parts = []
     for i, (store, s, group) in enumerate(zip(stores.datasets, stores.scalars, stores.groups, strict=True)):
         rows = np.flatnonzero((s["label_source"].values == "human") & (s["labelled_frame"].values >= 0))
-        label = np.full(len(rows), i)
-        if config.target != "majority" and "annotators" in store.variables:
-            voters = s["annotator_count"].values.astype(np.int64)
-            table = _mean_of_votes(2 if config.target == "clip2" else 1)
-            labels.append(Labels(stores.open_reader(store, "annotators"), table=table, row_of_table=voters))
-            label[voters[rows] > 0] = len(labels) - 1
+        label = np.full((len(rows), len(config.targets)), i)
+        for k, target in enumerate(config.targets):
+            if target != "majority" and "annotators" in store.variables:
+                voters = s["annotator_count"].values.astype(np.int64)
+                table = _mean_of_votes(2 if target == "clip2" else 1)
+                labels.append(Labels(stores.open_reader(store, "annotators"), table=table, row_of_table=voters))
+                label[voters[rows] > 0, k] = len(labels) - 1
         part = Rows(
             store=np.full(len(rows), i),
             sample=rows,
@@ -275,12 +276,13 @@ def add_pseudo_labels(
         sample_of = {record_id: i for i, record_id in enumerate(as_text(parents["record_id"].values).tolist())}
         sample = np.array([sample_of[record_id] for record_id in as_text(scalars["record_id"].values).tolist()])
         row, column = np.nonzero(_selected(scalars, config.pseudo))
+        rejected = scalars["frame_score"].values[row, column] < store.attrs["gate"]
         part = Rows(
             store=np.full(len(row), parent),
             sample=sample[row],
             frame=scalars["frame"].values[row, column].astype(np.int64),
             # a frame that the gate rejects has an empty mask, whatever its probabilities
-            label=np.where(scalars["frame_score"].values[row, column] < store.attrs["gate"], masks, len(labels) - 1),
+            label=np.repeat(np.where(rejected, masks, len(labels) - 1)[:, np.newaxis], len(config.targets), axis=1),
             label_sample=row,
             label_frame=column,
             positive=scalars["frame_pixels"].values[row, column] > 0,

@@ -28,8 +28,8 @@ class Batch:
 
     image_btchw: Tensor
     """Images in the store's type; uint8 has a scale of 1/255."""
-    target_b1hw: Tensor
-    """uint8; 255 is certain contrail."""
+    target_bkhw: Tensor
+    """uint8, one map per target; 255 is certain contrail."""
     positive_b1: Tensor
     """float32 0 or 1: whether the frame has any contrail."""
     weight_b: Tensor
@@ -150,14 +150,14 @@ class _Slot:
         self.device = device
         pin = device.type == "cuda"
         dtype = torch.from_numpy(np.empty(0, items.dtype)).dtype
-        plane = (size, 1, *items.shape_tchw[-2:])
+        plane = items.shape_tchw[-2:]
         has_missing = any(read is not None for read in items.valid)
         self.host = Batch(
             image_btchw=torch.empty((size, *items.shape_tchw), dtype=dtype, pin_memory=pin),
-            target_b1hw=torch.empty(plane, dtype=torch.uint8, pin_memory=pin),
+            target_bkhw=torch.empty((size, items.label.shape[1], *plane), dtype=torch.uint8, pin_memory=pin),
             positive_b1=torch.empty((size, 1), dtype=torch.float32, pin_memory=pin),
             weight_b=torch.empty(size, dtype=torch.float32, pin_memory=pin),
-            valid_b1hw=torch.ones(plane, dtype=torch.uint8, pin_memory=pin) if has_missing else None,
+            valid_b1hw=torch.ones((size, 1, *plane), dtype=torch.uint8, pin_memory=pin) if has_missing else None,
         )
         self.stream = torch.cuda.Stream(device) if pin else None
         self.copied: torch.cuda.Event | None = None
@@ -185,15 +185,16 @@ class _Slot:
 def _fill(items: Items, slot: _Slot, rows: Ints, part: Ints) -> None:
     """Read some of the samples of a batch into its slot."""
     host = slot.host
-    image, target = host.image_btchw.numpy(), host.target_b1hw.numpy()
+    image, target = host.image_btchw.numpy(), host.target_bkhw.numpy()
     positive, weight = host.positive_b1.numpy(), host.weight_b.numpy()
     valid = None if host.valid_b1hw is None else host.valid_b1hw.numpy()
     for i in part:
         row = rows[i]
         store, sample, frame = int(items.store[row]), int(items.sample[row]), int(items.frame[row])
         items.images[store](sample, [frame + offset for offset in items.offsets], image[i])
-        labels = items.labels[items.label[row]]
-        labels.read_target(int(items.label_sample[row]), int(items.label_frame[row]), target[i])
+        for k, label in enumerate(items.label[row]):
+            labelled = int(items.label_sample[row]), int(items.label_frame[row])
+            items.labels[label].read_target(*labelled, target[i, k : k + 1])
         if valid is not None:
             read_valid = items.valid[store]
             if read_valid is None:

@@ -135,7 +135,7 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
     if not train.any():
         raise ContrailError(f"{names}: no pseudo-labelled frame is left to train on; lower the limits of data.pseudo")
     # scores are always against the majority mask, whatever the training target
-    scored = replace(human, label=human.store)
+    scored = replace(human, label=human.store[:, np.newaxis])
     folds = {config.folds: Path(config.folds)} if config.folds is not None and not config.validation else {}
     chosen, probability = items[train], config.pseudo.probability
     if probability is None:

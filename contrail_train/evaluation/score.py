@@ -115,7 +115,7 @@ def labelled_batches(items: Items, options: EvaluationOptions) -> Iterator[Label
     with progress(options.title or "", len(own)) if shown else nullcontext(lambda _: None) as advance:
         for rows, batch in zip(steps, load(items, steps, options.device, options.threads, prefetch=2), strict=True):
             valid_bhw = None if batch.valid_b1hw is None else batch.valid_b1hw[:, 0] > 0
-            target_bhw = batch.target_b1hw[:, 0].cpu().numpy() >= 128
+            target_bhw = batch.target_bkhw[:, 0].cpu().numpy() >= 128
             if valid_bhw is not None:
                 target_bhw &= valid_bhw.cpu().numpy()
             positive_b = batch.positive_b1[:, 0].cpu().numpy() > 0

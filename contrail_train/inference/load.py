@@ -94,7 +94,8 @@ def load_run(path: Path, device: torch.device, symmetries: Symmetries = Symmetri
     config = read_config(path / CONFIG)
     # The run's own weights are loaded below, so those that the encoder started from are not needed.
     for_inference = config.model.model_copy(update={"pretrained": False, "checkpoint_activations": False})
-    model = build(for_inference, len(calibration["composite"]["channels"]), config.data.frames)
+    channels, data = len(calibration["composite"]["channels"]), config.data
+    model = build(for_inference, channels, data.frames, len(data.targets))
     load_weights(path / WEIGHTS, model)
     model.eval().to(device)
     down, right = calibration["off"]

@@ -28,6 +28,8 @@ class Output(TypedDict, total=False):
 
     logits_b1hw: Tensor
     """Logits of contrail pixels."""
+    second_b1hw: Tensor
+    """Logits of the map that learns the second target; only in training. Otherwise `logits_b1hw` joins both maps."""
     auxiliary_bkhw: Tensor
     """The same from the other blocks of a decoder with deep supervision; only in training."""
     record_logit_b1: Tensor
@@ -111,20 +113,24 @@ class Segmenter(nn.Module):
         encoder: The encoder.
         config: Settings of the model.
         frames: Ascending offsets of the input frames relative to the labelled one.
+        targets: Number of targets that masks learn, 1 or 2.
     """
 
-    def __init__(self, encoder: Encoder, config: ModelConfig, frames: Sequence[int]):
+    def __init__(self, encoder: Encoder, config: ModelConfig, frames: Sequence[int], targets: int):
         super().__init__()
         self.frames = len(frames)
         self.checkpoints = config.checkpoint_activations
         self.encoder = encoder
         self.decoder = None
+        self.second_mask_head: nn.Module | None = None
         self.auxiliary_heads: nn.ModuleList | None = None
         if config.decoder is not None:
             self.decoder = build_decoder(encoder.channels, encoder.strides, config)
             *widths, width = self.decoder.out_channels
             kind = (config.decoder.mask_kernel, config.decoder.two_class)
             self.mask_head = MaskHead(width, *kind)
+            if targets == 2:
+                self.second_mask_head = MaskHead(width, *kind)
             if config.decoder.deep_supervision:
                 self.auxiliary_heads = nn.ModuleList(MaskHead(w, *kind) for w in widths)
         self.record_head = None
@@ -186,6 +192,12 @@ class Segmenter(nn.Module):
         if self.decoder is not None:
             *others, last_bchw = self._run(self.decoder, features, height + pad_y, width + pad_x)
             output["logits_b1hw"] = _at_size(self.mask_head(last_bchw))
+            if self.second_mask_head is not None:
+                second_b1hw = _at_size(self.second_mask_head(last_bchw))
+                if self.training:
+                    output["second_b1hw"] = second_b1hw
+                else:
+                    output["logits_b1hw"] = logit_of_mean(output["logits_b1hw"].float(), second_b1hw.float())
             if self.auxiliary_heads is not None and self.training:
                 maps = [_at_size(head(x_bchw)) for head, x_bchw in zip(self.auxiliary_heads, others, strict=True)]
                 output["auxiliary_bkhw"] = torch.cat(maps, dim=1)
@@ -213,6 +225,20 @@ class Segmenter(nn.Module):
         if self.checkpoints and self.training:
             return checkpoint(part, *inputs, use_reentrant=False)
         return part(*inputs)
+
+
+def logit_of_mean(logits: Tensor, others: Tensor) -> Tensor:
+    """Average two probabilities, as logits and without losing those near 0 or 1.
+
+    Args:
+        logits: Logits of any shape.
+        others: Logits of the same shape.
+
+    Returns:
+        The logit of the mean of both probabilities.
+    """
+    contrail = torch.logaddexp(functional.logsigmoid(logits), functional.logsigmoid(others))
+    return contrail - torch.logaddexp(functional.logsigmoid(-logits), functional.logsigmoid(-others))
 
 
 def _mixed_levels(levels: list[int] | None, used: set[int], deepest: int, encoder: str) -> list[int]:
@@ -243,13 +269,14 @@ def _resize(x_bchw: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(x_bchw, tuple(size), mode="bilinear", align_corners=False)
 
 
-def build(config: ModelConfig, in_channels: int, frames: Sequence[int] = (0,)) -> Segmenter:
+def build(config: ModelConfig, in_channels: int, frames: Sequence[int] = (0,), targets: int = 1) -> Segmenter:
     """Build the network that the settings describe, with random weights from torch's global generator.
 
     Args:
         config: Settings of the model.
         in_channels: Channels of an image.
         frames: Ascending offsets of the input frames relative to the labelled one.
+        targets: Number of targets that masks learn, 1 or 2.
 
     Returns:
         The network, float32 on the CPU.
@@ -259,4 +286,4 @@ def build(config: ModelConfig, in_channels: int, frames: Sequence[int] = (0,)) -
             does not exist.
     """
     encoder = build_encoder(config.encoder, in_channels, config.pretrained, config.drop_path, config.stem_stride)
-    return Segmenter(encoder, config, frames)
+    return Segmenter(encoder, config, frames, targets)

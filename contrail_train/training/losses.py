@@ -25,7 +25,7 @@ SMOOTH = 1.0  # pixels added to both sides of symmetric Dice and Tversky
 
 def total_loss(
     output: Mapping[str, Tensor],
-    target_b1hw: Tensor,
+    target_bkhw: Tensor,
     positive_b1: Tensor,
     weight_b: Tensor,
     config: LossConfig,
@@ -37,9 +37,10 @@ def total_loss(
     If mask and record are learnt together, the mask learns from positive records only.
 
     Args:
-        output: At least one of `logits_b1hw`, to which `auxiliary_bkhw` adds k more predictions of the mask, whose mean
-            loss has weight `config.auxiliary`; and `record_logit_b1`, whose loss has weight `config.record`.
-        target_b1hw: Probability of contrail per pixel.
+        output: At least one of `logits_b1hw`, to which `auxiliary_bkhw` adds more predictions of the mask, whose mean
+            loss has weight `config.auxiliary`, and `second_b1hw` one of the second target, whose loss has weight
+            `config.second_target`; and `record_logit_b1`, whose loss has weight `config.record`.
+        target_bkhw: Probability of contrail per pixel, for each target.
         positive_b1: Probability that the record has a contrail.
         weight_b: Weight of each sample, at least 0; a batch of zeros has loss and gradient 0.
         config: The terms and their weights.
@@ -50,19 +51,23 @@ def total_loss(
         A float32 scalar.
     """
     mask, record = output.get("logits_b1hw"), output.get("record_logit_b1")
-    auxiliary = output.get("auxiliary_bkhw")
-    maps = [] if mask is None else [mask, *(auxiliary.split(1, dim=1) if auxiliary is not None else ())]
+    auxiliary, second = output.get("auxiliary_bkhw"), output.get("second_b1hw")
+    maps: list[tuple[Tensor, float]] = []  # with their weights
+    if mask is not None:
+        others = () if auxiliary is None else auxiliary.split(1, dim=1)
+        maps = [(mask, 1.0), *((other, config.auxiliary / len(others)) for other in others)]
     mask_weight_b = _mask_weight(weight_b, positive_b1, record is not None)
-    parts = [_mask_sums(m, target_b1hw, mask_weight_b, config, valid_b1hw) for m in maps]
+    parts = [_mask_sums(logits, target_bkhw[:, :1], mask_weight_b, config, valid_b1hw) for logits, _ in maps]
+    if second is not None:
+        maps.append((second, config.second_target))
+        parts.append(_mask_sums(second, target_bkhw[:, 1:], mask_weight_b, config, valid_b1hw))
     if record is not None:
         error_b1 = cross_entropy(record.float(), positive_b1.float(), config.pos_weight, config.label_smoothing)
         parts.append(torch.stack([(weight_b.float() * error_b1[:, 0]).sum(), weight_b.float().sum()]))
     sums = sum_over_processes(torch.cat(parts)).split([len(p) for p in parts])
     mask_weight, record_weight = (None, None) if step_weights is None else step_weights.unbind()
-    losses = [_mask_loss(s, config, mask_weight) for s in sums[: len(maps)]]
-    loss = losses[0] if losses else torch.zeros_like(sums[-1][0])
-    if len(losses) > 1:
-        loss = loss + config.auxiliary * torch.stack(losses[1:]).mean()
+    losses = [w * _mask_loss(s, config, mask_weight) for s, (_, w) in zip(sums, maps, strict=False)]
+    loss = torch.stack(losses).sum() if losses else torch.zeros_like(sums[-1][0])
     if record is not None:
         error, weight = sums[-1].unbind()
         loss = loss + config.record * _mean(error, weight if record_weight is None else record_weight)
@@ -70,12 +75,12 @@ def total_loss(
 
 
 def weights_of(
-    target_b1hw: Tensor, positive_b1: Tensor, weight_b: Tensor, valid_b1hw: Tensor | None, has_record_head: bool
+    target_bkhw: Tensor, positive_b1: Tensor, weight_b: Tensor, valid_b1hw: Tensor | None, has_record_head: bool
 ) -> Tensor:
     """Sum what the means of a step are divided by, over all processes.
 
     Args:
-        target_b1hw: Targets of this process's share of the step.
+        target_bkhw: Targets of this process's share of the step.
         positive_b1: As for `total_loss`, as are the following.
         weight_b: Weight of each sample.
         valid_b1hw: Validity of each pixel.
@@ -84,7 +89,7 @@ def weights_of(
     Returns:
         (2) float32: weight of all pixels, and of all records.
     """
-    pixels = _pixel_weights(target_b1hw, _mask_weight(weight_b, positive_b1, has_record_head), valid_b1hw)
+    pixels = _pixel_weights(target_bkhw[:, :1], _mask_weight(weight_b, positive_b1, has_record_head), valid_b1hw)
     return sum_over_processes(torch.stack([pixels.sum(), weight_b.float().sum()]))
 
 

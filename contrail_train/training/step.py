@@ -90,10 +90,10 @@ def _gradients(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
     own, owned = share_of(count, ranks.rank, ranks.world, config.augment.together)
     batch.weight_b[owned:] = 0  # padding to equal shares
     valid_b1hw = None if batch.valid_b1hw is None else batch.valid_b1hw.float()
-    given = replace(batch, target_b1hw=batch.target_b1hw.float() / 255, valid_b1hw=valid_b1hw)
+    given = replace(batch, target_bkhw=batch.target_bkhw.float() / 255, valid_b1hw=valid_b1hw)
     random, crop = {"seed": config.seed, "step": state.step}, config.data.crop
     drawn, labels = draw_labels(given, own, count, config.augment, setup.label_shift, crop=crop, **random)
-    truth = labels.target_b1hw, labels.positive_b1, labels.weight_b, labels.valid_b1hw
+    truth = labels.target_bkhw, labels.positive_b1, labels.weight_b, labels.valid_b1hw
     weights = weights_of(*truth, config.model.head is Head.BOTH) if size < len(own) else None
     losses = []
     for start in range(0, len(own), size):
@@ -112,8 +112,8 @@ def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weight
     x_btchw = augment_images(x_btchw, drawn[pairs], config.augment, grid, setup.view.size)
     x_btchw, labels = x_btchw[part.start - pairs.start :][: part.stop - part.start], labels[part]
     with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
-        output = setup.parallel(x_btchw, tuple(labels.target_b1hw.shape[-2:]))
-    truth = labels.target_b1hw, labels.positive_b1, labels.weight_b
+        output = setup.parallel(x_btchw, tuple(labels.target_bkhw.shape[-2:]))
+    truth = labels.target_bkhw, labels.positive_b1, labels.weight_b
     loss = total_loss(output, *truth, config.loss, labels.valid_b1hw, step_weights)
     recomputes = config.model.checkpoint_activations
     with statistics_kept(setup.model) if recomputes else contextlib.nullcontext():

@@ -48,7 +48,7 @@ def augment_batch(
     size: tuple[int, int] | None = None,
 ) -> Batch:
     """Apply a draw to a batch of normalised images, as a training step does."""
-    height, width = batch.target_b1hw.shape[-2:]
+    height, width = batch.target_bkhw.shape[-2:]
     x_btchw = augment_images(batch.image_btchw, drawn, config, (height, width), size)
     return dataclasses.replace(augment_labels(batch, drawn, config, label_shift), image_btchw=x_btchw)
 
@@ -56,23 +56,23 @@ def augment_batch(
 def augment(
     config: AugmentConfig,
     image_btchw: Tensor,
-    target_b1hw: Tensor | None = None,
+    target_bkhw: Tensor | None = None,
     label_shift: tuple[float, float] = NO_SHIFT,
     step: int = 0,
     size: tuple[int, int] | None = None,
     valid_b1hw: Tensor | None = None,
 ) -> Batch:
     """Draw for a whole batch and apply; without a target, an empty one of the image's size."""
-    if target_b1hw is None:
-        target_b1hw = torch.zeros(len(image_btchw), 1, *image_btchw.shape[-2:])
-    drawn = draw(config, len(image_btchw), target_b1hw.shape[-2], target_b1hw.shape[-1], seed=0, step=step)
-    return augment_batch(batch_of(image_btchw, target_b1hw, valid_b1hw), drawn, config, label_shift, size)
+    if target_bkhw is None:
+        target_bkhw = torch.zeros(len(image_btchw), 1, *image_btchw.shape[-2:])
+    drawn = draw(config, len(image_btchw), target_bkhw.shape[-2], target_bkhw.shape[-1], seed=0, step=step)
+    return augment_batch(batch_of(image_btchw, target_bkhw, valid_b1hw), drawn, config, label_shift, size)
 
 
-def batch_of(image_btchw: Tensor, target_b1hw: Tensor, valid_b1hw: Tensor | None = None) -> Batch:
+def batch_of(image_btchw: Tensor, target_bkhw: Tensor, valid_b1hw: Tensor | None = None) -> Batch:
     """Return a batch of records that are as positive as their most certain pixel."""
-    positive_b1 = target_b1hw.amax(dim=(1, 2, 3))[:, None]
-    return Batch(image_btchw, target_b1hw, positive_b1, torch.ones(len(image_btchw)), valid_b1hw)
+    positive_b1 = target_bkhw.amax(dim=(1, 2, 3))[:, None]
+    return Batch(image_btchw, target_bkhw, positive_b1, torch.ones(len(image_btchw)), valid_b1hw)
 
 
 def blob(height: int, width: int, y: float, x: float) -> Tensor:

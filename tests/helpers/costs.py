@@ -31,7 +31,8 @@ def count(config: RunConfig) -> Cost:
         The cost for a sample of CHANNELS channels and SIDE x SIDE pixels.
     """
     with torch.device("meta"):
-        model = build(config.model.model_copy(update={"pretrained": False}), CHANNELS, config.data.frames).eval()
+        settings, data = config.model.model_copy(update={"pretrained": False}), config.data
+        model = build(settings, CHANNELS, data.frames, len(data.targets)).eval()
         side = config.model.image_size or SIDE
         x_btchw = torch.empty(1, len(config.data.frames), CHANNELS, side, side)
         with FlopCounterMode(display=False) as counter, torch.no_grad():

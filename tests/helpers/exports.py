@@ -29,17 +29,19 @@ def network(
     size: tuple[int, int] | None = None,
     each: bool = False,
     off: tuple[float, float] = (0.0, 0.0),
+    targets: int = 1,
     **settings: Any,
 ) -> Network:
     """Return a network with random statistics and last layers; otherwise it would predict the same for every pixel."""
-    model = build(model_config(encoder, channels=SMALL, **settings), 3, frames)
+    model = build(model_config(encoder, channels=SMALL, **settings), 3, frames, targets)
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.normal_(0, 0.1)
             part.running_var.uniform_(0.5, 1.5)
             part.weight.data.uniform_(0.5, 1.5)
     if model.decoder is not None:
-        model.mask_head.maps.weight.data.normal_(0, 0.1)
+        for head in filter(None, (model.mask_head, model.second_mask_head)):
+            head.maps.weight.data.normal_(0, 0.1)
     view = View(frames, torch.rand(3), torch.rand(3) + 0.1, each, size)
     return Network(model.to(memory_format=torch.channels_last).eval(), view, off)
 

@@ -41,7 +41,7 @@ def items_of(stored: np.ndarray, label: np.ndarray, positive: np.ndarray) -> Ite
         store=nothing,
         sample=each,
         frame=nothing,
-        label=nothing,
+        label=nothing[:, np.newaxis],
         label_sample=each,
         label_frame=nothing,
         positive=positive,

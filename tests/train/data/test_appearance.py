@@ -60,7 +60,7 @@ def test_cut_out_is_one_square_of_the_mean_in_all_frames() -> None:
         assert (hole.sum(dim=(-2, -1)) == side**2).all()
         assert ((hole.any(dim=-1).sum(dim=-1) == side) & (hole.any(dim=-2).sum(dim=-1) == side)).all()
         assert (hole == hole[:, :1, :1]).all()
-        assert moved.target_b1hw.all()
+        assert moved.target_bkhw.all()
     assert not augment(only(cut_out={"probability": 1, "side": 500}), torch.ones(1, 1, 1, 8, 8)).image_btchw.any()
 
 

@@ -67,7 +67,7 @@ def test_identity_returns_its_input_bit_for_bit() -> None:
     assert torch.equal(draw(only(), 2, 100, 90, seed=0, step=0).matrix_b23, IDENTITY.expand(2, -1, -1))
     moved = augment(only(), image, target, valid_b1hw=valid)
     assert torch.equal(moved.image_btchw, image)
-    assert torch.equal(moved.target_b1hw, target)
+    assert torch.equal(moved.target_bkhw, target)
     assert moved.valid_b1hw is not None
     assert torch.equal(moved.valid_b1hw, valid)
     assert augment(only(), image, target).valid_b1hw is None
@@ -91,7 +91,7 @@ def test_a_sample_without_augmentation_stays_unchanged_in_a_mixed_batch(name: st
     moved = augment(config, image, target)
     assert 0 < len(still) < 8
     assert torch.equal(moved.image_btchw[still], image[still])
-    assert torch.equal(moved.target_b1hw[still], target[still])
+    assert torch.equal(moved.target_bkhw[still], target[still])
     assert not torch.equal(moved.image_btchw, image)
 
 
@@ -108,7 +108,7 @@ def test_a_crop_is_a_part_of_the_moved_image_with_its_label_and_validity(size: t
     assert part.image_btchw.shape == (6, 2, 3, 40 * scale, 40 * scale)
     for i, (top, bottom, left, right) in enumerate((cropped.crop_b4 * 96).round().int().tolist()):
         rows, columns = slice(top, bottom), slice(left, right)
-        torch.testing.assert_close(part.target_b1hw[i], everything.target_b1hw[i, :, rows, columns], rtol=0, atol=1e-4)
+        torch.testing.assert_close(part.target_bkhw[i], everything.target_bkhw[i, :, rows, columns], rtol=0, atol=1e-4)
         assert torch.equal(part.valid_b1hw[i], everything.valid_b1hw[i, :, rows, columns])
         rows, columns = (slice(s.start * scale, s.stop * scale) for s in (rows, columns))
         torch.testing.assert_close(
@@ -137,7 +137,7 @@ def test_image_and_label_move_together(name: str, shift: tuple[float, float], si
         matrix = draw(config, n, 96, 96, seed=0, step=step).matrix_b23
         for i in range(n):
             assert torch.equal(moved.image_btchw[i, 0], moved.image_btchw[i, 1])
-            in_image, in_label = centroid(moved.image_btchw[i, 0]), centroid(moved.target_b1hw[i])
+            in_image, in_label = centroid(moved.image_btchw[i, 0]), centroid(moved.target_bkhw[i])
             in_image = in_image / 2 if size else in_image
             assert (in_image - in_label).abs().max() < 0.1
             if "grid_distortion" not in chosen:
@@ -168,7 +168,7 @@ def test_a_line_and_its_label_agree_in_reflected_borders_to_a_tenth_of_a_pixel(s
         seen = np.minimum(from_edge, 2 * side - from_edge).clip(0.5, side - 0.5) - side / 2
         inside_label = (np.abs(seen + np.array(shift)[:, None, None]) <= (side - 1) / 2).all(0)
         slope = np.exp(-0.5) / sigma  # of the line, at its steepest, per pixel
-        for part in (moved.image_btchw[i, 0, 0], moved.target_b1hw[i, 0]):
+        for part in (moved.image_btchw[i, 0, 0], moved.target_bkhw[i, 0]):
             assert np.abs(part.numpy() - line(*seen))[inside_label].max() < 0.1 * slope
         reflected += outside.mean() / n
     assert reflected > 0.1
@@ -259,7 +259,7 @@ def test_bfloat16_images_keep_their_type_and_use_float32_geometry() -> None:
     assert torch.equal(moved, move(image.float(), matrix, (0.5, 0.5)).bfloat16())
     everything = augment(EVERYTHING, image, torch.rand(2, 1, 256, 256))
     assert everything.image_btchw.dtype == torch.bfloat16
-    assert everything.target_b1hw.dtype == torch.float32
+    assert everything.target_bkhw.dtype == torch.float32
 
 
 def test_image_and_label_stay_aligned_through_all_augmentations() -> None:
@@ -269,8 +269,8 @@ def test_image_and_label_stay_aligned_through_all_augmentations() -> None:
     image = torch.stack([target, torch.rand(8, 1, 64, 64)], dim=2)
     for step in range(3):
         moved = augment(config, image, target, step=step)
-        assert torch.allclose(moved.image_btchw[:, 0, :1], moved.target_b1hw, atol=1e-5)
-        assert (moved.target_b1hw - target).abs().max() > 0.1
+        assert torch.allclose(moved.image_btchw[:, 0, :1], moved.target_bkhw, atol=1e-5)
+        assert (moved.target_bkhw - target).abs().max() > 0.1
 
 
 def test_slices_of_a_batch_are_augmented_as_within_the_whole_batch() -> None:
@@ -292,7 +292,7 @@ def test_augmenting_is_deterministic_and_leaves_its_input_unchanged() -> None:
     second = augment(EVERYTHING, image, target)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.image_btchw, second.image_btchw)
-    assert torch.equal(first.target_b1hw, second.target_b1hw)
+    assert torch.equal(first.target_bkhw, second.target_bkhw)
     assert not torch.equal(first.image_btchw, augment(EVERYTHING, image, target, step=1).image_btchw)
     assert torch.equal(image, copies[0])
     assert torch.equal(target, copies[1])
@@ -315,3 +315,12 @@ def test_augmentation_on_the_gpu_never_synchronises_and_agrees_with_the_cpu() ->
     on_cpu = augment_batch(given, drawn, config, (0.5, 0.5), (128, 128))
     for ours, expected in zip(vars(on_gpu).values(), vars(on_cpu).values(), strict=True):
         torch.testing.assert_close(ours.cpu(), expected, rtol=5e-3, atol=5e-3)  # TF32 in the blur
+
+
+def test_all_targets_of_a_sample_move_and_mix_alike() -> None:
+    image, target = torch.rand(4, 1, 3, 32, 32), (torch.rand(4, 1, 32, 32) < 0.1).float()
+    single = augment(EVERYTHING, image, target, label_shift=(0.5, 0.5))
+    several = augment(EVERYTHING, image, torch.cat([target, target / 2], dim=1), label_shift=(0.5, 0.5))
+    assert torch.equal(several.target_bkhw[:, :1], single.target_bkhw)
+    torch.testing.assert_close(several.target_bkhw[:, 1:], single.target_bkhw / 2)
+    assert torch.equal(several.positive_b1, single.positive_b1)

@@ -27,14 +27,14 @@ def test_mixup_blends_image_label_and_record_alike() -> None:
     share, partner = draw(config, 5, 8, 8, seed=0, step=0).mixup_b.float(), [1, 0, 3, 2, 4]
     moved = augment(config, image, target, valid_b1hw=valid)
     positive = target.amax(dim=(1, 2, 3))[:, None]
-    for before, after in ((image, moved.image_btchw), (target, moved.target_b1hw), (positive, moved.positive_b1)):
+    for before, after in ((image, moved.image_btchw), (target, moved.target_bkhw), (positive, moved.positive_b1)):
         s = share.reshape(5, *[1] * (before.ndim - 1))
         torch.testing.assert_close(after, (1 - s) * before + s * before[partner])
     assert moved.valid_b1hw is not None
     assert torch.equal(moved.valid_b1hw, valid * valid[partner])
     either = augment(only(mixup={"probability": 1, "labels": "or"}), image, target)
     assert torch.equal(either.image_btchw, moved.image_btchw)
-    assert torch.equal(either.target_b1hw, torch.maximum(target, target[partner]))
+    assert torch.equal(either.target_bkhw, torch.maximum(target, target[partner]))
     assert torch.equal(either.positive_b1, torch.maximum(positive, positive[partner]))
 
 
@@ -47,10 +47,10 @@ def test_cutmix_pastes_image_label_and_validity_of_one_rectangle(size: tuple[int
     moved, partner = augment(config, image, target, size=size, valid_b1hw=valid), [1, 0, 3, 2, 5, 4]
     drawn = draw(config, 6, 32, 32, seed=0, step=0).cutmix_b4
     for i in range(6):
-        inside = moved.target_b1hw[i, 0] == partner[i]
+        inside = moved.target_bkhw[i, 0] == partner[i]
         area = ((drawn[i, 1] - drawn[i, 0]) * (drawn[i, 3] - drawn[i, 2])).item()
         assert inside.float().mean().item() == pytest.approx(area)
-        assert ((moved.target_b1hw[i] == i) | inside).all()
+        assert ((moved.target_bkhw[i] == i) | inside).all()
         in_image = inside if size is None else inside.repeat_interleave(2, 0).repeat_interleave(2, 1)
         assert ((moved.image_btchw[i] == partner[i]) == in_image).all()
         assert moved.valid_b1hw is not None
@@ -77,7 +77,7 @@ def test_a_record_is_positive_while_a_contrail_is_left_in_the_image(settings: di
     """By counting the pixels of contrail that lie in the image and outside a pasted rectangle."""
     config, given, stale = only(**settings), records(400), 0
     moved = augment_batch(given, draw(config, 400, 48, 48, seed=0, step=0), config, (0.5, 0.5))
-    peak = moved.target_b1hw.numpy().max((1, 2, 3))
+    peak = moved.target_bkhw.numpy().max((1, 2, 3))
     positive = moved.positive_b1[:, 0].numpy()
     assert not positive[peak == 0].any()
     assert positive[peak >= 0.5].all()
@@ -133,5 +133,5 @@ def test_processes_mix_the_samples_that_one_process_mixes(count: int, world: int
         own, owned = share_of(count, rank, world, config.together)
         part = Batch(*(None if v is None else v[own] for v in vars(given).values()))
         moved = augment_batch(part, drawn[own], config, (0.5, 0.5))
-        for name in ("image_btchw", "target_b1hw", "positive_b1"):
+        for name in ("image_btchw", "target_bkhw", "positive_b1"):
             torch.testing.assert_close(getattr(moved, name)[:owned], getattr(whole, name)[own[:owned]])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision, Labeller, Predicted
@@ -157,6 +158,24 @@ def test_frames_without_neighbours_are_left_out_and_counted(store: Path, tmp_pat
         open_training_data(DataConfig(train=[str(store)], frames=[0, 4]))
     with pytest.raises(ContrailError, match="9 of 9 labelled frames"):
         open_labelled([open_store(store)], (0, 4))
+
+
+def test_two_targets_are_read_as_two_maps_and_scored_against_the_first(store: Path, tmp_path: Path) -> None:
+    pseudo = pseudo_of(store, tmp_path / "pseudo.zarr")
+    settings = {"train": [str(store), str(pseudo)], "holdout": 0.3}
+    two = open_training_data(DataConfig(**settings, second_target="mean"))
+    hard, soft = (open_training_data(DataConfig(**settings, target=target)) for target in ("majority", "mean"))
+    rows = np.arange(len(two.train))
+    (both,) = load(two.train, [rows], CPU, 2, 1)
+    assert both.target_bkhw.shape[1] == 2
+    for k, single in enumerate((hard, soft)):
+        (expected,) = load(single.train, [rows], CPU, 2, 1)
+        assert torch.equal(both.target_bkhw[:, k : k + 1], expected.target_bkhw)
+    human = len(rows) - two.pseudo_labelled
+    assert (both.target_bkhw[:human, 0] != both.target_bkhw[:human, 1]).any()
+    assert torch.equal(both.target_bkhw[human:, 0], both.target_bkhw[human:, 1])
+    (held,) = load(two.holdout, [np.arange(len(two.holdout))], CPU, 2, 1)
+    assert held.target_bkhw.shape[1] == 1
 
 
 @pytest.mark.parametrize(("target", "factor"), [("mean", 1), ("clip2", 2)])

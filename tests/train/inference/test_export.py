@@ -41,6 +41,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "same padding": lambda: one_stub("both"),
     "conv3d": lambda: one("test_resnet", frames=(-1, 0), mixer="conv3d", levels=[3, 4], blocks=1),
     "classifier": lambda: one("test_resnet", "record", (-1, 0, 1), mixer="lstm"),
+    "two targets": lambda: one("test_resnet", frames=(-2, -1, 0), mixer="transformer", blocks=1, targets=2),
     "two_stages": two_stages,
 }
 
@@ -52,6 +53,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
         ("same padding", ".onnx", "float16"),
         ("conv3d", ".pt2", "float16"),  # the graph is the same in both forms
         ("classifier", ".pt2", "uint8"),
+        ("two targets", ".onnx", "uint8"),
         ("two_stages", ".pt2", "uint8"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from contrail_train.models.segmenter import MaskHead, build
+from contrail_train.models.segmenter import MaskHead, build, logit_of_mean
 from helpers.models import model_config, without_gradient
 
 
@@ -18,6 +18,27 @@ def test_the_difference_of_two_maps_has_the_cross_entropy_of_their_softmax() -> 
     x_bchw, target_bhw = torch.randn(2, 8, 9, 7), torch.randint(0, 2, (2, 9, 7))
     binary = functional.binary_cross_entropy_with_logits(head(x_bchw)[:, 0], target_bhw.float())
     torch.testing.assert_close(binary, functional.cross_entropy(head.maps(x_bchw), target_bhw))
+
+
+def test_the_maps_of_two_targets_are_averaged_for_prediction() -> None:
+    model = build(model_config(head="both", deep_supervision=True), 3, targets=2)
+    x_btchw = torch.randn(2, 1, 3, 40, 64)
+    output = model(x_btchw, (20, 32))
+    assert output["second_b1hw"].shape == output["logits_b1hw"].shape == (2, 1, 20, 32)
+    sum(value.sum() for value in output.values()).backward()
+    assert without_gradient(model) == []
+    for head, bias in ((model.mask_head, 0.5), (model.second_mask_head, -2.0)):
+        torch.nn.init.normal_(head.maps.weight, std=0.1)  # type: ignore[union-attr,arg-type]
+        torch.nn.init.constant_(head.maps.bias, bias)  # type: ignore[union-attr,arg-type]
+    for part in model.modules():
+        part.training = isinstance(part, type(model))  # batch norms with their statistics, but both maps
+    each = model(x_btchw)
+    expected = (each["logits_b1hw"].sigmoid() + each["second_b1hw"].sigmoid()) / 2
+    predicted = model.eval()(x_btchw)
+    assert set(predicted) == {"logits_b1hw", "record_logit_b1"}
+    torch.testing.assert_close(predicted["logits_b1hw"].sigmoid(), expected)
+    extreme = torch.tensor([-100.0, -90.0, 90.0])
+    torch.testing.assert_close(logit_of_mean(extreme, extreme), extreme)
 
 
 @pytest.mark.slow

@@ -346,6 +346,13 @@ def test_the_total_loss_is_the_weighted_sum_over_all_outputs() -> None:
         return total_loss(output, target, positive, weight, config, valid)
 
     torch.testing.assert_close(total(logits_b1hw=logits), mask_loss(logits, weight))
+    two = total_loss(
+        {"logits_b1hw": logits, "second_b1hw": logits + 1},
+        torch.cat([target, target / 2], dim=1),
+        *(positive, weight, config.model_copy(update={"second_target": 0.6}), valid),
+    )
+    soft = segmentation_loss(logits + 1, target / 2, weight, config, valid)
+    torch.testing.assert_close(two, mask_loss(logits, weight) + 0.6 * soft)
     supervised = 0.3 * (mask_loss(auxiliary[:, :1], weight) + mask_loss(auxiliary[:, 1:], weight)) / 2
     torch.testing.assert_close(
         total(logits_b1hw=logits, auxiliary_bkhw=auxiliary), mask_loss(logits, weight) + supervised

@@ -63,7 +63,7 @@ def taught_by(model: Predictor, config: DataConfig, folder: Path, monkeypatch: p
 
 def targets(data: TrainingData, rows: np.ndarray) -> torch.Tensor:
     (batch,) = load(data.train, [rows], CPU, 1, 1)
-    return batch.target_b1hw.clone()
+    return batch.target_bkhw.clone()
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def test_the_teachers_contrails_are_learnt_where_it_sees_them_in_the_image(
     data = taught_by(detector(store, mask_shift), config, tmp_path / "teacher", monkeypatch)
     (batch,) = load(data.train, [np.arange(8)], CPU, 1, 1)
     drawn = dataclasses.replace(draw(only(), 8, 64, 64, seed=0, step=0), matrix_b23=torch.stack(DIHEDRAL))
-    given = dataclasses.replace(batch, target_b1hw=batch.target_b1hw.float() / 255)
-    moved_b1hw = augment_labels(given, drawn, only(), data.label_shift).target_b1hw
-    for moved_1hw, matrix in zip(moved_b1hw, drawn.matrix_b23, strict=True):
+    given = dataclasses.replace(batch, target_bkhw=batch.target_bkhw.float() / 255)
+    moved_bkhw = augment_labels(given, drawn, only(), data.label_shift).target_bkhw
+    for moved_1hw, matrix in zip(moved_bkhw, drawn.matrix_b23, strict=True):
         y, x = torch.linalg.solve(matrix[:, :2], torch.tensor(PLACE, dtype=torch.float64)).tolist()
         grid = torch.arange(64) - 31.5
         mass = moved_1hw[0] / moved_1hw.sum()
@@ -107,7 +107,7 @@ def test_labels_are_mixed_by_weight_and_held_out_records_keep_theirs(
     torch.testing.assert_close(targets(data, every).float(), mixed, rtol=0, atol=1.0)
     (held,) = load(data.holdout, [np.arange(len(data.holdout))], CPU, 1, 1)
     (labels,) = load(own.holdout, [np.arange(len(own.holdout))], CPU, 1, 1)
-    assert torch.equal(held.target_b1hw, labels.target_b1hw)
+    assert torch.equal(held.target_bkhw, labels.target_bkhw)
     assert data.digests == own.digests | {run: "sha256:blob"}
 
 

@@ -80,6 +80,7 @@ ROWS = {
     "decoder fpn": Row(("model.decoder.kind=fpn", "model.decoder.channels=[128]")),
     "cutmix": Row(("augment.cutmix=0.5",)),
     "images at twice the size": Row(("model.image_size=256",)),
+    "crops of 64 pixels, at twice the size": Row(("data.crop=64", "model.image_size=256")),
     "encoder from random weights": Row(("model.pretrained=false",)),
     "batch norms frozen": Row(("model.freeze=[batch_norm]",)),
     "only Dice": Row(("loss.bce=0", "loss.dice=1")),

@@ -351,12 +351,16 @@ class MixerConfig(Strict):
     """Number of 3-D blocks, LSTM layers or transformer blocks in a row."""
     shortcut: Literal["identity", "conv"] = "identity"
     """What a 3-D block is added to: its input, or a 1 x 1 x 1 convolution of the input with a norm, as in the notes."""
+    downscale: Literal[1, 2, 4] = 1
+    """Mix at 1/downscale of the resolution: only the labelled frame is encoded as it is; all frames are shrunk, encoded
+    and mixed, and what mixing changes in the labelled frame is enlarged and added to its features."""
 
     def _check_combination(self) -> None:
         in_a_row = self.kind in ("conv3d", "lstm", "transformer")
         _needs(self.kind == "conv3d", "model.mixer.kind=conv3d", self, "model.mixer.shortcut")
         _needs(in_a_row, "model.mixer.kind=conv3d, lstm or transformer", self, "model.mixer.blocks")
-        _needs(self.kind != "panels", "another model.mixer.kind than panels", self, "model.mixer.levels")
+        by_level = "model.mixer.levels model.mixer.downscale"
+        _needs(self.kind != "panels", "another model.mixer.kind than panels", self, by_level)
 
 
 class DecoderConfig(Strict):

@@ -23,6 +23,7 @@ PROBE_SIDES = (64, 128, 192, 224, 256, 384, 512)
 """Heights in pixels of the images with which a model is measured, in this order. They are three times as wide as high.
 Most models accept any; each must accept one."""
 COUNTER = "num_batches_tracked"
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 HUB_TIMEOUT = 5.0
 """Seconds that the hub may take to answer. timm itself retries an unreachable hub for 46 s."""
 PREFIXES = ("module.", "model.", "encoder.", "backbone.", "body.")
@@ -89,6 +90,30 @@ class Encoder(nn.Module):
         for part in [part for part in parts if part is not self.backbone] or parts:
             part.grad_checkpointing = True  # type: ignore[assignment]
         return bool(parts)
+
+    def with_kept_statistics(self, x_bchw: Tensor) -> list[Tensor]:
+        """Compute the features of all levels with the running statistics of batch norms, and do not update these.
+
+        Activations are not checkpointed in it; the call itself may be.
+
+        Args:
+            x_bchw: As in `forward`.
+
+        Returns:
+            As in `forward`.
+        """
+        switches: list[tuple[nn.Module, str]]
+        switches = [(m, "training") for m in self.backbone.modules() if isinstance(m, NORMS)]
+        # recomputed later, blocks would not know any more that statistics are kept
+        switches += [(m, "grad_checkpointing") for m in self.backbone.modules() if hasattr(m, "grad_checkpointing")]
+        switches = [(module, name) for module, name in switches if getattr(module, name)]
+        for module, name in switches:
+            setattr(module, name, False)
+        try:
+            return self(x_bchw)
+        finally:  # a checkpoint that is computed again ends early by an exception
+            for module, name in switches:
+                setattr(module, name, True)
 
     def serve_only(self, levels: Sequence[int]) -> None:
         """Freeze the parameters on which no feature of some levels depends, such as HRNet's paths to its other levels.

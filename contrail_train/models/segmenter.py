@@ -1,6 +1,6 @@
 """The network: an encoder shared by all frames, mixers, a decoder with a mask head, and a record head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -147,6 +147,7 @@ class Segmenter(nn.Module):
         first = max(labelled - reach, 0)
         self.seen = slice(first, labelled + reach + 1)  # the frames on which the output depends; no others are encoded
         self.labelled = labelled - first
+        self.downscale = 1 if mixer is None else mixer.downscale
         self.mixers = nn.ModuleDict()
         self.panels = None
         if mixer is not None and mixer.kind == "panels":
@@ -210,6 +211,8 @@ class Segmenter(nn.Module):
         if self.panels is not None:
             joined_bchw = self.panels.join(x_nchw.unflatten(0, (frames, -1)))
             return [self.panels.crop(level) for level in self.encoder(joined_bchw)]
+        if self.downscale > 1:
+            return self._coarsely_mixed(x_nchw, frames)
         features = self.encoder(x_nchw)
         if frames == 1:
             return features
@@ -220,7 +223,23 @@ class Segmenter(nn.Module):
             mixed.append(self._run(self.mixers[key], x_tbchw) if key in self.mixers else x_tbchw[self.labelled])
         return mixed
 
-    def _run(self, part: nn.Module, *inputs: Any) -> Any:
+    def _coarsely_mixed(self, x_nchw: Tensor, frames: int) -> list[Tensor]:
+        """The same as `_features`, mixed at a lower resolution.
+
+        Shrunk images have other statistics, and in evaluation batch norms have only one set of them. So it is that of
+        the full resolution which both passes use, in training too.
+        """
+        features = self.encoder(x_nchw.unflatten(0, (frames, -1))[self.labelled])
+        coarse_nchw = functional.avg_pool2d(x_nchw, self.downscale)
+        pad_y, pad_x = (-side % self.encoder.multiple for side in coarse_nchw.shape[2:])
+        coarse = self._run(self.encoder.with_kept_statistics, _pad(coarse_nchw, (0, pad_x, 0, pad_y)))
+        for level, mixer in self.mixers.items():
+            x_bchw, coarse_tbchw = features[int(level)], coarse[int(level)].unflatten(0, (frames, -1))
+            change_bchw = self._run(mixer, coarse_tbchw) - coarse_tbchw[self.labelled]
+            features[int(level)] = x_bchw + _enlarge(change_bchw, self.downscale, x_bchw.shape[2:])
+        return features
+
+    def _run(self, part: Callable[..., Any], *inputs: Any) -> Any:
         """Call a part; if activations are checkpointed, it is called again in the backward pass."""
         if self.checkpoints and self.training:
             return checkpoint(part, *inputs, use_reentrant=False)
@@ -261,6 +280,14 @@ def _pad(x_bchw: Tensor, sides: tuple[int, int, int, int]) -> Tensor:
         return x_bchw
     fits = max(sides[:2]) < x_bchw.shape[3] and max(sides[2:]) < x_bchw.shape[2]
     return functional.pad(x_bchw, sides, mode="reflect" if fits else "replicate")
+
+
+def _enlarge(x_bchw: Tensor, factor: int, size: torch.Size) -> Tensor:
+    """Repeat each pixel, and cut or repeat the borders at the bottom and on the right to a size."""
+    x_bchw = functional.interpolate(x_bchw, scale_factor=factor)
+    rows, columns = size
+    missing = max(columns - x_bchw.shape[3], 0), max(rows - x_bchw.shape[2], 0)
+    return _pad(x_bchw, (0, missing[0], 0, missing[1]))[:, :, :rows, :columns]
 
 
 def _resize(x_bchw: Tensor, size: tuple[int, int]) -> Tensor:

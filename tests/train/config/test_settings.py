@@ -122,6 +122,8 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ("data.frames=[-1,0,1]", "needs model.mixer", [], ["model.mixer.kind=lstm"]),
         ("model.mixer.blocks=2", "kind=conv3d, lstm or", [*FRAMES, "model.mixer.kind=mean"], ["model.mixer.kind=lstm"]),
         ("model.mixer.levels=[4]", "than panels", [*FRAMES, "model.mixer.kind=panels"], ["model.mixer.kind=mean"]),
+        ("model.mixer.downscale=2", "than panels", [*FRAMES, "model.mixer.kind=panels"], ["model.mixer.kind=mean"]),
+        ("model.mixer.shortcut=conv", "kind=conv3d", [*FRAMES, "model.mixer.kind=lstm"], ["model.mixer.kind=conv3d"]),
         ("model.decoder.upsample=bilinear", "kind=unet", ["model.decoder.kind=fpn"], ["model.decoder.kind=unet"]),
         ("model.decoder.centre=fpa", "kind=unet", ["model.decoder.kind=fpn"], ["model.decoder.kind=unet"]),
         ("loss.auxiliary=0.1", "deep_supervision=true", [], ["model.decoder.deep_supervision=true"]),

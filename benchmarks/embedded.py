@@ -42,6 +42,7 @@ class Experiment:
     epochs: int
     seeds: int
     settings: Sequence[str]
+    scenery: str = "faint"
 
     @cached_property
     def unseen(self) -> xr.Dataset:
@@ -61,7 +62,7 @@ class Experiment:
     def write_stores(self) -> None:
         """Write records, and a store of each split, unless they exist."""
         raw = self.out / "raw"
-        write_records(raw, self.records, validation_fraction=0.4, size=self.side, scenery="faint")
+        write_records(raw, self.records, validation_fraction=0.4, size=self.side, scenery=self.scenery)
         for split in ("train", "validation"):
             settings = StoreSettings(COMPOSITES["ash"], size=self.side)
             source = open_source(raw, split, settings.composite)
@@ -108,15 +109,18 @@ def add_experiment_options(parser: argparse.ArgumentParser, records: int, epochs
     parser.add_argument("--set", action="append", default=[], help="a setting of every run", metavar="KEY=VALUE")
 
 
-def experiment_of(options: argparse.Namespace) -> Experiment:
+def experiment_of(options: argparse.Namespace, scenery: str = "faint") -> Experiment:
     """Write the stores of an experiment and return it.
 
     Args:
         options: The parsed options of `add_experiment_options`.
+        scenery: Scenery of the records.
 
     Returns:
         The experiment.
     """
-    experiment = Experiment(options.out, options.records, options.side, options.epochs, options.seeds, options.set)
+    experiment = Experiment(
+        options.out, options.records, options.side, options.epochs, options.seeds, options.set, scenery
+    )
     experiment.write_stores()
     return experiment

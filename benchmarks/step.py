@@ -1,12 +1,18 @@
-"""A training step: by preset, with cones of 3-D blocks or plain ones, compiled or not, from a store or from memory.
+"""A training step: by preset, by form of the temporal mixing, by part, compiled or not, from a store or from memory.
 
-    python benchmarks/step.py [--side 128] [--batch 4] [--rounds 5] [--only TABLE] [--presets NAME ...] [--no-compile]
+    python benchmarks/step.py [--side 128] [--batch 4] [--rounds 5] [--only TABLE] [--no-compile] [--cpu-time]
 
-Tables: `presets`, `cone`, `feeding`. A step is what the trainer does with a batch: uint8 to floats on the device,
-augmentation, forward, loss, backward, clipping, AdamW, weight average. `resident`: one batch that is on the device
-already; `from the store`: batches of the loader, from the page cache. Plain 3-D blocks pass all frames through
-nn.Conv3d and nn.BatchNorm3d. The cone differs from them in training only by the frames that its batch norms see, and
-not at all in evaluation. On a GPU, if there is one, with bf16.
+Tables: `presets`, `mixing`, `parts`, `feeding`. A step is what the trainer does with a batch: uint8 to floats on the
+device, augmentation, forward, loss, backward, clipping, AdamW, weight average. `resident`: one batch that is on the
+device already; `from the store`: batches of the loader, from the page cache. On a GPU, if there is one, with bf16.
+
+`mixing` has the notes' network, whose plain 3-D blocks pass all frames through nn.Conv3d and nn.BatchNorm3d, as the
+reference. The cone differs from it in training only by the frames that its batch norms see, and not at all in
+evaluation. `parts` has the seconds of encoder, mixing and decoder (with the loss), forward and backward, and the memory
+of what the forward pass keeps for the backward pass; the optimiser's include clipping and the average of the weights.
+
+--cpu-time counts the processor's time instead of the clock's, for a machine that other programs use; give one thread
+then (OMP_NUM_THREADS=1).
 """
 
 from __future__ import annotations
@@ -19,12 +25,15 @@ from functools import partial
 from io import StringIO
 from itertools import count
 from pathlib import Path
+from time import process_time
+from typing import Any
 
 import numpy as np
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+import timing
 from contrail_data.build.build import build
 from contrail_data.cli.common import print_table
 from contrail_data.composites import COMPOSITES
@@ -47,11 +56,20 @@ from contrail_train.training.setup import make_optimiser
 from timing import make_parser, measure, medians, record_folder, run_main, spread, verdict
 
 PRESETS = ("unet2d", "unet25d", "resnetrs50_2d", "resnetrs50_all", "resnetrs50_classifier")
-CONE_TARGET, FED_TARGET = 1.8, 0.97
+COARSE_TARGET, COARSE_TARGET_ON_GPU, FED_TARGET = 2.0, 1.4, 0.97
+NOTES, CONE = "notes' form, plain", "notes' form, cone"
+FORMS: dict[str, list[str]] = {
+    NOTES: [],
+    CONE: [],
+    "identity shortcuts": ["model.mixer.shortcut=identity"],
+    "mixed at half resolution": ["model.mixer.shortcut=identity", "model.mixer.downscale=2"],
+}
+"""Settings of the forms of `resnetrs50_all` that the tables `mixing` and `parts` compare."""
+PARTS = ("loader", "augmentation", "encoder", "mixing", "decoder", "optimiser")
 
 
 class Plain(nn.Module):
-    """Residual 3-D blocks of a level that compute every frame."""
+    """The notes' residual 3-D blocks of a level, which compute every frame."""
 
     def __init__(self, cone: Blocks3d, channels: int):
         super().__init__()
@@ -71,12 +89,15 @@ class Plain(nn.Module):
             )
             for _ in cone.blocks
         )
+        self.shortcuts = nn.ModuleList(
+            nn.Sequential(nn.Conv3d(channels, channels, 1, bias=False), nn.BatchNorm3d(channels)) for _ in cone.blocks
+        )
 
     def forward(self, x_tbchw: Tensor) -> Tensor:
         """Return the labelled frame (b, c, y, x)."""
         x_bcthw = x_tbchw.permute(1, 2, 0, 3, 4).contiguous()
-        for block in self.blocks:
-            x_bcthw = x_bcthw + block(x_bcthw)
+        for shortcut, block in zip(self.shortcuts, self.blocks, strict=True):
+            x_bcthw = shortcut(x_bcthw) + block(x_bcthw)
         return x_bcthw[:, :, self.labelled]
 
 
@@ -88,10 +109,58 @@ def with_plain_blocks(model: Segmenter) -> Segmenter:
     return model
 
 
+class Watch:
+    """A watch that attributes the time since its last mark to a part of a step.
+
+    Args:
+        model: The model, whose parts it watches. The gradient passes the decoder first, then the mixers, then the
+            encoder.
+        device: Its device.
+    """
+
+    def __init__(self, model: Segmenter, device: torch.device):
+        self.device = device
+        self.parts = dict.fromkeys(PARTS, 0.0)
+        self.last = timing.clock()
+        assert model.decoder is not None
+        model.encoder.register_forward_hook(lambda _, __, features: self._passed("encoder", "mixing", features))
+        for mixer in model.mixers.values():
+            mixer.register_forward_hook(lambda *_: self.mark("mixing"))
+        model.decoder.register_forward_pre_hook(lambda _, inputs: self._passed("mixing", "decoder", inputs[0]))
+
+    def mark(self, part: str) -> None:
+        """Attribute the time since the last mark to a part."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = timing.clock()
+        self.parts[part] += now - self.last
+        self.last = now
+
+    def _passed(self, forward: str, backward: str, features: Sequence[Tensor]) -> None:
+        """Mark the end of a part now, and that of the next part's backward pass when it reaches the features."""
+        self.mark(forward)
+        for x_bchw in features:
+            if x_bchw.requires_grad:
+                x_bchw.register_hook(lambda _: self.mark(backward))
+
+
 def stepper(
-    config: RunConfig, data: TrainingData, change: Callable[[Segmenter], nn.Module] = lambda model: model
+    config: RunConfig,
+    data: TrainingData,
+    change: Callable[[Segmenter], nn.Module] = lambda model: model,
+    *,
+    bf16: bool | None = None,
+    watches: list[Watch] | None = None,
 ) -> Callable[[Batch], None]:
-    """Return a function that takes a training step with its own model, and returns when the device is done."""
+    """Return a function that takes a training step with its own model, and returns when the device is done.
+
+    Args:
+        config: Settings.
+        data: Data to train on.
+        change: Applied to the model.
+        bf16: Whether to compute in bf16. None: on a GPU.
+        watches: A watch of the step is appended to it.
+    """
     device = choose_device(config.device)
     view = view_of(config, data.statistics, device)
     torch.manual_seed(0)
@@ -101,6 +170,15 @@ def stepper(
     model.train()
     average, optimiser = ModelEmaV3(model, decay=config.optim.ema), make_optimiser(model, config.optim)
     steps = count()
+    half = device.type == "cuda" if bf16 is None else bf16
+    watch = None
+    if watches is not None:
+        watch = Watch(model, device)
+        watches.append(watch)
+
+    def mark(part: str) -> None:
+        if watch is not None:
+            watch.mark(part)
 
     def step(batch: Batch) -> None:
         height, width = batch.target_bkhw.shape[-2:]
@@ -109,13 +187,18 @@ def stepper(
         given = Batch(x_btchw, target_bkhw, batch.positive_b1, batch.weight_b, None)
         x_btchw = augment_images(x_btchw, drawn, config.augment, (height, width), view.size)
         moved = augment_labels(given, drawn, config.augment, data.label_shift)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        mark("augmentation")
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             output = stepped(x_btchw, (height, width))
         optimiser.zero_grad(set_to_none=True)
-        total_loss(output, moved.target_bkhw, moved.positive_b1, batch.weight_b, config.loss).backward()
+        loss = total_loss(output, moved.target_bkhw, moved.positive_b1, batch.weight_b, config.loss)
+        mark("decoder")
+        loss.backward()
+        mark("encoder")
         nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
         optimiser.step()
         average.update(model)
+        mark("optimiser")
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -136,9 +219,9 @@ class Measurement:
     store: Path
     options: argparse.Namespace
 
-    def prepare(self, preset: str) -> tuple[RunConfig, TrainingData, Batch]:
+    def prepare(self, preset: str, changes: Sequence[str] = ()) -> tuple[RunConfig, TrainingData, Batch]:
         """Return a preset's config, its data and one batch."""
-        settings = [f"data.train={self.store}", "model.pretrained=false", *self.options.set]
+        settings = [f"data.train={self.store}", "model.pretrained=false", *self.options.set, *changes]
         config = with_settings(get_config(preset), settings)
         if config.model.image_size is not None:
             config.model.image_size = 2 * self.options.side
@@ -182,15 +265,68 @@ def compare_presets(measurement: Measurement) -> None:
     measurement.print_table("presets", steps, next(iter(steps)), {})
 
 
-def compare_cones(measurement: Measurement) -> None:
-    """Print the table `cone`."""
-    config, data, batch = measurement.prepare("resnetrs50_all")
-    cone, plain = "2.5D step, cone", "2.5D step, plain 3-D form"
-    steps = {
-        cone: partial(stepper(config, data), batch),
-        plain: partial(stepper(config, data, with_plain_blocks), batch),
-    }
-    measurement.print_table("cone", steps, plain, {cone: CONE_TARGET})
+def form_of(
+    measurement: Measurement, name: str, **options: Any
+) -> tuple[Callable[[Batch], None], Batch, Iterator[Batch]]:
+    """Return a step with a form of `resnetrs50_all`, a batch, and batches without end."""
+    config, data, batch = measurement.prepare("resnetrs50_all", FORMS[name])
+    endless = batches(data, config, measurement.options.batch)
+    return stepper(config, data, with_plain_blocks if name == NOTES else lambda model: model, **options), batch, endless
+
+
+def compare_mixing(measurement: Measurement) -> None:
+    """Print the table `mixing`."""
+    steps = {}
+    for name in FORMS:
+        step, batch, _ = form_of(measurement, name)
+        steps[name] = partial(step, batch)
+    target = COARSE_TARGET_ON_GPU if choose_device("auto").type == "cuda" else COARSE_TARGET
+    measurement.print_table("mixing", steps, NOTES, {"mixed at half resolution": target})
+
+
+def compare_parts(measurement: Measurement) -> None:
+    """Print the table `parts`."""
+    steps, watches, endless = {}, {}, {}
+    for name in (NOTES, "mixed at half resolution"):
+        for precision in ("float32", "bf16"):
+            key, own = f"{name}, {precision}", []
+            steps[key], _, endless[key] = form_of(measurement, name, bf16=precision == "bf16", watches=own)
+            watches[key] = own[0]
+
+    def run(key: str) -> None:
+        watches[key].last = timing.clock()
+        batch = next(endless[key])
+        watches[key].mark("loader")
+        steps[key](batch)
+
+    kept = {key: kept_bytes(partial(run, key)) for key in steps}
+    for watch in watches.values():
+        watch.parts = dict.fromkeys(PARTS, 0.0)
+    for _ in range(measurement.options.rounds):
+        for key in steps:
+            run(key)
+    rows = []
+    for key, watch in watches.items():
+        seconds = [watch.parts[part] / measurement.options.rounds for part in PARTS]
+        rate = f"{measurement.options.batch / sum(seconds):.2f}"
+        rows.append([key, *(f"{s:.2f}" for s in (*seconds, sum(seconds))), rate, f"{kept[key] / 2**20:.0f}"])
+    header = ["variant", *PARTS, "step", "samples/s", "kept, MB"]
+    size = f"batches of {measurement.options.batch}, {measurement.options.side} px"
+    print_table(f"parts: seconds, {size}; means of {measurement.options.rounds} rounds", header, rows)
+
+
+def kept_bytes(run: Callable[[], None]) -> int:
+    """Count the bytes that a step keeps for its backward pass, including parameters."""
+    sizes: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        run()
+    return sum(sizes.values())
 
 
 def compare_feeding(measurement: Measurement) -> None:
@@ -204,7 +340,7 @@ def compare_feeding(measurement: Measurement) -> None:
     measurement.print_table("feeding", steps, resident, {fed: FED_TARGET})
 
 
-TABLES = {"presets": compare_presets, "cone": compare_cones, "feeding": compare_feeding}
+TABLES = {"presets": compare_presets, "mixing": compare_mixing, "parts": compare_parts, "feeding": compare_feeding}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -214,8 +350,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4, help="samples of a step (default 4)")
     parser.add_argument("--presets", nargs="+", default=PRESETS, help="presets to compare, each with the first")
     parser.add_argument("--set", action="append", default=[], help="a setting of all models", metavar="KEY=VALUE")
+    parser.add_argument("--cpu-time", action="store_true", help="measure the processor's time, not the clock's")
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled step, which takes 100 s")
     options = parser.parse_args(arguments)
+    if options.cpu_time:
+        timing.clock = process_time
     ash = COMPOSITES["ash"]
     with record_folder(options.samples) as (folder, raw):
         with redirect_stderr(StringIO()):

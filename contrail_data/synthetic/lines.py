@@ -31,6 +31,10 @@ class Scenery:
     lee_waves: float
     """Mean number of groups of lee waves in the records that have any, per 256 x 256 pixels. They look like contrails
     in a single frame, but stand still in the wind."""
+    wind: tuple[float, float] = (1.5, 4.0)
+    """Bounds of the wind at the height of the ice, in pixels per frame. 3.3 m/s are 1 pixel of 2 km in 10 minutes."""
+    twins: bool = False
+    """Whether lee waves have the small crystals of contrails, and hence their colour."""
 
 
 SCENERIES = {
@@ -50,9 +54,19 @@ SCENERIES = {
         latest_birth=6.0,
         lee_waves=1.2,
     ),
+    "moving": Scenery(
+        contrail_share=0.9,
+        optical_depth=(1.2, 2.4),
+        depth_spread=0.35,
+        sigma=(0.9, 1.6),
+        latest_birth=-3.0,
+        lee_waves=8.0,
+        wind=(4.0, 9.0),
+        twins=True,
+    ),
 }
 """`clear` is solved by a small model within minutes. `faint` is as hard as real data, and many of its lookalikes can
-be distinguished from contrails only by their motion."""
+be distinguished from contrails only by their motion. In `moving` all can: half of the lines in a scene stand still."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,8 @@ class Line:
     """Rows and columns per frame."""
     contrail: bool
     """Whether annotators should mark it."""
+    small_crystals: bool = True
+    """Whether it has the colour of young contrails."""
 
 
 _END = 5.0  # largest distance in pixels between the end that an annotator draws and the end of the line
@@ -137,6 +153,7 @@ def make_lines(rng: Rng, size: int, streak_angle: float, wind: tuple[float, floa
                     birth=birth,
                     drift=drift,
                     contrail=contrail,
+                    small_crystals=contrail or scenery.twins,
                 )
             )
     for _ in range(rng.poisson(1.2)):
@@ -157,6 +174,7 @@ def make_lines(rng: Rng, size: int, streak_angle: float, wind: tuple[float, floa
                 birth=-10.0,
                 drift=wind,
                 contrail=False,
+                small_crystals=False,
             )
         )
     return lines

@@ -135,15 +135,15 @@ def synthesize(
 
     # Winds in rows and columns per frame; the high wind is stronger than the low one and turned against it.
     heading = rng.uniform(0, 2 * np.pi)
-    low, high = _wind(heading, rng.uniform(0.8, 2)), _wind(heading + rng.normal(0, 0.6), rng.uniform(1.5, 4))
+    low, high = _wind(heading, rng.uniform(0.8, 2)), _wind(heading + rng.normal(0, 0.6), rng.uniform(*scenery.wind))
     height, cover = _water_clouds(rng, field, low, heading)
     ice, top, streak_angle = _ice(rng, field, high, heading)
     tropopause = 212.0 + 0.2 * abs(latitude) - 4 * moisture + rng.normal(0, 4)
     lines = make_lines(rng, size, streak_angle, high, scenery)
-    contrail = np.zeros((RECORD_FRAMES, size, size), np.float32)
+    young = np.zeros((RECORD_FRAMES, size, size), np.float32)
     for line in lines:
         for t in range(RECORD_FRAMES):
-            draw_line((contrail if line.contrail else ice)[t], line, t)
+            draw_line((young if line.small_crystals else ice)[t], line, t)
     # Thin ice radiates from inside the layer, thick ice from its top.
     ice_temperature = np.maximum(tropopause + top + 14.0 * np.exp(-0.4 * ice), 190.0)
 
@@ -165,7 +165,7 @@ def synthesize(
         elif band == 15:
             above = above - 0.35
         k = np.float32(14387.77 / b.wavelength)  # second radiation constant in micrometre kelvin
-        seen = np.exp(-np.float32(b.cirrus) * ice - np.float32(b.contrail) * contrail)
+        seen = np.exp(-np.float32(b.cirrus) * ice - np.float32(b.contrail) * young)
         radiance = 1 / np.expm1(k / above)
         radiance += seen * (1 / np.expm1(k / below) - radiance)
         temperature = k / np.log1p(1 / radiance)

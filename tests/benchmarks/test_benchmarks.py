@@ -36,6 +36,7 @@ TINY = {
         *("--records", "24", "--epochs", "1", "--side", "32", "--folds", "2", *TINY_MODEL),
         *("--only", "effects", "--only", "factors", "--row", "label shift off"),
     ],
+    "series": ["--records", "24", "--epochs", "1", "--side", "32", "--seeds", "1"],
     "pipelines": ["--records", "24", "--epochs", "1", "--side", "32", "--rounds", "1", *TINY_MODEL],
 }
 """Options with which each benchmark takes only seconds."""
@@ -79,7 +80,7 @@ def test_every_table_has_finite_figures(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     name = Path(benchmark["__file__"]).stem
-    folder = [str(tmp_path)] if name in ("effects", "pipelines") else []
+    folder = [str(tmp_path)] if name in ("effects", "pipelines", "series") else []
     run = ["--run", str(request.getfixturevalue("finished"))] if name == "scene" else []
     benchmark["main"]([*folder, *TINY[name], *run])
     tables = tables_in(capsys.readouterr().out)

@@ -285,7 +285,7 @@ def compare_mixing(measurement: Measurement) -> None:
 
 
 def compare_parts(measurement: Measurement) -> None:
-    """Print the table `parts`. The plain form is not measured in bf16, as bf16 conv3d crashed on a CPU."""
+    """Print the table `parts`. The plain form is not measured in bf16: a run of this table with it ended in a crash."""
     steps, watches, endless = {}, {}, {}
     coarse = "mixed at half resolution"
     for name, precision in ((NOTES, "float32"), (CONE, "bf16"), (coarse, "float32"), (coarse, "bf16")):

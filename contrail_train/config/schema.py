@@ -574,15 +574,12 @@ class RunConfig(Strict):
         mask, record, several = model.decoder is not None, model.record_head is not None, len(data.frames) > 1
         parts = self.micro_batch is None or self.micro_batch <= self.batch_size
         deep = model.decoder is not None and model.decoder.deep_supervision
-        moves = bool(data.crop or self.augment.affine or self.augment.turn or self.augment.multi_scale)
+        augment = self.augment
+        moves = bool(data.crop or augment.affine or augment.turn or augment.multi_scale or augment.cutmix)
         _needs(parts, "a larger batch_size", self, "micro_batch")
-        _needs(
-            moves or self.augment.cutmix > 0,
-            "augment.affine, turn, multi_scale or cutmix, or data.crop",
-            *(self.augment, "augment.redraw"),
-        )
+        _needs(moves, "augment.affine, turn, multi_scale or cutmix, or data.crop", augment, "augment.redraw")
         _needs(several, "several data.frames", model, "model.mixer")
-        _needs(several, "several data.frames", self.augment, "augment.time_reversal")
+        _needs(several, "several data.frames", augment, "augment.time_reversal")
         _needs(model.mixer is not None, "model.mixer", data, "data.frames")
         learns = model.mixer is not None and model.mixer.kind not in ("panels", "mean")
         _needs(learns, "model.mixer with weights", optim, "optim.mixer_lr")
@@ -596,7 +593,11 @@ class RunConfig(Strict):
         _needs(deep, "model.decoder.deep_supervision=true", loss, "loss.auxiliary")
         _needs(mask, "model.decoder", data, "data.second_target")
         _needs(data.second_target is not None, "data.second_target", loss, "loss.second_target")
-        frames, reversal = data.frames, self.augment.time_reversal
+        self._check_contradictions()
+
+    def _check_contradictions(self) -> None:
+        """Raise ValueError if settings of several groups contradict each other."""
+        model, frames, reversal = self.model, self.data.frames, self.augment.time_reversal
         if "encoder" in model.freeze and not model.pretrained and self.start is None:
             raise ValueError(
                 "model.freeze: the encoder would keep its random weights; set model.pretrained or start, or remove "
@@ -617,5 +618,5 @@ class RunConfig(Strict):
                 f"augment.time_reversal={reversal}: data.frames={frames} is not symmetric about the labelled frame; "
                 "set augment.time_reversal=0, or other frames"
             )
-        if not mask and loss.record == 0:
+        if model.decoder is None and self.loss.record == 0:
             raise ValueError("loss.record: 0, and a model without a mask has no other term; raise it")

@@ -1,6 +1,7 @@
 """The network: an encoder shared by all frames, mixers, a decoder with a mask head, and a record head."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypedDict
 
 import torch
@@ -127,12 +128,12 @@ class Segmenter(nn.Module):
         if config.decoder is not None:
             self.decoder = build_decoder(encoder.channels, encoder.strides, config)
             *widths, width = self.decoder.out_channels
-            kind = (config.decoder.mask_kernel, config.decoder.two_class)
-            self.mask_head = MaskHead(width, *kind)
+            mask_head = partial(MaskHead, kernel_size=config.decoder.mask_kernel, two_class=config.decoder.two_class)
+            self.mask_head = mask_head(width)
             if targets == 2:
-                self.second_mask_head = MaskHead(width, *kind)
+                self.second_mask_head = mask_head(width)
             if config.decoder.deep_supervision:
-                self.auxiliary_heads = nn.ModuleList(MaskHead(w, *kind) for w in widths)
+                self.auxiliary_heads = nn.ModuleList(mask_head(w) for w in widths)
         self.record_head = None
         if config.record_head is not None:
             self.record_head = RecordHead(encoder.channels[-1], config.record_head.dropout, config.norm)

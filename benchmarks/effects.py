@@ -102,7 +102,7 @@ ROWS = {
 
 
 @dataclass(frozen=True)
-class Experiment:
+class CrossValidation:
     """Folds in a folder that keeps all runs and scores, and what all runs share."""
 
     out: Path
@@ -204,7 +204,7 @@ def _name(*parts: str) -> str:
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def measure(experiment: Experiment, rows: Sequence[Row], seeds: Sequence[int], workers: int) -> Iterator[int]:
+def measure(experiment: CrossValidation, rows: Sequence[Row], seeds: Sequence[int], workers: int) -> Iterator[int]:
     """Train and score the runs of rows in several processes.
 
     Args:
@@ -231,7 +231,7 @@ def measure(experiment: Experiment, rows: Sequence[Row], seeds: Sequence[int], w
             yield number
 
 
-def compare_effects(experiment: Experiment, names: Sequence[str], seeds: Sequence[int], workers: int) -> None:
+def compare_effects(experiment: CrossValidation, names: Sequence[str], seeds: Sequence[int], workers: int) -> None:
     """Print the table `effects` after each row: its difference to the base, with the counts of all seeds summed."""
     names = [BASE, *(name for name in names if name != BASE)]
     cells: list[list[str]] = []
@@ -247,7 +247,7 @@ def compare_effects(experiment: Experiment, names: Sequence[str], seeds: Sequenc
         print_table(f"effects: {experiment.title}", header, cells, text_columns=(0, 1))
 
 
-def compare_factors(experiment: Experiment, names: Sequence[str], seeds: Sequence[int], workers: int) -> None:
+def compare_factors(experiment: CrossValidation, names: Sequence[str], seeds: Sequence[int], workers: int) -> None:
     """Print the table `factors`: of runs with several changes each, those with a change compared to those without it.
 
     Half of the combinations have a change, and every other change is in half of these and in half of the rest (the
@@ -313,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.real
         else write_synthetic_folds(folder, options.records, options.side, options.folds)
     )
-    experiment = Experiment(options.out, folds, options.epochs, options.batch, options.weights, tuple(options.set))
+    experiment = CrossValidation(options.out, folds, options.epochs, options.batch, options.weights, tuple(options.set))
     several = folds.stores[0].sizes["time"] > 1
     names = options.row or [name for name, row in ROWS.items() if several or not row.frames]
     seeds = [int(seed) for seed in options.seeds.split(",")]

@@ -73,7 +73,7 @@ class Experiment:
 
         Args:
             table: Name of the table.
-            counts: True positives, false positives and false negatives of each group, (3, group), by row and seed.
+            counts: True positives, false positives and false negatives of each record, (3, n), by row and seed.
         """
         reference = np.sum(next(iter(counts.values())), axis=0)
         rows: list[list[str]] = []
@@ -102,11 +102,13 @@ def add_experiment_options(parser: argparse.ArgumentParser, records: int, epochs
         epochs: Default number of epochs.
     """
     parser.add_argument("out", type=Path, help="folder for stores and runs, which are used again")
-    parser.add_argument("--records", type=int, default=records, help=f"number of records (default {records})")
-    parser.add_argument("--epochs", type=int, default=epochs, help=f"epochs of each run (default {epochs})")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each variant (default 1)")
-    parser.add_argument("--side", type=int, default=128, help="rows and columns of the images (default 128)")
-    parser.add_argument("--set", action="append", default=[], help="a setting of every run", metavar="KEY=VALUE")
+    parser.add_argument("--records", type=int, default=records, help="number of records (default %(default)s)")
+    parser.add_argument("--epochs", type=int, default=epochs, help="epochs of each run (default %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each variant (default %(default)s)")
+    parser.add_argument("--side", type=int, default=128, help="rows and columns of the images (default %(default)s)")
+    parser.add_argument(
+        "--set", action="append", default=[], help="a setting of every run (%(default)s)", metavar="KEY=VALUE"
+    )
 
 
 def experiment_of(options: argparse.Namespace, scenery: str = "faint") -> Experiment:

@@ -13,6 +13,7 @@ import xarray as xr
 
 from contrail_data.build.build import build
 from contrail_data.composites import COMPOSITES
+from contrail_data.errors import ContrailError
 from contrail_data.sources.base import InputFormat
 from contrail_data.sources.open import open_source
 from contrail_data.splits.folds import make_folds
@@ -76,6 +77,13 @@ def _items(path: Path) -> Items:
     return open_labelled([_opened(path)])
 
 
+def _written_before(folder: Path, count: int) -> Folds:
+    written = len({fold for _, fold in read_table(folder / GROUPS, "record_id", "fold")})
+    if written != count:
+        raise ContrailError(f"{folder}: it has {written} folds, not {count}; use --folds {written}, or another OUT")
+    return Folds(folder, count)
+
+
 def write_real_folds(folder: Path, data: Path, count: int) -> Folds:
     """Cut real frames into quarters and write the stores of their folds, unless they exist.
 
@@ -88,9 +96,12 @@ def write_real_folds(folder: Path, data: Path, count: int) -> Folds:
 
     Returns:
         The folds.
+
+    Raises:
+        ContrailError: If there are folds already, but not as many.
     """
     if (folder / GROUPS).exists():
-        return Folds(folder, count)
+        return _written_before(folder, count)
     composite = COMPOSITES["ash"]
     stores = []
     for name, split in (("opencontrails", "train"), ("opencontrails", "validation"), ("ash_frames", "train")):

@@ -310,7 +310,7 @@ def compare_parts(measurement: Measurement) -> None:
         seconds = [watch.parts[part] / measurement.options.rounds for part in PARTS]
         rate = f"{measurement.options.batch / sum(seconds):.2f}"
         rows.append([key, *(f"{s:.2f}" for s in (*seconds, sum(seconds))), rate, f"{kept[key] / 2**20:.0f}"])
-    header = ["variant", *PARTS, "step", "samples/s", "kept, MB"]
+    header = ["variant", *PARTS, "step", "samples/s", "kept, MiB"]
     size = f"batches of {measurement.options.batch}, {measurement.options.side} px"
     print_table(f"parts: seconds, {size}; means of {measurement.options.rounds} rounds", header, rows)
 

@@ -30,7 +30,8 @@ Scenery = Annotated[
     SceneryName,
     typer.Option(
         help="clear: a small model learns it in minutes. faint: as hard as real data, with lookalikes that only motion "
-        "distinguishes from contrails. moving: clear, and half of the lines are such lookalikes."
+        "distinguishes from contrails. moving: clear contrails in a strong wind, and as many or more lines of the "
+        "same colour that stand still."
     ),
 ]
 

@@ -66,7 +66,8 @@ SCENERIES = {
     ),
 }
 """`clear` is solved by a small model within minutes. `faint` is as hard as real data, and many of its lookalikes can
-be distinguished from contrails only by their motion. In `moving` all can: half of the lines in a scene stand still."""
+be distinguished from contrails only by their motion. In `moving` half of the sharp lines at 64 pixels, and
+seven in ten at 256, are lee waves of the same colour, which only stand still."""
 
 
 @dataclass(frozen=True)

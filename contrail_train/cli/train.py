@@ -147,7 +147,7 @@ def rounds(
     """
     from contrail_train.config.presets import get_config
     from contrail_train.config.settings import with_settings
-    from contrail_train.evaluation.intervals import TOO_FEW_GROUPS
+    from contrail_train.evaluation.intervals import NO_INTERVAL
     from contrail_train.workflows.rounds import run_rounds
 
     config = with_settings(get_config(preset), settings or [])
@@ -155,7 +155,7 @@ def rounds(
     for one in run_rounds(config, out, rounds=count, folds=folds, how=how):
         scores = one["holdout"]
         dice = f"{scores['dice']:.4f} ({interval_text(scores)})" if scores else "none"
-        bounds = f"{one['gain_low']:+.4f} to {one['gain_high']:+.4f}" if "gain_low" in one else TOO_FEW_GROUPS
+        bounds = f"{one['gain_low']:+.4f} to {one['gain_high']:+.4f}" if "gain_low" in one else NO_INTERVAL
         gain = f"{one['gain']:+.4f} ({bounds})" if "gain" in one else ""
         rows.append([str(one["round"]), one["run"], dice, gain])
     title = "Dice on the held-out records with human labels, each at a threshold fitted on others of them"

@@ -353,7 +353,8 @@ class MixerConfig(Strict):
     """What a 3-D block is added to: its input, or a 1 x 1 x 1 convolution of the input with a norm, as in the notes."""
     downscale: Literal[1, 2, 4] = 1
     """Mix at 1/downscale of the resolution: only the labelled frame is encoded as it is; all frames are shrunk, encoded
-    and mixed, and what mixing changes in the labelled frame is enlarged and added to its features."""
+    and mixed, and what mixing changes in the labelled frame is enlarged and added to its features. Faster, but at 2
+    Dice was 0.043 lower than in the notes' form on synthetic series."""
 
     def _check_combination(self) -> None:
         in_a_row = self.kind in ("conv3d", "lstm", "transformer")

@@ -2,9 +2,11 @@
 
 A few groups hold most contrails, which makes the percentile bootstrap too narrow. Here each group is left out once.
 Dice is taken on the logit scale, where its distribution is closer to symmetric and no interval leaves (0, 1); a
-difference is taken as it is. Student's t has one degree of freedom fewer than the effective number of groups,
-(Σ w)² / Σ w² (Kish 1965; for clusters Carter, Schnepel and Steigerwald 2017, https://doi.org/10.1162/REST_a_00639),
-with the denominator of Dice as the weight w of a group. The tests simulate how often the intervals contain the truth.
+difference is taken as it is. Student's t has one degree of freedom fewer than the effective number of groups, or than
+the number of groups with contrails if that is smaller, and at least one. The effective number is (Σ w)² / Σ w² (Kish
+1965; for clusters Carter, Schnepel and Steigerwald 2017, https://doi.org/10.1162/REST_a_00639), with the denominator of
+Dice as the weight w of a group, or the sum of both denominators for a difference. The tests simulate how often the
+intervals contain the truth.
 """
 
 import numpy as np
@@ -17,8 +19,7 @@ LEVEL = 0.95
 """Coverage of the intervals."""
 FEWEST_GROUPS = 6
 """Groups with contrails below which there is no interval."""
-TOO_FEW_GROUPS = f"no interval: fewer than {FEWEST_GROUPS} groups with contrails"
-NO_INTERVAL = f"{TOO_FEW_GROUPS}, or a Dice of 0 or 1"
+NO_INTERVAL = f"no interval: fewer than {FEWEST_GROUPS} groups with contrails, or a Dice of 0 or 1"
 
 Interval = tuple[float, float]
 """Lower and upper end."""
@@ -52,9 +53,9 @@ def difference_interval(counts_a: NDArray[np.int64], counts_b: NDArray[np.int64]
         groups: As in `dice_interval`.
 
     Returns:
-        The interval; None with fewer than `FEWEST_GROUPS` groups with contrails.
+        The interval. None with fewer than `FEWEST_GROUPS` groups with contrails; and where neither finds any of them.
     """
-    if has_too_few_groups(counts_a, groups):
+    if has_too_few_groups(counts_a, groups) or counts_a[0].sum() + counts_b[0].sum() == 0:
         return None
     low, high = difference_bounds(_sum_by_group(counts_a, groups), _sum_by_group(counts_b, groups))
     return float(low), float(high)
@@ -76,7 +77,7 @@ def difference_text(
     """
     difference = float(dice(*counts_b.sum(1)) - dice(*counts_a.sum(1)))
     interval = difference_interval(counts_a, counts_b, groups)
-    bounds = TOO_FEW_GROUPS if interval is None else " to ".join(f"{end:+.{digits}f}" for end in interval)
+    bounds = NO_INTERVAL if interval is None else " to ".join(f"{end:+.{digits}f}" for end in interval)
     return f"{difference:+.{digits}f} ({bounds})"
 
 

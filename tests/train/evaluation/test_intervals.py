@@ -32,7 +32,7 @@ def draw_counts(rng: np.random.Generator, repeats: int, groups: int, heavy: bool
 
 
 @pytest.mark.parametrize("heavy", [False, True], ids=["light", "heavy-tailed"])
-@pytest.mark.parametrize("with_contrails", [8, 12, 20, 50])
+@pytest.mark.parametrize("with_contrails", [6, 8, 12, 20, 50])
 def test_95_of_100_intervals_contain_the_truth(with_contrails: int, heavy: bool) -> None:
     rng = np.random.default_rng(with_contrails)
     true_a, true_b = (float(dice(*c.sum((1, 2)))) for c in draw_counts(rng, 1, 400_000, heavy))
@@ -41,7 +41,7 @@ def test_95_of_100_intervals_contain_the_truth(with_contrails: int, heavy: bool)
         (intervals.dice_bounds(a), true_a),
         (intervals.difference_bounds(a, b), true_b - true_a),
     ):
-        assert 0.92 <= ((low <= truth) & (truth <= high)).mean() <= 0.98
+        assert 0.92 <= ((low <= truth) & (truth <= high)).mean() <= 0.985
 
 
 def test_records_of_a_group_count_once() -> None:
@@ -71,7 +71,7 @@ def test_a_difference_without_an_interval_says_why() -> None:
     a, b = np.array([[5] * 6, [2] * 6, [1] * 6]), np.array([[6] * 6, [2] * 6, [0] * 6])
     assert intervals.difference_text(a, b, np.arange(6)) == "+0.088 (+0.088 to +0.088)"
     text = intervals.difference_text(a, b, np.zeros(6), digits=2)
-    assert text == "+0.09 (no interval: fewer than 6 groups with contrails)"
+    assert text == f"+0.09 ({intervals.NO_INTERVAL})"
 
 
 @pytest.mark.parametrize(("tp", "errors"), [(0, 3), (3, 0)])
@@ -79,7 +79,7 @@ def test_dice_of_0_or_1_has_no_interval(tp: int, errors: int) -> None:
     counts = np.array([[tp] * 8, [errors] * 8, [errors] * 8])
     counts[2] += tp == 0
     assert intervals.dice_interval(counts, np.arange(8)) is None
-    assert intervals.difference_interval(counts, counts, np.arange(8)) == (0.0, 0.0)
+    assert intervals.difference_interval(counts, counts, np.arange(8)) == ((0.0, 0.0) if tp else None)
 
 
 def test_all_hits_in_one_group_make_a_wide_interval() -> None:

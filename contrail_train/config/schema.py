@@ -108,6 +108,8 @@ class PseudoConfig(Strict):
 
     def _check_combination(self) -> None:
         _needs(self.target == "quantised", "data.pseudo.target=quantised", self, "data.pseudo.step")
+        limits = self.min_confidence > 0 or self.min_agreement > 0
+        _needs(limits, "data.pseudo.min_confidence or min_agreement", self, "data.pseudo.of")
 
 
 class BalanceConfig(Strict):
@@ -416,7 +418,8 @@ class ModelConfig(Strict):
     image_size: int | None = Field(None, ge=32, le=4096)
     """Side in pixels that images are resampled to. Predictions return to the size of the label. null: as stored."""
     freeze: list[Literal["encoder", "batch_norm"]] = Field(default_factory=list)
-    """Parts that are not trained: the encoder's weights and statistics; statistics and scales of all batch norms."""
+    """Parts that are not trained: the encoder's weights and statistics; statistics and scales of all batch norms but
+    the mixer's."""
     freeze_epochs: int = Field(0, ge=0, le=100_000)
     """Number of epochs at the start in which the encoder is not trained, so that new layers do not disturb it before
     they have learnt anything. After them it is trained at the learning rate that the schedule has reached."""
@@ -599,6 +602,12 @@ class RunConfig(Strict):
     def _check_contradictions(self) -> None:
         """Raise ValueError if settings of several groups contradict each other."""
         model, frames, reversal = self.model, self.data.frames, self.augment.time_reversal
+        coarse = model.mixer is not None and model.mixer.downscale > 1
+        if self.compile and model.checkpoint_activations and coarse:
+            raise ValueError(
+                "compile: with model.checkpoint_activations and model.mixer.downscale gradients would not be exact; "
+                "set compile=false, model.checkpoint_activations=false or model.mixer.downscale=1"
+            )
         if "encoder" in model.freeze and not model.pretrained and self.start is None:
             raise ValueError(
                 "model.freeze: the encoder would keep its random weights; set model.pretrained or start, or remove "

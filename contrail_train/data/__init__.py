@@ -2,8 +2,8 @@
 
 `training_data` opens the stores of a run: `items` tabulates their labelled and pseudo-labelled frames, and `holdout`
 decides which of them are held out. `taught` mixes labels with a teacher's answers. `epochs` says what an epoch draws.
-`loader` reads items into batches. `draw` chooses the random
-augmentation of a batch, which `augment` (geometry, mixing) and `appearance` (values) carry out.
+`loader` reads items into batches. `draw` chooses the random augmentation of a batch, which `augment` (geometry, mixing)
+and `appearance` (values) carry out.
 
 Data passes stores → items → hold-out → loader → augmentation → model.
 """

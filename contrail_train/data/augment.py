@@ -69,7 +69,7 @@ def draw_labels(
 
 
 def augment_labels(batch: Batch, drawn: Draw, config: AugmentConfig, label_shift: tuple[float, float]) -> Batch:
-    """Move and mix what is known of the images; the target goes from the label's frame into the image's.
+    """Move and mix targets, records and validity; the target goes from the label's frame into the image's.
 
     A record remains positive as long as labels of at least `REMAINING` times its largest one remain in the image.
 
@@ -108,9 +108,9 @@ def augment_labels(batch: Batch, drawn: Draw, config: AugmentConfig, label_shift
 
 
 def _remaining(positive_b1: Tensor, before_bkhw: Tensor, after_bkhw: Tensor) -> Tensor:
-    """The records' probabilities, 0 where hardly any of a label is left."""
+    """The records' probabilities, 0 where hardly any of a label is left that was there."""
     most_b1, left_b1 = (v.amax((1, 2, 3))[:, None] for v in (before_bkhw, after_bkhw))
-    return positive_b1 * ((left_b1 > 0) & (left_b1 >= REMAINING * most_b1))
+    return positive_b1 * ((most_b1 == 0) | ((left_b1 > 0) & (left_b1 >= REMAINING * most_b1)))
 
 
 def augment_images(

@@ -28,8 +28,6 @@ class TaughtLabels:
     labels: Targets
     probability: Targets
     """Of the teacher's store."""
-    mask: Targets
-    """The teacher's masks, which are read instead where its gate rejects a frame: they are empty."""
     weight: float
     """Share of the teacher."""
     row: Ints
@@ -48,9 +46,9 @@ class TaughtLabels:
             out_1hw: Receives the target, 255 being certain contrail.
         """
         self.labels.read_target(sample, frame, out_1hw)
-        answer_1hw = np.empty_like(out_1hw)
-        source = self.mask if self.rejected[sample] else self.probability
-        source.read_target(int(self.row[sample]), int(self.column[sample]), answer_1hw)
+        answer_1hw = np.zeros_like(out_1hw)  # a frame that the gate rejects has no contrail
+        if not self.rejected[sample]:
+            self.probability.read_target(int(self.row[sample]), int(self.column[sample]), answer_1hw)
         mixture_1hw = (1 - self.weight) * out_1hw + self.weight * answer_1hw
         np.rint(mixture_1hw, out=out_1hw, casting="unsafe")
 
@@ -117,13 +115,11 @@ def _taught(data: TrainingData, store: xr.Dataset, config: DataConfig) -> tuple[
     for array, values in zip(by_sample, (row, column, rejected), strict=True):
         array[train.sample[items]] = values
     labels = list(train.labels)
+    logit = pixel_reader(store, "logit", check=config.check, keep=config.keep)
     for number in own_labels:
         taught = TaughtLabels(
             labels=train.labels[number],
-            probability=Labels(
-                pixel_reader(store, "logit"), dtype=store["logit"].dtype, table=probability_table(PseudoConfig())
-            ),
-            mask=Labels(pixel_reader(store, "frame_mask"), 255),
+            probability=Labels(logit, dtype=store["logit"].dtype, table=probability_table(PseudoConfig())),
             weight=config.teacher_weight,
             row=by_sample[0],
             column=by_sample[1],

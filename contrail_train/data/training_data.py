@@ -23,6 +23,7 @@ from contrail_train.config.schema import DataConfig
 from contrail_train.data.epochs import Epochs, every_item, one_of_each_record
 from contrail_train.data.holdout import check_labellers, leaking_items, split_records
 from contrail_train.data.items import (
+    Bools,
     Items,
     SampleStores,
     add_pseudo_labels,
@@ -102,13 +103,8 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
     names, count = ", ".join(train_stores), len(train_stores)
     human, first = human_items(stores, config), stores.datasets[0]
     trainable = human.store < count
-    if not trainable.any() and not pseudo:
-        raise ContrailError(f"{names}: no human-labelled sample, so there is nothing to train on; add a labelled store")
-    if not trainable.any() and not config.validation and (config.holdout or config.folds):
-        raise ContrailError(
-            f"{names}: no human-labelled sample to hold out; name labelled stores in data.validation, or set "
-            "data.holdout=0"
-        )
+    if not trainable.any():
+        _check_unlabelled(names, config, is_labelled_by_models=bool(pseudo))
     items = add_pseudo_labels(human, stores, pseudo, config)
     has_frames = has_all_frames(items, stores.datasets)
     if not has_frames.any():
@@ -137,15 +133,10 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
     # scores are always against the majority mask, whatever the training target
     scored = replace(human, label=human.store[:, np.newaxis])
     folds = {config.folds: Path(config.folds)} if config.folds is not None and not config.validation else {}
-    chosen, probability = items[train], config.pseudo.probability
-    if probability is None:
-        epochs = every_item(len(chosen))
-    else:
-        epochs = one_of_each_record(chosen, is_human[train], probability)
-    frequency = balanced_frequency(chosen[epochs.representatives], stores, config.balance)
+    chosen = items[train]
     return TrainingData(
         train=chosen,
-        epochs=replace(epochs, frequency=frequency),
+        epochs=_epochs(chosen, is_human[train], stores, config),
         holdout=scored[held & selected[: len(human)]],
         pseudo_labelled=int((train & ~is_human).sum()),
         without_neighbours=int((~has_frames).sum()),
@@ -167,6 +158,25 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
         places={name: str(place_of(s.attrs["path"]).resolved()) for name, s in (opened | pseudo).items()}
         | {name: str(path.absolute()) for name, path in folds.items()},
     )
+
+
+def _check_unlabelled(names: str, config: DataConfig, *, is_labelled_by_models: bool) -> None:
+    """Refuse stores without human labels where these are needed to train on or to hold out."""
+    if not is_labelled_by_models:
+        raise ContrailError(f"{names}: no human-labelled sample, so there is nothing to train on; add a labelled store")
+    if not config.validation and (config.holdout or config.folds):
+        raise ContrailError(
+            f"{names}: no human-labelled sample to hold out; name labelled stores in data.validation, or set "
+            "data.holdout=0"
+        )
+
+
+def _epochs(items: Items, is_human: Bools, stores: SampleStores, config: DataConfig) -> Epochs:
+    """How often items are drawn."""
+    probability = config.pseudo.probability
+    epochs = every_item(len(items)) if probability is None else one_of_each_record(items, is_human, probability)
+    frequency = balanced_frequency(items[epochs.representatives], stores, config.balance)
+    return replace(epochs, frequency=frequency)
 
 
 def _open_stores(config: DataConfig, opened_stores: _Stores | None) -> tuple[_Stores, _Stores, _Stores]:

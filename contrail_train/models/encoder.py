@@ -104,7 +104,7 @@ class Encoder(nn.Module):
         """
         switches: list[tuple[nn.Module, str]]
         switches = [(m, "training") for m in self.backbone.modules() if isinstance(m, NORMS)]
-        # recomputed later, blocks would not know any more that statistics are kept
+        # a block recomputed in the backward pass would run after the switches are reset
         switches += [(m, "grad_checkpointing") for m in self.backbone.modules() if hasattr(m, "grad_checkpointing")]
         switches = [(module, name) for module, name in switches if getattr(module, name)]
         for module, name in switches:

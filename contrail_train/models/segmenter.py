@@ -115,6 +115,9 @@ class Segmenter(nn.Module):
         config: Settings of the model.
         frames: Ascending offsets of the input frames relative to the labelled one.
         targets: Number of targets that masks learn, 1 or 2.
+
+    Raises:
+        ContrailError: As `build`.
     """
 
     def __init__(self, encoder: Encoder, config: ModelConfig, frames: Sequence[int], targets: int):
@@ -227,8 +230,8 @@ class Segmenter(nn.Module):
     def _coarsely_mixed(self, x_nchw: Tensor, frames: int) -> list[Tensor]:
         """The same as `_features`, mixed at a lower resolution.
 
-        Shrunk images have other statistics, and in evaluation batch norms have only one set of them. So it is that of
-        the full resolution which both passes use, in training too.
+        Shrunk images have other statistics, and in evaluation batch norms have only one set of them. Both
+        passes therefore use the running statistics of the full resolution, in training too.
         """
         features = self.encoder(x_nchw.unflatten(0, (frames, -1))[self.labelled])
         coarse_nchw = functional.avg_pool2d(x_nchw, self.downscale)
@@ -310,8 +313,8 @@ def build(config: ModelConfig, in_channels: int, frames: Sequence[int] = (0,), t
         The network, float32 on the CPU.
 
     Raises:
-        ContrailError: If encoder or weights are not available, the decoder does not suit the encoder, or a level to mix
-            does not exist.
+        ContrailError: If encoder or weights are not available, the decoder does not suit the encoder, a level to mix
+            does not exist, or the encoder cannot checkpoint activations.
     """
     encoder = build_encoder(config.encoder, in_channels, config.pretrained, config.drop_path, config.stem_stride)
     return Segmenter(encoder, config, frames, targets)

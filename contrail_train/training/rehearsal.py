@@ -40,10 +40,10 @@ def rehearse(config: RunConfig) -> dict[str, str]:
     # torchrun's processes share a run directory, and their parent
     owner = f"of-{os.getppid()}" if "RANK" in os.environ else f"{os.getpid()}"
     out = Path(tempfile.gettempdir()) / f"contrail-dry-run-{owner}"
-    melted = config.model_copy(update={"model": config.model.model_copy(update={"freeze_epochs": 0})})
+    trained_throughout = config.model_copy(update={"model": config.model.model_copy(update={"freeze_epochs": 0})})
     try:
         (out / CANDIDATES).mkdir(parents=True, exist_ok=True)
-        setup = Setup(melted)
+        setup = Setup(trained_throughout)
         state = TrainingState(config.micro_batch or config.batch_size)
         with contextlib.closing(MetricsLog(out, 0, setup.ranks)) as log:
             train(setup, state, out, log, last_step=min(STEPS, setup.total_steps), checkpoint_seconds=math.inf)
@@ -57,11 +57,11 @@ def rehearse(config: RunConfig) -> dict[str, str]:
         return {}
     rates = [values["samples_per_s"] for values in map(json.loads, lines) if "samples_per_s" in values]
     rate, count = max(rates[1:] or rates), len(setup.data.epochs)
-    asking = 0.0
+    teacher_seconds = 0.0
     if setup.teacher is not None:
-        asking = setup.data.human_labelled * seconds_per_frame(setup.teacher, setup.data)
+        teacher_seconds = setup.data.human_labelled * seconds_per_frame(setup.teacher, setup.data)
     batch, steps = min(config.batch_size, count), setup.total_steps
-    seconds = config.epochs * count / rate + (config.epochs + 1) * scoring + asking
+    seconds = config.epochs * count / rate + (config.epochs + 1) * scoring + teacher_seconds
     pace = f"{rate:.1f} samples/s" if rate >= 1 else f"{1 / rate:.1f} s per sample"
     frozen = ", as if the encoder were trained in all of them" if config.model.freeze_epochs else ""
     measurements = {
@@ -74,21 +74,22 @@ def rehearse(config: RunConfig) -> dict[str, str]:
         peak, all_of_it = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(setup.device).total_memory
         measurements["GPU memory"] = f"peak {peak / 2**30:.1f} of {all_of_it / 2**30:.1f} GiB"
     if setup.teacher is not None:
-        measurements["teacher"] = f"{setup.data.human_labelled} frames before the first step: about {_duration(asking)}"
+        asked = f"{setup.data.human_labelled} frames before the first step"
+        measurements["teacher"] = f"{asked}: about {_duration(teacher_seconds)}"
     return measurements
 
 
 def _seconds_to_score(setup: Setup) -> float:
     """Estimate how long it takes to score the hold-out, whose images are whole whatever the training sees."""
     holdout = setup.data.holdout
-    some = holdout[np.arange(min(len(holdout), setup.config.batch_size * setup.ranks.world))]
-    if not len(some):
+    first_batch = holdout[np.arange(min(len(holdout), setup.config.batch_size * setup.ranks.world))]
+    if not len(first_batch):
         return 0.0
     setup.average.module.eval()
     for _ in range(2):  # the first warms up
         start = time.monotonic()
-        score(on_label_grid(setup.detector, setup.label_shift), some, setup.evaluation, 0.5)
-    return (time.monotonic() - start) * len(holdout) / len(some)
+        score(on_label_grid(setup.detector, setup.label_shift), first_batch, setup.evaluation, 0.5)
+    return (time.monotonic() - start) * len(holdout) / len(first_batch)
 
 
 def _duration(seconds: float) -> str:

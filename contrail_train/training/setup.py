@@ -37,8 +37,8 @@ class Setup:
         config: Settings of the run.
 
     Raises:
-        ContrailError: If device, data, encoder or the weights to start from cannot be used, or `data.pseudo` has no
-            effect.
+        ContrailError: If device, data, encoder, teacher or the weights to start from cannot be used, crops do not fit
+            the images, or `data.pseudo` or `data.second_target` has no effect.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -57,6 +57,7 @@ class Setup:
         self.data = data = open_training_data(config.data)
         if not data.pseudo_labelled and config.data.pseudo != PseudoConfig():
             raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
+        _check_second_target(config, data)
         _check_crop(config, data.size)
         self.teacher, self.data = open_teacher(config.data, data, self.device, self.ranks)
         """The detector that has still to be asked about the frames to train on."""
@@ -205,13 +206,22 @@ def _describe_taught(data: TrainingData, config: RunConfig) -> str:
     share = config.data.teacher_weight
     return (
         f"{data.taught} of {data.human_labelled} human-labelled frames learn {100 * share:g} % from the teacher, "
-        f"{config.data.teacher[0]}"
+        f"{', '.join(config.data.teacher)}"
     )
 
 
 def _crop_pixels(crop: int, config: RunConfig, side: int) -> int:
     """Side of a crop as the network sees it, of images of a side."""
     return round(crop * (config.model.image_size or side) / side)
+
+
+def _check_second_target(config: RunConfig, data: TrainingData) -> None:
+    """Refuse a second target that is the first one for every human-labelled frame."""
+    label = data.train.label[: data.human_labelled]
+    if config.data.second_target is not None and len(label) and (label == label[:, :1]).all():
+        raise ContrailError(
+            "data.second_target: has no effect, as no record to train on has annotators' masks; set it to null"
+        )
 
 
 def _check_crop(config: RunConfig, side: int) -> None:
@@ -325,7 +335,10 @@ def frozen_modules(model: Segmenter, config: RunConfig) -> list[nn.Module]:
         The frozen parts of the model.
     """
     encoder: list[nn.Module] = [model.encoder] if "encoder" in config.model.freeze else []
-    return encoder + (batch_norms(model) if "batch_norm" in config.model.freeze else [])
+    if "batch_norm" not in config.model.freeze:
+        return encoder
+    mixing = batch_norms(model.mixers)  # whose scales start at 0: frozen, they would switch the mixer off
+    return encoder + [norm for norm in batch_norms(model) if norm not in mixing]
 
 
 def train_mode(model: Segmenter, config: RunConfig, *, encoder_is_frozen: bool = False) -> None:

@@ -90,9 +90,9 @@ def _gradients(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
     own, owned = share_of(count, ranks.rank, ranks.world, config.augment.together)
     batch.weight_b[owned:] = 0  # padding to equal shares
     valid_b1hw = None if batch.valid_b1hw is None else batch.valid_b1hw.float()
-    given = replace(batch, target_bkhw=batch.target_bkhw.float() / 255, valid_b1hw=valid_b1hw)
+    fractions = replace(batch, target_bkhw=batch.target_bkhw.float() / 255, valid_b1hw=valid_b1hw)
     random, crop = {"seed": config.seed, "step": state.step}, config.data.crop
-    drawn, labels = draw_labels(given, own, count, config.augment, setup.label_shift, crop=crop, **random)
+    drawn, labels = draw_labels(fractions, own, count, config.augment, setup.label_shift, crop=crop, **random)
     truth = labels.target_bkhw, labels.positive_b1, labels.weight_b, labels.valid_b1hw
     weights = weights_of(*truth, config.model.head is Head.BOTH) if size < len(own) else None
     losses = []
@@ -133,8 +133,8 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
     """
     norms: list[Any] = [norm for norm in batch_norms(model) if norm.track_running_stats]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:  # without running statistics they would keep fewer tensors than in the forward pass
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm in norms:  # which need both: synchronised ones count, and the others keep as many tensors as before
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:

@@ -171,7 +171,10 @@ def _train(plan: _Rounds, fold: int, labels: Sequence[str], folder: Path, leave_
     if labels:
         parts = open_training_data(data)
         share = (len(parts.train) - parts.pseudo_labelled) / len(parts.epochs)
-        run = run.model_copy(update={"epochs": max(1, round(run.epochs * share))})
+        epochs = max(1, round(run.epochs * share))
+        frozen = min(round(run.model.freeze_epochs * share), epochs - 1)
+        model = run.model.model_copy(update={"freeze_epochs": frozen})
+        run = run.model_copy(update={"epochs": epochs, "model": model})
         if plan.how is Retraining.PRETRAIN:
             fit(run, folder / "pretrained")
             human = data.model_copy(update={"train": plan.config.data.train, "pseudo": PseudoConfig()})

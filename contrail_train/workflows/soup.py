@@ -9,6 +9,7 @@ import torch
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import read_config
+from contrail_train.data.augment import resample
 from contrail_train.data.items import open_labelled
 from contrail_train.data.loader import load
 from contrail_train.data.training_data import TrainingData, open_training_data
@@ -92,7 +93,8 @@ def _check_same_model(runs: Sequence[Path], calibrations: Sequence[Calibration])
     for run, calibration in zip(runs, calibrations, strict=True):
         config = read_config(run / CONFIG)
         own = {
-            "model": config.model.model_copy(update={"pretrained": False, "freeze_epochs": 0}),
+            "model": config.model.model_dump(exclude={"pretrained", "freeze_epochs", "checkpoint_activations"}),
+            "data.second_target": config.data.second_target and config.data.targets,
             "data.frames": config.data.frames,
             "data.normalise": config.data.normalise,
             "statistics": calibration["statistics"],
@@ -119,5 +121,6 @@ def _recompute_batch_norms(model: Segmenter, view: View, config: RunConfig, data
         torch.manual_seed(config.seed)  # layers that drop values at random
         with torch.no_grad():
             for loaded in load(data.train, steps, view.mean_c.device, 2, 2):
-                model(normalise(loaded.image_btchw, view))
+                x_btchw = normalise(loaded.image_btchw, view)
+                model(x_btchw if view.size is None else resample(x_btchw, view.size))
     return bool(norms)

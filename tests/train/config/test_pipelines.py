@@ -46,10 +46,12 @@ def test_settings_for_all_stages_apply_only_to_stages_that_have_them() -> None:
     from contrail_train.config.pipelines import get_pipeline, stage_config, with_pipeline_settings
 
     settings = ["model.decoder.channels=[8,8,8,8,8]", "loss.dice=1", "augment.blur.probability=0.1", "epochs=2"]
-    config = with_pipeline_settings(get_pipeline("unet2d_v2"), settings)
+    of_masks = ["data.second_target=mean", "loss.second_target=0.5", "optim.decoder_lr=1e-4"]
+    config = with_pipeline_settings(get_pipeline("unet2d_v2"), [*settings, *of_masks])
     classifier, segmenter = stage_config(config, "classifier"), stage_config(config, "all")
     assert classifier.model.head == "record"
     assert classifier.loss.dice == 0
+    assert (classifier.data.second_target, segmenter.data.second_target) == (None, "mean")
     assert segmenter.model.decoder is not None
     assert segmenter.model.decoder.channels == [8, 8, 8, 8, 8]
     assert segmenter.loss.dice == 1

@@ -154,6 +154,7 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ("optim.start_divisor=10", "schedule=onecycle", [], ["optim.schedule=onecycle"]),
         ("optim.final_divisor=10", "schedule=onecycle", [], ["optim.schedule=onecycle"]),
         ("data.pseudo.step=0.5", "target=quantised", [], ["data.pseudo.target=quantised"]),
+        ("data.pseudo.of=record", "data.pseudo.min_confidence", [], ["data.pseudo.min_agreement=0.5"]),
     ],
 )
 def test_a_setting_without_effect_is_refused(idle: str, reason: str, base: list[str], remedy: list[str]) -> None:
@@ -162,6 +163,12 @@ def test_a_setting_without_effect_is_refused(idle: str, reason: str, base: list[
         with_settings(config, [idle])
     assert idle.partition("=")[0] in str(caught.value)
     with_settings(config, [idle, *remedy])
+
+
+def test_compilation_is_refused_where_recomputed_gradients_would_not_be_exact() -> None:
+    coarse = [*FRAMES, "model.mixer.downscale=2", "model.checkpoint_activations=true"]
+    with pytest.raises(ContrailError, match="gradients would not be exact; set compile=false"):
+        with_settings(RunConfig(), [*coarse, "compile=true"])
 
 
 def test_a_group_is_switched_on_by_one_of_its_keys_and_off_by_null() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,14 @@ def test_a_record_is_positive_while_a_contrail_is_left_in_the_image(settings: di
         had_one |= had_one.reshape(-1, 2)[:, ::-1].ravel()
     stale = (had_one & (peak == 0)).mean()
     assert stale > 0.1  # so many would have been positive without a contrail
+
+
+def test_a_positive_record_with_an_empty_target_stays_positive() -> None:
+    """The teacher's gate, or rounding, may empty the target of the mask; the record's label is still human."""
+    empty = batch_of(torch.zeros(2, 1, 1, 32, 32), torch.zeros(2, 1, 32, 32))
+    given = replace(empty, positive_b1=torch.ones(2, 1))
+    config = only(**SWEEPING)
+    assert augment_batch(given, draw(config, 2, 32, 32, seed=0, step=0), config, (0.5, 0.5)).positive_b1.all()
 
 
 def test_the_record_of_a_soft_label_follows_its_core() -> None:

@@ -28,6 +28,21 @@ def test_each_part_learns_at_its_own_rate() -> None:
     assert isinstance(optimiser, torch.optim.AdamW)
 
 
+def test_frozen_batch_norms_leave_a_new_mixer_able_to_learn() -> None:
+    import torch
+
+    from contrail_train.config.schema import RunConfig
+    from contrail_train.models.segmenter import build
+    from contrail_train.training.setup import frozen_modules
+
+    model = build(model_config(channels=[16, 16, 8, 8, 8], mixer="conv3d"), 3, [-1, 0, 1])
+    for module in frozen_modules(model, RunConfig(model={"freeze": ["batch_norm"]})):
+        module.requires_grad_(False)
+    model(torch.randn(2, 3, 3, 32, 32))["logits_b1hw"].sum().backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.mixers.parameters())
+    assert all(not p.requires_grad for name, p in model.encoder.named_parameters() if ".bn" in name)
+
+
 @pytest.mark.parametrize(("warmup", "total_steps"), [(0.3, 50), (0.0, 10), (0.9, 20), (0.3, 3)])
 def test_onecycle_is_that_of_torch(warmup: float, total_steps: int) -> None:
     import torch

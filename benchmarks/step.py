@@ -52,7 +52,7 @@ from contrail_train.models.segmenter import build as build_model
 from contrail_train.models.temporal import Blocks3d
 from contrail_train.runs.distributed import choose_device
 from contrail_train.training.losses import total_loss
-from contrail_train.training.setup import make_optimiser
+from contrail_train.training.optimiser import make_optimiser
 from timing import make_parser, measure, medians, record_folder, run_main, spread, verdict
 
 PRESETS = ("unet2d", "unet25d", "resnetrs50_2d", "resnetrs50_all", "resnetrs50_classifier")

@@ -1,7 +1,7 @@
 """The training of one run.
 
-`setup` opens the data, builds model, optimiser and weight average, and loads the weights of an earlier run. `fit` is
-the loop, which takes one `step` after another, scores each epoch on the hold-out and calibrates at the end; a
+`setup` opens the data, builds the model, its `optimiser` and weight average, and loads the weights of an earlier run.
+`fit` is the loop, which takes one `step` after another, scores each epoch on the hold-out and calibrates at the end; a
 `rehearsal` takes a few steps to estimate what a run would cost. `losses` is the objective of a step. `teacher` asks a
 detector from which a run learns. `stopping` lets a signal wait for the end of a step.
 

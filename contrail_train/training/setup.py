@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import OptimConfig, PseudoConfig, RunConfig
+from contrail_train.config.schema import PseudoConfig, RunConfig
 from contrail_train.data.training_data import TrainingData, open_training_data
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
@@ -22,10 +21,10 @@ from contrail_train.runs.calibration import find_calibration
 from contrail_train.runs.checkpoint import file_digest, read_tensors
 from contrail_train.runs.directory import WEIGHTS
 from contrail_train.runs.distributed import Ranks, choose_device, join, sync_batch_norms
+from contrail_train.training.optimiser import make_optimiser, weight_average
 from contrail_train.training.teacher import ask, open_teacher
 
 FEW_GROUPS = 10
-ONE_CYCLE_MOMENTUM = 0.95, 0.85  # at the lowest and at the largest learning rate
 
 
 class Setup:
@@ -352,79 +351,3 @@ def train_mode(model: Segmenter, config: RunConfig, *, encoder_is_frozen: bool =
     model.train()
     for module in frozen_modules(model, config) + ([model.encoder] if encoder_is_frozen else []):
         module.eval()
-
-
-def weight_average(model: nn.Module, config: OptimConfig) -> ModelEmaV3:
-    """Begin the moving average of a model's weights.
-
-    Args:
-        model: The model.
-        config: Decay of the average.
-
-    Returns:
-        The average; its decay rises with the number of steps, as the setting `optim.ema` describes.
-    """
-    return ModelEmaV3(model, decay=config.ema, use_warmup=True)
-
-
-def make_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Build AdamW over the parameters that have a gradient; norms and biases have no weight decay.
-
-    Args:
-        model: Its parts `encoder`, `mixers` and `decoder` may have learning rates of their own.
-        config: Learning rates and weight decay.
-
-    Returns:
-        The optimiser; the `peak_lr` of a parameter group is its learning rate after warm-up.
-    """
-    by_part = {"encoder": config.encoder_lr, "mixers": config.mixer_lr, "decoder": config.decoder_lr}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            lr = by_part.get(name.split(".", 1)[0]) or config.lr
-            decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((lr, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": p, "lr": lr, "peak_lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
-    )
-
-
-def set_learning_rate(optimiser: torch.optim.Optimizer, config: OptimConfig, step: int, total_steps: int) -> None:
-    """Set the learning rates of a step and, with `schedule: onecycle`, the first momentum of AdamW.
-
-    Args:
-        optimiser: Built by `make_optimiser`; changed in place.
-        config: The schedule.
-        step: Steps taken so far.
-        total_steps: Steps of the run.
-    """
-    if config.schedule == "onecycle":
-        factor, momentum = _one_cycle(config, step, total_steps)
-        for group in optimiser.param_groups:
-            group["betas"] = momentum, group["betas"][1]
-    else:
-        factor = _warmup_and_cosine(config, step, total_steps)
-    for group in optimiser.param_groups:
-        group["lr"] = group["peak_lr"] * factor
-
-
-def _warmup_and_cosine(config: OptimConfig, step: int, total_steps: int) -> float:
-    """Learning rate relative to its peak."""
-    warmup = max(1, round(config.warmup * total_steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
-
-
-def _one_cycle(config: OptimConfig, step: int, total_steps: int) -> tuple[float, float]:
-    """Learning rate relative to its peak, and momentum, as a function of the step; see torch's OneCycleLR."""
-    peak, first, (slack, tight) = config.warmup * total_steps - 1, 1 / config.start_divisor, ONE_CYCLE_MOMENTUM
-    if step <= peak:
-        share = step / max(peak, 1e-9)
-        return _cosine(first, 1, share), _cosine(slack, tight, share)
-    share = (step - peak) / max(total_steps - 1 - peak, 1e-9)
-    return _cosine(1, first / config.final_divisor, share), _cosine(tight, slack, share)
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))

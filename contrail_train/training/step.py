@@ -19,7 +19,8 @@ from contrail_train.data.loader import Batch, share_of
 from contrail_train.inference.detector import normalise
 from contrail_train.runs.checkpoint import TrainingState
 from contrail_train.training.losses import total_loss, weights_of
-from contrail_train.training.setup import Setup, batch_norms, set_learning_rate
+from contrail_train.training.optimiser import set_learning_rate
+from contrail_train.training.setup import Setup, batch_norms
 
 
 def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:

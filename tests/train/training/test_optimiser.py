@@ -12,7 +12,7 @@ def test_each_part_learns_at_its_own_rate() -> None:
 
     from contrail_train.config.schema import OptimConfig
     from contrail_train.models.segmenter import build
-    from contrail_train.training.setup import make_optimiser, set_learning_rate
+    from contrail_train.training.optimiser import make_optimiser, set_learning_rate
 
     model = build(model_config(channels=[16, 16, 8, 8, 8], mixer="conv3d"), 3, [-1, 0, 1])
     config = OptimConfig(lr=1e-3, encoder_lr=2e-4, mixer_lr=5e-4, warmup=0.1)
@@ -49,7 +49,7 @@ def test_onecycle_is_that_of_torch(warmup: float, total_steps: int) -> None:
     from torch.optim.lr_scheduler import OneCycleLR
 
     from contrail_train.config.schema import OptimConfig
-    from contrail_train.training.setup import set_learning_rate
+    from contrail_train.training.optimiser import set_learning_rate
 
     config = OptimConfig(schedule="onecycle", warmup=warmup, start_divisor=10.0, final_divisor=100.0)
     peaks = 1e-3, 2e-4
@@ -73,7 +73,7 @@ def test_a_long_average_forgets_the_initial_weights_of_a_short_run() -> None:
     import torch
 
     from contrail_train.config.schema import OptimConfig
-    from contrail_train.training.setup import weight_average
+    from contrail_train.training.optimiser import weight_average
 
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1000.0)

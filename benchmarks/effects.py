@@ -33,6 +33,7 @@ from scipy.linalg import hadamard
 from contrail_data.cli.common import print_table
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
+from contrail_data.process import end_with_parent
 from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
 from contrail_train.data.items import open_labelled
@@ -223,7 +224,7 @@ def measure(experiment: CrossValidation, rows: Sequence[Row], seeds: Sequence[in
                 experiment.histograms(row, *run)
             yield number
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         jobs = [[pool.submit(experiment.histograms, row, *run) for run in runs] for row in rows]
         for number, started in enumerate(jobs):
             for job in started:

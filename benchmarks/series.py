@@ -1,4 +1,4 @@
-"""What neighbouring frames are worth where only motion tells contrails from their lookalikes, over seeds.
+"""What neighbouring frames are worth where only motion distinguishes contrails from lookalikes.
 
     python benchmarks/series.py OUT [--records 800] [--epochs 6] [--seeds 3] [--side 64] [--set KEY=VALUE ...]
 

@@ -7,7 +7,7 @@ AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...) and from nowhere else.
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -27,12 +27,13 @@ _REFUSED = r"status code: 4(?!08|29)"  # the service has understood the request,
 T = TypeVar("T")
 
 
-def request(url: str, send: Callable[[Any], T]) -> T:
-    """Read from the service, and again while it does not answer or is overloaded.
+def request(url: str, send: Callable[[Any], T], *, writes: bool = False) -> T:
+    """Send a request, and again while the service does not answer or is overloaded.
 
     Args:
         url: URL of the bucket, or of a prefix in it.
         send: Receives the connection. It may be called after an earlier call was carried out unnoticed.
+        writes: Whether something is written, for which the service gets more time.
 
     Returns:
         What `send` returns.
@@ -40,26 +41,7 @@ def request(url: str, send: Callable[[Any], T]) -> T:
     Raises:
         GenericError: If the service refuses, or the last try fails.
     """
-    return _repeated(url, send, READ_TIMEOUTS_S)
-
-
-def request_to_write(url: str, send: Callable[[Any], T]) -> T:
-    """Write to the service as `request` reads from it, but with more patience.
-
-    Args:
-        url: URL of the bucket, or of a prefix in it.
-        send: Receives the connection. It may be called after an earlier call was carried out unnoticed.
-
-    Returns:
-        What `send` returns.
-
-    Raises:
-        GenericError: If the service refuses, or the last try fails.
-    """
-    return _repeated(url, send, WRITE_TIMEOUTS_S)
-
-
-def _repeated(url: str, send: Callable[[Any], T], timeouts_s: Sequence[float]) -> T:
+    timeouts_s = WRITE_TIMEOUTS_S if writes else READ_TIMEOUTS_S
     from obstore.exceptions import GenericError
 
     *first, last = timeouts_s

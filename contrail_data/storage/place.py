@@ -26,7 +26,7 @@ from contrail_data.storage.files import (
     partial_path,
     reported_errors,
 )
-from contrail_data.storage.object_storage import request, request_to_write
+from contrail_data.storage.object_storage import request
 
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "file")
 STAGING = ".building"
@@ -206,7 +206,7 @@ class Place:
             if self.remote:
                 body = bytearray()
                 yield body.extend
-                request_to_write(self.url, methodcaller("put", key, bytes(body), max_concurrency=1))
+                request(self.url, methodcaller("put", key, bytes(body), max_concurrency=1), writes=True)
                 return
             self._refuse_links(key)
             staged = partial_path(self.path / key, self.path / STAGING)
@@ -241,7 +241,7 @@ class Place:
 
         with self._reported_errors(key, "written"):
             try:
-                request_to_write(self.url, methodcaller("put", key, content, mode=replaced or "create"))
+                request(self.url, methodcaller("put", key, content, mode=replaced or "create"), writes=True)
             except (AlreadyExistsError, PreconditionError):
                 return self.read(key) == content  # an earlier try was carried out, but its answer was lost
             return True
@@ -308,7 +308,7 @@ class Place:
         with self._reported_errors("", "removed"):
             if self.remote:
                 for start in range(0, len(keys), 1000):
-                    request_to_write(self.url, methodcaller("delete", list(keys[start : start + 1000])))
+                    request(self.url, methodcaller("delete", list(keys[start : start + 1000])), writes=True)
                 return
             for key in keys:
                 Path(self.file(key)).unlink(missing_ok=True)

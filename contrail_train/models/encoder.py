@@ -16,6 +16,7 @@ from timm.models import adapt_input_conv, get_pretrained_cfg, is_model_in_module
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
+from contrail_train.models.layers import batch_norms
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,6 @@ PROBE_SIDES = (64, 128, 192, 224, 256, 384, 512)
 """Heights in pixels of the images with which a model is measured, in this order. They are three times as wide as high.
 Most models accept any; each must accept one."""
 COUNTER = "num_batches_tracked"
-NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 HUB_TIMEOUT = 5.0
 """Seconds that the hub may take to answer. timm itself retries an unreachable hub for 46 s."""
 PREFIXES = ("module.", "model.", "encoder.", "backbone.", "body.")
@@ -102,8 +102,7 @@ class Encoder(nn.Module):
         Returns:
             As in `forward`.
         """
-        switches: list[tuple[nn.Module, str]]
-        switches = [(m, "training") for m in self.backbone.modules() if isinstance(m, NORMS)]
+        switches = [(norm, "training") for norm in batch_norms(self.backbone)]
         # a block recomputed in the backward pass would run after the switches are reset
         switches += [(m, "grad_checkpointing") for m in self.backbone.modules() if hasattr(m, "grad_checkpointing")]
         switches = [(module, name) for module, name in switches if getattr(module, name)]

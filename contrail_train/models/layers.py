@@ -8,22 +8,38 @@ from segmentation_models_pytorch.base.modules import Conv2dReLU
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPConv, ASPPSeparableConv
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Norm = Literal["batch", "group"]
 ASPP_DILATIONS = (6, 12, 18)
 
 
-def make_norm(kind: Norm, channels: int) -> nn.Module:
+def make_norm(kind: Norm, channels: int, scale: float = 1.0) -> nn.Module:
     """Make a normalisation layer for (b, channels, h, w).
 
     Args:
         kind: Batch norm, or group norm with at most 32 groups.
         channels: Number of channels.
+        scale: Initial weight of each channel.
 
     Returns:
         The layer.
     """
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(32, channels), channels)
+    norm = nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(32, channels), channels)
+    nn.init.constant_(norm.weight, scale)
+    return norm
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """List the batch norms of a model.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        Its batch norms, synchronised ones included.
+    """
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 class PixelShuffle(nn.Sequential):

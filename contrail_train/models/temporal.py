@@ -59,8 +59,7 @@ class Block3d(nn.Module):
         self.expand = nn.Sequential(
             make_norm(norm, narrow), nn.ReLU(inplace=True), nn.Conv2d(narrow, channels, 1, bias=False)
         )
-        self.scale = make_norm(norm, channels)
-        nn.init.zeros_(self.scale.weight)  # type: ignore[arg-type]
+        self.scale = make_norm(norm, channels, scale=0.0)
 
     def forward(self, x_nchw: Tensor, batch: int, pad_before: int, pad_after: int) -> Tensor:
         """Apply the block to consecutive frames.
@@ -150,8 +149,7 @@ class PixelLSTM(nn.Module):
         self.reduce = nn.Conv2d(channels, narrow, 1)
         self.lstm = nn.LSTM(narrow, narrow, layers, bidirectional=both)
         self.expand = nn.Conv2d(narrow * (1 + both), channels, 1, bias=False)
-        self.scale = make_norm(norm, channels)
-        nn.init.zeros_(self.scale.weight)  # type: ignore[arg-type]
+        self.scale = make_norm(norm, channels, scale=0.0)
 
     def forward(self, x_tbchw: Tensor) -> Tensor:
         """Mix the frames.

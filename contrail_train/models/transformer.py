@@ -36,8 +36,7 @@ class PixelTransformer(nn.Module):
             # a sequence per pixel: the fused kernels of CUDA accept at most 65,535 of them, and these are short
             block.attn.fused_attn = False  # type: ignore[union-attr]
         self.expand = nn.Conv2d(narrow, channels, 1, bias=False)
-        self.scale = make_norm(norm, channels)
-        nn.init.zeros_(self.scale.weight)  # type: ignore[arg-type]
+        self.scale = make_norm(norm, channels, scale=0.0)
 
     def forward(self, x_tbchw: Tensor) -> Tensor:
         """Mix the frames.

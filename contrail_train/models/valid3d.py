@@ -28,8 +28,7 @@ class ValidConvs3d(nn.Module):
         self.labelled = labelled
         steps = range(frames - 1)
         self.convolutions = nn.ModuleList(nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False) for _ in steps)
-        self.norms = nn.ModuleList(make_norm(norm, channels) for _ in steps)
-        nn.init.zeros_(self.norms[-1].weight)  # type: ignore[arg-type]
+        self.norms = nn.ModuleList(make_norm(norm, channels, scale=float(step < frames - 2)) for step in steps)
 
     def forward(self, x_tbchw: Tensor) -> Tensor:
         """Mix the frames.

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
@@ -16,6 +15,7 @@ from contrail_train.data.training_data import TrainingData, open_training_data
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
 from contrail_train.models.encoder import check_encoder
+from contrail_train.models.layers import batch_norms
 from contrail_train.models.segmenter import SMALLEST_SIDE, Segmenter, build
 from contrail_train.runs.calibration import find_calibration
 from contrail_train.runs.checkpoint import file_digest, read_tensors
@@ -309,18 +309,6 @@ def has_thin_strided_pointwise(model: nn.Module) -> bool:
     """
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     return any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels // c.groups < 16 for c in convolutions)
-
-
-def batch_norms(model: nn.Module) -> list[nn.Module]:
-    """List the batch norms of a model.
-
-    Args:
-        model: Any model.
-
-    Returns:
-        Its batch norms, synchronised ones included.
-    """
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def frozen_modules(model: Segmenter, config: RunConfig) -> list[nn.Module]:

@@ -17,10 +17,11 @@ from contrail_train.data.augment import augment_images, draw_labels
 from contrail_train.data.draw import Draw
 from contrail_train.data.loader import Batch, share_of
 from contrail_train.inference.detector import normalise
+from contrail_train.models.layers import batch_norms
 from contrail_train.runs.checkpoint import TrainingState
 from contrail_train.training.losses import total_loss, weights_of
 from contrail_train.training.optimiser import set_learning_rate
-from contrail_train.training.setup import Setup, batch_norms
+from contrail_train.training.setup import Setup
 
 
 def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -17,13 +17,14 @@ from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import View, normalise
 from contrail_train.inference.load import load_run
+from contrail_train.models.layers import batch_norms
 from contrail_train.models.segmenter import Segmenter
 from contrail_train.runs.calibration import Calibration, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights, save_mean, save_tensors
 from contrail_train.runs.directory import CONFIG, WEIGHTS, begin_run, locked_directory
 from contrail_train.runs.distributed import ALONE, choose_device
 from contrail_train.runs.stores import find_folds, open_run_stores
-from contrail_train.training.setup import batch_norms, train_mode
+from contrail_train.training.setup import train_mode
 from contrail_train.workflows.pipeline import held_out_by_all, sample_stores
 
 BATCH_NORM_STEPS = 100
@@ -94,7 +95,7 @@ def _check_same_model(runs: Sequence[Path], calibrations: Sequence[Calibration])
         config = read_config(run / CONFIG)
         own = {
             "model": config.model.model_dump(exclude={"pretrained", "freeze_epochs", "checkpoint_activations"}),
-            "data.second_target": config.data.second_target and config.data.targets,
+            "data.second_target": config.data.targets if config.data.second_target is not None else None,
             "data.frames": config.data.frames,
             "data.normalise": config.data.normalise,
             "statistics": calibration["statistics"],

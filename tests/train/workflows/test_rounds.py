@@ -15,8 +15,14 @@ from helpers.runs import SHORT, set_options
 
 @pytest.mark.slow
 def test_each_round_labels_records_that_its_model_was_not_trained_on(store: Path, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
     out = tmp_path / "rounds"
-    options = set_options(*SHORT, f"data.train={store}")
+    weights = tmp_path / "encoder.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    frozen = ["epochs=2", "model.freeze_epochs=1", f"model.pretrained={weights}"]  # of 1 epoch with labels: none
+    options = set_options(*SHORT, *frozen, f"data.train={store}")
     done = run_train("rounds", "unet2d", "--out", out, "--rounds", 2, "--folds", 2, *options)
     assert done.returncode == 0, done.stderr
     with (out / "folds.csv").open() as file:

@@ -27,3 +27,10 @@ def test_a_soup_keeps_frozen_statistics_and_recomputes_others(store: Path, tmp_p
             first, second = (json.loads((path / "calibration.json").read_text())["holdout"] for path in (run, out))
             known = [key for key, value in first.items() if value is not None]  # a few groups have no interval
             assert [second[key] for key in known] == pytest.approx([first[key] for key in known], rel=1e-3)
+        else:
+            two = tmp_path / "two"
+            assert (
+                run_train("run", "unet2d", "--out", two, *options, "--set", "data.second_target=mean").returncode == 0
+            )
+            refused = run_train("soup", run, two, "--out", tmp_path / "mixed")
+            assert f"{two}: its data.second_target is not that of {run}" in refused.stderr

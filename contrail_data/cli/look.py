@@ -86,6 +86,10 @@ def preview(
     prediction: Annotated[
         str | None, typer.Option(help="Predictions or pseudo-labels of the store, to outline.")
     ] = None,
+    flow: Annotated[
+        bool,
+        typer.Option("--flow", help="With --record: draw how the imagery moves to and from the labelled frame."),
+    ] = False,
     out: Annotated[Path, options.local_output("-o", "--out", help="Folder for the pictures.")] = Path("preview"),
     theme: options.PictureTheme = Theme.DARK,
 ) -> None:
@@ -101,11 +105,13 @@ def preview(
         refuse_options(context, ["count"], "beside --record without --sheet")
     if (record or sheet) and Sheet.RANDOM not in (sheet or []):
         refuse_options(context, ["seed"], "without --sheet random")
+    if not record:
+        refuse_options(context, ["flow"], "without --record")
     check_folder(out)
     opened = contrail_data.open_store(store)
     predicted = None if prediction is None else contrail_data.open_store(prediction)
     for record_id in record or []:
-        for path in pictures.preview(opened, record_id, out, predicted, theme):
+        for path in pictures.preview(opened, record_id, out, predicted, theme, flow=flow):
             print(path)
     for name in sheet or ([] if record else pictures.default_sheets(opened)):
         sheet_path = pictures.contact_sheet(

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib.style
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
@@ -35,6 +35,8 @@ _CHARACTER, _LINE, _TITLE_LINE = 7, 15, 20
 _GAP = 8
 _DEGREES, _SCALE = 52, 92
 """Room left of a panel for degrees, and right of it for a colour bar, pixels."""
+_ARROWS = 20
+"""Arrows along a panel."""
 _STYLES: dict[Theme | None, list[Any]] = {
     None: ["default"],
     Theme.DARK: ["default", "dark_background", {"figure.facecolor": "#181818"}],
@@ -56,6 +58,18 @@ class Mark(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Motion:
+    """Displacements to draw as arrows, with a legend for their length."""
+
+    flow_dyx: npt.NDArray[np.float32]
+    """Pixels (down, right), (2, y, x)."""
+    pixels: float
+    """Length of the arrow in the legend, pixels of the image."""
+    legend: str
+    """What that length means."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Panel:
     """An image with what is drawn over it."""
 
@@ -70,6 +84,7 @@ class Panel:
     """Where the pixels are on the Earth, to draw coastlines, a graticule and a scale."""
     threshold: float | None = None
     """Threshold of probabilities."""
+    motion: Motion | None = None
 
     @property
     def height(self) -> int:
@@ -82,7 +97,7 @@ class Panel:
         return (
             _DEGREES * (self.ground is not None),
             _SCALE * (self.threshold is not None),
-            20 * (self.ground is not None),
+            20 * (self.ground is not None or self.motion is not None),
         )
 
     @property
@@ -192,10 +207,25 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.spines[:].set_visible(False)
     if panel.ground is not None:
         draw_ground(axes, panel.ground)
+    if panel.motion is not None:
+        _draw_motion(axes, panel.motion)
     if norm is not None:
         axes_of_bar = axes.inset_axes((1 + 10 / panel.width, 0, 14 / panel.width, 1))
         bar = axes.figure.colorbar(drawn, cax=axes_of_bar, ticks=[0, norm.vcenter, norm.vmax])
         bar.ax.set_yticklabels(["0", f"{norm.vcenter:.3g}\nthreshold", f"{norm.vmax:.3g}"])
+
+
+def _draw_motion(axes: Axes, motion: Motion) -> None:
+    """Draw an arrow for each cell of a grid, and below the image that of the legend, which is as long as a cell."""
+    rows, columns = motion.flow_dyx.shape[1:]
+    step = max(1, round(columns / _ARROWS))
+    y, x = np.mgrid[step // 2 : rows : step, step // 2 : columns : step]
+    down, right = motion.flow_dyx[:, y, x]
+    arrows = axes.quiver(
+        *(x, y, right, down), angles="xy", scale_units="xy", scale=motion.pixels / step, color="white", width=0.003
+    )
+    colour = rcParams["text.color"]
+    axes.quiverkey(_casing(arrows), 0.06, -0.03, motion.pixels, motion.legend, labelpos="E", color=colour)
 
 
 def _outline(axes: Axes, mask: Mask, colour: str, factor: int) -> None:

@@ -1,5 +1,6 @@
 """What pictures of single samples show: frames as RGB, labels, votes and predictions, and where and when they are."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ import xarray as xr
 from contrail_data import logits
 from contrail_data.composites import COMPOSITES, dequantise, evaluate
 from contrail_data.errors import ContrailError
-from contrail_data.reports.figures import RGB, Mark, Mask, Panel, enlarged
+from contrail_data.labels.flow import flow_between
+from contrail_data.reports.figures import RGB, Mark, Mask, Motion, Panel, enlarged
 from contrail_data.reports.ground import Ground
 from contrail_data.sample import reference_frame
 from contrail_data.store.reader import pixel_reader
@@ -179,6 +181,24 @@ class SampleViewer:
             return None
         return Ground(crs_wkt, geotransform, self.store.sizes["y"], self.store.sizes["x"])
 
+    def motion(self, sample: int, frame: int) -> Motion:
+        """Compute how far the imagery moves from one frame to the next, by optical flow.
+
+        Args:
+            sample: Index of the sample.
+            frame: Index of the frame from which it moves.
+
+        Returns:
+            The displacements; the legend states a length in pixels and, if times and place are known, in km/h.
+        """
+        flow_dyx = flow_between(self.image(sample, frame), self.image(sample, frame + 1))
+        pixels = _round_up(float(np.quantile(np.hypot(*flow_dyx), 0.95)))
+        hours = np.diff(self.records["time"].values[sample, frame : frame + 2])[0] / np.timedelta64(1, "h")
+        ground, speed = self.ground(sample), ""
+        if ground is not None and hours > 0:  # neither if a time is unknown
+            speed = f" in {60 * hours:.0f} min, {pixels * ground.pixel_km / hours:.0f} km/h"
+        return Motion(flow_dyx=flow_dyx, pixels=pixels, legend=f"{pixels:g} px{speed}")
+
     def caption(self, sample: int) -> list[str]:
         """Describe when and where a sample was taken.
 
@@ -240,6 +260,13 @@ def _as_rgb(image_cyx: npt.NDArray[Any], channels: list[dict[str, Any]]) -> RGB:
         ash = COMPOSITES["ash"]
         unit_cyx = evaluate(ash, kelvin) if set(ash.bands) <= set(kelvin) else unit_cyx[[0, 0, 0]]
     return np.rint(np.moveaxis(unit_cyx, 0, -1) * 255).astype(np.uint8)
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 2, 3, 5, 10, 20, 30, 50, ..."""
+    return next(
+        10.0**power * factor for power in itertools.count() for factor in (1, 2, 3, 5) if 10.0**power * factor >= value
+    )
 
 
 def _time_text(time: np.datetime64) -> str:

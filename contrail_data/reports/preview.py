@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 from PIL import Image
 
+from contrail_data.errors import ContrailError
 from contrail_data.reports.choices import Sheet, Theme
 from contrail_data.reports.figures import Mark, Mask, Panel, draw_picture, enlarged
 from contrail_data.reports.pictures import SampleViewer, check_viewable, find_record
@@ -32,12 +33,19 @@ _TITLES = {
 
 
 def preview(
-    store: xr.Dataset, record_id: str, out: Path, prediction: xr.Dataset | None = None, theme: Theme = Theme.DARK
+    store: xr.Dataset,
+    record_id: str,
+    out: Path,
+    prediction: xr.Dataset | None = None,
+    theme: Theme = Theme.DARK,
+    *,
+    flow: bool = False,
 ) -> list[Path]:
     """Write a sheet of one record as PNG and, if it has several frames, an animation as GIF.
 
     The sheet shows the labelled frame enlarged: with coastlines and a graticule, with the label outlined and, if there
-    are predictions, with the predicted mask outlined and as probability. All frames follow below.
+    are predictions, with the predicted mask outlined and as probability. All frames follow below. With `flow` there is
+    also the motion from the frame before to the labelled one and from there to the next, over the earlier of both.
 
     Args:
         store: A store of samples.
@@ -45,18 +53,25 @@ def preview(
         out: Folder for the pictures, which go into a subfolder named after the store.
         prediction: Predictions or pseudo-labels for the store.
         theme: Colours around the images.
+        flow: Draw the optical flow between the labelled frame and its neighbours.
 
     Returns:
         Paths of the written files.
 
     Raises:
-        ContrailError: If a store lacks the record, its id cannot be a file name, or a file cannot be written.
+        ContrailError: If a store lacks the record, its id cannot be a file name, a file cannot be written, or flow is
+            asked for and the samples are single frames.
     """
     check_viewable(store, prediction)
     sample = find_record(store, record_id)
     check_record_id(record_id)
     if prediction is not None:
         find_record(prediction, record_id)
+    if flow and store.sizes["time"] == 1:
+        raise ContrailError(
+            f"{store.attrs['path']}: its samples are single frames, which have no flow; omit --flow, or choose a store "
+            "of records"
+        )
     viewer = SampleViewer(store, read_scalars(store), prediction)
     count, shown = store.sizes["time"], viewer.reference_frame(sample)
     label, predictions = viewer.label(sample), viewer.predictions(sample)
@@ -83,6 +98,15 @@ def preview(
         threshold = float(prediction.attrs["threshold"])
         panels.append(replace(main, image=probability, caption="probability", outlines=outline, threshold=threshold))
     rows = [panels]
+    if flow:
+        earlier = [frame for frame in (shown - 1, shown) if 0 <= frame < count - 1]
+        captions = {frame: f"optical flow, frame {frame} to {frame + 1}" for frame in earlier}
+        rows.append(
+            [
+                replace(frames[frame], width=large, caption=caption, outlines={}, motion=viewer.motion(sample, frame))
+                for frame, caption in captions.items()
+            ]
+        )
     if count > 1:
         tiles = [replace(frame, width=small) for frame in frames]
         columns = max(4, len(panels) * large // small)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from contrail_data.errors import ContrailError
 from contrail_data.reports import preview as pictures
-from contrail_data.reports.choices import Sheet
-from contrail_data.reports.figures import Mark
+from contrail_data.reports.choices import Sheet, Theme
+from contrail_data.reports.figures import Mark, Motion, Panel, draw_picture
 from contrail_data.reports.preview import contact_sheet, preview
 from contrail_data.reports.selection import choose
 from contrail_data.reports.store_page import store_page
@@ -99,6 +99,47 @@ def test_the_legend_names_only_what_is_outlined(
     preview(bare, "f1", tmp_path)
     contact_sheet(bare, Sheet.RANDOM, tmp_path)
     assert legends == [[Mark.LABEL] * labelled] * 2
+
+
+def test_flow_is_drawn_to_and_from_the_labelled_frame(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, shapes = build_composite(raw, tmp_path / "s.zarr", size=64), []
+    rows = []
+    monkeypatch.setattr(pictures, "draw_picture", lambda drawn, **_: rows.append(drawn) or Image.new("RGB", (9, 9)))
+    monkeypatch.setattr(
+        "contrail_data.reports.pictures.flow_between",
+        lambda a, b: shapes.append((a, b)) or np.full((2, 64, 64), 3, np.float32),
+    )
+    record_id, frames = str(store["record_id"].values[0]), store["image"].values[0]
+    preview(store, record_id, tmp_path, flow=True)
+    assert [panel.caption for panel in rows[0][1]] == ["optical flow, frame 3 to 4", "optical flow, frame 4 to 5"]
+    for (before, after), first in zip(shapes, (3, 4), strict=True):
+        np.testing.assert_array_equal(before, frames[first])
+        np.testing.assert_array_equal(after, frames[first + 1])
+    pixel_km = pictures.SampleViewer(store, store).ground(0).pixel_km
+    assert rows[0][1][0].motion.legend == f"5 px in 10 min, {5 * pixel_km * 6:.0f} km/h"
+
+
+def test_arrows_point_where_the_imagery_moves() -> None:
+    def drawn(down: float, right: float) -> np.ndarray:
+        flow = np.zeros((2, 40, 40), np.float32)
+        flow[:, 21, 21] = down, right
+        panel = Panel(
+            image=np.zeros((40, 40, 3), np.uint8), width=400, motion=Motion(flow_dyx=flow, pixels=1, legend="")
+        )
+        return np.asarray(draw_picture([[panel]], theme=Theme.DARK).convert("L"))[:400].astype(int)
+
+    still = drawn(0, 0)
+    for down, right in ((4.0, 0.0), (0.0, -4.0)):
+        rows, columns = np.nonzero(drawn(down, right) - still > 100)
+        assert np.sign(round(rows.mean() - 215, -1)) == np.sign(down)
+        assert np.sign(round(columns.mean() - 223, -1)) == np.sign(right)
+
+
+def test_a_store_of_single_frames_has_no_flow(bare: xr.Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ContrailError, match="omit --flow"):
+        preview(bare, "f1", tmp_path, flow=True)
 
 
 def test_hostile_record_ids_are_not_used_as_file_names(store: xr.Dataset, tmp_path: Path) -> None:

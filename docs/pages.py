@@ -116,7 +116,8 @@ def settings_page() -> str:
 
 
 def presets_page() -> str:
-    """List the presets by family, with costs as shipped with the package."""
+    """List presets by family, and pipelines, with the notes' verdicts, our measurements, and costs as shipped."""
+    from contrail_train.config.pipelines import PIPELINES
     from contrail_train.config.presets import FAMILIES, PRESETS, cost_key, get_config, shipped_costs
     from contrail_train.config.schema import plain
 
@@ -125,6 +126,8 @@ def presets_page() -> str:
         "# Presets",
         "",
         "Parameters, and floating-point operations of one forward pass of a sample of 256 x 256 pixels and 3 channels.",
+        "The notes are those of a sixth place in the 2023 competition; their verdicts are theirs, in our words. What",
+        "we measured stands beside them, with 95 % intervals ([benchmarks](../benchmarks.md)).",
     ]
     for family in FAMILIES.values():
         lines += [
@@ -140,7 +143,15 @@ def presets_page() -> str:
             if preset.family == family.name:
                 cost = costs[cost_key(get_config(preset.name))]
                 changes = ", ".join(f"`{key}={plain(value)}`" for key, value in preset.settings.items())
-                about = f"{preset.about} {changes}".replace("|", "\\|")
+                about = f"{'<br>'.join(preset.remarks)}<br>{changes}".replace("|", "\\|")
                 numbers = f"{cost.parameters / 1e6:.1f} | {cost.flop / 1e9:.1f}"
                 lines.append(f"| `{preset.name}` | {preset.parent or ''} | {about} | {numbers} |")
+    lines += ["", "## Pipelines", "", "Each encoder family with a classifier has them, such as `resnetrs50_v2`.", ""]
+    lines += ["| pipeline | gate | mask | what it is |", "|---|---|---|---|"]
+    for name, pipeline in PIPELINES.items():
+        if name.startswith("unet2d_"):
+            gate, mask = (" + ".join(pipeline.settings.get(key, [])) or "none" for key in ("gate", "mask"))
+            lines.append(
+                f"| `FAMILY_{name.removeprefix('unet2d_')}` | {gate} | {mask} | {'<br>'.join(pipeline.remarks)} |"
+            )
     return "\n".join([*lines, ""])

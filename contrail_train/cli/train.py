@@ -235,22 +235,23 @@ def list_presets(
 def list_pipelines(
     matching: Annotated[str, typer.Argument(help="Only names that contain this text.", metavar="TEXT")] = "unet2d",
 ) -> None:
-    """List the pipelines: what decides, what draws the mask, and the preset of each stage."""
+    """List the pipelines: what decides, what draws the mask, the preset of each stage, and what the notes say."""
     from contrail_train.config.pipelines import PIPELINES
 
     chosen = {name: preset for name, preset in PIPELINES.items() if matching in name}
     if not chosen:
         exit_with_error(f"{matching}: no pipeline has this in its name; give '' to see all")
     rows = []
-    for name, (about, settings) in chosen.items():
+    for name, described in chosen.items():
+        settings = described.settings
         stages = ", ".join(f"{stage}={run['preset']}" for stage, run in settings["stages"].items())
         gate, mask = (" + ".join(settings.get(key, [])) or "none" for key in ("gate", "mask"))
-        rows.append([name, gate, mask, stages, about])
+        rows.append([name, gate, mask, stages, "\n".join(described.remarks)])
     print_table("", ["pipeline", "gate", "mask", "stages", "what it is"], rows, text_columns=range(5))
 
 
 def show_preset(preset: Annotated[str, typer.Argument(help="A preset, a pipeline or a .yaml file.")]) -> None:
-    """Print all settings of a preset or a pipeline as YAML.
+    """Print all settings of a preset or a pipeline as YAML, with the verdict of the notes and what we measured.
 
     `run` or `pipeline` accept the output as a file. Comments explain each setting of a run and the values it takes.
     """
@@ -263,5 +264,6 @@ def show_preset(preset: Annotated[str, typer.Argument(help="A preset, a pipeline
     if named is not None:
         command = "pipeline" if preset in PIPELINES else "run"
         print(f"# contrail-train {command} {preset} --out runs/{preset} --set data.train=STORE")
-        print(textwrap.fill(named.about, 110, initial_indent="# ", subsequent_indent="# "))
+        for remark in named.remarks:
+            print(textwrap.fill(remark, 110, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False))
     print(text, end="")

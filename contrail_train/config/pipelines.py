@@ -2,15 +2,16 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import Field
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.storage.documents import read_document
-from contrail_train.config.presets import PRESETS, get_config, no_such
+from contrail_train.config.presets import PRESETS, Described, get_config, no_such
 from contrail_train.config.schema import MASK_TERMS, Pixels, RunConfig, Strict
 from contrail_train.config.settings import listed, parse_assignment, validated, with_values
 
@@ -72,10 +73,10 @@ class PipelineConfig(Strict):
             raise ValueError("stages: a name becomes a folder; remove / and the leading . from it")
 
 
-class PipelinePreset(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class PipelinePreset(Described):
     """A named pipeline."""
 
-    about: str
     settings: dict[str, Any]
     """Plain data of a `PipelineConfig`."""
 
@@ -89,8 +90,9 @@ def _read_pipelines() -> Iterator[tuple[str, PipelinePreset]]:
                 soft = f"{family}_{stage}_soft"
                 stages[stage] = {"preset": soft if soft in PRESETS else f"{family}_{stage}"}
             name = f"{family}_{kind}"
-            settings = {key: value for key, value in entry.items() if key != "about"}
-            yield name, PipelinePreset(entry["about"], {"preset": name, "stages": stages, **settings})
+            described = {key: entry[key] for key in ("about", "verdict", "measured") if key in entry}
+            settings = {key: value for key, value in entry.items() if key not in described}
+            yield name, PipelinePreset(**described, settings={"preset": name, "stages": stages, **settings})
 
 
 PIPELINES: dict[str, PipelinePreset] = dict(_read_pipelines())

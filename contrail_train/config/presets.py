@@ -23,18 +23,40 @@ NOT_THE_NETWORK = {"pretrained", "freeze", "freeze_epochs", "checkpoint_activati
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
+class Described:
+    """What is known of a named run or pipeline."""
+
+    about: str
+    """What it is."""
+    verdict: str | None = None
+    """What the notes say of it, in our words."""
+    measured: str | None = None
+    """What we measured of it."""
+    dice: float | None = None
+    """Validation global Dice of a single model in the notes."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What it is, what the notes say of it, and what we measured, a text each."""
+        texts = [self.about]
+        if self.verdict is not None:
+            texts.append(f"The notes: {self.verdict}")
+        if self.dice is not None:
+            texts.append(f"Validation Dice in the notes: {self.dice:.4f}.")
+        if self.measured is not None:
+            texts.append(f"Measured by us: {self.measured}")
+        return texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(Described):
     """A named run."""
 
     name: str
     family: str
-    about: str
-    """What it is and, where the notes report a result, how it did."""
     parent: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What differs from the parent: values by dotted key."""
-    dice: float | None = None
-    """Validation global Dice of a single model in the notes."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,7 @@ def _read_families() -> dict[str, Family]:
             rows = {
                 f"{name}_{stage}": {
                     "about": about,
+                    "verdict": entry.get("verdict"),
                     "parent": f"{stages['parent']}_{stage}",
                     "settings": entry["settings"] | (entry.get("mask_settings", {}) if has_mask else {}),
                     "dice": entry.get("dice", {}).get(stage),

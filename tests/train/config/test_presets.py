@@ -146,6 +146,26 @@ def test_a_shown_preset_can_be_read_back_unchanged(name: str, tmp_path: Path) ->
     assert again.stdout == to_explained_yaml(get_config(name))
 
 
+def test_a_shown_preset_states_the_verdict_of_the_notes_beside_our_measurement() -> None:
+    head = run_train("presets", "show", "resnetrs50_all_soft").stdout.partition("\nformat")[0]
+    text = " ".join(line.removeprefix("# ") for line in head.splitlines())
+    assert "The notes: Better than hard labels by 0.003 to 0.011" in text
+    assert "Validation Dice in the notes: 0.6803." in text
+    assert "Measured by us: Twice the mean: -0.044 (-0.058 to -0.030)" in text
+    assert "The notes: Not bad in both tasks" in run_train("presets", "show", "convnext_base_all").stdout
+
+
+def test_the_list_of_pipelines_states_the_figures_of_the_notes() -> None:
+    words = run_train("presets", "pipelines").stdout.split()
+    assert {"0.67,", "0.6858,", "0.6952"} <= set(words)
+
+
+def test_every_verdict_of_the_notes_on_a_variant_is_handed_down() -> None:
+    untold = {"scse", "aspp", "lovasz", "identity", "coarse"}  # ours, or without a verdict there
+    silent = {preset.name for preset in FAMILIES["variants"].presets if preset.verdict is None}
+    assert silent == {f"resnetrs50_all_soft_{name}" for name in untold}
+
+
 def test_presets_ls_lists_families_and_the_presets_of_one_family() -> None:
     done = run_train("presets", "ls")
     assert done.returncode == 0, done.stderr

@@ -398,10 +398,17 @@ class DecoderConfig(Strict):
 
 
 class RecordHeadConfig(Strict):
-    """Predict whether a record has any contrail. With a decoder as well, only positive records teach the mask."""
+    """Predict whether a record has any contrail.
+
+    This is the record's score in gates. With a decoder as well, only positive records teach the mask, unless
+    `auxiliary` is set.
+    """
 
     dropout: float = Field(0.2, ge=0.0, lt=1.0)
     """Dropout before both of its linear layers."""
+    auxiliary: bool = False
+    """Let all records teach the mask. The head is then an additional task of the same features, of weight
+    `loss.record`; the record's score is still its probability."""
 
 
 class ModelConfig(Strict):
@@ -439,6 +446,11 @@ class ModelConfig(Strict):
             return Head.RECORD
         return Head.MASK if self.record_head is None else Head.BOTH
 
+    @property
+    def positives_only(self) -> bool:
+        """Whether only positive records teach the mask."""
+        return self.decoder is not None and self.record_head is not None and not self.record_head.auxiliary
+
     def _check_combination(self) -> None:
         trained = "encoder" not in self.freeze
         _needs(trained, "an encoder that is not in model.freeze", self, "model.freeze_epochs")
@@ -447,6 +459,8 @@ class ModelConfig(Strict):
                 "model.decoder: null, and model.record_head too, so that the model predicts nothing; set one, for "
                 "example model.record_head={}"
             )
+        if self.record_head is not None:
+            _needs(self.decoder is not None, "model.decoder", self.record_head, "model.record_head.auxiliary")
 
 
 class FocalConfig(Strict):

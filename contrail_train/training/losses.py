@@ -31,10 +31,10 @@ def total_loss(
     config: LossConfig,
     valid_b1hw: Tensor | None = None,
     step_weights: Tensor | None = None,
+    *,
+    positives_only: bool = False,
 ) -> Tensor:
     """Return the loss of all that a model predicts; the processes wait for one another once.
-
-    If mask and record are learnt together, the mask learns from positive records only.
 
     Args:
         output: At least one of `logits_b1hw`, to which `auxiliary_bkhw` adds more predictions of the mask, whose mean
@@ -46,6 +46,7 @@ def total_loss(
         config: The terms and their weights.
         valid_b1hw: Validity of each pixel, from 0 (ignored) to 1; None: all are valid.
         step_weights: `weights_of` the step of which this is a micro-batch; None if it is all of it.
+        positives_only: Whether masks learn from positive records only.
 
     Returns:
         A float32 scalar.
@@ -56,7 +57,7 @@ def total_loss(
     if mask is not None:
         others = () if auxiliary is None else auxiliary.split(1, dim=1)
         maps = [(mask, 1.0), *((other, config.auxiliary / len(others)) for other in others)]
-    mask_weight_b = _mask_weight(weight_b, positive_b1, record is not None)
+    mask_weight_b = _mask_weight(weight_b, positive_b1, positives_only)
     parts = [_mask_sums(logits, target_bkhw[:, :1], mask_weight_b, config, valid_b1hw) for logits, _ in maps]
     if second is not None:
         maps.append((second, config.second_target))
@@ -75,7 +76,7 @@ def total_loss(
 
 
 def weights_of(
-    target_bkhw: Tensor, positive_b1: Tensor, weight_b: Tensor, valid_b1hw: Tensor | None, has_record_head: bool
+    target_bkhw: Tensor, positive_b1: Tensor, weight_b: Tensor, valid_b1hw: Tensor | None, positives_only: bool
 ) -> Tensor:
     """Sum what the means of a step are divided by, over all processes.
 
@@ -84,12 +85,12 @@ def weights_of(
         positive_b1: As for `total_loss`, as are the following.
         weight_b: Weight of each sample.
         valid_b1hw: Validity of each pixel.
-        has_record_head: Whether masks learn from positive records only.
+        positives_only: Whether masks learn from positive records only.
 
     Returns:
         (2) float32: weight of all pixels, and of all records.
     """
-    pixels = _pixel_weights(target_bkhw[:, :1], _mask_weight(weight_b, positive_b1, has_record_head), valid_b1hw)
+    pixels = _pixel_weights(target_bkhw[:, :1], _mask_weight(weight_b, positive_b1, positives_only), valid_b1hw)
     return sum_over_processes(torch.stack([pixels.sum(), weight_b.float().sum()]))
 
 
@@ -158,8 +159,8 @@ def lovasz_hinge(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return (functional.relu(error) * slope).sum()
 
 
-def _mask_weight(weight_b: Tensor, positive_b1: Tensor, has_record_head: bool) -> Tensor:
-    return weight_b * positive_b1[:, 0] if has_record_head else weight_b
+def _mask_weight(weight_b: Tensor, positive_b1: Tensor, positives_only: bool) -> Tensor:
+    return weight_b * positive_b1[:, 0] if positives_only else weight_b
 
 
 def _pixel_weights(like_b1hw: Tensor, weight_b: Tensor, valid_b1hw: Tensor | None) -> Tensor:

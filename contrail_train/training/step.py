@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import Head
 from contrail_train.data.augment import augment_images, draw_labels
 from contrail_train.data.draw import Draw
 from contrail_train.data.loader import Batch, share_of
@@ -96,7 +95,7 @@ def _gradients(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
     random, crop = {"seed": config.seed, "step": state.step}, config.data.crop
     drawn, labels = draw_labels(fractions, own, count, config.augment, setup.label_shift, crop=crop, **random)
     truth = labels.target_bkhw, labels.positive_b1, labels.weight_b, labels.valid_b1hw
-    weights = weights_of(*truth, config.model.head is Head.BOTH) if size < len(own) else None
+    weights = weights_of(*truth, config.model.positives_only) if size < len(own) else None
     losses = []
     for start in range(0, len(own), size):
         part = slice(start, min(start + size, len(own)))
@@ -116,7 +115,8 @@ def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weight
     with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
         output = setup.parallel(x_btchw, tuple(labels.target_bkhw.shape[-2:]))
     truth = labels.target_bkhw, labels.positive_b1, labels.weight_b
-    loss = total_loss(output, *truth, config.loss, labels.valid_b1hw, step_weights)
+    only = config.model.positives_only
+    loss = total_loss(output, *truth, config.loss, labels.valid_b1hw, step_weights, positives_only=only)
     recomputes = config.model.checkpoint_activations
     with statistics_kept(setup.model) if recomputes else contextlib.nullcontext():
         loss.backward()

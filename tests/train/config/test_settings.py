@@ -130,6 +130,7 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ("loss.second_target=2", "data.second_target", [], ["data.second_target=mean"]),
         ("data.second_target=mean", "needs model.decoder", RECORDS, ["model.decoder={}"]),
         ("data.second_target=majority", "is data.target too", [], ["data.target=mean"]),
+        ("model.record_head.auxiliary=true", "model.decoder", RECORDS, ["model.decoder={}"]),
         ("loss.record=2", "model.record_head", [], ["model.record_head={}"]),
         ("loss.dice_numerator=7e5", "loss.dice", [], ["loss.dice=1"]),
         ("loss.dice=1", "model.decoder", RECORDS, ["model.decoder={}"]),

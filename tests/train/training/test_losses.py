@@ -303,7 +303,8 @@ def test_two_processes_compute_the_loss_and_gradient_of_one(monkeypatch: pytest.
 
     def loss_of(rows: slice) -> Tensor:
         output = dict(zip(names, (v[rows] for v in leaves), strict=True))
-        return total_loss(output, target[rows], positive[rows], weight[rows], config, valid[rows])
+        given = target[rows], positive[rows], weight[rows], config, valid[rows]
+        return total_loss(output, *given, positives_only=True)
 
     losses = on_ranks(loss_of, [slice(0, 2), slice(2, 6)], monkeypatch)
     single_process = loss_of(slice(None))
@@ -359,16 +360,18 @@ def test_the_total_loss_is_the_weighted_sum_over_all_outputs() -> None:
     )
     record_only = 0.7 * record_loss(record, positive, weight, config)
     torch.testing.assert_close(total(record_logit_b1=record), record_only)
-    torch.testing.assert_close(
-        total(logits_b1hw=logits, record_logit_b1=record), record_only + mask_loss(logits, weight * positive[:, 0])
-    )
+    both = {"logits_b1hw": logits, "record_logit_b1": record}
+    torch.testing.assert_close(total(**both), record_only + mask_loss(logits, weight))
+    positives = total_loss(both, target, positive, weight, config, valid, positives_only=True)
+    torch.testing.assert_close(positives, record_only + mask_loss(logits, weight * positive[:, 0]))
 
 
-def test_masks_of_negative_records_have_no_gradient_if_there_is_a_record_head() -> None:
+def test_masks_of_negative_records_have_no_gradient_if_only_positive_ones_teach_them() -> None:
     logits, target = batch()
     logits.requires_grad_()
     output = {"logits_b1hw": logits, "record_logit_b1": torch.zeros(4, 1)}
-    loss = total_loss(output, target, torch.tensor([[1.0], [0.0], [0.0], [1.0]]), torch.ones(4), LossConfig())
+    positive = torch.tensor([[1.0], [0.0], [0.0], [1.0]])
+    loss = total_loss(output, target, positive, torch.ones(4), LossConfig(), positives_only=True)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient[[0, 3]].all()
     assert not gradient[[1, 2]].any()

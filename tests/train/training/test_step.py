@@ -23,6 +23,7 @@ EVERY_MEAN = ("loss.bce=1", "loss.focal.weight=0.5", "loss.pos_weight=3", "loss.
 MIXING = ("augment.mixup.probability=0.5", "augment.cutmix=0.5", "augment.affine.shift=0.5", "augment.redraw=2")
 SOFT = ("data.second_target=mean", "loss.second_target=0.4")
 BOTH = ("model.record_head={}", "loss.record=0.7")
+AUXILIARY = ("model.record_head.auxiliary=true", "loss.record=0.7")
 
 
 class Pixelwise(nn.Module):
@@ -74,7 +75,9 @@ def gradients(micro_batch: int, *settings: str, most: int = COUNT) -> tuple[Tens
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 4])
-@pytest.mark.parametrize("settings", [EVERY_MEAN, (*EVERY_MEAN, *MIXING), BOTH, (*EVERY_MEAN, *MIXING, *SOFT, *BOTH)])
+@pytest.mark.parametrize(
+    "settings", [EVERY_MEAN, (*EVERY_MEAN, *MIXING), BOTH, (*EVERY_MEAN, *MIXING, *SOFT, *BOTH), AUXILIARY]
+)
 def test_micro_batches_have_the_gradient_of_the_whole_batch(micro_batch: int, settings: tuple[str, ...]) -> None:
     """With missing pixels, unequal weights, mixtures across micro-batches, and masks of positive records only."""
     whole_loss, whole = gradients(COUNT, *settings)
@@ -82,6 +85,13 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(micro_batch: int, se
     assert loss.item() == pytest.approx(whole_loss.item(), rel=1e-5)
     for ours, expected in zip(parts, whole, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_all_records_teach_the_mask_beside_an_auxiliary_record_head() -> None:
+    (mask, *_), (alone, *_) = gradients(COUNT, *AUXILIARY)[1], gradients(COUNT)[1]
+    torch.testing.assert_close(mask, alone)
+    (of_positives, *_) = gradients(COUNT, *BOTH)[1]
+    assert not torch.allclose(of_positives, alone, rtol=0.1)
 
 
 def test_ratios_are_means_over_micro_batches_by_weight() -> None:

@@ -7,8 +7,8 @@ import typer
 
 import contrail_data
 from contrail_data.cli import options
-from contrail_data.cli.common import print_table, print_written_store
-from contrail_data.labels.predictor import FrameSelection
+from contrail_data.cli.common import print_table, print_written_store, refuse_options
+from contrail_data.labels.predictor import FlowKind, FrameSelection
 
 
 def pseudo_label(
@@ -58,16 +58,39 @@ def pseudo_label(
 
 
 def propagate(
-    store: options.Store, out: options.Out, frames: options.Frames = "all", overwrite: options.Overwrite = False
+    context: typer.Context,
+    store: options.Store,
+    out: options.Out,
+    frames: options.Frames = "all",
+    flow: Annotated[
+        FlowKind, typer.Option(help="How motion is computed: dis (dense inverse search) or raft (a network).")
+    ] = FlowKind.DIS,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="With --flow raft: file or URL of the weights of torchvision's raft_small or raft_large.",
+            metavar="PATH|URL",
+            show_default="raft_small's, from the torch hub",
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Carry the human label of each record to its other frames by optical flow.
 
     The result is a store of pseudo-labels for training, or a second opinion on those of a model.
     """
-    from contrail_data.labels import flow
+    from contrail_data.labels.flow import DIS
+    from contrail_data.labels.flow import propagate as carry
 
-    selection = FrameSelection.parse(frames)
-    labelled = flow.propagate(contrail_data.open_store(store), out, frames=selection, overwrite=overwrite)
+    selection, parent, method = FrameSelection.parse(frames), contrail_data.open_store(store), DIS
+    if flow is FlowKind.DIS:
+        refuse_options(context, ["weights", "device"], "without --flow raft")
+    else:
+        from contrail_train.inference.flow import flow_method
+
+        method = flow_method(flow, weights, device)
+    labelled = carry(parent, out, frames=selection, method=method, overwrite=overwrite)
     print_written_store(out, labelled.samples, labelled.resumed, labelled.digest)
 
 

@@ -17,10 +17,10 @@ Labels are shifted by half a pixel against the imagery in every frame alike; rea
 made no difference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,8 @@ from contrail_data.labels.write import LabelledStore, write_labels
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.schema import Kind, require_kind
 
-METHOD = "optical flow 3: cv2.DISOpticalFlow, medium, finest scale 0, mean of the channels"
-"""Stands in the store for a model's digest. A change of the method gets a new number."""
+FlowBetween: TypeAlias = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[np.float32]]
+"""Computes the flow between two frames as `flow_between` does."""
 RETURN_TOLERANCE = 1.0
 """Pixels. The flow at a pixel is trusted if the flow there and back ends within this distance of the pixel."""
 
@@ -62,6 +62,18 @@ def flow_between(from_cyx: npt.NDArray[Any], to_cyx: npt.NDArray[Any]) -> npt.ND
     return np.ascontiguousarray(np.moveaxis(np.asarray(flow_yxd, np.float32)[..., ::-1], -1, 0))
 
 
+@dataclass(frozen=True)
+class FlowMethod:
+    """A method of optical flow."""
+
+    name: str
+    """Stands in the store for a model's digest. A change of the method gets a new number."""
+    between: FlowBetween
+
+
+DIS = FlowMethod("optical flow 3: cv2.DISOpticalFlow, medium, finest scale 0, mean of the channels", flow_between)
+
+
 def carry_back(field_yx: npt.NDArray[np.float32], flow_dyx: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Read a field at p + flow for every pixel p, by bilinear interpolation.
 
@@ -79,7 +91,10 @@ def carry_back(field_yx: npt.NDArray[np.float32], flow_dyx: npt.NDArray[np.float
 
 
 def label_by_flow(
-    frames_tcyx: npt.NDArray[Any], labelled_cyx: npt.NDArray[Any], label_yx: npt.NDArray[np.float32]
+    frames_tcyx: npt.NDArray[Any],
+    labelled_cyx: npt.NDArray[Any],
+    label_yx: npt.NDArray[np.float32],
+    between: FlowBetween = flow_between,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Carry the label of one frame to other frames.
 
@@ -87,6 +102,7 @@ def label_by_flow(
         frames_tcyx: Frames to label, as stored, (t, c, y, x).
         labelled_cyx: The labelled frame, as stored, (c, y, x).
         label_yx: Its label, 0 to 1, float32 (y, x).
+        between: Computes the flow.
 
     Returns:
         The carried labels, float32 (t, y, x), and their reliability, float32 (t): the share of the label's pixels from
@@ -100,9 +116,9 @@ def label_by_flow(
     last_pixel = np.array(label_yx.shape)[:, None, None] - 1
     marked_yx = label_yx >= 0.5
     for t, frame_cyx in enumerate(frames_tcyx):
-        back_dyx = flow_between(frame_cyx, labelled_cyx)
+        back_dyx = between(frame_cyx, labelled_cyx)
         carried_tyx[t] = np.clip(carry_back(label_yx, back_dyx), 0, 1)  # weights may sum to 1 + 1e-7
-        forth_dyx = flow_between(labelled_cyx, frame_cyx)
+        forth_dyx = between(labelled_cyx, frame_cyx)
         round_trip_dyx = forth_dyx + np.stack([carry_back(part, forth_dyx) for part in back_dyx])
         outside_yx = ((grid + forth_dyx < 0) | (grid + forth_dyx > last_pixel)).any(0)
         unreliable_yx = outside_yx | (np.hypot(*round_trip_dyx) > RETURN_TOLERANCE)
@@ -116,6 +132,7 @@ def propagate(
     out: str | Path,
     *,
     frames: FrameSelection = ALL_FRAMES,
+    method: FlowMethod = DIS,
     overwrite: bool = False,
 ) -> LabelledStore:
     """Write the human labels of a store's records, carried to other frames, as a store of pseudo-labels.
@@ -127,6 +144,7 @@ def propagate(
         parent: Store of samples.
         out: Path or URL of the store to write.
         frames: Frames to label.
+        method: Computes the flow; the store states its name.
         overwrite: Replace the store, or the unfinished build, at `out`.
 
     Returns:
@@ -148,9 +166,9 @@ def propagate(
     if frames.offsets is not None and set(frames.offsets) <= {0}:
         raise ContrailError("--frames: selects only the labelled frame, which has its label; give others, such as -1,1")
     readers = {name: pixel_reader(parent, name) for name in ("image", "mask", "annotators") if name in parent.variables}
-    predict = _Flow(parent, readers, labelled, records["annotator_count"].values.astype(int))
+    predict = _Flow(parent, readers, labelled, records["annotator_count"].values.astype(int), method.between)
     # The mask of a frame is the majority of its annotators, a tie being no contrail: over a half by a code.
-    decision = Decision(threshold=logits.threshold_of(1), gate=0.0, top_k=1, model=METHOD)
+    decision = Decision(threshold=logits.threshold_of(1), gate=0.0, top_k=1, model=method.name)
     flow = Labeller(predict=predict, decision=decision)
     return write_labels(parent, flow, out, kind=Kind.PSEUDO_LABELS, frames=frames, samples=human, overwrite=overwrite)
 
@@ -163,6 +181,7 @@ class _Flow:
     readers: dict[str, PixelReader]
     labelled_frame: npt.NDArray[np.int64]
     annotator_count: npt.NDArray[np.int64]
+    between: FlowBetween
 
     def __call__(
         self, samples: Sequence[int], window_btchw: npt.NDArray[Any], valid_bhw: npt.NDArray[np.bool_] | None
@@ -171,7 +190,7 @@ class _Flow:
         labelled_tcyx = np.empty((1, *window_btchw.shape[2:]), window_btchw.dtype)
         for sample, frames_tcyx in zip(samples, np.split(window_btchw[:, 0], len(samples)), strict=True):
             self.readers["image"](sample, [int(self.labelled_frame[sample])], labelled_tcyx)
-            results.append(label_by_flow(frames_tcyx, labelled_tcyx[0], self.label(sample)))
+            results.append(label_by_flow(frames_tcyx, labelled_tcyx[0], self.label(sample), self.between))
         probability, reliability = (np.concatenate(parts) for parts in zip(*results, strict=True))
         return Predicted(probability, probability.max((1, 2)), reliability)
 

@@ -30,6 +30,15 @@ class Symmetries(StrEnum):
     """All eight combinations of flips and quarter turns."""
 
 
+class FlowKind(StrEnum):
+    """Methods of optical flow."""
+
+    DIS = "dis"
+    """Dense inverse search, from OpenCV."""
+    RAFT = "raft"
+    """A network, from torchvision."""
+
+
 class Predicted(NamedTuple):
     """Predictions for a batch of windows, one frame per window."""
 

@@ -1,0 +1,102 @@
+"""Optical flow by RAFT: axes, signs and sizes of what torchvision returns, and where weights come from."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.optical_flow import raft_small
+
+from contrail_data.cli.main import main
+from contrail_data.errors import ContrailError
+from contrail_data.labels.flow import label_by_flow
+from contrail_data.store.reader import open_store
+from contrail_train.models import raft
+from contrail_train.models.raft import raft_method
+from helpers.cli import run_command
+from helpers.stores import build_small
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the smaller network."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("raft") / "raft_small.pth"
+    torch.save(raft_small(weights=None).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def url(weights: Path) -> Iterator[str]:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(weights.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/{weights.name}"
+        server.shutdown()
+
+
+class Brightest(torch.nn.Module):
+    """Finds how far the brightest pixel moves, and says so as torchvision does: (right, down), the last being best."""
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take any weights."""
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor, num_flow_updates: int) -> list[torch.Tensor]:
+        height, width = first.shape[2:]
+        assert first.shape[:2] == (1, 3)
+        assert height % 8 == width % 8 == 0
+        assert min(height, width) >= 128
+        places = [divmod(int(image[0, 0].argmax()), width) for image in (first, second)]
+        assert [float(image.max()) for image in (first, second)] == [1.0, 1.0]
+        down, right = np.subtract(places[1], places[0]).tolist()
+        flow = torch.tensor([right, down], dtype=torch.float32)[None, :, None, None].expand(1, 2, height, width)
+        return [torch.zeros_like(flow), flow]
+
+
+def test_flow_is_down_and_right_from_the_first_frame_to_the_second(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raft, "raft_small", lambda weights: Brightest())
+    between = raft_method(str(weights), CPU).between
+    before, after = np.zeros((2, 3, 50, 70), np.uint8)
+    before[:, 20, 30] = after[:, 25, 28] = 255
+    np.testing.assert_array_equal(between(before, after), np.broadcast_to([[[5]], [[-2]]], (2, 50, 70)))
+    label = (before[0] > 0).astype(np.float32)
+    carried, reliability = label_by_flow(after[np.newaxis], before, label, between)
+    np.testing.assert_array_equal(carried[0], after[0] > 0)
+    assert reliability[0] == 1
+
+
+def test_a_store_states_the_network_and_its_weights(
+    raw: Path, weights: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(raft, "UPDATES", 1)
+    parent = build_small(raw, tmp_path / "s.zarr").place.path
+    options = ["--frames=1", "--flow", "raft", "--weights", weights, "--device", "cpu"]
+    done = run_command(main, "propagate", parent, "-o", tmp_path / "raft", *options)
+    assert done.returncode == 0, done.stderr
+    model = open_store(tmp_path / "raft").attrs["model"]
+    assert model.startswith("optical flow 4: torchvision raft_small, 1 updates, mean of the channels, weights sha256:")
+    assert model == raft_method(url, CPU).name
+    done = run_command(main, "propagate", parent, "-o", tmp_path / "no", "--weights", weights)
+    assert "--weights: has no effect without --flow raft" in done.stderr
+
+
+def test_weights_that_cannot_be_used_are_refused_in_one_line(url: str, tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
+    for source, reason in (
+        (str(tmp_path / "other.pth"), "not weights of raft_small or raft_large"),
+        (str(tmp_path / "absent.pth"), "give a file"),
+        (f"{url}x", "download it elsewhere and give its path"),
+    ):
+        with pytest.raises(ContrailError, match=reason):
+            raft_method(source, CPU)

@@ -70,6 +70,34 @@ def reference_frame(labelled: npt.ArrayLike, frames: int) -> npt.NDArray[np.int6
     return np.where(indices < 0, frames // 2, indices)
 
 
+def predictable_frames(offsets: Sequence[int], frames: int, repeats_edges: bool = False) -> range:
+    """Return the frames of a sample around which a model finds its input frames.
+
+    Args:
+        offsets: Input frames relative to the predicted one, ascending.
+        frames: Number of frames of the sample.
+        repeats_edges: Whether the first and the last frame stand for those beyond the ends of the sample.
+
+    Returns:
+        Their indices; empty if there are none.
+    """
+    return range(frames) if repeats_edges else range(-offsets[0], frames - offsets[-1])
+
+
+def input_frames(frame: int, offsets: Sequence[int], frames: int) -> list[int]:
+    """Return the input frames of a model around a frame; beyond the ends of the sample its first or last one.
+
+    Args:
+        frame: Index of the predicted frame.
+        offsets: Input frames relative to it.
+        frames: Number of frames of the sample.
+
+    Returns:
+        A frame index for each offset.
+    """
+    return [min(max(frame + offset, 0), frames - 1) for offset in offsets]
+
+
 class Attributes(Footprint):
     """Attributes of a sample; those that are not required follow from its pixels and labels."""
 

@@ -95,6 +95,8 @@ class Labeller:
     decision: Decision
     offsets: Sequence[int] = (0,)
     """Input frames relative to the predicted frame, ascending. Frames without these neighbours are not predicted."""
+    repeats_edges: bool = False
+    """Whether the first and last frame of a sample stand for neighbours beyond its ends, so that all are predicted."""
     trained_records: Collection[str] = ()
     """Ids of the records that the model was trained on."""
     masks: MakeMasks | None = None

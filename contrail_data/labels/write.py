@@ -30,7 +30,7 @@ from contrail_data import logits
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import ALL_FRAMES, FrameSelection, Labeller, Predicted
 from contrail_data.progress import progress
-from contrail_data.sample import reference_frame
+from contrail_data.sample import input_frames, predictable_frames, reference_frame
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal
 from contrail_data.store.journal import Row, Shard
@@ -97,7 +97,7 @@ def write_labels(
     if not len(chosen):
         raise ContrailError(f"{parent.attrs['path']}: no samples selected; there is nothing to predict")
     scalars = read_scalars(parent).isel(sample=chosen)
-    frames_nt = frames_to_predict(scalars, parent, frames, labeller.offsets)
+    frames_nt = frames_to_predict(scalars, parent, frames, labeller.offsets, labeller.repeats_edges)
     job = _Job(
         parent=parent,
         labeller=labeller,
@@ -161,6 +161,7 @@ class _Job:
         parent = [self.kind, self.parent.attrs["digest"]]
         model = [*astuple(labeller.decision), frames, *labeller.offsets, samples, sorted(labeller.trained_records)]
         model += sorted(labeller.cleaning.items())
+        model += ["edges repeated"] * labeller.repeats_edges
         return journal.plan_of([*parent, *model], self.kind)
 
     @cached_property
@@ -170,14 +171,14 @@ class _Job:
 
     def read(self, rows: Sequence[int]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
         # Windows (rows x frames, t, c, y, x), and where the predicted frames have pixels.
-        offsets, image = self.labeller.offsets, self.parent["image"]
+        offsets, image, count = self.labeller.offsets, self.parent["image"], self.parent.sizes["time"]
         frames = self.frames_nt.shape[1]
         x_bntchw = np.empty((len(rows), frames, len(offsets), *image.shape[2:]), image.dtype)
         valid_bnyx = np.empty((len(rows), frames, *self.plane), np.uint8)
         for row, x_ntchw, valid_nyx in zip(rows, x_bntchw, valid_bnyx, strict=True):
             sample, frames_n = int(self.samples_n[row]), self.frames_nt[row].tolist()
             for frame, x_tchw in zip(frames_n, x_ntchw, strict=True):
-                self.readers["image"](sample, [frame + offset for offset in offsets], x_tchw)
+                self.readers["image"](sample, input_frames(frame, offsets, count), x_tchw)
             if "valid" in self.readers:
                 self.readers["valid"](sample, frames_n, valid_nyx)
         windows = x_bntchw.reshape(-1, *x_bntchw.shape[2:])
@@ -308,7 +309,11 @@ def _confidence(
 
 
 def frames_to_predict(
-    scalars: xr.Dataset, parent: xr.Dataset, frames: FrameSelection, offsets: Sequence[int]
+    scalars: xr.Dataset,
+    parent: xr.Dataset,
+    frames: FrameSelection,
+    offsets: Sequence[int],
+    repeats_edges: bool = False,
 ) -> npt.NDArray[np.int64]:
     """Return which frames of each sample are predicted.
 
@@ -320,6 +325,7 @@ def frames_to_predict(
         parent: Their store.
         frames: Frames that are selected.
         offsets: Input frames of the model relative to the predicted frame, ascending.
+        repeats_edges: Whether the first and last frame of a sample stand for neighbours beyond its ends.
 
     Returns:
         Frame indices, int64 (sample, time), ascending along time.
@@ -328,7 +334,7 @@ def frames_to_predict(
         ContrailError: If the samples lack a selected frame, or one of its neighbours.
     """
     path, count = parent.attrs["path"], parent.sizes["time"]
-    usable = np.arange(-offsets[0], count - offsets[-1])
+    usable = np.array(predictable_frames(offsets, count, repeats_edges), np.int64)
     if frames.offsets is None:
         frames_nt = np.tile(usable, (scalars.sizes["sample"], 1))
     else:

@@ -79,7 +79,9 @@ def compare(
 
     opened = open_named(store)
     models = [load_predictor(run, device, tta).for_masks().for_store(opened) for run in (a, b)]
-    items = [unseen(open_labelled([opened], model.offsets), models) for model in models]
+    items = [
+        unseen(open_labelled([opened], model.offsets, repeats_edges=model.repeats_edges), models) for model in models
+    ]
     counts = [
         gated_counts(score_predictor(model, own, batch), model.decision.gate)
         for model, own in zip(models, items, strict=True)

@@ -137,6 +137,10 @@ class DataConfig(Strict):
     frames: list[Annotated[int, Field(ge=-7, le=7)]] = Field(default_factory=lambda: [0], min_length=1, max_length=8)
     """Offsets of the input frames relative to the labelled frame, in ascending order: [0] is a 2D model, [-1, 0, 1]
     adds the frame before and the frame after."""
+    edges: Literal["drop", "repeat"] = "drop"
+    """What to do with frames near the ends of a record, which lack some of the frames around them: drop them, in
+    training and in prediction, or let the first and last frame of the record stand for those beyond its ends. With the
+    latter, pseudo-labels of all frames can be made and trained on."""
     crop: int | None = Field(None, ge=32, le=4096)
     """Side in pixels of the random square that training cuts out of each image, after the image was moved as `augment`
     asks. Held-out and predicted images stay whole, at the same scale: `model.image_size` is the side of whole images.
@@ -598,6 +602,7 @@ class RunConfig(Strict):
         _needs(moves, "augment.affine, turn, multi_scale or cutmix, or data.crop", augment, "augment.redraw")
         _needs(several, "several data.frames", model, "model.mixer")
         _needs(several, "several data.frames", augment, "augment.time_reversal")
+        _needs(several, "several data.frames", data, "data.edges")
         _needs(model.mixer is not None, "model.mixer", data, "data.frames")
         learns = model.mixer is not None and model.mixer.kind not in ("panels", "mean")
         _needs(learns, "model.mixer with weights", optim, "optim.mixer_lr")

@@ -11,6 +11,7 @@ import xarray as xr
 
 from contrail_data import logits
 from contrail_data.errors import ContrailError
+from contrail_data.sample import predictable_frames
 from contrail_data.splits.groups import group_records, record_classes, sampling_weights
 from contrail_data.splits.images import Similar, similar_records
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
@@ -149,20 +150,25 @@ class Items(Rows):
     labels: list[Targets]
     valid: list[PixelReader | None]
     """By store, reads which pixels are valid; None if all are."""
+    lengths: list[int]
+    """By store, frames of a sample."""
     offsets: tuple[int, ...]
     """Frames to read, relative to the labelled one."""
+    repeats_edges: bool = False
+    """Whether the first and last frame of a sample stand for frames beyond its ends."""
     shape_tchw: tuple[int, ...]
     """Shape of an item's image."""
     dtype: np.dtype[Any]
     """Type of the stored images."""
 
 
-def open_labelled(stores: Sequence[xr.Dataset], offsets: Sequence[int] = (0,)) -> Items:
+def open_labelled(stores: Sequence[xr.Dataset], offsets: Sequence[int] = (0,), *, repeats_edges: bool = False) -> Items:
     """Tabulate the human-labelled frames of stores, for scoring.
 
     Args:
         stores: Stores of samples, with the same composite, size and type.
         offsets: Frames to read, relative to the labelled one.
+        repeats_edges: Whether the first and last frame of a sample stand for frames beyond its ends.
 
     Returns:
         The items, with the majority masks as labels.
@@ -171,10 +177,10 @@ def open_labelled(stores: Sequence[xr.Dataset], offsets: Sequence[int] = (0,)) -
         ContrailError: If there are none, or some samples lack a frame at these offsets.
     """
     paths = ", ".join(store.attrs["path"] for store in stores)
-    items = human_items(SampleStores(stores), DataConfig(frames=list(offsets)))
+    items = human_items(SampleStores(stores), window_config(offsets, repeats_edges))
     if not len(items):
         raise ContrailError(f"{paths}: no human labels to score against; choose a labelled store")
-    if lacking := int((~has_all_frames(items, stores)).sum()):
+    if lacking := int((~has_all_frames(items)).sum()):
         raise ContrailError(
             f"{paths}: {lacking} of {len(items)} labelled frames lack some of the frames {list(offsets)} around them "
             "that the model needs; choose a store of records, or a 2D model"
@@ -182,18 +188,31 @@ def open_labelled(stores: Sequence[xr.Dataset], offsets: Sequence[int] = (0,)) -
     return items
 
 
-def has_all_frames(items: Items, stores: Sequence[xr.Dataset]) -> Bools:
+def window_config(offsets: Sequence[int], repeats_edges: bool) -> DataConfig:
+    """State in settings which frames a model looks at.
+
+    Args:
+        offsets: Frames to read, relative to the labelled one.
+        repeats_edges: Whether the first and last frame of a sample stand for frames beyond its ends.
+
+    Returns:
+        The settings, without stores.
+    """
+    return DataConfig(frames=list(offsets), edges="repeat" if repeats_edges else "drop")
+
+
+def has_all_frames(items: Items) -> Bools:
     """Say which items have all the frames around the labelled one that the model sees.
 
     Args:
         items: n items.
-        stores: The stores of their images.
 
     Returns:
         (n) bool.
     """
-    frames = np.array([store.sizes["time"] for store in stores])[items.store]
-    return (items.frame + min(items.offsets) >= 0) & (items.frame + max(items.offsets) < frames)
+    usable = [predictable_frames(items.offsets, length, items.repeats_edges) for length in items.lengths]
+    first, end = (np.array([getattr(frames, name) for frames in usable])[items.store] for name in ("start", "stop"))
+    return np.asarray((items.frame >= first) & (items.frame < end))
 
 
 def human_items(stores: SampleStores, config: DataConfig) -> Items:
@@ -235,7 +254,9 @@ def human_items(stores: SampleStores, config: DataConfig) -> Items:
         images=[stores.open_reader(store) for store in stores.datasets],
         labels=labels,
         valid=[stores.open_reader(s, "valid") if "valid" in s.variables else None for s in stores.datasets],
+        lengths=[store.sizes["time"] for store in stores.datasets],
         offsets=tuple(config.frames),
+        repeats_edges=config.edges == "repeat",
         shape_tchw=(len(config.frames), *stores.datasets[0]["image"].shape[2:]),
         dtype=stores.datasets[0]["image"].dtype,
     )

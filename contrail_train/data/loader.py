@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from contrail_data.sample import input_frames
 from contrail_train.data.items import Ints, Items
 
 
@@ -191,7 +192,7 @@ def _fill(items: Items, slot: _Slot, rows: Ints, part: Ints) -> None:
     for i in part:
         row = rows[i]
         store, sample, frame = int(items.store[row]), int(items.sample[row]), int(items.frame[row])
-        items.images[store](sample, [frame + offset for offset in items.offsets], image[i])
+        items.images[store](sample, input_frames(frame, items.offsets, items.lengths[store]), image[i])
         for k, label in enumerate(items.label[row]):
             labelled = int(items.label_sample[row]), int(items.label_frame[row])
             items.labels[label].read_target(*labelled, target[i, k : k + 1])

@@ -106,7 +106,7 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
     if not trainable.any():
         _check_unlabelled(names, config, is_labelled_by_models=bool(pseudo))
     items = add_pseudo_labels(human, stores, pseudo, config)
-    has_frames = has_all_frames(items, stores.datasets)
+    has_frames = has_all_frames(items)
     if not has_frames.any():
         raise ContrailError(
             f"{names}: no labelled frame has the neighbours that data.frames={config.frames} needs "

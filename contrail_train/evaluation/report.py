@@ -91,7 +91,7 @@ def evaluate_store(
     """
     folder = out or (model.path if model.path.is_dir() else model.path.parent)
     check_folder(folder, in_run=True)
-    labelled = open_labelled([store], model.offsets)
+    labelled = open_labelled([store], model.offsets, repeats_edges=model.repeats_edges)
     items = unseen(labelled, [model])
     records = read_scalars(store)
     annotators = records["annotator_count"].values

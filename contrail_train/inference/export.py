@@ -212,7 +212,8 @@ def _store_windows(store: xr.Dataset, model: Predictor) -> Tensor:
     if (own := (store.sizes["y"], str(store["image"].dtype))) != (model.size, model.dtype):
         needed = f"{model.dtype} images of {model.size} pixels"
         raise ContrailError(f"{store.attrs['path']}: has {own[1]} images of {own[0]} pixels; give a store of {needed}")
-    frames = frames_to_predict(read_scalars(store), store, LABELLED_FRAME, model.offsets)[:_STORE_WINDOWS, 0]
+    frames_nt = frames_to_predict(read_scalars(store), store, LABELLED_FRAME, model.offsets, model.repeats_edges)
+    frames = frames_nt[:_STORE_WINDOWS, 0]
     return torch.from_numpy(model.window_reader(store)(list(enumerate(frames.tolist()))))
 
 

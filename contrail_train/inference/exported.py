@@ -76,6 +76,7 @@ class Metadata(BaseModel):
     trained_records: frozenset[str]
     calibrated_records: frozenset[str]
     min_pixels: int | None = None
+    repeats_edges: bool = False
 
     @field_serializer("trained_records", "calibrated_records")
     def _sorted(self, records: frozenset[str]) -> list[str]:

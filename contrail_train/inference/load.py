@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -110,7 +110,14 @@ def load_run(path: Path, device: torch.device, symmetries: Symmetries = Symmetri
     digest = calibration["weights"]
     if symmetries != Symmetries.NONE:  # it predicts something else, so it is another model
         digest = "sha256:" + hashlib.sha256(f"{digest} {symmetries}".encode()).hexdigest()
-    return Predictor.from_calibration(path, detector, calibration, digest=digest, head=config.model.head)
+    return Predictor.from_calibration(
+        path,
+        detector,
+        calibration,
+        digest=digest,
+        head=config.model.head,
+        repeats_edges=config.data.edges == "repeat",
+    )
 
 
 def pipeline_detector(
@@ -162,6 +169,19 @@ def load_stages(config: PipelineConfig, out: Path, device: torch.device) -> dict
     return runs
 
 
+def repeat_edges(runs: Collection[Predictor]) -> bool:
+    """Say whether a pipeline repeats the ends of samples: if all of its stages that see several frames do.
+
+    Args:
+        runs: The stages.
+
+    Returns:
+        Whether it does.
+    """
+    several = [run for run in runs if len(run.offsets) > 1]
+    return bool(several) and all(run.repeats_edges for run in several)
+
+
 def load_pipeline(path: Path, device: torch.device, symmetries: Symmetries | None = None) -> Predictor:
     """Load a finished pipeline.
 
@@ -179,8 +199,10 @@ def load_pipeline(path: Path, device: torch.device, symmetries: Symmetries | Non
     config = read_pipeline(path)
     calibration = read_calibration(path)
     mask, gate = calibration["mask_weights"], calibration["gate_weights"]
-    detector = pipeline_detector(load_stages(config, path, device), config, mask, gate, symmetries or config.tta)
+    runs = load_stages(config, path, device)
+    detector = pipeline_detector(runs, config, mask, gate, symmetries or config.tta)
     weights = {name: file_digest(path / STAGES / name / WEIGHTS) for name in config.stages}
     identity = json.dumps([weights, mask, gate, config.top_k, detector.symmetries], sort_keys=True)
     digest = "sha256:" + hashlib.sha256(identity.encode()).hexdigest()
-    return Predictor.from_calibration(path, detector, calibration, digest=digest, head="mask")
+    edges = repeat_edges(runs.values())
+    return Predictor.from_calibration(path, detector, calibration, digest=digest, head="mask", repeats_edges=edges)

@@ -15,6 +15,7 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import Decision, Labeller, MakeMasks, Predicted
+from contrail_data.sample import input_frames, predictable_frames
 from contrail_data.store.reader import pixel_reader, read_scalars
 from contrail_data.store.schema import Kind, require_kind
 from contrail_train.contrails.cleaning import Cleaning, Mask, clean
@@ -59,6 +60,8 @@ class Predictor:
     """Side in pixels of these tiles."""
     dtype: str
     """Type of the stored images."""
+    repeats_edges: bool = False
+    """Whether the first and last frame of a stored sample stand for frames beyond its ends."""
     min_pixels: int | None = None
     """Minimum size of a region that was fitted on the hold-out; None if none was."""
     cleaning: Cleaning | None = None
@@ -66,7 +69,14 @@ class Predictor:
 
     @classmethod
     def from_calibration(
-        cls, path: Path, detector: Detector, calibration: Calibration, *, digest: str, head: str
+        cls,
+        path: Path,
+        detector: Detector,
+        calibration: Calibration,
+        *,
+        digest: str,
+        head: str,
+        repeats_edges: bool = False,
     ) -> Self:
         """Create the predictor of a finished run or pipeline.
 
@@ -76,6 +86,7 @@ class Predictor:
             calibration: Its calibration.
             digest: Digest of its weights and of what else decides on its predictions.
             head: `mask`, `record` or `both`.
+            repeats_edges: Whether the first and last frame of a sample stand for frames beyond its ends.
 
         Returns:
             The predictor.
@@ -94,6 +105,7 @@ class Predictor:
             trained_records=frozenset(calibration["seen_records"]) - held_out,
             calibrated_records=held_out,
             head=head,
+            repeats_edges=repeats_edges,
             min_pixels=calibration.get("min_pixels"),
             **calibration["grid"],
         )
@@ -203,7 +215,8 @@ class Predictor:
         """
         if (cleaning := self.cleaning) is None:
             return None
-        first, last = -self.offsets[0], store.sizes["time"] - 1 - self.offsets[-1]
+        predictable = predictable_frames(self.offsets, store.sizes["time"], self.repeats_edges)
+        first, last = predictable.start, predictable.stop - 1
         cleaning.check(times=last + 1 - first)
         read = self.window_reader(store)
         read_valid = pixel_reader(store, "valid") if "valid" in store.variables else None
@@ -248,7 +261,7 @@ class Predictor:
         def _read(windows: Sequence[tuple[int, int]]) -> npt.NDArray[Any]:
             x_btchw = np.empty((len(windows), len(self.offsets), *image.shape[2:]), image.dtype)
             for (sample, frame), x_tchw in zip(windows, x_btchw, strict=True):
-                read_image(sample, [frame + offset for offset in self.offsets], x_tchw)
+                read_image(sample, input_frames(frame, self.offsets, store.sizes["time"]), x_tchw)
             return x_btchw
 
         return _read
@@ -286,6 +299,7 @@ class Predictor:
             predict=lambda _, window_btchw, valid_bhw: own.predict(window_btchw, valid_bhw),
             decision=own.decision,
             offsets=own.offsets,
+            repeats_edges=own.repeats_edges,
             trained_records=own.trained_records,
             masks=own.mask_maker(store),
             cleaning=own.cleaning.steps if own.cleaning else {},

@@ -55,7 +55,7 @@ def record_table(model: Predictor, store: xr.Dataset, out: Path, *, frames: Fram
         )
     limit = model.decision.threshold if model.head == "record" else model.decision.gate
     scalars = read_scalars(store)
-    selected = frames_to_predict(scalars, store, frames, model.offsets)
+    selected = frames_to_predict(scalars, store, frames, model.offsets, model.repeats_edges)
     read = model.window_reader(store)
     windows = [(sample, int(frame)) for sample, row in enumerate(selected) for frame in row]
     rows: list[tuple[object, ...]] = []

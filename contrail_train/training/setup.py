@@ -138,7 +138,7 @@ class Setup:
         if data.without_neighbours:
             say(
                 f"{data.without_neighbours} labelled frames left out: their samples lack some of the frames "
-                f"{config.data.frames} around them"
+                f"{config.data.frames} around them; data.edges=repeat keeps them"
             )
         if data.leaking:
             say(f"{data.leaking} frames left out: their records leak into held-out ones")

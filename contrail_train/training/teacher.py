@@ -19,6 +19,7 @@ from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import LABELLED_FRAME, Labeller
 from contrail_data.labels.write import write_labels
+from contrail_data.sample import predictable_frames
 from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.schema import DataConfig
 from contrail_train.data.holdout import check_labellers
@@ -125,8 +126,9 @@ def _answers(data: TrainingData, teacher: Teacher, folder: Path) -> dict[str, xr
     answers = {}
     for number, (name, labeller) in enumerate(teacher.labellers.items()):
         store, human = open_named(name), data.train[np.arange(data.human_labelled)]
-        first, last = (human.frame + offset for offset in (teacher.offsets[0], teacher.offsets[-1]))
-        has_frames = (first >= 0) & (last < store.sizes["time"])
+        has_frames = np.isin(
+            human.frame, predictable_frames(teacher.offsets, store.sizes["time"], labeller.repeats_edges)
+        )
         samples = np.unique(human.sample[(human.store == number) & has_frames])
         if not len(samples):
             continue

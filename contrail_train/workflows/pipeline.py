@@ -30,7 +30,7 @@ from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.score import EvaluationOptions
-from contrail_train.inference.load import load_stages, pipeline_detector, read_pipeline
+from contrail_train.inference.load import load_stages, pipeline_detector, read_pipeline, repeat_edges
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import Calibration, Grid, check_run, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest
@@ -217,7 +217,7 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calib
             raise ContrailError(f"{name}: label shift or size differs from the stages' stores; name another store")
     masks, gates = _candidates(config.mask, config.weights), _candidates(config.gate, config.weights)
     detector = pipeline_detector(runs, config, masks[0], gates[0], config.tta)
-    labelled = open_labelled(list(stores.values()), detector.offsets)
+    labelled = open_labelled(list(stores.values()), detector.offsets, repeats_edges=repeat_edges(runs.values()))
     items = held_out_by_all(runs.values(), labelled, bool(config.calibrate_on))
     calibrated = calibrate(
         detector,

@@ -71,7 +71,7 @@ def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
             save_tensors(out / WEIGHTS, network.model.state_dict(), metadata)
         network.model.eval()
         samples = list(sample_stores(stores).values())
-        items = held_out_by_all(loaded, open_labelled(samples, averaged.offsets))
+        items = held_out_by_all(loaded, open_labelled(samples, averaged.offsets, repeats_edges=averaged.repeats_edges))
         if not len(items):
             ALONE.say("warning: no record was held out by all runs: the threshold is 0.5")
         options = EvaluationOptions(where, title="calibrate")
@@ -97,6 +97,7 @@ def _check_same_model(runs: Sequence[Path], calibrations: Sequence[Calibration])
             "model": config.model.model_dump(exclude={"pretrained", "freeze_epochs", "checkpoint_activations"}),
             "data.second_target": config.data.targets if config.data.second_target is not None else None,
             "data.frames": config.data.frames,
+            "data.edges": config.data.edges,
             "data.normalise": config.data.normalise,
             "statistics": calibration["statistics"],
             "label shift": calibration["off"],

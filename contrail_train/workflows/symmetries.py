@@ -13,9 +13,9 @@ from typing_extensions import TypedDict  # pydantic does not take that of Python
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision, Symmetries
-from contrail_train.config.schema import DataConfig, Probability
+from contrail_train.config.schema import Probability
 from contrail_train.config.settings import read_config
-from contrail_train.data.items import Items, SampleStores, has_all_frames, human_items
+from contrail_train.data.items import Items, SampleStores, has_all_frames, human_items, window_config
 from contrail_train.evaluation.calibrate import GateWhen, calibrate
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference import load
@@ -125,8 +125,8 @@ def held_out_records(model: Predictor) -> Items:
         raise ContrailError(f"{changed[0]}: is not the store that {path} was calibrated on; restore that one")
     records = calibration["holdout_records"]
     datasets = [*stores.values()]
-    items = human_items(SampleStores(datasets), DataConfig(frames=list(model.offsets)))
-    items = items[np.flatnonzero(np.isin(items.record_id, records) & has_all_frames(items, datasets))]
+    items = human_items(SampleStores(datasets), window_config(model.offsets, model.repeats_edges))
+    items = items[np.flatnonzero(np.isin(items.record_id, records) & has_all_frames(items))]
     if len(items) != len(records):
         raise ContrailError(
             f"{path}: {len(items)} of its {len(records)} held-out records are in its stores; restore them"

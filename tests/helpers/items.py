@@ -48,6 +48,7 @@ def items_of(stored: np.ndarray, label: np.ndarray, positive: np.ndarray) -> Ite
         weight=np.ones(RECORDS, np.float32),
         group=np.array([f"site {i // 2:02d}" for i in each]),
         record_id=np.array([f"r{i:02d}" for i in each]),
+        lengths=[1],
         offsets=(0,),
         shape_tchw=(1, 3, SIDE, SIDE),
         dtype=np.dtype(np.uint8),

@@ -160,6 +160,19 @@ def test_frames_without_neighbours_are_left_out_and_counted(store: Path, tmp_pat
         open_labelled([open_store(store)], (0, 4))
 
 
+def test_repeated_edges_stand_for_frames_beyond_the_ends_of_a_record(store: Path, tmp_path: Path) -> None:
+    stores = [str(store), str(pseudo_of(store, tmp_path / "pseudo.zarr"))]
+    data = open_training_data(DataConfig(train=stores, holdout=0.3, frames=[-2, 0, 1], edges="repeat"))
+    assert set(data.train.frame) == set(range(8))
+    assert data.without_neighbours == 0
+    ds = open_store(store)
+    ids = list(ds["record_id"].values)
+    for row, (image, _, _) in enumerate(collect(data.train, [np.arange(len(data.train))])):
+        frame = data.train.frame[row]
+        expected = [max(frame - 2, 0), frame, min(frame + 1, 7)]
+        np.testing.assert_array_equal(image, ds["image"].values[ids.index(data.train.record_id[row]), expected])
+
+
 def test_two_targets_are_read_as_two_maps_and_scored_against_the_first(store: Path, tmp_path: Path) -> None:
     pseudo = pseudo_of(store, tmp_path / "pseudo.zarr")
     settings = {"train": [str(store), str(pseudo)], "holdout": 0.3}

@@ -12,11 +12,17 @@ import numpy as np
 import pytest
 
 from contrail_data.composites import COMPOSITES
+from contrail_data.labels.write import write_labels
+from contrail_data.logits import decode
 from contrail_data.store.reader import open_store
+from contrail_data.store.schema import Kind
 from contrail_data.store.settings import StoreSettings
+from contrail_train.config.presets import get_config
+from contrail_train.config.settings import with_settings
 from contrail_train.inference.load import load_model
+from contrail_train.training.fit import fit
 from helpers.cli import run_train
-from helpers.runs import TINY, set_options
+from helpers.runs import SHORT, TINY, set_options
 from helpers.stores import build_small
 
 
@@ -116,3 +122,14 @@ def test_only_pixels_of_another_size_are_warned_about(
     assert not caplog.messages
     replace(model, pixel=2 * model.pixel).for_store(store)
     assert "contrails differ in width" in caplog.text
+
+
+def test_a_run_that_repeats_edges_predicts_every_frame(store: Path, unseen: Path, tmp_path: Path) -> None:
+    settings = [*SHORT, "model.mixer={kind: mean}", "data.frames=[-2,0]", "data.edges=repeat", f"data.train={store}"]
+    fit(with_settings(get_config("unet2d"), settings), tmp_path / "run")
+    model, parent = load_model(tmp_path / "run"), open_store(unseen)
+    write_labels(parent, model.labeller_for(parent), tmp_path / "all.zarr", kind=Kind.PREDICTIONS)
+    labels = open_store(tmp_path / "all.zarr")
+    assert labels["frame"].values.tolist() == [list(range(8))] * parent.sizes["sample"]
+    repeated = model.for_store(parent).predict(parent["image"].values[:1, [0, 0]])
+    np.testing.assert_allclose(decode(labels["logit"].values[0, 0]), repeated.probability[0], rtol=2e-3)

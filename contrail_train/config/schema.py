@@ -361,12 +361,20 @@ class MixerConfig(Strict):
     """Mix at 1/downscale of the resolution: only the labelled frame is encoded as it is; all frames are shrunk, encoded
     and mixed, and what mixing changes in the labelled frame is enlarged and added to its features. Faster, but at 2
     Dice was 0.043 lower than in the notes' form on synthetic series."""
+    own_frame: Literal["none", "add", "concat"] = "none"
+    """How the labelled frame's own features join the mixed ones of a level. add: half their sum; concat: a 1 x 1
+    convolution of both, back to the width of the level, which starts as half their sum."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has weights."""
+        return self.own_frame == "concat" or self.kind not in ("panels", "mean")
 
     def _check_combination(self) -> None:
         in_a_row = self.kind in ("conv3d", "lstm", "transformer")
         _needs(self.kind == "conv3d", "model.mixer.kind=conv3d", self, "model.mixer.shortcut")
         _needs(in_a_row, "model.mixer.kind=conv3d, lstm or transformer", self, "model.mixer.blocks")
-        by_level = "model.mixer.levels model.mixer.downscale"
+        by_level = "model.mixer.levels model.mixer.downscale model.mixer.own_frame"
         _needs(self.kind != "panels", "another model.mixer.kind than panels", self, by_level)
 
 
@@ -604,7 +612,7 @@ class RunConfig(Strict):
         _needs(several, "several data.frames", augment, "augment.time_reversal")
         _needs(several, "several data.frames", data, "data.edges")
         _needs(model.mixer is not None, "model.mixer", data, "data.frames")
-        learns = model.mixer is not None and model.mixer.kind not in ("panels", "mean")
+        learns = model.mixer is not None and model.mixer.learns
         _needs(learns, "model.mixer with weights", optim, "optim.mixer_lr")
         _needs("encoder" not in model.freeze, "an encoder that is not in model.freeze", optim, "optim.encoder_lr")
         _needs(mask, "model.decoder", optim, "optim.decoder_lr")

@@ -183,11 +183,47 @@ class Mean(nn.Module):
         return torch.mean(x_tbchw, dim=0)
 
 
+class WithOwnFrame(nn.Module):
+    """A mixer whose result is joined with the labelled frame's own features.
+
+    They are joined as half their sum, or by a convolution that starts as that. As most new mixers return the labelled
+    frame, it is at first the result here, too.
+
+    Args:
+        mixer: The mixer.
+        channels: Channels of the level.
+        labelled: Index of the labelled frame.
+        learns: Whether a 1×1 convolution of both, side by side, replaces half their sum.
+    """
+
+    def __init__(self, mixer: nn.Module, channels: int, labelled: int, learns: bool):
+        super().__init__()
+        self.mixer, self.labelled = mixer, labelled
+        self.join = nn.Conv2d(2 * channels, channels, 1, bias=False) if learns else None
+        if self.join is not None:
+            with torch.no_grad():
+                self.join.weight.copy_(torch.eye(channels).repeat(1, 2)[:, :, None, None] / 2)
+
+    def forward(self, x_tbchw: Tensor) -> Tensor:
+        """Mix the frames and join the labelled one.
+
+        Args:
+            x_tbchw: Features of all frames.
+
+        Returns:
+            Features of the labelled frame, (b, c, h, w).
+        """
+        mixed_bchw, own_bchw = self.mixer(x_tbchw), x_tbchw[self.labelled]
+        if self.join is None:
+            return torch.as_tensor((mixed_bchw + own_bchw) / 2)
+        return torch.as_tensor(self.join(torch.cat([mixed_bchw, own_bchw], dim=1)))
+
+
 def build_mixer(config: MixerConfig, channels: int, frames: int, labelled: int, norm: Norm) -> nn.Module:
     """Build the mixer of one level.
 
     Args:
-        config: Kind, other than panels, and number of blocks.
+        config: Settings of a mixer other than panels.
         channels: Channels of the level.
         frames: Number of frames.
         labelled: Index of the labelled frame.
@@ -196,6 +232,13 @@ def build_mixer(config: MixerConfig, channels: int, frames: int, labelled: int, 
     Returns:
         A module from (frames, b, channels, h, w) to (b, channels, h, w).
     """
+    mixer = _of_kind(config, channels, frames, labelled, norm)
+    if config.own_frame == "none":
+        return mixer
+    return WithOwnFrame(mixer, channels, labelled, learns=config.own_frame == "concat")
+
+
+def _of_kind(config: MixerConfig, channels: int, frames: int, labelled: int, norm: Norm) -> nn.Module:
     if config.kind == "mean":
         return Mean()
     if config.kind == "valid3d":

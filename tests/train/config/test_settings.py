@@ -124,6 +124,7 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ("model.mixer.levels=[4]", "than panels", [*FRAMES, "model.mixer.kind=panels"], ["model.mixer.kind=mean"]),
         ("model.mixer.downscale=2", "than panels", [*FRAMES, "model.mixer.kind=panels"], ["model.mixer.kind=mean"]),
         ("model.mixer.shortcut=conv", "kind=conv3d", [*FRAMES, "model.mixer.kind=lstm"], ["model.mixer.kind=conv3d"]),
+        ("model.mixer.own_frame=add", "than panels", [*FRAMES, "model.mixer.kind=panels"], ["model.mixer.kind=mean"]),
         ("model.decoder.upsample=bilinear", "kind=unet", ["model.decoder.kind=fpn"], ["model.decoder.kind=unet"]),
         ("model.decoder.centre=fpa", "kind=unet", ["model.decoder.kind=fpn"], ["model.decoder.kind=unet"]),
         ("loss.auxiliary=0.1", "deep_supervision=true", [], ["model.decoder.deep_supervision=true"]),

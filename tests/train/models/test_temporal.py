@@ -52,6 +52,18 @@ def plain(block: Block3d, x_bcthw: Tensor) -> Tensor:
     return x_bcthw + normed(functional.conv3d(x, last.weight[:, :, None]), block.scale)  # type: ignore[union-attr,index]
 
 
+@pytest.mark.parametrize("kind", ["conv3d", "valid3d", "lstm", "transformer", "mean"])
+@pytest.mark.parametrize("own_frame", ["add", "concat"])
+def test_the_labelled_frame_joins_its_mixed_features_in_equal_parts_at_first(kind: Any, own_frame: Any) -> None:
+    joined = build_mixer(MixerConfig(kind=kind, own_frame=own_frame), 12, 5, 3, "batch").eval()
+    scramble(joined)
+    x_tbchw = torch.randn(5, 2, 12, 4, 6)
+    with torch.no_grad():
+        expected = (joined.mixer(x_tbchw) + x_tbchw[3]) / 2  # type: ignore[operator]
+        torch.testing.assert_close(joined(x_tbchw), expected)
+    assert not torch.equal(expected, x_tbchw[3])
+
+
 @pytest.mark.parametrize(("norm", "shortcut"), [("batch", "identity"), ("group", "identity"), ("batch", "conv")])
 @pytest.mark.parametrize(
     ("frames", "labelled", "blocks"),
@@ -224,7 +236,10 @@ def test_a_record_head_mixes_only_the_deepest_level() -> None:
 @pytest.mark.parametrize("mixer", ["conv3d", "valid3d", "lstm", "transformer"])
 def test_every_parameter_has_a_gradient_for_any_window_of_frames(frames: Any, mixer: Any) -> None:
     blocks = None if mixer == "valid3d" else 2
-    model = build(model_config(**SMALL, mixer=mixer, blocks=blocks, head="both"), 3, frames)
+    config = model_config(**SMALL, mixer=mixer, blocks=blocks, head="both")
+    assert config.mixer is not None
+    config.mixer.own_frame = "concat"
+    model = build(config, 3, frames)
     output = model(torch.randn(2, len(frames), 3, 32, 32))
     (output["logits_b1hw"].sum() + output["record_logit_b1"].sum()).backward()
     assert [key for key, p in model.named_parameters() if p.grad is None] == []

@@ -436,9 +436,20 @@ class ModelConfig(Strict):
     """1: halve the stride of the encoder's first strided convolution, so that every level has twice the resolution."""
     image_size: int | None = Field(None, ge=32, le=4096)
     """Side in pixels that images are resampled to. Predictions return to the size of the label. null: as stored."""
-    freeze: list[Literal["encoder", "batch_norm"]] = Field(default_factory=list)
-    """Parts that are not trained: the encoder's weights and statistics; statistics and scales of all batch norms but
-    the mixer's."""
+    freeze: list[
+        Literal[
+            "encoder",
+            "mixer",
+            "decoder",
+            "batch_norm",
+            "encoder_batch_norm",
+            "mixer_batch_norm",
+            "decoder_batch_norm",
+        ]
+    ] = Field(default_factory=list)
+    """Parts that are not trained. encoder, mixer, decoder: its weights and statistics; the convolution that turns the
+    decoder's features into the mask is always trained. batch_norm: statistics and scales of all batch norms but the
+    mixer's. encoder_batch_norm, mixer_batch_norm, decoder_batch_norm: those of this part."""
     freeze_epochs: int = Field(0, ge=0, le=100_000)
     """Number of epochs at the start in which the encoder is not trained, so that new layers do not disturb it before
     they have learnt anything. After them it is trained at the learning rate that the schedule has reached."""
@@ -463,9 +474,20 @@ class ModelConfig(Strict):
         """Whether only positive records teach the mask."""
         return self.decoder is not None and self.record_head is not None and not self.record_head.auxiliary
 
+    @property
+    def frozen_at_random(self) -> list[str]:
+        """Frozen parts that would keep initial weights of no use, unless a run starts from those of another one."""
+        trained = ["encoder"] if self.pretrained else []
+        return [
+            name
+            for name in self.freeze
+            if name not in ("batch_norm", "encoder_batch_norm", "decoder_batch_norm", *trained)
+        ]
+
     def _check_combination(self) -> None:
         trained = "encoder" not in self.freeze
         _needs(trained, "an encoder that is not in model.freeze", self, "model.freeze_epochs")
+        self._check_freeze()
         if self.decoder is None and self.record_head is None:
             raise ValueError(
                 "model.decoder: null, and model.record_head too, so that the model predicts nothing; set one, for "
@@ -473,6 +495,24 @@ class ModelConfig(Strict):
             )
         if self.record_head is not None:
             _needs(self.decoder is not None, "model.decoder", self.record_head, "model.record_head.auxiliary")
+
+    def _check_freeze(self) -> None:
+        """Raise ValueError if a frozen part does not exist, or is frozen as part of another one."""
+        learns = self.mixer is not None and self.mixer.learns
+        for part, exists, what in (
+            ("mixer", learns, "model.mixer with weights"),
+            ("mixer_batch_norm", learns and self.norm == "batch", "model.mixer with weights, and model.norm=batch"),
+            ("decoder", self.decoder is not None, "model.decoder"),
+            ("decoder_batch_norm", self.decoder is not None and self.norm == "batch", "model.decoder with batch norms"),
+        ):
+            if part in self.freeze and not exists:
+                raise ValueError(f"model.freeze: {part} has no effect: it needs {what}; set that, or remove {part}")
+        for part in self.freeze:
+            if not part.endswith("_batch_norm"):
+                continue
+            contained = {part.removesuffix("_batch_norm")} | ({"batch_norm"} if part != "mixer_batch_norm" else set())
+            if others := sorted(contained.intersection(self.freeze)):
+                raise ValueError(f"model.freeze: {part} has no effect beside {others[0]}; remove one of them")
 
 
 class FocalConfig(Strict):
@@ -613,9 +653,10 @@ class RunConfig(Strict):
         _needs(several, "several data.frames", data, "data.edges")
         _needs(model.mixer is not None, "model.mixer", data, "data.frames")
         learns = model.mixer is not None and model.mixer.learns
-        _needs(learns, "model.mixer with weights", optim, "optim.mixer_lr")
+        learns, decodes = learns and "mixer" not in model.freeze, mask and "decoder" not in model.freeze
+        _needs(learns, "model.mixer with weights that are not in model.freeze", optim, "optim.mixer_lr")
         _needs("encoder" not in model.freeze, "an encoder that is not in model.freeze", optim, "optim.encoder_lr")
-        _needs(mask, "model.decoder", optim, "optim.decoder_lr")
+        _needs(decodes, "model.decoder that is not in model.freeze", optim, "optim.decoder_lr")
         _needs(mask, "model.decoder", data, "data.teacher")
         _needs(mask, "model.decoder", loss, " ".join(f"loss.{term}" for term in MASK_TERMS))
         _needs(record, "model.record_head", loss, "loss.record")
@@ -635,10 +676,11 @@ class RunConfig(Strict):
                 "compile: with model.checkpoint_activations and model.mixer.downscale gradients would not be exact; "
                 "set compile=false, model.checkpoint_activations=false or model.mixer.downscale=1"
             )
-        if "encoder" in model.freeze and not model.pretrained and self.start is None:
+        if model.frozen_at_random and self.start is None:
+            part = model.frozen_at_random[0]
+            remedy = "model.pretrained or start" if part == "encoder" else "start"
             raise ValueError(
-                "model.freeze: the encoder would keep its random weights; set model.pretrained or start, or remove "
-                "encoder from model.freeze"
+                f"model.freeze: {part} would keep its random weights; set {remedy}, or remove {part} from model.freeze"
             )
         if model.freeze_epochs and not model.pretrained and self.start is None:
             raise ValueError(

@@ -25,6 +25,8 @@ from contrail_train.training.optimiser import make_optimiser, weight_average
 from contrail_train.training.teacher import ask, open_teacher
 
 FEW_GROUPS = 10
+PARTS = {"encoder": "encoder", "mixer": "mixers", "decoder": "decoder"}
+"""Attributes of the model by the part's name in `model.freeze`."""
 
 
 class Setup:
@@ -77,6 +79,7 @@ class Setup:
         self.model.to(self.device)
         if on_gpu or not has_thin_strided_pointwise(self.model):
             self.model.to(memory_format=torch.channels_last)  # half the time of a step on CPU
+        _check_freeze(self.model, config, self.start)
         for module in frozen_modules(self.model, config):
             module.requires_grad_(False)
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -245,6 +248,8 @@ class Start:
     """Records that influenced the weights; empty if the file is not in a run directory."""
     trained_records: frozenset[str]
     """Those of them that the weights were trained on."""
+    parts: frozenset[str]
+    """Attributes of the model into which tensors were copied."""
 
 
 def _weights_file(path: Path) -> Path:
@@ -293,7 +298,7 @@ def start_from(path: Path, model: nn.Module, ranks: Ranks) -> Start:
     calibration = find_calibration(file.parent)
     seen = frozenset(calibration["seen_records"] if calibration else ())
     held_out = frozenset(calibration["holdout_records"] if calibration else ())
-    return Start(file_digest(file), seen, seen - held_out)
+    return Start(file_digest(file), seen, seen - held_out, frozenset(copied))
 
 
 def has_thin_strided_pointwise(model: nn.Module) -> bool:
@@ -311,6 +316,18 @@ def has_thin_strided_pointwise(model: nn.Module) -> bool:
     return any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels // c.groups < 16 for c in convolutions)
 
 
+def _check_freeze(model: Segmenter, config: RunConfig, start: Start | None) -> None:
+    """Refuse to freeze a part whose weights are still random, or batch norms of a part that has none."""
+    for name in config.model.freeze:
+        part = name.removesuffix("_batch_norm")
+        if part in PARTS and part != name and not batch_norms(getattr(model, PARTS[part])):
+            raise ContrailError(f"model.freeze: {name} has no effect, as the {part} has none; remove it")
+        if start is not None and name in config.model.frozen_at_random and PARTS[part] not in start.parts:
+            raise ContrailError(
+                f"model.freeze: {name} would keep its random weights, as none of start={config.start} fit; remove it"
+            )
+
+
 def frozen_modules(model: Segmenter, config: RunConfig) -> list[nn.Module]:
     """List what `model.freeze` excludes from training for good.
 
@@ -321,11 +338,16 @@ def frozen_modules(model: Segmenter, config: RunConfig) -> list[nn.Module]:
     Returns:
         The frozen parts of the model.
     """
-    encoder: list[nn.Module] = [model.encoder] if "encoder" in config.model.freeze else []
-    if "batch_norm" not in config.model.freeze:
-        return encoder
-    mixing = batch_norms(model.mixers)  # whose scales start at 0: frozen, they would switch the mixer off
-    return encoder + [norm for norm in batch_norms(model) if norm not in mixing]
+    modules: list[nn.Module] = []
+    for name in config.model.freeze:
+        if name in PARTS:
+            modules.append(getattr(model, PARTS[name]))
+        elif name == "batch_norm":
+            mixing = batch_norms(model.mixers)  # whose scales start at 0: frozen, they would switch the mixer off
+            modules += [norm for norm in batch_norms(model) if norm not in mixing]
+        else:
+            modules += batch_norms(getattr(model, PARTS[name.removesuffix("_batch_norm")]))
+    return modules
 
 
 def train_mode(model: Segmenter, config: RunConfig, *, encoder_is_frozen: bool = False) -> None:

@@ -111,6 +111,7 @@ def test_explained_settings_list_accepted_values_and_are_read_back_unchanged() -
 
 
 FRAMES = ["data.frames=[-1,0,1]", "model.mixer.kind=conv3d"]
+START = "start=runs/a"
 RECORDS = ["model.decoder=null", "model.record_head={}"]
 
 
@@ -144,6 +145,22 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ("micro_batch=64", "a larger batch_size", [], ["batch_size=128"]),
         ("augment.redraw=3", "augment.affine, turn, multi_scale or", ["augment.affine=null"], ["augment.cutmix=0.5"]),
         ("model.freeze=encoder", "random weights", [], ["model.pretrained=true"]),
+        ("model.freeze=decoder", "random weights", ["model.pretrained=true"], ["start=runs/a"]),
+        ("model.freeze=mixer", "mixer with weights", ["start=runs/a"], FRAMES),
+        (
+            "model.freeze=mixer_batch_norm",
+            "model.norm=batch",
+            [*FRAMES, "model.norm=group"],
+            ["model.norm=batch", START],
+        ),
+        ("model.freeze=decoder_batch_norm", "batch norms", ["model.norm=group"], ["model.norm=batch"]),
+        (
+            "model.freeze=[batch_norm,encoder_batch_norm]",
+            "beside batch_norm",
+            [],
+            ["model.freeze=[encoder_batch_norm]"],
+        ),
+        ("optim.decoder_lr=1e-4", "model.freeze", ["model.freeze=decoder", START], ["model.freeze=[]"]),
         ("model.freeze_epochs=2", "random weights", [], ["start=runs/a"]),
         ("model.freeze_epochs=30", "not be trained in any", ["start=runs/a"], ["epochs=40"]),
         ("model.freeze_epochs=1", "model.freeze", ["model.freeze=encoder", "start=runs/a"], ["model.freeze=[]"]),

@@ -43,6 +43,49 @@ def test_frozen_batch_norms_leave_a_new_mixer_able_to_learn() -> None:
     assert all(not p.requires_grad for name, p in model.encoder.named_parameters() if ".bn" in name)
 
 
+FROZEN = {
+    "encoder": ("encoder.", ""),
+    "mixer": ("mixers.", ""),
+    "decoder": ("decoder.", ""),
+    "encoder_batch_norm": ("encoder.", "norm"),
+    "mixer_batch_norm": ("mixers.", "norm"),
+    "decoder_batch_norm": ("decoder.", "norm"),
+}
+"""Beginning of the names of the tensors that a frozen part keeps, and whether only those of its norms."""
+
+
+@pytest.mark.parametrize("part", FROZEN)
+def test_a_frozen_part_keeps_its_tensors_and_all_others_are_trained(part: str) -> None:
+    import torch
+
+    from contrail_train.config.schema import RunConfig
+    from contrail_train.models.layers import batch_norms
+    from contrail_train.models.segmenter import build
+    from contrail_train.training.setup import frozen_modules, train_mode
+
+    model = build(model_config(channels=[16, 16, 8, 8, 8], mixer="conv3d", blocks=1), 3, [-1, 0, 1])
+    for norm in batch_norms(model):
+        torch.nn.init.ones_(norm.weight)  # type: ignore[arg-type] # where it is zero, blocks have no gradient
+    settings = {"mixer": {}, "freeze": [part]}
+    config = RunConfig(model=settings, data={"frames": [-1, 0, 1]}, start="runs/a")
+    for module in frozen_modules(model, config):
+        module.requires_grad_(False)
+    train_mode(model, config)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    model(torch.randn(2, 3, 3, 64, 64))["logits_b1hw"].square().sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad.sign())
+    kept = {key for key, tensor in model.state_dict().items() if tensor.equal(before[key])}
+    beginning, only_norms = FROZEN[part]
+    norms = {id(tensor) for norm in batch_norms(model) for tensor in norm.state_dict(keep_vars=True).values()}
+    tensors = model.state_dict(keep_vars=True)
+    frozen = {key for key in tensors if key.startswith(beginning) and (not only_norms or id(tensors[key]) in norms)}
+    assert frozen
+    assert kept == frozen
+
+
 @pytest.mark.parametrize(("warmup", "total_steps"), [(0.3, 50), (0.0, 10), (0.9, 20), (0.3, 3)])
 def test_onecycle_is_that_of_torch(warmup: float, total_steps: int) -> None:
     import torch

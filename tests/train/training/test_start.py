@@ -49,3 +49,20 @@ def test_starting_from_another_encoder_prints_a_warning(store: Path, finished: P
     done = run_train("run", "unet2d", "--dry-run", *options)
     assert done.returncode == 0, done.stderr
     assert re.search(r"warning: start=.*: its encoder is a different one: \d+ of \d+ tensors fit", done.stderr)
+
+
+def test_a_part_is_not_frozen_if_nothing_of_it_was_started_from(store: Path, finished: Path) -> None:
+    from contrail_data.errors import ContrailError
+    from contrail_train.config.presets import get_config
+    from contrail_train.config.settings import with_settings
+    from contrail_train.training.setup import Setup
+
+    mixed = ["data.frames=[-1,0,1]", "model.mixer.kind=lstm", f"start={finished}", f"data.train={store}"]
+    config = with_settings(get_config("unet2d"), [*TINY, *mixed])
+    with pytest.raises(ContrailError, match=r"model\.freeze: mixer would keep its random weights, as none of start="):
+        Setup(with_settings(config, ["model.freeze=mixer"]))
+    config = with_settings(config, ["model.mixer.kind=conv3d", "model.encoder=convnext_atto", "model.drop_path=0"])
+    with pytest.raises(
+        ContrailError, match=r"model\.freeze: encoder_batch_norm has no effect, as the encoder has none"
+    ):
+        Setup(with_settings(config, ["model.freeze=encoder_batch_norm"]))

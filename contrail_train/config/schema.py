@@ -391,22 +391,34 @@ class DecoderConfig(Strict):
     upsample: Literal["nearest", "bilinear", "pixel_shuffle"] = "nearest"
     """How blocks of the unet double the resolution. The backward pass of bilinear is not deterministic on CUDA.
     pixel_shuffle: a 1x1 convolution to four times the block's width, a quarter for each of the 2x2 pixels."""
+    align_corners: bool = False
+    """Whether bilinear upsampling keeps the centres of the corner pixels rather than the borders of the image in place.
+    The mask is resampled to the size of the label without it in any case, so that it does not move."""
+    first_level: bool = False
+    """Let the block of unet or fastfcn at half the stride of the encoder's first level join an enlarged copy of that
+    level, as in the notes: for encoders whose first level has stride 4, such as ConvNeXt and Swin."""
     attention: Literal["scse", "cbam"] | None = None
-    """Attention in the blocks of the unet: over channels and pixels at once, or over channels and then pixels."""
+    """Attention in the blocks of unet and fastfcn: over channels and pixels at once, or over channels and then
+    pixels."""
     centre: Literal["conv", "fpa", "aspp"] | None = None
     """Block between encoder and unet, at the deepest level: two 1 x 1 convolutions to twice the width of the first
     block, as in the notes; feature pyramid attention; or dilated convolutions."""
     mask_kernel: Literal[1, 3] = 3
     """Kernel size of the last convolution, which turns features into the mask. The notes have 1."""
     deep_supervision: bool = False
-    """Let every block of the unet predict the mask during training; see `loss.auxiliary`."""
+    """Let every block of unet or fastfcn, and the ASPP of the latter, predict the mask during training; see
+    `loss.auxiliary`."""
     two_class: bool = False
     """Predict two maps, contrail and background, instead of one. `loss.bce` is then the cross-entropy of their
     softmax."""
 
     def _check_combination(self) -> None:
-        keys = (f"model.decoder.{key}" for key in ("upsample", "attention", "centre", "deep_supervision"))
-        _needs(self.kind == "unet", "model.decoder.kind=unet", self, " ".join(keys))
+        keys = "model.decoder.attention model.decoder.deep_supervision model.decoder.first_level"
+        _needs(self.kind in ("unet", "fastfcn"), "model.decoder.kind=unet or fastfcn", self, keys)
+        keys = "model.decoder.upsample model.decoder.centre"
+        _needs(self.kind == "unet", "model.decoder.kind=unet", self, keys)
+        bilinear = self.upsample == "bilinear"
+        _needs(bilinear, "model.decoder.upsample=bilinear", self, "model.decoder.align_corners")
 
 
 class RecordHeadConfig(Strict):
@@ -555,6 +567,9 @@ class LossConfig(Strict):
     tversky: TverskyConfig | None = None
     auxiliary: Weight = 0.4
     """Weight of the mean loss of the other maps of a decoder with deep supervision, which learn `data.target`."""
+    auxiliary_target: Literal["full", "max_pool"] = "full"
+    """What these maps are compared with. full: the label, to whose size they are resampled; max_pool: at their own
+    resolution, a label that marks each pixel within which there is a contrail."""
     second_target: float = Field(1.0, gt=0.0, le=1000.0)
     """Weight of the loss of the map that learns `data.second_target`. That of the other map is 1."""
     record: Weight = 1.0
@@ -662,7 +677,8 @@ class RunConfig(Strict):
         _needs(record, "model.record_head", loss, "loss.record")
         cross_entropy = record or loss.bce > 0
         _needs(cross_entropy, "loss.bce or model.record_head", loss, "loss.pos_weight loss.label_smoothing")
-        _needs(deep, "model.decoder.deep_supervision=true", loss, "loss.auxiliary")
+        _needs(deep, "model.decoder.deep_supervision=true", loss, "loss.auxiliary loss.auxiliary_target")
+        _needs(loss.auxiliary > 0, "loss.auxiliary above 0", loss, "loss.auxiliary_target")
         _needs(mask, "model.decoder", data, "data.second_target")
         _needs(data.second_target is not None, "data.second_target", loss, "loss.second_target")
         self._check_contradictions()

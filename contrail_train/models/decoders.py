@@ -7,6 +7,7 @@ and `out_channels`, the width of each map that it returns.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder
@@ -48,27 +49,24 @@ class UNet(nn.Module):
         self.strides = list(strides)
         self.block_strides = [2**i for i in reversed(range(strides[-1].bit_length() - 1))]
         self.out_channels = config.channels[: len(self.block_strides)]
+        self.first_level, self.align_corners = config.first_level, config.align_corners
         skip_channels = dict(zip(strides[:-1], channels[:-1], strict=True))
+        if self.first_level:
+            skip_channels[strides[0] // 2] = channels[0]
         self.centre: nn.Module = nn.Identity()
         width_in = channels[-1]
         if config.centre is not None:
             width_in = 2 * self.out_channels[0] if config.centre == "conv" else channels[-1]
             self.centre = {"conv": PointwisePair, "fpa": FPA, "aspp": ASPP}[config.centre](channels[-1], width_in)
         self.blocks, ups = nn.ModuleList(), []
-        scse = config.attention if config.attention == "scse" else None
         shuffles = config.upsample == "pixel_shuffle"
-        interpolation = "nearest" if shuffles else config.upsample  # after shuffling only where a skip is a pixel short
+        # after shuffling only where a skip is a pixel short, and no longer needed where corners were aligned
+        interpolation = "nearest" if shuffles or self.align_corners else config.upsample
         for stride, width in zip(self.block_strides, self.out_channels, strict=True):
             skip = skip_channels.get(stride, 0)
             ups.append(PixelShuffle(width_in, width) if shuffles else nn.Identity())
             width_in = width if shuffles else width_in
-            block = UnetDecoderBlock(width_in, skip, width, attention_type=scse, interpolation_mode=interpolation)
-            if config.attention == "cbam":
-                block.attention1, block.attention2 = CBAM(width_in + skip), CBAM(width)
-            if stride not in skip_channels:
-                # smp applies it only to skips; without one its weights would never get a gradient
-                block.attention1 = nn.Identity()
-            self.blocks.append(block)
+            self.blocks.append(_unet_block(width_in, skip, width, config, interpolation))
             width_in = width
         initialize_decoder(self)
         self.ups = nn.ModuleList(ups)  # with initial weights of their own
@@ -85,17 +83,39 @@ class UNet(nn.Module):
             The map of each block, deepest first; the last is (b, out_channels[-1], height, width).
         """
         skips = dict(zip(self.strides[:-1], features[:-1], strict=True))
+        if self.first_level:
+            stride = self.strides[0] // 2
+            skips[stride] = functional.interpolate(features[0], (height // stride, width // stride))
         x_bchw = self.centre(features[-1])
         maps = []
         for stride, up, block in zip(self.block_strides, self.ups, self.blocks, strict=True):
-            x_bchw = _join(block, up(x_bchw), skips.get(stride), (height // stride, width // stride))
+            size = height // stride, width // stride
+            x_bchw = _join(block, up(x_bchw), skips.get(stride), size, self.align_corners)
             maps.append(x_bchw)
         return maps
 
 
-def _join(block: nn.Module, x_bchw: Tensor, skip_bchw: Tensor | None, size: tuple[int, int]) -> Tensor:
+def _unet_block(
+    width_in: int, skip: int, width: int, config: DecoderConfig, interpolation: str = "nearest"
+) -> UnetDecoderBlock:
+    """Build a block that joins `skip` channels, with the attention of the settings."""
+    scse = config.attention if config.attention == "scse" else None
+    block = UnetDecoderBlock(width_in, skip, width, attention_type=scse, interpolation_mode=interpolation)
+    if config.attention == "cbam":
+        block.attention1, block.attention2 = CBAM(width_in + skip), CBAM(width)
+    if skip == 0:
+        # smp applies it only to skips; without one its weights would never get a gradient
+        block.attention1 = nn.Identity()
+    return block
+
+
+def _join(
+    block: nn.Module, x_bchw: Tensor, skip_bchw: Tensor | None, size: tuple[int, int], align_corners: bool = False
+) -> Tensor:
     """Run a block of the UNet at the skip's own size (encoders without padding are a pixel short), else at `size`."""
     rows, columns = size if skip_bchw is None else skip_bchw.shape[2:]
+    if align_corners:
+        x_bchw = functional.interpolate(x_bchw, (rows, columns), mode="bilinear", align_corners=True)
     return torch.as_tensor(block(x_bchw, rows, columns, skip_connection=skip_bchw))
 
 
@@ -111,26 +131,30 @@ class FastFCN(nn.Module):
     Args:
         channels: Channels of each level of the pyramid, fine to coarse.
         strides: Stride of each level.
-        width: Channels of the convolutions.
+        config: Settings of the decoder.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int):
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], config: DecoderConfig):
         super().__init__()
+        width = config.channels[0]
         if len(strides) < 3:
             raise ContrailError("model.decoder.kind=fastfcn: needs an encoder of three levels or more; choose another")
         self.lateral = nn.ModuleList(Conv2dReLU(c, width, 3, padding=1) for c in channels[-3:])
         self.dilated = nn.ModuleList(ASPPSeparableConv(3 * width, width, dilation) for dilation in (1, 2, 4, 8))
         self.aspp = ASPP(4 * width, width, separable=False)
-        skips = dict(zip(strides[:-3], channels[:-3], strict=True))
         self.block_strides = [strides[-3] // factor for factor in (2, 4, 8) if factor <= strides[-3]]
-        self.skip_levels = [strides.index(s) if s in skips else None for s in self.block_strides]
+        self.level_of_skip = {stride: level for level, stride in enumerate(strides[:-3])}
+        """Levels that blocks join, by the stride of the block."""
+        if config.first_level:
+            self.level_of_skip[strides[0] // 2] = 0
         self.strides = [s for s in strides if s in (*strides[-3:], *self.block_strides)]
         self.blocks = nn.ModuleList()
-        block_widths = [width // 2, width // 4, width // 4][: len(self.block_strides)]
-        for stride, block_width in zip(self.block_strides, block_widths, strict=True):
-            self.blocks.append(UnetDecoderBlock(width, skips.get(stride, 0), block_width))
-            width = block_width
-        self.out_channels = [width]
+        self.out_channels = [width, width // 2, width // 4, width // 4][: len(self.block_strides) + 1]
+        widths = pairwise(self.out_channels)
+        for stride, (width_in, block_width) in zip(self.block_strides, widths, strict=True):
+            level = self.level_of_skip.get(stride)
+            skip = 0 if level is None else channels[level]
+            self.blocks.append(_unet_block(width_in, skip, block_width, config))
         initialize_decoder(self)
 
     def forward(self, features: list[Tensor], height: int, width: int) -> list[Tensor]:
@@ -142,16 +166,20 @@ class FastFCN(nn.Module):
             width: Width of the image, likewise.
 
         Returns:
-            One map, (b, out_channels[0], h, w).
+            The map of the ASPP and of each block, coarse to fine; the last is (b, out_channels[-1], h, w).
         """
         size = features[-3].shape[2:]
         levels = [lateral(x_bchw) for lateral, x_bchw in zip(self.lateral, features[-3:], strict=True)]
         joint_bchw = torch.cat([functional.interpolate(level, size) for level in levels], dim=1)
         x_bchw = self.aspp(torch.cat([path(joint_bchw) for path in self.dilated], dim=1))
-        for stride, level, block in zip(self.block_strides, self.skip_levels, self.blocks, strict=True):
+        maps = [x_bchw]
+        for stride, block in zip(self.block_strides, self.blocks, strict=True):
+            block_size, level = (height // stride, width // stride), self.level_of_skip.get(stride)
             skip_bchw = None if level is None else features[level]
-            x_bchw = _join(block, x_bchw, skip_bchw, (height // stride, width // stride))
-        return [x_bchw]
+            if skip_bchw is not None and stride < self.strides[0]:  # an enlarged first level
+                skip_bchw = functional.interpolate(skip_bchw, block_size)
+            maps.append(_join(block, maps[-1], skip_bchw, block_size))
+        return maps
 
 
 class SmpDecoder(nn.Module):
@@ -258,10 +286,14 @@ def build_decoder(channels: Sequence[int], strides: Sequence[int], model: ModelC
     config = model.decoder
     assert config is not None
     _check_channels(config, strides[-1], model.encoder)
+    if config.first_level and strides[0] <= 2:
+        raise ContrailError(
+            f"model.decoder.first_level: {model.encoder} has a level of stride {strides[0]} itself; set it to false"
+        )
     if config.kind == "unet":
         decoder: UNet | FastFCN | SmpDecoder = UNet(channels, strides, config)
     elif config.kind == "fastfcn":
-        decoder = FastFCN(channels, strides, config.channels[0])
+        decoder = FastFCN(channels, strides, config)
     else:
         decoder = SmpDecoder(channels, strides, config, model.encoder)
     if model.norm == "group":
@@ -278,10 +310,13 @@ def _check_channels(config: DecoderConfig, deepest_stride: int, encoder: str) ->
         reason = f"{encoder} has stride {deepest_stride}" if needed > 1 else f"{kind} has a single width"
         raise ContrailError(f"{key}={plain(widths)}: {len(widths)} widths, but {reason}; give {needed}")
     narrowest = min(widths[:needed])
+    if kind == "fastfcn":
+        narrowest //= 4  # in its last blocks
     if (config.attention == "scse" or kind == "manet") and narrowest < SMALLEST_SCSE:
         user = "model.decoder.attention=scse" if config.attention else "model.decoder.kind=manet"
-        raise ContrailError(f"{user}: cannot reduce {narrowest} channels; give {key} of {SMALLEST_SCSE} or more")
+        least = SMALLEST_SCSE * (4 if kind == "fastfcn" else 1)
+        raise ContrailError(f"{user}: cannot reduce {narrowest} channels; give {key} of {least} or more")
     if kind == "fpn" and widths[0] % 64:  # smp's group norms work on half as many
         raise ContrailError(f"model.decoder.kind=fpn: the width must be a multiple of 64; correct {key}")
-    if kind == "fastfcn" and narrowest < 4:
+    if kind == "fastfcn" and narrowest < 1:
         raise ContrailError(f"model.decoder.kind=fastfcn: halves its width twice; give {key} of 4 or more")

@@ -31,8 +31,8 @@ class Output(TypedDict, total=False):
     """Logits of contrail pixels."""
     second_b1hw: Tensor
     """Logits of the map that learns the second target; only in training. Otherwise `logits_b1hw` joins both maps."""
-    auxiliary_bkhw: Tensor
-    """The same from the other blocks of a decoder with deep supervision; only in training."""
+    auxiliary: list[Tensor]
+    """The same from the other blocks of a decoder with deep supervision, (b, 1, h, w) each; only in training."""
     record_logit_b1: Tensor
     """Logit that a record has any contrail."""
 
@@ -115,13 +115,17 @@ class Segmenter(nn.Module):
         config: Settings of the model.
         frames: Ascending offsets of the input frames relative to the labelled one.
         targets: Number of targets that masks learn, 1 or 2.
+        own_sizes: Whether auxiliary logits keep the resolution of their block.
 
     Raises:
         ContrailError: As `build`.
     """
 
-    def __init__(self, encoder: Encoder, config: ModelConfig, frames: Sequence[int], targets: int):
+    def __init__(
+        self, encoder: Encoder, config: ModelConfig, frames: Sequence[int], targets: int, own_sizes: bool = False
+    ):
         super().__init__()
+        self.own_sizes = own_sizes
         self.frames = len(frames)
         self.checkpoints = config.checkpoint_activations
         self.encoder = encoder
@@ -189,9 +193,14 @@ class Segmenter(nn.Module):
         x_nchw = _pad(x_btchw.transpose(0, 1).flatten(0, 1), (left, pad_x - left, top, pad_y - top))
         features = self._features(x_nchw, x_btchw.shape[1])
 
-        def _at_size(logits_bkhw: Tensor) -> Tensor:
+        def _at_size(logits_bkhw: Tensor, size: tuple[int, int] = size or (height, width)) -> Tensor:
             padded = _resize(logits_bkhw, (height + pad_y, width + pad_x))
-            return _resize(padded[:, :, top : top + height, left : left + width], size or (height, width))
+            return _resize(padded[:, :, top : top + height, left : left + width], size)
+
+        def _at_own_size(logits_b1hw: Tensor) -> Tensor:
+            sides = zip(logits_b1hw.shape[2:], (height, width), (pad_y, pad_x), strict=True)
+            rows, columns = (max(round(n * side / (side + pad)), 1) for n, side, pad in sides)
+            return _at_size(logits_b1hw, (rows, columns)) if pad_y or pad_x else logits_b1hw
 
         output: Output = {}
         if self.decoder is not None:
@@ -204,8 +213,8 @@ class Segmenter(nn.Module):
                 else:
                     output["logits_b1hw"] = logit_of_mean(output["logits_b1hw"].float(), second_b1hw.float())
             if self.auxiliary_heads is not None and self.training:
-                maps = [_at_size(head(x_bchw)) for head, x_bchw in zip(self.auxiliary_heads, others, strict=True)]
-                output["auxiliary_bkhw"] = torch.cat(maps, dim=1)
+                maps = [head(x_bchw) for head, x_bchw in zip(self.auxiliary_heads, others, strict=True)]
+                output["auxiliary"] = [_at_own_size(x_b1hw) if self.own_sizes else _at_size(x_b1hw) for x_b1hw in maps]
         if self.record_head is not None:
             output["record_logit_b1"] = self.record_head(features[-1])
         return output
@@ -300,7 +309,14 @@ def _resize(x_bchw: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(x_bchw, tuple(size), mode="bilinear", align_corners=False)
 
 
-def build(config: ModelConfig, in_channels: int, frames: Sequence[int] = (0,), targets: int = 1) -> Segmenter:
+def build(
+    config: ModelConfig,
+    in_channels: int,
+    frames: Sequence[int] = (0,),
+    targets: int = 1,
+    *,
+    own_sizes: bool = False,
+) -> Segmenter:
     """Build the network that the settings describe, with random weights from torch's global generator.
 
     Args:
@@ -308,6 +324,7 @@ def build(config: ModelConfig, in_channels: int, frames: Sequence[int] = (0,), t
         in_channels: Channels of an image.
         frames: Ascending offsets of the input frames relative to the labelled one.
         targets: Number of targets that masks learn, 1 or 2.
+        own_sizes: Whether in training the logits of other blocks than the last keep their resolution.
 
     Returns:
         The network, float32 on the CPU.
@@ -317,4 +334,4 @@ def build(config: ModelConfig, in_channels: int, frames: Sequence[int] = (0,), t
             does not exist, or the encoder cannot checkpoint activations.
     """
     encoder = build_encoder(config.encoder, in_channels, config.pretrained, config.drop_path, config.stem_stride)
-    return Segmenter(encoder, config, frames, targets)
+    return Segmenter(encoder, config, frames, targets, own_sizes)

@@ -12,6 +12,7 @@ In every term a pixel counts by its sample's weight times its validity.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ SMOOTH = 1.0  # pixels added to both sides of symmetric Dice and Tversky
 
 
 def total_loss(
-    output: Mapping[str, Tensor],
+    output: Mapping[str, Any],
     target_bkhw: Tensor,
     positive_b1: Tensor,
     weight_b: Tensor,
@@ -37,9 +38,10 @@ def total_loss(
     """Return the loss of all that a model predicts; the processes wait for one another once.
 
     Args:
-        output: At least one of `logits_b1hw`, to which `auxiliary_bkhw` adds more predictions of the mask, whose mean
-            loss has weight `config.auxiliary`, and `second_b1hw` one of the second target, whose loss has weight
-            `config.second_target`; and `record_logit_b1`, whose loss has weight `config.record`.
+        output: At least one of `logits_b1hw` and `record_logit_b1`, whose loss has weight `config.record`. `auxiliary`
+            adds more predictions of the mask, whose mean loss has weight `config.auxiliary`, coarser ones compared with
+            the maximum of each cell of the target; and `second_b1hw` one of the second target, whose loss has weight
+            `config.second_target`.
         target_bkhw: Probability of contrail per pixel, for each target.
         positive_b1: Probability that the record has a contrail.
         weight_b: Weight of each sample, at least 0; a batch of zeros has loss and gradient 0.
@@ -52,13 +54,15 @@ def total_loss(
         A float32 scalar.
     """
     mask, record = output.get("logits_b1hw"), output.get("record_logit_b1")
-    auxiliary, second = output.get("auxiliary_bkhw"), output.get("second_b1hw")
+    others, second = output.get("auxiliary", []), output.get("second_b1hw")
     maps: list[tuple[Tensor, float]] = []  # with their weights
     if mask is not None:
-        others = () if auxiliary is None else auxiliary.split(1, dim=1)
         maps = [(mask, 1.0), *((other, config.auxiliary / len(others)) for other in others)]
     mask_weight_b = _mask_weight(weight_b, positive_b1, positives_only)
-    parts = [_mask_sums(logits, target_bkhw[:, :1], mask_weight_b, config, valid_b1hw) for logits, _ in maps]
+    parts = []
+    for logits, _ in maps:
+        target_b1hw, own_valid_b1hw = _on_grid_of(logits, target_bkhw[:, :1], valid_b1hw)
+        parts.append(_mask_sums(logits, target_b1hw, mask_weight_b, config, own_valid_b1hw))
     if second is not None:
         maps.append((second, config.second_target))
         parts.append(_mask_sums(second, target_bkhw[:, 1:], mask_weight_b, config, valid_b1hw))
@@ -166,6 +170,20 @@ def _mask_weight(weight_b: Tensor, positive_b1: Tensor, positives_only: bool) ->
 def _pixel_weights(like_b1hw: Tensor, weight_b: Tensor, valid_b1hw: Tensor | None) -> Tensor:
     weight_b1hw = weight_b.float()[:, None, None, None].expand_as(like_b1hw)
     return weight_b1hw if valid_b1hw is None else weight_b1hw * valid_b1hw.float()
+
+
+def _on_grid_of(logits_b1hw: Tensor, target_b1hw: Tensor, valid_b1hw: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The target, and the weight of each pixel, on the grid of a map.
+
+    On another grid than that of the target a cell has its maximum, and counts as many pixels as it covers.
+    """
+    if logits_b1hw.shape == target_b1hw.shape:
+        return target_b1hw, valid_b1hw
+    size = logits_b1hw.shape[2], logits_b1hw.shape[3]
+    valid = torch.ones_like(target_b1hw) if valid_b1hw is None else valid_b1hw.float()
+    pixels = target_b1hw.numel() / logits_b1hw.numel()
+    marked = torch.where(valid > 0, target_b1hw, 0.0)
+    return functional.adaptive_max_pool2d(marked, size), pixels * functional.adaptive_avg_pool2d(valid, size)
 
 
 def _mask_sums(

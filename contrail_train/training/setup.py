@@ -69,7 +69,13 @@ class Setup:
         self.label_shift: Shift = data.label_shift if config.augment.label_shift is None else config.augment.label_shift
         """(down, right) offset that augmentation removes from the labels, pixels."""
         torch.manual_seed(config.seed)
-        self.model = build(config.model, len(data.composite["channels"]), config.data.frames, len(config.data.targets))
+        self.model = build(
+            config.model,
+            len(data.composite["channels"]),
+            config.data.frames,
+            len(config.data.targets),
+            own_sizes=config.loss.auxiliary_target == "max_pool",
+        )
         self.start = None if config.start is None else start_from(Path(config.start), self.model, self.ranks)
         """Weights of an earlier run that it starts from."""
         self.digests = data.digests | ({str(config.start): self.start.digest} if self.start else {})

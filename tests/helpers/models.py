@@ -12,7 +12,7 @@ from contrail_train.config.schema import DecoderConfig, MixerConfig, ModelConfig
 NARROW = [32, 16, 16, 16, 16]
 WIDE = [64, 32, 16, 16, 16]  # fpn normalises groups of 32
 DECODERS = get_args(DecoderConfig.model_fields["kind"].annotation)
-DECODER_KEYS = {"upsample", "attention", "centre", "deep_supervision", "two_class", "mask_kernel"}
+DECODER_KEYS = set(DecoderConfig.model_fields) - {"kind", "channels"}
 
 
 def model_config(

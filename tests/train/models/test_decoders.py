@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from contrail_data.errors import ContrailError
 from contrail_train.models.decoders import build_decoder
 from contrail_train.models.layers import PixelShuffle
 from contrail_train.models.segmenter import RARE_LOG_ODDS, build
@@ -73,11 +74,51 @@ def test_all_parts_of_the_unet_have_gradients(
     config = model_config(name, mixer=mixer, deep_supervision=True, two_class=True, **settings)
     model = build(config, 3, (-1, 0))
     output = model(torch.randn(2, 2, 3, 70, 50), (35, 25))
-    assert output["auxiliary_bkhw"].shape == (2, 4, 35, 25)
-    assert output["auxiliary_bkhw"].mean().item() == pytest.approx(RARE_LOG_ODDS, abs=0.5)
-    (output["logits_b1hw"].sum() + output["auxiliary_bkhw"].sum()).backward()
+    auxiliary_bkhw = torch.cat(output["auxiliary"], dim=1)
+    assert auxiliary_bkhw.shape == (2, 4, 35, 25)
+    assert auxiliary_bkhw.mean().item() == pytest.approx(RARE_LOG_ODDS, abs=0.5)
+    (output["logits_b1hw"].sum() + auxiliary_bkhw.sum()).backward()
     assert without_gradient(model) == []
     assert set(model.eval()(torch.randn(1, 2, 3, 64, 64))) == {"logits_b1hw"}
+
+
+@pytest.mark.parametrize("attention", ["scse", "cbam"])
+def test_all_parts_of_fastfcn_have_gradients(attention: Any) -> None:
+    settings = {"attention": attention, "deep_supervision": True, "decoder": "fastfcn", "first_level": True}
+    model = build(model_config("convnext_atto", channels=[64], **settings), 3)
+    output = model(torch.randn(2, 1, 3, 70, 50), (35, 25))
+    maps = [output["logits_b1hw"], *output["auxiliary"]]  # of the ASPP and of two blocks
+    assert [map_b1hw.shape for map_b1hw in maps] == 4 * [(2, 1, 35, 25)]
+    sum(map_b1hw.sum() for map_b1hw in maps).backward()  # type: ignore[union-attr]
+    assert without_gradient(model) == []
+
+
+@pytest.mark.parametrize("decoder", ["unet", "fastfcn"])
+def test_an_enlarged_first_level_takes_the_place_of_a_missing_one(decoder: Any) -> None:
+    channels, strides = [8, 12, 16, 20], [4, 8, 16, 32]
+    config = model_config(decoder=decoder, first_level=True)
+    torch.manual_seed(0)
+    enlarging = build_decoder(channels, strides, config).eval()
+    torch.manual_seed(0)
+    joining = build_decoder([8, *channels], [2, *strides], model_config(decoder=decoder)).eval()
+    features = [
+        torch.randn(1, width, 128 // stride, 64 // stride) for width, stride in zip(channels, strides, strict=True)
+    ]
+    finer_bchw = features[0].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    with torch.no_grad():
+        expected = joining([finer_bchw, *features], 128, 64)[-1]
+        torch.testing.assert_close(enlarging(features, 128, 64)[-1], expected)
+    with pytest.raises(ContrailError, match=r"first_level: test_resnet has a level of stride 2 itself"):
+        build(model_config(decoder=decoder, first_level=True), 3)
+
+
+def test_aligned_corners_keep_the_corner_pixels_in_place() -> None:
+    decoder = build_decoder([8], [2], model_config(upsample="bilinear", align_corners=True, channels=[16])).eval()
+    seen: list[torch.Tensor] = []
+    decoder.blocks[0].conv1.register_forward_hook(lambda _, args, __: seen.append(args[0]))  # type: ignore[union-attr]
+    x_bchw = torch.randn(1, 8, 5, 4)
+    decoder([x_bchw], 10, 8)
+    assert torch.equal(seen[0][..., ::9, ::7], x_bchw[..., ::4, ::3])
 
 
 def test_the_mask_head_can_be_a_single_matrix() -> None:

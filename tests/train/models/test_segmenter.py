@@ -34,6 +34,12 @@ def test_padding_is_cropped_where_it_was_added() -> None:
         assert model(image, half)["logits_b1hw"].shape[2:] == half
 
 
+def test_maps_of_other_blocks_keep_their_resolution_for_a_target_of_that_resolution() -> None:
+    model = build(model_config(deep_supervision=True), 3, own_sizes=True)
+    sizes = {side: [m.shape[2:] for m in model(torch.randn(2, 1, 3, side, side))["auxiliary"]] for side in (64, 80)}
+    assert sizes == {64: [(n, n) for n in (4, 8, 16, 32)], 80: [(n, n) for n in (5, 10, 20, 40)]}  # 80 is padded to 96
+
+
 def test_logits_are_resized_to_a_label_smaller_than_the_image() -> None:
     model = build(model_config(), 3).eval()
     x_btchw = torch.randn(1, 1, 3, 128, 128)
@@ -66,9 +72,8 @@ def test_a_model_overfits_one_batch(settings: dict[str, Any]) -> None:
         output = model(image)
         loss = functional.binary_cross_entropy_with_logits(output["logits_b1hw"], target)
         losses.append(loss.item())
-        if "auxiliary_bkhw" in output:
-            maps = output["auxiliary_bkhw"]
-            loss = loss + functional.binary_cross_entropy_with_logits(maps, target.expand_as(maps))
+        for map_b1hw in output.get("auxiliary", []):
+            loss = loss + functional.binary_cross_entropy_with_logits(map_b1hw, target) / 4
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

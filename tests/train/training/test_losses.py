@@ -298,11 +298,11 @@ def test_two_processes_compute_the_loss_and_gradient_of_one(monkeypatch: pytest.
     auxiliary = torch.cat([batch(seed=2, b=6)[0], batch(seed=3, b=6)[0]], dim=1)
     record, positive = batch(seed=4, b=6)[0][:, 0, 0, :1], torch.tensor([[0.0], [1.0], [1.0], [1.0], [0.0], [1.0]])
     valid, weight = (torch.rand(6, 1, 12, 12) < 0.8).float(), torch.tensor([1.0, 0.5, 1.0, 0.25, 1.0, 2.0])
-    names = ["logits_b1hw", "auxiliary_bkhw", "record_logit_b1"]
     leaves = [v.requires_grad_() for v in (logits, auxiliary, record)]
 
     def loss_of(rows: slice) -> Tensor:
-        output = dict(zip(names, (v[rows] for v in leaves), strict=True))
+        mask, others, record = (v[rows] for v in leaves)
+        output = {"logits_b1hw": mask, "auxiliary": others.split(1, dim=1), "record_logit_b1": record}
         given = target[rows], positive[rows], weight[rows], config, valid[rows]
         return total_loss(output, *given, positives_only=True)
 
@@ -333,6 +333,19 @@ def test_lovasz_is_the_mean_over_processes_that_have_a_pixel(monkeypatch: pytest
 
 
 # all outputs of a model
+def test_a_coarser_map_learns_the_maximum_of_each_valid_cell() -> None:
+    config, weight = only(bce=1.0, dice=0.5, auxiliary=0.3), torch.tensor([1.0, 1.0, 0.5, 2.0])
+    logits, target = batch()
+    coarse, _ = batch(seed=1, side=4)
+    valid = (torch.rand(4, 1, 12, 12) < 0.8).float()
+    cells = (target * valid).unflatten(3, (4, 3)).unflatten(2, (4, 3)).amax((3, 5))
+    shares = valid.unflatten(3, (4, 3)).unflatten(2, (4, 3)).sum((3, 5))  # a cell has nine pixels
+    mask = segmentation_loss(logits, target, weight, config, valid)
+    expected = mask + 0.3 * segmentation_loss(coarse, cells, weight, config, shares)
+    output = {"logits_b1hw": logits, "auxiliary": [coarse]}
+    torch.testing.assert_close(total_loss(output, target, torch.ones(4, 1), weight, config, valid), expected)
+
+
 def test_the_total_loss_is_the_weighted_sum_over_all_outputs() -> None:
     config = LossConfig(bce=1.0, dice=0.5, auxiliary=0.3, record=0.7)
     logits, target = batch()
@@ -343,7 +356,7 @@ def test_the_total_loss_is_the_weighted_sum_over_all_outputs() -> None:
     def mask_loss(map_b1hw: Tensor, weight_b: Tensor) -> Tensor:
         return segmentation_loss(map_b1hw, target, weight_b, config, valid)
 
-    def total(**output: Tensor) -> Tensor:
+    def total(**output: Any) -> Tensor:
         return total_loss(output, target, positive, weight, config, valid)
 
     torch.testing.assert_close(total(logits_b1hw=logits), mask_loss(logits, weight))
@@ -356,7 +369,7 @@ def test_the_total_loss_is_the_weighted_sum_over_all_outputs() -> None:
     torch.testing.assert_close(two, mask_loss(logits, weight) + 0.6 * soft)
     supervised = 0.3 * (mask_loss(auxiliary[:, :1], weight) + mask_loss(auxiliary[:, 1:], weight)) / 2
     torch.testing.assert_close(
-        total(logits_b1hw=logits, auxiliary_bkhw=auxiliary), mask_loss(logits, weight) + supervised
+        total(logits_b1hw=logits, auxiliary=auxiliary.split(1, dim=1)), mask_loss(logits, weight) + supervised
     )
     record_only = 0.7 * record_loss(record, positive, weight, config)
     torch.testing.assert_close(total(record_logit_b1=record), record_only)

@@ -35,11 +35,11 @@ class Pixelwise(nn.Module):
         torch.manual_seed(0)
         self.maps, self.record = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 1) if has_record_head else None
 
-    def forward(self, x_btchw: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    def forward(self, x_btchw: Tensor, size: tuple[int, int]) -> dict[str, Any]:
         if len(x_btchw) > self.most:
             raise torch.OutOfMemoryError
         maps = self.maps(x_btchw[:, 0])
-        output = {"logits_b1hw": maps[:, :1], "auxiliary_bkhw": maps[:, 1:]}
+        output: dict[str, Any] = {"logits_b1hw": maps[:, :1], "auxiliary": maps[:, 1:].split(1, dim=1)}
         output |= {"second_b1hw": maps[:, 2:]} if self.has_second else {}
         return output | ({"record_logit_b1": self.record(x_btchw.mean((1, 3, 4)))} if self.record else {})
 

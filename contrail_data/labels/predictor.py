@@ -103,6 +103,8 @@ class Labeller:
     """How masks are made; None for the threshold only."""
     cleaning: Mapping[str, float] = field(default_factory=dict)
     """What `masks` does beside the threshold, by step, for the provenance."""
+    scores_masks: bool = False
+    """Whether scores are the Dice that masks are expected to have, which is then the confidence of those not empty."""
 
 
 MOST_FRAMES = 128

@@ -8,7 +8,8 @@ The derived store holds no images. It names its parent by digest, and the loader
     frame_source      string (sample, time): human or pseudo
     frame_pixels      int32 (sample, time): contrail pixels of the mask
     frame_score       float32 (sample, time): what the gate compares, such as the mean of the top-k probabilities
-    frame_confidence  float32 (sample, time): mean probability of the mask's pixels; 1 - score if the mask is empty
+    frame_confidence  float32 (sample, time): mean probability of the mask's pixels, or the Dice that a score head
+                      expects; 1 - score if the mask is empty
     frame_agreement   float32 (sample, time): agreement of an ensemble's models on the frame, 0 to 1; 1 for one model
     trained_record    string (trained): ids of the records that the model was trained on, to be excluded from scores
 """
@@ -206,7 +207,7 @@ class _Job:
         mask &= (score >= decision.gate)[..., np.newaxis, np.newaxis]
         if valid is not None:
             mask &= valid.reshape(mask.shape)  # at a threshold of 0 as well
-        confidence = _confidence(probability, mask, score)
+        confidence = _confidence(probability, mask, score, self.labeller.scores_masks)
         logit = logits.encode(probability)
         journal_rows: list[LabelRow] = []
         for i, row in enumerate(rows):
@@ -300,12 +301,15 @@ def _seal(
 
 
 def _confidence(
-    probability_bnyx: npt.NDArray[np.float32], mask_bnyx: npt.NDArray[np.bool_], score_bn: npt.NDArray[np.float32]
+    probability_bnyx: npt.NDArray[np.float32],
+    mask_bnyx: npt.NDArray[np.bool_],
+    score_bn: npt.NDArray[np.float32],
+    scores_masks: bool,
 ) -> npt.NDArray[np.float32]:
-    """(b, n) mean probability of the mask's pixels; 1 - score where the mask is empty."""
+    """(b, n) score of the mask, or mean probability of its pixels; 1 - score where it is empty."""
     marked = mask_bnyx.sum((2, 3))
     mean = np.where(mask_bnyx, probability_bnyx, 0).sum((2, 3)) / np.maximum(marked, 1)
-    return np.where(marked > 0, mean, 1 - score_bn).astype(np.float32)
+    return np.where(marked > 0, score_bn if scores_masks else mean, 1 - score_bn).astype(np.float32)
 
 
 def frames_to_predict(

@@ -99,8 +99,8 @@ class PseudoConfig(Strict):
     step: float = Field(0.25, ge=0.001, le=0.5)
     """Step of the rounding of `target: quantised`."""
     min_confidence: Probability = 0.0
-    """Omit frames whose `frame_confidence` is lower. It is the mean probability within the mask or, for an empty mask,
-    1 minus the frame's score."""
+    """Omit frames whose `frame_confidence` is lower. It is the mean probability within the mask, or the Dice that a
+    score head expects; for an empty mask, 1 minus the frame's score."""
     min_agreement: Probability = 0.0
     """Omit frames whose `frame_agreement`, the agreement of the models that labelled them, is lower."""
     of: Literal["frame", "record"] = "frame"
@@ -435,6 +435,16 @@ class RecordHeadConfig(Strict):
     `loss.record`; the record's score is still its probability."""
 
 
+class ScoreHeadConfig(Strict):
+    """Predict the Dice of each record's mask with its label, 0 for records without a contrail.
+
+    This is the record's score in gates, and the confidence of pseudo-labelled frames with a mask.
+    """
+
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+    """Dropout before both of its linear layers."""
+
+
 class ModelConfig(Strict):
     """The network: an encoder shared by all frames, a mixer, a decoder and heads."""
 
@@ -473,6 +483,7 @@ class ModelConfig(Strict):
     """Normalisation in mixer, decoder and record head. The encoder keeps its own."""
     decoder: DecoderConfig | None = DecoderConfig()
     record_head: RecordHeadConfig | None = None
+    score_head: ScoreHeadConfig | None = None
 
     @property
     def head(self) -> Head:
@@ -505,8 +516,14 @@ class ModelConfig(Strict):
                 "model.decoder: null, and model.record_head too, so that the model predicts nothing; set one, for "
                 "example model.record_head={}"
             )
+        _needs(self.decoder is not None, "model.decoder", self, "model.score_head")
         if self.record_head is not None:
             _needs(self.decoder is not None, "model.decoder", self.record_head, "model.record_head.auxiliary")
+            if self.score_head is not None:
+                raise ValueError(
+                    "model.score_head: model.record_head gives the score of records too; set one of them to null, or "
+                    "train the other as a stage of a pipeline's gate"
+                )
 
     def _check_freeze(self) -> None:
         """Raise ValueError if a frozen part does not exist, or is frozen as part of another one."""
@@ -574,6 +591,8 @@ class LossConfig(Strict):
     """Weight of the loss of the map that learns `data.second_target`. That of the other map is 1."""
     record: Weight = 1.0
     """Weight of the cross-entropy of the record head."""
+    score: float = Field(1.0, gt=0.0, le=1000.0)
+    """Weight of the cross-entropy of the score head."""
 
     def _check_combination(self) -> None:
         _needs(self.dice > 0, "loss.dice", self, "loss.dice_numerator loss.dice_denominator")
@@ -675,6 +694,7 @@ class RunConfig(Strict):
         _needs(mask, "model.decoder", data, "data.teacher")
         _needs(mask, "model.decoder", loss, " ".join(f"loss.{term}" for term in MASK_TERMS))
         _needs(record, "model.record_head", loss, "loss.record")
+        _needs(model.score_head is not None, "model.score_head", loss, "loss.score")
         cross_entropy = record or loss.bce > 0
         _needs(cross_entropy, "loss.bce or model.record_head", loss, "loss.pos_weight loss.label_smoothing")
         _needs(deep, "model.decoder.deep_supervision=true", loss, "loss.auxiliary loss.auxiliary_target")

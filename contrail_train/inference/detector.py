@@ -113,7 +113,8 @@ class Network(nn.Module):
             window_btchw: The frames at its offsets, as stored.
 
         Returns:
-            By head: `probability_bhw` at the stored size, and `record_b`, the probability of any contrail.
+            By head: `probability_bhw` at the stored size, and `record_b`, the probability of any contrail or the Dice
+            that the mask is expected to have.
         """
         x_btchw = normalise(window_btchw, self.view)
         if self.size is not None:
@@ -124,6 +125,8 @@ class Network(nn.Module):
             probabilities["probability_bhw"] = torch.sigmoid(output["logits_b1hw"].float())[:, 0]
         if "record_logit_b1" in output:
             probabilities["record_b"] = torch.sigmoid(output["record_logit_b1"].float())[:, 0]
+        if "score_logit_b1" in output:  # no model has both
+            probabilities["record_b"] = torch.sigmoid(output["score_logit_b1"].float())[:, 0]
         return probabilities
 
 
@@ -152,7 +155,7 @@ class Detector(nn.Module):
         mask: Weight of each network's mask.
         gate: Weight of each network's record score.
         top_k: Number of highest pixels whose mean is the record score of a network that is not a classifier.
-        classifiers: Names of the networks whose record head gives the record score.
+        classifiers: Names of the networks whose record or score head gives the record score.
         symmetries: Transformed copies of the input to average over.
     """
 
@@ -295,7 +298,14 @@ def weighted_mean(parts: Mapping[str, Tensor], weights: Weights) -> Tensor:
 
 
 def single_network_detector(
-    model: nn.Module, view: View, head: str, *, top_k: int, mask_shift: Shift, symmetries: Symmetries = Symmetries.NONE
+    model: nn.Module,
+    view: View,
+    head: str,
+    *,
+    top_k: int,
+    mask_shift: Shift,
+    symmetries: Symmetries = Symmetries.NONE,
+    scores_masks: bool = False,
 ) -> Detector:
     """Build the detector of a run from its network.
 
@@ -303,9 +313,10 @@ def single_network_detector(
         model: The network.
         view: How it sees stored frames.
         head: `mask`, `record` or `both`; a record head gives the record score.
-        top_k: Number of highest pixels whose mean is the record score of a network without a record head.
+        top_k: Number of highest pixels whose mean is the record score of a network without such a head.
         mask_shift: Offset of its masks from the image.
         symmetries: Transformed copies of the input to average over.
+        scores_masks: Whether the network has a score head, which then gives the record score.
 
     Returns:
         The detector.
@@ -315,7 +326,7 @@ def single_network_detector(
         {} if head == "record" else {"run": 1.0},
         {"run": 1.0},
         top_k=top_k,
-        classifiers=["run"] if head != "mask" else [],
+        classifiers=["run"] if head != "mask" or scores_masks else [],
         symmetries=symmetries,
     )
 

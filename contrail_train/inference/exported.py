@@ -77,6 +77,7 @@ class Metadata(BaseModel):
     calibrated_records: frozenset[str]
     min_pixels: int | None = None
     repeats_edges: bool = False
+    scores_masks: bool = False
 
     @field_serializer("trained_records", "calibrated_records")
     def _sorted(self, records: frozenset[str]) -> list[str]:

@@ -98,6 +98,7 @@ def load_run(path: Path, device: torch.device, symmetries: Symmetries = Symmetri
     model = build(for_inference, channels, data.frames, len(data.targets))
     load_weights(path / WEIGHTS, model)
     model.eval().to(device)
+    scores_masks = config.model.score_head is not None
     down, right = calibration["off"]
     detector = single_network_detector(
         model,
@@ -106,6 +107,7 @@ def load_run(path: Path, device: torch.device, symmetries: Symmetries = Symmetri
         top_k=calibration["top_k"],
         mask_shift=(down, right),
         symmetries=symmetries,
+        scores_masks=scores_masks,
     ).eval()
     digest = calibration["weights"]
     if symmetries != Symmetries.NONE:  # it predicts something else, so it is another model
@@ -117,6 +119,7 @@ def load_run(path: Path, device: torch.device, symmetries: Symmetries = Symmetri
         digest=digest,
         head=config.model.head,
         repeats_edges=config.data.edges == "repeat",
+        scores_masks=scores_masks,
     )
 
 
@@ -136,11 +139,15 @@ def pipeline_detector(
     Returns:
         The detector, in evaluation mode.
     """
-    gate = gate or dict.fromkeys(config.mask[:1], 1.0)
+    gate = _score_weights(config, gate)
     used = [name for name in runs if mask.get(name) or gate.get(name)]
     networks: dict[str, Network] = {name: runs[name].detect.networks["run"] for name in used}  # type: ignore[attr-defined]
-    classifiers = [name for name in used if runs[name].head != "mask"]
+    classifiers = [name for name in used if runs[name].head != "mask" or runs[name].scores_masks]
     return Detector(networks, mask, gate, top_k=config.top_k, classifiers=classifiers, symmetries=symmetries).eval()
+
+
+def _score_weights(config: PipelineConfig, gate: Weights) -> Weights:
+    return gate or dict.fromkeys(config.mask[:1], 1.0)
 
 
 def load_stages(config: PipelineConfig, out: Path, device: torch.device) -> dict[str, Predictor]:
@@ -204,5 +211,12 @@ def load_pipeline(path: Path, device: torch.device, symmetries: Symmetries | Non
     weights = {name: file_digest(path / STAGES / name / WEIGHTS) for name in config.stages}
     identity = json.dumps([weights, mask, gate, config.top_k, detector.symmetries], sort_keys=True)
     digest = "sha256:" + hashlib.sha256(identity.encode()).hexdigest()
-    edges = repeat_edges(runs.values())
-    return Predictor.from_calibration(path, detector, calibration, digest=digest, head="mask", repeats_edges=edges)
+    return Predictor.from_calibration(
+        path,
+        detector,
+        calibration,
+        digest=digest,
+        head="mask",
+        repeats_edges=repeat_edges(runs.values()),
+        scores_masks=all(runs[name].scores_masks for name, weight in _score_weights(config, gate).items() if weight),
+    )

@@ -62,6 +62,8 @@ class Predictor:
     """Type of the stored images."""
     repeats_edges: bool = False
     """Whether the first and last frame of a stored sample stand for frames beyond its ends."""
+    scores_masks: bool = False
+    """Whether record scores are the Dice that masks are expected to have."""
     min_pixels: int | None = None
     """Minimum size of a region that was fitted on the hold-out; None if none was."""
     cleaning: Cleaning | None = None
@@ -77,6 +79,7 @@ class Predictor:
         digest: str,
         head: str,
         repeats_edges: bool = False,
+        scores_masks: bool,
     ) -> Self:
         """Create the predictor of a finished run or pipeline.
 
@@ -87,6 +90,7 @@ class Predictor:
             digest: Digest of its weights and of what else decides on its predictions.
             head: `mask`, `record` or `both`.
             repeats_edges: Whether the first and last frame of a sample stand for frames beyond its ends.
+            scores_masks: Whether its record scores are the Dice that masks are expected to have.
 
         Returns:
             The predictor.
@@ -106,6 +110,7 @@ class Predictor:
             calibrated_records=held_out,
             head=head,
             repeats_edges=repeats_edges,
+            scores_masks=scores_masks,
             min_pixels=calibration.get("min_pixels"),
             **calibration["grid"],
         )
@@ -303,6 +308,7 @@ class Predictor:
             trained_records=own.trained_records,
             masks=own.mask_maker(store),
             cleaning=own.cleaning.steps if own.cleaning else {},
+            scores_masks=own.scores_masks,
         )
 
     def check_store(self, store: xr.Dataset) -> None:

@@ -1,4 +1,4 @@
-"""The network: an encoder shared by all frames, mixers, a decoder with a mask head, and a record head."""
+"""The network: an encoder shared by all frames, mixers, a decoder, and the heads of masks and records."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,15 +13,11 @@ from contrail_data.errors import ContrailError
 from contrail_train.config.schema import ModelConfig
 from contrail_train.models.decoders import build_decoder
 from contrail_train.models.encoder import Encoder, build_encoder
-from contrail_train.models.layers import Norm, make_norm
+from contrail_train.models.heads import MaskHead, RecordHead, ScoreHead, logit_of_mean
 from contrail_train.models.panels import Panels
 from contrail_train.models.temporal import build_mixer
 
 SMALLEST_SIDE = 32  # pixels
-RARE_LOG_ODDS = -4.0
-"""Initial bias of the mask logit, a probability of 1.8 %. Contrail pixels are that rare, and the first steps are not
-spent on unlearning 50 % everywhere (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1)."""
-RECORD_WIDTH = 512
 
 
 class Output(TypedDict, total=False):
@@ -35,76 +31,8 @@ class Output(TypedDict, total=False):
     """The same from the other blocks of a decoder with deep supervision, (b, 1, h, w) each; only in training."""
     record_logit_b1: Tensor
     """Logit that a record has any contrail."""
-
-
-class MaskHead(nn.Module):
-    """A convolution to logits of contrail pixels, which start near `RARE_LOG_ODDS`.
-
-    With `two_class` there are two maps, background and contrail, and their difference is the logit. Its binary
-    cross-entropy is the cross-entropy of their softmax, because softmax(z)₁ = sigmoid(z₁ - z₀).
-
-    Args:
-        in_channels: Channels of the features.
-        kernel_size: 1 or 3.
-        two_class: Whether to predict two maps.
-    """
-
-    def __init__(self, in_channels: int, kernel_size: int = 3, two_class: bool = False):
-        super().__init__()
-        self.maps = nn.Conv2d(in_channels, 1 + two_class, kernel_size, padding=kernel_size // 2)
-        nn.init.normal_(self.maps.weight, std=0.01)
-        with torch.no_grad():
-            self.maps.bias.copy_(torch.tensor([0.0, RARE_LOG_ODDS][-(1 + two_class) :]))  # type: ignore[union-attr]
-
-    def forward(self, x_bchw: Tensor) -> Tensor:
-        """Predict pixels.
-
-        Args:
-            x_bchw: Features, with `in_channels` channels.
-
-        Returns:
-            Logits, (b, 1, h, w).
-        """
-        maps_bkhw = self.maps(x_bchw)
-        return maps_bkhw[:, -1:] - maps_bkhw[:, :1] if maps_bkhw.shape[1] == 2 else maps_bkhw
-
-
-class RecordHead(nn.Module):
-    """The classifier of the notes: 1×1 to 512 channels, maximum and mean over the image, then 1024 → 512 → 1.
-
-    Args:
-        in_channels: Channels of the features.
-        dropout: Probability of dropping an input of either linear layer.
-        norm: Kind of normalisation.
-    """
-
-    def __init__(self, in_channels: int, dropout: float, norm: Norm):
-        super().__init__()
-        self.project = nn.Sequential(
-            nn.Conv2d(in_channels, RECORD_WIDTH, 1, bias=False), make_norm(norm, RECORD_WIDTH), nn.ReLU(inplace=True)
-        )
-        self.classify = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Linear(2 * RECORD_WIDTH, RECORD_WIDTH),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(RECORD_WIDTH, 1),
-        )
-        nn.init.zeros_(self.classify[-1].bias)  # type: ignore[arg-type]
-
-    def forward(self, x_bchw: Tensor) -> Tensor:
-        """Predict whether each record has any contrail.
-
-        Args:
-            x_bchw: Features of the deepest level, with `in_channels` channels.
-
-        Returns:
-            Logits, (b, 1), with mean 0 before training.
-        """
-        x_bchw = self.project(x_bchw)
-        # reductions instead of adaptive pooling, whose backward pass is not deterministic on CUDA
-        pooled_bc = torch.cat([x_bchw.amax((2, 3)), x_bchw.mean((2, 3))], dim=1)
-        return torch.as_tensor(self.classify(pooled_bc))
+    score_logit_b1: Tensor
+    """Logit of the Dice that the record's mask is expected to have."""
 
 
 class Segmenter(nn.Module):
@@ -144,6 +72,9 @@ class Segmenter(nn.Module):
         self.record_head = None
         if config.record_head is not None:
             self.record_head = RecordHead(encoder.channels[-1], config.record_head.dropout, config.norm)
+        self.score_head = None
+        if config.score_head is not None:
+            self.score_head = ScoreHead(encoder.channels[-1], config.score_head.dropout, config.norm)
 
         deepest = len(encoder.strides) - 1
         used = {deepest, *(encoder.strides.index(stride) for stride in (self.decoder.strides if self.decoder else ()))}
@@ -205,13 +136,14 @@ class Segmenter(nn.Module):
         output: Output = {}
         if self.decoder is not None:
             *others, last_bchw = self._run(self.decoder, features, height + pad_y, width + pad_x)
-            output["logits_b1hw"] = _at_size(self.mask_head(last_bchw))
-            if self.second_mask_head is not None:
-                second_b1hw = _at_size(self.second_mask_head(last_bchw))
-                if self.training:
-                    output["second_b1hw"] = second_b1hw
-                else:
-                    output["logits_b1hw"] = logit_of_mean(output["logits_b1hw"].float(), second_b1hw.float())
+            heads = [self.mask_head] + ([] if self.second_mask_head is None else [self.second_mask_head])
+            maps = [head(last_bchw) for head in heads]
+            sized = [_at_size(map_b1hw) for map_b1hw in maps]
+            output["logits_b1hw"] = sized[0] if self.training or len(sized) == 1 else logit_of_mean(sized)
+            if self.second_mask_head is not None and self.training:
+                output["second_b1hw"] = sized[1]
+            if self.score_head is not None:
+                output["score_logit_b1"] = self.score_head(features[-1], logit_of_mean(maps).sigmoid())
             if self.auxiliary_heads is not None and self.training:
                 maps = [head(x_bchw) for head, x_bchw in zip(self.auxiliary_heads, others, strict=True)]
                 output["auxiliary"] = [_at_own_size(x_b1hw) if self.own_sizes else _at_size(x_b1hw) for x_b1hw in maps]
@@ -257,20 +189,6 @@ class Segmenter(nn.Module):
         if self.checkpoints and self.training:
             return checkpoint(part, *inputs, use_reentrant=False)
         return part(*inputs)
-
-
-def logit_of_mean(logits: Tensor, others: Tensor) -> Tensor:
-    """Average two probabilities, as logits and without losing those near 0 or 1.
-
-    Args:
-        logits: Logits of any shape.
-        others: Logits of the same shape.
-
-    Returns:
-        The logit of the mean of both probabilities.
-    """
-    contrail = torch.logaddexp(functional.logsigmoid(logits), functional.logsigmoid(others))
-    return contrail - torch.logaddexp(functional.logsigmoid(-logits), functional.logsigmoid(-others))
 
 
 def _mixed_levels(levels: list[int] | None, used: set[int], deepest: int, encoder: str) -> list[int]:

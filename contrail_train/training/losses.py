@@ -40,8 +40,9 @@ def total_loss(
     Args:
         output: At least one of `logits_b1hw` and `record_logit_b1`, whose loss has weight `config.record`. `auxiliary`
             adds more predictions of the mask, whose mean loss has weight `config.auxiliary`, coarser ones compared with
-            the maximum of each cell of the target; and `second_b1hw` one of the second target, whose loss has weight
-            `config.second_target`.
+            the maximum of each cell of the target; `second_b1hw` one of the second target, whose loss has weight
+            `config.second_target`; and `score_logit_b1` learns the `record_dice` of the mean of the maps and the first
+            target, with weight `config.score`.
         target_bkhw: Probability of contrail per pixel, for each target.
         positive_b1: Probability that the record has a contrail.
         weight_b: Weight of each sample, at least 0; a batch of zeros has loss and gradient 0.
@@ -53,29 +54,34 @@ def total_loss(
     Returns:
         A float32 scalar.
     """
-    mask, record = output.get("logits_b1hw"), output.get("record_logit_b1")
+    mask, record, score = (output.get(name) for name in ("logits_b1hw", "record_logit_b1", "score_logit_b1"))
     others, second = output.get("auxiliary", []), output.get("second_b1hw")
-    maps: list[tuple[Tensor, float]] = []  # with their weights
+    first_b1hw, mask_weight_b = target_bkhw[:, :1], _mask_weight(weight_b, positive_b1, positives_only)
+    maps: list[tuple[Tensor, float]] = []  # sums over the pixels of each map, and its weight
     if mask is not None:
-        maps = [(mask, 1.0), *((other, config.auxiliary / len(others)) for other in others)]
-    mask_weight_b = _mask_weight(weight_b, positive_b1, positives_only)
-    parts = []
-    for logits, _ in maps:
-        target_b1hw, own_valid_b1hw = _on_grid_of(logits, target_bkhw[:, :1], valid_b1hw)
-        parts.append(_mask_sums(logits, target_b1hw, mask_weight_b, config, own_valid_b1hw))
+        maps.append((_mask_sums(mask, first_b1hw, mask_weight_b, config, valid_b1hw), 1.0))
+    for other in others:
+        target_b1hw, own_valid_b1hw = _on_grid_of(other, first_b1hw, valid_b1hw)
+        sums = _mask_sums(other, target_b1hw, mask_weight_b, config, own_valid_b1hw)
+        maps.append((sums, config.auxiliary / len(others)))
     if second is not None:
-        maps.append((second, config.second_target))
-        parts.append(_mask_sums(second, target_bkhw[:, 1:], mask_weight_b, config, valid_b1hw))
+        maps.append((_mask_sums(second, target_bkhw[:, 1:], mask_weight_b, config, valid_b1hw), config.second_target))
+    records: list[tuple[Tensor, float]] = []  # likewise over the records
     if record is not None:
         error_b1 = cross_entropy(record.float(), positive_b1.float(), config.pos_weight, config.label_smoothing)
-        parts.append(torch.stack([(weight_b.float() * error_b1[:, 0]).sum(), weight_b.float().sum()]))
-    sums = sum_over_processes(torch.cat(parts)).split([len(p) for p in parts])
-    mask_weight, record_weight = (None, None) if step_weights is None else step_weights.unbind()
-    losses = [w * _mask_loss(s, config, mask_weight) for s, (_, w) in zip(sums, maps, strict=False)]
-    loss = torch.stack(losses).sum() if losses else torch.zeros_like(sums[-1][0])
-    if record is not None:
-        error, weight = sums[-1].unbind()
-        loss = loss + config.record * _mean(error, weight if record_weight is None else record_weight)
+        records.append((_record_sums(error_b1, weight_b), config.record))
+    if score is not None:
+        each_bkhw = torch.cat([part for part in (mask, second) if part is not None], dim=1).float().sigmoid()
+        dice_b1 = record_dice(each_bkhw.mean(1, keepdim=True).detach(), first_b1hw, valid_b1hw)
+        records.append((_record_sums(cross_entropy(score.float(), dice_b1), weight_b), config.score))
+    parts = [part for part, _ in maps + records]
+    summed = sum_over_processes(torch.cat(parts)).split([len(part) for part in parts])
+    step_pixels, step_records = (None, None) if step_weights is None else step_weights.unbind()
+    losses = [w * _mask_loss(part, config, step_pixels) for part, (_, w) in zip(summed, maps, strict=False)]
+    loss = torch.stack(losses).sum() if losses else torch.zeros_like(summed[-1][0])
+    for part, (_, w) in zip(summed[len(maps) :], records, strict=True):
+        error, weight = part.unbind()
+        loss = loss + w * _mean(error, weight if step_records is None else step_records)
     return loss
 
 
@@ -113,6 +119,25 @@ def cross_entropy(logits: Tensor, target: Tensor, pos_weight: float = 1.0, smoot
     target = target + smoothing * (0.5 - target)
     weight = logits.new_full((), pos_weight)  # filled on the device, without waiting for it
     return functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
+
+
+def record_dice(probability_b1hw: Tensor, target_b1hw: Tensor, valid_b1hw: Tensor | None = None) -> Tensor:
+    """Return the Dice of each record's mask, 2 Σpt / (Σp² + Σt²), in the form of https://arxiv.org/abs/1606.04797.
+
+    The squares leave out the haze of small probabilities, which no threshold keeps.
+
+    Args:
+        probability_b1hw: p.
+        target_b1hw: t.
+        valid_b1hw: Validity of each pixel; None: all are valid.
+
+    Returns:
+        (b, 1) float32, 0 for records without a contrail.
+    """
+    p_b1hw, t_b1hw = probability_b1hw.float(), target_b1hw.float()
+    weight = 1.0 if valid_b1hw is None else valid_b1hw.float()
+    both, squares = (weight * p_b1hw * t_b1hw).sum((2, 3)), (weight * (p_b1hw.square() + t_b1hw.square())).sum((2, 3))
+    return 2 * both / squares.clamp_min(1e-6)
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
@@ -184,6 +209,11 @@ def _on_grid_of(logits_b1hw: Tensor, target_b1hw: Tensor, valid_b1hw: Tensor | N
     pixels = target_b1hw.numel() / logits_b1hw.numel()
     marked = torch.where(valid > 0, target_b1hw, 0.0)
     return functional.adaptive_max_pool2d(marked, size), pixels * functional.adaptive_avg_pool2d(valid, size)
+
+
+def _record_sums(error_b1: Tensor, weight_b: Tensor) -> Tensor:
+    """Sums over the records of this process's batch, (2,) float32: weighted errors, and weights."""
+    return torch.stack([(weight_b.float() * error_b1[:, 0]).sum(), weight_b.float().sum()])
 
 
 def _mask_sums(

@@ -99,7 +99,12 @@ class Setup:
         # the part of the labels' offset that augmentation does not remove is learnt: masks lie off the image by it
         mask_shift = data.label_shift[0] - self.label_shift[0], data.label_shift[1] - self.label_shift[1]
         self.detector = single_network_detector(
-            self.average.module, self.view, config.model.head, top_k=config.top_k, mask_shift=mask_shift
+            self.average.module,
+            self.view,
+            config.model.head,
+            top_k=config.top_k,
+            mask_shift=mask_shift,
+            scores_masks=config.model.score_head is not None,
         )
         """The averaged weights, shared, as a detector."""
         self.evaluation = EvaluationOptions(self.device, config.batch_size, config.data.threads, None, self.ranks)
@@ -197,6 +202,7 @@ class Setup:
             + ([f"{len(config.data.frames)} frames mixed by {mixer.kind}"] if mixer else [])
             + ([decoder.kind] if decoder else [])
             + (["record classifier"] if config.model.record_head else [])
+            + (["mask scoring"] if config.model.score_head else [])
         )
         say(f"{description}, {count / 1e6:.2f} M parameters{partly}, label shift {self.label_shift} px")
         if config.data.crop is not None:

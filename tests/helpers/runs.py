@@ -48,8 +48,8 @@ def streaked(root: Path, first: int) -> Path:
     return root / "train.zarr"
 
 
-def run_steps(store: Path, out: Path, *pairs: str, steps: int = 2, preset: str = "unet2d") -> list[dict]:
-    """Train for a few steps and return the log."""
+def run_steps(store: Path, out: Path, *pairs: str, steps: int | None = 2, preset: str = "unet2d") -> list[dict]:
+    """Train for a few steps, or to the end, and return the log."""
     from contrail_train.config.presets import get_config
     from contrail_train.config.settings import with_settings
     from contrail_train.training.fit import fit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ def test_confidence_is_that_of_the_mask_or_of_an_empty_mask(raw: Path, tmp_path:
     write_labels(parent, labeller, tmp_path / "l.zarr", kind=Kind.PREDICTIONS)
     confidence = open_store(tmp_path / "l.zarr")["frame_confidence"].values
     np.testing.assert_allclose(confidence, np.tile([0.8, 0.7], (9, 4)), atol=1e-6)
+    write_labels(parent, replace(labeller, scores_masks=True), tmp_path / "s2.zarr", kind=Kind.PREDICTIONS)
+    np.testing.assert_allclose(open_store(tmp_path / "s2.zarr")["frame_confidence"].values, 0.7, atol=1e-6)
 
 
 def _random_logits(samples: list[int], x_btchw: np.ndarray, valid_bhw: np.ndarray | None) -> Predicted:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from contrail_data.composites import COMPOSITES
 from contrail_data.labels.write import write_labels
@@ -19,10 +20,12 @@ from contrail_data.store.schema import Kind
 from contrail_data.store.settings import StoreSettings
 from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
+from contrail_train.inference.detector import Detector, normalise
+from contrail_train.inference.export import export
 from contrail_train.inference.load import load_model
 from contrail_train.training.fit import fit
 from helpers.cli import run_train
-from helpers.runs import SHORT, TINY, set_options
+from helpers.runs import SHORT, TINY, run_steps, set_options
 from helpers.stores import build_small
 
 
@@ -133,3 +136,23 @@ def test_a_run_that_repeats_edges_predicts_every_frame(store: Path, unseen: Path
     assert labels["frame"].values.tolist() == [list(range(8))] * parent.sizes["sample"]
     repeated = model.for_store(parent).predict(parent["image"].values[:1, [0, 0]])
     np.testing.assert_allclose(decode(labels["logit"].values[0, 0]), repeated.probability[0], rtol=2e-3)
+
+
+def test_the_dice_that_a_score_head_expects_is_score_and_confidence_also_in_an_exported_file(
+    store: Path, unseen: Path, tmp_path: Path
+) -> None:
+    run_steps(store, out := tmp_path / "run", "model.score_head={}", "epochs=1", "data.holdout=0.3", steps=None)
+    model = load_model(out)
+    assert isinstance(model.detect, Detector)
+    image = torch.from_numpy(open_store(unseen)["image"].values[:4, 4:5])
+    with torch.no_grad():
+        network = model.detect.networks["run"]
+        expected_b = network.model(normalise(image, network.view))["score_logit_b1"][:, 0].sigmoid()  # type: ignore[operator,arg-type]
+        torch.testing.assert_close(model.detect(image).score_b, expected_b)
+    export(model, tmp_path / "model.pt2")
+    for name, predictor in (("run", model), ("file", load_model(tmp_path / "model.pt2"))):
+        labeller = predictor.labeller_for(opened := open_store(unseen))
+        open_gate = replace(labeller.decision, threshold=0.0, gate=0.0)
+        write_labels(opened, replace(labeller, decision=open_gate), tmp_path / f"{name}.zarr", kind=Kind.PREDICTIONS)
+        written = open_store(tmp_path / f"{name}.zarr")
+        np.testing.assert_array_equal(written["frame_confidence"].values, written["frame_score"].values)

@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from contrail_data.errors import ContrailError
 from contrail_train.models.decoders import build_decoder
+from contrail_train.models.heads import RARE_LOG_ODDS
 from contrail_train.models.layers import PixelShuffle
-from contrail_train.models.segmenter import RARE_LOG_ODDS, build
+from contrail_train.models.segmenter import build
 from helpers.models import DECODERS, WIDE, model_config, without_gradient
 
 

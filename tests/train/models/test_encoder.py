@@ -13,7 +13,8 @@ import torch
 
 from contrail_data.errors import ContrailError
 from contrail_train.models.encoder import build_encoder
-from contrail_train.models.segmenter import RARE_LOG_ODDS, build
+from contrail_train.models.heads import RARE_LOG_ODDS
+from contrail_train.models.segmenter import build
 from helpers.models import model_config, without_gradient
 
 ENCODERS = {

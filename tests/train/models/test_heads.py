@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from contrail_train.models.segmenter import MaskHead, build, logit_of_mean
+from contrail_train.models.heads import MaskHead, logit_of_mean
+from contrail_train.models.segmenter import build
 from helpers.models import model_config, without_gradient
 
 
@@ -25,7 +26,8 @@ def test_the_maps_of_two_targets_are_averaged_for_prediction() -> None:
     x_btchw = torch.randn(2, 1, 3, 40, 64)
     output = model(x_btchw, (20, 32))
     assert output["second_b1hw"].shape == output["logits_b1hw"].shape == (2, 1, 20, 32)
-    sum(value.sum() for value in output.values()).backward()
+    parts = [*output.pop("auxiliary"), *output.values()]
+    sum(part.sum() for part in parts).backward()
     assert without_gradient(model) == []
     for head, bias in ((model.mask_head, 0.5), (model.second_mask_head, -2.0)):
         torch.nn.init.normal_(head.maps.weight, std=0.1)  # type: ignore[union-attr,arg-type]
@@ -38,7 +40,7 @@ def test_the_maps_of_two_targets_are_averaged_for_prediction() -> None:
     assert set(predicted) == {"logits_b1hw", "record_logit_b1"}
     torch.testing.assert_close(predicted["logits_b1hw"].sigmoid(), expected)
     extreme = torch.tensor([-100.0, -90.0, 90.0])
-    torch.testing.assert_close(logit_of_mean(extreme, extreme), extreme)
+    torch.testing.assert_close(logit_of_mean([extreme, extreme]), extreme)
 
 
 @pytest.mark.slow
@@ -65,3 +67,16 @@ def test_the_record_head_pools_the_maximum_and_the_mean() -> None:
     model.record_head(x_bchw)
     projected = model.record_head.project(x_bchw).flatten(2)
     torch.testing.assert_close(pooled[0], torch.cat([projected.max(2).values, projected.mean(2)], dim=1))
+
+
+def test_the_score_head_sees_the_mask_but_does_not_change_it() -> None:
+    model = build(model_config(score_head={"dropout": 0}), 3, targets=2)
+    x_btchw = torch.randn(2, 1, 3, 40, 64)
+    output = model(x_btchw)
+    assert output["score_logit_b1"].shape == (2, 1)
+    output["score_logit_b1"].sum().backward()
+    assert not any(key.startswith("encoder") for key in without_gradient(model))
+    assert model.mask_head.maps.weight.grad is None
+    before = model.eval()(x_btchw)["score_logit_b1"]
+    torch.nn.init.normal_(model.second_mask_head.maps.weight)  # type: ignore[union-attr,arg-type]
+    assert not torch.allclose(model(x_btchw)["score_logit_b1"], before)

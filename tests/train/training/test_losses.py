@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from contrail_train.config.schema import LossConfig
 from contrail_train.training import losses as own_losses
-from contrail_train.training.losses import total_loss
+from contrail_train.training.losses import cross_entropy, record_dice, total_loss
 
 ONES = torch.ones(2)
 TERMS = ["bce", "dice", "symmetric_dice", "lovasz", "focal", "tversky"]
@@ -50,7 +50,7 @@ def segmentation_loss(
 def record_loss(logit_b1: Tensor, positive_b1: Tensor, weight_b: Tensor, config: LossConfig) -> Tensor:
     """Return the loss of a model that only classifies records, with weight 1."""
     config = config.model_copy(update={"record": 1.0})
-    return total_loss({"record_logit_b1": logit_b1}, ONES[:1], positive_b1, weight_b, config)
+    return total_loss({"record_logit_b1": logit_b1}, positive_b1[..., None, None], positive_b1, weight_b, config)
 
 
 def batch(seed: int = 0, b: int = 4, side: int = 12) -> tuple[Tensor, Tensor]:
@@ -388,3 +388,20 @@ def test_masks_of_negative_records_have_no_gradient_if_only_positive_ones_teach_
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient[[0, 3]].all()
     assert not gradient[[1, 2]].any()
+
+
+def test_the_score_learns_the_dice_of_the_mask_and_leaves_the_mask_alone() -> None:
+    p_b1hw, t_b1hw = torch.tensor([[1.0, 0.5, 0.0], [0.5, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    p_b1hw, t_b1hw, valid = (x[:, None, None] for x in (p_b1hw, t_b1hw, torch.tensor([[1.0, 1.0, 0.0], [1.0] * 3])))
+    assert record_dice(p_b1hw, t_b1hw)[:, 0].tolist() == pytest.approx([2 * 1 / (1.25 + 2), 0])
+    assert record_dice(p_b1hw, t_b1hw, valid)[:, 0].tolist() == pytest.approx([2 * 1 / (1.25 + 1), 0])
+    logits, target = batch()
+    score, weight = torch.randn(4, 1), torch.tensor([1.0, 1.0, 0.5, 2.0])
+    logits.requires_grad_()
+    output, config = {"logits_b1hw": logits}, LossConfig(score=0.7)
+    plain, scored = (
+        total_loss(o, target, torch.ones(4, 1), weight, config) for o in (output, output | {"score_logit_b1": score})
+    )
+    error_b = cross_entropy(score, record_dice(logits.sigmoid(), target))[:, 0]
+    torch.testing.assert_close(scored - plain, 0.7 * (weight * error_b).sum() / weight.sum())
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (plain, scored)))

@@ -50,6 +50,8 @@ def evaluate(
     evaluation = evaluate_store(model, opened, name=store, out=out, pictures=worst, batch=batch)
     if left_out := evaluation.values["left_out"]:
         print_note(f"{left_out} records were left out because the model has seen them")
+    for note in evaluation.values.get("nearness_notes", ()):
+        print_note(note)
     print_scores(f"{run} on {store}", evaluation.values, of_records=model.head == Head.RECORD)
     for table in evaluation.tables:
         print_table(table.title, table.header, table.rows)

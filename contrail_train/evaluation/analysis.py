@@ -15,6 +15,7 @@ from scipy.stats import mannwhitneyu
 from contrail_data.store.samples import labelled_time
 from contrail_train.evaluation.intervals import dice_interval
 from contrail_train.evaluation.metrics import average_precision, dice, empty_masks, rank_histograms, share
+from contrail_train.evaluation.nearness import Near
 from contrail_train.evaluation.outcomes import Ints, Mask, Outcome
 
 Floats = npt.NDArray[np.float64]
@@ -105,7 +106,12 @@ class Analysis(TypedDict):
 
 
 def analyse(
-    outcomes: Sequence[Outcome], records: xr.Dataset, score: Floats, gate: float, group: npt.NDArray[np.str_]
+    outcomes: Sequence[Outcome],
+    records: xr.Dataset,
+    score: Floats,
+    gate: float,
+    group: npt.NDArray[np.str_],
+    near: Floats | None = None,
 ) -> Analysis:
     """Analyse the errors of a model.
 
@@ -115,6 +121,7 @@ def analyse(
         score: What the gate is compared with, (record).
         gate: Records that score lower get an empty mask.
         group: Group of each record, as in `dice_interval`.
+        near: How near each record is to training records, values of `Near`; NaN if unknown, None for all.
 
     Returns:
         The analysis, which `json.dumps` accepts.
@@ -134,6 +141,10 @@ def analyse(
         "annotator_agreement": (
             np.ceil(np.round(np.array([outcome.agreement for outcome in outcomes]) * 5, 6)),
             lambda n: f"{(n - 1) / 5:.1f} to {n / 5:.1f}" if n else "no pixel marked",
+        ),
+        "nearness_to_training": (
+            np.full(len(outcomes), np.nan) if near is None else near,
+            lambda number: Near(number).title,
         ),
         **_properties_of(records),
     }

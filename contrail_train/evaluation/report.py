@@ -24,6 +24,7 @@ from contrail_train.data.items import Items, open_labelled
 from contrail_train.evaluation import analysis_text
 from contrail_train.evaluation.analysis import Analysis, analyse
 from contrail_train.evaluation.intervals import NO_INTERVAL
+from contrail_train.evaluation.nearness import nearness_to_training
 from contrail_train.evaluation.outcomes import Outcome, outcome_of, worst
 from contrail_train.evaluation.score import holdout_dice, score_predictor, score_values, unseen
 from contrail_train.inference.predictor import Predictor
@@ -57,6 +58,8 @@ class EvaluationValues(ScoreValues):
     """Dice without a gate at thresholds cross-fitted on these records."""
     analysis: NotRequired[Analysis]
     """Missing for models that classify records only."""
+    nearness_notes: NotRequired[list[str]]
+    """What is not known of the nearness to training records in the analysis."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,10 @@ def evaluate_store(
         if (fitted_here := holdout_dice(scores)) is not None:
             values["dice_fitted_here"] = fitted_here
         in_order = [outcomes[row] for row in range(len(items))]
-        analysis = analyse(in_order, records.isel(sample=items.sample), scores.record_score, gate, items.group)
-        values["analysis"] = analysis
+        near = nearness_to_training(model, store)
+        selected = records.isel(sample=items.sample)
+        analysis = analyse(in_order, selected, scores.record_score, gate, items.group, near.near[items.sample])
+        values |= {"analysis": analysis, "nearness_notes": near.notes}
         tables = analysis_text.screen_tables(analysis)
         viewer = SampleViewer(store, records)
         shown = [_picture(viewer, items, row, outcomes[row]) for row in worst(in_order, pictures)]

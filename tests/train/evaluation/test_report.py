@@ -22,6 +22,7 @@ RESULT = {
         "threshold": 0.5,
         "left_out": 0,
         "cleaning": {},
+        "nearness_notes": ["nearness is not known"],
     },
     "store": {"digest": "sha256:0"},
 }
@@ -48,6 +49,7 @@ def test_the_page_is_self_contained_and_escapes_html() -> None:
     page = evaluation_page({**RESULT, "analysis": analysis}, pictures, "<script>alert(1)</script>", histogram)
     assert "<script" not in page
     assert "&lt;b&gt;id: what &amp; &#39;how" in page
+    assert "Nearness is not known." in page
     assert "0.60 to 0.65: 0.500 of 10 pixels" in page
     assert not re.search(r"""(src|href)=["']?(?!data:|#)\w|url\(|http""", page)
 

@@ -24,6 +24,14 @@ def evaluate(
     ] = None,
     worst: Annotated[int, options.output(min=0, max=100, help="Number of worst records to show as pictures.")] = 8,
     tta: options.Tta = None,
+    symmetries: Annotated[
+        bool,
+        typer.Option(
+            "--symmetries",
+            help="Also score images that are mirrored and turned, each of the eight: whether the model depends on "
+            "orientation.",
+        ),
+    ] = False,
     batch: options.Batch = 16,
     device: options.Device = "auto",
     min_pixels: options.MinPixels = "1",
@@ -47,7 +55,9 @@ def evaluate(
     if model.head == Head.RECORD:
         refuse_options(context, ("worst", *options.CLEANING), "on a model that classifies records")
     model = model.with_cleaning(min_pixels, hysteresis, consistent, fill_gaps, elongation)
-    evaluation = evaluate_store(model, opened, name=store, out=out, pictures=worst, batch=batch)
+    evaluation = evaluate_store(
+        model, opened, name=store, out=out, pictures=worst, batch=batch, orientations=symmetries
+    )
     if left_out := evaluation.values["left_out"]:
         print_note(f"{left_out} records were left out because the model has seen them")
     for note in evaluation.values.get("nearness_notes", ()):

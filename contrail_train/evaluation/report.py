@@ -25,6 +25,12 @@ from contrail_train.evaluation import analysis_text
 from contrail_train.evaluation.analysis import Analysis, analyse
 from contrail_train.evaluation.intervals import NO_INTERVAL
 from contrail_train.evaluation.nearness import nearness_to_training
+from contrail_train.evaluation.orientation import (
+    OrientationScore,
+    orientation_table,
+    record_masks,
+    score_orientations,
+)
 from contrail_train.evaluation.outcomes import Outcome, outcome_of, worst
 from contrail_train.evaluation.score import holdout_dice, score_predictor, score_values, unseen
 from contrail_train.inference.predictor import Predictor
@@ -60,6 +66,8 @@ class EvaluationValues(ScoreValues):
     """Missing for models that classify records only."""
     nearness_notes: NotRequired[list[str]]
     """What is not known of the nearness to training records in the analysis."""
+    orientations: NotRequired[list[OrientationScore]]
+    """Scores by orientation of the images, if they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,14 @@ class Evaluation:
 
 
 def evaluate_store(
-    model: Predictor, store: xr.Dataset, *, name: str, out: Path | None = None, pictures: int = 8, batch: int = 16
+    model: Predictor,
+    store: xr.Dataset,
+    *,
+    name: str,
+    out: Path | None = None,
+    pictures: int = 8,
+    batch: int = 16,
+    orientations: bool = False,
 ) -> Evaluation:
     """Evaluate a model on the labelled records of a store that it has not seen, and write JSON and an HTML page.
 
@@ -85,6 +100,7 @@ def evaluate_store(
         out: Folder for the files. `None`: the directory of the model, or the one with its file.
         pictures: Number of the worst records to show as pictures.
         batch: Records per step.
+        orientations: Score images that are mirrored and turned as well, which takes eight times as long.
 
     Returns:
         Scores, tables and the written files.
@@ -99,12 +115,7 @@ def evaluate_store(
     records = read_scalars(store)
     annotators = records["annotator_count"].values
     threshold, gate = model.decision.threshold, model.decision.gate
-    clean = model.mask_maker(store)
     outcomes: dict[int, Outcome] = {}
-
-    def make_mask(row: int, p_yx: npt.NDArray[np.float32], valid_yx: Mask) -> Mask:
-        assert clean is not None
-        return clean(int(items.sample[row]), [int(items.frame[row])], p_yx[np.newaxis], valid_yx[np.newaxis])[0]
 
     def record_outcome(row: int, predicted_yx: Mask, target_yx: Mask, score: float) -> None:
         sample = int(items.sample[row])
@@ -116,7 +127,7 @@ def evaluate_store(
 
     masks = model.head != Head.RECORD
     on_record = record_outcome if masks else None
-    scores = score_predictor(model, items, batch, on_record, make_mask if clean else None)
+    scores = score_predictor(model, items, batch, on_record, record_masks(model, store, items))
     values: EvaluationValues = {
         "store": {"name": name, "digest": store.attrs["digest"]},
         "model": model.decision.model,
@@ -128,6 +139,9 @@ def evaluate_store(
     stem = "" if out is not None or model.path.is_dir() else f"{model.path.name}-"
     file = folder / f"{stem}evaluation-{store.attrs['digest'].removeprefix('sha256:')[:12]}.json"
     tables, files = [], [file]
+    if orientations:
+        values["orientations"] = score_orientations(model, store, items, batch)
+        tables.append(orientation_table(values["orientations"]))
     if masks:
         if (fitted_here := holdout_dice(scores)) is not None:
             values["dice_fitted_here"] = fitted_here
@@ -136,7 +150,7 @@ def evaluate_store(
         selected = records.isel(sample=items.sample)
         analysis = analyse(in_order, selected, scores.record_score, gate, items.group, near.near[items.sample])
         values |= {"analysis": analysis, "nearness_notes": near.notes}
-        tables = analysis_text.screen_tables(analysis)
+        tables = [*analysis_text.screen_tables(analysis), *tables]
         viewer = SampleViewer(store, records)
         shown = [_picture(viewer, items, row, outcomes[row]) for row in worst(in_order, pictures)]
         html = evaluation_page(values, shown, f"{model.path} on {name}", scores.histogram.sum(0))
@@ -206,6 +220,7 @@ def evaluation_page(
         title=title,
         values=values,
         text=analysis_text,
+        orientations=orientation_table(values["orientations"]) if "orientations" in values else None,
         pictures=pictures,
         legend=_LEGEND,
         no_interval=NO_INTERVAL,

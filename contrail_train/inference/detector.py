@@ -266,6 +266,34 @@ def on_label_grid(detect: Detect, shift: Shift) -> Detect:
     return _moved
 
 
+def in_orientation(detect: Detect, mask_shift: Shift, label_shift: Shift, *, flip: bool, turns: int) -> Detect:
+    """Show a detector flipped and turned images, and move its probabilities back onto the grid of the labels.
+
+    Args:
+        detect: The detector.
+        mask_shift: Offset of its masks from its image, the same however the image is turned.
+        label_shift: Offset of the label grid from the image.
+        flip: Whether to mirror images left to right.
+        turns: Number of quarter turns after that.
+
+    Returns:
+        A detector that answers on the label grid.
+    """
+
+    def _turned(window_btchw: Tensor, valid_bhw: Tensor | None = None) -> Prediction:
+        valid = None if valid_bhw is None else _transform(valid_bhw, flip, turns)
+        prediction = detect(_transform(window_btchw, flip, turns), valid)
+        if prediction.probability_bhw.shape[1:] == (1, 1):
+            return prediction
+        down, right = _shift_back(mask_shift, flip, turns)
+        back_bhw = _transform_back(prediction.probability_bhw, flip, turns)
+        return prediction._replace(
+            probability_bhw=move_masks(back_bhw, (label_shift[0] - down, label_shift[1] - right))
+        )
+
+    return _turned
+
+
 def move_masks(probability_bhw: Tensor, shift: Shift) -> Tensor:
     """Resample probabilities onto a shifted grid.
 

@@ -185,8 +185,8 @@ def stepper(
         drawn = draw(config.augment, len(batch.weight_b), height, width, seed=0, step=next(steps))
         x_btchw, target_bkhw = normalise(batch.image_btchw, view), batch.target_bkhw.float() / 255
         given = Batch(x_btchw, target_bkhw, batch.positive_b1, batch.weight_b, None)
-        x_btchw = augment_images(x_btchw, drawn, config.augment, (height, width), view.size)
         moved = augment_labels(given, drawn, config.augment, data.label_shift)
+        x_btchw = augment_images(x_btchw, drawn, config.augment, (height, width), view.size, labels=moved)
         mark("augmentation")
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             output = stepped(x_btchw, (height, width))

@@ -267,6 +267,18 @@ class CutOutConfig(Augmentation):
     """Side of the square, in pixels of the label."""
 
 
+class CopyPasteConfig(Augmentation):
+    """Copy the contrails of another sample of the batch, with their label, into a sample without any.
+
+    What is added is the difference between contrails and the mean of their surroundings.
+    Nothing happens if the other sample, the neighbour in the batch, has none either.
+    """
+
+
+class EraseConfig(Augmentation):
+    """Replace the contrails of a sample by the mean of their surroundings. It then counts as one without contrails."""
+
+
 class BrightnessContrastConfig(Augmentation):
     """Scale and shift the values of each channel, equally in all frames."""
 
@@ -326,6 +338,8 @@ class AugmentConfig(Strict):
     cutmix: Probability = 0.0
     """Probability of pasting a rectangle of another sample of the batch together with its label. The rectangle's share
     of the area is uniform."""
+    copy_paste: CopyPasteConfig | None = None
+    erase: EraseConfig | None = None
     redraw: int = Field(0, ge=0, le=20)
     """How many times places and rectangles are drawn again for a positive sample of which no contrail would remain in
     the image. 0: never; such a sample counts as a record without a contrail."""
@@ -333,7 +347,7 @@ class AugmentConfig(Strict):
     @property
     def together(self) -> int:
         """How many neighbours of a batch mix."""
-        return 2 if self.mixup is not None or self.cutmix else 1
+        return 2 if self.mixup is not None or self.cutmix or self.copy_paste is not None else 1
 
     def _check_combination(self) -> None:
         if self.label_shift is not None and max(map(abs, self.label_shift)) > LARGEST_LABEL_SHIFT:
@@ -681,6 +695,8 @@ class RunConfig(Strict):
         augment = self.augment
         moves = bool(data.crop or augment.affine or augment.turn or augment.multi_scale or augment.cutmix)
         _needs(parts, "a larger batch_size", self, "micro_batch")
+        empties = data.records == "all" or bool(augment.erase or data.crop)
+        _needs(empties, "data.records=all, augment.erase or data.crop", augment, "augment.copy_paste")
         _needs(moves, "augment.affine, turn, multi_scale or cutmix, or data.crop", augment, "augment.redraw")
         _needs(several, "several data.frames", model, "model.mixer")
         _needs(several, "several data.frames", augment, "augment.time_reversal")

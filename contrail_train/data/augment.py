@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from contrail_train.config.schema import AugmentConfig
-from contrail_train.data import appearance
+from contrail_train.data import appearance, contrails
 from contrail_train.data.draw import MAX_CHANNELS, Draw, draw
 from contrail_train.data.loader import Batch, Ints
 
@@ -59,7 +59,7 @@ def draw_labels(
     drawn = draw(config, count, height, width, seed=seed, step=step, crop=crop)[own]
     labels = augment_labels(batch, drawn, config, label_shift)
     for attempt in range(1, config.redraw + 1):
-        emptied_b = ((batch.positive_b1 > 0) & (labels.positive_b1 == 0))[:, 0].cpu()
+        emptied_b = ((batch.positive_b1 > 0) & (labels.positive_b1 == 0))[:, 0].cpu() & ~drawn.erased_b
         if not emptied_b.any():
             break
         other = draw(config, count, height, width, seed=seed, step=step, attempt=attempt, crop=crop)[own]
@@ -80,8 +80,9 @@ def augment_labels(batch: Batch, drawn: Draw, config: AugmentConfig, label_shift
         label_shift: (down, right) offset of the labels from the image, in their pixels.
 
     Returns:
-        The batch with the images as they were. Targets and validity have the size of the crop. Targets become
-        fractions where pixels mix. Validity is 0 or 1; a pixel is valid if no missing one contributed to it.
+        The batch with the images as they were, and where contrails are to be erased and pasted in them. Targets and
+        validity have the size of the crop. Targets become fractions where pixels mix. Validity is 0 or 1; a pixel is
+        valid if no missing one contributed to it.
     """
     grid = batch.target_bkhw.shape[-2], batch.target_bkhw.shape[-1]
     moves, valid_b1hw = (drawn.matrix_b23, drawn.stretch_b2n, drawn.crop_b4), batch.valid_b1hw
@@ -89,6 +90,9 @@ def augment_labels(batch: Batch, drawn: Draw, config: AugmentConfig, label_shift
     positive_b1 = _remaining(batch.positive_b1, batch.target_bkhw, target_bkhw)
     if valid_b1hw is not None:
         valid_b1hw = (warp(valid_b1hw, *moves, grid=grid) >= ALL_VALID).to(valid_b1hw.dtype)
+    batch = replace(batch, target_bkhw=target_bkhw, positive_b1=positive_b1, valid_b1hw=valid_b1hw)
+    batch = contrails.erase_and_paste_labels(batch, drawn.erased_b, drawn.pasted_b)
+    target_bkhw, positive_b1, valid_b1hw = batch.target_bkhw, batch.positive_b1, batch.valid_b1hw
     if drawn.mixup_b.any():
         either = config.mixup is not None and config.mixup.labels == "or"
         target_bkhw, positive_b1 = (appearance.mixup(v, drawn.mixup_b, either) for v in (target_bkhw, positive_b1))
@@ -114,7 +118,13 @@ def _remaining(positive_b1: Tensor, before_bkhw: Tensor, after_bkhw: Tensor) -> 
 
 
 def augment_images(
-    x_btchw: Tensor, drawn: Draw, config: AugmentConfig, grid: tuple[int, int], size: tuple[int, int] | None = None
+    x_btchw: Tensor,
+    drawn: Draw,
+    config: AugmentConfig,
+    grid: tuple[int, int],
+    size: tuple[int, int] | None = None,
+    *,
+    labels: Batch,
 ) -> Tensor:
     """Move images, change their values and mix them.
 
@@ -127,6 +137,7 @@ def augment_images(
         config: The settings that it was made with.
         grid: (h, w) of the target before it was cropped.
         size: (h, w) to which whole images are resampled; None keeps their own.
+        labels: Their labels as moved by `augment_labels`, which state where contrails are erased and pasted.
 
     Returns:
         The images, of the same type; with crops only as much of `size` as the crops are of `grid`.
@@ -141,6 +152,10 @@ def augment_images(
     ratio = size[0] / grid[0]  # a blur in pixels of the target looks the same at any size of the image
     size = cropped_size(size, drawn.crop_b4)
     x_btchw = warp(x_btchw, drawn.matrix_b23, drawn.stretch_b2n, drawn.crop_b4, grid=grid, size=size)
+    if labels.erased_b1hw is not None and drawn.erased_b.any():
+        x_btchw = contrails.erase(x_btchw, labels.erased_b1hw, drawn.erased_b, ratio)
+    if labels.pasted_b1hw is not None and drawn.pasted_b.any():
+        x_btchw = contrails.paste(x_btchw, labels.pasted_b1hw, drawn.pasted_b, ratio)
     x_btchw = appearance.reverse_time(x_btchw, drawn.reversed_b)
     x_btchw = appearance.brightness_contrast(x_btchw, drawn.gain_bc[:, :channels], drawn.offset_bc[:, :channels])
     if config.blur is not None:

@@ -48,6 +48,10 @@ class Draw:
     """(top, bottom, left, right) of a hole, as fractions of the crop's sides; zeros: none."""
     mixup_b: Tensor
     """Share of the partner; 0: none."""
+    erased_b: Tensor
+    """bool: whether contrails are erased."""
+    pasted_b: Tensor
+    """bool: whether a sample without contrails takes those of its partner."""
     cutmix_b4: Tensor
     """(top, bottom, left, right) of the rectangle taken from the partner, likewise; zeros: none."""
 
@@ -144,6 +148,9 @@ def draw(
         "cutmix_b4": _cutmix_rectangle(config.cutmix, random, part),
     }
     arrays |= {name: np.zeros(batch) for name in ("blur_b", "noise_b", "mixup_b")}
+    for name, group in (("erase", config.erase), ("copy_paste", config.copy_paste)):
+        chosen, _ = random.chosen(name, 0.0 if group is None else group.probability, 0)
+        arrays["erased_b" if name == "erase" else "pasted_b"] = chosen[:, 0]
     if (distortion := config.grid_distortion) is not None:
         arrays["stretch_b2n"] = _stretch(distortion, random)
     if (light := config.brightness_contrast) is not None:

@@ -37,6 +37,10 @@ class Batch:
     """float32 weight in the loss."""
     valid_b1hw: Tensor | None
     """uint8 0 or 1: whether the labelled frame has data in the pixel; None if no pixel in the stores is missing."""
+    erased_b1hw: Tensor | None = None
+    """Share of a pixel that is replaced, as an erased contrail; None if none is erased."""
+    pasted_b1hw: Tensor | None = None
+    """Share of the partner in a pixel, as a copied contrail; None if none is copied."""
 
     def __getitem__(self, rows: slice) -> Self:
         return type(self)(*(None if part is None else part[rows] for part in vars(self).values()))  # type: ignore[arg-type]

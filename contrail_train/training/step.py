@@ -110,7 +110,7 @@ def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weight
     config, grid = setup.config, (labels.image_btchw.shape[-2], labels.image_btchw.shape[-1])
     pairs = slice(part.start - part.start % 2, part.stop + part.stop % 2)  # with those that mix with its samples
     x_btchw = normalise(labels.image_btchw[pairs], setup.view)
-    x_btchw = augment_images(x_btchw, drawn[pairs], config.augment, grid, setup.view.size)
+    x_btchw = augment_images(x_btchw, drawn[pairs], config.augment, grid, setup.view.size, labels=labels[pairs])
     x_btchw, labels = x_btchw[part.start - pairs.start :][: part.stop - part.start], labels[part]
     with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
         output = setup.parallel(x_btchw, tuple(labels.target_bkhw.shape[-2:]))

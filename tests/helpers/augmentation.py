@@ -24,6 +24,7 @@ DIHEDRAL = [
 MOVING = ["flip", "rot90", "affine", "turn", "multi_scale", "grid_distortion"]
 VALUES = ["brightness_contrast", "blur", "noise", "time_reversal", "cut_out"]
 MIXING = ["mixup", "cutmix"]
+CONTRAILS = ["copy_paste", "erase"]
 NO_SHIFT = (0.0, 0.0)
 IDENTITY = torch.eye(2, 3, dtype=torch.float64)[None]
 
@@ -37,7 +38,7 @@ def only(*names: str, **settings: Any) -> AugmentConfig:
     return AugmentConfig(**chosen)
 
 
-EVERYTHING = only(**dict.fromkeys([*MOVING, *VALUES, *MIXING], 0.5))
+EVERYTHING = only(**dict.fromkeys([*MOVING, *VALUES, *MIXING, *CONTRAILS], 0.5))
 
 
 def augment_batch(
@@ -49,8 +50,9 @@ def augment_batch(
 ) -> Batch:
     """Apply a draw to a batch of normalised images, as a training step does."""
     height, width = batch.target_bkhw.shape[-2:]
-    x_btchw = augment_images(batch.image_btchw, drawn, config, (height, width), size)
-    return dataclasses.replace(augment_labels(batch, drawn, config, label_shift), image_btchw=x_btchw)
+    labels = augment_labels(batch, drawn, config, label_shift)
+    x_btchw = augment_images(batch.image_btchw, drawn, config, (height, width), size, labels=labels)
+    return dataclasses.replace(labels, image_btchw=x_btchw)
 
 
 def augment(

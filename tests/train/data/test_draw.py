@@ -12,7 +12,7 @@ from torch import Tensor
 from contrail_train.config.schema import AugmentConfig
 from contrail_train.config.settings import group_of
 from contrail_train.data.draw import Draw, draw
-from helpers.augmentation import DIHEDRAL, EVERYTHING, IDENTITY, MIXING, MOVING, VALUES, only, same
+from helpers.augmentation import CONTRAILS, DIHEDRAL, EVERYTHING, IDENTITY, MIXING, MOVING, VALUES, only, same
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_a_draw_can_be_indexed_by_rows() -> None:
     assert len(drawn[1::2]) == 4
 
 
-@pytest.mark.parametrize("changed", [*MOVING, *VALUES, *MIXING])
+@pytest.mark.parametrize("changed", [*MOVING, *VALUES, *MIXING, *CONTRAILS])
 def test_switching_off_an_augmentation_leaves_all_other_draws_unchanged(changed: str) -> None:
     field = {
         "brightness_contrast": {"gain_bc", "offset_bc"},
@@ -61,6 +61,8 @@ def test_switching_off_an_augmentation_leaves_all_other_draws_unchanged(changed:
         "cut_out": {"cut_out_b4"},
         "mixup": {"mixup_b"},
         "cutmix": {"cutmix_b4"},
+        "copy_paste": {"pasted_b"},
+        "erase": {"erased_b"},
     }.get(changed, {"matrix_b23"})
     off = None if group_of(AugmentConfig.model_fields[changed]) else 0.0
     without = EVERYTHING.model_copy(update={changed: off})
@@ -75,7 +77,7 @@ def test_switching_off_an_augmentation_leaves_all_other_draws_unchanged(changed:
 
 
 def test_augmentations_occur_at_their_probabilities() -> None:
-    rates = dict(zip([*MOVING, *VALUES, *MIXING], np.linspace(0.2, 0.8, 13), strict=True))
+    rates = dict(zip([*MOVING, *VALUES, *MIXING, *CONTRAILS], np.linspace(0.2, 0.8, 15), strict=True))
     n = 4000
 
     def rate_of(name: str, drawn: Draw) -> float:
@@ -88,6 +90,8 @@ def test_augmentations_occur_at_their_probabilities() -> None:
             "cut_out": drawn.cut_out_b4.any(dim=1),
             "mixup": drawn.mixup_b > 0,
             "cutmix": drawn.cutmix_b4.any(dim=1),
+            "copy_paste": drawn.pasted_b,
+            "erase": drawn.erased_b,
             "flip": drawn.matrix_b23[:, 0, 0] < 0,
         }
         return chosen.get(name, (drawn.matrix_b23 != IDENTITY).flatten(1).any(dim=1)).double().mean().item()

@@ -126,6 +126,21 @@ class BalanceConfig(Strict):
         _needs(bool(self.by), "data.balance.by", self, "data.balance.power")
 
 
+class FlowConfig(Strict):
+    """How the optical flow from the labelled frame to the others is computed, from the mean of the channels."""
+
+    method: Literal["dis", "raft"] = "dis"
+    """dis: dense inverse search, on the CPU, 40 ms for two frames of 256 x 256 pixels; raft: a network of torchvision,
+    on the device of the run, 10 times as long on a CPU."""
+    weights: str | None = None
+    """File or URL of the weights of raft_small or raft_large. null: those of raft_small, from the torch hub."""
+    memory: float = Field(2.0, ge=0.0, le=1024.0)
+    """GiB of flow that each process keeps for later epochs. A pair of frames of 256 x 256 pixels takes 0.25 MiB."""
+
+    def _check_combination(self) -> None:
+        _needs(self.method == "raft", "data.flow.method=raft", self, "data.flow.weights")
+
+
 class DataConfig(Strict):
     """The stores to train on, which part of them is held out, and how they are read."""
 
@@ -141,6 +156,10 @@ class DataConfig(Strict):
     """What to do with frames near the ends of a record, which lack some of the frames around them: drop them, in
     training and in prediction, or let the first and last frame of the record stand for those beyond its ends. With the
     latter, pseudo-labels of all frames can be made and trained on."""
+    warp: bool = False
+    """Warp the other frames onto the labelled one by optical flow before the network sees them, so that what moves with
+    the wind lies at the same place in all frames."""
+    flow: FlowConfig = FlowConfig()
     crop: int | None = Field(None, ge=32, le=4096)
     """Side in pixels of the random square that training cuts out of each image, after the image was moved as `augment`
     asks. Held-out and predicted images stay whole, at the same scale: `model.image_size` is the side of whole images.
@@ -702,6 +721,10 @@ class RunConfig(Strict):
         _needs(several, "several data.frames", augment, "augment.time_reversal")
         _needs(several, "several data.frames", data, "data.edges")
         _needs(model.mixer is not None, "model.mixer", data, "data.frames")
+        _needs(model.mixer is not None, "several data.frames and model.mixer", data, "data.warp")
+        _needs(
+            data.warp, "data.warp=true", data.flow, " ".join(f"data.flow.{key}" for key in type(data.flow).model_fields)
+        )
         learns = model.mixer is not None and model.mixer.learns
         learns, decodes = learns and "mixer" not in model.freeze, mask and "decoder" not in model.freeze
         _needs(learns, "model.mixer with weights that are not in model.freeze", optim, "optim.mixer_lr")

@@ -17,6 +17,7 @@ from contrail_data.splits.images import Similar, similar_records
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.samples import as_text
 from contrail_train.config.schema import BalanceConfig, DataConfig, PseudoConfig
+from contrail_train.data.flow import WindowFlow
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -160,6 +161,8 @@ class Items(Rows):
     """Shape of an item's image."""
     dtype: np.dtype[Any]
     """Type of the stored images."""
+    flow: WindowFlow | None = None
+    """Computes the flow between the frames of an item; None if it is not needed with the images."""
 
 
 def open_labelled(stores: Sequence[xr.Dataset], offsets: Sequence[int] = (0,), *, repeats_edges: bool = False) -> Items:

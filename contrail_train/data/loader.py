@@ -41,6 +41,8 @@ class Batch:
     """Share of a pixel that is replaced, as an erased contrail; None if none is erased."""
     pasted_b1hw: Tensor | None = None
     """Share of the partner in a pixel, as a copied contrail; None if none is copied."""
+    flow_btdhw: Tensor | None = None
+    """float16 pixels (down, right) from the labelled frame to each frame; None if the items have no flow."""
 
     def __getitem__(self, rows: slice) -> Self:
         return type(self)(*(None if part is None else part[rows] for part in vars(self).values()))  # type: ignore[arg-type]
@@ -157,12 +159,14 @@ class _Slot:
         dtype = torch.from_numpy(np.empty(0, items.dtype)).dtype
         plane = items.shape_tchw[-2:]
         has_missing = any(read is not None for read in items.valid)
+        flow_shape = size, items.shape_tchw[0], 2, *plane
         self.host = Batch(
             image_btchw=torch.empty((size, *items.shape_tchw), dtype=dtype, pin_memory=pin),
             target_bkhw=torch.empty((size, items.label.shape[1], *plane), dtype=torch.uint8, pin_memory=pin),
             positive_b1=torch.empty((size, 1), dtype=torch.float32, pin_memory=pin),
             weight_b=torch.empty(size, dtype=torch.float32, pin_memory=pin),
             valid_b1hw=torch.ones((size, 1, *plane), dtype=torch.uint8, pin_memory=pin) if has_missing else None,
+            flow_btdhw=torch.empty(flow_shape, dtype=torch.float16, pin_memory=pin) if items.flow else None,
         )
         self.stream = torch.cuda.Stream(device) if pin else None
         self.copied: torch.cuda.Event | None = None
@@ -207,3 +211,5 @@ def _fill(items: Items, slot: _Slot, rows: Ints, part: Ints) -> None:
             else:
                 read_valid(sample, [frame], valid[i])
         positive[i], weight[i] = items.positive[row], items.weight[row]
+        if items.flow is not None and host.flow_btdhw is not None:
+            host.flow_btdhw.numpy()[i] = items.flow(image[i])

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from contrail_data.labels.predictor import Symmetries
-from contrail_train.config.schema import RunConfig
+from contrail_data.labels.predictor import FlowKind, Symmetries
+from contrail_train.config.schema import DataConfig, RunConfig
 from contrail_train.data.augment import resample, to_label_frame
+from contrail_train.data.flow import WindowFlow, warp_frames
+from contrail_train.inference.flow import flow_method
 
 Shift = tuple[float, float]
 """(down, right) in pixels."""
@@ -35,6 +37,8 @@ class View:
     """Normalise each sample by its own mean and standard deviation instead."""
     size: tuple[int, int] | None
     """Height and width that the network works at; None for the stored size."""
+    flow: WindowFlow | None = None
+    """Computes the flow by which frames are warped onto the labelled one; None if they are not."""
 
 
 def view_of(config: RunConfig, statistics: Mapping[str, Any], device: torch.device) -> View:
@@ -47,6 +51,9 @@ def view_of(config: RunConfig, statistics: Mapping[str, Any], device: torch.devi
 
     Returns:
         The view.
+
+    Raises:
+        ContrailError: If the weights of a method of optical flow cannot be used.
     """
     mean_c, std_c = (torch.tensor(statistics[name], dtype=torch.float32, device=device) for name in ("mean", "std"))
     side = config.model.image_size
@@ -56,7 +63,13 @@ def view_of(config: RunConfig, statistics: Mapping[str, Any], device: torch.devi
         std_c=torch.where(std_c > 1e-6, std_c, torch.ones_like(std_c)),
         each_image=config.data.normalise == "image",
         size=None if side is None else (side, side),
+        flow=_flow_of(config.data, device) if config.data.warp else None,
     )
+
+
+def _flow_of(config: DataConfig, device: torch.device) -> WindowFlow:
+    method = flow_method(FlowKind(config.flow.method), config.flow.weights, str(device))
+    return WindowFlow(method.between, config.frames.index(0), int(config.flow.memory * 2**30))
 
 
 def normalise(image_btchw: Tensor, view: View) -> Tensor:
@@ -84,6 +97,23 @@ def normalise(image_btchw: Tensor, view: View) -> Tensor:
     return (x_btchw - view.mean_c[:, None, None]) / view.std_c[:, None, None]
 
 
+def prepare(image_btchw: Tensor, flow_btdhw: Tensor | None, view: View) -> Tensor:
+    """Normalise stored frames, and warp them onto the labelled one if the network sees them so.
+
+    Args:
+        image_btchw: Frames as stored.
+        flow_btdhw: Their flow; None if the view has none.
+        view: How the network sees them.
+
+    Returns:
+        float32 of the same shape as the frames.
+    """
+    x_btchw = normalise(image_btchw, view)
+    if flow_btdhw is None or view.flow is None:
+        return x_btchw
+    return warp_frames(x_btchw, flow_btdhw, view.flow.labelled)
+
+
 class Network(nn.Module):
     """A trained network with its normalisation; its outputs are probabilities.
 
@@ -97,6 +127,7 @@ class Network(nn.Module):
         super().__init__()
         self.model = model
         self.offsets, self.each_image, self.size = view.offsets, view.each_image, view.size
+        self.flow = view.flow
         self.register_buffer("mean_c", view.mean_c)
         self.register_buffer("std_c", view.std_c)
         self.mask_shift = mask_shift
@@ -104,19 +135,31 @@ class Network(nn.Module):
     @property
     def view(self) -> View:
         """How the network sees stored frames."""
-        return View(self.offsets, self.mean_c, self.std_c, self.each_image, self.size)  # type: ignore[arg-type]
+        return View(self.offsets, self.mean_c, self.std_c, self.each_image, self.size, self.flow)  # type: ignore[arg-type]
 
-    def forward(self, window_btchw: Tensor) -> dict[str, Tensor]:
-        """Predict windows of frames.
+    def flow_of(self, window_btchw: Tensor) -> Tensor | None:
+        """Compute the flow that the network needs.
 
         Args:
             window_btchw: The frames at its offsets, as stored.
 
         Returns:
+            The flow (b, t, 2, h, w); None if it needs none.
+        """
+        return None if self.flow is None else self.flow.of_batch(window_btchw)
+
+    def forward(self, window_btchw: Tensor, flow_btdhw: Tensor | None = None) -> dict[str, Tensor]:
+        """Predict windows of frames.
+
+        Args:
+            window_btchw: The frames at its offsets, as stored.
+            flow_btdhw: Their flow, if the network needs it; see `flow_of`.
+
+        Returns:
             By head: `probability_bhw` at the stored size, and `record_b`, the probability of any contrail or the Dice
             that the mask is expected to have.
         """
-        x_btchw = normalise(window_btchw, self.view)
+        x_btchw = prepare(window_btchw, flow_btdhw, self.view)
         if self.size is not None:
             x_btchw = resample(x_btchw, self.size)
         output = self.model(x_btchw, window_btchw.shape[-2:])
@@ -211,9 +254,10 @@ class Detector(nn.Module):
         image that direction changes, so the shift is corrected before averaging.
         """
         total: dict[str, Tensor] = {}
-        operations = symmetry_operations(self.symmetries)
+        operations, flow_btdhw = symmetry_operations(self.symmetries), network.flow_of(window_btchw)
         for flip, turns in operations:
-            output = network(_transform(window_btchw, flip, turns))
+            moved = None if flow_btdhw is None else transform_vectors(flow_btdhw, flip, turns)
+            output = network(_transform(window_btchw, flip, turns), moved)
             if "probability_bhw" in output:
                 back_bhw = _transform_back(output["probability_bhw"], flip, turns)
                 dy, dx = _shift_back(network.mask_shift, flip, turns)
@@ -376,6 +420,25 @@ def symmetry_operations(symmetries: Symmetries) -> list[tuple[bool, int]]:
 
 def _transform(x: Tensor, flip: bool, turns: int) -> Tensor:
     return torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1)) if flip or turns else x
+
+
+def transform_vectors(flow_btdhw: Tensor, flip: bool, turns: int) -> Tensor:
+    """Transform flow with its frames: its vectors move, and turn.
+
+    Args:
+        flow_btdhw: Flow (down, right).
+        flip: Whether it is first mirrored left to right.
+        turns: Number of quarter turns after that.
+
+    Returns:
+        The flow of the transformed frames.
+    """
+    moved = _transform(flow_btdhw, flip, turns)
+    if flip:
+        moved = torch.stack([moved[:, :, 0], -moved[:, :, 1]], dim=2)
+    for _ in range(turns % 4):
+        moved = torch.stack([-moved[:, :, 1], moved[:, :, 0]], dim=2)
+    return moved
 
 
 def _transform_back(x: Tensor, flip: bool, turns: int) -> Tensor:

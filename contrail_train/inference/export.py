@@ -112,14 +112,19 @@ def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, over
         The differences.
 
     Raises:
-        ContrailError: If the file cannot be written, the model is an exported file or cannot be written in this form,
-            or the file predicts something else: a probability or score differs by more than `TOLERANCE`, or a mask
-            anywhere but at its threshold.
+        ContrailError: If the file cannot be written, the model is an exported file, needs optical flow or cannot be
+            written in this form, or the file predicts something else: a probability or score differs by more than
+            `TOLERANCE`, or a mask anywhere but at its threshold.
     """
     if out.suffix not in SUFFIXES:
         raise ContrailError(f"{out}: not a format of exported models; choose a name that ends in .pt2 or .onnx")
     if not isinstance(model.detect, Detector):
         raise ContrailError(f"{model.path}: is an exported file; name the run or pipeline that it was exported from")
+    if any(network.flow is not None for network in model.detect.networks.values()):
+        raise ContrailError(
+            f"{model.path}: needs optical flow, which is computed outside of the network and cannot be written to a "
+            "file; predict with the run or pipeline itself"
+        )
     check_new(out, overwrite, *SUFFIXES)
     if out.suffix == ".onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -96,6 +96,7 @@ class Setup:
         self.parallel: nn.Module = self._wrapped()
         """The model as it is called in a step: compiled, over several processes, or as it is."""
         self.view = view_of(config, data.statistics, self.device)
+        self.data = replace(data, train=replace(data.train, flow=self.view.flow))
         # the part of the labels' offset that augmentation does not remove is learnt: masks lie off the image by it
         mask_shift = data.label_shift[0] - self.label_shift[0], data.label_shift[1] - self.label_shift[1]
         self.detector = single_network_detector(
@@ -200,6 +201,7 @@ class Setup:
         description = ", ".join(
             [config.model.encoder]
             + ([f"{len(config.data.frames)} frames mixed by {mixer.kind}"] if mixer else [])
+            + ([f"warped by {config.data.flow.method}"] if config.data.warp else [])
             + ([decoder.kind] if decoder else [])
             + (["record classifier"] if config.model.record_head else [])
             + (["mask scoring"] if config.model.score_head else [])

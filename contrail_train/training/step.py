@@ -15,7 +15,7 @@ from contrail_data.errors import ContrailError
 from contrail_train.data.augment import augment_images, draw_labels
 from contrail_train.data.draw import Draw
 from contrail_train.data.loader import Batch, share_of
-from contrail_train.inference.detector import normalise
+from contrail_train.inference.detector import prepare
 from contrail_train.models.layers import batch_norms
 from contrail_train.runs.checkpoint import TrainingState
 from contrail_train.training.losses import total_loss, weights_of
@@ -109,7 +109,7 @@ def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weight
     """Add a micro-batch's part of the gradient to that of the parameters; return its part of the loss."""
     config, grid = setup.config, (labels.image_btchw.shape[-2], labels.image_btchw.shape[-1])
     pairs = slice(part.start - part.start % 2, part.stop + part.stop % 2)  # with those that mix with its samples
-    x_btchw = normalise(labels.image_btchw[pairs], setup.view)
+    x_btchw = prepare(labels.image_btchw[pairs], labels[pairs].flow_btdhw, setup.view)
     x_btchw = augment_images(x_btchw, drawn[pairs], config.augment, grid, setup.view.size, labels=labels[pairs])
     x_btchw, labels = x_btchw[part.start - pairs.start :][: part.stop - part.start], labels[part]
     with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):

@@ -9,13 +9,12 @@ import torch
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import read_config
-from contrail_train.data.augment import resample
 from contrail_train.data.items import open_labelled
 from contrail_train.data.loader import load
 from contrail_train.data.training_data import TrainingData, open_training_data
 from contrail_train.evaluation.calibrate import calibrate
 from contrail_train.evaluation.score import EvaluationOptions
-from contrail_train.inference.detector import View, normalise
+from contrail_train.inference.detector import Network
 from contrail_train.inference.load import load_run
 from contrail_train.models.layers import batch_norms
 from contrail_train.models.segmenter import Segmenter
@@ -67,7 +66,7 @@ def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
         save_mean(out / WEIGHTS, [run / WEIGHTS for run in runs], metadata)
         network = averaged.detect.networks["run"]  # type: ignore[attr-defined]
         load_weights(out / WEIGHTS, network.model)
-        if _recompute_batch_norms(network.model, network.view, config, data):
+        if _recompute_batch_norms(network, config, data):
             save_tensors(out / WEIGHTS, network.model.state_dict(), metadata)
         network.model.eval()
         samples = list(sample_stores(stores).values())
@@ -99,6 +98,8 @@ def _check_same_model(runs: Sequence[Path], calibrations: Sequence[Calibration])
             "data.frames": config.data.frames,
             "data.edges": config.data.edges,
             "data.normalise": config.data.normalise,
+            "data.warp": config.data.warp,
+            "data.flow": config.data.flow.model_dump(exclude={"memory"}),
             "statistics": calibration["statistics"],
             "label shift": calibration["off"],
         }
@@ -109,8 +110,9 @@ def _check_same_model(runs: Sequence[Path], calibrations: Sequence[Calibration])
             )
 
 
-def _recompute_batch_norms(model: Segmenter, view: View, config: RunConfig, data: TrainingData) -> bool:
+def _recompute_batch_norms(network: Network, config: RunConfig, data: TrainingData) -> bool:
     """Recompute the statistics of the batch norms that are not frozen; return whether there are any."""
+    model: Segmenter = network.model  # type: ignore[assignment]
     train_mode(model, config)
     norms = [norm for norm in batch_norms(model) if norm.training]
     for norm in norms:
@@ -122,7 +124,6 @@ def _recompute_batch_norms(model: Segmenter, view: View, config: RunConfig, data
         steps = [rows[i : i + batch] for i in range(0, len(rows), batch) if len(rows[i : i + batch]) > 1]
         torch.manual_seed(config.seed)  # layers that drop values at random
         with torch.no_grad():
-            for loaded in load(data.train, steps, view.mean_c.device, 2, 2):
-                x_btchw = normalise(loaded.image_btchw, view)
-                model(x_btchw if view.size is None else resample(x_btchw, view.size))
+            for loaded in load(data.train, steps, network.view.mean_c.device, 2, 2):
+                network(loaded.image_btchw, network.flow_of(loaded.image_btchw))
     return bool(norms)

@@ -1,0 +1,135 @@
+"""Flow of windows: neighbours warped onto the labelled frame, in batches and under symmetries, and what is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from contrail_data.errors import ContrailError
+from contrail_data.labels.flow import flow_between
+from contrail_data.labels.predictor import Symmetries
+from contrail_train.config.schema import DataConfig, RunConfig
+from contrail_train.config.settings import with_settings
+from contrail_train.data.flow import WindowFlow, warp_frames
+from contrail_train.data.loader import load
+from contrail_train.data.training_data import open_training_data
+from contrail_train.inference.detector import (
+    View,
+    single_network_detector,
+    symmetry_operations,
+    transform_vectors,
+    view_of,
+)
+from contrail_train.inference.export import export
+from helpers.exports import predictor
+
+SIDE = 64
+CPU = torch.device("cpu")
+
+
+def drifting(*shifts: tuple[float, float]) -> np.ndarray:
+    """Return a window of a smooth random field that lies at these (down, right) shifts, uint8 (t, c, y, x)."""
+    field = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((SIDE + 40, SIDE + 40)), 3)
+    field = (field - field.min()) / np.ptp(field)
+    frames = [ndimage.shift(field, shift, order=3, mode="nearest")[20:-20, 20:-20] for shift in shifts]
+    return np.repeat(np.rint(255 * np.clip(frames, 0, 1)).astype(np.uint8)[:, np.newaxis], 3, 1)
+
+
+def wavy(*shape: int) -> torch.Tensor:
+    """Return smooth flow of up to 4 pixels."""
+    noise = np.random.default_rng(1).standard_normal((*shape, 2, SIDE, SIDE))
+    smooth = ndimage.gaussian_filter(noise, (0,) * (len(shape) + 1) + (6, 6))
+    return torch.from_numpy(4 * smooth / np.abs(smooth).max()).float()
+
+
+def inner(x: torch.Tensor) -> torch.Tensor:
+    return x[..., 8:-8, 8:-8]
+
+
+def test_warped_neighbours_lie_on_the_labelled_frame() -> None:
+    window = drifting((-3, 2), (0, 0), (3, -2), (6, -4))
+    x_btchw = torch.from_numpy(window)[None].float()
+    flow = WindowFlow(flow_between, labelled=1).of_batch(torch.from_numpy(window)[None])
+    medians = flow[0, :, :, 16:-16, 16:-16].float().flatten(2).median(2).values
+    np.testing.assert_allclose(medians, [(-3, 2), (0, 0), (3, -2), (6, -4)], atol=0.3)
+    warped = warp_frames(x_btchw, flow, 1)
+    assert torch.equal(warped[:, 1], x_btchw[:, 1])
+    before, after = (inner(x - x_btchw[:, 1:2]).abs().mean((0, 2, 3, 4)) for x in (x_btchw, warped))
+    assert (after[[0, 2, 3]] < 0.2 * before[[0, 2, 3]]).all()
+
+
+def test_a_reversed_window_has_the_flow_of_its_frames_in_reverse_order() -> None:
+    window = drifting((-3, 2), (0, 0), (3, -2))
+    flow = WindowFlow(flow_between, labelled=1)
+    np.testing.assert_array_equal(flow(window[::-1]), flow(window)[::-1])
+
+
+@pytest.mark.parametrize(("flip", "turns"), symmetry_operations(Symmetries.DIHEDRAL))
+def test_vectors_turn_with_their_frames(flip: bool, turns: int) -> None:
+    x_btchw, flow_btdhw = torch.from_numpy(drifting((0, 0), (2, 3)))[None].float(), wavy(1, 2)
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        return torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
+
+    ours = warp_frames(turned(x_btchw), transform_vectors(flow_btdhw, flip, turns), 0)
+    torch.testing.assert_close(ours, turned(warp_frames(x_btchw, flow_btdhw, 0)), atol=0.01, rtol=0)
+
+
+def test_batches_bring_the_flow_of_their_frames_and_keep_what_there_is_room_for(store: Path) -> None:
+    data = open_training_data(DataConfig(train=[str(store)], frames=[-1, 0], holdout=0))
+    pairs: list[int] = []
+
+    def between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        pairs.append(1)
+        return np.stack([first[0] - 1.0 * second[0], first[1]]).astype(np.float32)
+
+    items = replace(data.train, flow=WindowFlow(between, 1, room=4 * 2 * 2 * 32 * 32 * 2))
+    for expected in (9, 9 + 5):  # there is room for four of nine windows
+        (batch,) = load(items, [np.arange(9)], CPU, 2, 1)
+        image, flow = batch.image_btchw.numpy().astype(np.float32), batch.flow_btdhw
+        assert flow is not None
+        np.testing.assert_array_equal(flow[:, 0, 0], image[:, 1, 0] - image[:, 0, 0])
+        np.testing.assert_array_equal(flow[:, 0, 1], image[:, 1, 1])
+        assert not flow[:, 1].any()
+        assert len(pairs) == expected
+
+
+class Seen(torch.nn.Module):
+    """Keeps its input and predicts from the last frame."""
+
+    def forward(self, x_btchw: torch.Tensor, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        self.x_btchw = x_btchw
+        return {"logits_b1hw": x_btchw[:, -1, :1]}
+
+
+def test_a_detector_sees_warped_frames_under_each_symmetry_alike() -> None:
+    window_btchw = torch.from_numpy(drifting((0, 0), (4, -3)))[None]
+    view = View((0, 1), torch.zeros(3), torch.ones(3), False, None, WindowFlow(flow_between, 0))
+    predictions = []
+    for symmetries in (Symmetries.NONE, Symmetries.DIHEDRAL):
+        model = Seen()
+        detect = single_network_detector(model, view, "mask", top_k=1, mask_shift=(0, 0), symmetries=symmetries)
+        predictions.append(detect(window_btchw).probability_bhw)
+        assert inner(model.x_btchw[:, 1] - model.x_btchw[:, 0]).abs().mean() < 0.01
+    torch.testing.assert_close(*predictions, atol=1e-4, rtol=0)
+    with pytest.raises(ContrailError, match="needs optical flow"):
+        export(predictor(detect), Path("detector.onnx"))
+
+
+def test_a_run_warps_by_the_method_of_its_settings(tmp_path: Path) -> None:
+    statistics = {"mean": [0.4] * 3, "std": [0.3] * 3}
+    settings = ["data.frames=[0,1]", "model.mixer.kind=mean", "data.warp=true"]
+    config = with_settings(RunConfig(), settings)
+    window_btchw = torch.from_numpy(drifting((0, 0), (4, -3)))[None]
+    flow = view_of(config, statistics, CPU).flow
+    assert flow is not None
+    assert torch.equal(flow.of_batch(window_btchw), WindowFlow(flow_between, 0).of_batch(window_btchw))
+    raft = with_settings(config, ["data.flow.method=raft", f"data.flow.weights={tmp_path / 'absent.pth'}"])
+    with pytest.raises(ContrailError, match=r"absent\.pth: weights of RAFT"):
+        view_of(raft, statistics, CPU)
+    assert view_of(RunConfig(), statistics, CPU).flow is None

@@ -491,6 +491,10 @@ class ModelConfig(Strict):
     """1: halve the stride of the encoder's first strided convolution, so that every level has twice the resolution."""
     image_size: int | None = Field(None, ge=32, le=4096)
     """Side in pixels that images are resampled to. Predictions return to the size of the label. null: as stored."""
+    rim: int = Field(0, ge=0, le=512)
+    """Pixels by which the network extends images on every side, as it sees them, by reflection; this rim is cut off its
+    masks. An image of 256 pixels with a rim of 32 is a network of 320 pixels whose centre of 256 is cut out. A crop is
+    extended likewise. Record heads see the rim too."""
     freeze: list[
         Literal[
             "encoder",

@@ -54,7 +54,7 @@ class Segmenter(nn.Module):
     ):
         super().__init__()
         self.own_sizes = own_sizes
-        self.frames = len(frames)
+        self.frames, self.rim = len(frames), config.rim
         self.checkpoints = config.checkpoint_activations
         self.encoder = encoder
         self.decoder = None
@@ -119,7 +119,8 @@ class Segmenter(nn.Module):
             raise ValueError(f"an image of {height} x {width} pixels is too small: both sides need {SMALLEST_SIDE}")
         x_btchw = x_btchw[:, self.seen]
         # skips and upsampled features only fit each other if every halving is exact
-        pad_y, pad_x = -height % self.encoder.multiple, -width % self.encoder.multiple
+        both = 2 * self.rim
+        pad_y, pad_x = (both + -(side + both) % self.encoder.multiple for side in (height, width))
         top, left = pad_y // 2, pad_x // 2
         x_nchw = _pad(x_btchw.transpose(0, 1).flatten(0, 1), (left, pad_x - left, top, pad_y - top))
         features = self._features(x_nchw, x_btchw.shape[1])

@@ -209,7 +209,7 @@ class Setup:
         say(f"{description}, {count / 1e6:.2f} M parameters{partly}, label shift {self.label_shift} px")
         if config.data.crop is not None:
             pixels = _crop_pixels(config.data.crop, config, self.data.size)
-            if padding := -pixels % self.model.encoder.multiple:
+            if padding := -(pixels + 2 * config.model.rim) % self.model.encoder.multiple:
                 say(
                     f"warning: data.crop={config.data.crop}: {config.model.encoder} takes multiples of "
                     f"{self.model.encoder.multiple} pixels, so crops of {pixels} are padded by {padding}"
@@ -241,8 +241,13 @@ def _check_second_target(config: RunConfig, data: TrainingData) -> None:
 
 
 def _check_crop(config: RunConfig, side: int) -> None:
-    """Refuse crops that are not smaller than the images, or too small for the network."""
-    crop = config.data.crop
+    """Refuse crops that are not smaller than the images, and images or crops too small for the network or its rim."""
+    crop, rim = config.data.crop, config.model.rim
+    if rim >= (seen := _crop_pixels(crop or side, config, side)):
+        raise ContrailError(
+            f"model.rim={rim}: must be below the {seen} pixels of {'a crop' if crop else 'an image'} as the network "
+            "sees it, to be its reflection; lower it"
+        )
     if crop is not None and crop >= side:
         raise ContrailError(f"data.crop={crop}: has no effect on images of {side} pixels; lower it, or set it to null")
     if crop is not None and (pixels := _crop_pixels(crop, config, side)) < SMALLEST_SIDE:

@@ -34,6 +34,17 @@ def test_padding_is_cropped_where_it_was_added() -> None:
         assert model(image, half)["logits_b1hw"].shape[2:] == half
 
 
+def test_a_rim_extends_images_by_reflection_and_is_cut_off_the_mask() -> None:
+    config = model_config(rim=16)
+    model, plain = build(config, 3).eval(), build(config.model_copy(update={"rim": 0}), 3).eval()
+    plain.load_state_dict(model.state_dict())
+    x_btchw = torch.randn(2, 1, 3, 64, 96)
+    extended = functional.pad(x_btchw[:, 0], (16, 16, 16, 16), mode="reflect")[:, None]
+    expected = plain(extended)["logits_b1hw"][..., 16:-16, 16:-16]
+    torch.testing.assert_close(model(x_btchw)["logits_b1hw"], expected)
+    assert (plain(x_btchw)["logits_b1hw"] - expected).abs().max() > 1e-3
+
+
 def test_maps_of_other_blocks_keep_their_resolution_for_a_target_of_that_resolution() -> None:
     model = build(model_config(deep_supervision=True), 3, own_sizes=True)
     sizes = {side: [m.shape[2:] for m in model(torch.randn(2, 1, 3, side, side))["auxiliary"]] for side in (64, 80)}

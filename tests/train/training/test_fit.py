@@ -146,6 +146,7 @@ def test_training_sees_crops_and_scoring_whole_images_at_the_same_scale(
     for settings, message in (
         (["data.crop=64"], "no effect on images of 64"),
         (["model.image_size=32"], "leaves 16 p"),
+        (["model.rim=32"], "must be below the 32 pixels of a crop"),
     ):
         with pytest.raises(ContrailError, match=message):
             run_steps(store, tmp_path / "b", "data.crop=32", *settings)

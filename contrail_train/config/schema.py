@@ -519,6 +519,11 @@ class ModelConfig(Strict):
     norm: Literal["batch", "group"] = "batch"
     """Normalisation in mixer, decoder and record head. The encoder keeps its own."""
     decoder: DecoderConfig | None = DecoderConfig()
+    annotator_maps: int | None = Field(None, ge=2, le=8)
+    """Number of maps that learn the masks of single annotators, at least as many as any record has. As annotators are
+    other people in each record, they are matched to the maps so that they fit best, each to another one; records
+    without annotators' masks teach their mask to all maps. The prediction is the mean of the maps' probabilities. null:
+    one map learns `data.target`."""
     record_head: RecordHeadConfig | None = None
     score_head: ScoreHeadConfig | None = None
 
@@ -553,7 +558,7 @@ class ModelConfig(Strict):
                 "model.decoder: null, and model.record_head too, so that the model predicts nothing; set one, for "
                 "example model.record_head={}"
             )
-        _needs(self.decoder is not None, "model.decoder", self, "model.score_head")
+        _needs(self.decoder is not None, "model.decoder", self, "model.annotator_maps model.score_head")
         if self.record_head is not None:
             _needs(self.decoder is not None, "model.decoder", self.record_head, "model.record_head.auxiliary")
             if self.score_head is not None:
@@ -744,6 +749,8 @@ class RunConfig(Strict):
         _needs(loss.auxiliary > 0, "loss.auxiliary above 0", loss, "loss.auxiliary_target")
         _needs(mask, "model.decoder", data, "data.second_target")
         _needs(data.second_target is not None, "data.second_target", loss, "loss.second_target")
+        human_targets = "data.target data.second_target data.teacher"
+        _needs(model.annotator_maps is None, "model.annotator_maps=null", data, human_targets)
         self._check_contradictions()
 
     def _check_contradictions(self) -> None:

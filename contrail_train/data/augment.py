@@ -93,6 +93,13 @@ def augment_labels(batch: Batch, drawn: Draw, config: AugmentConfig, label_shift
     batch = replace(batch, target_bkhw=target_bkhw, positive_b1=positive_b1, valid_b1hw=valid_b1hw)
     batch = contrails.erase_and_paste_labels(batch, drawn.erased_b, drawn.pasted_b)
     target_bkhw, positive_b1, valid_b1hw = batch.target_bkhw, batch.positive_b1, batch.valid_b1hw
+    annotators_b = batch.annotators_b
+    if annotators_b is not None:  # a mixture has the masks of both, and the majority mask where one has fewer
+        mixed_b = appearance.to_device((drawn.mixup_b > 0) | drawn.cutmix_b4.any(1), annotators_b.device, torch.bool)
+        if batch.pasted_b1hw is not None:
+            mixed_b = mixed_b | (batch.pasted_b1hw.amax((1, 2, 3)) > 0)
+        most_b = torch.maximum(annotators_b, appearance.swapped(annotators_b))
+        annotators_b = torch.where(mixed_b, most_b, annotators_b)
     if drawn.mixup_b.any():
         either = config.mixup is not None and config.mixup.labels == "or"
         target_bkhw, positive_b1 = (appearance.mixup(v, drawn.mixup_b, either) for v in (target_bkhw, positive_b1))
@@ -108,7 +115,9 @@ def augment_labels(batch: Batch, drawn: Draw, config: AugmentConfig, label_shift
         target_bkhw = torch.where(inside_b1hw, other_bkhw, target_bkhw)
         if valid_b1hw is not None:
             valid_b1hw = appearance.cutmix(valid_b1hw, drawn.cutmix_b4)
-    return replace(batch, target_bkhw=target_bkhw, positive_b1=positive_b1, valid_b1hw=valid_b1hw)
+    return replace(
+        batch, target_bkhw=target_bkhw, positive_b1=positive_b1, valid_b1hw=valid_b1hw, annotators_b=annotators_b
+    )
 
 
 def _remaining(positive_b1: Tensor, before_bkhw: Tensor, after_bkhw: Tensor) -> Tensor:

@@ -163,6 +163,8 @@ class Items(Rows):
     """Type of the stored images."""
     flow: WindowFlow | None = None
     """Computes the flow between the frames of an item; None if it is not needed with the images."""
+    of_annotators: bool = False
+    """Whether the labels after the first are masks of annotators, or the first one again where there are fewer."""
 
 
 def open_labelled(stores: Sequence[xr.Dataset], offsets: Sequence[int] = (0,), *, repeats_edges: bool = False) -> Items:
@@ -218,21 +220,35 @@ def has_all_frames(items: Items) -> Bools:
     return np.asarray((items.frame >= first) & (items.frame < end))
 
 
-def human_items(stores: SampleStores, config: DataConfig) -> Items:
+def human_items(stores: SampleStores, config: DataConfig, annotators: int = 0) -> Items:
     """Tabulate the human-labelled frames of stores.
 
     Args:
         stores: The stores.
         config: Frames and targets.
+        annotators: Number of targets after the mask that are masks of annotators; 0: the targets are those of `config`.
 
     Returns:
         The items. The labels of store i are its masks, or with another target its annotators' mean where it has them.
+
+    Raises:
+        ContrailError: If a record has more annotators.
     """
     labels: list[Targets] = [Labels(stores.open_reader(store, "mask"), 255) for store in stores.datasets]
     parts = []
     for i, (store, s, group) in enumerate(zip(stores.datasets, stores.scalars, stores.groups, strict=True)):
         rows = np.flatnonzero((s["label_source"].values == "human") & (s["labelled_frame"].values >= 0))
-        label = np.full((len(rows), len(config.targets)), i)
+        label = np.full((len(rows), 1 + annotators if annotators else len(config.targets)), i)
+        if annotators and "annotators" in store.variables:
+            voters = s["annotator_count"].values.astype(np.int64)[rows]
+            if (most := voters.max(initial=0)) > annotators:
+                raise ContrailError(
+                    f"{store.attrs['path']}: has records with {most} annotators, more than model.annotator_maps="
+                    f"{annotators}; set model.annotator_maps={most}"
+                )
+            for annotator in range(most):
+                labels.append(Labels(stores.open_reader(store, "annotators"), table=_marked_by(annotator)))
+                label[voters > annotator, 1 + annotator] = len(labels) - 1
         for k, target in enumerate(config.targets):
             if target != "majority" and "annotators" in store.variables:
                 voters = s["annotator_count"].values.astype(np.int64)
@@ -262,6 +278,7 @@ def human_items(stores: SampleStores, config: DataConfig) -> Items:
         repeats_edges=config.edges == "repeat",
         shape_tchw=(len(config.frames), *stores.datasets[0]["image"].shape[2:]),
         dtype=stores.datasets[0]["image"].dtype,
+        of_annotators=annotators > 0,
     )
 
 
@@ -306,7 +323,7 @@ def add_pseudo_labels(
             sample=sample[row],
             frame=scalars["frame"].values[row, column].astype(np.int64),
             # a frame that the gate rejects has an empty mask, whatever its probabilities
-            label=np.repeat(np.where(rejected, masks, len(labels) - 1)[:, np.newaxis], len(config.targets), axis=1),
+            label=np.repeat(np.where(rejected, masks, len(labels) - 1)[:, np.newaxis], human.label.shape[1], axis=1),
             label_sample=row,
             label_frame=column,
             positive=scalars["frame_pixels"].values[row, column] > 0,
@@ -345,6 +362,11 @@ def _mean_of_votes(factor: int) -> npt.NDArray[np.uint8]:
     marked = np.bitwise_count(np.arange(256, dtype=np.uint8))
     voters = np.maximum(np.arange(9), 1)[:, np.newaxis]
     return np.rint(255 * np.minimum(marked / voters * factor, 1)).astype(np.uint8)
+
+
+def _marked_by(annotator: int) -> npt.NDArray[np.uint8]:
+    """(1, 256) mask of an annotator by the bit field of those who marked the pixel."""
+    return (255 * (np.arange(256) >> annotator & 1)).astype(np.uint8)[np.newaxis]
 
 
 def _selected(scalars: xr.Dataset, config: PseudoConfig) -> Bools:

@@ -43,6 +43,9 @@ class Batch:
     """Share of the partner in a pixel, as a copied contrail; None if none is copied."""
     flow_btdhw: Tensor | None = None
     """float16 pixels (down, right) from the labelled frame to each frame; None if the items have no flow."""
+    annotators_b: Tensor | None = None
+    """uint8: how many of the targets after the first are masks of annotators; the rest are the first one. None if the
+    targets are others."""
 
     def __getitem__(self, rows: slice) -> Self:
         return type(self)(*(None if part is None else part[rows] for part in vars(self).values()))  # type: ignore[arg-type]
@@ -167,6 +170,7 @@ class _Slot:
             weight_b=torch.empty(size, dtype=torch.float32, pin_memory=pin),
             valid_b1hw=torch.ones((size, 1, *plane), dtype=torch.uint8, pin_memory=pin) if has_missing else None,
             flow_btdhw=torch.empty(flow_shape, dtype=torch.float16, pin_memory=pin) if items.flow else None,
+            annotators_b=torch.empty(size, dtype=torch.uint8, pin_memory=pin) if items.of_annotators else None,
         )
         self.stream = torch.cuda.Stream(device) if pin else None
         self.copied: torch.cuda.Event | None = None
@@ -213,3 +217,5 @@ def _fill(items: Items, slot: _Slot, rows: Ints, part: Ints) -> None:
         positive[i], weight[i] = items.positive[row], items.weight[row]
         if items.flow is not None and host.flow_btdhw is not None:
             host.flow_btdhw.numpy()[i] = items.flow(image[i])
+        if host.annotators_b is not None:
+            host.annotators_b[i] = int((items.label[row, 1:] != items.label[row, 0]).sum())

@@ -82,12 +82,13 @@ class TrainingData:
 _Stores = dict[str, xr.Dataset]
 
 
-def open_training_data(config: DataConfig, opened_stores: _Stores | None = None) -> TrainingData:
+def open_training_data(config: DataConfig, opened_stores: _Stores | None = None, annotators: int = 0) -> TrainingData:
     """Open the stores of a run and divide their labelled frames into training data and hold-out.
 
     Args:
         config: Stores, frames, targets and hold-out.
         opened_stores: The stores by name, if they are open already.
+        annotators: Number of targets that are masks of annotators, see `human_items`.
 
     Returns:
         The items to train on and those held out.
@@ -101,7 +102,7 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
     opened = train_stores | validation
     stores = SampleStores([*opened.values()], partial(pixel_reader, check=config.check, keep=config.keep))
     names, count = ", ".join(train_stores), len(train_stores)
-    human, first = human_items(stores, config), stores.datasets[0]
+    human, first = human_items(stores, config, annotators), stores.datasets[0]
     trainable = human.store < count
     if not trainable.any():
         _check_unlabelled(names, config, is_labelled_by_models=bool(pseudo))
@@ -131,7 +132,7 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None)
     if not train.any():
         raise ContrailError(f"{names}: no pseudo-labelled frame is left to train on; lower the limits of data.pseudo")
     # scores are always against the majority mask, whatever the training target
-    scored = replace(human, label=human.store[:, np.newaxis])
+    scored = replace(human, label=human.store[:, np.newaxis], of_annotators=False)
     folds = {config.folds: Path(config.folds)} if config.folds is not None and not config.validation else {}
     chosen = items[train]
     return TrainingData(

@@ -24,7 +24,9 @@ class Output(TypedDict, total=False):
     """What a model returns, depending on its heads."""
 
     logits_b1hw: Tensor
-    """Logits of contrail pixels."""
+    """Logits of contrail pixels; with maps of annotators only for prediction, joined from these."""
+    annotators_bnhw: Tensor
+    """Logits of the maps that learn annotators' masks; only in training."""
     second_b1hw: Tensor
     """Logits of the map that learns the second target; only in training. Otherwise `logits_b1hw` joins both maps."""
     auxiliary: list[Tensor]
@@ -59,12 +61,15 @@ class Segmenter(nn.Module):
         self.encoder = encoder
         self.decoder = None
         self.second_mask_head: nn.Module | None = None
+        self.annotator_heads: nn.ModuleList | None = None  # beside the mask head
         self.auxiliary_heads: nn.ModuleList | None = None
         if config.decoder is not None:
             self.decoder = build_decoder(encoder.channels, encoder.strides, config)
             *widths, width = self.decoder.out_channels
             mask_head = partial(MaskHead, kernel_size=config.decoder.mask_kernel, two_class=config.decoder.two_class)
             self.mask_head = mask_head(width)
+            if config.annotator_maps is not None:
+                self.annotator_heads = nn.ModuleList(mask_head(width) for _ in range(config.annotator_maps - 1))
             if targets == 2:
                 self.second_mask_head = mask_head(width)
             if config.decoder.deep_supervision:
@@ -137,10 +142,14 @@ class Segmenter(nn.Module):
         output: Output = {}
         if self.decoder is not None:
             *others, last_bchw = self._run(self.decoder, features, height + pad_y, width + pad_x)
-            heads = [self.mask_head] + ([] if self.second_mask_head is None else [self.second_mask_head])
+            heads = [self.mask_head, *([] if self.second_mask_head is None else [self.second_mask_head])]
+            heads += self.annotator_heads or []
             maps = [head(last_bchw) for head in heads]
             sized = [_at_size(map_b1hw) for map_b1hw in maps]
-            output["logits_b1hw"] = sized[0] if self.training or len(sized) == 1 else logit_of_mean(sized)
+            if self.annotator_heads is not None and self.training:
+                output["annotators_bnhw"] = torch.cat(sized, dim=1)
+            else:
+                output["logits_b1hw"] = sized[0] if self.training or len(sized) == 1 else logit_of_mean(sized)
             if self.second_mask_head is not None and self.training:
                 output["second_b1hw"] = sized[1]
             if self.score_head is not None:

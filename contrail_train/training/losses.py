@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from contrail_train.config.schema import LossConfig
 from contrail_train.runs.distributed import sum_over_processes
+from contrail_train.training.annotators import match_annotators
 
 SMOOTH = 1.0  # pixels added to both sides of symmetric Dice and Tversky
 
@@ -34,11 +35,13 @@ def total_loss(
     step_weights: Tensor | None = None,
     *,
     positives_only: bool = False,
+    annotators_b: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of all that a model predicts; the processes wait for one another once.
 
     Args:
-        output: At least one of `logits_b1hw` and `record_logit_b1`, whose loss has weight `config.record`. `auxiliary`
+        output: At least one of `logits_b1hw` or `annotators_bnhw`, which learn the first target or the others, and
+            `record_logit_b1`, whose loss has weight `config.record`. `auxiliary`
             adds more predictions of the mask, whose mean loss has weight `config.auxiliary`, coarser ones compared with
             the maximum of each cell of the target; `second_b1hw` one of the second target, whose loss has weight
             `config.second_target`; and `score_logit_b1` learns the `record_dice` of the mean of the maps and the first
@@ -50,16 +53,21 @@ def total_loss(
         valid_b1hw: Validity of each pixel, from 0 (ignored) to 1; None: all are valid.
         step_weights: `weights_of` the step of which this is a micro-batch; None if it is all of it.
         positives_only: Whether masks learn from positive records only.
+        annotators_b: How many of the targets are masks of annotators, see `Batch`.
 
     Returns:
         A float32 scalar.
     """
     mask, record, score = (output.get(name) for name in ("logits_b1hw", "record_logit_b1", "score_logit_b1"))
+    annotators = output.get("annotators_bnhw")
     others, second = output.get("auxiliary", []), output.get("second_b1hw")
     first_b1hw, mask_weight_b = target_bkhw[:, :1], _mask_weight(weight_b, positive_b1, positives_only)
     maps: list[tuple[Tensor, float]] = []  # sums over the pixels of each map, and its weight
     if mask is not None:
         maps.append((_mask_sums(mask, first_b1hw, mask_weight_b, config, valid_b1hw), 1.0))
+    if annotators is not None and annotators_b is not None:
+        sums = _annotator_sums(annotators, target_bkhw[:, 1:], annotators_b, mask_weight_b, config, valid_b1hw)
+        maps.append((sums, 1.0))
     for other in others:
         target_b1hw, own_valid_b1hw = _on_grid_of(other, first_b1hw, valid_b1hw)
         sums = _mask_sums(other, target_b1hw, mask_weight_b, config, own_valid_b1hw)
@@ -71,7 +79,9 @@ def total_loss(
         error_b1 = cross_entropy(record.float(), positive_b1.float(), config.pos_weight, config.label_smoothing)
         records.append((_record_sums(error_b1, weight_b), config.record))
     if score is not None:
-        each_bkhw = torch.cat([part for part in (mask, second) if part is not None], dim=1).float().sigmoid()
+        each_bkhw = (
+            torch.cat([part for part in (mask, annotators, second) if part is not None], dim=1).float().sigmoid()
+        )
         dice_b1 = record_dice(each_bkhw.mean(1, keepdim=True).detach(), first_b1hw, valid_b1hw)
         records.append((_record_sums(cross_entropy(score.float(), dice_b1), weight_b), config.score))
     parts = [part for part, _ in maps + records]
@@ -235,6 +245,21 @@ def _mask_sums(
         hinge_weight = (size > 0).float()  # a process without a valid pixel is not in the mean
         hinge = lovasz_hinge(logits, target, weight)
     return torch.stack([size, bce, focus, overlap, predicted, true, hinge, hinge_weight])
+
+
+def _annotator_sums(
+    maps_bnhw: Tensor,
+    target_bnhw: Tensor,
+    annotators_b: Tensor,
+    weight_b: Tensor,
+    config: LossConfig,
+    valid_b1hw: Tensor | None,
+) -> Tensor:
+    """The sums of all maps, each with what it learns, as if a record were several whose weights add up to its own."""
+    chosen_bnhw, share_bn = match_annotators(maps_bnhw, target_bnhw, annotators_b, valid_b1hw)
+    valid = None if valid_b1hw is None else valid_b1hw.expand_as(maps_bnhw).flatten(0, 1)[:, None]
+    maps, target = maps_bnhw.flatten(0, 1)[:, None], chosen_bnhw.flatten(0, 1)[:, None]
+    return _mask_sums(maps, target, (weight_b[:, None] * share_bn).flatten(), config, valid)
 
 
 def _mask_loss(sums: Tensor, config: LossConfig, step_weight: Tensor | None) -> Tensor:

@@ -39,7 +39,7 @@ class Setup:
 
     Raises:
         ContrailError: If device, data, encoder, teacher or the weights to start from cannot be used, crops do not fit
-            the images, or `data.pseudo` or `data.second_target` has no effect.
+            the images, or `data.pseudo`, `data.second_target` or `model.annotator_maps` has no effect.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -55,10 +55,10 @@ class Setup:
         """Whether the forward pass is in bfloat16 autocast rather than float32."""
         precision = "bf16 autocast" if self.bf16 else "float32"
         self.ranks.say(f"device {self.device}, {precision}, {torch.get_num_threads()} CPU threads")
-        self.data = data = open_training_data(config.data)
+        self.data = data = open_training_data(config.data, annotators=config.model.annotator_maps or 0)
         if not data.pseudo_labelled and config.data.pseudo != PseudoConfig():
             raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
-        _check_second_target(config, data)
+        _check_targets(config, data)
         _check_crop(config, data.size)
         self.teacher, self.data = open_teacher(config.data, data, self.device, self.ranks)
         """The detector that has still to be asked about the frames to train on."""
@@ -231,13 +231,12 @@ def _crop_pixels(crop: int, config: RunConfig, side: int) -> int:
     return round(crop * (config.model.image_size or side) / side)
 
 
-def _check_second_target(config: RunConfig, data: TrainingData) -> None:
-    """Refuse a second target that is the first one for every human-labelled frame."""
-    label = data.train.label[: data.human_labelled]
-    if config.data.second_target is not None and len(label) and (label == label[:, :1]).all():
-        raise ContrailError(
-            "data.second_target: has no effect, as no record to train on has annotators' masks; set it to null"
-        )
+def _check_targets(config: RunConfig, data: TrainingData) -> None:
+    """Refuse further targets that are the first one for every human-labelled frame."""
+    label, several = data.train.label[: data.human_labelled], data.train.label.shape[1] > 1
+    if several and len(label) and (label == label[:, :1]).all():
+        key = "data.second_target" if config.data.second_target is not None else "model.annotator_maps"
+        raise ContrailError(f"{key}: has no effect, as no record to train on has annotators' masks; set it to null")
 
 
 def _check_crop(config: RunConfig, side: int) -> None:

@@ -115,8 +115,11 @@ def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weight
     with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
         output = setup.parallel(x_btchw, tuple(labels.target_bkhw.shape[-2:]))
     truth = labels.target_bkhw, labels.positive_b1, labels.weight_b
-    only = config.model.positives_only
-    loss = total_loss(output, *truth, config.loss, labels.valid_b1hw, step_weights, positives_only=only)
+    loss = total_loss(
+        *(output, *truth, config.loss, labels.valid_b1hw, step_weights),
+        positives_only=config.model.positives_only,
+        annotators_b=labels.annotators_b,
+    )
     recomputes = config.model.checkpoint_activations
     with statistics_kept(setup.model) if recomputes else contextlib.nullcontext():
         loss.backward()

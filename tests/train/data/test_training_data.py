@@ -191,6 +191,30 @@ def test_two_targets_are_read_as_two_maps_and_scored_against_the_first(store: Pa
     assert held.target_bkhw.shape[1] == 1
 
 
+def test_masks_of_annotators_follow_the_majority_mask_which_stands_for_missing_ones(
+    store: Path, tmp_path: Path
+) -> None:
+    pseudo = pseudo_of(store, tmp_path / "pseudo.zarr")
+    config, ds = DataConfig(train=[str(store), str(pseudo)], holdout=0.3), open_store(store)
+    votes, count = ds["annotators"].values, ds["annotator_count"].values
+    most = int(count.max())
+    data = open_training_data(config, annotators=most + 1)
+    (batch,) = load(data.train, [np.arange(len(data.train))], CPU, 2, 1)
+    assert batch.annotators_b is not None
+    ids = ds["record_id"].values.tolist()
+    for row in range(data.human_labelled):
+        at, target_khw = ids.index(data.train.record_id[row]), batch.target_bkhw[row].numpy() > 0
+        own = int(count[at])
+        assert batch.annotators_b[row] == own > 0
+        np.testing.assert_array_equal(target_khw[0], ds["mask"].values[at] > 0)
+        np.testing.assert_array_equal(target_khw[1 : own + 1], [votes[at] >> r & 1 for r in range(own)])
+        assert (target_khw[own + 1 :] == target_khw[0]).all()
+    assert not batch.annotators_b[data.human_labelled :].any()
+    assert len(data.holdout.label[0]) == 1
+    with pytest.raises(ContrailError, match=f"set model.annotator_maps={most}"):
+        open_training_data(config, annotators=most - 1)
+
+
 @pytest.mark.parametrize(("target", "factor"), [("mean", 1), ("clip2", 2)])
 def test_soft_targets_are_the_mean_of_the_annotators(store: Path, target: str, factor: int) -> None:
     data = open_training_data(DataConfig(train=[str(store)], holdout=0.3, target=target))

@@ -80,3 +80,17 @@ def test_the_score_head_sees_the_mask_but_does_not_change_it() -> None:
     before = model.eval()(x_btchw)["score_logit_b1"]
     torch.nn.init.normal_(model.second_mask_head.maps.weight)  # type: ignore[union-attr,arg-type]
     assert not torch.allclose(model(x_btchw)["score_logit_b1"], before)
+
+
+def test_maps_of_annotators_are_averaged_for_prediction() -> None:
+    model = build(model_config(annotator_maps=3, score_head={}, deep_supervision=True), 3)
+    x_btchw = torch.randn(2, 1, 3, 40, 64)
+    output = model(x_btchw)
+    assert set(output) == {"annotators_bnhw", "auxiliary", "score_logit_b1"}
+    parts = [*output.pop("auxiliary"), *output.values()]
+    sum(part.sum() for part in parts).backward()
+    assert without_gradient(model) == []
+    for part in model.modules():
+        part.training = isinstance(part, type(model))  # batch norms with their statistics, but all maps
+    expected = model(x_btchw)["annotators_bnhw"].sigmoid().mean(1, keepdim=True)
+    torch.testing.assert_close(model.eval()(x_btchw)["logits_b1hw"].sigmoid(), expected)

@@ -23,15 +23,16 @@ EVERY_MEAN = ("loss.bce=1", "loss.focal.weight=0.5", "loss.pos_weight=3", "loss.
 MIXING = ("augment.mixup.probability=0.5", "augment.cutmix=0.5", "augment.affine.shift=0.5", "augment.redraw=2")
 SOFT = ("data.second_target=mean", "loss.second_target=0.4")
 BOTH = ("model.record_head={}", "loss.record=0.7")
+ANNOTATORS = ("model.annotator_maps=2", *EVERY_MEAN, *MIXING)
 AUXILIARY = ("model.record_head.auxiliary=true", "loss.record=0.7")
 
 
 class Pixelwise(nn.Module):
     """Predicts every map from each pixel and the record from the mean; no sample affects another one."""
 
-    def __init__(self, has_record_head: bool, has_second: bool) -> None:
+    def __init__(self, has_record_head: bool, has_second: bool, has_annotators: bool) -> None:
         super().__init__()
-        self.has_second = has_second
+        self.has_second, self.has_annotators = has_second, has_annotators
         torch.manual_seed(0)
         self.maps, self.record = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 1) if has_record_head else None
 
@@ -41,6 +42,8 @@ class Pixelwise(nn.Module):
         maps = self.maps(x_btchw[:, 0])
         output: dict[str, Any] = {"logits_b1hw": maps[:, :1], "auxiliary": maps[:, 1:].split(1, dim=1)}
         output |= {"second_b1hw": maps[:, 2:]} if self.has_second else {}
+        if self.has_annotators:
+            output = {"annotators_bnhw": maps[:, :2], "score_logit_b1": maps.mean((2, 3))[:, :1]}
         return output | ({"record_logit_b1": self.record(x_btchw.mean((1, 3, 4)))} if self.record else {})
 
     most = COUNT
@@ -54,14 +57,17 @@ def gradients(micro_batch: int, *settings: str, most: int = COUNT) -> tuple[Tens
     for i in (0, 1, 4, 6):
         target[i, 0, 3 * i : 3 * i + 4, 2:20] = 255
     valid = (random.random(target.shape) < np.linspace(0.2, 1, COUNT)[:, None, None, None]).astype(np.uint8)
+    annotators = config.model.annotator_maps or 0
+    targets = [target, target // 2, target[..., ::-1]][: annotators + 1 if annotators else len(config.data.targets)]
     batch = Batch(
         torch.from_numpy(random.integers(0, 255, (COUNT, 1, 3, SIDE, SIDE), np.uint8)),
-        torch.from_numpy(np.concatenate([target, target // 2][: len(config.data.targets)], axis=1)),
+        torch.from_numpy(np.concatenate(targets, axis=1)),
         torch.from_numpy(target.max((1, 2, 3))[:, None] / np.float32(255)),
         torch.tensor([1.0, 0.5, 1.0, 0.25, 1.0, 2.0, 1.0]),
         torch.from_numpy(valid),
+        annotators_b=torch.tensor([2, 1, 2, 0, 1, 2, 2], dtype=torch.uint8) if annotators else None,
     )
-    model = Pixelwise(config.model.record_head is not None, config.data.second_target is not None)
+    model = Pixelwise(config.model.record_head is not None, config.data.second_target is not None, annotators > 0)
     model.most = most
     optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
     optimiser.param_groups[0]["peak_lr"] = 0.0
@@ -76,7 +82,7 @@ def gradients(micro_batch: int, *settings: str, most: int = COUNT) -> tuple[Tens
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 4])
 @pytest.mark.parametrize(
-    "settings", [EVERY_MEAN, (*EVERY_MEAN, *MIXING), BOTH, (*EVERY_MEAN, *MIXING, *SOFT, *BOTH), AUXILIARY]
+    "settings", [EVERY_MEAN, (*EVERY_MEAN, *MIXING), BOTH, (*EVERY_MEAN, *MIXING, *SOFT, *BOTH), AUXILIARY, ANNOTATORS]
 )
 def test_micro_batches_have_the_gradient_of_the_whole_batch(micro_batch: int, settings: tuple[str, ...]) -> None:
     """With missing pixels, unequal weights, mixtures across micro-batches, and masks of positive records only."""

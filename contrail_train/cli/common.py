@@ -99,7 +99,11 @@ def print_holdout(title: str, calibration: Calibration, *, reason: str, of_recor
         reason: Why the threshold was not calibrated, if so.
         of_records: As in `print_scores`.
     """
-    if (scores := calibration["holdout"]) is None:
+    scores, taken_from = calibration["holdout"], calibration.get("taken_from")
+    if taken_from is not None:
+        title = f"held-out records of {', '.join(taken_from['models'])}, which decided on threshold and gate"
+        scores = taken_from["scores"]
+    if scores is None:
         print(f"threshold {calibration['threshold']:.4g}, not calibrated: {reason}")
     else:
         print_scores(title, scores, of_records=of_records)

@@ -51,7 +51,12 @@ class Strict(BaseModel):
     """A group of settings that refuses unknown keys, and values of another type: true is not 1, nor is "1" or 1.0."""
 
     model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=True
+        extra="forbid",
+        validate_assignment=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        strict=True,
+        serialize_by_alias=True,
     )
 
     @model_validator(mode="after")
@@ -184,7 +189,7 @@ class DataConfig(Strict):
     holdout: float = Field(0.15, ge=0.0, lt=1.0)
     """Fraction of the human-labelled records that is held out, in whole groups: those of a site and day, and all that
     show one scene. The best epoch is chosen and the threshold is fitted on them. 0: train on all records; the last
-    epoch is used, with threshold 0.5."""
+    epoch is used, with threshold 0.5 or that of `calibration.from`."""
     fold: Fold = 0
     """Which part is held out: with `holdout: 0.2`, folds 0 to 4 are disjoint and cover all records. With `folds`, a
     fold of that file."""
@@ -208,6 +213,11 @@ class DataConfig(Strict):
     """Keep a local copy of each file that is read from a remote store, where `contrail-data pull` would put it."""
     check: bool = False
     """Verify the checksum of every frame that is read. A damaged store stops the run."""
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether some records are held out."""
+        return self.holdout > 0 or self.folds is not None or bool(self.validation)
 
     @property
     def targets(self) -> list[str]:
@@ -682,6 +692,15 @@ class OptimConfig(Strict):
         _needs(self.schedule == "onecycle", "optim.schedule=onecycle", self, divisors)
 
 
+class CalibrationConfig(Strict):
+    """Where the threshold of a run comes from that holds nothing out."""
+
+    from_: list[str] = Field(default_factory=list, alias="from")
+    """Finished runs or pipelines whose held-out records decide on threshold, gate and minimum size of this run, which
+    trains on all data: for example the runs of all folds. Each record is predicted by the model that held it out. Their
+    stores must be at hand. Empty: threshold 0.5 and no gate, if nothing is held out."""
+
+
 class RunConfig(Strict):
     """All settings of a run."""
 
@@ -714,6 +733,7 @@ class RunConfig(Strict):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
 
     def _check_combination(self) -> None:
         model, data, loss, optim = self.model, self.data, self.loss, self.optim
@@ -755,6 +775,11 @@ class RunConfig(Strict):
 
     def _check_contradictions(self) -> None:
         """Raise ValueError if settings of several groups contradict each other."""
+        if self.calibration.from_ and self.data.holds_out:
+            raise ValueError(
+                "calibration.from: has no effect, as thresholds are fitted on the run's own hold-out; set "
+                "data.holdout=0 without data.folds and data.validation, or calibration.from=[]"
+            )
         model, frames, reversal = self.model, self.data.frames, self.augment.time_reversal
         coarse = model.mixer is not None and model.mixer.downscale > 1
         if self.compile and model.checkpoint_activations and coarse:

@@ -169,7 +169,7 @@ def to_explained_yaml(config: RunConfig) -> str:
 
 
 def _explained(model: type[Strict], values: dict[str, Any], indent: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
+    for name, field in fields_of(model).items():
         group, value = group_of(field), values[name]
         about = (group.__doc__ if group else field.description) or ""
         if group and not indent:
@@ -180,7 +180,7 @@ def _explained(model: type[Strict], values: dict[str, Any], indent: str = "") ->
             yield f"{indent}{name}: {text}  # {takes(field)}"
         elif value is None:
             yield f"{indent}{name}: null  # or a group of settings:"
-            defaults = {key: f.get_default(call_default_factory=True) for key, f in group.model_fields.items()}
+            defaults = {key: f.get_default(call_default_factory=True) for key, f in fields_of(group).items()}
             yield from _explained(group, defaults, f"{indent}#   ")
         else:
             yield f"{indent}{name}:"
@@ -232,6 +232,18 @@ def known_keys(model: type[Strict]) -> list[str]:
     return [key for key, field in setting_fields(model) if group_of(field) is None]
 
 
+def fields_of(model: type[Strict]) -> dict[str, FieldInfo]:
+    """List the settings of a group.
+
+    Args:
+        model: The schema of the group.
+
+    Returns:
+        Fields by key, which is the field's alias where its name is a word of Python.
+    """
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
 def setting_fields(model: type[Strict], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Go through a schema.
 
@@ -242,7 +254,7 @@ def setting_fields(model: type[Strict], prefix: str = "") -> Iterator[tuple[str,
     Yields:
         Every dotted key with its field, a group before its settings.
     """
-    for name, field in model.model_fields.items():
+    for name, field in fields_of(model).items():
         yield prefix + name, field
         if group := group_of(field):
             yield from setting_fields(group, f"{prefix}{name}.")
@@ -313,15 +325,15 @@ def _refusal(model: type[Strict], error: ValidationError) -> str:
     path: list[str] = []
     field: FieldInfo | None = None
     for part in first["loc"]:  # which continues beyond the setting in lists and unions
-        if group and part in group.model_fields:
-            field, path = group.model_fields[str(part)], [*path, str(part)]
+        if group and part in fields_of(group):
+            field, path = fields_of(group)[str(part)], [*path, str(part)]
             group = group_of(field) or group
     assert field is not None
     key, value = ".".join(path), plain(first["input"])[:60]
     if (inner := group_of(field)) is None:
         return f"{key}: cannot be {value!r}; give {takes(field)}"
     off = ", or null to switch it off" if NoneType in get_args(field.annotation) else ""
-    example = next(iter(inner.model_fields))
+    example = next(iter(fields_of(inner)))
     return f"{key}: is a group of settings, not {value!r}; set {key}.{example} or another of them{off}"
 
 

@@ -136,6 +136,18 @@ class Rows:
     def __getitem__(self, rows: npt.NDArray[Any]) -> Self:
         return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(Rows)})
 
+    @staticmethod
+    def concatenate(parts: Sequence["Rows"]) -> "Rows":
+        """Join tables.
+
+        Args:
+            parts: The tables, in order.
+
+        Returns:
+            All their rows. Indices stay those of each part.
+        """
+        return Rows(**_joined(parts))
+
 
 def _joined(parts: Sequence[Rows]) -> dict[str, Any]:
     """The columns of tables one after the other."""

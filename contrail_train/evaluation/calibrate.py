@@ -1,7 +1,7 @@
 """Threshold, gate and weights of a detector, fitted on held-out records."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from contrail_data.logits import CODES
 from contrail_data.splits.folds import make_folds
 from contrail_train.contrails.cleaning import counts_by_size
-from contrail_train.data.items import Items
+from contrail_train.data.items import Items, Rows
 from contrail_train.evaluation import metrics
 from contrail_train.evaluation.intervals import difference_interval
 from contrail_train.evaluation.score import (
@@ -58,13 +58,23 @@ class Calibrated:
 
 
 @dataclass(frozen=True)
-class _Candidates:
-    """A detector on held-out records, and the weights to choose among."""
+class HeldOut:
+    """A detector with the records that it held out."""
 
     detector: Detector
     items: Items
-    options: EvaluationOptions
     shift: Shift
+    """Offset of the label grid from the grid of the detector's masks."""
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Detectors on held-out records, and the weights to choose among."""
+
+    parts: Sequence[HeldOut]
+    rows: Rows
+    """The records of all parts in order."""
+    options: EvaluationOptions
     masks: Sequence[Weights]
     gates: Sequence[Weights]
 
@@ -95,7 +105,32 @@ def calibrate(
     Returns:
         The choice. Without a positive pixel the first weights, threshold 0.5 and no gate.
     """
-    candidates = _Candidates(detector, items, options, shift, masks or [detector.mask], gates or [detector.gate])
+    return calibrate_together([HeldOut(detector, items, shift)], options, masks=masks, gates=gates, gate_when=gate_when)
+
+
+def calibrate_together(
+    parts: Sequence[HeldOut],
+    options: EvaluationOptions,
+    *,
+    masks: Sequence[Weights] | None = None,
+    gates: Sequence[Weights] | None = None,
+    gate_when: GateWhen = "proven",
+) -> Calibrated:
+    """Choose threshold, gate and weights for several detectors at once, each on the records that it held out.
+
+    Args:
+        parts: The detectors with their records, such as those of several folds.
+        options: How to read the records.
+        masks: As in `calibrate`; the weights are of networks of the first detector, which the others have too.
+        gates: Likewise.
+        gate_when: When to keep a gate.
+
+    Returns:
+        As of `calibrate`.
+    """
+    first = parts[0].detector
+    items = Rows.concatenate([part.items for part in parts])
+    candidates = _Candidates(parts, items, options, masks or [first.mask], gates or [first.gate])
     fold = assign_folds(items)
     folds = int(fold.max(initial=0)) + 1
     histogram, scores_gn = _histograms_and_scores(candidates, fold, folds)
@@ -139,11 +174,14 @@ def calibrate(
 
 def _outputs(candidates: _Candidates) -> Iterator[tuple[LabelledBatch, dict[str, Tensor], dict[str, Tensor]]]:
     """Each batch, with the masks (b, h, w) on the label grid and the record scores (b) of each network."""
-    for batch in labelled_batches(candidates.items, candidates.options):
-        with torch.inference_mode():
-            masks, scores = candidates.detector.network_outputs(batch.window_btchw, batch.valid_bhw)
-            masks = {name: move_masks(p_bhw, candidates.shift) for name, p_bhw in masks.items()}
-        yield batch, masks, scores
+    start = 0
+    for part in candidates.parts:
+        for batch in labelled_batches(part.items, candidates.options):
+            with torch.inference_mode():
+                masks, scores = part.detector.network_outputs(batch.window_btchw, batch.valid_bhw)
+                masks = {name: move_masks(p_bhw, part.shift) for name, p_bhw in masks.items()}
+            yield replace(batch, rows=batch.rows + start), masks, scores
+        start += len(part.items)
 
 
 def _combine(candidates: _Candidates, index: int, masks: dict[str, Tensor], scores: dict[str, Tensor]) -> Tensor:
@@ -157,7 +195,7 @@ def _histograms_and_scores(
     candidates: _Candidates, fold: npt.NDArray[np.int64], folds: int
 ) -> tuple[Counts, npt.NDArray[np.float64]]:
     """First pass: histograms (masks, folds, 2, CODES), and record scores (gates, n)."""
-    items = candidates.items
+    items = candidates.rows
     histogram = np.zeros((len(candidates.masks), folds, 2, CODES), np.int64)
     names = sorted({name for weights in candidates.gates for name, weight in weights.items() if weight > 0})
     by_name = np.zeros((len(names), len(items)))
@@ -177,7 +215,7 @@ def _counts(
     candidates: _Candidates, fold: npt.NDArray[np.int64], fitted: Sequence[tuple[int, float]]
 ) -> tuple[Counts, Counts]:
     """Second pass: counts (choices, SIZES, 3, n) with each choice, and tolerant ones (4, n) with the fold's choice."""
-    size = len(candidates.items)
+    size = len(candidates.rows)
     counts, tolerant = np.zeros((len(fitted), len(SIZES), 3, size), np.int64), np.zeros((4, size), np.int64)
     for batch, masks, scores in _outputs(candidates):
         for k, (c, threshold) in enumerate(fitted):

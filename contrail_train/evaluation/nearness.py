@@ -4,7 +4,7 @@ A model may know a place by its coastlines, and a moment by a neighbouring recor
 score is due to that.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -16,11 +16,8 @@ from contrail_data.splits.images import similar_records
 from contrail_data.splits.leaks import LeakKind, Matches, RecordKeys, find_leaks
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import Floats, as_text
-from contrail_data.store.schema import Kind, kind_of
-from contrail_train.inference.load import read_pipeline
+from contrail_train.evaluation.held_out import stores_of
 from contrail_train.inference.predictor import Predictor
-from contrail_train.runs.directory import PIPELINE, STAGES
-from contrail_train.runs.stores import open_run_stores
 
 SAME_SITE = 0.5
 """Share of the smaller footprint above which two footprints are one site."""
@@ -63,7 +60,7 @@ def nearness_to_training(model: Predictor, store: xr.Dataset) -> Nearness:
     """
     records = read_scalars(store)
     try:
-        stores = list(_training_stores(model))
+        stores = list(_training_stores(model).values())
     except ContrailError as error:
         return Nearness(np.full(records.sizes["sample"], np.nan), [f"nearness to training is not known: {error}"])
     training = [read_scalars(one) for one in stores]
@@ -112,18 +109,11 @@ def nearness(
     return Nearness(near, notes)
 
 
-def _training_stores(model: Predictor) -> Iterator[xr.Dataset]:
-    """The stores of samples that a run, or the stages of a pipeline, were trained and validated on, each once."""
+def _training_stores(model: Predictor) -> dict[str, xr.Dataset]:
+    """The stores that a model was trained and validated on."""
     if model.path.is_file():
         raise ContrailError(
             f"{model.path}: an exported file does not name its training stores; evaluate the run or pipeline that it "
             "was exported from"
         )
-    runs = [model.path]
-    if (model.path / PIPELINE).is_file():
-        runs = [model.path / STAGES / name for name in read_pipeline(model.path).stages]
-    digests = set()
-    for store in (store for run in runs for store in open_run_stores(run).values()):
-        if kind_of(store) is Kind.SAMPLES and store.attrs["digest"] not in digests:
-            digests.add(store.attrs["digest"])
-            yield store
+    return stores_of(model.path)

@@ -18,7 +18,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.logits import CODES
 from contrail_data.progress import progress
 from contrail_data.splits.folds import make_folds
-from contrail_train.data.items import Items
+from contrail_train.data.items import Items, Rows
 from contrail_train.data.loader import load
 from contrail_train.evaluation import metrics
 from contrail_train.evaluation.intervals import dice_interval
@@ -223,7 +223,7 @@ def score_predictor(
 
 
 def score_values(
-    scores: Scores, items: Items, threshold: float, gate: float, gates: npt.NDArray[np.float64] | None = None
+    scores: Scores, items: Rows, threshold: float, gate: float, gates: npt.NDArray[np.float64] | None = None
 ) -> ScoreValues:
     """Summarise counts as scores, with a 95 % interval over groups.
 
@@ -284,7 +284,7 @@ def gated_counts(scores: Scores, gate: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return metrics.empty_masks(scores.counts, scores.record_score < np.asarray(gate))
 
 
-def assign_folds(items: Items) -> npt.NDArray[np.int64]:
+def assign_folds(items: Rows) -> npt.NDArray[np.int64]:
     """Divide records into folds of whole groups (site, day).
 
     Args:

@@ -74,6 +74,15 @@ class HoldoutScores(TypedDict):
     """Dice at cross-fitted thresholds and minimum sizes."""
 
 
+class TakenFrom(TypedDict):
+    """Where threshold, gate and minimum size of a run come from that held nothing out."""
+
+    models: dict[str, str]
+    """Digest by path of the models on whose held-out records they were fitted."""
+    scores: ScoreValues
+    """Scores of these records at cross-fitted thresholds, each predicted by the model that held it out."""
+
+
 class _Required(HoldoutScores):
     """The part of a calibration that runs and pipelines have in common."""
 
@@ -106,6 +115,8 @@ class Calibration(_Required, total=False):
     """Only runs: statistics of the training data, as stores hold them."""
     weights: str
     """Only runs: digest of the file of weights."""
+    taken_from: TakenFrom
+    """Only runs with `calibration.from`."""
     mask_weights: dict[str, float]
     """Only pipelines: weight of each stage's mask."""
     gate_weights: dict[str, float]

@@ -30,6 +30,7 @@ from contrail_train.runs.calibration import Calibration, Grid, find_calibration,
 from contrail_train.runs.checkpoint import TrainingState, file_digest, load_weights, save_mean, save_tensors
 from contrail_train.runs.directory import CONFIG, WEIGHTS, MetricsLog, begin_run, locked_directory
 from contrail_train.runs.distributed import gather, is_first, leave, wait
+from contrail_train.training.borrowed import with_borrowed_thresholds
 from contrail_train.training.setup import Setup
 from contrail_train.training.step import train_step
 from contrail_train.training.stopping import stop_deferred
@@ -247,7 +248,7 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
     setup.average.module.eval()
     calibrated = calibrate(setup.detector, data.holdout, setup.evaluation, shift=setup.label_shift)
     seen = {*data.train.record_id.tolist(), *data.holdout.record_id.tolist(), *data.labellers_saw}
-    return {
+    calibration: Calibration = {
         "threshold": calibrated.choice.threshold,
         "gate": calibrated.choice.gate,
         "top_k": config.top_k,
@@ -261,3 +262,7 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
         "stores": data.digests,
         "weights": file_digest(out / WEIGHTS),
     }
+    if config.calibration.from_:
+        ranks.say(f"fitting the threshold on the held-out records of {', '.join(config.calibration.from_)}")
+        return with_borrowed_thresholds(calibration, config.calibration.from_, setup.evaluation)
+    return calibration

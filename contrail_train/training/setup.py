@@ -21,6 +21,7 @@ from contrail_train.runs.calibration import find_calibration
 from contrail_train.runs.checkpoint import file_digest, read_tensors
 from contrail_train.runs.directory import WEIGHTS
 from contrail_train.runs.distributed import Ranks, choose_device, join, sync_batch_norms
+from contrail_train.training.borrowed import check_sources
 from contrail_train.training.optimiser import make_optimiser, weight_average
 from contrail_train.training.teacher import ask, open_teacher
 
@@ -38,8 +39,9 @@ class Setup:
         config: Settings of the run.
 
     Raises:
-        ContrailError: If device, data, encoder, teacher or the weights to start from cannot be used, crops do not fit
-            the images, or `data.pseudo`, `data.second_target` or `model.annotator_maps` has no effect.
+        ContrailError: If device, data, encoder, teacher, the weights to start from or the models to take thresholds
+            from cannot be used, crops do not fit the images, or `data.pseudo`, `data.second_target` or
+            `model.annotator_maps` has no effect.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -99,6 +101,7 @@ class Setup:
         self.data = replace(data, train=replace(data.train, flow=self.view.flow))
         # the part of the labels' offset that augmentation does not remove is learnt: masks lie off the image by it
         mask_shift = data.label_shift[0] - self.label_shift[0], data.label_shift[1] - self.label_shift[1]
+        check_sources(config, data, mask_shift, self.ranks)
         self.detector = single_network_detector(
             self.average.module,
             self.view,

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -22,13 +22,13 @@ import xarray as xr
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import write_atomically
-from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.pipelines import PipelineConfig, stage_config
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import differences, to_yaml
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import calibrate
+from contrail_train.evaluation.held_out import sample_stores
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.load import load_stages, pipeline_detector, read_pipeline, repeat_edges
 from contrail_train.inference.predictor import Predictor
@@ -176,24 +176,6 @@ def held_out_by_all(runs: Collection[Predictor], items: Items, any_unseen: bool 
     held = frozenset().union(*(run.calibrated_records for run in runs))
     selected = [r not in trained and (any_unseen or r in held) for r in items.record_id.tolist()]
     return items[np.flatnonzero(selected)]
-
-
-def sample_stores(stores_of_runs: Iterable[Mapping[str, xr.Dataset]]) -> dict[str, xr.Dataset]:
-    """Collect the stores of samples that runs were trained and validated on.
-
-    Args:
-        stores_of_runs: The stores of each run by name.
-
-    Returns:
-        The stores, each once, by name; by path if runs gave one name to different stores.
-    """
-    collected: dict[str, xr.Dataset] = {}
-    digests = set()
-    for name, store in (item for stores in stores_of_runs for item in stores.items()):
-        if kind_of(store) is Kind.SAMPLES and store.attrs["digest"] not in digests:
-            digests.add(store.attrs["digest"])
-            collected[store.attrs["path"] if name in collected else name] = store
-    return collected
 
 
 def _stores_of_stages(runs: Iterable[Path]) -> dict[str, xr.Dataset]:

@@ -13,6 +13,7 @@ from contrail_train.data.items import open_labelled
 from contrail_train.data.loader import load
 from contrail_train.data.training_data import TrainingData, open_training_data
 from contrail_train.evaluation.calibrate import calibrate
+from contrail_train.evaluation.held_out import sample_stores
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Network
 from contrail_train.inference.load import load_run
@@ -23,8 +24,9 @@ from contrail_train.runs.checkpoint import file_digest, load_weights, save_mean,
 from contrail_train.runs.directory import CONFIG, WEIGHTS, begin_run, locked_directory
 from contrail_train.runs.distributed import ALONE, choose_device
 from contrail_train.runs.stores import find_folds, open_run_stores
+from contrail_train.training.borrowed import with_borrowed_thresholds
 from contrail_train.training.setup import train_mode
-from contrail_train.workflows.pipeline import held_out_by_all, sample_stores
+from contrail_train.workflows.pipeline import held_out_by_all
 
 BATCH_NORM_STEPS = 100
 
@@ -71,7 +73,8 @@ def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
         network.model.eval()
         samples = list(sample_stores(stores).values())
         items = held_out_by_all(loaded, open_labelled(samples, averaged.offsets, repeats_edges=averaged.repeats_edges))
-        if not len(items):
+        taken_from = None if len(items) else calibrations[0].get("taken_from")
+        if not len(items) and taken_from is None:
             ALONE.say("warning: no record was held out by all runs: the threshold is 0.5")
         options = EvaluationOptions(where, title="calibrate")
         calibrated = calibrate(averaged.detect, items, options, shift=averaged.label_offset)  # type: ignore[arg-type]
@@ -83,6 +86,8 @@ def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
             "stores": data.digests,
             "weights": file_digest(out / WEIGHTS),
         }
+        if taken_from is not None:
+            calibration = with_borrowed_thresholds(calibration, [*taken_from["models"]], options)
         finish(out, calibration)
     return calibration
 

@@ -7,25 +7,21 @@ They are fitted on the model's held-out records when they are first needed, and 
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import torch
 from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
 
-from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision, Symmetries
 from contrail_train.config.schema import Probability
-from contrail_train.config.settings import read_config
-from contrail_train.data.items import Items, SampleStores, has_all_frames, human_items, window_config
-from contrail_train.evaluation.calibrate import GateWhen, calibrate
+from contrail_train.evaluation.calibrate import GateWhen
+from contrail_train.evaluation.held_out import calibrate_on_held_out, load_without_symmetries
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference import load
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import ScoreValues, read_calibration
-from contrail_train.runs.directory import CONFIG, PIPELINE, STAGES
+from contrail_train.runs.directory import PIPELINE
 from contrail_train.runs.distributed import ALONE
 from contrail_train.runs.sealed import read_json, write_json
-from contrail_train.runs.stores import open_run_stores
-from contrail_train.workflows.pipeline import sample_stores
 
 
 class Fitted(TypedDict):
@@ -78,19 +74,29 @@ def _kept(file: Path, decision: Decision) -> Fitted | None:
     return kept if kept["model"] == decision.model else None
 
 
+def _unchanged(path: Path, digest: str, device: torch.device, symmetries: Symmetries) -> Predictor:
+    """A model that thresholds were taken from, with these symmetries."""
+    if load_without_symmetries(path, str(device)).decision.model != digest:
+        raise ContrailError(f"{path}: is not the model that the run took its threshold from; restore that one")
+    return load.load_model(path, str(device), symmetries)
+
+
 def _fit(model: Predictor, symmetries: Symmetries) -> Fitted:
     gate_when: GateWhen = "proven"
+    models, taken_from = [model], read_calibration(model.path).get("taken_from")
     if (model.path / PIPELINE).is_file():
         config = load.read_pipeline(model.path)
         gate_when = config.gate_when if config.gate else "never"
+    options = EvaluationOptions(model.device, title="fit threshold")
     try:
-        items = held_out_records(model)
+        if taken_from is not None:  # the run itself held nothing out
+            others = taken_from["models"].items()
+            models = [_unchanged(Path(path), digest, model.device, symmetries) for path, digest in others]
+        calibrated = calibrate_on_held_out(models, options, gate_when)
     except ContrailError as error:
         raise ContrailError(
             f"{error} (held-out records are needed to fit threshold and gate with --tta {symmetries}; or omit --tta)"
         ) from None
-    options = EvaluationOptions(model.device, title="fit threshold")
-    calibrated = calibrate(model.detect, items, options, shift=model.label_offset, gate_when=gate_when)  # type: ignore[arg-type]
     return {
         "model": model.decision.model,
         "threshold": calibrated.choice.threshold,
@@ -98,37 +104,3 @@ def _fit(model: Predictor, symmetries: Symmetries) -> Fitted:
         "min_pixels": calibrated.choice.min_pixels,
         "holdout": calibrated.holdout["holdout"],
     }
-
-
-def held_out_records(model: Predictor) -> Items:
-    """Open the records that a run or pipeline was calibrated on.
-
-    Args:
-        model: A run or pipeline.
-
-    Returns:
-        The records.
-
-    Raises:
-        ContrailError: If a store is missing or another one than before.
-    """
-    path, calibration = model.path, read_calibration(model.path)
-    if (path / PIPELINE).is_file():
-        config = load.read_pipeline(path)
-        stores = {name: open_named(name) for name in config.calibrate_on}
-        stores = stores or sample_stores(open_run_stores(path / STAGES / name) for name in config.stages)
-    else:
-        stores = open_run_stores(path)
-        stores = sample_stores([{name: stores[name] for name in read_config(path / CONFIG).data.validation or stores}])
-    digests = calibration["stores"].values()
-    if changed := [name for name, store in stores.items() if store.attrs["digest"] not in digests]:
-        raise ContrailError(f"{changed[0]}: is not the store that {path} was calibrated on; restore that one")
-    records = calibration["holdout_records"]
-    datasets = [*stores.values()]
-    items = human_items(SampleStores(datasets), window_config(model.offsets, model.repeats_edges))
-    items = items[np.flatnonzero(np.isin(items.record_id, records) & has_all_frames(items))]
-    if len(items) != len(records):
-        raise ContrailError(
-            f"{path}: {len(items)} of its {len(records)} held-out records are in its stores; restore them"
-        )
-    return items

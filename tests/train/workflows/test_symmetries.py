@@ -13,12 +13,13 @@ import torch
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.store.reader import open_store
+from contrail_train.evaluation.held_out import held_out_records
 from contrail_train.evaluation.metrics import best_threshold, dice
 from contrail_train.evaluation.score import EvaluationOptions, score
 from contrail_train.inference import load
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import read_calibration
-from contrail_train.workflows.symmetries import held_out_records, load_predictor
+from contrail_train.workflows.symmetries import load_predictor
 from helpers.cli import run_train
 
 

@@ -1,0 +1,123 @@
+"""Threshold, gate and minimum size of a run that trains on all records, from models that held some of them out.
+
+Cross-entropy by itself does not put the best threshold at 0.5. A run without a hold-out cannot fit it, but models that
+were trained in the same way on a part of the records can: each predicts the records that it held out, and all of these
+together decide.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from contrail_data.errors import ContrailError
+from contrail_train.config.schema import RunConfig
+from contrail_train.config.settings import read_config, values_by_key
+from contrail_train.data.training_data import TrainingData
+from contrail_train.evaluation.held_out import calibrate_on_held_out, held_out_records, load_without_symmetries
+from contrail_train.evaluation.score import EvaluationOptions
+from contrail_train.inference.detector import Shift
+from contrail_train.inference.load import read_pipeline
+from contrail_train.runs.calibration import Calibration
+from contrail_train.runs.directory import CONFIG, PIPELINE, STAGES
+from contrail_train.runs.distributed import Ranks
+
+_NOT_COMPARED = ("preset", "seed", "device", "compile", "precision", "micro_batch", "data", "calibration", "format")
+"""Settings that a run and those it takes its threshold from are expected to differ in, or that change no weights."""
+_MOST = 4  # settings named in a note
+
+
+def check_sources(config: RunConfig, data: TrainingData, mask_shift: Shift, ranks: Ranks) -> None:
+    """Refuse `calibration.from` if its thresholds would not suit the run, before hours go into the training.
+
+    Args:
+        config: Settings of the run.
+        data: Its data.
+        mask_shift: Offset of its masks from the image.
+        ranks: The processes of the run.
+
+    Raises:
+        ContrailError: If a model is not finished, differs in what its thresholds mean, or held out no contrail, or its
+            stores are not at hand.
+    """
+    ours = {
+        "composite": data.composite["channels"],
+        "label shift": [*data.label_shift, *mask_shift],
+        "top_k": config.top_k,
+        **_meaning(config),
+    }
+    positive = False
+    for name in config.calibration.from_:
+        model = load_without_symmetries(Path(name), "cpu")
+        for path, theirs in _runs_of(Path(name)).items():
+            values = {
+                "composite": model.composite["channels"],
+                "label shift": [*model.label_shift, *model.mask_shift],
+                "top_k": model.decision.top_k,
+                **_meaning(theirs),
+            }
+            if differing := [key for key, value in values.items() if value != ours[key]]:
+                raise ContrailError(
+                    f"calibration.from={name}: {path} differs from this run in {differing[0]}, so its thresholds mean "
+                    "something else; name runs, or a stage of a pipeline, that have the same"
+                )
+            if changes := _changes(theirs, config):
+                more = f" and {len(changes) - _MOST} more" if len(changes) > _MOST else ""
+                ranks.say(
+                    f"note: calibration.from={path}: was trained with other settings, whose best threshold may differ: "
+                    f"{', '.join(changes[:_MOST])}{more}"
+                )
+        positive |= bool(held_out_records(model).positive.any())
+    if config.calibration.from_ and not positive:
+        raise ContrailError(
+            f"calibration.from: {', '.join(config.calibration.from_)} held out no record with a contrail, so no "
+            "threshold can be fitted; name runs that did"
+        )
+
+
+def with_borrowed_thresholds(calibration: Calibration, names: Sequence[str], options: EvaluationOptions) -> Calibration:
+    """Fit threshold, gate and minimum size on the held-out records of other models.
+
+    Args:
+        calibration: Calibration of a run without a hold-out.
+        names: Directories of the models, as in `calibration.from`.
+        options: How to read the records.
+
+    Returns:
+        The calibration with these values, and where they come from.
+    """
+    models = [load_without_symmetries(Path(name).absolute(), str(options.device)) for name in names]
+    calibrated = calibrate_on_held_out(models, options)
+    scores = calibrated.holdout["holdout"]
+    assert scores is not None  # check_sources refuses models without held-out contrails
+    seen = (model.trained_records | model.calibrated_records for model in models)
+    return calibration | {
+        "threshold": calibrated.choice.threshold,
+        "gate": calibrated.choice.gate,
+        "min_pixels": calibrated.holdout.get("min_pixels"),
+        "min_pixels_dice": calibrated.holdout.get("min_pixels_dice"),
+        "taken_from": {"models": {str(model.path): model.decision.model for model in models}, "scores": scores},
+        "seen_records": sorted({*calibration["seen_records"]}.union(*seen)),
+    }
+
+
+def _runs_of(path: Path) -> dict[Path, RunConfig]:
+    """The settings of a run, or of the stages of a pipeline, by directory."""
+    runs = [path]
+    if (path / PIPELINE).is_file():
+        runs = [path / STAGES / name for name in read_pipeline(path).stages]
+    return {run: read_config(run / CONFIG) for run in runs}
+
+
+def _meaning(config: RunConfig) -> Mapping[str, object]:
+    """What the probabilities and record scores of a run mean."""
+    return {
+        "targets": config.data.targets,
+        "heads": (config.model.head, config.model.score_head is not None, config.model.annotator_maps is not None),
+    }
+
+
+def _changes(theirs: RunConfig, ours: RunConfig) -> list[str]:
+    """Keys of the settings that decide on the weights and differ."""
+    before, after = (
+        values_by_key(config.model_dump(mode="json", exclude=set(_NOT_COMPARED))) for config in (theirs, ours)
+    )
+    return [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]

@@ -4,17 +4,20 @@ A composite is data, not code. Centre wavelengths of the ABI bands in µm: band 
 13 10.3, 14 11.2, 15 12.3, 16 13.3.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from contrail_data.errors import ContrailError
 from contrail_data.storage.documents import load_document, read_document
+
+Dtype = Literal["uint8", "float16", "float32"]
+"""Data types of stores."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Composite:
     channels: tuple[Channel, ...]
     reference: str = ""
     """Source of the definition."""
+    dtype: Dtype = field(default="uint8", compare=False)
+    """Data type in which it is stored unless another one is asked for. Stores declare their own."""
 
     @property
     def bands(self) -> tuple[int, ...]:
@@ -61,7 +66,8 @@ class Composite:
         Returns:
             JSON values.
         """
-        return {**asdict(self), "channels": [asdict(channel) for channel in self.channels]}
+        channels = [asdict(channel) for channel in self.channels]
+        return {"name": self.name, "channels": channels, "reference": self.reference}
 
 
 LARGEST_BOUND, SMALLEST_RANGE = 1000, 0.01  # kelvin
@@ -69,23 +75,26 @@ _BLOCK_ROWS = 32  # so many rows of a record stay in the processor's cache
 
 
 def get_composite(name_or_file: str) -> Composite:
-    """Look up a built-in composite, or read one from a YAML file with the keys `name`, `channels` and `reference`.
+    """Look up a built-in composite, or read one from a YAML file with the keys of `from_dict`.
 
     Args:
-        name_or_file: A key of `COMPOSITES`, or the path of a `.yaml` file.
+        name_or_file: A key of `COMPOSITES`, or the path of a `.yaml` file; or several of them, joined by +.
 
     Returns:
         The composite.
 
     Raises:
-        ContrailError: If the name is unknown, or the file cannot be read or is malformed.
+        ContrailError: If the name is unknown, the file cannot be read or is malformed, or one of several adds no
+            channel to those before it.
     """
     if name_or_file in COMPOSITES:
         return COMPOSITES[name_or_file]
     path = Path(name_or_file)
+    if "+" in name_or_file and not path.is_file():
+        return _stacked([get_composite(part) for part in name_or_file.split("+")])
     if not path.is_file() and path.suffix not in {".yaml", ".yml"}:
         known = ", ".join(COMPOSITES)
-        raise ContrailError(f"composite {name_or_file!r}: unknown; use one of {known}, or a .yaml file")
+        raise ContrailError(f"composite {name_or_file!r}: unknown; use one of {known}, a .yaml file, or several with +")
     declaration = read_document(path)
     try:
         return from_dict(declaration)
@@ -97,7 +106,7 @@ def from_dict(declaration: Any) -> Composite:
     """Build a composite from plain lists and dicts, the inverse of `Composite.to_dict`.
 
     Args:
-        declaration: A dict with the keys `name`, `channels` and `reference`.
+        declaration: A dict with the keys `name`, `channels` and `reference`, and optionally `dtype`.
 
     Returns:
         The composite.
@@ -107,7 +116,7 @@ def from_dict(declaration: Any) -> Composite:
     """
     if not isinstance(declaration, dict) or not isinstance(declaration.get("channels"), list):
         raise ContrailError("a composite has the keys name, channels (a list) and reference; add the missing ones")
-    if unknown := set(declaration) - {"name", "channels", "reference"}:
+    if unknown := set(declaration) - {"name", "channels", "reference", "dtype"}:
         raise ContrailError(f"composite key {sorted(unknown)[0]!r}: unknown; remove it")
     name, reference = declaration.get("name", "custom"), declaration.get("reference", "")
     if not (isinstance(name, str) and isinstance(reference, str)):
@@ -115,7 +124,30 @@ def from_dict(declaration: Any) -> Composite:
     channels = tuple(_channel(i, item) for i, item in enumerate(declaration["channels"]))
     if not channels or len({c.name for c in channels}) < len(channels):
         raise ContrailError("channels: none, or two of one name; give at least one, each with its own name")
-    return Composite(name, channels, reference)
+    if (dtype := declaration.get("dtype", "uint8")) not in get_args(Dtype):
+        raise ContrailError(f"dtype {dtype!r}: unknown; use one of {', '.join(get_args(Dtype))}")
+    return Composite(name, channels, reference, dtype)
+
+
+def _stacked(parts: Sequence[Composite]) -> Composite:
+    """The channels of several composites as those of one, in the data type of the finest.
+
+    A channel that is there already is left out; one whose name is taken has the name of its composite put before it.
+
+    Raises:
+        ContrailError: If a composite adds no channel.
+    """
+    channels: dict[str, Channel] = {}
+    for part in parts:
+        added = [c for c in part.channels if c not in [replace(old, name=c.name) for old in channels.values()]]
+        if not added:
+            raise ContrailError(f"composite {part.name!r}: adds no channel to those before it; omit it")
+        for channel in added:
+            name = f"{part.name}_{channel.name}" if channel.name in channels else channel.name
+            channels[name] = replace(channel, name=name)
+    name, references = "+".join(part.name for part in parts), [part.reference for part in parts if part.reference]
+    dtype = max((part.dtype for part in parts), key=get_args(Dtype).index)
+    return Composite(name, tuple(channels.values()), "; ".join(references), dtype)
 
 
 def _channel(index: int, item: Any) -> Channel:

@@ -63,12 +63,17 @@ def build_ash(
     composite: Annotated[
         str,
         options.output(
-            help="ash, ash_cira, ash_wide, bands, bands_diffs, or a .yaml file with a composite of your own."
+            help="ash, ash_cira, ash_wide, bands, bands_diffs, or a .yaml file with a composite of your own; several "
+            "joined by + give all of their channels."
         ),
     ] = "ash",
     dtype: Annotated[
-        PixelDtype, options.output(help="Pixel type. uint8 is exact to 1/510 of a channel's range.")
-    ] = PixelDtype.UINT8,
+        PixelDtype | None,
+        options.output(
+            help="Pixel type. uint8 is exact to 1/510 of a channel's range.",
+            show_default="the composite's: float16 for ash_wide, else uint8",
+        ),
+    ] = None,
     codec: Annotated[Codec, options.output(help="Compression of the images.")] = Codec.NONE,
     size: Annotated[
         int,
@@ -145,7 +150,7 @@ def build_ash(
     from contrail_data.store.settings import StoreSettings
 
     recipe = get_composite(composite)
-    settings = StoreSettings(recipe, dtype, codec, size, label_shift)
+    settings = StoreSettings(recipe, dtype or PixelDtype(recipe.dtype), codec, size, label_shift)
     execution = {"workers": workers, "scheduler": scheduler, "strict": strict, "overwrite": overwrite}
     if "://" in scheduler:
         refuse_options(context, ["workers"], "with --scheduler, which has workers of its own")

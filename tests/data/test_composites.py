@@ -35,6 +35,28 @@ def test_composites_agree_with_pixels_computed_by_hand(
     np.testing.assert_allclose(evaluate(COMPOSITES["ash_cira"], bands)[:, 0, 0], cira, atol=1e-5)
 
 
+def test_a_stack_has_the_channels_of_each_composite_once() -> None:
+    stack = get_composite("ash+ash_wide+bands_diffs")
+    names = ["R", "G", "B", "ash_wide_R", "ash_wide_G", "ash_wide_B"]
+    assert stack.channel_names[:6] == names
+    assert len(stack.channels) == 6 + 8  # band 14 and both differences are those of ash_wide
+    bands = {b: np.full((1, 1), 250 + b, np.float32) for b in range(8, 17)}
+    stacked = evaluate(stack, bands)
+    np.testing.assert_array_equal(stacked[:3], evaluate(COMPOSITES["ash"], bands))
+    np.testing.assert_array_equal(stacked[3:6], evaluate(COMPOSITES["ash_wide"], bands))
+    assert from_dict(stack.to_dict()) == stack
+    with pytest.raises(ContrailError, match="'ash': adds no channel"):
+        get_composite("ash_cira+ash+ash")
+
+
+def test_a_composite_states_the_type_in_which_it_is_stored() -> None:
+    assert {name: c.dtype for name, c in COMPOSITES.items() if c.dtype != "uint8"} == {"ash_wide": "float16"}
+    assert get_composite("ash+ash_wide").dtype == "float16"
+    assert "dtype" not in COMPOSITES["ash_wide"].to_dict()  # it is that of the store
+    with pytest.raises(ContrailError, match="dtype 'int8': unknown"):
+        from_dict(COMPOSITES["ash"].to_dict() | {"dtype": "int8"})
+
+
 @pytest.fixture(scope="module")
 def scene() -> dict[int, np.ndarray]:
     rng = np.random.default_rng(1)

@@ -167,3 +167,14 @@ def test_a_catalog_name_is_found_beside_a_folder_of_that_name(folder: Path, tmp_
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["digest"] == open_store(folder / "s.zarr").attrs["digest"]
     assert run_data("audit", "train.json", cwd=tmp_path).returncode in (0, 4)
+
+
+def test_a_store_has_the_type_of_its_composite_unless_one_is_given(raw: Path, tmp_path: Path) -> None:
+    for number, (composite, options, dtype) in enumerate(
+        [("ash+ash_wide", (), "float16"), ("ash_wide", ("--dtype", "uint8"), "uint8"), ("ash", (), "uint8")]
+    ):
+        out = tmp_path / f"{number}.zarr"
+        assert run_data("build-ash", raw, "--composite", composite, *options, "--size", 32, "-o", out).returncode == 0
+        store = open_store(out)
+        assert store["image"].dtype == dtype
+        assert store.attrs["composite"]["name"] == composite

@@ -488,6 +488,14 @@ class ScoreHeadConfig(Strict):
     """Dropout before both of its linear layers."""
 
 
+class FlowStreamConfig(Strict):
+    """A small encoder of the optical flow to the other frames, whose features are added. null: no flow is seen."""
+
+    width: int = Field(32, ge=1, le=4096)
+    """Channels of its convolutions, of which there is one for each halving of the resolution. They learn at
+    `optim.lr`."""
+
+
 class ModelConfig(Strict):
     """The network: an encoder shared by all frames, a mixer, a decoder and heads."""
 
@@ -526,6 +534,7 @@ class ModelConfig(Strict):
     """Recompute the features of the encoder's blocks or stages, of each mixer and of the decoder in the backward pass
     instead of keeping them: less memory, the same weights, up to a third more time."""
     mixer: MixerConfig | None = None
+    flow_stream: FlowStreamConfig | None = None
     norm: Literal["batch", "group"] = "batch"
     """Normalisation in mixer, decoder and record head. The encoder keeps its own."""
     decoder: DecoderConfig | None = DecoderConfig()
@@ -749,11 +758,13 @@ class RunConfig(Strict):
         _needs(several, "several data.frames", model, "model.mixer")
         _needs(several, "several data.frames", augment, "augment.time_reversal")
         _needs(several, "several data.frames", data, "data.edges")
-        _needs(model.mixer is not None, "model.mixer", data, "data.frames")
+        _needs(several, "several data.frames", model, "model.flow_stream")
+        moving = data.warp or model.flow_stream is not None
+        joined = model.mixer is not None or model.flow_stream is not None
+        _needs(joined, "model.mixer or model.flow_stream", data, "data.frames")
         _needs(model.mixer is not None, "several data.frames and model.mixer", data, "data.warp")
-        _needs(
-            data.warp, "data.warp=true", data.flow, " ".join(f"data.flow.{key}" for key in type(data.flow).model_fields)
-        )
+        keys = " ".join(f"data.flow.{key}" for key in type(data.flow).model_fields)
+        _needs(moving, "data.warp=true or model.flow_stream", data.flow, keys)
         learns = model.mixer is not None and model.mixer.learns
         learns, decodes = learns and "mixer" not in model.freeze, mask and "decoder" not in model.freeze
         _needs(learns, "model.mixer with weights that are not in model.freeze", optim, "optim.mixer_lr")

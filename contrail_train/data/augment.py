@@ -170,10 +170,53 @@ def augment_images(
     if config.blur is not None:
         x_btchw = appearance.blur(x_btchw, ratio * drawn.blur_b, ratio * config.blur.sigma)
     x_btchw = appearance.add_noise(x_btchw, drawn.noise_b, drawn.noise_seed_b)
+    return _mixed(x_btchw, drawn)
+
+
+def _mixed(x_btchw: Tensor, drawn: Draw) -> Tensor:
+    """Cut holes, and mix samples with their partners."""
     x_btchw = appearance.cut_out(x_btchw, drawn.cut_out_b4)
     if drawn.mixup_b.any():
         x_btchw = appearance.mixup(x_btchw, drawn.mixup_b)
     return appearance.cutmix(x_btchw, drawn.cutmix_b4) if drawn.cutmix_b4.any() else x_btchw
+
+
+def augment_flow(flow_btdhw: Tensor, drawn: Draw, grid: tuple[int, int], size: tuple[int, int] | None = None) -> Tensor:
+    """Move optical flow as `augment_images` moves its frames, and turn and scale its vectors with them.
+
+    What is at p in the labelled frame and at p + f in another comes from A d(p) and A d(p + f) before augmentation, see
+    the module, so a vector v there becomes f = A⁻¹ v, divided by the stretch of each axis; where the images were
+    reflected, so are the vectors.
+
+    Args:
+        flow_btdhw: Flow of stored frames in pixels (down, right), float32 (b, t, 2, h, w).
+        drawn: The draw for these samples.
+        grid: (h, w) of the target before it was cropped.
+        size: (h, w) to which whole images are resampled; None keeps their own. Vectors remain in stored pixels.
+
+    Returns:
+        The flow of the augmented frames.
+    """
+    size = cropped_size(size or (flow_btdhw.shape[-2], flow_btdhw.shape[-1]), drawn.crop_b4)
+    moves = drawn.matrix_b23, drawn.stretch_b2n, drawn.crop_b4
+    moved = warp(flow_btdhw, *moves, grid=grid, size=size)
+    places_b2hw = _places(*moves, grid=grid, size=size, device=moved.device)
+    mirrored_b2hw = ((places_b2hw + 1) / 2).floor() % 2  # every second image beyond the edges -1 and 1
+    moved = moved * (1 - 2 * mirrored_b2hw)[:, None]
+    inverse_b22 = torch.linalg.inv(drawn.matrix_b23[:, :, :2])
+    inverse_b22 = appearance.to_device(inverse_b22, moved.device)[:, :, :, None, None, None]
+    down, right = moved[:, :, 0], moved[:, :, 1]
+    parts = []
+    for axis, side in enumerate(size):
+        first_b1, last_b1 = drawn.crop_b4[:, 2 * axis, None], drawn.crop_b4[:, 2 * axis + 1, None]
+        stretch_bs = 1 + _slope(drawn.stretch_b2n[:, axis], _across(side, first_b1, last_b1))
+        stretch_b1hw = appearance.to_device(stretch_bs, moved.device).unflatten(
+            1, (1, -1, 1) if axis == 0 else (1, 1, -1)
+        )
+        along = inverse_b22[:, axis, 0] * down + inverse_b22[:, axis, 1] * right
+        parts.append(along / stretch_b1hw)
+    moved = torch.stack(parts, dim=2)
+    return _mixed(appearance.reverse_time(moved, drawn.reversed_b), drawn)
 
 
 def cropped_size(size: tuple[int, int], crop_b4: Tensor) -> tuple[int, int]:
@@ -260,24 +303,10 @@ def warp(
     """
     part = cropped_size(grid, crop_b4)
     size = size or part
-    theta = matrix_b23.double()
     moves = stretch_b2n.any() or any(shift_yx) or part != grid
-    if not moves and bool((theta == torch.eye(2, 3)).all()):
+    if not moves and bool((matrix_b23.double() == torch.eye(2, 3)).all()):
         return resample(image, size)  # unchanged if the size is the same
-    # to grid_sample's [-1, 1] between outer edges (align_corners=False): x / (W / 2), exact for W = 2^n
-    theta = theta / (torch.tensor(grid, dtype=torch.float64)[:, None] / 2)
-    theta = appearance.to_device(theta, image.device)[:, :, :, None, None]
-    points = []
-    for axis, (side, pixels) in enumerate(zip(size, grid, strict=True)):
-        first_b1, last_b1 = crop_b4[:, 2 * axis, None], crop_b4[:, 2 * axis + 1, None]
-        p_s = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * (part[axis] / side)
-        p_bs = p_s + pixels * ((first_b1 + last_b1) / 2 - 0.5)
-        place_bs = first_b1 + (torch.arange(side, dtype=torch.float64) + 0.5) * (last_b1 - first_b1) / side
-        p_bs = p_bs + pixels * _displacement(stretch_b2n[:, axis], place_bs)
-        points.append(appearance.to_device(p_bs, image.device))
-    y, x = points[0][:, :, None], points[1][:, None, :]
-    # products, not a matmul, which may run in TF32 or bf16: a tenth of a pixel off
-    grid_b2hw = theta[:, :, 0] * y[:, None] + theta[:, :, 1] * x[:, None] + theta[:, :, 2]
+    grid_b2hw = _places(matrix_b23, stretch_b2n, crop_b4, grid=grid, size=size, device=image.device)
     if any(shift_yx):  # otherwise grid_sample reflects
         moved_by = [_reflected(v, n) + d / (n / 2) for v, n, d in zip(grid_b2hw.unbind(1), grid, shift_yx, strict=True)]
         grid_b2hw = torch.stack(moved_by, dim=1)
@@ -285,6 +314,37 @@ def warp(
     flat = image.flatten(1, -3).float()
     moved = functional.grid_sample(flat, grid_bhw2, mode="bilinear", padding_mode="reflection", align_corners=False)
     return moved.reshape(*image.shape[:-2], *size).to(image.dtype)
+
+
+def _places(
+    matrix_b23: Tensor,
+    stretch_b2n: Tensor,
+    crop_b4: Tensor,
+    *,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """The points A d(p) that `warp` samples, (b, 2, h, w), between the edges -1 and 1 of the image and beyond."""
+    part, theta = cropped_size(grid, crop_b4), matrix_b23.double()
+    # to grid_sample's [-1, 1] between outer edges (align_corners=False): x / (W / 2), exact for W = 2^n
+    theta = theta / (torch.tensor(grid, dtype=torch.float64)[:, None] / 2)
+    theta = appearance.to_device(theta, device)[:, :, :, None, None]
+    points = []
+    for axis, (side, pixels) in enumerate(zip(size, grid, strict=True)):
+        first_b1, last_b1 = crop_b4[:, 2 * axis, None], crop_b4[:, 2 * axis + 1, None]
+        p_s = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * (part[axis] / side)
+        p_bs = p_s + pixels * ((first_b1 + last_b1) / 2 - 0.5)
+        p_bs = p_bs + pixels * _displacement(stretch_b2n[:, axis], _across(side, first_b1, last_b1))
+        points.append(appearance.to_device(p_bs, device))
+    y, x = points[0][:, :, None], points[1][:, None, :]
+    # products, not a matmul, which may run in TF32 or bf16: a tenth of a pixel off
+    return theta[:, :, 0] * y[:, None] + theta[:, :, 1] * x[:, None] + theta[:, :, 2]
+
+
+def _across(side: int, first_b1: Tensor, last_b1: Tensor) -> Tensor:
+    """(b, side) places of the pixels of a crop across the image, from 0 to 1."""
+    return first_b1 + (torch.arange(side, dtype=torch.float64) + 0.5) * (last_b1 - first_b1) / side
 
 
 def _reflected(place: Tensor, pixels: int) -> Tensor:
@@ -299,3 +359,10 @@ def _displacement(nodes_bn: Tensor, place_bs: Tensor) -> Tensor:
     cells = nodes_bn.shape[1] - 1
     cell_bs = (place_bs * cells).long().clamp_max(cells - 1)
     return torch.lerp(nodes_bn.gather(1, cell_bs), nodes_bn.gather(1, cell_bs + 1), place_bs * cells - cell_bs)
+
+
+def _slope(nodes_bn: Tensor, place_bs: Tensor) -> Tensor:
+    """(b, s) derivative of `_displacement` by the place."""
+    cells = nodes_bn.shape[1] - 1
+    cell_bs = (place_bs * cells).long().clamp_max(cells - 1)
+    return cells * nodes_bn.diff(dim=1).gather(1, cell_bs)

@@ -1,4 +1,4 @@
-"""Optical flow from the labelled frame of a window to its other frames, by which these are warped onto it.
+"""Optical flow from the labelled frame of a window to its other frames: to warp them onto it, and as an input.
 
 It is computed from frames as stored, before anything else, so that it is the same in training, scoring and prediction.
 A pair of frames of 256 x 256 pixels takes a core about 40 ms by dense inverse search, so loader threads compute it
@@ -22,11 +22,15 @@ from contrail_data.labels.flow import FlowBetween
 
 @dataclass(frozen=True)
 class WindowFlow:
-    """Computes the flow of windows, and keeps it as long as there is room."""
+    """Computes the flow of windows, keeps it as long as there is room, and states what it is for."""
 
     between: FlowBetween
     labelled: int
     """Index of the labelled frame in a window."""
+    warps: bool = True
+    """Whether frames are warped by it."""
+    is_input: bool = False
+    """Whether the network sees it."""
     room: int = 0
     """Bytes of flow that are kept."""
     kept: dict[bytes, npt.NDArray[np.float16]] = field(default_factory=dict, repr=False)

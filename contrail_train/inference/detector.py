@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from contrail_data.labels.predictor import FlowKind, Symmetries
-from contrail_train.config.schema import DataConfig, RunConfig
+from contrail_train.config.schema import RunConfig
 from contrail_train.data.augment import resample, to_label_frame
 from contrail_train.data.flow import WindowFlow, warp_frames
 from contrail_train.inference.flow import flow_method
@@ -38,7 +38,12 @@ class View:
     size: tuple[int, int] | None
     """Height and width that the network works at; None for the stored size."""
     flow: WindowFlow | None = None
-    """Computes the flow by which frames are warped onto the labelled one; None if they are not."""
+    """Computes the flow by which frames are warped onto the labelled one or which the network sees; None if neither."""
+
+    @property
+    def sees_flow(self) -> bool:
+        """Whether the network has a stream for optical flow."""
+        return self.flow is not None and self.flow.is_input
 
 
 def view_of(config: RunConfig, statistics: Mapping[str, Any], device: torch.device) -> View:
@@ -63,13 +68,17 @@ def view_of(config: RunConfig, statistics: Mapping[str, Any], device: torch.devi
         std_c=torch.where(std_c > 1e-6, std_c, torch.ones_like(std_c)),
         each_image=config.data.normalise == "image",
         size=None if side is None else (side, side),
-        flow=_flow_of(config.data, device) if config.data.warp else None,
+        flow=_flow_of(config, device),
     )
 
 
-def _flow_of(config: DataConfig, device: torch.device) -> WindowFlow:
-    method = flow_method(FlowKind(config.flow.method), config.flow.weights, str(device))
-    return WindowFlow(method.between, config.frames.index(0), int(config.flow.memory * 2**30))
+def _flow_of(config: RunConfig, device: torch.device) -> WindowFlow | None:
+    warps, is_input, flow = config.data.warp, config.model.flow_stream is not None, config.data.flow
+    if not warps and not is_input:
+        return None
+    method = flow_method(FlowKind(flow.method), flow.weights, str(device))
+    labelled, room = config.data.frames.index(0), int(flow.memory * 2**30)
+    return WindowFlow(method.between, labelled, warps=warps, is_input=is_input, room=room)
 
 
 def normalise(image_btchw: Tensor, view: View) -> Tensor:
@@ -109,7 +118,7 @@ def prepare(image_btchw: Tensor, flow_btdhw: Tensor | None, view: View) -> Tenso
         float32 of the same shape as the frames.
     """
     x_btchw = normalise(image_btchw, view)
-    if flow_btdhw is None or view.flow is None:
+    if flow_btdhw is None or view.flow is None or not view.flow.warps:
         return x_btchw
     return warp_frames(x_btchw, flow_btdhw, view.flow.labelled)
 
@@ -162,7 +171,10 @@ class Network(nn.Module):
         x_btchw = prepare(window_btchw, flow_btdhw, self.view)
         if self.size is not None:
             x_btchw = resample(x_btchw, self.size)
-        output = self.model(x_btchw, window_btchw.shape[-2:])
+        inputs = [x_btchw, window_btchw.shape[-2:]]
+        if flow_btdhw is not None and self.view.sees_flow:
+            inputs.append(resample(flow_btdhw.float(), (x_btchw.shape[-2], x_btchw.shape[-1])))
+        output = self.model(*inputs)
         probabilities = {}
         if "logits_b1hw" in output:
             probabilities["probability_bhw"] = torch.sigmoid(output["logits_b1hw"].float())[:, 0]

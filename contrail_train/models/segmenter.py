@@ -13,6 +13,7 @@ from contrail_data.errors import ContrailError
 from contrail_train.config.schema import ModelConfig
 from contrail_train.models.decoders import build_decoder
 from contrail_train.models.encoder import Encoder, build_encoder
+from contrail_train.models.flow_stream import FlowStream
 from contrail_train.models.heads import MaskHead, RecordHead, ScoreHead, logit_of_mean
 from contrail_train.models.panels import Panels
 from contrail_train.models.temporal import build_mixer
@@ -100,21 +101,29 @@ class Segmenter(nn.Module):
             for level in _mixed_levels(mixer.levels, used, deepest, config.encoder):
                 channels, count = encoder.channels[level], len(frames[self.seen])
                 self.mixers[str(level)] = build_mixer(mixer, channels, count, self.labelled, config.norm)
+        self.flow_stream = None
+        if config.flow_stream is not None:
+            features = {encoder.strides[level]: encoder.channels[level] for level in sorted(used)}
+            width, self.flow_levels = config.flow_stream.width, sorted(used)
+            self.flow_stream = FlowStream(self.frames, labelled, features, width, config.norm)
         if self.checkpoints and not encoder.checkpoint_activations():
             raise ContrailError(f"model.checkpoint_activations: timm does not offer it for {config.encoder}; omit it")
 
-    def forward(self, x_btchw: Tensor, size: tuple[int, int] | None = None) -> Output:
+    def forward(self, x_btchw: Tensor, size: tuple[int, int] | None = None, flow_btdhw: Tensor | None = None) -> Output:
         """Predict masks and records.
 
         Args:
             x_btchw: Normalised images of any height and width of at least 32 pixels.
             size: Height and width that the logits of pixels are resampled to, bilinearly. None: those of the input.
+            flow_btdhw: Flow from the labelled frame to each frame, of the size of the images, in pixels (down, right)
+                as stored; None for a model without a stream for it.
 
         Returns:
             The logits of each head.
 
         Raises:
-            ValueError: If the number of frames is not the model's, or a side is below 32 pixels.
+            ValueError: If the number of frames is not the model's, a side is below 32 pixels, or flow is given to a
+                model that does not see it, or not to one that does.
         """
         frames, height, width = x_btchw.shape[1], x_btchw.shape[3], x_btchw.shape[4]
         if frames != self.frames:
@@ -122,13 +131,19 @@ class Segmenter(nn.Module):
             raise ValueError(f"this model takes {expected} per sample, not {frames}")
         if min(height, width) < SMALLEST_SIDE:
             raise ValueError(f"an image of {height} x {width} pixels is too small: both sides need {SMALLEST_SIDE}")
+        if (flow_btdhw is None) != (self.flow_stream is None):
+            raise ValueError(f"this model takes {'no' if self.flow_stream is None else 'its'} flow beside the frames")
         x_btchw = x_btchw[:, self.seen]
         # skips and upsampled features only fit each other if every halving is exact
         both = 2 * self.rim
         pad_y, pad_x = (both + -(side + both) % self.encoder.multiple for side in (height, width))
         top, left = pad_y // 2, pad_x // 2
-        x_nchw = _pad(x_btchw.transpose(0, 1).flatten(0, 1), (left, pad_x - left, top, pad_y - top))
-        features = self._features(x_nchw, x_btchw.shape[1])
+        sides = left, pad_x - left, top, pad_y - top
+        features = self._features(_pad(x_btchw.transpose(0, 1).flatten(0, 1), sides), x_btchw.shape[1])
+        if self.flow_stream is not None and flow_btdhw is not None:
+            motion = self._run(self.flow_stream, functional.pad(flow_btdhw, sides))
+            for level, x_bchw in zip(self.flow_levels, motion, strict=True):
+                features[level] = features[level] + x_bchw
 
         def _at_size(logits_bkhw: Tensor, size: tuple[int, int] = size or (height, width)) -> Tensor:
             padded = _resize(logits_bkhw, (height + pad_y, width + pad_x))

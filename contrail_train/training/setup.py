@@ -205,6 +205,7 @@ class Setup:
             [config.model.encoder]
             + ([f"{len(config.data.frames)} frames mixed by {mixer.kind}"] if mixer else [])
             + ([f"warped by {config.data.flow.method}"] if config.data.warp else [])
+            + (["a stream of optical flow"] if config.model.flow_stream else [])
             + ([decoder.kind] if decoder else [])
             + (["record classifier"] if config.model.record_head else [])
             + (["mask scoring"] if config.model.score_head else [])
@@ -285,8 +286,8 @@ def start_from(path: Path, model: nn.Module, ranks: Ranks) -> Start:
     """Copy every tensor of a run's weights that the model has under the same name with the same shape.
 
     The rest of the model keeps its random weights. New mixers, unless they are mean or panels, begin as the identity,
-    so a 2.5D model started from a 2D one predicts at first what the 2D one does. How many tensors were copied is
-    printed by part, with a warning for each part of which few were.
+    and a new stream of optical flow adds nothing, so a 2.5D model started from a 2D one predicts at first what the 2D
+    one does. How many tensors were copied is printed by part, with a warning for each part of which few were.
 
     Args:
         path: A run directory, or its `best.safetensors`.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
-from contrail_train.data.augment import augment_images, draw_labels
+from contrail_train.data.augment import augment_flow, augment_images, draw_labels
 from contrail_train.data.draw import Draw
 from contrail_train.data.loader import Batch, share_of
 from contrail_train.inference.detector import prepare
@@ -111,9 +111,14 @@ def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weight
     pairs = slice(part.start - part.start % 2, part.stop + part.stop % 2)  # with those that mix with its samples
     x_btchw = prepare(labels.image_btchw[pairs], labels[pairs].flow_btdhw, setup.view)
     x_btchw = augment_images(x_btchw, drawn[pairs], config.augment, grid, setup.view.size, labels=labels[pairs])
-    x_btchw, labels = x_btchw[part.start - pairs.start :][: part.stop - part.start], labels[part]
+    own = slice(part.start - pairs.start, part.stop - pairs.start)
+    inputs = [x_btchw[own], (labels.target_bkhw.shape[-2], labels.target_bkhw.shape[-1])]
+    if labels.flow_btdhw is not None and setup.view.sees_flow:
+        flow_btdhw = augment_flow(labels.flow_btdhw[pairs].float(), drawn[pairs], grid, setup.view.size)
+        inputs.append(flow_btdhw[own])
+    labels = labels[part]
     with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
-        output = setup.parallel(x_btchw, tuple(labels.target_bkhw.shape[-2:]))
+        output = setup.parallel(*inputs)
     truth = labels.target_bkhw, labels.positive_b1, labels.weight_b
     loss = total_loss(
         *(output, *truth, config.loss, labels.valid_b1hw, step_weights),

@@ -13,8 +13,10 @@ from scipy import ndimage
 from contrail_data.errors import ContrailError
 from contrail_data.labels.flow import flow_between
 from contrail_data.labels.predictor import Symmetries
-from contrail_train.config.schema import DataConfig, RunConfig
+from contrail_train.config.schema import AugmentConfig, DataConfig, RunConfig
 from contrail_train.config.settings import with_settings
+from contrail_train.data.augment import augment_flow, augment_images
+from contrail_train.data.draw import draw
 from contrail_train.data.flow import WindowFlow, warp_frames
 from contrail_train.data.loader import load
 from contrail_train.data.training_data import open_training_data
@@ -26,6 +28,7 @@ from contrail_train.inference.detector import (
     view_of,
 )
 from contrail_train.inference.export import export
+from helpers.augmentation import batch_of, only
 from helpers.exports import predictor
 
 SIDE = 64
@@ -99,11 +102,46 @@ def test_batches_bring_the_flow_of_their_frames_and_keep_what_there_is_room_for(
         assert len(pairs) == expected
 
 
+@pytest.mark.parametrize(
+    ("config", "crop", "size"),
+    [
+        (only("flip", "rot90"), None, None),
+        (only(affine={"probability": 1.0, "rotate": 40.0, "scale": 0.4, "shift": 0.3}), None, (96, 96)),
+        (only(grid_distortion={"probability": 1.0, "cells": 3}, turn=1.0), 40, None),
+        (only("time_reversal", "cutmix", "flip"), None, None),
+    ],
+)
+def test_flow_moves_with_its_frames_and_its_vectors_turn_and_stretch(
+    config: AugmentConfig, crop: int | None, size: tuple[int, int] | None
+) -> None:
+    """Warping and augmentation commute, also where images are reflected beyond their borders."""
+    x_btchw = torch.from_numpy(drifting((0, 0), (0, 0), (0, 0)))[None, :, :1].float().repeat(8, 1, 1, 1, 1) / 255
+    x_btchw[4:] = x_btchw[4:].flip(-1)
+    flow_btdhw = wavy(8, 3)
+    flow_btdhw[:, 1] = 0
+    drawn = draw(config, 8, SIDE, SIDE, seed=0, step=0, crop=crop)
+
+    def augmented(x: torch.Tensor) -> torch.Tensor:
+        labels = batch_of(x, torch.zeros(8, 1, SIDE, SIDE))
+        return augment_images(x, drawn, config, (SIDE, SIDE), size, labels=labels)
+
+    moved = augment_flow(flow_btdhw, drawn, (SIDE, SIDE), size)
+    if size is not None:  # vectors stay in stored pixels
+        moved = moved * (size[0] / SIDE)
+    ours, theirs = warp_frames(augmented(x_btchw), moved, 1), augmented(warp_frames(x_btchw, flow_btdhw, 1))
+    unwarped = inner(augmented(x_btchw) - theirs).abs().mean()
+    error = inner(ours - theirs).abs()
+    assert error.mean() < 0.1 * unwarped
+    assert error.quantile(0.99) < unwarped
+
+
 class Seen(torch.nn.Module):
     """Keeps its input and predicts from the last frame."""
 
-    def forward(self, x_btchw: torch.Tensor, size: tuple[int, int]) -> dict[str, torch.Tensor]:
-        self.x_btchw = x_btchw
+    def forward(
+        self, x_btchw: torch.Tensor, size: tuple[int, int], flow_btdhw: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        self.x_btchw, self.flow_btdhw = x_btchw, flow_btdhw
         return {"logits_b1hw": x_btchw[:, -1, :1]}
 
 
@@ -119,6 +157,21 @@ def test_a_detector_sees_warped_frames_under_each_symmetry_alike() -> None:
     torch.testing.assert_close(*predictions, atol=1e-4, rtol=0)
     with pytest.raises(ContrailError, match="needs optical flow"):
         export(predictor(detect), Path("detector.onnx"))
+
+
+def test_a_detector_gives_flow_to_the_network_at_the_size_of_its_images() -> None:
+    window_btchw = torch.from_numpy(drifting((0, 0), (4, -3)))[None]
+    flow = WindowFlow(flow_between, 0, warps=False, is_input=True)
+    model = Seen()
+    detect = single_network_detector(
+        model, View((0, 1), torch.zeros(3), torch.ones(3), False, (96, 96), flow), "mask", top_k=1, mask_shift=(0, 0)
+    )
+    detect(window_btchw)
+    assert model.flow_btdhw is not None
+    assert model.flow_btdhw.shape == (1, 2, 2, 96, 96)
+    medians = model.flow_btdhw[0, 1].flatten(1).median(1).values
+    np.testing.assert_allclose(medians, (4, -3), atol=0.3)
+    assert inner(model.x_btchw[:, 1] - model.x_btchw[:, 0]).abs().mean() > 0.02  # not warped
 
 
 def test_a_run_warps_by_the_method_of_its_settings(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from contrail_train.data.items import Items
 from contrail_train.evaluation.intervals import difference_interval
 from contrail_train.evaluation.metrics import dice, share
 from contrail_train.evaluation.score import MakeMask, gated_counts, score_predictor
-from contrail_train.inference.detector import in_orientation, symmetry_operations
+from contrail_train.inference.detector import in_orientation
 from contrail_train.inference.predictor import Predictor
+from contrail_train.inference.turns import symmetry_operations
 
 
 class OrientationScore(TypedDict):

@@ -17,6 +17,7 @@ from contrail_train.config.schema import RunConfig
 from contrail_train.data.augment import resample, to_label_frame
 from contrail_train.data.flow import WindowFlow, warp_frames
 from contrail_train.inference.flow import flow_method
+from contrail_train.inference.turns import shift_back, symmetry_operations, turn, turn_back, turn_flow
 
 Shift = tuple[float, float]
 """(down, right) in pixels."""
@@ -268,11 +269,11 @@ class Detector(nn.Module):
         total: dict[str, Tensor] = {}
         operations, flow_btdhw = symmetry_operations(self.symmetries), network.flow_of(window_btchw)
         for flip, turns in operations:
-            moved = None if flow_btdhw is None else transform_vectors(flow_btdhw, flip, turns)
-            output = network(_transform(window_btchw, flip, turns), moved)
+            moved = None if flow_btdhw is None else turn_flow(flow_btdhw, flip, turns)
+            output = network(turn(window_btchw, flip, turns), moved)
             if "probability_bhw" in output:
-                back_bhw = _transform_back(output["probability_bhw"], flip, turns)
-                dy, dx = _shift_back(network.mask_shift, flip, turns)
+                back_bhw = turn_back(output["probability_bhw"], flip, turns)
+                dy, dx = shift_back(network.mask_shift, flip, turns)
                 shift = self.mask_shift[0] - dy, self.mask_shift[1] - dx
                 output["probability_bhw"] = to_label_frame(back_bhw[:, None], shift)[:, 0]
             total = {key: total[key] + value if total else value for key, value in output.items()}
@@ -337,12 +338,12 @@ def in_orientation(detect: Detect, mask_shift: Shift, label_shift: Shift, *, fli
     """
 
     def _turned(window_btchw: Tensor, valid_bhw: Tensor | None = None) -> Prediction:
-        valid = None if valid_bhw is None else _transform(valid_bhw, flip, turns)
-        prediction = detect(_transform(window_btchw, flip, turns), valid)
+        valid = None if valid_bhw is None else turn(valid_bhw, flip, turns)
+        prediction = detect(turn(window_btchw, flip, turns), valid)
         if prediction.probability_bhw.shape[1:] == (1, 1):
             return prediction
-        down, right = _shift_back(mask_shift, flip, turns)
-        back_bhw = _transform_back(prediction.probability_bhw, flip, turns)
+        down, right = shift_back(mask_shift, flip, turns)
+        back_bhw = turn_back(prediction.probability_bhw, flip, turns)
         return prediction._replace(
             probability_bhw=move_masks(back_bhw, (label_shift[0] - down, label_shift[1] - right))
         )
@@ -413,56 +414,3 @@ def single_network_detector(
         classifiers=["run"] if head != "mask" or scores_masks else [],
         symmetries=symmetries,
     )
-
-
-def symmetry_operations(symmetries: Symmetries) -> list[tuple[bool, int]]:
-    """List the operations of a group of symmetries.
-
-    Args:
-        symmetries: The group.
-
-    Returns:
-        For each operation whether it first mirrors left to right, and the number of quarter turns after that.
-    """
-    if symmetries == Symmetries.NONE:
-        return [(False, 0)]
-    turns = range(0, 4, 2 if symmetries == Symmetries.FLIPS else 1)
-    return [(flip, turn) for flip in (False, True) for turn in turns]
-
-
-def _transform(x: Tensor, flip: bool, turns: int) -> Tensor:
-    return torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1)) if flip or turns else x
-
-
-def transform_vectors(flow_btdhw: Tensor, flip: bool, turns: int) -> Tensor:
-    """Transform flow with its frames: its vectors move, and turn.
-
-    Args:
-        flow_btdhw: Flow (down, right).
-        flip: Whether it is first mirrored left to right.
-        turns: Number of quarter turns after that.
-
-    Returns:
-        The flow of the transformed frames.
-    """
-    moved = _transform(flow_btdhw, flip, turns)
-    if flip:
-        moved = torch.stack([moved[:, :, 0], -moved[:, :, 1]], dim=2)
-    for _ in range(turns % 4):
-        moved = torch.stack([-moved[:, :, 1], moved[:, :, 0]], dim=2)
-    return moved
-
-
-def _transform_back(x: Tensor, flip: bool, turns: int) -> Tensor:
-    if not (flip or turns):
-        return x
-    back = torch.rot90(x, -turns, (-2, -1))
-    return back.flip(-1) if flip else back
-
-
-def _shift_back(shift: Shift, flip: bool, turns: int) -> Shift:
-    """A shift in a transformed image as it appears in the original image."""
-    dy, dx = shift
-    for _ in range(turns % 4):
-        dy, dx = dx, -dy
-    return (dy, -dx) if flip else (dy, dx)

@@ -23,11 +23,10 @@ from contrail_train.data.training_data import open_training_data
 from contrail_train.inference.detector import (
     View,
     single_network_detector,
-    symmetry_operations,
-    transform_vectors,
     view_of,
 )
 from contrail_train.inference.export import export
+from contrail_train.inference.turns import symmetry_operations, turn_flow
 from helpers.augmentation import batch_of, only
 from helpers.exports import predictor
 
@@ -79,7 +78,7 @@ def test_vectors_turn_with_their_frames(flip: bool, turns: int) -> None:
     def turned(x: torch.Tensor) -> torch.Tensor:
         return torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
 
-    ours = warp_frames(turned(x_btchw), transform_vectors(flow_btdhw, flip, turns), 0)
+    ours = warp_frames(turned(x_btchw), turn_flow(flow_btdhw, flip, turns), 0)
     torch.testing.assert_close(ours, turned(warp_frames(x_btchw, flow_btdhw, 0)), atol=0.01, rtol=0)
 
 

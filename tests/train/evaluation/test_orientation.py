@@ -15,8 +15,9 @@ from contrail_train.data.augment import to_label_frame
 from contrail_train.data.items import open_labelled
 from contrail_train.evaluation.orientation import orientation_table, score_orientations
 from contrail_train.evaluation.score import score_predictor
-from contrail_train.inference.detector import Prediction, in_orientation, symmetry_operations
+from contrail_train.inference.detector import Prediction, in_orientation
 from contrail_train.inference.load import load_model
+from contrail_train.inference.turns import symmetry_operations
 
 OFF = (1.0, 1.0)
 

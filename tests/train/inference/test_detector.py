@@ -19,9 +19,9 @@ from contrail_train.inference.detector import (
     View,
     normalise,
     on_label_grid,
-    symmetry_operations,
     weighted_mean,
 )
+from contrail_train.inference.turns import symmetry_operations
 
 SIDE = 24
 

@@ -132,6 +132,7 @@ def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> P
         settings: Assignments `key=value`, the value as YAML. A key is one of the pipeline; `STAGE.run` or
             `STAGE.preset`; `STAGE.` and a key of its run; or a key of a run, which then holds for all stages. One about
             the decoder or the loss of masks leaves classifiers as they are, and one about the record head segmenters.
+            Stages that a new gate or mask does not name are left out.
 
     Returns:
         The changed settings.
@@ -141,7 +142,8 @@ def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> P
     """
     tree = config.model_dump(mode="json")
     fields = {key: f for key, f in PipelineConfig.model_fields.items() if key not in ("stages", "settings", "preset")}
-    for key, value in map(parse_assignment, settings):
+    assignments = [parse_assignment(text) for text in settings]
+    for key, value in assignments:
         first, _, rest = key.partition(".")
         if key in fields:
             tree[key] = listed(fields[key], value)
@@ -155,6 +157,7 @@ def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> P
             raise ContrailError(f"--set {key}: {first!r} is neither a stage nor a group of settings; {hint}")
         else:
             tree["settings"][key] = value
+    _leave_out_idle_stages(tree, assignments)
     changed = validated(PipelineConfig, tree, " --set ".join([config.preset, *settings]))
     trained = {name: stage for name, stage in changed.stages.items() if stage.preset is not None}
     for key in changed.settings:
@@ -163,6 +166,21 @@ def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> P
     for name in trained:
         stage_config(changed, name)  # refuses wrong settings of a stage now, not after hours
     return changed
+
+
+def _leave_out_idle_stages(tree: dict[str, Any], assignments: Sequence[tuple[str, Any]]) -> None:
+    """Remove the stages that neither gate nor mask names any more, if one of these was changed."""
+    keys = [key for key, _ in assignments]
+    if "gate" not in keys and "mask" not in keys:
+        return
+    used = [name for key in ("gate", "mask") if isinstance(tree[key], list) for name in tree[key]]
+    for name in [name for name in tree["stages"] if name not in used]:
+        if changes := [key for key in keys if key.startswith(f"{name}.")]:
+            raise ContrailError(
+                f"--set {changes[0]}: has no effect, as stage {name} is neither in gate nor in mask; omit it, or add "
+                f"{name} to one of them"
+            )
+        del tree["stages"][name]
 
 
 def stage_config(config: PipelineConfig, name: str) -> RunConfig:

@@ -42,6 +42,19 @@ def test_mistakes_in_a_pipeline_file_are_refused(tmp_path: Path) -> None:
     assert (config.stages["positive"].run, config.settings, config.weights) == ("runs/a", {"epochs": 3}, "fitted")
 
 
+def test_a_stage_that_a_new_gate_does_not_name_is_left_out() -> None:
+    from contrail_data.errors import ContrailError
+    from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
+
+    config = with_pipeline_settings(get_pipeline("unet2d_v2"), ["gate=all", "epochs=3"])
+    assert (list(config.stages), config.gate) == (["all", "positive"], ["all"])
+    assert list(with_pipeline_settings(get_pipeline("unet2d_v2"), ["gate=[]", "mask=all"]).stages) == ["all"]
+    with pytest.raises(ContrailError, match=r"classifier\.epochs: has no effect, as stage classifier is neither"):
+        with_pipeline_settings(get_pipeline("unet2d_v2"), ["gate=all", "classifier.epochs=3"])
+    with pytest.raises(ContrailError, match="mask"):  # not with stages left out
+        with_pipeline_settings(get_pipeline("unet2d_v2"), ["mask=3"])
+
+
 def test_settings_for_all_stages_apply_only_to_stages_that_have_them() -> None:
     from contrail_train.config.pipelines import get_pipeline, stage_config, with_pipeline_settings
 

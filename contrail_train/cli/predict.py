@@ -187,7 +187,7 @@ def predict_scans(
         refuse_options(context, ["altitude"], "without an output NAME.geojson")
     if not any(out.suffix in (".png", ".gif") for out in outs):
         refuse_options(context, ["theme"], "without an output NAME.png or NAME.gif")
-    model = load_predictor(run, device, tta).for_masks()
+    model = load_predictor(run, device, tta).for_masks().with_fixed_shift()  # scans have no label grid
     model = model.with_cleaning(min_pixels, hysteresis, consistent, fill_gaps, elongation)
     request = SceneRequest(
         source=source,

@@ -51,6 +51,8 @@ class PipelineConfig(Strict):
     """Weights of the stages in gate and mask: equal, or fitted in quarters together with the thresholds."""
     gate_when: Literal["proven", "best"] = "proven"
     """Whether a gate is used only if the 95 % interval of its gain is above 0, or whenever it scores best."""
+    label_grid: Literal["fixed", "learned"] = "fixed"
+    """How averaged masks come onto the grid of the labels, as `calibration.label_grid` of a run."""
     top_k: Pixels = 100
     """Number of pixels that a segmenter's score of a record averages."""
     tta: Symmetries = Field(Symmetries.NONE, strict=False)
@@ -211,6 +213,6 @@ def _concerns(stage: Stage, preset: RunConfig, key: str) -> bool:
     if group in ("model.decoder", "model.record_head"):
         return key == group or getattr(preset.model, group.removeprefix("model.")) is not None
     of_masks = {"data.teacher", "data.teacher_weight", "data.second_target", "optim.decoder_lr", "model.score_head"}
-    of_masks.add("model.annotator_maps")
+    of_masks |= {"model.annotator_maps", "calibration.label_grid"}
     of_masks |= {f"loss.{term}" for term in (*MASK_TERMS, "second_target", "auxiliary", "score")}
     return preset.model.decoder is not None or group not in of_masks

@@ -14,7 +14,7 @@ from contrail_data.splits.folds import make_folds
 from contrail_train.contrails.cleaning import counts_by_size
 from contrail_train.data.items import Items, Rows
 from contrail_train.evaluation import metrics
-from contrail_train.evaluation.intervals import difference_interval
+from contrail_train.evaluation.intervals import difference_interval, difference_text
 from contrail_train.evaluation.score import (
     FOLDS,
     EvaluationOptions,
@@ -27,13 +27,19 @@ from contrail_train.evaluation.score import (
     sum_over_ranks,
 )
 from contrail_train.inference.detector import Detector, Shift, Weights, move_masks, weighted_mean
-from contrail_train.runs.calibration import HoldoutScores
+from contrail_train.inference.label_grid import NO_MOMENTS, moments, solve, to_learned_grid
+from contrail_train.runs.calibration import HoldoutScores, LabelGrid
+from contrail_train.runs.distributed import Ranks
 
 Counts = npt.NDArray[np.int64]
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Minimum sizes of a region to choose among, pixels."""
 GateWhen = Literal["proven", "best", "never"]
 """Whether a gate is kept: if the 95 % interval of its cross-fitted gain is above 0, always, or never."""
+GridWhen = Literal["proven", "always", "never"]
+"""Likewise, whether a learned map onto the label grid is used."""
+GRID_WHEN: dict[str, GridWhen] = {"fixed": "never", "learned": "proven"}
+"""The same by the values of the setting `calibration.label_grid`."""
 
 
 class Choice(NamedTuple):
@@ -45,6 +51,8 @@ class Choice(NamedTuple):
     gate: float
     min_pixels: int | None = None
     """Size below which regions of masks are removed, if that is asked for; None without contrails or masks."""
+    label_grid: LabelGrid | None = None
+    """The learned map onto the label grid, to which the threshold belongs; None for the fixed shift."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,28 @@ class _Candidates:
     gates: Sequence[Weights]
 
 
+class _Way(NamedTuple):
+    """How masks are drawn."""
+
+    mask: int
+    """Index of the weights."""
+    threshold: float
+    grid: LabelGrid | None = None
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Ways to draw masks, fitted on the other folds of each fold and, at last, on all records; and what they draw."""
+
+    fitted: Sequence[_Way]
+    histogram: Counts
+    """(folds, 2, CODES), each fold's in its own way."""
+    sized: Counts
+    """(ways, SIZES, 3, n): tp, fp and fn of each record with each minimum size of a region."""
+    tolerant: Counts
+    """(4, n), each record's in the way of its fold."""
+
+
 def calibrate(
     detector: Detector,
     items: Items,
@@ -88,8 +118,11 @@ def calibrate(
     masks: Sequence[Weights] | None = None,
     gates: Sequence[Weights] | None = None,
     gate_when: GateWhen = "proven",
+    grid_when: GridWhen = "never",
 ) -> Calibrated:
-    """Choose threshold, gate and weights by global Dice. Frames are predicted twice.
+    """Choose threshold, gate, weights and the map onto the label grid by global Dice.
+
+    Frames are predicted twice, and three times more if a map is learned.
 
     On few records the best gate is often best by chance and costs Dice elsewhere, which is why it has to be proven.
 
@@ -101,11 +134,13 @@ def calibrate(
         masks: Weights of the masks to choose among; None for the detector's own.
         gates: Weights of the record scores to choose among; None for the detector's own.
         gate_when: When to keep a gate.
+        grid_when: When to map masks onto the label grid by a learned convolution instead of a fixed shift.
 
     Returns:
         The choice. Without a positive pixel the first weights, threshold 0.5 and no gate.
     """
-    return calibrate_together([HeldOut(detector, items, shift)], options, masks=masks, gates=gates, gate_when=gate_when)
+    held_out = HeldOut(detector, items, shift)
+    return calibrate_together([held_out], options, masks=masks, gates=gates, gate_when=gate_when, grid_when=grid_when)
 
 
 def calibrate_together(
@@ -115,15 +150,17 @@ def calibrate_together(
     masks: Sequence[Weights] | None = None,
     gates: Sequence[Weights] | None = None,
     gate_when: GateWhen = "proven",
+    grid_when: GridWhen = "never",
 ) -> Calibrated:
-    """Choose threshold, gate and weights for several detectors at once, each on the records that it held out.
+    """Choose threshold, gate, weights and map for several detectors at once, each on the records that it held out.
 
     Args:
-        parts: The detectors with their records, such as those of several folds.
+        parts: The detectors with their records, such as those of several folds, all with the same shift.
         options: How to read the records.
         masks: As in `calibrate`; the weights are of networks of the first detector, which the others have too.
         gates: Likewise.
         gate_when: When to keep a gate.
+        grid_when: When to map masks by a learned convolution.
 
     Returns:
         As of `calibrate`.
@@ -146,7 +183,25 @@ def calibrate_together(
         return Calibrated(Choice(candidates.masks[0], 0.5, candidates.gates[0], 0.0), holdout)
     in_all = histogram.sum(1)
     fitted = [*(_best_mask(in_all - histogram[:, k]) for k in range(folds)), _best_mask(in_all)]
-    sized, tolerant = _counts(candidates, fold, fitted)
+    own_histogram = np.stack([histogram[way.mask, k] for k, way in enumerate(fitted[:-1])])
+    drawn = _Drawn(fitted, own_histogram, *_counts(candidates, fold, fitted))
+    if grid_when != "never":
+        learned = _learn_grid(candidates, fold, fitted)
+        if grid_when == "always" or _is_gain_proven(drawn, learned, fold, items.group, options.ranks):
+            drawn = learned
+    return _choose(candidates, fold, drawn, scores_gn, holdout, gate_when)
+
+
+def _choose(
+    candidates: _Candidates,
+    fold: npt.NDArray[np.int64],
+    drawn: _Drawn,
+    scores_gn: npt.NDArray[np.float64],
+    holdout: HoldoutScores,
+    gate_when: GateWhen,
+) -> Calibrated:
+    """Choose gate and minimum size for masks, on all records, and on the other folds for each fold's scores."""
+    items, sized, folds = candidates.rows, drawn.sized, len(drawn.fitted) - 1
     counts, chosen, size = sized[:, 0], [], []
     for k in range(folds + 1):
         others = fold != k if k < folds and folds > 1 else np.ones(len(items), bool)
@@ -158,12 +213,12 @@ def calibrate_together(
     rows = np.arange(len(items))
     own_gate = np.array([chosen[k][1] for k in fold]) if folds > 1 else np.zeros(len(items))
     own_score = scores_gn[[chosen[k][0] for k in fold], rows]
-    own_histogram = np.stack([histogram[fitted[k][0], k] for k in range(folds)])
-    scores = Scores(own_histogram, counts[fold, :, rows].T, own_score, tolerant)
-    (mask, threshold), (gate_weights, gate) = fitted[-1], chosen[-1]
-    min_pixels = SIZES[size[-1]] if candidates.masks[mask] else None
-    choice = Choice(candidates.masks[mask], threshold, candidates.gates[gate_weights], gate, min_pixels)
-    holdout["holdout"] = score_values(scores, items, threshold, gate, own_gate)
+    scores = Scores(drawn.histogram, counts[fold, :, rows].T, own_score, drawn.tolerant)
+    way, (gate_weights, gate) = drawn.fitted[-1], chosen[-1]
+    mask = candidates.masks[way.mask]
+    min_pixels = SIZES[size[-1]] if mask else None
+    choice = Choice(mask, way.threshold, candidates.gates[gate_weights], gate, min_pixels, way.grid)
+    holdout["holdout"] = score_values(scores, items, way.threshold, gate, own_gate)
     holdout["holdout_counts"] = gated_counts(scores, own_gate).tolist()
     if min_pixels is not None:
         own_sized = sized[fold, np.array(size)[fold] if folds > 1 else 0 * fold, :, rows].T
@@ -184,11 +239,12 @@ def _outputs(candidates: _Candidates) -> Iterator[tuple[LabelledBatch, dict[str,
         start += len(part.items)
 
 
-def _combine(candidates: _Candidates, index: int, masks: dict[str, Tensor], scores: dict[str, Tensor]) -> Tensor:
-    """The probability (b, h, w) with some weights; if there are none, the record score as a mask of one pixel."""
-    if weights := candidates.masks[index]:
-        return weighted_mean(masks, weights)
-    return weighted_mean(scores, candidates.gates[0])[:, None, None]
+def _combine(candidates: _Candidates, way: _Way, masks: dict[str, Tensor], scores: dict[str, Tensor]) -> Tensor:
+    """The probability (b, h, w) in some way; without weights of masks, the record score as a mask of one pixel."""
+    if not (weights := candidates.masks[way.mask]):
+        return weighted_mean(scores, candidates.gates[0])[:, None, None]
+    probability_bhw = weighted_mean(masks, weights)
+    return probability_bhw if way.grid is None else to_learned_grid(probability_bhw, way.grid)
 
 
 def _histograms_and_scores(
@@ -202,7 +258,7 @@ def _histograms_and_scores(
     for batch, masks, scores in _outputs(candidates):
         by_name[:, batch.rows] = [scores[name].cpu().numpy() for name in names]
         for c in range(len(candidates.masks)):
-            for row, p, target, valid in batch.paired(_combine(candidates, c, masks, scores)):
+            for row, p, target, valid in batch.paired(_combine(candidates, _Way(c, 0.5), masks, scores)):
                 histogram[c, fold[row]] += metrics.histograms(p[valid], target[valid])
     histogram, by_name = sum_over_ranks((histogram, by_name), candidates.options.ranks)
     if len(names) == 1:
@@ -211,29 +267,65 @@ def _histograms_and_scores(
     return histogram, np.stack([share @ by_name / share.sum() for share in shares])
 
 
-def _counts(
-    candidates: _Candidates, fold: npt.NDArray[np.int64], fitted: Sequence[tuple[int, float]]
-) -> tuple[Counts, Counts]:
-    """Second pass: counts (choices, SIZES, 3, n) with each choice, and tolerant ones (4, n) with the fold's choice."""
+def _counts(candidates: _Candidates, fold: npt.NDArray[np.int64], fitted: Sequence[_Way]) -> tuple[Counts, Counts]:
+    """Another pass: counts (ways, SIZES, 3, n) in each way, and tolerant ones (4, n) in that of the record's fold."""
     size = len(candidates.rows)
     counts, tolerant = np.zeros((len(fitted), len(SIZES), 3, size), np.int64), np.zeros((4, size), np.int64)
     for batch, masks, scores in _outputs(candidates):
-        for k, (c, threshold) in enumerate(fitted):
-            for row, p, target, _ in batch.paired(_combine(candidates, c, masks, scores)):
-                counts[k, :, :, row] = counts_by_size(p >= threshold, target, SIZES)
+        for k, way in enumerate(fitted):
+            for row, p, target, _ in batch.paired(_combine(candidates, way, masks, scores)):
+                counts[k, :, :, row] = counts_by_size(p >= way.threshold, target, SIZES)
                 if fold[row] == k:
-                    tolerant[:, row] = metrics.tolerant_counts(p >= threshold, target)
+                    tolerant[:, row] = metrics.tolerant_counts(p >= way.threshold, target)
     counts, tolerant = sum_over_ranks((counts, tolerant), candidates.options.ranks)
     return counts, tolerant
 
 
-def _best_mask(histogram: Counts) -> tuple[int, float]:
-    """Index of the weights, and threshold, of the best Dice; from histograms (masks, 2, CODES)."""
+def _best_mask(histogram: Counts) -> _Way:
+    """The weights and the threshold of the best Dice, from histograms (masks, 2, CODES)."""
     if not histogram[0, 1].any():
-        return 0, 0.5
+        return _Way(0, 0.5)
     thresholds, dices = zip(*map(metrics.best_threshold, histogram), strict=True)
     best = int(np.argmax(dices))
-    return best, thresholds[best]
+    return _Way(best, thresholds[best])
+
+
+def _learn_grid(candidates: _Candidates, fold: npt.NDArray[np.int64], fixed: Sequence[_Way]) -> _Drawn:
+    """Three more passes: learn a map and a threshold in place of the shift and the threshold of each of the ways."""
+    shift, folds, ranks = candidates.parts[0].shift, len(fixed) - 1, candidates.options.ranks
+    unmoved = replace(candidates, parts=[replace(part, shift=(0.0, 0.0)) for part in candidates.parts])
+    summed = {way.mask: np.zeros((folds, *NO_MOMENTS)) for way in fixed}
+    for batch, masks, scores in _outputs(unmoved):
+        for mask, moments_kij in summed.items():
+            probability_bhw = _combine(unmoved, _Way(mask, 0.5), masks, scores)
+            for p_hw, (row, _, target, valid) in zip(probability_bhw, batch.paired(probability_bhw), strict=True):
+                moments_kij[fold[row]] += moments(p_hw, shift, target, valid)
+    summed = dict(zip(summed, sum_over_ranks([*summed.values()], ranks), strict=True))
+    grids = [solve(summed[way.mask][np.arange(folds) != k].sum(0), shift, way.threshold) for k, way in enumerate(fixed)]
+    histogram = np.zeros((folds + 1, folds, 2, CODES), np.int64)
+    for batch, masks, scores in _outputs(unmoved):
+        for k, (way, grid) in enumerate(zip(fixed, grids, strict=True)):
+            for row, p, target, valid in batch.paired(_combine(unmoved, way._replace(grid=grid), masks, scores)):
+                histogram[k, fold[row]] += metrics.histograms(p[valid], target[valid])
+    (histogram,) = sum_over_ranks([histogram], ranks)
+    learned = []
+    for k, (way, grid) in enumerate(zip(fixed, grids, strict=True)):
+        best = _best_mask(histogram[k, np.arange(folds) != k].sum(0)[None])
+        learned.append(_Way(way.mask, best.threshold, grid))
+    own = np.stack([histogram[k, k] for k in range(folds)])
+    return _Drawn(learned, own, *_counts(unmoved, fold, learned))
+
+
+def _is_gain_proven(
+    fixed: _Drawn, learned: _Drawn, fold: npt.NDArray[np.int64], group: npt.NDArray[np.str_], ranks: Ranks
+) -> bool:
+    """Whether the 95 % interval of the Dice that maps gain, each on the fold it was not learned from, is above 0."""
+    before, after = (drawn.sized[fold, 0, :, np.arange(len(fold))].T for drawn in (fixed, learned))
+    interval = difference_interval(before, after, group)
+    proven = len(learned.fitted) > 2 and interval is not None and interval[0] > 0
+    outcome = "is used" if proven else "not proven, the fixed shift is used"
+    ranks.say(f"the learned label grid gains {difference_text(before, after, group)} Dice: {outcome}")
+    return proven
 
 
 def choose_gate(

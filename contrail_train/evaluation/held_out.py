@@ -12,7 +12,7 @@ from contrail_data.labels.predictor import Symmetries
 from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.settings import read_config
 from contrail_train.data.items import Items, SampleStores, has_all_frames, human_items, window_config
-from contrail_train.evaluation.calibrate import Calibrated, GateWhen, HeldOut, calibrate_together
+from contrail_train.evaluation.calibrate import Calibrated, GateWhen, GridWhen, HeldOut, calibrate_together
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.load import load_model, read_pipeline
 from contrail_train.inference.predictor import Predictor
@@ -87,7 +87,10 @@ def held_out_records(model: Predictor) -> Items:
 
 
 def calibrate_on_held_out(
-    models: Sequence[Predictor], options: EvaluationOptions, gate_when: GateWhen = "proven"
+    models: Sequence[Predictor],
+    options: EvaluationOptions,
+    gate_when: GateWhen = "proven",
+    grid_when: GridWhen = "never",
 ) -> Calibrated:
     """Fit one threshold and one gate on the held-out records of several models, each predicted by its own model.
 
@@ -95,6 +98,7 @@ def calibrate_on_held_out(
         models: Runs or pipelines, such as those of several folds.
         options: How to read the records.
         gate_when: When to keep a gate.
+        grid_when: When to map masks onto the label grid by a learned convolution.
 
     Returns:
         The choice, and scores of all these records.
@@ -103,7 +107,7 @@ def calibrate_on_held_out(
         ContrailError: If a store of a model is missing or another one than before.
     """
     parts = [HeldOut(model.detect, held_out_records(model), model.label_offset) for model in models]  # type: ignore[arg-type]
-    return calibrate_together(parts, options, gate_when=gate_when)
+    return calibrate_together(parts, options, gate_when=gate_when, grid_when=grid_when)
 
 
 def load_without_symmetries(path: Path, device: str) -> Predictor:

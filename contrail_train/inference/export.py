@@ -131,7 +131,8 @@ def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, over
             import_optional(package, out)
     metadata = _metadata(model, model.detect)
     # A copy: parameters that require gradients would do so in the file.
-    graph = ExportGraph(copy.deepcopy(model.detect).cpu().requires_grad_(False), model.decision).eval()
+    decision = model.with_fixed_shift().decision  # the masks in the file are not on the label grid
+    graph = ExportGraph(copy.deepcopy(model.detect).cpu().requires_grad_(False), decision).eval()
     probes = list(_synthetic_windows(metadata))
     if store is not None:
         model.check_store(store)

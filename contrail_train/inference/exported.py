@@ -29,6 +29,7 @@ from contrail_data.labels.predictor import Decision
 from contrail_data.storage.files import reported_errors
 from contrail_train.inference.detector import Prediction, Shift
 from contrail_train.inference.predictor import Predictor
+from contrail_train.runs.calibration import LabelGrid
 
 SUFFIXES = (".pt2", ".onnx")
 _ZIP = b"PK\x03\x04"
@@ -78,6 +79,7 @@ class Metadata(BaseModel):
     min_pixels: int | None = None
     repeats_edges: bool = False
     scores_masks: bool = False
+    label_grid: LabelGrid | None = None
 
     @field_serializer("trained_records", "calibrated_records")
     def _sorted(self, records: frozenset[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +23,8 @@ from contrail_data.store.schema import Kind, require_kind
 from contrail_train.contrails.cleaning import Cleaning, Mask, clean
 from contrail_train.data.training_data import pixel_size
 from contrail_train.inference.detector import Detect, Detector, Shift, on_label_grid
-from contrail_train.runs.calibration import Calibration
+from contrail_train.inference.label_grid import on_learned_grid
+from contrail_train.runs.calibration import Calibration, LabelGrid
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,8 @@ class Predictor:
     """Whether record scores are the Dice that masks are expected to have."""
     min_pixels: int | None = None
     """Minimum size of a region that was fitted on the hold-out; None if none was."""
+    label_grid: LabelGrid | None = None
+    """The learned map onto the label grid, to which the threshold belongs; None for the fixed shift."""
     cleaning: Cleaning | None = None
     """How masks of stores are cleaned; None for the threshold only."""
 
@@ -97,7 +102,7 @@ class Predictor:
         """
         held_out = frozenset(calibration["holdout_records"])
         down, right = calibration["label_shift"]
-        return cls(
+        model = cls(
             path=path,
             detect=detector,
             offsets=detector.offsets,
@@ -114,6 +119,40 @@ class Predictor:
             min_pixels=calibration.get("min_pixels"),
             **calibration["grid"],
         )
+        return model.with_label_grid(calibration.get("label_grid"))._with_grid_that_fits()
+
+    def with_label_grid(self, grid: LabelGrid | None) -> Self:
+        """Map masks onto the label grid in another way, which makes it another model.
+
+        Args:
+            grid: A learned map, whose threshold the predictor has already; None leaves the predictor as it is.
+
+        Returns:
+            The predictor with this map.
+        """
+        if grid is None:
+            return self
+        identity = f"{self.decision.model} {json.dumps(grid, sort_keys=True)}"
+        digest = "sha256:" + hashlib.sha256(identity.encode()).hexdigest()
+        return replace(self, label_grid=grid, decision=replace(self.decision, model=digest))
+
+    def with_fixed_shift(self) -> Self:
+        """Resample masks by a fixed shift, with the threshold that belongs to it.
+
+        Returns:
+            The predictor without a learned map.
+        """
+        if self.label_grid is None:
+            return self
+        threshold = self.label_grid["fixed_threshold"]
+        cleaning = None if self.cleaning is None else replace(self.cleaning, threshold=threshold)
+        return replace(self, label_grid=None, decision=replace(self.decision, threshold=threshold), cleaning=cleaning)
+
+    def _with_grid_that_fits(self) -> Self:
+        """The predictor, without its learned map if labels lie elsewhere than those that it was learned from."""
+        if self.label_grid is None or np.allclose(self.label_grid["shift"], self.label_offset, atol=1e-6):
+            return self
+        return self.with_fixed_shift()
 
     @property
     def label_offset(self) -> Shift:
@@ -123,10 +162,14 @@ class Predictor:
     @property
     def detect_on_label_grid(self) -> Detect:
         """The detector, with its probabilities on the label grid."""
+        if self.label_grid is not None:
+            return on_learned_grid(self.detect, self.label_grid)
         return on_label_grid(self.detect, self.label_offset)
 
     def for_store(self, store: xr.Dataset) -> Self:
         """Adapt the predictor to the label grid of a store, which may differ from that of the training data.
+
+        A learned map is used only if the labels lie as those that it was learned from.
 
         Args:
             store: A store of samples.
@@ -144,7 +187,14 @@ class Predictor:
                 "warning: %s has pixels of %.0f m, the model was trained on %.0f m: contrails differ in width",
                 *(store.attrs["path"], pixel, self.pixel),
             )
-        return replace(self, label_shift=tuple(store.attrs["label_shift"]))
+        adapted = replace(self, label_shift=tuple(store.attrs["label_shift"]))
+        fitting = adapted._with_grid_that_fits()
+        if fitting.label_grid is not self.label_grid:
+            log.warning(
+                "warning: %s has a label shift of %s: the learned label grid is not used, but the fixed shift",
+                *(store.attrs["path"], list(adapted.label_shift)),
+            )
+        return fitting
 
     def for_masks(self) -> Self:
         """Check that the predictor has masks.

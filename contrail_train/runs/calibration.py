@@ -56,6 +56,18 @@ class Grid(TypedDict):
     """Type of the stored images."""
 
 
+class LabelGrid(TypedDict):
+    """A learned map from the frame of a detector's masks onto the grid of the labels, see `inference.label_grid`."""
+
+    shift: list[float]
+    """(down, right) offset of the labels that it was learned from, pixels."""
+    kernel: list[list[float]]
+    """Weights of the probabilities around a pixel that is moved by the whole pixels of the shift, by row."""
+    bias: float
+    fixed_threshold: Probability
+    """Threshold where masks are resampled by a fixed shift instead."""
+
+
 class HoldoutScores(TypedDict):
     """What is known of the records that were held out; n is their number."""
 
@@ -104,6 +116,8 @@ class _Required(HoldoutScores):
     """The kind of tiles of the training data."""
     stores: dict[str, str]
     """Digest by name of the stores that it was trained or calibrated on."""
+    label_grid: NotRequired[LabelGrid | None]
+    """Used in place of the fixed shift, and with it `threshold`, if it was asked for and its gain is proven."""
     config: NotRequired[str]
     """Digest of the file of settings; missing in runs of earlier versions."""
 

@@ -258,7 +258,8 @@ def predict_scan(
         ContrailError: If the time has no scan, a file cannot be read, or the area is not seen.
     """
     scenes = _open_frames(model, scans, time, tiling)
-    model = replace(model, label_shift=(0.0, 0.0))  # predictions are to lie on the image, not on the labels' grid
+    # predictions are to lie on the image, not on the labels' grid
+    model = replace(model.with_fixed_shift(), label_shift=(0.0, 0.0))
     composite = from_dict(model.composite)
     scan = scenes[model.offsets.index(0)]
     full = grid_of(scan)

@@ -12,6 +12,7 @@ from contrail_data.errors import ContrailError
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import read_config, values_by_key
 from contrail_train.data.training_data import TrainingData
+from contrail_train.evaluation.calibrate import GridWhen
 from contrail_train.evaluation.held_out import calibrate_on_held_out, held_out_records, load_without_symmetries
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift
@@ -73,25 +74,29 @@ def check_sources(config: RunConfig, data: TrainingData, mask_shift: Shift, rank
         )
 
 
-def with_borrowed_thresholds(calibration: Calibration, names: Sequence[str], options: EvaluationOptions) -> Calibration:
-    """Fit threshold, gate and minimum size on the held-out records of other models.
+def with_borrowed_thresholds(
+    calibration: Calibration, names: Sequence[str], options: EvaluationOptions, grid_when: GridWhen
+) -> Calibration:
+    """Fit threshold, gate, minimum size and the map onto the label grid on the held-out records of other models.
 
     Args:
         calibration: Calibration of a run without a hold-out.
         names: Directories of the models, as in `calibration.from`.
         options: How to read the records.
+        grid_when: When to map masks onto the label grid by a learned convolution.
 
     Returns:
         The calibration with these values, and where they come from.
     """
     models = [load_without_symmetries(Path(name).absolute(), str(options.device)) for name in names]
-    calibrated = calibrate_on_held_out(models, options)
+    calibrated = calibrate_on_held_out(models, options, grid_when=grid_when)
     scores = calibrated.holdout["holdout"]
     assert scores is not None  # check_sources refuses models without held-out contrails
     seen = (model.trained_records | model.calibrated_records for model in models)
     return calibration | {
         "threshold": calibrated.choice.threshold,
         "gate": calibrated.choice.gate,
+        "label_grid": calibrated.choice.label_grid,
         "min_pixels": calibrated.holdout.get("min_pixels"),
         "min_pixels_dice": calibrated.holdout.get("min_pixels_dice"),
         "taken_from": {"models": {str(model.path): model.decision.model for model in models}, "scores": scores},

@@ -23,7 +23,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.loader import Batch, load, share_of, split_steps
-from contrail_train.evaluation.calibrate import calibrate
+from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
 from contrail_train.evaluation.score import holdout_dice, score
 from contrail_train.inference.detector import on_label_grid
 from contrail_train.runs.calibration import Calibration, Grid, find_calibration, finish
@@ -246,7 +246,8 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
     wait(ranks)
     load_weights(out / WEIGHTS, setup.average.module)
     setup.average.module.eval()
-    calibrated = calibrate(setup.detector, data.holdout, setup.evaluation, shift=setup.label_shift)
+    grid_when = GRID_WHEN[config.calibration.label_grid]
+    calibrated = calibrate(setup.detector, data.holdout, setup.evaluation, shift=setup.label_shift, grid_when=grid_when)
     seen = {*data.train.record_id.tolist(), *data.holdout.record_id.tolist(), *data.labellers_saw}
     calibration: Calibration = {
         "threshold": calibrated.choice.threshold,
@@ -258,11 +259,12 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
         "composite": data.composite,
         "label_shift": list(data.label_shift),
         "off": list(setup.detector.mask_shift),
+        "label_grid": calibrated.choice.label_grid,
         "grid": Grid(native=data.native, pixel=data.pixel, size=data.size, dtype=data.dtype),
         "stores": data.digests,
         "weights": file_digest(out / WEIGHTS),
     }
     if config.calibration.from_:
         ranks.say(f"fitting the threshold on the held-out records of {', '.join(config.calibration.from_)}")
-        return with_borrowed_thresholds(calibration, config.calibration.from_, setup.evaluation)
+        return with_borrowed_thresholds(calibration, config.calibration.from_, setup.evaluation, grid_when)
     return calibration

@@ -27,7 +27,7 @@ from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import differences, to_yaml
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.training_data import open_training_data
-from contrail_train.evaluation.calibrate import calibrate
+from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
 from contrail_train.evaluation.held_out import sample_stores
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.load import load_stages, pipeline_detector, read_pipeline, repeat_edges
@@ -209,6 +209,7 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calib
         masks=masks,
         gates=gates if config.gate else None,
         gate_when=config.gate_when if config.gate else "never",
+        grid_when=GRID_WHEN[config.label_grid],
     )
     if calibrated.holdout["holdout"] is None:
         ALONE.say(
@@ -226,6 +227,7 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calib
         "composite": first.composite,
         "label_shift": list(first.label_shift),
         "off": list(detector.mask_shift),
+        "label_grid": calibrated.choice.label_grid,
         "grid": Grid(native=first.native, pixel=first.pixel, size=first.size, dtype=first.dtype),
         "stores": {name: store.attrs["digest"] for name, store in stores.items()},
         "stages": {name: file_digest(out / STAGES / name / WEIGHTS) for name in config.stages},

@@ -12,7 +12,7 @@ from contrail_train.config.settings import read_config
 from contrail_train.data.items import open_labelled
 from contrail_train.data.loader import load
 from contrail_train.data.training_data import TrainingData, open_training_data
-from contrail_train.evaluation.calibrate import calibrate
+from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
 from contrail_train.evaluation.held_out import sample_stores
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Network
@@ -77,17 +77,25 @@ def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
         if not len(items) and taken_from is None:
             ALONE.say("warning: no record was held out by all runs: the threshold is 0.5")
         options = EvaluationOptions(where, title="calibrate")
-        calibrated = calibrate(averaged.detect, items, options, shift=averaged.label_offset)  # type: ignore[arg-type]
+        grid_when = GRID_WHEN[config.calibration.label_grid]
+        calibrated = calibrate(
+            averaged.detect,  # type: ignore[arg-type]
+            items,
+            options,
+            shift=averaged.label_offset,
+            grid_when=grid_when,
+        )
         calibration = calibrations[0] | {
             "threshold": calibrated.choice.threshold,
             "gate": calibrated.choice.gate,
+            "label_grid": calibrated.choice.label_grid,
             **calibrated.holdout,
             "seen_records": sorted({*items.record_id.tolist()}.union(*(c["seen_records"] for c in calibrations))),
             "stores": data.digests,
             "weights": file_digest(out / WEIGHTS),
         }
         if taken_from is not None:
-            calibration = with_borrowed_thresholds(calibration, [*taken_from["models"]], options)
+            calibration = with_borrowed_thresholds(calibration, [*taken_from["models"]], options, grid_when)
         finish(out, calibration)
     return calibration
 

@@ -6,6 +6,7 @@ They are fitted on the model's held-out records when they are first needed, and 
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NotRequired
 
 import torch
 from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
@@ -13,13 +14,14 @@ from typing_extensions import TypedDict  # pydantic does not take that of Python
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision, Symmetries
 from contrail_train.config.schema import Probability
-from contrail_train.evaluation.calibrate import GateWhen
+from contrail_train.config.settings import read_config
+from contrail_train.evaluation.calibrate import GRID_WHEN, GateWhen
 from contrail_train.evaluation.held_out import calibrate_on_held_out, load_without_symmetries
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference import load
 from contrail_train.inference.predictor import Predictor
-from contrail_train.runs.calibration import ScoreValues, read_calibration
-from contrail_train.runs.directory import PIPELINE
+from contrail_train.runs.calibration import LabelGrid, ScoreValues, read_calibration
+from contrail_train.runs.directory import CONFIG, PIPELINE
 from contrail_train.runs.distributed import ALONE
 from contrail_train.runs.sealed import read_json, write_json
 
@@ -32,6 +34,7 @@ class Fitted(TypedDict):
     threshold: Probability
     gate: Probability
     min_pixels: int | None
+    label_grid: NotRequired[LabelGrid | None]
     holdout: ScoreValues | None
     """Cross-fitted scores of the held-out records."""
 
@@ -62,7 +65,8 @@ def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | No
         except ContrailError:
             ALONE.say(f"{file}: not kept, since the directory cannot be written; the next command fits them again")
     decision = replace(model.decision, threshold=fitted["threshold"], gate=fitted["gate"])
-    return replace(model, decision=decision, min_pixels=fitted["min_pixels"])
+    adapted = replace(model, decision=decision, min_pixels=fitted["min_pixels"], label_grid=None)
+    return adapted.with_label_grid(fitted.get("label_grid"))
 
 
 def _kept(file: Path, decision: Decision) -> Fitted | None:
@@ -86,13 +90,15 @@ def _fit(model: Predictor, symmetries: Symmetries) -> Fitted:
     models, taken_from = [model], read_calibration(model.path).get("taken_from")
     if (model.path / PIPELINE).is_file():
         config = load.read_pipeline(model.path)
-        gate_when = config.gate_when if config.gate else "never"
+        gate_when, label_grid = config.gate_when if config.gate else "never", config.label_grid
+    else:
+        label_grid = read_config(model.path / CONFIG).calibration.label_grid
     options = EvaluationOptions(model.device, title="fit threshold")
     try:
         if taken_from is not None:  # the run itself held nothing out
             others = taken_from["models"].items()
             models = [_unchanged(Path(path), digest, model.device, symmetries) for path, digest in others]
-        calibrated = calibrate_on_held_out(models, options, gate_when)
+        calibrated = calibrate_on_held_out(models, options, gate_when, GRID_WHEN[label_grid])
     except ContrailError as error:
         raise ContrailError(
             f"{error} (held-out records are needed to fit threshold and gate with --tta {symmetries}; or omit --tta)"
@@ -102,5 +108,6 @@ def _fit(model: Predictor, symmetries: Symmetries) -> Fitted:
         "threshold": calibrated.choice.threshold,
         "gate": calibrated.choice.gate,
         "min_pixels": calibrated.choice.min_pixels,
+        "label_grid": calibrated.choice.label_grid,
         "holdout": calibrated.holdout["holdout"],
     }

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from contrail_data.logits import CODES
 from contrail_train.data.items import Items
 from contrail_train.evaluation import metrics
-from contrail_train.evaluation.calibrate import Calibrated, calibrate, choose_gate
+from contrail_train.evaluation.calibrate import Calibrated, GridWhen, calibrate, choose_gate
 from contrail_train.evaluation.score import EvaluationOptions, Scores, assign_folds, score, score_values
 from contrail_train.inference.detector import Detector, Network, View
-from helpers.items import RECORDS, items_of, labelled_scene
+from contrail_train.inference.label_grid import centre_of_mass
+from helpers.items import RECORDS, SIDE, items_of, labelled_scene
 
 MASKS = [{"a": 0.5, "b": 0.5}, {"a": 1.0}, {"b": 1.0}]
 
@@ -165,3 +166,53 @@ def test_missing_pixels_are_not_scored(threshold: float) -> None:
     record_score = np.sort(p.reshape(len(p), -1), 1)[:, -8:].mean(1)
     exact = average_precision_score(target.any((1, 2)), record_score)
     assert values["record_auc_pr"] == pytest.approx(exact, abs=1e-9)
+
+
+def moved_scene(pixels: int) -> tuple[np.ndarray, np.ndarray, Items]:
+    """Squares whose label lies some pixels to the right of where the image shows them, under noise."""
+    rng = np.random.default_rng(0)
+    shown = np.zeros((RECORDS, SIDE, SIDE), bool)
+    for square in shown:
+        row, column = rng.integers(1, SIDE - 5, 2)
+        square[row : row + 3, column : column + 3] = True
+    image = np.repeat((0.6 * shown + 0.4 * rng.random(shown.shape))[:, None], 3, axis=1)
+    stored, label = np.rint(image * 255).astype(np.uint8), np.roll(shown, pixels, axis=2)
+    return stored, label, items_of(stored, label, shown.any((1, 2)))
+
+
+def calibrated_on(items: Items, grid_when: GridWhen) -> Calibrated:
+    detector = Detector(
+        {"a": Network(Channel(0), View((0,), torch.zeros(3), torch.ones(3), False, None))},
+        {"a": 1.0},
+        {"a": 1.0},
+        top_k=8,
+    ).eval()
+    options = EvaluationOptions(torch.device("cpu"), batch=5, title=None)
+    return calibrate(detector, items, options, shift=(0.0, 0.0), gate_when="never", grid_when=grid_when)
+
+
+def test_a_learned_label_grid_is_used_where_its_cross_fitted_gain_is_proven(capsys: pytest.CaptureFixture[str]) -> None:
+    items = moved_scene(pixels=1)[2]
+    fixed, used = (calibrated_on(items, when) for when in ("never", "proven"))
+    assert fixed.choice.label_grid is None
+    assert used.choice.label_grid is not None
+    assert centre_of_mass(used.choice.label_grid) == pytest.approx((0, 1), abs=0.3)
+    assert used.choice.label_grid["fixed_threshold"] == fixed.choice.threshold != used.choice.threshold
+    before, after = (c.holdout["holdout"]["dice"] for c in (fixed, used))
+    assert after > before
+    assert f"gains {after - before:+.3f}" in capsys.readouterr().err
+
+    matching = moved_scene(pixels=0)[2]
+    assert calibrated_on(matching, "proven") == calibrated_on(matching, "never")
+    assert "not proven, the fixed shift is used" in capsys.readouterr().err
+
+
+def test_a_label_grid_learned_for_a_fold_does_not_depend_on_its_own_labels() -> None:
+    stored, label, items = moved_scene(pixels=1)
+    before, part = calibrated_on(items, "always"), assign_folds(items)
+    for k in (0, 3):
+        other = np.where((part == k)[:, None, None], ~label, label)
+        after = calibrated_on(items_of(stored, other, items.positive), "always")
+        drawn = [np.sum(each.holdout["holdout_counts"][:2], axis=0) for each in (before, after)]
+        np.testing.assert_array_equal(drawn[0][part == k], drawn[1][part == k])
+        assert before.choice != after.choice

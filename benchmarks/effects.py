@@ -2,13 +2,15 @@
 
     python benchmarks/effects.py OUT [--row NAME ...] [--seeds 0,1,2]
     python benchmarks/effects.py OUT --only factors --row NAME --row NAME [...]
+    python benchmarks/effects.py OUT --only grids [...]
     python benchmarks/effects.py OUT --real DATA --weights FILE [...]
 
 A run trains on all folds but one for a fixed number of epochs. It is scored on the fold that it did not see, at the
 threshold that is best on the other folds; counts of all records and seeds are summed. The table `effects` has the base
 and each row as the base with one change; it is printed again after each row. The table `factors` measures several
-changes at once, each by all runs, which takes far fewer runs for the same precision. OUT keeps data, runs and scores:
-the same command continues where it stopped.
+changes at once, each by all runs, which takes far fewer runs for the same precision. The table `grids` maps the masks
+of the base onto the labels in several ways, fitted on the scored folds and cross-fitted there. OUT keeps data, runs and
+scores: the same command continues where it stopped.
 
 The records are synthetic by default: an effect that shows here need not show on real ones, and vice versa. DATA has
 folders `ash_frames` and `opencontrails`, whose labelled frames are cut into quarters. As these are single frames, rows
@@ -38,8 +40,11 @@ from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
 from contrail_train.data.items import open_labelled
 from contrail_train.evaluation import metrics
+from contrail_train.evaluation.calibrate import GridWhen, calibrate
 from contrail_train.evaluation.intervals import difference_text
 from contrail_train.evaluation.score import EvaluationOptions, labelled_batches
+from contrail_train.inference.detector import Detector, Shift
+from contrail_train.inference.label_grid import centre_of_mass
 from contrail_train.inference.load import load_model
 from contrail_train.runs.checkpoint import CHECKPOINTS
 from contrail_train.training.fit import fit
@@ -139,25 +144,42 @@ class CrossValidation:
         Returns:
             (n, 2, BINS), see `metrics.histograms`.
         """
-        settings = [
-            *("data.holdout=0", "data.threads=1", f"epochs={self.epochs}", f"batch_size={self.batch}", f"seed={seed}"),
-            *([f"model.pretrained={self.weights}"] if self.weights else []),
-            *(*self.settings, *row.settings, self.folds.others(fold)),
-        ]
+        settings = self._settings_of(row, seed, fold)
         file = self.out / "scores" / f"{_name(*settings, row.symmetries, 'plain' * row.plain)}.npz"
         if not file.exists():
             if row.plain:
                 hist = self._score_plain(seed, fold)
             else:
-                run = self.out / "runs" / _name(*settings)
-                fit(with_settings(get_config(PRESET), settings), run)
-                shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
-                hist = self._score(run, fold, row.symmetries)
+                hist = self._score(self.trained(row, seed, fold), fold, row.symmetries)
             file.parent.mkdir(exist_ok=True)
             unfinished = file.with_suffix(".part.npz")
             np.savez_compressed(unfinished, hist=hist)
             unfinished.replace(file)
         return np.load(file)["hist"]
+
+    def trained(self, row: Row, seed: int, fold: int) -> Path:
+        """Train a run if that is not done yet.
+
+        Args:
+            row: What differs from the base.
+            seed: Seed of the run.
+            fold: Fold that it does not see.
+
+        Returns:
+            Its directory.
+        """
+        settings = self._settings_of(row, seed, fold)
+        run = self.out / "runs" / _name(*settings)
+        fit(with_settings(get_config(PRESET), settings), run)
+        shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
+        return run
+
+    def _settings_of(self, row: Row, seed: int, fold: int) -> list[str]:
+        return [
+            *("data.holdout=0", "data.threads=1", f"epochs={self.epochs}", f"batch_size={self.batch}", f"seed={seed}"),
+            *([f"model.pretrained={self.weights}"] if self.weights else []),
+            *(*self.settings, *row.settings, self.folds.others(fold)),
+        ]
 
     @property
     def title(self) -> str:
@@ -283,6 +305,44 @@ def compare_factors(experiment: CrossValidation, names: Sequence[str], seeds: Se
     print_table("combinations", ["Dice", "AUC-PR", "changes"], sorted(cells, reverse=True), text_columns=(2,))
 
 
+def compare_grids(experiment: CrossValidation, names: Sequence[str], seeds: Sequence[int], workers: int) -> None:
+    """Print the table `grids`: the base's masks without a shift, with the fixed one, and mapped by a learned one."""
+    cells = []
+    for symmetries in (Symmetries.NONE, Symmetries.DIHEDRAL):
+        counts: dict[str, list[Counts]] = {"fixed shift": [], "no shift": [], "learned": []}
+        for seed, fold in ((seed, fold) for seed in seeds for fold in range(experiment.folds.count)):
+            store = experiment.folds.stores[fold]
+            model = load_model(experiment.trained(ROWS[BASE], seed, fold), "cpu", symmetries).for_store(store)
+            items = open_labelled([store], model.offsets)
+            way: dict[str, tuple[Shift, GridWhen]] = {
+                "fixed shift": (model.label_offset, "never"),
+                "no shift": ((0.0, 0.0), "never"),
+                "learned": (model.label_offset, "always"),
+            }
+            for name, (shift, grid_when) in way.items():
+                options = EvaluationOptions(model.device, title=None)
+                assert isinstance(model.detect, Detector)
+                calibrated = calibrate(
+                    model.detect, items, options, shift=shift, gate_when="never", grid_when=grid_when
+                )
+                counts[name].append(np.array(calibrated.holdout["holdout_counts"]))
+                if (grid := calibrated.choice.label_grid) is not None:
+                    print(f"fold {fold}, symmetries {symmetries}: learned shift", centre_of_mass(grid))
+        by_name = {name: _over_seeds(each, len(seeds)) for name, each in counts.items()}
+        for name, together in by_name.items():
+            compared = difference_text(by_name["fixed shift"], together, experiment.folds.groups)
+            cells.append([name, str(symmetries), *_scores(together), compared if name != "fixed shift" else ""])
+    header = ["map onto the labels", "symmetries", "precision", "recall", "Dice", "less fixed (95 %)"]
+    print_table(f"grids: {experiment.title}", header, cells, text_columns=(0, 1))
+
+
+def _over_seeds(counts: Sequence[Counts], seeds: int) -> Counts:
+    """Join the counts of the folds and add up those of the seeds, from one for each fold of each seed."""
+    folds = len(counts) // seeds
+    each = [np.concatenate(counts[first : first + folds], axis=1) for first in range(0, len(counts), folds)]
+    return np.sum(each, axis=0)
+
+
 def _scores(counts: Counts) -> list[str]:
     """Precision, recall and Dice."""
     tp, fp, fn = (int(count) for count in counts.sum(1))
@@ -290,7 +350,7 @@ def _scores(counts: Counts) -> list[str]:
     return ["" if share is None else f"{share:.3f}" for share in shares]
 
 
-TABLES = {"effects": compare_effects, "factors": compare_factors}
+TABLES = {"effects": compare_effects, "factors": compare_factors, "grids": compare_grids}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -421,6 +421,26 @@ class MixerConfig(Strict):
         _needs(self.kind != "panels", "another model.mixer.kind than panels", self, by_level)
 
 
+class PointRendConfig(Strict):
+    """PointRend: a small network predicts the most uncertain points of the mask again.
+
+    It sees the encoder's finest features and the decoder's mask. In prediction the mask doubles its resolution up to
+    that of the image, and is refined each time; one that has it already is refined once.
+    """
+
+    points: int = Field(2048, ge=1, le=2**20)
+    """Number of points that are predicted in each image in training, and in each step of the refinement."""
+    uncertain: Probability = 0.75
+    """Share of the points of training that are the most uncertain candidates. The others are drawn anywhere."""
+    oversample: float = Field(3.0, ge=1.0, le=100.0)
+    """Number of candidates for each of these points."""
+    width: int = Field(256, ge=1, le=8192)
+    """Width of the three layers of the network."""
+
+    def _check_combination(self) -> None:
+        _needs(self.uncertain > 0, "uncertain above 0", self, "model.decoder.point_rend.oversample")
+
+
 class DecoderConfig(Strict):
     """How features become a mask. null: the model predicts no mask."""
 
@@ -454,6 +474,7 @@ class DecoderConfig(Strict):
     two_class: bool = False
     """Predict two maps, contrail and background, instead of one. `loss.bce` is then the cross-entropy of their
     softmax."""
+    point_rend: PointRendConfig | None = None
 
     def _check_combination(self) -> None:
         keys = "model.decoder.attention model.decoder.deep_supervision model.decoder.first_level"
@@ -578,6 +599,10 @@ class ModelConfig(Strict):
                 "example model.record_head={}"
             )
         _needs(self.decoder is not None, "model.decoder", self, "model.annotator_maps model.score_head")
+        if self.annotator_maps is not None and self.decoder is not None and self.decoder.point_rend is not None:
+            raise ValueError(
+                "model.decoder.point_rend: refines a single map, and model.annotator_maps has several; set one to null"
+            )
         if self.record_head is not None:
             _needs(self.decoder is not None, "model.decoder", self.record_head, "model.record_head.auxiliary")
             if self.score_head is not None:
@@ -648,6 +673,8 @@ class LossConfig(Strict):
     auxiliary_target: Literal["full", "max_pool"] = "full"
     """What these maps are compared with. full: the label, to whose size they are resampled; max_pool: at their own
     resolution, a label that marks each pixel within which there is a contrail."""
+    points: float = Field(1.0, gt=0.0, le=1000.0)
+    """Weight of the loss of the points of `model.decoder.point_rend`, which learn `data.target`."""
     second_target: float = Field(1.0, gt=0.0, le=1000.0)
     """Weight of the loss of the map that learns `data.second_target`. That of the other map is 1."""
     record: Weight = 1.0
@@ -782,6 +809,8 @@ class RunConfig(Strict):
         _needs(cross_entropy, "loss.bce or model.record_head", loss, "loss.pos_weight loss.label_smoothing")
         _needs(deep, "model.decoder.deep_supervision=true", loss, "loss.auxiliary loss.auxiliary_target")
         _needs(loss.auxiliary > 0, "loss.auxiliary above 0", loss, "loss.auxiliary_target")
+        points = model.decoder is not None and model.decoder.point_rend is not None
+        _needs(points, "model.decoder.point_rend", loss, "loss.points")
         _needs(mask, "model.decoder", data, "data.second_target")
         _needs(data.second_target is not None, "data.second_target", loss, "loss.second_target")
         human_targets = "data.target data.second_target data.teacher"

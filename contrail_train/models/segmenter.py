@@ -16,6 +16,7 @@ from contrail_train.models.encoder import Encoder, build_encoder
 from contrail_train.models.flow_stream import FlowStream
 from contrail_train.models.heads import MaskHead, RecordHead, ScoreHead, logit_of_mean
 from contrail_train.models.panels import Panels
+from contrail_train.models.point_rend import PointRend
 from contrail_train.models.temporal import build_mixer
 
 SMALLEST_SIDE = 32  # pixels
@@ -32,6 +33,10 @@ class Output(TypedDict, total=False):
     """Logits of the map that learns the second target; only in training. Otherwise `logits_b1hw` joins both maps."""
     auxiliary: list[Tensor]
     """The same from the other blocks of a decoder with deep supervision, (b, 1, h, w) each; only in training."""
+    points_b1n: Tensor
+    """Logits of contrails at points that PointRend draws; only in training."""
+    places_bn2: Tensor
+    """x and y of these points, -1 and 1 being the borders of the image."""
     record_logit_b1: Tensor
     """Logit that a record has any contrail."""
     score_logit_b1: Tensor
@@ -86,6 +91,9 @@ class Segmenter(nn.Module):
         used = {deepest, *(encoder.strides.index(stride) for stride in (self.decoder.strides if self.decoder else ()))}
         if len(used) < len(encoder.strides):
             encoder.serve_only(sorted(used))
+        self.finest, self.point_rend = min(used), None
+        if config.decoder is not None and config.decoder.point_rend is not None:
+            self.point_rend = PointRend(encoder.channels[self.finest], config.decoder.point_rend)
         mixer = config.mixer if self.frames > 1 else None
         reach = 0 if mixer is None else mixer.blocks if mixer.kind == "conv3d" else self.frames
         labelled = list(frames).index(0)
@@ -160,7 +168,16 @@ class Segmenter(nn.Module):
             heads = [self.mask_head, *([] if self.second_mask_head is None else [self.second_mask_head])]
             heads += self.annotator_heads or []
             maps = [head(last_bchw) for head in heads]
-            sized = [_at_size(map_b1hw) for map_b1hw in maps]
+            fine = maps
+            if self.point_rend is not None and self.training:
+                shares = width / (width + pad_x), height / (height + pad_y)
+                centre = (2 * left - pad_x) / (width + pad_x), (2 * top - pad_y) / (height + pad_y)
+                points = self.point_rend.at_drawn_points(maps[0], features[self.finest], shares, centre)
+                output["points_b1n"], output["places_bn2"] = points
+            elif self.point_rend is not None:
+                whole = height + pad_y, width + pad_x
+                fine = [self.point_rend.refine(maps[0], features[self.finest], whole), *maps[1:]]
+            sized = [_at_size(map_b1hw) for map_b1hw in fine]
             if self.annotator_heads is not None and self.training:
                 output["annotators_bnhw"] = torch.cat(sized, dim=1)
             else:

@@ -41,11 +41,11 @@ def total_loss(
 
     Args:
         output: At least one of `logits_b1hw` or `annotators_bnhw`, which learn the first target or the others, and
-            `record_logit_b1`, whose loss has weight `config.record`. `auxiliary`
-            adds more predictions of the mask, whose mean loss has weight `config.auxiliary`, coarser ones compared with
-            the maximum of each cell of the target; `second_b1hw` one of the second target, whose loss has weight
-            `config.second_target`; and `score_logit_b1` learns the `record_dice` of the mean of the maps and the first
-            target, with weight `config.score`.
+            `record_logit_b1`, whose loss has weight `config.record`. `auxiliary` adds more predictions of the mask,
+            whose mean loss has weight `config.auxiliary`, coarser ones compared with the maximum of each cell of the
+            target; `points_b1n` those at points `places_bn2`, whose loss has weight `config.points`; `second_b1hw` one
+            of the second target, whose loss has weight `config.second_target`; and `score_logit_b1` learns the
+            `record_dice` of the mean of the maps and the first target, with weight `config.score`.
         target_bkhw: Probability of contrail per pixel, for each target.
         positive_b1: Probability that the record has a contrail.
         weight_b: Weight of each sample, at least 0; a batch of zeros has loss and gradient 0.
@@ -72,6 +72,10 @@ def total_loss(
         target_b1hw, own_valid_b1hw = _on_grid_of(other, first_b1hw, valid_b1hw)
         sums = _mask_sums(other, target_b1hw, mask_weight_b, config, own_valid_b1hw)
         maps.append((sums, config.auxiliary / len(others)))
+    if "points_b1n" in output:
+        target_b11n, valid_b11n = _at_points(output, first_b1hw, valid_b1hw)
+        sums = _mask_sums(output["points_b1n"][:, :, None], target_b11n, mask_weight_b, config, valid_b11n)
+        maps.append((sums, config.points))
     if second is not None:
         maps.append((_mask_sums(second, target_bkhw[:, 1:], mask_weight_b, config, valid_b1hw), config.second_target))
     records: list[tuple[Tensor, float]] = []  # likewise over the records
@@ -224,6 +228,15 @@ def _on_grid_of(logits_b1hw: Tensor, target_b1hw: Tensor, valid_b1hw: Tensor | N
 def _record_sums(error_b1: Tensor, weight_b: Tensor) -> Tensor:
     """Sums over the records of this process's batch, (2,) float32: weighted errors, and weights."""
     return torch.stack([(weight_b.float() * error_b1[:, 0]).sum(), weight_b.float().sum()])
+
+
+def _at_points(output: Mapping[str, Any], target_b1hw: Tensor, valid_b1hw: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The target, and the weight of each point, as maps of one row; together they count as much as all pixels."""
+    valid = torch.ones_like(target_b1hw) if valid_b1hw is None else valid_b1hw.float()
+    both_b2hw, places_b1n2 = torch.cat([target_b1hw.float(), valid], dim=1), output["places_bn2"][:, None]
+    both_b21n = functional.grid_sample(both_b2hw, places_b1n2, padding_mode="border", align_corners=False)
+    pixels = target_b1hw[0].numel() / places_b1n2.shape[2]
+    return both_b21n[:, :1], pixels * both_b21n[:, 1:]
 
 
 def _mask_sums(

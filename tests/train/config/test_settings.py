@@ -111,6 +111,7 @@ def test_explained_settings_list_accepted_values_and_are_read_back_unchanged() -
 
 
 FRAMES = ["data.frames=[-1,0,1]", "model.mixer.kind=conv3d"]
+CERTAIN = "model.decoder.point_rend.uncertain=0.5"
 START = "start=runs/a"
 RECORDS = ["model.decoder=null", "model.record_head={}"]
 
@@ -137,6 +138,8 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ),
         ("model.decoder.attention=cbam", "unet or fastfcn", ["model.decoder.kind=fpn"], ["model.decoder.kind=fastfcn"]),
         ("loss.auxiliary_target=max_pool", "deep_supervision=true", [], ["model.decoder.deep_supervision=true"]),
+        ("loss.points=2", "model.decoder.point_rend", [], ["model.decoder.point_rend={}"]),
+        ("model.decoder.point_rend.oversample=2", "uncertain", ["model.decoder.point_rend.uncertain=0"], [CERTAIN]),
         ("loss.auxiliary=0.1", "deep_supervision=true", [], ["model.decoder.deep_supervision=true"]),
         ("loss.second_target=2", "data.second_target", [], ["data.second_target=mean"]),
         ("data.second_target=mean", "needs model.decoder", RECORDS, ["model.decoder={}"]),

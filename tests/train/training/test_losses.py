@@ -333,6 +333,20 @@ def test_lovasz_is_the_mean_over_processes_that_have_a_pixel(monkeypatch: pytest
 
 
 # all outputs of a model
+def test_points_learn_the_target_at_their_places() -> None:
+    config, weight = only(bce=1.0, dice=0.5, points=0.3), torch.tensor([1.0, 1.0, 0.5, 2.0])
+    logits, target = batch()
+    valid = (torch.rand(4, 1, 12, 12) < 0.8).float()
+    columns = torch.tensor([0, 3, 7, 11])
+    places = torch.stack([(2 * columns + 1) / 12 - 1, torch.full((4,), 5 / 12 - 1)], dim=1).expand(4, -1, -1)  # row 2
+    points = torch.randn(4, 1, 4)
+    there = target[:, :, 2:3, columns], weight, config, 36 * valid[:, :, 2:3, columns]  # 4 points for 144 pixels
+    mask = segmentation_loss(logits, target, weight, config, valid)
+    output = {"logits_b1hw": logits, "points_b1n": points, "places_bn2": places}
+    expected = mask + 0.3 * segmentation_loss(points[:, :, None], *there)
+    torch.testing.assert_close(total_loss(output, target, torch.ones(4, 1), weight, config, valid), expected)
+
+
 def test_a_coarser_map_learns_the_maximum_of_each_valid_cell() -> None:
     config, weight = only(bce=1.0, dice=0.5, auxiliary=0.3), torch.tensor([1.0, 1.0, 0.5, 2.0])
     logits, target = batch()

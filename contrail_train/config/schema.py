@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 FORMAT: Final = 2
 """Version of the layout of the settings. Format 1 had no key `format`."""
 LARGEST_LABEL_SHIFT = 8  # pixels
+VIDEO_PREFIX: Final = "torchvision/"
+VIDEO_ENCODERS = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t", "swin3d_s", "swin3d_b")
 MASK_TERMS = ("bce", "dice", "symmetric_dice", "lovasz", "focal", "tversky")
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -521,9 +523,12 @@ class ModelConfig(Strict):
     """The network: an encoder shared by all frames, a mixer, a decoder and heads."""
 
     encoder: str = "tf_efficientnet_lite0"
-    """Any timm model that supports `features_only`."""
+    """Any timm model that supports `features_only`; or a video model of torchvision, which sees all frames as one clip
+    and takes the place of encoder and mixer: torchvision/r3d_18, mc3_18, r2plus1d_18, s3d, swin3d_t, swin3d_s or
+    swin3d_b. The labelled frame's features of each of its stages go to the decoder."""
     pretrained: bool | str = False
-    """true: timm's weights, from the hub; a path: weights from that file (.safetensors, .pth or .pt)."""
+    """true: timm's or torchvision's weights, from the web; a path: weights from that file (.safetensors, .pth or
+    .pt)."""
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     """Rate of stochastic depth in the encoder."""
     stem_stride: int | None = Field(None, ge=1, le=1)
@@ -568,6 +573,11 @@ class ModelConfig(Strict):
     score_head: ScoreHeadConfig | None = None
 
     @property
+    def takes_clips(self) -> bool:
+        """Whether the encoder sees all frames at once."""
+        return self.encoder.startswith(VIDEO_PREFIX)
+
+    @property
     def head(self) -> Head:
         """What the model predicts: a mask, a record's probability, or both."""
         if self.decoder is None:
@@ -590,6 +600,10 @@ class ModelConfig(Strict):
         ]
 
     def _check_combination(self) -> None:
+        if self.takes_clips and self.encoder.removeprefix(VIDEO_PREFIX) not in VIDEO_ENCODERS:
+            known = ", ".join(VIDEO_ENCODERS)
+            raise ValueError(f"model.encoder={self.encoder}: not a video model; choose {VIDEO_PREFIX} with {known}")
+        _needs(not self.takes_clips, "an encoder of single images", self, "model.mixer model.stem_stride")
         trained = "encoder" not in self.freeze
         _needs(trained, "an encoder that is not in model.freeze", self, "model.freeze_epochs")
         self._check_freeze()
@@ -790,10 +804,10 @@ class RunConfig(Strict):
         _needs(several, "several data.frames", augment, "augment.time_reversal")
         _needs(several, "several data.frames", data, "data.edges")
         _needs(several, "several data.frames", model, "model.flow_stream")
-        moving = data.warp or model.flow_stream is not None
-        joined = model.mixer is not None or model.flow_stream is not None
-        _needs(joined, "model.mixer or model.flow_stream", data, "data.frames")
-        _needs(model.mixer is not None, "several data.frames and model.mixer", data, "data.warp")
+        moving, mixes = data.warp or model.flow_stream is not None, model.mixer is not None or model.takes_clips
+        joined = mixes or model.flow_stream is not None
+        _needs(joined, "model.mixer, model.flow_stream or an encoder of videos", data, "data.frames")
+        _needs(mixes, "several data.frames and model.mixer", data, "data.warp")
         keys = " ".join(f"data.flow.{key}" for key in type(data.flow).model_fields)
         _needs(moving, "data.warp=true or model.flow_stream", data.flow, keys)
         learns = model.mixer is not None and model.mixer.learns

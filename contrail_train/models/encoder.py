@@ -16,6 +16,7 @@ from timm.models import adapt_input_conv, get_pretrained_cfg, is_model_in_module
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
+from contrail_train.config.schema import VIDEO_PREFIX
 from contrail_train.models.layers import batch_norms
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Encoder(nn.Module):
         if self.strides != sorted(set(self.strides)):
             raise ValueError(f"its features have strides {self.strides}, which do not form a pyramid")
         self.multiple = self.strides[-1] if side == PROBE_SIDES[0] else side
-        self.probe_shape = (1, in_channels, side, 3 * side)
+        self.probe_shape: tuple[int, ...] = (1, in_channels, side, 3 * side)
 
     def forward(self, x_bchw: Tensor) -> list[Tensor]:
         """Compute the features of all levels.
@@ -212,13 +213,14 @@ def check_encoder(name: str, pretrained: bool | str) -> None:
     """Check the settings of an encoder before anything is built.
 
     Args:
-        name: Name of a timm model.
+        name: Name of a timm model, or of a video model that the schema knows.
         pretrained: As in `build_encoder`.
 
     Raises:
         ContrailError: If the model is unknown, or a weight file does not exist.
     """
-    full_name(name)
+    if not name.startswith(VIDEO_PREFIX):
+        full_name(name)
     if isinstance(pretrained, str) and not Path(pretrained).is_file():
         raise ContrailError(f"model.pretrained={pretrained}: does not exist; give the path of a weight file")
 
@@ -314,21 +316,39 @@ def load_weights(encoder: Encoder, name: str, path: Path) -> str:
         ContrailError: If the file cannot be read or holds other weights.
     """
     source = _read(path)
-    matched, misfit = _match(encoder, source)
     how = "by name"
-    if misfit and path.suffix != ".safetensors":  # safetensors keeps no order
-        renamed = _rename_by_order(source, timm.create_model(name).state_dict())
+    if not name.startswith(VIDEO_PREFIX) and path.suffix != ".safetensors" and _match(encoder, source)[1]:
+        renamed = _rename_by_order(source, timm.create_model(name).state_dict())  # safetensors keeps no order
         if renamed is not None:
-            how = "by order"
-            matched, misfit = _match(encoder, renamed)
+            source, how = renamed, "by order"
+    count = load_tensors(encoder, name, source, str(path))
+    return f"{count} tensors matched {how}, {len(source) - count} others ignored, from {path}"
+
+
+def load_tensors(encoder: Encoder, name: str, source: dict[str, Tensor], where: str) -> int:
+    """Load tensors into an encoder by name, as `load_weights` does.
+
+    Args:
+        encoder: Changed in place.
+        name: Its name, for messages.
+        source: Tensors by name.
+        where: The setting `model.pretrained`, for messages.
+
+    Returns:
+        Number of tensors.
+
+    Raises:
+        ContrailError: If one of the encoder's tensors is missing or has another shape.
+    """
+    matched, misfit = _match(encoder, source)
     if misfit:
         needed = sum(not key.endswith(COUNTER) for key in encoder.state_dict())
         raise ContrailError(
-            f"model.pretrained={path}: only {len(matched)} of {needed} tensors of {name} are in it, "
+            f"model.pretrained={where}: only {len(matched)} of {needed} tensors of {name} are in it, "
             f"and the first that is not is {misfit}; give weights of {name}"
         )
     encoder.load_state_dict(matched, strict=False)  # only batch counters are missing
-    return f"{len(matched)} tensors matched {how}, {len(source) - len(matched)} others ignored, from {path}"
+    return len(matched)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -367,8 +387,8 @@ def _match(encoder: Encoder, source: dict[str, Tensor]) -> tuple[dict[str, Tenso
         if key.endswith(COUNTER):
             continue
         value = by_name.get(_canonical(key))
-        if value is not None and value.ndim == 4 and value.shape[1] == 3 != own.shape[1]:
-            value = adapt_input_conv(own.shape[1], value)
+        if value is not None and value.ndim in (4, 5) and value.shape[1] == 3 != own.shape[1]:
+            value = adapt_input_conv(own.shape[1], value.flatten(2, -2)).unflatten(2, value.shape[2:-1])
         if value is not None and value.shape == own.shape:
             matched[key] = value
         elif not misfit:

@@ -18,6 +18,7 @@ from contrail_train.models.heads import MaskHead, RecordHead, ScoreHead, logit_o
 from contrail_train.models.panels import Panels
 from contrail_train.models.point_rend import PointRend
 from contrail_train.models.temporal import build_mixer
+from contrail_train.models.video import build_video_encoder
 
 SMALLEST_SIDE = 32  # pixels
 
@@ -95,7 +96,9 @@ class Segmenter(nn.Module):
         if config.decoder is not None and config.decoder.point_rend is not None:
             self.point_rend = PointRend(encoder.channels[self.finest], config.decoder.point_rend)
         mixer = config.mixer if self.frames > 1 else None
-        reach = 0 if mixer is None else mixer.blocks if mixer.kind == "conv3d" else self.frames
+        self.takes_clips = config.takes_clips
+        reach = mixer.blocks if mixer is not None and mixer.kind == "conv3d" else self.frames
+        reach = reach if mixer is not None or self.takes_clips else 0
         labelled = list(frames).index(0)
         first = max(labelled - reach, 0)
         self.seen = slice(first, labelled + reach + 1)  # the frames on which the output depends; no others are encoded
@@ -200,6 +203,8 @@ class Segmenter(nn.Module):
             return [self.panels.crop(level) for level in self.encoder(joined_bchw)]
         if self.downscale > 1:
             return self._coarsely_mixed(x_nchw, frames)
+        if self.takes_clips:
+            return self.encoder(x_nchw.unflatten(0, (frames, -1)))
         features = self.encoder(x_nchw)
         if frames == 1:
             return features
@@ -293,5 +298,10 @@ def build(
         ContrailError: If encoder or weights are not available, the decoder does not suit the encoder, a level to mix
             does not exist, or the encoder cannot checkpoint activations.
     """
-    encoder = build_encoder(config.encoder, in_channels, config.pretrained, config.drop_path, config.stem_stride)
+    encoder: Encoder
+    if config.takes_clips:
+        place = len(frames), list(frames).index(0)
+        encoder = build_video_encoder(config.encoder, in_channels, *place, config.pretrained, config.drop_path)
+    else:
+        encoder = build_encoder(config.encoder, in_channels, config.pretrained, config.drop_path, config.stem_stride)
     return Segmenter(encoder, config, frames, targets, own_sizes)

@@ -178,7 +178,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
+    def __init__(self, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum or 0.1)
         self.load_state_dict(norm.state_dict())
         self.after = nn.Sequential(*(m for n in ("drop", "act") if isinstance(m := getattr(norm, n, None), nn.Module)))
@@ -187,11 +187,13 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         """Normalise a batch.
 
         Args:
-            x_bchw: (b, c, h, w), this process's share.
+            x_bchw: (b, c, h, w), this process's share; or (b, c, t, h, w).
 
         Returns:
             The normalised batch, of the same shape.
         """
+        if x_bchw.ndim == 5:
+            return torch.as_tensor(self(x_bchw.flatten(2, 3)).unflatten(2, x_bchw.shape[2:4]))
         if not self.training:
             return self.after(super().forward(x_bchw))
         count = sum_over_processes(x_bchw.new_tensor([x_bchw.numel() / x_bchw.shape[1]]))
@@ -217,7 +219,7 @@ def sync_batch_norms(model: nn.Module, device: torch.device) -> None:
         convert_sync_batchnorm(model)
         return
     for name, child in model.named_children():
-        if isinstance(child, nn.BatchNorm2d):
+        if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
             setattr(model, name, SyncedBatchNorm(child))
         else:
             sync_batch_norms(child, device)

@@ -180,6 +180,10 @@ class DataConfig(Strict):
     second_target: Literal["majority", "mean", "clip2"] | None = None
     """What a second map of the decoder learns at the same time. The prediction is then the mean of both probabilities.
     Pseudo-labelled frames teach both maps the same."""
+    unlabelled: list[str] = Field(default_factory=list)
+    """Stores of samples whose frames are learnt from without labels, see `loss.consistency`: all frames but those that
+    are trained on with a label. Stores of `train` may be among them, for the other frames of their records. Records
+    that are held out, and those in a group with one, are left out."""
     teacher: list[str] = Field(default_factory=list)
     """A finished run, a pipeline or an exported file whose probabilities the mask learns beside the human labels
     (distillation); or stores of its predictions, one for each store of samples. A detector is asked once, before the
@@ -659,6 +663,21 @@ class TverskyConfig(Strict):
     """Cost of a missed pixel. A false pixel costs 1 - miss, and 0.5 is Dice."""
 
 
+class ConsistencyConfig(Strict):
+    """Learn on `data.unlabelled` to agree with the average of the weights, `optim.ema` (mean teacher).
+
+    Each step has as many unlabelled frames as labelled ones. Both networks see them moved alike, but with other
+    changes of their values (`augment.noise`, `blur`, `brightness_contrast`, `cut_out`, `time_reversal`).
+    """
+
+    kind: Literal["mse", "bce"] = "mse"
+    """What is small if both agree: the squared difference of probabilities, or the cross-entropy."""
+    weight: float = Field(1.0, gt=0.0, le=10_000.0)
+    """Weight of its mean over pixels, and over records with a record head. Squares of rare contrails are small."""
+    rise: Probability = 0.2
+    """Fraction of all steps in which the weight rises, while the average is not yet better than the model."""
+
+
 class LossConfig(Strict):
     """The loss, a weighted sum of terms. A weight of 0, or null, leaves a term out."""
 
@@ -695,6 +714,7 @@ class LossConfig(Strict):
     """Weight of the cross-entropy of the record head."""
     score: float = Field(1.0, gt=0.0, le=1000.0)
     """Weight of the cross-entropy of the score head."""
+    consistency: ConsistencyConfig | None = None
 
     def _check_combination(self) -> None:
         _needs(self.dice > 0, "loss.dice", self, "loss.dice_numerator loss.dice_denominator")
@@ -827,6 +847,8 @@ class RunConfig(Strict):
         _needs(points, "model.decoder.point_rend", loss, "loss.points")
         _needs(mask, "model.decoder", data, "data.second_target")
         _needs(data.second_target is not None, "data.second_target", loss, "loss.second_target")
+        _needs(bool(data.unlabelled), "data.unlabelled", loss, "loss.consistency")
+        _needs(loss.consistency is not None, "loss.consistency", data, "data.unlabelled")
         human_targets = "data.target data.second_target data.teacher"
         _needs(model.annotator_maps is None, "model.annotator_maps=null", data, human_targets)
         _needs(mask, "model.decoder", self.calibration, "calibration.label_grid")
@@ -869,5 +891,7 @@ class RunConfig(Strict):
                 f"augment.time_reversal={reversal}: data.frames={frames} is not symmetric about the labelled frame; "
                 "set augment.time_reversal=0, or other frames"
             )
+        if self.loss.consistency is not None and self.optim.ema == 0:
+            raise ValueError("loss.consistency: its teacher is the average of the weights; raise optim.ema above 0")
         if model.decoder is None and self.loss.record == 0:
             raise ValueError("loss.record: 0, and a model without a mask has no other term; raise it")

@@ -31,6 +31,7 @@ from contrail_train.data.items import (
     has_all_frames,
     human_items,
 )
+from contrail_train.data.unlabelled import unlabelled_items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class TrainingData:
     epochs: Epochs
     """How these are drawn."""
     holdout: Items
+    unlabelled: Items | None = None
+    """Frames that are learnt from without labels; None if `data.unlabelled` names no store."""
     pseudo_labelled: int
     """How many of `train` are labelled by a model; they are the last ones."""
     taught: int = 0
@@ -87,7 +90,7 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
 
     Args:
         config: Stores, frames, targets and hold-out.
-        opened_stores: The stores by name, if they are open already.
+        opened_stores: The stores by name, if they are open already; unlabelled ones are then left out.
         annotators: Number of targets that are masks of annotators, see `human_items`.
 
     Returns:
@@ -98,7 +101,10 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
             left to train on.
     """
     train_stores, validation, pseudo = _open_stores(config, opened_stores)
-    _check_consistent(train_stores, validation, config)
+    extra = {name: open_named(name) for name in config.unlabelled} if opened_stores is None else {}
+    for store in extra.values():
+        require_kind(store, Kind.SAMPLES, remedy="data.unlabelled takes only stores of samples")
+    _check_consistent(train_stores, validation | extra, config)
     opened = train_stores | validation
     stores = SampleStores([*opened.values()], partial(pixel_reader, check=config.check, keep=config.keep))
     names, count = ", ".join(train_stores), len(train_stores)
@@ -135,10 +141,17 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
     scored = replace(human, label=human.store[:, np.newaxis], of_annotators=False)
     folds = {config.folds: Path(config.folds)} if config.folds is not None and not config.validation else {}
     chosen = items[train]
+    unlabelled = None
+    if extra:
+        every = {**opened, **extra}
+        joint = stores if len(every) == len(opened) else replace(stores, datasets=[*every.values()])
+        numbers = [list(every).index(name) for name in extra]
+        unlabelled = unlabelled_items(joint, numbers, human[held | left_out], chosen, config)
     return TrainingData(
         train=chosen,
         epochs=_epochs(chosen, is_human[train], stores, config),
         holdout=scored[held & selected[: len(human)]],
+        unlabelled=unlabelled,
         pseudo_labelled=int((train & ~is_human).sum()),
         without_neighbours=int((~has_frames).sum()),
         labellers_saw=frozenset().union(*seen.values()),
@@ -154,9 +167,9 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
         pixel=pixel_size(stores.scalars, int(first.sizes["y"])),
         size=int(first.sizes["y"]),
         dtype=str(first["image"].dtype),
-        digests={name: s.attrs["digest"] for name, s in (opened | pseudo).items()}
+        digests={name: s.attrs["digest"] for name, s in (opened | pseudo | extra).items()}
         | {name: f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for name, path in folds.items()},
-        places={name: str(place_of(s.attrs["path"]).resolved()) for name, s in (opened | pseudo).items()}
+        places={name: str(place_of(s.attrs["path"]).resolved()) for name, s in (opened | pseudo | extra).items()}
         | {name: str(path.absolute()) for name, path in folds.items()},
     )
 

@@ -9,9 +9,11 @@ whole batch.
 """
 
 import contextlib
+import itertools
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.loader import Batch, load, share_of, split_steps
+from contrail_train.data.unlabelled import unlabelled_rows
 from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
 from contrail_train.evaluation.score import holdout_dice, score
 from contrail_train.inference.detector import on_label_grid
@@ -136,8 +139,8 @@ def _train_epoch(
     note, epoch = "", state.step // setup.steps_per_epoch
     setup.begin_epoch(epoch)
     with stop_deferred() as stop:
-        for rows, batch in _batches(setup, state.step):
-            loss, norm = train_step(setup, state, batch, rows)
+        for rows, batch, unlabelled in _batches(setup, state.step):
+            loss, norm = train_step(setup, state, batch, rows, unlabelled)
             losses.append(loss)
             state.unscored = state.step % setup.steps_per_epoch == 0
             is_due = time.monotonic() - last_checkpoint > checkpoint_seconds and not state.unscored
@@ -174,14 +177,24 @@ def _rows_of_epoch(setup: Setup, epoch: int) -> list[npt.NDArray[np.int64]]:
     return split_steps(setup.data.epochs.rows(setup.config.seed, epoch), setup.config.batch_size)
 
 
-def _batches(setup: Setup, step: int) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
-    """The rows of all processes and this one's batch, for each step from `step` to the end of its epoch."""
+def _batches(setup: Setup, step: int) -> Iterator[tuple[npt.NDArray[np.int64], Batch, Batch | None]]:
+    """For each step from `step` to the end of its epoch, the rows of all processes and this one's batches.
+
+    The second one has as many unlabelled frames; None if there are none.
+    """
     ranks, data = setup.ranks, setup.config.data
     epoch, first = divmod(step, setup.steps_per_epoch)
     steps = _rows_of_epoch(setup, epoch)[first:]
     together = setup.config.augment.together
-    own = [rows[share_of(len(rows), ranks.rank, ranks.world, together)[0]] for rows in steps]
-    yield from zip(steps, load(setup.data.train, own, setup.device, data.threads, data.prefetch), strict=True)
+    shares = [share_of(len(rows), ranks.rank, ranks.world, together)[0] for rows in steps]
+    read = partial(load, device=setup.device, threads=data.threads, prefetch=data.prefetch)
+    batches = read(setup.data.train, [rows[share] for rows, share in zip(steps, shares, strict=True)])
+    without: Iterable[Batch | None] = itertools.repeat(None, len(steps))
+    if (unlabelled := setup.data.unlabelled) is not None:
+        order = unlabelled_rows(len(unlabelled), len(setup.data.epochs), setup.config.seed, epoch)
+        others = split_steps(order, setup.config.batch_size)[first:]
+        without = read(unlabelled, [rows[share] for rows, share in zip(others, shares, strict=True)])
+    yield from zip(steps, batches, without, strict=True)
 
 
 def _mean_loss(setup: Setup, state: TrainingState, losses: list[Tensor], out: Path) -> float:
@@ -248,7 +261,8 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
     setup.average.module.eval()
     grid_when = GRID_WHEN[config.calibration.label_grid]
     calibrated = calibrate(setup.detector, data.holdout, setup.evaluation, shift=setup.label_shift, grid_when=grid_when)
-    seen = {*data.train.record_id.tolist(), *data.holdout.record_id.tolist(), *data.labellers_saw}
+    unlabelled = [] if data.unlabelled is None else data.unlabelled.record_id.tolist()
+    seen = {*unlabelled, *data.train.record_id.tolist(), *data.holdout.record_id.tolist(), *data.labellers_saw}
     calibration: Calibration = {
         "threshold": calibrated.choice.threshold,
         "gate": calibrated.choice.gate,

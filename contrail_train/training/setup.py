@@ -98,7 +98,8 @@ class Setup:
         self.parallel: nn.Module = self._wrapped()
         """The model as it is called in a step: compiled, over several processes, or as it is."""
         self.view = view_of(config, data.statistics, self.device)
-        self.data = replace(data, train=replace(data.train, flow=self.view.flow))
+        unlabelled = None if data.unlabelled is None else replace(data.unlabelled, flow=self.view.flow)
+        self.data = replace(data, train=replace(data.train, flow=self.view.flow), unlabelled=unlabelled)
         # the part of the labels' offset that augmentation does not remove is learnt: masks lie off the image by it
         mask_shift = data.label_shift[0] - self.label_shift[0], data.label_shift[1] - self.label_shift[1]
         check_sources(config, data, mask_shift, self.ranks)
@@ -177,6 +178,8 @@ class Setup:
         )
         if data.taught:
             say(_describe_taught(data, config))
+        if data.unlabelled is not None:
+            say(f"{len(data.unlabelled)} frames to learn from without labels")
         if 0 < groups < FEW_GROUPS:
             say(f"warning: {groups} held-out groups are too few to compare epochs or thresholds by")
         if not data.train.positive.any():

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,25 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
-from contrail_train.data.augment import augment_flow, augment_images, draw_labels
-from contrail_train.data.draw import Draw
+from contrail_train.data.augment import augment_flow, augment_images, augment_labels, draw_labels
+from contrail_train.data.draw import Draw, draw
 from contrail_train.data.loader import Batch, share_of
 from contrail_train.inference.detector import prepare
 from contrail_train.models.layers import batch_norms
 from contrail_train.runs.checkpoint import TrainingState
+from contrail_train.training.consistency import consistency_loss, consistency_weight
 from contrail_train.training.losses import total_loss, weights_of
 from contrail_train.training.optimiser import set_learning_rate
 from contrail_train.training.setup import Setup
 
 
-def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def train_step(
+    setup: Setup,
+    state: TrainingState,
+    batch: Batch,
+    rows: npt.NDArray[np.int64],
+    unlabelled: Batch | None = None,
+) -> tuple[Tensor, Tensor]:
     """Take one optimiser step and count it in the state.
 
     Everything random in it is a function of seed, step and rank. If memory runs out, the micro-batch of the state is
@@ -34,6 +42,7 @@ def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
         state: Step and micro-batch; both are updated.
         batch: This process's share of the step.
         rows: Rows of the training data in the step, over all processes.
+        unlabelled: As many frames without labels; None if there are none.
 
     Returns:
         The loss of the whole step, and the norm of its gradient before clipping; scalars, still on the device.
@@ -47,7 +56,7 @@ def train_step(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArr
     set_learning_rate(setup.optimiser, config.optim, step, setup.total_steps)
     while True:
         try:
-            loss = _gradients(setup, state, batch, rows)
+            loss = _gradients(setup, state, batch, rows, unlabelled)
             break
         except torch.OutOfMemoryError:
             samples = min(state.micro_batch, len(rows))
@@ -84,39 +93,86 @@ def _consequences(setup: Setup) -> str:
     return f", and {', '.join(changed)} {verb} computed over these, not over the batch" if changed else ""
 
 
-def _gradients(setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArray[np.int64]) -> Tensor:
+def _gradients(
+    setup: Setup, state: TrainingState, batch: Batch, rows: npt.NDArray[np.int64], unlabelled: Batch | None
+) -> Tensor:
     """Leave the gradient of a whole step on the parameters; return its loss, still on the device."""
     config, ranks, size, count = setup.config, setup.ranks, state.micro_batch, len(rows)
     setup.optimiser.zero_grad(set_to_none=True)
     own, owned = share_of(count, ranks.rank, ranks.world, config.augment.together)
-    batch.weight_b[owned:] = 0  # padding to equal shares
-    valid_b1hw = None if batch.valid_b1hw is None else batch.valid_b1hw.float()
-    fractions = replace(batch, target_bkhw=batch.target_bkhw.float() / 255, valid_b1hw=valid_b1hw)
+    losses = []
+    if unlabelled is not None:  # before the last backward pass, in which processes exchange their gradients
+        losses.append(_consistency(setup, state, unlabelled, count))
+    fractions = _fractions(batch, owned)
     random, crop = {"seed": config.seed, "step": state.step}, config.data.crop
     drawn, labels = draw_labels(fractions, own, count, config.augment, setup.label_shift, crop=crop, **random)
     truth = labels.target_bkhw, labels.positive_b1, labels.weight_b, labels.valid_b1hw
     weights = weights_of(*truth, config.model.positives_only) if size < len(own) else None
-    losses = []
     for start in range(0, len(own), size):
         part = slice(start, min(start + size, len(own)))
-        accumulates = isinstance(setup.parallel, DistributedDataParallel) and part.stop < len(own)
-        with setup.parallel.no_sync() if accumulates else contextlib.nullcontext():  # type: ignore[operator]
+        with _alone(setup) if part.stop < len(own) else contextlib.nullcontext():
             losses.append(_backward(setup, labels, drawn, part, weights))
     return torch.stack(losses).sum()
 
 
-def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weights: Tensor | None) -> Tensor:
-    """Add a micro-batch's part of the gradient to that of the parameters; return its part of the loss."""
-    config, grid = setup.config, (labels.image_btchw.shape[-2], labels.image_btchw.shape[-1])
+def _alone(setup: Setup) -> contextlib.AbstractContextManager[None]:
+    """Keep a gradient in this process, to be exchanged with those that are added to it."""
+    if isinstance(setup.parallel, DistributedDataParallel):
+        return setup.parallel.no_sync()
+    return contextlib.nullcontext()
+
+
+def _fractions(batch: Batch, owned: int) -> Batch:
+    """A batch as augmentation takes it; samples beyond the first `owned`, padding to equal shares, have weight 0."""
+    batch.weight_b[owned:] = 0
+    valid_b1hw = None if batch.valid_b1hw is None else batch.valid_b1hw.float()
+    return replace(batch, target_bkhw=batch.target_bkhw.float() / 255, valid_b1hw=valid_b1hw)
+
+
+def _consistency(setup: Setup, state: TrainingState, batch: Batch, count: int) -> Tensor:
+    """Add the gradient of unlabelled frames to that of the parameters; return their loss."""
+    config, ranks, consistency, size = setup.config, setup.ranks, setup.config.loss.consistency, state.micro_batch
+    assert consistency is not None
+    own, owned = share_of(count, ranks.rank, ranks.world, config.augment.together)
+    grid = batch.target_bkhw.shape[-2], batch.target_bkhw.shape[-1]
+    random = partial(draw, config.augment, count, *grid, seed=config.seed, step=state.step, crop=config.data.crop)
+    first = config.augment.redraw + 1  # those before are of the labelled frames
+    drawn, other = (random(attempt=attempt)[own] for attempt in (first, first + 1))
+    labels = augment_labels(_fractions(batch, owned), drawn, config.augment, setup.label_shift)
+    other = replace(other.placed_as(drawn, torch.ones(len(own), dtype=torch.bool)), mixup_b=drawn.mixup_b)
+    totals = weights_of(labels.target_bkhw, labels.positive_b1, labels.weight_b, labels.valid_b1hw, False)
+    weight, losses = consistency_weight(consistency, state.step, setup.total_steps), []
+    for start in range(0, len(own), size):
+        part = slice(start, min(start + size, len(own)))
+        student, teacher = (_inputs(setup, labels, each, part) for each in (drawn, other))
+        with _alone(setup):
+            with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
+                with torch.no_grad():
+                    answer = setup.average.module(*teacher)
+                output = setup.parallel(*student)
+            valid = labels[part].valid_b1hw
+            loss = consistency_loss(output, answer, labels.weight_b[part], valid, consistency, totals)
+            losses.append(_add_gradient(setup, weight * loss))
+    return torch.stack(losses).sum()
+
+
+def _inputs(setup: Setup, labels: Batch, drawn: Draw, part: slice) -> list[Any]:
+    """What the model is called with for a micro-batch: augmented images, size of the masks, and any flow."""
+    grid = labels.image_btchw.shape[-2], labels.image_btchw.shape[-1]
     pairs = slice(part.start - part.start % 2, part.stop + part.stop % 2)  # with those that mix with its samples
     x_btchw = prepare(labels.image_btchw[pairs], labels[pairs].flow_btdhw, setup.view)
-    x_btchw = augment_images(x_btchw, drawn[pairs], config.augment, grid, setup.view.size, labels=labels[pairs])
+    x_btchw = augment_images(x_btchw, drawn[pairs], setup.config.augment, grid, setup.view.size, labels=labels[pairs])
     own = slice(part.start - pairs.start, part.stop - pairs.start)
     inputs = [x_btchw[own], (labels.target_bkhw.shape[-2], labels.target_bkhw.shape[-1])]
     if labels.flow_btdhw is not None and setup.view.sees_flow:
         flow_btdhw = augment_flow(labels.flow_btdhw[pairs].float(), drawn[pairs], grid, setup.view.size)
         inputs.append(flow_btdhw[own])
-    labels = labels[part]
+    return inputs
+
+
+def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weights: Tensor | None) -> Tensor:
+    """Add a micro-batch's part of the gradient to that of the parameters; return its part of the loss."""
+    config, inputs, labels = setup.config, _inputs(setup, labels, drawn, part), labels[part]
     with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
         output = setup.parallel(*inputs)
     truth = labels.target_bkhw, labels.positive_b1, labels.weight_b
@@ -125,7 +181,11 @@ def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weight
         positives_only=config.model.positives_only,
         annotators_b=labels.annotators_b,
     )
-    recomputes = config.model.checkpoint_activations
+    return _add_gradient(setup, loss)
+
+
+def _add_gradient(setup: Setup, loss: Tensor) -> Tensor:
+    recomputes = setup.config.model.checkpoint_activations
     with statistics_kept(setup.model) if recomputes else contextlib.nullcontext():
         loss.backward()
     return loss.detach()

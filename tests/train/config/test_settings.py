@@ -113,6 +113,7 @@ def test_explained_settings_list_accepted_values_and_are_read_back_unchanged() -
 FRAMES = ["data.frames=[-1,0,1]", "model.mixer.kind=conv3d"]
 CERTAIN = "model.decoder.point_rend.uncertain=0.5"
 START = "start=runs/a"
+TAUGHT = ["data.unlabelled=a.zarr", "loss.consistency={}"]
 RECORDS = ["model.decoder=null", "model.record_head={}"]
 
 
@@ -145,6 +146,9 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ("data.second_target=mean", "needs model.decoder", RECORDS, ["model.decoder={}"]),
         ("data.second_target=majority", "is data.target too", [], ["data.target=mean"]),
         ("model.record_head.auxiliary=true", "model.decoder", RECORDS, ["model.decoder={}"]),
+        ("data.unlabelled=a.zarr", "loss.consistency", [], ["loss.consistency={}"]),
+        ("loss.consistency={}", "data.unlabelled", [], ["data.unlabelled=a.zarr"]),
+        ("optim.ema=0", "raise optim.ema", TAUGHT, ["loss.consistency=null", "data.unlabelled=[]"]),
         ("model.annotator_maps=4", "model.decoder", RECORDS, ["model.decoder={}"]),
         ("data.target=mean", "annotator_maps=null", ["model.annotator_maps=4"], ["model.annotator_maps=null"]),
         ("data.teacher=runs/a", "annotator_maps=null", ["model.annotator_maps=4"], ["model.annotator_maps=null"]),

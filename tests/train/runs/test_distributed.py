@@ -49,7 +49,7 @@ that has imported torch."""
 
 @pytest.mark.slow
 def test_two_processes_compute_the_gradient_of_one(store: Path, tmp_path: Path) -> None:
-    """Train with gloo, batch norms over both processes, recomputed activations, global Dice, mixed samples."""
+    """Train with gloo, batch norms over both processes, recomputed activations, global Dice, mixtures, mean teacher."""
     import torch
 
     from contrail_train.config.presets import get_config
@@ -57,7 +57,8 @@ def test_two_processes_compute_the_gradient_of_one(store: Path, tmp_path: Path) 
 
     mixing = ["augment.mixup.probability=0.7", "augment.cutmix=0.3", "model.record_head.dropout=0"]
     model = ["model.drop_path=0", "model.checkpoint_activations=true"]
-    pairs = [*TINY, *mixing, *model, "batch_size=8", "loss.dice=1", "device=cpu", f"data.train={store}"]
+    unlabelled = [f"data.unlabelled={store}", "loss.consistency={weight: 50, rise: 0}", "augment.noise.probability=1"]
+    pairs = [*TINY, *mixing, *model, *unlabelled, "batch_size=8", "loss.dice=1", "device=cpu", f"data.train={store}"]
     (tmp_path / "config.yaml").write_text(to_yaml(with_settings(get_config("unet2d"), pairs)))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -140,7 +140,8 @@ class FlowConfig(Strict):
     """dis: dense inverse search, on the CPU, 40 ms for two frames of 256 x 256 pixels; raft: a network of torchvision,
     on the device of the run, 10 times as long on a CPU."""
     weights: str | None = None
-    """File or URL of the weights of raft_small or raft_large. null: those of raft_small, from the torch hub."""
+    """File or URL of the weights of raft_small or raft_large, which are copied into the run directory. null: those of
+    raft_small, from the torch hub."""
     memory: float = Field(2.0, ge=0.0, le=1024.0)
     """GiB of flow that each process keeps for later epochs. A pair of frames of 256 x 256 pixels takes 0.25 MiB."""
 

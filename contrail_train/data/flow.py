@@ -17,14 +17,14 @@ import xxhash
 from torch import Tensor
 from torch.nn import functional
 
-from contrail_data.labels.flow import FlowBetween
+from contrail_data.labels.flow import FlowMethod
 
 
 @dataclass(frozen=True)
 class WindowFlow:
     """Computes the flow of windows, keeps it as long as there is room, and states what it is for."""
 
-    between: FlowBetween
+    method: FlowMethod
     labelled: int
     """Index of the labelled frame in a window."""
     warps: bool = True
@@ -53,7 +53,7 @@ class WindowFlow:
         flow_tdyx = np.zeros((len(window_tcyx), 2, *window_tcyx.shape[2:]), np.float16)
         for t, frame_cyx in enumerate(window_tcyx):
             if t != self.labelled:
-                flow_tdyx[t] = self.between(window_tcyx[self.labelled], frame_cyx)
+                flow_tdyx[t] = self.method.between(window_tcyx[self.labelled], frame_cyx)
         if (len(self.kept) + 1) * flow_tdyx.nbytes <= self.room:
             self.kept[key] = flow_tdyx
         return flow_tdyx

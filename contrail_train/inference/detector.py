@@ -47,13 +47,16 @@ class View:
         return self.flow is not None and self.flow.is_input
 
 
-def view_of(config: RunConfig, statistics: Mapping[str, Any], device: torch.device) -> View:
+def view_of(
+    config: RunConfig, statistics: Mapping[str, Any], device: torch.device, *, keeps_flow: bool = False
+) -> View:
     """Describe how the network of a run sees stored frames.
 
     Args:
         config: Settings of the run.
         statistics: `mean` and `std` of each channel of the training data.
         device: Device of the network.
+        keeps_flow: Whether as much optical flow is kept in memory as the settings allow, to see windows again.
 
     Returns:
         The view.
@@ -69,17 +72,17 @@ def view_of(config: RunConfig, statistics: Mapping[str, Any], device: torch.devi
         std_c=torch.where(std_c > 1e-6, std_c, torch.ones_like(std_c)),
         each_image=config.data.normalise == "image",
         size=None if side is None else (side, side),
-        flow=_flow_of(config, device),
+        flow=_flow_of(config, device, keeps_flow),
     )
 
 
-def _flow_of(config: RunConfig, device: torch.device) -> WindowFlow | None:
+def _flow_of(config: RunConfig, device: torch.device, keeps_flow: bool) -> WindowFlow | None:
     warps, is_input, flow = config.data.warp, config.model.flow_stream is not None, config.data.flow
     if not warps and not is_input:
         return None
     method = flow_method(FlowKind(flow.method), flow.weights, str(device))
-    labelled, room = config.data.frames.index(0), int(flow.memory * 2**30)
-    return WindowFlow(method.between, labelled, warps=warps, is_input=is_input, room=room)
+    labelled, room = config.data.frames.index(0), int(flow.memory * 2**30) if keeps_flow else 0
+    return WindowFlow(method, labelled, warps=warps, is_input=is_input, room=room)
 
 
 def normalise(image_btchw: Tensor, view: View) -> Tensor:

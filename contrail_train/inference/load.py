@@ -18,7 +18,7 @@ from contrail_train.inference.predictor import Predictor
 from contrail_train.models.segmenter import build
 from contrail_train.runs.calibration import check_run, read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights
-from contrail_train.runs.directory import CONFIG, PIPELINE, STAGES, WEIGHTS
+from contrail_train.runs.directory import CONFIG, FLOW_WEIGHTS, PIPELINE, STAGES, WEIGHTS
 from contrail_train.runs.distributed import choose_device
 
 
@@ -94,6 +94,8 @@ def load_run(path: Path, device: torch.device, symmetries: Symmetries = Symmetri
     config = read_config(path / CONFIG)
     # The run's own weights are loaded below, so those that the encoder started from are not needed.
     for_inference = config.model.model_copy(update={"pretrained": False, "checkpoint_activations": False})
+    if config.data.flow.method == "raft":
+        config.data.flow.weights = str(path / FLOW_WEIGHTS)
     channels, data = len(calibration["composite"]["channels"]), config.data
     model = build(for_inference, channels, data.frames, len(data.targets))
     load_weights(path / WEIGHTS, model)

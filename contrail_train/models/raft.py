@@ -5,11 +5,13 @@ It sees the mean of the channels, as the flow of `contrail_data.labels.flow` doe
 
 import hashlib
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,8 +30,7 @@ def raft_method(weights: str | None, device: torch.device) -> FlowMethod:
     """Load RAFT as a method of optical flow.
 
     Args:
-        weights: A file or URL of the weights of torchvision's `raft_small` or `raft_large`. None for those of
-            `raft_small`, from the torch hub or its local cache.
+        weights: As for `read_raft`.
         device: Where it runs.
 
     Returns:
@@ -38,21 +39,22 @@ def raft_method(weights: str | None, device: torch.device) -> FlowMethod:
     Raises:
         ContrailError: If the weights cannot be read or are not those of RAFT.
     """
-    source = weights or Raft_Small_Weights.C_T_V2.url
-    state = _read(source)
+    state = read_raft(weights)
     is_small = _STEM in state and state[_STEM].shape[0] == 32
     network = (raft_small if is_small else raft_large)(weights=None)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ContrailError(
-            f"{source}: not weights of raft_small or raft_large ({str(error).splitlines()[-1].strip()[:120]}); give a "
+            f"{weights}: not weights of raft_small or raft_large ({str(error).splitlines()[-1].strip()[:120]}); give a "
             "file that torchvision offers"
         ) from error
     network.eval().requires_grad_(False).to(device)
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
+
+    lock = threading.Lock()  # torchvision's module keeps the correlations of a pair in itself
 
     @torch.inference_mode()
     def _between(from_cyx: npt.NDArray[Any], to_cyx: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -62,7 +64,8 @@ def raft_method(weights: str | None, device: torch.device) -> FlowMethod:
         padded = (
             functional.pad(yx.to(device).expand(1, 3, -1, -1), (0, pad_x, 0, pad_y), mode="replicate") for yx in images
         )
-        flow_1dyx = network(*padded, num_flow_updates=UPDATES)[-1]
+        with lock:
+            flow_1dyx = network(*padded, num_flow_updates=UPDATES)[-1]
         down_right = flow_1dyx[0].flip(0)[:, :height, :width]  # torchvision's are (right, down)
         return np.ascontiguousarray(down_right.cpu().numpy())
 
@@ -74,14 +77,28 @@ def raft_method(weights: str | None, device: torch.device) -> FlowMethod:
     )
 
 
-def _read(source: str) -> dict[str, Tensor]:
-    """The tensors of a file or URL, on the CPU."""
+def read_raft(weights: str | None) -> dict[str, Tensor]:
+    """Read weights of RAFT.
+
+    Args:
+        weights: A file or URL of the weights of torchvision's `raft_small` or `raft_large`. None for those of
+            `raft_small`, from the torch hub or its local cache.
+
+    Returns:
+        Its tensors by name, on the CPU.
+
+    Raises:
+        ContrailError: If they cannot be read.
+    """
+    source = weights or Raft_Small_Weights.C_T_V2.url
     is_url = re.match(r"\w{2,}://", source) is not None
     try:
         if is_url:
             state: Any = torch.hub.load_state_dict_from_url(
                 source, map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
+        elif source.endswith(".safetensors"):
+            state = safetensors.torch.load_file(source)
         else:
             state = torch.load(Path(source), map_location="cpu", weights_only=True)
     except Exception as error:  # OSError, URLError, UnpicklingError, RuntimeError, ...

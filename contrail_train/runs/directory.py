@@ -6,6 +6,7 @@
 - `tensorboard/`: the same for TensorBoard
 - `checkpoints/`: the latest ones, from which the run resumes
 - `best.safetensors`: the weights
+- `raft.safetensors`: the weights of RAFT, if the network needs optical flow by it
 - `calibration.json`: thresholds and hold-out scores; it marks the run as finished
 - `calibration-SYMMETRIES.json`: the same for averages over other symmetries, once they were used
 - `lock`: held while a process works in the directory
@@ -50,6 +51,7 @@ ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 CALIBRATION = "calibration.json"
 WEIGHTS = "best.safetensors"
+FLOW_WEIGHTS = "raft.safetensors"
 LOCK = "lock"
 PIPELINE = "pipeline.yaml"
 STAGES = "stages"

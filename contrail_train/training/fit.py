@@ -29,9 +29,10 @@ from contrail_train.data.unlabelled import unlabelled_rows
 from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
 from contrail_train.evaluation.score import holdout_dice, score
 from contrail_train.inference.detector import on_label_grid
+from contrail_train.models.raft import read_raft
 from contrail_train.runs.calibration import Calibration, Grid, find_calibration, finish
 from contrail_train.runs.checkpoint import TrainingState, file_digest, load_weights, save_mean, save_tensors
-from contrail_train.runs.directory import CONFIG, WEIGHTS, MetricsLog, begin_run, locked_directory
+from contrail_train.runs.directory import CONFIG, FLOW_WEIGHTS, WEIGHTS, MetricsLog, begin_run, locked_directory
 from contrail_train.runs.distributed import gather, is_first, leave, wait
 from contrail_train.training.borrowed import with_borrowed_thresholds
 from contrail_train.training.setup import Setup
@@ -73,6 +74,8 @@ def fit(
                 checked=setup.data.checked,
                 processes=ranks.world,
             )
+            if config.data.flow.method == "raft":  # a run directory has all that its predictions need
+                save_tensors(out / FLOW_WEIGHTS, read_raft(config.data.flow.weights), {})
         wait(ranks)
         if (calibration := find_calibration(out)) is not None:
             ranks.say(f"{out}: already finished")

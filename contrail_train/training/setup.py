@@ -97,7 +97,9 @@ class Setup:
         self._describe_model()
         self.parallel: nn.Module = self._wrapped()
         """The model as it is called in a step: compiled, over several processes, or as it is."""
-        self.view = view_of(config, data.statistics, self.device)
+        self.view = view_of(config, data.statistics, self.device, keeps_flow=True)
+        if self.view.flow is not None:
+            self.digests = self.digests | {"optical flow": self.view.flow.method.name}
         unlabelled = None if data.unlabelled is None else replace(data.unlabelled, flow=self.view.flow)
         self.data = replace(data, train=replace(data.train, flow=self.view.flow), unlabelled=unlabelled)
         # the part of the labels' offset that augmentation does not remove is learnt: masks lie off the image by it

@@ -1,5 +1,6 @@
 """The mean of several runs' weights as one run."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from contrail_train.models.layers import batch_norms
 from contrail_train.models.segmenter import Segmenter
 from contrail_train.runs.calibration import Calibration, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights, save_mean, save_tensors
-from contrail_train.runs.directory import CONFIG, WEIGHTS, begin_run, locked_directory
+from contrail_train.runs.directory import CONFIG, FLOW_WEIGHTS, WEIGHTS, begin_run, locked_directory
 from contrail_train.runs.distributed import ALONE, choose_device
 from contrail_train.runs.stores import find_folds, open_run_stores
 from contrail_train.training.borrowed import with_borrowed_thresholds
@@ -64,6 +65,8 @@ def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
         if (calibration := find_calibration(out)) is not None:
             ALONE.say(f"{out}: already finished")
             return calibration
+        if config.data.flow.method == "raft":
+            shutil.copyfile(runs[0] / FLOW_WEIGHTS, out / FLOW_WEIGHTS)
         metadata = {"soup": [str(run) for run in runs]}
         save_mean(out / WEIGHTS, [run / WEIGHTS for run in runs], metadata)
         network = averaged.detect.networks["run"]  # type: ignore[attr-defined]
@@ -112,7 +115,7 @@ def _check_same_model(runs: Sequence[Path], calibrations: Sequence[Calibration])
             "data.edges": config.data.edges,
             "data.normalise": config.data.normalise,
             "data.warp": config.data.warp,
-            "data.flow": config.data.flow.model_dump(exclude={"memory"}),
+            "optical flow": file_digest(run / FLOW_WEIGHTS) if config.data.flow.method == "raft" else "dis",
             "statistics": calibration["statistics"],
             "label shift": calibration["off"],
         }

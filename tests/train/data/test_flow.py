@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 
 from contrail_data.errors import ContrailError
-from contrail_data.labels.flow import flow_between
+from contrail_data.labels.flow import DIS, FlowMethod
 from contrail_data.labels.predictor import Symmetries
 from contrail_train.config.schema import AugmentConfig, DataConfig, RunConfig
 from contrail_train.config.settings import with_settings
@@ -56,7 +56,7 @@ def inner(x: torch.Tensor) -> torch.Tensor:
 def test_warped_neighbours_lie_on_the_labelled_frame() -> None:
     window = drifting((-3, 2), (0, 0), (3, -2), (6, -4))
     x_btchw = torch.from_numpy(window)[None].float()
-    flow = WindowFlow(flow_between, labelled=1).of_batch(torch.from_numpy(window)[None])
+    flow = WindowFlow(DIS, labelled=1).of_batch(torch.from_numpy(window)[None])
     medians = flow[0, :, :, 16:-16, 16:-16].float().flatten(2).median(2).values
     np.testing.assert_allclose(medians, [(-3, 2), (0, 0), (3, -2), (6, -4)], atol=0.3)
     warped = warp_frames(x_btchw, flow, 1)
@@ -67,7 +67,7 @@ def test_warped_neighbours_lie_on_the_labelled_frame() -> None:
 
 def test_a_reversed_window_has_the_flow_of_its_frames_in_reverse_order() -> None:
     window = drifting((-3, 2), (0, 0), (3, -2))
-    flow = WindowFlow(flow_between, labelled=1)
+    flow = WindowFlow(DIS, labelled=1)
     np.testing.assert_array_equal(flow(window[::-1]), flow(window)[::-1])
 
 
@@ -90,7 +90,7 @@ def test_batches_bring_the_flow_of_their_frames_and_keep_what_there_is_room_for(
         pairs.append(1)
         return np.stack([first[0] - 1.0 * second[0], first[1]]).astype(np.float32)
 
-    items = replace(data.train, flow=WindowFlow(between, 1, room=4 * 2 * 2 * 32 * 32 * 2))
+    items = replace(data.train, flow=WindowFlow(FlowMethod("", between), 1, room=4 * 2 * 2 * 32 * 32 * 2))
     for expected in (9, 9 + 5):  # there is room for four of nine windows
         (batch,) = load(items, [np.arange(9)], CPU, 2, 1)
         image, flow = batch.image_btchw.numpy().astype(np.float32), batch.flow_btdhw
@@ -146,7 +146,7 @@ class Seen(torch.nn.Module):
 
 def test_a_detector_sees_warped_frames_under_each_symmetry_alike() -> None:
     window_btchw = torch.from_numpy(drifting((0, 0), (4, -3)))[None]
-    view = View((0, 1), torch.zeros(3), torch.ones(3), False, None, WindowFlow(flow_between, 0))
+    view = View((0, 1), torch.zeros(3), torch.ones(3), False, None, WindowFlow(DIS, 0))
     predictions = []
     for symmetries in (Symmetries.NONE, Symmetries.DIHEDRAL):
         model = Seen()
@@ -160,7 +160,7 @@ def test_a_detector_sees_warped_frames_under_each_symmetry_alike() -> None:
 
 def test_a_detector_gives_flow_to_the_network_at_the_size_of_its_images() -> None:
     window_btchw = torch.from_numpy(drifting((0, 0), (4, -3)))[None]
-    flow = WindowFlow(flow_between, 0, warps=False, is_input=True)
+    flow = WindowFlow(DIS, 0, warps=False, is_input=True)
     model = Seen()
     detect = single_network_detector(
         model, View((0, 1), torch.zeros(3), torch.ones(3), False, (96, 96), flow), "mask", top_k=1, mask_shift=(0, 0)
@@ -180,7 +180,7 @@ def test_a_run_warps_by_the_method_of_its_settings(tmp_path: Path) -> None:
     window_btchw = torch.from_numpy(drifting((0, 0), (4, -3)))[None]
     flow = view_of(config, statistics, CPU).flow
     assert flow is not None
-    assert torch.equal(flow.of_batch(window_btchw), WindowFlow(flow_between, 0).of_batch(window_btchw))
+    assert torch.equal(flow.of_batch(window_btchw), WindowFlow(DIS, 0).of_batch(window_btchw))
     raft = with_settings(config, ["data.flow.method=raft", f"data.flow.weights={tmp_path / 'absent.pth'}"])
     with pytest.raises(ContrailError, match=r"absent\.pth: weights of RAFT"):
         view_of(raft, statistics, CPU)

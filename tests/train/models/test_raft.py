@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import http.server
+import itertools
+import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +20,14 @@ from contrail_data.cli.main import main
 from contrail_data.errors import ContrailError
 from contrail_data.labels.flow import label_by_flow
 from contrail_data.store.reader import open_store
+from contrail_train.config.presets import get_config
+from contrail_train.config.settings import with_settings
+from contrail_train.inference.load import load_model
 from contrail_train.models import raft
 from contrail_train.models.raft import raft_method
+from contrail_train.training.fit import fit
 from helpers.cli import run_command
+from helpers.runs import SHORT
 from helpers.stores import build_small
 
 CPU = torch.device("cpu")
@@ -75,6 +83,7 @@ def test_flow_is_down_and_right_from_the_first_frame_to_the_second(
     assert reliability[0] == 1
 
 
+@pytest.mark.slow
 def test_a_store_states_the_network_and_its_weights(
     raw: Path, weights: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +98,31 @@ def test_a_store_states_the_network_and_its_weights(
     assert model == raft_method(url, CPU).name
     done = run_command(main, "propagate", parent, "-o", tmp_path / "no", "--weights", weights)
     assert "--weights: has no effect without --flow raft" in done.stderr
+
+
+def test_threads_that_load_data_do_not_disturb_one_another(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raft, "UPDATES", 2)
+    between = raft_method(str(weights), CPU).between
+    frames = np.random.default_rng(0).integers(0, 256, (5, 1, 32, 32), np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        threaded = list(pool.map(between, frames[:-1], frames[1:]))
+    for ours, pair in zip(threaded, itertools.pairwise(frames), strict=True):
+        np.testing.assert_array_equal(ours, between(*pair))
+
+
+@pytest.mark.slow
+def test_a_run_keeps_the_weights_that_its_predictions_need(
+    weights: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raft, "UPDATES", 1)
+    own = tmp_path / "raft.pth"
+    shutil.copyfile(weights, own)
+    settings = ["data.frames=[-1,0]", "model.flow_stream.width=8", "data.flow.method=raft", f"data.flow.weights={own}"]
+    config = with_settings(get_config("unet2d"), [*SHORT, f"data.train={store}", *settings])
+    fit(config, tmp_path / "run")
+    own.unlink()
+    flow = load_model(tmp_path / "run", "cpu").detect.networks["run"].flow
+    assert flow.method.name == raft_method(str(weights), CPU).name
 
 
 def test_weights_that_cannot_be_used_are_refused_in_one_line(url: str, tmp_path: Path) -> None:

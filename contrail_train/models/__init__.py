@@ -5,10 +5,12 @@ Frames of shape (b, t, c, h, w) pass through these modules in order, and logits 
 - `encoder`: any timm model as a pyramid of features, shared by all frames, with weights from the hub or a file.
 - `temporal`, `valid3d`, `transformer`: mixers, which turn the frames of one level of the pyramid into a single one;
   `panels` instead shows all frames to the encoder at once.
+- `video`: video models of torchvision, which take the place of both.
 - `decoders`: from the pyramid back to pixels, with the building blocks in `layers`.
+- `point_rend`: predicts the least certain pixels of a mask again.
 - `segmenter`: puts the parts together, with heads for the logits of pixels and of the record; `segmenter.build` is
   the way in.
 
-The suffix of a tensor's name gives the order of its axes: batch, time, channel, height, width; n is time x batch, and k
-counts predictions.
+The suffix of a tensor's name gives the order of its axes: batch, time, channel, height, width; n is time x batch, or
+counts points, and k counts predictions.
 """

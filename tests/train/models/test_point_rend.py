@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from contrail_train.config.schema import PointRendConfig
+from contrail_train.config.schema import ModelConfig, PointRendConfig
 from contrail_train.models.point_rend import PointRend, at_places
 from contrail_train.models.segmenter import build
 from helpers.models import WIDE, model_config, without_gradient
@@ -70,3 +70,8 @@ def test_a_new_network_refines_nothing_and_learns(decoder: Any) -> None:
             torch.testing.assert_close(model(x_btchw)["logits_b1hw"], expected)
         torch.nn.init.constant_(model.point_rend.last.bias, 1.0)  # type: ignore[union-attr,arg-type]
         assert (model(x_btchw)["logits_b1hw"] - expected).max() > 0.4
+
+
+def test_several_maps_of_annotators_are_not_refined() -> None:
+    with pytest.raises(ValueError, match=r"point_rend: refines a single map, and model\.annotator_maps has several"):
+        ModelConfig(annotator_maps=2, decoder={"point_rend": {}})

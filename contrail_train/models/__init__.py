@@ -5,7 +5,7 @@ Frames of shape (b, t, c, h, w) pass through these modules in order, and logits 
 - `encoder`: any timm model as a pyramid of features, shared by all frames, with weights from the hub or a file.
 - `temporal`, `valid3d`, `transformer`: mixers, which turn the frames of one level of the pyramid into a single one;
   `panels` instead shows all frames to the encoder at once.
-- `video`: video models of torchvision, which take the place of both.
+- `video`: video models of torchvision, which take the place of encoder and mixers.
 - `decoders`: from the pyramid back to pixels, with the building blocks in `layers`.
 - `point_rend`: predicts the least certain pixels of a mask again.
 - `segmenter`: puts the parts together, with heads for the logits of pixels and of the record; `segmenter.build` is

@@ -17,6 +17,7 @@ from contrail_train.inference.detector import Shift, single_network_detector, vi
 from contrail_train.models.encoder import check_encoder
 from contrail_train.models.layers import batch_norms
 from contrail_train.models.segmenter import SMALLEST_SIDE, Segmenter, build
+from contrail_train.models.video import VideoEncoder
 from contrail_train.runs.calibration import find_calibration
 from contrail_train.runs.checkpoint import file_digest, read_tensors
 from contrail_train.runs.directory import WEIGHTS
@@ -86,7 +87,9 @@ class Setup:
             sync_batch_norms(self.model, self.device)
         self.model.to(self.device)
         if on_gpu or not has_thin_strided_pointwise(self.model):
-            self.model.to(memory_format=torch.channels_last)  # half the time of a step on CPU
+            for part in self.model.children():
+                if not isinstance(part, VideoEncoder):  # whose weights have an axis of time
+                    part.to(memory_format=torch.channels_last)  # half the time of a step on CPU
         _check_freeze(self.model, config, self.start)
         for module in frozen_modules(self.model, config):
             module.requires_grad_(False)

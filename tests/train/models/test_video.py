@@ -14,6 +14,7 @@ from contrail_train.config.schema import ModelConfig
 from contrail_train.models.segmenter import build
 from contrail_train.models.video import build_video_encoder
 from helpers.models import model_config, without_gradient
+from helpers.runs import run_steps
 
 SMALL = "torchvision/s3d"
 
@@ -70,6 +71,12 @@ def test_a_mask_depends_on_all_frames_and_their_order() -> None:
     with torch.no_grad():
         logits = model.eval()(x_btchw)["logits_b1hw"]
         assert not torch.allclose(model(x_btchw.flip(1))["logits_b1hw"], logits)
+
+
+def test_a_run_trains_a_video_model(store: Path, tmp_path: Path) -> None:
+    settings = [f"model.encoder={SMALL}", "model.drop_path=0", "data.frames=[-1,0,1]", "model.image_size=32"]
+    log = run_steps(store, tmp_path / "run", *settings, "model.checkpoint_activations=true")
+    assert [row["step"] for row in log if "loss" in row][:2] == [1, 2]
 
 
 def test_recomputed_stages_have_the_same_gradient() -> None:

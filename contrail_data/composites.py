@@ -91,7 +91,11 @@ def get_composite(name_or_file: str) -> Composite:
         return COMPOSITES[name_or_file]
     path = Path(name_or_file)
     if "+" in name_or_file and not path.is_file():
-        return _stacked([get_composite(part) for part in name_or_file.split("+")])
+        parts = [get_composite(part) for part in name_or_file.split("+")]
+        for count in range(1, len(parts)):
+            if stack(parts[: count + 1]).channels == stack(parts[:count]).channels:
+                raise ContrailError(f"composite {parts[count].name!r}: adds no channel to those before it; omit it")
+        return stack(parts)
     if not path.is_file() and path.suffix not in {".yaml", ".yml"}:
         known = ", ".join(COMPOSITES)
         raise ContrailError(f"composite {name_or_file!r}: unknown; use one of {known}, a .yaml file, or several with +")
@@ -129,25 +133,54 @@ def from_dict(declaration: Any) -> Composite:
     return Composite(name, channels, reference, dtype)
 
 
-def _stacked(parts: Sequence[Composite]) -> Composite:
-    """The channels of several composites as those of one, in the data type of the finest.
+def stack(parts: Sequence[Composite]) -> Composite:
+    """Join the channels of several composites to one, in the data type of the finest.
 
     A channel that is there already is left out; one whose name is taken has the name of its composite put before it.
 
+    Args:
+        parts: The composites.
+
+    Returns:
+        The composite, named after those that add a channel, joined by +; the first one if no other adds any.
+
     Raises:
-        ContrailError: If a composite adds no channel.
+        ContrailError: If two channels would have one name.
     """
     channels: dict[str, Channel] = {}
+    adding = []
     for part in parts:
-        added = [c for c in part.channels if c not in [replace(old, name=c.name) for old in channels.values()]]
-        if not added:
-            raise ContrailError(f"composite {part.name!r}: adds no channel to those before it; omit it")
+        present = [_definition(channel) for channel in channels.values()]
+        added = [channel for channel in part.channels if _definition(channel) not in present]
         for channel in added:
             name = f"{part.name}_{channel.name}" if channel.name in channels else channel.name
+            if name in channels:
+                raise ContrailError(f"composite {part.name!r}: a second channel {name!r}; give it another name")
             channels[name] = replace(channel, name=name)
-    name, references = "+".join(part.name for part in parts), [part.reference for part in parts if part.reference]
-    dtype = max((part.dtype for part in parts), key=get_args(Dtype).index)
+        adding += [part] if added else []
+    if len(adding) == 1:
+        return adding[0]
+    name, references = "+".join(part.name for part in adding), [part.reference for part in adding if part.reference]
+    dtype = max((part.dtype for part in adding), key=get_args(Dtype).index)
     return Composite(name, tuple(channels.values()), "; ".join(references), dtype)
+
+
+def channel_indices(part: Composite, whole: Composite) -> list[int]:
+    """Find the channels of a composite among those of a stack, where they may have other names.
+
+    Args:
+        part: The composite.
+        whole: The stack.
+
+    Returns:
+        Index of each channel in the stack.
+    """
+    definitions = [_definition(channel) for channel in whole.channels]
+    return [definitions.index(_definition(channel)) for channel in part.channels]
+
+
+def _definition(channel: Channel) -> Channel:
+    return replace(channel, name="")
 
 
 def _channel(index: int, item: Any) -> Channel:

@@ -144,6 +144,8 @@ class Network(nn.Module):
         self.register_buffer("mean_c", view.mean_c)
         self.register_buffer("std_c", view.std_c)
         self.mask_shift = mask_shift
+        self.channels: list[int] | None = None
+        """Its channels among those of a detector's windows; None for all of them."""
 
     @property
     def view(self) -> View:
@@ -252,7 +254,10 @@ class Detector(nn.Module):
         masks, scores = {}, {}
         for name, network in self.networks.items():
             own_frames = [self.offsets.index(offset) for offset in network.offsets]  # type: ignore[union-attr]
-            output = self._average_over_symmetries(network, window_btchw[:, own_frames])  # type: ignore[arg-type]
+            own_btchw = window_btchw[:, own_frames]
+            if network.channels is not None:
+                own_btchw = own_btchw[:, :, network.channels]  # type: ignore[index]
+            output = self._average_over_symmetries(network, own_btchw)  # type: ignore[arg-type]
             if "probability_bhw" in output:
                 masks[name] = output["probability_bhw"].clamp(0, 1)
             if name in self.classifiers:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from contrail_data.composites import channel_indices, from_dict, stack
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.storage.documents import read_document
@@ -144,12 +146,31 @@ def pipeline_detector(
     gate = _score_weights(config, gate)
     used = [name for name in runs if mask.get(name) or gate.get(name)]
     networks: dict[str, Network] = {name: runs[name].detect.networks["run"] for name in used}  # type: ignore[attr-defined]
+    composite = from_dict(pipeline_composite([run.composite for run in runs.values()]))
+    for name, network in networks.items():
+        own = channel_indices(from_dict(runs[name].composite), composite)
+        network.channels = None if own == list(range(len(composite.channels))) else own
     classifiers = [name for name in used if runs[name].head != "mask" or runs[name].scores_masks]
     return Detector(networks, mask, gate, top_k=config.top_k, classifiers=classifiers, symmetries=symmetries).eval()
 
 
 def _score_weights(config: PipelineConfig, gate: Weights) -> Weights:
     return gate or dict.fromkeys(config.mask[:1], 1.0)
+
+
+def pipeline_composite(composites: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Declare the composite that has the channels of all stages of a pipeline.
+
+    Args:
+        composites: Those of the stages, as stores declare them.
+
+    Returns:
+        The first one if all have its channels, and a stack otherwise.
+    """
+    first = composites[0]
+    if all(composite["channels"] == first["channels"] for composite in composites):
+        return first
+    return stack([from_dict(composite) for composite in composites]).to_dict()
 
 
 def load_stages(config: PipelineConfig, out: Path, device: torch.device) -> dict[str, Predictor]:
@@ -171,7 +192,7 @@ def load_stages(config: PipelineConfig, out: Path, device: torch.device) -> dict
     for name, run in runs.items():
         if name in config.mask and run.head == "record":
             raise ContrailError(f"{out}: stage {name} classifies records, not pixels; list it in gate, not in mask")
-        for attribute in ("composite", "label_shift", "size", "native"):
+        for attribute in ("label_shift", "size", "native"):
             if getattr(run, attribute) != getattr(first, attribute):
                 pair = f"stages {first_name} and {name}"
                 raise ContrailError(f"{out}: {pair} differ in {attribute} of their data; train them on like stores")

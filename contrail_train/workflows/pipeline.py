@@ -9,17 +9,20 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
 import xarray as xr
 
 from contrail_data.catalog.catalog import open_named
+from contrail_data.composites import Dtype
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import write_atomically
 from contrail_train.config.pipelines import PipelineConfig, stage_config
@@ -30,7 +33,13 @@ from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
 from contrail_train.evaluation.held_out import sample_stores
 from contrail_train.evaluation.score import EvaluationOptions
-from contrail_train.inference.load import load_stages, pipeline_detector, read_pipeline, repeat_edges
+from contrail_train.inference.load import (
+    load_stages,
+    pipeline_composite,
+    pipeline_detector,
+    read_pipeline,
+    repeat_edges,
+)
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import Calibration, Grid, check_run, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest
@@ -86,18 +95,57 @@ def _check_finished(config: PipelineConfig, out: Path) -> None:
 
 
 def _check_stages(config: PipelineConfig) -> None:
-    """Refuse stages that cannot be trained or copied, before hours go into the first one."""
+    """Refuse stages that cannot be trained, copied or joined, before hours go into the first one."""
+    inputs = {}
     for name, stage in config.stages.items():
         if stage.run is not None:
             check_run(Path(stage.run))
-            read_calibration(Path(stage.run))
+            calibration = read_calibration(Path(stage.run))
             if not config.calibrate_on:
                 _stores_of_stages([Path(stage.run)])
+            grid, (down, right) = calibration["grid"], calibration["label_shift"]
+            inputs[name] = _Input(calibration["composite"], (down, right), grid["size"], grid["native"])
             continue
         try:
-            open_training_data(stage_config(config, name).data)
+            data = open_training_data(stage_config(config, name).data)
         except ContrailError as error:
             raise ContrailError(f"stage {name}: {error}") from None
+        inputs[name] = _Input(data.composite, data.label_shift, data.size, data.native)
+    _check_inputs(inputs, config)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What a stage sees, see `TrainingData`."""
+
+    composite: dict[str, Any]
+    label_shift: tuple[float, float]
+    size: int
+    native: bool
+
+
+def _check_inputs(inputs: Mapping[str, _Input], config: PipelineConfig) -> None:
+    """Refuse stages whose data do not fit together, or not the stores to calibrate on."""
+    first_name, first = next(iter(inputs.items()))
+    for name, own in inputs.items():
+        for attribute in ("label_shift", "size", "native"):
+            if getattr(own, attribute) != getattr(first, attribute):
+                raise ContrailError(
+                    f"stages {first_name} and {name} differ in {attribute} of their data; train them on like stores"
+                )
+    composite = pipeline_composite([own.composite for own in inputs.values()])
+    several = any(own.composite["channels"] != first.composite["channels"] for own in inputs.values())
+    if several and not config.calibrate_on:
+        names = ", ".join(dict.fromkeys(own.composite["name"] for own in inputs.values()))
+        raise ContrailError(
+            f"calibrate_on: the stages have the composites {names}, so weights and thresholds are fitted on a store "
+            f"with all of their channels; build one with --composite {composite['name']} and name it"
+        )
+    for store_name in config.calibrate_on:
+        if open_named(store_name).attrs["composite"]["channels"] != composite["channels"]:
+            raise ContrailError(
+                f"{store_name}: does not have the channels of the stages; build it with --composite {composite['name']}"
+            )
 
 
 def _train_stages(config: PipelineConfig, out: Path, devices: Sequence[str]) -> None:
@@ -188,7 +236,9 @@ def _stores_of_stages(runs: Iterable[Path]) -> dict[str, xr.Dataset]:
 def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calibration:
     """Fit weights, threshold and gate of the stages together."""
     runs = load_stages(config, out, device)
-    first = next(iter(runs.values()))
+    composite = pipeline_composite([run.composite for run in runs.values()])
+    dtype = max((run.dtype for run in runs.values()), key=get_args(Dtype).index)
+    first = replace(next(iter(runs.values())), composite=composite, dtype=dtype)
     if config.calibrate_on:
         stores = {name: open_named(name) for name in config.calibrate_on}
     else:

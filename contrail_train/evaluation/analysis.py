@@ -13,6 +13,7 @@ import xarray as xr
 from scipy.stats import mannwhitneyu
 
 from contrail_data.store.samples import labelled_time
+from contrail_train.evaluation.error_kinds import ErrorKind, count_kinds
 from contrail_train.evaluation.intervals import dice_interval
 from contrail_train.evaluation.metrics import average_precision, dice, empty_masks, rank_histograms, share
 from contrail_train.evaluation.nearness import Near
@@ -100,6 +101,7 @@ class Analysis(TypedDict):
     """The error analysis, as `evaluation-*.json` holds it."""
 
     contrails: ContrailAnalysis
+    kinds: list[ErrorKind]
     records: dict[str, list[RecordClass]]
     """Classes by property of the records."""
     gate: GateAnalysis
@@ -150,6 +152,7 @@ def analyse(
     }
     return {
         "contrails": _contrails(outcomes),
+        "kinds": count_kinds(outcomes),
         "records": {
             name: list(_by_class(numbers, class_name, counts, group))
             for name, (numbers, class_name) in properties.items()
@@ -194,9 +197,9 @@ def _class_names(starts: Sequence[int]) -> list[str]:
 
 
 def _contrails(outcomes: Sequence[Outcome]) -> ContrailAnalysis:
-    sizes, hits, predicted_sizes, touching = (
+    sizes, hits, predicted_sizes, joined = (
         np.concatenate([getattr(outcome, name) for outcome in outcomes])
-        for name in ("sizes", "hits", "predicted_sizes", "touching")
+        for name in ("sizes", "hits", "predicted_sizes", "joined")
     )
     return {
         "labelled": [
@@ -206,7 +209,7 @@ def _contrails(outcomes: Sequence[Outcome]) -> ContrailAnalysis:
         "predicted": [
             {"class": name, "contrails": count, "pixels": pixels, "false": false, "pixels_false": pixels_false}
             for name, count, pixels, false, pixels_false in _by_size(
-                predicted_sizes, np.where(touching, 0, predicted_sizes)
+                predicted_sizes, np.where(joined > 0, 0, predicted_sizes)
             )
         ],
     }

@@ -1,11 +1,12 @@
 """The error analysis in words and tables, for the screen and for the page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from contrail_data.reports.page import Table, render_page
 from contrail_train.evaluation.analysis import CELL, Analysis, ContrailAnalysis, GateAnalysis, RecordClass
+from contrail_train.evaluation.error_kinds import ErrorKind, kinds_table
 
 _MOST_ROWS = 12
 _RECORD_HEADER = ("records", "positive", "tp", "fp", "fn", "precision", "recall", "Dice", "95 %", "of all wrong pixels")
@@ -47,16 +48,17 @@ def cost_table(gate: GateAnalysis) -> Table:
     )
 
 
-def contrail_tables(contrails: ContrailAnalysis) -> list[Table]:
-    """Tabulate contrails by size.
+def contrail_tables(contrails: ContrailAnalysis, kinds: Sequence[ErrorKind]) -> list[Table]:
+    """Tabulate kinds of errors, and contrails by size.
 
     Args:
         contrails: Part of an analysis.
+        kinds: Likewise.
 
     Returns:
-        A table of labelled contrails and one of predicted contrails, if there are any.
+        A table of errors, one of labelled contrails and one of predicted contrails, if there are any.
     """
-    tables = []
+    tables = [kinds_table(kinds)] if contrails["labelled"] or contrails["predicted"] else []
     for kind, classes, names in (
         ("Labelled", contrails["labelled"], ("found in part or in full", "pixels found")),
         ("Predicted", contrails["predicted"], ("on no label", "their share of pixels")),
@@ -106,7 +108,7 @@ def screen_tables(analysis: Analysis) -> list[Table]:
     title = "\n".join([*gate_sentences(analysis["gate"]), "", costs.title])
     return [
         replace(costs, title=title),
-        *contrail_tables(analysis["contrails"]),
+        *contrail_tables(analysis["contrails"], analysis["kinds"]),
         *record_tables(analysis["records"]),
     ]
 

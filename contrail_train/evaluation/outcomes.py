@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from contrail_train.contrails.cleaning import elongations
 from contrail_train.evaluation.metrics import confusion_counts
 
 Mask = npt.NDArray[np.bool_]
@@ -31,8 +32,12 @@ class Outcome:
     """Pixels of each labelled contrail that were found."""
     predicted_sizes: Ints
     """Pixels of each predicted contrail."""
-    touching: Mask
-    """Whether a predicted contrail shares a pixel with a labelled one."""
+    joined: Ints
+    """Number of labelled contrails with which each predicted contrail shares a pixel."""
+    outside: Ints
+    """Pixels of each predicted contrail that are not labelled."""
+    elongation: npt.NDArray[np.float64]
+    """Length over width of each predicted contrail."""
     agreement: float
     """Mean share of the annotators that marked a pixel, over the pixels that any of them marked. 0 if none marked any,
     NaN without annotators."""
@@ -57,6 +62,8 @@ def outcome_of(
     """
     label, sizes = _connected(target_yx)
     prediction, predicted_sizes = _connected(predicted_yx)
+    shared = np.unique(np.stack([prediction, label])[:, predicted_yx & target_yx], axis=1)  # pairs of contrails
+    count = len(predicted_sizes)
     agreement = np.nan
     if votes_yx is not None and annotators:
         votes = np.bitwise_count(votes_yx[votes_yx > 0])
@@ -67,13 +74,15 @@ def outcome_of(
         sizes,
         np.bincount(label[predicted_yx], minlength=len(sizes) + 1)[1:],
         predicted_sizes,
-        np.bincount(prediction[target_yx], minlength=len(predicted_sizes) + 1)[1:] > 0,
+        np.bincount(shared[0], minlength=count + 1)[1:],
+        predicted_sizes - np.bincount(prediction[target_yx], minlength=count + 1)[1:],
+        elongations(prediction, count),
         agreement,
         np.packbits(predicted_yx),
     )
 
 
-def _connected(mask_yx: Mask) -> tuple[Ints, Ints]:
+def _connected(mask_yx: Mask) -> tuple[npt.NDArray[np.int32], Ints]:
     """Number the contrails of a mask from 1, and count the pixels of each."""
     numbered, count = ndimage.label(mask_yx, np.ones((3, 3), int))
     return numbered, np.bincount(numbered.ravel(), minlength=count + 1)[1:]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from contrail_train.evaluation.analysis import analyse
 from contrail_train.evaluation.analysis_text import gate_sentences, screen_tables
+from contrail_train.evaluation.error_kinds import count_kinds
 from contrail_train.evaluation.metrics import dice
 from contrail_train.evaluation.outcomes import outcome_of, worst
 from helpers.evaluations import SIDE, mask_of, records_of
@@ -24,7 +25,7 @@ def test_contrails_are_counted_one_by_one() -> None:
     outcome = outcome_of(predicted, predicted, target, votes, 4)
     assert outcome.gated == (5, 30, 25)
     assert (outcome.sizes.tolist(), outcome.hits.tolist()) == ([20, 10], [5, 0])
-    assert (outcome.predicted_sizes.tolist(), outcome.touching.tolist()) == ([15, 20], [True, False])
+    assert (outcome.predicted_sizes.tolist(), outcome.joined.tolist()) == ([15, 20], [1, 0])
     assert outcome.agreement == pytest.approx((20 * 3 + 10) / 30 / 4)
     np.testing.assert_array_equal(np.unpackbits(outcome.predicted).reshape(SIDE, SIDE), predicted)
     analysis = analyse([outcome], records_of(1), np.ones(1), 0.0, np.array(["a"]))
@@ -33,6 +34,25 @@ def test_contrails_are_counted_one_by_one() -> None:
     assert labelled == {"1 to 15 px": (0.0, 0.0), "16 to 31 px": (1.0, 0.25)}
     drawn = {c["class"]: (c["false"], c["pixels_false"]) for c in analysis["contrails"]["predicted"]}
     assert drawn == {"1 to 15 px": (0.0, 0.0), "16 to 31 px": (1.0, 1.0)}
+
+
+def test_each_wrong_pixel_belongs_to_one_kind_of_error() -> None:
+    target = mask_of((0, 2, 0, 10), (3, 5, 0, 10), (10, 14, 0, 10), (20, 22, 0, 5), (25, 27, 0, 15))
+    predicted = mask_of((0, 5, 0, 8), (11, 14, 0, 10), (18, 19, 10, 30), (21, 25, 20, 24), (25, 28, 0, 15))
+    outcome = outcome_of(predicted, predicted, target, None, 0)
+    nothing = outcome_of(mask_of(), mask_of(), mask_of(), None, 0)
+    kinds = count_kinds([outcome, nothing])
+    assert {kind["error"]: (kind["contrails"], kind["of"], kind["pixels"]) for kind in kinds} == {
+        "labelled, below 32 px, no pixel found": (1, 4, 10),
+        "labelled, from 32 px, no pixel found": (0, 1, 0),
+        "labelled, found in part": (3, 5, 18),
+        "on no label, at least 3 times as long as wide": (1, 5, 20),
+        "on no label, of another shape": (1, 5, 16),
+        "joins several labelled contrails": (1, 5, 8),
+        "exceeds a single labelled contrail": (1, 5, 15),
+    }
+    assert sum(kind["lost"] for kind in kinds) == pytest.approx(1)
+    assert sum(kind["pixels"] for kind in kinds) == sum(outcome.gated[1:])
 
 
 def test_pixels_that_touch_at_a_corner_form_one_contrail() -> None:

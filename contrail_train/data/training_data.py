@@ -227,7 +227,8 @@ def _check_consistent(train: _Stores, validation: _Stores, config: DataConfig) -
         raise ContrailError(f"{first_name}: has no train samples, so it has no statistics; train on a train split")
     for name, store in (train | validation).items():
         if config.composite not in (None, composite := store.attrs["composite"]["name"]):
-            rebuild = f"build it with --composite {config.composite}, or " if config.composite in COMPOSITES else ""
+            is_built_in = COMPOSITES.keys() >= {*config.composite.split("+")}
+            rebuild = f"build it with --composite {config.composite}, or " if is_built_in else ""
             raise ContrailError(
                 f"{name}: has composite {composite!r}, not {config.composite!r}; {rebuild}correct data.composite"
             )

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from contrail_data.composites import COMPOSITES
+from contrail_data.composites import get_composite
 from contrail_data.store.settings import StoreSettings
 from contrail_train.config.presets import FAMILIES, PRESETS, cost_key, get_config, shipped_costs
 from contrail_train.config.schema import RecordHeadConfig, RunConfig
@@ -35,9 +35,9 @@ def stores(tmp_path_factory) -> dict[str, Path]:
     for i in range(6):
         write_record(root / "raw/train" / f"{i:02d}", rng, size=SIDE, bands=tuple(range(8, 17)))
     paths = {}
-    for name in ("ash", "ash_wide", "bands_diffs"):
+    for name in ("ash", "ash_wide", "ash+ash_wide", "bands_diffs"):
         paths[name] = root / f"{name}.zarr"
-        build_small(root / "raw", paths[name], settings=StoreSettings(COMPOSITES[name], size=SIDE))
+        build_small(root / "raw", paths[name], settings=StoreSettings(get_composite(name), size=SIDE))
     return paths
 
 

@@ -48,6 +48,8 @@ def small_config(name: str, store: str) -> RunConfig:
     settings += ["model.pretrained=false", "model.freeze_epochs=0"]
     if config.data.crop is not None:
         settings += ["data.crop=null", "augment.redraw=0"]
+    if config.model.rim:
+        settings.append("model.rim=8")
     if config.model.image_size is not None:
         settings.append(f"model.image_size={SIDE}")
     if (decoder := config.model.decoder) is not None:

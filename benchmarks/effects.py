@@ -316,7 +316,7 @@ def compare_grids(experiment: CrossValidation, names: Sequence[str], seeds: Sequ
         for seed, fold in ((seed, fold) for seed in seeds for fold in range(experiment.folds.count)):
             store = experiment.folds.stores[fold]
             model = load_model(experiment.trained(ROWS[BASE], seed, fold), "cpu", symmetries).for_store(store)
-            items = open_labelled([store], model.offsets)
+            items = experiment.folds.labelled(fold, model.offsets)
             way: dict[str, tuple[Shift, GridWhen]] = {
                 "fixed shift": (model.label_offset, "never"),
                 "no shift": ((0.0, 0.0), "never"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -55,6 +55,20 @@ class Folds:
             return np.concatenate([[f"{k} {name}" for name in items.group] for k, items in enumerate(folds)])
         group_of = {record_id: group for record_id, group in read_table(self.folder / GROUPS, "record_id", "group")}
         return np.array([group_of[record_id] for items in folds for record_id in items.record_id.tolist()])
+
+    def labelled(self, fold: int, offsets: tuple[int, ...] = (0,)) -> Items:
+        """Open the labelled frames of a fold, in the groups of whole images.
+
+        Args:
+            fold: Number of the fold.
+            offsets: Frames to read, relative to the labelled one.
+
+        Returns:
+            The frames.
+        """
+        first = sum(len(_items(path)) for path in self.paths[:fold])
+        items = open_labelled([self.stores[fold]], offsets)
+        return replace(items, group=self.groups[first : first + len(items)])
 
     def others(self, fold: int) -> str:
         """Return the stores of the other folds as a setting."""

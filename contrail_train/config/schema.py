@@ -172,9 +172,10 @@ class DataConfig(Strict):
     """Side in pixels of the random square that training cuts out of each image, after the image was moved as `augment`
     asks. Held-out and predicted images stay whole, at the same scale: `model.image_size` is the side of whole images.
     null: no crops."""
-    normalise: Literal["statistics", "image"] = "statistics"
-    """How channels are normalised: by the train statistics in the stores, or by the mean and standard deviation of each
-    sample over its own frames, without pixels that are white as missing ones are."""
+    normalise: Literal["statistics", "image", "imagenet"] = "statistics"
+    """How channels are normalised: by the train statistics in the stores; by the mean and standard deviation of each
+    sample over its own frames, without pixels that are white as missing ones are; or by ImageNet's mean and standard
+    deviation of red, green and blue, which most pretrained encoders know, for composites of three channels."""
     target: Literal["majority", "mean", "clip2"] = "majority"
     """What the model learns from human labels: the majority mask; the mean of the annotators' masks; or twice that
     mean, at most 1. Records without annotators' masks use their mask in each case."""

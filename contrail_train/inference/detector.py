@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from contrail_data.labels.predictor import FlowKind, Symmetries
@@ -33,7 +34,8 @@ class View:
     """Input frames relative to the predicted frame, ascending."""
     mean_c: Tensor
     std_c: Tensor
-    """Mean and standard deviation of values in [0, 1] over the train split; 1 for a channel that never varies."""
+    """Mean and standard deviation of values in [0, 1] over the train split, 1 for a channel that never varies; or
+    those of ImageNet."""
     each_image: bool
     """Normalise each sample by its own mean and standard deviation instead."""
     size: tuple[int, int] | None
@@ -64,6 +66,8 @@ def view_of(
     Raises:
         ContrailError: If the weights of a method of optical flow cannot be used.
     """
+    if config.data.normalise == "imagenet":
+        statistics = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     mean_c, std_c = (torch.tensor(statistics[name], dtype=torch.float32, device=device) for name in ("mean", "std"))
     side = config.model.image_size
     return View(

@@ -63,6 +63,7 @@ class Setup:
             raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
         _check_targets(config, data)
         _check_crop(config, data.size)
+        _check_normalisation(config, len(data.composite["channels"]))
         self.teacher, self.data = open_teacher(config.data, data, self.device, self.ranks)
         """The detector that has still to be asked about the frames to train on."""
         data = self.data
@@ -249,6 +250,14 @@ def _check_targets(config: RunConfig, data: TrainingData) -> None:
     if several and len(label) and (label == label[:, :1]).all():
         key = "data.second_target" if config.data.second_target is not None else "model.annotator_maps"
         raise ContrailError(f"{key}: has no effect, as no record to train on has annotators' masks; set it to null")
+
+
+def _check_normalisation(config: RunConfig, channels: int) -> None:
+    """Refuse the statistics of coloured photographs for anything but three channels."""
+    if config.data.normalise == "imagenet" and channels != 3:
+        raise ContrailError(
+            f"data.normalise=imagenet: is for three channels, and the composite has {channels}; set statistics or image"
+        )
 
 
 def _check_crop(config: RunConfig, side: int) -> None:

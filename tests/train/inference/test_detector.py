@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.logits import encode
+from contrail_train.config.schema import RunConfig
+from contrail_train.config.settings import with_settings
 from contrail_train.data.augment import to_label_frame
 from contrail_train.inference.detector import (
     Detector,
@@ -19,6 +21,7 @@ from contrail_train.inference.detector import (
     View,
     normalise,
     on_label_grid,
+    view_of,
     weighted_mean,
 )
 from contrail_train.inference.turns import symmetry_operations
@@ -48,6 +51,15 @@ class FirstChannel(nn.Module):
 def single(network: Network, symmetries: Symmetries = Symmetries.NONE, classifiers: tuple[str, ...] = ()) -> Detector:
     options = {"top_k": 4, "symmetries": symmetries, "classifiers": classifiers}
     return Detector({"a": network}, {"a": 1.0}, {"a": 1.0}, **options)
+
+
+def test_images_are_normalised_as_photographs_where_that_is_asked_for() -> None:
+    config = with_settings(RunConfig(), ["data.normalise=imagenet"])
+    statistics = {"mean": [0.0] * 3, "std": [2.0] * 3}
+    image = torch.full((1, 1, 3, 2, 2), 255, dtype=torch.uint8)
+    normalised = normalise(image, view_of(config, statistics, torch.device("cpu")))[0, 0, :, 0, 0]
+    published = [(1 - mean) / std for mean, std in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
+    assert normalised.tolist() == pytest.approx(published, rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])

@@ -48,8 +48,8 @@ def score_orientations(model: Predictor, store: xr.Dataset, items: Items, batch:
     scores: list[OrientationScore] = []
     untouched: npt.NDArray[np.int64] | None = None
     for flip, turns in symmetry_operations(Symmetries.DIHEDRAL):
-        detect = in_orientation(model.detect, model.mask_shift, model.label_shift, flip=flip, turns=turns)
-        turned = replace(model, detect=detect, mask_shift=model.label_shift)
+        detect = in_orientation(model.detect, model.mask_shift, flip=flip, turns=turns)
+        turned = replace(model, detect=detect)
         counts = gated_counts(
             score_predictor(turned, items, batch, make_mask=record_masks(turned, store, items)), model.decision.gate
         )

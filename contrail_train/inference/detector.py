@@ -335,18 +335,17 @@ def on_label_grid(detect: Detect, shift: Shift) -> Detect:
     return _moved
 
 
-def in_orientation(detect: Detect, mask_shift: Shift, label_shift: Shift, *, flip: bool, turns: int) -> Detect:
-    """Show a detector flipped and turned images, and move its probabilities back onto the grid of the labels.
+def in_orientation(detect: Detect, mask_shift: Shift, *, flip: bool, turns: int) -> Detect:
+    """Show a detector flipped and turned images, and turn its masks back.
 
     Args:
         detect: The detector.
         mask_shift: Offset of its masks from its image, the same however the image is turned.
-        label_shift: Offset of the label grid from the image.
         flip: Whether to mirror images left to right.
         turns: Number of quarter turns after that.
 
     Returns:
-        A detector that answers on the label grid.
+        A detector whose masks have the same offset from the image as it is.
     """
 
     def _turned(window_btchw: Tensor, valid_bhw: Tensor | None = None) -> Prediction:
@@ -356,9 +355,7 @@ def in_orientation(detect: Detect, mask_shift: Shift, label_shift: Shift, *, fli
             return prediction
         down, right = shift_back(mask_shift, flip, turns)
         back_bhw = turn_back(prediction.probability_bhw, flip, turns)
-        return prediction._replace(
-            probability_bhw=move_masks(back_bhw, (label_shift[0] - down, label_shift[1] - right))
-        )
+        return prediction._replace(probability_bhw=move_masks(back_bhw, (mask_shift[0] - down, mask_shift[1] - right)))
 
     return _turned
 

@@ -70,7 +70,15 @@ class Row:
     """Whether it needs several frames of each record."""
     plain: bool = False
     """Whether `plain.py` trains it."""
+    continued: bool = False
+    """Whether it starts from the base's run of the same seed and fold."""
 
+
+STRONG = (
+    *("augment.affine.shift=0.2", "augment.affine.scale=0.5", "augment.affine.rotate=180", "augment.cut_out={}"),
+    *("augment.grid_distortion={}", "augment.brightness_contrast={}", "augment.blur={}", "augment.noise={}"),
+)
+MIXED = ("data.frames=[-1,0,1]", "model.mixer.kind=conv3d")
 
 ROWS = {
     BASE: Row(),
@@ -103,10 +111,21 @@ ROWS = {
     "a rim of 16 pixels": Row(("model.rim=16",)),
     "decoder unetplusplus": Row(("model.decoder.kind=unetplusplus",)),
     "decoder fastfcn": Row(("model.decoder.kind=fastfcn", "model.decoder.channels=[128]")),
+    "stronger augmentation as a whole": Row(STRONG),
+    "encoder resnetrs50 from random weights": Row(("model.encoder=resnetrs50", "model.pretrained=false")),
+    "normalised by ImageNet's statistics": Row(("data.normalise=imagenet",)),
+    "each image normalised": Row(("data.normalise=image",)),
+    "as long again": Row(continued=True),
+    "as long again, decoder frozen": Row(("model.freeze=[decoder]",), continued=True),
+    "as long again, encoder frozen": Row(("model.freeze=[encoder]",), continued=True),
     "rotation up to 45 degrees": Row(("augment.affine.rotate=45",)),
     "the annotators' mean": Row(("data.target=mean",)),
     "twice the annotators' mean": Row(("data.target=clip2",)),
-    "one frame either side": Row(("data.frames=[-1,0,1]", "model.mixer.kind=conv3d"), frames=True),
+    "one frame either side": Row(MIXED, frames=True),
+    "one frame either side, as long again": Row(MIXED, frames=True, continued=True),
+    "one frame either side, as long again, only the mixer": Row(
+        (*MIXED, "model.freeze=[encoder,decoder]"), frames=True, continued=True
+    ),
 }
 
 
@@ -182,6 +201,7 @@ class CrossValidation:
             *("data.holdout=0", "data.threads=1", f"epochs={self.epochs}", f"batch_size={self.batch}", f"seed={seed}"),
             *([f"model.pretrained={self.weights}"] if self.weights else []),
             *(*self.settings, *row.settings, self.folds.others(fold)),
+            *([f"start={self.trained(ROWS[BASE], seed, fold)}"] if row.continued else []),
         ]
 
     @property
@@ -250,6 +270,8 @@ def measure(experiment: CrossValidation, rows: Sequence[Row], seeds: Sequence[in
             yield number
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+        if any(row.continued for row in rows):  # no two processes train the run that they start from
+            list(pool.map(experiment.histograms, [ROWS[BASE]] * len(runs), *zip(*runs, strict=True)))
         jobs = [[pool.submit(experiment.histograms, row, *run) for run in runs] for row in rows]
         for number, started in enumerate(jobs):
             for job in started:
@@ -284,8 +306,10 @@ def compare_factors(experiment: CrossValidation, names: Sequence[str], seeds: Se
     keys = [setting.partition("=")[0] for name in names for setting in ROWS[name].settings]
     if len(set(keys)) < len(keys):
         raise ContrailError("factors: two rows change the same setting; choose others with --row")
-    if any(not ROWS[name].settings for name in names):
-        raise ContrailError("factors: a row changes no setting of the training; choose others with --row")
+    if any(not ROWS[name].settings or ROWS[name].continued for name in names):
+        raise ContrailError(
+            "factors: a row changes no setting of the training, or starts from a run; choose others with --row"
+        )
     changed_rf = hadamard(1 << len(names).bit_length())[:, 1 : len(names) + 1] < 0
     rows = [
         Row(tuple(s for name, is_on in zip(names, on, strict=True) if is_on for s in ROWS[name].settings))

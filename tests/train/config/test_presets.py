@@ -25,7 +25,7 @@ from helpers.records import write_record
 from helpers.stores import build_small
 
 SIDE = 32
-LIGHT = "test_resnet"
+LIGHT, LIGHT_OF_STRIDE_4 = "test_resnet", "test_convnext"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,8 @@ def small_config(name: str, store: str) -> RunConfig:
         widths = [64, 32, 16, 16, 16][: len(decoder.channels)]
         settings.append(f"model.decoder.channels={widths}")
     if name != "unet2d":
-        settings.append(f"model.encoder={LIGHT}")
+        first_level = decoder is not None and decoder.first_level
+        settings.append(f"model.encoder={LIGHT_OF_STRIDE_4 if first_level else LIGHT}")
     return with_settings(config, settings)
 
 

@@ -404,6 +404,10 @@ class MixerConfig(Strict):
     levels: list[Annotated[int, Field(ge=0, le=9)]] | None = Field(None, min_length=1)
     """Levels of the encoder's pyramid that are mixed, 0 being the finest. The other levels use only the labelled frame.
     null: all levels."""
+    neighbours: Literal["whole", "mixed"] = "whole"
+    """How far the other frames than the labelled one are encoded. whole: through the whole encoder; mixed: only up to
+    the deepest of `levels`, which predicts the same in much less time. In training, deeper batch norms of the encoder
+    then see the labelled frame only."""
     blocks: int = Field(3, ge=1, le=100)
     """Number of 3-D blocks, LSTM layers or transformer blocks in a row."""
     shortcut: Literal["identity", "conv"] = "identity"
@@ -425,6 +429,8 @@ class MixerConfig(Strict):
         in_a_row = self.kind in ("conv3d", "lstm", "transformer")
         _needs(self.kind == "conv3d", "model.mixer.kind=conv3d", self, "model.mixer.shortcut")
         _needs(in_a_row, "model.mixer.kind=conv3d, lstm or transformer", self, "model.mixer.blocks")
+        some_levels = self.levels is not None and self.downscale == 1
+        _needs(some_levels, "model.mixer.levels, and model.mixer.downscale=1", self, "model.mixer.neighbours")
         by_level = "model.mixer.levels model.mixer.downscale model.mixer.own_frame"
         _needs(self.kind != "panels", "another model.mixer.kind than panels", self, by_level)
 

@@ -4,6 +4,7 @@ import difflib
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import safetensors.torch
 import timm
 import torch
 from timm.layers import PatchEmbed
-from timm.models import adapt_input_conv, get_pretrained_cfg, is_model_in_modules
+from timm.models import FeatureListNet, adapt_input_conv, get_pretrained_cfg, is_model_in_modules
+from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
@@ -115,6 +117,28 @@ class Encoder(nn.Module):
             for module, name in switches:
                 setattr(module, name, True)
 
+    def continue_with(self, labelled: int, frames: int, level: int) -> bool:
+        """Compute the levels deeper than a given one for the labelled frame only.
+
+        Args:
+            labelled: Index of the labelled frame.
+            frames: Number of frames of a sample. An image is then one of frames·b, all samples of a frame next to each
+                other.
+            level: The last level that is computed for all frames; not the deepest.
+
+        Returns:
+            Whether timm builds the encoder as a sequence of stages, which this needs.
+        """
+        backbone, following = self.backbone, None
+        if isinstance(backbone, FeatureListNet):
+            names = list(backbone)
+            following = backbone[names[names.index(list(backbone.return_layers)[level]) + 1]]
+        elif isinstance(backbone, EfficientNetFeatures) and backbone.feature_hooks is None:
+            following = backbone.blocks[backbone.feature_info.get_dicts()[level]["stage"]]
+        if following is not None:
+            following.register_forward_pre_hook(partial(_take_frame, labelled, frames))
+        return following is not None
+
     def serve_only(self, levels: Sequence[int]) -> None:
         """Freeze the parameters on which no feature of some levels depends, such as HRNet's paths to its other levels.
 
@@ -131,6 +155,11 @@ class Encoder(nn.Module):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
         self.train()
+
+
+def _take_frame(index: int, frames: int, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Reduce the input of a module, of frames·b images, to one frame of each sample."""
+    return inputs[0].unflatten(0, (frames, -1))[index]
 
 
 def _probe(backbone: nn.Module, in_channels: int) -> tuple[int, list[torch.Size]]:

@@ -112,6 +112,9 @@ class Segmenter(nn.Module):
             for level in _mixed_levels(mixer.levels, used, deepest, config.encoder):
                 channels, count = encoder.channels[level], len(frames[self.seen])
                 self.mixers[str(level)] = build_mixer(mixer, channels, count, self.labelled, config.norm)
+        self.levels_of_all = len(encoder.strides)  # so many levels are computed for all frames
+        if mixer is not None and mixer.neighbours == "mixed":
+            self.levels_of_all = self._encode_neighbours_up_to_mixing(config.encoder)
         self.flow_stream = None
         if config.flow_stream is not None:
             features = {encoder.strides[level]: encoder.channels[level] for level in sorted(used)}
@@ -196,6 +199,21 @@ class Segmenter(nn.Module):
             output["record_logit_b1"] = self.record_head(features[-1])
         return output
 
+    def _encode_neighbours_up_to_mixing(self, encoder: str) -> int:
+        """Return the number of levels that are computed for all frames. Raise ContrailError if it is not possible."""
+        last, count = max(map(int, self.mixers)), len(range(self.frames)[self.seen])
+        if last == len(self.encoder.strides) - 1:
+            raise ContrailError(
+                f"model.mixer.neighbours=mixed: has no effect, as level {last}, the deepest, is in model.mixer.levels; "
+                "remove one of them"
+            )
+        if not self.encoder.continue_with(self.labelled, count, last):
+            raise ContrailError(
+                f"model.mixer.neighbours=mixed: timm does not build {encoder} as a sequence of stages; set whole, or "
+                "choose another encoder"
+            )
+        return last + 1
+
     def _features(self, x_nchw: Tensor, frames: int) -> list[Tensor]:
         """Images (frames·b, c, h, w) to the features of the labelled frame, (b, c, h, w) for each level."""
         if self.panels is not None:
@@ -209,11 +227,11 @@ class Segmenter(nn.Module):
         if frames == 1:
             return features
         mixed = []
-        for level, x_nchw in enumerate(features):
+        for level, x_nchw in enumerate(features[: self.levels_of_all]):
             x_tbchw = x_nchw.unflatten(0, (frames, -1))
             key = str(level)
             mixed.append(self._run(self.mixers[key], x_tbchw) if key in self.mixers else x_tbchw[self.labelled])
-        return mixed
+        return [*mixed, *features[self.levels_of_all :]]
 
     def _coarsely_mixed(self, x_nchw: Tensor, frames: int) -> list[Tensor]:
         """The same as `_features`, mixed at a lower resolution.

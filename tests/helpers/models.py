@@ -25,13 +25,16 @@ def model_config(
     levels: Sequence[int] | None = None,
     blocks: int | None = None,
     downscale: int = 1,
+    neighbours: str = "whole",
     **settings: Any,
 ) -> ModelConfig:
     """Return the settings of a model; `channels` is cut to the number of blocks that the decoder has."""
     decoder_settings = {key: settings.pop(key) for key in DECODER_KEYS & settings.keys()}
     halvings = 4 if settings.get("stem_stride") == 1 else 5
     used = channels[:halvings] if decoder in ("unet", "unetplusplus", "manet") else channels[:1]
-    mixing = {"levels": levels, "downscale": downscale} | ({} if blocks is None else {"blocks": blocks})
+    mixing = {"levels": levels, "downscale": downscale, "neighbours": neighbours} | (
+        {} if blocks is None else {"blocks": blocks}
+    )
     return ModelConfig(
         encoder=encoder,
         decoder=None if head == "record" else DecoderConfig(kind=decoder, channels=list(used), **decoder_settings),

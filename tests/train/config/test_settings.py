@@ -126,6 +126,12 @@ RECORDS = ["model.decoder=null", "model.record_head={}"]
         ("model.mixer.blocks=2", "kind=conv3d, lstm or", [*FRAMES, "model.mixer.kind=mean"], ["model.mixer.kind=lstm"]),
         ("model.mixer.levels=[4]", "than panels", [*FRAMES, "model.mixer.kind=panels"], ["model.mixer.kind=mean"]),
         ("model.mixer.downscale=2", "than panels", [*FRAMES, "model.mixer.kind=panels"], ["model.mixer.kind=mean"]),
+        (
+            "model.mixer.neighbours=mixed",
+            "model.mixer.levels, and model.mixer.downscale=1",
+            [*FRAMES, "model.mixer.levels=[0]", "model.mixer.downscale=2"],
+            ["model.mixer.downscale=1"],
+        ),
         ("model.mixer.shortcut=conv", "kind=conv3d", [*FRAMES, "model.mixer.kind=lstm"], ["model.mixer.kind=conv3d"]),
         ("model.mixer.own_frame=add", "than panels", [*FRAMES, "model.mixer.kind=panels"], ["model.mixer.kind=mean"]),
         ("model.decoder.upsample=bilinear", "kind=unet", ["model.decoder.kind=fpn"], ["model.decoder.kind=unet"]),

@@ -27,7 +27,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.files import write_atomically
 from contrail_train.config.pipelines import PipelineConfig, stage_config
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import differences, to_yaml
+from contrail_train.config.settings import differences, read_config, to_yaml
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
@@ -43,7 +43,16 @@ from contrail_train.inference.load import (
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import Calibration, Grid, check_run, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest
-from contrail_train.runs.directory import CALIBRATION, CONFIG, ENVIRONMENT, PIPELINE, STAGES, WEIGHTS, locked_directory
+from contrail_train.runs.directory import (
+    CALIBRATION,
+    CONFIG,
+    ENVIRONMENT,
+    FLOW_WEIGHTS,
+    PIPELINE,
+    STAGES,
+    WEIGHTS,
+    locked_directory,
+)
 from contrail_train.runs.distributed import ALONE, choose_device
 from contrail_train.runs.stores import open_run_stores
 from contrail_train.training.fit import fit
@@ -200,7 +209,8 @@ def _train_as_processes(
 def _copy_run(run: Path, folder: Path) -> None:
     """Copy what a finished run needs for predictions, unless the folder holds it already."""
     folder.mkdir(exist_ok=True)
-    for name in (ENVIRONMENT, CONFIG, WEIGHTS, CALIBRATION):  # the last makes it a finished run
+    flow_weights = [FLOW_WEIGHTS] if read_config(run / CONFIG).data.flow.method == "raft" else []
+    for name in (ENVIRONMENT, CONFIG, *flow_weights, WEIGHTS, CALIBRATION):  # the last makes it a finished run
         if not (run / name).is_file():
             raise ContrailError(f"{run}: has no {name}; name the --out of a finished contrail-train run")
         if not (folder / name).exists():

@@ -20,12 +20,14 @@ from contrail_data.cli.main import main
 from contrail_data.errors import ContrailError
 from contrail_data.labels.flow import label_by_flow
 from contrail_data.store.reader import open_store
+from contrail_train.config.pipelines import PipelineConfig
 from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
 from contrail_train.inference.load import load_model
 from contrail_train.models import raft
 from contrail_train.models.raft import raft_method
 from contrail_train.training.fit import fit
+from contrail_train.workflows.pipeline import train_pipeline
 from helpers.cli import run_command
 from helpers.runs import SHORT
 from helpers.stores import build_small
@@ -123,6 +125,10 @@ def test_a_run_keeps_the_weights_that_its_predictions_need(
     own.unlink()
     flow = load_model(tmp_path / "run", "cpu").detect.networks["run"].flow
     assert flow.method.name == raft_method(str(weights), CPU).name
+    stages = {"stages": {"two_streams": {"run": str(tmp_path / "run")}}, "mask": ["two_streams"]}
+    train_pipeline(PipelineConfig.model_validate(stages), tmp_path / "pipeline", ["cpu"])
+    copied = load_model(tmp_path / "pipeline", "cpu").detect.networks["two_streams"].flow
+    assert copied.method.name == flow.method.name
 
 
 def test_weights_that_cannot_be_used_are_refused_in_one_line(url: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from contrail_train.evaluation.calibrate import Calibrated, GateWhen, GridWhen, 
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.load import load_model, read_pipeline
 from contrail_train.inference.predictor import Predictor
-from contrail_train.runs.calibration import read_calibration
+from contrail_train.runs.calibration import TakenFrom, read_calibration
 from contrail_train.runs.directory import CONFIG, PIPELINE, STAGES
 from contrail_train.runs.stores import open_run_stores
 
@@ -129,3 +129,23 @@ def load_without_symmetries(path: Path, device: str) -> Predictor:
             "exported from"
         )
     return load_model(path, device, Symmetries.NONE)
+
+
+def load_lenders(taken_from: TakenFrom, device: str, symmetries: Symmetries = Symmetries.NONE) -> list[Predictor]:
+    """Load the models that a run took its thresholds from.
+
+    Args:
+        taken_from: What the run states about them.
+        device: Device to load them on.
+        symmetries: Transformed copies of an image to average over.
+
+    Returns:
+        The predictors.
+
+    Raises:
+        ContrailError: If one is missing or another one than before.
+    """
+    for name, digest in taken_from["models"].items():
+        if load_without_symmetries(Path(name), device).decision.model != digest:
+            raise ContrailError(f"{name}: is not the model that the run took its threshold from; restore that one")
+    return [load_model(Path(name), device, symmetries) for name in taken_from["models"]]

@@ -17,6 +17,7 @@ from contrail_train.evaluation.held_out import calibrate_on_held_out, held_out_r
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift
 from contrail_train.inference.load import read_pipeline
+from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import Calibration
 from contrail_train.runs.directory import CONFIG, PIPELINE, STAGES
 from contrail_train.runs.distributed import Ranks
@@ -75,20 +76,19 @@ def check_sources(config: RunConfig, data: TrainingData, mask_shift: Shift, rank
 
 
 def with_borrowed_thresholds(
-    calibration: Calibration, names: Sequence[str], options: EvaluationOptions, grid_when: GridWhen
+    calibration: Calibration, models: Sequence[Predictor], options: EvaluationOptions, grid_when: GridWhen
 ) -> Calibration:
     """Fit threshold, gate, minimum size and the map onto the label grid on the held-out records of other models.
 
     Args:
         calibration: Calibration of a run without a hold-out.
-        names: Directories of the models, as in `calibration.from`.
+        models: The models, which do not average over symmetries.
         options: How to read the records.
         grid_when: When to map masks onto the label grid by a learned convolution.
 
     Returns:
         The calibration with these values, and where they come from.
     """
-    models = [load_without_symmetries(Path(name).absolute(), str(options.device)) for name in names]
     calibrated = calibrate_on_held_out(models, options, grid_when=grid_when)
     scores = calibrated.holdout["holdout"]
     assert scores is not None  # check_sources refuses models without held-out contrails

@@ -27,6 +27,7 @@ from contrail_train.config.schema import RunConfig
 from contrail_train.data.loader import Batch, load, share_of, split_steps
 from contrail_train.data.unlabelled import unlabelled_rows
 from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
+from contrail_train.evaluation.held_out import load_without_symmetries
 from contrail_train.evaluation.score import holdout_dice, score
 from contrail_train.inference.detector import on_label_grid
 from contrail_train.models.raft import read_raft
@@ -281,7 +282,8 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
         "stores": data.digests,
         "weights": file_digest(out / WEIGHTS),
     }
-    if config.calibration.from_:
-        ranks.say(f"fitting the threshold on the held-out records of {', '.join(config.calibration.from_)}")
-        return with_borrowed_thresholds(calibration, config.calibration.from_, setup.evaluation, grid_when)
+    if names := config.calibration.from_:
+        ranks.say(f"fitting the threshold on the held-out records of {', '.join(names)}")
+        lenders = [load_without_symmetries(Path(name).absolute(), str(setup.device)) for name in names]
+        return with_borrowed_thresholds(calibration, lenders, setup.evaluation, grid_when)
     return calibration

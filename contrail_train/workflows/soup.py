@@ -14,10 +14,11 @@ from contrail_train.data.items import open_labelled
 from contrail_train.data.loader import load
 from contrail_train.data.training_data import TrainingData, open_training_data
 from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
-from contrail_train.evaluation.held_out import sample_stores
+from contrail_train.evaluation.held_out import load_lenders, sample_stores
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Network
 from contrail_train.inference.load import load_run
+from contrail_train.inference.predictor import Predictor
 from contrail_train.models.layers import batch_norms
 from contrail_train.models.segmenter import Segmenter
 from contrail_train.runs.calibration import Calibration, find_calibration, finish, read_calibration
@@ -76,8 +77,8 @@ def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
         network.model.eval()
         samples = list(sample_stores(stores).values())
         items = held_out_by_all(loaded, open_labelled(samples, averaged.offsets, repeats_edges=averaged.repeats_edges))
-        taken_from = None if len(items) else calibrations[0].get("taken_from")
-        if not len(items) and taken_from is None:
+        lenders = [] if len(items) else _lenders(calibrations, device)
+        if not len(items) and not lenders:
             ALONE.say("warning: no record was held out by all runs: the threshold is 0.5")
         options = EvaluationOptions(where, title="calibrate")
         grid_when = GRID_WHEN[config.calibration.label_grid]
@@ -88,7 +89,9 @@ def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
             shift=averaged.label_offset,
             grid_when=grid_when,
         )
-        calibration = calibrations[0] | {
+        own = calibrations[0].copy()
+        own.pop("taken_from", None)
+        calibration = own | {
             "threshold": calibrated.choice.threshold,
             "gate": calibrated.choice.gate,
             "label_grid": calibrated.choice.label_grid,
@@ -97,10 +100,16 @@ def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
             "stores": data.digests,
             "weights": file_digest(out / WEIGHTS),
         }
-        if taken_from is not None:
-            calibration = with_borrowed_thresholds(calibration, [*taken_from["models"]], options, grid_when)
+        if lenders:
+            calibration = with_borrowed_thresholds(calibration, lenders, options, grid_when)
         finish(out, calibration)
     return calibration
+
+
+def _lenders(calibrations: Sequence[Calibration], device: str) -> list[Predictor]:
+    """The models that any of the runs took its thresholds from, each once."""
+    loaded = [load_lenders(c["taken_from"], device) for c in calibrations if "taken_from" in c]
+    return [*{model.path: model for models in loaded for model in models}.values()]
 
 
 def _check_same_model(runs: Sequence[Path], calibrations: Sequence[Calibration]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NotRequired
 
-import torch
 from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
 
 from contrail_data.errors import ContrailError
@@ -16,7 +15,7 @@ from contrail_data.labels.predictor import Decision, Symmetries
 from contrail_train.config.schema import Probability
 from contrail_train.config.settings import read_config
 from contrail_train.evaluation.calibrate import GRID_WHEN, GateWhen
-from contrail_train.evaluation.held_out import calibrate_on_held_out, load_without_symmetries
+from contrail_train.evaluation.held_out import calibrate_on_held_out, load_lenders
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference import load
 from contrail_train.inference.predictor import Predictor
@@ -78,13 +77,6 @@ def _kept(file: Path, decision: Decision) -> Fitted | None:
     return kept if kept["model"] == decision.model else None
 
 
-def _unchanged(path: Path, digest: str, device: torch.device, symmetries: Symmetries) -> Predictor:
-    """A model that thresholds were taken from, with these symmetries."""
-    if load_without_symmetries(path, str(device)).decision.model != digest:
-        raise ContrailError(f"{path}: is not the model that the run took its threshold from; restore that one")
-    return load.load_model(path, str(device), symmetries)
-
-
 def _fit(model: Predictor, symmetries: Symmetries) -> Fitted:
     gate_when: GateWhen = "proven"
     models, taken_from = [model], read_calibration(model.path).get("taken_from")
@@ -96,8 +88,7 @@ def _fit(model: Predictor, symmetries: Symmetries) -> Fitted:
     options = EvaluationOptions(model.device, title="fit threshold")
     try:
         if taken_from is not None:  # the run itself held nothing out
-            others = taken_from["models"].items()
-            models = [_unchanged(Path(path), digest, model.device, symmetries) for path, digest in others]
+            models = load_lenders(taken_from, str(model.device), symmetries)
         calibrated = calibrate_on_held_out(models, options, gate_when, GRID_WHEN[label_grid])
     except ContrailError as error:
         raise ContrailError(

@@ -18,6 +18,7 @@ from contrail_train.evaluation.score import score_predictor
 from contrail_train.inference.detector import Prediction, in_orientation
 from contrail_train.inference.load import load_model
 from contrail_train.inference.turns import symmetry_operations
+from contrail_train.runs.calibration import LabelGrid
 
 OFF = (1.0, 1.0)
 
@@ -46,6 +47,12 @@ def test_scores_by_orientation_are_those_of_turned_images(finished: Path, unseen
     assert len({one["dice"] for one in scores}) == 8  # the model was trained for seconds
     for one in scores:
         assert one["difference"] == pytest.approx(one["dice"] - scores[0]["dice"])
+    kernel = np.outer([0, 0, 1, 0, 0], [0, 0, 0, 0, 1]).tolist()
+    grid: LabelGrid = {"shift": [0.5, 0.5], "kernel": kernel, "bias": 0.0, "fixed_threshold": 0.5}
+    mapped = model.with_label_grid(grid)
+    tp, fp, fn = score_predictor(mapped, items, 16).counts.sum(1)
+    dice = score_orientations(mapped, store, items, 16)[0]["dice"]
+    assert dice == pytest.approx(2 * tp / (2 * tp + fp + fn)) != scores[0]["dice"]
     table = orientation_table(scores)
     assert [row[0] for row in table.rows][:2] == ["as stored", "turned by 90 degrees"]
     assert np.all([row[4] for row in table.rows[1:]])

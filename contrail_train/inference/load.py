@@ -151,7 +151,10 @@ def pipeline_detector(
         own = channel_indices(from_dict(runs[name].composite), composite)
         network.channels = None if own == list(range(len(composite.channels))) else own
     classifiers = [name for name in used if runs[name].head != "mask" or runs[name].scores_masks]
-    return Detector(networks, mask, gate, top_k=config.top_k, classifiers=classifiers, symmetries=symmetries).eval()
+    detector = Detector(networks, mask, gate, top_k=config.top_k, classifiers=classifiers, symmetries=symmetries).eval()
+    if len({run.mask_shift for run in runs.values()}) > 1:  # the same for all weights, as they are calibrated together
+        detector.mask_shift = (0.0, 0.0)
+    return detector
 
 
 def _score_weights(config: PipelineConfig, gate: Weights) -> Weights:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.logits import decode
 from contrail_data.process import exit_on_sigterm
 from contrail_data.store.reader import open_store
-from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
-from contrail_train.inference.load import load_model
+from contrail_train.config.pipelines import PipelineConfig, get_pipeline, with_pipeline_settings
+from contrail_train.inference.load import load_model, load_run, pipeline_detector
+from contrail_train.runs.calibration import finish, read_calibration
 from contrail_train.workflows import pipeline as pipeline_module
 from contrail_train.workflows.pipeline import held_out_by_all
 from helpers.cli import run_command, run_train
@@ -83,6 +86,23 @@ def test_sigterm_ends_a_pipeline_and_the_processes_of_its_stages(
         pipeline_module.train_pipeline(config, tmp_path / "p", ["cpu", "cpu"])
     assert (tmp_path / "1.txt").read_text() == "stopped in order"
     assert started[0][1:5] == ["-m", "contrail_train.cli.stage", str(os.getpid()), "run"]
+
+
+def test_masks_lie_as_in_the_calibration_whichever_weights_were_fitted(finished: Path, tmp_path: Path) -> None:
+    """A stage that learned the labels' offset is moved before masks are averaged, even if it is the only one left."""
+    moved = Path(shutil.copytree(finished, tmp_path / "moved"))
+    finish(moved, read_calibration(moved) | {"off": [0.5, 0.5]})
+    paths = {"moved": moved, "plain": finished}
+    runs = {name: load_run(path, torch.device("cpu")) for name, path in paths.items()}
+    stages = {name: {"run": str(path)} for name, path in paths.items()}
+    config = PipelineConfig.model_validate({"stages": stages, "mask": [*stages]})
+    window_btchw = torch.randint(0, 256, (2, 1, 3, 64, 64), dtype=torch.uint8)
+    both, left = (
+        pipeline_detector(runs, config, mask, {}, Symmetries.NONE) for mask in ({"plain": 1, "moved": 1}, {"moved": 1})
+    )
+    assert both.mask_shift == left.mask_shift
+    outputs = [detector.network_outputs(window_btchw)[0]["moved"] for detector in (both, left)]
+    torch.testing.assert_close(*outputs)
 
 
 def test_a_stage_without_its_pipeline_does_not_start() -> None:

@@ -15,7 +15,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.splits.images import similar_records
 from contrail_data.splits.leaks import LeakKind, Matches, RecordKeys, find_leaks
 from contrail_data.store.reader import read_scalars
-from contrail_data.store.samples import Floats, as_text
+from contrail_data.store.samples import Floats, Ints, as_text
 from contrail_train.evaluation.held_out import stores_of
 from contrail_train.inference.predictor import Predictor
 
@@ -84,14 +84,16 @@ def nearness(
         The nearness of each record.
     """
     near = np.where(RecordKeys.of(records).placed, float(Near.NEITHER), np.nan)
+    sites, rows, site_of = _sites(records)
     seen, unplaced = set[str](), 0
     for theirs, same_scene in zip(training, images, strict=True):
         ids = as_text(theirs["record_id"].values)
         is_trained = np.isin(ids, sorted(trained))
         seen.update(ids[is_trained].tolist())
         unplaced += int((is_trained & ~RecordKeys.of(theirs).placed).sum())
-        at_any_time = find_leaks(records, theirs, minutes=np.inf, overlap=SAME_SITE)
-        at_site = at_any_time.a[is_trained[at_any_time.b] & (at_any_time.kind == LeakKind.FOOTPRINT)]
+        their_sites, *_ = _sites(theirs.isel(sample=np.flatnonzero(is_trained)))
+        at_any_time = find_leaks(sites, their_sites, minutes=np.inf, overlap=SAME_SITE)
+        at_site = rows[np.isin(site_of, at_any_time.a[at_any_time.kind == LeakKind.FOOTPRINT])]
         near[at_site] = np.fmin(near[at_site], Near.SITE)
         related = find_leaks(records, theirs, images=same_scene)
         near[related.a[is_trained[related.b]]] = Near.SITE_AND_TIME
@@ -107,6 +109,15 @@ def nearness(
             "not in its stores"
         )
     return Nearness(near, notes)
+
+
+def _sites(records: xr.Dataset) -> tuple[xr.Dataset, Ints, Ints]:
+    """One record of each footprint; the records with place and time, and the site of each. Records repeat sites."""
+    keys = RecordKeys.of(records)
+    rows = np.flatnonzero(keys.placed)
+    places = keys.place[rows].reshape(-1, 10)
+    _, first, site_of = np.unique(places, axis=0, return_index=True, return_inverse=True)
+    return records.isel(sample=rows[first]), rows, site_of.ravel()
 
 
 def _training_stores(model: Predictor) -> dict[str, xr.Dataset]:

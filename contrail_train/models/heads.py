@@ -106,17 +106,19 @@ class ScoreHead(nn.Module):
 
         Args:
             x_bchw: Features of the deepest level, with `in_channels` channels.
-            probability_b1yx: The mask, with a whole number of pixels for each cell of the features; it receives no
-                gradient.
+            probability_b1yx: The mask, at least as high and wide as the features; it receives no gradient.
 
         Returns:
             Logits of the Dice, (b, 1).
         """
         p_b1yx = probability_b1yx.detach().float()
-        cell = p_b1yx.shape[2] // x_bchw.shape[2]
+        rows, columns = x_bchw.shape[2:]
+        cell = p_b1yx.shape[2] // rows, p_b1yx.shape[3] // columns
         mean_b1hw, square_b1hw = functional.avg_pool2d(p_b1yx, cell), functional.avg_pool2d(p_b1yx.square(), cell)
         seen = x_bchw, functional.max_pool2d(p_b1yx, cell), square_b1hw / mean_b1hw.clamp_min(1e-6)
-        return torch.as_tensor(self.layers(torch.cat([part.to(x_bchw.dtype) for part in seen], dim=1)))
+        # encoders without padding have smaller features than those that divide the mask
+        on_grid = [part[:, :, :rows, :columns].to(x_bchw.dtype) for part in seen]
+        return torch.as_tensor(self.layers(torch.cat(on_grid, dim=1)))
 
 
 def logit_of_mean(maps: Sequence[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from contrail_train.models.heads import MaskHead, logit_of_mean
+from contrail_train.models.heads import MaskHead, ScoreHead, logit_of_mean
 from contrail_train.models.segmenter import build
 from helpers.models import model_config, without_gradient
 
@@ -94,3 +94,9 @@ def test_maps_of_annotators_are_averaged_for_prediction() -> None:
         part.training = isinstance(part, type(model))  # batch norms with their statistics, but all maps
     expected = model(x_btchw)["annotators_bnhw"].sigmoid().mean(1, keepdim=True)
     torch.testing.assert_close(model.eval()(x_btchw)["logits_b1hw"].sigmoid(), expected)
+
+
+def test_the_score_head_takes_features_that_do_not_divide_the_mask() -> None:
+    """As those of encoders without padding."""
+    head = ScoreHead(4, 0.0, "batch").eval()
+    assert head(torch.randn(2, 4, 2, 8), torch.rand(2, 1, 128, 320)).shape == (2, 1)

@@ -104,8 +104,13 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
     extra = {name: open_named(name) for name in config.unlabelled} if opened_stores is None else {}
     for store in extra.values():
         require_kind(store, Kind.SAMPLES, remedy="data.unlabelled takes only stores of samples")
-    _check_consistent(train_stores, validation | extra, config)
     opened = train_stores | validation
+    statistics = _statistics(train_stores) or _statistics(validation)
+    if not statistics:
+        raise ContrailError(
+            f"{next(iter(train_stores))}: has no train samples, so it has no statistics; train on a train split"
+        )
+    _check_consistent(opened | extra, config)
     stores = SampleStores([*opened.values()], partial(pixel_reader, check=config.check, keep=config.keep))
     names, count = ", ".join(train_stores), len(train_stores)
     human, first = human_items(stores, config, annotators), stores.datasets[0]
@@ -160,7 +165,7 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
             name: Checked.of(scalars, compared)
             for name, scalars, compared in zip(opened, stores.scalars, stores.similar.compared, strict=True)
         },
-        statistics=_statistics(train_stores) or _statistics(validation),
+        statistics=statistics,
         composite=first.attrs["composite"],
         label_shift=tuple(first.attrs["label_shift"]),
         native=any("Geostationary" in str(wkt) for s in stores.scalars for wkt in s["crs_wkt"].values),
@@ -220,12 +225,10 @@ def _statistics(stores: _Stores) -> dict[str, Any]:
     return combined(each) if each else {}
 
 
-def _check_consistent(train: _Stores, validation: _Stores, config: DataConfig) -> None:
-    """Refuse stores that cannot be trained on together or lack what the settings ask for."""
-    first_name, first = next(iter(train.items()))
-    if not _statistics(train) and not _statistics(validation):
-        raise ContrailError(f"{first_name}: has no train samples, so it has no statistics; train on a train split")
-    for name, store in (train | validation).items():
+def _check_consistent(stores: _Stores, config: DataConfig) -> None:
+    """Refuse stores that cannot be used together or lack what the settings ask for."""
+    first_name, first = next(iter(stores.items()))
+    for name, store in stores.items():
         if config.composite not in (None, composite := store.attrs["composite"]["name"]):
             is_built_in = COMPOSITES.keys() >= {*config.composite.split("+")}
             rebuild = f"build it with --composite {config.composite}, or " if is_built_in else ""

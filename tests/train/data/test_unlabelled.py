@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
+from contrail_data.store.settings import StoreSettings
 from contrail_train.config.schema import DataConfig
 from contrail_train.data.training_data import open_training_data
 from contrail_train.data.unlabelled import unlabelled_rows
 from helpers.batches import collect
+from helpers.records import write_record
 from helpers.runs import streaked
+from helpers.stores import build_small
 
 
 def test_frames_without_labels_are_all_that_say_nothing_about_held_out_records(tmp_path: Path) -> None:
@@ -41,6 +45,15 @@ def test_frames_without_labels_are_all_that_say_nothing_about_held_out_records(t
         open_training_data(
             DataConfig(train=[str(store)], validation=[str(other)], unlabelled=[str(other)], leaks="drop")
         )
+
+
+def test_statistics_are_not_those_of_frames_without_labels(tmp_path: Path) -> None:
+    write_record(tmp_path / "raw/validation/a", np.random.default_rng(0), size=64)
+    settings = StoreSettings(COMPOSITES["ash"], size=64)
+    labelled = build_small(tmp_path / "raw", tmp_path / "labelled.zarr", split="validation", settings=settings)
+    config = DataConfig(train=[str(labelled.place.path)], unlabelled=[str(streaked(tmp_path / "b", 8))], holdout=0)
+    with pytest.raises(ContrailError, match="has no train samples, so it has no statistics"):
+        open_training_data(config)
 
 
 def test_each_frame_without_a_label_is_drawn_once_before_any_is_drawn_again() -> None:

@@ -356,11 +356,12 @@ def has_thin_strided_pointwise(model: nn.Module) -> bool:
 
 
 def _check_freeze(model: Segmenter, config: RunConfig, start: Start | None) -> None:
-    """Refuse to freeze a part whose weights are still random, or batch norms of a part that has none."""
+    """Refuse to freeze a part whose weights are still random, or batch norms where there are none."""
     for name in config.model.freeze:
         part = name.removesuffix("_batch_norm")
-        if part in PARTS and part != name and not batch_norms(getattr(model, PARTS[part])):
-            raise ContrailError(f"model.freeze: {name} has no effect, as the {part} has none; remove it")
+        if not _frozen_by(name, model):
+            where = f"the {part}" if part in PARTS else "the model outside of the mixer"
+            raise ContrailError(f"model.freeze: {name} has no effect, as {where} has none; remove it")
         if start is not None and name in config.model.frozen_at_random and PARTS[part] not in start.parts:
             raise ContrailError(
                 f"model.freeze: {name} would keep its random weights, as none of start={config.start} fit; remove it"
@@ -377,16 +378,17 @@ def frozen_modules(model: Segmenter, config: RunConfig) -> list[nn.Module]:
     Returns:
         The frozen parts of the model.
     """
-    modules: list[nn.Module] = []
-    for name in config.model.freeze:
-        if name in PARTS:
-            modules.append(getattr(model, PARTS[name]))
-        elif name == "batch_norm":
-            mixing = batch_norms(model.mixers)  # whose scales start at 0: frozen, they would switch the mixer off
-            modules += [norm for norm in batch_norms(model) if norm not in mixing]
-        else:
-            modules += batch_norms(getattr(model, PARTS[name.removesuffix("_batch_norm")]))
-    return modules
+    return [module for name in config.model.freeze for module in _frozen_by(name, model)]
+
+
+def _frozen_by(name: str, model: Segmenter) -> list[nn.Module]:
+    """The modules that one of the values of `model.freeze` names."""
+    if name in PARTS:
+        return [getattr(model, PARTS[name])]
+    if name == "batch_norm":
+        mixing = batch_norms(model.mixers)  # whose scales start at 0: frozen, they would switch the mixer off
+        return [norm for norm in batch_norms(model) if norm not in mixing]
+    return batch_norms(getattr(model, PARTS[name.removesuffix("_batch_norm")]))
 
 
 def train_mode(model: Segmenter, config: RunConfig, *, encoder_is_frozen: bool = False) -> None:

@@ -62,7 +62,9 @@ def test_a_part_is_not_frozen_if_nothing_of_it_was_started_from(store: Path, fin
     with pytest.raises(ContrailError, match=r"model\.freeze: mixer would keep its random weights, as none of start="):
         Setup(with_settings(config, ["model.freeze=mixer"]))
     config = with_settings(config, ["model.mixer.kind=conv3d", "model.encoder=convnext_atto", "model.drop_path=0"])
-    with pytest.raises(
-        ContrailError, match=r"model\.freeze: encoder_batch_norm has no effect, as the encoder has none"
+    for settings, names, where in (
+        ([], "encoder_batch_norm", "the encoder"),
+        (["model.norm=group"], "batch_norm", "the model outside of the mixer"),
     ):
-        Setup(with_settings(config, ["model.freeze=encoder_batch_norm"]))
+        with pytest.raises(ContrailError, match=rf"model\.freeze: {names} has no effect, as {where} has none"):
+            Setup(with_settings(config, [*settings, f"model.freeze={names}"]))

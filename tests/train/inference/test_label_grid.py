@@ -25,6 +25,8 @@ from contrail_train.inference.load import load_model
 from contrail_train.runs.calibration import LabelGrid, finish, read_calibration
 from contrail_train.scenes.predict import predict_scan
 from contrail_train.scenes.tiling import Tiling
+from contrail_train.workflows import symmetries
+from contrail_train.workflows.symmetries import load_predictor
 from helpers.exports import CPU, SIDE, small_predictor
 
 KERNEL = np.outer([0, 0.1, 0.6, 0.1, 0], [0, 0.3, 0.5, 0, 0]).tolist()
@@ -132,8 +134,12 @@ def test_an_exported_file_states_the_map_and_draws_its_masks_in_the_frame_of_the
     assert 0 < int(mask.sum()) < mask.numel()  # at 0.1 all pixels would be contrail
 
 
-def test_another_map_is_learned_with_other_symmetries(run: Path, unseen: Path) -> None:
-    from contrail_train.workflows.symmetries import load_predictor
-
+def test_another_map_is_learned_with_other_symmetries(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_predictor(run, "cpu").label_grid == GRID
     assert load_predictor(run, "cpu", Symmetries.FLIPS).label_grid is None  # the run's settings ask for none
+    monkeypatch.setattr(symmetries, "GRID_WHEN", {"fixed": "always"})
+    model = load_predictor(run, "cpu", Symmetries.DIHEDRAL)
+    assert model.label_grid is not None
+    assert model.label_grid["kernel"] != KERNEL
+    monkeypatch.setattr(symmetries, "_fit", lambda *_: pytest.fail("fitted again"))
+    assert load_predictor(run, "cpu", Symmetries.DIHEDRAL).label_grid == model.label_grid

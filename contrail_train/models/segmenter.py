@@ -155,7 +155,7 @@ class Segmenter(nn.Module):
         sides = left, pad_x - left, top, pad_y - top
         features = self._features(_pad(x_btchw.transpose(0, 1).flatten(0, 1), sides), x_btchw.shape[1])
         if self.flow_stream is not None and flow_btdhw is not None:
-            motion = self._run(self.flow_stream, functional.pad(flow_btdhw, sides))
+            motion = self._run(self.flow_stream, _pad_flow(flow_btdhw, sides))
             for level, x_bchw in zip(self.flow_levels, motion, strict=True):
                 features[level] = features[level] + x_bchw
 
@@ -274,8 +274,25 @@ def _pad(x_bchw: Tensor, sides: tuple[int, int, int, int]) -> Tensor:
     """Reflect at the borders, or repeat the border if the image is too small to reflect."""
     if not any(sides):
         return x_bchw
-    fits = max(sides[:2]) < x_bchw.shape[3] and max(sides[2:]) < x_bchw.shape[2]
+    fits = _reflects(sides, x_bchw.shape[2], x_bchw.shape[3])
     return functional.pad(x_bchw, sides, mode="reflect" if fits else "replicate")
+
+
+def _reflects(sides: tuple[int, int, int, int], height: int, width: int) -> bool:
+    return max(sides[:2]) < width and max(sides[2:]) < height
+
+
+def _pad_flow(flow_btdhw: Tensor, sides: tuple[int, int, int, int]) -> Tensor:
+    """Continue flow beyond the borders as `_pad` continues images; where these are reflected, so are the vectors."""
+    height, width = flow_btdhw.shape[3:]
+    padded = _pad(flow_btdhw.flatten(1, 2), sides).unflatten(1, flow_btdhw.shape[1:3])
+    if not _reflects(sides, height, width):
+        return padded
+    down_h, right_w = (
+        functional.pad(padded.new_ones(side), pads, value=-1.0)
+        for side, pads in ((height, sides[2:]), (width, sides[:2]))
+    )
+    return torch.stack([padded[:, :, 0] * down_h[:, None], padded[:, :, 1] * right_w], dim=2)
 
 
 def _enlarge(x_bchw: Tensor, factor: int, size: torch.Size) -> Tensor:

@@ -51,6 +51,25 @@ def test_a_new_stream_changes_nothing_and_then_learns_from_the_flow_to_each_fram
     assert (flow_btdhw.grad.abs().amax((2, 3, 4)) > 0).tolist() == [[True, False, True]] * 2
 
 
+def test_flow_is_reflected_in_the_rim_as_images_are() -> None:
+    model, plain, (x_btchw, flow_btdhw) = two_streams(rim=16), two_streams(), inputs()
+    for network in (model.eval(), plain.eval()):
+        torch.manual_seed(2)
+        for project in network.flow_stream.to_features:  # type: ignore[union-attr]
+            torch.nn.init.normal_(project.weight)
+
+    def extended(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(x.flatten(1, 2), (16, 16, 16, 16), mode="reflect").unflatten(1, x.shape[1:3])
+
+    moved = extended(flow_btdhw)
+    for rim in (slice(None, 16), slice(-16, None)):
+        moved[:, :, 0, rim] *= -1
+        moved[:, :, 1, :, rim] *= -1
+    with torch.no_grad():
+        expected = plain(extended(x_btchw), None, moved)["logits_b1hw"][..., 16:-16, 16:-16]
+        torch.testing.assert_close(model(x_btchw, None, flow_btdhw)["logits_b1hw"], expected)
+
+
 def test_flow_is_not_ignored() -> None:
     x_btchw, flow_btdhw = inputs()
     with pytest.raises(ValueError, match="takes its flow beside the frames"):

@@ -182,7 +182,10 @@ def as_json(summary: SampleSummary | PredictionSummary) -> dict[str, Any]:
     Returns:
         A dictionary that `json.dumps` accepts; numbers that are not finite become `None`.
     """
-    return dict(json.loads(json.dumps(asdict(summary)), parse_constant=lambda _: None))
+    values = asdict(summary)
+    if isinstance(summary, SampleSummary):
+        values["composite"] = summary.composite.to_dict()
+    return dict(json.loads(json.dumps(values), parse_constant=lambda _: None))
 
 
 def as_text(summary: SampleSummary | PredictionSummary) -> dict[str, str]:

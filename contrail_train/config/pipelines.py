@@ -71,6 +71,10 @@ class PipelineConfig(Strict):
             raise ValueError(
                 f"settings: {', '.join(self.settings)} have no effect, as all stages are finished runs; remove them"
             )
+        if "calibration.label_grid" in self.settings:
+            raise ValueError(
+                "calibration.label_grid: has no effect, as a pipeline maps the average of its masks; set label_grid"
+            )
         if any("/" in name or name.startswith(".") for name in self.stages):
             raise ValueError("stages: a name becomes a folder; remove / and the leading . from it")
 
@@ -213,6 +217,6 @@ def _concerns(stage: Stage, preset: RunConfig, key: str) -> bool:
     if group in ("model.decoder", "model.record_head"):
         return key == group or getattr(preset.model, group.removeprefix("model.")) is not None
     of_masks = {"data.teacher", "data.teacher_weight", "data.second_target", "optim.decoder_lr", "model.score_head"}
-    of_masks |= {"model.annotator_maps", "calibration.label_grid"}
+    of_masks.add("model.annotator_maps")
     of_masks |= {f"loss.{term}" for term in (*MASK_TERMS, "second_target", "auxiliary", "score")}
     return preset.model.decoder is not None or group not in of_masks

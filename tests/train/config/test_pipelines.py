@@ -77,5 +77,7 @@ def test_a_setting_that_concerns_no_stage_is_refused() -> None:
     from contrail_data.errors import ContrailError
     from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
 
+    with pytest.raises(ContrailError, match=r"calibration\.label_grid: has no effect, .* set label_grid"):
+        with_pipeline_settings(get_pipeline("unet2d_v2"), ["calibration.label_grid=learned"])
     with pytest.raises(ContrailError, match=r"model\.record_head\.dropout: has no effect in any stage"):
         with_pipeline_settings(get_pipeline("unet2d_single"), ["model.record_head.dropout=0.1"])

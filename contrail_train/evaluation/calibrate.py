@@ -323,8 +323,8 @@ def _is_gain_proven(
     before, after = (drawn.sized[fold, 0, :, np.arange(len(fold))].T for drawn in (fixed, learned))
     interval = difference_interval(before, after, group)
     proven = len(learned.fitted) > 2 and interval is not None and interval[0] > 0
-    outcome = "is used" if proven else "not proven, the fixed shift is used"
-    ranks.say(f"the learned label grid gains {difference_text(before, after, group)} Dice: {outcome}")
+    outcome = "it is used" if proven else "not proven, the fixed shift is used"
+    ranks.say(f"gain in Dice by the learned label grid: {difference_text(before, after, group)}; {outcome}")
     return proven
 
 

@@ -200,7 +200,7 @@ def test_a_learned_label_grid_is_used_where_its_cross_fitted_gain_is_proven(caps
     assert used.choice.label_grid["fixed_threshold"] == fixed.choice.threshold != used.choice.threshold
     before, after = (c.holdout["holdout"]["dice"] for c in (fixed, used))
     assert after > before
-    assert f"gains {after - before:+.3f}" in capsys.readouterr().err
+    assert f"learned label grid: {after - before:+.3f}" in capsys.readouterr().err
 
     matching = moved_scene(pixels=0)[2]
     assert calibrated_on(matching, "proven") == calibrated_on(matching, "never")

@@ -157,7 +157,8 @@ class Segmenter(nn.Module):
         if self.flow_stream is not None and flow_btdhw is not None:
             motion = self._run(self.flow_stream, _pad_flow(flow_btdhw, sides))
             for level, x_bchw in zip(self.flow_levels, motion, strict=True):
-                features[level] = features[level] + x_bchw
+                size_of_level = features[level].shape[2], features[level].shape[3]  # without padding, a pixel short
+                features[level] = features[level] + _resize(x_bchw, size_of_level)
 
         def _at_size(logits_bkhw: Tensor, size: tuple[int, int] = size or (height, width)) -> Tensor:
             padded = _resize(logits_bkhw, (height + pad_y, width + pad_x))

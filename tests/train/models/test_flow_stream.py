@@ -70,6 +70,17 @@ def test_flow_is_reflected_in_the_rim_as_images_are() -> None:
         torch.testing.assert_close(model(x_btchw, None, flow_btdhw)["logits_b1hw"], expected)
 
 
+def test_flow_joins_features_of_encoders_without_padding() -> None:
+    config = model_config("legacy_xception", flow_stream={"width": 8})
+    model = build(config, 3, FRAMES).eval()
+    x_btchw, flow_btdhw = inputs()
+    for project in model.flow_stream.to_features:  # type: ignore[union-attr]
+        torch.nn.init.normal_(project.weight)
+    with torch.no_grad():
+        still = model(x_btchw, None, torch.zeros_like(flow_btdhw))["logits_b1hw"]
+        assert not torch.allclose(model(x_btchw, None, flow_btdhw)["logits_b1hw"], still)
+
+
 def test_flow_is_not_ignored() -> None:
     x_btchw, flow_btdhw = inputs()
     with pytest.raises(ValueError, match="takes its flow beside the frames"):

@@ -249,8 +249,13 @@ def read_frames(store: xr.Dataset, name: str, sample: int, frames: list[int]) ->
 
 
 def _as_rgb(image_cyx: npt.NDArray[Any], channels: list[dict[str, Any]]) -> RGB:
-    """Show three channels as they are; of others ash if its three bands are there, else the first channel as grey."""
+    """Show three channels, or R, G and B before others, as they are.
+
+    Of other channels show ash if its three bands are there, else the first channel as grey.
+    """
     unit_cyx = dequantise(image_cyx)
+    if [channel["name"] for channel in channels[:3]] == COMPOSITES["ash"].channel_names:
+        unit_cyx = unit_cyx[:3]
     if len(unit_cyx) != 3:
         kelvin = {
             channel["band"]: channel["low"] + plane * np.float32(channel["high"] - channel["low"])

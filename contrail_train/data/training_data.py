@@ -19,7 +19,7 @@ from contrail_data.storage.place import place_of
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.schema import Kind, kind_of, require_kind
 from contrail_data.store.stats import combined
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.schema import DataConfig, PseudoConfig
 from contrail_train.data.epochs import Epochs, every_item, one_of_each_record
 from contrail_train.data.holdout import check_labellers, leaking_items, split_records
 from contrail_train.data.items import (
@@ -122,7 +122,7 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
     if not has_frames.any():
         raise ContrailError(
             f"{names}: no labelled frame has the neighbours that data.frames={config.frames} needs "
-            f"({first.sizes['time']} frames per sample); choose other frames"
+            f"({first.sizes['time']} frames per sample); choose other frames, or set data.edges=repeat"
         )
     selected = has_frames & items.positive if config.records == "positive" else has_frames
     if not selected.any():
@@ -140,8 +140,13 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
     is_human = np.arange(len(items)) < len(human)
     if trainable.any() and not (train & is_human).any():
         raise ContrailError(f"data.holdout={config.holdout}: leaves none of {len(human)} samples; lower it")
-    if not train.any():
-        raise ContrailError(f"{names}: no pseudo-labelled frame is left to train on; lower the limits of data.pseudo")
+    if config.pseudo != PseudoConfig() and not pseudo:
+        raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
+    if pseudo and not (train & ~is_human).any():
+        raise ContrailError(
+            f"{', '.join(pseudo)}: no pseudo-labelled frame is left to train on, by the limits of data.pseudo, the "
+            "hold-out and data.edges; lower the limits, or omit these stores"
+        )
     # scores are always against the majority mask, whatever the training target
     scored = replace(human, label=human.store[:, np.newaxis], of_annotators=False)
     folds = {config.folds: Path(config.folds)} if config.folds is not None and not config.validation else {}

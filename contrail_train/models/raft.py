@@ -103,7 +103,11 @@ def read_raft(weights: str | None) -> dict[str, Tensor]:
             state = torch.load(Path(source), map_location="cpu", weights_only=True)
     except Exception as error:  # OSError, URLError, UnpicklingError, RuntimeError, ...
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        remedy = "download it elsewhere and give its path" if is_url else "give a file of torchvision's weights"
+        remedy = (
+            "download them elsewhere and give their path (--weights, data.flow.weights)"
+            if is_url
+            else "give a file of torchvision's weights"
+        )
         raise ContrailError(f"{source}: weights of RAFT cannot be read ({reason}); {remedy}") from error
     if not isinstance(state, dict):
         raise ContrailError(f"{source}: holds no weights of RAFT; give a file of torchvision's weights")

@@ -183,40 +183,43 @@ class Mean(nn.Module):
         return torch.mean(x_tbchw, dim=0)
 
 
-class WithOwnFrame(nn.Module):
-    """A mixer whose result is joined with the labelled frame's own features.
+class OwnFrame(nn.Module):
+    """Join mixed features with the labelled frame's own ones: as half their sum, or by a convolution that starts as it.
 
-    They are joined as half their sum, or by a convolution that starts as that. As most new mixers return the labelled
-    frame, it is at first the result here, too.
+    As most new mixers return the labelled frame, it is at first the result here, too.
 
     Args:
-        mixer: The mixer.
         channels: Channels of the level.
         labelled: Index of the labelled frame.
         learns: Whether a 1×1 convolution of both, side by side, replaces half their sum.
     """
 
-    def __init__(self, mixer: nn.Module, channels: int, labelled: int, learns: bool):
+    def __init__(self, channels: int, labelled: int, learns: bool):
         super().__init__()
-        self.mixer, self.labelled = mixer, labelled
+        self.labelled = labelled
         self.join = nn.Conv2d(2 * channels, channels, 1, bias=False) if learns else None
         if self.join is not None:
             with torch.no_grad():
                 self.join.weight.copy_(torch.eye(channels).repeat(1, 2)[:, :, None, None] / 2)
 
-    def forward(self, x_tbchw: Tensor) -> Tensor:
-        """Mix the frames and join the labelled one.
+    def forward(self, mixed_bchw: Tensor, x_tbchw: Tensor) -> Tensor:
+        """Join features.
 
         Args:
+            mixed_bchw: Mixed features.
             x_tbchw: Features of all frames.
 
         Returns:
             Features of the labelled frame, (b, c, h, w).
         """
-        mixed_bchw, own_bchw = self.mixer(x_tbchw), x_tbchw[self.labelled]
+        own_bchw = x_tbchw[self.labelled]
         if self.join is None:
-            return torch.as_tensor((mixed_bchw + own_bchw) / 2)
+            return (mixed_bchw + own_bchw) / 2
         return torch.as_tensor(self.join(torch.cat([mixed_bchw, own_bchw], dim=1)))
+
+
+def _join_own_frame(mixer: nn.Module, inputs: tuple[Tensor], mixed_bchw: Tensor) -> Tensor:
+    return torch.as_tensor(mixer.own_frame(mixed_bchw, *inputs))  # type: ignore[operator]
 
 
 def build_mixer(config: MixerConfig, channels: int, frames: int, labelled: int, norm: Norm) -> nn.Module:
@@ -233,9 +236,11 @@ def build_mixer(config: MixerConfig, channels: int, frames: int, labelled: int, 
         A module from (frames, b, channels, h, w) to (b, channels, h, w).
     """
     mixer = _of_kind(config, channels, frames, labelled, norm)
-    if config.own_frame == "none":
-        return mixer
-    return WithOwnFrame(mixer, channels, labelled, learns=config.own_frame == "concat")
+    if config.own_frame != "none":
+        # a part of the mixer, whose weights keep their names: runs without it can be started from, and the reverse
+        mixer.own_frame = OwnFrame(channels, labelled, learns=config.own_frame == "concat")
+        mixer.register_forward_hook(_join_own_frame)
+    return mixer
 
 
 def _of_kind(config: MixerConfig, channels: int, frames: int, labelled: int, norm: Norm) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import PseudoConfig, RunConfig
+from contrail_train.config.schema import RunConfig
 from contrail_train.data.training_data import TrainingData, open_training_data
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
@@ -59,8 +59,6 @@ class Setup:
         precision = "bf16 autocast" if self.bf16 else "float32"
         self.ranks.say(f"device {self.device}, {precision}, {torch.get_num_threads()} CPU threads")
         self.data = data = open_training_data(config.data, annotators=config.model.annotator_maps or 0)
-        if not data.pseudo_labelled and config.data.pseudo != PseudoConfig():
-            raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
         _check_targets(config, data)
         _check_crop(config, data.size)
         _check_normalisation(config, len(data.composite["channels"]))
@@ -187,7 +185,7 @@ class Setup:
         if data.unlabelled is not None:
             say(f"{len(data.unlabelled)} frames to learn from without labels")
         if 0 < groups < FEW_GROUPS:
-            say(f"warning: {groups} held-out groups are too few to compare epochs or thresholds by")
+            say(f"warning: held-out groups: {groups}, too few to compare epochs or thresholds by")
         if not data.train.positive.any():
             say("warning: none of the frames to train on has a contrail: the model will learn to predict none")
         if config.batch_size > count:
@@ -216,6 +214,8 @@ class Setup:
             + ([f"warped by {config.data.flow.method}"] if config.data.warp else [])
             + (["a stream of optical flow"] if config.model.flow_stream else [])
             + ([decoder.kind] if decoder else [])
+            + ([f"{config.model.annotator_maps} maps of annotators"] if config.model.annotator_maps else [])
+            + (["PointRend"] if decoder and decoder.point_rend else [])
             + (["record classifier"] if config.model.record_head else [])
             + (["mask scoring"] if config.model.score_head else [])
         )

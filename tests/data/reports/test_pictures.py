@@ -100,16 +100,18 @@ def test_a_map_of_the_full_disk_and_one_across_the_date_line_are_drawn() -> None
         assert (picture == 255).all(-1).any()
 
 
-def test_other_composites_are_shown_as_ash_if_they_have_its_bands(raw: Path, tmp_path: Path) -> None:
+def test_other_composites_are_shown_as_ash_if_they_have_its_bands_or_channels(raw: Path, tmp_path: Path) -> None:
     bands = tuple(Channel(f"b{b}", b, None, 150, 350) for b in (11, 14, 15))
     pictures = []
-    for recipe in (COMPOSITES["ash"], Composite("four", (*bands, Channel("d", 15, 14, -4, 2)))):
+    four = Composite("four", (*bands, Channel("d", 15, 14, -4, 2)))
+    stacked = Composite("stacked", (*COMPOSITES["ash"].channels, *bands[:1]))
+    for recipe in (COMPOSITES["ash"], four, stacked):
         out = tmp_path / recipe.name
         settings = StoreSettings(recipe, dtype=PixelDtype.FLOAT32, size=32)
         build(open_source(raw, "train", recipe), settings, out, workers=1)
         store = open_store(out)
         pictures.append(SampleViewer(store, read_scalars(store)).rgb(3, 4).astype(int))
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    assert all(np.abs(pictures[0] - other).max() <= 1 for other in pictures[1:])
 
 
 def test_long_captions_are_broken_into_lines_and_never_cut() -> None:

@@ -136,7 +136,7 @@ def test_weights_that_cannot_be_used_are_refused_in_one_line(url: str, tmp_path:
     for source, reason in (
         (str(tmp_path / "other.pth"), "not weights of raft_small or raft_large"),
         (str(tmp_path / "absent.pth"), "give a file"),
-        (f"{url}x", "download it elsewhere and give its path"),
+        (f"{url}x", "download them elsewhere and give their path"),
     ):
         with pytest.raises(ContrailError, match=reason):
             raft_method(source, CPU)

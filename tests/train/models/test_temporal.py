@@ -55,11 +55,15 @@ def plain(block: Block3d, x_bcthw: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", ["conv3d", "valid3d", "lstm", "transformer", "mean"])
 @pytest.mark.parametrize("own_frame", ["add", "concat"])
 def test_the_labelled_frame_joins_its_mixed_features_in_equal_parts_at_first(kind: Any, own_frame: Any) -> None:
+    mixer = build_mixer(MixerConfig(kind=kind), 12, 5, 3, "batch").eval()
+    scramble(mixer)
     joined = build_mixer(MixerConfig(kind=kind, own_frame=own_frame), 12, 5, 3, "batch").eval()
-    scramble(joined)
+    missing, unexpected = joined.load_state_dict(mixer.state_dict(), strict=False)
+    assert unexpected == []
+    assert [*missing] == ["own_frame.join.weight"] * (own_frame == "concat")
     x_tbchw = torch.randn(5, 2, 12, 4, 6)
     with torch.no_grad():
-        expected = (joined.mixer(x_tbchw) + x_tbchw[3]) / 2  # type: ignore[operator]
+        expected = (mixer(x_tbchw) + x_tbchw[3]) / 2
         torch.testing.assert_close(joined(x_tbchw), expected)
     assert not torch.equal(expected, x_tbchw[3])
 

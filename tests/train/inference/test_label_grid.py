@@ -141,5 +141,5 @@ def test_another_map_is_learned_with_other_symmetries(run: Path, monkeypatch: py
     model = load_predictor(run, "cpu", Symmetries.DIHEDRAL)
     assert model.label_grid is not None
     assert model.label_grid["kernel"] != KERNEL
-    monkeypatch.setattr(symmetries, "_fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(symmetries, "calibrate_on_held_out", lambda *_: pytest.fail("fitted again"))
     assert load_predictor(run, "cpu", Symmetries.DIHEDRAL).label_grid == model.label_grid

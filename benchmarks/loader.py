@@ -51,7 +51,7 @@ from contrail_data.store.schema import ArraySpec, Codec, PixelDtype
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.shards import CODECS
 from contrail_data.store.writer import SealedContents, seal
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.data import DataConfig
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.loader import epoch_order, load, split_steps
 from contrail_train.data.training_data import open_training_data

@@ -21,9 +21,9 @@ import numpy as np
 
 from contrail_data.cli.common import print_table
 from contrail_data.labels.predictor import Symmetries
+from contrail_train.config.data import DataConfig
 from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
 from contrail_train.config.presets import get_config
-from contrail_train.config.schema import DataConfig
 from contrail_train.config.settings import read_config, with_settings
 from contrail_train.data.items import Items
 from contrail_train.data.training_data import open_training_data

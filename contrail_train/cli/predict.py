@@ -60,7 +60,7 @@ def predict(
     from contrail_data.labels.write import write_labels
     from contrail_data.storage.files import check_new
     from contrail_data.store.schema import Kind
-    from contrail_train.config.schema import Head
+    from contrail_train.config.model import Head
     from contrail_train.inference.tables import record_table
     from contrail_train.workflows.symmetries import load_predictor
 

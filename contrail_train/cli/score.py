@@ -46,7 +46,7 @@ def evaluate(
     on, are left out. The scores are printed as tables and written as JSON and an HTML report.
     """
     from contrail_data.catalog.catalog import open_named
-    from contrail_train.config.schema import Head
+    from contrail_train.config.model import Head
     from contrail_train.evaluation.report import evaluate_store
     from contrail_train.workflows.symmetries import load_predictor
 

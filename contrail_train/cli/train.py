@@ -201,7 +201,7 @@ def list_presets(
     those of its first preset. Dice is the validation Dice in the notes, which do not say which stage it belongs to.
     """
     from contrail_train.config.presets import FAMILIES, PRESETS, cost_key, get_config, shipped_costs
-    from contrail_train.config.schema import plain
+    from contrail_train.config.strict import plain
 
     if not matching and not as_json:
         rows = []

@@ -12,8 +12,10 @@ from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.storage.documents import read_document
 from contrail_train.config.presets import PRESETS, Described, get_config, no_such
-from contrail_train.config.schema import MASK_TERMS, Pixels, RunConfig, Strict
+from contrail_train.config.schema import Pixels, RunConfig
 from contrail_train.config.settings import listed, parse_assignment, validated, with_values
+from contrail_train.config.strict import Strict
+from contrail_train.config.training import MASK_TERMS
 
 
 class Stage(Strict):

@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 
 from contrail_data.errors import ContrailError
 from contrail_data.storage.documents import load_document, read_document
-from contrail_train.config.schema import FORMAT, RunConfig, Strict, plain
+from contrail_train.config.schema import FORMAT, RunConfig
+from contrail_train.config.strict import Strict, plain
 
 WIDTH = 110  # columns of explanations
 Group = TypeVar("Group", bound=Strict)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contrail_train.config.schema import AugmentConfig
+from contrail_train.config.augment import AugmentConfig
 from contrail_train.data import appearance, contrails
 from contrail_train.data.draw import MAX_CHANNELS, Draw, draw
 from contrail_train.data.loader import Batch, Ints

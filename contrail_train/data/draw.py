@@ -9,7 +9,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from contrail_train.config.schema import AugmentConfig, GridDistortionConfig
+from contrail_train.config.augment import AugmentConfig, GridDistortionConfig
 
 MAX_CHANNELS = 64
 """Channels for which brightness and contrast are drawn, as a draw does not depend on the image."""

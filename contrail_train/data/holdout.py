@@ -10,7 +10,7 @@ import numpy.typing as npt
 from contrail_data.errors import ContrailError
 from contrail_data.splits.leaks import find_leaks
 from contrail_data.storage.documents import read_table
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.data import DataConfig
 from contrail_train.data.items import Bools, Items, SampleStores
 
 

@@ -16,7 +16,7 @@ from contrail_data.splits.groups import group_records, record_classes, sampling_
 from contrail_data.splits.images import Similar, similar_records
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.samples import as_text
-from contrail_train.config.schema import BalanceConfig, DataConfig, PseudoConfig
+from contrail_train.config.data import BalanceConfig, DataConfig, PseudoConfig
 from contrail_train.data.flow import WindowFlow
 
 Bools = npt.NDArray[np.bool_]

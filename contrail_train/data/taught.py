@@ -15,7 +15,7 @@ from contrail_data.storage.place import place_of
 from contrail_data.store.reader import pixel_reader, read_scalars
 from contrail_data.store.samples import as_text
 from contrail_data.store.schema import Kind, require_kind
-from contrail_train.config.schema import DataConfig, PseudoConfig
+from contrail_train.config.data import DataConfig, PseudoConfig
 from contrail_train.data.holdout import check_labellers
 from contrail_train.data.items import Bools, Ints, Items, Labels, Targets, probability_table
 from contrail_train.data.training_data import TrainingData

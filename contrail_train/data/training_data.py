@@ -19,7 +19,7 @@ from contrail_data.storage.place import place_of
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.schema import Kind, kind_of, require_kind
 from contrail_data.store.stats import combined
-from contrail_train.config.schema import DataConfig, PseudoConfig
+from contrail_train.config.data import DataConfig, PseudoConfig
 from contrail_train.data.epochs import Epochs, every_item, one_of_each_record
 from contrail_train.data.holdout import check_labellers, leaking_items, split_records
 from contrail_train.data.items import (

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from contrail_data.errors import ContrailError
 from contrail_data.store.samples import as_text
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.data import DataConfig
 from contrail_train.data.items import Ints, Items, Rows, SampleStores, has_all_frames, human_items
 
 _STREAM: Final = 2

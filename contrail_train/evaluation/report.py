@@ -19,7 +19,7 @@ from contrail_data.reports.page import Picture, Table, render_page
 from contrail_data.reports.pictures import SampleViewer, read_frames
 from contrail_data.storage.files import check_folder, write_atomically
 from contrail_data.store.reader import read_scalars
-from contrail_train.config.schema import Head
+from contrail_train.config.model import Head
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.evaluation import analysis_text
 from contrail_train.evaluation.analysis import Analysis, analyse

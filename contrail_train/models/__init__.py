@@ -1,4 +1,4 @@
-"""The networks, built from the settings in `contrail_train.config.schema.ModelConfig`.
+"""The networks, built from the settings in `contrail_train.config.model.ModelConfig`.
 
 Frames of shape (b, t, c, h, w) pass through these modules in order, and logits come out:
 

@@ -18,7 +18,7 @@ from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import VIDEO_PREFIX
+from contrail_train.config.model import VIDEO_PREFIX
 from contrail_train.models.layers import batch_norms
 
 log = logging.getLogger(__name__)

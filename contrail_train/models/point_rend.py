@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contrail_train.config.schema import PointRendConfig
+from contrail_train.config.model import PointRendConfig
 
 HIDDEN_LAYERS = 3
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import ModelConfig
+from contrail_train.config.model import ModelConfig
 from contrail_train.models.decoders import build_decoder
 from contrail_train.models.encoder import Encoder, build_encoder
 from contrail_train.models.flow_stream import FlowStream

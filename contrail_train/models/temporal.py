@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from contrail_train.config.schema import MixerConfig
+from contrail_train.config.model import MixerConfig
 from contrail_train.models.layers import Norm, make_norm
 from contrail_train.models.transformer import PixelTransformer
 from contrail_train.models.valid3d import ValidConvs3d

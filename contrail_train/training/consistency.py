@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contrail_train.config.schema import ConsistencyConfig
+from contrail_train.config.training import ConsistencyConfig
 from contrail_train.models.heads import logit_of_mean
 from contrail_train.runs.distributed import sum_over_processes
 from contrail_train.training.losses import cross_entropy

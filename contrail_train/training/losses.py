@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contrail_train.config.schema import LossConfig
+from contrail_train.config.training import LossConfig
 from contrail_train.runs.distributed import sum_over_processes
 from contrail_train.training.annotators import match_annotators
 

@@ -6,7 +6,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from contrail_train.config.schema import OptimConfig
+from contrail_train.config.training import OptimConfig
 
 ONE_CYCLE_MOMENTUM = 0.95, 0.85  # at the lowest and at the largest learning rate
 

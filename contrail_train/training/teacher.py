@@ -21,7 +21,7 @@ from contrail_data.labels.predictor import LABELLED_FRAME, Labeller
 from contrail_data.labels.write import write_labels
 from contrail_data.sample import predictable_frames
 from contrail_data.store.schema import Kind, kind_of
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.data import DataConfig
 from contrail_train.data.holdout import check_labellers
 from contrail_train.data.taught import with_teacher
 from contrail_train.data.training_data import TrainingData

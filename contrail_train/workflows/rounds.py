@@ -28,7 +28,8 @@ from contrail_data.splits.folds import make_folds
 from contrail_data.storage.files import write_atomically, write_csv
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import Kind, kind_of
-from contrail_train.config.schema import DataConfig, PseudoConfig, RunConfig
+from contrail_train.config.data import DataConfig, PseudoConfig
+from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import differences, validated
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.intervals import difference_interval

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import torch
 
-from contrail_train.config.schema import DecoderConfig, MixerConfig, ModelConfig
+from contrail_train.config.model import DecoderConfig, MixerConfig, ModelConfig
 
 NARROW = [32, 16, 16, 16, 16]
 WIDE = [64, 32, 16, 16, 16]  # fpn normalises groups of 32

@@ -15,7 +15,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.labels.agreement import compare_label_stores
 from contrail_data.labels.flow import carry_back, flow_between, label_by_flow, propagate
 from contrail_data.store.reader import open_store
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.data import DataConfig
 from contrail_train.data.training_data import open_training_data
 from helpers.cli import run_command
 from helpers.labels import labels_of

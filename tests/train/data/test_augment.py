@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contrail_train.config.schema import AugmentConfig
+from contrail_train.config.augment import AugmentConfig
 from contrail_train.data.augment import resample, to_label_frame, warp
 from contrail_train.data.draw import Draw, draw
 from contrail_train.data.loader import Batch

@@ -13,7 +13,9 @@ from scipy import ndimage
 from contrail_data.errors import ContrailError
 from contrail_data.labels.flow import DIS, FlowMethod
 from contrail_data.labels.predictor import Symmetries
-from contrail_train.config.schema import AugmentConfig, DataConfig, RunConfig
+from contrail_train.config.augment import AugmentConfig
+from contrail_train.config.data import DataConfig
+from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import with_settings
 from contrail_train.data.augment import augment_flow, augment_images
 from contrail_train.data.draw import draw

@@ -16,7 +16,7 @@ from contrail_data.splits.leaks import Checked
 from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
 from contrail_data.synthetic.noise import power_law_noise
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.data import DataConfig
 from contrail_train.data.holdout import choose_holdout
 from contrail_train.data.training_data import open_training_data
 from helpers.cli import run_command

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.data import DataConfig
 from contrail_train.data.loader import epoch_order, share_of, split_steps
 from contrail_train.data.training_data import open_training_data
 from helpers.batches import collect

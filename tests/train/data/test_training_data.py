@@ -15,7 +15,7 @@ from contrail_data.labels.write import write_labels
 from contrail_data.logits import decode
 from contrail_data.store.reader import open_store
 from contrail_data.store.schema import Kind
-from contrail_train.config.schema import BalanceConfig, DataConfig, PseudoConfig
+from contrail_train.config.data import BalanceConfig, DataConfig, PseudoConfig
 from contrail_train.data.items import open_labelled
 from contrail_train.data.loader import load
 from contrail_train.data.training_data import open_training_data

@@ -11,7 +11,7 @@ from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.data import DataConfig
 from contrail_train.data.training_data import open_training_data
 from contrail_train.data.unlabelled import unlabelled_rows
 from helpers.batches import collect

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from contrail_train.config.schema import ModelConfig, PointRendConfig
+from contrail_train.config.model import ModelConfig, PointRendConfig
 from contrail_train.models.point_rend import PointRend, at_places
 from contrail_train.models.segmenter import build
 from helpers.models import WIDE, model_config, without_gradient

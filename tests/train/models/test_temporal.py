@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import MixerConfig
+from contrail_train.config.model import MixerConfig
 from contrail_train.models.panels import Panels
 from contrail_train.models.segmenter import build
 from contrail_train.models.temporal import Block3d, Blocks3d, build_mixer

@@ -10,7 +10,7 @@ import torch
 from torchvision.models import get_model
 
 from contrail_data.errors import ContrailError
-from contrail_train.config.schema import ModelConfig
+from contrail_train.config.model import ModelConfig
 from contrail_train.models.segmenter import build
 from contrail_train.models.video import build_video_encoder
 from helpers.models import model_config, without_gradient

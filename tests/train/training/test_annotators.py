@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from contrail_train.config.schema import LossConfig
+from contrail_train.config.training import LossConfig
 from contrail_train.data.augment import augment_labels
 from contrail_train.data.draw import draw
 from contrail_train.data.loader import Batch

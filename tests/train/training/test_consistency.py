@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from contrail_train.config.schema import ConsistencyConfig
+from contrail_train.config.training import ConsistencyConfig
 from contrail_train.training.consistency import consistency_loss, consistency_weight
 from helpers.runs import CONVNEXT, run_steps
 

@@ -14,7 +14,7 @@ from segmentation_models_pytorch import losses as smp
 from torch import Tensor
 from torch.nn import functional
 
-from contrail_train.config.schema import LossConfig
+from contrail_train.config.training import LossConfig
 from contrail_train.training import losses as own_losses
 from contrail_train.training.losses import cross_entropy, record_dice, total_loss
 

@@ -10,7 +10,7 @@ from helpers.models import model_config
 def test_each_part_learns_at_its_own_rate() -> None:
     import torch
 
-    from contrail_train.config.schema import OptimConfig
+    from contrail_train.config.training import OptimConfig
     from contrail_train.models.segmenter import build
     from contrail_train.training.optimiser import make_optimiser, set_learning_rate
 
@@ -91,7 +91,7 @@ def test_onecycle_is_that_of_torch(warmup: float, total_steps: int) -> None:
     import torch
     from torch.optim.lr_scheduler import OneCycleLR
 
-    from contrail_train.config.schema import OptimConfig
+    from contrail_train.config.training import OptimConfig
     from contrail_train.training.optimiser import set_learning_rate
 
     config = OptimConfig(schedule="onecycle", warmup=warmup, start_divisor=10.0, final_divisor=100.0)
@@ -115,7 +115,7 @@ def test_a_long_average_forgets_the_initial_weights_of_a_short_run() -> None:
     """With a constant decay of 0.9999, 99 % of the average after 100 steps would be the initial weights."""
     import torch
 
-    from contrail_train.config.schema import OptimConfig
+    from contrail_train.config.training import OptimConfig
     from contrail_train.training.optimiser import weight_average
 
     model = torch.nn.Linear(1, 1, bias=False)

@@ -15,7 +15,7 @@ from contrail_data.labels.predictor import LABELLED_FRAME, Decision, Labeller, P
 from contrail_data.labels.write import write_labels
 from contrail_data.store.reader import open_store
 from contrail_data.store.schema import Kind
-from contrail_train.config.schema import DataConfig
+from contrail_train.config.data import DataConfig
 from contrail_train.data.augment import augment_labels, to_label_frame
 from contrail_train.data.draw import draw
 from contrail_train.data.loader import load

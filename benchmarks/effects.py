@@ -40,7 +40,7 @@ from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
 from contrail_train.data.items import open_labelled
 from contrail_train.evaluation import metrics
-from contrail_train.evaluation.calibrate import GridWhen, calibrate
+from contrail_train.evaluation.calibrate import GridWhen, HeldOut, calibrate
 from contrail_train.evaluation.intervals import difference_text
 from contrail_train.evaluation.score import EvaluationOptions, labelled_batches
 from contrail_train.inference.detector import Detector, Shift
@@ -349,9 +349,8 @@ def compare_grids(experiment: CrossValidation, names: Sequence[str], seeds: Sequ
             for name, (shift, grid_when) in way.items():
                 options = EvaluationOptions(model.device, title=None)
                 assert isinstance(model.detect, Detector)
-                calibrated = calibrate(
-                    model.detect, items, options, shift=shift, gate_when="never", grid_when=grid_when
-                )
+                held_out = HeldOut(model.detect, items, shift)
+                calibrated = calibrate([held_out], options, gate_when="never", grid_when=grid_when)
                 counts[name].append(np.array(calibrated.holdout["holdout_counts"]))
                 if (grid := calibrated.choice.label_grid) is not None:
                     print(f"fold {fold}, symmetries {symmetries}: learned shift", centre_of_mass(grid))

@@ -27,7 +27,7 @@ from contrail_train.config.presets import get_config
 from contrail_train.config.settings import read_config, with_settings
 from contrail_train.data.items import Items
 from contrail_train.data.training_data import open_training_data
-from contrail_train.evaluation.calibrate import calibrate
+from contrail_train.evaluation.calibrate import HeldOut, calibrate
 from contrail_train.evaluation.metrics import best_threshold, cross_fitted, dice
 from contrail_train.evaluation.score import (
     EvaluationOptions,
@@ -194,7 +194,7 @@ def _calibrated(model: Predictor, held: Items) -> Predictor:
     detector = model.detect
     assert isinstance(detector, Detector)
     options = EvaluationOptions(model.device, title=None)
-    choice = calibrate(detector, held, options, shift=model.label_offset, gate_when="never").choice
+    choice = calibrate([HeldOut(detector, held, model.label_offset)], options, gate_when="never").choice
     return replace(model, decision=replace(model.decision, threshold=choice.threshold, gate=0.0))
 
 

@@ -110,40 +110,6 @@ class _Drawn:
 
 
 def calibrate(
-    detector: Detector,
-    items: Items,
-    options: EvaluationOptions,
-    *,
-    shift: Shift,
-    masks: Sequence[Weights] | None = None,
-    gates: Sequence[Weights] | None = None,
-    gate_when: GateWhen = "proven",
-    grid_when: GridWhen = "never",
-) -> Calibrated:
-    """Choose threshold, gate, weights and the map onto the label grid by global Dice.
-
-    Frames are predicted twice, and three times more if a map is learned.
-
-    On few records the best gate is often best by chance and costs Dice elsewhere, which is why it has to be proven.
-
-    Args:
-        detector: The networks.
-        items: Held-out records.
-        options: How to read them.
-        shift: Offset of the label grid from the grid of the detector's masks.
-        masks: Weights of the masks to choose among; None for the detector's own.
-        gates: Weights of the record scores to choose among; None for the detector's own.
-        gate_when: When to keep a gate.
-        grid_when: When to map masks onto the label grid by a learned convolution instead of a fixed shift.
-
-    Returns:
-        The choice. Without a positive pixel the first weights, threshold 0.5 and no gate.
-    """
-    held_out = HeldOut(detector, items, shift)
-    return calibrate_together([held_out], options, masks=masks, gates=gates, gate_when=gate_when, grid_when=grid_when)
-
-
-def calibrate_together(
     parts: Sequence[HeldOut],
     options: EvaluationOptions,
     *,
@@ -152,18 +118,24 @@ def calibrate_together(
     gate_when: GateWhen = "proven",
     grid_when: GridWhen = "never",
 ) -> Calibrated:
-    """Choose threshold, gate, weights and map for several detectors at once, each on the records that it held out.
+    """Choose threshold, gate, weights and the map onto the label grid by global Dice.
+
+    Several detectors are calibrated together, each on the records that it held out. Frames are predicted twice, and
+    three times more if a map is learned.
+
+    On few records the best gate is often best by chance and costs Dice elsewhere, which is why it has to be proven.
 
     Args:
-        parts: The detectors with their records, such as those of several folds, all with the same shift.
+        parts: A detector with its records, or those of several folds, all with the same shift.
         options: How to read the records.
-        masks: As in `calibrate`; the weights are of networks of the first detector, which the others have too.
-        gates: Likewise.
+        masks: Weights of the masks to choose among, of networks of the first detector, which the others have too; None
+            for its own.
+        gates: Weights of the record scores to choose among; None for those of the first detector.
         gate_when: When to keep a gate.
-        grid_when: When to map masks by a learned convolution.
+        grid_when: When to map masks onto the label grid by a learned convolution instead of a fixed shift.
 
     Returns:
-        As of `calibrate`.
+        The choice. Without a positive pixel the first weights, threshold 0.5 and no gate.
     """
     first = parts[0].detector
     items = Rows.concatenate([part.items for part in parts])

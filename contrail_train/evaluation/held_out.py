@@ -12,7 +12,7 @@ from contrail_data.labels.predictor import Symmetries
 from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.settings import read_config
 from contrail_train.data.items import Items, SampleStores, has_all_frames, human_items, window_config
-from contrail_train.evaluation.calibrate import Calibrated, GateWhen, GridWhen, HeldOut, calibrate_together
+from contrail_train.evaluation.calibrate import Calibrated, GateWhen, GridWhen, HeldOut, calibrate
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.load import load_model, read_pipeline
 from contrail_train.inference.predictor import Predictor
@@ -107,7 +107,7 @@ def calibrate_on_held_out(
         ContrailError: If a store of a model is missing or another one than before.
     """
     parts = [HeldOut(model.detect, held_out_records(model), model.label_offset) for model in models]  # type: ignore[arg-type]
-    return calibrate_together(parts, options, gate_when=gate_when, grid_when=grid_when)
+    return calibrate(parts, options, gate_when=gate_when, grid_when=grid_when)
 
 
 def load_without_symmetries(path: Path, device: str) -> Predictor:

@@ -26,7 +26,7 @@ from contrail_data.progress import progress
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.loader import Batch, load, share_of, split_steps
 from contrail_train.data.unlabelled import unlabelled_rows
-from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
+from contrail_train.evaluation.calibrate import GRID_WHEN, HeldOut, calibrate
 from contrail_train.evaluation.held_out import load_without_symmetries
 from contrail_train.evaluation.score import holdout_dice, score
 from contrail_train.inference.detector import on_label_grid
@@ -264,7 +264,8 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
     load_weights(out / WEIGHTS, setup.average.module)
     setup.average.module.eval()
     grid_when = GRID_WHEN[config.calibration.label_grid]
-    calibrated = calibrate(setup.detector, data.holdout, setup.evaluation, shift=setup.label_shift, grid_when=grid_when)
+    held_out = HeldOut(setup.detector, data.holdout, setup.label_shift)
+    calibrated = calibrate([held_out], setup.evaluation, grid_when=grid_when)
     unlabelled = [] if data.unlabelled is None else data.unlabelled.record_id.tolist()
     seen = {*unlabelled, *data.train.record_id.tolist(), *data.holdout.record_id.tolist(), *data.labellers_saw}
     calibration: Calibration = {

@@ -30,7 +30,7 @@ from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import differences, read_config, to_yaml
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.training_data import open_training_data
-from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
+from contrail_train.evaluation.calibrate import GRID_WHEN, HeldOut, calibrate
 from contrail_train.evaluation.held_out import sample_stores
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.load import (
@@ -261,11 +261,10 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calib
     detector = pipeline_detector(runs, config, masks[0], gates[0], config.tta)
     labelled = open_labelled(list(stores.values()), detector.offsets, repeats_edges=repeat_edges(runs.values()))
     items = held_out_by_all(runs.values(), labelled, bool(config.calibrate_on))
+    shift = first.label_shift[0] - detector.mask_shift[0], first.label_shift[1] - detector.mask_shift[1]
     calibrated = calibrate(
-        detector,
-        items,
+        [HeldOut(detector, items, shift)],
         EvaluationOptions(device, title="calibrate"),
-        shift=(first.label_shift[0] - detector.mask_shift[0], first.label_shift[1] - detector.mask_shift[1]),
         masks=masks,
         gates=gates if config.gate else None,
         gate_when=config.gate_when if config.gate else "never",

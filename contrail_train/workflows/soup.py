@@ -13,7 +13,7 @@ from contrail_train.config.settings import read_config
 from contrail_train.data.items import open_labelled
 from contrail_train.data.loader import load
 from contrail_train.data.training_data import TrainingData, open_training_data
-from contrail_train.evaluation.calibrate import GRID_WHEN, calibrate
+from contrail_train.evaluation.calibrate import GRID_WHEN, HeldOut, calibrate
 from contrail_train.evaluation.held_out import load_lenders, sample_stores
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Network
@@ -82,13 +82,8 @@ def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
             ALONE.say("warning: no record was held out by all runs: the threshold is 0.5")
         options = EvaluationOptions(where, title="calibrate")
         grid_when = GRID_WHEN[config.calibration.label_grid]
-        calibrated = calibrate(
-            averaged.detect,  # type: ignore[arg-type]
-            items,
-            options,
-            shift=averaged.label_offset,
-            grid_when=grid_when,
-        )
+        held_out = HeldOut(averaged.detect, items, averaged.label_offset)  # type: ignore[arg-type]
+        calibrated = calibrate([held_out], options, grid_when=grid_when)
         own = calibrations[0].copy()
         own.pop("taken_from", None)
         calibration = own | {

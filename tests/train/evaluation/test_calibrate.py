@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from contrail_data.logits import CODES
 from contrail_train.data.items import Items
 from contrail_train.evaluation import metrics
-from contrail_train.evaluation.calibrate import Calibrated, GridWhen, calibrate, choose_gate
+from contrail_train.evaluation.calibrate import Calibrated, GridWhen, HeldOut, calibrate, choose_gate
 from contrail_train.evaluation.score import EvaluationOptions, Scores, assign_folds, score, score_values
 from contrail_train.inference.detector import Detector, Network, View
 from contrail_train.inference.label_grid import centre_of_mass
@@ -39,7 +39,7 @@ def fitted(items: Items) -> Calibrated:
     detector = Detector(networks, MASKS[0], {"a": 1.0}, top_k=8).eval()
     options = EvaluationOptions(torch.device("cpu"), batch=5, title=None)
     gates = [{"a": 1.0}, {"b": 1.0}]
-    calibrated = calibrate(detector, items, options, shift=(0.0, 0.0), masks=MASKS, gates=gates, gate_when="best")
+    calibrated = calibrate([HeldOut(detector, items, (0.0, 0.0))], options, masks=MASKS, gates=gates, gate_when="best")
     assert calibrated.holdout["holdout_counts"] is not None
     return calibrated
 
@@ -188,7 +188,7 @@ def calibrated_on(items: Items, grid_when: GridWhen) -> Calibrated:
         top_k=8,
     ).eval()
     options = EvaluationOptions(torch.device("cpu"), batch=5, title=None)
-    return calibrate(detector, items, options, shift=(0.0, 0.0), gate_when="never", grid_when=grid_when)
+    return calibrate([HeldOut(detector, items, (0.0, 0.0))], options, gate_when="never", grid_when=grid_when)
 
 
 def test_a_learned_label_grid_is_used_where_its_cross_fitted_gain_is_proven(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,14 +68,13 @@ def test_a_run_on_all_records_takes_the_threshold_of_all_folds_together(
 
 def test_records_of_all_folds_decide_as_those_of_one_model_would(folds: list[Path]) -> None:
     """One model twice, with the halves of its records, is the model with all of them."""
-    from contrail_train.evaluation.calibrate import HeldOut, calibrate, calibrate_together
+    from contrail_train.evaluation.calibrate import HeldOut, calibrate
 
     model = load_model(folds[0], "cpu")
     items, options = held_out_records(model), EvaluationOptions(model.device, title=None)
     halves = [items[np.arange(0, 3)], items[np.arange(3, len(items))]]
-    parts = [HeldOut(model.detect, half, model.label_offset) for half in halves]
-    at_once = calibrate(model.detect, items, options, shift=model.label_offset)
-    assert calibrate_together(parts, options) == at_once
+    whole, *parts = [HeldOut(model.detect, part, model.label_offset) for part in (items, *halves)]
+    assert calibrate(parts, options) == calibrate([whole], options)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ together decide.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import RunConfig
@@ -40,22 +41,13 @@ def check_sources(config: RunConfig, data: TrainingData, mask_shift: Shift, rank
         ContrailError: If a model is not finished, differs in what its thresholds mean, or held out no contrail, or its
             stores are not at hand.
     """
-    ours = {
-        "composite": data.composite["channels"],
-        "label shift": [*data.label_shift, *mask_shift],
-        "top_k": config.top_k,
-        **_meaning(config),
-    }
+    ours = _meaning(config, data.composite, data.label_shift, mask_shift)
     positive = False
     for name in config.calibration.from_:
         model = load_without_symmetries(Path(name), "cpu")
         for path, theirs in _runs_of(Path(name)).items():
-            values = {
-                "composite": model.composite["channels"],
-                "label shift": [*model.label_shift, *model.mask_shift],
-                "top_k": model.decision.top_k,
-                **_meaning(theirs),
-            }
+            values = _meaning(theirs, model.composite, model.label_shift, model.mask_shift)
+            values["top_k"] = model.decision.top_k  # a pipeline has its own
             if differing := [key for key, value in values.items() if value != ours[key]]:
                 raise ContrailError(
                     f"calibration.from={name}: {path} differs from this run in {differing[0]}, so its thresholds mean "
@@ -112,9 +104,14 @@ def _runs_of(path: Path) -> dict[Path, RunConfig]:
     return {run: read_config(run / CONFIG) for run in runs}
 
 
-def _meaning(config: RunConfig) -> Mapping[str, object]:
+def _meaning(
+    config: RunConfig, composite: Mapping[str, Any], label_shift: Shift, mask_shift: Shift
+) -> dict[str, object]:
     """What the probabilities and record scores of a run mean."""
     return {
+        "composite": composite["channels"],
+        "label shift": [*label_shift, *mask_shift],
+        "top_k": config.top_k,
         "targets": config.data.targets,
         "heads": (config.model.head, config.model.score_head is not None, config.model.annotator_maps is not None),
     }

@@ -15,6 +15,7 @@ from contrail_train.models.decoders import build_decoder
 from contrail_train.models.encoder import Encoder, build_encoder
 from contrail_train.models.flow_stream import FlowStream
 from contrail_train.models.heads import MaskHead, RecordHead, ScoreHead, logit_of_mean
+from contrail_train.models.padding import Padding, enlarge, pad, resize
 from contrail_train.models.panels import Panels
 from contrail_train.models.point_rend import PointRend
 from contrail_train.models.temporal import build_mixer
@@ -148,56 +149,49 @@ class Segmenter(nn.Module):
         if (flow_btdhw is None) != (self.flow_stream is None):
             raise ValueError(f"this model takes {'no' if self.flow_stream is None else 'its'} flow beside the frames")
         x_btchw = x_btchw[:, self.seen]
-        # skips and upsampled features only fit each other if every halving is exact
-        both = 2 * self.rim
-        pad_y, pad_x = (both + -(side + both) % self.encoder.multiple for side in (height, width))
-        top, left = pad_y // 2, pad_x // 2
-        sides = left, pad_x - left, top, pad_y - top
-        features = self._features(_pad(x_btchw.transpose(0, 1).flatten(0, 1), sides), x_btchw.shape[1])
+        padding = Padding.to_multiple(height, width, self.encoder.multiple, self.rim)
+        features = self._features(pad(x_btchw.transpose(0, 1).flatten(0, 1), padding.sides), x_btchw.shape[1])
         if self.flow_stream is not None and flow_btdhw is not None:
-            motion = self._run(self.flow_stream, _pad_flow(flow_btdhw, sides))
+            motion = self._run(self.flow_stream, padding.pad_flow(flow_btdhw))
             for level, x_bchw in zip(self.flow_levels, motion, strict=True):
                 size_of_level = features[level].shape[2], features[level].shape[3]  # without padding, a pixel short
-                features[level] = features[level] + _resize(x_bchw, size_of_level)
-
-        def _at_size(logits_bkhw: Tensor, size: tuple[int, int] = size or (height, width)) -> Tensor:
-            padded = _resize(logits_bkhw, (height + pad_y, width + pad_x))
-            return _resize(padded[:, :, top : top + height, left : left + width], size)
-
-        def _at_own_size(logits_b1hw: Tensor) -> Tensor:
-            sides = zip(logits_b1hw.shape[2:], (height, width), (pad_y, pad_x), strict=True)
-            rows, columns = (max(round(n * side / (side + pad)), 1) for n, side, pad in sides)
-            return _at_size(logits_b1hw, (rows, columns)) if pad_y or pad_x else logits_b1hw
-
+                features[level] = features[level] + resize(x_bchw, size_of_level)
         output: Output = {}
         if self.decoder is not None:
-            *others, last_bchw = self._run(self.decoder, features, height + pad_y, width + pad_x)
-            heads = [self.mask_head, *([] if self.second_mask_head is None else [self.second_mask_head])]
-            heads += self.annotator_heads or []
-            maps = [head(last_bchw) for head in heads]
-            fine = maps
-            if self.point_rend is not None and self.training:
-                shares = width / (width + pad_x), height / (height + pad_y)
-                centre = (2 * left - pad_x) / (width + pad_x), (2 * top - pad_y) / (height + pad_y)
-                points = self.point_rend.at_drawn_points(maps[0], features[self.finest], shares, centre)
-                output["points_b1n"], output["places_bn2"] = points
-            elif self.point_rend is not None:
-                whole = height + pad_y, width + pad_x
-                fine = [self.point_rend.refine(maps[0], features[self.finest], whole), *maps[1:]]
-            sized = [_at_size(map_b1hw) for map_b1hw in fine]
-            if self.annotator_heads is not None and self.training:
-                output["annotators_bnhw"] = torch.cat(sized, dim=1)
-            else:
-                output["logits_b1hw"] = sized[0] if self.training or len(sized) == 1 else logit_of_mean(sized)
-            if self.second_mask_head is not None and self.training:
-                output["second_b1hw"] = sized[1]
-            if self.score_head is not None:
-                output["score_logit_b1"] = self.score_head(features[-1], logit_of_mean(maps).sigmoid())
-            if self.auxiliary_heads is not None and self.training:
-                maps = [head(x_bchw) for head, x_bchw in zip(self.auxiliary_heads, others, strict=True)]
-                output["auxiliary"] = [_at_own_size(x_b1hw) if self.own_sizes else _at_size(x_b1hw) for x_b1hw in maps]
+            output = self._masks(features, padding, size or (height, width))
         if self.record_head is not None:
             output["record_logit_b1"] = self.record_head(features[-1])
+        return output
+
+    def _masks(self, features: list[Tensor], padding: Padding, size: tuple[int, int]) -> Output:
+        """Decode features to masks of a size, and what is learned beside them."""
+        output: Output = {}
+        *others, last_bchw = self._run(self.decoder, features, *padding.size)  # type: ignore[arg-type]
+        heads = [self.mask_head, *([] if self.second_mask_head is None else [self.second_mask_head])]
+        heads += self.annotator_heads or []
+        maps = [head(last_bchw) for head in heads]
+        fine = maps
+        if self.point_rend is not None and self.training:
+            output["points_b1n"], output["places_bn2"] = self.point_rend.at_drawn_points(
+                maps[0], features[self.finest], padding.shares, padding.centre
+            )
+        elif self.point_rend is not None:
+            fine = [self.point_rend.refine(maps[0], features[self.finest], padding.size), *maps[1:]]
+        sized = [padding.cut(map_b1hw, size) for map_b1hw in fine]
+        if self.annotator_heads is not None and self.training:
+            output["annotators_bnhw"] = torch.cat(sized, dim=1)
+        else:
+            output["logits_b1hw"] = sized[0] if self.training or len(sized) == 1 else logit_of_mean(sized)
+        if self.second_mask_head is not None and self.training:
+            output["second_b1hw"] = sized[1]
+        if self.score_head is not None:
+            output["score_logit_b1"] = self.score_head(features[-1], logit_of_mean(maps).sigmoid())
+        if self.auxiliary_heads is not None and self.training:
+            coarse = [head(x_bchw) for head, x_bchw in zip(self.auxiliary_heads, others, strict=True)]
+            output["auxiliary"] = [
+                padding.cut_at_own_size(map_b1hw) if self.own_sizes else padding.cut(map_b1hw, size)
+                for map_b1hw in coarse
+            ]
         return output
 
     def _encode_neighbours_up_to_mixing(self, encoder: str) -> int:
@@ -243,11 +237,11 @@ class Segmenter(nn.Module):
         features = self.encoder(x_nchw.unflatten(0, (frames, -1))[self.labelled])
         coarse_nchw = functional.avg_pool2d(x_nchw, self.downscale)
         pad_y, pad_x = (-side % self.encoder.multiple for side in coarse_nchw.shape[2:])
-        coarse = self._run(self.encoder.with_kept_statistics, _pad(coarse_nchw, (0, pad_x, 0, pad_y)))
+        coarse = self._run(self.encoder.with_kept_statistics, pad(coarse_nchw, (0, pad_x, 0, pad_y)))
         for level, mixer in self.mixers.items():
             x_bchw, coarse_tbchw = features[int(level)], coarse[int(level)].unflatten(0, (frames, -1))
             change_bchw = self._run(mixer, coarse_tbchw) - coarse_tbchw[self.labelled]
-            features[int(level)] = x_bchw + _enlarge(change_bchw, self.downscale, x_bchw.shape[2:])
+            features[int(level)] = x_bchw + enlarge(change_bchw, self.downscale, x_bchw.shape[2:])
         return features
 
     def _run(self, part: Callable[..., Any], *inputs: Any) -> Any:
@@ -269,45 +263,6 @@ def _mixed_levels(levels: list[int] | None, used: set[int], deepest: int, encode
             "remove it"
         )
     return sorted(set(levels))
-
-
-def _pad(x_bchw: Tensor, sides: tuple[int, int, int, int]) -> Tensor:
-    """Reflect at the borders, or repeat the border if the image is too small to reflect."""
-    if not any(sides):
-        return x_bchw
-    fits = _reflects(sides, x_bchw.shape[2], x_bchw.shape[3])
-    return functional.pad(x_bchw, sides, mode="reflect" if fits else "replicate")
-
-
-def _reflects(sides: tuple[int, int, int, int], height: int, width: int) -> bool:
-    return max(sides[:2]) < width and max(sides[2:]) < height
-
-
-def _pad_flow(flow_btdhw: Tensor, sides: tuple[int, int, int, int]) -> Tensor:
-    """Continue flow beyond the borders as `_pad` continues images; where these are reflected, so are the vectors."""
-    height, width = flow_btdhw.shape[3:]
-    padded = _pad(flow_btdhw.flatten(1, 2), sides).unflatten(1, flow_btdhw.shape[1:3])
-    if not _reflects(sides, height, width):
-        return padded
-    down_h, right_w = (
-        functional.pad(padded.new_ones(side), pads, value=-1.0)
-        for side, pads in ((height, sides[2:]), (width, sides[:2]))
-    )
-    return torch.stack([padded[:, :, 0] * down_h[:, None], padded[:, :, 1] * right_w], dim=2)
-
-
-def _enlarge(x_bchw: Tensor, factor: int, size: torch.Size) -> Tensor:
-    """Repeat each pixel, and cut or repeat the borders at the bottom and on the right to a size."""
-    x_bchw = functional.interpolate(x_bchw, scale_factor=factor)
-    rows, columns = size
-    missing = max(columns - x_bchw.shape[3], 0), max(rows - x_bchw.shape[2], 0)
-    return _pad(x_bchw, (0, missing[0], 0, missing[1]))[:, :, :rows, :columns]
-
-
-def _resize(x_bchw: Tensor, size: tuple[int, int]) -> Tensor:
-    if x_bchw.shape[2:] == size:
-        return x_bchw
-    return functional.interpolate(x_bchw, tuple(size), mode="bilinear", align_corners=False)
 
 
 def build(

@@ -48,7 +48,7 @@ def test_errors_of_the_command_line_are_one_line(raw: Path, tmp_path: Path) -> N
         (("build-ash", raw, "--composite", "asch", "-o", tmp_path / "x.zarr"), "ash_cira"),
         (("inspect", tmp_path / "none.zarr"), "neither a store nor a name"),
         (("stats", raw), "zarr.json"),
-        (("preview", tmp_path / "s.zarr", "--record", "../../x"), "no record"),
+        (("preview", tmp_path / "s.zarr", "--record", "../../x", "-o", tmp_path / "out"), "no record"),
         (("build-ash", raw, "--size", 32, "--strict", "-o", tmp_path / "y.zarr"), "band_11.npy"),
     ]:
         failed = run_data(*args)

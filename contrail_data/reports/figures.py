@@ -35,7 +35,7 @@ _CHARACTER, _LINE, _TITLE_LINE = 7, 15, 20
 _GAP = 8
 _DEGREES, _SCALE = 52, 92
 """Room left of a panel for degrees, and right of it for a colour bar, pixels."""
-_ARROWS = 20
+_ARROWS = 18
 """Arrows along a panel."""
 _STYLES: dict[Theme | None, list[Any]] = {
     None: ["default"],
@@ -216,16 +216,24 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_motion(axes: Axes, motion: Motion) -> None:
-    """Draw an arrow for each cell of a grid, and below the image that of the legend, which is as long as a cell."""
+    """Draw an arrow for each cell of a grid, and below the image that of the legend, which is as long as two cells."""
     rows, columns = motion.flow_dyx.shape[1:]
     step = max(1, round(columns / _ARROWS))
     y, x = np.mgrid[step // 2 : rows : step, step // 2 : columns : step]
     down, right = motion.flow_dyx[:, y, x]
     arrows = axes.quiver(
-        *(x, y, right, down), angles="xy", scale_units="xy", scale=motion.pixels / step, color="white", width=0.003
+        *(x, y, right, down),
+        angles="xy",
+        scale_units="xy",
+        scale=motion.pixels / (2 * step),
+        color="white",
+        width=0.0025,
+        headwidth=4,
+        headlength=4,
+        headaxislength=4,
     )
     colour = rcParams["text.color"]
-    axes.quiverkey(_casing(arrows), 0.06, -0.03, motion.pixels, motion.legend, labelpos="E", color=colour)
+    axes.quiverkey(_casing(arrows), 0.13, -0.03, motion.pixels, motion.legend, labelpos="E", color=colour)
 
 
 def _outline(axes: Axes, mask: Mask, colour: str, factor: int) -> None:

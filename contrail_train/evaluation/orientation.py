@@ -103,9 +103,9 @@ def orientation_table(scores: Sequence[OrientationScore]) -> Table:
     for one in scores:
         shares = ("" if value is None else f"{value:.3f}" for value in (one["precision"], one["recall"]))
         low, high = one["difference_low"], one["difference_high"]
-        bounds = "" if low is None or high is None else f"{low:+z.3f} to {high:+z.3f}"
+        bounds = "" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
         first = one is scores[0]
-        changes = ["", ""] if first else [f"{one['difference']:+z.3f}", bounds]
+        changes = ["", ""] if first else [f"{one['difference']:+.3f}", bounds]
         rows.append([one["orientation"], f"{one['dice']:.3f}", *shares, *changes])
     header = ["images", "Dice", "precision", "recall", "less as stored", "95 %"]
     return Table(header, rows, "Dice by orientation of the images", {1: [one["dice"] for one in scores]})

@@ -134,3 +134,7 @@ class CalibrationConfig(Strict):
     """How masks come from the image's frame onto the grid of the labels: moved by the label shift; or by a convolution
     of 5 x 5 pixels that is learned from held-out labels, if the 95 % interval of the Dice that it gains there is above
     0. Whole scans stay in the image's frame."""
+
+    def _check_combination(self) -> None:
+        if twice := [name for name in self.from_ if self.from_.count(name) > 1]:
+            raise ValueError(f"calibration.from: names {twice[0]} twice, whose records would count twice; remove one")

@@ -106,6 +106,11 @@ def test_a_threshold_is_taken_from_elsewhere_only_without_a_hold_out() -> None:
         with_settings(RunConfig(), ["calibration.from=runs/a"])
 
 
+def test_the_held_out_records_of_a_model_are_not_counted_twice() -> None:
+    with pytest.raises(ContrailError, match="names runs/a twice"):
+        with_settings(RunConfig(), ["data.holdout=0", "calibration.from=[runs/a,runs/b,runs/a]"])
+
+
 def test_a_setting_that_is_a_word_of_python_is_written_and_read_as_such() -> None:
     config = with_settings(RunConfig(), ["data.holdout=0", "calibration.from=runs/a"])
     assert config.calibration.from_ == ["runs/a"]

@@ -4,6 +4,7 @@ import io
 import os
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,6 +16,9 @@ from contrail_data.errors import BadRecord
 from contrail_data.storage.files import first_line, open_regular
 
 _MAX_HEADER = 4096
+_PARSING = Lock()
+"""numpy parses headers as Python literals. Python 3.11.7 cannot do that in two threads at once: now and then it raises
+SystemError (https://github.com/python/cpython/issues/106905), and a sound file was taken for a damaged one."""
 
 
 def read_npy(
@@ -91,7 +95,8 @@ def _parse_header(content: bytes, first_version: bool) -> tuple[tuple[int, ...],
     try:
         npy_format.read_magic(file)
         read = npy_format.read_array_header_1_0 if first_version else npy_format.read_array_header_2_0
-        return read(file, max_header_size=_MAX_HEADER)
+        with _PARSING:
+            return read(file, max_header_size=_MAX_HEADER)
     except Exception as error:  # numpy evaluates it as a Python literal, which fails in many ways
         raise ValueError(str(error) or type(error).__name__) from None
 

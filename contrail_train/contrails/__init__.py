@@ -1,6 +1,7 @@
 """From probability maps to single contrails, without torch.
 
-`cleaning` turns probabilities into a mask: a threshold, then optional steps that remove or add regions. `shapes` turns
-each region of a mask into a contrail with an outline, length, width and bearing, and contrails into GeoJSON features;
-`centre_line` finds the line along the middle of a region. The room knows fixed grids, but neither models nor files.
+`cleaning` turns probabilities into a mask: a threshold, then optional steps that remove or add regions. `instances`
+turns a mask into single contrails of an image, each with a number, a centre line and measures in pixels; `centre_line`
+finds the line along the middle of a region. `shapes` takes them to the Earth, with an outline, length, width and
+bearing, and to GeoJSON features. The room knows fixed grids, but neither models nor files.
 """

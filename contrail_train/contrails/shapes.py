@@ -1,4 +1,4 @@
-"""A mask as contrails on the Earth: each region with its centre line, outline, length, width and bearing."""
+"""Contrails on the Earth: each contrail of an image with its centre line, outline, length, width and bearing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from shapely.geometry.polygon import orient
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid
-from contrail_train.contrails.centre_line import Points, centre_line
-from contrail_train.contrails.cleaning import EIGHT_CONNECTED
+from contrail_train.contrails.centre_line import Points
+from contrail_train.contrails.instances import Instance, Instances, connected
 
 GEOD = Geod(ellps="GRS80")
 """The ellipsoid of ABI's fixed grid; within a tenth of a millimetre of WGS84."""
@@ -32,7 +32,7 @@ class Contrail:
     outline: MultiPolygon
     """Longitude and latitude along the edge, rings by the right-hand rule."""
     properties: dict[str, Any]
-    """As in GeoJSON, see `contrails`."""
+    """As in GeoJSON, see `trace`."""
 
 
 def contrails(
@@ -44,14 +44,9 @@ def contrails(
     satellite: str,
     altitude: float | None = None,
 ) -> list[Contrail]:
-    """Trace the contrails of a mask.
+    """Trace the regions of a mask.
 
     A centre line follows the longest path through its region: the two longest arms of a fork, half of a ring.
-
-    The properties are id (number of the region, from 1), length_km (of the centre line), width_km (area over length),
-    orientation_deg (bearing at the middle of the centre line, 0 to 180 from north), mean_probability, max_probability,
-    pixels, time (when the mean row was scanned, UTC; None if that is not known), satellite and, if positions are
-    corrected for parallax, altitude_m.
 
     Args:
         mask_yx: Mask on the fixed grid, bool (y, x).
@@ -59,47 +54,88 @@ def contrails(
         grid: The fixed grid.
         row_time: When each row was scanned, UTC, datetime64 (y).
         satellite: Name of the satellite.
-        altitude: Altitude of the contrails in metres, to correct their positions for parallax. None leaves positions
-            where the line of sight meets the ellipsoid.
+        altitude: As in `trace`.
 
     Returns:
-        One contrail for each 8-connected region, except for regions that extend beyond the Earth's limb.
+        One contrail for each 8-connected region, as of `trace`.
 
     Raises:
         ContrailError: If mask, probability, times and grid differ in shape.
     """
-    shape = (grid.height, grid.width)
-    if mask_yx.shape != shape or probability_yx.shape != shape or row_time.shape != shape[:1]:
-        sizes = f"mask {mask_yx.shape}, probability {probability_yx.shape}, times {row_time.shape}, grid {shape}"
+    instances = connected(mask_yx, probability_yx)
+    return trace(instances, probability_yx, grid, row_time=row_time, satellite=satellite, altitude=altitude)
+
+
+def trace(
+    instances: Instances,
+    probability_yx: npt.NDArray[np.float32],
+    grid: FixedGrid,
+    *,
+    row_time: npt.NDArray[np.datetime64],
+    satellite: str,
+    altitude: float | None = None,
+) -> list[Contrail]:
+    """Trace contrails of an image on the Earth.
+
+    The properties are id (number of the contrail, from 1), length_km (of the centre line), width_km (area over length),
+    orientation_deg (bearing at the middle of the centre line, 0 to 180 from north), confidence, mean_probability,
+    max_probability, pixels, time (when the mean row was scanned, UTC; None if that is not known), satellite and, if
+    positions are corrected for parallax, altitude_m.
+
+    Args:
+        instances: The contrails on the fixed grid.
+        probability_yx: Probability of a contrail, (y, x).
+        grid: The fixed grid.
+        row_time: When each row was scanned, UTC, datetime64 (y).
+        satellite: Name of the satellite.
+        altitude: Altitude of the contrails in metres, to correct their positions for parallax. None leaves positions
+            where the line of sight meets the ellipsoid.
+
+    Returns:
+        The contrails, except for those that extend beyond the Earth's limb.
+
+    Raises:
+        ContrailError: If labels, probability, times and grid differ in shape.
+    """
+    labels_yx, shape = instances.labels_yx, (grid.height, grid.width)
+    if labels_yx.shape != shape or probability_yx.shape != shape or row_time.shape != shape[:1]:
+        sizes = f"mask {labels_yx.shape}, probability {probability_yx.shape}, times {row_time.shape}, grid {shape}"
         raise ContrailError(f"{sizes}: shapes differ; cut all of them to one window")
-    labels, _ = ndimage.label(mask_yx, EIGHT_CONNECTED)
     traced = []
-    for number, window in enumerate(ndimage.find_objects(labels), 1):
-        inside_yx = labels[window] == number
+    windows = ndimage.find_objects(labels_yx)
+    for instance in instances.instances:
+        window = windows[instance.number - 1]
+        inside_yx = labels_yx[window] == instance.number
         top, left = window[0].start, window[1].start
-        y, x = np.nonzero(inside_yx)
-        line = _on_earth(LineString(centre_line(y, x)[:, ::-1] + np.array([left, top])), grid, altitude)
+        line = _on_earth(LineString(instance.line[:, ::-1]), grid, altitude)
         outline = _on_earth(_outline(inside_yx, top, left), grid, altitude)
         if not np.isfinite(shapely.get_coordinates([line, outline])).all():
             continue  # at the very limb
         near = line.coords[0][0]
         line, outline = _unwrap(line, near), MultiPolygon([orient(part) for part in _unwrap(outline, near).geoms])
-        length = GEOD.geometry_length(line)
-        p = probability_yx[window][inside_yx]
-        time = row_time[round(float(y.mean())) + top]
-        properties = {
-            "id": number,
-            "length_km": round(length / 1e3, 2),
-            "width_km": round(GEOD.geometry_area_perimeter(outline)[0] / length / 1e3, 2),
-            "orientation_deg": round(_orientation(np.array(line.coords)), 1) % 180,
-            "mean_probability": round(float(p.mean(dtype=np.float64)), 4),
-            "max_probability": round(float(p.max()), 4),
-            "pixels": len(y),
-            "time": None if np.isnat(time) else f"{np.datetime_as_string(time, 's')}Z",
-            "satellite": satellite,
-        }
+        properties = _properties(instance, line, outline, probability_yx[window][inside_yx])
+        time = row_time[round(float(np.nonzero(inside_yx)[0].mean())) + top]
+        properties["time"] = None if np.isnat(time) else f"{np.datetime_as_string(time, 's')}Z"
+        properties["satellite"] = satellite
         traced.append(Contrail(line, outline, properties | ({"altitude_m": altitude} if altitude is not None else {})))
     return traced
+
+
+def _properties(
+    instance: Instance, line: LineString, outline: MultiPolygon, probability: npt.NDArray[np.float32]
+) -> dict[str, Any]:
+    """What is measured of a contrail with a line and an outline in degrees, and the probabilities of its pixels."""
+    length = GEOD.geometry_length(line)
+    return {
+        "id": instance.number,
+        "length_km": round(length / 1e3, 2),
+        "width_km": round(GEOD.geometry_area_perimeter(outline)[0] / length / 1e3, 2),
+        "orientation_deg": round(_orientation(np.array(line.coords)), 1) % 180,
+        "confidence": round(instance.confidence, 4),
+        "mean_probability": round(float(probability.mean(dtype=np.float64)), 4),
+        "max_probability": round(float(probability.max()), 4),
+        "pixels": instance.pixels,
+    }
 
 
 def to_features(traced: Sequence[Contrail]) -> list[dict[str, Any]]:

@@ -1,0 +1,116 @@
+"""Single contrails of an image, in pixels: a number for each in a label image, and what is measured of each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from contrail_data.errors import ContrailError
+from contrail_train.contrails.centre_line import Points, centre_line
+from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
+
+Probability = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """One contrail of an image."""
+
+    number: int
+    """Its value in the label image, from 1."""
+    line: Points
+    """Fractional rows and columns along the middle, float64 (vertex, 2)."""
+    length: float
+    """Length of the line (pixel)."""
+    width: float
+    """Mean width: number of pixels over length."""
+    orientation: float
+    """Direction at the middle of the line in degrees, from 0 to below 180: clockwise from straight up, so that 0 runs
+    along a column and 90 along a row. On an image with north up, this is the bearing."""
+    confidence: float
+    """Probability that it is a contrail, 0 to 1: calibrated, or the mean probability of its pixels."""
+    pixels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances:
+    """The contrails of an image. No pixel belongs to two of them."""
+
+    labels_yx: Labels
+    """Number of the contrail that each pixel belongs to, int32 (y, x); 0 is the background."""
+    instances: Sequence[Instance]
+    """The contrails, in order of their numbers."""
+
+
+def connected(mask_yx: Mask, probability_yx: Probability) -> Instances:
+    """Take each 8-connected region of a mask as one contrail.
+
+    Args:
+        mask_yx: Mask, bool (y, x).
+        probability_yx: Probability of a contrail, same shape.
+
+    Returns:
+        The contrails, numbered in order of their first pixels.
+
+    Raises:
+        ContrailError: If the shapes differ.
+    """
+    _check_shapes(mask_yx, probability_yx)
+    labels_yx = ndimage.label(mask_yx, EIGHT_CONNECTED)[0].astype(np.int32)
+    instances = []
+    for number, window in enumerate(ndimage.find_objects(labels_yx), 1):
+        y, x = np.nonzero(labels_yx[window] == number)
+        origin = np.array([window[0].start, window[1].start])
+        p = probability_yx[window][y, x]
+        instances.append(_measure(number, centre_line(y, x) + origin, p))
+    return Instances(labels_yx=labels_yx, instances=instances)
+
+
+def separate(probability_yx: Probability, *, threshold: float) -> Instances:
+    """Separate a probability map into single contrails.
+
+    Args:
+        probability_yx: Probability of a contrail, 0 to 1, float (y, x); NaN where there is no data.
+        threshold: Probability from which a pixel belongs to a contrail.
+
+    Returns:
+        The contrails.
+    """
+    return connected(probability_yx >= threshold, probability_yx)
+
+
+def orientation(line: Points) -> float:
+    """Measure the direction of a line at its middle.
+
+    Args:
+        line: Rows and columns of at least two vertices.
+
+    Returns:
+        Degrees as in `Instance.orientation`, of the chord over the middle 30 % of the length: more than the error of a
+        vertex, and less than the length of a bend.
+    """
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
+    y, x = (np.interp(along[-1] * np.array([0.35, 0.65]), along, values) for values in line.T)
+    return float(np.degrees(np.arctan2(x[1] - x[0], y[0] - y[1]))) % 180
+
+
+def _measure(number: int, line: Points, probability: Probability) -> Instance:
+    """Measure a contrail with a centre line and the probabilities of its pixels."""
+    length = float(np.hypot(*np.diff(line, axis=0).T).sum())
+    return Instance(
+        number=number,
+        line=line,
+        length=length,
+        width=len(probability) / length,
+        orientation=orientation(line),
+        confidence=float(probability.mean(dtype=np.float64)),
+        pixels=len(probability),
+    )
+
+
+def _check_shapes(mask_yx: Mask, probability_yx: Probability) -> None:
+    if mask_yx.ndim != 2 or mask_yx.shape != probability_yx.shape:
+        shapes = f"mask {mask_yx.shape}, probability {probability_yx.shape}"
+        raise ContrailError(f"{shapes}: differ or are not (y, x); cut all of them to one window")

@@ -92,9 +92,9 @@ def exit_codes_page() -> str:
 
 def settings_page() -> str:
     """List every setting of a run with its default, what it takes and what it means."""
+    from contrail_data.settings import group_of, setting_fields, takes
+    from contrail_data.strict import plain
     from contrail_train.config.schema import RunConfig
-    from contrail_train.config.settings import group_of, setting_fields, takes
-    from contrail_train.config.strict import plain
 
     lines = [
         "# Settings of a run",
@@ -118,9 +118,9 @@ def settings_page() -> str:
 
 def presets_page() -> str:
     """List presets by family, and pipelines, with the notes' verdicts, our measurements, and costs as shipped."""
+    from contrail_data.strict import plain
     from contrail_train.config.pipelines import PIPELINES
     from contrail_train.config.presets import FAMILIES, PRESETS, cost_key, get_config, shipped_costs
-    from contrail_train.config.strict import plain
 
     costs = shipped_costs()
     lines = [

@@ -4,17 +4,18 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
+from contrail_data.settings import listed, parse_assignment, validated
 from contrail_data.storage.documents import read_document
+from contrail_data.strict import Strict
 from contrail_train.config.presets import PRESETS, Described, get_config, no_such
 from contrail_train.config.schema import Pixels, RunConfig
-from contrail_train.config.settings import listed, parse_assignment, validated, with_values
-from contrail_train.config.strict import Strict
+from contrail_train.config.settings import with_values
 from contrail_train.config.training import MASK_TERMS
 
 
@@ -38,6 +39,7 @@ class Stage(Strict):
 class PipelineConfig(Strict):
     """All settings of a pipeline."""
 
+    shown_by: ClassVar[str] = "contrail-train presets show unet2d_v2"
     preset: str = "unet2d_v2"
     """Name of the pipeline, or of the file, that these settings started from."""
     stages: dict[str, Stage] = Field(min_length=1)

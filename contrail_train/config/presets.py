@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from contrail_data.errors import ContrailError
+from contrail_data.settings import validated
 from contrail_data.storage.documents import read_document
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import validated, values_by_key, with_values
+from contrail_train.config.settings import values_by_key, with_values
 
 COSTS = Path(__file__).with_name("preset_costs.json")
 NOT_THE_NETWORK = {"pretrained", "freeze", "freeze_epochs", "checkpoint_activations"}

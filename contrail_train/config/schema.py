@@ -7,14 +7,14 @@ themselves in modules of their own; what several groups have to say about each o
 The string below each field is its description: `contrail-train presets show` and the reference documentation print it.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
+from contrail_data.strict import Strict, needs
 from contrail_train.config.augment import AugmentConfig
 from contrail_train.config.data import DataConfig
 from contrail_train.config.model import ModelConfig
-from contrail_train.config.strict import Strict, needs
 from contrail_train.config.training import MASK_TERMS, CalibrationConfig, LossConfig, OptimConfig
 
 FORMAT: Final = 2
@@ -26,6 +26,7 @@ Pixels = Annotated[int, Field(ge=1, le=2**24)]
 class RunConfig(Strict):
     """All settings of a run."""
 
+    shown_by: ClassVar[str] = "contrail-train presets show unet2d"
     format: int = Field(FORMAT, ge=FORMAT, le=FORMAT)
     """Version of the layout of these settings."""
     preset: str = "unet2d"

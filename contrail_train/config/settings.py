@@ -1,45 +1,28 @@
-"""Settings from YAML files and `--set key=value`, and back to YAML; every refusal says what to give instead."""
+"""Settings of runs from YAML files and `--set key=value`, and back to YAML."""
 
-import difflib
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import Enum
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.documents import load_document, read_document
+from contrail_data.settings import (
+    fields_of,
+    group_of,
+    listed,
+    parse_assignment,
+    setting_fields,
+    takes,
+    unknown_setting,
+    validated,
+)
+from contrail_data.storage.documents import read_document
+from contrail_data.strict import Strict, plain
 from contrail_train.config.schema import FORMAT, RunConfig
-from contrail_train.config.strict import Strict, plain
 
 WIDTH = 110  # columns of explanations
-Group = TypeVar("Group", bound=Strict)
-
-
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """Split the `key=value` of a `--set` option.
-
-    Args:
-        text: The option's argument; the value is YAML.
-
-    Returns:
-        Key and value.
-
-    Raises:
-        ContrailError: If there is no key, no `=`, or the value is not YAML.
-    """
-    key, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not key:
-        raise ContrailError(f"--set {text!r}: not a setting; write key=value, for example --set epochs=3")
-    try:
-        return key, load_document(value)
-    except ValueError:
-        raise ContrailError(f"--set {key}: {value!r} is not a YAML value; quote it") from None
 
 
 def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
@@ -76,7 +59,7 @@ def with_values(config: RunConfig, values: Iterable[tuple[str, Any]], where: str
     tree, fields = config.model_dump(mode="json"), dict(setting_fields(RunConfig))
     for key, value in values:
         if key not in fields:
-            raise ContrailError(f"{where}: {_unknown(RunConfig, key)}")
+            raise ContrailError(f"{where}: {unknown_setting(RunConfig, key)}")
         branch, (*groups, name) = tree, key.split(".")
         for group in groups:
             if branch[group] is None:
@@ -84,43 +67,6 @@ def with_values(config: RunConfig, values: Iterable[tuple[str, Any]], where: str
             branch = branch[group]
         branch[name] = listed(fields[key], value)
     return validated(RunConfig, tree, where)
-
-
-def listed(field: FieldInfo, value: Any) -> Any:
-    """Let a list of one text be given without brackets.
-
-    Args:
-        field: The setting.
-        value: Its plain value.
-
-    Returns:
-        The value, in a list if it is a text and the setting takes a list.
-    """
-    return [value] if get_origin(field.annotation) is list and isinstance(value, str) else value
-
-
-def validated(model: type[Group], tree: Any, where: str) -> Group:
-    """Check plain data against a schema; settings that are missing have their defaults.
-
-    Args:
-        model: The schema.
-        tree: Plain data, as read from YAML.
-        where: Name of their origin, for messages.
-
-    Returns:
-        An instance of the schema.
-
-    Raises:
-        ContrailError: If the data do not fit; the message names the first wrong key and what it takes.
-    """
-    if not isinstance(tree, dict):
-        raise ContrailError(
-            f"{where}: not a file of settings; write lines `key: value` as `contrail-train presets show` prints them"
-        )
-    try:
-        return model.model_validate(tree)
-    except ValidationError as error:
-        raise ContrailError(f"{where}: {_refusal(model, error)}") from None
 
 
 def read_config(path: Path) -> RunConfig:
@@ -219,134 +165,3 @@ def values_by_key(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         is_group = isinstance(value, dict) and value
         values |= values_by_key(value, f"{prefix}{key}.") if is_group else {prefix + key: value}
     return values
-
-
-def known_keys(model: type[Strict]) -> list[str]:
-    """List every single setting.
-
-    Args:
-        model: The schema.
-
-    Returns:
-        Dotted keys in the order of the schema.
-    """
-    return [key for key, field in setting_fields(model) if group_of(field) is None]
-
-
-def fields_of(model: type[Strict]) -> dict[str, FieldInfo]:
-    """List the settings of a group.
-
-    Args:
-        model: The schema of the group.
-
-    Returns:
-        Fields by key, which is the field's alias where its name is a word of Python.
-    """
-    return {field.alias or name: field for name, field in model.model_fields.items()}
-
-
-def setting_fields(model: type[Strict], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Go through a schema.
-
-    Args:
-        model: The schema.
-        prefix: Put before each key.
-
-    Yields:
-        Every dotted key with its field, a group before its settings.
-    """
-    for name, field in fields_of(model).items():
-        yield prefix + name, field
-        if group := group_of(field):
-            yield from setting_fields(group, f"{prefix}{name}.")
-
-
-def group_of(field: FieldInfo) -> type[Strict] | None:
-    """Return the schema of a group of settings, or of the groups in a dictionary by name.
-
-    Args:
-        field: A field of a schema.
-
-    Returns:
-        The schema of the group; None for a single setting.
-    """
-    kinds = (field.annotation, *get_args(field.annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Strict)), None)
-
-
-def takes(field: FieldInfo) -> str:
-    """Describe the values that a setting takes.
-
-    Args:
-        field: The setting.
-
-    Returns:
-        Words such as "a whole number from 1, or null".
-    """
-    return _words(field.annotation, field.metadata)
-
-
-_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
-_BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "to below {}"}
-
-
-def _words(kind: Any, limits: Sequence[Any]) -> str:
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        limits = [*limits, *parts[1:]]
-        return _words(parts[0], [x for limit in limits for x in getattr(limit, "metadata", [limit])])
-    if origin is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
-        return " or ".join(", ".join(map(str, parts or kind)).rsplit(", ", 1))
-    if origin in (UnionType, Union):
-        return ", or ".join(_words(part, limits if part is not NoneType else []) for part in parts)
-    if origin is list:
-        least = next((n for x in limits if (n := getattr(x, "min_length", None))), 0)
-        return f"a list{f' of {least} or more' if least else ''}, each entry {_words(parts[0], [])}"
-    if origin is tuple:
-        return f"[{', '.join(_KINDS[part] for part in parts)}]"
-    bounds = [(text, getattr(x, key, None)) for key, text in _BOUNDS.items() for x in limits]
-    words = [
-        text.format(f"{bound:g}" if isinstance(bound, float) else bound) for text, bound in bounds if bound is not None
-    ]
-    return " ".join([_KINDS.get(kind, "a group of settings"), *words])
-
-
-def _refusal(model: type[Strict], error: ValidationError) -> str:
-    """What is wrong with plain data, and what to give instead."""
-    errors = error.errors()
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return _unknown(model, key)
-    if first["type"] == "value_error":  # by the schema's own validators, whose messages name key and remedy
-        return str(first["ctx"]["error"])
-    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
-        return f"{key}: missing; give it"
-    group: type[Strict] | None = model
-    path: list[str] = []
-    field: FieldInfo | None = None
-    for part in first["loc"]:  # which continues beyond the setting in lists and unions
-        if group and part in fields_of(group):
-            field, path = fields_of(group)[str(part)], [*path, str(part)]
-            group = group_of(field) or group
-    assert field is not None
-    key, value = ".".join(path), plain(first["input"])[:60]
-    if (inner := group_of(field)) is None:
-        return f"{key}: cannot be {value!r}; give {takes(field)}"
-    off = ", or null to switch it off" if NoneType in get_args(field.annotation) else ""
-    example = next(iter(fields_of(inner)))
-    return f"{key}: is a group of settings, not {value!r}; set {key}.{example} or another of them{off}"
-
-
-def _unknown(model: type[Strict], key: str) -> str:
-    """Refuse a key, naming those that may be meant."""
-    keys = known_keys(model)
-    by_name: dict[str, list[str]] = {}
-    for known in keys:
-        by_name.setdefault(known.rpartition(".")[2], []).append(known)
-    name = key.rpartition(".")[2]
-    names = [name] if name in by_name else difflib.get_close_matches(name, by_name, 2, 0.75)
-    near = [full for match in names for full in by_name[match]] or difflib.get_close_matches(key, keys, 1, 0.6)
-    show = f"`contrail-train presets show {model.model_fields['preset'].default}`"
-    hint = f"did you mean {' or '.join(near)}?" if near else f"{show} prints all keys"
-    return f"there is no setting {key!r}; {hint}"

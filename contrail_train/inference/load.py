@@ -11,9 +11,10 @@ import torch
 from contrail_data.composites import channel_indices, from_dict, stack
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import Symmetries
+from contrail_data.settings import validated
 from contrail_data.storage.documents import read_document
 from contrail_train.config.pipelines import PipelineConfig
-from contrail_train.config.settings import read_config, validated
+from contrail_train.config.settings import read_config
 from contrail_train.inference.detector import Detector, Network, Weights, single_network_detector, view_of
 from contrail_train.inference.exported import load_exported
 from contrail_train.inference.predictor import Predictor

@@ -24,13 +24,14 @@ from typing_extensions import TypedDict  # pydantic does not take that of Python
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.labels.write import write_labels
+from contrail_data.settings import validated
 from contrail_data.splits.folds import make_folds
 from contrail_data.storage.files import write_atomically, write_csv
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import Kind, kind_of
 from contrail_train.config.data import DataConfig, PseudoConfig
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import differences, validated
+from contrail_train.config.settings import differences
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.intervals import difference_interval
 from contrail_train.inference.load import load_model

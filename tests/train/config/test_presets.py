@@ -15,11 +15,12 @@ import torch
 import yaml
 
 from contrail_data.composites import get_composite
+from contrail_data.settings import validated
 from contrail_data.store.settings import StoreSettings
 from contrail_train.config.model import RecordHeadConfig
 from contrail_train.config.presets import FAMILIES, PRESETS, cost_key, get_config, shipped_costs
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import differences, to_explained_yaml, validated, with_settings, with_values
+from contrail_train.config.settings import differences, to_explained_yaml, with_settings, with_values
 from contrail_train.models.segmenter import build
 from helpers.cli import run_train
 from helpers.records import write_record

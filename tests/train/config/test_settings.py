@@ -8,19 +8,11 @@ import pytest
 import yaml
 
 from contrail_data.errors import ContrailError
+from contrail_data.settings import group_of, setting_fields, takes, validated
 from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
 from contrail_train.config.presets import PRESETS, get_config
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import (
-    group_of,
-    read_config,
-    setting_fields,
-    takes,
-    to_explained_yaml,
-    to_yaml,
-    validated,
-    with_settings,
-)
+from contrail_train.config.settings import read_config, to_explained_yaml, to_yaml, with_settings
 
 
 @pytest.mark.parametrize(

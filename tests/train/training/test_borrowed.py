@@ -10,10 +10,11 @@ import pytest
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
+from contrail_data.settings import known_keys, validated
 from contrail_train.cli.common import print_holdout
 from contrail_train.config.presets import get_config
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import known_keys, to_explained_yaml, validated, with_settings
+from contrail_train.config.settings import to_explained_yaml, with_settings
 from contrail_train.evaluation.held_out import calibrate_on_held_out, held_out_records
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.load import load_model

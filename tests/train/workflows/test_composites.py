@@ -9,10 +9,10 @@ import pytest
 
 from contrail_data.composites import get_composite
 from contrail_data.errors import ContrailError
+from contrail_data.settings import parse_assignment
 from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
 from contrail_train.config.pipelines import PipelineConfig
-from contrail_train.config.settings import parse_assignment
 from contrail_train.inference.load import load_model
 from contrail_train.workflows.pipeline import train_pipeline
 from helpers.runs import SHORT

@@ -1,7 +1,7 @@
 """A strict group of settings, and how it refuses a setting that has no effect."""
 
 import json
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -34,6 +34,8 @@ class Strict(BaseModel):
         strict=True,
         serialize_by_alias=True,
     )
+    shown_by: ClassVar[str] = ""
+    """The command that prints all keys of settings of this kind, for messages."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,0 +1,316 @@
+"""Plain data and `--set key=value` against a strict schema; every refusal says what to give instead.
+
+A schema is a subclass of `contrail_data.strict.Strict`. An entry of a list may be one of several groups, which its key
+`kind` distinguishes; such an entry is addressed by its index, as in `sources.0.path`.
+"""
+
+import copy
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from contrail_data.errors import ContrailError
+from contrail_data.storage.documents import load_document
+from contrail_data.strict import Strict, plain
+
+Group = TypeVar("Group", bound=Strict)
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Split the `key=value` of a `--set` option.
+
+    Args:
+        text: The option's argument; the value is YAML.
+
+    Returns:
+        Key and value.
+
+    Raises:
+        ContrailError: If there is no key, no `=`, or the value is not YAML.
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise ContrailError(f"--set {text!r}: not a setting; write key=value, for example --set epochs=3")
+    try:
+        return key, load_document(value)
+    except ValueError:
+        raise ContrailError(f"--set {key}: {value!r} is not a YAML value; quote it") from None
+
+
+def assigned(tree: Any, values: Iterable[tuple[str, Any]]) -> Any:
+    """Change values of plain data, which are not checked against a schema.
+
+    Args:
+        tree: Plain data, as read from YAML, which stay as they are.
+        values: Dotted keys and plain values; the entries of a list have the keys 0, 1 and so on.
+
+    Returns:
+        The changed data.
+
+    Raises:
+        ContrailError: If a key leads into a value that has no keys, or to an entry that a list does not have.
+    """
+    tree = copy.deepcopy(tree)
+    for key, value in values:
+        branch: Any = tree
+        *groups, name = key.split(".")
+        for depth, part in enumerate([*groups, name]):
+            within = ".".join(groups[:depth]) or "the file"
+            if isinstance(branch, list):
+                if not part.isdecimal() or int(part) >= len(branch):
+                    entries = f"the entries 0 to {len(branch) - 1}" if branch else "no entries"
+                    raise ContrailError(f"--set {key}: {within} has {entries}; correct the key")
+                index: Any = int(part)
+            elif isinstance(branch, dict):
+                index = part
+            else:
+                raise ContrailError(f"--set {key}: {within} is {plain(branch)[:60]!r}, without keys; set that as one")
+            if depth == len(groups):
+                branch[index] = value
+            elif isinstance(branch, dict):
+                branch = branch.setdefault(index, {})
+            else:
+                branch = branch[index]
+    return tree
+
+
+def listed(field: FieldInfo, value: Any) -> Any:
+    """Let a list of one text be given without brackets.
+
+    Args:
+        field: The setting.
+        value: Its plain value.
+
+    Returns:
+        The value, in a list if it is a text and the setting takes a list.
+    """
+    return [value] if get_origin(field.annotation) is list and isinstance(value, str) else value
+
+
+def validated(model: type[Group], tree: Any, where: str) -> Group:
+    """Check plain data against a schema; settings that are missing have their defaults.
+
+    Args:
+        model: The schema.
+        tree: Plain data, as read from YAML.
+        where: Name of their origin, for messages.
+
+    Returns:
+        An instance of the schema.
+
+    Raises:
+        ContrailError: If the data do not fit; the message names the first wrong key and what it takes.
+    """
+    if not isinstance(tree, dict):
+        raise ContrailError(
+            f"{where}: not a file of settings; write lines `key: value` as `{model.shown_by}` prints them"
+        )
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ContrailError(f"{where}: {_refusal(model, error)}") from None
+
+
+def known_keys(model: type[Strict]) -> list[str]:
+    """List every single setting.
+
+    Args:
+        model: The schema.
+
+    Returns:
+        Dotted keys in the order of the schema.
+    """
+    return [key for key, field in setting_fields(model) if group_of(field) is None]
+
+
+def fields_of(model: type[Strict]) -> dict[str, FieldInfo]:
+    """List the settings of a group.
+
+    Args:
+        model: The schema of the group.
+
+    Returns:
+        Fields by key, which is the field's alias where its name is a word of Python.
+    """
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def setting_fields(model: type[Strict], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Go through a schema.
+
+    Args:
+        model: The schema.
+        prefix: Put before each key.
+
+    Yields:
+        Every dotted key with its field, a group before its settings.
+    """
+    for name, field in fields_of(model).items():
+        yield prefix + name, field
+        if group := group_of(field):
+            yield from setting_fields(group, f"{prefix}{name}.")
+
+
+def group_of(field: FieldInfo) -> type[Strict] | None:
+    """Return the schema of a group of settings, or of the groups in a dictionary by name.
+
+    Args:
+        field: A field of a schema.
+
+    Returns:
+        The schema of the group; None for a single setting.
+    """
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Strict)), None)
+
+
+def variants_of(field: FieldInfo) -> dict[str, type[Strict]]:
+    """Return the schemas of the groups in a list whose entries are of several kinds.
+
+    Args:
+        field: A field of a schema.
+
+    Returns:
+        Schemas by the value of their key `kind`; empty for any other setting.
+    """
+    pending, found = list(get_args(field.annotation)), {}
+    while pending:
+        kind = pending.pop(0)
+        if isinstance(kind, type) and issubclass(kind, Strict) and "kind" in kind.model_fields:
+            found[str(get_args(kind.model_fields["kind"].annotation)[0])] = kind
+        pending += get_args(kind)
+    return found
+
+
+def takes(field: FieldInfo) -> str:
+    """Describe the values that a setting takes.
+
+    Args:
+        field: The setting.
+
+    Returns:
+        Words such as "a whole number from 1, or null".
+    """
+    return _words(field.annotation, field.metadata)
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
+_BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "to below {}"}
+
+
+def _words(kind: Any, limits: Sequence[Any]) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if stated := next((limit for limit in limits if isinstance(limit, Takes)), None):
+        return stated.words
+    if origin is Annotated:
+        limits = [*limits, *parts[1:]]
+        return _words(parts[0], [x for limit in limits for x in getattr(limit, "metadata", [limit])])
+    if origin is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
+        return " or ".join(", ".join(map(str, parts or kind)).rsplit(", ", 1))
+    if origin in (UnionType, Union):
+        return ", or ".join(_words(part, limits if part is not NoneType else []) for part in parts)
+    if origin is list:
+        least = next((n for x in limits if (n := getattr(x, "min_length", None))), 0)
+        return f"a list{f' of {least} or more' if least else ''}, each entry {_words(parts[0], [])}"
+    if origin is tuple:
+        return f"[{', '.join(_words(part, []) for part in parts)}]"
+    bounds = [(text, getattr(x, key, None)) for key, text in _BOUNDS.items() for x in limits]
+    words = [
+        text.format(f"{bound:g}" if isinstance(bound, float) else bound) for text, bound in bounds if bound is not None
+    ]
+    return " ".join([_KINDS.get(kind, "a group of settings"), *words])
+
+
+class Takes(NamedTuple):
+    """Annotation of a type that states what it takes."""
+
+    words: str
+
+
+class _Key(NamedTuple):
+    """A key of plain data that was refused, and what the schema says of it."""
+
+    path: list[str]
+    """Parts of the dotted key, as far as the schema has it."""
+    field: FieldInfo | None
+    """The innermost setting or group on the path."""
+    entry: type[Strict] | None
+    """Schema of the entry of a list that the path leads into."""
+
+
+def _locate(model: type[Strict], location: Sequence[int | str]) -> _Key:
+    """Follow pydantic's location of an error, which also names kinds of entries, and goes on in lists and unions."""
+    group: type[Strict] | None = model
+    path: list[str] = []
+    field: FieldInfo | None = None
+    entry: type[Strict] | None = None
+    variants: dict[str, type[Strict]] = {}
+    for part in location:
+        if isinstance(part, str) and part in variants:
+            group, entry, variants = variants[part], variants[part], {}
+        elif variants and isinstance(part, int):
+            path.append(str(part))
+        elif group and part in fields_of(group):
+            field = fields_of(group)[str(part)]
+            path.append(str(part))
+            variants = variants_of(field)
+            group = group_of(field) or group
+    return _Key(path, field, entry)
+
+
+def _refusal(model: type[Strict], error: ValidationError) -> str:
+    """What is wrong with plain data, and what to give instead."""
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    path, field, entry = _locate(model, first["loc"])
+    if first["type"] == "extra_forbidden":
+        if entry is None:
+            return unknown_setting(model, ".".join(str(part) for part in first["loc"]))
+        return unknown_setting(entry, str(first["loc"][-1]), prefix=f"{'.'.join(path)}.", shown_by=model.shown_by)
+    if first["type"] == "value_error":  # by the schema's own validators, whose messages name key and remedy
+        return f"{'.'.join(path)}: " * (entry is not None) + str(first["ctx"]["error"])
+    if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        assert field is not None
+        kinds = " or ".join(", ".join(variants_of(field)).rsplit(", ", 1))
+        state = f"cannot be {first['ctx']['tag'][:60]!r}" if "tag" in first["ctx"] else "missing"
+        return f"{'.'.join(path)}.kind: {state}; give {kinds}"
+    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
+        return f"{'.'.join(path)}: missing; give it"
+    assert field is not None
+    key, value = ".".join(path), plain(first["input"])[:60]
+    if variants := variants_of(field):
+        return f"{key}: cannot be {value!r}; give groups of settings, each with a kind ({', '.join(variants)})"
+    if (inner := group_of(field)) is None:
+        return f"{key}: cannot be {value!r}; give {takes(field)}"
+    off = ", or null to switch it off" if NoneType in get_args(field.annotation) else ""
+    example = next(iter(fields_of(inner)))
+    return f"{key}: is a group of settings, not {value!r}; set {key}.{example} or another of them{off}"
+
+
+def unknown_setting(model: type[Strict], key: str, *, prefix: str = "", shown_by: str = "") -> str:
+    """Refuse a key, naming those that may be meant.
+
+    Args:
+        model: The schema.
+        key: The dotted key.
+        prefix: What leads to the group of this schema.
+        shown_by: The command that prints all keys; empty for that of the schema.
+
+    Returns:
+        The message of an error.
+    """
+    keys = known_keys(model)
+    by_name: dict[str, list[str]] = {}
+    for known in keys:
+        by_name.setdefault(known.rpartition(".")[2], []).append(known)
+    name = key.rpartition(".")[2]
+    names = [name] if name in by_name else difflib.get_close_matches(name, by_name, 2, 0.75)
+    near = [full for match in names for full in by_name[match]] or difflib.get_close_matches(key, keys, 1, 0.6)
+    meant = " or ".join(prefix + full for full in near)
+    hint = f"did you mean {meant}?" if near else f"`{shown_by or model.shown_by}` prints all keys"
+    return f"there is no setting {prefix + key!r}; {hint}"

@@ -108,6 +108,7 @@ def test_a_url_is_refused_where_no_store_is_written(folder: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
 
 
+@pytest.mark.slow
 def test_a_file_url_is_a_path(folder: Path, tmp_path: Path) -> None:
     done = run_data("report", f"file://{folder}/s.zarr", "-o", f"file://{tmp_path}/page.html")
     assert done.returncode == 0, done.stderr

@@ -55,6 +55,7 @@ def test_only_the_chunks_of_a_window_are_read(real_data: Path, monkeypatch) -> N
     assert len(unpacked) == 4  # two chunks of values and two of flags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("product", ["L1b", "CMIP", "MCMIP"])
 def test_products_agree_with_each_other(scans: Path, tmp_path: Path, product: str) -> None:
     write_abi(tmp_path, START, scans=1, size=SIZE, centre=(29.5, -92.0), product=product)

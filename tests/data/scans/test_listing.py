@@ -148,6 +148,7 @@ def test_frames_of_other_projections_are_not_mixed(tmp_path: Path) -> None:
     assert [frame and frame.platform for frame in frames] == [None, None, "GOES-18", "GOES-18"]
 
 
+@pytest.mark.slow
 def test_only_needed_hours_of_an_archive_are_listed_and_at_the_same_time(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_coordinates_agree_with_satpy(real_data: Path, imager: str, sweep: str) 
     assert np.abs(longitude - expected_longitude)[visible].max() < 1e-4
 
 
+@pytest.mark.slow
 def test_local_areas_of_ami_lie_where_their_files_say(real_data: Path) -> None:
     import h5py
 
@@ -156,6 +157,7 @@ def test_real_abi_files_give_the_same_scene_as_the_built_in_reader(real_data: Pa
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_only_the_files_of_requested_bands_are_opened(real_data: Path) -> None:
     (scan,) = list_satpy_scans(str(files_of(real_data, "ahi")[0].parent), "auto", (15, 14)).scans
     assert scan.bands == (14, 15)

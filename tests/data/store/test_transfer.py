@@ -67,6 +67,7 @@ def test_several_processes_can_pull_at_once(sealed40: Path, tmp_path: Path) -> N
     assert contents(copy) == contents(sealed40)
 
 
+@pytest.mark.slow
 def test_an_existing_copy_is_verified_and_repaired(sealed40: Path, tmp_path: Path) -> None:
     store, copy = tmp_path / "s.zarr", tmp_path / "copy.zarr"
     shutil.copytree(sealed40, store)

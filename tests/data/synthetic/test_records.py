@@ -279,6 +279,7 @@ def test_faint_scenery_stays_that_of_the_benchmarks():
     np.testing.assert_allclose(record.bands[14][::31, ::31, 0].ravel(), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_clear_scenery_shows_more_contrail_pixels_than_faint():
     pixels = {
         name: sum(int(synthesize(1, i, size=64, bands=(14,), scenery=scenery).mask.sum()) for i in range(24))

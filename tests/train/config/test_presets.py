@@ -111,6 +111,7 @@ def test_every_preset_belongs_to_one_family() -> None:
     assert sum(len(family.presets) for family in FAMILIES.values()) == len(PRESETS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes", "millions"),
     [
@@ -183,6 +184,7 @@ def test_presets_ls_lists_families_and_the_presets_of_one_family() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_presets_ls_shows_parent_settings_and_cost() -> None:
     done = run_train("presets", "ls", "resnetrs50_all")
     assert done.returncode == 0, done.stderr

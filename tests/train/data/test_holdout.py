@@ -68,6 +68,7 @@ def test_leaking_validation_is_refused_dropped_or_allowed(raw: Path, tmp_path: P
     assert (len(allowed.train), sorted(allowed.holdout.record_id.tolist())) == (5, sorted(ids[4:8]))
 
 
+@pytest.mark.slow
 def test_images_reveal_leaks_where_place_and_time_are_unknown(raw: Path, tmp_path: Path) -> None:
     """Record `copy` shows what the first of nine shows, shifted by two of its 64 pixels."""
     fields = [power_law_noise(np.random.default_rng(i), 66, 1.8)[0] for i in range(9)]
@@ -99,6 +100,7 @@ def test_images_reveal_leaks_where_place_and_time_are_unknown(raw: Path, tmp_pat
     assert len(dropped.train) == 8
 
 
+@pytest.mark.slow
 def test_folds_are_read_from_a_file_and_invalid_files_are_refused(raw: Path, tmp_path: Path) -> None:
     parent = build_small(raw, tmp_path / "s.zarr").place.path
     ids = open_store(parent)["record_id"].values.tolist()

@@ -70,6 +70,7 @@ def test_a_pseudo_labelled_frame_is_drawn_with_a_probability_instead_of_the_huma
     assert not np.array_equal(chosen, data.train.frame[drawn[1][np.argsort(data.train.record_id[drawn[1]])]])
 
 
+@pytest.mark.slow
 def test_pseudo_labels_of_records_without_a_human_label_are_trained_on(store: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     for i in range(9):
@@ -280,6 +281,7 @@ def test_labels_of_a_model_that_saw_the_holdout_are_refused(raw: Path, tmp_path:
     assert held[0] in open_training_data(config.model_copy(update={"leaks": "allow"})).labellers_saw
 
 
+@pytest.mark.slow
 def test_frames_of_low_agreement_or_confidence_are_left_out(raw: Path, tmp_path: Path) -> None:
     parent = build_small(raw, tmp_path / "s.zarr").place.path
     labels = labels_of(parent, tmp_path / "l.zarr")

@@ -20,6 +20,7 @@ from helpers.runs import streaked
 from helpers.stores import build_small
 
 
+@pytest.mark.slow
 def test_frames_without_labels_are_all_that_say_nothing_about_held_out_records(tmp_path: Path) -> None:
     store, other = streaked(tmp_path / "a", 0), streaked(tmp_path / "b", 8)  # half of the record ids are in both
     config = DataConfig(train=[str(store)], unlabelled=[str(store), str(other)], holdout=0.3, frames=[-1, 0])

@@ -37,6 +37,7 @@ def test_a_detector_without_a_direction_predicts_the_same_in_each_orientation(fl
     assert torch.equal(turned.probability_bhw[inner], detect_red(window, None).probability_bhw[inner])
 
 
+@pytest.mark.slow
 def test_scores_by_orientation_are_those_of_turned_images(finished: Path, unseen: Path) -> None:
     store = open_store(unseen)
     model = load_model(finished, "cpu").for_store(store)

@@ -134,6 +134,7 @@ def test_an_exported_file_states_the_map_and_draws_its_masks_in_the_frame_of_the
     assert 0 < int(mask.sum()) < mask.numel()  # at 0.1 all pixels would be contrail
 
 
+@pytest.mark.slow
 def test_another_map_is_learned_with_other_symmetries(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_predictor(run, "cpu").label_grid == GRID
     assert load_predictor(run, "cpu", Symmetries.FLIPS).label_grid is None  # the run's settings ask for none

@@ -127,6 +127,7 @@ def test_only_pixels_of_another_size_are_warned_about(
     assert "contrails differ in width" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_that_repeats_edges_predicts_every_frame(store: Path, unseen: Path, tmp_path: Path) -> None:
     settings = [*SHORT, "model.mixer={kind: mean}", "data.frames=[-2,0]", "data.edges=repeat", f"data.train={store}"]
     fit(with_settings(get_config("unet2d"), settings), tmp_path / "run")
@@ -138,6 +139,7 @@ def test_a_run_that_repeats_edges_predicts_every_frame(store: Path, unseen: Path
     np.testing.assert_allclose(decode(labels["logit"].values[0, 0]), repeated.probability[0], rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_dice_that_a_score_head_expects_is_score_and_confidence_also_in_an_exported_file(
     store: Path, unseen: Path, tmp_path: Path
 ) -> None:

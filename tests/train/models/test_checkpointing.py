@@ -28,6 +28,7 @@ def take_step(checkpoint: bool, encoder: str, **settings: Any) -> tuple[Segmente
     return model, sum(size for kind, size in peak.items() if getattr(kind, "value", "") in ("Activation", "Temp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "settings", "most"),
     [

@@ -32,6 +32,7 @@ ENCODERS = {
 """Small encoders of many kinds, and the strides of their levels."""
 
 
+@pytest.mark.slow
 def test_images_are_padded_to_the_windows_of_an_encoder_made_for_512_pixels() -> None:
     with torch.device("meta"):
         encoder = build_encoder("maxvit_tiny_tf_512", 3, False, 0.0)

@@ -73,6 +73,7 @@ def test_a_mask_depends_on_all_frames_and_their_order() -> None:
         assert not torch.allclose(model(x_btchw.flip(1))["logits_b1hw"], logits)
 
 
+@pytest.mark.slow
 def test_a_run_trains_a_video_model(store: Path, tmp_path: Path) -> None:
     settings = [f"model.encoder={SMALL}", "model.drop_path=0", "data.frames=[-1,0,1]", "model.image_size=32"]
     log = run_steps(store, tmp_path / "run", *settings, "model.checkpoint_activations=true")

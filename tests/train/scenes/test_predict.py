@@ -55,6 +55,7 @@ def scans_of(folder: Path):
     return list_abi_scans(str(folder), (11, 14, 15)).scans
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("native", [False, True])
 def test_predictions_return_to_their_place_on_the_scan(folder: Path, finished: Path, native: bool) -> None:
     """Two bilinear resamplings of a smooth field change little; a native tile is not resampled."""

@@ -67,6 +67,7 @@ def test_a_run_on_all_records_takes_the_threshold_of_all_folds_together(
     assert turned.decision.threshold == calibrate_on_held_out(by_folds, options).choice.threshold
 
 
+@pytest.mark.slow
 def test_records_of_all_folds_decide_as_those_of_one_model_would(folds: list[Path]) -> None:
     """One model twice, with the halves of its records, is the model with all of them."""
     from contrail_train.evaluation.calibrate import HeldOut, calibrate

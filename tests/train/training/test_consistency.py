@@ -36,6 +36,7 @@ def test_the_weight_rises_at_the_start_of_a_run() -> None:
     assert weights == pytest.approx([2 * math.exp(-5), 2 * math.exp(-1.25), 2, 2])
 
 
+@pytest.mark.slow
 def test_both_see_a_frame_moved_alike_but_with_other_values(store: Path, tmp_path: Path) -> None:
     """In the first step model and average are the same, so only what they see can differ."""
     without = run_steps(store, tmp_path / "without", *CONVNEXT, *MOVED, steps=1)
@@ -47,6 +48,7 @@ def test_both_see_a_frame_moved_alike_but_with_other_values(store: Path, tmp_pat
     assert noisy[0]["loss"] > noise[0]["loss"] + 1e-5
 
 
+@pytest.mark.slow
 def test_learning_without_labels_resumes_and_divides_into_micro_batches(store: Path, tmp_path: Path) -> None:
     taught = (*CONVNEXT, *MOVED, *TAUGHT, f"data.unlabelled={store}", "augment.noise.probability=1", "device=cpu")
     whole = run_steps(store, tmp_path / "whole", *taught, steps=3)

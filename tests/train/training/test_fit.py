@@ -128,6 +128,7 @@ def test_frozen_parts_keep_their_weights(store: Path, finished: Path, tmp_path: 
         assert any("decoder" in key and "weight" in key for key in initial.keys() - same)
 
 
+@pytest.mark.slow
 def test_training_sees_crops_and_scoring_whole_images_at_the_same_scale(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +153,7 @@ def test_training_sees_crops_and_scoring_whole_images_at_the_same_scale(
             run_steps(store, tmp_path / "b", "data.crop=32", *settings)
 
 
+@pytest.mark.slow
 def test_an_encoder_frozen_at_first_is_trained_after_that_and_the_run_resumes(store: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

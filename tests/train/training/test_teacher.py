@@ -163,6 +163,7 @@ def test_teachers_that_leak_or_do_not_fit_are_refused(
         open_teacher(config.model_copy(update={"teacher": [other]}), data, CPU, ALONE)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_learns_from_the_answers_it_has(
     store: Path, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

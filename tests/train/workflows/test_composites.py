@@ -41,6 +41,7 @@ def two_stages(stores: dict[str, Path], **settings: object) -> PipelineConfig:
     return PipelineConfig.model_validate({"stages": stages, "mask": [*stages], **settings})
 
 
+@pytest.mark.slow
 def test_stages_of_several_composites_need_a_store_of_all_channels_before_the_first_is_trained(
     stores: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_soup_keeps_frozen_statistics_and_recomputes_others(store: Path, tmp_p
             assert f"{two}: its data.second_target is not that of {run}" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_soup_takes_its_threshold_from_others_only_if_no_run_held_records_out(finished: Path, tmp_path: Path) -> None:
     calibration, model = read_calibration(finished), load_model(finished, "cpu")
     scores = calibration["holdout"]

@@ -109,6 +109,13 @@ ROWS = {
     "contrails copied into negatives": Row(("augment.copy_paste={}",)),
     "contrails erased": Row(("augment.erase={probability: 0.25}",)),
     "a rim of 16 pixels": Row(("model.rim=16",)),
+    "PointRend": Row(("model.decoder.point_rend={}",)),
+    "blocks supervised by max-pooled targets": Row(
+        ("model.decoder.deep_supervision=true", "loss.auxiliary_target=max_pool")
+    ),
+    "attention scse": Row(("model.decoder.attention=scse",)),
+    "record head as an additional task": Row(("model.record_head={auxiliary: true}",)),
+    "score head": Row(("model.score_head={}",)),
     "decoder unetplusplus": Row(("model.decoder.kind=unetplusplus",)),
     "decoder fastfcn": Row(("model.decoder.kind=fastfcn", "model.decoder.channels=[128]")),
     "stronger augmentation as a whole": Row(STRONG),

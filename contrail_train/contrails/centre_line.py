@@ -95,11 +95,24 @@ def _longest_path(y: Indices, x: Indices) -> tuple[Points, npt.NDArray[np.int32]
     The pixel farthest from any pixel is one end, the pixel farthest from that the other: exact in a tree, and nearly
     exact in long and thin regions.
     """
-    pairs = _neighbours(y, x)
-    graph = _graph(pairs, np.hypot(y[pairs[0]] - y[pairs[1]], x[pairs[0]] - x[pairs[1]]), len(y))
+    graph = pixel_graph(y, x)
     start = int(np.argmax(csgraph.dijkstra(graph, directed=False, indices=0)))
     distance, previous = csgraph.dijkstra(graph, directed=False, indices=start, return_predecessors=True)
     return distance, previous, int(np.argmax(distance))
+
+
+def pixel_graph(y: Indices, x: Indices) -> Any:
+    """Connect pixels that touch.
+
+    Args:
+        y: Rows of the pixels.
+        x: Their columns.
+
+    Returns:
+        Sparse array with the distance (pixel) of each pair of neighbours, each pair once.
+    """
+    pairs = _neighbours(y, x)
+    return _graph(pairs, np.hypot(y[pairs[0]] - y[pairs[1]], x[pairs[0]] - x[pairs[1]]), len(y))
 
 
 def _path_to(end: int, previous: npt.NDArray[np.int32]) -> list[int]:

@@ -10,8 +10,11 @@ from scipy import ndimage
 from contrail_data.errors import ContrailError
 from contrail_train.contrails.centre_line import Points, centre_line
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
+from contrail_train.contrails.linking import Linking, length_of
+from contrail_train.contrails.separation import separate_lines
 
 Probability = npt.NDArray[np.floating]
+LINKING = Linking()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,27 +61,63 @@ def connected(mask_yx: Mask, probability_yx: Probability) -> Instances:
         ContrailError: If the shapes differ.
     """
     _check_shapes(mask_yx, probability_yx)
-    labels_yx = ndimage.label(mask_yx, EIGHT_CONNECTED)[0].astype(np.int32)
-    instances = []
+    return measured(ndimage.label(mask_yx, EIGHT_CONNECTED)[0].astype(np.int32), probability_yx)
+
+
+def measured(labels_yx: Labels, probability_yx: Probability) -> Instances:
+    """Measure the contrails of a label image.
+
+    Args:
+        labels_yx: Number of the contrail that each pixel belongs to, int32 (y, x), without missing numbers.
+        probability_yx: Probability of a contrail, same shape.
+
+    Returns:
+        The contrails, each with the centre line of its largest region.
+
+    Raises:
+        ContrailError: If the shapes differ.
+    """
+    _check_shapes(labels_yx, probability_yx)
+    lines = []
     for number, window in enumerate(ndimage.find_objects(labels_yx), 1):
-        y, x = np.nonzero(labels_yx[window] == number)
-        origin = np.array([window[0].start, window[1].start])
-        p = probability_yx[window][y, x]
-        instances.append(_measure(number, centre_line(y, x) + origin, p))
-    return Instances(labels_yx=labels_yx, instances=instances)
+        regions, count = ndimage.label(labels_yx[window] == number, EIGHT_CONNECTED)
+        largest = 1 + int(np.argmax(np.bincount(regions.ravel())[1:])) if count > 1 else 1
+        y, x = np.nonzero(regions == largest)
+        lines.append(centre_line(y, x) + np.array([side.start for side in window]))
+    return _measured(labels_yx, lines, probability_yx)
 
 
-def separate(probability_yx: Probability, *, threshold: float) -> Instances:
-    """Separate a probability map into single contrails.
+def separate(probability_yx: Probability, *, threshold: float, linking: Linking = LINKING) -> Instances:
+    """Separate a probability map into single contrails, also where they cross, touch, run side by side or are broken.
 
     Args:
         probability_yx: Probability of a contrail, 0 to 1, float (y, x); NaN where there is no data.
         threshold: Probability from which a pixel belongs to a contrail.
+        linking: When pieces of lines are taken as one contrail.
 
     Returns:
-        The contrails.
+        The contrails, numbered in order of their first pixels.
     """
-    return connected(probability_yx >= threshold, probability_yx)
+    return separate_mask(probability_yx >= threshold, probability_yx, linking=linking)
+
+
+def separate_mask(mask_yx: Mask, probability_yx: Probability, *, linking: Linking = LINKING) -> Instances:
+    """Separate a mask into single contrails as `separate` does.
+
+    Args:
+        mask_yx: Mask, bool (y, x).
+        probability_yx: Probability of a contrail, same shape. It parts lines side by side that the mask joins.
+        linking: When pieces of lines are taken as one contrail.
+
+    Returns:
+        The contrails, numbered in order of their first pixels.
+
+    Raises:
+        ContrailError: If the shapes differ.
+    """
+    _check_shapes(mask_yx, probability_yx)
+    labels_yx, lines = separate_lines(mask_yx, probability_yx, linking)
+    return _measured(labels_yx, lines, probability_yx)
 
 
 def orientation(line: Points) -> float:
@@ -96,21 +135,26 @@ def orientation(line: Points) -> float:
     return float(np.degrees(np.arctan2(x[1] - x[0], y[0] - y[1]))) % 180
 
 
-def _measure(number: int, line: Points, probability: Probability) -> Instance:
-    """Measure a contrail with a centre line and the probabilities of its pixels."""
-    length = float(np.hypot(*np.diff(line, axis=0).T).sum())
-    return Instance(
-        number=number,
-        line=line,
-        length=length,
-        width=len(probability) / length,
-        orientation=orientation(line),
-        confidence=float(probability.mean(dtype=np.float64)),
-        pixels=len(probability),
-    )
+def _measured(labels_yx: Labels, lines: Sequence[Points], probability_yx: Probability) -> Instances:
+    """Measure the contrails of a label image with a centre line for each."""
+    instances = []
+    for number, (line, window) in enumerate(zip(lines, ndimage.find_objects(labels_yx), strict=True), 1):
+        p, length = probability_yx[window][labels_yx[window] == number], length_of(line)
+        instances.append(
+            Instance(
+                number=number,
+                line=line,
+                length=length,
+                width=len(p) / length,
+                orientation=orientation(line),
+                confidence=float(p.mean(dtype=np.float64)),
+                pixels=len(p),
+            )
+        )
+    return Instances(labels_yx=labels_yx, instances=instances)
 
 
-def _check_shapes(mask_yx: Mask, probability_yx: Probability) -> None:
+def _check_shapes(mask_yx: Mask | Labels, probability_yx: Probability) -> None:
     if mask_yx.ndim != 2 or mask_yx.shape != probability_yx.shape:
         shapes = f"mask {mask_yx.shape}, probability {probability_yx.shape}"
         raise ContrailError(f"{shapes}: differ or are not (y, x); cut all of them to one window")

@@ -30,6 +30,7 @@ TINY = {
         "--no-compile",
         *TINY_MODEL,
     ],
+    "instances": ["--scenes", "1"],
     "pseudo": ["--records", "1", "--side", "64", "--rounds", "1", *TINY_MODEL],
     "scene": ["--rounds", "1", "--shrink", "24", "--sectors", "1", "--sector", "96"],
     "effects": [

@@ -1,0 +1,168 @@
+"""Pieces of centre lines that continue each other, over forks, crossings and gaps, as one line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from contrail_train.contrails.centre_line import Points
+from contrail_train.contrails.cleaning import Mask
+
+_SIGHT = 12.0
+"""Pixels of a piece that its direction at an end is measured over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linking:
+    """When two ends of pieces are taken as one line."""
+
+    gap: float = 16.0
+    """Largest gap in the mask between the ends (pixel), and at most the mean length of both pieces."""
+    shared: float = 64.0
+    """Largest distance between the ends (pixel), which includes the part that crossing lines share."""
+    turn: float = 25.0
+    """Largest change of direction (degree)."""
+    offset: float = 2.0
+    """Largest distance of an end from the line through the other piece (pixel); a tenth of the distance is added."""
+    shortest: float = 4.0
+    """Pieces below this length (pixel) have no direction, and are not linked."""
+
+
+class Part(NamedTuple):
+    """A piece as part of a line."""
+
+    piece: int
+    """Its index."""
+    points: Points
+    """Its points, in the direction of the line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """One end of a piece."""
+
+    piece: int
+    first: bool
+    """Whether it is the first point of the piece or the last."""
+    point: Points
+    """Row and column, on the line fitted to the end."""
+    direction: Points
+    """Unit vector out of the piece."""
+
+
+def length_of(line: Points) -> float:
+    """Measure a line.
+
+    Args:
+        line: Its vertices (vertex, 2).
+
+    Returns:
+        Its length.
+    """
+    return float(np.hypot(*np.diff(line, axis=0).T).sum())
+
+
+def densified(line: Points) -> Points:
+    """Sample a line at most half a pixel apart.
+
+    Args:
+        line: Its vertices (vertex, 2).
+
+    Returns:
+        Points (point, 2), at least two.
+    """
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
+    at = np.linspace(0, along[-1], max(2, int(np.ceil(2 * along[-1])) + 1))
+    return np.stack([np.interp(at, along, values) for values in line.T], -1)
+
+
+def link(pieces: Sequence[Points], mask_yx: Mask, linking: Linking) -> list[list[Part]]:
+    """Link the ends of pieces that continue each other, the best pairs first, each end once.
+
+    Args:
+        pieces: Points along each piece, about a pixel apart, (point, 2).
+        mask_yx: The mask that they are from.
+        linking: When ends are linked.
+
+    Returns:
+        The lines, each as its pieces in order. Each piece is part of one line.
+    """
+    lengths = [length_of(piece) for piece in pieces]
+    ends = [
+        _end(piece, number, first)
+        for number, piece in enumerate(pieces)
+        if lengths[number] >= linking.shortest
+        for first in (True, False)
+    ]
+    partner: dict[tuple[int, bool], tuple[int, bool]] = {}
+    line_of = list(range(len(pieces)))
+    for _, i, j in sorted(_candidates(ends, lengths, mask_yx, linking)):
+        a, b = ends[i], ends[j]
+        free = (a.piece, a.first) not in partner and (b.piece, b.first) not in partner
+        if free and line_of[a.piece] != line_of[b.piece]:  # a ring stays open
+            partner[a.piece, a.first], partner[b.piece, b.first] = (b.piece, b.first), (a.piece, a.first)
+            line_of = [line_of[a.piece] if line == line_of[b.piece] else line for line in line_of]
+    return _chains(pieces, partner)
+
+
+def _end(piece: Points, number: int, first: bool) -> _End:
+    outwards = piece[::-1] if first else piece
+    distance = np.hypot(*(outwards - outwards[-1]).T)
+    near = outwards[distance <= _SIGHT]
+    centre = near.mean(0)
+    _, axes = np.linalg.eigh(np.cov((near - centre).T, bias=True))
+    direction = axes[:, -1] * (1 if (outwards[-1] - centre) @ axes[:, -1] >= 0 else -1)
+    point = centre + direction * ((outwards[-1] - centre) @ direction)
+    return _End(piece=number, first=first, point=point, direction=direction)
+
+
+def _candidates(
+    ends: Sequence[_End], lengths: Sequence[float], mask_yx: Mask, linking: Linking
+) -> list[tuple[float, int, int]]:
+    """Cost and indices of the pairs of ends that may be linked."""
+    if len(ends) < 2:
+        return []
+    candidates = []
+    for i, j in cKDTree(np.stack([end.point for end in ends])).query_pairs(max(linking.gap, linking.shared)):
+        a, b = ends[i], ends[j]
+        step = b.point - a.point
+        distance, mean_length = float(np.hypot(*step)), (lengths[a.piece] + lengths[b.piece]) / 2
+        if a.piece == b.piece or min(step @ a.direction, -step @ b.direction) < -linking.offset:
+            continue  # one end lies behind the other
+        turn = np.degrees(np.arccos(np.clip(-a.direction @ b.direction, -1, 1))) / linking.turn
+        aside = max(abs(step[0] * d[1] - step[1] * d[0]) for d in (a.direction, b.direction))
+        aside /= linking.offset + 0.1 * distance
+        if turn > 1 or aside > 1 or distance > 2 * mean_length:
+            continue
+        gap = _gap(a.point, b.point, mask_yx)
+        if gap <= min(linking.gap, mean_length):
+            candidates.append((float(turn**2 + aside**2 + gap / linking.gap + distance / linking.shared), i, j))
+    return candidates
+
+
+def _gap(start: Points, end: Points, mask_yx: Mask) -> float:
+    """Length of the part of the way from a point to another that lies outside a mask."""
+    way = densified(np.stack([start, end]))
+    y, x = np.rint(way).astype(np.intp).T.clip(0, np.array([mask_yx.shape]).T - 1)
+    return float(np.hypot(*(end - start)) * (1 - mask_yx[y, x].mean()))
+
+
+def _chains(pieces: Sequence[Points], partner: dict[tuple[int, bool], tuple[int, bool]]) -> list[list[Part]]:
+    """Follow the links from the free ends."""
+    chains, done = [], set()
+    for start in range(len(pieces)):
+        at = (start, True) if (start, True) not in partner else (start, False)
+        if start in done or at in partner:
+            continue
+        chain = []
+        while True:
+            piece, first = at
+            done.add(piece)
+            chain.append(Part(piece, pieces[piece] if first else pieces[piece][::-1]))
+            if (piece, not first) not in partner:
+                break
+            at = partner[piece, not first]
+        chains.append(chain)
+    return chains

@@ -1,0 +1,155 @@
+"""Which line each pixel of a mask belongs to, where lines cross, touch, run side by side or are broken.
+
+Each region is thinned to a skeleton, which is cut into pieces at forks and sharp bends. Pieces that continue each other
+are linked to lines, within a region and over gaps between regions. Each pixel then belongs to the nearest line of its
+region. Lines side by side that the mask joins are parted where the probability has a valley between them.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from contrail_train.contrails.centre_line import Points, centre_line
+from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
+from contrail_train.contrails.linking import Linking, Part, densified, length_of, link
+from contrail_train.contrails.skeleton import pieces_of
+
+_SMALL = 9
+"""Pixels below which a region is not cut."""
+_SHARPEST = 35.0
+"""Bend in degrees above which two contrails touch at their ends."""
+_SLENDER = 2.25
+"""Ratio of length to width that a part of a region needs to be a contrail of its own."""
+_VALLEY, _DEPTH, _LONG = 5, 0.15, 4
+"""A valley between two lines is narrower than this (pixel), lower by this share, and has this many pixels."""
+_COVERED = 0.7
+"""Share of a line above which it is what longer lines share."""
+_NEAR = 2.0
+"""Pixels by which a small region may lie beside a gap that it is part of."""
+
+
+def separate_lines(
+    mask_yx: Mask, probability_yx: npt.NDArray[np.floating], linking: Linking
+) -> tuple[Labels, list[Points]]:
+    """Separate a mask into lines.
+
+    Args:
+        mask_yx: Mask, bool (y, x).
+        probability_yx: Probability of a contrail, same shape.
+        linking: When pieces are linked.
+
+    Returns:
+        Number of the line that each pixel of the mask belongs to, from 1, int32 (y, x); and rows and columns along the
+        middle of each line. Lines are numbered in order of their first pixels.
+    """
+    regions_yx, _ = ndimage.label(mask_yx, EIGHT_CONNECTED)
+    windows = ndimage.find_objects(regions_yx)
+    pieces: list[Points] = []
+    region_of: list[int] = []
+    for region, window in enumerate(windows, 1):
+        for piece in _pieces(regions_yx[window] == region, probability_yx[window]):
+            pieces.append(piece + np.array([side.start for side in window]))
+            region_of.append(region)
+    chains = link(pieces, mask_yx, linking)
+    in_region: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    for number, chain in enumerate(chains):
+        for piece, points in chain:
+            in_region[region_of[piece]][number] += length_of(points) + 1
+    drawn = [densified(np.concatenate([points for _, points in chain])) for chain in chains]
+    _absorb_dots(in_region, chains, drawn, linking)
+    labels_yx = np.zeros(mask_yx.shape, np.int32)
+    for region, window in enumerate(windows, 1):
+        inside_yx = regions_yx[window] == region
+        labels_yx[window][inside_yx] = _assign(inside_yx, window, in_region[region], drawn)
+    return _lines(labels_yx, drawn)
+
+
+def _pieces(inside_yx: Mask, probability_yx: npt.NDArray[np.floating]) -> list[Points]:
+    """The pieces of one region, in its window."""
+    y, x = np.nonzero(inside_yx)
+    if len(y) < _SMALL:
+        return [densified(centre_line(y, x))]
+    ridges_yx = inside_yx & ~_valleys(np.where(inside_yx, probability_yx, 0), inside_yx)
+    pieces = pieces_of(ridges_yx, _SHARPEST)
+    return pieces if sum(map(len, pieces)) >= _SMALL else [densified(centre_line(y, x))]
+
+
+def _valleys(p_yx: npt.NDArray[np.floating], inside_yx: Mask) -> Mask:
+    """Pixels between two lines, whose probability is lower than on both sides."""
+    smooth = ndimage.gaussian_filter(p_yx, 0.6)
+    filled = ndimage.grey_closing(smooth, (_VALLEY, _VALLEY))
+    labels, count = ndimage.label(inside_yx & (filled - smooth > _DEPTH * filled), EIGHT_CONNECTED)
+    long = np.bincount(labels.ravel(), minlength=count + 1) >= _LONG
+    long[0] = False
+    return np.asarray(long[labels])
+
+
+def _absorb_dots(
+    in_region: dict[int, dict[int, float]], chains: Sequence[Sequence[Part]], drawn: Sequence[Points], linking: Linking
+) -> None:
+    """Give regions too small for a direction to the line in whose gap they lie."""
+    gaps = [
+        (number, densified(np.concatenate([chain[i].points[-1:], chain[i + 1].points[:1]])))
+        for number, chain in enumerate(chains)
+        for i in range(len(chain) - 1)
+    ]
+    if not gaps:
+        return
+    tree = cKDTree(np.concatenate([points for _, points in gaps]))
+    owner = np.repeat([number for number, _ in gaps], [len(points) for _, points in gaps])
+    for numbers in in_region.values():
+        if len(numbers) == 1 and length_of(drawn[only := next(iter(numbers))]) < linking.shortest:
+            distance, index = tree.query(drawn[only].mean(0))
+            if distance <= _NEAR:
+                del numbers[only]
+                numbers[int(owner[index])] = 1.0
+
+
+def _assign(
+    inside_yx: Mask, window: tuple[slice, slice], lengths: dict[int, float], drawn: Sequence[Points]
+) -> npt.NDArray[np.int32]:
+    """The line, from 1, of each pixel of a region with lines of these lengths inside it."""
+    pixels = np.argwhere(inside_yx) + np.array([side.start for side in window])
+    first, *others = sorted(lengths, key=lambda line: (-len(drawn[line]), line))
+    width = len(pixels) / sum(lengths.values())
+    lines = [first]
+    for line in others:
+        covered = cKDTree(np.concatenate([drawn[other] for other in lines])).query(drawn[line])[0] <= max(
+            1.5, width / 2
+        )
+        if lengths[line] >= _SLENDER * width and covered.mean() < _COVERED:
+            lines.append(line)
+    if len(lines) == 1:
+        return np.full(len(pixels), first + 1, np.int32)
+    tree = cKDTree(np.concatenate([drawn[line] for line in lines]))
+    owner = np.repeat(lines, [len(drawn[line]) for line in lines])
+    return (owner[tree.query(pixels)[1]] + 1).astype(np.int32)
+
+
+def _lines(labels_yx: Labels, drawn: Sequence[Points]) -> tuple[Labels, list[Points]]:
+    """Number the lines in order of their first pixels, and refine each to the middle of its pixels."""
+    used, first = np.unique(labels_yx[labels_yx > 0], return_index=True)
+    in_order = used[np.argsort(first)]
+    rank = np.zeros(len(drawn) + 1, np.int32)
+    rank[in_order] = np.arange(1, len(in_order) + 1)
+    numbered_yx = rank[labels_yx]
+    lines = []
+    for number, window in enumerate(ndimage.find_objects(numbered_yx), 1):
+        pixels = np.argwhere(numbered_yx[window] == number) + np.array([side.start for side in window])
+        lines.append(_refined(pixels, drawn[in_order[number - 1] - 1]))
+    return numbered_yx, lines
+
+
+def _refined(pixels: npt.NDArray[np.intp], line: Points) -> Points:
+    """The centre line of pixels that a line joins over gaps and crossings."""
+    joined = np.unique(np.concatenate([pixels, np.rint(line).astype(np.intp)]), axis=0)
+    origin = joined.min(0)
+    inside = np.zeros(joined.max(0) - origin + 1, bool)
+    inside[tuple((joined - origin).T)] = True
+    labels, _ = ndimage.label(inside, EIGHT_CONNECTED)
+    y, x = np.nonzero(labels == labels[tuple(np.rint(line[len(line) // 2]).astype(np.intp) - origin)])
+    return centre_line(y, x) + origin

@@ -210,6 +210,23 @@ def _near(
     return rows, columns, along, across
 
 
+def axis_points(line: Line, frame: float) -> npt.NDArray[np.float64]:
+    """List points along the curved axis of a line, about a pixel apart.
+
+    Args:
+        line: The line.
+        frame: The frame.
+
+    Returns:
+        Fractional rows and columns, float64 (point, 2).
+    """
+    along = np.linspace(-line.half, line.half, max(round(2 * line.half), 2))
+    across = _axis(line, along)
+    uy, ux = math.sin(line.angle), math.cos(line.angle)
+    centre = np.array([line.row, line.column]) + np.array(line.drift) * (frame - RECORD_LABELLED_FRAME)
+    return np.asarray(centre + np.stack([along * uy + across * ux, along * ux - across * uy], -1))
+
+
 def _axis(line: Line, along: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Distance of the curved axis from the straight one."""
     u = along / line.half

@@ -16,7 +16,7 @@ from scipy import fft
 from contrail_data.errors import ContrailError
 from contrail_data.geo.geometry import local_solar_hour
 from contrail_data.sample import RECORD_FRAMES, RECORD_LABELLED_FRAME
-from contrail_data.synthetic.lines import SCENERIES, Mask, Scenery, annotate, draw_line, make_lines
+from contrail_data.synthetic.lines import SCENERIES, Line, Mask, Scenery, annotate, draw_line, make_lines
 from contrail_data.synthetic.metadata import metadata, site_of
 from contrail_data.synthetic.noise import Field, Rng, generator, power_law_noise, sensor_noise
 
@@ -82,6 +82,8 @@ class Record(NamedTuple):
     """Marks of 4 to 6 annotators, int32 0/1 (y, x, 1, annotator)."""
     mask: Mask
     """Strict majority of the annotators, int32 0/1 (y, x, 1)."""
+    lines: list[Line]
+    """The contrails and their lookalikes, whose motion is known."""
 
 
 def synthesize(
@@ -174,7 +176,7 @@ def synthesize(
     contrast = ((window - ice_temperature) * np.exp(-ice))[RECORD_LABELLED_FRAME]
     individual = annotate(generator(seed, index, 4), lines, contrast, label_shift)
     mask = (2 * individual.sum(-1) > individual.shape[-1]).astype(np.int32)
-    return Record(images, individual, mask)
+    return Record(images, individual, mask, lines)
 
 
 def _wind(heading: float, speed: float) -> tuple[float, float]:

@@ -138,27 +138,65 @@ def _properties(
     }
 
 
-def to_features(traced: Sequence[Contrail]) -> list[dict[str, Any]]:
-    """Express contrails as GeoJSON features (RFC 7946).
+def places(points: Points, grid: FixedGrid, altitude: float | None = None) -> Points:
+    """Convert pixels to places.
 
-    Coordinates are longitude and latitude to five digits, about a metre. Geometries that cross 180 degrees of longitude
-    are cut there (section 3.1.9), which turns a LineString into a MultiLineString.
+    Args:
+        points: Fractional columns and rows, (point, 2).
+        grid: The fixed grid.
+        altitude: Metres for which places are corrected for parallax; None for no correction.
+
+    Returns:
+        Longitude and latitude in degrees, float64 (point, 2); infinite beyond the limb, as a ring of NaN is not closed.
+    """
+    x, y = grid.x + points[:, 0] * grid.dx, grid.y + points[:, 1] * grid.dy
+    latitude, longitude = grid.projection.to_geodetic(x, y)
+    if altitude is not None:
+        latitude, longitude = grid.projection.without_parallax(latitude, longitude, altitude)
+    return np.nan_to_num(np.stack([longitude, latitude], -1), nan=np.inf)
+
+
+def geometries(traced: Sequence[Contrail]) -> tuple[list[LineString | MultiLineString], list[MultiPolygon]]:
+    """Express the shapes of contrails as files hold them.
+
+    Coordinates are longitude and latitude to five digits, about a metre. Shapes that cross 180 degrees of longitude are
+    cut there (RFC 7946, section 3.1.9), which turns a LineString into a MultiLineString.
 
     Args:
         traced: The contrails.
 
     Returns:
-        One feature for the centre line of each contrail, then one for the outline of each, both with its properties.
+        Their centre lines and their outlines.
     """
     lines = [_within_180(contrail.line) for contrail in traced]
-    geometries = [parts[0] if len(parts) == 1 else MultiLineString(parts) for parts in lines]
-    for contrail in traced:
-        parts = [orient(part) for polygon in contrail.outline.geoms for part in _within_180(polygon)]
-        geometries.append(MultiPolygon(parts))
-    rounded = [mapping(shapely.transform(geometry, lambda points: np.round(points, 5))) for geometry in geometries]
+    outlines = [
+        MultiPolygon([orient(part) for polygon in contrail.outline.geoms for part in _within_180(polygon)])
+        for contrail in traced
+    ]
+    return (
+        [_rounded(parts[0] if len(parts) == 1 else MultiLineString(parts)) for parts in lines],
+        [_rounded(outline) for outline in outlines],
+    )
+
+
+def _rounded(shape: Any) -> Any:
+    return shapely.transform(shape, lambda points: np.round(points, 5))
+
+
+def to_features(traced: Sequence[Contrail]) -> list[dict[str, Any]]:
+    """Express contrails as GeoJSON features (RFC 7946).
+
+    Args:
+        traced: The contrails.
+
+    Returns:
+        One feature for the centre line of each contrail, then one for the outline of each, both with its properties;
+        shapes as of `geometries`.
+    """
+    lines, outlines = geometries(traced)
     return [
-        {"type": "Feature", "geometry": geometry, "properties": contrail.properties}
-        for geometry, contrail in zip(rounded, [*traced, *traced], strict=True)
+        {"type": "Feature", "geometry": mapping(geometry), "properties": contrail.properties}
+        for geometry, contrail in zip([*lines, *outlines], [*traced, *traced], strict=True)
     ]
 
 
@@ -182,15 +220,7 @@ def _outline(inside_yx: npt.NDArray[np.bool_], top: int, left: int) -> MultiPoly
 
 def _on_earth(shape: Any, grid: FixedGrid, altitude: float | None) -> Any:
     """A shape of fractional columns and rows in longitude and latitude; infinite beyond the limb."""
-
-    def _to_degrees(points: Points) -> Points:
-        x, y = grid.x + points[:, 0] * grid.dx, grid.y + points[:, 1] * grid.dy
-        latitude, longitude = grid.projection.to_geodetic(x, y)
-        if altitude is not None:
-            latitude, longitude = grid.projection.without_parallax(latitude, longitude, altitude)
-        return np.nan_to_num(np.stack([longitude, latitude], -1), nan=np.inf)  # a ring of NaN would not be closed
-
-    return shapely.transform(shape, _to_degrees)
+    return shapely.transform(shape, lambda points: places(points, grid, altitude))
 
 
 def _unwrap(shape: Any, near: float) -> Any:

@@ -38,6 +38,7 @@ TINY = {
         *("--only", "effects", "--only", "factors", "--only", "grids", "--row", "label shift off"),
     ],
     "series": ["--records", "24", "--epochs", "1", "--side", "32", "--seeds", "1"],
+    "tracks": ["--scenes", "1", "--side", "96", "--sceneries", "moving"],
     "pipelines": ["--records", "24", "--epochs", "1", "--side", "32", "--rounds", "1", *TINY_MODEL],
 }
 """Options with which each benchmark takes only seconds."""

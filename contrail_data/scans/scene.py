@@ -4,7 +4,7 @@
     time                    (time) datetime64[ns] UTC, middle of the scan; scan_start, scan_end (time)
     band                    (band) int, ABI band numbers (other imagers: the ABI band of the same wavelength)
     x, y                    (x), (y) float64 radians, scan angles of the pixels' centres
-    goes_imager_projection  the CF grid mapping
+    goes_imager_projection  the CF grid mapping; himawari_, gk2a_, mtg_, msg_imager_projection for other imagers
 
 Attributes: platform, instrument, scene, source (names of the files).
 """
@@ -23,7 +23,14 @@ from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.geo.geometry import satellite_zenith, solar_zenith
 from contrail_data.sample import KELVIN_RANGE
 
-GRID_MAPPING = "goes_imager_projection"
+GRID_MAPPINGS = {
+    "abi": "goes_imager_projection",  # as NOAA names it
+    "ahi": "himawari_imager_projection",
+    "ami": "gk2a_imager_projection",
+    "fci": "mtg_imager_projection",
+    "seviri": "msg_imager_projection",
+}
+"""Names of grid mappings by instrument; others have `imager_projection`."""
 _FEW_PIXELS, _SMALL_SHARE = 16, 0.05
 """Impossible pixels of a window that pass for faults of single pixels, whichever are more."""
 _CACHED_ROWS = 16  # all bands and channels of so many rows fit into the processor's cache
@@ -97,11 +104,12 @@ def assemble(
     """
     x, y = grid.axes()
     start, end = np.array(times).T
+    mapping = GRID_MAPPINGS.get(str(attributes.get("instrument", "")).lower(), "imager_projection")
     temperature_attributes = {
         "units": "K",
         "standard_name": "toa_brightness_temperature",
         "long_name": "brightness temperature",
-        "grid_mapping": GRID_MAPPING,
+        "grid_mapping": mapping,
     }
     angle = {"units": "rad", "axis": "", "long_name": "scan angle"}
     return xr.Dataset(
@@ -113,23 +121,42 @@ def assemble(
             "band": ("band", np.asarray(bands, np.int16), {"long_name": "ABI band number"}),
             "x": ("x", x, angle | {"axis": "X", "standard_name": "projection_x_coordinate"}),
             "y": ("y", y, angle | {"axis": "Y", "standard_name": "projection_y_coordinate"}),
-            GRID_MAPPING: ((), np.int32(0), grid.projection.cf_attributes()),
+            mapping: ((), np.int32(0), grid.projection.cf_attributes()),
         },
         attrs={"Conventions": "CF-1.11", **attributes},
     )
 
 
-def grid_of(scene: xr.Dataset) -> FixedGrid:
-    """Return the fixed grid of a scene or of a window of one.
+def grid_mapping_of(scene: xr.Dataset) -> str:
+    """Return the name of a scene's grid mapping.
 
     Args:
         scene: The scene.
 
     Returns:
+        The name of the variable, see `GRID_MAPPINGS`.
+
+    Raises:
+        ContrailError: If the dataset has no geostationary grid mapping.
+    """
+    for name, variable in scene.variables.items():
+        if variable.attrs.get("grid_mapping_name") == "geostationary":
+            return str(name)
+    raise ContrailError("scene: no variable is a grid mapping (grid_mapping_name: geostationary); open a scan")
+
+
+def grid_of(scene: xr.Dataset) -> FixedGrid:
+    """Return the fixed grid of a scene or of a window of one, or of a file that was written from one.
+
+    Args:
+        scene: The scene; `x` and `y` are scan angles, or have units of "m" and are scan angles times the height.
+
+    Returns:
         The grid.
     """
-    projection = Projection.from_cf(scene[GRID_MAPPING].attrs)
-    (x, dx, width), (y, dy, height) = (_axis(scene[name].values) for name in ("x", "y"))
+    projection = Projection.from_cf(scene[grid_mapping_of(scene)].attrs)
+    scale = projection.height if scene["x"].attrs.get("units") == "m" else 1.0
+    (x, dx, width), (y, dy, height) = (_axis(scene[name].values / scale) for name in ("x", "y"))
     return FixedGrid(projection, x, y, dx, dy, height, width)
 
 
@@ -206,7 +233,7 @@ def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) 
         output_dtypes=[np.float32],
         dask_gufunc_kwargs={"output_sizes": {"channel": len(composite.channels)}},
     )
-    attributes = {"long_name": f"composite {composite.name}", "units": "1", "grid_mapping": GRID_MAPPING}
+    attributes = {"long_name": f"composite {composite.name}", "units": "1", "grid_mapping": grid_mapping_of(scene)}
     return (
         channels.transpose("time", "channel", "y", "x")
         .assign_coords(channel=composite.channel_names)

@@ -32,7 +32,7 @@ from contrail_data.scans.listing import (
     list_satpy_scans,
     spans_around,
 )
-from contrail_data.scans.scene import GRID_MAPPING, grid_of, row_times
+from contrail_data.scans.scene import grid_mapping_of, grid_of, row_times
 from contrail_data.scans.tiles import Tile, cut
 from contrail_train.contrails.cleaning import Cleaning, clean
 from contrail_train.inference.predictor import Predictor
@@ -349,7 +349,10 @@ def _scene(
             "image": (("time", "channel", "y", "x"), image_tcyx),
         },
         coords={
-            **{name: scan.coords[name] for name in ("time", "y", "x", "scan_time", GRID_MAPPING)},
+            **{
+                name: scan.coords[name]
+                for name in ("time", "scan_start", "scan_end", "scan_time", "y", "x", grid_mapping_of(scan))
+            },
             "channel": np.array(composite.channel_names),
         },
         attrs={

@@ -61,7 +61,8 @@ def test_real_files_open_as_a_lazy_scene(real_data: Path, imager: str) -> None:
     assert temperature.dtype == np.float32
     assert temperature.attrs["units"] == "K"
     assert temperature.attrs["standard_name"] == "toa_brightness_temperature"
-    assert temperature.attrs["grid_mapping"] == "goes_imager_projection"
+    mapping = {"ahi": "himawari_imager_projection", "ami": "gk2a_imager_projection"}[imager]
+    assert temperature.attrs["grid_mapping"] == mapping
     assert scene["band"].values.tolist() == [11, 13, 14, 15]
     assert scene["x"].attrs["standard_name"] == "projection_x_coordinate"
     assert scene["y"].attrs["units"] == "rad"
@@ -71,7 +72,7 @@ def test_real_files_open_as_a_lazy_scene(real_data: Path, imager: str) -> None:
     expected = {"ahi": ("Himawari-9", "ahi", "Japan"), "ami": ("GEO-KOMPSAT-2A", "ami", "local area")}
     assert tuple(scene.attrs[key] for key in ("platform", "instrument", "scene")) == expected[imager]
     assert scene.attrs["source"] == [path.name for path in paths]
-    assert scene["goes_imager_projection"].attrs["sweep_angle_axis"] == "y"
+    assert scene[mapping].attrs["sweep_angle_axis"] == "y"
 
     pixels = temperature.values
     assert np.nanmin(pixels) > 180

@@ -156,6 +156,9 @@ def predict_scans(
             show_default="no correction",
         ),
     ] = None,
+    places: Annotated[
+        bool, options.output("--places", help="Also write the latitude and longitude of each pixel to .nc and .zarr.")
+    ] = False,
     theme: options.PictureTheme = Theme.DARK,
     min_pixels: options.MinPixels = "1",
     hysteresis: options.Hysteresis = None,
@@ -187,6 +190,8 @@ def predict_scans(
         refuse_options(context, ["altitude"], "without an output NAME.geojson")
     if not any(out.suffix in (".png", ".gif") for out in outs):
         refuse_options(context, ["theme"], "without an output NAME.png or NAME.gif")
+    if not any(out.suffix in (".nc", ".zarr") for out in outs):
+        refuse_options(context, ["places"], "without an output NAME.nc or NAME.zarr")
     model = load_predictor(run, device, tta).for_masks().with_fixed_shift()  # scans have no label grid
     model = model.with_cleaning(min_pixels, hysteresis, consistent, fill_gaps, elongation)
     request = SceneRequest(
@@ -200,6 +205,7 @@ def predict_scans(
         reader=reader,
         altitude=altitude,
         theme=theme,
+        places=places,
         batch=batch,
         overwrite=overwrite,
     )

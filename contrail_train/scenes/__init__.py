@@ -1,6 +1,6 @@
 """Whole satellite scans through a predictor.
 
 `tiling` decides which tiles cover a scan and blends predicted tiles back onto the satellite's grid, `predict` reads the
-tiles of the scans that a path or an archive names and predicts them as a scene, and `files` writes a scene as NetCDF,
-zarr, GeoTIFF, GeoJSON, PNG or GIF.
+tiles of the scans that a path or an archive names and predicts them as a scene, and `files` writes a scene: `cf` as
+NetCDF, `geozarr` as zarr, `geotiff` as GeoTIFF, `pictures` as PNG or GIF, and GeoJSON.
 """

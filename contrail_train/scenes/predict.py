@@ -69,6 +69,8 @@ class SceneRequest:
     """Metres for which shapes in GeoJSON are corrected for parallax."""
     theme: Theme = Theme.DARK
     """Colours around pictures."""
+    places: bool = False
+    """Whether NetCDF and zarr files hold the latitude and longitude of each pixel."""
     batch: int = 8
     """Tiles that are predicted at once."""
     overwrite: bool = False
@@ -138,7 +140,7 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     set_aside += map(str, failures)
     joined = [_with_mask(_joined(parts), request.cleaning, model.decision.gate) for parts in scenes.values()]
     lines = sorted(_summary(scene.isel(time=i)) for scene in joined for i in range(scene.sizes["time"]))
-    options: dict[str, Any] = {"altitude": request.altitude, "theme": request.theme}
+    options: dict[str, Any] = {"altitude": request.altitude, "theme": request.theme, "places": request.places}
     paths = [path for out in request.outs for path in write(joined, out, names[out], **options)]
     return Outcome(notes, set_aside, lines, paths)
 

@@ -1,0 +1,64 @@
+"""Pictures of predicted scenes: the composite with contrails outlined, as PNG or animated GIF."""
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from PIL import Image
+
+from contrail_data.reports.choices import Theme
+from contrail_data.reports.figures import Mark, Panel, draw_picture, enlarged
+from contrail_data.reports.ground import Ground
+from contrail_data.scans.scene import grid_of
+from contrail_data.storage.files import write_atomically
+
+_PICTURE, _LARGEST_PICTURE = 1000, 2500
+"""Approximate width to which small scans are enlarged, and largest side of a picture, pixels."""
+_MISSING = np.uint8(96)
+"""Grey of pixels without data, which are stored as white."""
+
+
+def write_pictures(scene: xr.Dataset, out: Path, theme: Theme) -> None:
+    """Write one time as PNG, or several as an animated GIF.
+
+    Args:
+        scene: A predicted scene with `mask`.
+        out: The file; its suffix selects the format.
+        theme: Colours around the image.
+    """
+    first, *others = (picture(scene.isel(time=i), theme) for i in range(scene.sizes["time"]))
+    animation: dict[str, Any] = {"save_all": True, "append_images": others, "duration": 500, "loop": 0}
+    content = io.BytesIO()
+    first.save(content, out.suffix[1:], **animation if out.suffix == ".gif" else {})
+    write_atomically(out, [content.getvalue()])
+
+
+def picture(scene: xr.Dataset, theme: Theme = Theme.DARK) -> Image.Image:
+    """Draw the composite of one time with coastlines and a graticule, with contrails outlined.
+
+    Args:
+        scene: One time of a predicted scene with `mask`.
+        theme: Colours around the image.
+
+    Returns:
+        The picture, reduced by a whole factor if it is large, and enlarged if it is small.
+    """
+    image_cyx = scene["image"].values
+    rgb = np.moveaxis(image_cyx[[0, 1, 2] if len(image_cyx) >= 3 else [0, 0, 0]], 0, -1)
+    rgb = np.where((image_cyx == 255).all(0)[..., np.newaxis], _MISSING, rgb)
+    grid, width = grid_of(scene), image_cyx.shape[2]
+    reduction = math.ceil(max(rgb.shape) / _LARGEST_PICTURE)
+    panel = Panel(
+        image=rgb,
+        width=math.ceil(width / reduction) if width > _PICTURE else enlarged(width, _PICTURE),
+        outlines={Mark.PREDICTION: scene["mask"].values > 0},
+        ground=Ground(grid.projection.crs_wkt, grid.geotransform, grid.height, grid.width),
+    )
+    time = str(scene["time"].values.astype("datetime64[m]")).replace("T", " ")
+    title = (
+        f"{scene.attrs['platform']} {str(scene.attrs['instrument']).upper()}  {time} UTC  {scene.attrs['composite']}"
+    )
+    return draw_picture([[panel]], title=title, marks=[Mark.PREDICTION], theme=theme)

@@ -9,7 +9,7 @@ from contrail_train.cli import predict, score, train
 
 GROUPS = {
     "Train": (train.run, train.pipeline, train.rounds, train.soup),
-    "Evaluate": (score.evaluate, score.compare),
+    "Evaluate": (score.evaluate, score.compare, score.compare_masks),
     "Predict": (predict.predict, predict.predict_scans, score.submit, predict.export),
 }
 

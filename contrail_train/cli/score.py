@@ -1,8 +1,10 @@
-"""Commands that score models and write a submission: `evaluate`, `compare` and `submit`."""
+"""Commands that score models and masks, and write a submission: `evaluate`, `compare`, `compare-masks`, `submit`."""
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +12,9 @@ from contrail_data.cli import options
 from contrail_data.cli.common import print_note, print_table, refuse_options
 from contrail_data.errors import ExitCode
 from contrail_train.cli.common import MODEL_HELP, Model, model_argument, print_scores
+
+if TYPE_CHECKING:
+    from contrail_train.scenes.compare import Counts
 
 
 def evaluate(
@@ -106,6 +111,63 @@ def compare(
         ["B minus A (95 %)", difference_text(counts[0], counts[1], groups, digits=4)],
     ]
     print_table(f"global Dice on {len(groups)} records of {store}", ["model", ""], rows)
+
+
+def compare_masks(
+    context: typer.Context,
+    a: Annotated[Path, model_argument(help="A file of masks (.nc, .zarr, .tif), taken as the truth.", metavar="A")],
+    b: Annotated[Path, model_argument(help="Another one, of the same satellite.", metavar="B")],
+    tolerance: Annotated[
+        float,
+        options.selection(min=0.0, max=720.0, help="Maximum time between the starts of a scan in A and B, in minutes."),
+    ] = 5.0,
+    threshold: Annotated[
+        float,
+        options.selection(min=0.0, max=1.0, help="Value from which a pixel is contrail, in files of probabilities."),
+    ] = 0.5,
+    as_json: options.AsJson = False,
+) -> None:
+    """Compare the masks of two files pixel by pixel.
+
+    Files of predict-scans and those of Google's Contrails API (v2) are read alike. Windows of a scan are compared where
+    they overlap, scans by the time at which they start. Times that only one of the files has are reported, one line
+    each, and the exit code is 3. Grids that differ are refused.
+    """
+    import json
+    from functools import reduce
+    from operator import add
+
+    from contrail_train.scenes import compare as comparing
+    from contrail_train.scenes.mask_files import open_mask_file
+
+    files = open_mask_file(a), open_mask_file(b)
+    if all(file.binary for file in files):
+        refuse_options(context, ["threshold"], "on files of 0 and 1")
+    compared = comparing.compare_masks(*files, tolerance=tolerance, threshold=threshold)
+    print_note(*compared.notes)
+    for line in compared.unmatched:
+        print(f"set aside: {line}", file=sys.stderr)
+    total = reduce(add, (pair.counts for pair in compared.pairs))
+    if as_json:
+        times = [{**pair.as_json(), **pair.counts.as_json()} for pair in compared.pairs]
+        print(json.dumps({"a": str(a), "b": str(b), "times": times, "all": total.as_json()}, indent=1))
+    else:
+        rows = []
+        for pair in compared.pairs:
+            later = "" if pair.later_s is None else f"{pair.later_s:+.0f} s"
+            rows.append([pair.as_json()["time"] or "not stated", later, *_cells(pair.counts)])
+        if len(rows) > 1:
+            rows.append(["all", "", *_cells(total)])
+        header = ["start in A", "in B", "pixels", "both (tp)", "only B (fp)", "only A (fn)", "Dice", "agreement"]
+        print_table(f"A {a}, B {b}", header, rows)
+    if compared.unmatched:
+        raise typer.Exit(ExitCode.SET_ASIDE)
+
+
+def _cells(counts: Counts) -> list[str]:
+    dice = "none" if counts.dice is None else f"{counts.dice:.4f}"
+    agreement = "none" if counts.agreement is None else f"{counts.agreement:.4%}"
+    return [*(f"{number:,}" for number in (counts.pixels, counts.tp, counts.fp, counts.fn)), dice, agreement]
 
 
 def submit(

@@ -52,7 +52,8 @@ def write_geotiff(scene: xr.Dataset, out: Path) -> None:
             file.set_band_description(1, "probability of a contrail")
             file.set_band_description(2, "contrail: 0 no, 1 yes")
             tags = {key: str(scene.attrs[key]) for key in ("platform", "model", "threshold", "composite", "software")}
-            file.update_tags(time=str(scene["time"].values), inputs=" ".join(scene.attrs["inputs"]), **tags)
+            times = {name: str(scene[name].values) for name in ("time", "scan_start", "scan_end")}
+            file.update_tags(**times, inputs=" ".join(scene.attrs["inputs"]), **tags)
         with MemoryFile(ext=".tif") as optimised:
             copy(memory.name, optimised.name, driver="COG", compress="DEFLATE", overview_resampling="nearest")
             write_atomically(out, [optimised.read()])

@@ -45,6 +45,7 @@ Strict = Annotated[
 
 SCAN_OPTIONS = ("time", "since", "until", "every", "at", "like", "pixel", "native", "before", "after", "tolerance")
 ARCHIVE_OPTIONS = ("product", "quality")
+LABEL_OPTIONS = ("labels", "label_area", "line_width")
 
 
 def build_ash(
@@ -82,12 +83,13 @@ def build_ash(
         ),
     ] = 256,
     label_shift: Annotated[
-        tuple[float, float],
+        tuple[float, float] | None,
         options.output(
             help="Pixels (down, right) by which the labels are shifted against the image, in pixels of the source; "
-            "--size scales them. OpenContrails: 0.5 0.5."
+            "--size scales them. OpenContrails: 0.5 0.5. Labels of --labels are drawn that far off the image.",
+            show_default="0.5 0.5, with --labels 0 0",
         ),
-    ] = (0.5, 0.5),
+    ] = None,
     overwrite: options.Overwrite = False,
     workers: options.Workers = options.CORES,
     scheduler: Scheduler = "threads",
@@ -137,6 +139,30 @@ def build_ash(
     quality: Annotated[
         str, options.scans(help="ABI data quality flags of pixels to accept, from 0 (good) to 4, comma-separated.")
     ] = "0,1",
+    labels: Annotated[
+        list[Path] | None,
+        options.labels(
+            parser=options.local_path,
+            metavar="FILE",
+            help="Contrails drawn on the scans, each with a time: polygons or lines (.geojson, also as predict-scans "
+            "writes it; .gpkg), or masks (.tif, .nc); repeatable.",
+        ),
+    ] = None,
+    label_area: Annotated[
+        str | None,
+        options.labels(
+            metavar="scan|AREA",
+            help="What was looked at for labels: scan (all of each labelled scan), or SOUTH,WEST,NORTH,EAST in "
+            "degrees. Only there, a tile without labels has no contrail.",
+            show_default="polygons with the property area=true, and where masks are not missing",
+        ),
+    ] = None,
+    line_width: Annotated[
+        str | None,
+        options.labels(
+            help="Width of lines without a property width_km: 4km, or 2px in pixels of a tile.", show_default="4km"
+        ),
+    ] = None,
 ) -> None:
     """Build a store from raw satellite bands.
 
@@ -150,7 +176,8 @@ def build_ash(
     from contrail_data.store.settings import StoreSettings
 
     recipe = get_composite(composite)
-    settings = StoreSettings(recipe, dtype or PixelDtype(recipe.dtype), codec, size, label_shift)
+    shift = label_shift or ((0.0, 0.0) if labels else (0.5, 0.5))
+    settings = StoreSettings(recipe, dtype or PixelDtype(recipe.dtype), codec, size, shift)
     execution = {"workers": workers, "scheduler": scheduler, "strict": strict, "overwrite": overwrite}
     if "://" in scheduler:
         refuse_options(context, ["workers"], "with --scheduler, which has workers of its own")
@@ -163,7 +190,7 @@ def build_ash(
     elif input_format is InputFormat.AUTO:
         input_format = recognise(source, split)
     if reader is None and input_format is not InputFormat.ABI:
-        refuse_options(context, (*SCAN_OPTIONS, *ARCHIVE_OPTIONS), f"on {input_format.value}")
+        refuse_options(context, (*SCAN_OPTIONS, *ARCHIVE_OPTIONS, *LABEL_OPTIONS), f"on {input_format.value}")
         records = open_source(options.local_path(source), split, recipe, input_format)
         _build(records, settings, out, **execution)
         return
@@ -175,8 +202,13 @@ def build_ash(
         refuse_options(context, ["every"], "beside --time")
     if native:
         refuse_options(context, ["pixel"], "beside --native")
+    if labels:
+        refuse_options(context, ["every"], "beside --labels, which has the times")
+    else:
+        refuse_options(context, LABEL_OPTIONS, "without --labels")
     from numpy import datetime64
 
+    from contrail_data.sources.drawn_labels import LabelRequest
     from contrail_data.sources.metadata import read_complete_metadata
     from contrail_data.sources.scans import TileRequest, open_scan_source
 
@@ -194,8 +226,24 @@ def build_ash(
     )
     first, last = (None if limit is None else datetime64(limit) for limit in (since, until))
     flags = _parse_quality(quality)
+    drawn = LabelRequest(
+        files=labels or (),
+        line_width=line_width,
+        whole_scans=label_area == "scan",
+        area=None if label_area in (None, "scan") else _parse_area(label_area),
+        shift=shift,
+    )
     records = open_scan_source(
-        source, request, recipe, split, since=first, until=last, product=product, good=flags, reader=reader
+        source,
+        request,
+        recipe,
+        split,
+        since=first,
+        until=last,
+        product=product,
+        good=flags,
+        reader=reader,
+        labels=drawn if labels else None,
     )
     _build(records, settings, out, **execution)
 
@@ -339,6 +387,17 @@ def _parse_place(text: str) -> tuple[float, float]:
             f"--at {text!r}: not a place; give LATITUDE,LONGITUDE in degrees, as in 33.6,-84.4"
         ) from None
     return latitude, longitude
+
+
+def _parse_area(text: str | None) -> tuple[float, float, float, float]:
+    try:
+        south, west, north, east = (float(part) for part in (text or "").split(","))
+        if not (-90 <= south < north <= 90 and -360 <= west < east <= min(west + 360, 360)):  # NaN fails too
+            raise ValueError
+    except ValueError:
+        remedy = "give scan, or SOUTH,WEST,NORTH,EAST in degrees, as in 25,-100,35,-80"
+        raise UsageError(f"--label-area {text!r}: not an area; {remedy}") from None
+    return south, west, north, east
 
 
 def _parse_quality(text: str) -> list[int]:

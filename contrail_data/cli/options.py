@@ -43,6 +43,7 @@ local_output = partial(output, parser=local_path, metavar="PATH")
 selection = partial(typer.Option, rich_help_panel="Selection")
 execution = partial(typer.Option, rich_help_panel="Execution")
 scans = partial(typer.Option, rich_help_panel="Scans")
+labels = partial(typer.Option, rich_help_panel="Labels drawn on scans")
 cleaning = partial(typer.Option, rich_help_panel="Cleaning of masks")
 scan_time = partial(time, rich_help_panel="Scans")
 

@@ -142,10 +142,26 @@ class Projection:
         Returns:
             True latitude and longitude of the object in degrees, float64; NaN where the point is not visible.
         """
-        x, y = self.to_scan_angles(latitude, longitude)
+        return self._raised(altitude).to_geodetic(*self.to_scan_angles(latitude, longitude))
+
+    def with_parallax(self, latitude: npt.ArrayLike, longitude: npt.ArrayLike, altitude: float) -> tuple[Array, Array]:
+        """Find where an object appears on the ellipsoid, the inverse of `without_parallax`.
+
+        Args:
+            latitude: Degrees north of the object.
+            longitude: Degrees east of it.
+            altitude: Altitude of the object, metres.
+
+        Returns:
+            Latitude and longitude of the point on the ellipsoid behind the object in degrees, float64; NaN where the
+            object is not visible, or nothing is behind it.
+        """
+        return self.to_geodetic(*self._raised(altitude).to_scan_angles(latitude, longitude))
+
+    def _raised(self, altitude: float) -> Self:
+        """Return the same view onto the ellipsoid raised by `altitude`."""
         equator, pole = self.equator_radius + altitude, self.pole_radius + altitude
-        raised = replace(self, height=self.height - altitude, equator_radius=equator, pole_radius=pole)
-        return raised.to_geodetic(x, y)
+        return replace(self, height=self.height - altitude, equator_radius=equator, pole_radius=pole)
 
     def _position(self, latitude: npt.ArrayLike, longitude: npt.ArrayLike, altitude: npt.ArrayLike) -> list[Any]:
         """Return Earth-centred coordinates in metres: towards the satellite, to its east, to the north."""

@@ -119,6 +119,20 @@ class Tile:
         visible = ~np.isnan(grid.projection.to_geodetic(grid.x + grid.dx * columns, grid.y + grid.dy * rows)[0])
         return np.where(visible, rows, np.nan), np.where(visible, columns, np.nan)
 
+    def indices(self, latitude: npt.ArrayLike, longitude: npt.ArrayLike) -> tuple[Array, Array]:
+        """Find places on the tile. Arguments broadcast.
+
+        Args:
+            latitude: Degrees north.
+            longitude: Degrees east.
+
+        Returns:
+            Fractional rows and columns, beyond the range of indices outside the tile; NaN outside the projection.
+        """
+        x, y = to_geodetic(self.projection_wkt).transform(longitude, latitude, direction="INVERSE")
+        x, y = (np.where(np.isfinite(v), v, np.nan) for v in (x, y))
+        return (y - self.row_min) / self.row_size - 0.5, (x - self.col_min) / self.col_size - 0.5
+
     def indices_of(self, grid: FixedGrid) -> tuple[Array, Array]:
         """Find the pixels of a satellite's grid on the tile.
 
@@ -132,12 +146,9 @@ class Tile:
 
         def _exact(i: Array, j: Array) -> tuple[Array, Array]:
             x, y = grid.x + j * grid.dx, grid.y + i * grid.dy
-            if self.native:
-                x, y = x * grid.projection.height, y * grid.projection.height
-            else:
-                latitude, longitude = grid.projection.to_geodetic(x, y)
-                x, y = to_geodetic(self.projection_wkt).transform(longitude, latitude, direction="INVERSE")
-                x, y = (np.where(np.isfinite(v), v, np.nan) for v in (x, y))
+            if not self.native:
+                return self.indices(*grid.projection.to_geodetic(x, y))
+            x, y = x * grid.projection.height, y * grid.projection.height
             return (y - self.row_min) / self.row_size - 0.5, (x - self.col_min) / self.col_size - 0.5
 
         if self.native:

@@ -4,14 +4,14 @@ What is missing stays missing: a frame without a scan near enough, a pixel witho
 requested time must exist.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import xarray as xr
+import xxhash
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
@@ -30,11 +30,11 @@ from contrail_data.scans.listing import (
 from contrail_data.scans.scene import grid_of, row_times
 from contrail_data.scans.tiles import SIDE_KM, Tile, cut, lattice_sites, native_tile, utm_tile
 from contrail_data.sources.base import Source, SourceKind
+from contrail_data.sources.drawn_labels import MAX_ZENITH, LabelRequest, ScanLabels, match_labels
+from contrail_data.sources.label_files import read_labels
 from contrail_data.sources.metadata import RecordMetadata
 from contrail_data.sources.npy import digest
-
-MAX_ZENITH = 75.0
-"""Sites of the lattice at larger satellite zenith angles are left out, degrees."""
+from contrail_data.sources.tile_labels import TileLabels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,15 @@ class TileRequest:
     """Maximum difference between the start of a scan and the time of its frame, in minutes."""
 
 
-SampleScans: TypeAlias = tuple[Tile, list[Scan | None]]
-"""A sample to cut: its tile, and the scan for each of its frames; None for a frame without a scan."""
+@dataclass(frozen=True)
+class ScanSample:
+    """A sample to cut."""
+
+    tile: Tile
+    scans: list[Scan | None]
+    """The scan for each frame; None for a frame without a scan."""
+    labels: TileLabels | None = None
+    """What was drawn on the frame in question; None if it is not labelled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +82,7 @@ class ScanSource(Source):
     bands: tuple[int, ...]
     labelled_frame: int
     """Index of the frame in question. It counts as labelled, as in records of the test split."""
-    entries: Mapping[str, SampleScans]
+    entries: Mapping[str, ScanSample]
 
     def files(self, record_id: str) -> list[Path]:
         """List the local files of the sample's scans.
@@ -86,7 +93,7 @@ class ScanSource(Source):
         Returns:
             Paths, which need not exist.
         """
-        names = {name for scan in self.entries[record_id][1] if scan is not None for name in scan.files}
+        names = {name for scan in self.entries[record_id].scans if scan is not None for name in scan.files}
         return [Path(name) for name in sorted(names) if "://" not in name]  # objects of an archive do not change
 
     def read_sample(self, record_id: str) -> xr.Dataset:
@@ -101,7 +108,7 @@ class ScanSource(Source):
         Raises:
             BadRecord: If it cannot be used.
         """
-        tile, scans = self.entries[record_id]
+        tile, scans, labels = (sample := self.entries[record_id]).tile, sample.scans, sample.labels
         temperature_byxt = np.full((len(self.bands), tile.height, tile.width, len(scans)), np.nan, np.float32)
         time = np.full(len(scans), np.datetime64("NaT", "ns"))
         try:
@@ -120,6 +127,8 @@ class ScanSource(Source):
             row = float(grid.indices(footprint["latitude"], footprint["longitude"])[0])
             time[frame] = row_times(scene)[0, 0 if np.isnan(row) else int(np.clip(row, 0, grid.height - 1))]
         valid_yxt = np.asarray(~np.isnan(temperature_byxt).any(0))
+        if labels is not None:
+            valid_yxt[..., self.labelled_frame] &= labels.looked_at(tile.height, tile.width)
         if not valid_yxt[..., self.labelled_frame].any():
             raise BadRecord(f"{record_id}: no pixel is visible; choose another place or time")
         digests = " ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True))
@@ -127,7 +136,8 @@ class ScanSource(Source):
         if (reference := scans[self.labelled_frame]) is not None:
             longitude = reference.grid.projection.longitude
             attributes.update({"satellite": reference.platform, "satellite_longitude": longitude})
-        return make_sample(temperature_byxt, self.bands, time, Labels(), attributes, valid=valid_yxt)
+        drawn = Labels() if labels is None else Labels(labels.mask(tile.height, tile.width))
+        return make_sample(temperature_byxt, self.bands, time, drawn, attributes, valid=valid_yxt)
 
 
 @lru_cache(maxsize=64)
@@ -146,6 +156,7 @@ def open_scan_source(
     product: str = "L1b-RadF",
     good: Sequence[int] = GOOD,
     reader: str | None = None,
+    labels: LabelRequest | None = None,
 ) -> ScanSource:
     """List scans and the samples to cut from them.
 
@@ -159,6 +170,7 @@ def open_scan_source(
         product: Product to take from an archive, see `find_files`.
         good: Accepted data quality flags of ABI files.
         reader: Name of satpy's reader, or `auto`; None reads ABI files.
+        labels: Labels that people drew on the scans; None for samples without labels.
 
     Returns:
         A source of the samples.
@@ -167,28 +179,46 @@ def open_scan_source(
         ContrailError: If there are no scans, a band is missing, or no sample can be cut.
     """
     check_record_id(split)
+    drawn = None if labels is None else read_labels(labels.files)
+    times = [*request.times, *(record.time("s") for record in request.records)]
     if reader is not None:
         listing = list_satpy_scans(where, reader, composite.bands)
     else:
-        times = [*request.times, *(record.time("s") for record in request.records)]
+        searched = times or ([] if drawn is None else drawn.search_times())
         spans: list[Span] = [(since or ALWAYS[0], until or ALWAYS[1])]
-        if times and since is None and until is None:
-            spans = spans_around(times, before=request.before, after=request.after, tolerance=request.tolerance)
+        if searched and since is None and until is None:
+            spans = spans_around(searched, before=request.before, after=request.after, tolerance=request.tolerance)
         listing = list_abi_scans(where, composite.bands, spans=spans, product=product, good=good)
-    scans, notes = listing.scans, list(listing.notes)
-    entries: dict[str, SampleScans] = {}
+    scans, notes, problems = listing.scans, list(listing.notes), list(listing.problems)
+    labels_of: dict[Scan, ScanLabels] | None = None
+    if labels is not None and drawn is not None:
+        chosen = [_nearest(scans, time) for time in times]
+        labels_of, unmatched, label_notes = match_labels(labels, drawn, scans, chosen, tolerance=request.tolerance)
+        problems += [*drawn.problems, *unmatched]
+        notes += [*drawn.notes, *label_notes]
+    entries: dict[str, ScanSample] = {}
     empty_frames = all_frames = 0
-    for time, tiles in _requested_tiles(scans, request, where, notes):
+    if labels_of is not None and not (request.places or request.records):
+        requested = _labelled_tiles(request, labels_of)
+    else:
+        labelled_times = [scan.start.astype("datetime64[s]") for scan in labels_of or ()]
+        requested = _requested_tiles(scans, replace(request, times=request.times or labelled_times), where, notes)
+    for time, tiles in requested:
         frames = assign_frames(scans, time, before=request.before, after=request.after, tolerance=request.tolerance)
-        if frames[request.before] is None:
+        if (reference := frames[request.before]) is None:
             nearest = _nearest(scans, time).start.astype("datetime64[m]")
             notes.append(f"{time}: skipped, no scan within {request.tolerance:g} minutes (nearest: {nearest})")
             continue
-        empty_frames += frames.count(None)
-        all_frames += len(frames)
-        entries |= {check_record_id(record_id): (tile, frames) for record_id, tile in tiles.items()}
+        samples = {check_record_id(record_id): ScanSample(tile, frames) for record_id, tile in tiles.items()}
+        if labels_of is not None:
+            samples = _labelled(samples, labels_of.get(reference))
+        empty_frames += frames.count(None) if samples else 0
+        all_frames += len(frames) if samples else 0
+        entries |= samples
     if not entries:
         raise ContrailError(f"{where}: no sample can be cut: {notes[-1] if notes else 'no time is left'}")
+    if labels_of is not None:
+        notes += _notes_on_labels(labels_of.values(), entries.values())
     if empty_frames:
         within = f"within {request.tolerance:g} minutes"
         notes.append(f"{empty_frames} of {all_frames} frames have no scan {within} and are empty")
@@ -201,11 +231,32 @@ def open_scan_source(
         bands=composite.bands,
         labelled_frame=request.before,
         entries=entries,
-        problems=listing.problems,
+        problems=problems,
         note="; ".join(notes),
         has_gaps=True,
-        options=[repr(request), *sorted({file for scan in scans for file in scan.files}), *([] if reader else good)],
+        options=[
+            *(repr(request), *sorted({file for scan in scans for file in scan.files}), *([] if reader else good)),
+            *([] if labels is None else [repr(labels), *map(_digest_of, labels.files)]),
+        ],
     )
+
+
+def _labelled(samples: Mapping[str, ScanSample], labels: ScanLabels | None) -> dict[str, ScanSample]:
+    """Return the samples of one scan of which enough was looked at, with their labels."""
+    drawn = {} if labels is None else {key: labels.on_tile(sample.tile) for key, sample in samples.items()}
+    return {key: replace(samples[key], labels=on_tile) for key, on_tile in drawn.items() if on_tile is not None}
+
+
+def _notes_on_labels(labels: Iterable[ScanLabels], samples: Collection[ScanSample]) -> list[str]:
+    positive = sum(sample.labels is not None and bool(sample.labels.contrails) for sample in samples)
+    notes = [f"{positive} samples have labels, {len(samples) - positive} were looked at and have none"]
+    if outside := sum(len(one.contrails) - len(one.drawn) for one in labels):
+        notes.append(f"{outside} labels lie on no tile; choose places with --at, or a larger labelled area")
+    return notes
+
+
+def _digest_of(path: Path) -> str:
+    return xxhash.xxh3_128_hexdigest(path.read_bytes())
 
 
 def _requested_tiles(
@@ -230,14 +281,30 @@ def _requested_tiles(
     ]
 
 
+def _labelled_tiles(
+    request: TileRequest, labels_of: Mapping[Scan, ScanLabels]
+) -> list[tuple[np.datetime64, dict[str, Tile]]]:
+    """Return the times of labelled scans, each with tiles by record id that lie side by side on what was looked at."""
+    pixel = request.pixel or SIDE_KM * 1000 / request.size
+    labelled = []
+    for scan, labels in labels_of.items():
+        time = scan.start.astype("datetime64[s]")
+        tiles = _tiles_of_places(scan.grid, request, labels.sites(pixel * request.size / 1000))
+        labelled.append((time, {_record_id(scan.platform, time, place, request.native): t for place, t in tiles}))
+    return labelled
+
+
 def _nearest(scans: Sequence[Scan], time: np.datetime64) -> Scan:
     return min(scans, key=lambda scan: abs(scan.start - time))
 
 
-def _tiles_of_places(grid: FixedGrid, request: TileRequest) -> list[tuple[tuple[float, float], Tile]]:
+def _tiles_of_places(
+    grid: FixedGrid, request: TileRequest, sites: Sequence[tuple[float, float]] = ()
+) -> list[tuple[tuple[float, float], Tile]]:
+    """Return the tiles around the requested places, around some sites, or around sites of the lattice seen in full."""
     tiles = []
     pixel = request.pixel or SIDE_KM * 1000 / request.size
-    for place in request.places or lattice_sites():
+    for place in request.places or sites or lattice_sites():
         try:
             tile = native_tile(grid, *place, request.size) if request.native else utm_tile(*place, request.size, pixel)
             footprint = tile.footprint()
@@ -250,7 +317,7 @@ def _tiles_of_places(grid: FixedGrid, request: TileRequest) -> list[tuple[tuple[
                 raise ContrailError(f"--at {place[0]:g},{place[1]:g}: {error}; choose another place") from None
             continue
         zenith = satellite_zenith(*place, grid.projection.longitude)
-        if request.places or (grid.contains(rows, columns).all() and zenith <= MAX_ZENITH):
+        if request.places or sites or (grid.contains(rows, columns).all() and zenith <= MAX_ZENITH):
             tiles.append((place, tile))
     return tiles
 

@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     "README.md",
     *(f"docs/tutorials/{name}.md" for name in ("records", "scans", "pseudo-labels", "sharing")),
-    *(f"docs/how-to/{name}.md" for name in ("repair", "distributed-build", "composite", "export", "distil")),
+    *(
+        f"docs/how-to/{name}.md"
+        for name in ("repair", "distributed-build", "composite", "export", "distil", "own-labels")
+    ),
 ]
 SIDE = "64"
 SMALL_DATA = {"synth": ["--records", "32", "--size", SIDE, "--scenery", "clear"], "build-ash": ["--size", SIDE]}

@@ -24,8 +24,12 @@ WITHOUT_EFFECT = [
             *(TIME, ("--since", "2024-03-01"), ("--until", "2024-03-01"), ("--every", "20"), ("--at", "1,2"), LIKE),
             *(("--pixel", "2000"), ("--native",), ("--before", "4"), ("--after", "3"), ("--tolerance", "5")),
             *(("--product", "L1b-RadF"), ("--quality", "0,1")),
+            *(("--labels", "abi/labels.geojson"), ("--label-area", "scan"), ("--line-width", "4km")),
         )
     ),
+    ("build-ash abi -o x.zarr", ("--label-area", "scan"), "without --labels"),
+    ("build-ash abi -o x.zarr", ("--line-width", "4km"), "without --labels"),
+    ("build-ash abi -o x.zarr --labels abi/labels.geojson", ("--every", "20"), "beside --labels"),
     ("build-ash frames -o x.zarr", ("--native",), "on frames"),
     ("build-ash raw --source frames -o x.zarr", ("--quality", "0,1"), "on frames"),
     *(

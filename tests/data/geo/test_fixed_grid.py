@@ -66,3 +66,5 @@ def test_parallax_correction_moves_a_contrail_towards_the_satellite() -> None:
     angles = projection.to_scan_angles(latitude, longitude, 11_000.0)
     apparent = projection.to_geodetic(*angles)
     assert apparent == (pytest.approx(40.0, abs=1e-5), pytest.approx(-100.0, abs=1e-5))
+    back = projection.with_parallax(latitude, longitude, 11_000.0)
+    assert back == (pytest.approx(40.0, abs=1e-9), pytest.approx(-100.0, abs=1e-9))

@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     prediction. Each is reported in one line."""
     FOUND = 4
     """The command finished and found what it looks for: differences (`diff`), leaks or contradicting labels (`audit`),
-    damage (`verify`) or bad entries (`catalog check`)."""
+    damage (`verify`), bad entries (`catalog check`) or another store than that of a recipe (`build`)."""
     INTERRUPTED = 130
     """Ctrl-C (SIGINT). The same command continues where it stopped."""
     TERMINATED = 143
@@ -34,6 +34,12 @@ class UsageError(ContrailError):
     """The command line asks for what makes no sense."""
 
     exit_code = ExitCode.USAGE
+
+
+class FoundDifference(ContrailError):
+    """What a command made differs from what it was asked to make."""
+
+    exit_code = ExitCode.FOUND
 
 
 class FoundDamage(ContrailError):

@@ -30,6 +30,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/contrail-data.md": command_page(data_app, "contrail-data"),
         "reference/contrail-train.md": command_page(train_app, "contrail-train"),
         "reference/exit-codes.md": exit_codes_page(),
+        "reference/recipe.md": recipe_page(),
+        "reference/recipe.schema.json": recipe_schema(),
         "reference/settings.md": settings_page(),
         "reference/presets.md": presets_page(),
         "benchmarks.md": (ROOT / "benchmarks/README.md").read_text(),
@@ -114,6 +116,60 @@ def settings_page() -> str:
             cells = [f"`{key}`", f"`{default}`", takes(field), field.description or ""]
         lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def recipe_page() -> str:
+    """List every key of a recipe, and of each kind of raw data."""
+    from contrail_data.build.recipe import Recipe
+    from contrail_data.settings import fields_of, variants_of
+
+    lines = [
+        "# Recipe of a store",
+        "",
+        "`contrail-data build RECIPE` builds a store by a YAML file with these keys; `--set KEY=VALUE` changes one,",
+        "such as `sources.0.path`. `contrail-data recipe STORE` prints that of a store. A key that has no effect in",
+        "combination with the others is refused. The same as a JSON schema: [recipe.schema.json](recipe.schema.json).",
+        "",
+        *keys_table(Recipe),
+    ]
+    for kind, schema in variants_of(fields_of(Recipe)["sources"]).items():
+        lines += [
+            "",
+            f"## Sources of kind {kind}",
+            "",
+            " ".join((schema.__doc__ or "").split()),
+            "",
+            *keys_table(schema),
+        ]
+    return "\n".join([*lines, ""])
+
+
+def keys_table(schema: Any) -> list[str]:
+    """List the keys of one group of settings as the lines of a table."""
+    from contrail_data.composites import Composite
+    from contrail_data.settings import fields_of, takes, variants_of
+    from contrail_data.strict import plain
+
+    lines = ["| key | default | takes | meaning |", "|---|---|---|---|"]
+    for key, field in fields_of(schema).items():
+        default = field.get_default(call_default_factory=True)
+        name = default.name if isinstance(default, Composite) else plain(default)
+        shown = "required" if field.is_required() else f"`{name}`"
+        kinds = ", ".join(variants_of(field))
+        cells = [f"`{key}`", shown, f"a list of groups of kind {kinds}" if kinds else takes(field)]
+        cells += [field.description or ""]
+        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
+    return lines
+
+
+def recipe_schema() -> str:
+    """Return the JSON schema of a recipe."""
+    import json
+
+    from contrail_data.build.recipe import Recipe
+
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+    return json.dumps(schema, indent=1)
 
 
 def presets_page() -> str:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from contrail_data.build.scheduler import run_tasks
 from contrail_data.build.shard import ShardTask, close_gaps, file_stamp
@@ -53,6 +54,7 @@ def build(
     scheduler: str = "threads",
     strict: bool = False,
     overwrite: bool = False,
+    recipe: Mapping[str, Any] | None = None,
 ) -> Built:
     """Build and seal a store, or finish an interrupted build. Nothing is done if the same store exists.
 
@@ -65,6 +67,7 @@ def build(
             `out` under the same names.
         strict: Stop at the first bad record.
         overwrite: Replace the store, or the unfinished build, at `out`.
+        recipe: JSON values that describe source and settings, for the provenance; None if no raw data is read.
 
     Returns:
         What was built.
@@ -123,17 +126,18 @@ def build(
         inherited = [line for path in source.parent_paths for line in set_aside_lines(place_of(path))]
         still = [line for line in inherited if re.split("[:/]", line)[0] not in source.record_ids]
         contents.provenance.update({"plan": plan, "set_aside": set_aside, "set_aside_before": still})
+        if recipe is not None:
+            contents.provenance["recipe"] = dict(recipe)
         digest = seal(place, contents)
     return Built(place, digest, len(usable), resumed, set_aside, note=_note(settings, usable))
 
 
 def _check(source: Source, settings: StoreSettings, place: Place, out: str | Path) -> None:
     if not all(abs(d) <= 8 for d in settings.label_shift):  # NaN fails too
-        raise ContrailError(f"--label-shift {settings.label_shift}: give pixels down and right, at most 8")
+        raise ContrailError(f"label shift {settings.label_shift}: give pixels down and right, at most 8")
     if any(place == place_of(path).resolved() for path in source.parent_paths):
         raise ContrailError(f"{out}: is a store to read from; choose another -o")
-    among_records = f"{place.url}/".startswith(f"{source.location}/{source.split}/")
-    if among_records and not place.remote and not source.parent_paths:
+    if not place.remote and source.surrounds(place.url):
         raise ContrailError(f"{out}: lies among the records; choose another -o")
 
 

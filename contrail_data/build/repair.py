@@ -7,6 +7,7 @@ from pathlib import Path
 import xarray as xr
 
 from contrail_data.build.build import build
+from contrail_data.build.recipe import recipe_of
 from contrail_data.build.shard import ShardTask
 from contrail_data.errors import ContrailError
 from contrail_data.sources.base import InputFormat, Source, SourceKind
@@ -71,8 +72,15 @@ def repair_from_raw(place: Place, damage: Sequence[Damage], raw: Path, workers: 
 
 
 def _open_raw(raw: Path, split: str, store: xr.Dataset) -> Source:
-    input_format = InputFormat.FRAMES if store.attrs["source"] == SourceKind.FRAMES else InputFormat.RECORDS
-    return open_source(raw, split, settings_of(store).composite, input_format)
+    """Open raw data by the recipe of the store, or as its attributes say if it has none."""
+    try:
+        recipe = recipe_of(store)
+    except ContrailError:  # an earlier version built it, or its provenance is damaged, too
+        input_format = InputFormat.FRAMES if store.attrs["source"] == SourceKind.FRAMES else InputFormat.RECORDS
+        return open_source(raw, split, settings_of(store).composite, input_format)
+    if len(recipe.sources) > 1:
+        raise ContrailError(f"{store.attrs['path']}: was built from several sources; repair from a copy of the store")
+    return recipe.sources[0].model_copy(update={"path": str(raw)}).open(recipe.settings)
 
 
 def _rebuild_shard(store: xr.Dataset, raw: Path, number: int, place: Place) -> None:
@@ -83,7 +91,9 @@ def _rebuild_shard(store: xr.Dataset, raw: Path, number: int, place: Place) -> N
         source=_open_raw(raw, split, store).part([str(record_id) for record_id in record_ids]),
         settings=settings,
         place=place,
-        layouts=create_arrays(place, settings.arrays(store.sizes["time"]), store.sizes["sample"]),
+        layouts=create_arrays(
+            place, settings.arrays(store.sizes["time"], "valid" in store.variables), store.sizes["sample"]
+        ),
         number=number,
         strict=True,
     )

@@ -17,11 +17,12 @@ from contrail_data.cli.common import (
     print_written_store,
     refuse_options,
 )
-from contrail_data.errors import ContrailError, ExitCode, UsageError
+from contrail_data.errors import ContrailError, ExitCode, FoundDifference, UsageError
 from contrail_data.sources.base import InputFormat, LabelFilter
 from contrail_data.store.schema import Codec, PixelDtype
 
 if TYPE_CHECKING:
+    from contrail_data.build.recipe import Recipe
     from contrail_data.sources.base import Source
     from contrail_data.store.settings import StoreSettings
 
@@ -35,14 +36,6 @@ Format = Annotated[
         help="What the folder holds: ABI files, ash frames (*.npy), or records; auto takes what is found in it.",
     ),
 ]
-Scheduler = Annotated[
-    str, options.execution(help="threads, processes, or tcp://host:8786 of a dask cluster that sees the same files.")
-]
-Strict = Annotated[
-    bool, options.execution("--strict", help="Stop at the first bad record instead of setting it aside.")
-]
-
-
 SCAN_OPTIONS = ("time", "since", "until", "every", "at", "like", "pixel", "native", "before", "after", "tolerance")
 ARCHIVE_OPTIONS = ("product", "quality")
 LABEL_OPTIONS = ("labels", "label_area", "line_width")
@@ -92,8 +85,8 @@ def build_ash(
     ] = None,
     overwrite: options.Overwrite = False,
     workers: options.Workers = options.CORES,
-    scheduler: Scheduler = "threads",
-    strict: Strict = False,
+    scheduler: options.Scheduler = "threads",
+    strict: options.Strict = False,
     time: Annotated[
         list[datetime] | None,
         options.scan_time(
@@ -166,21 +159,19 @@ def build_ash(
 ) -> None:
     """Build a store from raw satellite bands.
 
+    The options make a recipe, which the store holds: `recipe STORE` prints it, and `build` builds by it.
+
     Bad records are reported, one line each, and set aside; the rest is built, and the exit code is 3. An interrupted
     build continues when the same command is run again, to the same bytes.
     """
+    from contrail_data.build.recipe import Recipe
     from contrail_data.composites import get_composite
     from contrail_data.scans.abi_files import is_archive
-    from contrail_data.sources.open import open_source, recognise
+    from contrail_data.settings import validated
+    from contrail_data.sources.open import recognise
     from contrail_data.storage.place import place_of
-    from contrail_data.store.settings import StoreSettings
 
-    recipe = get_composite(composite)
-    shift = label_shift or ((0.0, 0.0) if labels else (0.5, 0.5))
-    settings = StoreSettings(recipe, dtype or PixelDtype(recipe.dtype), codec, size, shift)
-    execution = {"workers": workers, "scheduler": scheduler, "strict": strict, "overwrite": overwrite}
-    if "://" in scheduler:
-        refuse_options(context, ["workers"], "with --scheduler, which has workers of its own")
+    channels = get_composite(composite)
     if "://" in source or not is_archive(source):
         source = place_of(source).url
         if is_store(source):
@@ -189,63 +180,45 @@ def build_ash(
         refuse_options(context, ("input_format", "since", "until", *ARCHIVE_OPTIONS), "beside --reader")
     elif input_format is InputFormat.AUTO:
         input_format = recognise(source, split)
+    described: dict[str, Any] = {"path": source, "split": split}
     if reader is None and input_format is not InputFormat.ABI:
         refuse_options(context, (*SCAN_OPTIONS, *ARCHIVE_OPTIONS, *LABEL_OPTIONS), f"on {input_format.value}")
-        records = open_source(options.local_path(source), split, recipe, input_format)
-        _build(records, settings, out, **execution)
-        return
-    if not is_archive(source):
-        refuse_options(context, ["product"], "on local files; name them with a glob")
-    if like is not None:
-        refuse_options(context, ("time", "every", "at", "pixel", "native"), "beside --like")
-    if time:
-        refuse_options(context, ["every"], "beside --time")
-    if native:
-        refuse_options(context, ["pixel"], "beside --native")
-    if labels:
-        refuse_options(context, ["every"], "beside --labels, which has the times")
+        described |= {"kind": input_format.value}
     else:
-        refuse_options(context, LABEL_OPTIONS, "without --labels")
-    from numpy import datetime64
-
-    from contrail_data.sources.drawn_labels import LabelRequest
-    from contrail_data.sources.metadata import read_complete_metadata
-    from contrail_data.sources.scans import TileRequest, open_scan_source
-
-    request = TileRequest(
-        times=[datetime64(t) for t in time or ()],
-        every=every,
-        places=[_parse_place(text) for text in at or ()],
-        records=read_complete_metadata(like) if like is not None else (),
-        size=size,
-        pixel=pixel,
-        native=native,
-        before=before,
-        after=after,
-        tolerance=tolerance,
-    )
-    first, last = (None if limit is None else datetime64(limit) for limit in (since, until))
-    flags = _parse_quality(quality)
-    drawn = LabelRequest(
-        files=labels or (),
-        line_width=line_width,
-        whole_scans=label_area == "scan",
-        area=None if label_area in (None, "scan") else _parse_area(label_area),
-        shift=shift,
-    )
-    records = open_scan_source(
-        source,
-        request,
-        recipe,
-        split,
-        since=first,
-        until=last,
-        product=product,
-        good=flags,
-        reader=reader,
-        labels=drawn if labels else None,
-    )
-    _build(records, settings, out, **execution)
+        if not is_archive(source):
+            refuse_options(context, ["product"], "on local files; name them with a glob")
+        if like is not None:
+            refuse_options(context, ("time", "every", "at", "pixel", "native"), "beside --like")
+        if time:
+            refuse_options(context, ["every"], "beside --time")
+        if native:
+            refuse_options(context, ["pixel"], "beside --native")
+        if labels:
+            refuse_options(context, ["every"], "beside --labels, which has the times")
+        else:
+            refuse_options(context, LABEL_OPTIONS, "without --labels")
+        described |= {
+            "time": time or [],
+            "every": every,
+            "at": [_parse_place(text) for text in at or ()],
+            "like": None if like is None else str(like),
+            "pixel": pixel,
+            "native": native,
+            "before": before,
+            "after": after,
+            "tolerance": tolerance,
+            "labels": [str(path) for path in labels or ()],
+            "label_area": label_area if label_area in (None, "scan") else _parse_area(label_area),
+            "line_width": line_width,
+        }
+        if reader is not None:
+            described |= {"kind": "satpy", "reader": reader}
+        else:
+            described |= {"kind": "abi", "since": since, "until": until, "product": product}
+            described |= {"quality": _parse_quality(quality)}
+    tree = {"sources": [described], "composite": channels, "dtype": dtype, "codec": codec, "size": size}
+    recipe = validated(Recipe, {**tree, "label_shift": label_shift}, source)
+    build_recipe(context, recipe, out, workers=workers, scheduler=scheduler, strict=strict, overwrite=overwrite)
 
 
 def append(
@@ -262,8 +235,8 @@ def append(
     input_format: Format = InputFormat.AUTO,
     overwrite: options.Overwrite = False,
     workers: options.Workers = options.CORES,
-    scheduler: Scheduler = "threads",
-    strict: Strict = False,
+    scheduler: options.Scheduler = "threads",
+    strict: options.Strict = False,
 ) -> None:
     """Write a new version of a store with further records. The old store stays as it is.
 
@@ -274,8 +247,7 @@ def append(
     from contrail_data.sources.select import settings_of
     from contrail_data.sources.stores import appended
 
-    if "://" in scheduler:
-        refuse_options(context, ["workers"], "with --scheduler, which has workers of its own")
+    _refuse_workers(context, scheduler)
     parent = contrail_data.open_store(store)
     settings = settings_of(parent)
     records = appended(parent, open_source(source, split, settings.composite, input_format))
@@ -350,8 +322,27 @@ def merge(
     _build(source, settings_of(opened[0]), out, workers=workers, overwrite=overwrite)
 
 
-def _build(source: Source, settings: StoreSettings, out: str, **execution: Any) -> None:
-    """Build a store and print what was done."""
+def build_recipe(context: typer.Context, recipe: Recipe, out: str, **execution: Any) -> None:
+    """Build a store by a recipe and print what was done.
+
+    Args:
+        context: The command as it was called.
+        recipe: The recipe.
+        out: Path or URL of the store.
+        **execution: Options of `build` that do not change the store.
+    """
+    _refuse_workers(context, execution["scheduler"])
+    execution["recipe"] = recipe.located().to_json()
+    _build(recipe.open(), recipe.settings, out, expected=recipe.digest, **execution)
+
+
+def _refuse_workers(context: typer.Context, scheduler: str) -> None:
+    if "://" in scheduler:
+        refuse_options(context, ["workers"], "with --scheduler, which has workers of its own")
+
+
+def _build(source: Source, settings: StoreSettings, out: str, *, expected: str | None = None, **execution: Any) -> None:
+    """Build a store and print what was done; `expected` is the digest that the store should have."""
     from contrail_data.build.build import build
 
     print_note(source.note)
@@ -362,6 +353,11 @@ def _build(source: Source, settings: StoreSettings, out: str, **execution: Any) 
     print_note(built.note)
     if built.existed:
         print_note("the store already exists; --overwrite rebuilds it if records have changed")
+    if expected not in (None, built.digest):
+        remedy = "see contrail-data diff, or set digest=null"
+        raise FoundDifference(
+            f"{out}: is not the store of the recipe ({expected}): the raw data, or this version, differs; {remedy}"
+        )
     if built.set_aside:
         raise typer.Exit(ExitCode.SET_ASIDE)
 

@@ -2,11 +2,11 @@
 
 import typer
 
-from contrail_data.cli import build, catalog, labels, look, share, splits, synth
+from contrail_data.cli import build, catalog, labels, look, recipes, share, splits, synth
 from contrail_data.cli.common import add_command, run_app
 
 GROUPS = {
-    "Build": (build.build_ash, build.append, build.subset, build.merge),
+    "Build": (build.build_ash, recipes.build, recipes.recipe, build.append, build.subset, build.merge),
     "Look": (look.inspect, look.stats, look.report, look.preview, look.diff),
     "Labels": (labels.pseudo_label, labels.propagate, labels.compare_labels),
     "Split": (splits.audit, splits.splits),

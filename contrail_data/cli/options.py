@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from contrail_data.errors import UsageError
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.reports.choices import Theme
 
@@ -28,12 +27,9 @@ def local_path(text: str | Path) -> Path:
     Raises:
         UsageError: If it is another URL.
     """
-    from contrail_data.storage.place import place_of
+    from contrail_data.storage import place
 
-    place = place_of(text)
-    if place.remote:
-        raise UsageError(f"{text}: only stores are read from and written to URLs; give a local path")
-    return place.path
+    return place.local_path(text)
 
 
 # Options that `--help` lists in a panel of their own.
@@ -58,6 +54,14 @@ Workers = Annotated[
     execution(
         min=1, max=1024, help="Number of parallel workers (threads or processes).", show_default="number of cores"
     ),
+]
+Scheduler = Annotated[
+    str, execution(help="threads, processes, or tcp://host:8786 of a dask cluster that sees the same files.")
+]
+Strict = Annotated[bool, execution("--strict", help="Stop at the first bad record instead of setting it aside.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting; the value is YAML. Repeatable.", metavar="KEY=VALUE"),
 ]
 Device = Annotated[str, execution(help="auto (CUDA if available), cpu, cuda, cuda:1 ...")]
 Batch = Annotated[int, execution(min=1, max=4096, help="Samples predicted at once.")]

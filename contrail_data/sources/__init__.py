@@ -2,8 +2,8 @@
 
 `base` defines what a build needs from a source. `records` reads OpenContrails records and ready-made ash frames,
 `scans` cuts tiles out of satellite scans, and `stores` takes samples from sealed stores (subsets, merges, appended
-stores). `open` picks the class for a folder, `select` chooses samples of a store, and `npy` reads untrusted `.npy`
-files.
+stores). `joined` makes one source of several. `open` picks the class for a folder, `select` chooses samples of a store,
+and `npy` reads untrusted `.npy` files.
 
 Data passes from files through a source's `read_sample` to a checked sample (`contrail_data.sample`), and from there to
 `contrail_data.build`.

@@ -25,6 +25,8 @@ class SourceKind(StrEnum):
     FRAMES = "frames"
     SCANS = "scenes"
     STORES = "stores"
+    SEVERAL = "several"
+    """Sources of several kinds."""
 
 
 class InputFormat(StrEnum):
@@ -112,6 +114,17 @@ class Source(ABC):
             "source_digest": source_digest,
             "labelled_frame": labelled_frame,
         }
+
+    def surrounds(self, address: str) -> bool:
+        """Return whether a place lies among the local records, where a store would be taken for one of them.
+
+        Args:
+            address: Path or URL.
+
+        Returns:
+            Whether it does.
+        """
+        return not self.parent_paths and f"{address}/".startswith(f"{self.location}/{self.split}/")
 
     def part(self, record_ids: Sequence[str]) -> Self:
         """Restrict the source to a few records, so that it is small enough to be sent along with a task.

@@ -5,10 +5,10 @@ damage is not passed on. The new store refers to its parents only by the digests
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.geo.geometry import GOES_EAST_LONGITUDE
 from contrail_data.sample import GOES_EAST, Attributes, Labels, check_record_id, make_sample
 from contrail_data.sources.base import Source, SourceKind
+from contrail_data.sources.joined import JoinedSource
 from contrail_data.sources.select import StoreSelection, settings_of
 from contrail_data.storage.place import place_of
 from contrail_data.store.journal import Files, Shard
@@ -148,49 +149,8 @@ def _stored_samples(store: xr.Dataset, samples: npt.NDArray[np.int64]) -> Iterat
 
 
 @dataclass(frozen=True, kw_only=True)
-class AppendedSource(Source):
+class AppendedSource(JoinedSource):
     """All samples of one store, followed by records of another source."""
-
-    old: StoreSource
-    new: Source
-
-    def _source_of(self, record_id: str) -> Source:
-        return self.old if record_id in self.old.entries else self.new
-
-    def files(self, record_id: str) -> list[Path]:
-        """List the files of the store or source that holds the record.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            Paths, which need not exist.
-        """
-        return self._source_of(record_id).files(record_id)
-
-    def read_sample(self, record_id: str) -> xr.Dataset:
-        """Read one record from the store or source that holds it.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            The checked sample.
-        """
-        return self._source_of(record_id).read_sample(record_id)
-
-    def part(self, record_ids: Sequence[str]) -> Self:
-        """Restrict both the store and the source to a few records.
-
-        Args:
-            record_ids: Some of `record_ids`.
-
-        Returns:
-            A source of these records.
-        """
-        old = [record_id for record_id in record_ids if record_id in self.old.entries]
-        new = [record_id for record_id in record_ids if record_id not in self.old.entries]
-        return replace(super().part(record_ids), old=self.old.part(old), new=self.new.part(new))
 
     def adopt_shards(self, layouts: Mapping[str, Layout], finished: Set[int]) -> Iterator[Shard]:
         """Put all full shards of the store in place; arrays that it lacks are filled.
@@ -202,14 +162,15 @@ class AppendedSource(Source):
         Yields:
             Each shard that was put in place.
         """
-        parent = open_store(self.old.parent_paths[0])
+        old = cast(StoreSource, self.sources[0])
+        parent = open_store(self.parent_paths[0])
         place = place_of(parent.attrs["path"])
         manifest = read_manifest(place, parent.attrs["manifest"])
         scalars = read_scalars(parent)
         checksums = {name: scalars[checksum_name(name)].values for name in layouts if checksum_name(name) in scalars}
         moments = scalars["moments"].values
         missing = scalars["missing_pixels"].values if "missing_pixels" in scalars else np.zeros(len(moments))
-        for number in range(len(self.old.record_ids) // SHARD):
+        for number in range(len(old.record_ids) // SHARD):
             if number in finished:
                 continue
             files: Files = {}
@@ -229,7 +190,7 @@ class AppendedSource(Source):
                         files[name] = writers[name].finish()
             rows: list[SampleRow] = []
             for index in range(number * SHARD, (number + 1) * SHARD):
-                entry = self.old.entries[self.old.record_ids[index]]
+                entry = old.entries[old.record_ids[index]]
                 kept_checksums = {name: np.atleast_1d(values[index]).tolist() for name, values in checksums.items()}
                 rows.append(
                     {
@@ -266,9 +227,9 @@ def appended(parent: xr.Dataset, new: Source) -> AppendedSource:
     inherited: dict[str, Any] = {field.name: getattr(new, field.name) for field in fields(Source)}
     changed: dict[str, Any] = {
         "record_ids": [*old.record_ids, *added],
-        "entries": {},
+        "entries": dict.fromkeys(old.record_ids, 0) | dict.fromkeys(added, 1),
         "has_gaps": old.has_gaps or new.has_gaps,
         "parent_paths": old.parent_paths,
         "parent_digests": old.parent_digests,
     }
-    return AppendedSource(**inherited | changed, old=old, new=new)
+    return AppendedSource(**inherited | changed, sources=(old, new))

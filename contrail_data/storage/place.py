@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 from urllib.parse import unquote, urlparse
 
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, UsageError
 from contrail_data.storage.files import (
     Part,
     Write,
@@ -402,3 +402,21 @@ def sync_folders(place: Place) -> None:
         with suppress(OSError):  # some network file systems have no such call
             os.fsync(descriptor)
         os.close(descriptor)
+
+
+def local_path(address: str | Path) -> Path:
+    """Return the path of something that lies on a local disk.
+
+    Args:
+        address: A path, or a URL file:///...
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: If it is another URL.
+    """
+    place = place_of(address)
+    if place.remote:
+        raise UsageError(f"{address}: only stores are read from and written to URLs; give a local path")
+    return place.path

@@ -24,10 +24,6 @@ Preset = Annotated[
 RunDirectory = Annotated[
     Path, options.local_output("-o", "--out", help="Directory to write; the same command resumes in it.")
 ]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a setting; the value is YAML. Repeatable.", metavar="KEY=VALUE"),
-]
 
 LABELS = {
     "records": "records (positive; groups)",

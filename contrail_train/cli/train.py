@@ -18,7 +18,7 @@ from contrail_data.cli.common import (
     refuse_options,
 )
 from contrail_data.errors import UsageError
-from contrail_train.cli.common import Preset, RunDirectory, Settings, interval_text, model_argument, print_holdout
+from contrail_train.cli.common import Preset, RunDirectory, interval_text, model_argument, print_holdout
 from contrail_train.workflows.retraining import Retraining
 
 
@@ -26,7 +26,7 @@ def run(
     context: typer.Context,
     preset: Preset,
     out: Annotated[Path | None, options.local_output("--out", "-o", help="Run directory to write.")] = None,
-    settings: Settings = None,
+    settings: options.Settings = None,
     checkpoint_minutes: Annotated[
         float,
         options.execution(
@@ -137,7 +137,7 @@ def rounds(
             help="mixed: train on human and pseudo-labels at once. pretrain: train on both, then on human labels only."
         ),
     ] = Retraining.MIXED,
-    settings: Settings = None,
+    settings: options.Settings = None,
 ) -> None:
     """Train, pseudo-label, and train again on both kinds of labels, for several rounds.
 

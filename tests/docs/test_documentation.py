@@ -23,7 +23,7 @@ PAGES = [
     *(f"docs/tutorials/{name}.md" for name in ("records", "scans", "pseudo-labels", "sharing")),
     *(
         f"docs/how-to/{name}.md"
-        for name in ("repair", "distributed-build", "composite", "export", "distil", "own-labels")
+        for name in ("recipes", "repair", "distributed-build", "composite", "export", "distil", "own-labels")
     ),
 ]
 SIDE = "64"

@@ -1,0 +1,74 @@
+"""Commands of recipes: `build` builds a store by one, `recipe` prints that of a store."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import contrail_data
+from contrail_data.cli import options
+from contrail_data.cli.build import build_recipe
+from contrail_data.cli.common import refuse_options
+
+
+def build(
+    context: typer.Context,
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            parser=options.local_path,
+            help="A YAML file with raw data, composite, size and so on, as `recipe` prints it.",
+            metavar="RECIPE",
+        ),
+    ],
+    out: options.Out,
+    settings: options.Settings = None,
+    overwrite: options.Overwrite = False,
+    workers: options.Workers = options.CORES,
+    scheduler: options.Scheduler = "threads",
+    strict: options.Strict = False,
+) -> None:
+    """Build a store by a recipe: a file that states everything that defines the store.
+
+    It does what `build-ash` does with the same settings, and gives the same digest. If the recipe states a digest, and
+    the store has another one, the exit code is 4.
+    """
+    from contrail_data.build.recipe import read_recipe
+
+    build_recipe(
+        context,
+        read_recipe(recipe, settings or ()),
+        out,
+        workers=workers,
+        scheduler=scheduler,
+        strict=strict,
+        overwrite=overwrite,
+    )
+
+
+def recipe(
+    context: typer.Context,
+    store: options.Store,
+    out: Annotated[
+        Path | None, options.local_output("-o", "--out", help="The YAML file to write.", show_default="print it")
+    ] = None,
+    overwrite: options.OverwriteFile = False,
+) -> None:
+    """Print the recipe of a store, by which anyone who has the same raw data can build it again.
+
+    Paths are those of the machine that built it; --set sources.0.path=PATH states where the data lies on another one.
+    """
+    from contrail_data.build.recipe import recipe_of, to_yaml
+    from contrail_data.storage.files import check_new, write_atomically
+
+    if out is None:
+        refuse_options(context, ["overwrite"], "without --out")
+    else:
+        check_new(out, overwrite, ".yaml", ".yml")
+    text = to_yaml(recipe_of(contrail_data.open_store(store)))
+    text = f"# If the raw data lies elsewhere: contrail-data build FILE --set sources.0.path=PATH\n{text}"
+    if out is None:
+        print(text, end="")
+    else:
+        write_atomically(out, [text.encode()])
+        print(out)

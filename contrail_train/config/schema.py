@@ -43,8 +43,10 @@ class RunConfig(Strict):
     `lovasz` are computed over, a micro-batch."""
     start: str | None = None
     """A finished run, or its best.safetensors, to start from. Tensors with the same name and shape are copied."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU that supports it, float32 elsewhere."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the network in training. auto: bf16 autocast on a GPU that computes it (compute capability 8 or
+    higher), fp16 autocast on one that computes only that fast (7, such as T4 and V100), float32 elsewhere. fp16 scales
+    the loss so that small gradients do not vanish, and skips a step whose gradient overflows."""
     compile: bool = False
     """Compile the model with torch.compile."""
     device: str = "auto"

@@ -5,7 +5,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,18 @@ KEEP = 2
 """How many checkpoints are kept."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training changes in place, and a checkpoint holds."""
+
+    model: nn.Module
+    average: nn.Module
+    """Moving average of the model's weights."""
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    """Scales the loss; it has a state only if it is enabled."""
+
+
 @dataclass
 class TrainingState:
     """What changes from step to step, apart from tensors."""
@@ -38,23 +50,24 @@ class TrainingState:
     """Whether an epoch ends at this step that has not been scored yet."""
     seconds: float = 0.0
     """Time spent on these steps, by all processes that trained one after the other."""
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+    """State of the scaler of the loss as of the latest checkpoint; empty unless the run computes in fp16."""
 
     def __post_init__(self) -> None:
         self._start = time.monotonic()
 
-    def save(self, out: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    def save(self, out: Path, trained: Trained) -> None:
         """Write a checkpoint and delete all but the latest ones.
 
         Args:
             out: Run directory.
-            model: The model in training.
-            average: Moving average of its weights.
-            optimiser: Its optimiser.
+            trained: What it holds.
         """
         self.seconds = time.monotonic() - self._start
-        tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-        tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
-        for index, values in optimiser.state_dict()["state"].items():
+        self.scaler = trained.scaler.state_dict()
+        tensors = {f"model.{key}": value for key, value in trained.model.state_dict().items()}
+        tensors |= {f"average.{key}": value for key, value in trained.average.state_dict().items()}
+        for index, values in trained.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{key}": value for key, value in values.items()}
         (out / CHECKPOINTS).mkdir(exist_ok=True)
         save_tensors(out / CHECKPOINTS / f"step-{self.step:08d}.safetensors", tensors, asdict(self))
@@ -62,21 +75,12 @@ class TrainingState:
         for old in checkpoints(out)[:-KEEP]:
             old.unlink()
 
-    def load(
-        self,
-        out: Path,
-        model: nn.Module,
-        average: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        say: Callable[[str], None],
-    ) -> bool:
+    def load(self, out: Path, trained: Trained, say: Callable[[str], None]) -> bool:
         """Restore the latest readable checkpoint.
 
         Args:
             out: Run directory.
-            model: Receives the weights.
-            average: Receives the moving average.
-            optimiser: Receives the optimiser's state.
+            trained: Receives what the checkpoint holds.
             say: Reports checkpoints that are passed over.
 
         Returns:
@@ -88,13 +92,15 @@ class TrainingState:
             except ContrailError as error:
                 say(f"warning: checkpoint passed over: {error}")  # this is why more than one is kept
                 continue
-            model.load_state_dict(_part(tensors, "model."))
-            average.load_state_dict(_part(tensors, "average."))
+            trained.model.load_state_dict(_part(tensors, "model."))
+            trained.average.load_state_dict(_part(tensors, "average."))
             moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
             for key, value in _part(tensors, "optimiser.").items():
                 index, name = key.split(".", 1)
                 moments[int(index)][name] = value
-            optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+            trained.optimiser.load_state_dict(trained.optimiser.state_dict() | {"state": moments})
+            if scaler := metadata.get("scaler"):
+                trained.scaler.load_state_dict(scaler)
             self.micro_batch, self.step = metadata["micro_batch"], metadata["step"]
             self.best = [(dice, step) for dice, step in metadata["best"]]
             self.unscored, self.seconds = metadata.get("unscored", False), metadata.get("seconds", 0.0)

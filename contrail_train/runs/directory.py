@@ -15,6 +15,7 @@
 import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import socket
 import subprocess
@@ -237,15 +238,16 @@ class MetricsLog:
                     ranks.say(f"warning: {self._path}: line {number} is damaged; it is left out")
             write_atomically(self._path, ["".join(line + "\n" for line in kept).encode()])
 
-    def write(self, step: int, **values: float) -> None:
+    def write(self, step: int, **values: float | None) -> None:
         """Log the scalars of one step.
 
         Args:
             step: Number of steps taken.
-            **values: Scalars by name.
+            **values: Scalars by name; those that are None or not finite are left out.
         """
         if self._board is None:
             return
+        values = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():

@@ -36,6 +36,7 @@ from contrail_train.runs.checkpoint import TrainingState, file_digest, load_weig
 from contrail_train.runs.directory import CONFIG, FLOW_WEIGHTS, WEIGHTS, MetricsLog, begin_run, locked_directory
 from contrail_train.runs.distributed import gather, is_first, leave, wait
 from contrail_train.training.borrowed import with_borrowed_thresholds
+from contrail_train.training.precision import check_scale
 from contrail_train.training.setup import Setup
 from contrail_train.training.step import train_step
 from contrail_train.training.stopping import stop_deferred
@@ -84,7 +85,7 @@ def fit(
         setup.ask_teacher(out / TEACHER)
         (out / CANDIDATES).mkdir(exist_ok=True)
         state = TrainingState(config.micro_batch or config.batch_size)
-        if state.load(out, setup.model, setup.average.module, setup.optimiser, ranks.say):
+        if state.load(out, setup.trained, ranks.say):
             ranks.say(f"resumed at step {state.step}")
         last_step = min(setup.total_steps, stop_after or setup.total_steps)
         with contextlib.closing(MetricsLog(out, state.step, ranks)) as log:
@@ -155,7 +156,10 @@ def _train_epoch(
                 mean_loss = _mean_loss(setup, state, losses, out)  # the one wait for the device in LOG_EVERY steps
                 rate = len(losses) * min(config.batch_size, len(setup.data.epochs)) / (time.monotonic() - log_start)
                 lr = max(group["lr"] for group in setup.optimiser.param_groups)
-                log.write(state.step, loss=mean_loss, lr=lr, grad_norm=float(norm), samples_per_s=rate)
+                scale = check_scale(setup.scaler, state.step)
+                log.write(
+                    state.step, loss=mean_loss, lr=lr, grad_norm=float(norm), samples_per_s=rate, loss_scale=scale
+                )
                 note = f"epoch {epoch + 1}/{config.epochs} loss {mean_loss:.4g}"
                 if state.best and len(setup.data.holdout):
                     note += f" best hold-out Dice {state.best[0][0]:.3f}"
@@ -173,7 +177,7 @@ def _train_epoch(
 
 def _save(setup: Setup, state: TrainingState, out: Path) -> None:
     if setup.ranks.first:
-        state.save(out, setup.model, setup.average.module, setup.optimiser)
+        state.save(out, setup.trained)
 
 
 def _rows_of_epoch(setup: Setup, epoch: int) -> list[npt.NDArray[np.int64]]:

@@ -19,11 +19,12 @@ from contrail_train.models.layers import batch_norms
 from contrail_train.models.segmenter import SMALLEST_SIDE, Segmenter, build
 from contrail_train.models.video import VideoEncoder
 from contrail_train.runs.calibration import find_calibration
-from contrail_train.runs.checkpoint import file_digest, read_tensors
+from contrail_train.runs.checkpoint import Trained, file_digest, read_tensors
 from contrail_train.runs.directory import WEIGHTS
 from contrail_train.runs.distributed import Ranks, choose_device, join, sync_batch_norms
 from contrail_train.training.borrowed import check_sources
 from contrail_train.training.optimiser import make_optimiser, weight_average
+from contrail_train.training.precision import choose_type, describe_type, make_scaler
 from contrail_train.training.teacher import ask, open_teacher
 
 FEW_GROUPS = 10
@@ -52,11 +53,9 @@ class Setup:
         if config.start is not None:
             _weights_file(Path(config.start))
         on_gpu = self.device.type == "cuda"
-        self.bf16 = (
-            on_gpu and torch.cuda.is_bf16_supported() if config.precision == "auto" else config.precision == "bf16"
-        )
-        """Whether the forward pass is in bfloat16 autocast rather than float32."""
-        precision = "bf16 autocast" if self.bf16 else "float32"
+        self.dtype = choose_type(config.precision, self.device)
+        """Type of the forward pass: float32, or by autocast bfloat16 or float16."""
+        precision = describe_type(self.dtype, self.device)
         self.ranks.say(f"device {self.device}, {precision}, {torch.get_num_threads()} CPU threads")
         self.data = data = open_training_data(config.data, annotators=config.model.annotator_maps or 0)
         _check_targets(config, data)
@@ -96,6 +95,12 @@ class Setup:
         self.average = weight_average(self.model, config.optim)
         """Moving average of the model's weights."""
         self.optimiser = make_optimiser(self.model, config.optim)
+        self.scaler = make_scaler(self.dtype, self.device)
+        """Scales the loss in fp16."""
+        self.trained = Trained(
+            model=self.model, average=self.average.module, optimiser=self.optimiser, scaler=self.scaler
+        )
+        """What a checkpoint holds."""
         self._describe_model()
         self.parallel: nn.Module = self._wrapped()
         """The model as it is called in a step: compiled, over several processes, or as it is."""
@@ -127,6 +132,14 @@ class Setup:
         if self.ranks.world > 1:
             model = DistributedDataParallel(model, [self.device.index] if self.device.type == "cuda" else None)
         return model
+
+    def autocast(self) -> torch.autocast:
+        """Let the network compute in the type of the run.
+
+        Returns:
+            The context of a forward pass.
+        """
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def ask_teacher(self, folder: Path) -> None:
         """Ask the detector that teaches this run, if there is one, and learn from its answers.

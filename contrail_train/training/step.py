@@ -76,8 +76,10 @@ def train_step(
                 f"batch_size={config.batch_size}: a part of step {step} is one sample, which this model's batch norms "
                 "cannot take; set another batch_size or micro_batch, and another --out"
             ) from None
+    setup.scaler.unscale_(setup.optimiser)
     norm = nn.utils.clip_grad_norm_(setup.model.parameters(), config.optim.clip)
-    setup.optimiser.step()
+    setup.scaler.step(setup.optimiser)  # skipped if the gradient has overflowed
+    setup.scaler.update()
     state.step += 1
     setup.average.update(setup.model, step=state.step)
     return loss, norm
@@ -146,7 +148,7 @@ def _consistency(setup: Setup, state: TrainingState, batch: Batch, count: int) -
         part = slice(start, min(start + size, len(own)))
         student, teacher = (_inputs(setup, labels, each, part) for each in (drawn, other))
         with _alone(setup):
-            with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
+            with setup.autocast():
                 with torch.no_grad():
                     answer = setup.average.module(*teacher)
                 output = setup.parallel(*student)
@@ -173,7 +175,7 @@ def _inputs(setup: Setup, labels: Batch, drawn: Draw, part: slice) -> list[Any]:
 def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weights: Tensor | None) -> Tensor:
     """Add a micro-batch's part of the gradient to that of the parameters; return its part of the loss."""
     config, inputs, labels = setup.config, _inputs(setup, labels, drawn, part), labels[part]
-    with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.bf16):
+    with setup.autocast():
         output = setup.parallel(*inputs)
     truth = labels.target_bkhw, labels.positive_b1, labels.weight_b
     loss = total_loss(
@@ -187,7 +189,7 @@ def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weight
 def _add_gradient(setup: Setup, loss: Tensor) -> Tensor:
     recomputes = setup.config.model.checkpoint_activations
     with statistics_kept(setup.model) if recomputes else contextlib.nullcontext():
-        loss.backward()
+        setup.scaler.scale(loss).backward()
     return loss.detach()
 
 

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from contrail_data.errors import ContrailError
 from contrail_train.runs.calibration import read_calibration
-from contrail_train.runs.checkpoint import TrainingState, read_tensors, save_mean, save_tensors
+from contrail_train.runs.checkpoint import Trained, TrainingState, read_tensors, save_mean, save_tensors
 from contrail_train.runs.sealed import read_json, write_json
 
 
@@ -88,22 +88,27 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, average = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
-    optimiser = torch.optim.AdamW(model.parameters())
+    trained = Trained(
+        model=model,
+        average=average,
+        optimiser=torch.optim.AdamW(model.parameters()),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+    )
     clock = iter(range(0, 1000, 60))
     monkeypatch.setattr("contrail_train.runs.checkpoint.time.monotonic", lambda: next(clock))
     state = TrainingState(micro_batch=4)
     for state.step in (5, 6):
         with torch.no_grad():
             model.weight.fill_(state.step)
-        state.save(tmp_path, model, average, optimiser)
+        state.save(tmp_path, trained)
     flip(tmp_path / "checkpoints/step-00000006.safetensors", -5)
     messages: list[str] = []
     resumed = TrainingState(micro_batch=1)
-    assert resumed.load(tmp_path, model, average, optimiser, messages.append)
+    assert resumed.load(tmp_path, trained, messages.append)
     assert (resumed.step, resumed.micro_batch, model.weight[0, 0].item()) == (5, 4, 5)
     assert len(messages) == 1
     assert "step-00000006.safetensors: damaged" in messages[0]
-    resumed.save(tmp_path, model, average, optimiser)
+    resumed.save(tmp_path, trained)
     assert resumed.seconds == 60 + 60  # of both processes
 
 

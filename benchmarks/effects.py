@@ -46,7 +46,7 @@ from contrail_train.evaluation.score import EvaluationOptions, labelled_batches
 from contrail_train.inference.detector import Detector, Shift
 from contrail_train.inference.label_grid import centre_of_mass
 from contrail_train.inference.load import load_model
-from contrail_train.runs.checkpoint import CHECKPOINTS
+from contrail_train.runs.names import CHECKPOINTS
 from contrail_train.training.fit import fit
 from folds import Folds, write_real_folds, write_synthetic_folds
 from plain import train_plain

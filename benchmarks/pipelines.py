@@ -38,7 +38,7 @@ from contrail_train.evaluation.score import (
 )
 from contrail_train.inference.detector import Detector, Network
 from contrail_train.inference.predictor import Predictor
-from contrail_train.runs.directory import CALIBRATION, CONFIG
+from contrail_train.runs.names import CALIBRATION, CONFIG
 from contrail_train.training.fit import fit
 from contrail_train.workflows.pipeline import train_pipeline
 from contrail_train.workflows.retraining import Retraining

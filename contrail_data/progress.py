@@ -41,7 +41,7 @@ class Advance:
         if finished or time.monotonic() - self.last >= _LOG_EVERY_S:
             self.last = time.monotonic()
             rate = self.items_per_second
-            left = f", {(self.total - self.count) / rate:.0f} s left" if rate and not finished else ""
+            left = f", {duration((self.total - self.count) / rate)} left" if rate and not finished else ""
             print(f"{self.what}: {self.counts}, {self.rate}{left} {note}".rstrip(), file=sys.stderr, flush=True)
 
     @property
@@ -57,10 +57,35 @@ class Advance:
     @property
     def rate(self) -> str:
         """Units per second, or seconds per unit, as text."""
-        rate = self.items_per_second / self.scale
-        if not rate or rate >= 1:
-            return f"{rate:.1f} {self.unit}/s"
-        return f"{1 / rate:.1f} s per {self.unit.removesuffix('s')}"
+        return pace(self.items_per_second / self.scale, self.unit)
+
+
+def pace(per_second: float, unit: str) -> str:
+    """Write a rate.
+
+    Args:
+        per_second: Units per second.
+        unit: What is counted, in the plural.
+
+    Returns:
+        Units per second, or seconds per unit if it is less than one.
+    """
+    if not per_second or per_second >= 1:
+        return f"{per_second:.1f} {unit}/s"
+    return f"{1 / per_second:.1f} s per {unit.removesuffix('s')}"
+
+
+def duration(seconds: float) -> str:
+    """Write a duration.
+
+    Args:
+        seconds: The duration.
+
+    Returns:
+        Hours, minutes and seconds, such as 0:02:13.
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def plain(value: Any) -> str:
         One line of YAML in flow style.
     """
     value = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    return json.dumps(value, separators=(",", ":"), default=str).replace('"', "").replace(":", ": ")
+    return json.dumps(value, separators=(",", ": "), default=str).replace('"', "")
 
 
 class Strict(BaseModel):

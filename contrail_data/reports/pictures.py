@@ -107,7 +107,7 @@ class SampleViewer:
         Returns:
             Red, green and blue, (y, x, 3) uint8.
         """
-        return _as_rgb(self.image(sample, frame), self.store.attrs["composite"]["channels"])
+        return as_rgb(self.image(sample, frame), self.store.attrs["composite"]["channels"])
 
     def label(self, sample: int) -> Mask | None:
         """Read the majority label.
@@ -248,10 +248,17 @@ def read_frames(store: xr.Dataset, name: str, sample: int, frames: list[int]) ->
     return values
 
 
-def _as_rgb(image_cyx: npt.NDArray[Any], channels: list[dict[str, Any]]) -> RGB:
+def as_rgb(image_cyx: npt.NDArray[Any], channels: list[dict[str, Any]]) -> RGB:
     """Show three channels, or R, G and B before others, as they are.
 
     Of other channels show ash if its three bands are there, else the first channel as grey.
+
+    Args:
+        image_cyx: The composite as stored, (channel, y, x).
+        channels: Its channels as the store declares them.
+
+    Returns:
+        Red, green and blue, (y, x, 3) uint8.
     """
     unit_cyx = dequantise(image_cyx)
     if [channel["name"] for channel in channels[:3]] == COMPOSITES["ash"].channel_names:

@@ -221,6 +221,6 @@ def _concerns(stage: Stage, preset: RunConfig, key: str) -> bool:
     if group in ("model.decoder", "model.record_head"):
         return key == group or getattr(preset.model, group.removeprefix("model.")) is not None
     of_masks = {"data.teacher", "data.teacher_weight", "data.second_target", "optim.decoder_lr", "model.score_head"}
-    of_masks.add("model.annotator_maps")
+    of_masks |= {"model.annotator_maps", "loggers.pictures"}
     of_masks |= {f"loss.{term}" for term in (*MASK_TERMS, "second_target", "auxiliary", "score")}
     return preset.model.decoder is not None or group not in of_masks

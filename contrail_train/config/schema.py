@@ -14,6 +14,7 @@ from pydantic import Field
 from contrail_data.strict import Strict, needs
 from contrail_train.config.augment import AugmentConfig
 from contrail_train.config.data import DataConfig
+from contrail_train.config.loggers import LoggersConfig
 from contrail_train.config.model import ModelConfig
 from contrail_train.config.training import MASK_TERMS, CalibrationConfig, LossConfig, OptimConfig
 
@@ -53,12 +54,16 @@ class RunConfig(Strict):
     """auto: CUDA if available, otherwise the CPU."""
     top_k: Pixels = 100
     """The score of a record is the mean of its k highest pixel probabilities. The gate compares it with a threshold."""
+    patience: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """End the run after so many epochs in a row whose hold-out Dice is not above the best before. The learning rate
+    still follows the schedule of all epochs. null: never."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     calibration: CalibrationConfig = CalibrationConfig()
+    loggers: LoggersConfig = LoggersConfig()
 
     def _check_combination(self) -> None:
         model, data, loss, optim = self.model, self.data, self.loss, self.optim
@@ -105,6 +110,9 @@ class RunConfig(Strict):
         needs(mask, "model.decoder", self.calibration, "calibration.label_grid")
         held_out = data.holds_out or bool(self.calibration.from_)
         needs(held_out, "held-out records, or calibration.from", self.calibration, "calibration.label_grid")
+        needs(data.holds_out, "held-out records", self, "patience")
+        seen = (mask and data.holds_out) or not self.loggers.pictures
+        needs(seen, "model.decoder and held-out records", self.loggers, "loggers.pictures")
         self._check_contradictions()
 
     def _check_contradictions(self) -> None:
@@ -113,6 +121,10 @@ class RunConfig(Strict):
             raise ValueError(
                 "calibration.from: has no effect, as thresholds are fitted on the run's own hold-out; set "
                 "data.holdout=0 without data.folds and data.validation, or calibration.from=[]"
+            )
+        if self.patience is not None and self.patience >= self.epochs:
+            raise ValueError(
+                f"patience={self.patience}: has no effect in {self.epochs} epochs; lower it, or set patience=null"
             )
         model, frames, reversal = self.model, self.data.frames, self.augment.time_reversal
         coarse = model.mixer is not None and model.mixer.downscale > 1

@@ -17,7 +17,7 @@ from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.load import load_model, read_pipeline
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import TakenFrom, read_calibration
-from contrail_train.runs.directory import CONFIG, PIPELINE, STAGES
+from contrail_train.runs.names import CONFIG, PIPELINE, STAGES
 from contrail_train.runs.stores import open_run_stores
 
 

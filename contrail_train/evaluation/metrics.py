@@ -5,6 +5,8 @@ probabilities by code (see `contrail_data.logits`) give it at 65,536 thresholds 
 is 1: where there is no contrail and none is predicted, nothing is wrong.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
@@ -155,11 +157,75 @@ def cross_fitted(hist_k2b: NDArray[np.int64]) -> tuple[NDArray[np.float64], floa
     Returns:
         Thresholds (k), 1/2 where the other parts have no positive pixel; and the Dice.
     """
+    thresholds, counts = cross_fitted_counts(hist_k2b)
+    return thresholds, float(dice(*counts))
+
+
+def cross_fitted_counts(hist_k2b: NDArray[np.int64]) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    """Count pixels with each part of the records at the threshold that is best on the other parts.
+
+    Args:
+        hist_k2b: Histograms of the parts, (k, 2, CODES).
+
+    Returns:
+        Thresholds (k), 1/2 where the other parts have no positive pixel; and tp, fp and fn of all parts.
+    """
     total = hist_k2b.sum(0)
     others = [total - own for own in hist_k2b]
     thresholds = [best_threshold(rest)[0] if rest[1].any() else 0.5 for rest in others]
-    counts = [counts_at(own, t) for own, t in zip(hist_k2b, thresholds, strict=True)]
-    return np.array(thresholds), float(dice(*np.sum(counts, axis=0)))
+    tp, fp, fn = np.sum([counts_at(own, t) for own, t in zip(hist_k2b, thresholds, strict=True)], axis=0).tolist()
+    return np.array(thresholds), (tp, fp, fn)
+
+
+def cross_entropy(hist: NDArray[np.int64]) -> float:
+    """Compute the mean binary cross-entropy of pixels, exact to a bin.
+
+    Args:
+        hist: Histograms (2, CODES) with at least one pixel.
+
+    Returns:
+        The mean over all pixels, in nats; a probability of 0 or 1 counts as a logit of 32.
+    """
+    logit = (np.arange(logits.LOWEST, logits.LOWEST + logits.CODES) + 0.5) / logits.STEPS
+    costs = np.stack([np.logaddexp(0, logit), np.logaddexp(0, -logit)])
+    return float((hist * costs).sum() / hist.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Pixels predicted and missed at several thresholds, n arrays in the order of the thresholds."""
+
+    threshold: NDArray[np.float64]
+    tp: NDArray[np.int64]
+    fp: NDArray[np.int64]
+    tn: NDArray[np.int64]
+    fn: NDArray[np.int64]
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """Share of the predicted pixels that are right; 1 where none is predicted."""
+        return ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """Share of the labelled pixels that are predicted."""
+        return ratio(self.tp, self.tp + self.fn)
+
+
+def curve(hist: NDArray[np.int64], thresholds: NDArray[np.float64]) -> Curve:
+    """Count pixels at several thresholds.
+
+    Args:
+        hist: Histograms (2, CODES).
+        thresholds: The thresholds, rounded up to those of codes.
+
+    Returns:
+        The counts.
+    """
+    fp_b, tp_b = (np.append(counts, 0) for counts in _at_or_above(hist))
+    k = np.searchsorted(logits.EDGES, thresholds)
+    tp, fp = tp_b[k], fp_b[k]
+    return Curve(threshold=thresholds, tp=tp, fp=fp, tn=fp_b[0] - fp, fn=tp_b[0] - tp)
 
 
 def average_precision(hist: NDArray[np.int64]) -> float:

@@ -32,7 +32,7 @@ from contrail_train.evaluation.orientation import (
     score_orientations,
 )
 from contrail_train.evaluation.outcomes import Outcome, outcome_of, worst
-from contrail_train.evaluation.score import holdout_dice, score_predictor, score_values, unseen
+from contrail_train.evaluation.score import epoch_scores, score_predictor, score_values, unseen
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import ScoreValues
 
@@ -76,7 +76,9 @@ class Evaluation:
 
     values: EvaluationValues
     tables: list[Table]
-    """For the screen."""
+    """What was asked for beside the scores, for the screen."""
+    details: list[Table]
+    """The analysis of errors, for the screen; empty for models that classify records only."""
     files: list[Path]
     """The files that were written."""
 
@@ -138,26 +140,26 @@ def evaluate_store(
     }
     stem = "" if out is not None or model.path.is_dir() else f"{model.path.name}-"
     file = folder / f"{stem}evaluation-{store.attrs['digest'].removeprefix('sha256:')[:12]}.json"
-    tables, files = [], [file]
+    tables, details, files = [], [], [file]
     if orientations:
         values["orientations"] = score_orientations(model, store, items, batch)
         tables.append(orientation_table(values["orientations"]))
     if masks:
-        if (fitted_here := holdout_dice(scores)) is not None:
+        if (fitted_here := epoch_scores(scores).dice) is not None:
             values["dice_fitted_here"] = fitted_here
         in_order = [outcomes[row] for row in range(len(items))]
         near = nearness_to_training(model, store)
         selected = records.isel(sample=items.sample)
         analysis = analyse(in_order, selected, scores.record_score, gate, items.group, near.near[items.sample])
         values |= {"analysis": analysis, "nearness_notes": near.notes}
-        tables = [*analysis_text.screen_tables(analysis), *tables]
+        details = analysis_text.screen_tables(analysis)
         viewer = SampleViewer(store, records)
         shown = [_picture(viewer, items, row, outcomes[row]) for row in worst(in_order, pictures)]
         html = evaluation_page(values, shown, f"{model.path} on {name}", scores.histogram.sum(0))
         files.append(file.with_suffix(".html"))
         write_atomically(files[-1], [html.encode()])
     write_atomically(file, [json.dumps(values, indent=1, allow_nan=False).encode()])
-    return Evaluation(values, tables, files)
+    return Evaluation(values, tables, details, files)
 
 
 def _picture(viewer: SampleViewer, items: Items, row: int, outcome: Outcome) -> Picture:

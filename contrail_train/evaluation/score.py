@@ -7,7 +7,7 @@ is scored with was fitted on other groups (site, day) of records.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,8 @@ from contrail_train.evaluation.intervals import dice_interval
 from contrail_train.inference.detector import Detect
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import ScoreValues
-from contrail_train.runs.directory import CALIBRATION
 from contrail_train.runs.distributed import ALONE, Ranks, gather
+from contrail_train.runs.names import CALIBRATION
 
 Mask = npt.NDArray[np.bool_]
 Probability = npt.NDArray[np.float32]
@@ -297,13 +297,31 @@ def assign_folds(items: Rows) -> npt.NDArray[np.int64]:
     return make_folds(items.group, items.positive, min(FOLDS, groups)) if groups else np.zeros(0, np.int64)
 
 
-def holdout_dice(scores: Scores) -> float | None:
-    """Compute the Dice by which epochs are compared, at thresholds cross-fitted between folds.
+class EpochScores(NamedTuple):
+    """How good a network is on held-out records, before its threshold is fitted; None where that is not defined."""
+
+    dice: float | None
+    """Global Dice, as are precision and recall at thresholds cross-fitted between folds."""
+    precision: float | None
+    recall: float | None
+    auc_pr: float | None
+    loss: float | None
+    """Mean binary cross-entropy of pixels; of records for a classifier of records."""
+
+
+def epoch_scores(scores: Scores) -> EpochScores:
+    """Compute the scores by which epochs are compared.
 
     Args:
         scores: Counts of the held-out records.
 
     Returns:
-        Global Dice; None without a positive pixel.
+        The scores; without a positive pixel only the loss.
     """
-    return metrics.cross_fitted(scores.histogram)[1] if scores.histogram[:, 1].any() else None
+    histogram = scores.histogram.sum(0)
+    loss = metrics.cross_entropy(histogram) if histogram.any() else None
+    if not histogram[1].any():
+        return EpochScores(None, None, None, None, loss)
+    _, (tp, fp, fn) = metrics.cross_fitted_counts(scores.histogram)
+    precision, recall = metrics.share(tp, tp + fp), metrics.share(tp, tp + fn)
+    return EpochScores(float(metrics.dice(tp, fp, fn)), precision, recall, metrics.average_precision(histogram), loss)

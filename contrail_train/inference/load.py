@@ -21,8 +21,8 @@ from contrail_train.inference.predictor import Predictor
 from contrail_train.models.segmenter import build
 from contrail_train.runs.calibration import check_run, read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights
-from contrail_train.runs.directory import CONFIG, FLOW_WEIGHTS, PIPELINE, STAGES, WEIGHTS
 from contrail_train.runs.distributed import choose_device
+from contrail_train.runs.names import CONFIG, FLOW_WEIGHTS, PIPELINE, STAGES, WEIGHTS
 
 
 def load_model(path: Path, device: str = "auto", symmetries: Symmetries | None = None) -> Predictor:

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict  # pydantic does not take that of Python
 from contrail_data.errors import ContrailError
 from contrail_data.strict import Probability
 from contrail_train.runs.checkpoint import file_digest
-from contrail_train.runs.directory import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS
+from contrail_train.runs.names import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS
 from contrail_train.runs.sealed import read_json, write_json
 
 

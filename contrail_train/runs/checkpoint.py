@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import open_regular, remove_partial_files, reported_errors, write_atomically
+from contrail_train.runs.names import CHECKPOINTS
 
-CHECKPOINTS = "checkpoints"
-"""The folder of checkpoints in a run directory."""
 KEEP = 2
 """How many checkpoints are kept."""
 
@@ -46,6 +45,8 @@ class TrainingState:
     """Optimiser steps taken so far."""
     best: Sequence[tuple[float, int]] = ()
     """(hold-out Dice, step) of the best epochs so far, the best first."""
+    gained: int = 0
+    """Step at which the hold-out Dice last rose above that of all epochs before."""
     unscored: bool = False
     """Whether an epoch ends at this step that has not been scored yet."""
     seconds: float = 0.0
@@ -56,6 +57,11 @@ class TrainingState:
     def __post_init__(self) -> None:
         self._start = time.monotonic()
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent on these steps up to now."""
+        return time.monotonic() - self._start
+
     def save(self, out: Path, trained: Trained) -> None:
         """Write a checkpoint and delete all but the latest ones.
 
@@ -63,7 +69,7 @@ class TrainingState:
             out: Run directory.
             trained: What it holds.
         """
-        self.seconds = time.monotonic() - self._start
+        self.seconds = self.elapsed
         self.scaler = trained.scaler.state_dict()
         tensors = {f"model.{key}": value for key, value in trained.model.state_dict().items()}
         tensors |= {f"average.{key}": value for key, value in trained.average.state_dict().items()}
@@ -104,6 +110,7 @@ class TrainingState:
             self.micro_batch, self.step = metadata["micro_batch"], metadata["step"]
             self.best = [(dice, step) for dice, step in metadata["best"]]
             self.unscored, self.seconds = metadata.get("unscored", False), metadata.get("seconds", 0.0)
+            self.gained = metadata.get("gained", 0)
             self._start -= self.seconds
             return True
         return False

@@ -3,7 +3,8 @@
 - `config.yaml`: every setting
 - `environment.json`: stores, device and versions
 - `metrics.jsonl`: losses and scores by step
-- `tensorboard/`: the same for TensorBoard
+- `tensorboard/`, `wandb/`: the same for TensorBoard and Weights & Biases, if `loggers` names them
+- `loggers.json`: by what a resumed run finds its entries in loggers
 - `checkpoints/`: the latest ones, from which the run resumes
 - `best.safetensors`: the weights
 - `raft.safetensors`: the weights of RAFT, if the network needs optical flow by it
@@ -27,7 +28,6 @@ from pathlib import Path
 from typing import IO, Any, NotRequired
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
 
 from contrail_data.errors import ContrailError
@@ -45,18 +45,8 @@ from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import differences, read_config, to_yaml
 from contrail_train.runs.checkpoint import checkpoints
 from contrail_train.runs.distributed import ALONE, Ranks
+from contrail_train.runs.names import CALIBRATION, CONFIG, ENVIRONMENT, LOCK, METRICS
 from contrail_train.runs.sealed import read_json, write_json
-
-CONFIG = "config.yaml"
-ENVIRONMENT = "environment.json"
-METRICS = "metrics.jsonl"
-CALIBRATION = "calibration.json"
-WEIGHTS = "best.safetensors"
-FLOW_WEIGHTS = "raft.safetensors"
-LOCK = "lock"
-PIPELINE = "pipeline.yaml"
-STAGES = "stages"
-"""A pipeline's folder of run directories."""
 
 
 @contextmanager
@@ -163,7 +153,7 @@ def begin_run(
         write_json(out / ENVIRONMENT, environment)
         write_atomically(out / CONFIG, [to_yaml(config).encode()])  # written last: it makes the directory a run
         return
-    begun = read_config(out / CONFIG).model_copy(update={"device": config.device})
+    begun = read_config(out / CONFIG).model_copy(update={"device": config.device, "loggers": config.loggers})
     is_finished, by_image = (out / CALIBRATION).is_file(), any(counts.image for counts in checked.values())
     if differing := differences(begun, config):
         start = f", with start={out} to start from its weights" if is_finished else f", or remove {out}"
@@ -213,7 +203,7 @@ def _git_revision() -> str | None:
 
 
 class MetricsLog:
-    """Scalars by step, as lines of `metrics.jsonl` and as TensorBoard events.
+    """Scalars by step, as lines of `metrics.jsonl`.
 
     Args:
         out: Run directory.
@@ -222,11 +212,7 @@ class MetricsLog:
     """
 
     def __init__(self, out: Path, step: int, ranks: Ranks = ALONE):
-        self._path = out / METRICS
-        board = out / "tensorboard"
-        # events of the step itself were logged before its checkpoint was written
-        purge_step = step + 1 if board.exists() else None
-        self._board = SummaryWriter(str(board), purge_step=purge_step) if ranks.first else None
+        self._path, self._writes = out / METRICS, ranks.first
         if ranks.first and self._path.exists():
             kept = []
             with open_regular(self._path) as file:
@@ -238,22 +224,19 @@ class MetricsLog:
                     ranks.say(f"warning: {self._path}: line {number} is damaged; it is left out")
             write_atomically(self._path, ["".join(line + "\n" for line in kept).encode()])
 
-    def write(self, step: int, **values: float | None) -> None:
+    def write(self, step: int, **values: float | None) -> dict[str, float]:
         """Log the scalars of one step.
 
         Args:
             step: Number of steps taken.
             **values: Scalars by name; those that are None or not finite are left out.
-        """
-        if self._board is None:
-            return
-        values = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Flush and close the TensorBoard file."""
-        if self._board is not None:
-            self._board.close()
+        Returns:
+            The scalars that were written.
+        """
+        finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        if not self._writes or not finite:
+            return {}
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **finite}) + "\n")
+        return finite

@@ -10,7 +10,8 @@ from contrail_data.errors import ContrailError
 from contrail_train.config.settings import read_config
 from contrail_train.runs.calibration import read_calibration
 from contrail_train.runs.checkpoint import file_digest
-from contrail_train.runs.directory import CONFIG, read_environment
+from contrail_train.runs.directory import read_environment
+from contrail_train.runs.names import CONFIG
 
 
 def open_run_stores(run: Path) -> dict[str, xr.Dataset]:

@@ -20,10 +20,13 @@ from contrail_train.inference.detector import Shift
 from contrail_train.inference.load import read_pipeline
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import Calibration
-from contrail_train.runs.directory import CONFIG, PIPELINE, STAGES
 from contrail_train.runs.distributed import Ranks
+from contrail_train.runs.names import CONFIG, PIPELINE, STAGES
 
-_NOT_COMPARED = ("preset", "seed", "device", "compile", "precision", "micro_batch", "data", "calibration", "format")
+_NOT_COMPARED = (
+    *("preset", "seed", "device", "compile", "precision", "micro_batch", "data", "calibration", "format"),
+    *("loggers", "patience"),
+)
 """Settings that a run and those it takes its threshold from are expected to differ in, or that change no weights."""
 _MOST = 4  # settings named in a note
 

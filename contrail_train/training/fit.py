@@ -22,32 +22,43 @@ import torch
 from torch import Tensor
 
 from contrail_data.errors import ContrailError
-from contrail_data.progress import progress
+from contrail_data.progress import duration, progress
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.loader import Batch, load, share_of, split_steps
 from contrail_train.data.unlabelled import unlabelled_rows
 from contrail_train.evaluation.calibrate import GRID_WHEN, HeldOut, calibrate
 from contrail_train.evaluation.held_out import load_without_symmetries
-from contrail_train.evaluation.score import holdout_dice, score
+from contrail_train.evaluation.metrics import best_threshold
+from contrail_train.evaluation.score import EpochScores, Scores, epoch_scores, score
 from contrail_train.inference.detector import on_label_grid
 from contrail_train.models.raft import read_raft
 from contrail_train.runs.calibration import Calibration, Grid, find_calibration, finish
 from contrail_train.runs.checkpoint import TrainingState, file_digest, load_weights, save_mean, save_tensors
-from contrail_train.runs.directory import CONFIG, FLOW_WEIGHTS, WEIGHTS, MetricsLog, begin_run, locked_directory
+from contrail_train.runs.directory import begin_run, locked_directory
 from contrail_train.runs.distributed import gather, is_first, leave, wait
+from contrail_train.runs.names import CONFIG, FLOW_WEIGHTS, WEIGHTS
 from contrail_train.training.borrowed import with_borrowed_thresholds
+from contrail_train.training.epoch import EpochPace, epoch_line, held_out_pictures
+from contrail_train.training.loggers import RunLog, check_loggers, follow
 from contrail_train.training.precision import check_scale
 from contrail_train.training.setup import Setup
 from contrail_train.training.step import train_step
 from contrail_train.training.stopping import stop_deferred
 from contrail_train.training.teacher import TEACHER
 
+OnEpoch = Callable[[int, EpochScores], None]
+"""Receives the number of an epoch and its scores."""
 CANDIDATES = "candidates"
 LOG_EVERY = 10  # steps; the losses of the steps between stay on the device until then
 
 
 def fit(
-    config: RunConfig, out: Path, checkpoint_minutes: float = 5.0, stop_after: int | None = None
+    config: RunConfig,
+    out: Path,
+    checkpoint_minutes: float = 5.0,
+    *,
+    stop_after: int | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Calibration | None:
     """Train a run into its directory, or resume it there.
 
@@ -56,6 +67,7 @@ def fit(
         out: Run directory.
         checkpoint_minutes: Time between checkpoints within an epoch; there is one at the end of each epoch too.
         stop_after: Stop after so many steps as if the process had been killed.
+        on_epoch: Called with the number of each epoch, from 1, and its scores; what it raises ends the run.
 
     Returns:
         The calibration of the finished run, or None if `stop_after` stopped it earlier.
@@ -63,6 +75,7 @@ def fit(
     Raises:
         ContrailError: If the data does not fit, `out` holds something else, or a loss is not finite.
     """
+    check_loggers(config.loggers)
     with locked_directory(out, CONFIG, "run directory") if is_first() else contextlib.nullcontext():
         setup = Setup(config)
         ranks = setup.ranks
@@ -88,12 +101,14 @@ def fit(
         if state.load(out, setup.trained, ranks.say):
             ranks.say(f"resumed at step {state.step}")
         last_step = min(setup.total_steps, stop_after or setup.total_steps)
-        with contextlib.closing(MetricsLog(out, state.step, ranks)) as log:
-            train(setup, state, out, log, last_step=last_step, checkpoint_seconds=60 * checkpoint_minutes)
-        if last_step < setup.total_steps:
-            return None
-        ranks.say(f"{out}: trained in {state.seconds / 60:.1f} min")
-        calibration = _calibrate(setup, state, out)
+        with follow(out, config, state.step, ranks) as log:
+            seconds = 60 * checkpoint_minutes
+            train(setup, state, out, log, last_step=last_step, checkpoint_seconds=seconds, on_epoch=on_epoch)
+            if last_step < setup.total_steps and not _is_over(setup, state):
+                return None
+            ranks.say(f"{out}: trained in {duration(state.seconds)}")
+            calibration = _calibrate(setup, state, out)
+            log.finish(calibration["holdout"] or {})
         if ranks.first:
             finish(out, calibration)
             shutil.rmtree(out / CANDIDATES)
@@ -103,7 +118,14 @@ def fit(
 
 
 def train(
-    setup: Setup, state: TrainingState, out: Path, log: MetricsLog, *, last_step: int, checkpoint_seconds: float
+    setup: Setup,
+    state: TrainingState,
+    out: Path,
+    log: RunLog,
+    *,
+    last_step: int,
+    checkpoint_seconds: float,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
     """Take steps, and score each epoch.
 
@@ -114,33 +136,46 @@ def train(
         log: Receives losses and scores.
         last_step: Step to stop after.
         checkpoint_seconds: Time between checkpoints within an epoch; there is one at the end of each epoch too.
+        on_epoch: See `fit`.
     """
     silent = contextlib.nullcontext(lambda _, __: None)
     with progress("train", last_step, state.step, unit="steps") if setup.ranks.first else silent as advance:
-        while state.step < last_step or state.unscored:
+        while (state.step < last_step and not _is_over(setup, state)) or state.unscored:
+            pace = None
             if not state.unscored:
-                _train_epoch(
+                pace = _train_epoch(
                     setup, state, out, log, advance, last_step=last_step, checkpoint_seconds=checkpoint_seconds
                 )
                 if state.step == last_step < setup.total_steps:
                     return
-            _end_epoch(setup, state, out, log)
+            scores = _end_epoch(setup, state, out, log, pace)
+            if on_epoch is not None:
+                on_epoch(state.step // setup.steps_per_epoch, scores)
+    if _is_over(setup, state):
+        setup.ranks.say(f"{out}: ended by patience={setup.config.patience}, as the hold-out Dice has stopped rising")
+
+
+def _is_over(setup: Setup, state: TrainingState) -> bool:
+    """Whether the hold-out Dice has not risen for as many epochs as `patience` allows."""
+    patience = setup.config.patience
+    return patience is not None and not state.unscored and state.step - state.gained >= patience * setup.steps_per_epoch
 
 
 def _train_epoch(
     setup: Setup,
     state: TrainingState,
     out: Path,
-    log: MetricsLog,
+    log: RunLog,
     advance: Callable[[int, str], None],
     *,
     last_step: int,
     checkpoint_seconds: float,
-) -> None:
+) -> EpochPace:
     """Take the remaining steps of an epoch, up to `last_step` or a signal to stop."""
     config, ranks = setup.config, setup.ranks
     losses: list[Tensor] = []
-    log_start = last_checkpoint = time.monotonic()
+    start = log_start = last_checkpoint = time.monotonic()
+    first_step, total_loss = state.step, 0.0
     note, epoch = "", state.step // setup.steps_per_epoch
     setup.begin_epoch(epoch)
     with stop_deferred() as stop:
@@ -163,6 +198,7 @@ def _train_epoch(
                 note = f"epoch {epoch + 1}/{config.epochs} loss {mean_loss:.4g}"
                 if state.best and len(setup.data.holdout):
                     note += f" best hold-out Dice {state.best[0][0]:.3f}"
+                total_loss += mean_loss * len(losses)
                 losses, log_start = [], time.monotonic()
             advance(1, note)
             if is_due or stops:
@@ -173,6 +209,8 @@ def _train_epoch(
                 ranks.say(f"{out}: stopped after step {state.step}, of which there is a checkpoint")
             if stops or state.step == last_step:
                 break
+    steps = state.step - first_step
+    return EpochPace(loss=total_loss / steps, steps_per_s=steps / (time.monotonic() - start))
 
 
 def _save(setup: Setup, state: TrainingState, out: Path) -> None:
@@ -226,19 +264,24 @@ def _mean_loss(setup: Setup, state: TrainingState, losses: list[Tensor], out: Pa
     )
 
 
-def _end_epoch(setup: Setup, state: TrainingState, out: Path, log: MetricsLog) -> None:
+def _end_epoch(setup: Setup, state: TrainingState, out: Path, log: RunLog, pace: EpochPace | None) -> EpochScores:
     """Score the averaged weights on the hold-out, keep them if they are among the best, and save a checkpoint."""
     model = setup.average.module.eval()
     detect, holdout = on_label_grid(setup.detector, setup.label_shift), setup.data.holdout
     try:
-        dice = holdout_dice(score(detect, holdout, setup.evaluation, 0.5))
+        counts = score(detect, holdout, setup.evaluation, 0.5)
+        scores = epoch_scores(counts)
+        _show(setup, state, log, counts)
     except (KeyboardInterrupt, SystemExit):
         _save(setup, state, out)  # scoring is repeated when the run is resumed
         raise
     with stop_deferred():
-        if dice is not None:
-            log.write(state.step, holdout_dice=dice)
-        before = _candidates(out, state).values()
+        values = {f"holdout_{name}": value for name, value in scores._asdict().items()}
+        epoch = state.step // setup.steps_per_epoch
+        log.write(state.step, epoch=epoch, epoch_loss=pace and pace.loss, **values)
+        if scores.dice is not None and (not state.best or scores.dice > state.best[0][0]):
+            state.gained = state.step
+        before, dice = _candidates(out, state).values(), scores.dice
         # without held-out positives all are equal, and the last ones are kept
         state.best = sorted([*state.best, (dice or 0.0, state.step)], reverse=True)[: setup.config.optim.average_best]
         state.unscored = False
@@ -250,6 +293,19 @@ def _end_epoch(setup: Setup, state: TrainingState, out: Path, log: MetricsLog) -
             # those of the checkpoint before this one are kept, as the run may have to fall back to it
             for old in {*(out / CANDIDATES).iterdir()} - {*before, *candidates.values()}:
                 old.unlink()
+        setup.ranks.say(epoch_line(setup, state, scores, pace))
+    return scores
+
+
+def _show(setup: Setup, state: TrainingState, log: RunLog, counts: Scores) -> None:
+    """Let loggers show the curve of the held-out records, and pictures of some."""
+    if not log.shows:
+        return
+    histogram, pictures = counts.histogram.sum(0), {}
+    if setup.config.model.decoder is not None and setup.config.loggers.pictures:
+        threshold = best_threshold(histogram)[0] if histogram[1].any() else 0.5
+        pictures = held_out_pictures(setup, setup.config.loggers.pictures, threshold)
+    log.show(state.step, histogram, pictures)
 
 
 def _candidates(out: Path, state: TrainingState) -> dict[int, Path]:

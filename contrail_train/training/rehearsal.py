@@ -1,6 +1,5 @@
 """The rehearsal of a run: three steps and a scored batch, from which its time and memory are estimated."""
 
-import contextlib
 import json
 import math
 import os
@@ -12,27 +11,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.profiler import profile
 
+from contrail_data.errors import ContrailError
+from contrail_data.storage.files import make_folder
 from contrail_train.config.schema import RunConfig
 from contrail_train.evaluation.score import score
 from contrail_train.inference.detector import on_label_grid
 from contrail_train.runs.checkpoint import TrainingState
-from contrail_train.runs.directory import METRICS, MetricsLog
+from contrail_train.runs.directory import MetricsLog
 from contrail_train.runs.distributed import is_first, leave
+from contrail_train.runs.names import METRICS
 from contrail_train.training.fit import CANDIDATES, train
+from contrail_train.training.loggers import RunLog
 from contrail_train.training.setup import Setup
+from contrail_train.training.step import PARTS_OF_STEP
 from contrail_train.training.teacher import seconds_per_frame
 
 STEPS = 3  # the first warms up
 
 
-def rehearse(config: RunConfig) -> dict[str, str]:
+def rehearse(config: RunConfig, trace: Path | None = None) -> dict[str, str]:
     """Take three steps of a run, score a batch twice and estimate from them what the whole run costs.
 
     The encoder is trained in these steps even if it is frozen at first.
 
     Args:
         config: Settings of the run.
+        trace: File to write a trace of three more steps to, for chrome://tracing or Perfetto; None for none.
 
     Returns:
         Measurements in words, by heading; of several processes only the first returns any.
@@ -45,8 +51,9 @@ def rehearse(config: RunConfig) -> dict[str, str]:
         (out / CANDIDATES).mkdir(parents=True, exist_ok=True)
         setup = Setup(trained_throughout)
         state = TrainingState(config.micro_batch or config.batch_size)
-        with contextlib.closing(MetricsLog(out, 0, setup.ranks)) as log:
-            train(setup, state, out, log, last_step=min(STEPS, setup.total_steps), checkpoint_seconds=math.inf)
+        log = RunLog(MetricsLog(out, 0, setup.ranks), {}, setup.ranks)
+        train(setup, state, out, log, last_step=min(STEPS, setup.total_steps), checkpoint_seconds=math.inf)
+        shares = {} if trace is None else _trace(setup, state, out, log, trace)
         scoring = _seconds_to_score(setup)
         lines = (out / METRICS).read_text().splitlines() if setup.ranks.first else []
     finally:
@@ -73,10 +80,31 @@ def rehearse(config: RunConfig) -> dict[str, str]:
     if setup.device.type == "cuda":
         peak, all_of_it = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(setup.device).total_memory
         measurements["GPU memory"] = f"peak {peak / 2**30:.1f} of {all_of_it / 2**30:.1f} GiB"
+    if trace is not None:
+        measurements["time"] = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        measurements["trace"] = f"{trace}; open it at https://ui.perfetto.dev"
     if setup.teacher is not None:
         asked = f"{setup.data.human_labelled} frames before the first step"
         measurements["teacher"] = f"{asked}: about {_duration(teacher_seconds)}"
     return measurements
+
+
+def _trace(setup: Setup, state: TrainingState, out: Path, log: RunLog, trace: Path) -> dict[str, float]:
+    """Trace steps after those that warm up; return the share of each part of a step in the time of all."""
+    last_step = min(state.step + STEPS, setup.total_steps)
+    if last_step == state.step:
+        raise ContrailError(f"--profile: the run has only {setup.total_steps} steps, all of which warm up; add epochs")
+    with profile() as profiler:
+        train(setup, state, out, log, last_step=last_step, checkpoint_seconds=math.inf)
+    if setup.ranks.first:
+        make_folder(trace.parent)
+        profiler.export_chrome_trace(str(trace))
+    on_gpu = setup.device.type == "cuda"
+    times = {
+        event.key: event.device_time_total if on_gpu else event.cpu_time_total for event in profiler.key_averages()
+    }
+    total = sum(times.get(part, 0.0) for part in PARTS_OF_STEP) or 1.0
+    return {part: times.get(part, 0.0) / total for part in PARTS_OF_STEP}
 
 
 def _seconds_to_score(setup: Setup) -> float:

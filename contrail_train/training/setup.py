@@ -20,8 +20,8 @@ from contrail_train.models.segmenter import SMALLEST_SIDE, Segmenter, build
 from contrail_train.models.video import VideoEncoder
 from contrail_train.runs.calibration import find_calibration
 from contrail_train.runs.checkpoint import Trained, file_digest, read_tensors
-from contrail_train.runs.directory import WEIGHTS
 from contrail_train.runs.distributed import Ranks, choose_device, join, sync_batch_norms
+from contrail_train.runs.names import WEIGHTS
 from contrail_train.training.borrowed import check_sources
 from contrail_train.training.optimiser import make_optimiser, weight_average
 from contrail_train.training.precision import choose_type, describe_type, make_scaler
@@ -42,8 +42,8 @@ class Setup:
 
     Raises:
         ContrailError: If device, data, encoder, teacher, the weights to start from or the models to take thresholds
-            from cannot be used, crops do not fit the images, or `data.pseudo`, `data.second_target` or
-            `model.annotator_maps` has no effect.
+            from cannot be used, crops do not fit the images, or `data.pseudo`, `data.second_target`,
+            `model.annotator_maps` or `patience` has no effect.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -67,6 +67,10 @@ class Setup:
         self.steps_per_epoch = math.ceil(len(data.epochs) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self._describe_data()
+        if config.patience is not None and not data.holdout.positive.any():
+            raise ContrailError(
+                f"patience={config.patience}: has no effect, as no held-out record has a contrail; set patience=null"
+            )
         self.label_shift: Shift = data.label_shift if config.augment.label_shift is None else config.augment.label_shift
         """(down, right) offset that augmentation removes from the labels, pixels."""
         torch.manual_seed(config.seed)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
 from contrail_data.errors import ContrailError
 from contrail_train.data.augment import augment_flow, augment_images, augment_labels, draw_labels
@@ -23,6 +24,9 @@ from contrail_train.training.consistency import consistency_loss, consistency_we
 from contrail_train.training.losses import total_loss, weights_of
 from contrail_train.training.optimiser import set_learning_rate
 from contrail_train.training.setup import Setup
+
+PARTS_OF_STEP = ("augment", "forward", "loss", "backward", "optimiser")
+"""Names of the parts of a step in a trace."""
 
 
 def train_step(
@@ -76,12 +80,13 @@ def train_step(
                 f"batch_size={config.batch_size}: a part of step {step} is one sample, which this model's batch norms "
                 "cannot take; set another batch_size or micro_batch, and another --out"
             ) from None
-    setup.scaler.unscale_(setup.optimiser)
-    norm = nn.utils.clip_grad_norm_(setup.model.parameters(), config.optim.clip)
-    setup.scaler.step(setup.optimiser)  # skipped if the gradient has overflowed
-    setup.scaler.update()
-    state.step += 1
-    setup.average.update(setup.model, step=state.step)
+    with record_function("optimiser"):
+        setup.scaler.unscale_(setup.optimiser)
+        norm = nn.utils.clip_grad_norm_(setup.model.parameters(), config.optim.clip)
+        setup.scaler.step(setup.optimiser)  # skipped if the gradient has overflowed
+        setup.scaler.update()
+        state.step += 1
+        setup.average.update(setup.model, step=state.step)
     return loss, norm
 
 
@@ -107,7 +112,8 @@ def _gradients(
         losses.append(_consistency(setup, state, unlabelled, count))
     fractions = _fractions(batch, owned)
     random, crop = {"seed": config.seed, "step": state.step}, config.data.crop
-    drawn, labels = draw_labels(fractions, own, count, config.augment, setup.label_shift, crop=crop, **random)
+    with record_function("augment"):
+        drawn, labels = draw_labels(fractions, own, count, config.augment, setup.label_shift, crop=crop, **random)
     truth = labels.target_bkhw, labels.positive_b1, labels.weight_b, labels.valid_b1hw
     weights = weights_of(*truth, config.model.positives_only) if size < len(own) else None
     for start in range(0, len(own), size):
@@ -174,21 +180,23 @@ def _inputs(setup: Setup, labels: Batch, drawn: Draw, part: slice) -> list[Any]:
 
 def _backward(setup: Setup, labels: Batch, drawn: Draw, part: slice, step_weights: Tensor | None) -> Tensor:
     """Add a micro-batch's part of the gradient to that of the parameters; return its part of the loss."""
-    config, inputs, labels = setup.config, _inputs(setup, labels, drawn, part), labels[part]
-    with setup.autocast():
+    with record_function("augment"):
+        config, inputs, labels = setup.config, _inputs(setup, labels, drawn, part), labels[part]
+    with record_function("forward"), setup.autocast():
         output = setup.parallel(*inputs)
     truth = labels.target_bkhw, labels.positive_b1, labels.weight_b
-    loss = total_loss(
-        *(output, *truth, config.loss, labels.valid_b1hw, step_weights),
-        positives_only=config.model.positives_only,
-        annotators_b=labels.annotators_b,
-    )
+    with record_function("loss"):
+        loss = total_loss(
+            *(output, *truth, config.loss, labels.valid_b1hw, step_weights),
+            positives_only=config.model.positives_only,
+            annotators_b=labels.annotators_b,
+        )
     return _add_gradient(setup, loss)
 
 
 def _add_gradient(setup: Setup, loss: Tensor) -> Tensor:
     recomputes = setup.config.model.checkpoint_activations
-    with statistics_kept(setup.model) if recomputes else contextlib.nullcontext():
+    with record_function("backward"), statistics_kept(setup.model) if recomputes else contextlib.nullcontext():
         setup.scaler.scale(loss).backward()
     return loss.detach()
 

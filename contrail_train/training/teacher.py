@@ -26,8 +26,8 @@ from contrail_train.data.holdout import check_labellers
 from contrail_train.data.taught import with_teacher
 from contrail_train.data.training_data import TrainingData
 from contrail_train.inference.load import load_model
-from contrail_train.runs.directory import CONFIG, PIPELINE
 from contrail_train.runs.distributed import Ranks
+from contrail_train.runs.names import CONFIG, PIPELINE
 
 TIMED_BATCH = 8  # as large as those in which it is asked
 TEACHER = "teacher"

@@ -23,8 +23,9 @@ from contrail_train.models.layers import batch_norms
 from contrail_train.models.segmenter import Segmenter
 from contrail_train.runs.calibration import Calibration, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights, save_mean, save_tensors
-from contrail_train.runs.directory import CONFIG, FLOW_WEIGHTS, WEIGHTS, begin_run, locked_directory
+from contrail_train.runs.directory import begin_run, locked_directory
 from contrail_train.runs.distributed import ALONE, choose_device
+from contrail_train.runs.names import CONFIG, FLOW_WEIGHTS, WEIGHTS
 from contrail_train.runs.stores import find_folds, open_run_stores
 from contrail_train.training.borrowed import with_borrowed_thresholds
 from contrail_train.training.setup import train_mode

@@ -20,8 +20,8 @@ from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference import load
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import LabelGrid, ScoreValues, read_calibration
-from contrail_train.runs.directory import CONFIG, PIPELINE
 from contrail_train.runs.distributed import ALONE
+from contrail_train.runs.names import CONFIG, PIPELINE
 from contrail_train.runs.sealed import read_json, write_json
 
 

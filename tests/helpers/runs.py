@@ -20,6 +20,7 @@ TINY = [
     "epochs=3",
     "optim.lr=3e-3",
     "data.holdout=0.3",
+    "loggers.pictures=0",
 ]
 """Settings of a run of seconds. `test_resnet` is timm's own test network, of 0.4 million parameters."""
 SHORT = [*TINY, "epochs=1"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from sklearn.metrics import average_precision_score, f1_score
+from sklearn.metrics import average_precision_score, f1_score, log_loss, precision_score, recall_score
 
 from contrail_data import logits
 from contrail_train.evaluation import metrics
@@ -202,3 +202,18 @@ def test_cross_fitted_dice_is_below_the_best_dice_for_random_probabilities() -> 
     changed[2] = hist[2][:, ::-1]  # the threshold of a part does not depend on the part
     assert metrics.cross_fitted(changed)[0][2] == thresholds[2]
     assert metrics.counts_at(hist[0], 0.5)[0] + metrics.counts_at(hist[0], 0.5)[2] == hist[0][1].sum()
+
+
+def test_curve_and_cross_entropy_are_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    target = rng.random(4000) < 0.2
+    probability = 1 / (1 + np.exp(-(rng.normal(size=4000) + 3 * target - 2)))
+    hist = metrics.histograms(probability, target)
+    assert metrics.cross_entropy(hist) == pytest.approx(log_loss(target, probability), abs=1e-3)
+    thresholds = np.array([0.0, 0.1, 0.5, 0.9, 1.0])
+    curve = metrics.curve(hist, thresholds)
+    for k, threshold in enumerate(thresholds):
+        predicted = probability >= threshold
+        assert curve.precision[k] == pytest.approx(precision_score(target, predicted, zero_division=1.0), abs=1e-2)
+        assert curve.recall[k] == pytest.approx(recall_score(target, predicted), abs=1e-2)
+    assert (curve.tp + curve.fp + curve.tn + curve.fn == 4000).all()

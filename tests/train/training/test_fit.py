@@ -197,3 +197,41 @@ def test_the_best_epochs_are_averaged(store: Path, tmp_path: Path) -> None:
         save_file({"w": torch.full((2,), float(i**2))}, tmp_path / f"{i}.safetensors", {"facts": "{}"})
     save_mean(tmp_path / "mean.safetensors", [tmp_path / f"{i}.safetensors" for i in range(3)], {})
     assert load_file(tmp_path / "mean.safetensors")["w"].tolist() == pytest.approx([5 / 3] * 2)
+
+
+def test_patience_ends_a_run_whose_dice_has_stopped_rising_and_a_resumed_one_alike(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from contrail_train.evaluation.score import EpochScores
+    from contrail_train.training import fit as loop
+
+    dices = {3: 0.2, 6: 0.4, 9: 0.4, 12: 0.3, 15: 0.9}  # by step: the best is that of the second epoch
+    state = {"step": 0}
+    step = loop.train_step
+
+    def counting(setup, state_, *args):
+        state["step"] = state_.step + 1
+        return step(setup, state_, *args)
+
+    monkeypatch.setattr(loop, "train_step", counting)
+    monkeypatch.setattr(loop, "epoch_scores", lambda _: EpochScores(dices[state["step"]], None, None, None, None))
+    settings = ("epochs=5", "patience=2", "loggers.tensorboard=false")
+    log = run_steps(store, tmp_path / "whole", *settings, steps=None)
+    assert [line["step"] for line in log if "holdout_dice" in line] == [3, 6, 9, 12]
+    messages = capsys.readouterr().err
+    assert "ended by patience=2" in messages
+    assert "best 0.4000 in epoch 2" in messages
+    run_steps(store, tmp_path / "killed", *settings, steps=10)
+    run_steps(store, tmp_path / "killed", *settings, steps=None)
+    ours, theirs = (tmp_path / run / "best.safetensors" for run in ("whole", "killed"))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert "patience=2" in capsys.readouterr().err
+
+
+def test_patience_without_effect_is_refused(store: Path, tmp_path: Path) -> None:
+    for settings, message in (
+        (["patience=3"], "no effect in 3 epochs"),
+        (["patience=1", "data.holdout=0"], "needs held-out records"),
+    ):
+        with pytest.raises(ContrailError, match=message):
+            run_steps(store, tmp_path / "run", *settings)

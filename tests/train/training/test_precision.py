@@ -27,6 +27,7 @@ def test_a_gpu_computes_in_a_half_precision_that_it_has(
     assert ("emulated" in describe_type(torch.bfloat16, GPU)) == (capability < (8, 0))
 
 
+@pytest.mark.slow
 def test_fp16_skips_a_step_that_overflows_and_resumes_to_the_same_weights_and_scale(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -37,7 +38,7 @@ def test_fp16_skips_a_step_that_overflows_and_resumes_to_the_same_weights_and_sc
 
     def overflowing(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler:
         assert make_scaler(dtype, device).get_scale() == 65536
-        return torch.amp.GradScaler(device.type, init_scale=2.0**30, growth_interval=2)
+        return torch.amp.GradScaler(device.type, init_scale=2.0**24, growth_interval=2)
 
     with monkeypatch.context() as patch:
         patch.setattr(setup, "make_scaler", overflowing)  # so that the first steps overflow
@@ -47,7 +48,7 @@ def test_fp16_skips_a_step_that_overflows_and_resumes_to_the_same_weights_and_sc
         run_steps(store, tmp_path / "killed", *settings, steps=6)
     first, last = log[0], [line for line in log if "loss" in line][-1]
     assert "grad_norm" not in first  # it was infinite, which JSON cannot say
-    assert first["loss_scale"] == 2.0**29
+    assert first["loss_scale"] == 2.0**23
     assert last["grad_norm"] > 0
     names = [f"{run}/checkpoints/step-00000006.safetensors" for run in ("whole", "killed")]
     whole, killed = (load_file(tmp_path / name) for name in names)

@@ -73,7 +73,8 @@ def gradients(micro_batch: int, *settings: str, most: int = COUNT) -> tuple[Tens
     optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
     optimiser.param_groups[0]["peak_lr"] = 0.0
     setup: Any = SimpleNamespace(
-        config=config, ranks=ALONE, device=torch.device("cpu"), autocast=nullcontext, scaler=torch.amp.GradScaler("cpu", enabled=False), total_steps=10, label_shift=(0.5, 0.5),
+        config=config, ranks=ALONE, device=torch.device("cpu"), autocast=nullcontext, total_steps=10,
+        scaler=torch.amp.GradScaler("cpu", enabled=False), label_shift=(0.5, 0.5),
         model=model, parallel=model, optimiser=optimiser, average=SimpleNamespace(update=lambda *_, **__: None),
         view=view_of(config, {"mean": [0.4] * 3, "std": [0.3] * 3}, torch.device("cpu")),
     )  # fmt: skip

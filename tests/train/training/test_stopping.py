@@ -57,8 +57,8 @@ def test_a_signal_ends_training_with_a_checkpoint(
     assert messages.count("is damaged; it is left out") == 2
     assert [line["step"] for line in log if "loss" in line] == [1, 2, 3]
     assert [line["step"] for line in log if "holdout_dice" in line] == [3]
-    assert scalar_steps(out / "tensorboard", "loss") == [1, 2, 3]
-    assert scalar_steps(out / "tensorboard", "holdout_dice") == [3]
+    assert scalar_steps(out / "tensorboard", "train/loss") == [1, 2, 3]
+    assert scalar_steps(out / "tensorboard", "holdout/dice") == [3]
 
 
 def scalar_steps(folder: Path, name: str) -> list[int]:

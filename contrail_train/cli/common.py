@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import print_table
+from contrail_data.cli.common import print_fields, print_table
 
 if TYPE_CHECKING:
+    from contrail_train.evaluation.report import EvaluationValues
     from contrail_train.runs.calibration import Calibration, ScoreValues
 
 MODEL_HELP = "Directory of a finished run or pipeline, or an exported file (.pt2, .onnx)."
@@ -84,6 +85,35 @@ def print_scores(title: str, scores: ScoreValues, *, of_records: bool = False) -
             digits = ".4g" if key in ("threshold", "gate") else ".4f"  # thresholds may be far below 0.0001
             rows.append((label, texts.get(key) or ("none" if value is None else f"{value:{digits}}")))
     print_table(title, ["score", ""], rows)
+
+
+def print_summary(title: str, values: EvaluationValues, *, of_records: bool = False) -> None:
+    """Print how good a model is, and what would improve it most, in a few lines.
+
+    Args:
+        title: Line above them.
+        values: Scores and analysis of an evaluation.
+        of_records: As in `print_scores`.
+    """
+    from contrail_data.reports.page import plural
+    from contrail_train.evaluation.analysis_text import gate_sentences
+
+    def percent(share: float | None) -> str:
+        return "none" if share is None else f"{share:.1%}"
+
+    unit = "records" if of_records else "pixels"
+    found, right = percent(values["recall"]), percent(values["precision"])
+    groups = plural(values["groups"], "group")
+    fields = {
+        "Dice of records" if of_records else "global Dice": f"{values['dice']:.4f} (95 %: {interval_text(values)})",
+        "recall": f"{found} of the contrail {unit} are found",
+        "precision": f"{right} of the predicted {unit} are right",
+        "records": f"{values['records']:,}, {values['positive_records']:,} of them with contrails, in {groups}",
+    }
+    if "analysis" in values:
+        fields["errors"] = gate_sentences(values["analysis"]["gate"])[-1]
+    print(title)
+    print_fields(fields)
 
 
 def print_holdout(title: str, calibration: Calibration, *, reason: str, of_records: bool = False) -> None:

@@ -11,7 +11,7 @@ import typer
 from contrail_data.cli import options
 from contrail_data.cli.common import print_note, print_table, refuse_options
 from contrail_data.errors import ExitCode
-from contrail_train.cli.common import MODEL_HELP, Model, model_argument, print_scores
+from contrail_train.cli.common import MODEL_HELP, Model, model_argument, print_scores, print_summary
 
 if TYPE_CHECKING:
     from contrail_train.scenes.compare import Counts
@@ -29,6 +29,10 @@ def evaluate(
     ] = None,
     worst: Annotated[int, options.output(min=0, max=100, help="Number of worst records to show as pictures.")] = 8,
     tta: options.Tta = None,
+    details: Annotated[
+        bool,
+        options.output("--details", help="Print all scores and the analysis of errors, which are otherwise files."),
+    ] = False,
     symmetries: Annotated[
         bool,
         typer.Option(
@@ -48,7 +52,8 @@ def evaluate(
     """Score a model on a labelled store.
 
     The model's own threshold and gate are used. Records that the model was trained on, or that its threshold was fitted
-    on, are left out. The scores are printed as tables and written as JSON and an HTML report.
+    on, are left out. A summary is printed; all scores and an analysis of the errors are written as JSON and an HTML
+    report, and printed with --details.
     """
     from contrail_data.catalog.catalog import open_named
     from contrail_train.config.model import Head
@@ -67,8 +72,10 @@ def evaluate(
         print_note(f"{left_out} records were left out because the model has seen them")
     for note in evaluation.values.get("nearness_notes", ()):
         print_note(note)
-    print_scores(f"{run} on {store}", evaluation.values, of_records=model.head == Head.RECORD)
-    for table in evaluation.tables:
+    print_summary(f"{run} on {store}", evaluation.values, of_records=model.head == Head.RECORD)
+    if details:
+        print_scores("\nAll scores", evaluation.values, of_records=model.head == Head.RECORD)
+    for table in [*evaluation.details * details, *evaluation.tables]:
         print_table(table.title, table.header, table.rows)
     for path in evaluation.files:
         print(f"written to {path}")

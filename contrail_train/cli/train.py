@@ -40,6 +40,10 @@ def run(
             help="Build everything, take three steps, print memory, speed and estimated run time, and keep nothing.",
         ),
     ] = False,
+    profile: Annotated[
+        Path | None,
+        options.local_output("--profile", help="With --dry-run: write a trace of a few steps, NAME.json."),
+    ] = None,
 ) -> None:
     """Train a model.
 
@@ -59,9 +63,12 @@ def run(
 
         if is_first:
             print_note("dry run: up to three steps are taken, and nothing is kept")
-        if measurements := rehearse(config):
+        if profile is not None and profile.exists():
+            raise UsageError(f"--profile {profile}: exists; choose another name")
+        if measurements := rehearse(config, profile):
             print_fields(measurements)
         return
+    refuse_options(context, ("profile",), "without --dry-run, which takes steps and keeps only their trace")
     if out is None:  # typer cannot express that one of two options is required
         raise UsageError("--out is missing; name a run directory, or use --dry-run")
     from contrail_train.training.fit import fit
@@ -75,6 +82,17 @@ def run(
         reason="no held-out record has a contrail" if config.data.holdout else "data.holdout=0",
         of_records=config.model.decoder is None,
     )
+    next_steps = {
+        f"contrail-train runs show {out}": "losses and scores of each epoch",
+        f"contrail-train evaluate {out} STORE": "scores and errors on records that it has not seen",
+        f"contrail-train predict {out} STORE -o NAME.zarr": "masks and probabilities of a store",
+    }
+    if config.loggers.tensorboard:
+        next_steps[f"tensorboard --logdir {out}"] = "curves and pictures"
+    if config.loggers.wandb is not None and config.loggers.wandb.offline:
+        next_steps[f"wandb sync {out}/wandb/offline-run-*"] = "upload what it logged"
+    print("Next:")
+    print_fields({f"  {command}": purpose for command, purpose in next_steps.items()})
 
 
 def pipeline(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from helpers.cli import run_train
@@ -12,9 +13,12 @@ def test_a_dry_run_prints_its_cost_and_leaves_no_files(store: Path, tmp_path: Pa
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    done = run_train("run", "unet2d", "--dry-run", *set_options(*TINY, f"data.train={store}"))
+    trace = tmp_path / "inductor/trace.json"
+    done = run_train("run", "unet2d", "--dry-run", "--profile", trace, *set_options(*TINY, f"data.train={store}"))
     assert done.returncode == 0, done.stderr
-    for text in ("samples/s", "steps in 3 epochs", "GiB"):
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"augment", "forward", "loss", "backward", "optimiser"} <= names
+    for text in ("samples/s", "steps in 3 epochs", "GiB", "backward "):
         assert text in done.stdout
     # torch creates a cache whose name contains "inductor"
     assert not [path for path in tmp_path.iterdir() if "inductor" not in path.name]

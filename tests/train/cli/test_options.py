@@ -19,6 +19,7 @@ CLEANING = (
 WITHOUT_EFFECT = [
     ("run unet2d --dry-run --set data.train=s.zarr", ("--out", "x"), "beside --dry-run"),
     ("run unet2d --dry-run --set data.train=s.zarr", ("--checkpoint-minutes", "5"), "beside --dry-run"),
+    ("run unet2d --set data.train=s.zarr --out x", ("--profile", "t.json"), "without --dry-run"),
     *(("predict RUN s.zarr -o x.csv", option, "on probabilities of records") for option in CLEANING),
     ("predict-scans RUN abi -o x.nc -o x.tif", ("--altitude", "11000"), "without an output NAME.geojson"),
     ("predict-scans RUN abi -o x.nc", ("--product", "L1b-RadF"), "on local files"),

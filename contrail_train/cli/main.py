@@ -5,7 +5,7 @@ import logging
 import typer
 
 from contrail_data.cli.common import add_command, run_app
-from contrail_train.cli import predict, score, train
+from contrail_train.cli import predict, runs, score, train
 
 GROUPS = {
     "Train": (train.run, train.pipeline, train.rounds, train.soup),
@@ -23,6 +23,10 @@ presets = typer.Typer(no_args_is_help=True, help="Named runs and pipelines.")
 app.add_typer(presets, name="presets", rich_help_panel="Train")
 for name, listing in (("ls", train.list_presets), ("pipelines", train.list_pipelines), ("show", train.show_preset)):
     add_command(presets, listing, name=name)
+run_directories = typer.Typer(no_args_is_help=True, help="Runs in a folder: state, settings and scores.")
+app.add_typer(run_directories, name="runs", rich_help_panel="Evaluate")
+for name, command in (("ls", runs.list_runs), ("show", runs.show_run)):
+    add_command(run_directories, command, name=name)
 for panel, commands in GROUPS.items():
     for command in commands:
         add_command(app, command, panel=panel)

@@ -1,0 +1,114 @@
+"""Commands on run directories: `runs ls` and `runs show`."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from contrail_data.cli import options
+from contrail_data.cli.common import print_fields, print_note, print_table
+from contrail_data.errors import ExitCode
+from contrail_train.cli.common import model_argument
+
+
+def list_runs(
+    folder: Annotated[Path, model_argument(help="A folder with runs, at any depth.", metavar="DIR")],
+    as_json: options.AsJson = False,
+) -> None:
+    """List the runs in a folder with their state, scores and the settings in which they differ, the best first.
+
+    Dice is that of the held-out records: of the finished run, or of its best epoch so far (~). Runs that held out other
+    records cannot be compared by it; `compare` scores two of them on one store.
+
+    Example: contrail-train runs ls runs
+    """
+    from contrail_data.strict import plain
+    from contrail_train.runs.listing import find_runs, settings_that_differ
+
+    runs, problems = find_runs(folder)
+    runs.sort(key=lambda run: -1.0 if run.dice is None else run.dice, reverse=True)
+    differing = settings_that_differ(runs)
+    if as_json:
+        documents = [_document(run) | {"settings": own} for run, own in zip(runs, differing, strict=True)]
+        print(json.dumps(documents, indent=1))
+    elif runs:
+        rows = []
+        for run, own in zip(runs, differing, strict=True):
+            mark = "" if run.scores or run.dice is None else "~"
+            scores = run.scores or {key.removeprefix("holdout_"): value for key, value in run.best.items()}
+            shown = [_number(scores.get(key)) for key in ("dice", "precision", "recall")]
+            settings = ", ".join(f"{key}={plain(value)}" for key, value in own.items())
+            name = str(run.path.relative_to(folder)) if run.path != folder else "."
+            epochs = f"{len(run.epochs)}/{run.config.epochs}"
+            rows.append([name, run.config.preset, run.state, epochs, mark + shown[0], *shown[1:], settings])
+        header = ["run", "preset", "state", "epochs", "Dice", "precision", "recall", "differs in"]
+        print_table("", header, rows, text_columns=(0, 1, 2, 7))
+    else:
+        print_note(f"{folder}: holds no run")
+    for problem in problems:
+        print(f"set aside: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(ExitCode.SET_ASIDE)
+
+
+def show_run(
+    run: Annotated[Path, model_argument(help="A run directory, finished or not.", metavar="RUN")],
+    as_json: options.AsJson = False,
+) -> None:
+    """Show a run: its state, what it was made with, the settings that differ from its preset, and its epochs.
+
+    Example: contrail-train runs show runs/a
+    """
+    from contrail_data.errors import ContrailError
+    from contrail_data.strict import plain
+    from contrail_train.config.presets import get_config
+    from contrail_train.config.schema import RunConfig
+    from contrail_train.config.settings import values_by_key
+    from contrail_train.runs.listing import State, summarise
+
+    summary = summarise(run)
+    if as_json:
+        print(json.dumps(_document(summary) | {"settings": summary.config.model_dump(mode="json")}, indent=1))
+        return
+    try:
+        preset = get_config(summary.config.preset)
+    except ContrailError:  # a file that lies elsewhere
+        preset = RunConfig()
+    theirs, own = (values_by_key(config.model_dump(mode="json")) for config in (preset, summary.config))
+    changed = [f"{key}={plain(value)}" for key, value in own.items() if key != "preset" and theirs.get(key) != value]
+    environment, command = summary.environment, summary.environment.get("command")
+    dice, low, high = (summary.scores.get(key) for key in ("dice", "dice_low", "dice_high"))
+    interval = "" if low is None or high is None else f" (95 %: {low:.4f} to {high:.4f})"
+    fields = {
+        "state": f"{summary.state}, {len(summary.epochs)} of {summary.config.epochs} epochs scored",
+        "settings": f"{summary.config.preset}, {', '.join(changed)}" if changed else summary.config.preset,
+        "made with": f"{environment.get('device')}, contrail-kit {environment.get('versions', {}).get('contrail-kit')}",
+        "command": shlex.join(command) if isinstance(command, list) else str(command),
+    }
+    if dice is not None:
+        fields["hold-out Dice"] = f"{dice:.4f}{interval}"
+    print(run)
+    print_fields(fields)
+    keys = ("epoch_loss", "holdout_loss", "holdout_dice", "holdout_precision", "holdout_recall", "holdout_auc_pr")
+    rows = [
+        [str(number), *(_number(epoch.get(key)) for key in keys), "best" if epoch is summary.best else ""]
+        for number, epoch in enumerate(summary.epochs, 1)
+    ]
+    if rows:
+        header = ["epoch", "loss", "hold-out loss", "Dice", "precision", "recall", "AUC-PR", ""]
+        print_table("", header, rows, text_columns=(7,))
+    if summary.state in (State.STOPPED, State.BEGUN):
+        print_note("it resumes when its command is run again")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _document(run: Any) -> dict[str, Any]:
+    """A summary as plain data."""
+    about = {"run": str(run.path), "preset": run.config.preset, "state": str(run.state), "dice": run.dice}
+    return about | {"epochs": list(run.epochs), "scores": dict(run.scores), "stores": run.environment.get("stores", {})}

@@ -5,10 +5,10 @@ import logging
 import typer
 
 from contrail_data.cli.common import add_command, run_app
-from contrail_train.cli import predict, runs, score, train
+from contrail_train.cli import predict, runs, score, sweep, train
 
 GROUPS = {
-    "Train": (train.run, train.pipeline, train.rounds, train.soup),
+    "Train": (train.run, train.pipeline, train.rounds, train.soup, sweep.sweep),
     "Evaluate": (score.evaluate, score.compare, score.compare_masks),
     "Predict": (predict.predict, predict.predict_scans, score.submit, predict.export),
 }

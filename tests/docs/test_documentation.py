@@ -23,14 +23,20 @@ PAGES = [
     *(f"docs/tutorials/{name}.md" for name in ("records", "scans", "pseudo-labels", "sharing")),
     *(
         f"docs/how-to/{name}.md"
-        for name in ("recipes", "repair", "distributed-build", "composite", "export", "distil", "own-labels")
+        for name in ("recipes", "repair", "distributed-build", "composite", "export", "distil", "own-labels", "follow")
     ),
 ]
 SIDE = "64"
 SMALL_DATA = {"synth": ["--records", "32", "--size", SIDE, "--scenery", "clear"], "build-ash": ["--size", SIDE]}
 """Options that make the commands of `contrail-data` quick; they replace options of the same name."""
 SMALL_MODEL = ["encoder=test_resnet", "decoder.channels=[8,8,8,8,8]"]
-SMALL_RUN = ["epochs=1", "batch_size=8", "augment.affine=null", *(f"model.{setting}" for setting in SMALL_MODEL)]
+SMALL_RUN = [
+    "loggers.pictures=0",
+    "epochs=1",
+    "batch_size=8",
+    "augment.affine=null",
+    *(f"model.{setting}" for setting in SMALL_MODEL),
+]
 
 PREPARATION = (
     "contrail-data synth data/records",

@@ -109,7 +109,7 @@ Product = Annotated[str, scans(help="Product to read from an archive: L1b-RadF, 
 SatpyReader = Annotated[
     str | None,
     scans(
-        help="Read the files of another imager (Himawari, GK-2A) with this satpy reader, or auto. Needs the extra "
-        "'satpy'."
+        help="Read the files of another imager (Himawari, GK-2A, MTG, MSG) with this satpy reader, or auto. Needs the "
+        "extra 'satpy'."
     ),
 ]

@@ -24,7 +24,7 @@ from contrail_data.scans.abi_files import (
     local_paths,
 )
 from contrail_data.scans.satpy_files import group_files, reader_for
-from contrail_data.scans.satpy_reader import open_readable
+from contrail_data.scans.satpy_reader import note_on_stand_ins, open_readable
 from contrail_data.scans.scene import grid_of, require_bands
 
 
@@ -215,6 +215,7 @@ def list_satpy_scans(where: str, reader: str, bands: tuple[int, ...]) -> ScanLis
     if reader == "auto":
         reader = reader_for(paths, where)
     problems: list[str] = []
+    notes: dict[str, None] = {}
     kinds = set()
     reported: dict[Scan, Sequence[int]] = {}
     for group in group_files(paths, reader, bands):
@@ -222,12 +223,13 @@ def list_satpy_scans(where: str, reader: str, bands: tuple[int, ...]) -> ScanLis
         problems += broken
         if scene is not None:
             kinds.add((scene.attrs["platform"], scene.attrs["scene"]))
+            notes[note_on_stand_ins(scene.attrs["instrument"], bands)] = None
             reported[_scan_of(scene, group, reader, bands)] = bands if broken else ()
     if len(kinds) > 1:
         names = ", ".join(sorted(" ".join(kind) for kind in kinds))
         raise ContrailError(f"{where}: files of several kinds ({names}); choose those of one satellite and sector")
     available = {band for scan in reported for band in scan.bands}
-    return _with_all_bands(where, bands, reported, available, [], problems)
+    return _with_all_bands(where, bands, reported, available, list(filter(None, notes)), problems)
 
 
 def _scan_of(scene: xr.Dataset, files: tuple[Path, ...], reader: str, bands: tuple[int, ...]) -> Scan:

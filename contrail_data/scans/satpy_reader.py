@@ -1,8 +1,8 @@
-"""Scenes of other geostationary imagers through satpy: Himawari's AHI, GEO-KOMPSAT's AMI, and what else satpy reads.
+"""Scenes of other geostationary imagers through satpy: AHI, AMI, FCI, SEVIRI, and what else satpy reads.
 
 satpy unpacks and calibrates the files. This module turns its datasets into a scene (`contrail_data.scans.scene`) on
-their own fixed grid, without resampling. Bands are assigned to the ABI band of the same wavelength. Not supported are
-imagers whose window channels differ (SEVIRI's 10.8 and 12.0 µm), swaths, and resampled scenes.
+their own fixed grid, without resampling. Channels are assigned to the ABI band of the same wavelength. Where FCI and
+SEVIRI lack one, the nearest channel stands for it (`STAND_INS`). Not supported are swaths and resampled scenes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,10 +40,13 @@ _WINDOW_MICROMETRES = "8.6, 10.4, 11.2 or 12.3 micrometres"
 _LOWEST = (6.0, 6.8, 7.2, 8.4, 9.5, 10.3, 11.1, 12.25, 13.2)
 _HIGHEST = (6.5, 7.1, 7.5, 8.75, 9.8, 10.55, 11.3, 12.45, 13.4)
 _CENTRES = dict(zip(INFRARED, zip(_LOWEST, _HIGHEST, strict=True), strict=True))
+STAND_INS = {"fci": {14: 10.5}, "seviri": {13: 10.8, 14: 10.8, 15: 12.0}}
+"""By instrument, the channel (micrometres) that stands for an ABI band without one of its wavelength."""
 _SECTORS = {"FLDK": "full disk", "FD": "full disk", "F": "full disk", "C": "CONUS", "ELA": "extended local area"}
 _SECTORS |= {"LA": "local area", "M1": "mesoscale 1", "M2": "mesoscale 2"}
 _ORIGIN = ("false_easting", "false_northing", "latitude_of_projection_origin")
 _opening = threading.Lock()  # satpy's configuration is global to the process
+_LOCKS = {"fci_l1c_nc": threading.Lock()}  # satpy reads FCI by netCDF4, which only one thread may use at a time
 
 
 def from_satpy(scene: Scene) -> xr.Dataset:
@@ -108,7 +112,8 @@ def _read(paths: Sequence[Path], reader: str, bands: Sequence[int]) -> xr.Datase
     from satpy import Scene
 
     try:
-        with _unpacked_and_unlinked(reader):
+        with _unpacked_and_unlinked(reader), warnings.catch_warnings(), np.errstate(invalid="ignore"):
+            warnings.simplefilter("ignore")  # of orbits that are not needed, and of flags that are cast
             scene = Scene(filenames=list(map(os.fspath, paths)), reader=reader)
             _check_contents(scene, paths[0])
             available = _identifiers(scene)
@@ -123,7 +128,7 @@ def _read(paths: Sequence[Path], reader: str, bands: Sequence[int]) -> xr.Datase
     if missing := {str(name["name"]) for name in scene.missing_datasets}:
         raise ContrailError(f"{paths[0]}: satpy cannot load {', '.join(sorted(missing))}; fetch the files again")
     try:
-        return _scan_of(scene, paths, reader)
+        return _scan_of(scene, paths, reader, bands)
     except ContrailError as error:
         raise ContrailError(f"{paths[0]}: {error}") from None
 
@@ -152,6 +157,9 @@ def _unreadable(paths: Sequence[Path], reader: str, error: Exception) -> Contrai
     band = band_of_file(paths[0], reader) if len(paths) == 1 else None
     which = f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}"
     reason = f"{f'band {band}: ' if band else ''}{first_line(error)[:100]}"
+    if reader == "fci_l1c_nc" and "undefined filter" in str(error):
+        remedy = "run pip install '.[satpy]' in the checkout; in Python, read FCI before anything imports netCDF4"
+        return ContrailError(f"{which}: no decompressor of FCI's files is found (hdf5plugin); {remedy}")
     return ContrailError(f"{which}: satpy cannot read it ({reason}); fetch it again")
 
 
@@ -164,7 +172,8 @@ def _unpacked_and_unlinked(reader: str) -> Iterator[None]:
     """
     import satpy
 
-    logging.getLogger("satpy").setLevel(logging.CRITICAL)  # what matters is raised
+    for logger in ("satpy", "native_msg", "hrit_msg"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # what matters is raised
     if reader != "ahi_hsd":
         yield
         return
@@ -180,26 +189,29 @@ def _identifiers(scene: Scene) -> dict[int, Any]:
     """Return satpy's identifier of each band, at its coarsest resolution, which all bands have."""
     chosen: dict[int, Any] = {}
     for key in sorted(scene.available_dataset_ids(), key=lambda key: -(key.get("resolution") or 0)):
-        band = band_of_wavelength(key.get("wavelength"))
         calibration = getattr(key.get("calibration"), "name", None)
-        if band is not None and calibration == "brightness_temperature" and not key.get("modifiers"):
-            chosen.setdefault(band, key)
+        if calibration == "brightness_temperature" and not key.get("modifiers"):
+            for band in bands_of_channel(key.get("wavelength"), scene.sensor_names):
+                chosen.setdefault(band, key)
     return chosen
 
 
-def _scan_of(scene: Scene, paths: Sequence[Path] = (), reader: str = "") -> xr.Dataset:
-    """Convert a Scene into a scene of one time."""
+def _scan_of(
+    scene: Scene, paths: Sequence[Path] = (), reader: str = "", requested: Sequence[int] = tuple(INFRARED)
+) -> xr.Dataset:
+    """Convert a Scene into a scene of one time, with those of the requested bands that are loaded."""
     import dask.array as da
 
     arrays: dict[int, Any] = {}
     for array in scene:
-        band = band_of_wavelength(array.attrs.get("wavelength"))
         is_temperature = array.attrs.get("standard_name") == "toa_brightness_temperature"
-        if band is None or not is_temperature or array.attrs.get("modifiers"):
+        if not is_temperature or array.attrs.get("modifiers"):
             continue
-        if band in arrays:
-            raise ContrailError(f"several datasets of band {band} ({array.attrs.get('name')}); load one resolution")
-        arrays[band] = array
+        for band in bands_of_channel(array.attrs.get("wavelength"), _sensors(array.attrs)):
+            if band in arrays:
+                raise ContrailError(f"several datasets of band {band} ({array.attrs.get('name')}); load one resolution")
+            if band in requested:
+                arrays[band] = array
     if not arrays:
         raise ContrailError(f"no brightness temperature of a window channel; load one ({_WINDOW_MICROMETRES})")
     first = next(iter(arrays.values()))
@@ -212,10 +224,9 @@ def _scan_of(scene: Scene, paths: Sequence[Path] = (), reader: str = "") -> xr.D
     times = [_times_of(array.attrs) for array in arrays.values()]
     files = (file for file in _handlers(scene) if not getattr(file, "is_zipped", False))
     source = {path.name for path in paths} or {Path(str(file.filename)).name for file in files}
-    sensor = first.attrs.get("sensor") or ""
     attributes = {
         "platform": str(first.attrs.get("platform_name") or ""),
-        "instrument": sensor if isinstance(sensor, str) else ", ".join(sorted(map(str, sensor))),
+        "instrument": ", ".join(sorted(_sensors(first.attrs))),
         "scene": _sector(first.attrs, area),
         "source": sorted(source),
     }
@@ -233,7 +244,8 @@ def _checked(stack: Any, grid: FixedGrid, paths: Sequence[Path], reader: str) ->
     def _block(block_info: Any = None) -> npt.NDArray[np.float32]:
         where = tuple(slice(*limits) for limits in block_info[None]["array-location"])
         try:
-            values = np.array(stack[where].compute(scheduler="synchronous"))
+            with _LOCKS.get(reader, nullcontext()), np.errstate(invalid="ignore"):
+                values = np.array(stack[where].compute(scheduler="synchronous"))
         except Exception as error:  # as in `_read`
             raise _unreadable(paths or [Path("satpy scene")], reader, error) from None
         for plane in values.reshape(-1, *values.shape[2:]):
@@ -256,6 +268,42 @@ def band_of_wavelength(wavelength: Any) -> int | None:
         return None
     central = float(wavelength[1])
     return next((band for band, (low, high) in _CENTRES.items() if low <= central <= high), None)
+
+
+def bands_of_channel(wavelength: Any, sensors: Collection[str]) -> list[int]:
+    """Find the ABI bands that a channel is read as: that of its wavelength, and those that it stands for.
+
+    Args:
+        wavelength: satpy's (minimum, central, maximum) in µm, or None.
+        sensors: satpy's names of the instrument.
+
+    Returns:
+        The band numbers.
+    """
+    own = band_of_wavelength(wavelength)
+    stands_for = [band for sensor in sensors for band, channel in STAND_INS.get(sensor, {}).items()
+                  if wavelength is not None and abs(float(wavelength[1]) - channel) < 0.05]  # fmt: skip
+    return [*([] if own is None else [own]), *stands_for]
+
+
+def note_on_stand_ins(instrument: str, bands: Sequence[int]) -> str:
+    """Say which bands are read from channels of another wavelength.
+
+    Args:
+        instrument: Attribute `instrument` of a scene.
+        bands: ABI bands.
+
+    Returns:
+        One line; empty if there are none.
+    """
+    used = {band: channel for band, channel in STAND_INS.get(instrument, {}).items() if band in bands}
+    parts = [f"band {band} is its channel at {channel:g} micrometres" for band, channel in used.items()]
+    return f"{instrument.upper()} lacks some of ABI's channels: {', '.join(parts)}" if parts else ""
+
+
+def _sensors(attributes: Mapping[str, Any]) -> set[str]:
+    sensors = attributes.get("sensor") or ()
+    return {sensors} if isinstance(sensors, str) else set(map(str, sensors))
 
 
 def _mirrored(scene: Scene, attributes: Mapping[str, Any]) -> bool:
@@ -306,9 +354,15 @@ def _grid_of(area: Any, mirrored: bool) -> tuple[FixedGrid, slice, slice]:
 
 def _times_of(attributes: Mapping[str, Any]) -> tuple[np.datetime64, np.datetime64]:
     """Return start and end of the scan: the observed ones if satpy knows them, otherwise the nominal ones."""
-    observed = attributes.get("time_parameters") or {}
-    start = observed.get("observation_start_time") or attributes.get("start_time")
-    end = observed.get("observation_end_time") or attributes.get("end_time") or start
+    times = attributes.get("time_parameters") or {}
+    observed: list[Any] = [times.get(f"observation_{end}_time") for end in ("start", "end")]
+    nominal: list[Any] = [times.get(f"nominal_{end}_time") for end in ("start", "end")]
+    if "fci" in _sensors(attributes) and None not in (*observed, *nominal):
+        # Those observed are of the chunks that are there; if many are missing, the nominal times are nearer.
+        share = (observed[1] - observed[0]) / (nominal[1] - nominal[0])
+        observed = observed if share > 0.8 else nominal
+    start = observed[0] or attributes.get("start_time")
+    end = observed[1] or attributes.get("end_time") or start
     if start is None:
         raise ContrailError(f"{attributes.get('name')}: no time is known; set its start_time and end_time")
     return np.datetime64(start, "ns"), np.datetime64(end, "ns")
@@ -317,6 +371,10 @@ def _times_of(attributes: Mapping[str, Any]) -> tuple[np.datetime64, np.datetime
 def _sector(attributes: Mapping[str, Any], area: Any) -> str:
     """Name the sector from ABI's abbreviation, or from the end of the area's name ("JP02", "ami_geos_la")."""
     name = str(attributes.get("scene_abbr") or getattr(area, "area_id", ""))
+    if re.match(r"fill$|(mtg_fci_fdss|msg_seviri_(fes|iodc))_", name):  # "fill" begins with segments that are missing
+        return "full disk"
+    if name.startswith("msg_seviri_rss_"):
+        return "rapid scan"
     key = name.rpartition("_")[2].upper()
     return "Japan" if re.fullmatch(r"JP\d\d", key) else _SECTORS.get(key, name)
 

@@ -31,6 +31,8 @@ GRID_MAPPINGS = {
     "seviri": "msg_imager_projection",
 }
 """Names of grid mappings by instrument; others have `imager_projection`."""
+_SCANNED_NORTHWARDS = ("fci", "seviri")
+"""Instruments that scan from south to north; others scan from north to south."""
 _FEW_PIXELS, _SMALL_SHARE = 16, 0.05
 """Impossible pixels of a window that pass for faults of single pixels, whichever are more."""
 _CACHED_ROWS = 16  # all bands and channels of so many rows fit into the processor's cache
@@ -243,7 +245,7 @@ def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) 
 
 
 def row_times(scene: xr.Dataset) -> npt.NDArray[np.datetime64]:
-    """Estimate when each row was scanned, evenly from the first row to the last.
+    """Estimate when each row was scanned, evenly from the first row to the last, or the other way for Meteosat.
 
     The error is at most the half minute that the imager takes for a swath of rows.
 
@@ -255,5 +257,7 @@ def row_times(scene: xr.Dataset) -> npt.NDArray[np.datetime64]:
     """
     start, end = (scene[name].values.astype("datetime64[ns]") for name in ("scan_start", "scan_end"))
     share = (np.arange(scene.sizes["y"]) + 0.5) / scene.sizes["y"]
+    if scene.attrs.get("instrument") in _SCANNED_NORTHWARDS:
+        share = share[::-1]
     spent = (end - start).astype(np.int64)[:, np.newaxis] * share
     return np.asarray(start[:, np.newaxis] + spent.astype("timedelta64[ns]"))

@@ -185,7 +185,7 @@ def test_files_that_cannot_be_opened_are_refused_in_one_line(real_data: Path, tm
 
     refused("name another", "abi_l1b")
     refused("name another", "no_such_reader")
-    refused("contains no files named like AHI HSD or AMI L1b", "auto")
+    refused("contains no files named like AHI HSD, AMI L1b, FCI L1c or SEVIRI native", "auto")
     (original,) = (path for path in files_of(real_data, "ahi") if "B14" in path.name)
     broken = tmp_path / original.name
     for content in (original.read_bytes()[:5000], b"nothing of the kind", b""):

@@ -163,3 +163,21 @@ def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, f
     write_abi(few, START, scans=1, size=(100, 100), bands=(11, 15))
     failed = run_train("predict-scans", finished, few, "-o", tmp_path / "x.nc")
     assert "band 14 is missing (available: 11, 15)" in failed.stderr
+
+
+@pytest.mark.slow
+def test_a_scan_of_meteosat_is_predicted(finished: Path, tmp_path: Path) -> None:
+    pytest.importorskip("satpy")
+    from helpers.meteosat import write_seviri
+
+    out = tmp_path / "scene.nc"
+    scan = write_seviri(tmp_path / "seviri")
+    done = run_train(
+        "predict-scans", finished, scan.parent, "--reader", "auto", "-o", out, "-o", out.with_suffix(".png")
+    )
+    assert done.returncode == 0, done.stderr
+    with xr.open_dataset(out) as scene:
+        assert scene.attrs["platform"] == "Meteosat-11"
+        assert 0.9 < scene["valid"].values.mean() < 1  # the padding of a file's columns is missing
+        rows = scene["scan_time"].values[0]
+        assert rows[0] > rows[-1]  # from south to north

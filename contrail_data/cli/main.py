@@ -2,7 +2,7 @@
 
 import typer
 
-from contrail_data.cli import build, catalog, labels, look, recipes, share, splits, synth
+from contrail_data.cli import build, catalog, composites, labels, look, recipes, share, splits, synth
 from contrail_data.cli.common import add_command, run_app
 
 GROUPS = {
@@ -23,6 +23,7 @@ app = typer.Typer(
 for panel, commands in GROUPS.items():
     for command in commands:
         add_command(app, command, panel=panel)
+app.add_typer(composites.app, name="composites", rich_help_panel="Look")
 app.add_typer(catalog.app, name="catalog", rich_help_panel="Share")
 
 

@@ -5,6 +5,9 @@
 stores). `joined` makes one source of several. `open` picks the class for a folder, `select` chooses samples of a store,
 and `npy` reads untrusted `.npy` files.
 
+Labels that people drew on scans are read by `label_files` and `label_masks` as `drawn_shapes`; `drawn_labels` finds the
+scan of each, and `tile_labels` its pixels on a tile.
+
 Data passes from files through a source's `read_sample` to a checked sample (`contrail_data.sample`), and from there to
 `contrail_data.build`.
 """

@@ -114,21 +114,37 @@ def _mask_shapes(
         seen_yx = mask_yx != _MISSING
     if len(values := np.unique(mask_yx[seen_yx])) > 2 or not set(values.tolist()) <= {0, 1}:
         raise ContrailError(f"{where}: holds other values than 0 (clear), 1 (contrail) and 255 (not seen); correct it")
-    for marked_yx, is_area in ((seen_yx & (mask_yx > 0), False), (_within_limb(seen_yx, transform, to_degrees), True)):
-        traced = shapes(marked_yx.astype(np.uint8), mask=marked_yx, connectivity=4, transform=transform)
-        for polygon, _ in traced:
-            geometry = shapely.transform(shapely.geometry.shape(polygon), to_degrees)
-            if np.isfinite(shapely.get_coordinates(geometry)).all():
-                yield DrawnShape(geometry=shapely.make_valid(geometry), where=where, time=time, is_area=is_area)
+    for marked_yx, is_area in ((seen_yx & (mask_yx > 0), False), (seen_yx, True)):
+        outlines = _outlines(marked_yx, transform, to_degrees)
+        if is_area and not all(map(_is_finite, outlines)):
+            outlines = _outlines(_within_limb(seen_yx, transform, to_degrees), transform, to_degrees)
+        for outline in filter(_is_finite, outlines):
+            yield DrawnShape(geometry=shapely.make_valid(outline), where=where, time=time, is_area=is_area)
+
+
+def _outlines(marked_yx: npt.NDArray[np.bool_], transform: Affine, to_degrees: ToDegrees) -> list[Any]:
+    """Trace the outlines of 4-connected regions in degrees."""
+    traced = shapes(marked_yx.astype(np.uint8), mask=marked_yx, connectivity=4, transform=transform)
+    return [shapely.transform(shapely.geometry.shape(polygon), to_degrees) for polygon, _ in traced]
+
+
+def _is_finite(shape: Any) -> bool:
+    return bool(np.isfinite(shape.bounds).all())
 
 
 def _within_limb(seen_yx: npt.NDArray[np.bool_], transform: Affine, to_degrees: ToDegrees) -> npt.NDArray[np.bool_]:
     """Return the pixels all of whose corners are on the Earth."""
-    rows, columns = np.indices((seen_yx.shape[0] + 1, seen_yx.shape[1] + 1)).reshape(2, -1)
+    within_yx = seen_yx.copy()
+    columns = np.arange(seen_yx.shape[1] + 1)
     a, b, c, d, e, f = transform[:6]
-    corners = np.stack([a * columns + b * rows + c, d * columns + e * rows + f], -1)
-    on_earth = np.isfinite(to_degrees(corners)).all(1).reshape(seen_yx.shape[0] + 1, -1)
-    return seen_yx & on_earth[1:, 1:] & on_earth[1:, :-1] & on_earth[:-1, 1:] & on_earth[:-1, :-1]
+    above = np.zeros(len(columns), bool)
+    for row in range(len(seen_yx) + 1):
+        corners = np.stack([a * columns + b * row + c, d * columns + e * row + f], -1)
+        below = np.isfinite(to_degrees(corners)).all(1)
+        if row > 0:
+            within_yx[row - 1] &= above[1:] & above[:-1] & below[1:] & below[:-1]
+        above = below
+    return within_yx
 
 
 def _scan_angles_to_degrees(projection: Projection, points: Points) -> Points:

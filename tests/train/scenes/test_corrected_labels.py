@@ -12,6 +12,7 @@ import xarray as xr
 from shapely.geometry import mapping, shape
 
 from contrail_data.scans.scene import grid_of
+from contrail_data.sources.label_files import read_labels
 from contrail_data.store.reader import open_store
 from contrail_data.synthetic.abi import write_abi
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED
@@ -28,13 +29,18 @@ def test_corrected_detections_become_the_labels_of_the_next_training(finished: P
 
     abi, detections, corrected = (tmp_path / name for name in ("abi", "detections.geojson", "corrected.geojson"))
     write_abi(abi, START, scans=2, seed=3, size=SIZE)
-    outputs = ("-o", detections, "-o", tmp_path / "mask.nc")
+    outputs = ("-o", detections, "-o", tmp_path / "mask.nc", "-o", tmp_path / "mask.tif")
     done = run_train("predict-scans", finished, abi, "--min-pixels", 4, "--altitude", 11000, *outputs)
     assert done.returncode == 0, done.stderr
     with xr.open_dataset(tmp_path / "mask.nc", mask_and_scale=False) as scene:
         mask_yx, time, grid = scene["mask"].values[0], str(scene["time"].values[0]), grid_of(scene)
     regions, count = ndimage.label(mask_yx == 1, EIGHT_CONNECTED)
     assert count >= 3
+
+    (tiff, _) = sorted(tmp_path.glob("mask-*.tif"))
+    shapes = read_labels([tiff]).shapes  # in latitude and longitude
+    assert all(str(drawn.time)[:16] == "2024-03-01T12:00" for drawn in shapes)
+    assert sum(not drawn.is_area for drawn in shapes) >= count
 
     # One false contrail is deleted, of another one only the outline; and one that was missed is drawn.
     content = json.loads(detections.read_text())

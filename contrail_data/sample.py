@@ -5,6 +5,7 @@
     image                   (channel, y, x, time) float32 in [0, 1]
     mask                    (y, x) uint8 0/1, majority label of the labelled frame; absent if there is no label
     annotators              (y, x) uint8, bit r is set where annotator r marked the pixel; absent if unknown
+    instance_masks          (instance, y, x) uint8, the same for each contrail that was marked as one; absent if unknown
     valid                   (y, x, time) bool, False where a pixel is missing; absent if none is
     time                    (time) datetime64[ns] UTC, NaT if unknown or if the frame is missing
 
@@ -33,8 +34,24 @@ RECORD_FRAMES = 8
 """Number of frames of an OpenContrails record."""
 RECORD_LABELLED_FRAME = 4
 """Index of the labelled frame of an OpenContrails record: four frames come before it and three after it."""
+BAND_FEATURES = {
+    8: "upper_vapor",
+    9: "mid_vapor",
+    10: "low_vapor",
+    11: "cloud_top",
+    12: "ozone",
+    13: "data_10um",
+    14: "data_11um",
+    15: "data_12um",
+    16: "co2",
+}
+"""What TFRecords of OpenContrails call each band."""
 FRAME_STEP = np.timedelta64(600, "s")
 """Time between two frames."""
+MAX_ANNOTATORS = 8
+"""A sample keeps one bit of a byte per annotator."""
+MAX_INSTANCES = 255
+"""Contrails that can be marked one by one in a sample."""
 
 _RECORD_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
@@ -112,6 +129,7 @@ class Attributes(Footprint):
     satellite_longitude: NotRequired[float]
     """Degrees east."""
     annotator_count: NotRequired[int]
+    instance_count: NotRequired[int]
     label_source: NotRequired[str]
     height: NotRequired[int]
     """Rows before any resizing; so are `width` and `positive_pixels`."""
@@ -128,6 +146,38 @@ class Labels:
     annotators: npt.NDArray[np.uint8] | None = None
     """(y, x), bit r is set where annotator r marked the pixel; None if individual masks are unknown."""
     annotator_count: int = 0
+    instance_masks: npt.NDArray[np.uint8] | None = None
+    """(instance, y, x), bit r is set where annotator r marked the pixel as part of that contrail; None if contrails
+    were not marked one by one."""
+
+
+def majority_label(votes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Combine the masks of annotators as the data set does: by a strict majority, so that two of four are too few.
+
+    Args:
+        votes: Masks, (y, x, annotator) 0/1.
+
+    Returns:
+        (y, x) 0/1.
+    """
+    return (2 * votes.sum(-1, dtype=np.int32) > votes.shape[-1]).astype(np.uint8)
+
+
+def annotator_bits(votes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Pack the masks of annotators into one bit field.
+
+    Args:
+        votes: Masks, (..., annotator) 0/1.
+
+    Returns:
+        (...), bit r is set where annotator r marked the pixel.
+
+    Raises:
+        BadRecord: If there are more annotators than a byte has bits.
+    """
+    if (count := votes.shape[-1]) > MAX_ANNOTATORS:
+        raise BadRecord(f"{count} annotators, but a store holds {MAX_ANNOTATORS}")
+    return np.packbits(votes, axis=-1, bitorder="little")[..., 0]
 
 
 def make_sample(
@@ -169,12 +219,15 @@ def make_sample(
             if marks.shape != (height, width):
                 raise BadRecord(f"{label}: shape is {marks.shape}, but bands have {(height, width)}; restore the files")
             variables[label] = (("y", "x"), marks)
+    if (instances := labels.instance_masks) is not None:
+        variables["instance_masks"] = (("instance", "y", "x"), instances)
     if valid is not None:
         variables["valid"] = (("y", "x", "time"), valid)
     defaults = {
         "satellite": GOES_EAST,
         "satellite_longitude": GOES_EAST_LONGITUDE,
         "annotator_count": labels.annotator_count,
+        "instance_count": 0 if labels.instance_masks is None else len(labels.instance_masks),
         "label_source": "none" if labels.mask is None else "human",
         "height": height,
         "width": width,
@@ -216,10 +269,13 @@ def resize(sample: xr.Dataset, size: int) -> xr.Dataset:
         return sample
     resized: dict[str, Any] = {}
     for name, variable in sample.data_vars.items():
-        if variable.ndim == 2:
-            bits = [((variable.values >> r) & 1).astype(np.uint8) for r in range(8 if name == "annotators" else 1)]
-            planes = [np.left_shift(_resize_label(bit, size), r) for r, bit in enumerate(bits)]
-            resized[str(name)] = (("y", "x"), np.bitwise_or.reduce(planes))
+        if name == "mask":
+            resized["mask"] = (variable.dims, _resize_label(variable.values, size))
+        elif name == "annotators":
+            resized["annotators"] = (variable.dims, _resize_bits(variable.values, size))
+        elif name == "instance_masks":
+            masks = [_resize_bits(marks, size) for marks in variable.values]
+            resized["instance_masks"] = (variable.dims, np.stack(masks))
         else:
             stacked = variable.transpose(..., "time", "y", "x").values
             planes = [_resize_plane(p, size, Image.Resampling.BILINEAR) for p in stacked.reshape(-1, height, width)]
@@ -232,6 +288,12 @@ def resize(sample: xr.Dataset, size: int) -> xr.Dataset:
 
 def _resize_plane(plane: npt.NDArray[Any], size: int, method: Image.Resampling) -> npt.NDArray[np.float32]:
     return np.asarray(Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize((size, size), method))
+
+
+def _resize_bits(marks: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """Resize the mask of each annotator."""
+    bits = (((marks >> r) & 1).astype(np.uint8) for r in range(MAX_ANNOTATORS))
+    return np.bitwise_or.reduce([np.left_shift(_resize_label(bit, size), r) for r, bit in enumerate(bits)])
 
 
 def _resize_label(bit: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from contrail_data.store import journal, stats
 from contrail_data.store.journal import Files, Shard
 from contrail_data.store.manifest import set_aside_lines
 from contrail_data.store.samples import SampleRow, stack_scalars
-from contrail_data.store.schema import SHARD, Kind, checksum_name
+from contrail_data.store.schema import SHARD, ArraySpec, Kind, checksum_name
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.shards import Layout
 from contrail_data.store.writer import SealedContents, create_arrays, seal
@@ -92,7 +92,7 @@ def build(
     if (done := journal.finished_store(place, plan)) is not None:
         return Built(place, done["digest"], done["samples"], done["samples"], done["set_aside"], existed=True)
     with journal.building(place, plan):
-        layouts = create_arrays(place, settings.arrays(source.frames, source.has_gaps), len(source.record_ids))
+        layouts = create_arrays(place, _arrays(source, settings), len(source.record_ids))
         shards = {shard.number: shard for shard in _finished_shards(source, place, layouts)}
         resumed = sum(len(shard.rows) for shard in shards.values())
         tasks = [
@@ -170,6 +170,14 @@ def _note(settings: StoreSettings, rows: Sequence[SampleRow]) -> str:
     )
 
 
+_USED_BY = {"annotators": "annotator_count", "instance_masks": "instance_count", "valid": "missing_pixels"}
+"""Optional pixel arrays, and the variable that is not 0 for a sample that needs one."""
+
+
+def _arrays(source: Source, settings: StoreSettings) -> dict[str, ArraySpec]:
+    return settings.arrays(source.frames, source.has_gaps, source.instances)
+
+
 def _contents(
     source: Source,
     settings: StoreSettings,
@@ -181,11 +189,13 @@ def _contents(
     scalars, size = stack_scalars(rows, settings), settings.size
     ((height, width), _), *others = _sizes(rows)
     down, right = settings.label_shift
-    arrays = settings.arrays(source.frames, source.has_gaps)
-    for optional, used_by in (("annotators", "annotator_count"), ("valid", "missing_pixels")):
+    arrays = _arrays(source, settings)
+    for optional, used_by in _USED_BY.items():
         if optional in arrays and not scalars[used_by].values.any():
             del arrays[optional]
             scalars = scalars.drop_vars(checksum_name(optional))
+    if "instance_masks" not in arrays:
+        scalars = scalars.drop_vars("instance_count")
     train = [row["moments"] for row in rows if row["values"]["split"] == "train"]
     return SealedContents(
         arrays=arrays,

@@ -101,6 +101,12 @@ def _store_sample(
     checksums = {"image": writers["image"].add(position, image_tchw)}
     for name in ("mask", "annotators"):
         checksums[name] = writers[name].add(position, variables[name].values if name in variables else unmarked_yx)
+    if "instance_masks" in writers:
+        masks_nyx = np.zeros(writers["instance_masks"].layout.spec.shape, np.uint8)
+        if "instance_masks" in variables:
+            marked_nyx = variables["instance_masks"].values
+            masks_nyx[: len(marked_nyx)] = marked_nyx
+        checksums["instance_masks"] = writers["instance_masks"].add(position, masks_nyx)
     if "valid" in writers:
         everywhere_tyx = np.ones((len(image_tchw), settings.size, settings.size), np.uint8)
         stored = everywhere_tyx if valid_tyx is None else np.ascontiguousarray(valid_tyx, np.uint8)

@@ -22,6 +22,7 @@ class SourceKind(StrEnum):
     """Kinds of sources, as recorded in a store's attribute `source`."""
 
     RECORDS = "records"
+    TFRECORDS = "tfrecords"
     FRAMES = "frames"
     SCANS = "scenes"
     STORES = "stores"
@@ -34,6 +35,7 @@ class InputFormat(StrEnum):
 
     AUTO = "auto"
     RECORDS = "records"
+    TFRECORDS = "tfrecords"
     FRAMES = "frames"
     ABI = "abi"
 
@@ -74,6 +76,8 @@ class Source(ABC):
     """What the user should know about the input; empty if nothing."""
     has_gaps: bool = False
     """Whether pixels or frames may be missing, so that samples may have `valid`."""
+    instances: int = 0
+    """Most contrails that were marked one by one in a record; 0 if the source knows no such masks."""
     options: list[Any] = field(default_factory=list)
     """Further JSON values that determine the samples, so that an interrupted build is only continued as itself."""
     parent_paths: list[str] = field(default_factory=list)

@@ -108,5 +108,6 @@ def joined(sources: Sequence[Source]) -> Source:
         problems=[problem for source in sources for problem in source.problems],
         note="; ".join(source.note for source in sources if source.note),
         has_gaps=any(source.has_gaps for source in sources),
+        instances=max(source.instances for source in sources),
         options=[[source.split, *source.options] for source in sources],
     )

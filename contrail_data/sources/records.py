@@ -15,14 +15,19 @@ import xarray as xr
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.geo.geometry import unknown_footprint
-from contrail_data.sample import RECORD_FRAMES, RECORD_LABELLED_FRAME, Labels, check_record_id, make_sample
+from contrail_data.sample import (
+    RECORD_FRAMES,
+    RECORD_LABELLED_FRAME,
+    Labels,
+    annotator_bits,
+    check_record_id,
+    majority_label,
+    make_sample,
+)
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.metadata import RecordMetadata, read_metadata
 from contrail_data.sources.npy import digest, read_label, read_npy
 from contrail_data.storage.files import is_stray
-
-MAX_ANNOTATORS = 8
-"""The store keeps one bit of a byte per annotator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +98,13 @@ def _read_labels(folder: Path, shape: tuple[int, int]) -> Labels:
     individual = folder / "human_individual_masks.npy"
     if individual.exists():
         votes = read_label(individual, (*shape, 1, None))[:, :, 0]
-        count = votes.shape[-1]
-        if count > MAX_ANNOTATORS:
-            raise BadRecord(f"{folder.name}/{individual.name}: {count} annotators, but a store holds {MAX_ANNOTATORS}")
-        annotators = np.packbits(votes, axis=-1, bitorder="little")[..., 0]
+        annotators, count = annotator_bits(votes), votes.shape[-1]
     pixel = folder / "human_pixel_masks.npy"
     if pixel.exists():
         return Labels(read_label(pixel, (*shape, 1))[..., 0], annotators, count)
     if annotators is None:
         return Labels()
-    # The data set's own rule is a strict majority: with four annotators a 2-2 tie is not a contrail.
-    return Labels((2 * votes.sum(-1, dtype=np.int32) > count).astype(np.uint8), annotators, count)
+    return Labels(majority_label(votes), annotators, count)
 
 
 def _record_ids(names: Iterable[str]) -> tuple[list[str], list[str]]:

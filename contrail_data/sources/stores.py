@@ -78,11 +78,13 @@ class StoreSource(Source):
             read(entry.index, list(range(planes[0])), pixels[name])
         mask = pixels["mask"][0] if entry.attributes["label_source"] != "none" else None
         annotators = pixels["annotators"][0] if entry.attributes["annotator_count"] else None
+        count = entry.attributes["instance_count"]
+        instance_masks = pixels["instance_masks"][0][:count] if count else None
         return make_sample(
             np.moveaxis(dequantise(pixels["image"]), 0, -1),
             [str(name) for name in store["channel"].values],
             entry.time,
-            Labels(mask, annotators),
+            Labels(mask, annotators, instance_masks=instance_masks),
             entry.attributes,
             valid=np.moveaxis(pixels["valid"], 0, -1) > 0 if "valid" in pixels else None,
         )
@@ -91,7 +93,8 @@ class StoreSource(Source):
 @lru_cache(maxsize=8)
 def _opened(path: str) -> tuple[xr.Dataset, dict[str, PixelReader]]:
     store = open_store(path)
-    names = [name for name in ("image", "mask", "annotators", "valid") if name in store.variables]
+    arrays = ("image", "mask", "annotators", "instance_masks", "valid")
+    names = [name for name in arrays if name in store.variables]
     return store, {name: pixel_reader(store, name, check=True) for name in names}
 
 
@@ -129,6 +132,7 @@ def from_stores(selections: Sequence[StoreSelection]) -> StoreSource:
         frames=first.sizes["time"],
         entries=entries,
         has_gaps=any("valid" in store.variables for store, _ in selections),
+        instances=max(store.sizes.get("instance", 0) for store, _ in selections),
         parent_paths=paths,
         parent_digests=[str(store.attrs["digest"]) for store, _ in selections],
     )
@@ -141,6 +145,7 @@ def _stored_samples(store: xr.Dataset, samples: npt.NDArray[np.int64]) -> Iterat
     columns = {name: scalars[name].values.tolist() for name in Attributes.__annotations__ if name in scalars}
     # Stores written by earlier versions do not name the satellite.
     columns.setdefault("satellite", [GOES_EAST] * store.sizes["sample"])
+    columns.setdefault("instance_count", [0] * store.sizes["sample"])
     columns.setdefault("satellite_longitude", [GOES_EAST_LONGITUDE] * store.sizes["sample"])
     times = scalars["time"].values
     for index in samples.tolist():
@@ -155,6 +160,8 @@ class AppendedSource(JoinedSource):
     def adopt_shards(self, layouts: Mapping[str, Layout], finished: Set[int]) -> Iterator[Shard]:
         """Put all full shards of the store in place; arrays that it lacks are filled.
 
+        A store of fewer instance masks is copied sample by sample, as their number is the shape of a chunk.
+
         Args:
             layouts: Layout of each pixel array of the new store.
             finished: Numbers of the shards that are in place already.
@@ -164,6 +171,8 @@ class AppendedSource(JoinedSource):
         """
         old = cast(StoreSource, self.sources[0])
         parent = open_store(self.parent_paths[0])
+        if "instance" in parent.sizes and parent.sizes["instance"] != self.instances:
+            return
         place = place_of(parent.attrs["path"])
         manifest = read_manifest(place, parent.attrs["manifest"])
         scalars = read_scalars(parent)
@@ -229,6 +238,7 @@ def appended(parent: xr.Dataset, new: Source) -> AppendedSource:
         "record_ids": [*old.record_ids, *added],
         "entries": dict.fromkeys(old.record_ids, 0) | dict.fromkeys(added, 1),
         "has_gaps": old.has_gaps or new.has_gaps,
+        "instances": max(old.instances, new.instances),
         "parent_paths": old.parent_paths,
         "parent_digests": old.parent_digests,
     }

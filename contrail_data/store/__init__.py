@@ -4,6 +4,7 @@
     image/           uint8, float16 or float32 (sample, time, channel, y, x), chunk = frame, shard = 16 samples
     mask/            uint8 (sample, y, x), 0/1, chunk = sample, shard = 16 samples
     annotators/      uint8 (sample, y, x) bit field, only where some sample has annotators
+    instance_masks/  uint8 (sample, instance, y, x) bit field, only where contrails were marked one by one
     valid/           uint8 (sample, time, y, x), 0/1, chunk = frame, only where some pixel is missing
     ...              per-sample variables, one chunk each; among them the checksum of every chunk of the above
     manifest.txt     xxh3 checksum, size and path of every other file of the store

@@ -45,6 +45,7 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], str, dict[str, str]]] = {
     "label_source": (("sample",), "str", {"long_name": "none, human or pseudo"}),
     "labelled_frame": (("sample",), "int8", {"long_name": "index of the frame the label belongs to, -1: none"}),
     "annotator_count": (("sample",), "uint8", {}),
+    "instance_count": (("sample",), "uint8", {"long_name": "contrails that were marked one by one"}),
     "latitude": (("sample",), "float64", {"units": "degrees_north", "long_name": "centre of the tile"}),
     "longitude": (("sample",), "float64", {"units": "degrees_east", "long_name": "centre of the tile"}),
     "corner_latitude": (("sample", "corner"), "float64", {"units": "degrees_north"}),

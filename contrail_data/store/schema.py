@@ -23,6 +23,7 @@ DIMS = {
     "image": ("sample", "time", "channel", "y", "x"),
     "mask": ("sample", "y", "x"),
     "annotators": ("sample", "y", "x"),
+    "instance_masks": ("sample", "instance", "y", "x"),
     "valid": ("sample", "time", "y", "x"),
     "logit": ("sample", "time", "y", "x"),
     "frame_mask": ("sample", "time", "y", "x"),

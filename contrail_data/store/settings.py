@@ -19,12 +19,13 @@ class StoreSettings:
     """(dy, dx) in pixels before any resizing: how far the labels lie down and right of the image. OpenContrails has
     (0.5, 0.5)."""
 
-    def arrays(self, frames: int, gaps: bool = False) -> dict[str, ArraySpec]:
+    def arrays(self, frames: int, gaps: bool = False, instances: int = 0) -> dict[str, ArraySpec]:
         """Describe the pixel arrays of a store with these settings.
 
         Args:
             frames: Frames per sample.
             gaps: Whether pixels may be missing, so that the store needs the array `valid`.
+            instances: Most contrails that were marked one by one in a sample; 0 for a store without `instance_masks`.
 
         Returns:
             The specification of each pixel array by name.
@@ -33,4 +34,7 @@ class StoreSettings:
         image = ArraySpec((frames, len(self.composite.channels), *plane), self.dtype, self.codec)
         label = ArraySpec(plane, PixelDtype.UINT8, Codec.ZSTD)
         valid = {"valid": ArraySpec((frames, *plane), PixelDtype.UINT8, Codec.ZSTD)} if gaps else {}
-        return {"image": image, "mask": label, "annotators": label, **valid}
+        arrays = {"image": image, "mask": label, "annotators": label, **valid}
+        if instances:
+            arrays["instance_masks"] = ArraySpec((instances, *plane), PixelDtype.UINT8, Codec.ZSTD)
+        return arrays

@@ -159,7 +159,7 @@ class ShardWriter:
     """
 
     def __init__(self, layout: Layout, write: Write) -> None:
-        self._layout, self._write = layout, write
+        self.layout, self._write = layout, write
         self._index = np.full((SHARD, layout.units, 2), _ABSENT, "<u8")
         self._checksum, self._bytes = xxhash.xxh3_64(), 0
 
@@ -173,7 +173,7 @@ class ShardWriter:
         Returns:
             64-bit xxh3 of each decoded unit.
         """
-        layout = self._layout
+        layout = self.layout
         units = np.ascontiguousarray(data, layout.dtype).reshape(layout.units, *layout.unit_shape)
         if layout.compressor is None:
             # In one piece: the kernel then keeps it in large pages, which read faster.

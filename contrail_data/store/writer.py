@@ -29,6 +29,11 @@ _ARRAY_ATTRIBUTES: dict[str, dict[str, Any]] = {
         "flag_masks": [1 << r for r in range(8)],
         "flag_meanings": " ".join(f"annotator_{r}" for r in range(8)),
     },
+    "instance_masks": {
+        "long_name": "annotators who marked the pixel as part of a contrail, for each contrail",
+        "flag_masks": [1 << r for r in range(8)],
+        "flag_meanings": " ".join(f"annotator_{r}" for r in range(8)),
+    },
     "valid": {"long_name": "0 where the pixel is missing, and the image 1 in every channel", "units": "1"},
     "logit": {"long_name": "logit of the contrail probability, rounded down", "units": "1", "scale_factor": 1 / STEPS},
     "frame_mask": {"long_name": "contrail mask of each frame", "units": "1"},

@@ -102,6 +102,16 @@ class RecordsInput(Input):
         return open_source(local_path(self.path), self.split, settings.composite, InputFormat.RECORDS)
 
 
+class TfRecordsInput(Input):
+    """OpenContrails records in TFRecords: a folder, a file, a glob, or a URL (`gs://`, `s3://`, `https://`)."""
+
+    kind: Literal["tfrecords"]
+
+    @override
+    def open(self, settings: StoreSettings) -> Source:
+        return open_source(self.path, self.split, settings.composite, InputFormat.TFRECORDS)
+
+
 class FramesInput(Input):
     """Ready-made frames of ash RGB, a `*.npy` each, with the mask as last channel."""
 
@@ -258,7 +268,7 @@ class SatpyInput(ScanInput):
         return open_scan_source(self.path, request, settings.composite, self.split, reader=self.reader, labels=labels)
 
 
-AnyInput = Annotated[RecordsInput | FramesInput | AbiInput | SatpyInput, Field(discriminator="kind")]
+AnyInput = Annotated[RecordsInput | TfRecordsInput | FramesInput | AbiInput | SatpyInput, Field(discriminator="kind")]
 """Raw data of any kind. A further kind is a schema like the ones above, and a member of this union."""
 
 

@@ -76,7 +76,8 @@ def _open_raw(raw: Path, split: str, store: xr.Dataset) -> Source:
     try:
         recipe = recipe_of(store)
     except ContrailError:  # an earlier version built it, or its provenance is damaged, too
-        input_format = InputFormat.FRAMES if store.attrs["source"] == SourceKind.FRAMES else InputFormat.RECORDS
+        kinds = {SourceKind.FRAMES: InputFormat.FRAMES, SourceKind.TFRECORDS: InputFormat.TFRECORDS}
+        input_format = kinds.get(store.attrs["source"], InputFormat.RECORDS)
         return open_source(raw, split, settings_of(store).composite, input_format)
     if len(recipe.sources) > 1:
         raise ContrailError(f"{store.attrs['path']}: was built from several sources; repair from a copy of the store")
@@ -92,7 +93,9 @@ def _rebuild_shard(store: xr.Dataset, raw: Path, number: int, place: Place) -> N
         settings=settings,
         place=place,
         layouts=create_arrays(
-            place, settings.arrays(store.sizes["time"], "valid" in store.variables), store.sizes["sample"]
+            place,
+            settings.arrays(store.sizes["time"], "valid" in store.variables, store.sizes.get("instance", 0)),
+            store.sizes["sample"],
         ),
         number=number,
         strict=True,

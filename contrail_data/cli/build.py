@@ -33,7 +33,7 @@ Format = Annotated[
     InputFormat,
     typer.Option(
         "--source",
-        help="What the folder holds: ABI files, ash frames (*.npy), or records; auto takes what is found in it.",
+        help="What lies there: ABI files, ash frames (*.npy), records, or TFRecords; auto takes what is found.",
     ),
 ]
 SCAN_OPTIONS = ("time", "since", "until", "every", "at", "like", "pixel", "native", "before", "after", "tolerance")
@@ -47,7 +47,8 @@ def build_ash(
         str,
         typer.Argument(
             help="A folder of records (train/, validation/, test/), ash frames or ABI files; a glob of ABI files; "
-            "an archive by name (goes-east, goes-west, goes16 ...) or bucket (s3://noaa-goes16).",
+            "an archive by name (goes-east, goes-west, goes16 ...) or bucket (s3://noaa-goes16); TFRecords: a folder, "
+            "a file, a glob or a URL (gs://goes_contrails_dataset/20250305/tfrecords).",
             metavar="SOURCE",
         ),
     ],
@@ -227,7 +228,9 @@ def append(
     source: Annotated[
         Path,
         typer.Argument(
-            parser=options.local_path, help="Folder of records or ash frames, as for build-ash.", metavar="SOURCE"
+            parser=options.local_path,
+            help="Folder of records, TFRecords or ash frames, as for build-ash.",
+            metavar="SOURCE",
         ),
     ],
     out: options.Out,

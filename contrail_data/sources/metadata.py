@@ -1,6 +1,7 @@
 """Time and place of OpenContrails records, from `{split}_metadata.json`."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,8 @@ from contrail_data.geo.geometry import Footprint, local_solar_hour, unknown_foot
 from contrail_data.sample import FRAME_STEP, RECORD_FRAMES, RECORD_LABELLED_FRAME, check_record_id
 from contrail_data.scans.tiles import Tile
 
-_GRID = ("projection_wkt", "row_min", "row_size", "col_min", "col_size")
+GRID = ("projection_wkt", "row_min", "row_size", "col_min", "col_size")
+"""What states the place of a record."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,19 @@ class RecordMetadata:
             return np.datetime64("NaT", unit)
         return np.datetime64(round(self.timestamp * {"s": 1, "ms": 1e3}[unit]), unit)
 
-    def frame_times(self) -> npt.NDArray[np.datetime64]:
+    def frame_times(
+        self, frames: int = RECORD_FRAMES, labelled: int = RECORD_LABELLED_FRAME
+    ) -> npt.NDArray[np.datetime64]:
         """Return the times of the frames, 10 minutes apart.
+
+        Args:
+            frames: Number of frames.
+            labelled: Index of the labelled frame.
 
         Returns:
             Times in UTC, (time) datetime64[ns], NaT if unknown.
         """
-        return self.time().astype("datetime64[ns]") + FRAME_STEP * (np.arange(RECORD_FRAMES) - RECORD_LABELLED_FRAME)
+        return self.time().astype("datetime64[ns]") + FRAME_STEP * (np.arange(frames) - labelled)
 
     def tile(self, height: int, width: int) -> Tile | None:
         """Return the pixel grid of the record; the metadata file does not state its size.
@@ -108,7 +116,7 @@ def read_metadata(path: Path) -> tuple[dict[str, RecordMetadata], list[str]]:
     problems = []
     for i, entry in enumerate(entries):
         try:
-            parsed = _parse(entry)
+            parsed = parse_entry(entry)
             if parsed.record_id in metadata:
                 problems.append(f"{path.name}: entry {i}: second entry of record {parsed.record_id}, ignored")
             metadata.setdefault(parsed.record_id, parsed)
@@ -119,9 +127,21 @@ def read_metadata(path: Path) -> tuple[dict[str, RecordMetadata], list[str]]:
     return metadata, problems
 
 
-def _parse(entry: Any) -> RecordMetadata:
-    """Check the values of an entry; raises ValueError, or what access to something else than a dict raises."""
-    values = {key: entry.get(key) for key in (*_GRID, "timestamp")}
+def parse_entry(entry: Mapping[str, Any]) -> RecordMetadata:
+    """Check the values of an entry of a metadata file.
+
+    Args:
+        entry: Values by name.
+
+    Returns:
+        Time and place of the record.
+
+    Raises:
+        BadRecord: If the record id is not a plain name.
+        KeyError: If there is none.
+        ValueError: If another value is impossible.
+    """
+    values = {key: entry.get(key) for key in (*GRID, "timestamp")}
     record_id = check_record_id(str(entry["record_id"]))
     for key, value in values.items():
         limit = 4e9 if key == "timestamp" else 1e9
@@ -131,7 +151,7 @@ def _parse(entry: Any) -> RecordMetadata:
         elif value is not None and not (type(value) in (int, float) and abs(value) < limit):
             raise ValueError(f"{key} is {str(value)[:40]!r}, not a usable number")  # also NaN and booleans
     timestamp = values.pop("timestamp")
-    grid = tuple(values.values())
+    grid: Any = tuple(values.values())
     return RecordMetadata(record_id, timestamp, None if None in grid else grid)
 
 

@@ -114,9 +114,24 @@ def read_label(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint
     Raises:
         BadRecord: If the file cannot be read or holds other values than 0 and 1.
     """
-    array = read_npy(path, kinds="i u b", shape=shape)
+    return as_label(read_npy(path, kinds="i u b", shape=shape), f"{path.parent.name}/{path.name}")
+
+
+def as_label(array: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:
+    """Check that an array of integers or booleans is a mask.
+
+    Args:
+        array: The array.
+        where: What it was read from, for the message.
+
+    Returns:
+        The mask, uint8 0/1.
+
+    Raises:
+        BadRecord: If it holds other values than 0 and 1.
+    """
     if array.dtype != np.bool_ and (array.min() < 0 or array.max() > 1):
-        raise BadRecord(f"{path.parent.name}/{path.name}: values other than 0 and 1; restore the file")
+        raise BadRecord(f"{where}: values other than 0 and 1; restore the file")
     return array.astype(np.uint8)
 
 

@@ -2,5 +2,6 @@
 
 `files` writes local files atomically and turns errors of the disk into messages. `place` offers the few operations
 that a store needs, on a folder or on a URL; `object_storage` sends the requests for the latter. `documents` reads YAML
-and tables that people write.
+and tables that people write, `cache` names the user's cache folder. `tfrecord` finds and verifies the records of
+TFRecord files, whose messages `example` decodes through the wire format in `protobuf`.
 """

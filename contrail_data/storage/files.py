@@ -260,6 +260,8 @@ def input_output_error(path: str, action: str, error: Exception) -> ContrailErro
     """
     if "NoSuchBucket" in str(error):
         return Unreachable(f"{path}: no such bucket; correct the URL, or create it")
+    if "Range request not supported" in str(error):
+        return Unreachable(f"{path}: the server sends no parts of files; download it and name the copy")
     if not isinstance(error, OSError):
         remedy = "check the address, the network and the credentials in the environment"
     else:

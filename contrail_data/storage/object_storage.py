@@ -1,7 +1,7 @@
 """Requests to object storage: connections, how long each may take, and repeating those that fail.
 
 Credentials and endpoints come from the usual environment variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...) and from nowhere else.
+AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_BASE_URL, ...) and from nowhere else.
 """
 
 import os
@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import first_line
 
-_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+_CREDENTIALS = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
+    "gs": (
+        *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_BEARER_TOKEN"),
+        *("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH", "GOOGLE_SERVICE_ACCOUNT_KEY"),
+    ),
+}
+"""Variables of which one is set where there are credentials, by scheme."""
 PAUSE_S = 0.3
 """Before the second try of a request, in seconds; longer before each further one."""
 READ_TIMEOUTS_S = (5.0, 5.0, 10.0)
@@ -69,7 +76,9 @@ def _connect(url: str, process: int, timeout_s: float) -> Any:
     """
     import obstore.store
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or url
+    scheme = url.partition("://")[0].replace("gcs", "gs")
+    names = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), "gs": ("GOOGLE_BASE_URL",)}.get(scheme, ())
+    endpoint = next(filter(None, map(os.environ.get, names)), url)
     silence = timedelta(seconds=timeout_s)
     options: dict[str, Any] = {
         "client_options": {
@@ -81,7 +90,7 @@ def _connect(url: str, process: int, timeout_s: float) -> Any:
         "retry_config": {"max_retries": 1, "retry_timeout": timedelta(minutes=5)},  # for the parts of an upload
     }
     # Without credentials in the environment requests are anonymous: none are looked up elsewhere.
-    if url.startswith("s3") and not any(os.environ.get(name) for name in _CREDENTIALS):
+    if scheme in _CREDENTIALS and not any(map(os.environ.get, _CREDENTIALS[scheme])):
         options["skip_signature"] = True
     try:
         return obstore.store.from_url(url, **options)

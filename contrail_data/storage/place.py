@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from operator import methodcaller
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlparse
 
 from contrail_data.errors import ContrailError, UsageError
@@ -35,6 +35,14 @@ STAGING = ".building"
 
 Version = dict[str, str]
 """What a service calls the version of a file: its `e_tag` and, on some, its `version`."""
+
+
+class FileState(NamedTuple):
+    """Size of a file, and what changes whenever its content does."""
+
+    size: int
+    """Bytes."""
+    version: str
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,39 @@ class Place:
                 return status.st_size if stat.S_ISREG(status.st_mode) else None
         except FileNotFoundError:
             return None
+
+    def state(self, key: str) -> FileState | None:
+        """Look at a file.
+
+        Args:
+            key: Its key.
+
+        Returns:
+            Its state. None if there is no such file.
+        """
+        try:
+            with self._reported_errors(key, "read"):
+                if self.remote:
+                    return _remote_state(request(self.url, methodcaller("head", key)))
+                status = os.stat(self.file(key))
+        except FileNotFoundError:
+            return None
+        return FileState(status.st_size, str(status.st_mtime_ns)) if stat.S_ISREG(status.st_mode) else None
+
+    def states(self) -> dict[str, FileState]:
+        """List the files that lie directly in the place, except those that operating systems leave.
+
+        Returns:
+            Their states by key, sorted by key; empty if the place does not exist.
+        """
+        found: dict[str, FileState | None] = {}
+        with self._reported_errors("", "listed"):
+            if self.remote:
+                listed = request(self.url, _list_directly)
+                found = {str(entry["path"]): _remote_state(entry) for entry in listed["objects"]}
+            elif os.path.isdir(self.url):
+                found = {entry.name: self.state(entry.name) for entry in os.scandir(self.url)}
+        return {key: state for key, state in sorted(found.items()) if state is not None and not is_stray(key)}
 
     def sizes(self) -> dict[str, int]:
         """List all files, except those in the staging folder and those that operating systems leave.
@@ -332,6 +373,16 @@ class Place:
         folder = key.rpartition("/")[0]
         if folder and os.path.lexists(self.file(folder)) and self.is_link(folder):
             raise ContrailError(f"{self.file(folder)}: is a symbolic link, which is not written through; remove it")
+
+
+def _list_directly(service: Any) -> Any:
+    from obstore import list_with_delimiter
+
+    return list_with_delimiter(service)
+
+
+def _remote_state(entry: Any) -> FileState:
+    return FileState(int(entry["size"]), str(entry["e_tag"] or entry["last_modified"]))
 
 
 def _raise_unless_missing(error: OSError) -> None:

@@ -1,13 +1,12 @@
 """Local copies of remote stores, found by digest."""
 
-import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import xarray as xr
 
 from contrail_data.errors import ContrailError
+from contrail_data.storage.cache import cache_folder
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal
 from contrail_data.store.manifest import read_manifest, read_verified
@@ -23,10 +22,7 @@ def cache_place(digest: str) -> Place:
     Returns:
         A folder in $CONTRAIL_CACHE, or else in the user's cache folder.
     """
-    import platformdirs
-
-    root = os.environ.get("CONTRAIL_CACHE") or str(platformdirs.user_cache_path("contrail"))
-    return Place(str(Path(root) / "stores" / check_digest(digest).removeprefix("sha256:")[:32]))
+    return Place(str(cache_folder("stores") / check_digest(digest).removeprefix("sha256:")[:32]))
 
 
 def check_digest(digest: str) -> str:

@@ -19,6 +19,13 @@ class SceneryName(StrEnum):
     MOVING = "moving"
 
 
+class RecordFormat(StrEnum):
+    """How records are written."""
+
+    RECORDS = "records"
+    TFRECORD = "tfrecord"
+
+
 Folder = Annotated[
     Path, typer.Argument(help="Folder to write the files into.", metavar="FOLDER", parser=options.local_path)
 ]
@@ -54,9 +61,17 @@ def synth(
         ),
     ] = (0.5, 0.5),
     scenery: Scenery = SceneryName.CLEAR,
+    record_format: Annotated[
+        RecordFormat,
+        typer.Option(
+            "--format",
+            help="records: folders of .npy files, as on Kaggle. tfrecord: TFRecords, as OpenContrails is published; "
+            "they have masks of single contrails, too.",
+        ),
+    ] = RecordFormat.RECORDS,
     workers: options.Workers = options.CORES,
 ) -> None:
-    """Write synthetic records in the OpenContrails layout.
+    """Write synthetic records in a layout of OpenContrails.
 
     They are physically plausible, for trying things out and for tests; a score reached on them says nothing about real
     contrails.
@@ -64,11 +79,13 @@ def synth(
     from contrail_data.progress import progress
     from contrail_data.storage.files import check_folder
     from contrail_data.synthetic.records import write_records
+    from contrail_data.synthetic.tfrecords import write_tfrecords
 
     band_numbers = _parse_bands(bands)
     check_folder(out)
     with progress("synth", records, unit="records") as advance:
-        counts = write_records(
+        write = write_records if record_format is RecordFormat.RECORDS else write_tfrecords
+        counts = write(
             out,
             records,
             seed=seed,

@@ -268,7 +268,17 @@ def draw_line(tau: Field, line: Line, frame: int) -> None:
     tau[rows, columns] += depth * np.exp(-0.5 * (across / sigma) ** 2) * ends * gaps
 
 
-def annotate(rng: Rng, lines: Sequence[Line], contrast: Field, shift: tuple[float, float]) -> Mask:
+@dataclass(frozen=True)
+class Marks:
+    """What the annotators of a record marked."""
+
+    individual: Mask
+    """Marks of each annotator, int32 0/1 (y, x, 1, annotator)."""
+    lines: list[npt.NDArray[np.bool_]]
+    """The same for each line that any of them marked, bool (y, x, annotator)."""
+
+
+def annotate(rng: Rng, lines: Sequence[Line], contrast: Field, shift: tuple[float, float]) -> Marks:
     """Mark what 4 to 6 annotators see in the labelled frame.
 
     Each annotator misses faint lines and places ends and edges on their own. A few streaks are taken for contrails by
@@ -281,11 +291,11 @@ def annotate(rng: Rng, lines: Sequence[Line], contrast: Field, shift: tuple[floa
         shift: Rows and columns by which labels lie off the image.
 
     Returns:
-        Marks, int32 0/1 (y, x, 1, annotator).
+        The marks.
     """
     shape = (contrast.shape[0], contrast.shape[1])
     count = int(rng.choice([4, 5, 6], p=[0.7, 0.2, 0.1]))
-    marks = np.zeros((*shape, 1, count), np.int32)
+    marked_lines = []
     for line in lines:
         depth, sigma = profile_of(line, RECORD_LABELLED_FRAME)
         draws = np.clip(rng.normal(size=(count, 5)), -2.5, 2.5)
@@ -295,6 +305,7 @@ def annotate(rng: Rng, lines: Sequence[Line], contrast: Field, shift: tuple[floa
         on = (np.abs(across) <= 0.71) & (np.abs(along) <= line.half)
         if on.sum() < 9:  # the labelling guide asks for at least 10 pixels of length
             continue
+        marks = np.zeros((*shape, count), np.bool_)
         signal = float(contrast[rows[on], columns[on]].mean()) * -math.expm1(-depth)
         for r in range(count):
             if not (streak[r] if not line.contrail else signal > 2.8 * math.exp(0.3 * draws[r, 0])):
@@ -303,5 +314,10 @@ def annotate(rng: Rng, lines: Sequence[Line], contrast: Field, shift: tuple[floa
             rows, columns, along, across = _near(line, shape, RECORD_LABELLED_FRAME, width + 1.25, shift)
             start, stop = -line.half + _END / 2.5 * draws[r, 2], line.half + _END / 2.5 * draws[r, 3]
             marked = (np.abs(across - 0.5 * draws[r, 4]) <= width) & (along >= start) & (along <= stop)
-            marks[rows[marked], columns[marked], 0, r] = 1
-    return marks
+            marks[rows[marked], columns[marked], r] = True
+        if marks.any():
+            marked_lines.append(marks)
+    individual = np.zeros((*shape, 1, count), np.int32)
+    for marks in marked_lines:
+        individual[:, :, 0] |= marks
+    return Marks(individual, marked_lines)

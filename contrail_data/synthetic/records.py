@@ -61,8 +61,7 @@ def write_records(
         ContrailError: If the bands or the shift are out of range, or the folder holds other data or cannot be written.
     """
     bands = checked_bands(bands)
-    if not all(abs(d) <= 8 for d in label_shift):  # NaN fails too
-        raise ContrailError(f"label shift {label_shift}: out of range; give at most 8 pixels down and right")
+    check_shift(label_shift)
     settings = {
         "synthetic": VERSION,
         "seed": seed,
@@ -71,12 +70,12 @@ def write_records(
         "label_shift": [float(d) for d in label_shift],
         "scenery": scenery,
     }
-    splits = [_split(i, validation_fraction) for i in range(records)]
+    splits = [split_of(i, validation_fraction) for i in range(records)]
     entries = [metadata(seed, i, size) for i in range(records)]
     folders = [root / split / entry["record_id"] for split, entry in zip(splits, entries, strict=True)]
     make = partial(synthesize, seed, size=size, bands=bands, label_shift=label_shift, scenery=SCENERIES[scenery])
     try:
-        _claim(root, settings)
+        claim(root, settings)
         with ThreadPoolExecutor(workers) as pool:
             for _ in pool.map(_write_record, folders, [partial(make, i) for i in range(records)], repeat(bands)):
                 if advance is not None:
@@ -87,6 +86,19 @@ def write_records(
     except OSError as error:
         raise ContrailError(f"{root}: cannot be written ({error.strerror}); check space and permissions") from None
     return {split: splits.count(split) for split in ("train", "validation")}
+
+
+def check_shift(label_shift: tuple[float, float]) -> None:
+    """Check that labels can be shifted so far.
+
+    Args:
+        label_shift: Pixels down and right.
+
+    Raises:
+        ContrailError: If it is more than 8 pixels.
+    """
+    if not all(abs(d) <= 8 for d in label_shift):  # NaN fails too
+        raise ContrailError(f"label shift {label_shift}: out of range; give at most 8 pixels down and right")
 
 
 def _write_record(folder: Path, make: Callable[[], Record], bands: Sequence[int]) -> None:
@@ -111,11 +123,19 @@ def _write_metadata(path: Path, entries: Sequence[dict[str, Any]]) -> None:
     write_atomically(path, [json.dumps([merged[key] for key in sorted(merged)], indent=1).encode()])
 
 
-_SETTINGS = {"synthetic": "version of contrail"}
+_SETTINGS = {"synthetic": "version of contrail", "records": "number of records"}
 
 
-def _claim(root: Path, settings: dict[str, Any]) -> None:
-    """Mark the folder as synthetic data with these settings, or refuse it if it holds anything else."""
+def claim(root: Path, settings: dict[str, Any]) -> None:
+    """Mark a folder as synthetic data with these settings.
+
+    Args:
+        root: The folder.
+        settings: What determines the data.
+
+    Raises:
+        ContrailError: If it holds data of other settings, or anything else.
+    """
     marker = root / "synthetic.json"
     if marker.is_file():
         try:
@@ -123,17 +143,27 @@ def _claim(root: Path, settings: dict[str, Any]) -> None:
         except ValueError:
             raise ContrailError(f"{marker}: not readable; choose another folder") from None
         if stored != settings:
-            changed = ", ".join(_SETTINGS.get(k, k) for k in settings if stored.get(k) != settings[k])
+            keys = [key for key in {**settings, **stored} if stored.get(key) != settings.get(key)]
+            changed = ", ".join(_SETTINGS.get(key, key) for key in keys)
             raise ContrailError(f"{root}: holds synthetic records with another {changed}; choose another folder")
         return
-    for name in ("zarr.json", "train", "validation", "test", "train_metadata.json", "validation_metadata.json"):
-        if (root / name).exists():
-            raise ContrailError(f"{root}: holds {name}, which is not synthetic; choose another folder")
+    names = ["zarr.json", "train", "validation", "test", "train_metadata.json", "validation_metadata.json"]
+    for path in (*(root / name for name in names), *root.glob("*.tfrecord*")):
+        if path.exists():
+            raise ContrailError(f"{root}: holds {path.name}, which is not synthetic; choose another folder")
     root.mkdir(parents=True, exist_ok=True)
     write_atomically(marker, [json.dumps(settings).encode()])
 
 
-def _split(index: int, validation_fraction: float) -> str:
-    """Spread validation records evenly: the first n records hold n * validation_fraction of them, rounded."""
+def split_of(index: int, validation_fraction: float) -> str:
+    """Spread validation records evenly: the first n records hold n * validation_fraction of them, rounded.
+
+    Args:
+        index: Index of a record.
+        validation_fraction: Share of the records that is filed as validation.
+
+    Returns:
+        Its split.
+    """
     before, after = (math.floor(i * validation_fraction + 0.5) for i in (index, index + 1))
     return "validation" if after > before else "train"

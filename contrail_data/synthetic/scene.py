@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import fft
 
 from contrail_data.errors import ContrailError
@@ -84,6 +85,8 @@ class Record(NamedTuple):
     """Strict majority of the annotators, int32 0/1 (y, x, 1)."""
     lines: list[Line]
     """The contrails and their lookalikes, whose motion is known."""
+    marked: list[npt.NDArray[np.bool_]]
+    """Marks of the annotators on each contrail by itself, bool (y, x, annotator)."""
 
 
 def synthesize(
@@ -174,9 +177,9 @@ def synthesize(
         temperature += sensor_noise(generator(seed, index, 3, band), size)
         images[band] = np.ascontiguousarray(np.moveaxis(temperature, 0, -1), np.float32)
     contrast = ((window - ice_temperature) * np.exp(-ice))[RECORD_LABELLED_FRAME]
-    individual = annotate(generator(seed, index, 4), lines, contrast, label_shift)
-    mask = (2 * individual.sum(-1) > individual.shape[-1]).astype(np.int32)
-    return Record(images, individual, mask, lines)
+    marks = annotate(generator(seed, index, 4), lines, contrast, label_shift)
+    mask = (2 * marks.individual.sum(-1) > marks.individual.shape[-1]).astype(np.int32)
+    return Record(images, marks.individual, mask, lines, marks.lines)
 
 
 def _wind(heading: float, speed: float) -> tuple[float, float]:

@@ -257,7 +257,7 @@ def test_labels_are_displaced_by_the_label_shift(shift):
         )  # fmt: skip
         centres = []
         for s in ((0.0, 0.0), shift):
-            marks = annotate(np.random.default_rng(i), [line], contrast, s).sum((2, 3))
+            marks = annotate(np.random.default_rng(i), [line], contrast, s).individual.sum((2, 3))
             centres.append([np.average(y, weights=marks), np.average(x, weights=marks)])
         moved.append(np.subtract(centres[1], centres[0]))
     np.testing.assert_allclose(np.mean(moved, 0), shift, atol=0.04)

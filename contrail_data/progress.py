@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from contrail_data.messages import Kind, LogFormat, log_format, print_message
+
 _LOG_EVERY_S = 10.0
 
 
@@ -42,7 +44,15 @@ class Advance:
             self.last = time.monotonic()
             rate = self.items_per_second
             left = f", {duration((self.total - self.count) / rate)} left" if rate and not finished else ""
-            print(f"{self.what}: {self.counts}, {self.rate}{left} {note}".rstrip(), file=sys.stderr, flush=True)
+            print_message(
+                Kind.PROGRESS,
+                f"{self.what}: {self.counts}, {self.rate}{left} {note}".rstrip(),
+                what=self.what,
+                done=self.count // self.scale,
+                total=-(-self.total // self.scale),
+                unit=self.unit,
+                per_second=round(rate / self.scale, 4),
+            )
 
     @property
     def items_per_second(self) -> float:
@@ -103,7 +113,7 @@ def progress(what: str, total: int, done: int = 0, *, unit: str = "samples", sca
         The function to call as items are finished.
     """
     advance = Advance(what, total, done, unit, scale)
-    if not sys.stderr.isatty():
+    if log_format() is LogFormat.JSON or not sys.stderr.isatty():
         yield advance
         return
     from rich.console import Console

@@ -61,6 +61,10 @@ def command_page(app: typer.Typer, name: str) -> str:
     command: Any = typer.main.get_command(app)
     for sub in command.commands.values():
         sub.short_help = (sub.help or "").split("\n\n")[0].replace("\n", " ")  # otherwise cut at 45 characters
+        for one in (sub, *getattr(sub, "commands", {}).values()):
+            if one.epilog:
+                title, *examples = one.epilog.split("\n\n")
+                one.epilog = "\n".join([f"**{title}**", "", "```console", *(f"$ {text}" for text in examples), "```"])
     return get_docs_for_click(obj=command, ctx=typer.Context(command, info_name=name), name=name, title=name)
 
 

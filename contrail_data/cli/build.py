@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from contrail_data.cli import options
 from contrail_data.cli.common import (
     is_store,
     print_note,
+    print_set_aside,
     print_written_store,
     refuse_options,
 )
@@ -350,8 +350,7 @@ def _build(source: Source, settings: StoreSettings, out: str, *, expected: str |
 
     print_note(source.note)
     built = build(source, settings, out, **execution)
-    for line in built.set_aside:
-        print(f"set aside: {line}", file=sys.stderr)
+    print_set_aside(*built.set_aside)
     print_written_store(out, built.samples, built.resumed, built.digest, set_aside=len(built.set_aside))
     print_note(built.note)
     if built.existed:

@@ -4,6 +4,7 @@ Only what `--help` needs is imported here; commands import the rest when they ru
 """
 
 import errno
+import functools
 import inspect
 import math
 import os
@@ -15,12 +16,14 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from contrail_data import __version__
 from contrail_data.errors import ContrailError, ExitCode, UsageError
+from contrail_data.messages import FORMAT_VARIABLE, Kind, LogFormat, print_message
 from contrail_data.process import exit_on_sigterm
 
 YEARS = range(1970, 2200)
@@ -38,8 +41,34 @@ OUTSIDE_CAUSES = {
 """Errors that no bug and no damaged store causes: permissions, a full disk, a disk or network that fails."""
 
 
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(
+        envvar=FORMAT_VARIABLE,
+        help="Progress, notes and errors on stderr as lines for people (text) or for programs (json).",
+    ),
+]
+
+
 class FiniteCommand(TyperCommand):
-    """A command that refuses NaN, infinity and times that nanoseconds since 1970 cannot state as values of options."""
+    """A command with readable types in its help.
+
+    It refuses NaN, infinity and times that nanoseconds since 1970 cannot state as values of options.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, their types named for people.
+
+        Args:
+            ctx: The command as it was called.
+
+        Returns:
+            The parameters.
+        """
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            _name_type(parameter)
+        return parameters
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
@@ -64,20 +93,102 @@ class FiniteCommand(TyperCommand):
         return super().invoke(ctx)
 
 
+class ReadableGroup(TyperGroup):
+    """A group of commands with readable types in its help."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, their types named for people.
+
+        Args:
+            ctx: The group as it was called.
+
+        Returns:
+            The options.
+        """
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            _name_type(parameter)
+        return parameters
+
+
+def _name_type(parameter: Any) -> None:
+    """Give a parameter a name for its type, unless it has one or lists its choices."""
+    if parameter.param_type_name == "argument":
+        parameter.display_type_rich = lambda ctx: None  # its own name stands there
+    elif parameter.metavar is None:
+        kind = str(getattr(getattr(parameter, "type_descriptor", None), "annotation", ""))
+        if parameter.is_flag:
+            parameter.metavar = ""
+        elif "int" in kind or "float" in kind:
+            parameter.metavar = "NUMBER" + " NUMBER" * (parameter.nargs - 1)
+        elif "Path" in kind:
+            parameter.metavar = "PATH"
+        elif "str" in kind:
+            parameter.metavar = "TEXT"
+
+
+def new_app(program: str, text: str) -> typer.Typer:
+    """Create a command line with completion of the shell and `--version`.
+
+    Args:
+        program: Its name.
+        text: What it does.
+
+    Returns:
+        The command line.
+    """
+    app = typer.Typer(cls=ReadableGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=text)
+
+    def _print_version(wanted: bool) -> None:
+        if wanted:
+            print(f"{program} {__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def _options(
+        version: Annotated[
+            bool,
+            typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+        ] = False,
+    ) -> None:
+        pass
+
+    return app
+
+
 def add_command(
-    app: typer.Typer, command: Callable[..., None], *, name: str | None = None, panel: str | None = None
+    app: typer.Typer,
+    command: Callable[..., None],
+    *,
+    name: str | None = None,
+    panel: str | None = None,
+    examples: Sequence[str] = (),
 ) -> None:
-    """Add a command to a command line, with its docstring as help.
+    """Add a command to a command line, with its docstring as help and an option for the format of messages.
 
     Args:
         app: The command line.
         command: The function. Lines of a paragraph of its docstring are joined, so that the terminal wraps them.
         name: Name of the command, if it is not that of the function.
         panel: Panel of `--help` that lists the command.
+        examples: Command lines to show below the options.
     """
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(name, cls=FiniteCommand, help=text, rich_help_panel=panel)(command)
+
+    @functools.wraps(command)
+    def _run(*args: Any, log_format: LogFormat, **values: Any) -> None:
+        os.environ[FORMAT_VARIABLE] = log_format
+        command(*args, **values)
+
+    signature = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter(
+        "log_format", inspect.Parameter.KEYWORD_ONLY, default=LogFormat.TEXT, annotation=LogFormatOption
+    )
+    extended: Any = _run
+    extended.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
+    epilog = "\n\n".join(("Examples:", *examples)) if examples else None
+    app.command(name, cls=FiniteCommand, help=text, epilog=epilog, rich_help_panel=panel)(extended)
 
 
 def run_app(app: typer.Typer) -> None:
@@ -130,7 +241,7 @@ def exit_with_error(message: str, code: ExitCode = ExitCode.FAILED) -> NoReturn:
     Raises:
         SystemExit: Always.
     """
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print_message(Kind.ERROR, " ".join(message.split()), exit_code=int(code))
     sys.exit(code)
 
 
@@ -181,7 +292,17 @@ def print_note(*messages: str) -> None:
         *messages: The notes; empty ones are skipped.
     """
     for message in filter(None, messages):
-        print(f"note: {message}", file=sys.stderr)
+        print_message(Kind.NOTE, message)
+
+
+def print_set_aside(*lines: str) -> None:
+    """Report inputs that could not be used to stderr.
+
+    Args:
+        *lines: One line on each.
+    """
+    for line in lines:
+        print_message(Kind.SET_ASIDE, line)
 
 
 def print_written_store(out: str | Path, samples: int, resumed: int, digest: str, set_aside: int | None = None) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from contrail_data.cli import options
 from contrail_data.cli.common import add_command, print_fields, print_note, print_table, refuse_options
+from contrail_data.cli.examples import EXAMPLES
 from contrail_data.errors import ContrailError
 from contrail_data.reports.choices import Theme
 
@@ -138,5 +139,5 @@ def _own(files: list[Path]) -> list[tuple[Path, Composite]]:
 
 
 app = typer.Typer(no_args_is_help=True, help="Explain bands and composites.")
-add_command(app, list_composites, name="ls")
-add_command(app, show)
+add_command(app, list_composites, name="ls", examples=EXAMPLES["composites ls"])
+add_command(app, show, examples=EXAMPLES["composites show"])

@@ -1,28 +1,25 @@
 """The `contrail-data` command: assembles the groups of commands."""
 
-import typer
-
 from contrail_data.cli import build, catalog, composites, labels, look, recipes, share, splits, synth
-from contrail_data.cli.common import add_command, run_app
+from contrail_data.cli.common import add_command, new_app, run_app
+from contrail_data.cli.examples import EXAMPLES
 
 GROUPS = {
-    "Build": (build.build_ash, recipes.build, recipes.recipe, build.append, build.subset, build.merge),
-    "Look": (look.inspect, look.stats, look.report, look.preview, look.diff),
-    "Labels": (labels.pseudo_label, labels.propagate, labels.compare_labels),
-    "Split": (splits.audit, splits.splits),
-    "Share": (share.verify, share.pull, share.push),
-    "Try out": (synth.synth, synth.synth_scans),
+    "Make": (
+        *(build.build_ash, recipes.build, build.append, build.subset, build.merge),
+        *(synth.synth, synth.synth_scans),
+    ),
+    "Look": (look.inspect, look.stats, look.report, look.preview, recipes.recipe),
+    "Check": (share.verify, look.diff, splits.audit, splits.splits),
+    "Label": (labels.pseudo_label, labels.propagate, labels.compare_labels),
+    "Share": (share.pull, share.push),
 }
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Turn raw satellite bands into stores of composites (zarr) that a team shares.",
-)
+app = new_app("contrail-data", "Turn raw satellite bands into stores of composites (zarr) that a team shares.")
 for panel, commands in GROUPS.items():
     for command in commands:
-        add_command(app, command, panel=panel)
+        name = command.__name__.replace("_", "-")
+        add_command(app, command, panel=panel, examples=EXAMPLES.get(name, ()))
 app.add_typer(composites.app, name="composites", rich_help_panel="Look")
 app.add_typer(catalog.app, name="catalog", rich_help_panel="Share")
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 MODEL_HELP = "Directory of a finished run or pipeline, or an exported file (.pt2, .onnx)."
 
-model_argument = partial(typer.Argument, parser=options.local_path)
+path_argument = partial(typer.Argument, parser=options.local_path)
+model_argument = path_argument
 Model = Annotated[Path, model_argument(help=MODEL_HELP, metavar="MODEL")]
 Preset = Annotated[
     str, typer.Argument(help="A preset (see `presets ls`), or a .yaml file with settings.", metavar="PRESET|FILE")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from contrail_data.cli import options
 from contrail_data.cli.common import (
     is_store,
     print_note,
+    print_set_aside,
     print_written_store,
     refuse_options,
 )
@@ -211,8 +211,7 @@ def predict_scans(
     )
     outcome = predict_files(model, request)
     print_note(*outcome.notes)
-    for line in outcome.set_aside:
-        print(f"set aside: {line}", file=sys.stderr)
+    print_set_aside(*outcome.set_aside)
     for line in (*outcome.lines, *map(str, outcome.paths)):
         print(line)
     if outcome.set_aside:

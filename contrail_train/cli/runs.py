@@ -2,20 +2,19 @@
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import print_fields, print_note, print_table
+from contrail_data.cli.common import print_fields, print_note, print_set_aside, print_table
 from contrail_data.errors import ExitCode
-from contrail_train.cli.common import model_argument
+from contrail_train.cli.common import path_argument
 
 
 def list_runs(
-    folder: Annotated[Path, model_argument(help="A folder with runs, at any depth.", metavar="DIR")],
+    folder: Annotated[Path, path_argument(help="A folder with runs, at any depth.", metavar="DIR")],
     as_json: options.AsJson = False,
 ) -> None:
     """List the runs in a folder with their state, scores and the settings in which they differ, the best first.
@@ -48,14 +47,13 @@ def list_runs(
         print_table("", header, rows, text_columns=(0, 1, 2, 7))
     else:
         print_note(f"{folder}: holds no run")
-    for problem in problems:
-        print(f"set aside: {problem}", file=sys.stderr)
+    print_set_aside(*problems)
     if problems:
         raise typer.Exit(ExitCode.SET_ASIDE)
 
 
 def show_run(
-    run: Annotated[Path, model_argument(help="A run directory, finished or not.", metavar="RUN")],
+    run: Annotated[Path, path_argument(help="A run directory, finished or not.", metavar="RUN")],
     as_json: options.AsJson = False,
 ) -> None:
     """Show a run: its state, what it was made with, the settings that differ from its preset, and its epochs.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import print_note, print_table, refuse_options
+from contrail_data.cli.common import print_note, print_set_aside, print_table, refuse_options
 from contrail_data.errors import ExitCode
-from contrail_train.cli.common import MODEL_HELP, Model, model_argument, print_scores, print_summary
+from contrail_train.cli.common import MODEL_HELP, Model, model_argument, path_argument, print_scores, print_summary
 
 if TYPE_CHECKING:
     from contrail_train.scenes.compare import Counts
@@ -122,8 +121,8 @@ def compare(
 
 def compare_masks(
     context: typer.Context,
-    a: Annotated[Path, model_argument(help="A file of masks (.nc, .zarr, .tif), taken as the truth.", metavar="A")],
-    b: Annotated[Path, model_argument(help="Another one, of the same satellite.", metavar="B")],
+    a: Annotated[Path, path_argument(help="A file of masks (.nc, .zarr, .tif), taken as the truth.", metavar="A")],
+    b: Annotated[Path, path_argument(help="Another one, of the same satellite.", metavar="B")],
     tolerance: Annotated[
         float,
         options.selection(min=0.0, max=720.0, help="Maximum time between the starts of a scan in A and B, in minutes."),
@@ -152,8 +151,7 @@ def compare_masks(
         refuse_options(context, ["threshold"], "on files of 0 and 1")
     compared = comparing.compare_masks(*files, tolerance=tolerance, threshold=threshold)
     print_note(*compared.notes)
-    for line in compared.unmatched:
-        print(f"set aside: {line}", file=sys.stderr)
+    print_set_aside(*compared.unmatched)
     total = reduce(add, (pair.counts for pair in compared.pairs))
     if as_json:
         times = [{**pair.as_json(), **pair.counts.as_json()} for pair in compared.pairs]
@@ -202,8 +200,7 @@ def submit(
     check_new(out, overwrite, ".csv")
     written = write_submission(open_named(store), out, like)
     lacking = [f"no prediction: {record_id}, an empty mask is written" for record_id in written.missing]
-    for line in lacking if like is not None else [f"set aside, no row: {line}" for line in written.set_aside]:
-        print(line, file=sys.stderr)
+    print_set_aside(*(lacking if like is not None else [f"no row: {line}" for line in written.set_aside]))
     if written.others:
         print_note(
             f"{len(written.others)} predicted records are not in {like}, such as {written.others[0]}; they have no row"

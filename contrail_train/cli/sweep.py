@@ -8,11 +8,11 @@ import typer
 from contrail_data.cli import options
 from contrail_data.cli.common import print_fields, print_table
 from contrail_data.errors import ExitCode
-from contrail_train.cli.common import model_argument
+from contrail_train.cli.common import path_argument
 
 
 def sweep(
-    space: Annotated[Path, model_argument(help="A YAML file that names what to search.", metavar="SPACE.yaml")],
+    space: Annotated[Path, path_argument(help="A YAML file that names what to search.", metavar="SPACE.yaml")],
     out: Annotated[Path, options.local_output("-o", "--out", help="Folder to write; the same command resumes in it.")],
     device: options.Device = "auto",
 ) -> None:

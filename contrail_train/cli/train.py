@@ -268,7 +268,11 @@ def list_pipelines(
     print_table("", ["pipeline", "gate", "mask", "stages", "what it is"], rows, text_columns=range(5))
 
 
-def show_preset(preset: Annotated[str, typer.Argument(help="A preset, a pipeline or a .yaml file.")]) -> None:
+def show_preset(
+    preset: Annotated[
+        str, typer.Argument(help="A preset, a pipeline or a .yaml file.", metavar="PRESET|PIPELINE|FILE")
+    ],
+) -> None:
     """Print all settings of a preset or a pipeline as YAML, with the verdict of the notes and what we measured.
 
     `run` or `pipeline` accept the output as a file. Comments explain each setting of a run and the values it takes.

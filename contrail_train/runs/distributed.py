@@ -1,7 +1,6 @@
 """The device of a run, and its processes if `torchrun` starts several: ranks, sums, synchronised batch norms."""
 
 import os
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
+from contrail_data.messages import Kind, print_message
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Ranks:
             message: The line to print.
         """
         if self.first:
-            print(message, file=sys.stderr, flush=True)
+            print_message(Kind.INFO, message)
 
 
 ALONE = Ranks()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import itertools
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -64,8 +67,9 @@ def commands_of(app: typer.Typer) -> Iterator[tuple[str, Any]]:
             yield prefix, command
 
 
-def check_numbers(app: typer.Typer) -> int:
+def check_numbers(app: typer.Typer, folder: Path) -> int:
     """Check that every number has two limits and that what is beyond them is a usage error; return how many."""
+    (folder / "x").touch()  # what each required argument names
     count = 0
     for name, command in commands_of(app):
         given = [
@@ -79,7 +83,7 @@ def check_numbers(app: typer.Typer) -> int:
             count += 1
             assert is_tuple or (info.min is not None and info.max is not None), f"{name} {option.opts}: no limits"
             for value in ("nan", "inf", "-inf", "1e400", "true", *(() if is_tuple else ("1" + "0" * 30, "-1e30"))):
-                with pytest.raises(typer.BadParameter) as error:
+                with contextlib.chdir(folder), pytest.raises(typer.BadParameter) as error:
                     command.main([*given, option.opts[-1], *[value] * option.nargs], standalone_mode=False)
                 assert error.value.param is option, f"{name} {option.opts} {value}"
                 assert error.value.exit_code == 2
@@ -90,3 +94,19 @@ def help_pages(app: typer.Typer) -> Iterator[tuple[str, str, list[str]]]:
     """Yield the name of each command of a command line, its help, and its parameters without a help text."""
     for name, command in commands_of(app):
         yield name, command.help or "", [p.name for p in command.params if not getattr(p, "help", None)]
+
+
+def check_examples(app: typer.Typer, program: str, folder: Path) -> None:
+    """Check that each command has examples, and that it takes each of them if `runs/a` and `runs/b` are finished."""
+    for run, file in itertools.product(("a", "b"), ("config.yaml", "calibration.json")):
+        (folder / "runs" / run).mkdir(parents=True, exist_ok=True)
+        (folder / "runs" / run / file).touch()
+    for name, command in commands_of(app):
+        title, *examples = (command.epilog or "").split("\n\n")
+        assert title == "Examples:", f"{name}: no example; add one to examples.py"
+        for example in examples:
+            first, *words = shlex.split(example)
+            given = words[len(name.split()) :]
+            assert [first, *words[: len(name.split())]] == [program, *name.split()], example
+            with contextlib.chdir(folder):
+                command.make_context(name, given)

@@ -13,8 +13,8 @@ import contrail_train
 from contrail_data.cli.main import app as data_app
 from contrail_train.cli.main import app as train_app
 
-OTHER_PROGRAMS = {"--nproc-per-node", "--always", "--dirty", "--abbrev"}
-"""Options of torchrun and git."""
+OTHER_PROGRAMS = {"--nproc-per-node", "--always", "--dirty", "--abbrev", "--logdir"}
+"""Options of torchrun, git and tensorboard."""
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 COMMAND = re.compile(r"contrail-(?:data|train)((?: [a-z-]+)+)([^`\"]*)")
 
@@ -40,7 +40,7 @@ def texts(package: Path) -> Iterator[tuple[str, str]]:
 def test_every_option_and_command_in_a_text_exists() -> None:
     commands = options_of(typer.main.get_command(data_app), "contrail-data")
     commands |= options_of(typer.main.get_command(train_app), "contrail-train")
-    known = set().union(*commands.values(), OTHER_PROGRAMS, {"--help"})
+    known = set().union(*commands.values(), OTHER_PROGRAMS, {"--help", "--version"})
     wrong = []
     for package in (contrail_data, contrail_train):
         for place, text in texts(Path(package.__file__).parent):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from contrail_train.cli.main import app
-from helpers.cli import check_numbers, help_pages
+from helpers.cli import check_examples, check_numbers, help_pages
 
 
 def test_every_option_has_a_help_text_and_no_page_shows_a_docstring_section() -> None:
@@ -14,5 +16,9 @@ def test_every_option_has_a_help_text_and_no_page_shows_a_docstring_section() ->
         assert "Raises:" not in text, name
 
 
-def test_every_number_has_limits_and_none_is_infinite() -> None:
-    assert check_numbers(app) > 10
+def test_every_number_has_limits_and_none_is_infinite(tmp_path: Path) -> None:
+    assert check_numbers(app, tmp_path) > 10
+
+
+def test_every_page_ends_with_examples_that_the_command_takes(tmp_path: Path) -> None:
+    check_examples(app, "contrail-train", tmp_path)

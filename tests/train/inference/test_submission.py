@@ -129,7 +129,7 @@ def test_records_that_a_build_set_aside_are_named_through_all_stores_made_from_i
         assert [line.partition("/")[0] for line in lines] == [lost]
     done = run_train("submit", tmp_path / "p.zarr", "-o", tmp_path / "s.csv")
     assert done.returncode == 3
-    assert f"set aside, no row: {lost}/band_11.npy" in done.stderr
+    assert f"set aside: no row: {lost}/band_11.npy" in done.stderr
     assert len(rows_of(tmp_path / "s.csv")) == 4
     band.write_bytes(content)
     assert run_data("append", tmp_path / "merged.zarr", raw, "-o", tmp_path / "all.zarr").returncode == 0
@@ -145,7 +145,7 @@ def test_a_sample_submission_decides_on_records_and_their_order(raw: Path, tmp_p
     like.write_text("\ufeffrecord_id,encoded_pixels\r\n" + "".join(f"{i},1 1\r\n" for i in ids), encoding="utf-8")
     done = run_train("submit", predictions, "--like", like, "-o", tmp_path / "s.csv")
     assert done.returncode == 3
-    assert "no prediction: 1234, an empty mask is written" in done.stderr
+    assert "set aside: no prediction: 1234, an empty mask is written" in done.stderr
     assert f"1 predicted records are not in {like}, such as {max(expected)}" in done.stderr
     assert rows_of(tmp_path / "s.csv") == [(i, expected.get(i, "-")) for i in ids]
     like.write_text("record_id\n" + "".join(f"{i}\n" for i in sorted(expected)))

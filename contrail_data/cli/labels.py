@@ -11,12 +11,28 @@ from contrail_data.cli.common import print_table, print_written_store, refuse_op
 from contrail_data.labels.predictor import FlowKind, FrameSelection
 
 
+def finished_model(text: str | Path) -> Path:
+    """Parse the path of a model, which is refused before torch is imported if it is unfinished or something else.
+
+    Args:
+        text: Run or pipeline directory, or an exported file.
+
+    Returns:
+        The path.
+    """
+    from contrail_train.runs.finished import check_model
+
+    path = options.local_path(text)
+    check_model(path)
+    return path
+
+
 def pseudo_label(
     store: options.Store,
     model: Annotated[
         Path,
         typer.Option(
-            parser=options.local_path,
+            parser=finished_model,
             help="Directory of a finished run or pipeline, or an exported file (.pt2, .onnx).",
             metavar="MODEL",
         ),

@@ -10,6 +10,7 @@ import typer
 
 from contrail_data.cli import options
 from contrail_data.cli.common import print_fields, print_table
+from contrail_data.cli.labels import finished_model
 
 if TYPE_CHECKING:
     from contrail_train.evaluation.report import EvaluationValues
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 MODEL_HELP = "Directory of a finished run or pipeline, or an exported file (.pt2, .onnx)."
 
 path_argument = partial(typer.Argument, parser=options.local_path)
-model_argument = path_argument
+model_argument = partial(typer.Argument, parser=finished_model)
 Model = Annotated[Path, model_argument(help=MODEL_HELP, metavar="MODEL")]
 Preset = Annotated[
     str, typer.Argument(help="A preset (see `presets ls`), or a .yaml file with settings.", metavar="PRESET|FILE")

@@ -19,9 +19,10 @@ from contrail_train.inference.detector import Detector, Network, Weights, single
 from contrail_train.inference.exported import load_exported
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.segmenter import build
-from contrail_train.runs.calibration import check_run, read_calibration
+from contrail_train.runs.calibration import read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights
 from contrail_train.runs.distributed import choose_device
+from contrail_train.runs.finished import check_run
 from contrail_train.runs.names import CONFIG, FLOW_WEIGHTS, PIPELINE, STAGES, WEIGHTS
 
 

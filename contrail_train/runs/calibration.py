@@ -12,6 +12,7 @@ from typing_extensions import TypedDict  # pydantic does not take that of Python
 from contrail_data.errors import ContrailError
 from contrail_data.strict import Probability
 from contrail_train.runs.checkpoint import file_digest
+from contrail_train.runs.finished import check_finished
 from contrail_train.runs.names import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS
 from contrail_train.runs.sealed import read_json, write_json
 
@@ -139,24 +140,6 @@ class Calibration(_Required, total=False):
     """Only pipelines: digest of each stage's weights; missing in those of earlier versions."""
 
 
-def check_run(path: Path) -> None:
-    """Check that a folder is a run directory.
-
-    Args:
-        path: The folder.
-
-    Raises:
-        ContrailError: If it is a pipeline or something else.
-    """
-    if (path / PIPELINE).is_file():
-        raise ContrailError(f"{path}: is a pipeline, not a run; name one of the runs in {path / STAGES}")
-    if not (path / CONFIG).is_file():
-        raise ContrailError(
-            f"{path}: not a run directory (it has no {CONFIG}); name the --out of contrail-train run or pipeline, or a "
-            "file written by export"
-        )
-
-
 def find_calibration(path: Path) -> Calibration | None:
     """Return the calibration of a run or pipeline if it is finished.
 
@@ -198,8 +181,9 @@ def read_calibration(path: Path) -> Calibration:
     Raises:
         ContrailError: If the run is not finished, or as for `find_calibration`.
     """
-    if (calibration := find_calibration(path)) is None:
-        raise ContrailError(f"{path}: not finished (it has no {CALIBRATION}); repeat its command to finish it")
+    check_finished(path)
+    calibration = find_calibration(path)
+    assert calibration is not None
     return calibration
 
 

@@ -41,10 +41,11 @@ from contrail_train.inference.load import (
     repeat_edges,
 )
 from contrail_train.inference.predictor import Predictor
-from contrail_train.runs.calibration import Calibration, Grid, check_run, find_calibration, finish, read_calibration
+from contrail_train.runs.calibration import Calibration, Grid, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest
 from contrail_train.runs.directory import locked_directory
 from contrail_train.runs.distributed import ALONE, choose_device
+from contrail_train.runs.finished import check_run
 from contrail_train.runs.names import CALIBRATION, CONFIG, ENVIRONMENT, FLOW_WEIGHTS, PIPELINE, STAGES, WEIGHTS
 from contrail_train.runs.stores import open_run_stores
 from contrail_train.training.fit import fit

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from contrail_train.cli.main import app
 from helpers.cli import check_examples, check_numbers, help_pages
@@ -22,3 +26,23 @@ def test_every_number_has_limits_and_none_is_infinite(tmp_path: Path) -> None:
 
 def test_every_page_ends_with_examples_that_the_command_takes(tmp_path: Path) -> None:
     check_examples(app, "contrail-train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"), [(["config.yaml"], "not finished (it has no calibration.json)"), ([], "not a run directory")]
+)
+def test_a_model_that_is_not_finished_is_refused_before_torch_is_imported(
+    tmp_path: Path, files: list[str], reason: str
+) -> None:
+    for file in files:
+        (tmp_path / file).touch()
+    code = """
+import sys
+sys.modules["torch"] = None
+sys.argv = ["contrail-train", "evaluate", sys.argv[1], "nothing.zarr"]
+from contrail_train.cli.main import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"error: {tmp_path}: {reason}" in done.stderr

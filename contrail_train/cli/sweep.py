@@ -26,9 +26,11 @@ def sweep(
     others.
     """
     from contrail_train.config.sweep import read_sweep
+
+    config = read_sweep(space)  # before torch is imported, which takes seconds
     from contrail_train.workflows.sweep import PICTURE, TABLE, TRIALS, run_sweep, write_result
 
-    result = run_sweep(read_sweep(space), out, device)
+    result = run_sweep(config, out, device)
     write_result(result, out)
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.chosen))
     rows = []

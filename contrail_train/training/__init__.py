@@ -2,8 +2,10 @@
 
 `setup` opens the data, builds the model, its `optimiser` and weight average, and loads the weights of an earlier run.
 `fit` is the loop, which takes one `step` after another, scores each epoch on the hold-out and calibrates at the end; a
-`rehearsal` takes a few steps to estimate what a run would cost. `losses` is the objective of a step. `teacher` asks a
-detector from which a run learns. `stopping` lets a signal wait for the end of a step.
+`rehearsal` takes a few steps to estimate what a run would cost. `losses` is the objective of a step, `precision` the
+arithmetic of the network. `teacher` asks a detector from which a run learns. `stopping` lets a signal wait for the end
+of a step. `epoch` is what an epoch shows, on the terminal and in the `loggers`, each of which is a `logger` in a module
+of its own.
 
 Batches come in from `data`, a model from `models`; a finished run directory (see `runs`) goes out.
 """

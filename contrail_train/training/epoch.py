@@ -40,7 +40,7 @@ def epoch_line(setup: Setup, state: TrainingState, scores: EpochScores, measured
         Such as "epoch 2/3: loss 0.0312, hold-out loss 0.0281, Dice 0.4112, ..., best so far".
     """
     epoch, epochs, steps = state.step // setup.steps_per_epoch, setup.config.epochs, setup.steps_per_epoch
-    values = {"loss": measured and measured.loss, "hold-out loss": scores.loss}
+    values = {"loss": None if measured is None else measured.loss, "hold-out loss": scores.loss}
     values |= {"Dice": scores.dice, "precision": scores.precision, "recall": scores.recall}
     parts = [f"{name} {value:.4f}" for name, value in values.items() if value is not None]
     parts += [pace(measured.steps_per_s, "steps")] if measured else []

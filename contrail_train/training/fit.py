@@ -278,7 +278,7 @@ def _end_epoch(setup: Setup, state: TrainingState, out: Path, log: RunLog, pace:
     with stop_deferred():
         values = {f"holdout_{name}": value for name, value in scores._asdict().items()}
         epoch = state.step // setup.steps_per_epoch
-        log.write(state.step, epoch=epoch, epoch_loss=pace and pace.loss, **values)
+        log.write(state.step, epoch=epoch, epoch_loss=None if pace is None else pace.loss, **values)
         if scores.dice is not None and (not state.best or scores.dice > state.best[0][0]):
             state.gained = state.step
         before, dice = _candidates(out, state).values(), scores.dice

@@ -5,6 +5,7 @@ run goes on, and its metrics.jsonl is complete.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -112,7 +113,7 @@ def tag_of(name: str) -> str:
 
 
 def check_loggers(config: LoggersConfig) -> None:
-    """Check that the packages of the loggers are installed, before a run begins.
+    """Check that the packages of the loggers are installed and their servers named, before a run begins.
 
     Args:
         config: The settings.
@@ -120,6 +121,8 @@ def check_loggers(config: LoggersConfig) -> None:
     Raises:
         ContrailError: If one is missing.
     """
+    if config.mlflow is not None and config.mlflow.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise ContrailError("loggers.mlflow.uri: null, and MLFLOW_TRACKING_URI is not set; give the server's address")
     for extra, package in EXTRAS.items():
         if getattr(config, extra) is not None and find_spec(package) is None:
             raise ContrailError(

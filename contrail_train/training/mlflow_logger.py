@@ -44,7 +44,7 @@ class MlflowLogger:
             self._client = MlflowClient(config.uri)
             self._begin(entry, config)
         except Exception as error:
-            uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_URI, which is not set")
+            uri = config.uri or "the server of MLFLOW_TRACKING_URI"  # whose value may hold a password
             reason = " ".join(str(error).split())[:200]
             raise ContrailError(
                 f"loggers.mlflow: cannot use {uri} ({reason}); start the server or correct loggers.mlflow.uri, or set "

@@ -33,10 +33,11 @@ class TensorBoardLogger:
             lines = entry.text.splitlines()
             self._writer.add_text("config", "\n".join(f"    {line}" for line in lines))  # a block of code in Markdown
             values = {key: _hyper_parameter(value) for key, value in entry.settings.items()}
-            for summary in hparams(values, {_OBJECTIVE: 0.0})[
-                :2
-            ]:  # add_hparams would write another run beside this one
-                self._writer.file_writer.add_summary(summary)
+            file = self._writer.file_writer
+            assert file is not None
+            columns, begun, _ = hparams(values, {_OBJECTIVE: 0.0})
+            for summary in (columns, begun):  # the writer's own add_hparams adds a second run beside this one
+                file.add_summary(summary)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write losses or scores.

@@ -96,7 +96,7 @@ class WandbLogger:
         Args:
             values: Scores by name.
         """
-        self._run.summary.update(values)
+        self._run.summary.update(dict(values))
 
     def close(self, end: End) -> None:
         """End the run, or what this process has of it.

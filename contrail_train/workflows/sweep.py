@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from contrail_data.errors import ContrailError
 from contrail_data.settings import validated
@@ -236,6 +237,7 @@ def _draw(scored: list[tuple[int, float]], importance: dict[str, float]) -> Figu
     left.plot(numbers, dices, "o", color="#8fa3b8", label="a trial")
     left.step(numbers, best, where="post", color="#0072b2", label="best so far")
     left.set(xlabel="trial", ylabel="Dice of held-out records", title="Trials")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(frameon=False)
     if importance:
         names = list(importance)[::-1]

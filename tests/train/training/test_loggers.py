@@ -130,6 +130,9 @@ def test_a_missing_package_ends_the_command_before_anything_is_read(monkeypatch:
     with pytest.raises(ContrailError, match=r"loggers\.wandb: wandb is not installed.*pip install '\.\[wandb\]'"):
         check_loggers(config.loggers)
     check_loggers(RunConfig().loggers)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ContrailError, match=r"loggers\.mlflow\.uri: null, and MLFLOW_TRACKING_URI is not set"):
+        check_loggers(with_settings(RunConfig(), ["loggers.mlflow={}"]).loggers)
 
 
 def test_addresses_lose_what_may_be_a_secret() -> None:

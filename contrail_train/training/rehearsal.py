@@ -14,6 +14,7 @@ import torch
 from torch.profiler import profile
 
 from contrail_data.errors import ContrailError
+from contrail_data.progress import duration
 from contrail_data.storage.files import make_folder
 from contrail_train.config.schema import RunConfig
 from contrail_train.evaluation.score import score
@@ -73,7 +74,7 @@ def rehearse(config: RunConfig, trace: Path | None = None) -> dict[str, str]:
     frozen = ", as if the encoder were trained in all of them" if config.model.freeze_epochs else ""
     measurements = {
         "speed": f"{pace}, {batch / rate:.2f} s per step of {batch}",
-        "run": f"{steps} steps in {config.epochs} epochs: about {_duration(seconds)}, including scoring of the hold-out"
+        "run": f"{steps} steps in {config.epochs} epochs: about {duration(seconds)}, including scoring of the hold-out"
         f"{frozen}",
         "memory": f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB",
     }
@@ -85,7 +86,7 @@ def rehearse(config: RunConfig, trace: Path | None = None) -> dict[str, str]:
         measurements["trace"] = f"{trace}; open it at https://ui.perfetto.dev"
     if setup.teacher is not None:
         asked = f"{setup.data.human_labelled} frames before the first step"
-        measurements["teacher"] = f"{asked}: about {_duration(teacher_seconds)}"
+        measurements["teacher"] = f"{asked}: about {duration(teacher_seconds)}"
     return measurements
 
 
@@ -118,7 +119,3 @@ def _seconds_to_score(setup: Setup) -> float:
         start = time.monotonic()
         score(on_label_grid(setup.detector, setup.label_shift), first_batch, setup.evaluation, 0.5)
     return (time.monotonic() - start) * len(holdout) / len(first_batch)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"

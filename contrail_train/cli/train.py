@@ -55,7 +55,7 @@ def run(
     from contrail_train.config.presets import get_config
     from contrail_train.config.settings import with_settings
 
-    config = with_settings(get_config(preset), settings or [])
+    config = with_settings(get_config(preset), settings or [], preset)
     is_first = os.environ.get("RANK", "0") == "0"  # torchrun's first process prints for all
     if dry_run:
         refuse_options(context, ("out", "checkpoint_minutes"), "beside --dry-run, which keeps nothing")
@@ -125,7 +125,7 @@ def pipeline(
     from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
     from contrail_train.workflows.pipeline import train_pipeline
 
-    config = with_pipeline_settings(get_pipeline(preset), settings or [])
+    config = with_pipeline_settings(get_pipeline(preset), settings or [], preset)
     calibration = train_pipeline(config, out, device or ["auto"])
     for role, stage_weights in (("mask", calibration["mask_weights"]), ("gate", calibration["gate_weights"])):
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in stage_weights.items())
@@ -168,7 +168,7 @@ def rounds(
     from contrail_train.evaluation.intervals import NO_INTERVAL
     from contrail_train.workflows.rounds import run_rounds
 
-    config = with_settings(get_config(preset), settings or [])
+    config = with_settings(get_config(preset), settings or [], preset)
     rows = []
     for one in run_rounds(config, out, rounds=count, folds=folds, how=how):
         scores = one["holdout"]

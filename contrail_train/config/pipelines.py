@@ -134,7 +134,7 @@ def get_pipeline(preset_or_file: str) -> PipelineConfig:
     raise ContrailError(no_such("pipeline", preset_or_file, PIPELINES, "pipelines"))
 
 
-def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> PipelineConfig:
+def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str], origin: str = "") -> PipelineConfig:
     """Change single settings of a pipeline.
 
     Args:
@@ -143,6 +143,7 @@ def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> P
             `STAGE.preset`; `STAGE.` and a key of its run; or a key of a run, which then holds for all stages. One about
             the decoder or the loss of masks leaves classifiers as they are, and one about the record head segmenters.
             Stages that a new gate or mask does not name are left out.
+        origin: The pipeline or file that the settings come from, for messages; empty for the name that they state.
 
     Returns:
         The changed settings.
@@ -168,7 +169,7 @@ def with_pipeline_settings(config: PipelineConfig, settings: Sequence[str]) -> P
         else:
             tree["settings"][key] = value
     _leave_out_idle_stages(tree, assignments)
-    changed = validated(PipelineConfig, tree, " --set ".join([config.preset, *settings]))
+    changed = validated(PipelineConfig, tree, " --set ".join([origin or config.preset, *settings]))
     trained = {name: stage for name, stage in changed.stages.items() if stage.preset is not None}
     for key in changed.settings:
         if trained and not any(_concerns(stage, get_config(str(stage.preset)), key) for stage in trained.values()):

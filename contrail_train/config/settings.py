@@ -25,12 +25,13 @@ from contrail_train.config.schema import FORMAT, RunConfig
 WIDTH = 110  # columns of explanations
 
 
-def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+def with_settings(config: RunConfig, settings: Sequence[str], origin: str = "") -> RunConfig:
     """Change single settings.
 
     Args:
         config: The settings to start from, which stay as they are.
         settings: Assignments `key=value`, the value as YAML.
+        origin: The preset or file that the settings come from, for messages; empty for the name that they state.
 
     Returns:
         The changed settings.
@@ -38,7 +39,7 @@ def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     Raises:
         ContrailError: If an assignment or the combination of settings is not valid.
     """
-    where = " --set ".join([config.preset, *settings])
+    where = " --set ".join([origin or config.preset, *settings])
     return with_values(config, map(parse_assignment, settings), where)
 
 

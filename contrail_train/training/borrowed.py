@@ -19,7 +19,7 @@ from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift
 from contrail_train.inference.load import read_pipeline
 from contrail_train.inference.predictor import Predictor
-from contrail_train.runs.calibration import Calibration
+from contrail_train.runs.calibration import Calibration, find_calibration
 from contrail_train.runs.distributed import Ranks
 from contrail_train.runs.names import CONFIG, PIPELINE, STAGES
 
@@ -29,6 +29,23 @@ _NOT_COMPARED = (
 )
 """Settings that a run and those it takes its threshold from are expected to differ in, or that change no weights."""
 _MOST = 4  # settings named in a note
+
+
+def check_finished(config: RunConfig) -> None:
+    """Refuse `calibration.from` if it names no finished runs or pipelines, before any data is read.
+
+    Args:
+        config: Settings of the run.
+
+    Raises:
+        ContrailError: If one of them is not finished.
+    """
+    for name in config.calibration.from_:
+        unfinished = [path for path in _directories_of(Path(name)) if find_calibration(path) is None]
+        if unfinished:
+            raise ContrailError(
+                f"calibration.from={name}: {unfinished[0]} is not a finished run; finish it, or name another"
+            )
 
 
 def check_sources(config: RunConfig, data: TrainingData, mask_shift: Shift, ranks: Ranks) -> None:
@@ -99,12 +116,16 @@ def with_borrowed_thresholds(
     }
 
 
+def _directories_of(path: Path) -> list[Path]:
+    """The directory of a run, or those of the stages of a pipeline."""
+    if (path / PIPELINE).is_file():
+        return [path / STAGES / name for name in read_pipeline(path).stages]
+    return [path]
+
+
 def _runs_of(path: Path) -> dict[Path, RunConfig]:
     """The settings of a run, or of the stages of a pipeline, by directory."""
-    runs = [path]
-    if (path / PIPELINE).is_file():
-        runs = [path / STAGES / name for name in read_pipeline(path).stages]
-    return {run: read_config(run / CONFIG) for run in runs}
+    return {run: read_config(run / CONFIG) for run in _directories_of(path)}
 
 
 def _meaning(

@@ -16,13 +16,14 @@ from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
 from contrail_train.models.encoder import check_encoder
 from contrail_train.models.layers import batch_norms
+from contrail_train.models.raft import read_raft
 from contrail_train.models.segmenter import SMALLEST_SIDE, Segmenter, build
 from contrail_train.models.video import VideoEncoder
 from contrail_train.runs.calibration import find_calibration
 from contrail_train.runs.checkpoint import Trained, file_digest, read_tensors
 from contrail_train.runs.distributed import Ranks, choose_device, join, sync_batch_norms
 from contrail_train.runs.names import WEIGHTS
-from contrail_train.training.borrowed import check_sources
+from contrail_train.training.borrowed import check_finished, check_sources
 from contrail_train.training.optimiser import make_optimiser, weight_average
 from contrail_train.training.precision import choose_type, describe_type, make_scaler
 from contrail_train.training.teacher import ask, open_teacher
@@ -52,6 +53,9 @@ class Setup:
         check_encoder(config.model.encoder, config.model.pretrained)  # before minutes may go into opening stores
         if config.start is not None:
             _weights_file(Path(config.start))
+        check_finished(config)
+        if config.data.flow.method == "raft":
+            read_raft(config.data.flow.weights)
         on_gpu = self.device.type == "cuda"
         self.dtype = choose_type(config.precision, self.device)
         """Type of the forward pass: float32, or by autocast bfloat16 or float16."""

@@ -48,3 +48,9 @@ def test_mistakes_are_reported_in_one_line(store: Path, finished: Path, tmp_path
         assert failed.stderr.splitlines()[-1].startswith("error: "), failed.stderr
         assert message in failed.stderr.splitlines()[-1]
         assert "Traceback" not in failed.stderr
+
+
+def test_a_wrong_setting_names_the_file_that_it_was_to_change(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("preset: ours\nepochs: 2\n")
+    done = run_train("run", tmp_path / "mine.yaml", "--dry-run", "--set", "lr=1")
+    assert f"error: {tmp_path}/mine.yaml --set lr=1: there is no setting 'lr'" in done.stderr

@@ -22,3 +22,17 @@ def test_the_statistics_of_photographs_are_for_three_channels(tmp_path: Path) ->
     settings = [*TINY, f"data.train={tmp_path / 'bands.zarr'}", "data.holdout=0", "data.normalise=imagenet"]
     with pytest.raises(ContrailError, match=r"data\.normalise=imagenet: is for three channels"):
         Setup(with_settings(get_config("unet2d"), settings))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("calibration.from=[runs/none]", "calibration.from=runs/none: runs/none is not a finished run"),
+        ("data.flow.weights=none.pth", "none.pth: weights of RAFT cannot be read"),
+    ],
+)
+def test_wrong_paths_are_reported_before_any_data_is_read(setting: str, message: str) -> None:
+    moving = ["data.frames=[0,1]", "model.mixer.kind=mean", "data.warp=true", "data.flow.method=raft"]
+    settings = ["data.train=absent.zarr", "data.holdout=0", *(moving if "flow" in setting else ()), setting]
+    with pytest.raises(ContrailError, match=message):
+        Setup(with_settings(get_config("unet2d"), settings))

@@ -256,7 +256,7 @@ class AbiInput(ScanInput):
 
 
 class SatpyInput(ScanInput):
-    """Files of another imager (Himawari, GK-2A), read through satpy: a folder or a glob."""
+    """Files of another imager (Himawari, GK-2A, MTG, MSG), read through satpy: a folder or a glob."""
 
     kind: Literal["satpy"]
     reader: str = Field("auto", min_length=1)

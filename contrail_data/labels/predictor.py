@@ -73,6 +73,25 @@ MakeMasks: TypeAlias = (
 Returns the masks, (t, y, x)."""
 
 
+class SingleContrail(NamedTuple):
+    """One contrail of a frame."""
+
+    confidence: float
+    """Probability that it is a contrail, 0 to 1."""
+    length: float
+    width: float
+    """Pixels."""
+    orientation: float
+    """Degrees clockwise from straight up, 0 to below 180."""
+
+
+SingleContrails: TypeAlias = (
+    "Callable[[npt.NDArray[np.bool_], npt.NDArray[np.float32]], tuple[npt.NDArray[np.int32], Sequence[SingleContrail]]]"
+)
+"""Separates the mask (y, x) of a frame, given its probability, into single contrails. Returns the number of the
+contrail that each pixel belongs to, 0 for none, and the contrails in order of their numbers, from 1."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """How probabilities become a mask, and which model they come from. Calibrated together with the model."""
@@ -103,6 +122,10 @@ class Labeller:
     """How masks are made; None for the threshold only."""
     cleaning: Mapping[str, float] = field(default_factory=dict)
     """What `masks` does beside the threshold, by step, for the provenance."""
+    contrails: SingleContrails | None = None
+    """How masks are separated into single contrails; None if they are not."""
+    separation: Mapping[str, float] = field(default_factory=dict)
+    """Settings of `contrails`, for the provenance."""
     scores_masks: bool = False
     """Whether scores are the Dice that masks are expected to have, which is then the confidence of those not empty."""
 

@@ -10,6 +10,7 @@ from scipy import ndimage
 from contrail_data.errors import ContrailError
 from contrail_train.contrails.centre_line import Points, centre_line
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
+from contrail_train.contrails.confidence import FEATURES, Confidence, features
 from contrail_train.contrails.linking import Linking, length_of
 from contrail_train.contrails.separation import separate_lines
 
@@ -47,12 +48,13 @@ class Instances:
     """The contrails, in order of their numbers."""
 
 
-def connected(mask_yx: Mask, probability_yx: Probability) -> Instances:
+def connected(mask_yx: Mask, probability_yx: Probability, *, confidence: Confidence | None = None) -> Instances:
     """Take each 8-connected region of a mask as one contrail.
 
     Args:
         mask_yx: Mask, bool (y, x).
         probability_yx: Probability of a contrail, same shape.
+        confidence: Fitted model of the confidence; None for the mean probability.
 
     Returns:
         The contrails, numbered in order of their first pixels.
@@ -61,15 +63,17 @@ def connected(mask_yx: Mask, probability_yx: Probability) -> Instances:
         ContrailError: If the shapes differ.
     """
     _check_shapes(mask_yx, probability_yx)
-    return measured(ndimage.label(mask_yx, EIGHT_CONNECTED)[0].astype(np.int32), probability_yx)
+    labels_yx = ndimage.label(mask_yx, EIGHT_CONNECTED)[0].astype(np.int32)
+    return measured(labels_yx, probability_yx, confidence=confidence)
 
 
-def measured(labels_yx: Labels, probability_yx: Probability) -> Instances:
+def measured(labels_yx: Labels, probability_yx: Probability, *, confidence: Confidence | None = None) -> Instances:
     """Measure the contrails of a label image.
 
     Args:
         labels_yx: Number of the contrail that each pixel belongs to, int32 (y, x), without missing numbers.
         probability_yx: Probability of a contrail, same shape.
+        confidence: As in `connected`.
 
     Returns:
         The contrails, each with the centre line of its largest region.
@@ -84,30 +88,37 @@ def measured(labels_yx: Labels, probability_yx: Probability) -> Instances:
         largest = 1 + int(np.argmax(np.bincount(regions.ravel())[1:])) if count > 1 else 1
         y, x = np.nonzero(regions == largest)
         lines.append(centre_line(y, x) + np.array([side.start for side in window]))
-    return _measured(labels_yx, lines, probability_yx)
+    return _measured(labels_yx, lines, probability_yx, confidence)
 
 
-def separate(probability_yx: Probability, *, threshold: float, linking: Linking = LINKING) -> Instances:
+def separate(
+    probability_yx: Probability, *, threshold: float, linking: Linking = LINKING, confidence: Confidence | None = None
+) -> Instances:
     """Separate a probability map into single contrails, also where they cross, touch, run side by side or are broken.
 
     Args:
         probability_yx: Probability of a contrail, 0 to 1, float (y, x); NaN where there is no data.
         threshold: Probability from which a pixel belongs to a contrail.
         linking: When pieces of lines are taken as one contrail.
+        confidence: As in `connected`.
 
     Returns:
         The contrails, numbered in order of their first pixels.
     """
-    return separate_mask(probability_yx >= threshold, probability_yx, linking=linking)
+    mask_yx = probability_yx >= threshold
+    return separate_mask(mask_yx, probability_yx, linking=linking, confidence=confidence)
 
 
-def separate_mask(mask_yx: Mask, probability_yx: Probability, *, linking: Linking = LINKING) -> Instances:
+def separate_mask(
+    mask_yx: Mask, probability_yx: Probability, *, linking: Linking = LINKING, confidence: Confidence | None = None
+) -> Instances:
     """Separate a mask into single contrails as `separate` does.
 
     Args:
         mask_yx: Mask, bool (y, x).
         probability_yx: Probability of a contrail, same shape. It parts lines side by side that the mask joins.
         linking: When pieces of lines are taken as one contrail.
+        confidence: As in `connected`.
 
     Returns:
         The contrails, numbered in order of their first pixels.
@@ -117,7 +128,25 @@ def separate_mask(mask_yx: Mask, probability_yx: Probability, *, linking: Linkin
     """
     _check_shapes(mask_yx, probability_yx)
     labels_yx, lines = separate_lines(mask_yx, probability_yx, linking)
-    return _measured(labels_yx, lines, probability_yx)
+    return _measured(labels_yx, lines, probability_yx, confidence)
+
+
+def features_of(found: Instances, probability_yx: Probability) -> npt.NDArray[np.float64]:
+    """Measure what the confidence of contrails depends on.
+
+    Args:
+        found: The contrails.
+        probability_yx: Probability of a contrail, (y, x).
+
+    Returns:
+        Features of each, as of `confidence.features`, (contrail, feature).
+    """
+    windows = ndimage.find_objects(found.labels_yx)
+    rows = [
+        features(probability_yx[window][found.labels_yx[window] == one.number], one.length, one.width)
+        for one, window in zip(found.instances, windows, strict=True)
+    ]
+    return np.array(rows).reshape(-1, len(FEATURES))
 
 
 def orientation(line: Points) -> float:
@@ -135,19 +164,23 @@ def orientation(line: Points) -> float:
     return float(np.degrees(np.arctan2(x[1] - x[0], y[0] - y[1]))) % 180
 
 
-def _measured(labels_yx: Labels, lines: Sequence[Points], probability_yx: Probability) -> Instances:
+def _measured(
+    labels_yx: Labels, lines: Sequence[Points], probability_yx: Probability, confidence: Confidence | None
+) -> Instances:
     """Measure the contrails of a label image with a centre line for each."""
     instances = []
     for number, (line, window) in enumerate(zip(lines, ndimage.find_objects(labels_yx), strict=True), 1):
         p, length = probability_yx[window][labels_yx[window] == number], length_of(line)
+        width = len(p) / length
+        known = p.mean(dtype=np.float64) if confidence is None else confidence.of(features(p, length, width))
         instances.append(
             Instance(
                 number=number,
                 line=line,
                 length=length,
-                width=len(p) / length,
+                width=width,
                 orientation=orientation(line),
-                confidence=float(p.mean(dtype=np.float64)),
+                confidence=float(known),
                 pixels=len(p),
             )
         )

@@ -124,21 +124,25 @@ def _candidates(
     """Cost and indices of the pairs of ends that may be linked."""
     if len(ends) < 2:
         return []
+    point, direction = (np.stack([getattr(end, name) for end in ends]) for name in ("point", "direction"))
+    piece = np.array([end.piece for end in ends])
+    reach = max(linking.gap, linking.shared)
+    a, b = cKDTree(point).query_pairs(reach, output_type="ndarray").T
+    step = point[b] - point[a]
+    distance = np.hypot(*step.T)
+    mean_length = (np.array(lengths)[piece[a]] + np.array(lengths)[piece[b]]) / 2
+    turn = np.degrees(np.arccos(np.clip(-(direction[a] * direction[b]).sum(1), -1, 1))) / linking.turn
+    aside = np.maximum(*(np.abs(step[:, 0] * d[:, 1] - step[:, 1] * d[:, 0]) for d in (direction[a], direction[b])))
+    aside /= linking.offset + 0.1 * distance
+    ahead = np.minimum((step * direction[a]).sum(1), -(step * direction[b]).sum(1)) >= -linking.offset
+    fits = (piece[a] != piece[b]) & ahead & (turn <= 1) & (aside <= 1) & (distance <= 2 * mean_length)
+    cost = turn**2 + aside**2 + distance / linking.shared
     candidates = []
-    for i, j in cKDTree(np.stack([end.point for end in ends])).query_pairs(max(linking.gap, linking.shared)):
-        a, b = ends[i], ends[j]
-        step = b.point - a.point
-        distance, mean_length = float(np.hypot(*step)), (lengths[a.piece] + lengths[b.piece]) / 2
-        if a.piece == b.piece or min(step @ a.direction, -step @ b.direction) < -linking.offset:
-            continue  # one end lies behind the other
-        turn = np.degrees(np.arccos(np.clip(-a.direction @ b.direction, -1, 1))) / linking.turn
-        aside = max(abs(step[0] * d[1] - step[1] * d[0]) for d in (a.direction, b.direction))
-        aside /= linking.offset + 0.1 * distance
-        if turn > 1 or aside > 1 or distance > 2 * mean_length:
-            continue
-        gap = _gap(a.point, b.point, mask_yx)
-        if gap <= min(linking.gap, mean_length):
-            candidates.append((float(turn**2 + aside**2 + gap / linking.gap + distance / linking.shared), i, j))
+    for k in np.flatnonzero(fits):
+        gap = _gap(point[a[k]], point[b[k]], mask_yx)
+        if gap <= min(linking.gap, mean_length[k]):
+            i, j = sorted((int(a[k]), int(b[k])))
+            candidates.append((float(cost[k] + gap / linking.gap), i, j))
     return candidates
 
 

@@ -57,8 +57,8 @@ def separate_lines(
     chains = link(pieces, mask_yx, linking)
     in_region: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for number, chain in enumerate(chains):
-        for piece, points in chain:
-            in_region[region_of[piece]][number] += length_of(points) + 1
+        for part in chain:
+            in_region[region_of[part.piece]][number] += length_of(part.points) + 1
     drawn = [densified(np.concatenate([points for _, points in chain])) for chain in chains]
     _absorb_dots(in_region, chains, drawn, linking)
     labels_yx = np.zeros(mask_yx.shape, np.int32)

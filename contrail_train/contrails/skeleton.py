@@ -62,14 +62,10 @@ def pieces_of(mask_yx: Mask, sharpest: float) -> list[Points]:
     """
     radius = ndimage.distance_transform_edt(np.pad(mask_yx, 1))[1:-1, 1:-1]
     skeleton = thin(mask_yx)
-    while True:
-        forks = _forks(skeleton)
-        if not forks.any():
-            break
-        spurs = _spurs(skeleton, forks, radius)
-        if not spurs.any():
-            break
+    forks = _forks(skeleton)
+    while forks.any() and (spurs := _spurs(skeleton, forks, radius)).any():
         skeleton = thin(skeleton & ~spurs)
+        forks = _forks(skeleton)
     return [part for path in _paths(skeleton & ~forks) for part in _cut_at_bends(path, sharpest)]
 
 

@@ -14,6 +14,7 @@ from contrail_data.splits.folds import make_folds
 from contrail_train.contrails.cleaning import counts_by_size
 from contrail_train.data.items import Items, Rows
 from contrail_train.evaluation import metrics
+from contrail_train.evaluation.confidence import MOST_RECORDS, Observed, calibrate_confidence, observe
 from contrail_train.evaluation.intervals import difference_interval, difference_text
 from contrail_train.evaluation.score import (
     FOLDS,
@@ -29,7 +30,7 @@ from contrail_train.evaluation.score import (
 from contrail_train.inference.detector import Detector, Shift, Weights, move_masks, weighted_mean
 from contrail_train.inference.label_grid import NO_MOMENTS, moments, solve, to_learned_grid
 from contrail_train.runs.calibration import HoldoutScores, LabelGrid
-from contrail_train.runs.distributed import Ranks
+from contrail_train.runs.distributed import Ranks, gather
 
 Counts = npt.NDArray[np.int64]
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -107,6 +108,8 @@ class _Drawn:
     """(ways, SIZES, 3, n): tp, fp and fn of each record with each minimum size of a region."""
     tolerant: Counts
     """(4, n), each record's in the way of its fold."""
+    observed: Sequence[Observed]
+    """Single contrails of some of the records, likewise."""
 
 
 def calibrate(
@@ -150,6 +153,7 @@ def calibrate(
         "holdout_counts": None,
         "min_pixels": None,
         "min_pixels_dice": None,
+        "confidence": None,
     }
     if not histogram[0, :, 1].any():
         return Calibrated(Choice(candidates.masks[0], 0.5, candidates.gates[0], 0.0), holdout)
@@ -196,6 +200,8 @@ def _choose(
         own_sized = sized[fold, np.array(size)[fold] if folds > 1 else 0 * fold, :, rows].T
         cleaned = metrics.empty_masks(own_sized, own_score < own_gate)
         holdout["min_pixels"], holdout["min_pixels_dice"] = min_pixels, float(metrics.dice(*cleaned.sum(1)))
+        accepted = [one for one in drawn.observed if own_score[one.row] >= own_gate[one.row]]
+        holdout["confidence"] = calibrate_confidence(accepted, fold)
     return Calibrated(choice, holdout)
 
 
@@ -239,9 +245,13 @@ def _histograms_and_scores(
     return histogram, np.stack([share @ by_name / share.sum() for share in shares])
 
 
-def _counts(candidates: _Candidates, fold: npt.NDArray[np.int64], fitted: Sequence[_Way]) -> tuple[Counts, Counts]:
-    """Another pass: counts (ways, SIZES, 3, n) in each way, and tolerant ones (4, n) in that of the record's fold."""
-    size = len(candidates.rows)
+def _counts(
+    candidates: _Candidates, fold: npt.NDArray[np.int64], fitted: Sequence[_Way]
+) -> tuple[Counts, Counts, list[Observed]]:
+    """Another pass: counts (ways, SIZES, 3, n) in each way; in that of its fold, tolerant (4, n) and contrails."""
+    size, ranks = len(candidates.rows), candidates.options.ranks
+    chosen = set(np.linspace(0, size - 1, min(size, MOST_RECORDS)).astype(int).tolist())
+    observed: list[Observed] = []
     counts, tolerant = np.zeros((len(fitted), len(SIZES), 3, size), np.int64), np.zeros((4, size), np.int64)
     for batch, masks, scores in _outputs(candidates):
         for k, way in enumerate(fitted):
@@ -249,8 +259,15 @@ def _counts(candidates: _Candidates, fold: npt.NDArray[np.int64], fitted: Sequen
                 counts[k, :, :, row] = counts_by_size(p >= way.threshold, target, SIZES)
                 if fold[row] == k:
                     tolerant[:, row] = metrics.tolerant_counts(p >= way.threshold, target)
-    counts, tolerant = sum_over_ranks((counts, tolerant), candidates.options.ranks)
-    return counts, tolerant
+                    if (
+                        row in chosen
+                        and p.size > 1
+                        and (one := observe(row, p >= way.threshold, p, target)) is not None
+                    ):
+                        observed.append(one)
+    counts, tolerant = sum_over_ranks((counts, tolerant), ranks)
+    everyone = sorted((one for part in gather(observed, ranks) for one in part), key=lambda one: one.row)
+    return counts, tolerant, everyone
 
 
 def _best_mask(histogram: Counts) -> _Way:

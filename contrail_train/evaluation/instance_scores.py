@@ -22,6 +22,9 @@ TOLERANCE = 2
 """Rows and columns by which a pixel may lie off the other contrail."""
 LIMIT = 0.5
 """Intersection over union from which two contrails match."""
+_CLASSES = 10
+"""Classes of confidence."""
+TITLE = f"Single contrails that match within {TOLERANCE} pixels, by length"
 LENGTHS = (20.0, 50.0)
 """Limits between short, medium and long contrails (pixel)."""
 
@@ -54,6 +57,19 @@ class InstanceScores(TypedDict):
     """Share of labelled contrails, of this length, that match."""
     average_precision: float | None
     """Mean precision over recall, by confidence: of predicted and labelled contrails of this length."""
+
+
+class InstanceValues(TypedDict):
+    """What is known of the single contrails of a store."""
+
+    scores: list[InstanceScores]
+    """Of all contrails, then by length."""
+    reliability: list[list[float]]
+    """As of `reliability_classes`."""
+    brier: float | None
+    """Mean squared difference of confidence and match; None without predicted contrails."""
+    is_fitted: bool
+    """Whether the confidence was fitted, or is the mean probability."""
 
 
 def match(predicted: Instances, labelled: Instances, tolerance: int = TOLERANCE, limit: float = LIMIT) -> Matched:
@@ -175,15 +191,44 @@ def average_precision(confidence: npt.NDArray[np.float64], is_hit: npt.NDArray[n
     level, hits = confidence[order], np.cumsum(is_hit[order])
     last = np.flatnonzero(np.append(np.diff(level) != 0, True)) if len(level) else np.zeros(0, np.intp)  # of ties
     gained = np.diff(hits[last], prepend=0)
-    return float(min(gained @ (hits[last] / (last + 1)) / labelled, 1.0))
+    return min(float(gained @ (hits[last] / (last + 1))) / labelled, 1.0)
 
 
-def score_table(scores: Sequence[InstanceScores], title: str) -> Table:
+def reliability_classes(confidence: npt.NDArray[np.float64], is_hit: npt.NDArray[np.bool_]) -> list[list[float]]:
+    """Compare confidence with the share of contrails that match, in classes of confidence of equal width.
+
+    Args:
+        confidence: Of each contrail.
+        is_hit: Whether each matches.
+
+    Returns:
+        Mean confidence, share that matches and number of contrails of each class that has any.
+    """
+    number = np.minimum((confidence * _CLASSES).astype(int), _CLASSES - 1)
+    classes = [number == k for k in np.unique(number)]
+    return [[float(confidence[rows].mean()), float(is_hit[rows].mean()), int(rows.sum())] for rows in classes]
+
+
+def instance_values(matched: Matched, *, is_fitted: bool) -> InstanceValues:
+    """Summarise the contrails of all images.
+
+    Args:
+        matched: The contrails.
+        is_fitted: Whether their confidence was fitted.
+
+    Returns:
+        Scores, and whether the confidence can be trusted.
+    """
+    reliability = reliability_classes(matched.confidence, matched.is_hit)
+    brier = float(np.square(matched.confidence - matched.is_hit).mean()) if len(matched.is_hit) else None
+    return {"scores": score(matched), "reliability": reliability, "brier": brier, "is_fitted": is_fitted}
+
+
+def score_table(scores: Sequence[InstanceScores]) -> Table:
     """Tabulate scores by length.
 
     Args:
         scores: As of `score`.
-        title: Line above the table.
 
     Returns:
         The table.
@@ -196,4 +241,4 @@ def score_table(scores: Sequence[InstanceScores], title: str) -> Table:
     rows = [
         [s["length"], f"{s['labelled']:,}", f"{s['predicted']:,}", *(_text(s[key]) for key in keys)] for s in scores
     ]
-    return Table(["length", "labelled", "predicted", "precision", "recall", "average precision"], rows, title)
+    return Table(["length", "labelled", "predicted", "precision", "recall", "average precision"], rows, TITLE)

@@ -20,10 +20,20 @@ from contrail_data.reports.pictures import SampleViewer, read_frames
 from contrail_data.storage.files import check_folder, write_atomically
 from contrail_data.store.reader import read_scalars
 from contrail_train.config.model import Head
+from contrail_train.contrails.instances import separate_mask
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.evaluation import analysis_text
 from contrail_train.evaluation.analysis import Analysis, analyse
+from contrail_train.evaluation.instance_scores import (
+    InstanceValues,
+    Matched,
+    instance_values,
+    join,
+    match,
+    score_table,
+)
 from contrail_train.evaluation.intervals import NO_INTERVAL
+from contrail_train.evaluation.labelled_contrails import labelled_contrails
 from contrail_train.evaluation.nearness import nearness_to_training
 from contrail_train.evaluation.orientation import (
     OrientationScore,
@@ -32,7 +42,7 @@ from contrail_train.evaluation.orientation import (
     score_orientations,
 )
 from contrail_train.evaluation.outcomes import Outcome, outcome_of, worst
-from contrail_train.evaluation.score import epoch_scores, score_predictor, score_values, unseen
+from contrail_train.evaluation.score import ScoredRecord, epoch_scores, score_predictor, score_values, unseen
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import ScoreValues
 
@@ -66,6 +76,8 @@ class EvaluationValues(ScoreValues):
     """Missing for models that classify records only."""
     nearness_notes: NotRequired[list[str]]
     """What is not known of the nearness to training records in the analysis."""
+    instances: NotRequired[InstanceValues]
+    """Scores of single contrails; missing for models that classify records only."""
     orientations: NotRequired[list[OrientationScore]]
     """Scores by orientation of the images, if they were asked for."""
 
@@ -118,14 +130,17 @@ def evaluate_store(
     annotators = records["annotator_count"].values
     threshold, gate = model.decision.threshold, model.decision.gate
     outcomes: dict[int, Outcome] = {}
+    matched: dict[int, Matched] = {}
 
-    def record_outcome(row: int, predicted_yx: Mask, target_yx: Mask, score: float) -> None:
-        sample = int(items.sample[row])
+    def record_outcome(record: ScoredRecord) -> None:
+        sample = int(items.sample[record.row])
         votes_yx = None
         if "annotators" in store.variables and annotators[sample]:
             votes_yx = read_frames(store, "annotators", sample, [0])[0]
-        gated_yx = predicted_yx & (score >= gate)
-        outcomes[row] = outcome_of(gated_yx, predicted_yx, target_yx, votes_yx, int(annotators[sample]))
+        gated_yx = record.predicted & (record.score >= gate)
+        outcomes[record.row] = outcome_of(gated_yx, record.predicted, record.target, votes_yx, int(annotators[sample]))
+        contrails = separate_mask(gated_yx, record.probability, confidence=model.confidence)
+        matched[record.row] = match(contrails, labelled_contrails(store, sample, record.target))
 
     masks = model.head != Head.RECORD
     on_record = record_outcome if masks else None
@@ -152,7 +167,9 @@ def evaluate_store(
         selected = records.isel(sample=items.sample)
         analysis = analyse(in_order, selected, scores.record_score, gate, items.group, near.near[items.sample])
         values |= {"analysis": analysis, "nearness_notes": near.notes}
-        details = analysis_text.screen_tables(analysis)
+        single = join([matched[row] for row in range(len(items))])
+        values["instances"] = instance_values(single, is_fitted=model.confidence is not None)
+        details = [score_table(values["instances"]["scores"]), *analysis_text.screen_tables(analysis)]
         viewer = SampleViewer(store, records)
         shown = [_picture(viewer, items, row, outcomes[row]) for row in worst(in_order, pictures)]
         html = evaluation_page(values, shown, f"{model.path} on {name}", scores.histogram.sum(0))
@@ -223,11 +240,23 @@ def evaluation_page(
         values=values,
         text=analysis_text,
         orientations=orientation_table(values["orientations"]) if "orientations" in values else None,
+        fitted_confidence="instances" in values and values["instances"]["is_fitted"],
+        contrails=score_table(values["instances"]["scores"]) if "instances" in values else None,
+        confidence=_confidence_chart(values["instances"]) if "instances" in values else None,
         pictures=pictures,
         legend=_LEGEND,
         no_interval=NO_INTERVAL,
         reliability=_reliability(histogram) if histogram[1].any() else None,
     )
+
+
+def _confidence_chart(values: InstanceValues) -> Markup | None:
+    """Draw the share of predicted contrails that match over their confidence; None if there are none."""
+    if not values["reliability"]:
+        return None
+    confidence, share, count = np.array(values["reliability"]).T
+    tooltips = [f"{c:.2f}: {s:.2f} of {n:,.0f} contrails" for c, s, n in zip(confidence, share, count, strict=True)]
+    return reliability(confidence, share, count, tooltips)
 
 
 def _reliability(histogram: npt.NDArray[np.int64]) -> Markup:

@@ -31,8 +31,25 @@ from contrail_train.runs.names import CALIBRATION
 Mask = npt.NDArray[np.bool_]
 Probability = npt.NDArray[np.float32]
 FOLDS = 5
-OnRecord = Callable[[int, Mask, Mask, float], None]
-"""Receives each scored record: row of the items, predicted mask before any gate (h, w), label (h, w), record score."""
+
+
+class ScoredRecord(NamedTuple):
+    """A record with its prediction."""
+
+    row: int
+    """Row of the items."""
+    probability: Probability
+    """(h, w), NaN where there are no pixels."""
+    predicted: Mask
+    """Mask (h, w) before any gate."""
+    target: Mask
+    """Label (h, w)."""
+    score: float
+    """Record score."""
+
+
+OnRecord = Callable[[ScoredRecord], None]
+"""Receives each scored record."""
 MakeMask = Callable[[int, Probability, Mask], Mask]
 """Makes the mask of a record: row of the items, probability (h, w), where there are pixels (h, w)."""
 
@@ -171,7 +188,7 @@ def score(
             counts[:, row] = metrics.confusion_counts(predicted_hw, target_hw)
             tolerant[:, row] = metrics.tolerant_counts(predicted_hw, target_hw)
             if on_record is not None:
-                on_record(row, predicted_hw, target_hw, float(record_score[row]))
+                on_record(ScoredRecord(row, p_hw, predicted_hw, target_hw, float(record_score[row])))
     return Scores(*sum_over_ranks((histogram, counts, record_score, tolerant), options.ranks))
 
 

@@ -27,6 +27,7 @@ from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision
 from contrail_data.storage.files import reported_errors
+from contrail_train.contrails.confidence import Confidence
 from contrail_train.inference.detector import Prediction, Shift
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import LabelGrid
@@ -80,6 +81,7 @@ class Metadata(BaseModel):
     repeats_edges: bool = False
     scores_masks: bool = False
     label_grid: LabelGrid | None = None
+    confidence: Confidence | None = None
 
     @field_serializer("trained_records", "calibrated_records")
     def _sorted(self, records: frozenset[str]) -> list[str]:

@@ -16,15 +16,17 @@ import torch
 import xarray as xr
 
 from contrail_data.errors import ContrailError, UsageError
-from contrail_data.labels.predictor import Decision, Labeller, MakeMasks, Predicted
+from contrail_data.labels.predictor import Decision, Labeller, MakeMasks, Predicted, SingleContrail
 from contrail_data.sample import input_frames, predictable_frames
 from contrail_data.store.reader import pixel_reader, read_scalars
 from contrail_data.store.schema import Kind, require_kind
 from contrail_train.contrails.cleaning import Cleaning, Mask, clean
+from contrail_train.contrails.confidence import FEATURES, Confidence
+from contrail_train.contrails.instances import LINKING, separate_mask
 from contrail_train.data.training_data import pixel_size
 from contrail_train.inference.detector import Detect, Detector, Shift, on_label_grid
 from contrail_train.inference.label_grid import on_learned_grid
-from contrail_train.runs.calibration import Calibration, LabelGrid
+from contrail_train.runs.calibration import Calibration, ConfidenceFit, LabelGrid
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,10 @@ class Predictor:
     """Minimum size of a region that was fitted on the hold-out; None if none was."""
     label_grid: LabelGrid | None = None
     """The learned map onto the label grid, to which the threshold belongs; None for the fixed shift."""
+    instances: bool = False
+    """Whether masks of stores are separated into single contrails."""
+    confidence: Confidence | None = None
+    """Fitted confidence of single contrails; None if none was fitted."""
     cleaning: Cleaning | None = None
     """How masks of stores are cleaned; None for the threshold only."""
 
@@ -119,7 +125,19 @@ class Predictor:
             min_pixels=calibration.get("min_pixels"),
             **calibration["grid"],
         )
+        model = model.with_confidence(calibration.get("confidence"))
         return model.with_label_grid(calibration.get("label_grid"))._with_grid_that_fits()
+
+    def with_confidence(self, fitted: ConfidenceFit | None) -> Self:
+        """Use a fitted confidence of single contrails.
+
+        Args:
+            fitted: As in a calibration; None if none was fitted.
+
+        Returns:
+            The predictor with this confidence.
+        """
+        return replace(self, confidence=None if fitted is None else Confidence(fitted["weights"], fitted["bias"]))
 
     def with_label_grid(self, grid: LabelGrid | None) -> Self:
         """Map masks onto the label grid in another way, which makes it another model.
@@ -358,8 +376,33 @@ class Predictor:
             trained_records=own.trained_records,
             masks=own.mask_maker(store),
             cleaning=own.cleaning.steps if own.cleaning else {},
+            contrails=own.contrails_of if own.instances else None,
+            separation=own.separation if own.instances else {},
             scores_masks=own.scores_masks,
         )
+
+    @property
+    def separation(self) -> dict[str, float]:
+        """Settings by which masks are separated into contrails, for the provenance of what is written."""
+        fitted = {} if self.confidence is None else dict(zip(FEATURES, self.confidence.weights, strict=True))
+        bias = {} if self.confidence is None else {"bias": self.confidence.bias}
+        return {**vars(LINKING), **{f"confidence: {name}": value for name, value in (fitted | bias).items()}}
+
+    def contrails_of(
+        self, mask_yx: Mask, probability_yx: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.int32], list[SingleContrail]]:
+        """Separate the mask of a frame into single contrails, see `SingleContrails`.
+
+        Args:
+            mask_yx: Mask, (y, x).
+            probability_yx: Probability, (y, x).
+
+        Returns:
+            Number of the contrail that each pixel belongs to, and the contrails.
+        """
+        separated = separate_mask(mask_yx, probability_yx, confidence=self.confidence)
+        contrails = [SingleContrail(c.confidence, c.length, c.width, c.orientation) for c in separated.instances]
+        return separated.labels_yx, contrails
 
     def check_store(self, store: xr.Dataset) -> None:
         """Check that the predictor can be used on a store.

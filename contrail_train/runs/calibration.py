@@ -69,6 +69,23 @@ class LabelGrid(TypedDict):
     """Threshold where masks are resampled by a fixed shift instead."""
 
 
+class ConfidenceFit(TypedDict):
+    """The confidence of single contrails, fitted on the held-out records, see `contrails.confidence`."""
+
+    weights: list[float]
+    bias: float
+    contrails: int
+    """Predicted contrails that it was fitted on."""
+    hits: int
+    """How many of them match a labelled one."""
+    brier: float
+    """Mean squared difference of confidence and match, each contrail by what was fitted on the other groups."""
+    brier_of_mean_probability: float
+    """The same of the mean probability of its pixels, which is what a confidence is without a fit."""
+    reliability: list[list[float]]
+    """Cross-fitted: mean confidence, share that matches and number of contrails, by class of confidence."""
+
+
 class HoldoutScores(TypedDict):
     """What is known of the records that were held out; n is their number."""
 
@@ -85,6 +102,8 @@ class HoldoutScores(TypedDict):
     or no contrails; missing in runs of earlier versions."""
     min_pixels_dice: NotRequired[float | None]
     """Dice at cross-fitted thresholds and minimum sizes."""
+    confidence: NotRequired[ConfidenceFit | None]
+    """Confidence of single contrails; None if there are too few contrails, missing in runs of earlier versions."""
 
 
 class TakenFrom(TypedDict):

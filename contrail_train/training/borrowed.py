@@ -111,6 +111,7 @@ def with_borrowed_thresholds(
         "label_grid": calibrated.choice.label_grid,
         "min_pixels": calibrated.holdout.get("min_pixels"),
         "min_pixels_dice": calibrated.holdout.get("min_pixels_dice"),
+        "confidence": calibrated.holdout.get("confidence"),
         "taken_from": {"models": {str(model.path): model.decision.model for model in models}, "scores": scores},
         "seen_records": sorted({*calibration["seen_records"]}.union(*seen)),
     }

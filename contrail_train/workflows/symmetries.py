@@ -19,7 +19,7 @@ from contrail_train.evaluation.held_out import calibrate_on_held_out, load_lende
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference import load
 from contrail_train.inference.predictor import Predictor
-from contrail_train.runs.calibration import LabelGrid, ScoreValues, read_calibration
+from contrail_train.runs.calibration import ConfidenceFit, LabelGrid, ScoreValues, read_calibration
 from contrail_train.runs.distributed import ALONE
 from contrail_train.runs.names import CONFIG, PIPELINE
 from contrail_train.runs.sealed import read_json, write_json
@@ -33,6 +33,7 @@ class Fitted(TypedDict):
     threshold: Probability
     gate: Probability
     min_pixels: int | None
+    confidence: NotRequired[ConfidenceFit | None]
     label_grid: NotRequired[LabelGrid | None]
     holdout: ScoreValues | None
     """Cross-fitted scores of the held-out records."""
@@ -65,6 +66,7 @@ def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | No
             ALONE.say(f"{file}: not kept, since the directory cannot be written; the next command fits them again")
     decision = replace(model.decision, threshold=fitted["threshold"], gate=fitted["gate"])
     adapted = replace(model, decision=decision, min_pixels=fitted["min_pixels"], label_grid=None)
+    adapted = adapted.with_confidence(fitted.get("confidence"))
     return adapted.with_label_grid(fitted.get("label_grid"))
 
 
@@ -99,6 +101,7 @@ def _fit(model: Predictor, symmetries: Symmetries) -> Fitted:
         "threshold": calibrated.choice.threshold,
         "gate": calibrated.choice.gate,
         "min_pixels": calibrated.choice.min_pixels,
+        "confidence": calibrated.holdout.get("confidence"),
         "label_grid": calibrated.choice.label_grid,
         "holdout": calibrated.holdout["holdout"],
     }

@@ -104,6 +104,13 @@ Elongation = Annotated[
 ]
 CLEANING = ("min_pixels", "hysteresis", "consistent", "fill_gaps", "elongation")
 """Names of the options that clean masks."""
+Instances = Annotated[
+    bool,
+    cleaning(
+        "--instances",
+        help="Separate single contrails, also where they cross, touch or are broken, each with a confidence.",
+    ),
+]
 PictureTheme = Annotated[Theme, output("--theme", help="Colours around the images of a picture: dark or light.")]
 Product = Annotated[str, scans(help="Product to read from an archive: L1b-RadF, L1b-RadC, L2-MCMIPC ...")]
 SatpyReader = Annotated[

@@ -27,6 +27,7 @@ DIMS = {
     "valid": ("sample", "time", "y", "x"),
     "logit": ("sample", "time", "y", "x"),
     "frame_mask": ("sample", "time", "y", "x"),
+    "frame_instance": ("sample", "time", "y", "x"),
 }
 """Dimensions of the pixel arrays: the variables that are chunked by sample (and by frame, if they have a time axis)."""
 
@@ -66,6 +67,8 @@ class PixelDtype(StrEnum):
 
 LOGIT_DTYPE = "int16"
 """Data type of `logit`, see `contrail_data.logits`."""
+INSTANCE_DTYPE = "int16"
+"""Data type of `frame_instance`."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class ArraySpec:
     shape: tuple[int, ...]
     """Shape of one sample, without the sample axis."""
     dtype: str
-    """A `PixelDtype`, or `LOGIT_DTYPE`."""
+    """A `PixelDtype`, `LOGIT_DTYPE` or `INSTANCE_DTYPE`."""
     codec: Codec
 
 

@@ -31,7 +31,7 @@ from google_crc32c import value as crc32c
 from contrail_data.storage.files import Part, Write, input_output_error
 from contrail_data.storage.place import Place
 from contrail_data.store.manifest import Damaged, FileChecksum
-from contrail_data.store.schema import DIMS, LOGIT_DTYPE, SHARD, ArraySpec, Codec, PixelDtype
+from contrail_data.store.schema import DIMS, INSTANCE_DTYPE, LOGIT_DTYPE, SHARD, ArraySpec, Codec, PixelDtype
 
 # The callers have threads of their own, and threaded blosc orders its blocks by chance.
 numcodecs.blosc.use_threads = False
@@ -123,7 +123,7 @@ def parse_layout(place: Place, name: str, content: bytes) -> Layout:
         bytes_codec, *compressors = settings["codecs"]
         names = [codec["name"] for codec in compressors]
         (codec,) = (key for key, declared in CODECS.items() if names == ([declared["name"]] if declared else []))
-        dtype = LOGIT_DTYPE if name == "logit" else PixelDtype(metadata["data_type"])
+        dtype = {"logit": LOGIT_DTYPE, "frame_instance": INSTANCE_DTYPE}.get(name) or PixelDtype(metadata["data_type"])
         spec = ArraySpec(tuple(shape), dtype, codec)
         layout = Layout(place, name, samples, spec)
         stated = (

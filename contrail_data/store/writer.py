@@ -37,6 +37,7 @@ _ARRAY_ATTRIBUTES: dict[str, dict[str, Any]] = {
     "valid": {"long_name": "0 where the pixel is missing, and the image 1 in every channel", "units": "1"},
     "logit": {"long_name": "logit of the contrail probability, rounded down", "units": "1", "scale_factor": 1 / STEPS},
     "frame_mask": {"long_name": "contrail mask of each frame", "units": "1"},
+    "frame_instance": {"long_name": "number of the contrail that a pixel belongs to, 0 for none", "units": "1"},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,6 +50,7 @@ def predict(
     consistent: options.Consistent = None,
     fill_gaps: options.FillGaps = None,
     elongation: options.Elongation = None,
+    instances: options.Instances = False,
 ) -> None:
     """Predict the samples of a store.
 
@@ -68,7 +70,7 @@ def predict(
     if suffix in SCENE_SUFFIXES:
         raise UsageError(f"{out}: {suffix} is for scans, see contrail-train predict-scans; write NAME.zarr or NAME.csv")
     if suffix == ".csv":
-        refuse_options(context, options.CLEANING, "on probabilities of records (.csv)")
+        refuse_options(context, (*options.CLEANING, "instances"), "on probabilities of records (.csv)")
     selection = FrameSelection.parse(frames)
     parent = _open_parent(store)
     model = load_predictor(run, device, tta)
@@ -81,6 +83,7 @@ def predict(
             print_note("the column contrail is empty: this run has no gate, and its threshold is for pixels")
         return
     model = model.with_cleaning(min_pixels, hysteresis, consistent, fill_gaps, elongation)
+    model = replace(model, instances=instances)
     labelled = write_labels(
         parent,
         model.labeller_for(parent),

@@ -21,8 +21,6 @@ def list_runs(
 
     Dice is that of the held-out records: of the finished run, or of its best epoch so far (~). Runs that held out other
     records cannot be compared by it; `compare` scores two of them on one store.
-
-    Example: contrail-train runs ls runs
     """
     from contrail_data.strict import plain
     from contrail_train.runs.listing import find_runs, settings_that_differ
@@ -56,10 +54,7 @@ def show_run(
     run: Annotated[Path, path_argument(help="A run directory, finished or not.", metavar="RUN")],
     as_json: options.AsJson = False,
 ) -> None:
-    """Show a run: its state, what it was made with, the settings that differ from its preset, and its epochs.
-
-    Example: contrail-train runs show runs/a
-    """
+    """Show a run: its state, what it was made with, the settings that differ from its preset, and its epochs."""
     from contrail_data.errors import ContrailError
     from contrail_data.strict import plain
     from contrail_train.config.presets import get_config

@@ -43,7 +43,7 @@ def composite_picture(scene: xr.Dataset, composite: Composite, theme: Theme) -> 
     """
     factor = math.ceil(scene.sizes["x"] / _WIDTH)
     if factor > 1:
-        scene = scene.coarsen(y=factor, x=factor, boundary="trim").mean(keep_attrs=True)  # type: ignore[attr-defined]
+        scene = scene.coarsen(y=factor, x=factor, boundary="trim").mean(keep_attrs=True)
     unit_cyx = composite_of(scene, composite)[0].values
     image_cyx = np.rint(np.nan_to_num(unit_cyx, nan=1.0) * 255).astype(np.uint8)  # missing is white, as in a store
     grid = grid_of(scene)

@@ -13,6 +13,7 @@ from contrail_data.scans.abi_files import is_archive
 from contrail_data.settings import Takes
 from contrail_data.sources.base import InputFormat, Source
 from contrail_data.sources.drawn_labels import LabelRequest
+from contrail_data.sources.kept_frames import check_frames, keep_frames
 from contrail_data.sources.metadata import read_complete_metadata
 from contrail_data.sources.open import open_source
 from contrail_data.sources.scans import TileRequest, open_scan_source
@@ -92,24 +93,37 @@ class Input(Strict):
         return self.model_copy(update={"path": _absolute(self.path)})
 
 
-class RecordsInput(Input):
+class LabelledInput(Input):
+    """Records of several frames, of which one is labelled."""
+
+    frames: list[Annotated[int, Field(ge=-7, le=7)]] | None = Field(None, min_length=1)
+    """Frames to keep, relative to the labelled one: 0 and its neighbours, without a gap. null: all of them."""
+
+    def _check_combination(self) -> None:
+        if self.frames is not None:
+            check_frames(self.frames)
+
+
+class RecordsInput(LabelledInput):
     """OpenContrails records: a folder with `train`, `validation` or `test`, whose folders hold `band_XX.npy`."""
 
     kind: Literal["records"]
 
     @override
     def open(self, settings: StoreSettings) -> Source:
-        return open_source(local_path(self.path), self.split, settings.composite, InputFormat.RECORDS)
+        source = open_source(local_path(self.path), self.split, settings.composite, InputFormat.RECORDS)
+        return keep_frames(source, self.frames)
 
 
-class TfRecordsInput(Input):
+class TfRecordsInput(LabelledInput):
     """OpenContrails records in TFRecords: a folder, a file, a glob, or a URL (`gs://`, `s3://`, `https://`)."""
 
     kind: Literal["tfrecords"]
 
     @override
     def open(self, settings: StoreSettings) -> Source:
-        return open_source(self.path, self.split, settings.composite, InputFormat.TFRECORDS)
+        source = open_source(self.path, self.split, settings.composite, InputFormat.TFRECORDS)
+        return keep_frames(source, self.frames)
 
 
 class FramesInput(Input):

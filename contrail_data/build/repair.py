@@ -13,6 +13,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.sources.base import InputFormat, Source, SourceKind
 from contrail_data.sources.open import open_source
 from contrail_data.sources.select import settings_of
+from contrail_data.sources.stores import fitting
 from contrail_data.storage.place import Place
 from contrail_data.store import journal
 from contrail_data.store.manifest import FileChecksum, read_manifest, read_provenance
@@ -78,7 +79,7 @@ def _open_raw(raw: Path, split: str, store: xr.Dataset) -> Source:
     except ContrailError:  # an earlier version built it, or its provenance is damaged, too
         kinds = {SourceKind.FRAMES: InputFormat.FRAMES, SourceKind.TFRECORDS: InputFormat.TFRECORDS}
         input_format = kinds.get(store.attrs["source"], InputFormat.RECORDS)
-        return open_source(raw, split, settings_of(store).composite, input_format)
+        return fitting(open_source(raw, split, settings_of(store).composite, input_format), store)
     if len(recipe.sources) > 1:
         raise ContrailError(f"{store.attrs['path']}: was built from several sources; repair from a copy of the store")
     return recipe.sources[0].model_copy(update={"path": str(raw)}).open(recipe.settings)

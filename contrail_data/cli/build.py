@@ -84,6 +84,15 @@ def build_ash(
             show_default="0.5 0.5, with --labels 0 0",
         ),
     ] = None,
+    frames: Annotated[
+        str | None,
+        options.output(
+            help="Frames of each record to keep, relative to the labelled one, such as -2,-1,0,1: 0 and its "
+            "neighbours, without a gap.",
+            metavar="OFFSETS",
+            show_default="all",
+        ),
+    ] = None,
     overwrite: options.Overwrite = False,
     workers: options.Workers = options.CORES,
     scheduler: options.Scheduler = "threads",
@@ -185,7 +194,12 @@ def build_ash(
     if reader is None and input_format is not InputFormat.ABI:
         refuse_options(context, (*SCAN_OPTIONS, *ARCHIVE_OPTIONS, *LABEL_OPTIONS), f"on {input_format.value}")
         described |= {"kind": input_format.value}
+        if input_format is InputFormat.FRAMES:
+            refuse_options(context, ["frames"], "on ash frames, each a sample of one frame")
+        else:
+            described |= {"frames": None if frames is None else _parse_frames(frames)}
     else:
+        refuse_options(context, ["frames"], "on scans, of which --before and --after choose frames")
         if not is_archive(source):
             refuse_options(context, ["product"], "on local files; name them with a glob")
         if like is not None:
@@ -396,6 +410,17 @@ def _parse_area(text: str | None) -> tuple[float, float, float, float]:
         remedy = "give scan, or SOUTH,WEST,NORTH,EAST in degrees, as in 25,-100,35,-80"
         raise UsageError(f"--label-area {text!r}: not an area; {remedy}") from None
     return south, west, north, east
+
+
+def _parse_frames(text: str) -> list[int]:
+    from contrail_data.sources.kept_frames import check_frames
+
+    try:
+        return list(check_frames([int(part) for part in text.split(",")]))
+    except ValueError as error:
+        reason = str(error).removeprefix("frames: ")
+        reason = reason if "; " in reason else "not a list of offsets; give for example -2,-1,0,1"
+        raise UsageError(f"--frames {text!r}: {reason}") from None
 
 
 def _parse_quality(text: str) -> list[int]:

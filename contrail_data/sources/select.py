@@ -43,6 +43,22 @@ def settings_of(store: xr.Dataset) -> StoreSettings:
     return StoreSettings(composite, PixelDtype(spec.dtype), spec.codec, size, (down, right))
 
 
+def frames_of(store: xr.Dataset) -> range | None:
+    """Return which frames a store keeps, relative to the labelled one.
+
+    Args:
+        store: An open store of samples.
+
+    Returns:
+        The offsets of its frames; None if its samples differ in them, or have no labelled frame.
+    """
+    labelled = np.unique(read_scalars(store)["labelled_frame"].values)
+    if len(labelled) != 1 or labelled[0] < 0:
+        return None
+    first = -int(labelled[0])
+    return range(first, first + store.sizes["time"])
+
+
 def select_samples(
     store: xr.Dataset,
     *,

@@ -20,7 +20,8 @@ from contrail_data.geo.geometry import GOES_EAST_LONGITUDE
 from contrail_data.sample import GOES_EAST, Attributes, Labels, check_record_id, make_sample
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.joined import JoinedSource
-from contrail_data.sources.select import StoreSelection, settings_of
+from contrail_data.sources.kept_frames import keep_frames
+from contrail_data.sources.select import StoreSelection, frames_of, settings_of
 from contrail_data.storage.place import place_of
 from contrail_data.store.journal import Files, Shard
 from contrail_data.store.manifest import read_manifest, read_verified
@@ -213,8 +214,23 @@ class AppendedSource(JoinedSource):
             yield Shard(number, files, rows)
 
 
+def fitting(source: Source, store: xr.Dataset) -> Source:
+    """Keep those frames of raw data that a store keeps of its samples.
+
+    Args:
+        source: Raw data of the kind that the store was built from.
+        store: The open store.
+
+    Returns:
+        The source, or one with fewer frames.
+    """
+    return source if source.frames <= store.sizes["time"] else keep_frames(source, frames_of(store))
+
+
 def appended(parent: xr.Dataset, new: Source) -> AppendedSource:
     """Take all samples of a store, followed by the records of a source that it does not hold yet.
+
+    Of the records, those frames are kept that the store keeps of its samples.
 
     Args:
         parent: The open store.
@@ -227,6 +243,7 @@ def appended(parent: xr.Dataset, new: Source) -> AppendedSource:
         ContrailError: If there are no new records, or their number of frames differs.
     """
     old = from_stores([(parent, np.arange(parent.sizes["sample"]))])
+    new = fitting(new, parent)
     added = [record_id for record_id in new.record_ids if record_id not in old.entries]
     if not added:
         raise ContrailError(f"{new.root}: all its records are in {old.root} already; nothing to append")

@@ -23,7 +23,17 @@ PAGES = [
     *(f"docs/tutorials/{name}.md" for name in ("records", "scans", "pseudo-labels", "sharing")),
     *(
         f"docs/how-to/{name}.md"
-        for name in ("recipes", "repair", "distributed-build", "composite", "export", "distil", "own-labels", "follow")
+        for name in (
+            "recipes",
+            "repair",
+            "distributed-build",
+            "composite",
+            "export",
+            "distil",
+            "own-labels",
+            "follow",
+            "kaggle",
+        )
     ),
 ]
 SIDE = "64"

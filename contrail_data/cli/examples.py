@@ -36,6 +36,8 @@ EXAMPLES = {
     "push": ("contrail-data push data/train.zarr s3://team/train.zarr --name train",),
     "composites ls": ("contrail-data composites ls",),
     "composites show": ("contrail-data composites show ash",),
+    "cache ls": ("contrail-data cache ls",),
+    "cache clear": ("contrail-data cache clear", "contrail-data cache clear 3fd2a1c0"),
     "catalog ls": ("contrail-data catalog ls",),
     "catalog show": ("contrail-data catalog show train",),
     "catalog add": ("contrail-data catalog add train s3://team/train.zarr",),

@@ -1,6 +1,6 @@
 """The `contrail-data` command: assembles the groups of commands."""
 
-from contrail_data.cli import build, catalog, composites, labels, look, recipes, share, splits, synth
+from contrail_data.cli import build, cache, catalog, composites, labels, look, recipes, share, splits, synth
 from contrail_data.cli.common import add_command, new_app, run_app
 from contrail_data.cli.examples import EXAMPLES
 
@@ -21,6 +21,7 @@ for panel, commands in GROUPS.items():
         name = command.__name__.replace("_", "-")
         add_command(app, command, panel=panel, examples=EXAMPLES.get(name, ()))
 app.add_typer(composites.app, name="composites", rich_help_panel="Look")
+app.add_typer(cache.app, name="cache", rich_help_panel="Share")
 app.add_typer(catalog.app, name="catalog", rich_help_panel="Share")
 
 

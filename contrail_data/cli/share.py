@@ -68,12 +68,13 @@ def pull(
     Commands use a copy in the cache automatically. An interrupted copy continues when the command is run again.
     """
     from contrail_data.storage.place import place_of
-    from contrail_data.store.cache import cache_place
+    from contrail_data.store.cache import reserve_copy
+    from contrail_data.store.manifest import read_manifest
     from contrail_data.store.transfer import copy_store
 
     opened = contrail_data.open_store(store, copies=False)
     source, digest = place_of(opened.attrs["path"]), opened.attrs["digest"]
-    target = cache_place(digest) if out is None else place_of(out)
+    target = reserve_copy(digest, read_manifest(source, opened.attrs["manifest"])) if out is None else place_of(out)
     existing = copy_store(source, target)
     print(f"{target}: intact, {digest}" + (f" ({existing} files already there)" if existing else ""))
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.cache import cache_folder
+from contrail_data.storage.cache import cache_folder, hold, reserve
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal
-from contrail_data.store.manifest import read_manifest, read_verified
+from contrail_data.store.manifest import Manifest, read_manifest, read_verified
 from contrail_data.store.schema import GROUP
 
 
@@ -43,7 +43,7 @@ def check_digest(digest: str) -> str:
 
 
 def local_copy(digest: str) -> Place | None:
-    """Find the local copy of a store.
+    """Find the local copy of a store. It is kept from being removed until this process ends.
 
     Args:
         digest: Digest of the store.
@@ -52,7 +52,26 @@ def local_copy(digest: str) -> Place | None:
         Where it lies. None if there is no complete copy.
     """
     place = cache_place(digest)
-    return place if place.size(GROUP) is not None else None
+    return place if hold(place.path) and place.size(GROUP) is not None else None
+
+
+def reserve_copy(digest: str, manifest: Manifest) -> Place:
+    """Make room for the local copy of a store, and keep it from being removed until this process ends.
+
+    Args:
+        digest: Digest of the store.
+        manifest: Its files.
+
+    Returns:
+        Where the copy belongs.
+
+    Raises:
+        ContrailError: If the cache has no room for it.
+    """
+    place = cache_place(digest)
+    if local_copy(digest) is None:
+        reserve(place.path, sum(file.size for file in manifest.values()))
+    return place
 
 
 def fetcher(store: xr.Dataset) -> Callable[[str], str]:
@@ -66,8 +85,9 @@ def fetcher(store: xr.Dataset) -> Callable[[str], str]:
     Returns:
         `fetch(key)`, which downloads and verifies a file at its first use and returns the path of the copy.
     """
-    source, target = place_of(store.attrs["path"]), cache_place(store.attrs["digest"])
+    source = place_of(store.attrs["path"])
     manifest = read_manifest(source, store.attrs["manifest"])
+    target = reserve_copy(store.attrs["digest"], manifest)
     plan = journal.plan_of(["copy", store.attrs["digest"]])
 
     def fetch(key: str) -> str:

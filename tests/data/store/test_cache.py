@@ -12,6 +12,8 @@ from contrail_data.store.cache import cache_place
 from contrail_data.store.reader import open_store, pixel_reader
 from contrail_data.store.transfer import copy_store
 from contrail_data.store.verify import verify
+from helpers.cli import run_data
+from helpers.stores import build_small
 
 
 @pytest.mark.slow
@@ -32,3 +34,23 @@ def test_files_read_from_a_remote_store_are_cached_if_requested(sealed40: Path, 
     Place(url).write("image/c.0.0.0.0.0", [cache.read("image/c.0.0.0.0.0")])
     assert copy_store(Place(url), cache) == 2  # a pull copies the remaining files
     assert verify(cache) == []
+
+
+@pytest.mark.slow
+def test_a_pull_makes_room_for_its_copy_or_is_refused_before_it_copies(
+    sealed40: Path, raw: Path, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_small(raw, tmp_path / "small.zarr")
+    for name, path in (("large", sealed40), ("small", tmp_path / "small.zarr")):
+        copy_store(place_of(path), Place(f"{s3}/{name}.zarr"))
+    large, small = (cache_place(open_store(f"{s3}/{name}.zarr").attrs["digest"]) for name in ("large", "small"))
+    monkeypatch.setenv("CONTRAIL_CACHE_LIMIT", "600 kB")
+    done = run_data("pull", f"{s3}/large.zarr")
+    assert done.returncode == 1
+    assert "does not fit into 600 kB; set CONTRAIL_CACHE_LIMIT higher, or copy the store elsewhere" in done.stderr
+    assert not large.path.exists()
+    assert run_data("pull", f"{s3}/small.zarr").returncode == 0
+    assert verify(small) == []
+    done = run_data("pull", f"{s3}/small.zarr")  # it is there already and needs no room
+    assert done.returncode == 0, done.stderr
+    assert small.size(".building/reserved") is None

@@ -15,10 +15,10 @@ from typing import Any
 
 import xarray as xr
 
-from contrail_data.catalog.entries import Entry
+from contrail_data.catalog.entries import CatalogFile, Entry, catalog_file
 from contrail_data.catalog.file import edit_catalog, read_catalog, with_entry, without_entry
 from contrail_data.catalog.metadata import describe
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, UsageError
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store.cache import local_copy
 from contrail_data.store.reader import open_store
@@ -30,22 +30,42 @@ CATALOG = "data_catalog.yaml"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
-def find_catalog() -> Path | None:
+def find_catalog() -> CatalogFile | None:
     """Find the catalog file.
 
     Returns:
-        The file named by the environment variable CONTRAIL_CATALOG, or else the nearest `data_catalog.yaml` in the
-        current folder or above it. None if there is none.
+        The file named by the environment variable CONTRAIL_CATALOG, which may be a URL, or else the nearest
+        `data_catalog.yaml` in the current folder or above it. None if there is none.
 
     Raises:
         ContrailError: If CONTRAIL_CATALOG names no file.
     """
     if named := os.environ.get("CONTRAIL_CATALOG"):
-        if not Path(named).is_file():
+        file = catalog_file(named)
+        if isinstance(file, Path) and not file.is_file():
             raise ContrailError(f"{named}: no such catalog; correct CONTRAIL_CATALOG")
-        return Path(named)
+        return file
     folder = Path.cwd().resolve()
     return next((p / CATALOG for p in (folder, *folder.parents) if (p / CATALOG).is_file()), None)
+
+
+def writable_catalog(catalog: CatalogFile | None = None) -> Path:
+    """Return the catalog file to change.
+
+    Args:
+        catalog: The catalog; None: the one that `find_catalog` finds, or else a new one in the current folder.
+
+    Returns:
+        The file, which need not exist.
+
+    Raises:
+        UsageError: If the catalog lies at a URL.
+    """
+    catalog = catalog or find_catalog() or Path(CATALOG)
+    if not isinstance(catalog, Path):
+        remedy = f"change the file from which it is published, with --catalog or CONTRAIL_CATALOG, such as {CATALOG}"
+        raise UsageError(f"{catalog}: a catalog at a URL is only read; {remedy}")
+    return catalog
 
 
 def find_place(store: str) -> Place:

@@ -8,21 +8,43 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+from urllib.parse import urlparse
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.place import SCHEMES, check_address
+from contrail_data.storage.place import SCHEMES, Place, check_address, place_of
 from contrail_data.store.cache import check_digest
 
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _CATALOG_DIR = re.compile(r"\{\{ *CATALOG_DIR *\}\}/+")
+
+CatalogFile: TypeAlias = Path | Place
+"""A catalog on a local disk, or, as the place of the file itself, one at a URL, which is only read."""
+
+
+def catalog_file(address: str | Path) -> CatalogFile:
+    """Parse the address of a catalog.
+
+    Args:
+        address: Path or URL of the file.
+
+    Returns:
+        The file, which need not exist.
+
+    Raises:
+        ContrailError: If the URL names no file.
+    """
+    place = place_of(address)
+    if place.remote and not urlparse(place.url).path:
+        raise ContrailError(f"{place}: names no file; add the name of the catalog")
+    return place if place.remote else place.path
 
 
 @dataclass(frozen=True)
 class Entry:
     """One entry of a catalog."""
 
-    catalog: Path
+    catalog: CatalogFile
     key: str
     """`name` for the newest version of a store, `name@2` for an older one."""
     content: Any
@@ -79,6 +101,8 @@ class Entry:
     def location(self) -> str:
         """Path or URL of the store. `{{ CATALOG_DIR }}/` and relative paths start at the folder of the catalog.
 
+        A catalog at a URL comes from another machine, and leads to no path of this one.
+
         Raises:
             ContrailError: If the entry has no location, or one that a catalog may not name.
         """
@@ -98,19 +122,29 @@ class Entry:
                 raise ContrailError(f"{where}: not a URL of {', '.join(SCHEMES)}; write one, or a path")
             if scheme != "file":
                 return url
+            self._refuse_paths(where)
             if not address.startswith("/"):
                 raise ContrailError(f"{where}: names a host; write file:///absolute/path")
             path = address
         if ".." in path.split("/"):
             raise ContrailError(f"{where}: contains '..'; write an absolute path or a URL")
-        return str(Path(self.catalog.parent.resolve(), path))
+        if isinstance(self.catalog, Path):
+            return str(Path(self.catalog.parent.resolve(), path))
+        if path.startswith("/"):
+            self._refuse_paths(where)
+        return f"{self.catalog.url.rpartition('/')[0]}/{path}"
+
+    def _refuse_paths(self, where: str) -> None:
+        if not isinstance(self.catalog, Path):
+            remedy = "write a URL, or a path relative to the catalog"
+            raise ContrailError(f"{where}: a catalog at a URL leads to no path of this machine; {remedy}")
 
 
 @dataclass(frozen=True)
 class Catalog:
     """A catalog file as it was read."""
 
-    path: Path
+    path: CatalogFile
     text: str
     content: dict[str, Any]
     """The whole document; its key `sources` holds the entries."""

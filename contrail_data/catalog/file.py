@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from contrail_data.catalog.entries import Catalog
+from contrail_data.catalog.entries import Catalog, CatalogFile
 from contrail_data.errors import ContrailError
-from contrail_data.storage.documents import load_document, read_text
+from contrail_data.storage.documents import load_document, read_remote_text, read_text
 from contrail_data.storage.files import first_line, write_atomically
 
 _EMPTY = "# Stores by name, an intake catalog.\nmetadata:\n  version: 1\nsources: {}\n"
@@ -22,7 +22,7 @@ _EMPTY = "# Stores by name, an intake catalog.\nmetadata:\n  version: 1\nsources
 T = TypeVar("T")
 
 
-def read_catalog(path: Path) -> Catalog:
+def read_catalog(path: CatalogFile) -> Catalog:
     """Read a catalog file.
 
     Args:
@@ -34,10 +34,10 @@ def read_catalog(path: Path) -> Catalog:
     Raises:
         ContrailError: If the file cannot be read or is not a catalog.
     """
-    return parse_catalog(read_text(path), path)
+    return parse_catalog(read_text(path) if isinstance(path, Path) else read_remote_text(path.url), path)
 
 
-def parse_catalog(text: str, path: Path) -> Catalog:
+def parse_catalog(text: str, path: CatalogFile) -> Catalog:
     """Parse a catalog.
 
     Args:

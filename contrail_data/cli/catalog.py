@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,19 +19,18 @@ if TYPE_CHECKING:
 Name = Annotated[
     str, typer.Argument(help="NAME for the newest version, or NAME@VERSION for an older one.", metavar="NAME")
 ]
-CatalogFile = Annotated[
-    Path | None,
+CatalogAddress = Annotated[
+    str | None,
     typer.Option(
         "--catalog",
-        help="The catalog file.",
-        parser=options.local_path,
+        help="The catalog file: a path, or a URL (https://, s3:// ...), which is only read.",
         show_default="$CONTRAIL_CATALOG, or the nearest data_catalog.yaml here or in a parent folder",
         metavar="FILE",
     ),
 ]
 
 
-def list_entries(catalog_file: CatalogFile = None, as_json: options.AsJson = False) -> None:
+def list_entries(catalog_file: CatalogAddress = None, as_json: options.AsJson = False) -> None:
     """List the entries of the catalog."""
     entries = list(_read(catalog_file).entries.values())
     if as_json:
@@ -45,7 +43,7 @@ def list_entries(catalog_file: CatalogFile = None, as_json: options.AsJson = Fal
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def show(name: Name, catalog_file: CatalogFile = None, as_json: options.AsJson = False) -> None:
+def show(name: Name, catalog_file: CatalogAddress = None, as_json: options.AsJson = False) -> None:
     """Print an entry in full."""
     from contrail_data.catalog.file import as_yaml
 
@@ -63,19 +61,20 @@ def add(
     name: Annotated[str, typer.Argument(help="Letters, digits, '_', '-' and '.'.", metavar="NAME")],
     store: Annotated[str, typer.Argument(help="A store: path or URL.", metavar="STORE")],
     text: Annotated[str | None, typer.Option(help="Description for people.")] = None,
-    catalog_file: CatalogFile = None,
+    catalog_file: CatalogAddress = None,
 ) -> None:
     """Add a store to the catalog under a name.
 
     If the name exists, a store with another digest becomes its next version. If there is no catalog,
     ./data_catalog.yaml is created.
     """
-    from contrail_data.catalog.catalog import CATALOG, add_entry, check_name, find_catalog
+    from contrail_data.catalog.catalog import add_entry, check_name, writable_catalog
+    from contrail_data.catalog.entries import catalog_file as parse_address
     from contrail_data.catalog.file import read_catalog
 
     check_name(name)
+    path = writable_catalog(None if catalog_file is None else parse_address(catalog_file))
     opened = contrail_data.open_store(store, copies=False)
-    path = catalog_file or find_catalog() or Path(CATALOG)
     before = read_catalog(path).entries if path.is_file() and path.stat().st_size else {}
     version = add_entry(path, name, str(opened.attrs["path"]), opened, text)
     entry = read_catalog(path).find(f"{name}@{version}")
@@ -85,14 +84,14 @@ def add(
         print(f"{path}: added {name}, version {version}")
 
 
-def remove(name: Name, catalog_file: CatalogFile = None) -> None:
+def remove(name: Name, catalog_file: CatalogAddress = None) -> None:
     """Remove an entry from the catalog. The store itself is kept.
 
     If the newest version is removed, the next newest takes its place, and the version number becomes free.
     """
-    from contrail_data.catalog.catalog import remove_entry
+    from contrail_data.catalog.catalog import remove_entry, writable_catalog
 
-    path = _read(catalog_file).path
+    path = writable_catalog(_read(catalog_file).path)
     removed, promoted = remove_entry(path, name)
     print(f"{path}: removed the entry {removed}; its data stays where it is")
     if promoted is not None:
@@ -105,7 +104,7 @@ def check(
         list[str] | None, typer.Argument(help="Entries to check.", show_default="all", metavar="NAME")
     ] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also read every byte of the stores.")] = False,
-    catalog_file: CatalogFile = None,
+    catalog_file: CatalogAddress = None,
 ) -> None:
     """Check entries against their stores.
 
@@ -177,11 +176,12 @@ def entry_row(entry: Entry) -> list[str]:
     return ["-" if cell is None else _printable(cell)[:200] for cell in cells]
 
 
-def _read(catalog_file: Path | None) -> Catalog:
+def _read(catalog_file: str | None) -> Catalog:
     from contrail_data.catalog.catalog import CATALOG, find_catalog
+    from contrail_data.catalog.entries import catalog_file as parse_address
     from contrail_data.catalog.file import read_catalog
 
-    path = catalog_file or find_catalog()
+    path = find_catalog() if catalog_file is None else parse_address(catalog_file)
     if path is None:
         raise ContrailError(
             f"no {CATALOG} here or in a parent folder; `contrail-data catalog add NAME STORE` makes one"

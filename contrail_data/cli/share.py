@@ -92,7 +92,7 @@ def push(
 
     An interrupted copy continues when the command is run again.
     """
-    from contrail_data.catalog.catalog import CATALOG, add_entry, check_name, find_catalog
+    from contrail_data.catalog.catalog import add_entry, check_name, writable_catalog
     from contrail_data.storage.place import place_of
     from contrail_data.store.transfer import copy_store
 
@@ -100,9 +100,9 @@ def push(
         refuse_options(context, ["text"], "without --name")
     else:
         check_name(name)
+        file = writable_catalog()
     opened, target = contrail_data.open_store(store, copies=False), place_of(to)
     copy_store(place_of(opened.attrs["path"]), target)
     print(f"{target}: intact, {opened.attrs['digest']}")
     if name is not None:
-        file = find_catalog() or Path(CATALOG)
         print(f"{file}: {name}@{add_entry(file, name, target.url, opened, text)}")

@@ -13,6 +13,7 @@ import yaml
 
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import first_line
+from contrail_data.storage.place import place_of
 
 _TEXT_BYTES, _TABLE_BYTES = 4 << 20, 256 << 20
 _VALUES, _LEVELS, _DIGITS = 200_000, 32, 100
@@ -156,9 +157,35 @@ def read_text(path: Path, max_bytes: int = _TEXT_BYTES) -> str:
             content = file.read(max_bytes + 1)
     except OSError as error:
         raise ContrailError(f"{path}: cannot be read ({error.strerror}); check the path and permissions") from None
+    return _decoded(content, path, max_bytes)
+
+
+def read_remote_text(url: str) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark, from a URL.
+
+    Args:
+        url: URL of the file.
+
+    Returns:
+        Its text.
+
+    Raises:
+        ContrailError: If it is larger than 4 MiB, not UTF-8, or cannot be read.
+    """
+    folder, _, name = url.rpartition("/")
+    place = place_of(folder)
+    size = place.size(name)
+    if size is None:
+        raise ContrailError(f"{url}: no such file; check the address")
+    if size > _TEXT_BYTES:
+        raise ContrailError(f"{url}: larger than {_TEXT_BYTES >> 20} MB; give another file")
+    return _decoded(place.read(name), url, _TEXT_BYTES)
+
+
+def _decoded(content: bytes, where: object, max_bytes: int) -> str:
     if len(content) > max_bytes:
-        raise ContrailError(f"{path}: larger than {max_bytes >> 20} MB; give another file")
+        raise ContrailError(f"{where}: larger than {max_bytes >> 20} MB; give another file")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ContrailError(f"{path}: not UTF-8 at byte {error.start}; correct it") from None
+        raise ContrailError(f"{where}: not UTF-8 at byte {error.start}; correct it") from None

@@ -98,7 +98,6 @@ def test_an_option_without_effect_is_a_usage_error(folder: Path, command: str, o
         "pseudo-label s.zarr --model URL/run -o x.zarr",
         "synth URL/records",
         "synth-scans URL/scans",
-        "catalog add name s.zarr --catalog URL/data_catalog.yaml",
     ],
 )
 def test_a_url_is_refused_where_no_store_is_written(folder: Path, tmp_path: Path, command: str) -> None:

@@ -1,10 +1,10 @@
-# make demo, test, test-fast, lint, docs, bench: each sets up the environment first.
+# make demo, test, test-fast, lint, docs, bench, wheels: each sets up the environment first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast lint docs bench clean
+.PHONY: setup demo test test-fast lint docs bench wheels clean
 
 setup: $(READY)
 
@@ -42,5 +42,9 @@ bench: setup
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/step.py
 
+# Wheels for machines without internet, except for the packages in WITHOUT, which they have already.
+wheels: setup
+	$(BIN)/python tools/wheels.py wheels --without $(WITHOUT)
+
 clean:
-	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) demo site wheels .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

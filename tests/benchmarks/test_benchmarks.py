@@ -31,6 +31,7 @@ TINY = {
         *TINY_MODEL,
     ],
     "instances": ["--scenes", "1"],
+    "tfrecords": ["--samples", "2", "--side", "64", "--rounds", "1", "--memory", "1"],
     "pseudo": ["--records", "1", "--side", "64", "--rounds", "1", *TINY_MODEL],
     "scene": ["--rounds", "1", "--shrink", "24", "--sectors", "1", "--sector", "96"],
     "effects": [

@@ -31,6 +31,8 @@ WITHOUT_EFFECT = [
     ("build-ash abi -o x.zarr", ("--line-width", "4km"), "without --labels"),
     ("build-ash abi -o x.zarr --labels abi/labels.geojson", ("--every", "20"), "beside --labels"),
     ("build-ash frames -o x.zarr", ("--native",), "on frames"),
+    ("build-ash tf -o x.zarr", ("--like", "abi/like.json"), "on tfrecords"),
+    ("build-ash gs://bucket/tfrecords -o x.zarr", ("--since", "2024-03-01"), "on tfrecords"),
     ("build-ash raw --source frames -o x.zarr", ("--quality", "0,1"), "on frames"),
     *(
         ("build-ash abi -o x.zarr --like abi/like.json", option, "beside --like")
@@ -72,6 +74,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, raw40: Path, sealed40: Path
     (folder / "s.zarr").symlink_to(sealed40)
     (folder / "frames").mkdir()
     (folder / "frames/a.npy").touch()
+    (folder / "tf").mkdir()
+    (folder / "tf/train.tfrecords-00000-of-00001").touch()
     return folder
 
 
@@ -131,6 +135,9 @@ def test_inputs_are_recognised_by_what_they_hold(folder: Path, tmp_path: Path, m
         f"file://{folder}/abi": InputFormat.ABI,
         f"file://{folder}/raw": InputFormat.RECORDS,
         str(folder / "frames"): InputFormat.FRAMES,
+        str(folder / "tf"): InputFormat.TFRECORDS,
+        "gs://bucket/tfrecords": InputFormat.TFRECORDS,
+        "https://host/train.tfrecords-00000-of-00100": InputFormat.TFRECORDS,
         str(folder / "abi/*.nc"): InputFormat.ABI,
         str(next((folder / "abi").glob("*.nc"))): InputFormat.ABI,
         "OR_ABI-x.nc": InputFormat.RECORDS,

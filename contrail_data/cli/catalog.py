@@ -9,7 +9,7 @@ import typer
 
 import contrail_data
 from contrail_data.cli import options
-from contrail_data.cli.common import add_command
+from contrail_data.cli.common import add_command, new_group
 from contrail_data.cli.examples import EXAMPLES
 from contrail_data.errors import ContrailError, FoundDamage
 
@@ -128,7 +128,7 @@ def check(
         raise FoundDamage(f"{catalog.path}: {bad} of {len(names)} entries are bad")
 
 
-app = typer.Typer(no_args_is_help=True, help="Find stores by name, in data_catalog.yaml.")
+app = new_group("Find stores by name, in data_catalog.yaml.")
 for command, command_name in ((list_entries, "ls"), (show, "show"), (add, "add"), (remove, "rm"), (check, "check")):
     add_command(app, command, name=command_name, examples=EXAMPLES.get(f"catalog {command_name}", ()))
 

@@ -127,6 +127,18 @@ def _name_type(parameter: Any) -> None:
             parameter.metavar = "TEXT"
 
 
+def new_group(text: str) -> typer.Typer:
+    """Create a group of commands.
+
+    Args:
+        text: What they do.
+
+    Returns:
+        The group.
+    """
+    return typer.Typer(cls=ReadableGroup, no_args_is_help=True, help=text)
+
+
 def new_app(program: str, text: str) -> typer.Typer:
     """Create a command line with completion of the shell and `--version`.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import add_command, print_fields, print_note, print_table, refuse_options
+from contrail_data.cli.common import add_command, new_group, print_fields, print_note, print_table, refuse_options
 from contrail_data.cli.examples import EXAMPLES
 from contrail_data.errors import ContrailError
 from contrail_data.reports.choices import Theme
@@ -138,6 +138,6 @@ def _own(files: list[Path]) -> list[tuple[Path, Composite]]:
     return composites
 
 
-app = typer.Typer(no_args_is_help=True, help="Explain bands and composites.")
+app = new_group("Explain bands and composites.")
 add_command(app, list_composites, name="ls", examples=EXAMPLES["composites ls"])
 add_command(app, show, examples=EXAMPLES["composites show"])

@@ -21,8 +21,29 @@ MODEL_HELP = "Directory of a finished run or pipeline, or an exported file (.pt2
 path_argument = partial(typer.Argument, parser=options.local_path)
 model_argument = partial(typer.Argument, parser=finished_model)
 Model = Annotated[Path, model_argument(help=MODEL_HELP, metavar="MODEL")]
+
+
+def preset_names(incomplete: str) -> list[str]:
+    """Complete the name of a preset.
+
+    Args:
+        incomplete: How it begins.
+
+    Returns:
+        The names that begin so.
+    """
+    from contrail_train.config.presets import PRESETS
+
+    return [name for name in PRESETS if name.startswith(incomplete)]
+
+
 Preset = Annotated[
-    str, typer.Argument(help="A preset (see `presets ls`), or a .yaml file with settings.", metavar="PRESET|FILE")
+    str,
+    typer.Argument(
+        help="A preset (see `presets ls`), or a .yaml file with settings.",
+        metavar="PRESET|FILE",
+        autocompletion=preset_names,
+    ),
 ]
 RunDirectory = Annotated[
     Path, options.local_output("-o", "--out", help="Directory to write; the same command resumes in it.")

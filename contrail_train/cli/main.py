@@ -2,9 +2,7 @@
 
 import logging
 
-import typer
-
-from contrail_data.cli.common import add_command, new_app, run_app
+from contrail_data.cli.common import add_command, new_app, new_group, run_app
 from contrail_data.messages import MessageHandler
 from contrail_train.cli import predict, runs, score, sweep, train
 from contrail_train.cli.examples import EXAMPLES
@@ -16,11 +14,11 @@ GROUPS = {
 }
 
 app = new_app("contrail-train", "Train contrail detectors on contrail-data stores, evaluate them, and predict.")
-presets = typer.Typer(no_args_is_help=True, help="Named runs and pipelines.")
+presets = new_group("Named runs and pipelines.")
 app.add_typer(presets, name="presets", rich_help_panel="Train")
 for name, listing in (("ls", train.list_presets), ("pipelines", train.list_pipelines), ("show", train.show_preset)):
     add_command(presets, listing, name=name, examples=EXAMPLES.get(f"presets {name}", ()))
-run_directories = typer.Typer(no_args_is_help=True, help="Runs in a folder: state, settings and scores.")
+run_directories = new_group("Runs in a folder: state, settings and scores.")
 app.add_typer(run_directories, name="runs", rich_help_panel="Evaluate")
 for name, inspection in (("ls", runs.list_runs), ("show", runs.show_run)):
     add_command(run_directories, inspection, name=name, examples=EXAMPLES.get(f"runs {name}", ()))

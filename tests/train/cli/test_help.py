@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,15 @@ def test_every_number_has_limits_and_none_is_infinite(tmp_path: Path) -> None:
 
 def test_every_page_ends_with_examples_that_the_command_takes(tmp_path: Path) -> None:
     check_examples(app, "contrail-train", tmp_path)
+
+
+def test_the_shell_completes_presets() -> None:
+    asked = {"_CONTRAIL_TRAIN_COMPLETE": "complete_bash", "COMP_WORDS": "contrail-train run ours", "COMP_CWORD": "2"}
+    code = "import sys; sys.argv = ['contrail-train']; from contrail_train.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=False
+    )
+    assert {"ours", "ours_week"} <= set(done.stdout.split()), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ execution = partial(typer.Option, rich_help_panel="Execution")
 scans = partial(typer.Option, rich_help_panel="Scans")
 labels = partial(typer.Option, rich_help_panel="Labels drawn on scans")
 cleaning = partial(typer.Option, rich_help_panel="Cleaning of masks")
+contrails = partial(typer.Option, rich_help_panel="Single contrails")
 scan_time = partial(time, rich_help_panel="Scans")
 
 Store = Annotated[str, typer.Argument(help="A store: a path, a URL or a name in data_catalog.yaml.", metavar="STORE")]

@@ -21,7 +21,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, find_objects
 
 from contrail_data.reports.choices import Theme
 from contrail_data.reports.ground import CASING, Ground, draw_ground
@@ -70,6 +70,18 @@ class Motion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trace:
+    """An object that moves: its outline, where it came from, and its name."""
+
+    mask: Mask
+    """Where it is, (y, x)."""
+    path: npt.NDArray[np.float64]
+    """Where its middle was before and is now, rows and columns, (point, 2)."""
+    label: str
+    colour: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Panel:
     """An image with what is drawn over it."""
 
@@ -85,6 +97,7 @@ class Panel:
     threshold: float | None = None
     """Threshold of probabilities."""
     motion: Motion | None = None
+    traces: Sequence[Trace] = ()
 
     @property
     def height(self) -> int:
@@ -203,6 +216,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     drawn = axes.imshow(image, extent=extent, norm=norm, cmap="inferno", aspect="auto", interpolation="nearest")
     for mark, mask in panel.outlines.items():
         _outline(axes, mask, mark.colour, factor)
+    for trace in panel.traces:
+        _draw_trace(axes, trace, factor)
     axes.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     if panel.ground is not None:
@@ -236,14 +251,23 @@ def _draw_motion(axes: Axes, motion: Motion) -> None:
     axes.quiverkey(_casing(arrows), 0.13, -0.03, motion.pixels, motion.legend, labelpos="E", color=colour)
 
 
-def _outline(axes: Axes, mask: Mask, colour: str, factor: int) -> None:
+def _draw_trace(axes: Axes, trace: Trace, factor: int) -> None:
+    _outline(axes, trace.mask, trace.colour, factor)
+    rows, columns = trace.path.T
+    axes.add_line(_casing(Line2D(columns, rows, color=trace.colour, linewidth=1, linestyle=(0, (3, 2)))))
+    place: dict[str, Any] = {"xy": (columns[-1], rows[-1]), "xytext": (6, 6), "textcoords": "offset pixels"}
+    _casing(axes.annotate(trace.label, **place, color=trace.colour, size=9, weight="bold", clip_on=True))
+
+
+def _outline(axes: Axes, mask: Mask, colour: Any, factor: int) -> None:
     """Draw a line around a mask. It runs a pixel away, so that what is marked stays visible."""
     if factor > 1:  # a block is marked if any of its pixels is
         mask = np.asarray(Image.fromarray(mask.astype(np.float32)).reduce(factor)) > 0
-    if not mask.any():
+    window = find_objects(mask.astype(np.uint8))
+    if not window:
         return
-    outer = np.pad(binary_dilation(np.pad(mask, 1), np.ones((3, 3))), 1)
-    y, x = (np.arange(-2, n - 2) * factor + (factor - 1) / 2 for n in outer.shape)
+    outer = np.pad(binary_dilation(np.pad(mask[window[0]], 1), np.ones((3, 3))), 1)
+    y, x = ((np.arange(part.start - 2, part.stop + 2)) * factor + (factor - 1) / 2 for part in window[0])
     _casing(axes.contour(x, y, outer, [0.5], colors=[colour], linewidths=1.2))
 
 

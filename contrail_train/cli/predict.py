@@ -27,7 +27,7 @@ from contrail_train.cli.common import Model, model_argument
 if TYPE_CHECKING:
     import xarray as xr
 
-SCENE_SUFFIXES = (".nc", ".tif", ".geojson", ".png", ".gif")
+SCENE_SUFFIXES = (".nc", ".tif", ".geojson", ".parquet", ".png", ".gif")
 
 
 def predict(
@@ -125,7 +125,7 @@ def predict_scans(
     ],
     outs: Annotated[
         list[Path],
-        options.local_output("-o", "--out", help="NAME.nc, .zarr, .tif, .geojson, .png or .gif; repeatable."),
+        options.local_output("-o", "--out", help="NAME.nc, .zarr, .tif, .geojson, .parquet, .png or .gif; repeatable."),
     ],
     overwrite: Annotated[bool, options.output("--overwrite", help="Replace what exists at --out.")] = False,
     tta: options.Tta = None,
@@ -155,7 +155,7 @@ def predict_scans(
         options.scans(
             min=0,
             max=30_000,
-            help="Altitude in metres for which shapes in .geojson are corrected for parallax.",
+            help="Altitude in metres for which shapes in .geojson and .parquet are corrected for parallax.",
             show_default="no correction",
         ),
     ] = None,
@@ -163,6 +163,22 @@ def predict_scans(
         bool, options.output("--places", help="Also write the latitude and longitude of each pixel to .nc and .zarr.")
     ] = False,
     theme: options.PictureTheme = Theme.DARK,
+    instances: Annotated[
+        bool,
+        options.contrails(
+            "--instances", help="Tell contrails apart that cross, touch or are broken; .nc and .zarr number them."
+        ),
+    ] = False,
+    tracks: Annotated[
+        bool,
+        options.contrails(
+            "--tracks",
+            help="Follow each contrail through the scans: speed, heading, growth. With --instances implied.",
+        ),
+    ] = False,
+    qgis_style: Annotated[
+        bool, options.contrails("--qgis-style", help="Write a style for QGIS beside each .geojson.")
+    ] = False,
     min_pixels: options.MinPixels = "1",
     hysteresis: options.Hysteresis = None,
     consistent: options.Consistent = None,
@@ -174,7 +190,7 @@ def predict_scans(
     Tiles like those that the model was trained on are predicted and blended back onto the satellite's grid. Files and
     times that cannot be used are reported, one line each, and set aside; the rest is predicted, and the exit code is 3.
     Scans on several grids (a mesoscale sector that moved) are written as one file per grid, named by time, except for
-    .geojson, which holds them all.
+    .geojson and .parquet, which hold them all.
     """
     from numpy import datetime64
 
@@ -189,12 +205,7 @@ def predict_scans(
         raise UsageError(f"{source}: is a store, not scans; use contrail-train predict")
     if reader is not None or not archive:
         refuse_options(context, ["product"], "beside --reader" if reader else "on local files; name them with a glob")
-    if not any(out.suffix == ".geojson" for out in outs):
-        refuse_options(context, ["altitude"], "without an output NAME.geojson")
-    if not any(out.suffix in (".png", ".gif") for out in outs):
-        refuse_options(context, ["theme"], "without an output NAME.png or NAME.gif")
-    if not any(out.suffix in (".nc", ".zarr") for out in outs):
-        refuse_options(context, ["places"], "without an output NAME.nc or NAME.zarr")
+    _refuse_without_output(context, outs)
     model = load_predictor(run, device, tta).for_masks().with_fixed_shift()  # scans have no label grid
     model = model.with_cleaning(min_pixels, hysteresis, consistent, fill_gaps, elongation)
     request = SceneRequest(
@@ -209,6 +220,9 @@ def predict_scans(
         altitude=altitude,
         theme=theme,
         places=places,
+        instances=instances,
+        tracks=tracks,
+        style=qgis_style,
         batch=batch,
         overwrite=overwrite,
     )
@@ -219,6 +233,22 @@ def predict_scans(
         print(line)
     if outcome.set_aside:
         raise typer.Exit(ExitCode.SET_ASIDE)
+
+
+def _refuse_without_output(context: typer.Context, outs: list[Path]) -> None:
+    """Refuse options that have no effect on any of the outputs."""
+    suffixes = {out.suffix for out in outs}
+    needed = {
+        "altitude": (".geojson", ".parquet"),
+        "theme": (".png", ".gif"),
+        "places": (".nc", ".zarr"),
+        "instances": (".nc", ".zarr", ".geojson", ".parquet"),
+        "tracks": (".nc", ".zarr", ".geojson", ".parquet", ".png", ".gif"),
+        "qgis_style": (".geojson",),
+    }
+    for option, formats in needed.items():
+        if not suffixes & set(formats):
+            refuse_options(context, [option], f"without an output {' or '.join(f'NAME{suffix}' for suffix in formats)}")
 
 
 def export(

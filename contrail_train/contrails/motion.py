@@ -36,6 +36,22 @@ def track_ids(tracks: Sequence[Track], times: npt.NDArray[np.datetime64]) -> lis
     return ids
 
 
+def pixel_path(track: Track, images: Sequence[Instances]) -> Points:
+    """Compute the path of a contrail through its images, which does not jump when an end of the line was not detected.
+
+    Args:
+        track: The track.
+        images: The contrails of each image.
+
+    Returns:
+        Rows and columns at each sighting, float64 (sighting, 2): the steps of the track, placed so that they fit the
+        middles of its lines.
+    """
+    middles = np.array([_middle(images[sighting.image].instances[sighting.index].line) for sighting in track.sightings])
+    steps = np.cumsum([sighting.step for sighting in track.sightings], axis=0)
+    return np.asarray(steps + (middles - steps).mean(0))
+
+
 def add_tracks(
     traced: Sequence[Sequence[Contrail]],
     images: Sequence[Instances],

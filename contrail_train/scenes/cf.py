@@ -65,6 +65,11 @@ def cf_dataset(scene: xr.Dataset, *, places: bool = False) -> tuple[xr.Dataset, 
                 dataset[name].attrs["grid_mapping"] = mapping
     for name in ("mask", "valid"):
         dataset[name].attrs["flag_values"] = np.array([0, 1], np.uint8)
+    if "track" in dataset:
+        ids = ["none", *dataset["track_id"].values.tolist()]
+        flags = {"flag_values": np.arange(len(ids), dtype=np.int32), "flag_meanings": " ".join(ids)}
+        dataset["track"].attrs |= flags
+        dataset = dataset.drop_vars(["track_id", "track_path"])
     return dataset, encoding
 
 

@@ -6,9 +6,9 @@ number of tiles.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import xarray as xr
 
 from contrail_data import __version__
 from contrail_data.composites import Composite, from_dict, stored_frames, whiten
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, UsageError
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.labels.predictor import Predicted
@@ -36,13 +36,16 @@ from contrail_data.scans.scene import grid_mapping_of, grid_of, row_times
 from contrail_data.scans.tiles import Tile, cut
 from contrail_train.contrails.cleaning import Cleaning, clean
 from contrail_train.inference.predictor import Predictor
-from contrail_train.scenes.files import check_outputs, output_names, write
+from contrail_train.scenes.contrails import LONGEST_STEP, SceneContrails
+from contrail_train.scenes.files import check_outputs, output_names, trace_all, write
 from contrail_train.scenes.tiling import Area, Mosaic, Tiling, fill_missing, load_window, strips, window_of_area
+from contrail_train.scenes.vectors import provenance_of, require_geopandas, to_geodataframe
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 _TileFrames = tuple[Tile, npt.NDArray[Any], npt.NDArray[np.bool_]]
 """A tile, its frames as a store holds them (t, c, y, x), and where the predicted frame has pixels (y, x)."""
-LONGEST_STEP = np.timedelta64(20, "m")
-"""Scans that lie further apart in time are not neighbours when masks are cleaned: their contrails are others."""
 _ROWS = 256
 """Rows of the scene that are composed at once, to bound memory."""
 
@@ -53,10 +56,10 @@ class SceneRequest:
 
     source: str
     """Folder, glob or archive of scans."""
-    outs: Sequence[Path]
-    """Files to write; the suffix of each selects its format."""
     tiling: Tiling
     cleaning: Cleaning
+    outs: Sequence[Path] = ()
+    """Files to write; the suffix of each selects its format."""
     times: Sequence[np.datetime64] = ()
     """Times to predict, UTC. Empty: every scan that has the frames and bands that the model needs."""
     area: Area | None = None
@@ -71,12 +74,18 @@ class SceneRequest:
     """Colours around pictures."""
     places: bool = False
     """Whether NetCDF and zarr files hold the latitude and longitude of each pixel."""
+    instances: bool = False
+    """Whether contrails that cross, touch or are broken are told apart, rather than each region being one contrail."""
+    tracks: bool = False
+    """Whether contrails are followed through the times; implies `instances`."""
+    style: bool = False
+    """Whether a style for QGIS is written beside each GeoJSON file."""
     batch: int = 8
     """Tiles that are predicted at once."""
     overwrite: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What `predict_files` did."""
 
@@ -84,9 +93,11 @@ class Outcome:
     """What the user should know."""
     set_aside: list[str]
     """One line for each file, scan or time that could not be used."""
-    lines: list[str]
+    lines: list[str] = field(default_factory=list)
     """One line on each predicted scan."""
-    paths: list[Path]
+    scenes: list[SceneContrails] = field(default_factory=list)
+    """The predicted scenes, one for each grid."""
+    paths: list[Path] = field(default_factory=list)
     """The files written."""
 
 
@@ -106,28 +117,20 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     Raises:
         ContrailError: If an output cannot be written, which is checked before anything is predicted, or if no time can
             be predicted.
+        UsageError: If tracks are asked for and there is a single time.
     """
-    listing = _find_scans(model, request)
-    scans, notes, set_aside = listing.scans, list(listing.notes), list(listing.problems)
-    times = [time.astype("datetime64[s]") for time in sorted(request.times)]
-    times = times or _usable_times(model, request, scans, notes)
-    failures: list[ContrailError] = []
-    time_of: dict[Scan, np.datetime64] = {}
-    for time in times:
-        try:
-            time_of.setdefault(_scan_at(scans, time, request.tiling), time)
-        except ContrailError as error:
-            failures.append(error)
-    if not time_of:
-        raise failures[0]
+    scans, time_of, outcome, failures = _choose_scans(model, request)
     middles: dict[FixedGrid, list[np.datetime64]] = {}
     for scan in time_of:
         middles.setdefault(scan.grid, []).append(scan.middle)
-    request.cleaning.check(times=max(len(part) for own in middles.values() for part in _series(np.array(own))))
+    longest = max(len(part) for own in middles.values() for part in _series(np.array(own)))
+    request.cleaning.check(times=longest)
+    if request.tracks and longest < 2:
+        raise UsageError("--tracks: has no effect on 1 time; omit it, or select more, at most 20 minutes apart")
     names = {out: output_names(out, list(middles.values())) for out in request.outs}
-    check_outputs(names, request.overwrite)
+    check_outputs(names, request.overwrite, style=request.style)
     if len(middles) > 1:
-        notes.append(f"the scans lie on {len(middles)} grids: formats that need one grid get a file for each")
+        outcome.notes.append(f"the scans lie on {len(middles)} grids: formats that need one grid get a file for each")
     scenes: dict[FixedGrid, list[xr.Dataset]] = {}
     for scan, time in time_of.items():
         try:
@@ -137,12 +140,80 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
             failures.append(error if str(error).startswith(str(time)) else ContrailError(f"{time}: {error}"))
     if not scenes:
         raise failures[0]
-    set_aside += map(str, failures)
+    outcome.set_aside.extend(map(str, failures))
     joined = [_with_mask(_joined(parts), request.cleaning, model.decision.gate) for parts in scenes.values()]
-    lines = sorted(_summary(scene.isel(time=i)) for scene in joined for i in range(scene.sizes["time"]))
-    options: dict[str, Any] = {"altitude": request.altitude, "theme": request.theme, "places": request.places}
-    paths = [path for out in request.outs for path in write(joined, out, names[out], **options)]
-    return Outcome(notes, set_aside, lines, paths)
+    outcome.lines.extend(sorted(_summary(scene.isel(time=i)) for scene in joined for i in range(scene.sizes["time"])))
+    separated = request.instances or request.tracks
+    for scene in joined:
+        outcome.scenes.append(SceneContrails(scene=scene, separated=separated, tracked=request.tracks))
+    options: dict[str, Any] = {name: getattr(request, name) for name in ("altitude", "theme", "places", "style")}
+    for out in request.outs:
+        outcome.paths.extend(write(outcome.scenes, out, names[out], **options))
+    return outcome
+
+
+def contrail_table(
+    model: Predictor,
+    source: str,
+    *,
+    times: Sequence[np.datetime64] = (),
+    area: Area | None = None,
+    tracks: bool = False,
+    altitude: float | None = None,
+    reader: str | None = None,
+) -> "GeoDataFrame":
+    """Predict scans and list their single contrails. It needs the extra `geo`.
+
+    Args:
+        model: A predictor of masks.
+        source: Folder, glob or archive of scans.
+        times: Times to predict, UTC. Empty: every scan that has the frames and bands that the model needs.
+        area: South, west, north, east in degrees; None for all that is visible.
+        tracks: Whether to follow contrails through the times.
+        altitude: Metres for which positions are corrected for parallax; None for no correction.
+        reader: satpy reader of the files, or auto; None for ABI files.
+
+    Returns:
+        One row for each contrail at each time, see `contrail_train.scenes.vectors.to_geodataframe`.
+
+    Raises:
+        ContrailError: If no time can be predicted, or the extra is not installed.
+        UsageError: If tracks are asked for and there is a single time.
+    """
+    require_geopandas("a table of contrails")
+    request = SceneRequest(
+        source=source,
+        tiling=Tiling(model.size),
+        cleaning=model.cleaning or Cleaning(model.decision.threshold),
+        times=times,
+        area=area,
+        instances=True,
+        tracks=tracks,
+        reader=reader,
+    )
+    scenes = predict_files(model.for_masks(), request).scenes
+    traced = [contrail for image in trace_all(scenes, altitude) for contrail in image]
+    return to_geodataframe(traced, provenance_of([each.scene for each in scenes]))
+
+
+def _choose_scans(
+    model: Predictor, request: SceneRequest
+) -> tuple[Sequence[Scan], dict[Scan, np.datetime64], Outcome, list[ContrailError]]:
+    """All scans, the time of each scan to predict, what is to be said of them, and the times that have none."""
+    listing = _find_scans(model, request)
+    outcome = Outcome(notes=list(listing.notes), set_aside=list(listing.problems))
+    times = [time.astype("datetime64[s]") for time in sorted(request.times)]
+    times = times or _usable_times(model, request, listing.scans, outcome.notes)
+    failures: list[ContrailError] = []
+    time_of: dict[Scan, np.datetime64] = {}
+    for time in times:
+        try:
+            time_of.setdefault(_scan_at(listing.scans, time, request.tiling), time)
+        except ContrailError as error:
+            failures.append(error)
+    if not time_of:
+        raise failures[0]
+    return listing.scans, time_of, outcome, failures
 
 
 def _summary(scene: xr.Dataset) -> str:

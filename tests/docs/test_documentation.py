@@ -28,6 +28,7 @@ PAGES = [
             "repair",
             "distributed-build",
             "composite",
+            "contrails",
             "export",
             "distil",
             "own-labels",

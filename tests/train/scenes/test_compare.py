@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from contrail_data.errors import ContrailError
 from contrail_train.contrails.cleaning import Cleaning
 from contrail_train.scenes.compare import Comparison, compare_masks
+from contrail_train.scenes.contrails import SceneContrails
 from contrail_train.scenes.files import write
 from contrail_train.scenes.mask_files import open_mask_file
 from helpers.cli import run_train
@@ -31,7 +32,8 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first, second = (scene_of(smooth(np.random.default_rng(seed)), Cleaning(0.5)) for seed in (0, 1))
     times = ("time", "scan_start", "scan_end")
     second = second.assign_coords({name: second[name] + 600 * SECOND for name in times})
-    write([xr.concat([first, second], "time", data_vars="minimal")], out, {START: out})
+    joined = xr.concat([first, second], "time", data_vars="minimal")
+    write([SceneContrails(scene=joined)], out, {START: out})
     return out
 
 
@@ -90,7 +92,7 @@ def test_files_of_both_forms_are_compared_pixel_by_pixel(ours: Path, tmp_path: P
 def test_our_formats_are_the_same_to_each_other(ours: Path, tmp_path: Path) -> None:
     scene = scene_of(smooth(np.random.default_rng(0)), Cleaning(0.5))
     for out in (tmp_path / "s.zarr", tmp_path / "s.tif"):
-        write([scene], out, {START: out})
+        write([SceneContrails(scene=scene)], out, {START: out})
     (pair,) = compared(tmp_path / "s.zarr", ours).pairs
     assert pair.counts.fp == pair.counts.fn == 0 < pair.counts.tp
     assert compared(tmp_path / "s.zarr", ours).unmatched == [

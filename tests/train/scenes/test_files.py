@@ -17,6 +17,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.scans.scene import grid_of
 from contrail_data.synthetic.abi import write_abi
 from contrail_train.contrails.cleaning import Cleaning
+from contrail_train.scenes.contrails import SceneContrails
 from contrail_train.scenes.files import SUFFIXES, output_names, write
 from helpers.cli import run_train
 from helpers.scenes import START, scene_of, smooth
@@ -24,7 +25,7 @@ from helpers.scenes import START, scene_of, smooth
 
 def geotiff(scene: xr.Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Write a scene as GeoTIFF; return its two bands and the places of its pixels on the scene's grid."""
-    (path,) = write([scene], folder / "s.tif", {scene["time"].values[0]: folder / "s.tif"})
+    (path,) = write([SceneContrails(scene=scene)], folder / "s.tif", {scene["time"].values[0]: folder / "s.tif"})
     with rasterio.open(path) as file:
         code, mask = file.read(1), file.read(2)
         x, y = file.transform * np.meshgrid(np.arange(file.width) + 0.5, np.arange(file.height) + 0.5)
@@ -35,13 +36,13 @@ def geotiff(scene: xr.Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray, np
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(suffix: str, tmp_path: Path) -> None:
     scene = scene_of(smooth(np.random.default_rng(0)), Cleaning(0.5))
     out = tmp_path / f"s{suffix}"
-    write([scene], out, {START: out})
+    write([SceneContrails(scene=scene)], out, {START: out})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # a file that grows beyond it fails as on a full disk
     try:
         with pytest.raises(ContrailError, match=rf"s\{suffix}: cannot be written .*; make room"):
-            write([scene], out, {START: out})
+            write([SceneContrails(scene=scene)], out, {START: out})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -61,7 +62,7 @@ def test_mask_and_probability_agree_in_every_file(tmp_path: Path, threshold: flo
         np.testing.assert_array_equal(mask[seen] == 1, decoded >= np.float64(threshold))
     assert 0 < mask[seen].mean() < 1
     for name in ("s.nc", "s.zarr"):
-        write([scene], tmp_path / name, {START: tmp_path / name})
+        write([SceneContrails(scene=scene)], tmp_path / name, {START: tmp_path / name})
     with xr.open_dataset(tmp_path / "s.nc") as cf, xr.open_zarr(tmp_path / "s.zarr") as zarr:
         for opened in (cf, zarr):
             p = opened["probability"].values[0]
@@ -118,8 +119,8 @@ def test_regions_are_cleaned_alike_in_every_file(tmp_path: Path, cleaning: Clean
 
 def test_a_gate_and_its_score_agree_in_files(tmp_path: Path) -> None:
     score = np.linspace(0.2999, 0.3001, 110, dtype=np.float32) * np.ones((90, 1), np.float32)
-    write([scene := scene_of(np.full((90, 110), 0.9, np.float32), Cleaning(0.5), score)], tmp_path / "s.nc",
-          {START: tmp_path / "s.nc"})  # fmt: skip
+    scene = scene_of(np.full((90, 110), 0.9, np.float32), Cleaning(0.5), score)
+    write([SceneContrails(scene=scene)], tmp_path / "s.nc", {START: tmp_path / "s.nc"})
     with xr.open_dataset(tmp_path / "s.nc") as cf:
         np.testing.assert_array_equal(cf["gate_score"].values >= np.float64(0.3), cf["mask"].values == 1)
         np.testing.assert_array_equal(cf["mask"].values, scene["mask"].values)

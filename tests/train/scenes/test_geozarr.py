@@ -15,6 +15,7 @@ from rasterio.warp import transform
 
 from contrail_data.scans.scene import grid_of
 from contrail_train.contrails.cleaning import Cleaning
+from contrail_train.scenes.contrails import SceneContrails
 from contrail_train.scenes.files import write
 from helpers.scenes import START, scene_of, smooth
 
@@ -30,7 +31,7 @@ def scene() -> xr.Dataset:
 @pytest.fixture(scope="module")
 def path(scene: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("zarr") / "s.zarr"
-    write([scene], out, {START: out})
+    write([SceneContrails(scene=scene)], out, {START: out})
     return out
 
 
@@ -111,7 +112,7 @@ def test_xarray_opens_it_without_a_warning(path: Path) -> None:
 def test_places_of_pixels_are_written_on_request(scene: xr.Dataset, tmp_path: Path) -> None:
     latitude, longitude = grid_of(scene).geodetic()
     for out in (tmp_path / "p.nc", tmp_path / "p.zarr"):
-        write([scene], out, {START: out}, places=True)
+        write([SceneContrails(scene=scene)], out, {START: out}, places=True)
         with xr.open_dataset(out) as opened:
             np.testing.assert_allclose(opened["latitude"], latitude, atol=1e-5)
             np.testing.assert_allclose(opened["longitude"], longitude, atol=1e-5)

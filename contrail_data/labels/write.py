@@ -335,7 +335,7 @@ def _contrail_variables(rows: Sequence[LabelRow]) -> dict[str, Any]:
         for frame, of_frame in enumerate(row.get("contrails", []))
         for number, contrail in enumerate(of_frame, 1)
     ]
-    columns = dict(zip(("sample", "frame", "number", *SingleContrail._fields), range(7), strict=True))
+    columns = dict(zip(("sample", "frame", "number", *SingleContrail.__annotations__), range(7), strict=True))
     dtypes = {"sample": np.int32, "frame": np.int16, "number": np.int16}
     table = np.array(contrails, np.float64).reshape(-1, len(columns))
     return {

@@ -137,10 +137,10 @@ def _within_limb(seen_yx: npt.NDArray[np.bool_], transform: Affine, to_degrees: 
     within_yx = seen_yx.copy()
     columns = np.arange(seen_yx.shape[1] + 1)
     a, b, c, d, e, f = transform[:6]
-    above = np.zeros(len(columns), bool)
+    above: npt.NDArray[np.bool_] = np.zeros(len(columns), bool)
     for row in range(len(seen_yx) + 1):
         corners = np.stack([a * columns + b * row + c, d * columns + e * row + f], -1)
-        below = np.isfinite(to_degrees(corners)).all(1)
+        below = np.asarray(np.isfinite(to_degrees(corners)).all(1))
         if row > 0:
             within_yx[row - 1] &= above[1:] & above[:-1] & below[1:] & below[:-1]
         above = below

@@ -9,6 +9,7 @@ import xarray as xr
 
 from contrail_data.labels.flow import flow_between
 from contrail_data.scans.scene import grid_of
+from contrail_train.contrails.confidence import Confidence
 from contrail_train.contrails.instances import Instances, connected, separate_mask
 from contrail_train.contrails.motion import add_tracks, pixel_path, track_ids
 from contrail_train.contrails.shapes import Contrail, trace
@@ -26,6 +27,8 @@ class SceneContrails:
     """A predicted scene with `probability`, `mask` and `image`."""
     separated: bool = False
     """Whether contrails that cross, touch or are broken are told apart, rather than each region being one contrail."""
+    confidence: Confidence | None = None
+    """Fitted confidence of separated contrails; None for the mean probability."""
     tracked: bool = False
     """Whether they are followed through the times of the scene."""
 
@@ -36,9 +39,11 @@ class SceneContrails:
         Returns:
             The contrails.
         """
-        find = separate_mask if self.separated else connected
         probability = np.nan_to_num(self.scene["probability"].values)
-        return [find(mask > 0, p) for mask, p in zip(self.scene["mask"].values, probability, strict=True)]
+        each = zip(self.scene["mask"].values > 0, probability, strict=True)
+        if not self.separated:
+            return [connected(mask_yx, p_yx) for mask_yx, p_yx in each]
+        return [separate_mask(mask_yx, p_yx, confidence=self.confidence) for mask_yx, p_yx in each]
 
     @cached_property
     def tracks(self) -> list[Track]:

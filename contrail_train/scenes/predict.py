@@ -145,7 +145,9 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     outcome.lines.extend(sorted(_summary(scene.isel(time=i)) for scene in joined for i in range(scene.sizes["time"])))
     separated = request.instances or request.tracks
     for scene in joined:
-        outcome.scenes.append(SceneContrails(scene=scene, separated=separated, tracked=request.tracks))
+        outcome.scenes.append(
+            SceneContrails(scene=scene, separated=separated, confidence=model.confidence, tracked=request.tracks)
+        )
     options: dict[str, Any] = {name: getattr(request, name) for name in ("altitude", "theme", "places", "style")}
     for out in request.outs:
         outcome.paths.extend(write(outcome.scenes, out, names[out], **options))

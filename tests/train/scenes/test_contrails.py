@@ -16,10 +16,12 @@ import pytest
 import rasterio
 import xarray as xr
 from scipy import ndimage
+from scipy.special import expit
 
 from contrail_data.errors import ContrailError
 from contrail_data.scans.scene import assemble
 from contrail_data.synthetic.abi import abi_grid, write_abi
+from contrail_train.contrails.confidence import Confidence
 from contrail_train.inference.load import load_model
 from contrail_train.scenes.contrails import SceneContrails
 from contrail_train.scenes.files import check_outputs, write
@@ -220,3 +222,14 @@ def test_tracks_come_from_the_command_and_from_python(finished: Path, tmp_path: 
         failed = run_train("predict-scans", finished, scans, *args)
         assert failed.returncode == 2, failed.stderr
         assert message in failed.stderr
+
+
+def test_a_fitted_confidence_is_that_of_separated_contrails() -> None:
+    scene = drifting_scene((0,))
+    fitted = Confidence(weights=[0.0, 0.0, 1.0, 0.0], bias=-3.0)  # by length only
+    separated = SceneContrails(scene=scene, separated=True, confidence=fitted).images[0].instances
+    assert len(separated) == 2
+    for one in separated:
+        assert one.confidence == pytest.approx(expit(np.log(one.length) - 3))
+    connected = SceneContrails(scene=scene, confidence=fitted).images[0].instances
+    assert [one.confidence for one in connected] == pytest.approx([0.9])

@@ -227,23 +227,23 @@ def compare_indexes(shards: Shards) -> None:
 
 def compare_memory(shards: Shards) -> None:
     """Print the table `memory`."""
-    content = shards.paths[0].read_bytes()
-    first = content[: 16 + struct.unpack("<Q", content[:8])[0]]
+    first = _without_id(next(payloads(shards.paths)))
     rows = []
     for count in shards.memory:
         folder = shards.folder / f"many-{count}"
         folder.mkdir()
         with (folder / f"{shards.split}.tfrecord").open("wb") as file:
-            file.writelines([_without_id(first)] * count)
+            for _ in range(count):
+                file.write(first)
         rows.append([f"{count:,}", f"{count * len(first) / 2**20:,.0f}", f"{_peak_memory(folder, shards):,.0f}"])
     print_table("memory: builds with 2 workers", ["records in the shard", "MiB", "peak MiB"], rows)
 
 
-def _without_id(record: bytes) -> bytes:
-    """Rename the feature of the id, so that copies of a record are told apart by their position."""
+def _without_id(payload: bytes) -> bytes:
+    """Frame a record and rename the feature of the id, so that copies of a record are told apart by their position."""
     from contrail_data.storage.tfrecord import frame
 
-    return b"".join(frame(record[12:-4].replace(b"record_id", b"record_no")))
+    return b"".join(frame(payload.replace(b"record_id", b"record_no")))
 
 
 def _peak_memory(folder: Path, shards: Shards) -> float:

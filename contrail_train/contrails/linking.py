@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.spatial import cKDTree
 
 from contrail_train.contrails.centre_line import Points
@@ -97,13 +98,12 @@ def link(pieces: Sequence[Points], mask_yx: Mask, linking: Linking) -> list[list
         for first in (True, False)
     ]
     partner: dict[tuple[int, bool], tuple[int, bool]] = {}
-    line_of = list(range(len(pieces)))
+    lines = DisjointSet(range(len(pieces)))
     for _, i, j in sorted(_candidates(ends, lengths, mask_yx, linking)):
         a, b = ends[i], ends[j]
         free = (a.piece, a.first) not in partner and (b.piece, b.first) not in partner
-        if free and line_of[a.piece] != line_of[b.piece]:  # a ring stays open
+        if free and lines.merge(a.piece, b.piece):  # a ring stays open
             partner[a.piece, a.first], partner[b.piece, b.first] = (b.piece, b.first), (a.piece, a.first)
-            line_of = [line_of[a.piece] if line == line_of[b.piece] else line for line in line_of]
     return _chains(pieces, partner)
 
 

@@ -26,7 +26,7 @@ _SLENDER = 2.25
 """Ratio of length to width that a part of a region needs to be a contrail of its own."""
 _VALLEY, _DEPTH, _LONG = 5, 0.15, 4
 """A valley between two lines is narrower than this (pixel), lower by this share, and has this many pixels."""
-_COVERED = 0.7
+COVERED = 0.7
 """Share of a line above which it is what longer lines share."""
 _NEAR = 2.0
 """Pixels by which a small region may lie beside a gap that it is part of."""
@@ -116,18 +116,38 @@ def _assign(
     pixels = np.argwhere(inside_yx) + np.array([side.start for side in window])
     first, *others = sorted(lengths, key=lambda line: (-len(drawn[line]), line))
     width = len(pixels) / sum(lengths.values())
-    lines = [first]
-    for line in others:
-        covered = cKDTree(np.concatenate([drawn[other] for other in lines])).query(drawn[line])[0] <= max(
-            1.5, width / 2
-        )
-        if lengths[line] >= _SLENDER * width and covered.mean() < _COVERED:
-            lines.append(line)
-    if len(lines) == 1:
+    slender = [first, *(line for line in others if lengths[line] >= _SLENDER * width)]
+    if len(slender) > 1:
+        slender = [slender[number] for number in not_covered([drawn[line] for line in slender], max(1.5, width / 2))]
+    if len(slender) == 1:
         return np.full(len(pixels), first + 1, np.int32)
-    tree = cKDTree(np.concatenate([drawn[line] for line in lines]))
-    owner = np.repeat(lines, [len(drawn[line]) for line in lines])
+    tree = cKDTree(np.concatenate([drawn[line] for line in slender]))
+    owner = np.repeat(slender, [len(drawn[line]) for line in slender])
     return (owner[tree.query(pixels)[1]] + 1).astype(np.int32)
+
+
+def not_covered(drawn: Sequence[Points], reach: float) -> list[int]:
+    """Choose lines that show something of their own.
+
+    Args:
+        drawn: Points along each line, (point, 2), the most important line first.
+        reach: Distance (pixel) within which a line covers the points of another one.
+
+    Returns:
+        Indices of the first line, and of each line of which the lines kept before it cover less than `COVERED`.
+    """
+    points = np.concatenate(drawn)
+    tree, is_covered = cKDTree(points), np.zeros(len(points), bool)
+    end = np.cumsum([len(line) for line in drawn])
+    kept: list[int] = []
+    for number, line in enumerate(drawn):
+        if kept and is_covered[end[number] - len(line) : end[number]].mean() >= COVERED:
+            continue
+        kept.append(number)
+        # The distance decides. A ball of that size, which rounds differently, is only where to look.
+        near = np.unique(np.concatenate(tree.query_ball_point(line, 1.001 * reach)).astype(np.intp))
+        is_covered[near] |= cKDTree(line).query(points[near])[0] <= reach
+    return kept
 
 
 def _lines(labels_yx: Labels, drawn: Sequence[Points]) -> tuple[Labels, list[Points]]:

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from contrail_data.errors import ContrailError
 from contrail_train.contrails.instances import Instances, connected, separate, separate_mask
-from contrail_train.contrails.linking import Linking
+from contrail_train.contrails.linking import Linking, densified
+from contrail_train.contrails.separation import COVERED, not_covered
 from contrail_train.contrails.skeleton import thin
 
 SIDE = 120
@@ -179,3 +181,19 @@ def test_real_labels_that_are_a_single_line_stay_whole(real_data: Path) -> None:
                 split += len(np.unique(parts[inside])) > 1
     assert single > 20
     assert split == 0
+
+
+@given(
+    arrays(np.int8, st.tuples(st.integers(1, 12), st.just(2), st.just(2)), elements=st.integers(0, 30)), st.floats(1, 8)
+)
+@settings(max_examples=60, deadline=None)
+def test_lines_are_kept_whose_points_are_not_near_those_of_the_lines_kept_before(
+    ends: np.ndarray, reach: float
+) -> None:
+    drawn = [densified(line.astype(float)) for line in ends]
+    kept = [0]
+    for number in range(1, len(drawn)):
+        before = np.concatenate([drawn[other] for other in kept])
+        if (cdist(drawn[number], before).min(1) <= reach).mean() < COVERED:
+            kept.append(number)
+    assert not_covered(drawn, reach) == kept

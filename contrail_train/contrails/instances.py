@@ -161,7 +161,8 @@ def orientation(line: Points) -> float:
     """
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
     y, x = (np.interp(along[-1] * np.array([0.35, 0.65]), along, values) for values in line.T)
-    return float(np.degrees(np.arctan2(x[1] - x[0], y[0] - y[1]))) % 180
+    degrees = float(np.degrees(np.arctan2(x[1] - x[0], y[0] - y[1]))) % 180
+    return degrees if degrees < 180 else 0.0  # the remainder of a tiny negative number is rounded to 180
 
 
 def _measured(

@@ -142,7 +142,7 @@ def _motion(rates: Points) -> dict[str, float | None]:
     heading = np.degrees(np.arctan2(east, north)) % 360
     return {
         "speed_m_s": _rounded(float(np.hypot(east, north)), 2),
-        "heading_deg": _rounded(float(heading), 1),
+        "heading_deg": _rounded(round(float(heading), 1) % 360, 1),
         "length_growth_km_h": _rounded(length * 3600, 1),
         "width_growth_km_h": _rounded(width * 3600, 2),
     }

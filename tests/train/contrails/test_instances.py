@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from contrail_data.errors import ContrailError
-from contrail_train.contrails.instances import Instances, connected, separate, separate_mask
+from contrail_train.contrails.instances import Instances, connected, orientation, separate, separate_mask
 from contrail_train.contrails.linking import Linking, densified
 from contrail_train.contrails.separation import COVERED, not_covered
 from contrail_train.contrails.skeleton import thin
@@ -55,6 +55,10 @@ def test_a_lone_line_is_one_contrail_with_its_direction_length_and_width(degrees
         assert one.confidence == pytest.approx(0.7)
         assert one.pixels == (found.labels_yx == 1).sum() == (p > 0).sum()
         assert 0 <= one.orientation < 180
+
+
+def test_an_orientation_is_below_180_also_where_it_is_rounded() -> None:
+    assert orientation(np.array([[9.0, 0.0], [0.0, -1e-16]])) == 0
 
 
 @pytest.mark.parametrize("angle", [12, 20, 45, 90])

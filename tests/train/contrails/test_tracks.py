@@ -164,6 +164,22 @@ def test_speed_and_heading_are_those_of_the_motion_on_the_earth(drifting: list[d
     assert 6 < drifting[0]["speed_m_s"] < 25
 
 
+def test_a_heading_just_west_of_north_is_0_rather_than_360() -> None:
+    """One row up in 10 minutes, in the column below the satellite, and a few metres to the west."""
+    grid = FixedGrid(Projection(-75.2), -0.004, 0.09, 56e-6, -56e-6, SIZE, SIZE)
+    images = [image_of((100 - t, 61.43 - 8e-4 * t, 100 - t, 81.43 - 8e-4 * t)) for t in range(2)]
+    for image in images:
+        image.labels_yx[100, 61:82] = 1
+    time = np.datetime64("2024-03-01T12:00") + np.arange(2) * np.timedelta64(10, "m")
+    traced = [
+        trace(image, np.ones((SIZE, SIZE), np.float32), grid, row_time=np.full(SIZE, t), satellite="GOES-16")
+        for image, t in zip(images, time, strict=True)
+    ]
+    tracks = follow(images, [flow_of(-1, -8e-4)])
+    (first,), (second,) = add_tracks(traced, images, tracks, track_ids(tracks, time), grid)
+    assert first.properties["heading_deg"] == second.properties["heading_deg"] == 0
+
+
 def test_history_and_growth_are_those_of_the_track(drifting: list[dict]) -> None:
     assert {properties["track"] for properties in drifting} == {"20240301T120000-1"}
     assert {properties["first_seen"] for properties in drifting} == {"2024-03-01T12:00:00Z"}

@@ -141,7 +141,7 @@ def _overlap(files: str, name: str, a: Axis, b: Axis) -> _Overlap:
     first, stop = max(0, -move), min(a.size, b.size - move)
     if first >= stop:
         raise ContrailError(f"{files}: show different parts of the disk ({name}); compare files that overlap")
-    drift = (end - begin) / (a.size - 1)
+    drift = (end - begin) / max(a.size - 1, 1)
     offset = max(abs(begin + drift * k - (k + move)) for k in (first, stop - 1))
     if offset >= _LARGEST_OFFSET:
         raise ContrailError(

@@ -6,7 +6,7 @@ A file of Google's Contrails API, version 2, has `mask` (time, y, x) as float32,
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +72,31 @@ def open_mask_file(path: Path) -> MaskFile:
         raise ContrailError(f"{path}: does not exist; correct the path")
     try:
         if path.suffix in (".tif", ".tiff"):
-            return _open_geotiff(path)
+            return _with_reported_errors(_open_geotiff(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what xarray makes of others' metadata
             dataset = xr.open_dataset(path, engine="zarr" if path.suffix == ".zarr" else "netcdf4")
-        return _of_dataset(path, dataset)
+        return _with_reported_errors(_of_dataset(path, dataset))
     except ContrailError:
         raise
     except Exception as error:
-        raise ContrailError(f"{path}: cannot be read ({first_line(error)}); check it, or fetch it again") from None
+        raise ContrailError(_unreadable(path, error)) from None
+
+
+def _with_reported_errors(file: MaskFile) -> MaskFile:
+    """The file with pixels that are damaged reported like metadata that are."""
+
+    def read(number: int, rows: slice, columns: slice) -> npt.NDArray[np.float32]:
+        try:
+            return file.read(number, rows, columns)
+        except Exception as error:
+            raise ContrailError(_unreadable(file.path, error)) from None
+
+    return replace(file, read=read)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return f"{path}: cannot be read ({first_line(error)}); check it, or fetch it again"
 
 
 def _of_dataset(path: Path, dataset: xr.Dataset) -> MaskFile:

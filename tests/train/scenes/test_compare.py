@@ -205,3 +205,28 @@ def test_the_command_prints_a_row_for_each_time(ours: Path, tmp_path: Path) -> N
     broken = tmp_path / "broken.nc"
     broken.write_bytes(theirs.read_bytes()[:3000])
     assert f"error: {broken}: cannot be read (" in run_train("compare-masks", ours, broken).stderr
+
+
+def test_a_single_column_is_compared(tmp_path: Path) -> None:
+    for name, width in (("a", 1), ("b", 4)):
+        profile = {"driver": "GTiff", "width": width, "height": 4, "count": 1, "dtype": "uint8", "crs": "EPSG:4326"}
+        transform = rasterio.transform.from_origin(10, 50, 0.5, 0.5)
+        with rasterio.open(tmp_path / f"{name}.tif", "w", transform=transform, **profile) as file:
+            file.write(np.ones((1, 4, width), np.uint8))
+    (pair,) = compared(tmp_path / "a.tif", tmp_path / "b.tif").pairs
+    assert (pair.counts.tp, pair.counts.pixels) == (4, 4)
+
+
+def test_damaged_pixels_are_one_line_that_names_the_file(tmp_path: Path) -> None:
+    axis = np.arange(300) * 2000.0
+    mask = np.random.default_rng(0).integers(0, 2, (1, 300, 300)).astype(np.float32)
+    coordinates = {"time": np.array(["2024-03-01"], "datetime64[ns]"), "x": axis, "y": -axis}
+    projection = "+proj=geos +lon_0=-75 +h=35786023 +a=6378137 +b=6356752.3 +sweep=x +units=m"
+    dataset = xr.Dataset({"mask": (("time", "y", "x"), mask), "projection": ((), projection)}, coords=coordinates)
+    path = tmp_path / "damaged.nc"
+    dataset.to_netcdf(path, engine="netcdf4", encoding={"mask": {"zlib": True, "chunksizes": (1, 300, 300)}})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 2000] = bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(ContrailError, match=r"damaged\.nc: cannot be read"):
+        compared(path, path)

@@ -105,13 +105,8 @@ Elongation = Annotated[
 ]
 CLEANING = ("min_pixels", "hysteresis", "consistent", "fill_gaps", "elongation")
 """Names of the options that clean masks."""
-Instances = Annotated[
-    bool,
-    cleaning(
-        "--instances",
-        help="Separate single contrails, also where they cross, touch or are broken, each with a confidence.",
-    ),
-]
+INSTANCES_HELP = "Separate single contrails, also where they cross, touch or are broken, each with a confidence."
+Instances = Annotated[bool, cleaning("--instances", help=INSTANCES_HELP)]
 PictureTheme = Annotated[Theme, output("--theme", help="Colours around the images of a picture: dark or light.")]
 Product = Annotated[str, scans(help="Product to read from an archive: L1b-RadF, L1b-RadC, L2-MCMIPC ...")]
 SatpyReader = Annotated[

@@ -165,15 +165,13 @@ def predict_scans(
     theme: options.PictureTheme = Theme.DARK,
     instances: Annotated[
         bool,
-        options.contrails(
-            "--instances", help="Tell contrails apart that cross, touch or are broken; .nc and .zarr number them."
-        ),
+        options.contrails("--instances", help=f"{options.INSTANCES_HELP} Files of pixels (.nc, .zarr) number them."),
     ] = False,
     tracks: Annotated[
         bool,
         options.contrails(
             "--tracks",
-            help="Follow each contrail through the scans: speed, heading, growth. With --instances implied.",
+            help="Follow each contrail through the scans: speed, heading, growth. Implies --instances.",
         ),
     ] = False,
     qgis_style: Annotated[

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from scipy.sparse import coo_array, csgraph
 from shapely import LineString
 
-Points = npt.NDArray[np.float64]
+from contrail_train.contrails.polyline import Points
+
 Indices = npt.NDArray[np.intp]
 
 _STEP = 3.0

@@ -8,10 +8,11 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from contrail_data.errors import ContrailError
-from contrail_train.contrails.centre_line import Points, centre_line
+from contrail_train.contrails.centre_line import centre_line
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
 from contrail_train.contrails.confidence import FEATURES, Confidence, features
-from contrail_train.contrails.linking import Linking, length_of
+from contrail_train.contrails.linking import Linking
+from contrail_train.contrails.polyline import Points, distances, length_of, points_at
 from contrail_train.contrails.separation import separate_lines
 
 Probability = npt.NDArray[np.floating]
@@ -159,8 +160,7 @@ def orientation(line: Points) -> float:
         Degrees as in `Instance.orientation`, of the chord over the middle 30 % of the length: more than the error of a
         vertex, and less than the length of a bend.
     """
-    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
-    y, x = (np.interp(along[-1] * np.array([0.35, 0.65]), along, values) for values in line.T)
+    y, x = points_at(line, distances(line)[-1] * np.array([0.35, 0.65])).T
     degrees = float(np.degrees(np.arctan2(x[1] - x[0], y[0] - y[1]))) % 180
     return degrees if degrees < 180 else 0.0  # the remainder of a tiny negative number is rounded to 180
 

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 from scipy.spatial import cKDTree
 
-from contrail_train.contrails.centre_line import Points
 from contrail_train.contrails.cleaning import Mask
+from contrail_train.contrails.polyline import Points, densified, length_of
 
 _SIGHT = 12.0
 """Pixels of a piece that its direction at an end is measured over."""
@@ -51,32 +51,6 @@ class _End:
     """Row and column, on the line fitted to the end."""
     direction: Points
     """Unit vector out of the piece."""
-
-
-def length_of(line: Points) -> float:
-    """Measure a line.
-
-    Args:
-        line: Its vertices (vertex, 2).
-
-    Returns:
-        Its length.
-    """
-    return float(np.hypot(*np.diff(line, axis=0).T).sum())
-
-
-def densified(line: Points) -> Points:
-    """Sample a line at most half a pixel apart.
-
-    Args:
-        line: Its vertices (vertex, 2).
-
-    Returns:
-        Points (point, 2), at least two.
-    """
-    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
-    at = np.linspace(0, along[-1], max(2, int(np.ceil(2 * along[-1])) + 1))
-    return np.stack([np.interp(at, along, values) for values in line.T], -1)
 
 
 def link(pieces: Sequence[Points], mask_yx: Mask, linking: Linking) -> list[list[Part]]:

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from contrail_data.geo.fixed_grid import FixedGrid
-from contrail_train.contrails.centre_line import Points
 from contrail_train.contrails.instances import Instance, Instances
+from contrail_train.contrails.polyline import Points, distances, points_at
 from contrail_train.contrails.shapes import GEOD, Contrail, places
 from contrail_train.contrails.tracks import Track
 
@@ -121,8 +121,7 @@ def _path(track: Track, instances: Sequence[Instance], grid: FixedGrid, altitude
 
 
 def _middle(line: Points) -> Points:
-    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
-    return np.array([np.interp(along[-1] / 2, along, values) for values in line.T])
+    return points_at(line, distances(line)[-1] / 2)
 
 
 def _rates(values: Points, times: npt.NDArray[np.datetime64], k: int) -> Points:

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from contrail_train.contrails.centre_line import Points, centre_line
+from contrail_train.contrails.centre_line import centre_line
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
-from contrail_train.contrails.linking import Linking, Part, densified, length_of, link
+from contrail_train.contrails.linking import Linking, Part, link
+from contrail_train.contrails.polyline import Points, densified, length_of
 from contrail_train.contrails.skeleton import pieces_of
 
 _SMALL = 9

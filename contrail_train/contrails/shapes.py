@@ -16,8 +16,8 @@ from shapely.geometry.polygon import orient
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid
-from contrail_train.contrails.centre_line import Points
 from contrail_train.contrails.instances import Instance, Instances, connected
+from contrail_train.contrails.polyline import Points
 
 GEOD = Geod(ellps="GRS80")
 """The ellipsoid of ABI's fixed grid; within a tenth of a millimetre of WGS84."""

@@ -5,8 +5,9 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.sparse import csgraph
 
-from contrail_train.contrails.centre_line import Points, pixel_graph
+from contrail_train.contrails.centre_line import pixel_graph
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Mask
+from contrail_train.contrails.polyline import Points
 
 _NEIGHBOURS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 """Steps in rows and columns to the neighbours of a pixel, clockwise from above."""

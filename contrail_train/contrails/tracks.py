@@ -20,8 +20,8 @@ from scipy.ndimage import map_coordinates, median_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import KDTree
 
-from contrail_train.contrails.centre_line import Points
 from contrail_train.contrails.instances import Instances
+from contrail_train.contrails.polyline import Points, distances, points_at
 
 Flow = npt.NDArray[np.float32]
 """Displacement (down, right) in pixels of what is at each pixel, (2, y, x)."""
@@ -301,9 +301,8 @@ def _merged_into(
 
 def _resampled(line: Points) -> _Line:
     """Points about a pixel apart along a line."""
-    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
-    at = np.linspace(0, along[-1], max(int(np.ceil(along[-1])), 1) + 1)
-    points = np.stack([np.interp(at, along, values) for values in line.T], -1)
+    length = distances(line)[-1]
+    points = points_at(line, np.linspace(0, length, max(int(np.ceil(length)), 1) + 1))
     return _Line(points, _directions(points))
 
 

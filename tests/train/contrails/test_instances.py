@@ -14,7 +14,8 @@ from scipy.spatial.distance import cdist
 
 from contrail_data.errors import ContrailError
 from contrail_train.contrails.instances import Instances, connected, orientation, separate, separate_mask
-from contrail_train.contrails.linking import Linking, densified
+from contrail_train.contrails.linking import Linking
+from contrail_train.contrails.polyline import densified
 from contrail_train.contrails.separation import COVERED, not_covered
 from contrail_train.contrails.skeleton import thin
 

@@ -1,0 +1,57 @@
+"""Lines as vertices: how long they are, and points along them."""
+
+import numpy as np
+import numpy.typing as npt
+
+Points = npt.NDArray[np.float64]
+
+
+def length_of(line: Points) -> float:
+    """Measure a line.
+
+    Args:
+        line: Its vertices (vertex, 2).
+
+    Returns:
+        Its length.
+    """
+    return float(np.hypot(*np.diff(line, axis=0).T).sum())
+
+
+def distances(line: Points) -> Points:
+    """Measure how far each vertex lies from the first one, along the line.
+
+    Args:
+        line: Its vertices (vertex, 2).
+
+    Returns:
+        Distances (vertex), from 0 to the length of the line.
+    """
+    return np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
+
+
+def points_at(line: Points, along: Points | np.float64) -> Points:
+    """Find points on a line.
+
+    Args:
+        line: Its vertices (vertex, 2).
+        along: Distances from its first vertex, of any shape.
+
+    Returns:
+        The points, of that shape and (2).
+    """
+    distance = distances(line)
+    return np.stack([np.interp(along, distance, values) for values in line.T], -1)
+
+
+def densified(line: Points) -> Points:
+    """Sample a line at most half a pixel apart.
+
+    Args:
+        line: Its vertices (vertex, 2).
+
+    Returns:
+        Points (point, 2), at least two.
+    """
+    length = distances(line)[-1]
+    return points_at(line, np.linspace(0, length, max(2, int(np.ceil(2 * length)) + 1)))

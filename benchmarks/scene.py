@@ -211,12 +211,12 @@ def compare_stages(scratch: Path, options: argparse.Namespace) -> None:
     from contrail_train.contrails.cleaning import Cleaning
     from contrail_train.inference.load import load_model
     from contrail_train.inference.predictor import Predictor
-    from contrail_train.scenes import predict
+    from contrail_train.scenes import predict, series
     from contrail_train.scenes.tiling import Mosaic, Tiling
 
     write_large(scratch / "C", "C", options.shrink)
     model = load_model(options.run, "cpu")
-    scene = predict.SceneRequest(
+    scene = series.SceneRequest(
         source=str(scratch / "C"),
         outs=[scratch / "all.nc"],
         tiling=Tiling(model.size),
@@ -229,11 +229,11 @@ def compare_stages(scratch: Path, options: argparse.Namespace) -> None:
         stopwatch.watch(predict, "cut", "resample to tiles")
         stopwatch.watch(Predictor, "predict", "infer")
         stopwatch.watch(Mosaic, "add", "resample back, blend")
-        stopwatch.watch(predict, "write", "write")
+        stopwatch.watch(series, "write", "write")
         for _ in range(2):  # the first one is not measured
             stopwatch.reset()
             start = time.perf_counter()
-            predict.predict_files(model, scene)
+            series.predict_files(model, scene)
             total = time.perf_counter() - start
     slowest = max(stopwatch.seconds.values())
     rows = [[name, f"{each:.2f}", f"{each / slowest:.2f}"] for name, each in stopwatch.seconds.items()]

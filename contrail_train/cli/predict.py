@@ -194,7 +194,7 @@ def predict_scans(
 
     from contrail_data.scans.abi_files import is_archive
     from contrail_train.contrails.cleaning import Cleaning
-    from contrail_train.scenes.predict import SceneRequest, predict_files
+    from contrail_train.scenes.series import SceneRequest, predict_files
     from contrail_train.scenes.tiling import Tiling
     from contrail_train.workflows.symmetries import load_predictor
 

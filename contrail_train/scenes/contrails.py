@@ -26,7 +26,7 @@ class SceneContrails:
     scene: xr.Dataset
     """A predicted scene with `probability`, `mask` and `image`."""
     separated: bool = False
-    """Whether contrails that cross, touch or are broken are told apart, rather than each region being one contrail."""
+    """Whether contrails that cross, touch or are broken are separated, rather than each region being one contrail."""
     confidence: Confidence | None = None
     """Fitted confidence of separated contrails; None for the mean probability."""
     tracked: bool = False

@@ -91,7 +91,7 @@ def write(
     """Write scenes in the format that the suffix selects. Files appear complete or not at all.
 
     Args:
-        scenes: Predicted scenes, one for each grid, see `predict.predict_files`.
+        scenes: Predicted scenes, one for each grid, see `series.predict_files`.
         out: The file that the user named.
         names: Its files as of `output_names`.
         altitude: Metres for which shapes in GeoJSON and GeoParquet are corrected for parallax; None for no correction.

@@ -1,4 +1,4 @@
-"""A predictor over whole scans: tiles of the kind it was trained on, blended back onto the imager's own grid.
+"""A predictor over a whole scan: tiles of the kind it was trained on, blended back onto the imager's own grid.
 
 One strip of tiles is predicted while the next one is read, so memory grows with the width of the scan and not with the
 number of tiles.
@@ -6,9 +6,8 @@ number of tiles.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,293 +16,21 @@ import xarray as xr
 
 from contrail_data import __version__
 from contrail_data.composites import Composite, from_dict, stored_frames, whiten
-from contrail_data.errors import ContrailError, UsageError
-from contrail_data.geo.fixed_grid import FixedGrid
+from contrail_data.errors import ContrailError
 from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.labels.predictor import Predicted
 from contrail_data.progress import progress
-from contrail_data.reports.choices import Theme
-from contrail_data.scans.abi_files import ALWAYS
-from contrail_data.scans.listing import (
-    Scan,
-    ScanListing,
-    assign_frames,
-    list_abi_scans,
-    list_satpy_scans,
-    spans_around,
-)
+from contrail_data.scans.listing import Scan
 from contrail_data.scans.scene import grid_mapping_of, grid_of, row_times
 from contrail_data.scans.tiles import Tile, cut
-from contrail_train.contrails.cleaning import Cleaning, clean
 from contrail_train.inference.predictor import Predictor
-from contrail_train.scenes.contrails import LONGEST_STEP, SceneContrails
-from contrail_train.scenes.files import check_outputs, output_names, trace_all, write
+from contrail_train.scenes.frames import open_frames
 from contrail_train.scenes.tiling import Area, Mosaic, Tiling, fill_missing, load_window, strips, window_of_area
-from contrail_train.scenes.vectors import provenance_of, require_geopandas, to_geodataframe
-
-if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
 
 _TileFrames = tuple[Tile, npt.NDArray[Any], npt.NDArray[np.bool_]]
 """A tile, its frames as a store holds them (t, c, y, x), and where the predicted frame has pixels (y, x)."""
 _ROWS = 256
 """Rows of the scene that are composed at once, to bound memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneRequest:
-    """Which scans to predict, how, and the files to write."""
-
-    source: str
-    """Folder, glob or archive of scans."""
-    tiling: Tiling
-    cleaning: Cleaning
-    outs: Sequence[Path] = ()
-    """Files to write; the suffix of each selects its format."""
-    times: Sequence[np.datetime64] = ()
-    """Times to predict, UTC. Empty: every scan that has the frames and bands that the model needs."""
-    area: Area | None = None
-    """South, west, north, east in degrees; None for all that is visible."""
-    product: str = "L1b-RadF"
-    """Product to list in an archive."""
-    reader: str | None = None
-    """satpy reader of the files, or auto; None for ABI files."""
-    altitude: float | None = None
-    """Metres for which shapes in GeoJSON are corrected for parallax."""
-    theme: Theme = Theme.DARK
-    """Colours around pictures."""
-    places: bool = False
-    """Whether NetCDF and zarr files hold the latitude and longitude of each pixel."""
-    instances: bool = False
-    """Whether contrails that cross, touch or are broken are told apart, rather than each region being one contrail."""
-    tracks: bool = False
-    """Whether contrails are followed through the times; implies `instances`."""
-    style: bool = False
-    """Whether a style for QGIS is written beside each GeoJSON file."""
-    batch: int = 8
-    """Tiles that are predicted at once."""
-    overwrite: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What `predict_files` did."""
-
-    notes: list[str]
-    """What the user should know."""
-    set_aside: list[str]
-    """One line for each file, scan or time that could not be used."""
-    lines: list[str] = field(default_factory=list)
-    """One line on each predicted scan."""
-    scenes: list[SceneContrails] = field(default_factory=list)
-    """The predicted scenes, one for each grid."""
-    paths: list[Path] = field(default_factory=list)
-    """The files written."""
-
-
-def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
-    """Predict scans and write them to files.
-
-    A time that cannot be predicted is set aside, unless it is the only one. Scans on several grids (of a mesoscale
-    sector that moved) become one file per grid in formats that need a common one.
-
-    Args:
-        model: A predictor of masks.
-        request: The scans, how to predict them, and the files.
-
-    Returns:
-        What was done.
-
-    Raises:
-        ContrailError: If an output cannot be written, which is checked before anything is predicted, or if no time can
-            be predicted.
-        UsageError: If tracks are asked for and there is a single time.
-    """
-    scans, time_of, outcome, failures = _choose_scans(model, request)
-    middles: dict[FixedGrid, list[np.datetime64]] = {}
-    for scan in time_of:
-        middles.setdefault(scan.grid, []).append(scan.middle)
-    longest = max(len(part) for own in middles.values() for part in _series(np.array(own)))
-    request.cleaning.check(times=longest)
-    if request.tracks and longest < 2:
-        raise UsageError("--tracks: has no effect on 1 time; omit it, or select more, at most 20 minutes apart")
-    names = {out: output_names(out, list(middles.values())) for out in request.outs}
-    check_outputs(names, request.overwrite, style=request.style)
-    if len(middles) > 1:
-        outcome.notes.append(f"the scans lie on {len(middles)} grids: formats that need one grid get a file for each")
-    scenes: dict[FixedGrid, list[xr.Dataset]] = {}
-    for scan, time in time_of.items():
-        try:
-            scene = predict_scan(model, scans, time, request.tiling, area=request.area, batch=request.batch)
-            scenes.setdefault(scan.grid, []).append(scene)
-        except ContrailError as error:
-            failures.append(error if str(error).startswith(str(time)) else ContrailError(f"{time}: {error}"))
-    if not scenes:
-        raise failures[0]
-    outcome.set_aside.extend(map(str, failures))
-    joined = [_with_mask(_joined(parts), request.cleaning, model.decision.gate) for parts in scenes.values()]
-    outcome.lines.extend(sorted(_summary(scene.isel(time=i)) for scene in joined for i in range(scene.sizes["time"])))
-    separated = request.instances or request.tracks
-    for scene in joined:
-        outcome.scenes.append(
-            SceneContrails(scene=scene, separated=separated, confidence=model.confidence, tracked=request.tracks)
-        )
-    options: dict[str, Any] = {name: getattr(request, name) for name in ("altitude", "theme", "places", "style")}
-    for out in request.outs:
-        outcome.paths.extend(write(outcome.scenes, out, names[out], **options))
-    return outcome
-
-
-def contrail_table(
-    model: Predictor,
-    source: str,
-    *,
-    times: Sequence[np.datetime64] = (),
-    area: Area | None = None,
-    tracks: bool = False,
-    altitude: float | None = None,
-    reader: str | None = None,
-) -> "GeoDataFrame":
-    """Predict scans and list their single contrails. It needs the extra `geo`.
-
-    Args:
-        model: A predictor of masks.
-        source: Folder, glob or archive of scans.
-        times: Times to predict, UTC. Empty: every scan that has the frames and bands that the model needs.
-        area: South, west, north, east in degrees; None for all that is visible.
-        tracks: Whether to follow contrails through the times.
-        altitude: Metres for which positions are corrected for parallax; None for no correction.
-        reader: satpy reader of the files, or auto; None for ABI files.
-
-    Returns:
-        One row for each contrail at each time, see `contrail_train.scenes.vectors.to_geodataframe`.
-
-    Raises:
-        ContrailError: If no time can be predicted, or the extra is not installed.
-        UsageError: If tracks are asked for and there is a single time.
-    """
-    require_geopandas("a table of contrails")
-    request = SceneRequest(
-        source=source,
-        tiling=Tiling(model.size),
-        cleaning=model.cleaning or Cleaning(model.decision.threshold),
-        times=times,
-        area=area,
-        instances=True,
-        tracks=tracks,
-        reader=reader,
-    )
-    scenes = predict_files(model.for_masks(), request).scenes
-    traced = [contrail for image in trace_all(scenes, altitude) for contrail in image]
-    return to_geodataframe(traced, provenance_of([each.scene for each in scenes]))
-
-
-def _choose_scans(
-    model: Predictor, request: SceneRequest
-) -> tuple[Sequence[Scan], dict[Scan, np.datetime64], Outcome, list[ContrailError]]:
-    """All scans, the time of each scan to predict, what is to be said of them, and the times that have none."""
-    listing = _find_scans(model, request)
-    outcome = Outcome(notes=list(listing.notes), set_aside=list(listing.problems))
-    times = [time.astype("datetime64[s]") for time in sorted(request.times)]
-    times = times or _usable_times(model, request, listing.scans, outcome.notes)
-    failures: list[ContrailError] = []
-    time_of: dict[Scan, np.datetime64] = {}
-    for time in times:
-        try:
-            time_of.setdefault(_scan_at(listing.scans, time, request.tiling), time)
-        except ContrailError as error:
-            failures.append(error)
-    if not time_of:
-        raise failures[0]
-    return listing.scans, time_of, outcome, failures
-
-
-def _summary(scene: xr.Dataset) -> str:
-    contrail, predicted, size = int(scene["mask"].sum()), int(scene["valid"].sum()), scene["mask"].size
-    counts = f"{contrail:,} contrail pixels, {100 * contrail / max(predicted, 1):.3f} % of the predicted ones"
-    time = np.datetime_as_string(scene["time"].values, "s")
-    return f"{time}: {counts} ({100 * predicted / size:.1f} % of the window)"
-
-
-def _find_scans(model: Predictor, request: SceneRequest) -> ScanListing:
-    bands = from_dict(model.composite).bands
-    if request.reader is not None:
-        return list_satpy_scans(request.source, request.reader, bands)
-    around = spans_around(request.times, **_neighbours(model, request.tiling))
-    return list_abi_scans(request.source, bands, spans=around or (ALWAYS,), product=request.product)
-
-
-def _usable_times(
-    model: Predictor, request: SceneRequest, scans: Sequence[Scan], notes: list[str]
-) -> list[np.datetime64]:
-    times = [
-        scan.start
-        for scan in scans
-        if None not in assign_frames(scans, scan.start, **_neighbours(model, request.tiling))
-    ]
-    frames = f"frames {list(model.offsets)}, 10 minutes apart"
-    if not times:
-        raise ContrailError(f"{request.source}: no scan has the {frames}; add scans, or choose a 2D model")
-    if len(times) < len(scans):
-        notes.append(f"{len(scans) - len(times)} of {len(scans)} scans are not predicted, for want of the {frames}")
-    return times
-
-
-def _neighbours(model: Predictor, tiling: Tiling) -> dict[str, Any]:
-    """Arguments of `assign_frames` and `spans_around` for the frames that the model needs."""
-    return {"before": -model.offsets[0], "after": model.offsets[-1], "tolerance": tiling.tolerance}
-
-
-def _series(times: npt.NDArray[np.datetime64]) -> list[npt.NDArray[np.int64]]:
-    """Indices of ascending times, divided where neighbours are too far apart to show the same contrails."""
-    return np.split(np.arange(len(times)), np.flatnonzero(np.diff(times) > LONGEST_STEP) + 1)
-
-
-def _with_mask(scene: xr.Dataset, cleaning: Cleaning, gate: float) -> xr.Dataset:
-    """The scene with `mask` and `valid`, uint8 (time, y, x)."""
-    probability = scene["probability"].values
-    valid = ~np.isnan(probability)
-    series = _series(scene["time"].values)
-    mask = np.concatenate([clean(np.nan_to_num(probability[part]), valid[part], cleaning) for part in series])
-    if "gate_score" in scene:
-        mask &= scene["gate_score"].values >= gate
-    steps = {"threshold": cleaning.threshold, **cleaning.steps}
-    axes = ("time", "y", "x")
-    return scene.assign(mask=(axes, mask.astype(np.uint8)), valid=(axes, valid.astype(np.uint8))).assign_attrs(
-        post_processing=", ".join(f"{name} {value:g}" for name, value in steps.items())
-    )
-
-
-def _joined(scenes: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Join scenes on one grid."""
-    inputs = sorted({name for scene in scenes for name in scene.attrs["inputs"]})
-    joined = xr.concat(
-        scenes, "time", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override"
-    )
-    platforms = ", ".join(dict.fromkeys(str(scene.attrs["platform"]) for scene in scenes))
-    return joined.assign_attrs(inputs=inputs, platform=platforms)
-
-
-def _scan_at(scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> Scan:
-    """Return the scan that starts nearest to a time."""
-    scan = min(scans, key=lambda scan: abs(scan.start - time))
-    if abs(scan.start - time) > np.timedelta64(round(60 * tiling.tolerance), "s"):
-        raise ContrailError(f"{time}: no scan starts within {tiling.tolerance:g} minutes; choose another time")
-    return scan
-
-
-def _open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> list[xr.Dataset]:
-    _scan_at(scans, time, tiling)
-    window = assign_frames(scans, time, **_neighbours(model, tiling))
-    frames = []
-    for offset in model.offsets:
-        if (scan := window[offset - model.offsets[0]]) is None:
-            frame = f"frame {offset:+d} of {list(model.offsets)}, 10 minutes apart"
-            raise ContrailError(f"{time}: no scan for {frame}; choose another time, or a 2D model")
-        frames.append(scan)
-    if any(scan.grid != frames[0].grid for scan in frames):
-        raise ContrailError(f"{time}: its scans are on different grids; choose a time when the sector did not move")
-    return [scan.open() for scan in frames]
 
 
 def predict_scan(
@@ -332,7 +59,7 @@ def predict_scan(
     Raises:
         ContrailError: If the time has no scan, a file cannot be read, or the area is not seen.
     """
-    scenes = _open_frames(model, scans, time, tiling)
+    scenes = open_frames(model, scans, time, tiling)
     # predictions are to lie on the image, not on the labels' grid
     model = replace(model.with_fixed_shift(), label_shift=(0.0, 0.0))
     composite = from_dict(model.composite)

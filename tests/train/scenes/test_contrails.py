@@ -26,7 +26,7 @@ from contrail_train.inference.load import load_model
 from contrail_train.scenes.contrails import SceneContrails
 from contrail_train.scenes.files import check_outputs, write
 from contrail_train.scenes.pictures import picture
-from contrail_train.scenes.predict import contrail_table
+from contrail_train.scenes.series import contrail_table
 from contrail_train.scenes.traces import colour_of, short_name
 from contrail_train.scenes.vectors import geojson, to_geodataframe
 from helpers.cli import run_train

@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from contrail_data.errors import ContrailError
 from contrail_data.settings import validated
 from contrail_data.storage.documents import read_document
-from contrail_data.storage.files import write_atomically
+from contrail_data.storage.files import check_folder, is_partial, is_stray, write_atomically
 from contrail_data.strict import plain
 from contrail_train.config.settings import differences, to_yaml
 from contrail_train.config.sweep import Range, SweepConfig, trial_config
@@ -94,15 +94,22 @@ def run_sweep(config: SweepConfig, out: Path, device: str = "auto") -> SweepResu
 
 def _begin(config: SweepConfig, out: Path) -> None:
     """Write the settings of a sweep, or check that they are those of the one in its folder."""
-    (out / TRIALS).mkdir(parents=True, exist_ok=True)
+    is_new = not (out / SWEEP).is_file()
+    if is_new and out.exists() and not (out.is_dir() and all(_may_precede_sweep(path) for path in out.iterdir())):
+        raise ContrailError(f"{out}: exists and is not a sweep; choose another --out")
+    check_folder(out / TRIALS)
     with _locked(out / LOCK):
         if (out / SWEEP).is_file():
             begun = validated(SweepConfig, read_document(out / SWEEP), str(out / SWEEP))
             if differing := differences(begun.model_copy(update={"trials": config.trials}), config):
                 raise ContrailError(f"{out}: holds a sweep with {'; '.join(differing)}; choose another --out")
-        elif any((out / TRIALS).iterdir()):
-            raise ContrailError(f"{out}: exists and is not a sweep; choose another --out")
         write_atomically(out / SWEEP, [to_yaml(config).encode()])
+
+
+def _may_precede_sweep(path: Path) -> bool:
+    """Whether a kill, or the operating system, can leave such a file in a folder that has no settings yet."""
+    is_empty = path.name == TRIALS and not any(path.iterdir())
+    return is_empty or path.name == LOCK or is_partial(path.name) or is_stray(path.name)
 
 
 def _open_study(config: SweepConfig, out: Path) -> "optuna.Study":

@@ -132,3 +132,16 @@ def test_mistakes_in_a_sweep_are_refused_in_one_line(store: Path, tmp_path: Path
         assert message in failed.stderr.splitlines()[-1]
         assert "Traceback" not in failed.stderr
     assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_of_other_files_is_refused_and_left_as_it_was(store: Path, tmp_path: Path) -> None:
+    from contrail_train.config.sweep import read_sweep
+    from contrail_train.workflows.sweep import run_sweep
+
+    config = read_sweep(space(store, tmp_path))
+    (other := tmp_path / "other").mkdir()
+    (other / "thesis.tex").write_text("x")
+    for out in (other, other / "thesis.tex"):
+        with pytest.raises(ContrailError, match="exists and is not a sweep; choose another --out"):
+            run_sweep(config, out, "cpu")
+    assert [path.name for path in other.iterdir()] == ["thesis.tex"]

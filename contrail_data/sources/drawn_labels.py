@@ -126,9 +126,9 @@ class ScanLabels:
         in_pixels[~is_line] = shapely.transform(pieces[~is_line], place.to_pixels)
         in_pixels[is_line] = place.widened(pieces[is_line], *self._widths[:, owners[is_line]])
         down, right = self.shift
-        moved = shapely.make_valid(shapely.transform(in_pixels, lambda points: points + np.array([right, down])))
+        moved = shapely.transform(in_pixels, lambda points: points + np.array([right, down]))
         finite = np.isfinite(shapely.bounds(moved).reshape(-1, 4)).all(1)
-        return moved[finite], owners[finite]
+        return shapely.make_valid(moved[finite]), owners[finite]
 
     def sites(self, side_km: float) -> list[tuple[float, float]]:
         """Lay places side by side over what was looked at.

@@ -29,6 +29,8 @@ _THIN = 0.4
 """Polygons narrower than this mark every pixel that they touch, as they cover the centres of few; pixels."""
 _MARGIN = 1.0
 """Degrees around a tile within which shapes are considered."""
+_LIMB = 85.0
+"""Satellite zenith angle in degrees up to which shapes are considered; beside the Earth, they have no pixels."""
 _STEP = 0.02
 """Longest straight piece of a shape in degrees; what is straight on a map is not on a satellite's grid."""
 
@@ -115,14 +117,15 @@ class TilePlace:
         right = np.concatenate([even, even, np.zeros(33), np.ones(33)]) * tile.width * tile.col_size
         longitude, latitude = to_geodetic(tile.projection_wkt).transform(tile.col_min + right, tile.row_min + down)
         on_earth = np.isfinite(longitude) & np.isfinite(latitude)
-        longitude, latitude = longitude[on_earth], latitude[on_earth]
-        near = float(longitude[0]) if len(longitude) else 0.0
-        longitude = near + (longitude - near + 180) % 360 - 180
-        west, south, east, north = (
-            (longitude.min(), latitude.min(), longitude.max(), latitude.max()) if len(longitude) else (0, 0, 0, 0)
-        )
-        self.box = shapely.box(west - _MARGIN, south - _MARGIN, east + _MARGIN, north + _MARGIN)
-        self._metres = to_geodetic(utm_wkt((west + east) / 2))
+        if on_earth.all():
+            longitude = longitude[0] + (longitude - longitude[0] + 180) % 360 - 180
+            west, east, south, north = longitude.min(), longitude.max(), latitude.min(), latitude.max()
+        else:  # the limb crosses the tile, so that its edges do not bound it
+            west, east, south, north = projection.longitude - 90, projection.longitude + 90, -90, 90
+        middle = (west + east) / 2
+        surroundings = shapely.box(west - _MARGIN, south - _MARGIN, east + _MARGIN, north + _MARGIN)
+        self.box = shapely.intersection(surroundings, _visible(projection, middle))
+        self._metres = to_geodetic(utm_wkt(middle))
 
     def pieces(self, geometries: Geometries) -> tuple[Geometries, npt.NDArray[np.intp]]:
         """Cut shapes to the surroundings of the tile.
@@ -195,6 +198,18 @@ class TilePlace:
 
     def _to_degrees(self, points: Points) -> Points:
         return with_infinity(*self._metres.transform(points[:, 0], points[:, 1]))
+
+
+def _visible(projection: Projection, near: float) -> Any:
+    """Return the outline of what a satellite sees up to `_LIMB`, in degrees of longitude near a meridian."""
+    ratio = projection.equator_radius / (projection.equator_radius + projection.height)
+    limb = np.deg2rad(_LIMB)
+    radius = limb - np.arcsin(ratio * np.sin(limb))  # around the point below the satellite, as an angle
+    bearing = np.linspace(0, 2 * np.pi, 361)
+    latitude = np.rad2deg(np.arcsin(np.sin(radius) * np.cos(bearing)))
+    east = np.rad2deg(np.arctan2(np.sin(radius) * np.sin(bearing), np.cos(radius)))
+    centre = near + (projection.longitude - near + 180) % 360 - 180
+    return shapely.Polygon(np.stack([centre + east, latitude], -1))
 
 
 def _turned(points: Points, degrees: float) -> Points:

@@ -22,7 +22,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.scans.abi import open_abi
 from contrail_data.scans.scene import grid_of
-from contrail_data.scans.tiles import utm_tile
+from contrail_data.scans.tiles import native_tile, utm_tile
 from contrail_data.sources.drawn_labels import LabelRequest, ScanLabels
 from contrail_data.sources.drawn_shapes import DrawnShape
 from contrail_data.sources.scans import ScanSource, TileRequest, open_scan_source
@@ -63,10 +63,14 @@ def grid(scans: Path) -> FixedGrid:
 
 def square(grid: FixedGrid, top: int, left: int, height: int, width: int) -> shapely.Polygon:
     """The outline of some pixels of a scan in degrees."""
-    rows = np.array([top, top, top + height, top + height]) - 0.5
-    columns = np.array([left, left + width, left + width, left]) - 0.5
-    latitude, longitude = grid.projection.to_geodetic(grid.x + grid.dx * columns, grid.y + grid.dy * rows)
-    return shapely.Polygon(np.stack([longitude, latitude], -1))
+    pixels = shapely.segmentize(shapely.box(left, top, left + width, top + height), 1.0)
+
+    def to_degrees(points: np.ndarray) -> np.ndarray:
+        columns, rows = points.T - 0.5
+        latitude, longitude = grid.projection.to_geodetic(grid.x + grid.dx * columns, grid.y + grid.dy * rows)
+        return np.stack([longitude, latitude], -1)
+
+    return shapely.transform(pixels, to_degrees)
 
 
 def save_netcdf(path: Path, grid: FixedGrid, mask_yx: np.ndarray, unit: str = "rad") -> Path:
@@ -100,7 +104,7 @@ def test_a_mask_on_the_grid_of_the_scan_comes_back_pixel_by_pixel(
 ) -> None:
     rng = np.random.default_rng(1)
     mask_yx = (rng.random((grid.height, grid.width)) < 0.05).astype(np.uint8)
-    mask_yx[:, :40] = 255  # nobody looked there
+    mask_yx[:, :40] = 255  # not looked at
     path = tmp_path / f"mask.{form.rpartition('.')[2]}"
     if form == "tif":
         save_geotiff(path, grid, mask_yx, nodata=255)
@@ -129,8 +133,6 @@ def test_shapes_of_pixels_mark_these_pixels_whatever_their_altitude(seed: int, a
     y, x = rng.uniform(-0.09, 0.09, 2)
     grid = FixedGrid(projection, x, y, step, -step, 40, 40)
     latitude, longitude = (float(v) for v in projection.to_geodetic(x + 20 * step, y - 20 * step))
-    from contrail_data.scans.tiles import native_tile
-
     tile = native_tile(grid, latitude, longitude, 40)
     top, left = rng.integers(1, 30, 2)
     height, width = rng.integers(1, 9, 2)
@@ -146,6 +148,30 @@ def test_shapes_of_pixels_mark_these_pixels_whatever_their_altitude(seed: int, a
     rows, columns = (values.astype(int) for values in tile.pixel_indices(grid))
     expected = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
     np.testing.assert_array_equal(on_tile.mask(40, 40), expected)
+
+
+@pytest.mark.parametrize("longitude", [-75.2, 179.0])
+@pytest.mark.parametrize("area", [None, (-250.0, -80.0, 330.0, 80.0)])
+def test_a_tile_across_the_limb_has_all_labels_that_the_scan_shows(longitude: float, area: tuple | None) -> None:
+    """Lines of pixels along rows and columns from the middle of the tile to where the Earth ends."""
+    step = 4.48e-4
+    grid = FixedGrid(Projection(longitude), -338 * step, 338 * step, step, -step, 677, 677)
+    latitude, east = (float(v) for v in grid.projection.to_geodetic(0.095, 0.095))
+    tile = native_tile(grid, latitude, east, 256)
+    rows, columns = tile.pixel_indices(grid)
+    assert 0.5 < np.isfinite(rows).mean() < 0.9
+    shapes = [square(grid, 150, 520, 5, 60), square(grid, 75, 430, 60, 4), square(grid, 230, 600, 2, 35)]
+    contrails = [DrawnShape(geometry=shape, where="", time=None) for shape in shapes]
+    everywhere = None if area is None else shapely.box(*area)
+    labels = ScanLabels(grid=grid, contrails=contrails, area=everywhere, line_width=LineWidth(4, False))
+    on_tile = labels.on_tile(tile)
+    assert on_tile is not None
+    marked = np.zeros((677, 677), bool)
+    marked[150:155, 520:580] = marked[75:135, 430:434] = marked[230:232, 600:635] = True
+    seen = np.isfinite(rows)
+    expected = marked[np.where(seen, rows, 0).astype(int), np.where(seen, columns, 0).astype(int)] & seen
+    assert expected.sum() > 400
+    np.testing.assert_array_equal(on_tile.mask(256, 256), expected)
 
 
 @pytest.mark.parametrize(("properties", "width"), [({}, 6.0), ({"width_km": 9.5}, 9.5)])

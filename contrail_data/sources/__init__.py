@@ -1,11 +1,11 @@
 """Where samples come from: one small class of `Source` per kind of input.
 
 `base` defines what a build needs from a source. `records` reads OpenContrails records and ready-made ash frames,
-`tfrecords` the same records in TFRecord files, whose contents `tfrecord_index` finds and remembers, and in which
-`instance_masks` recognises masks of single contrails. `scans` cuts tiles out of satellite scans, and `stores` takes
-samples from sealed stores (subsets, merges, appended stores). `joined` makes one source of several, and `kept_frames`
-keeps some frames of each sample. `open` picks the class for a folder, `select` chooses samples of a store, and `npy`
-reads untrusted `.npy` files.
+`tfrecords` the same records in TFRecord files, which `tfrecord_shards` finds, whose contents `tfrecord_index` lists and
+remembers, and in which `instance_masks` recognises masks of single contrails. `scans` cuts tiles out of satellite
+scans, and `stores` takes samples from sealed stores (subsets, merges, appended stores). `joined` makes one source of
+several, and `kept_frames` keeps some frames of each sample. `open` picks the class for a folder, `select` chooses
+samples of a store, and `npy` reads untrusted `.npy` files.
 
 Labels that people drew on scans are read by `label_files` and `label_masks` as `drawn_shapes`; `drawn_labels` finds the
 scan of each, and `tile_labels` its pixels on a tile.

@@ -9,7 +9,7 @@ from contrail_data.scans.abi_files import describe, is_archive, local_paths
 from contrail_data.scans.satpy_files import readers_of
 from contrail_data.sources.base import InputFormat, Source
 from contrail_data.sources.records import open_frames, open_records
-from contrail_data.sources.tfrecord_index import is_shard
+from contrail_data.sources.tfrecord_shards import is_shard
 from contrail_data.sources.tfrecords import open_tfrecords
 from contrail_data.storage.files import is_stray, reported_errors
 from contrail_data.storage.place import Place, place_of

@@ -1,10 +1,9 @@
-"""Shards of TFRecords and what lies where in them, kept in the user's cache.
+"""What lies where in shards of TFRecords, kept in the user's cache.
 
 A shard may have many gigabytes. Its index is made by small reads that pass over bands and masks, so it says what a
 record is called and how many frames it has, but not whether it is intact; that is verified when the record is read.
 """
 
-import glob
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from contrail_data.progress import progress
 from contrail_data.sample import BAND_FEATURES, check_record_id
 from contrail_data.sources.instance_masks import instance_axes
 from contrail_data.sources.metadata import GRID
+from contrail_data.sources.tfrecord_shards import THREADS, ShardFile
 from contrail_data.storage.cache import cache_folder
 from contrail_data.storage.example import (
     Feature,
@@ -32,11 +32,9 @@ from contrail_data.storage.example import (
     text_span,
 )
 from contrail_data.storage.files import Unreachable, write_atomically
-from contrail_data.storage.place import FileState, Place, place_of
 from contrail_data.storage.protobuf import Read
 from contrail_data.storage.tfrecord import Span, Window, find_records
 
-SPLITS = ("train", "validation", "test")
 MASK, VOTES = "human_pixel_masks", "human_individual_masks"
 BEFORE, AFTER, SCAN_STARTS, RECORD_ID = "n_times_before", "n_times_after", "satellite_scan_starts", "record_id"
 KNOWN = {
@@ -44,26 +42,8 @@ KNOWN = {
     *(MASK, VOTES, BEFORE, AFTER, SCAN_STARTS, RECORD_ID, *GRID, "timestamp", "brightness_temperature_difference"),
 }
 """Names of the features that are understood; the difference follows from the bands."""
-_NAME = re.compile(r"(?P<split>.+?)(-\d+-of-\d+)?\.tfrecords?(-\d+-of-\d+)?", re.IGNORECASE)
-_COUNT = re.compile(r"-\d+-of-(\d+)")
-_PUBLISHED, _PUBLISHED_SHARDS = "{split}.tfrecords-{number:05d}-of-00100", 100
 _VERSION = 1
-_THREADS = 16
 _MAX_FRAMES, _MAX_VARIANTS = 1000, 64
-
-
-@dataclass(frozen=True)
-class ShardFile:
-    """A file of TFRecords."""
-
-    place: Place
-    key: str
-    state: FileState
-
-    @property
-    def file(self) -> str:
-        """Path or URL."""
-        return self.place.file(self.key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,69 +87,6 @@ class ShardIndex:
     """Why the rest of the file cannot be used; empty if all of it can."""
 
 
-def is_shard(name: str) -> bool:
-    """Return whether a file is one of TFRecords, by its name.
-
-    Args:
-        name: Name of the file.
-
-    Returns:
-        Whether it ends in .tfrecord or .tfrecords, with or without a number such as -00003-of-00100.
-    """
-    return _NAME.fullmatch(name) is not None
-
-
-def find_shards(where: str, split: str) -> tuple[list[ShardFile], str]:
-    """Find the shards of a split.
-
-    Args:
-        where: A folder, a file or a glob; or the URL of a prefix or a file. On `https://`, where nothing can be listed,
-            a prefix is searched for the names under which OpenContrails is published.
-        split: The split. Shards that are named for no split are taken as well, if none is named for this one.
-
-    Returns:
-        The shards in order of their names, and a note if some of their series are missing.
-
-    Raises:
-        ContrailError: If there are none.
-    """
-    files = [file for file in _list_files(where, split) if is_shard(Path(file.key).name)]
-    split_of = {file: str(_NAME.fullmatch(Path(file.key).name)["split"]) for file in files}  # type: ignore[index]
-    chosen = [file for file in files if split_of[file] == split]
-    chosen = chosen or [file for file in files if split_of[file] not in SPLITS]
-    if not chosen and files:
-        others = " or ".join(sorted(set(split_of.values())))
-        raise ContrailError(f"{where}: holds no TFRecords of {split}; use --split {others}")
-    if not chosen:
-        names = f"{split}.tfrecords-00000-of-00100, *.tfrecord"
-        raise ContrailError(f"{where}: holds no TFRecords ({names}); check the path")
-    counts = [int(match[1]) for file in chosen if (match := _COUNT.search(Path(file.key).name))]
-    expected = max(counts, default=0)
-    lacking = f"{len(counts)} of {expected} shards of {split} are there" if 0 < len(counts) < expected else ""
-    return chosen, lacking
-
-
-def _list_files(where: str, split: str) -> list[ShardFile]:
-    place = place_of(where)
-    folder, _, name = place.url.rpartition("/")
-    if is_shard(name) and (place.remote or os.path.isfile(place.url)):
-        folder_place = Place(folder or ("/" if place.url.startswith("/") else "."))
-        if (state := folder_place.state(name)) is None:
-            raise ContrailError(f"{where}: no such file; check the address")
-        return [ShardFile(folder_place, name, state)]
-    if place.url.startswith(("http://", "https://")):
-        keys = [_PUBLISHED.format(split=split, number=number) for number in range(_PUBLISHED_SHARDS)]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            states = list(pool.map(place.state, keys))
-        return [ShardFile(place, key, state) for key, state in zip(keys, states, strict=True) if state is not None]
-    if place.remote or os.path.isdir(place.url):
-        return [ShardFile(place, key, state) for key, state in place.states().items()]
-    paths = sorted(path for path in glob.iglob(place.url, recursive=True) if os.path.isfile(path))
-    common = Place(os.path.commonpath([os.path.dirname(path) or "." for path in paths]) if paths else ".")
-    keys = [os.path.relpath(path, common.url) for path in paths]
-    return [ShardFile(common, key, state) for key in keys if (state := common.state(key)) is not None]
-
-
 def index_shards(shards: Sequence[ShardFile]) -> list[ShardIndex]:
     """Find the records of shards, several at once; what is in the cache is not read again.
 
@@ -188,7 +105,7 @@ def index_shards(shards: Sequence[ShardFile]) -> list[ShardIndex]:
         done = len(shards) - len(missing)
         with (
             progress("index", len(shards), done, unit="shards") as advance,
-            ThreadPoolExecutor(_THREADS if missing[0].place.remote else 4) as pool,
+            ThreadPoolExecutor(THREADS if missing[0].place.remote else 4) as pool,
         ):
             for shard, index in zip(missing, pool.map(_make_index, missing), strict=True):
                 cached[shard] = index
@@ -200,17 +117,19 @@ def _make_index(shard: ShardFile) -> ShardIndex:
     """Read what lies where in a shard, and keep it."""
     index = _read_index(shard)
     if index.problem and shard.place.remote:
-        index = _read_index(shard)  # the network may have done it
+        index = _read_index(shard)  # the network may have damaged it
     if not index.problem or index.records:
         _keep(shard, index)
     return index
 
 
 def _read_index(shard: ShardFile) -> ShardIndex:
+    if not shard.state.size:
+        return ShardIndex(problem=f"{shard.key}: 0 bytes, so it has no records; restore the file, or remove it")
     index, window = ShardIndex(), Window(shard.place, shard.key, shard.state.size)
     try:
         for number, span in enumerate(find_records(window, shard.state.size)):
-            named = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(shard.key).name).lstrip(".-")[-80:] or "shard"
+            named = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(shard.key).name)[-80:].lstrip(".-") or "shard"
             record = IndexedRecord(
                 record_id=f"{named}-{number:05d}", key=shard.key, offset=span.offset, length=span.length, named=False
             )

@@ -38,10 +38,10 @@ from contrail_data.sources.tfrecord_index import (
     VOTES,
     IndexedRecord,
     Kinds,
-    find_shards,
     frames_of,
     index_shards,
 )
+from contrail_data.sources.tfrecord_shards import find_shards
 from contrail_data.storage.example import (
     Feature,
     FeatureKind,

@@ -109,6 +109,7 @@ DAMAGE = {
     ),
     "a record of 5 GB that is not there": (_huge, 5, r"offset {1}: cut short, 0 of 5,368,709,124 bytes"),
     "foreign": (lambda c, o: c.__setitem__(slice(None), b"id,name\n1,a\n" * 99), 4, r"offset 0: not a TFRecord file"),
+    "empty": (lambda c, o: c.clear(), 4, r"0 bytes, so it has no records; restore the file, or remove it"),
     "compressed": (lambda c, o: c.__setitem__(slice(0, 2), b"\x1f\x8b"), 4, r"offset 0: compressed"),
 }
 
@@ -128,8 +129,8 @@ def test_damage_is_reported_with_file_and_offset_and_the_rest_is_built(
     assert built.samples == samples
     (line,) = built.set_aside
     numbers = {f"{{{i}}}": str(offsets[i]) for i in (1, -1)}
-    for placeholder, offset in numbers.items():
-        message = message.replace(placeholder, offset)
+    for field, offset in numbers.items():
+        message = message.replace(field, offset)
     assert re.search(rf"^{path.name}: {message}", line), line
     assert "\n" not in line
 
@@ -161,7 +162,7 @@ def _without(*names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 ODD = {
     "no band": (_without("data_12um"), "has no feature data_12um; choose a composite"),
     "no mask": (_without("human_pixel_masks", "human_individual_masks"), "has no feature human_pixel_masks"),
-    "no number of frames": (_without("n_times_before"), "has no feature n_times_before"),
+    "no feature with the number of frames": (_without("n_times_before"), "has no feature n_times_before"),
     "another number of frames": (lambda f: f | {"n_times_after": [2]}, "7 frames, but the other records have 8"),
     "frames that are not there": (lambda f: f | {"data_11um": f["data_11um"][..., :7]}, r"feature data_11um: float64"),
     "a band of whole numbers": (lambda f: f | {"data_11um": f["data_11um"].astype("i4")}, r"feature data_11um: int32"),
@@ -180,7 +181,7 @@ ODD = {
         "9 annotators, but a store holds 8",
     ),
     "a broken projection": (lambda f: f | {"projection_wkt": b"PROJCS[nonsense]"}, "unreadable projection"),
-    "a place that is no number": (lambda f: f | {"row_min": b"north"}, "row_min is 'north'"),
+    "a place that is not a number": (lambda f: f | {"row_min": b"north"}, "row_min is 'north'"),
     "a path as its id": (lambda f: f | {"record_id": b"../../etc"}, r"record id '../../etc': not a plain name"),
     "no example": (lambda f: {}, "not a tf.train.Example"),
 }

@@ -20,6 +20,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typing_extensions import override
 
 from contrail_data import __version__
 from contrail_data.errors import ContrailError, ExitCode, UsageError
@@ -56,32 +57,12 @@ class FiniteCommand(TyperCommand):
     It refuses NaN, infinity and times that nanoseconds since 1970 cannot state as values of options.
     """
 
+    @override
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, their types named for people.
+        return _with_named_types(super().get_params(ctx))
 
-        Args:
-            ctx: The command as it was called.
-
-        Returns:
-            The parameters.
-        """
-        parameters = super().get_params(ctx)
-        for parameter in parameters:
-            _name_type(parameter)
-        return parameters
-
+    @override
     def invoke(self, ctx: Any) -> Any:
-        """Run the command.
-
-        Args:
-            ctx: The options and their values.
-
-        Returns:
-            What the command returns.
-
-        Raises:
-            BadParameter: If a value is not finite, or a time of another age.
-        """
         parameters: Sequence[Any] = self.params
         for parameter in parameters:
             value = ctx.params.get(parameter.name or "")
@@ -96,19 +77,15 @@ class FiniteCommand(TyperCommand):
 class ReadableGroup(TyperGroup):
     """A group of commands with readable types in its help."""
 
+    @override
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options, their types named for people.
+        return _with_named_types(super().get_params(ctx))
 
-        Args:
-            ctx: The group as it was called.
 
-        Returns:
-            The options.
-        """
-        parameters = super().get_params(ctx)
-        for parameter in parameters:
-            _name_type(parameter)
-        return parameters
+def _with_named_types(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        _name_type(parameter)
+    return parameters
 
 
 def _name_type(parameter: Any) -> None:

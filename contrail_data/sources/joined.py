@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 import xarray as xr
+from typing_extensions import override
 
 from contrail_data.errors import ContrailError
 from contrail_data.sources.base import Source, SourceKind
@@ -23,52 +24,24 @@ class JoinedSource(Source):
     def _source_of(self, record_id: str) -> Source:
         return self.sources[self.entries[record_id]]
 
+    @override
     def files(self, record_id: str) -> list[Path]:
-        """List the files that a record is read from.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            Paths, which need not exist.
-        """
         return self._source_of(record_id).files(record_id)
 
+    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Read one record from the source that has it.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            The checked sample.
-        """
         return self._source_of(record_id).read_sample(record_id)
 
+    @override
     def part(self, record_ids: Sequence[str]) -> Self:
-        """Restrict each of the sources to a few records.
-
-        Args:
-            record_ids: Some of `record_ids`.
-
-        Returns:
-            A source of these records.
-        """
         parts = [
             source.part([record_id for record_id in record_ids if self.entries[record_id] == number])
             for number, source in enumerate(self.sources)
         ]
         return replace(super().part(record_ids), sources=parts)
 
+    @override
     def surrounds(self, address: str) -> bool:
-        """Return whether a place lies among the records of one of the sources.
-
-        Args:
-            address: Path or URL.
-
-        Returns:
-            Whether it does.
-        """
         return any(source.surrounds(address) for source in self.sources)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import xarray as xr
+from typing_extensions import override
 
 from contrail_data.errors import BadRecord
 from contrail_data.sources.base import Source
@@ -37,35 +38,22 @@ def check_frames(offsets: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptFramesSource(Source):
-    """The samples of another source, with some of their frames."""
+    """The samples of another source, with some of their frames.
+
+    A record must have all of the chosen frames, and can only be used if its other frames can. Its source digest is that
+    of all frames.
+    """
 
     source: Source
     offsets: tuple[int, ...]
     """Frames to keep, relative to the labelled one, ascending and without a gap."""
 
+    @override
     def files(self, record_id: str) -> list[Path]:
-        """List the local files that a record is read from.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            Paths, which need not exist.
-        """
         return self.source.files(record_id)
 
+    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Read one record and keep the chosen frames; whether it can be used does not depend on the choice.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            The checked sample. Its source digest is that of all frames.
-
-        Raises:
-            BadRecord: If it cannot be used, has no labelled frame, or lacks one of the chosen frames.
-        """
         sample = self.source.read_sample(record_id)
         labelled, count = int(sample.attrs["labelled_frame"]), sample.sizes["time"]
         if labelled < 0:
@@ -81,26 +69,12 @@ class KeptFramesSource(Source):
         kept = sample.isel(time=slice(first, last + 1))
         return kept.assign_attrs(labelled_frame=-self.offsets[0])
 
+    @override
     def part(self, record_ids: Sequence[str]) -> Self:
-        """Restrict the source to a few records.
-
-        Args:
-            record_ids: Some of `record_ids`.
-
-        Returns:
-            A source of these records.
-        """
         return replace(super().part(record_ids), source=self.source.part(record_ids))
 
+    @override
     def surrounds(self, address: str) -> bool:
-        """Return whether a place lies among the local records.
-
-        Args:
-            address: Path or URL.
-
-        Returns:
-            Whether it does.
-        """
         return self.source.surrounds(address)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -145,3 +146,16 @@ def digest(array: npt.NDArray[Any]) -> str:
         The hash in hexadecimal; equal arrays have equal hashes, whatever their memory layout.
     """
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)
+
+
+def band_digests(bands: Sequence[int], temperature_byxt: npt.NDArray[np.float32]) -> str:
+    """Compute the digest of each band of a sample, which together identify its raw data.
+
+    Args:
+        bands: The bands.
+        temperature_byxt: Their brightness temperatures, (band, y, x, time) float32 in kelvin.
+
+    Returns:
+        Numbers and digests of the bands.
+    """
+    return " ".join(f"{band}:{digest(plane)}" for band, plane in zip(bands, temperature_byxt, strict=True))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from typing_extensions import override
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
@@ -26,7 +27,7 @@ from contrail_data.sample import (
 )
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.metadata import RecordMetadata, read_metadata
-from contrail_data.sources.npy import digest, read_label, read_npy
+from contrail_data.sources.npy import band_digests, digest, read_label, read_npy
 from contrail_data.storage.files import is_stray
 
 
@@ -39,15 +40,8 @@ class RecordSource(Source):
     bands: tuple[int, ...]
     entries: Mapping[str, RecordMetadata]
 
+    @override
     def files(self, record_id: str) -> list[Path]:
-        """List the metadata file, and the files of bands and labels.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            Paths, which need not exist.
-        """
         record = self.folder / record_id
         labels = (record / "human_pixel_masks.npy", record / "human_individual_masks.npy")
         return [self.folder.parent / f"{self.split}_metadata.json", *self._band_files(record_id), *labels]
@@ -55,18 +49,8 @@ class RecordSource(Source):
     def _band_files(self, record_id: str) -> list[Path]:
         return [self.folder / record_id / f"band_{band:02d}.npy" for band in self.bands]
 
+    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Read bands and labels of one record as a sample.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            The checked sample.
-
-        Raises:
-            BadRecord: If it cannot be used.
-        """
         paths = self._band_files(record_id)
         if missing := [path.name for path in paths if not path.is_file()]:
             remedy = "restore them, or choose a composite without these bands"
@@ -78,7 +62,7 @@ class RecordSource(Source):
             raise BadRecord(f"{record_id}/human_pixel_masks.npy: missing; restore the file, or move the record to test")
         metadata = self.entries.get(record_id, RecordMetadata(record_id))
         footprint = metadata.footprint(height, width, f"{self.split}_metadata.json")
-        digests = " ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True))
+        digests = band_digests(self.bands, temperature_byxt)
         attributes = self._attributes(record_id, footprint, digests, RECORD_LABELLED_FRAME)
         return make_sample(temperature_byxt, self.bands, metadata.frame_times(), labels, attributes)
 
@@ -176,29 +160,12 @@ class FrameSource(Source):
     folder: Path
     channels: tuple[str, ...]
 
+    @override
     def files(self, record_id: str) -> list[Path]:
-        """Return the frame's file.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            Paths, which need not exist.
-        """
         return [self.folder / f"{record_id}.npy"]
 
+    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Read one frame as a sample with one time step.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            The checked sample.
-
-        Raises:
-            BadRecord: If it cannot be used.
-        """
         (path,) = self.files(record_id)
         array_yxc = read_npy(path, kinds="<f2 <f4 >f2 >f4", shape=(None, None, len(self.channels) + 1))
         mask = array_yxc[..., -1]

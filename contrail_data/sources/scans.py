@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 import xxhash
+from typing_extensions import override
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
@@ -33,7 +34,7 @@ from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.drawn_labels import MAX_ZENITH, LabelRequest, ScanLabels, match_labels
 from contrail_data.sources.label_files import read_labels
 from contrail_data.sources.metadata import RecordMetadata
-from contrail_data.sources.npy import digest
+from contrail_data.sources.npy import band_digests
 from contrail_data.sources.tile_labels import TileLabels
 
 
@@ -84,30 +85,13 @@ class ScanSource(Source):
     """Index of the frame in question. It counts as labelled, as in records of the test split."""
     entries: Mapping[str, ScanSample]
 
+    @override
     def files(self, record_id: str) -> list[Path]:
-        """List the local files of the sample's scans.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            Paths, which need not exist.
-        """
         names = {name for scan in self.entries[record_id].scans if scan is not None for name in scan.files}
         return [Path(name) for name in sorted(names) if "://" not in name]  # objects of an archive do not change
 
+    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Cut one sample out of its scans.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            The checked sample.
-
-        Raises:
-            BadRecord: If it cannot be used.
-        """
         tile, scans, labels = (sample := self.entries[record_id]).tile, sample.scans, sample.labels
         temperature_byxt = np.full((len(self.bands), tile.height, tile.width, len(scans)), np.nan, np.float32)
         time = np.full(len(scans), np.datetime64("NaT", "ns"))
@@ -131,7 +115,7 @@ class ScanSource(Source):
             valid_yxt[..., self.labelled_frame] &= labels.looked_at(tile.height, tile.width)
         if not valid_yxt[..., self.labelled_frame].any():
             raise BadRecord(f"{record_id}: no pixel is visible; choose another place or time")
-        digests = " ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True))
+        digests = band_digests(self.bands, temperature_byxt)
         attributes = self._attributes(record_id, footprint, digests, self.labelled_frame)
         if (reference := scans[self.labelled_frame]) is not None:
             longitude = reference.grid.projection.longitude

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from typing_extensions import override
 
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
@@ -48,27 +49,13 @@ class StoreSource(Source):
     kind: SourceKind = SourceKind.STORES
     entries: Mapping[str, StoredSample]
 
+    @override
     def files(self, record_id: str) -> list[Path]:
-        """Return the manifest of the record's store, if that is local.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            Paths, which need not exist.
-        """
         path = self.entries[record_id].path
         return [] if "://" in path else [Path(path) / MANIFEST]
 
+    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Read one sample of a store and verify its checksums.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            The checked sample.
-        """
         entry = self.entries[record_id]
         store, readers = _opened(entry.path)
         pixels: dict[str, npt.NDArray[Any]] = {}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from typing_extensions import override
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord
@@ -29,7 +30,7 @@ from contrail_data.sample import (
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.instance_masks import instance_axes, instance_bits
 from contrail_data.sources.metadata import GRID, RecordMetadata, parse_entry
-from contrail_data.sources.npy import as_label, digest
+from contrail_data.sources.npy import as_label, band_digests
 from contrail_data.sources.tfrecord_index import (
     KNOWN,
     MASK,
@@ -133,30 +134,12 @@ class TfRecordSource(Source):
     bands: tuple[int, ...]
     entries: Mapping[str, IndexedRecord]
 
+    @override
     def files(self, record_id: str) -> list[Path]:
-        """Return the record's shard, if that is local.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            Paths, which need not exist.
-        """
         return [] if self.place.remote else [self.place.path / self.entries[record_id].key]
 
+    @override
     def read_sample(self, record_id: str) -> xr.Dataset:
-        """Read one record as a sample.
-
-        Args:
-            record_id: One of `record_ids`.
-
-        Returns:
-            The checked sample.
-
-        Raises:
-            BadRecord: If it cannot be used; the message names the file and the offset.
-            Unreachable: If object storage does not answer.
-        """
         entry = self.entries[record_id]
         where = f"{entry.key}: offset {entry.offset}: record {record_id}"
         try:
@@ -193,7 +176,7 @@ class TfRecordSource(Source):
             raise BadRecord(f"has no feature {MASK}; build it with --split test, as a record without a label")
         metadata = _metadata(record_id, example)
         footprint = metadata.footprint(height, width, "its place")
-        digests = " ".join(f"{b}:{digest(p)}" for b, p in zip(self.bands, temperature_byxt, strict=True))
+        digests = band_digests(self.bands, temperature_byxt)
         attributes = self._attributes(record_id, footprint, digests, labelled)
         times = _scan_starts(example, frames)
         time = metadata.frame_times(frames, labelled) if times is None else times

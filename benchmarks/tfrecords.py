@@ -240,7 +240,7 @@ def compare_memory(shards: Shards) -> None:
 
 
 def _without_id(payload: bytes) -> bytes:
-    """Frame a record and rename the feature of the id, so that copies of a record are told apart by their position."""
+    """Frame a record, with the feature of its id renamed: copies are then named by their position, not all the same."""
     from contrail_data.storage.tfrecord import frame
 
     return b"".join(frame(payload.replace(b"record_id", b"record_no")))

@@ -24,7 +24,7 @@ from contrail_data.sources.drawn_shapes import DrawnShape, Points, ToDegrees, pa
 from contrail_data.storage.files import first_line
 
 _MISSING = 255
-"""Value of a mask's pixels at which nobody looked."""
+"""Value of pixels that were not labelled."""
 
 
 def read_geotiff(path: Path) -> Iterator[DrawnShape]:
@@ -45,7 +45,7 @@ def read_geotiff(path: Path) -> Iterator[DrawnShape]:
             named = [i for i, text in enumerate(file.descriptions, 1) if (text or "").startswith("contrail")]
             band = named[0] if named else 1
             if file.count > 1 and not named:
-                raise ContrailError(f"{path}: has {file.count} bands; save the mask alone, or describe it as contrail")
+                raise ContrailError(f"{path}: has {file.count} bands; save only the mask, or describe it as contrail")
             mask_yx, crs, transform, nodata = file.read(band), file.crs, file.transform, file.nodata
             tags = file.tags()
     except RasterioError as error:

@@ -1,7 +1,8 @@
 """The user's cache folder: what can be fetched or computed again, and how much room it may take.
 
 A process that uses a copy holds a shared lock on its folder, which the kernel releases with the process, however it
-ends. Only copies that nobody uses are removed. A file system without such locks never loses a copy by itself.
+ends. Only copies that no process uses are removed; on a file system without such locks, none are removed
+automatically.
 """
 
 import fcntl

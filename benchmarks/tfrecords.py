@@ -40,7 +40,6 @@ from contrail_data.composites import COMPOSITES
 from contrail_data.sources.open import open_source
 from contrail_data.store.settings import StoreSettings
 from contrail_data.synthetic.records import write_records
-from contrail_data.synthetic.tfrecords import write_tfrecords
 from timing import make_parser, measure, medians, run_main, spread
 
 ASH = COMPOSITES["ash"]
@@ -294,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if root is None:
             root, records = folder / "tf", folder / "records"
             settings = {"validation_fraction": 0.0, "scenery": "faint", "size": options.side}
-            write_tfrecords(root, options.samples, bands=range(8, 17), **settings)
+            write_records(root, options.samples, bands=range(8, 17), as_tfrecords=True, **settings)
             write_records(records, options.samples, **settings)
         shards = Shards(
             folder, root, options.split, records, options.rounds, options.memory, options.side, options.peers

@@ -79,13 +79,11 @@ def synth(
     from contrail_data.progress import progress
     from contrail_data.storage.files import check_folder
     from contrail_data.synthetic.records import write_records
-    from contrail_data.synthetic.tfrecords import write_tfrecords
 
     band_numbers = _parse_bands(bands)
     check_folder(out)
     with progress("synth", records, unit="records") as advance:
-        write = write_records if record_format is RecordFormat.RECORDS else write_tfrecords
-        counts = write(
+        counts = write_records(
             out,
             records,
             seed=seed,
@@ -94,6 +92,7 @@ def synth(
             bands=band_numbers,
             label_shift=label_shift,
             scenery=scenery.value,
+            as_tfrecords=record_format is RecordFormat.TFRECORD,
             advance=advance,
             workers=workers,
         )

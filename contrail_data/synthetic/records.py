@@ -1,4 +1,4 @@
-"""Synthetic scenes written as records in the OpenContrails layout."""
+"""Synthetic scenes written as records, in the forms in which OpenContrails is published."""
 
 import io
 import json
@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import write_atomically
+from contrail_data.storage.files import reported_errors, write_atomically
 from contrail_data.synthetic.lines import SCENERIES
 from contrail_data.synthetic.metadata import metadata
 from contrail_data.synthetic.scene import LABEL_SHIFT, Record, checked_bands, synthesize
+from contrail_data.synthetic.tfrecords import shard_writers
 
 VERSION = 3
 """To be raised when the same seed, index and settings give other data."""
@@ -32,15 +32,17 @@ def write_records(
     bands: Sequence[int] = (11, 14, 15),
     label_shift: tuple[float, float] = LABEL_SHIFT,
     scenery: str = "clear",
+    as_tfrecords: bool = False,
     advance: Callable[[int], object] | None = None,
     workers: int = 2,
 ) -> dict[str, int]:
-    """Write the first records of a seed in the OpenContrails layout.
+    """Write the first records of a seed, as folders of files or as TFRecords.
 
     The files are `{train,validation}/<record_id>/band_XX.npy`, float32 (y, x, time); `human_pixel_masks.npy`, int32
     (y, x, 1); `human_individual_masks.npy`, int32 (y, x, 1, annotator), only in train; and
-    `{train,validation}_metadata.json`.
-    Complete records are skipped, so the same call resumes, and a larger number of records extends the data.
+    `{train,validation}_metadata.json`. A larger number of records extends the data. For TFRecords see
+    `contrail_data.synthetic.tfrecords`.
+    Complete files are skipped, so the same call resumes.
 
     Args:
         root: Folder to write into.
@@ -51,7 +53,8 @@ def write_records(
         bands: ABI bands, 8 to 16.
         label_shift: Pixels (down, right) by which labels lie off the image.
         scenery: A key of `SCENERIES`.
-        advance: Called with 1 after each finished record, from the calling thread.
+        as_tfrecords: Write TFRecords.
+        advance: Called with the number of records that are finished, from the calling thread.
         workers: Number of threads.
 
     Returns:
@@ -61,7 +64,8 @@ def write_records(
         ContrailError: If the bands or the shift are out of range, or the folder holds other data or cannot be written.
     """
     bands = checked_bands(bands)
-    check_shift(label_shift)
+    if not all(abs(d) <= 8 for d in label_shift):  # NaN fails too
+        raise ContrailError(f"label shift {label_shift}: out of range; give at most 8 pixels down and right")
     settings = {
         "synthetic": VERSION,
         "seed": seed,
@@ -70,50 +74,43 @@ def write_records(
         "label_shift": [float(d) for d in label_shift],
         "scenery": scenery,
     }
-    splits = [split_of(i, validation_fraction) for i in range(records)]
+    splits = [_split(i, validation_fraction) for i in range(records)]
     entries = [metadata(seed, i, size) for i in range(records)]
-    folders = [root / split / entry["record_id"] for split, entry in zip(splits, entries, strict=True)]
     make = partial(synthesize, seed, size=size, bands=bands, label_shift=label_shift, scenery=SCENERIES[scenery])
-    try:
-        claim(root, settings)
+    writers: list[Callable[[], int]]
+    if as_tfrecords:
+        settings |= {"format": "tfrecord", "records": records, "bands": list(bands)}
+        writers = shard_writers(root, splits, entries, make)
+    else:
+        folders = [root / split / entry["record_id"] for split, entry in zip(splits, entries, strict=True)]
+        writers = [partial(_write_record, folder, partial(make, i), bands) for i, folder in enumerate(folders)]
+    with reported_errors(str(root), "written"):
+        _claim(root, settings)
         with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(_write_record, folders, [partial(make, i) for i in range(records)], repeat(bands)):
+            for count in pool.map(lambda write: write(), writers):
                 if advance is not None:
-                    advance(1)
-        for split in ("train", "validation"):
-            of_split = [entry for entry, own in zip(entries, splits, strict=True) if own == split]
-            _write_metadata(root / f"{split}_metadata.json", of_split)
-    except OSError as error:
-        raise ContrailError(f"{root}: cannot be written ({error.strerror}); check space and permissions") from None
+                    advance(count)
+        if not as_tfrecords:
+            for split in ("train", "validation"):
+                of_split = [entry for entry, own in zip(entries, splits, strict=True) if own == split]
+                _write_metadata(root / f"{split}_metadata.json", of_split)
     return {split: splits.count(split) for split in ("train", "validation")}
 
 
-def check_shift(label_shift: tuple[float, float]) -> None:
-    """Check that labels can be shifted so far.
-
-    Args:
-        label_shift: Pixels down and right.
-
-    Raises:
-        ContrailError: If it is more than 8 pixels.
-    """
-    if not all(abs(d) <= 8 for d in label_shift):  # NaN fails too
-        raise ContrailError(f"label shift {label_shift}: out of range; give at most 8 pixels down and right")
-
-
-def _write_record(folder: Path, make: Callable[[], Record], bands: Sequence[int]) -> None:
-    """Write the files of a record, unless all of them exist."""
+def _write_record(folder: Path, make: Callable[[], Record], bands: Sequence[int]) -> int:
+    """Write the files of a record, unless all of them exist; returns 1."""
     names = [*(f"band_{band:02d}.npy" for band in bands), "human_pixel_masks.npy"]
     if folder.parent.name == "train":
         names.append("human_individual_masks.npy")
     if all((folder / name).is_file() for name in names):
-        return
+        return 1
     record = make()
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in zip(names, (*record.bands.values(), record.mask, record.individual), strict=False):
         buffer = io.BytesIO()
         np.save(buffer, array)
         write_atomically(folder / name, [buffer.getbuffer()])
+    return 1
 
 
 def _write_metadata(path: Path, entries: Sequence[dict[str, Any]]) -> None:
@@ -126,16 +123,8 @@ def _write_metadata(path: Path, entries: Sequence[dict[str, Any]]) -> None:
 _SETTINGS = {"synthetic": "version of contrail", "records": "number of records"}
 
 
-def claim(root: Path, settings: dict[str, Any]) -> None:
-    """Mark a folder as synthetic data with these settings.
-
-    Args:
-        root: The folder.
-        settings: What determines the data.
-
-    Raises:
-        ContrailError: If it holds data of other settings, or anything else.
-    """
+def _claim(root: Path, settings: dict[str, Any]) -> None:
+    """Mark the folder as synthetic data with these settings, or refuse it if it holds anything else."""
     marker = root / "synthetic.json"
     if marker.is_file():
         try:
@@ -155,15 +144,7 @@ def claim(root: Path, settings: dict[str, Any]) -> None:
     write_atomically(marker, [json.dumps(settings).encode()])
 
 
-def split_of(index: int, validation_fraction: float) -> str:
-    """Spread validation records evenly: the first n records hold n * validation_fraction of them, rounded.
-
-    Args:
-        index: Index of a record.
-        validation_fraction: Share of the records that is filed as validation.
-
-    Returns:
-        Its split.
-    """
+def _split(index: int, validation_fraction: float) -> str:
+    """Spread validation records evenly: the first n records hold n * validation_fraction of them, rounded."""
     before, after = (math.floor(i * validation_fraction + 0.5) for i in (index, index + 1))
     return "validation" if after > before else "train"

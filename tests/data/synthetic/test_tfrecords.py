@@ -9,7 +9,6 @@ import pytest
 
 from contrail_data.errors import ContrailError
 from contrail_data.synthetic.records import write_records
-from contrail_data.synthetic.tfrecords import write_tfrecords
 from helpers.cli import run_data
 from helpers.stores import build_small
 from helpers.tfrecords import BANDS, Example
@@ -20,7 +19,10 @@ SIZE = 32
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("synthetic")
-    assert write_tfrecords(root, 21, seed=3, size=SIZE, validation_fraction=0.2) == {"train": 17, "validation": 4}
+    assert write_records(root, 21, seed=3, as_tfrecords=True, size=SIZE, validation_fraction=0.2) == {
+        "train": 17,
+        "validation": 4,
+    }
     return root
 
 
@@ -58,11 +60,11 @@ def test_the_features_are_those_of_the_published_form(shards: Path) -> None:
 
 
 def test_an_interrupted_run_continues_to_the_same_bytes(shards: Path, tmp_path: Path) -> None:
-    write_tfrecords(tmp_path, 21, seed=3, size=SIZE)
+    write_records(tmp_path, 21, seed=3, as_tfrecords=True, size=SIZE)
     (tmp_path / "train.tfrecords-00001-of-00002").unlink()
     kept = (tmp_path / "train.tfrecords-00000-of-00002").stat()
     steps: list[int] = []
-    write_tfrecords(tmp_path, 21, seed=3, size=SIZE, advance=steps.append)
+    write_records(tmp_path, 21, seed=3, as_tfrecords=True, size=SIZE, advance=steps.append)
     assert sum(steps) == 21
     assert (tmp_path / "train.tfrecords-00000-of-00002").stat().st_mtime_ns == kept.st_mtime_ns
     for path in shards.iterdir():
@@ -71,7 +73,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(shards: Path, tmp_path: 
 
 def test_folders_with_other_data_are_left_as_they_are(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ContrailError, match="with another number of records"):
-        write_tfrecords(shards, 22, seed=3, size=SIZE)
+        write_records(shards, 22, seed=3, as_tfrecords=True, size=SIZE)
     with pytest.raises(ContrailError, match="holds synthetic records with another"):
         write_records(shards, 21, seed=3, size=SIZE)
     (tmp_path / "train.tfrecords-00000-of-00100").touch()

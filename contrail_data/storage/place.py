@@ -33,10 +33,6 @@ STAGING = ".building"
 """Folder in a place for files that are being written, and for the journal of a store that is being built."""
 
 
-Version = dict[str, str]
-"""What a service calls the version of a file: its `e_tag` and, on some, its `version`."""
-
-
 class FileState(NamedTuple):
     """Size of a file, and what changes whenever its content does."""
 
@@ -266,57 +262,6 @@ class Place:
             Whether it is, or lies in, a symbolic link.
         """
         return not self.remote and os.path.realpath(self.file(key)) != os.path.join(os.path.realpath(self.url), key)
-
-    def create(self, key: str, content: bytes, replaced: Version | None = None) -> bool:
-        """Write a file on object storage unless it exists. If several processes try at once, one succeeds.
-
-        Args:
-            key: Its key.
-            content: Its content, which differs from what any other process writes.
-            replaced: The version that the file may replace.
-
-        Returns:
-            Whether it was written.
-        """
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
-
-        with self._reported_errors(key, "written"):
-            try:
-                request(self.url, methodcaller("put", key, content, mode=replaced or "create"), writes=True)
-            except (AlreadyExistsError, PreconditionError):
-                return self.read(key) == content  # an earlier try was carried out, but its answer was lost
-            return True
-
-    def version(self, key: str) -> Version | None:
-        """Return the version of a file on object storage, which changes whenever its content does.
-
-        Args:
-            key: Its key.
-
-        Returns:
-            The version; None if the file does not exist.
-        """
-        try:
-            with self._reported_errors(key, "read"):
-                found = request(self.url, methodcaller("head", key))
-        except FileNotFoundError:
-            return None
-        return {name: found[name] for name in ("e_tag", "version") if found[name] is not None}
-
-    def age(self, key: str) -> float:
-        """Return how long ago a file on object storage was written, by the clock of the service.
-
-        Args:
-            key: Its key.
-
-        Returns:
-            Seconds.
-        """
-        clock = f"{STAGING}/clock"
-        self.write(clock, [b""])
-        with self._reported_errors(key, "read"):
-            then, now = (request(self.url, methodcaller("head", k))["last_modified"] for k in (key, clock))
-        return float((now - then).total_seconds())
 
     def link(self, key: str, source: Self) -> bool:
         """Take over a file of another place by a hard link.

@@ -5,32 +5,22 @@ finished shard: the checksum of every file written for it, and a row for each of
 the files that it names are durable, so that it is true however the process, or the machine, ended.
 """
 
-import fcntl
 import hashlib
-import itertools
 import json
-import os
-import socket
-import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, NotRequired, TypedDict, TypeVar
-
-import psutil
 
 from contrail_data import __version__
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import remove_partial_files, store_around
+from contrail_data.storage.lock import Busy, locked
 from contrail_data.storage.place import STAGING, Place
 from contrail_data.store.manifest import FileChecksum, Provenance, read_attributes, read_provenance
 from contrail_data.store.schema import FORMAT, FORMAT_VERSIONS, GROUP, Kind
 from contrail_data.store.shards import Layout
 
-PLAN, LOCK = f"{STAGING}/plan", f"{STAGING}/lock"
-LEASE_RENEWAL_S, LEASE_EXPIRY_S = 15.0, 90.0
-"""How often the owner of a lock on object storage renews it, and the age at which others ignore it."""
-
+PLAN = f"{STAGING}/plan"
 
 Files = dict[str, FileChecksum]
 """Checksum of a shard's file by array."""
@@ -54,10 +44,6 @@ class Shard(NamedTuple, Generic[R]):
     number: int
     files: Files
     rows: list[R]
-
-
-class Busy(ContrailError):
-    """Another process is building in the place."""
 
 
 def plan_of(inputs: Sequence[Any], kind: Kind = Kind.SAMPLES) -> str:
@@ -113,7 +99,7 @@ def remove_store(place: Place, kind: Kind) -> None:
         if not place.sizes():
             return
         raise ContrailError(f"{place}: not a store of {kind}, and --overwrite removes nothing else; choose another -o")
-    with _locked(place):
+    with locked(place):
         place.remove([GROUP])  # first, so that whatever happens, the rest is not taken for a store
         place.clear()
 
@@ -139,7 +125,7 @@ def building(place: Place, plan: str) -> Iterator[None]:
     # In this order, as another process writes its plan before, and the group after, all other files.
     if place.sizes() and place.size(PLAN) is None and place.size(GROUP) is None:
         raise ContrailError(f"{place}: exists and is not a store; choose another -o")
-    with _locked(place):
+    with locked(place):
         if place.size(GROUP) is not None:  # sealed after the caller had looked
             clear_staging(place)
             raise Busy(f"{place}: has just been finished by another process; repeat the command")
@@ -206,90 +192,3 @@ def _entry_key(number: int) -> str:
 
 def _entry_keys(place: Place) -> list[str]:
     return [key for key in place.within(STAGING).sizes() if key.endswith(".json")]
-
-
-def _locked(place: Place) -> AbstractContextManager[None]:
-    return _locked_by_lease(place) if place.remote else _locked_by_kernel(place)
-
-
-def _this_process() -> str:
-    return f"{socket.gethostname()}, process {os.getpid()}"
-
-
-@contextmanager
-def _locked_by_kernel(place: Place) -> Iterator[None]:
-    """Hold a lock that the kernel releases with the process, however it ends, so that no lock is ever stale.
-
-    Raises:
-        Busy: If another process holds it.
-        ContrailError: If the place cannot be created.
-    """
-    for attempt in itertools.count():
-        try:
-            (place.path / STAGING).mkdir(parents=True, exist_ok=True)
-            lock = (place.path / LOCK).open("a+")
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and attempt < 100:
-                continue  # the owner has just finished and removed the folder
-            raise ContrailError(f"{place}: cannot be created ({error.strerror}); choose another -o") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                owner = lock.read() or "another process"
-                raise Busy(f"{place}: is being built by {owner}; wait for it, or stop it") from None
-            if os.fstat(lock.fileno()).st_nlink:  # otherwise the build ended meanwhile and removed this file
-                lock.truncate(0)
-                lock.write(_this_process())
-                lock.flush()
-                yield
-                return
-
-
-@contextmanager
-def _locked_by_lease(place: Place) -> Iterator[None]:
-    """Hold a lock file that its owner keeps renewing; others may take it once it has expired.
-
-    Raises:
-        Busy: If another process holds it.
-    """
-    token = f"{_this_process()}\n{uuid.uuid4()}\n"  # of this attempt, not only of this process
-    if not place.create(LOCK, token.encode()):
-        expired = place.version(LOCK)
-        owner = place.read(LOCK).decode(errors="replace").partition("\n")[0]
-        if place.age(LOCK) < LEASE_EXPIRY_S and not _ended_on_this_machine(owner):
-            raise Busy(f"{place}: is being built by {owner}; wait for it, or stop it")
-        if not place.create(LOCK, token.encode(), replaced=expired):
-            raise Busy(f"{place}: is being built by another process; wait for it, or stop it")
-    ended = threading.Event()
-
-    def is_ours() -> bool:
-        with suppress(FileNotFoundError):
-            return place.read(LOCK).startswith(token.encode())
-        return False
-
-    def renew() -> None:
-        for number in itertools.count(1):  # a number, so that each renewal is another version
-            if ended.wait(LEASE_RENEWAL_S):
-                return
-            with suppress(ContrailError):  # the next renewal may succeed; the build itself reports what is wrong
-                version = place.version(LOCK)
-                if is_ours():
-                    place.create(LOCK, f"{token}{number}".encode(), replaced=version)
-
-    renewer = threading.Thread(target=renew, daemon=True)
-    renewer.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        renewer.join()
-        if is_ours():  # another process may have taken it while this one was stopped for long
-            place.remove([LOCK])
-
-
-def _ended_on_this_machine(owner: str) -> bool:
-    """Return whether the owner of a lock was a process of this machine that has ended."""
-    host, _, process = owner.partition(", process ")
-    return host == socket.gethostname() and process.isdigit() and not psutil.pid_exists(int(process[:9]))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from contrail_data.errors import ContrailError
+from contrail_data.storage.lock import Busy
 from contrail_data.storage.place import Place, sync_folders
 from contrail_data.store import journal, manifest
 from contrail_data.store.manifest import Damaged, FileChecksum, Manifest, read_verified
@@ -45,7 +46,7 @@ def copy_store(source: Place, target: Place) -> int:
                 return len(target.sizes()) - len(damage)
             with journal.building(target, plan):
                 return _copy(source, target)
-        except journal.Busy:
+        except Busy:
             time.sleep(0.5)
 
 

@@ -15,7 +15,7 @@ import pytest
 from contrail_data.build.build import build
 from contrail_data.errors import ContrailError
 from contrail_data.sources.open import open_source
-from contrail_data.storage import object_storage
+from contrail_data.storage import lock, object_storage
 from contrail_data.storage.files import Unreachable
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal
@@ -66,8 +66,8 @@ def test_every_request_is_repeated_after_a_fault(
     inject, requests = once_each(fault), Counter[str]()
     faulty(lambda method, path: requests.update([method]) or inject(method, path))
     place = Place(f"{s3}/folder")
-    assert place.create("lock", b"ours")
-    assert not place.create("lock", b"another's")
+    assert lock.create_file(place, "lock", b"ours")
+    assert not lock.create_file(place, "lock", b"another's")
     place.write("a/b", [b"content"])
     assert place.read("a/b") == b"content"
     assert bytes(place.read_range("a/b", 2, 3)) == b"nte"
@@ -101,7 +101,7 @@ def test_what_the_service_refuses_is_not_repeated(s3: str, faulty: Callable[[Cho
 def test_a_lock_that_was_written_unnoticed_is_our_own(s3: str, faulty: Callable[[Choose], None], fault: Fault) -> None:
     faulty(once_each(fault))
     place = Place(f"{s3}/locked.zarr")
-    refused = pytest.raises(journal.Busy, match="is being built by")
+    refused = pytest.raises(lock.Busy, match="is being built by")
     with journal.building(place, "plan"), refused, journal.building(place, "plan"):
         pass
     assert place.sizes() == {}
@@ -112,10 +112,10 @@ def test_the_age_of_a_lock_does_not_depend_on_the_clock_of_this_machine(
     s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Place(f"{s3}/locked.zarr")
-    place.write(journal.LOCK, [b"elsewhere, process 77"])
+    place.write(lock.LOCK, [b"elsewhere, process 77"])
     for seconds in (-1e9, 1e9):
         monkeypatch.setattr("time.time", lambda seconds=seconds: seconds)
-        with pytest.raises(journal.Busy), journal.building(place, "plan"):
+        with pytest.raises(lock.Busy), journal.building(place, "plan"):
             pass
 
 

@@ -1,4 +1,4 @@
-"""Commands that write stores of samples: `build-ash`, `append`, `subset` and `merge`."""
+"""The command `build-ash`, and what commands that write stores of samples share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import (
     is_store,
@@ -18,7 +17,7 @@ from contrail_data.cli.common import (
     refuse_options,
 )
 from contrail_data.errors import ContrailError, ExitCode, FoundDifference, UsageError
-from contrail_data.sources.base import InputFormat, LabelFilter
+from contrail_data.sources.base import InputFormat
 from contrail_data.store.schema import Codec, PixelDtype
 
 if TYPE_CHECKING:
@@ -236,109 +235,6 @@ def build_ash(
     build_recipe(context, recipe, out, workers=workers, scheduler=scheduler, strict=strict, overwrite=overwrite)
 
 
-def append(
-    context: typer.Context,
-    store: options.Store,
-    source: Annotated[
-        Path,
-        typer.Argument(
-            parser=options.local_path,
-            help="Folder of records, TFRecords or ash frames, as for build-ash.",
-            metavar="SOURCE",
-        ),
-    ],
-    out: options.Out,
-    split: Split = "train",
-    input_format: Format = InputFormat.AUTO,
-    overwrite: options.Overwrite = False,
-    workers: options.Workers = options.CORES,
-    scheduler: options.Scheduler = "threads",
-    strict: options.Strict = False,
-) -> None:
-    """Write a new version of a store with further records. The old store stays as it is.
-
-    The settings are those of the old store, and records that it already holds are skipped. Complete files of the old
-    store are hard-linked if both stores are on one disk, and copied within the service on object storage.
-    """
-    from contrail_data.sources.open import open_source
-    from contrail_data.sources.select import settings_of
-    from contrail_data.sources.stores import appended
-
-    _refuse_workers(context, scheduler)
-    parent = contrail_data.open_store(store)
-    settings = settings_of(parent)
-    records = appended(parent, open_source(source, split, settings.composite, input_format))
-    _build(records, settings, out, workers=workers, scheduler=scheduler, strict=strict, overwrite=overwrite)
-
-
-def subset(
-    store: options.Store,
-    out: options.Out,
-    records: Annotated[
-        list[str] | None, options.selection(help="Record id to take, or a file with one id per line; repeatable.")
-    ] = None,
-    without: Annotated[
-        list[str] | None, options.selection(help="Record id to leave out, or a file with one id per line; repeatable.")
-    ] = None,
-    since: Annotated[
-        datetime | None, options.time(help="Earliest time of the labelled frame, UTC.", rich_help_panel="Selection")
-    ] = None,
-    until: Annotated[
-        datetime | None,
-        options.time(help="The labelled frame must be before this time, UTC.", rich_help_panel="Selection"),
-    ] = None,
-    area: Annotated[
-        tuple[float, float, float, float] | None,
-        options.selection(help="South, west, north and east limit of the tiles' centres, in degrees."),
-    ] = None,
-    label: Annotated[
-        LabelFilter | None,
-        options.selection(help="positive: with a contrail; negative: without one; none: not labelled by a human."),
-    ] = None,
-    split: Annotated[str | None, options.selection(help="Samples of this split.")] = None,
-    overwrite: options.Overwrite = False,
-    workers: options.Workers = options.CORES,
-) -> None:
-    """Write the selected samples of a store as a new store.
-
-    A sample must meet all conditions. The statistics are recomputed.
-    """
-    from contrail_data.sources.select import select_samples, settings_of
-    from contrail_data.sources.stores import from_stores
-
-    parent = contrail_data.open_store(store)
-    settings = settings_of(parent)
-    chosen = select_samples(
-        parent,
-        record_ids=_read_ids(records) if records else None,
-        without=_read_ids(without or []),
-        since=since,
-        until=until,
-        area=area,
-        label=label,
-        split=split,
-    )
-    _build(from_stores([(parent, chosen)]), settings, out, workers=workers, overwrite=overwrite)
-
-
-def merge(
-    stores: options.Stores,
-    out: options.Out,
-    overwrite: options.Overwrite = False,
-    workers: options.Workers = options.CORES,
-) -> None:
-    """Write the samples of several stores of one kind as one store.
-
-    A record that is in several stores must be the same in all of them.
-    """
-    from contrail_data.sources.select import select_distinct, settings_of
-    from contrail_data.sources.stores import from_stores
-
-    opened = [contrail_data.open_store(name) for name in stores]
-    source = from_stores(select_distinct(opened))
-    _build(source, settings_of(opened[0]), out, workers=workers, overwrite=overwrite)
-
-
 def build_recipe(context: typer.Context, recipe: Recipe, out: str, **execution: Any) -> None:
     """Build a store by a recipe and print what was done.
 
@@ -348,18 +244,38 @@ def build_recipe(context: typer.Context, recipe: Recipe, out: str, **execution: 
         out: Path or URL of the store.
         **execution: Options of `build` that do not change the store.
     """
-    _refuse_workers(context, execution["scheduler"])
+    refuse_workers(context, execution["scheduler"])
     execution["recipe"] = recipe.located().to_json()
-    _build(recipe.open(), recipe.settings, out, expected=recipe.digest, **execution)
+    build_source(recipe.open(), recipe.settings, out, expected=recipe.digest, **execution)
 
 
-def _refuse_workers(context: typer.Context, scheduler: str) -> None:
+def refuse_workers(context: typer.Context, scheduler: str) -> None:
+    """End the command if a number of workers is given for a cluster.
+
+    Args:
+        context: The command as it was called.
+        scheduler: The option `--scheduler`.
+    """
     if "://" in scheduler:
         refuse_options(context, ["workers"], "with --scheduler, which has workers of its own")
 
 
-def _build(source: Source, settings: StoreSettings, out: str, *, expected: str | None = None, **execution: Any) -> None:
-    """Build a store and print what was done; `expected` is the digest that the store should have."""
+def build_source(
+    source: Source, settings: StoreSettings, out: str, *, expected: str | None = None, **execution: Any
+) -> None:
+    """Build a store and print what was done.
+
+    Args:
+        source: The samples.
+        settings: Settings of the store.
+        out: Path or URL of the store.
+        expected: The digest that the store should have; None for any.
+        **execution: Options of `build` that do not change the store.
+
+    Raises:
+        FoundDifference: If the store has another digest.
+        Exit: If records were set aside.
+    """
     from contrail_data.build.build import build
 
     print_note(source.note)
@@ -376,17 +292,6 @@ def _build(source: Source, settings: StoreSettings, out: str, *, expected: str |
         )
     if built.set_aside:
         raise typer.Exit(ExitCode.SET_ASIDE)
-
-
-def _read_ids(values: list[str]) -> list[str]:
-    """Record ids, given one by one or in files."""
-    from contrail_data.storage.documents import read_text
-
-    ids = []
-    for value in values:
-        lines = read_text(Path(value)).splitlines() if Path(value).is_file() else [value]
-        ids += [line.strip() for line in lines if line.strip()]
-    return ids
 
 
 def _parse_place(text: str) -> tuple[float, float]:

@@ -1,12 +1,12 @@
 """The `contrail-data` command: assembles the groups of commands."""
 
-from contrail_data.cli import build, cache, catalog, composites, labels, look, recipes, share, splits, synth
+from contrail_data.cli import build, cache, catalog, composites, derive, labels, look, recipes, share, splits, synth
 from contrail_data.cli.common import add_command, new_app, run_app
 from contrail_data.cli.examples import EXAMPLES
 
 GROUPS = {
     "Make": (
-        *(build.build_ash, recipes.build, build.append, build.subset, build.merge),
+        *(build.build_ash, recipes.build, derive.append, derive.subset, derive.merge),
         *(synth.synth, synth.synth_scans),
     ),
     "Look": (look.inspect, look.stats, look.report, look.preview, recipes.recipe),

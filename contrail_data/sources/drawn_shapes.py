@@ -82,7 +82,8 @@ def to_degrees_from(crs: CRS) -> ToDegrees:
     def _transform(points: Points) -> Points:
         longitude, latitude = transformer.transform(*points.T)
         if centre is not None:  # a disk that reaches across 180 degrees stays in one piece
-            longitude = centre + (longitude - centre + 180) % 360 - 180
+            with np.errstate(invalid="ignore"):  # infinite beside the Earth
+                longitude = centre + (longitude - centre + 180) % 360 - 180
         return with_infinity(longitude, latitude)
 
     return _transform

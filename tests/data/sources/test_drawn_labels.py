@@ -25,6 +25,8 @@ from contrail_data.scans.scene import grid_of
 from contrail_data.scans.tiles import native_tile, utm_tile
 from contrail_data.sources.drawn_labels import LabelRequest, ScanLabels
 from contrail_data.sources.drawn_shapes import DrawnShape
+from contrail_data.sources.label_files import DrawnLabels
+from contrail_data.sources.label_masks import read_geotiff, read_netcdf
 from contrail_data.sources.scans import ScanSource, TileRequest, open_scan_source
 from contrail_data.sources.tile_labels import LineWidth
 from contrail_data.store.reader import open_store
@@ -121,6 +123,53 @@ def test_a_mask_on_the_grid_of_the_scan_comes_back_pixel_by_pixel(
     np.testing.assert_array_equal(sample["valid"][..., 0], expected != 255)
     assert sample["valid"][..., 1].all()  # the next frame was not to be looked at
     assert sample.attrs["label_source"] == "human"
+
+
+def test_a_mask_of_the_full_disk_counts_as_looked_at_up_to_the_limb(tmp_path: Path) -> None:
+    step = 0.304 / 120
+    grid = FixedGrid(Projection(-75.2), -59.5 * step, 59.5 * step, step, -step, 120, 120)
+    mask_yx = np.zeros((120, 120), np.uint8)
+    mask_yx[40:42, 50:60] = 1
+    mask_yx[60:70, 60:70] = 255
+    for path, shapes in [
+        (save_netcdf(tmp_path / "disk.nc", grid, mask_yx), read_netcdf),
+        (save_geotiff(tmp_path / "disk.tif", grid, mask_yx), read_geotiff),
+    ]:
+        read = list(shapes(path))
+        area = shapely.union_all([shape.geometry for shape in read if shape.is_area])
+        latitude, longitude = grid.geodetic()
+        inside = shapely.contains_xy(area, np.nan_to_num(longitude), np.nan_to_num(latitude)) & ~np.isnan(latitude)
+        assert not inside[60:70, 60:70].any()
+        corners = np.isnan(grid.window(-1, -1, 122, 122).geodetic()[0])
+        near_limb = np.lib.stride_tricks.sliding_window_view(corners, (3, 3)).any((2, 3))
+        np.testing.assert_array_equal(inside[~near_limb], mask_yx[~near_limb] != 255)
+        (contrail,) = (shape for shape in read if not shape.is_area)
+        marked = shapely.contains_xy(contrail.geometry, np.nan_to_num(longitude), np.nan_to_num(latitude))
+        np.testing.assert_array_equal(marked & ~np.isnan(latitude), mask_yx == 1)
+
+
+def test_clear_pixels_that_a_program_declared_transparent_were_looked_at(grid: FixedGrid, tmp_path: Path) -> None:
+    mask_yx = np.zeros((grid.height, grid.width), np.uint8)
+    mask_yx[20:30, 40:60], mask_yx[:, :10] = 1, 255
+    (contrail,), (area,) = (
+        [
+            shape
+            for shape in read_geotiff(save_geotiff(tmp_path / "m.tif", grid, mask_yx, nodata=0))
+            if shape.is_area == a
+        ]
+        for a in (False, True)
+    )
+    assert area.geometry.contains(contrail.geometry)
+    latitude, longitude = grid.geodetic()
+    np.testing.assert_array_equal(shapely.contains_xy(area.geometry, longitude, latitude), mask_yx != 255)
+
+
+def test_scans_are_searched_that_began_a_quarter_of_an_hour_before_a_label() -> None:
+    shape = DrawnShape(geometry=shapely.box(0, 0, 1, 1), where="", time=NOON)
+    times = np.array(DrawnLabels([shape]).search_times())
+    assert NOON - times.min() == np.timedelta64(15, "m")
+    assert times.max() == NOON
+    assert (np.diff(times) <= np.timedelta64(5, "m")).all()
 
 
 @settings(max_examples=25, deadline=None)

@@ -216,14 +216,16 @@ def test_the_labelled_frame_and_the_number_of_frames_are_those_of_the_record(raw
         features = features_of(folder)
         bands = {name: value[..., :5] for name, value in features.items() if getattr(value, "ndim", 0) == 3}
         bands["human_pixel_masks"] = features["human_pixel_masks"]
-        starts = [1_600_000_000 + 600 * j for j in range(5)]
-        times = {"n_times_before": [1 + i], "n_times_after": [3 - i], "satellite_scan_starts": starts}
+        starts = [1_600_000_000 + 599 * j for j in range(5)]
+        times = {"n_times_before": [1 + i], "n_times_after": [3 - i]}
+        times |= {"timestamp": [starts[2]]} if i == 1 else {"satellite_scan_starts": starts}
         payloads.append(example(features | bands | times))
     write_shard(tmp_path / "train.tfrecord", payloads)
     store = open_store(build_small(tmp_path / "train.tfrecord", tmp_path / "s.zarr").place)
     assert store.sizes["time"] == 5
     assert store["labelled_frame"].values.tolist() == [1, 2, 3]
-    np.testing.assert_array_equal(store["time"].values.astype("datetime64[s]").astype(int), [starts] * 3)
+    expected = [starts, [starts[2] + 600 * (j - 2) for j in range(5)], starts]
+    np.testing.assert_array_equal(store["time"].values.astype("datetime64[s]").astype(int), expected)
 
 
 def test_unknown_features_are_reported_once_with_type_and_shape(raw: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from contrail_data.errors import ContrailError
 from contrail_data.storage import cache
 from contrail_data.storage.cache import CacheKind, cache_entries, cache_limit, reserve
+from contrail_data.store.cache import local_copy
 from helpers.cli import run_data
 
 HOLDER = """
@@ -80,6 +81,31 @@ def test_a_copy_that_another_process_uses_stays_and_one_that_does_not_fit_is_ref
         holder.kill()
     assert run_data("cache", "clear", "sha256:" + "a" * 64).stdout == "removed 1 of 1 entries, 400 kB\n"
     assert not held.exists()
+
+
+def test_using_a_copy_makes_it_the_most_recent_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used, other = add_copy(folder, "a", 400_000, 100), add_copy(folder, "b", 400_000, 200)
+    subprocess.run([sys.executable, "-c", HOLDER, str(used)], stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    monkeypatch.setenv("CONTRAIL_CACHE_LIMIT", "1MB")
+    reserve(folder / ("c" * 32), 500_000)
+    assert used.exists()
+    assert not other.exists()
+
+
+def test_a_copy_that_is_removed_only_in_part_is_not_taken_for_a_store(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = add_copy(folder, "a", 10, 100)
+    (copy / "image").touch()
+
+    def failing(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(cache.shutil, "rmtree", failing)
+    (entry,) = cache_entries(CacheKind.STORES)
+    with pytest.raises(ContrailError, match=r"cannot be removed \(Input/output error\); remove it by hand"):
+        cache.remove_entry(entry)
+    assert local_copy("sha256:" + "a" * 64) is None
 
 
 def test_clearing_removes_entries_and_nothing_else(folder: Path) -> None:

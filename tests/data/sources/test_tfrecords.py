@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 from contrail_data.composites import COMPOSITES
-from contrail_data.errors import ContrailError
+from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.sources import tfrecord_index
 from contrail_data.sources.base import InputFormat
 from contrail_data.sources.open import open_source, recognise
@@ -311,6 +311,14 @@ def test_a_second_build_does_not_search_the_shards_again(
         index.write_text('{"records": [{"offset": 3}], "others": 1}')
     assert open_tfrecords(str(shards), "train", ASH).entries == first.entries
     assert len(searched) == 5
+
+
+def test_a_record_is_not_taken_for_the_one_that_an_outdated_index_names(shards: Path, tmp_path: Path) -> None:
+    first = open_tfrecords(str(shards), "train", ASH).record_ids[0]
+    for index in (tmp_path / "cache").rglob("*.json"):
+        index.write_text(index.read_text().replace(f'"{first}"', '"another"'))
+    with pytest.raises(BadRecord, match=f"offset 0: record another: states the id {first}; restore the file"):
+        open_tfrecords(str(shards), "train", ASH).read_sample("another")
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(

@@ -19,6 +19,7 @@ from contrail_train.inference.detector import Detector, Network, Weights, single
 from contrail_train.inference.exported import load_exported
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.segmenter import build
+from contrail_train.runs.address import local_model
 from contrail_train.runs.calibration import read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights
 from contrail_train.runs.distributed import choose_device
@@ -26,14 +27,14 @@ from contrail_train.runs.finished import check_run
 from contrail_train.runs.names import CONFIG, FLOW_WEIGHTS, PIPELINE, STAGES, WEIGHTS
 
 
-def load_model(path: Path, device: str = "auto", symmetries: Symmetries | None = None) -> Predictor:
-    """Load a finished run, a pipeline or an exported file as a predictor.
+def load_model(address: str | Path, device: str = "auto", symmetries: Symmetries | None = None) -> Predictor:
+    """Load a finished run, a pipeline, a model folder or an exported file as a predictor.
 
     Threshold and gate are those fitted with its own symmetries; `workflows.symmetries.load_predictor` fits them with
     others.
 
     Args:
-        path: Run or pipeline directory, or a `.pt2` or `.onnx` file.
+        address: Where the model lies, see `runs.address.local_model`.
         device: `auto` selects CUDA if available, otherwise the CPU.
         symmetries: Transformed copies of an image to average over. None for the pipeline's own setting, and none for a
             run.
@@ -42,10 +43,10 @@ def load_model(path: Path, device: str = "auto", symmetries: Symmetries | None =
         A predictor whose probabilities lie on the label grid.
 
     Raises:
-        ContrailError: If `path` is not a finished run, a pipeline or an exported file.
+        ContrailError: If there is no finished model, or it is damaged.
         UsageError: If symmetries are given for an exported file.
     """
-    chosen = choose_device(device)
+    chosen, path = choose_device(device), local_model(address)
     if path.is_file():
         if symmetries is not None:
             raise UsageError(f"--tta: has no effect on {path}, an exported file with a setting of its own; omit it")

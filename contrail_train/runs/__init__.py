@@ -3,7 +3,7 @@
 `directory` creates, locks and logs into a run directory, whose files have their `names`; `checkpoint` stores tensors in
 it, and `sealed` JSON files, both with a checksum; `calibration` is the file that marks a run as finished and states its
 thresholds and scores. `listing` summarises the runs in a folder without torch. `distributed` chooses the device and
-connects the processes that `torchrun` starts.
+connects the processes that `torchrun` starts. `address` finds the model that a command or a setting names.
 
 Training and workflows write run directories through these modules; inference and evaluation read them back.
 """

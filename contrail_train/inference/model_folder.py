@@ -147,7 +147,7 @@ def _halved(name: str, tensor: Tensor, source: Path) -> Tensor:
     if not tensor.is_floating_point() or tensor.ndim < 2:
         return tensor
     if tensor.abs().max() > torch.finfo(torch.float16).max:
-        raise ContrailError(f"{source}: {name} has values beyond half precision; omit --half")
+        raise ContrailError(f"{source}: {name} has values beyond half precision; share it in full precision")
     return tensor.half()
 
 

@@ -29,7 +29,8 @@ from scipy.spatial import KDTree
 from scipy.special import stdtrit
 
 from contrail_data.cli.common import print_table
-from contrail_data.composites import COMPOSITES, stored_frames
+from contrail_data.composites import COMPOSITES
+from contrail_data.frames import stored_frames
 from contrail_data.labels.flow import flow_between
 from contrail_data.sample import RECORD_FRAMES
 from contrail_data.synthetic.lines import SCENERIES, Line, axis_points, draw_line

@@ -71,7 +71,6 @@ class Composite:
 
 
 LARGEST_BOUND, SMALLEST_RANGE = 1000, 0.01  # kelvin
-_BLOCK_ROWS = 32  # so many rows of a record stay in the processor's cache
 
 
 def get_composite(name_or_file: str) -> Composite:
@@ -251,31 +250,6 @@ def quantise(unit: npt.NDArray[np.float32], out: npt.NDArray[Any]) -> None:
         np.multiply(unit, np.float32(255), out=unit)
         np.rint(unit, out=unit)
     np.copyto(out, unit, casting="unsafe")
-
-
-def stored_frames(
-    composite: Composite, bands: Mapping[int, npt.NDArray[np.float32]], dtype: npt.DTypeLike
-) -> npt.NDArray[Any]:
-    """Compute a composite as a store keeps it.
-
-    Blocks of rows that stay in the processor's cache are twice as fast as whole arrays.
-
-    Args:
-        composite: The composite.
-        bands: Brightness temperature by band number, (y, x, time) each, kelvin.
-        dtype: Data type of the store.
-
-    Returns:
-        (time, channel, y, x) of `dtype`. Where a band is NaN the value is undefined until `whiten` sets it.
-    """
-    height, width, frames = bands[composite.bands[0]].shape
-    out = np.empty((frames, len(composite.channels), height, width), dtype)
-    block = np.empty((len(composite.channels), min(_BLOCK_ROWS, height), width, frames), np.float32)
-    for top in range(0, height, _BLOCK_ROWS):
-        rows = slice(top, min(top + _BLOCK_ROWS, height))
-        unit = evaluate(composite, {b: bands[b][rows] for b in composite.bands}, out=block[:, : rows.stop - top])
-        quantise(np.moveaxis(unit, -1, 0), out[:, :, rows])
-    return out
 
 
 def whiten(image_tchw: npt.NDArray[Any], valid_tyx: npt.NDArray[np.bool_]) -> None:

@@ -177,7 +177,10 @@ def annotator_bits(votes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """
     if (count := votes.shape[-1]) > MAX_ANNOTATORS:
         raise BadRecord(f"{count} annotators, but a store holds {MAX_ANNOTATORS}")
-    return np.packbits(votes, axis=-1, bitorder="little")[..., 0]
+    bits = votes[..., 0].copy()
+    for r in range(1, count):  # packbits along so short an axis takes six times as long
+        bits |= votes[..., r] << r
+    return bits
 
 
 def make_sample(

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data.composites import quantise, stored_frames, whiten
+from contrail_data.composites import quantise, whiten
 from contrail_data.errors import BadRecord
+from contrail_data.frames import stored_frames
 from contrail_data.sample import resize
 from contrail_data.sources.base import Source
 from contrail_data.storage.place import Place
-from contrail_data.store import journal, stats
+from contrail_data.store import journal
 from contrail_data.store.journal import Files, Shard
+from contrail_data.store.moments import moments
 from contrail_data.store.samples import SampleRow, StoredSample, stored_values
 from contrail_data.store.schema import SHARD
 from contrail_data.store.settings import StoreSettings
@@ -93,8 +95,7 @@ def _store_sample(
         quantise(unit_tchw, image_tchw)
     else:
         bands = dict(zip(variables["band"].values.tolist(), variables["brightness_temperature"].values, strict=True))
-        with np.errstate(invalid="ignore"):  # missing pixels are NaN until they are whitened
-            image_tchw = stored_frames(settings.composite, bands, settings.dtype)
+        image_tchw = stored_frames(settings.composite, bands, settings.dtype)
     if valid_tyx is not None:
         whiten(image_tchw, valid_tyx)
     unmarked_yx = np.zeros((settings.size, settings.size), np.uint8)
@@ -114,7 +115,7 @@ def _store_sample(
     missing = 0 if valid_tyx is None else int(valid_tyx.size - valid_tyx.sum())
     return {
         "checksums": checksums,
-        "moments": stats.moments(image_tchw, valid_tyx),
+        "moments": moments(image_tchw, valid_tyx),
         "values": stored_values(sample.attrs, variables["time"].values, missing),
     }
 

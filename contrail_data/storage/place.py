@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from operator import methodcaller
@@ -31,6 +32,8 @@ from contrail_data.storage.object_storage import request
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "file")
 STAGING = ".building"
 """Folder in a place for files that are being written, and for the journal of a store that is being built."""
+_WRITERS = 16
+"""Small files that are written at the same time; a disk makes them durable together."""
 
 
 class FileState(NamedTuple):
@@ -228,6 +231,16 @@ class Place:
         with self.writing(key) as write:
             for part in parts:
                 write(part)
+
+    def write_all(self, files: Mapping[str, bytes]) -> None:
+        """Write many small files side by side, as each one waits for the disk or the service.
+
+        Args:
+            files: Content by key.
+        """
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            for write in [pool.submit(self.write, key, [content]) for key, content in files.items()]:
+                write.result()
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Write]:

@@ -1,8 +1,8 @@
-"""Statistics per channel: streaming, exact for uint8, independent of order and of how the work was split.
+"""Statistics per channel over samples: independent of order and of how the work was split.
 
-Each sample contributes its count, mean and sum of squared deviations. They are merged with exactly rounded sums
-(`math.fsum`), so that neither the order of chunks nor the number of workers changes the result (Chan, Golub and
-LeVeque 1979 for the merge).
+Each sample contributes its `Moments`: count, mean, sum of squared deviations and so on. They are merged with exactly
+rounded sums (`math.fsum`), so that neither the order of chunks nor the number of workers changes the result (Chan,
+Golub and LeVeque 1979 for the merge).
 """
 
 import math
@@ -19,48 +19,6 @@ Moments = list[float]
 
 
 _STATISTICS = ("mean", "std", "minimum", "maximum", "at_low", "at_high")
-
-
-def moments(image_tchw: npt.NDArray[Any], valid_tyx: npt.NDArray[np.bool_] | None = None) -> list[Moments]:
-    """Compute the moments of each channel of one stored sample.
-
-    Args:
-        image_tchw: Image (time, channel, y, x) as stored. uint8 counts as value / 255.
-        valid_tyx: Which pixels to include. None: all.
-
-    Returns:
-        Moments by channel, in units of [0, 1].
-    """
-    channels = range(image_tchw.shape[1])
-    if image_tchw.dtype == np.uint8 and valid_tyx is None:
-        return [_moments_of_levels(image_tchw[:, c]) for c in channels]
-    scale = 1 / 255 if image_tchw.dtype == np.uint8 else 1.0
-    pixels = (image_tchw[:, c] if valid_tyx is None else image_tchw[:, c][valid_tyx] for c in channels)
-    return [_moments(x.astype(np.float64).reshape(-1) * scale) for x in pixels]
-
-
-def _moments_of_levels(frames: npt.NDArray[np.uint8]) -> Moments:
-    """Exact: sums of 256 levels, and of their squares, are integers that float32 holds (255² · 256 < 2²⁴)."""
-    total = squares = 0
-    for frame in frames:
-        level = frame.reshape(-1)
-        blocks = np.zeros((-(-level.size // 256), 256), np.float32)
-        blocks.reshape(-1)[: level.size] = level
-        total += int(blocks.sum(1).sum(dtype=np.float64))
-        squares += int(np.einsum("ij,ij->i", blocks, blocks).sum(dtype=np.float64))
-    count = frames.size
-    mean = total / count
-    low, high = int(frames.min()), int(frames.max())
-    below = count - int(np.count_nonzero(frames))
-    above = int(np.count_nonzero(frames == 255)) if high == 255 else 0
-    deviations = (squares * count - total * total) / count  # of integers, so that nothing cancels
-    return [count, mean / 255, deviations / 255**2, low / 255, high / 255, below, above]
-
-
-def _moments(x: npt.NDArray[np.float64]) -> Moments:
-    mean = math.fsum(x.sum(keepdims=True)) / x.size
-    squares = float(np.sum((x - mean) ** 2))
-    return [x.size, mean, squares, float(x.min()), float(x.max()), int((x <= 0).sum()), int((x >= 1).sum())]
 
 
 def merge(samples: Sequence[Sequence[Moments]], channels: Sequence[str]) -> dict[str, Any]:

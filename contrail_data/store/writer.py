@@ -90,8 +90,7 @@ def create_arrays(place: Place, arrays: Mapping[str, ArraySpec], samples: int) -
     """
     layouts = {}
     for name, spec in arrays.items():
-        for key, content in _array_metadata(name, spec, samples).items():
-            place.write(key, [content])
+        place.write_all(_array_metadata(name, spec, samples))
         layouts[name] = Layout(place, name, samples, spec)
     return layouts
 
@@ -131,8 +130,7 @@ def seal(place: Place, contents: SealedContents) -> str:
         | {name: sys.modules[name].__version__ for name in ("numpy", "zarr", "xarray")},
         **contents.provenance,
     }
-    for key, content in files.items():
-        place.write(key, [content])
+    place.write_all(files)
     place.write(schema.MANIFEST, [manifest_file])
     place.write(schema.PROVENANCE, [manifest.encode_provenance(provenance)])
     sync_folders(place)

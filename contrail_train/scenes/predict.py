@@ -15,8 +15,9 @@ import torch
 import xarray as xr
 
 from contrail_data import __version__
-from contrail_data.composites import Composite, from_dict, stored_frames, whiten
+from contrail_data.composites import Composite, from_dict, whiten
 from contrail_data.errors import ContrailError
+from contrail_data.frames import stored_frames
 from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.labels.predictor import Predicted
 from contrail_data.progress import progress
@@ -122,9 +123,7 @@ def _read_tiles(model: Predictor, scenes: Sequence[xr.Dataset], strip: Sequence[
         if not valid_tyx[now].any():
             continue
         fill_missing(bands_byxt, valid_tyx)
-        with np.errstate(invalid="ignore"):
-            bands = dict(zip(composite.bands, bands_byxt, strict=True))
-            image_tcyx = stored_frames(composite, bands, model.dtype)
+        image_tcyx = stored_frames(composite, dict(zip(composite.bands, bands_byxt, strict=True)), model.dtype)
         whiten(image_tcyx, valid_tyx | valid_tyx.any((1, 2), keepdims=True))
         tiles.append((tile, image_tcyx, valid_tyx[now]))
     return tiles
@@ -135,8 +134,7 @@ def _compose(composite: Composite, window: xr.Dataset) -> tuple[npt.NDArray[np.u
     temperature = window["brightness_temperature"].isel(time=0)
     bands = {band: temperature.sel(band=band).values[..., np.newaxis] for band in composite.bands}
     valid_yx = ~np.isnan(np.stack(list(bands.values()))).any((0, -1))
-    with np.errstate(invalid="ignore"):
-        image_tcyx = stored_frames(composite, bands, np.uint8)
+    image_tcyx = stored_frames(composite, bands, np.uint8)
     whiten(image_tcyx, valid_yx[np.newaxis])
     return image_tcyx, valid_yx
 

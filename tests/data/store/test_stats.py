@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contrail_data.store.stats import combined, merge, moments
+from contrail_data.store.moments import moments
+from contrail_data.store.stats import combined, merge
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,0 +1,92 @@
+"""Compiled loops give what numpy gives, to the bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from contrail_data.composites import COMPOSITES, evaluate, quantise
+from contrail_data.frames import count_levels, stored_frames
+from contrail_data.sample import annotator_bits
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["ash", "ash_cira", "bands_diffs", "ash_wide"]),
+    st.sampled_from([np.uint8, np.float16, np.float32]),
+    arrays(
+        np.float32,
+        st.tuples(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9)),
+        elements=st.floats(180, 330, width=32),
+    ),
+    st.integers(0, 2**32 - 1),
+)
+def test_frames_are_the_composite_quantised(name: str, dtype: type, kelvin_yxt: np.ndarray, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    noise = {b: rng.normal(0, 3, kelvin_yxt.shape).astype(np.float32) for b in COMPOSITES[name].bands}
+    bands = {b: kelvin_yxt + difference for b, difference in noise.items()}
+    expected = np.empty((kelvin_yxt.shape[2], len(COMPOSITES[name].channels), *kelvin_yxt.shape[:2]), dtype)
+    quantise(np.moveaxis(evaluate(COMPOSITES[name], bands), -1, 0), expected)
+    np.testing.assert_array_equal(stored_frames(COMPOSITES[name], bands, dtype), expected)
+
+
+def test_levels_halfway_between_two_become_even_as_in_numpy() -> None:
+    ash = COMPOSITES["ash"]
+    kelvin = (243 + 60 * (np.arange(255) + 0.5) / 255).astype(np.float32)  # blue is (band 14 - 243) / 60
+    kelvin = np.concatenate([np.nextafter(kelvin, np.float32(0)), kelvin, np.nextafter(kelvin, np.float32(999))])
+    bands = {b: kelvin.reshape(-1, 3, 1) for b in ash.bands}
+    expected = np.empty((1, 3, *bands[14].shape[:2]), np.uint8)
+    quantise(np.moveaxis(evaluate(ash, bands), -1, 0), expected)
+    np.testing.assert_array_equal(stored_frames(ash, bands, np.uint8), expected)
+
+
+def test_bands_of_any_memory_layout_give_the_same_frames() -> None:
+    ash = COMPOSITES["ash"]
+    bands = {b: np.random.default_rng(b).normal(275, 9, (5, 7, 3)).astype(np.float32) for b in ash.bands}
+    transposed = {b: np.asfortranarray(band) for b, band in bands.items()}
+    np.testing.assert_array_equal(stored_frames(ash, transposed, np.uint8), stored_frames(ash, bands, np.uint8))
+
+
+def test_a_missing_pixel_changes_no_other_one() -> None:
+    ash = COMPOSITES["ash"]
+    bands = {b: np.full((4, 4, 2), 280, np.float32) for b in ash.bands}
+    whole = stored_frames(ash, bands, np.uint8)
+    bands[14][1, 2, 0] = np.nan
+    is_present = np.ones((4, 4), bool)
+    is_present[1, 2] = False
+    frames = stored_frames(ash, bands, np.uint8)
+    np.testing.assert_array_equal(frames[0][:, is_present], whole[0][:, is_present])
+    np.testing.assert_array_equal(frames[1], whole[1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(arrays(np.uint8, st.tuples(*[st.integers(1, 6)] * 4)))
+def test_levels_are_counted_in_each_channel(image_tcyx: np.ndarray) -> None:
+    expected = [np.bincount(image_tcyx[:, c].ravel(), minlength=256) for c in range(image_tcyx.shape[1])]
+    np.testing.assert_array_equal(count_levels(image_tcyx), expected)
+    every_other = np.repeat(image_tcyx, 2, axis=3)[..., ::2]
+    np.testing.assert_array_equal(count_levels(every_other), expected)
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 8)), elements=st.integers(0, 1)))
+def test_bit_r_is_set_where_annotator_r_marked_the_pixel(votes: np.ndarray) -> None:
+    expected = (votes.astype(int) << np.arange(votes.shape[2])).sum(-1)
+    np.testing.assert_array_equal(annotator_bits(votes), expected)
+
+
+@pytest.mark.slow
+def test_frames_are_computed_where_no_folder_for_machine_code_can_be_written(tmp_path: Path) -> None:
+    code = (
+        "import numba.core.caching as caching; caching.CacheImpl._locator_classes = [];"
+        "import numpy as np; from contrail_data.frames import count_levels;"
+        "print(int(count_levels(np.zeros((1, 1, 2, 2), np.uint8))[0, 0]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "4\n", done.stderr

@@ -42,6 +42,10 @@ ARCHIVES = ROLES | {f"goes{n}": ((n, "2000-01-01T00:00", "2100-01-01T00:00"),) f
 """NOAA's archives, and the spacecraft in whose bucket the scans of each time lie."""
 
 
+class NoScans(ContrailError):
+    """No file of scans lies where they were looked for, or none of the requested times."""
+
+
 @dataclass(frozen=True, order=True)
 class AbiFile:
     """A file, described by its name or its attributes."""
@@ -156,7 +160,8 @@ def find_files(where: str, spans: Sequence[Span] = (ALWAYS,), product: str = "L1
         The files in order of satellite, scene and time.
 
     Raises:
-        ContrailError: If there are none, they are of several kinds, or an archive cannot be searched with these
+        NoScans: If there are none.
+        ContrailError: If they are of several kinds or of another imager, or an archive cannot be searched with these
             arguments.
     """
     archive = is_archive(where)
@@ -174,9 +179,10 @@ def find_files(where: str, spans: Sequence[Span] = (ALWAYS,), product: str = "L1
         remedy = f"which satpy reads; give --reader {readers[0]}, or --reader auto"
         raise ContrailError(f"{where}: contains files of another imager, {remedy}")
     if not files:
-        between = "" if ALWAYS in spans else f" between {firsts[0]} and {lasts[-1]}"
+        first, last = (np.datetime_as_string(time, "m") for time in (firsts[0], lasts[-1]))
+        between = "" if ALWAYS in spans else f" between {first} and {last}"
         products = "OR_ABI-L1b-Rad..., OR_ABI-L2-CMIP..., OR_ABI-L2-MCMIP..."
-        raise ContrailError(f"{where}: contains no ABI files ({products}){between}; check the path and the times")
+        raise NoScans(f"{where}: contains no ABI files ({products}){between}; check the path and the times")
     if not in_turn:
         require_one_kind(files)
     return sorted(files)

@@ -51,8 +51,10 @@ def require_bands(where: str, bands: Iterable[int], available: Collection[int]) 
     """
     if absent := [band for band in bands if band not in available]:
         names = ", ".join(map(str, sorted(available))) or "none"
-        remedy = "fetch it, or choose a composite without it"
-        raise ContrailError(f"{where}: band {absent[0]} is missing (available: {names}); {remedy}")
+        lacking = f"band {absent[0]} is" if len(absent) == 1 else f"bands {', '.join(map(str, absent))} are"
+        them = "it" if len(absent) == 1 else "them"
+        remedy = f"fetch {them}, or choose a composite without {them}"
+        raise ContrailError(f"{where}: {lacking} missing (available: {names}); {remedy}")
 
 
 def remove_impossible(

@@ -8,7 +8,7 @@ several, and `kept_frames` keeps some frames of each sample. `open` picks the cl
 samples of a store, and `npy` reads untrusted `.npy` files.
 
 Labels that people drew on scans are read by `label_files` and `label_masks` as `drawn_shapes`; `drawn_labels` finds the
-scan of each, and `tile_labels` its pixels on a tile.
+scan of each, and `tile_labels` its pixels on a tile. `mask_files` reads files of masks, ours and others'.
 
 Data passes from files through a source's `read_sample` to a checked sample (`contrail_data.sample`), and from there to
 `contrail_data.build`.

@@ -30,6 +30,8 @@ _ENOUGH = 0.5
 """Share of a tile that must have been looked at."""
 _SHOWN = 0.1
 """Share of a tile that the scan must show."""
+_OFF_EDGE = 50
+"""Pixels beside a scan within which a label may lie: parallax moves what is seen at its edge."""
 _PROBES = 32
 """Places of a tile, along rows and columns, at which it is decided how much of it was looked at."""
 
@@ -202,16 +204,23 @@ def match_labels(
     problems: list[str] = []
     contrails_on: dict[Scan, list[DrawnShape]] = {}
     areas_on: dict[Scan, list[DrawnShape]] = {}
+    outside: list[str] = []
     others = 0
     for shape in drawn.shapes:
         if shape.time is None:
             continue
         if (scan := scan_at(chosen or scans, shape.time, tolerance)) is not None:
-            (areas_on if shape.is_area else contrails_on).setdefault(scan, []).append(shape)
+            if shape.is_area or _is_near(shape.geometry, scan.grid):
+                (areas_on if shape.is_area else contrails_on).setdefault(scan, []).append(shape)
+            else:
+                outside.append(
+                    f"{shape.where}: lies outside of the scan of {_second(scan.start)}; check its coordinates"
+                )
         elif chosen:
             others += not shape.is_area
         else:
             problems.append(f"{shape.where}: no scan of {_second(shape.time)}; add it, or correct the time")
+    problems = [*outside, *problems]
     looked_at = set(chosen) or {*contrails_on, *areas_on}
     labels: dict[Scan, ScanLabels] = {}
     for scan in sorted(looked_at, key=lambda scan: scan.start):
@@ -228,10 +237,11 @@ def match_labels(
             line_width=line_width,
             shift=request.shift,
         )
-    if not labels:
-        reason = [*problems, *drawn.problems, "no label has a time of a scan"][0]
-        raise ContrailError(f"{request.files[0]}: no scan can be labelled: {reason}")
-    notes = [f"{others} labels are of other times than those requested"] if others else []
+    if not labels or (outside and not contrails_on):
+        empty = f"{request.files[0]}: holds no labels; draw contrails, each with a property time"
+        reason = [*problems, *drawn.problems, "no label states a time" if drawn.shapes else empty][0]
+        raise ContrailError(f"--labels: no scan can be labelled: {reason}")
+    notes = [f"labels of other times than those requested: {others}"] if others else []
     return labels, list(dict.fromkeys(problems)), notes
 
 
@@ -267,6 +277,14 @@ def scan_at(scans: Sequence[Scan], time: np.datetime64, tolerance: float) -> Sca
         return max(under_way, key=lambda scan: scan.start)
     nearest = min(scans, key=lambda scan: abs(scan.start - time))
     return nearest if abs(nearest.start - time) <= np.timedelta64(round(60 * tolerance), "s") else None
+
+
+def _is_near(shape: Any, grid: FixedGrid) -> bool:
+    """Return whether a scan shows a part of a shape, or nearly so."""
+    longitude, latitude = shapely.get_coordinates(shapely.segmentize(shape, 0.1)).T
+    rows, columns = grid.indices(latitude, longitude)
+    near_rows = (rows > -_OFF_EDGE) & (rows < grid.height + _OFF_EDGE)
+    return bool((near_rows & (columns > -_OFF_EDGE) & (columns < grid.width + _OFF_EDGE)).any())
 
 
 def _second(time: np.datetime64) -> str:

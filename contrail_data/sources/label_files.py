@@ -16,8 +16,8 @@ from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from contrail_data.errors import ContrailError
-from contrail_data.sources.drawn_shapes import DEGREES, DrawnShape, parse_time, to_degrees_from
-from contrail_data.sources.label_masks import read_geotiff, read_netcdf
+from contrail_data.sources.drawn_shapes import DEGREES, DrawnShape, Points, parse_time, to_degrees_from
+from contrail_data.sources.label_masks import read_masks
 from contrail_data.storage.files import first_line, reported_errors
 
 _VECTORS = (".geojson", ".json", ".gpkg", ".shp", ".fgb")
@@ -75,7 +75,7 @@ def read_labels(paths: Sequence[Path]) -> DrawnLabels:
             if kind in _VECTORS:
                 _read_features(path, labels)
             else:
-                labels.shapes.extend(read_netcdf(path) if kind == ".nc" else read_geotiff(path))
+                labels.shapes.extend(read_masks(path))
     return replace(labels, shapes=_without_repeated_lines(labels))
 
 
@@ -105,12 +105,18 @@ def _geojson_features(path: Path) -> Iterator[tuple[str, Any, Mapping[str, Any]]
     """Yield name, geometry in degrees and properties of each feature."""
     try:
         content = json.loads(path.read_bytes())
-        features = content["features"]
+    except (ValueError, RecursionError) as error:
+        reason = first_line(error) if path.stat().st_size else "0 bytes"
+        raise ContrailError(f"{path}: cannot be read as JSON ({reason}); save it again") from None
+    try:
+        entries = [(feature.get("geometry"), feature.get("properties") or {}) for feature in content["features"]]
         name = ((content.get("crs") or {}).get("properties") or {}).get("name", "OGC:CRS84")
+    except (KeyError, TypeError, AttributeError):
+        raise ContrailError(f"{path}: not a GeoJSON feature collection; save it as one, as QGIS does") from None
+    try:
         to_degrees = to_degrees_from(CRS.from_user_input(name))
-        entries = [(feature.get("geometry"), feature.get("properties") or {}) for feature in features]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ProjError) as error:
-        raise ContrailError(f"{path}: not a GeoJSON feature collection: {first_line(error)[:100]}") from None
+    except (ProjError, TypeError):
+        raise ContrailError(f"{path}: unknown coordinate system {str(name)[:40]!r}; save it in EPSG:4326") from None
     for number, (geometry, properties) in enumerate(entries, 1):
         try:
             shape = None if geometry is None else shapely.transform(shapely.geometry.shape(geometry), to_degrees)
@@ -129,8 +135,9 @@ def _ogr_features(path: Path) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
 
     try:
         layers = {name: geopandas.read_file(path, layer=name) for name, kind in pyogrio.list_layers(path) if kind}
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
-        raise ContrailError(f"{path}: cannot be read: {first_line(error)[:100]}; save it again") from None
+    except Exception as error:  # of GDAL, PROJ, shapely or pandas
+        reason = first_line(error).partition(";")[0].rstrip(".").replace(f"'{path}' ", "")
+        raise ContrailError(f"{path}: cannot be read ({reason}); save it again") from None
     for name, layer in layers.items():
         if layer.crs is None:
             raise ContrailError(f"{path}: layer {name} has no coordinate system; set it to EPSG:4326 in QGIS")
@@ -158,7 +165,7 @@ def _drawn_shape(where: str, geometry: Any, properties: Mapping[str, Any]) -> Dr
         raise ValueError("has no time; set its property time, as in 2024-03-01T12:40:00Z")
     detected = set(_DETECTED) <= properties.keys()
     return DrawnShape(
-        geometry=shape,
+        geometry=shape if is_area else _across_180(shape),
         where=where,
         time=time,
         is_area=is_area,
@@ -178,6 +185,19 @@ def _lines_or_polygons(geometry: Any) -> Any:
         if len(same):
             return join(shapely.get_parts(same))
     raise ValueError("is a point, not a line or a polygon; draw the contrail")
+
+
+def _across_180(shape: Any) -> Any:
+    """Return lines or polygons of which parts that seem to go round the world cross 180 degrees of longitude."""
+
+    def eastward(points: Points) -> Points:
+        return np.stack([np.where(points[:, 0] < 0, points[:, 0] + 360, points[:, 0]), points[:, 1]], -1)
+
+    parts = shapely.get_parts(shape)
+    widths = [part.bounds[2] - part.bounds[0] for part in parts]
+    return type(shape)(
+        [shapely.transform(part, eastward) if width > 180 else part for part, width in zip(parts, widths, strict=True)]
+    )
 
 
 def _is_nothing(value: Any) -> bool:

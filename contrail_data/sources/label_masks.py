@@ -9,97 +9,49 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 import shapely
-import xarray as xr
-from pyproj import CRS
 from rasterio import Affine
-from rasterio.errors import RasterioError
 from rasterio.features import shapes
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import Projection
-from contrail_data.scans.scene import grid_mapping_of
-from contrail_data.sources.drawn_shapes import DrawnShape, Points, ToDegrees, parse_time, to_degrees_from, with_infinity
-from contrail_data.storage.files import first_line
-
-_MISSING = 255
-"""Value of pixels that were not labelled."""
+from contrail_data.sources.drawn_shapes import DrawnShape, Points, ToDegrees, to_degrees_from, with_infinity
+from contrail_data.sources.mask_files import MISSING, open_mask_file
 
 
-def read_geotiff(path: Path) -> Iterator[DrawnShape]:
-    """Read a mask in any coordinate system.
+def read_masks(path: Path) -> Iterator[DrawnShape]:
+    """Read the masks of a file, one for each time.
 
     Args:
-        path: A GeoTIFF of one band, or with one whose description begins with "contrail"; its tag `time` states the
-            time.
+        path: A GeoTIFF whose tag `time` states the time, or NetCDF like that of `predict-scans`, see `open_mask_file`.
 
     Yields:
         The outlines of regions of contrail pixels, and of what was looked at.
 
     Raises:
-        ContrailError: If the file is not such a mask.
+        ContrailError: If the file does not hold masks, or does not state their time.
     """
-    try:
-        with rasterio.open(path) as file:
-            named = [i for i, text in enumerate(file.descriptions, 1) if (text or "").startswith("contrail")]
-            band = named[0] if named else 1
-            if file.count > 1 and not named:
-                raise ContrailError(f"{path}: has {file.count} bands; save only the mask, or describe it as contrail")
-            mask_yx, crs, transform, nodata = file.read(band), file.crs, file.transform, file.nodata
-            tags = file.tags()
-    except RasterioError as error:
-        raise ContrailError(f"{path}: not a GeoTIFF: {first_line(error)[:100]}; save it again") from None
-    if crs is None:
-        raise ContrailError(f"{path}: has no coordinate system; save it on the scan's grid or in EPSG:4326")
-    text = tags.get("time") or tags.get("TIFFTAG_DATETIME", "").replace(":", "-", 2)
-    try:
-        time = parse_time(text or None)
-    except ValueError as error:
-        raise ContrailError(f"{path}: {error}") from None
-    if time is None:
-        raise ContrailError(f"{path}: has no time; set its tag time, as in 2024-03-01T12:40:00Z")
-    to_degrees = to_degrees_from(CRS.from_user_input(crs))
-    yield from _mask_shapes(mask_yx, nodata, transform, to_degrees, time=time, where=path.name)
-
-
-def read_netcdf(path: Path) -> Iterator[DrawnShape]:
-    """Read masks on the grid of a satellite, in a file like those that `predict-scans` writes.
-
-    Args:
-        path: NetCDF with `mask(time, y, x)`.
-
-    Yields:
-        The outlines of regions of contrail pixels, and of what was looked at, of each time.
-
-    Raises:
-        ContrailError: If the file is not such a mask.
-    """
-    try:
-        scene = xr.open_dataset(path, mask_and_scale=False)
-    except (OSError, ValueError) as error:
-        raise ContrailError(f"{path}: not a NetCDF file: {first_line(error)[:100]}; save it again") from None
-    with scene:
-        if "mask" not in scene or not {"time", "y", "x"} <= set(scene["mask"].dims):
-            raise ContrailError(f"{path}: has no mask(time, y, x); give a file like those of predict-scans")
-        try:
-            projection = Projection.from_cf(scene.variables[grid_mapping_of(scene)].attrs)
-        except (KeyError, ContrailError):
-            raise ContrailError(f"{path}: states no geostationary grid mapping of its mask; save it again") from None
-        height = projection.height
-        x, y = (scene[name].values / (height if scene[name].attrs.get("units") == "m" else 1.0) for name in ("x", "y"))
-        dx, dy = (x[-1] - x[0]) / (len(x) - 1), (y[-1] - y[0]) / (len(y) - 1)
-        transform = Affine(dx, 0, x[0] - dx / 2, 0, dy, y[0] - dy / 2)
-        mask = scene["mask"].transpose("time", "y", "x")
-        for index, time in enumerate(scene["time"].values.astype("datetime64[ns]")):
-            where = f"{path.name}, {np.datetime_as_string(time, 's')}"
-            to_degrees = partial(_scan_angles_to_degrees, projection)
-            yield from _mask_shapes(mask[index].values, None, transform, to_degrees, time=time, where=where)
+    file = open_mask_file(path)
+    if file.times is None:
+        remedy = "its coordinate time" if path.suffix == ".nc" else "its tag time, as in 2024-03-01T12:40:00Z"
+        raise ContrailError(f"{path}: has no time; set {remedy}")
+    x, y = file.x, file.y
+    transform = Affine(x.step, 0, x.first - x.step / 2, 0, y.step, y.first - y.step / 2)
+    mapping = file.crs.to_cf()
+    is_view = mapping.get("grid_mapping_name") == "geostationary"
+    to_degrees = partial(_scan_angles_to_degrees, Projection.from_cf(mapping)) if is_view else to_degrees_from(file.crs)
+    was_seen = False
+    for number, time in enumerate(file.times):
+        where = path.name if len(file.times) == 1 else f"{path.name}, {np.datetime_as_string(time, 's')}"
+        values_yx = file.read(number, slice(None), slice(None))
+        was_seen |= not np.isnan(values_yx).all()
+        yield from _mask_shapes(values_yx, transform, to_degrees, time=time, where=where)
+    if not was_seen:
+        raise ContrailError(f"{path}: all pixels are {MISSING} (not seen) or missing; set those without contrails to 0")
 
 
 def _mask_shapes(
-    mask_yx: npt.NDArray[Any],
-    nodata: float | None,
+    values_yx: npt.NDArray[np.float32],
     transform: Affine,
     to_degrees: ToDegrees,
     *,
@@ -107,14 +59,10 @@ def _mask_shapes(
     where: str,
 ) -> Iterator[DrawnShape]:
     """Yield the outlines of a mask's pixels, and of those that were looked at."""
-    if mask_yx.dtype.kind not in "biu":
-        raise ContrailError(f"{where}: holds {mask_yx.dtype}, not a mask; save 0 (clear), 1 (contrail), 255 (not seen)")
-    seen_yx = (mask_yx != _MISSING) & (mask_yx != (_MISSING if nodata is None else nodata))
-    if nodata == 0:  # a raster whose clear pixels were declared transparent
-        seen_yx = mask_yx != _MISSING
-    if len(values := np.unique(mask_yx[seen_yx])) > 2 or not set(values.tolist()) <= {0, 1}:
+    seen_yx = ~np.isnan(values_yx)
+    if not np.isin(values_yx[seen_yx], (0, 1)).all():
         raise ContrailError(f"{where}: holds other values than 0 (clear), 1 (contrail) and 255 (not seen); correct it")
-    for marked_yx, is_area in ((seen_yx & (mask_yx > 0), False), (seen_yx, True)):
+    for marked_yx, is_area in ((seen_yx & (values_yx > 0), False), (seen_yx, True)):
         outlines = _outlines(marked_yx, transform, to_degrees)
         if is_area and not all(map(_is_finite, outlines)):
             outlines = _outlines(_within_limb(seen_yx, transform, to_degrees), transform, to_degrees)

@@ -20,7 +20,7 @@ from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.sample import Labels, check_record_id, make_sample
 from contrail_data.scans.abi import GOOD
-from contrail_data.scans.abi_files import ALWAYS, Span
+from contrail_data.scans.abi_files import ALWAYS, NoScans, Span
 from contrail_data.scans.listing import (
     Scan,
     assign_frames,
@@ -160,7 +160,8 @@ def open_scan_source(
         A source of the samples.
 
     Raises:
-        ContrailError: If there are no scans, a band is missing, or no sample can be cut.
+        NoScans: If there are no scans, or none of the requested times or of those of the labels.
+        ContrailError: If a band is missing, or no sample can be cut.
     """
     check_record_id(split)
     drawn = None if labels is None else read_labels(labels.files)
@@ -172,7 +173,12 @@ def open_scan_source(
         spans: list[Span] = [(since or ALWAYS[0], until or ALWAYS[1])]
         if searched and since is None and until is None:
             spans = spans_around(searched, before=request.before, after=request.after, tolerance=request.tolerance)
-        listing = list_abi_scans(where, composite.bands, spans=spans, product=product, good=good)
+        try:
+            listing = list_abi_scans(where, composite.bands, spans=spans, product=product, good=good)
+        except NoScans as error:
+            if drawn is None or searched != drawn.search_times():
+                raise
+            raise NoScans(f"--labels: no scan is of the times of these labels: {error}") from None
     scans, notes, problems = listing.scans, list(listing.notes), list(listing.problems)
     labels_of: dict[Scan, ScanLabels] | None = None
     if labels is not None and drawn is not None:
@@ -181,7 +187,7 @@ def open_scan_source(
         problems += [*drawn.problems, *unmatched]
         notes += [*drawn.notes, *label_notes]
     entries: dict[str, ScanSample] = {}
-    empty_frames = all_frames = 0
+    empty_frames = all_frames = tiles_considered = 0
     if labels_of is not None and not (request.places or request.records):
         requested = _labelled_tiles(request, labels_of)
     else:
@@ -194,11 +200,16 @@ def open_scan_source(
             notes.append(f"{time}: skipped, no scan within {request.tolerance:g} minutes (nearest: {nearest})")
             continue
         samples = {check_record_id(record_id): ScanSample(tile, frames) for record_id, tile in tiles.items()}
+        tiles_considered += len(samples)
         if labels_of is not None:
             samples = _labelled(samples, labels_of.get(reference))
         empty_frames += frames.count(None) if samples else 0
         all_frames += len(frames) if samples else 0
         entries |= samples
+    if not entries and labels_of is not None and tiles_considered:
+        reason = f"less than half was looked at of each of {tiles_considered} tiles"
+        remedy = "check the coordinates of the labels, label a larger area, or choose smaller tiles or their places"
+        raise ContrailError(f"{where}: no sample can be cut: {reason}; {remedy}")
     if not entries:
         raise ContrailError(f"{where}: no sample can be cut: {notes[-1] if notes else 'no time is left'}")
     if labels_of is not None:
@@ -233,9 +244,9 @@ def _labelled(samples: Mapping[str, ScanSample], labels: ScanLabels | None) -> d
 
 def _notes_on_labels(labels: Iterable[ScanLabels], samples: Collection[ScanSample]) -> list[str]:
     positive = sum(sample.labels is not None and bool(sample.labels.contrails) for sample in samples)
-    notes = [f"{positive} samples have labels, {len(samples) - positive} were looked at and have none"]
+    notes = [f"samples with labels: {positive}, looked at without any: {len(samples) - positive}"]
     if outside := sum(len(one.contrails) - len(one.drawn) for one in labels):
-        notes.append(f"{outside} labels lie on no tile; choose places with --at, or a larger labelled area")
+        notes.append(f"labels that lie on no tile: {outside}; choose places with --at, or a larger labelled area")
     return notes
 
 

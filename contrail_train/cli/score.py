@@ -143,8 +143,8 @@ def compare_masks(
     from functools import reduce
     from operator import add
 
+    from contrail_data.sources.mask_files import open_mask_file
     from contrail_train.scenes import compare as comparing
-    from contrail_train.scenes.mask_files import open_mask_file
 
     files = open_mask_file(a), open_mask_file(b)
     if all(file.binary for file in files):

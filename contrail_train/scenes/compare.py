@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contrail_data.errors import ContrailError
-from contrail_train.scenes.mask_files import Axis, MaskFile, Times
+from contrail_data.sources.mask_files import Axis, MaskFile, Times
 
 _LARGEST_OFFSET = 1.0
 """Pixels by which the stated centres of a pair of pixels may differ. Google's axes reach the outer edges of a scan, so

@@ -77,7 +77,7 @@ def test_a_picture_of_a_scan_is_written(scans: Path, tmp_path: Path) -> None:
         assert picture.width > 500
     lacking = run_data("composites", "show", "bands", "--picture", tmp_path / "b.png", "--scan", scans)
     assert lacking.returncode == 1
-    assert "band 8 is missing (available: 11, 14, 15)" in lacking.stderr
+    assert "bands 8, 9, 10, 12, 13, 16 are missing (available: 11, 14, 15)" in lacking.stderr
     for arguments, code, message in [
         ((*given, "--scan", scans), 1, "exists; choose another"),
         ((*given[:4], tmp_path / "c.png"), 1, "--picture: needs a scan to draw"),

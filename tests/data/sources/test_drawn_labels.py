@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.scans.abi import open_abi
 from contrail_data.scans.scene import grid_of
 from contrail_data.scans.tiles import native_tile, utm_tile
+from contrail_data.sources import label_files
 from contrail_data.sources.drawn_labels import LabelRequest, ScanLabels
 from contrail_data.sources.drawn_shapes import DrawnShape
-from contrail_data.sources.label_files import DrawnLabels
-from contrail_data.sources.label_masks import read_geotiff, read_netcdf
+from contrail_data.sources.label_masks import read_masks
 from contrail_data.sources.scans import ScanSource, TileRequest, open_scan_source
 from contrail_data.sources.tile_labels import LineWidth
 from contrail_data.store.reader import open_store
@@ -131,11 +132,8 @@ def test_a_mask_of_the_full_disk_counts_as_looked_at_up_to_the_limb(tmp_path: Pa
     mask_yx = np.zeros((120, 120), np.uint8)
     mask_yx[40:42, 50:60] = 1
     mask_yx[60:70, 60:70] = 255
-    for path, shapes in [
-        (save_netcdf(tmp_path / "disk.nc", grid, mask_yx), read_netcdf),
-        (save_geotiff(tmp_path / "disk.tif", grid, mask_yx), read_geotiff),
-    ]:
-        read = list(shapes(path))
+    for path in save_netcdf(tmp_path / "disk.nc", grid, mask_yx), save_geotiff(tmp_path / "disk.tif", grid, mask_yx):
+        read = list(read_masks(path))
         area = shapely.union_all([shape.geometry for shape in read if shape.is_area])
         latitude, longitude = grid.geodetic()
         inside = shapely.contains_xy(area, np.nan_to_num(longitude), np.nan_to_num(latitude)) & ~np.isnan(latitude)
@@ -148,15 +146,41 @@ def test_a_mask_of_the_full_disk_counts_as_looked_at_up_to_the_limb(tmp_path: Pa
         np.testing.assert_array_equal(marked & ~np.isnan(latitude), mask_yx == 1)
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 40), (40, 1)])
+def test_a_mask_of_one_row_or_column_marks_its_pixels(grid: FixedGrid, tmp_path: Path, height: int, width: int) -> None:
+    window = grid.window(50, 60, height, width)
+    marks = [
+        shapely.union_all([shape.geometry for shape in read_masks(path) if not shape.is_area])
+        for path in (
+            save_netcdf(tmp_path / "one.nc", window, np.ones((height, width), np.uint8)),
+            save_geotiff(tmp_path / "one.tif", window, np.ones((height, width), np.uint8)),
+        )
+    ]
+    latitude, longitude = grid.geodetic()
+    expected = np.zeros(latitude.shape, bool)
+    expected[50 : 50 + height, 60 : 60 + width] = True
+    for mark in marks:
+        np.testing.assert_array_equal(shapely.contains_xy(mark, longitude, latitude), expected)
+
+
+def test_masks_turned_over_or_without_a_fill_value_are_the_same(grid: FixedGrid, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    mask_yx = (rng.random((grid.height, grid.width)) < 0.02).astype(np.uint8)
+    mask_yx[:, :40] = 255
+    with xr.open_dataset(save_netcdf(tmp_path / "m.nc", grid, mask_yx), mask_and_scale=False) as dataset:
+        turned = dataset.isel(x=slice(None, None, -1), y=slice(None, None, -1)).load()
+    del turned["mask"].attrs["_FillValue"]
+    turned.to_netcdf(tmp_path / "turned.nc")
+    areas = [[shape.geometry for shape in read_masks(tmp_path / name)] for name in ("m.nc", "turned.nc")]
+    assert len(areas[0]) > 100
+    assert shapely.equals_exact(*(shapely.normalize(shapely.union_all(area)) for area in areas), 1e-9)
+
+
 def test_clear_pixels_that_a_program_declared_transparent_were_looked_at(grid: FixedGrid, tmp_path: Path) -> None:
     mask_yx = np.zeros((grid.height, grid.width), np.uint8)
     mask_yx[20:30, 40:60], mask_yx[:, :10] = 1, 255
     (contrail,), (area,) = (
-        [
-            shape
-            for shape in read_geotiff(save_geotiff(tmp_path / "m.tif", grid, mask_yx, nodata=0))
-            if shape.is_area == a
-        ]
+        [shape for shape in read_masks(save_geotiff(tmp_path / "m.tif", grid, mask_yx, nodata=0)) if shape.is_area == a]
         for a in (False, True)
     )
     assert area.geometry.contains(contrail.geometry)
@@ -166,7 +190,7 @@ def test_clear_pixels_that_a_program_declared_transparent_were_looked_at(grid: F
 
 def test_scans_are_searched_that_began_a_quarter_of_an_hour_before_a_label() -> None:
     shape = DrawnShape(geometry=shapely.box(0, 0, 1, 1), where="", time=NOON)
-    times = np.array(DrawnLabels([shape]).search_times())
+    times = np.array(label_files.DrawnLabels([shape]).search_times())
     assert NOON - times.min() == np.timedelta64(15, "m")
     assert times.max() == NOON
     assert (np.diff(times) <= np.timedelta64(5, "m")).all()
@@ -302,7 +326,7 @@ def test_features_that_cannot_be_used_are_listed_one_by_one_and_the_rest_is_buil
     assert store["mask"].values.any()
     assert store.attrs["label_shift"] == [0.0, 0.0]
     assert store["label_source"].values.tolist() == ["human"]
-    assert "1 samples have labels, 0 were looked at and have none" in done.stderr
+    assert "samples with labels: 1, looked at without any: 0" in done.stderr
     path.write_text(path.read_text().replace("-92.0", "-91.9"))
     changed = run_data("build-ash", scans, "-o", tmp_path / "s.zarr", "--labels", path, *options)
     assert changed.returncode == 1, changed.stderr  # other labels make another store
@@ -310,34 +334,59 @@ def test_features_that_cannot_be_used_are_listed_one_by_one_and_the_rest_is_buil
 
 def test_files_that_are_no_labels_are_refused_in_one_line(scans: Path, grid: FixedGrid, tmp_path: Path) -> None:
     mask_yx = np.zeros((grid.height, grid.width), np.uint8)
-    (tmp_path / "text.geojson").write_text("[]")
+    (tmp_path / "list.geojson").write_text("[]")
+    (tmp_path / "text.geojson").write_text("nonsense")
+    (tmp_path / "empty.geojson").write_text("")
+    write(tmp_path / "crs.geojson", [], crs={"properties": {"name": "EPSG:123"}})
     (tmp_path / "empty.tif").write_bytes(b"")
     (tmp_path / "empty.nc").write_bytes(b"")
     (tmp_path / "empty.gpkg").write_bytes(b"")
-    save_geotiff(tmp_path / "float.tif", grid, mask_yx.astype(np.float32))
+    (tmp_path / "text.tif").write_bytes(b"nonsense")
+    (tmp_path / "text.nc").write_bytes(b"nonsense")
+    save_geotiff(tmp_path / "half.tif", grid, mask_yx + np.float32(0.5))
+    save_geotiff(tmp_path / "unseen.tif", grid, mask_yx + np.uint8(255))
+    save_geotiff(
+        tmp_path / "away.tif", grid, mask_yx, crs="EPSG:4326", transform=rasterio.Affine(0.02, 0, 10, 0, -0.02, 50)
+    )
+    save_netcdf(tmp_path / "column.nc", grid.window(50, 60, 1, 1), mask_yx[50:51, 60:61])
+    write(tmp_path / "away.geojson", [feature(shapely.box(10, 50, 11, 51))])
+    write(tmp_path / "late.geojson", [feature(shapely.box(-92.1, 29.4, -92, 29.5), time="2024-03-05T12:40:00Z")])
     save_geotiff(tmp_path / "seven.tif", grid, mask_yx + np.uint8(7))
     save_geotiff(tmp_path / "nowhere.tif", grid, mask_yx, crs=None)
     save_geotiff(tmp_path / "two.tif", grid, mask_yx, count=2)
     with rasterio.open(save_geotiff(tmp_path / "never.tif", grid, mask_yx), "r+") as file:
         file.update_tags(time="")
+    with rasterio.open(save_geotiff(tmp_path / "noon.tif", grid, mask_yx), "r+") as file:
+        file.update_tags(time="noon")
     xr.Dataset({"mask": (("y", "x"), mask_yx)}).to_netcdf(tmp_path / "flat.nc")
     write(tmp_path / "none.geojson", [])
     for name, reason in {
         "absent.geojson": "no such file",
         "labels.txt": "not a format of labels",
-        "text.geojson": "not a GeoJSON feature collection",
-        "empty.tif": "not a GeoTIFF",
-        "empty.nc": "not a NetCDF file",
-        "empty.gpkg": "empty.gpkg: ",
-        "float.tif": "holds float32, not a mask",
+        "list.geojson": "not a GeoJSON feature collection",
+        "text.geojson": "cannot be read as JSON (Expecting value",
+        "empty.geojson": "cannot be read as JSON (0 bytes); save it again",
+        "crs.geojson": "unknown coordinate system 'EPSG:123'; save it in EPSG:4326",
+        "empty.tif": "cannot be read as GeoTIFF (0 bytes)",
+        "empty.nc": "cannot be read as NetCDF (0 bytes)",
+        "empty.gpkg": "empty.gpkg: cannot be read (not recognized as being in a supported file format); save it again",
+        "text.tif": "cannot be read as GeoTIFF (not recognized as being in a supported file format); check it",
+        "text.nc": "cannot be read as NetCDF (NetCDF: Unknown file format); check it",
+        "half.tif": "holds other values than 0",
+        "unseen.tif": "all pixels are 255",
+        "away.tif": "less than half was looked at of each of 1 tiles",
+        "column.nc": "not an axis of at least 2 pixels",
+        "away.geojson": "feature 1: lies outside of the scan of 2024-03-01T12:40:00; check its coordinates",
+        "late.geojson": "--labels: no scan is of the times of these labels",
         "seven.tif": "holds other values than 0",
         "nowhere.tif": "has no coordinate system",
         "two.tif": "has 2 bands",
         "never.tif": "has no time",
-        "flat.nc": "has no mask(time, y, x)",
-        "none.geojson": "no scan can be labelled",
+        "noon.tif": "time 'noon' is not a time",
+        "flat.nc": "its mask has no axes time, y and x",
+        "none.geojson": "none.geojson: holds no labels",
     }.items():
-        with pytest.raises(ContrailError, match=reason.replace("(", r"\(").replace(")", r"\)")) as error:
+        with pytest.raises(ContrailError, match=re.escape(reason)) as error:
             open_labelled(scans, tmp_path / name, SINGLE)
         assert "\n" not in str(error.value)
 
@@ -384,7 +433,7 @@ def test_tiles_cover_what_was_looked_at_and_those_without_labels_have_no_contrai
     assert marked[row : row + 3, column : column + 12].all()
     assert marked.sum() < 60
     assert any(not sample["mask"].values.any() for sample in samples)
-    assert "were looked at and have none" in source.note
+    assert "looked at without any" in source.note
     window = (float(latitude[80, 20]), float(longitude[80, 20]), float(latitude[20, 90]), float(longitude[20, 90]))
     part = open_labelled(scans, path, request, area=window)
     assert 0 < len(part.record_ids) < len(source.record_ids)
@@ -449,22 +498,24 @@ def test_requested_times_without_labels_have_no_contrail(scans: Path, tmp_path: 
     source = open_labelled(scans, write(tmp_path / "labels.geojson", features), request)
     (mask,) = masks_of(source)
     assert not mask.any()
-    assert "1 labels are of other times than those requested" in source.note
+    assert "labels of other times than those requested: 1" in source.note
 
 
-def test_shapes_across_180_degrees_are_the_same_in_one_piece_and_in_two() -> None:
+def test_shapes_across_180_degrees_are_the_same_in_one_piece_and_in_two(tmp_path: Path) -> None:
     grid = FixedGrid(Projection(170.0, sweep="y"), -0.06, 0.06, 5.6e-5, -5.6e-5, 2200, 2200)
     whole = shapely.box(179.8, 0.3, 180.6, 0.5)
+    corners = [(179.8, 0.3), (-179.4, 0.3), (-179.4, 0.5), (179.8, 0.5)]  # as most programs write it
+    round_the_world = label_files.read_labels([write(tmp_path / "a.geojson", [feature(shapely.Polygon(corners))])])
     parts = shapely.MultiPolygon([shapely.box(179.8, 0.3, 180, 0.5), shapely.box(-180, 0.3, -179.4, 0.5)])
     tile = utm_tile(0.4, 179.99, 64, 2000.0)
     masks = []
-    for shape in (whole, parts):
+    for shape in (whole, parts, round_the_world.shapes[0].geometry):
         drawn = DrawnShape(geometry=shape, where="", time=None)
         labels = ScanLabels(grid=grid, contrails=[drawn], area=shape.buffer(3), line_width=LineWidth(4, False))
         on_tile = labels.on_tile(tile)
         assert on_tile is not None
         masks.append(on_tile.mask(64, 64))
-    np.testing.assert_array_equal(*masks)
+    np.testing.assert_array_equal(masks, masks[:1] * 3)
     assert masks[0].sum() == pytest.approx(0.8 * 0.2 * 111.3 * 110.6 / 4, rel=0.1)
 
 

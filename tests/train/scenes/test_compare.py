@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contrail_data.errors import ContrailError
+from contrail_data.sources.mask_files import open_mask_file
 from contrail_train.contrails.cleaning import Cleaning
 from contrail_train.scenes.compare import Comparison, compare_masks
 from contrail_train.scenes.contrails import SceneContrails
 from contrail_train.scenes.files import write
-from contrail_train.scenes.mask_files import open_mask_file
 from helpers.cli import run_train
 from helpers.scenes import START, scene_of, smooth
 
@@ -204,7 +204,7 @@ def test_the_command_prints_a_row_for_each_time(ours: Path, tmp_path: Path) -> N
     assert "--threshold: has no effect on files of 0 and 1" in refused.stderr
     broken = tmp_path / "broken.nc"
     broken.write_bytes(theirs.read_bytes()[:3000])
-    assert f"error: {broken}: cannot be read (" in run_train("compare-masks", ours, broken).stderr
+    assert f"error: {broken}: cannot be read as NetCDF (" in run_train("compare-masks", ours, broken).stderr
 
 
 def test_a_single_column_is_compared(tmp_path: Path) -> None:
@@ -228,5 +228,5 @@ def test_damaged_pixels_are_one_line_that_names_the_file(tmp_path: Path) -> None
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 2000] = bytes(2000)
     path.write_bytes(content)
-    with pytest.raises(ContrailError, match=r"damaged\.nc: cannot be read"):
+    with pytest.raises(ContrailError, match=r"damaged\.nc: cannot be read as NetCDF"):
         compared(path, path)

@@ -154,6 +154,8 @@ def stepper(
     *,
     bf16: bool | None = None,
     watches: list[Watch] | None = None,
+    layout: torch.memory_format = torch.channels_last,
+    fused: bool = False,
 ) -> Callable[[Batch], None]:
     """Return a function that takes a training step with its own model, and returns when the device is done.
 
@@ -163,15 +165,20 @@ def stepper(
         change: Applied to the model.
         bf16: Whether to compute in bf16. None: on a GPU.
         watches: A watch of the step is appended to it.
+        layout: Order of the model's weights in memory.
+        fused: Whether AdamW updates all weights in one kernel.
     """
     device = choose_device(config.device)
     view = view_of(config, data.statistics, device)
     torch.manual_seed(0)
     model = build_model(config.model, len(data.composite["channels"]), config.data.frames)
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=layout)
     stepped = change(model).to(device)
     model.train()
     average, optimiser = ModelEmaV3(model, decay=config.optim.ema), make_optimiser(model, config.optim)
+    if fused:
+        for group in optimiser.param_groups:
+            group |= {"fused": True, "foreach": False}
     steps = count()
     half = device.type == "cuda" if bf16 is None else bf16
     watch = None

@@ -30,6 +30,10 @@ TINY = {
         "--no-compile",
         *TINY_MODEL,
     ],
+    "gpu": [
+        *("--cpu", "--samples", "2", "--side", "32", "--batch", "8", "--rounds", "1", "--shortest", "0"),
+        *("--no-compile", *TINY_MODEL),
+    ],
     "instances": ["--scenes", "1"],
     "tfrecords": ["--samples", "2", "--side", "64", "--rounds", "1", "--memory", "1"],
     "pseudo": ["--records", "1", "--side", "64", "--rounds", "1", *TINY_MODEL],
@@ -92,6 +96,17 @@ def test_every_table_has_finite_figures(
     for table in tables:
         assert re.search(r"\d", table)
         assert not re.search(r"\b(nan|inf)\b", table), table
+
+
+@pytest.mark.parametrize("benchmark", ["gpu"], indirect=True)
+def test_without_a_gpu_the_command_lists_what_it_would_measure(
+    benchmark: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    benchmark["main"](["--only", "frames"])
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.startswith("No GPU: nothing is measured.")
+    assert row.startswith("  frames: notes' form, plain; fast form")
 
 
 @pytest.mark.slow

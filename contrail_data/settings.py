@@ -18,6 +18,9 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.documents import load_document
 from contrail_data.strict import Strict, plain
 
+_FEW_KEYS = 24
+"""So many keys are listed in a message."""
+
 Group = TypeVar("Group", bound=Strict)
 
 
@@ -35,7 +38,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
-        raise ContrailError(f"--set {text!r}: not a setting; write key=value, for example --set epochs=3")
+        raise ContrailError(f"--set {text!r}: not a setting; write key=value")
     try:
         return key, load_document(value)
     except ValueError:
@@ -312,5 +315,10 @@ def unknown_setting(model: type[Strict], key: str, *, prefix: str = "", shown_by
     names = [name] if name in by_name else difflib.get_close_matches(name, by_name, 2, 0.75)
     near = [full for match in names for full in by_name[match]] or difflib.get_close_matches(key, keys, 1, 0.6)
     meant = " or ".join(prefix + full for full in near)
-    hint = f"did you mean {meant}?" if near else f"`{shown_by or model.shown_by}` prints all keys"
+    if near:
+        hint = f"did you mean {meant}?"
+    elif len(keys) <= _FEW_KEYS:
+        hint = f"use one of {', '.join(keys)}"
+    else:
+        hint = f"`{shown_by or model.shown_by}` prints all keys"
     return f"there is no setting {prefix + key!r}; {hint}"

@@ -107,7 +107,7 @@ def build(
             for number in range(-(-len(source.record_ids) // SHARD))
             if number not in shards
         ]
-        title = "copy" if source.kind is SourceKind.STORES else "build-ash"
+        title = "copy" if source.kind is SourceKind.STORES else "build"
         with progress(title, len(source.record_ids), resumed) as advance:
             for shard in run_tasks(tasks, scheduler, workers):
                 shards[shard.number] = shard
@@ -117,7 +117,8 @@ def build(
         usable = [row for row in rows if "error" not in row]
         if not usable:
             place.clear()  # nothing is worth continuing, and another input may be built here
-            raise ContrailError(f"{source.root}: none of {len(rows)} records is usable; the first: {set_aside[0]}")
+            count = f"none of {len(rows)} records is usable; the first" if rows else "there is no usable record"
+            raise ContrailError(f"{source.root}: {count}: {set_aside[0]}")
         files = {number: shard.files for number, shard in shards.items()}
         usable, files = close_gaps(place, layouts, files, usable)
         contents = _contents(source, settings, layouts, files, usable)

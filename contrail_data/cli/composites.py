@@ -51,7 +51,8 @@ def show(
     scan: Annotated[
         str | None,
         typer.Option(
-            help="A scan to draw: a folder or glob of ABI, Himawari or GK-2A files. Of several the first is drawn.",
+            help="A scan to draw: a folder or glob of ABI files, or of another imager with --reader. Of several the "
+            "first is drawn.",
             metavar="SCAN",
         ),
     ] = None,

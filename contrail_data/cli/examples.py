@@ -3,24 +3,29 @@
 EXAMPLES = {
     "build-ash": (
         "contrail-data build-ash data/raw -o data/train.zarr",
+        "contrail-data build-ash data/tf --split validation -o data/tf.zarr",
         "contrail-data build-ash data/abi -o data/gulf.zarr --time 2024-03-01T12:40 --at 29.5,-90",
+        "contrail-data build-ash data/abi -o data/own.zarr --labels labels.geojson --label-area scan",
     ),
     "build": (
-        "contrail-data build recipe.yaml -o data/train.zarr",
-        "contrail-data build recipe.yaml -o b.zarr --set size=128",
+        "contrail-data build recipe.yaml -o data/again.zarr",
+        "contrail-data build recipe.yaml -o data/small.zarr --set size=128",
     ),
     "recipe": ("contrail-data recipe data/train.zarr -o recipe.yaml",),
     "append": ("contrail-data append data/train.zarr data/new -o data/train-2.zarr",),
     "subset": ("contrail-data subset data/train.zarr -o data/positive.zarr --label positive",),
     "merge": ("contrail-data merge data/train.zarr data/validation.zarr -o data/all.zarr",),
-    "synth": ("contrail-data synth data/raw --records 64",),
+    "synth": (
+        "contrail-data synth data/raw --records 64",
+        "contrail-data synth data/tf --records 64 --format tfrecord",
+    ),
     "synth-scans": ("contrail-data synth-scans data/abi",),
     "inspect": ("contrail-data inspect data/train.zarr",),
     "stats": ("contrail-data stats data/train.zarr data/validation.zarr",),
     "report": ("contrail-data report data/train.zarr -o train.html",),
     "preview": (
         "contrail-data preview data/train.zarr",
-        "contrail-data preview data/train.zarr --record 1000660467359258186 --flow",
+        "contrail-data preview data/train.zarr --sheet positives --count 12",
     ),
     "diff": ("contrail-data diff data/train.zarr data/train-2.zarr",),
     "verify": (
@@ -35,7 +40,10 @@ EXAMPLES = {
     "pull": ("contrail-data pull s3://team/train.zarr",),
     "push": ("contrail-data push data/train.zarr s3://team/train.zarr --name train",),
     "composites ls": ("contrail-data composites ls",),
-    "composites show": ("contrail-data composites show ash",),
+    "composites show": (
+        "contrail-data composites show ash",
+        "contrail-data composites show ash --picture ash.png --scan data/abi",
+    ),
     "cache ls": ("contrail-data cache ls",),
     "cache clear": ("contrail-data cache clear", "contrail-data cache clear 3fd2a1c0"),
     "catalog ls": ("contrail-data catalog ls",),

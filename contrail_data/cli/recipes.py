@@ -31,7 +31,8 @@ def build(
     """Build a store by a recipe: a file that states everything that defines the store.
 
     It does what `build-ash` does with the same settings, and gives the same digest. If the recipe states a digest, and
-    the store has another one, the exit code is 4.
+    the store has another one, the exit code is 4. Where a message names an option of `build-ash`, such as --split, the
+    recipe has a key of that name.
     """
     from contrail_data.build.recipe import read_recipe
 
@@ -66,7 +67,7 @@ def recipe(
     else:
         check_new(out, overwrite, ".yaml", ".yml")
     text = to_yaml(recipe_of(contrail_data.open_store(store)))
-    text = f"# If the raw data lies elsewhere: contrail-data build FILE --set sources.0.path=PATH\n{text}"
+    text = f"# If the raw data lies elsewhere: contrail-data build FILE -o STORE --set sources.0.path=PATH\n{text}"
     if out is None:
         print(text, end="")
     else:

@@ -42,6 +42,9 @@ def open_source(
     if input_format is InputFormat.TFRECORDS:
         return open_tfrecords(str(root), split, composite)
     folder = place_of(root)
+    if not folder.remote and folder.path.is_file():
+        remedy = "give a folder, TFRecords (named *.tfrecord or *.tfrecords-00000-of-00100) or scans"
+        raise ContrailError(f"{root}: a file of an unknown kind; {remedy}")
     if folder.remote or not folder.path.is_dir():
         raise ContrailError(f"{root}: no such folder or files; check the path")
     open_folder = open_frames if input_format is InputFormat.FRAMES else open_records

@@ -19,10 +19,12 @@ EXAMPLES = {
     "compare-masks": ("contrail-train compare-masks contrails.nc google.nc",),
     "predict": (
         "contrail-train predict runs/a data/validation.zarr -o data/predicted.zarr",
-        "contrail-train predict runs/a data/validation.zarr -o data/predicted.zarr --min-pixels 10 --tta flips",
+        "contrail-train predict runs/a data/validation.zarr -o data/cleaned.zarr --min-pixels 10 --tta flips",
+        "contrail-train predict runs/a data/validation.zarr -o data/contrails.zarr --instances",
     ),
     "predict-scans": (
         "contrail-train predict-scans runs/a data/abi -o contrails.nc -o contrails.png",
+        "contrail-train predict-scans runs/a data/abi --tracks -o tracks.geojson --qgis-style -o tracks.gif",
         "contrail-train predict-scans runs/a data/ahi --reader auto -o contrails.geojson --altitude 11000",
     ),
     "submit": ("contrail-train submit data/predicted.zarr -o submission.csv --like sample_submission.csv",),

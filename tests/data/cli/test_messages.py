@@ -42,9 +42,15 @@ def test_errors_of_the_command_line_are_one_line(raw: Path, tmp_path: Path) -> N
     assert done.returncode == 3
     assert "band_11.npy: " in done.stderr
     assert "8 samples, 1 set aside" in done.stdout
+    empty = tmp_path / "train.tfrecord"
+    empty.touch()
+    notes = tmp_path / "notes.txt"
+    notes.write_text("nothing")
     for args, message in [
         (("build-ash", raw, "--split", "tarin", "-o", tmp_path / "x.zarr"), "train"),
         (("build-ash", raw / "nowhere", "-o", tmp_path / "x.zarr"), "no such folder"),
+        (("build-ash", notes, "-o", tmp_path / "x.zarr"), "a file of an unknown kind; give a folder"),
+        (("build-ash", empty, "-o", tmp_path / "x.zarr"), "there is no usable record: train.tfrecord: 0 bytes"),
         (("build-ash", raw, "--composite", "asch", "-o", tmp_path / "x.zarr"), "ash_cira"),
         (("inspect", tmp_path / "none.zarr"), "neither a store nor a name"),
         (("stats", raw), "zarr.json"),

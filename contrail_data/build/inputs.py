@@ -10,13 +10,14 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from typing_extensions import override
 
 from contrail_data.scans.abi_files import is_archive
-from contrail_data.settings import Takes
+from contrail_data.schema_fields import Takes
 from contrail_data.sources.base import InputFormat, Source
 from contrail_data.sources.drawn_labels import LabelRequest
 from contrail_data.sources.kept_frames import check_frames, keep_frames
 from contrail_data.sources.metadata import read_complete_metadata
 from contrail_data.sources.open import open_source
-from contrail_data.sources.scans import TileRequest, open_scan_source
+from contrail_data.sources.scan_tiles import TileRequest
+from contrail_data.sources.scans import open_scan_source
 from contrail_data.storage.place import local_path, place_of
 from contrail_data.store.settings import StoreSettings
 from contrail_data.strict import Strict, needs

@@ -16,7 +16,8 @@ from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 from contrail_data.build.inputs import AnyInput
 from contrail_data.composites import COMPOSITES, LARGEST_BOUND, Composite, from_dict, get_composite
 from contrail_data.errors import ContrailError
-from contrail_data.settings import Takes, assigned, parse_assignment, validated
+from contrail_data.schema_fields import Takes
+from contrail_data.settings import assigned, parse_assignment, validated
 from contrail_data.sources.base import Source
 from contrail_data.sources.joined import joined
 from contrail_data.storage.documents import read_document

@@ -1,29 +1,19 @@
-"""The command `build-ash`, and what commands that write stores of samples share."""
+"""The command `build-ash`."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import (
-    is_store,
-    print_note,
-    print_set_aside,
-    print_written_store,
-    refuse_options,
-)
-from contrail_data.errors import ContrailError, ExitCode, FoundDifference, UsageError
+from contrail_data.cli.building import build_recipe
+from contrail_data.cli.common import is_store, refuse_options
+from contrail_data.errors import ContrailError, UsageError
 from contrail_data.sources.base import InputFormat
 from contrail_data.store.schema import Codec, PixelDtype
-
-if TYPE_CHECKING:
-    from contrail_data.build.recipe import Recipe
-    from contrail_data.sources.base import Source
-    from contrail_data.store.settings import StoreSettings
 
 Split = Annotated[
     str, typer.Option(help="Which split of the records to build. Other inputs are filed under this split.")
@@ -233,65 +223,6 @@ def build_ash(
     tree = {"sources": [described], "composite": channels, "dtype": dtype, "codec": codec, "size": size}
     recipe = validated(Recipe, {**tree, "label_shift": label_shift}, source)
     build_recipe(context, recipe, out, workers=workers, scheduler=scheduler, strict=strict, overwrite=overwrite)
-
-
-def build_recipe(context: typer.Context, recipe: Recipe, out: str, **execution: Any) -> None:
-    """Build a store by a recipe and print what was done.
-
-    Args:
-        context: The command as it was called.
-        recipe: The recipe.
-        out: Path or URL of the store.
-        **execution: Options of `build` that do not change the store.
-    """
-    refuse_workers(context, execution["scheduler"])
-    execution["recipe"] = recipe.located().to_json()
-    build_source(recipe.open(), recipe.settings, out, expected=recipe.digest, **execution)
-
-
-def refuse_workers(context: typer.Context, scheduler: str) -> None:
-    """End the command if a number of workers is given for a cluster.
-
-    Args:
-        context: The command as it was called.
-        scheduler: The option `--scheduler`.
-    """
-    if "://" in scheduler:
-        refuse_options(context, ["workers"], "with --scheduler, which has workers of its own")
-
-
-def build_source(
-    source: Source, settings: StoreSettings, out: str, *, expected: str | None = None, **execution: Any
-) -> None:
-    """Build a store and print what was done.
-
-    Args:
-        source: The samples.
-        settings: Settings of the store.
-        out: Path or URL of the store.
-        expected: The digest that the store should have; None for any.
-        **execution: Options of `build` that do not change the store.
-
-    Raises:
-        FoundDifference: If the store has another digest.
-        Exit: If records were set aside.
-    """
-    from contrail_data.build.build import build
-
-    print_note(source.note)
-    built = build(source, settings, out, **execution)
-    print_set_aside(*built.set_aside)
-    print_written_store(out, built.samples, built.resumed, built.digest, set_aside=len(built.set_aside))
-    print_note(built.note)
-    if built.existed:
-        print_note("the store already exists; --overwrite rebuilds it if records have changed")
-    if expected not in (None, built.digest):
-        remedy = "see contrail-data diff, or set digest=null"
-        raise FoundDifference(
-            f"{out}: is not the store of the recipe ({expected}): the raw data, or this version, differs; {remedy}"
-        )
-    if built.set_aside:
-        raise typer.Exit(ExitCode.SET_ASIDE)
 
 
 def _parse_place(text: str) -> tuple[float, float]:

@@ -10,7 +10,8 @@ import typer
 
 import contrail_data
 from contrail_data.cli import options
-from contrail_data.cli.build import Format, Split, build_source, refuse_workers
+from contrail_data.cli.build import Format, Split
+from contrail_data.cli.building import build_source, refuse_workers
 from contrail_data.sources.base import InputFormat, LabelFilter
 
 

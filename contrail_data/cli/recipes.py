@@ -7,7 +7,7 @@ import typer
 
 import contrail_data
 from contrail_data.cli import options
-from contrail_data.cli.build import build_recipe
+from contrail_data.cli.building import build_recipe
 from contrail_data.cli.common import refuse_options
 
 

@@ -1,11 +1,12 @@
 """Where samples come from: one small class of `Source` per kind of input.
 
-`base` defines what a build needs from a source. `records` reads OpenContrails records and ready-made ash frames,
-`tfrecords` the same records in TFRecord files, which `tfrecord_shards` finds, whose contents `tfrecord_index` lists and
-remembers, and in which `instance_masks` recognises masks of single contrails. `scans` cuts tiles out of satellite
-scans, and `stores` takes samples from sealed stores (subsets, merges, appended stores). `joined` makes one source of
-several, and `kept_frames` keeps some frames of each sample. `open` picks the class for a folder, `select` chooses
-samples of a store, and `npy` reads untrusted `.npy` files.
+`base` defines what a build needs from a source. `records` reads OpenContrails records and ready-made ash frames.
+`tfrecords` reads the same records in TFRecord files: `tfrecord_shards` finds the files, `tfrecord_index` lists and
+remembers their contents, `tfrecord_features` reads what a record holds, and `instance_masks` recognises masks of single
+contrails. `scans` cuts tiles, which `scan_tiles` chooses, out of satellite scans, and `stores` takes samples from
+sealed stores (subsets, merges, appended stores). `joined` makes one source of several, and `kept_frames` keeps some
+frames of each sample. `open` picks the class for a folder, `select` chooses samples of a store, and `npy` reads
+untrusted `.npy` files.
 
 Labels that people drew on scans are read by `label_files` and `label_masks` as `drawn_shapes`; `drawn_labels` finds the
 scan of each, and `tile_labels` its pixels on a tile. `mask_files` reads files of masks, ours and others'.

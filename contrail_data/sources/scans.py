@@ -16,8 +16,6 @@ from typing_extensions import override
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
-from contrail_data.geo.fixed_grid import FixedGrid
-from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.sample import Labels, check_record_id, make_sample
 from contrail_data.scans.abi import GOOD
 from contrail_data.scans.abi_files import ALWAYS, NoScans, Span
@@ -29,39 +27,13 @@ from contrail_data.scans.listing import (
     spans_around,
 )
 from contrail_data.scans.scene import grid_of, row_times
-from contrail_data.scans.tiles import SIDE_KM, Tile, cut, lattice_sites, native_tile, utm_tile
+from contrail_data.scans.tiles import Tile, cut
 from contrail_data.sources.base import Source, SourceKind
-from contrail_data.sources.drawn_labels import MAX_ZENITH, LabelRequest, ScanLabels, match_labels
+from contrail_data.sources.drawn_labels import LabelRequest, ScanLabels, match_labels
 from contrail_data.sources.label_files import read_labels
-from contrail_data.sources.metadata import RecordMetadata
 from contrail_data.sources.npy import band_digests
+from contrail_data.sources.scan_tiles import TileRequest, labelled_tiles, nearest_scan, requested_tiles
 from contrail_data.sources.tile_labels import TileLabels
-
-
-@dataclass(frozen=True, kw_only=True)
-class TileRequest:
-    """Which samples to cut: all combinations of times and places, or the records of a metadata file."""
-
-    times: Sequence[np.datetime64] = ()
-    """Times of the frame in question, UTC; empty: the scans' own times, `every` minutes apart."""
-    every: int = 20
-    """Minutes between the scans' own times."""
-    places: Sequence[tuple[float, float]] = ()
-    """Latitude and longitude in degrees; empty: the sites of the OpenContrails lattice that the scans show in full."""
-    records: Sequence[RecordMetadata] = ()
-    """Records whose tile, time and id are used in place of times and places."""
-    size: int = 256
-    """Rows and columns of a tile."""
-    pixel: float | None = None
-    """Pixel size of a UTM tile in metres; None: the tile is 500 km wide, as in OpenContrails."""
-    native: bool = False
-    """Whether tiles are windows of the satellite's grid, without resampling."""
-    before: int = 4
-    """Number of frames before the one in question."""
-    after: int = 3
-    """Number of frames after it."""
-    tolerance: float = 5.0
-    """Maximum difference between the start of a scan and the time of its frame, in minutes."""
 
 
 @dataclass(frozen=True)
@@ -182,21 +154,21 @@ def open_scan_source(
     scans, notes, problems = listing.scans, list(listing.notes), list(listing.problems)
     labels_of: dict[Scan, ScanLabels] | None = None
     if labels is not None and drawn is not None:
-        chosen = [_nearest(scans, time) for time in times]
+        chosen = [nearest_scan(scans, time) for time in times]
         labels_of, unmatched, label_notes = match_labels(labels, drawn, scans, chosen, tolerance=request.tolerance)
         problems += [*drawn.problems, *unmatched]
         notes += [*drawn.notes, *label_notes]
     entries: dict[str, ScanSample] = {}
     empty_frames = all_frames = tiles_considered = 0
     if labels_of is not None and not (request.places or request.records):
-        requested = _labelled_tiles(request, labels_of)
+        requested = labelled_tiles(request, labels_of)
     else:
         labelled_times = [scan.start.astype("datetime64[s]") for scan in labels_of or ()]
-        requested = _requested_tiles(scans, replace(request, times=request.times or labelled_times), where, notes)
+        requested = requested_tiles(scans, replace(request, times=request.times or labelled_times), where, notes)
     for time, tiles in requested:
         frames = assign_frames(scans, time, before=request.before, after=request.after, tolerance=request.tolerance)
         if (reference := frames[request.before]) is None:
-            nearest = _nearest(scans, time).start.astype("datetime64[m]")
+            nearest = nearest_scan(scans, time).start.astype("datetime64[m]")
             notes.append(f"{time}: skipped, no scan within {request.tolerance:g} minutes (nearest: {nearest})")
             continue
         samples = {check_record_id(record_id): ScanSample(tile, frames) for record_id, tile in tiles.items()}
@@ -252,82 +224,3 @@ def _notes_on_labels(labels: Iterable[ScanLabels], samples: Collection[ScanSampl
 
 def _digest_of(path: Path) -> str:
     return xxhash.xxh3_128_hexdigest(path.read_bytes())
-
-
-def _requested_tiles(
-    scans: Sequence[Scan], request: TileRequest, where: str, notes: list[str]
-) -> list[tuple[np.datetime64, dict[str, Tile]]]:
-    """Return the requested times, each with its tiles by record id; places are chosen on the grid of its scan."""
-    if request.records:
-        size = request.size
-        tiles_of = ((record, record.tile(size, size)) for record in request.records)
-        return [(record.time("s"), {record.record_id: tile}) for record, tile in tiles_of if tile is not None]
-    times = list(request.times) or _own_times(scans, request.every)
-    scan_of = {time: _nearest(scans, time) for time in times}
-    grids = dict.fromkeys(scan.grid for scan in scan_of.values())
-    tiles_on = {grid: _tiles_of_places(grid, request) for grid in grids}
-    if not any(tiles_on.values()):
-        raise ContrailError(f"{where}: shows no site of the lattice in full; give places with --at LATITUDE,LONGITUDE")
-    if empty := sum(not tiles_on[scan.grid] for scan in scan_of.values()):
-        notes.append(f"{empty} of {len(times)} times are skipped, as their scans show no site of the lattice in full")
-    return [
-        (time, {_record_id(scan.platform, time, place, request.native): tile for place, tile in tiles_on[scan.grid]})
-        for time, scan in scan_of.items()
-    ]
-
-
-def _labelled_tiles(
-    request: TileRequest, labels_of: Mapping[Scan, ScanLabels]
-) -> list[tuple[np.datetime64, dict[str, Tile]]]:
-    """Return the times of labelled scans, each with tiles by record id that lie side by side on what was looked at."""
-    pixel = request.pixel or SIDE_KM * 1000 / request.size
-    labelled = []
-    for scan, labels in labels_of.items():
-        time = scan.start.astype("datetime64[s]")
-        tiles = _tiles_of_places(scan.grid, request, labels.sites(pixel * request.size / 1000))
-        labelled.append((time, {_record_id(scan.platform, time, place, request.native): t for place, t in tiles}))
-    return labelled
-
-
-def _nearest(scans: Sequence[Scan], time: np.datetime64) -> Scan:
-    return min(scans, key=lambda scan: abs(scan.start - time))
-
-
-def _tiles_of_places(
-    grid: FixedGrid, request: TileRequest, sites: Sequence[tuple[float, float]] = ()
-) -> list[tuple[tuple[float, float], Tile]]:
-    """Return the tiles around the requested places, around some sites, or around sites of the lattice seen in full."""
-    tiles = []
-    pixel = request.pixel or SIDE_KM * 1000 / request.size
-    for place in request.places or sites or lattice_sites():
-        try:
-            tile = native_tile(grid, *place, request.size) if request.native else utm_tile(*place, request.size, pixel)
-            footprint = tile.footprint()
-            rows, columns = grid.indices(footprint["corner_latitude"], footprint["corner_longitude"])
-            if request.places and np.isnan(rows).all():
-                satellite = grid.projection.longitude
-                raise ValueError(f"not visible from {abs(satellite):g} {'EW'[satellite < 0]}")
-        except ValueError as error:
-            if request.places:
-                raise ContrailError(f"--at {place[0]:g},{place[1]:g}: {error}; choose another place") from None
-            continue
-        zenith = satellite_zenith(*place, grid.projection.longitude)
-        if request.places or sites or (grid.contains(rows, columns).all() and zenith <= MAX_ZENITH):
-            tiles.append((place, tile))
-    return tiles
-
-
-def _own_times(scans: Sequence[Scan], every: int) -> list[np.datetime64]:
-    times: list[np.datetime64] = []
-    for scan in scans:
-        if not times or scan.start - times[-1] >= np.timedelta64(60 * every - 30, "s"):
-            times.append(scan.start.astype("datetime64[s]"))
-    return times
-
-
-def _record_id(satellite: str, time: np.datetime64, place: tuple[float, float], native: bool) -> str:
-    stamp = str(time.astype("datetime64[s]")).replace("-", "").replace(":", "")
-    latitude, longitude = place
-    ns, ew = "NS"[latitude < 0], "EW"[longitude < 0]
-    site = f"{ns}{abs(latitude) * 100:04.0f}{ew}{abs(longitude) * 100:05.0f}"
-    return f"{satellite.replace('GOES-', 'G')}-{stamp}-{site}{'-native' if native else ''}"

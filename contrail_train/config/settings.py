@@ -8,16 +8,8 @@ from typing import Any
 import yaml
 
 from contrail_data.errors import ContrailError
-from contrail_data.settings import (
-    fields_of,
-    group_of,
-    listed,
-    parse_assignment,
-    setting_fields,
-    takes,
-    unknown_setting,
-    validated,
-)
+from contrail_data.schema_fields import fields_of, group_of, setting_fields, takes
+from contrail_data.settings import listed, parse_assignment, unknown_setting, validated
 from contrail_data.storage.documents import read_document
 from contrail_data.strict import Strict, plain
 from contrail_train.config.schema import FORMAT, RunConfig

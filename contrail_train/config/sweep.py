@@ -6,7 +6,8 @@ from typing import Any
 from pydantic import Field
 
 from contrail_data.errors import ContrailError
-from contrail_data.settings import setting_fields, validated
+from contrail_data.schema_fields import setting_fields
+from contrail_data.settings import validated
 from contrail_data.storage.documents import read_document
 from contrail_data.strict import Strict
 from contrail_train.config.presets import get_config

@@ -28,7 +28,8 @@ from contrail_data.sources import label_files
 from contrail_data.sources.drawn_labels import LabelRequest, ScanLabels
 from contrail_data.sources.drawn_shapes import DrawnShape
 from contrail_data.sources.label_masks import read_masks
-from contrail_data.sources.scans import ScanSource, TileRequest, open_scan_source
+from contrail_data.sources.scan_tiles import TileRequest
+from contrail_data.sources.scans import ScanSource, open_scan_source
 from contrail_data.sources.tile_labels import LineWidth
 from contrail_data.store.reader import open_store
 from helpers.cli import run_data

@@ -14,7 +14,8 @@ import contrail_data
 from contrail_data.composites import COMPOSITES
 from contrail_data.scans.scene import grid_of
 from contrail_data.scans.tiles import lattice_sites, utm_wkt
-from contrail_data.sources.scans import TileRequest, open_scan_source
+from contrail_data.sources.scan_tiles import TileRequest
+from contrail_data.sources.scans import open_scan_source
 from contrail_data.store.reader import open_store
 from contrail_data.synthetic.abi import write_abi
 from helpers.abi import SIZE, START, add_wedge
@@ -179,7 +180,7 @@ def test_mistakes_are_refused_in_one_line(scans: Path, tmp_path: Path) -> None:
         ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--time", "2020-01-01T00:00"), "no ABI files"),
         ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--quality", "9"), "give flags from 0 to 4"),
         ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--composite", "ash_cira"), "band 13 is missing"),
-        ((scans / "*C14*", "-o", tmp_path / "x.zarr", "--at", CENTRE), "band 11 is missing"),
+        ((scans / "*C14*", "-o", tmp_path / "x.zarr", "--at", CENTRE), "bands 11, 15 are missing"),
         ((tmp_path / "*.nc", "-o", tmp_path / "x.zarr"), "check the path"),
     ]:
         failed = run_data("build-ash", *args)

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset
         ),
     )
     for name, pixels in ((name, dataset.variables[name]) for name in DIMS if name in dataset.variables):
-        lazy = indexing.LazilyIndexedArray(_Pixels(place.url, group["attributes"]["digest"], name, pixels))
+        reader = SharedReader(place.url, group["attributes"]["digest"], name)
+        lazy = indexing.LazilyIndexedArray(_Pixels(reader, pixels))
         dataset[name] = xr.Variable(pixels.dims, lazy, pixels.attrs, pixels.encoding)
     dataset.attrs["path"] = place.url
     attributes = group["attributes"]
@@ -224,41 +226,71 @@ class _VerifiedStore(zarr.storage.WrapperStore[Any]):
         return prototype.buffer.from_bytes(content)
 
 
-class _Pixels(xr.backends.BackendArray):
-    """A pixel array as xarray reads it: frame by frame, through `pixel_reader`.
+@dataclass(frozen=True)
+class SharedReader:
+    """A `PixelReader` that can be sent to other processes: each opens the store itself, once for all readers of it."""
+
+    address: str
+    """Path or URL of the store."""
+    digest: str
+    name: str
+    """The pixel array."""
+
+    def __call__(self, sample: int, frames: Sequence[int], out: npt.NDArray[Any]) -> None:
+        """Read frames of one sample.
+
+        Args:
+            sample: Index of the sample.
+            frames: Indices of the frames.
+            out: Receives them, see `pixel_reader`.
+        """
+        _reader_of(os.getpid(), self)(sample, frames, out)
+
+
+@lru_cache(maxsize=32)
+def _reader_of(process: int, shared: SharedReader) -> PixelReader:
+    """Keep readers of a process, which hold files open, for stores as they are now."""
+    return pixel_reader(open_store(shared.address, times=False), shared.name)
+
+
+def shared_reader(store: xr.Dataset, name: str = "image") -> SharedReader:
+    """Return a function that reads frames of one sample, and that other processes can use as well.
 
     Args:
-        address: The store.
-        digest: Its digest.
-        name: The array.
+        store: An open store.
+        name: A pixel array.
+
+    Returns:
+        The function.
+    """
+    return SharedReader(store.attrs["path"], store.attrs["digest"], name)
+
+
+class _Pixels(xr.backends.BackendArray):
+    """A pixel array as xarray reads it, frame by frame.
+
+    Args:
+        reader: Reads frames of the array.
         variable: The array, with its shape and dtype.
     """
 
-    def __init__(self, address: str, digest: str, name: str, variable: xr.Variable) -> None:
-        self.shape, self.dtype = variable.shape, variable.dtype
-        self._address, self._digest, self._name = address, digest, name
+    def __init__(self, reader: SharedReader, variable: xr.Variable) -> None:
+        self.shape, self.dtype, self._read_frames = variable.shape, variable.dtype, reader
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
     def _read(self, key: tuple[int | slice, ...]) -> npt.NDArray[Any]:
-        read = _shared_reader(os.getpid(), self._address, self._digest, self._name)
-        axes = 1 + ("time" in DIMS[self._name])
+        axes = 1 + ("time" in DIMS[self._read_frames.name])
         samples, *times = (np.atleast_1d(np.arange(n)[k]) for n, k in zip(self.shape[:axes], key, strict=False))
         frames = times[0].tolist() if times else [0]
         out = np.empty((len(samples), len(frames), *self.shape[axes:]), self.dtype)
         if frames:
             for sample, values in zip(samples.tolist(), out, strict=True):
-                read(sample, frames, values)
+                self._read_frames(sample, frames, values)
         selected = out if times else out[:, 0]
         within = (slice(None) if isinstance(k, slice) else 0 for k in key[:axes])
         return selected[(*within, *key[axes:])]
-
-
-@lru_cache(maxsize=32)
-def _shared_reader(process: int, address: str, digest: str, name: str) -> PixelReader:
-    """Keep readers of a process, which hold files open, for stores as they are now."""
-    return pixel_reader(open_store(address, times=False), name)
 
 
 def read_layout(store: xr.Dataset, name: str) -> Layout:

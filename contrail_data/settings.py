@@ -6,7 +6,8 @@ A schema is a subclass of `contrail_data.strict.Strict`. An entry of a list may 
 
 import copy
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from types import NoneType
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin
 
@@ -43,6 +44,22 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key, load_document(value)
     except ValueError:
         raise ContrailError(f"--set {key}: {value!r} is not a YAML value; quote it") from None
+
+
+def as_plain(value: Any) -> Any:
+    """Convert what Python code gives as a setting to what YAML would give.
+
+    Args:
+        value: A value of a setting, or a group of settings.
+
+    Returns:
+        The same with paths as texts and tuples as lists.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(item) for item in value]
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def assigned(tree: Any, values: Iterable[tuple[str, Any]]) -> Any:

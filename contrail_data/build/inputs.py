@@ -26,7 +26,9 @@ _YEARS = range(1970, 2200)
 
 
 def _time(value: Any) -> Any:
-    """Read a time as YAML gives it: text, or what YAML takes for a date or a time."""
+    """Read a time as YAML gives it, text or what YAML takes for a date or a time; or as NumPy does."""
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]").item()
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     elif isinstance(value, str):

@@ -5,7 +5,7 @@ makes one of its options, and both build by it. The store keeps the recipe in it
 that anyone with the same raw data can build the same store again, wherever the data lies.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -15,7 +15,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from contrail_data.build.inputs import AnyInput
 from contrail_data.composites import COMPOSITES, LARGEST_BOUND, Composite, from_dict, get_composite
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, FoundDifference
 from contrail_data.schema_fields import Takes
 from contrail_data.settings import assigned, parse_assignment, validated
 from contrail_data.sources.base import Source
@@ -154,12 +154,46 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         ContrailError: If the file cannot be read, or a setting is not valid.
     """
-    tree, assignments = read_document(path), [parse_assignment(text) for text in settings]
-    if not isinstance(tree, dict):
-        return validated(Recipe, tree, str(path))
-    if not all(ADDRESSES.intersection(key.split(".")) or key == "digest" for key, _ in assignments):
+    where = " --set ".join([str(path), *settings])
+    return with_keys(read_document(path), map(parse_assignment, settings), where)
+
+
+def with_keys(tree: Any, values: Iterable[tuple[str, Any]], where: str) -> Recipe:
+    """Make a recipe of plain data, with some of its keys changed.
+
+    Args:
+        tree: Plain data, as read from YAML or as `Recipe.to_json` returns them.
+        values: Dotted keys and plain values. A recipe with other values than in the data, addresses of raw data aside,
+            is not expected to give the digest that the data state.
+        where: Name of their origin, for messages.
+
+    Returns:
+        The recipe.
+    """
+    values = list(values)
+    if isinstance(tree, dict) and not all(
+        ADDRESSES.intersection(key.split(".")) or key == "digest" for key, _ in values
+    ):
         tree = {key: value for key, value in tree.items() if key != "digest"}
-    return validated(Recipe, assigned(tree, assignments), " --set ".join([str(path), *settings]))
+    return validated(Recipe, assigned(tree, values) if isinstance(tree, dict) else tree, where)
+
+
+def require_digest(out: str | Path, digest: str, expected: str | None) -> None:
+    """Check that the store that a recipe gave is the one that it states.
+
+    Args:
+        out: Path or URL of the store.
+        digest: Its digest.
+        expected: The digest that the recipe states; None for any.
+
+    Raises:
+        FoundDifference: If the store has another digest.
+    """
+    if expected not in (None, digest):
+        remedy = "see contrail-data diff, or set digest=null"
+        raise FoundDifference(
+            f"{out}: is not the store of the recipe ({expected}): the raw data, or this version, differs; {remedy}"
+        )
 
 
 def recipe_of(store: xr.Dataset) -> Recipe:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from contrail_data.cli.common import print_note, print_set_aside, print_written_store, refuse_options
-from contrail_data.errors import ExitCode, FoundDifference
+from contrail_data.errors import ExitCode
 
 if TYPE_CHECKING:
     from contrail_data.build.recipe import Recipe
@@ -53,10 +53,10 @@ def build_source(
         **execution: Options of `build` that do not change the store.
 
     Raises:
-        FoundDifference: If the store has another digest.
         Exit: If records were set aside.
     """
     from contrail_data.build.build import build
+    from contrail_data.build.recipe import require_digest
 
     print_note(source.note)
     built = build(source, settings, out, **execution)
@@ -65,10 +65,6 @@ def build_source(
     print_note(built.note)
     if built.existed:
         print_note("the store already exists; --overwrite rebuilds it if records have changed")
-    if expected not in (None, built.digest):
-        remedy = "see contrail-data diff, or set digest=null"
-        raise FoundDifference(
-            f"{out}: is not the store of the recipe ({expected}): the raw data, or this version, differs; {remedy}"
-        )
+    require_digest(out, built.digest, expected)
     if built.set_aside:
         raise typer.Exit(ExitCode.SET_ASIDE)

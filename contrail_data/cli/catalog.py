@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import add_command, new_group
 from contrail_data.cli.examples import EXAMPLES
@@ -68,13 +67,13 @@ def add(
     If the name exists, a store with another digest becomes its next version. If there is no catalog,
     ./data_catalog.yaml is created.
     """
-    from contrail_data.catalog.catalog import add_entry, check_name, writable_catalog
+    from contrail_data.catalog.catalog import add_entry, check_name, open_named, writable_catalog
     from contrail_data.catalog.entries import catalog_file as parse_address
     from contrail_data.catalog.file import read_catalog
 
     check_name(name)
     path = writable_catalog(None if catalog_file is None else parse_address(catalog_file))
-    opened = contrail_data.open_store(store, copies=False)
+    opened = open_named(store, copies=False)
     before = read_catalog(path).entries if path.is_file() and path.stat().st_size else {}
     version = add_entry(path, name, str(opened.attrs["path"]), opened, text)
     entry = read_catalog(path).find(f"{name}@{version}")

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.build import Format, Split
 from contrail_data.cli.building import build_source, refuse_workers
@@ -39,12 +38,13 @@ def append(
     The settings are those of the old store, and records that it already holds are skipped. Complete files of the old
     store are hard-linked if both stores are on one disk, and copied within the service on object storage.
     """
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.open import open_source
     from contrail_data.sources.select import settings_of
     from contrail_data.sources.stores import appended
 
     refuse_workers(context, scheduler)
-    parent = contrail_data.open_store(store)
+    parent = open_named(store)
     settings = settings_of(parent)
     records = appended(parent, open_source(source, split, settings.composite, input_format))
     build_source(records, settings, out, workers=workers, scheduler=scheduler, strict=strict, overwrite=overwrite)
@@ -82,10 +82,11 @@ def subset(
 
     A sample must meet all conditions. The statistics are recomputed.
     """
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.select import select_samples, settings_of
     from contrail_data.sources.stores import from_stores
 
-    parent = contrail_data.open_store(store)
+    parent = open_named(store)
     settings = settings_of(parent)
     chosen = select_samples(
         parent,
@@ -110,10 +111,11 @@ def merge(
 
     A record that is in several stores must be the same in all of them.
     """
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.select import select_distinct, settings_of
     from contrail_data.sources.stores import from_stores
 
-    opened = [contrail_data.open_store(name) for name in stores]
+    opened = [open_named(name) for name in stores]
     source = from_stores(select_distinct(opened))
     build_source(source, settings_of(opened[0]), out, workers=workers, overwrite=overwrite)
 

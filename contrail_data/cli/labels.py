@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import print_table, print_written_store, refuse_options
 from contrail_data.labels.predictor import FlowKind, FrameSelection
@@ -55,11 +54,12 @@ def pseudo_label(
     how a run uses them is set by data.pseudo. It names its parent and the model by digest, and the records that the
     model was trained on.
     """
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.labels.write import write_labels
     from contrail_data.store.schema import Kind
     from contrail_train.workflows.symmetries import load_predictor
 
-    parent, selection = contrail_data.open_store(store), FrameSelection.parse(frames)
+    parent, selection = open_named(store), FrameSelection.parse(frames)
     predictor = load_predictor(model, device, tta)
     labelled = write_labels(
         parent,
@@ -96,10 +96,11 @@ def propagate(
 
     The result is a store of pseudo-labels for training, or a second opinion on those of a model.
     """
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.labels.flow import DIS
     from contrail_data.labels.flow import propagate as carry
 
-    selection, parent, method = FrameSelection.parse(frames), contrail_data.open_store(store), DIS
+    selection, parent, method = FrameSelection.parse(frames), open_named(store), DIS
     if flow is FlowKind.DIS:
         refuse_options(context, ["weights", "device"], "without --flow raft")
     else:
@@ -119,6 +120,7 @@ def compare_labels(
     Frames that a human labelled are left out. The column "unmoved" is the agreement of B with the human label left
     where it is: what a carried label has to beat.
     """
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.labels.agreement import compare_label_stores
 
     header = ["frame", "frames", "pixels of A", "pixels of B", "Dice", "soft Dice", "unmoved"]
@@ -128,6 +130,6 @@ def compare_labels(
             *(f"{count:,}" for count in (one.frames, one.pixels_a, one.pixels_b)),
             *(f"{dice:.3f}" if dice is not None else "" for dice in (one.dice, one.soft_dice, one.unmoved_dice)),
         ]
-        for one in compare_label_stores(contrail_data.open_store(a), contrail_data.open_store(b))
+        for one in compare_label_stores(open_named(a), open_named(b))
     ]
     print_table(f"A {a}, B {b}", header, rows)

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import print_fields, print_table, refuse_options
 from contrail_data.errors import ContrailError, ExitCode
@@ -15,9 +14,10 @@ from contrail_data.reports.choices import Sheet, Theme
 
 def inspect(store: options.Store, as_json: options.AsJson = False) -> None:
     """Print a summary of a store: samples, labels, times, places and origin."""
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.reports import summary
 
-    summarised = summary.summarise(contrail_data.open_store(store))
+    summarised = summary.summarise(open_named(store))
     if as_json:
         print(json.dumps(summary.as_json(summarised), indent=1, allow_nan=False))
     else:
@@ -29,11 +29,12 @@ def stats(stores: options.Stores) -> None:
 
     For several stores, the statistics of all of them together are printed as well.
     """
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.store.stats import combined
 
     statistics = {}
     for name in stores:
-        if (own := contrail_data.open_store(name).attrs.get("statistics")) is None:
+        if (own := open_named(name).attrs.get("statistics")) is None:
             raise ContrailError(f"{name}: has no statistics; they are computed from train samples, and it holds none")
         statistics[name] = own
     if len(statistics) > 1:
@@ -61,11 +62,12 @@ def report(
 
     One self-contained page: labels, places, times, channels, agreement of the annotators, examples.
     """
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.reports.store_page import store_page
     from contrail_data.storage.files import check_new, write_atomically
 
     check_new(out, overwrite, ".html")
-    write_atomically(out, [store_page(contrail_data.open_store(store)).encode()])
+    write_atomically(out, [store_page(open_named(store)).encode()])
     print(out)
 
 
@@ -98,6 +100,7 @@ def preview(
     Labels are outlined in yellow, predictions in magenta. Pictures go into a subfolder named after the store and its
     digest, so that pictures of different stores do not overwrite each other.
     """
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.reports import preview as pictures
     from contrail_data.storage.files import check_folder
 
@@ -108,8 +111,8 @@ def preview(
     if not record:
         refuse_options(context, ["flow"], "without --record")
     check_folder(out)
-    opened = contrail_data.open_store(store)
-    predicted = None if prediction is None else contrail_data.open_store(prediction)
+    opened = open_named(store)
+    predicted = None if prediction is None else open_named(prediction)
     for record_id in record or []:
         for path in pictures.preview(opened, record_id, out, predicted, theme, flow=flow):
             print(path)
@@ -131,10 +134,11 @@ def diff(
     """
     from dataclasses import asdict
 
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.reports.diff import diff as compare
     from contrail_data.reports.diff import diff_text
 
-    differences = compare(contrail_data.open_store(a), contrail_data.open_store(b))
+    differences = compare(open_named(a), open_named(b))
     if as_json:
         print(json.dumps(asdict(differences), indent=1))
     else:

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.building import build_recipe
 from contrail_data.cli.common import refuse_options
@@ -60,13 +59,14 @@ def recipe(
     Paths are those of the machine that built it; --set sources.0.path=PATH states where the data lies on another one.
     """
     from contrail_data.build.recipe import recipe_of, to_yaml
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.storage.files import check_new, write_atomically
 
     if out is None:
         refuse_options(context, ["overwrite"], "without --out")
     else:
         check_new(out, overwrite, ".yaml", ".yml")
-    text = to_yaml(recipe_of(contrail_data.open_store(store)))
+    text = to_yaml(recipe_of(open_named(store)))
     text = f"# If the raw data lies elsewhere: contrail-data build FILE -o STORE --set sources.0.path=PATH\n{text}"
     if out is None:
         print(text, end="")

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import is_store, refuse_options
 from contrail_data.errors import FoundDamage
@@ -67,12 +66,13 @@ def pull(
 
     Commands use a copy in the cache automatically. An interrupted copy continues when the command is run again.
     """
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.storage.place import place_of
     from contrail_data.store.cache import reserve_copy
     from contrail_data.store.manifest import read_manifest
     from contrail_data.store.transfer import copy_store
 
-    opened = contrail_data.open_store(store, copies=False)
+    opened = open_named(store, copies=False)
     source, digest = place_of(opened.attrs["path"]), opened.attrs["digest"]
     target = reserve_copy(digest, read_manifest(source, opened.attrs["manifest"])) if out is None else place_of(out)
     existing = copy_store(source, target)
@@ -92,7 +92,7 @@ def push(
 
     An interrupted copy continues when the command is run again.
     """
-    from contrail_data.catalog.catalog import add_entry, check_name, writable_catalog
+    from contrail_data.catalog.catalog import add_entry, check_name, open_named, writable_catalog
     from contrail_data.storage.place import place_of
     from contrail_data.store.transfer import copy_store
 
@@ -101,7 +101,7 @@ def push(
     else:
         check_name(name)
         file = writable_catalog()
-    opened, target = contrail_data.open_store(store, copies=False), place_of(to)
+    opened, target = open_named(store, copies=False), place_of(to)
     copy_store(place_of(opened.attrs["path"]), target)
     print(f"{target}: intact, {opened.attrs['digest']}")
     if name is not None:

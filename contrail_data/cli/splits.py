@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import print_note, print_table, refuse_options
 from contrail_data.errors import ContrailError, ExitCode, UsageError
@@ -179,12 +178,13 @@ def _is_metadata(name: str) -> bool:
 
 def _open_records(name: str, size: int) -> tuple[xr.Dataset | None, xr.Dataset]:
     """A store and its scalars; for a metadata file no store."""
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.metadata import metadata_records
     from contrail_data.store.reader import read_scalars
     from contrail_data.store.schema import Kind, require_kind
 
     if _is_metadata(name):
         return None, metadata_records(Path(name), size)
-    store = contrail_data.open_store(name)
+    store = open_named(name)
     require_kind(store, Kind.SAMPLES, remedy="give the store of samples that they were made from")
     return store, read_scalars(store)

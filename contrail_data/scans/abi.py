@@ -420,6 +420,13 @@ def open_abi(
 
     Raises:
         ContrailError: If there are no files, they do not belong together, or one cannot be read.
+
+    Examples:
+        >>> import contrail_data
+        >>> scans = contrail_data.open_abi("data/abi")
+        >>> coldest = scans.brightness_temperature.sel(band=14).min()
+        >>> scans.brightness_temperature.dims, bool(180 < coldest < 300)
+        (('time', 'band', 'y', 'x'), True)
     """
     patterns = [paths] if isinstance(paths, (str, Path)) else paths
     files = [file for pattern in patterns for file in find_files(str(pattern))]

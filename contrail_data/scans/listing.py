@@ -106,6 +106,31 @@ def spans_around(times: Sequence[np.datetime64], *, before: int, after: int, tol
     return [(time - FRAME_STEP * before - limit, time + FRAME_STEP * after + limit) for time in times]
 
 
+def scans_of(scene: xr.Dataset) -> list[Scan]:
+    """List the scans of an open scene.
+
+    Args:
+        scene: The scene, or a window of it.
+
+    Returns:
+        A scan for each of its times, in order of time.
+    """
+    grid, bands = grid_of(scene), tuple(sorted(scene["band"].values.tolist()))
+    scans = [
+        Scan(
+            start=scene["scan_start"].values[i],
+            end=scene["scan_end"].values[i],
+            bands=bands,
+            files=(f"scan {i} of {', '.join(scene.attrs['source'])}",),
+            platform=str(scene.attrs["platform"]),
+            grid=grid,
+            open=partial(scene.isel, time=[i]),
+        )
+        for i in range(scene.sizes["time"])
+    ]
+    return sorted(scans, key=lambda scan: scan.start)
+
+
 def list_abi_scans(
     where: str,
     bands: tuple[int, ...],

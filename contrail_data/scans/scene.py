@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data.composites import Composite, evaluate
+from contrail_data.composites import Composite, evaluate, get_composite
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.geo.geometry import satellite_zenith, solar_zenith
@@ -202,12 +202,13 @@ def with_geometry(scene: xr.Dataset) -> xr.Dataset:
     return scene.assign_coords({**coordinates, "scan_time": times})
 
 
-def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) -> xr.DataArray:
-    """Compute a composite of a scene.
+def composite_of(scene: xr.Dataset, composite: Composite | str, *, clip: bool = True) -> xr.DataArray:
+    """Compute a composite of brightness temperatures.
 
     Args:
-        scene: The scene.
-        composite: The composite.
+        scene: A scene, or any dataset with `brightness_temperature` in kelvin and its axes `band` (ABI band numbers), y
+            and x, with or without time.
+        composite: The composite: a name of `contrail_data.composites.COMPOSITES`, a .yaml file, or several joined by +.
         clip: Whether to clip channels to [0, 1].
 
     Returns:
@@ -215,33 +216,51 @@ def composite_of(scene: xr.Dataset, composite: Composite, *, clip: bool = True) 
         a block of rows from the files to the composite.
 
     Raises:
-        ContrailError: If the scene lacks a band.
+        ContrailError: If the composite is unknown, or the scene lacks a band.
+
+    Examples:
+        >>> import contrail_data
+        >>> scans = contrail_data.open_abi("data/abi")
+        >>> ash = contrail_data.composite_of(scans, "ash")
+        >>> ash.dims, ash.channel.values.tolist()
+        (('time', 'channel', 'y', 'x'), ['R', 'G', 'B'])
     """
+    composite = get_composite(composite) if isinstance(composite, str) else composite
+    if "brightness_temperature" not in scene or "band" not in scene.indexes:
+        raise ContrailError(
+            f"composite {composite.name!r}: the dataset has no brightness_temperature with an index band; open scans "
+            "with open_abi"
+        )
     require_bands(f"scene for composite {composite.name!r}", composite.bands, scene["band"].values.tolist())
 
-    def _channels(*planes_tyx: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        times, rows, columns = planes_tyx[0].shape
-        channels_tcyx = np.empty((times, len(composite.channels), rows, columns), np.float32)
-        for t in range(times):
+    def _channels(*planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        *leading, rows, columns = planes[0].shape
+        planes_tyx = [plane.reshape(-1, rows, columns) for plane in planes]
+        channels_tcyx = np.empty((len(planes_tyx[0]), len(composite.channels), rows, columns), np.float32)
+        for t in range(len(channels_tcyx)):
             for top in range(0, rows, _CACHED_ROWS):
                 part = slice(top, top + _CACHED_ROWS)
                 bands = {band: plane[t, part] for band, plane in zip(composite.bands, planes_tyx, strict=True)}
                 evaluate(composite, bands, clip=clip, out=channels_tcyx[t, :, part])
-        return np.moveaxis(channels_tcyx, 1, -1)
+        return np.moveaxis(channels_tcyx, 1, -1).reshape(*leading, rows, columns, -1)
 
     channels = xr.apply_ufunc(
         _channels,
-        *(scene["brightness_temperature"].sel(band=band, drop=True) for band in composite.bands),
+        *(
+            scene["brightness_temperature"].sel(band=band, drop=True).transpose(..., "y", "x")
+            for band in composite.bands
+        ),
         output_core_dims=[["channel"]],
         dask="parallelized",
         output_dtypes=[np.float32],
         dask_gufunc_kwargs={"output_sizes": {"channel": len(composite.channels)}},
     )
-    attributes = {"long_name": f"composite {composite.name}", "units": "1", "grid_mapping": grid_mapping_of(scene)}
+    attributes = {"long_name": f"composite {composite.name}", "units": "1"}
+    mapping = scene["brightness_temperature"].attrs.get("grid_mapping")
     return (
-        channels.transpose("time", "channel", "y", "x")
+        channels.transpose(..., "channel", "y", "x")
         .assign_coords(channel=composite.channel_names)
-        .assign_attrs(attributes)
+        .assign_attrs(attributes if mapping is None else attributes | {"grid_mapping": mapping})
         .rename(composite.name)
     )
 

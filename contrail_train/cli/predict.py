@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import contrail_data
 from contrail_data.cli import options
 from contrail_data.cli.common import (
     is_store,
@@ -98,11 +97,12 @@ def predict(
 
 def _open_parent(name: str) -> xr.Dataset:
     """Open the store to predict; for scans, name the command that predicts them."""
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.base import InputFormat
     from contrail_data.sources.open import recognise
 
     try:
-        return contrail_data.open_store(name)
+        return open_named(name)
     except ContrailError as error:
         holds_scans = False
         with suppress(ContrailError):  # nothing lies there
@@ -266,10 +266,11 @@ def export(
     It takes windows of frames as stored and returns masks. The file is read back and compared with the model before it
     appears under its name. It is used like the directory of a run: evaluate, predict, pseudo-label.
     """
+    from contrail_data.catalog.catalog import open_named
     from contrail_train.inference import export as exporting
     from contrail_train.workflows.symmetries import load_predictor
 
-    store = None if check is None else contrail_data.open_store(check)
+    store = None if check is None else open_named(check)
     comparison = exporting.export(load_predictor(model, "cpu", tta), out, store=store, overwrite=overwrite)
     print(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB; on {comparison.windows} windows probability differs by up to "

@@ -47,8 +47,9 @@ from contrail_train.config.settings import with_settings
 from contrail_train.data.augment import augment_images, augment_labels
 from contrail_train.data.draw import draw
 from contrail_train.data.loader import Batch, load
+from contrail_train.data.normalise import normalise
 from contrail_train.data.training_data import TrainingData, open_training_data
-from contrail_train.inference.detector import normalise, view_of
+from contrail_train.inference.detector import view_of
 from contrail_train.models.segmenter import Segmenter
 from contrail_train.models.segmenter import build as build_model
 from contrail_train.models.temporal import Blocks3d

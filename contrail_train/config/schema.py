@@ -71,14 +71,9 @@ class RunConfig(Strict):
         parts = self.micro_batch is None or self.micro_batch <= self.batch_size
         deep = model.decoder is not None and model.decoder.deep_supervision
         augment = self.augment
-        moves = bool(data.crop or augment.affine or augment.turn or augment.multi_scale or augment.cutmix)
         needs(parts, "a larger batch_size", self, "micro_batch")
-        empties = data.records == "all" or bool(augment.erase or data.crop)
-        needs(empties, "data.records=all, augment.erase or data.crop", augment, "augment.copy_paste")
-        needs(moves, "augment.affine, turn, multi_scale or cutmix, or data.crop", augment, "augment.redraw")
+        check_samples(data, augment)
         needs(several, "several data.frames", model, "model.mixer")
-        needs(several, "several data.frames", augment, "augment.time_reversal")
-        needs(several, "several data.frames", data, "data.edges")
         needs(several, "several data.frames", model, "model.flow_stream")
         moving, mixes = data.warp or model.flow_stream is not None, model.mixer is not None or model.takes_clips
         joined = mixes or model.flow_stream is not None
@@ -126,7 +121,7 @@ class RunConfig(Strict):
             raise ValueError(
                 f"patience={self.patience}: has no effect in {self.epochs} epochs; lower it, or set patience=null"
             )
-        model, frames, reversal = self.model, self.data.frames, self.augment.time_reversal
+        model = self.model
         coarse = model.mixer is not None and model.mixer.downscale > 1
         if self.compile and model.checkpoint_activations and coarse:
             raise ValueError(
@@ -149,12 +144,31 @@ class RunConfig(Strict):
                 f"model.freeze_epochs={model.freeze_epochs}: the encoder would not be trained in any of the "
                 f"{self.epochs} epochs; lower it, or set model.freeze=[encoder]"
             )
-        if reversal and frames != [-offset for offset in reversed(frames)]:
-            raise ValueError(
-                f"augment.time_reversal={reversal}: data.frames={frames} is not symmetric about the labelled frame; "
-                "set augment.time_reversal=0, or other frames"
-            )
         if self.loss.consistency is not None and self.optim.ema == 0:
             raise ValueError("loss.consistency: its teacher is the average of the weights; raise optim.ema above 0")
         if model.decoder is None and self.loss.record == 0:
             raise ValueError("loss.record: 0, and a model without a mask has no other term; raise it")
+
+
+def check_samples(data: DataConfig, augment: AugmentConfig) -> None:
+    """Check that settings of what is read and of how it is changed fit together.
+
+    Args:
+        data: What is read.
+        augment: How it is changed.
+
+    Raises:
+        ValueError: If they contradict each other, or one has no effect.
+    """
+    frames, reversal, several = data.frames, augment.time_reversal, len(data.frames) > 1
+    empties = data.records == "all" or bool(augment.erase or data.crop)
+    moves = bool(data.crop or augment.affine or augment.turn or augment.multi_scale or augment.cutmix)
+    needs(empties, "data.records=all, augment.erase or data.crop", augment, "augment.copy_paste")
+    needs(moves, "augment.affine, turn, multi_scale or cutmix, or data.crop", augment, "augment.redraw")
+    needs(several, "several data.frames", augment, "augment.time_reversal")
+    needs(several, "several data.frames", data, "data.edges")
+    if reversal and frames != [-offset for offset in reversed(frames)]:
+        raise ValueError(
+            f"augment.time_reversal={reversal}: data.frames={frames} is not symmetric about the labelled frame; "
+            "set augment.time_reversal=0, or other frames"
+        )

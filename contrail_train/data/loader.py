@@ -153,6 +153,21 @@ def load(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def read_batch(items: Items, rows: Ints) -> Batch:
+    """Read some items into memory of their own, in the calling thread.
+
+    Args:
+        items: The items.
+        rows: Rows of the items.
+
+    Returns:
+        The batch, on the CPU.
+    """
+    slot = _Slot(items, len(rows), torch.device("cpu"))
+    _fill(items, slot, rows, np.arange(len(rows)))
+    return slot.host
+
+
 class _Slot:
     # memory of one batch, filled again and again
 

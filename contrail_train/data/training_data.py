@@ -1,7 +1,7 @@
 """The data of a run: stores and pseudo-labels as items to train on and held-out items, checked for leaks."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -105,12 +105,12 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
     for store in extra.values():
         require_kind(store, Kind.SAMPLES, remedy="data.unlabelled takes only stores of samples")
     opened = train_stores | validation
-    statistics = _statistics(train_stores) or _statistics(validation)
+    statistics = statistics_of(train_stores) or statistics_of(validation)
     if not statistics:
         raise ContrailError(
             f"{next(iter(train_stores))}: has no train samples, so it has no statistics; train on a train split"
         )
-    _check_consistent(opened | extra, config)
+    check_consistent(opened | extra, config)
     stores = SampleStores([*opened.values()], partial(pixel_reader, check=config.check, keep=config.keep))
     names, count = ", ".join(train_stores), len(train_stores)
     human, first = human_items(stores, config, annotators), stores.datasets[0]
@@ -224,14 +224,30 @@ def _open_stores(config: DataConfig, opened_stores: _Stores | None) -> tuple[_St
     return train, {name: opened[name] for name in config.validation}, pseudo
 
 
-def _statistics(stores: _Stores) -> dict[str, Any]:
-    """The statistics of stores together; empty if they have none, as without samples of the train split."""
+def statistics_of(stores: Mapping[str, xr.Dataset]) -> dict[str, Any]:
+    """Join the statistics of stores.
+
+    Args:
+        stores: The stores by name.
+
+    Returns:
+        Their statistics together, in the form in which stores hold them; empty if they have none, as without samples of
+        the train split.
+    """
     each = [store.attrs["statistics"] for store in stores.values() if store.attrs["statistics"]]
     return combined(each) if each else {}
 
 
-def _check_consistent(stores: _Stores, config: DataConfig) -> None:
-    """Refuse stores that cannot be used together or lack what the settings ask for."""
+def check_consistent(stores: Mapping[str, xr.Dataset], config: DataConfig) -> None:
+    """Refuse stores that cannot be used together or lack what the settings ask for.
+
+    Args:
+        stores: Stores of samples by name.
+        config: The settings.
+
+    Raises:
+        ContrailError: If they cannot; the message names the store that differs from the first one.
+    """
     first_name, first = next(iter(stores.items()))
     for name, store in stores.items():
         if config.composite not in (None, composite := store.attrs["composite"]["name"]):
@@ -248,6 +264,22 @@ def _check_consistent(stores: _Stores, config: DataConfig) -> None:
                 raise ContrailError(f"{name}: {key} differs from that of {first_name}; {remedy}")
         if store["image"].shape[2:] != first["image"].shape[2:] or store["image"].dtype != first["image"].dtype:
             raise ContrailError(f"{name}: image size or type differs from that of {first_name}; rebuild one of them")
+
+
+def check_normalisation(config: DataConfig, channels: int) -> None:
+    """Refuse the statistics of coloured photographs for anything but three channels.
+
+    Args:
+        config: The settings.
+        channels: Number of channels of the composite.
+
+    Raises:
+        ContrailError: If they are asked for and do not fit.
+    """
+    if config.normalise == "imagenet" and channels != 3:
+        raise ContrailError(
+            f"data.normalise=imagenet: is for three channels, and the composite has {channels}; set statistics or image"
+        )
 
 
 def pixel_size(scalars: Sequence[xr.Dataset], side: int) -> float:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from contrail_data.labels.predictor import FlowKind, Symmetries
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.augment import resample, to_label_frame
 from contrail_train.data.flow import WindowFlow, warp_frames
+from contrail_train.data.normalise import normalisation_of, normalise
 from contrail_train.inference.flow import flow_method
 from contrail_train.inference.turns import shift_back, symmetry_operations, turn, turn_back, turn_flow
 
@@ -66,15 +66,10 @@ def view_of(
     Raises:
         ContrailError: If the weights of a method of optical flow cannot be used.
     """
-    if config.data.normalise == "imagenet":
-        statistics = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
-    mean_c, std_c = (torch.tensor(statistics[name], dtype=torch.float32, device=device) for name in ("mean", "std"))
     side = config.model.image_size
     return View(
-        offsets=tuple(config.data.frames),
-        mean_c=mean_c,
-        std_c=torch.where(std_c > 1e-6, std_c, torch.ones_like(std_c)),
-        each_image=config.data.normalise == "image",
+        tuple(config.data.frames),
+        *normalisation_of(config.data, statistics, device),
         size=None if side is None else (side, side),
         flow=_flow_of(config, device, keeps_flow),
     )
@@ -87,31 +82,6 @@ def _flow_of(config: RunConfig, device: torch.device, keeps_flow: bool) -> Windo
     method = flow_method(FlowKind(flow.method), flow.weights, str(device))
     labelled, room = config.data.frames.index(0), int(flow.memory * 2**30) if keeps_flow else 0
     return WindowFlow(method, labelled, warps=warps, is_input=is_input, room=room)
-
-
-def normalise(image_btchw: Tensor, view: View) -> Tensor:
-    """Normalise stored values to zero mean and unit standard deviation.
-
-    Pixels that are white, at the upper limit of all channels, as missing ones are, do not count in an image's own mean
-    and standard deviation, and get its mean.
-
-    Args:
-        image_btchw: Frames as stored: uint8 in units of 1/255, or float.
-        view: Statistics of the training data.
-
-    Returns:
-        float32 of the same shape.
-    """
-    scale = 1 / 255 if image_btchw.dtype == torch.uint8 else 1.0
-    x_btchw = image_btchw.float() * scale
-    if view.each_image:
-        present_bt1hw = (x_btchw < 1 - 1e-6).any(2, keepdim=True).to(x_btchw.dtype)
-        count_b1111 = present_bt1hw.sum((1, 3, 4), keepdim=True).clamp_min(1)
-        mean_b1c11 = (x_btchw * present_bt1hw).sum((1, 3, 4), keepdim=True) / count_b1111
-        centred_btchw = (x_btchw - mean_b1c11) * present_bt1hw
-        variance_b1c11 = centred_btchw.square().sum((1, 3, 4), keepdim=True) / count_b1111
-        return centred_btchw / variance_b1c11.sqrt().clamp_min(1e-3)  # a flat channel stays flat
-    return (x_btchw - view.mean_c[:, None, None]) / view.std_c[:, None, None]
 
 
 def prepare(image_btchw: Tensor, flow_btdhw: Tensor | None, view: View) -> Tensor:

@@ -1,5 +1,6 @@
 """Scans that a path or an archive names, predicted and written to files."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,10 @@ from contrail_data.scans.listing import (
     assign_frames,
     list_abi_scans,
     list_satpy_scans,
+    scans_of,
     spans_around,
 )
+from contrail_data.scans.scene import require_bands
 from contrail_train.contrails.cleaning import Cleaning, clean
 from contrail_train.inference.predictor import Predictor
 from contrail_train.scenes.contrails import LONGEST_STEP, SceneContrails
@@ -137,6 +140,31 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     for out in request.outs:
         outcome.paths.extend(write(outcome.scenes, out, names[out], **options))
     return outcome
+
+
+def predict_scene(model: Predictor, scene: xr.Dataset, batch: int = 8) -> xr.Dataset:
+    """Predict the scans of an open scene, all that have the frames that the model needs.
+
+    Args:
+        model: A predictor of masks.
+        scene: The scene, or a window of it.
+        batch: Tiles that are predicted at once.
+
+    Returns:
+        `probability`, `mask`, `valid` and more on the imager's grid, (time, y, x), as `contrail-train predict-scans`
+        writes them.
+    """
+    model = model.with_fixed_shift()  # scans have no label grid
+    require_bands("scene", from_dict(model.composite).bands, scene["band"].values.tolist())
+    cleaning = model.cleaning or Cleaning(model.decision.threshold)
+    request = SceneRequest(source="scene", tiling=Tiling(model.size), cleaning=cleaning)
+    scans, notes = scans_of(scene), list[str]()
+    times = _usable_times(model, request, scans, notes)
+    cleaning.check(times=max(map(len, _series(np.array(times)))))
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    predicted = [predict_scan(model, scans, time, request.tiling, batch=batch) for time in times]
+    return _with_mask(_joined(predicted), cleaning, model.decision.gate)
 
 
 def contrail_table(

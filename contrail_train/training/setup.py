@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.schema import RunConfig
-from contrail_train.data.training_data import TrainingData, open_training_data
+from contrail_train.data.training_data import TrainingData, check_normalisation, open_training_data
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
 from contrail_train.models.encoder import check_encoder
@@ -64,7 +64,7 @@ class Setup:
         self.data = data = open_training_data(config.data, annotators=config.model.annotator_maps or 0)
         _check_targets(config, data)
         _check_crop(config, data.size)
-        _check_normalisation(config, len(data.composite["channels"]))
+        check_normalisation(config.data, len(data.composite["channels"]))
         self.teacher, self.data = open_teacher(config.data, data, self.device, self.ranks)
         """The detector that has still to be asked about the frames to train on."""
         data = self.data
@@ -271,14 +271,6 @@ def _check_targets(config: RunConfig, data: TrainingData) -> None:
     if several and len(label) and (label == label[:, :1]).all():
         key = "data.second_target" if config.data.second_target is not None else "model.annotator_maps"
         raise ContrailError(f"{key}: has no effect, as no record to train on has annotators' masks; set it to null")
-
-
-def _check_normalisation(config: RunConfig, channels: int) -> None:
-    """Refuse the statistics of coloured photographs for anything but three channels."""
-    if config.data.normalise == "imagenet" and channels != 3:
-        raise ContrailError(
-            f"data.normalise=imagenet: is for three channels, and the composite has {channels}; set statistics or image"
-        )
 
 
 def _check_crop(config: RunConfig, side: int) -> None:

@@ -1,8 +1,10 @@
-"""Work that takes several training runs.
+"""Work that takes several training runs, and what Python code calls.
 
 `pipeline` trains the stages of a detector and calibrates them together; `rounds` alternates between training and
 pseudo-labelling; `soup` averages the weights of runs. `retraining` names the ways in which a round uses its
-pseudo-labels. `sweep` searches for settings, and each of its trials is a run.
+pseudo-labels. `sweep` searches for settings, and each of its trials is a run. `train` and `predict` are for
+notebooks and scripts; `symmetries` loads predictors with the thresholds that belong to their symmetries.
 
-Each workflow writes a directory that contains run directories, resumes if it is repeated, and calls `training.fit`.
+Each workflow that trains writes a directory that contains run directories, resumes if it is repeated, and calls
+`training.fit`.
 """

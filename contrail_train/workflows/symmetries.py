@@ -6,11 +6,11 @@ They are fitted on the model's held-out records when they are first needed, and 
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NotRequired
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
 
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import Decision, Symmetries
 from contrail_data.strict import Probability
 from contrail_train.config.settings import read_config
@@ -39,23 +39,41 @@ class Fitted(TypedDict):
     """Cross-fitted scores of the held-out records."""
 
 
-def load_predictor(path: Path, device: str = "auto", symmetries: Symmetries | None = None) -> Predictor:
-    """Load a model as `inference.load.load_model` does, with the threshold and gate that belong to its symmetries.
+def load_predictor(
+    path: str | Path, device: str = "auto", symmetries: Symmetries | Literal["none", "flips", "dihedral"] | None = None
+) -> Predictor:
+    """Load a finished run, a pipeline or an exported file as a predictor.
+
+    If it averages over other symmetries than those it was calibrated with, threshold and gate are fitted for them on
+    its held-out records.
 
     Args:
-        path: Run or pipeline directory, or an exported file.
-        device: Device to load it on.
-        symmetries: Transformed copies of an image to average over; None for the model's own setting.
+        path: Run or pipeline directory, or a `.pt2` or `.onnx` file.
+        device: Device to load it on; `auto` selects CUDA if available, otherwise the CPU.
+        symmetries: Transformed copies of an image to average over: `none`, `flips` or `dihedral`. None for the model's
+            own setting.
 
     Returns:
-        The predictor.
+        The predictor, for `contrail_train.predict`.
 
     Raises:
         ContrailError: If there is no such model, or its held-out records are needed and cannot be read.
+        UsageError: If there are no such symmetries.
+
+    Examples:
+        >>> import contrail_train
+        >>> predictor = contrail_train.load_predictor("runs/a", device="cpu")
+        >>> predictor.offsets, predictor.composite["name"], 0 < predictor.decision.threshold < 1
+        ((0,), 'ash', True)
     """
+    if symmetries is not None:
+        if symmetries not in [*Symmetries]:
+            raise UsageError(f"symmetries={symmetries!r}: unknown; use one of {', '.join(Symmetries)}")
+        symmetries = Symmetries(symmetries)
     model = load.load_model(path, device, symmetries)
-    if symmetries is None or symmetries == load.own_symmetries(path):
+    if symmetries is None or symmetries == load.own_symmetries(model.path):
         return model
+    path = model.path
     file = path / f"calibration-{symmetries}.json"
     if (fitted := _kept(file, model.decision)) is None:
         ALONE.say(f"{path}: fitting threshold and gate with --tta {symmetries} on its held-out records")

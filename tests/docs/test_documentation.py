@@ -34,6 +34,7 @@ PAGES = [
             "own-labels",
             "follow",
             "kaggle",
+            "python",
         )
     ),
 ]

@@ -15,11 +15,11 @@ from contrail_data.logits import encode
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import with_settings
 from contrail_train.data.augment import to_label_frame
+from contrail_train.data.normalise import normalise
 from contrail_train.inference.detector import (
     Detector,
     Network,
     View,
-    normalise,
     on_label_grid,
     view_of,
     weighted_mean,

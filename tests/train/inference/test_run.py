@@ -20,7 +20,8 @@ from contrail_data.store.schema import Kind
 from contrail_data.store.settings import StoreSettings
 from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
-from contrail_train.inference.detector import Detector, normalise
+from contrail_train.data.normalise import normalise
+from contrail_train.inference.detector import Detector
 from contrail_train.inference.export import export
 from contrail_train.inference.load import load_model
 from contrail_train.training.fit import fit

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 def list_copies(as_json: options.AsJson = False) -> None:
     """List what the cache holds, the least recently used first.
 
-    These are copies of remote stores, by the beginning of their digest, complete or in part, and indexes of TFRecord
-    files. The cache lies in $CONTRAIL_CACHE, else in the user's cache folder. $CONTRAIL_CACHE_LIMIT, such as 20GB,
-    limits the copies of stores together; without it they may take all of the disk but 1 GiB. When there is no room for
+    These are copies of remote stores and models, by the beginning of their digest, complete or in part, and indexes of
+    TFRecord files. The cache lies in $CONTRAIL_CACHE, else in the user's cache folder. $CONTRAIL_CACHE_LIMIT, such as
+    20GB, limits all copies together; without it they may take all of the disk but 1 GiB. When there is no room for
     another copy, the least recently used ones are removed, but never one that is in use.
     """
-    from contrail_data.storage.cache import CacheKind, cache_entries, cache_folder, cache_limit, format_bytes
+    from contrail_data.storage.cache import COPIES, cache_entries, cache_folder, cache_limit, format_bytes
 
     entries, limit = cache_entries(), cache_limit()
     rows: list[dict[str, Any]] = [
@@ -35,16 +35,16 @@ def list_copies(as_json: options.AsJson = False) -> None:
             "name": entry.path.stem,
             "bytes": entry.size,
             "used": f"{datetime.fromtimestamp(entry.used, UTC):%Y-%m-%dT%H:%M:%SZ}",
-            "state": _state(entry.in_use, entry.kind is CacheKind.STORES and not (entry.path / "zarr.json").is_file()),
+            "state": _state(entry.in_use, entry.is_partial),
         }
         for entry in entries
     ]
     if as_json:
         print(json.dumps({"folder": str(cache_folder("")), "limit_bytes": limit, "entries": rows}, indent=1))
         return
-    stores = sum(entry.size for entry in entries if entry.kind is CacheKind.STORES)
+    copies = sum(entry.size for entry in entries if entry.kind in COPIES)
     bound = "all of the disk but 1 GiB" if limit is None else format_bytes(limit)
-    title = f"{cache_folder('')}: copies of stores take {format_bytes(stores)} of {bound}"
+    title = f"{cache_folder('')}: copies take {format_bytes(copies)} of {bound}"
     if not entries:
         print(title)
         return

@@ -108,17 +108,28 @@ def read_manifest(place: Place) -> Manifest:
 
     Returns:
         The manifest.
+    """
+    return parse_manifest(read_manifest_file(place), place.file(MANIFEST))
+
+
+def read_manifest_file(place: Place) -> bytes:
+    """Read the manifest of a model folder without looking at it.
+
+    Args:
+        place: The folder.
+
+    Returns:
+        Content of the file.
 
     Raises:
-        ContrailError: If there is no model folder, or the manifest is damaged or of a later version.
+        ContrailError: If there is no model folder.
     """
     try:
-        content = place.read(MANIFEST, _MOST_BYTES)
+        return place.read(MANIFEST, _MOST_BYTES)
     except FileNotFoundError:
         raise ContrailError(
             f"{place}: not a model folder (it has no {MANIFEST}); name one that contrail-train publish wrote"
         ) from None
-    return parse_manifest(content, place.file(MANIFEST))
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
@@ -175,12 +186,13 @@ def verify_folder(folder: Path) -> Manifest:
     return manifest
 
 
-def check_file(path: Path, entry: FileEntry) -> None:
+def check_file(path: Path, entry: FileEntry, where: str = "") -> None:
     """Verify a file of a model folder.
 
     Args:
         path: The file.
         entry: What the manifest states about it.
+        where: Where it was fetched from, for messages.
 
     Raises:
         ContrailError: If it is missing or not what was written.
@@ -189,13 +201,13 @@ def check_file(path: Path, entry: FileEntry) -> None:
     try:
         own = _entry(path)
     except FileNotFoundError:
-        raise ContrailError(f"{path}: missing; {remedy}") from None
+        raise ContrailError(f"{where or path}: missing; {remedy}") from None
     if own != entry:
-        raise ContrailError(f"{path}: damaged (its content is not what was written); {remedy}")
+        raise ContrailError(f"{where or path}: damaged (its content is not what was written); {remedy}")
 
 
 def file_keys(manifest: Manifest, documents: Iterable[str] = ()) -> list[str]:
-    """List the files of a model folder in the order in which they are copied, so that the last one makes it complete.
+    """List the files of a model folder in the order in which they are copied: the last one makes it complete.
 
     Args:
         manifest: Its manifest.

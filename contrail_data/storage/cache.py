@@ -31,12 +31,20 @@ class CacheKind(StrEnum):
 
     STORES = "stores"
     """Copies of remote stores."""
+    MODELS = "models"
+    """Copies of remote model folders."""
     TFRECORDS = "tfrecords"
     """Where the records of TFRecord files begin."""
 
 
-_NAMES = {CacheKind.STORES: r"[0-9a-f]{32}", CacheKind.TFRECORDS: r"[0-9a-f]{32}\.json"}
+_NAMES = {
+    CacheKind.STORES: r"[0-9a-f]{32}",
+    CacheKind.MODELS: r"[0-9a-f]{32}",
+    CacheKind.TFRECORDS: r"[0-9a-f]{32}\.json",
+}
 """Names of entries; nothing else is listed or removed, wherever the cache is said to lie."""
+COPIES = {CacheKind.STORES: "zarr.json", CacheKind.MODELS: "model.json"}
+"""Kinds that are copies of folders, which share the limit, and the file that comes last and makes a copy complete."""
 
 
 def cache_folder(kind: str) -> Path:
@@ -53,6 +61,36 @@ def cache_folder(kind: str) -> Path:
     return Path(os.environ.get("CONTRAIL_CACHE") or platformdirs.user_cache_path("contrail")) / kind
 
 
+def copy_folder(kind: CacheKind, digest: str) -> Path:
+    """Return where the copy of a store or model belongs.
+
+    Args:
+        kind: What it is.
+        digest: Its digest.
+
+    Returns:
+        A folder in the cache, which need not exist.
+    """
+    return cache_folder(kind) / check_digest(digest).removeprefix("sha256:")[:32]
+
+
+def check_digest(digest: str) -> str:
+    """Check that a value is the digest of a store or model.
+
+    Args:
+        digest: The value.
+
+    Returns:
+        The value.
+
+    Raises:
+        ContrailError: If it is not a digest.
+    """
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", str(digest)):
+        raise ContrailError(f"{str(digest)[:80]!r} is not a digest; write sha256: and 64 hexadecimal digits")
+    return digest
+
+
 @dataclass(frozen=True)
 class CacheEntry:
     """A copy, or an index, in the cache."""
@@ -65,6 +103,11 @@ class CacheEntry:
     """When it was last used, in seconds since 1970."""
     in_use: bool
     """Whether a process uses it now."""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it is a copy that is not complete."""
+        return self.kind in COPIES and not (self.path / COPIES[self.kind]).is_file()
 
     @property
     def claimed(self) -> int:
@@ -128,20 +171,21 @@ _HELD: dict[Path, int] = {}
 _HOLDING = threading.Lock()
 
 
-def reserve(folder: Path, size: int) -> None:
+def reserve(folder: Path, size: int, remedy: str = "make room with contrail-data cache clear") -> None:
     """Hold the place for a copy, and remove the least recently used copies until there is room for it.
 
     Args:
         folder: Where the copy belongs.
         size: Its final size in bytes.
+        remedy: What else to do if there is no room, for messages.
 
     Raises:
         ContrailError: If there is no room for it besides the copies in use, or the cache cannot be written.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.parent):
-            entries = cache_entries(CacheKind.STORES)
+        with _locked(folder.parent.parent):  # of all kinds
+            entries = cache_entries(*COPIES)
             others = [entry for entry in entries if entry.path != folder]
             limit = cache_limit()
             if limit is None:
@@ -149,10 +193,9 @@ def reserve(folder: Path, size: int) -> None:
             in_use = sum(entry.claimed for entry in others if entry.in_use)
             if in_use + size > limit:
                 taken = f", of which copies in use take {format_bytes(in_use)}" if in_use else ""
-                remedy = f"set {LIMIT} higher, or copy the store elsewhere with contrail-data pull -o"
                 raise ContrailError(
                     f"{folder.parent}: a copy of {format_bytes(size)} does not fit into "
-                    f"{format_bytes(max(limit, 0))}{taken}; {remedy}"
+                    f"{format_bytes(max(limit, 0))}{taken}; set {LIMIT} higher, or {remedy}"
                 )
             excess = size + sum(entry.claimed for entry in others) - limit
             for entry in others:
@@ -184,7 +227,7 @@ def remove_entry(entry: CacheEntry) -> bool:
         return True
     try:
         with _locked(entry.path, wait=False):
-            (entry.path / "zarr.json").unlink(missing_ok=True)  # first, so that the rest is not taken for a store
+            (entry.path / COPIES[entry.kind]).unlink(missing_ok=True)  # first: the rest is not taken for a copy
             shutil.rmtree(entry.path)
     except BlockingIOError:
         return False
@@ -196,7 +239,7 @@ def remove_entry(entry: CacheEntry) -> bool:
 
 
 def cache_limit() -> int | None:
-    """Return how much room the copies of remote stores may take together.
+    """Return how much room the copies of remote stores and model folders may take together.
 
     Returns:
         Bytes; None if none is set, so that copies may take what the disk has, except for `SPARE_BYTES`.

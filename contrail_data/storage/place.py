@@ -427,5 +427,5 @@ def local_path(address: str | Path) -> Path:
     """
     place = place_of(address)
     if place.remote:
-        raise UsageError(f"{address}: only stores are read from and written to URLs; give a local path")
+        raise UsageError(f"{address}: only stores and models lie at URLs; give a local path")
     return place.path

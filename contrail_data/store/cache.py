@@ -1,12 +1,11 @@
 """Local copies of remote stores, found by digest."""
 
-import re
 from collections.abc import Callable
 
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.cache import cache_folder, hold, reserve
+from contrail_data.storage.cache import CacheKind, copy_folder, hold, reserve
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal
 from contrail_data.store.manifest import Manifest, read_manifest, read_verified
@@ -22,24 +21,7 @@ def cache_place(digest: str) -> Place:
     Returns:
         A folder in $CONTRAIL_CACHE, or else in the user's cache folder.
     """
-    return Place(str(cache_folder("stores") / check_digest(digest).removeprefix("sha256:")[:32]))
-
-
-def check_digest(digest: str) -> str:
-    """Check that a value is the digest of a store.
-
-    Args:
-        digest: The value.
-
-    Returns:
-        The value.
-
-    Raises:
-        ContrailError: If it is not a digest.
-    """
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", str(digest)):
-        raise ContrailError(f"{str(digest)[:80]!r} is not a digest; write sha256: and 64 hexadecimal digits")
-    return digest
+    return Place(str(copy_folder(CacheKind.STORES, digest)))
 
 
 def local_copy(digest: str) -> Place | None:
@@ -70,7 +52,8 @@ def reserve_copy(digest: str, manifest: Manifest) -> Place:
     """
     place = cache_place(digest)
     if local_copy(digest) is None:
-        reserve(place.path, sum(file.size for file in manifest.values()))
+        size = sum(file.size for file in manifest.values())
+        reserve(place.path, size, "copy the store elsewhere with contrail-data pull -o")
     return place
 
 

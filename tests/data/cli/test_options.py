@@ -99,7 +99,6 @@ def test_an_option_without_effect_is_a_usage_error(folder: Path, command: str, o
         "audit s.zarr --page URL/page.html",
         "append s.zarr URL/records -o x.zarr",
         "build-ash URL/records --source records -o x.zarr",
-        "pseudo-label s.zarr --model URL/run -o x.zarr",
         "synth URL/records",
         "synth-scans URL/scans",
     ],
@@ -110,7 +109,7 @@ def test_a_url_is_refused_where_no_store_is_written(folder: Path, tmp_path: Path
         done = run_data(*command.replace("URL", url).split(), cwd=tmp_path)
         assert done.returncode == 2, done.stderr
         assert url in done.stderr
-        assert "only stores are read from and written to URLs" in done.stderr
+        assert "only stores and models lie at URLs" in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
 

@@ -1,6 +1,7 @@
-"""Stores by name and version, in the team's `data_catalog.yaml`.
+"""Stores and models by name and version, in the team's `data_catalog.yaml`.
 
-`entries` holds what a file says, `file` reads and edits it, `metadata` describes a store for it, and `catalog` finds,
-opens, checks, adds and removes stores by name. `decoded` opens them as notebooks and scripts see them. Names come in;
-paths, URLs and open stores go out.
+`entries` holds what a file says, `file` reads and edits it, `index` finds it, `metadata` describes a store for it.
+`catalog` finds, opens, adds and removes stores by name, `models` does so with model folders, and `check` compares
+entries with what they lead to. `decoded` opens stores as notebooks and scripts see them. Names come in; paths, URLs and
+open stores go out.
 """

@@ -12,11 +12,15 @@ from typing import Any, TypeAlias
 from urllib.parse import urlparse
 
 from contrail_data.errors import ContrailError
+from contrail_data.model_folders.hub_address import SCHEME as HUB_SCHEME
+from contrail_data.storage.cache import check_digest
 from contrail_data.storage.place import SCHEMES, Place, check_address, place_of
-from contrail_data.store.cache import check_digest
 
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _CATALOG_DIR = re.compile(r"\{\{ *CATALOG_DIR *\}\}/+")
+
+MODEL_DRIVER = "contrail_model"
+"""The driver that an entry of a model folder states; stores state `zarr`."""
 
 CatalogFile: TypeAlias = Path | Place
 """A catalog on a local disk, or, as the place of the file itself, one at a URL, which is only read."""
@@ -59,8 +63,13 @@ class Entry:
         return f"{self.catalog}: entry {self.key!r}"
 
     @property
+    def is_model(self) -> bool:
+        """Whether it is a model folder rather than a store."""
+        return isinstance(self.content, dict) and self.content.get("driver") == MODEL_DRIVER
+
+    @property
     def metadata(self) -> dict[str, Any]:
-        """What the entry states about its store.
+        """What the entry states about its store or model.
 
         Raises:
             ContrailError: If `metadata` is not a mapping.
@@ -86,7 +95,7 @@ class Entry:
 
     @property
     def digest(self) -> str | None:
-        """Digest that the store must have. None if the entry states none.
+        """Digest that the store or model must have. None if the entry states none.
 
         Raises:
             ContrailError: If `metadata.digest` is not a digest.
@@ -99,7 +108,9 @@ class Entry:
 
     @property
     def location(self) -> str:
-        """Path or URL of the store. `{{ CATALOG_DIR }}/` and relative paths start at the folder of the catalog.
+        """Path or URL of the store or model.
+
+        `{{ CATALOG_DIR }}/` and relative paths start at the folder of the catalog.
 
         A catalog at a URL comes from another machine, and leads to no path of this one.
 
@@ -118,6 +129,8 @@ class Entry:
             raise ContrailError(f"{where}: chained or not printable; write a plain path or URL")
         scheme, separator, address = path.partition("://")
         if separator:
+            if path == url and self.is_model and url.startswith(HUB_SCHEME):
+                return url
             if path != url or scheme not in SCHEMES:
                 raise ContrailError(f"{where}: not a URL of {', '.join(SCHEMES)}; write one, or a path")
             if scheme != "file":

@@ -48,7 +48,10 @@ EXAMPLES = {
     "cache clear": ("contrail-data cache clear", "contrail-data cache clear 3fd2a1c0"),
     "catalog ls": ("contrail-data catalog ls",),
     "catalog show": ("contrail-data catalog show train",),
-    "catalog add": ("contrail-data catalog add train s3://team/train.zarr",),
+    "catalog add": (
+        "contrail-data catalog add train s3://team/train.zarr",
+        "contrail-data catalog add detector hf://team/detector",
+    ),
     "catalog rm": ("contrail-data catalog rm train@2",),
     "catalog check": ("contrail-data catalog check",),
 }

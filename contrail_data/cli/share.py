@@ -92,7 +92,8 @@ def push(
 
     An interrupted copy continues when the command is run again.
     """
-    from contrail_data.catalog.catalog import add_entry, check_name, open_named, writable_catalog
+    from contrail_data.catalog.catalog import add_entry, open_named
+    from contrail_data.catalog.index import check_name, writable_catalog
     from contrail_data.storage.place import place_of
     from contrail_data.store.transfer import copy_store
 

@@ -12,15 +12,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from contrail_data.catalog.catalog import (
-    CATALOG,
-    add_entry,
-    check_entry,
-    open_named,
-    remove_entry,
-)
+from contrail_data.catalog.catalog import add_entry, open_named
+from contrail_data.catalog.check import check_entry
 from contrail_data.catalog.entries import Entry
 from contrail_data.catalog.file import read_catalog
+from contrail_data.catalog.index import CATALOG, remove_entry
 from contrail_data.catalog.metadata import describe, shortest_arc
 from contrail_data.cli.main import app
 from contrail_data.composites import COMPOSITES

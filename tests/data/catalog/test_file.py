@@ -15,13 +15,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contrail_data.catalog.catalog import (
-    CATALOG,
-    add_entry,
-    remove_entry,
-)
+from contrail_data.catalog.catalog import add_entry
 from contrail_data.catalog.entries import Catalog
 from contrail_data.catalog.file import parse_catalog, read_catalog, with_entry, without_entry
+from contrail_data.catalog.index import CATALOG, remove_entry
 from contrail_data.cli.catalog import entry_row
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import SCHEMES

@@ -1,6 +1,5 @@
 """Commands that make and compare labels: `pseudo-label`, `propagate` and `compare-labels`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,33 +8,29 @@ from contrail_data.cli import options
 from contrail_data.cli.common import print_table, print_written_store, refuse_options
 from contrail_data.labels.predictor import FlowKind, FrameSelection
 
+MODEL_HELP = (
+    "A finished run or pipeline, a model folder, or an exported file (.pt2, .onnx): a path, a URL of a model folder "
+    "(hf://org/name@revision, s3://... ) or a name in data_catalog.yaml."
+)
 
-def finished_model(text: str | Path) -> Path:
-    """Parse the path of a model, which is refused before torch is imported if it is unfinished or something else.
+
+def model_address(text: str) -> str:
+    """Parse the address of a model, which is refused before torch is imported if it is unfinished or something else.
 
     Args:
-        text: Run or pipeline directory, or an exported file.
+        text: Run or pipeline directory, model folder, exported file, URL or catalog name.
 
     Returns:
-        The path.
+        The address.
     """
-    from contrail_train.runs.finished import check_model
+    from contrail_train.runs.address import check_address
 
-    path = options.local_path(text)
-    check_model(path)
-    return path
+    return check_address(text)
 
 
 def pseudo_label(
     store: options.Store,
-    model: Annotated[
-        Path,
-        typer.Option(
-            parser=finished_model,
-            help="Directory of a finished run or pipeline, or an exported file (.pt2, .onnx).",
-            metavar="MODEL",
-        ),
-    ],
+    model: Annotated[str, typer.Option(parser=model_address, help=MODEL_HELP, metavar="MODEL")],
     out: options.Out,
     frames: options.Frames = "all",
     tta: options.Tta = None,

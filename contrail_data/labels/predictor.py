@@ -116,6 +116,8 @@ class Labeller:
     """Input frames relative to the predicted frame, ascending. Frames without these neighbours are not predicted."""
     repeats_edges: bool = False
     """Whether the first and last frame of a sample stand for neighbours beyond its ends, so that all are predicted."""
+    address: str = ""
+    """Where the model lies, for the provenance; of the hub, with the commit."""
     trained_records: Collection[str] = ()
     """Ids of the records that the model was trained on."""
     masks: MakeMasks | None = None

@@ -321,6 +321,7 @@ def _seal(
         provenance={
             "plan": job.plan,
             "parent_path": parent.attrs["path"],
+            **({"model_address": job.labeller.address} if job.labeller.address else {}),
             "set_aside_before": set_aside_lines(place_of(parent.attrs["path"])),
         },
     )

@@ -94,6 +94,8 @@ class Provenance(TypedDict, total=False):
     set_aside_before: list[str]
     """Such lines of the stores that this one was made from."""
     parent_path: str
+    model_address: str
+    """Where the model that predicted it lay; of the hub, with the commit."""
     recipe: dict[str, Any]
     """What was built, see `contrail_data.build.recipe`; absent from stores that are not built from raw data, and from
     those of earlier versions."""

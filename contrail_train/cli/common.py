@@ -10,17 +10,15 @@ import typer
 
 from contrail_data.cli import options
 from contrail_data.cli.common import print_fields, print_table
-from contrail_data.cli.labels import finished_model
+from contrail_data.cli.labels import MODEL_HELP, model_address
 
 if TYPE_CHECKING:
     from contrail_train.evaluation.report import EvaluationValues
     from contrail_train.runs.calibration import Calibration, ScoreValues
 
-MODEL_HELP = "Directory of a finished run or pipeline, or an exported file (.pt2, .onnx)."
-
 path_argument = partial(typer.Argument, parser=options.local_path)
-model_argument = partial(typer.Argument, parser=finished_model)
-Model = Annotated[Path, model_argument(help=MODEL_HELP, metavar="MODEL")]
+model_argument = partial(typer.Argument, parser=model_address)
+Model = Annotated[str, model_argument(help=MODEL_HELP, metavar="MODEL")]
 
 
 def preset_names(incomplete: str) -> list[str]:

@@ -9,8 +9,9 @@ import typer
 
 from contrail_data.cli import options
 from contrail_data.cli.common import print_note, print_set_aside, print_table, refuse_options
+from contrail_data.cli.labels import MODEL_HELP
 from contrail_data.errors import ExitCode
-from contrail_train.cli.common import MODEL_HELP, Model, model_argument, path_argument, print_scores, print_summary
+from contrail_train.cli.common import Model, model_argument, path_argument, print_scores, print_summary
 
 if TYPE_CHECKING:
     from contrail_train.scenes.compare import Counts
@@ -23,7 +24,10 @@ def evaluate(
     out: Annotated[
         Path | None,
         options.local_output(
-            "-o", "--out", help="Folder for JSON, HTML report and pictures.", show_default="the model's directory"
+            "-o",
+            "--out",
+            help="Folder for JSON, HTML report and pictures.",
+            show_default="the model's directory; the current folder for a model that was fetched",
         ),
     ] = None,
     worst: Annotated[int, options.output(min=0, max=100, help="Number of worst records to show as pictures.")] = 8,
@@ -81,8 +85,8 @@ def evaluate(
 
 
 def compare(
-    a: Annotated[Path, model_argument(help=MODEL_HELP, metavar="A")],
-    b: Annotated[Path, model_argument(help="Another model.", metavar="B")],
+    a: Annotated[str, model_argument(help=MODEL_HELP, metavar="A")],
+    b: Annotated[str, model_argument(help="Another model.", metavar="B")],
     store: options.Store,
     tta: options.Tta = None,
     batch: options.Batch = 16,

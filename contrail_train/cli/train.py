@@ -181,7 +181,7 @@ def rounds(
 
 
 def soup(
-    runs: Annotated[list[Path], model_argument(help="Finished runs of one model.", metavar="RUN")],
+    runs: Annotated[list[str], model_argument(help="Finished runs of one model.", metavar="RUN")],
     out: Annotated[Path, options.local_output("--out", "-o", help="Run directory to write.")],
     device: options.Device = "auto",
 ) -> None:

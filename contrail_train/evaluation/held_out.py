@@ -16,6 +16,7 @@ from contrail_train.evaluation.calibrate import Calibrated, GateWhen, GridWhen, 
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.load import load_model, read_pipeline
 from contrail_train.inference.predictor import Predictor
+from contrail_train.runs.address import local_model
 from contrail_train.runs.calibration import TakenFrom, read_calibration
 from contrail_train.runs.names import CONFIG, PIPELINE, STAGES
 from contrail_train.runs.stores import open_run_stores
@@ -110,11 +111,11 @@ def calibrate_on_held_out(
     return calibrate(parts, options, gate_when=gate_when, grid_when=grid_when)
 
 
-def load_without_symmetries(path: Path, device: str) -> Predictor:
+def load_without_symmetries(address: str | Path, device: str) -> Predictor:
     """Load a model whose held-out records are wanted.
 
     Args:
-        path: Directory of a finished run or pipeline.
+        address: Where a finished run or pipeline lies, see `runs.address.local_model`.
         device: Device to load it on.
 
     Returns:
@@ -123,6 +124,7 @@ def load_without_symmetries(path: Path, device: str) -> Predictor:
     Raises:
         ContrailError: If it is an exported file, or not finished.
     """
+    path = local_model(address)
     if path.is_file():
         raise ContrailError(
             f"{path}: an exported file does not name its held-out records; name the run or pipeline that it was "
@@ -146,6 +148,6 @@ def load_lenders(taken_from: TakenFrom, device: str, symmetries: Symmetries = Sy
         ContrailError: If one is missing or another one than before.
     """
     for name, digest in taken_from["models"].items():
-        if load_without_symmetries(Path(name), device).decision.model != digest:
+        if load_without_symmetries(name, device).decision.model != digest:
             raise ContrailError(f"{name}: is not the model that the run took its threshold from; restore that one")
-    return [load_model(Path(name), device, symmetries) for name in taken_from["models"]]
+    return [load_model(name, device, symmetries) for name in taken_from["models"]]

@@ -44,6 +44,7 @@ from contrail_train.evaluation.orientation import (
 from contrail_train.evaluation.outcomes import Outcome, outcome_of, worst
 from contrail_train.evaluation.score import ScoredRecord, epoch_scores, score_predictor, score_values, unseen
 from contrail_train.inference.predictor import Predictor
+from contrail_train.runs.address import folder_for_results
 from contrail_train.runs.calibration import ScoreValues
 
 FOUND, FALSE, MISSED = "#009e73", "#e69f00", "#cc79a7"
@@ -111,7 +112,7 @@ def evaluate_store(
         model: The model. Its own threshold, gate and cleaning are used.
         store: A store of samples.
         name: Name of the store, as it is written to the files.
-        out: Folder for the files. `None`: the directory of the model, or the one with its file.
+        out: Folder for the files. `None`: as `runs.address.folder_for_results` says.
         pictures: Number of the worst records to show as pictures.
         batch: Records per step.
         orientations: Score images that are mirrored and turned as well, which takes eight times as long.
@@ -122,7 +123,7 @@ def evaluate_store(
     Raises:
         ContrailError: If the store has no labels, the model has seen all its records, or a file cannot be written.
     """
-    folder = out or (model.path if model.path.is_dir() else model.path.parent)
+    folder, prefix = (out, "") if out is not None else folder_for_results(model.path)
     check_folder(folder, in_run=True)
     labelled = open_labelled([store], model.offsets, repeats_edges=model.repeats_edges)
     items = unseen(labelled, [model])
@@ -153,8 +154,7 @@ def evaluate_store(
         "cleaning": model.cleaning.steps if model.cleaning else {},
         **score_values(scores, items, threshold, gate),
     }
-    stem = "" if out is not None or model.path.is_dir() else f"{model.path.name}-"
-    file = folder / f"{stem}evaluation-{store.attrs['digest'].removeprefix('sha256:')[:12]}.json"
+    file = folder / f"{prefix}evaluation-{store.attrs['digest'].removeprefix('sha256:')[:12]}.json"
     tables, details, files = [], [], [file]
     if orientations:
         values["orientations"] = score_orientations(model, store, items, batch)

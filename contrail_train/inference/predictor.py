@@ -26,6 +26,7 @@ from contrail_train.contrails.instances import LINKING, separate_mask
 from contrail_train.data.training_data import pixel_size
 from contrail_train.inference.detector import Detect, Detector, Shift, on_label_grid
 from contrail_train.inference.label_grid import on_learned_grid
+from contrail_train.runs.address import recorded_address
 from contrail_train.runs.calibration import Calibration, ConfidenceFit, LabelGrid
 
 log = logging.getLogger(__name__)
@@ -373,6 +374,7 @@ class Predictor:
             decision=own.decision,
             offsets=own.offsets,
             repeats_edges=own.repeats_edges,
+            address=recorded_address(own.path),
             trained_records=own.trained_records,
             masks=own.mask_maker(store),
             cleaning=own.cleaning.steps if own.cleaning else {},

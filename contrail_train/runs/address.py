@@ -1,20 +1,109 @@
-"""Addresses of models: what a command or a setting names is resolved to a run, pipeline, model folder or file here."""
+"""Addresses of models: what a command or a setting names is resolved to a run, pipeline, model folder or file here.
 
-from pathlib import Path
+An address is a path, the URL of a model folder (`hf://org/name[@revision]`, `s3://`, `gs://`, `az://`, `https://`) or a
+name in the catalog.
+"""
 
+from pathlib import Path, PurePosixPath
+
+from contrail_data.catalog.models import find_model_entry, open_model_entry
+from contrail_data.errors import UsageError
+from contrail_data.model_folders.copies import fetch_model, pinned_address
+from contrail_data.model_folders.hub_address import SCHEME, parse_hub_address
 from contrail_data.model_folders.manifest import MANIFEST, verify_folder
+from contrail_data.storage.place import place_of
+from contrail_train.runs.finished import check_model
+from contrail_train.runs.names import CONFIG, PIPELINE
+
+
+def check_address(address: str) -> str:
+    """Refuse what is not the address of a model, as far as that can be said without a request.
+
+    Args:
+        address: The address.
+
+    Returns:
+        The same address.
+
+    Raises:
+        UsageError: If it is a page of the hub.
+    """
+    if address.startswith(SCHEME):
+        parse_hub_address(address)
+    elif address.startswith("https://huggingface.co/"):
+        name = "/".join(address.split("/")[3:5])
+        raise UsageError(f"{address}: is a page of the hub; write hf://{name}")
+    else:
+        place = place_of(address)
+        if not place.remote and (place.path.exists() or find_model_entry(address) is None):
+            check_model(place.path)
+    return address
 
 
 def local_model(address: str | Path) -> Path:
-    """Find the local folder or file of a model.
+    """Find the local folder or file of a model, fetching it if it lies elsewhere.
 
     Args:
-        address: Path of a run, a pipeline, a model folder or an exported file.
+        address: The address.
 
     Returns:
-        Its path. A model folder has been verified.
+        Path of a run, a pipeline, a model folder or an exported file. A model folder has been verified.
     """
-    path = Path(address)
-    if (path / MANIFEST).is_file():
-        verify_folder(path)
+    text = str(address)
+    if text.startswith(SCHEME) or place_of(text).remote:
+        return fetch_model(text)
+    path = place_of(text).path
+    if path.exists():
+        if (path / MANIFEST).is_file():
+            verify_folder(path)
+    elif (entry := find_model_entry(text)) is not None:
+        return open_model_entry(entry)
     return path
+
+
+def names_model(address: str) -> bool:
+    """Return whether an address leads to a model rather than to a store.
+
+    Args:
+        address: The address.
+
+    Returns:
+        Whether it does.
+    """
+    if address.startswith(SCHEME):
+        return True
+    place = place_of(address)
+    if place.remote:
+        return place.size(MANIFEST) is not None
+    path = place.path
+    if path.exists():
+        return path.is_file() or (path / CONFIG).is_file() or (path / PIPELINE).is_file()
+    return find_model_entry(address, or_store=True) is not None
+
+
+def recorded_address(path: Path) -> str:
+    """Return the address under which a model that `local_model` returned is found again.
+
+    Args:
+        path: Its local folder or file.
+
+    Returns:
+        The URL from which a copy in the cache was fetched, with a commit if it is one of the hub; otherwise the
+        absolute path.
+    """
+    return pinned_address(path) or str(path.absolute())
+
+
+def folder_for_results(path: Path) -> tuple[Path, str]:
+    """Return where results about a model are written if no folder is named.
+
+    Args:
+        path: Its local folder or file.
+
+    Returns:
+        The model's own folder, or the one with its file, or for a copy in the cache the current folder; and how names
+        of files begin, so that they show what they are about.
+    """
+    if (address := pinned_address(path)) is not None:
+        return Path(), f"{PurePosixPath(address).name.partition('@')[0]}-"
+    return (path, "") if path.is_dir() else (path.parent, f"{path.name}-")

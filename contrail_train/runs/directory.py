@@ -129,7 +129,8 @@ def begin_run(
         digests: Digest by name of its stores and of its file of folds, and of the weights that it starts from or
             averages.
         device: Where it runs; it may resume on another one.
-        places: Absolute path or URL of its stores by name, so that they are found again from elsewhere.
+        places: Absolute path or URL of its stores and of other models by name, so that they are found again from
+            elsewhere.
         checked: By store, how many records could be compared with others when records were held out.
         processes: Number of processes.
 
@@ -176,7 +177,7 @@ class Environment(TypedDict):
     stores: dict[str, str]
     """Digest by name, as for `begin_run`."""
     places: NotRequired[dict[str, str]]
-    """Place of the stores by name; missing in runs of earlier versions."""
+    """Place of stores and other models by name; missing in runs of earlier versions."""
     checked: NotRequired[dict[str, Any]]
 
 

@@ -19,6 +19,7 @@ from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift
 from contrail_train.inference.load import read_pipeline
 from contrail_train.inference.predictor import Predictor
+from contrail_train.runs.address import local_model, recorded_address
 from contrail_train.runs.calibration import Calibration, find_calibration
 from contrail_train.runs.distributed import Ranks
 from contrail_train.runs.names import CONFIG, PIPELINE, STAGES
@@ -41,7 +42,7 @@ def check_finished(config: RunConfig) -> None:
         ContrailError: If one of them is not finished.
     """
     for name in config.calibration.from_:
-        unfinished = [path for path in _directories_of(Path(name)) if find_calibration(path) is None]
+        unfinished = [path for path in _directories_of(local_model(name)) if find_calibration(path) is None]
         if unfinished:
             raise ContrailError(
                 f"calibration.from={name}: {unfinished[0]} is not a finished run; finish it, or name another"
@@ -64,8 +65,8 @@ def check_sources(config: RunConfig, data: TrainingData, mask_shift: Shift, rank
     ours = _meaning(config, data.composite, data.label_shift, mask_shift)
     positive = False
     for name in config.calibration.from_:
-        model = load_without_symmetries(Path(name), "cpu")
-        for path, theirs in _runs_of(Path(name)).items():
+        model = load_without_symmetries(name, "cpu")
+        for path, theirs in _runs_of(model.path).items():
             values = _meaning(theirs, model.composite, model.label_shift, model.mask_shift)
             values["top_k"] = model.decision.top_k  # a pipeline has its own
             if differing := [key for key, value in values.items() if value != ours[key]]:
@@ -112,7 +113,10 @@ def with_borrowed_thresholds(
         "min_pixels": calibrated.holdout.get("min_pixels"),
         "min_pixels_dice": calibrated.holdout.get("min_pixels_dice"),
         "confidence": calibrated.holdout.get("confidence"),
-        "taken_from": {"models": {str(model.path): model.decision.model for model in models}, "scores": scores},
+        "taken_from": {
+            "models": {recorded_address(model.path): model.decision.model for model in models},
+            "scores": scores,
+        },
         "seen_records": sorted({*calibration["seen_records"]}.union(*seen)),
     }
 

@@ -345,6 +345,6 @@ def _calibrate(setup: Setup, state: TrainingState, out: Path) -> Calibration:
     }
     if names := config.calibration.from_:
         ranks.say(f"fitting the threshold on the held-out records of {', '.join(names)}")
-        lenders = [load_without_symmetries(Path(name).absolute(), str(setup.device)) for name in names]
+        lenders = [load_without_symmetries(name, str(setup.device)) for name in names]
         return with_borrowed_thresholds(calibration, lenders, setup.evaluation, grid_when)
     return calibration

@@ -19,6 +19,7 @@ from contrail_train.models.layers import batch_norms
 from contrail_train.models.raft import read_raft
 from contrail_train.models.segmenter import SMALLEST_SIDE, Segmenter, build
 from contrail_train.models.video import VideoEncoder
+from contrail_train.runs.address import local_model, recorded_address
 from contrail_train.runs.calibration import find_calibration
 from contrail_train.runs.checkpoint import Trained, file_digest, read_tensors
 from contrail_train.runs.distributed import Ranks, choose_device, join, sync_batch_norms
@@ -51,8 +52,9 @@ class Setup:
         self.config = config
         self.ranks, self.device = join(choose_device(config.device))
         check_encoder(config.model.encoder, config.model.pretrained)  # before minutes may go into opening stores
-        if config.start is not None:
-            _weights_file(Path(config.start))
+        start = None if config.start is None else local_model(config.start)
+        if start is not None:
+            _weights_file(start)
         check_finished(config)
         if config.data.flow.method == "raft":
             read_raft(config.data.flow.weights)
@@ -85,7 +87,7 @@ class Setup:
             len(config.data.targets),
             own_sizes=config.loss.auxiliary_target == "max_pool",
         )
-        self.start = None if config.start is None else start_from(Path(config.start), self.model, self.ranks)
+        self.start = None if start is None else start_from(start, self.model, self.ranks)
         """Weights of an earlier run that it starts from."""
         self.digests = data.digests | ({str(config.start): self.start.digest} if self.start else {})
         """Digest by name of the stores, and of these weights."""
@@ -116,7 +118,9 @@ class Setup:
         if self.view.flow is not None:
             self.digests = self.digests | {"optical flow": self.view.flow.method.name}
         unlabelled = None if data.unlabelled is None else replace(data.unlabelled, flow=self.view.flow)
-        self.data = replace(data, train=replace(data.train, flow=self.view.flow), unlabelled=unlabelled)
+        places = data.places | ({} if start is None else {str(config.start): recorded_address(start)})
+        train = replace(data.train, flow=self.view.flow)
+        self.data = replace(data, train=train, unlabelled=unlabelled, places=places)
         # the part of the labels' offset that augmentation does not remove is learnt: masks lie off the image by it
         mask_shift = data.label_shift[0] - self.label_shift[0], data.label_shift[1] - self.label_shift[1]
         check_sources(config, data, mask_shift, self.ranks)

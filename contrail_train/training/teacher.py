@@ -26,8 +26,8 @@ from contrail_train.data.holdout import check_labellers
 from contrail_train.data.taught import with_teacher
 from contrail_train.data.training_data import TrainingData
 from contrail_train.inference.load import load_model
+from contrail_train.runs.address import names_model, recorded_address
 from contrail_train.runs.distributed import Ranks
-from contrail_train.runs.names import CONFIG, PIPELINE
 
 TIMED_BATCH = 8  # as large as those in which it is asked
 TEACHER = "teacher"
@@ -62,7 +62,7 @@ def open_teacher(
         ContrailError: If the teacher was trained on held-out records or does not fit the stores, or if it is a detector
             that is not finished, predicts no masks, or is to be asked by several processes.
     """
-    detectors = [name for name in config.teacher if _is_detector(Path(name))]
+    detectors = [name for name in config.teacher if names_model(name)]
     if not detectors:
         return None, with_teacher(data, {name: open_named(name) for name in config.teacher}, config)
     name = detectors[0]
@@ -76,7 +76,7 @@ def open_teacher(
             f"data.teacher={name}: several processes cannot ask it; write its predictions with `contrail-train "
             "predict`, and name that store"
         )
-    model = load_model(Path(name), str(device))
+    model = load_model(name, str(device))
     check_labellers(data.holdout.record_id, {name: model.trained_records}, config)
     stores = {store: open_named(store) for store in config.train}
     teacher = Teacher(
@@ -85,13 +85,9 @@ def open_teacher(
     return teacher, replace(
         data,
         digests=data.digests | {name: model.decision.model},
-        places=data.places | {name: str(Path(name).absolute())},
+        places=data.places | {name: recorded_address(model.path)},
         labellers_saw=data.labellers_saw | model.trained_records,
     )
-
-
-def _is_detector(path: Path) -> bool:
-    return path.is_file() or (path / CONFIG).is_file() or (path / PIPELINE).is_file()
 
 
 def ask(teacher: Teacher, data: TrainingData, config: DataConfig, folder: Path) -> TrainingData:

@@ -41,6 +41,7 @@ from contrail_train.inference.load import (
     repeat_edges,
 )
 from contrail_train.inference.predictor import Predictor
+from contrail_train.runs.address import local_model
 from contrail_train.runs.calibration import Calibration, Grid, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest
 from contrail_train.runs.directory import locked_directory
@@ -101,10 +102,11 @@ def _check_stages(config: PipelineConfig) -> None:
     inputs = {}
     for name, stage in config.stages.items():
         if stage.run is not None:
-            check_run(Path(stage.run))
-            calibration = read_calibration(Path(stage.run))
+            run = local_model(stage.run)
+            check_run(run)
+            calibration = read_calibration(run)
             if not config.calibrate_on:
-                _stores_of_stages([Path(stage.run)])
+                _stores_of_stages([run])
             grid, (down, right) = calibration["grid"], calibration["label_shift"]
             inputs[name] = _Input(calibration["composite"], (down, right), grid["size"], grid["native"])
             continue
@@ -155,7 +157,7 @@ def _train_stages(config: PipelineConfig, out: Path, devices: Sequence[str]) -> 
     for number, (name, stage) in enumerate(config.stages.items()):
         folder, lane = out / STAGES / name, number % len(devices)
         if stage.run is not None:
-            _copy_run(Path(stage.run), folder)
+            _copy_run(local_model(stage.run), folder)
         else:
             lanes[lane][folder] = stage_config(config, name).model_copy(update={"device": devices[lane]})
     if len(devices) == 1:

@@ -21,6 +21,7 @@ from contrail_train.inference.load import load_run
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.layers import batch_norms
 from contrail_train.models.segmenter import Segmenter
+from contrail_train.runs.address import local_model
 from contrail_train.runs.calibration import Calibration, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights, save_mean, save_tensors
 from contrail_train.runs.directory import begin_run, locked_directory
@@ -34,14 +35,14 @@ from contrail_train.workflows.pipeline import held_out_by_all
 BATCH_NORM_STEPS = 100
 
 
-def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
+def average_runs(addresses: Sequence[str | Path], out: Path, device: str) -> Calibration:
     """Write the mean of several runs' weights as a run of its own.
 
     The statistics of batch norms are not those of the mean weights: unless frozen, they are recomputed from images
     that the first run was trained on. Thresholds are fitted on records that no run was trained on.
 
     Args:
-        runs: Finished runs of one model.
+        addresses: Finished runs of one model, see `runs.address.local_model`.
         out: Run directory to write.
         device: Where statistics and thresholds are computed, as in `choose_device`.
 
@@ -51,6 +52,7 @@ def average_runs(runs: Sequence[Path], out: Path, device: str) -> Calibration:
     Raises:
         ContrailError: If the runs are of different models, or `out` holds something else.
     """
+    runs = [local_model(address) for address in addresses]
     if len(runs) < 2:
         raise ContrailError(f"{runs[0]}: a mean takes at least two runs; name another")
     where = choose_device(device)

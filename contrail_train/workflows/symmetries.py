@@ -40,15 +40,16 @@ class Fitted(TypedDict):
 
 
 def load_predictor(
-    path: str | Path, device: str = "auto", symmetries: Symmetries | Literal["none", "flips", "dihedral"] | None = None
+    address: str | Path, device: str = "auto", symmetries: Symmetries | Literal["none", "flips", "dihedral"] | None = None
 ) -> Predictor:
-    """Load a finished run, a pipeline or an exported file as a predictor.
+    """Load a finished run, a pipeline, a model folder or an exported file as a predictor.
 
     If it averages over other symmetries than those it was calibrated with, threshold and gate are fitted for them on
     its held-out records.
 
     Args:
-        path: Run or pipeline directory, or a `.pt2` or `.onnx` file.
+        address: Directory of a run or pipeline, `.pt2` or `.onnx` file, or a model folder by path, URL (`s3://...`),
+            address of the hub (`hf://org/name@revision`) or catalog name.
         device: Device to load it on; `auto` selects CUDA if available, otherwise the CPU.
         symmetries: Transformed copies of an image to average over: `none`, `flips` or `dihedral`. None for the model's
             own setting.
@@ -70,7 +71,7 @@ def load_predictor(
         if symmetries not in [*Symmetries]:
             raise UsageError(f"symmetries={symmetries!r}: unknown; use one of {', '.join(Symmetries)}")
         symmetries = Symmetries(symmetries)
-    model = load.load_model(path, device, symmetries)
+    model = load.load_model(address, device, symmetries)
     if symmetries is None or symmetries == load.own_symmetries(model.path):
         return model
     path = model.path

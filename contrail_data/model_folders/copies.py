@@ -30,6 +30,7 @@ from contrail_data.storage.cache import CacheKind, cache_folder, copy_folder, ho
 from contrail_data.storage.files import Unreachable, write_atomically
 from contrail_data.storage.place import STAGING, Place, place_of
 
+_DOCUMENT_BYTES = 32 << 20
 SOURCES = "sources.json"
 """In a cached copy: the addresses that led to it."""
 Fetch = Callable[[str, Path], object]
@@ -153,8 +154,9 @@ def _fetch_from_place(address: str) -> Path:
     manifest = parse_manifest(content, source.file(MANIFEST))
 
     def fetch(key: str, staging: Path) -> None:
+        content = source.read(key, manifest["files"][key]["bytes"] if key in manifest["files"] else _DOCUMENT_BYTES)
         (staging / key).parent.mkdir(parents=True, exist_ok=True)
-        (staging / key).write_bytes(source.read(key, manifest["files"][key]["bytes"]))
+        (staging / key).write_bytes(content)
 
     return _keep(address, source.url, content, fetch)
 
@@ -197,6 +199,10 @@ def _keep(address: str, pinned: str, content: bytes, fetch: Fetch) -> Path:
             check_file(staging / key, entry, f"{pinned}/{key}")
             (folder / key).parent.mkdir(parents=True, exist_ok=True)
             (staging / key).replace(folder / key)
+        for name in DOCUMENTS:
+            with suppress(FileNotFoundError):
+                fetch(name, staging)
+                (staging / name).replace(folder / name)
         write_atomically(folder / MANIFEST, [content])
         shutil.rmtree(folder / STAGING, ignore_errors=True)
     _note_source(folder, address, pinned)

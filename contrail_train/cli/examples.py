@@ -21,6 +21,7 @@ EXAMPLES = {
         "contrail-train predict runs/a data/validation.zarr -o data/predicted.zarr",
         "contrail-train predict runs/a data/validation.zarr -o data/cleaned.zarr --min-pixels 10 --tta flips",
         "contrail-train predict runs/a data/validation.zarr -o data/contrails.zarr --instances",
+        "contrail-train predict hf://team/detector data/validation.zarr -o data/predicted.zarr",
     ),
     "predict-scans": (
         "contrail-train predict-scans runs/a data/abi -o contrails.nc -o contrails.png",
@@ -28,5 +29,9 @@ EXAMPLES = {
         "contrail-train predict-scans runs/a data/ahi --reader auto -o contrails.geojson --altitude 11000",
     ),
     "submit": ("contrail-train submit data/predicted.zarr -o submission.csv --like sample_submission.csv",),
+    "publish": (
+        "contrail-train publish runs/a hf://team/detector --licence apache-2.0",
+        "contrail-train publish runs/a s3://team/models/a --half --name detector",
+    ),
     "export": ("contrail-train export runs/a -o detector.onnx --check data/validation.zarr",),
 }

@@ -4,13 +4,14 @@ import logging
 
 from contrail_data.cli.common import add_command, new_app, new_group, run_app
 from contrail_data.messages import MessageHandler
-from contrail_train.cli import predict, runs, score, sweep, train
+from contrail_train.cli import predict, publish, runs, score, sweep, train
 from contrail_train.cli.examples import EXAMPLES
 
 GROUPS = {
     "Train": (train.run, train.pipeline, train.rounds, train.soup, sweep.sweep),
     "Evaluate": (score.evaluate, score.compare, score.compare_masks),
     "Predict": (predict.predict, predict.predict_scans, score.submit, predict.export),
+    "Share": (publish.publish,),
 }
 
 app = new_app("contrail-train", "Train contrail detectors on contrail-data stores, evaluate them, and predict.")

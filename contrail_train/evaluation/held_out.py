@@ -54,8 +54,32 @@ def stores_of(path: Path) -> dict[str, xr.Dataset]:
     return sample_stores([open_run_stores(path)])
 
 
+def calibration_stores(path: Path) -> list[xr.Dataset]:
+    """Open the stores that hold the records that a run or pipeline was calibrated on.
+
+    Args:
+        path: Its directory.
+
+    Returns:
+        The stores.
+
+    Raises:
+        ContrailError: If a store is missing or another one than before.
+    """
+    if (path / PIPELINE).is_file():
+        config = read_pipeline(path)
+        stores = {name: open_named(name) for name in config.calibrate_on} or stores_of(path)
+    else:
+        stores = open_run_stores(path)
+        stores = sample_stores([{name: stores[name] for name in read_config(path / CONFIG).data.validation or stores}])
+    digests = read_calibration(path)["stores"].values()
+    if changed := [name for name, store in stores.items() if store.attrs["digest"] not in digests]:
+        raise ContrailError(f"{changed[0]}: is not the store that {path} was calibrated on; restore that one")
+    return [*stores.values()]
+
+
 def held_out_records(model: Predictor) -> Items:
-    """Open the records that a run or pipeline was calibrated on.
+    """Tabulate the records that a run or pipeline was calibrated on.
 
     Args:
         model: A run or pipeline.
@@ -66,18 +90,8 @@ def held_out_records(model: Predictor) -> Items:
     Raises:
         ContrailError: If a store is missing or another one than before.
     """
-    path, calibration = model.path, read_calibration(model.path)
-    if (path / PIPELINE).is_file():
-        config = read_pipeline(path)
-        stores = {name: open_named(name) for name in config.calibrate_on} or stores_of(path)
-    else:
-        stores = open_run_stores(path)
-        stores = sample_stores([{name: stores[name] for name in read_config(path / CONFIG).data.validation or stores}])
-    digests = calibration["stores"].values()
-    if changed := [name for name, store in stores.items() if store.attrs["digest"] not in digests]:
-        raise ContrailError(f"{changed[0]}: is not the store that {path} was calibrated on; restore that one")
-    records = calibration["holdout_records"]
-    datasets = [*stores.values()]
+    path, datasets = model.path, calibration_stores(model.path)
+    records = read_calibration(path)["holdout_records"]
     items = human_items(SampleStores(datasets), window_config(model.offsets, model.repeats_edges))
     items = items[np.flatnonzero(np.isin(items.record_id, records) & has_all_frames(items))]
     if len(items) != len(records):

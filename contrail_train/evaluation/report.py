@@ -194,7 +194,7 @@ def _picture(viewer: SampleViewer, items: Items, row: int, outcome: Outcome) -> 
 
 
 def error_picture(rgb: RGB, target_yx: Mask, predicted_yx: Mask) -> Image.Image:
-    """Draw four panels side by side: the image, the label outlined, the prediction outlined, and the errors.
+    """Draw the panels of `error_panels` side by side.
 
     Args:
         rgb: The image, (y, x, 3).
@@ -202,7 +202,21 @@ def error_picture(rgb: RGB, target_yx: Mask, predicted_yx: Mask) -> Image.Image:
         predicted_yx: The predicted mask.
 
     Returns:
-        The picture. Found pixels are green, false ones orange and missed ones purple.
+        The picture.
+    """
+    return draw_picture([error_panels(rgb, target_yx, predicted_yx)])
+
+
+def error_panels(rgb: RGB, target_yx: Mask, predicted_yx: Mask) -> list[Panel]:
+    """Show a record in four panels: the image, the label outlined, the prediction outlined, and the errors.
+
+    Args:
+        rgb: The image, (y, x, 3).
+        target_yx: The label.
+        predicted_yx: The predicted mask.
+
+    Returns:
+        The panels. Found pixels are green, false ones orange and missed ones purple.
     """
     errors = np.repeat((rgb.mean(-1, keepdims=True) * 0.5).astype(np.uint8), 3, -1)
     for colour, pixels_yx in (
@@ -216,7 +230,7 @@ def error_picture(rgb: RGB, target_yx: Mask, predicted_yx: Mask) -> Image.Image:
         replace(plain, outlines={mark: mask_yx})
         for mark, mask_yx in ((Mark.LABEL, target_yx), (Mark.PREDICTION, predicted_yx))
     ]
-    return draw_picture([[plain, *outlined, replace(plain, image=errors)]])
+    return [plain, *outlined, replace(plain, image=errors)]
 
 
 def evaluation_page(

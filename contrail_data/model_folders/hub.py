@@ -81,12 +81,14 @@ def download(address: HubAddress, key: str, folder: Path) -> Path:
         )
 
 
-def cached_file(address: HubAddress, key: str) -> Path:
-    """Download a file of any repository into the hub's own cache, from which it is taken without the hub later.
+def cached_file(address: HubAddress, key: str, *, refresh: bool = False) -> Path:
+    """Download a file of any repository into the hub's own cache, from which it is taken later.
 
     Args:
         address: The repository.
         key: Path of the file in it.
+        refresh: Whether to ask the hub if a branch has another file by now. If it cannot be reached, the file in the
+            cache is used.
 
     Returns:
         The file in the cache.
@@ -97,17 +99,24 @@ def cached_file(address: HubAddress, key: str) -> Path:
         ContrailError: If it has no such repository or revision.
     """
     kept = huggingface_hub.try_to_load_from_cache(address.repository, key, revision=address.revision)
-    if isinstance(kept, str) and (address.commit is not None or is_offline()):
-        return Path(kept)
+    if kept is not None and not (refresh and address.commit is None):
+        return _kept(kept, address, key)
     try:
         with _reported_errors(address, "read"):
             return Path(
                 _api(address).hf_hub_download(address.repository, key, revision=address.revision, etag_timeout=TIMEOUT)
             )
     except Unreachable:
-        if isinstance(kept, str):
-            return Path(kept)
-        raise
+        if kept is None:
+            raise
+        return _kept(kept, address, key)
+
+
+def _kept(kept: object, address: HubAddress, key: str) -> Path:
+    """What the hub's cache knows of a file: its path, or something else if the repository has no such file."""
+    if isinstance(kept, str):
+        return Path(kept)
+    raise FileNotFoundError(f"{address}: has no {key}")
 
 
 def upload(folder: Path, keys: Sequence[str], address: HubAddress, message: str) -> tuple[str, bool]:

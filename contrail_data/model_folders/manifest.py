@@ -19,6 +19,8 @@ from contrail_data.storage.files import open_regular, reported_errors, write_ato
 from contrail_data.storage.place import Place
 
 MANIFEST = "model.json"
+WEIGHTS = "best.safetensors"
+"""The weights of a run, in its directory and in a model folder."""
 CARD = "README.md"
 PICTURE = "records.png"
 """The picture on the card."""

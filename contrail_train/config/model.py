@@ -164,8 +164,9 @@ class ModelConfig(Strict):
     and takes the place of encoder and mixer: torchvision/r3d_18, mc3_18, r2plus1d_18, s3d, swin3d_t, swin3d_s or
     swin3d_b. The labelled frame's features of each of its stages go to the decoder."""
     pretrained: bool | str = False
-    """true: timm's or torchvision's weights, from the web; a path: weights from that file (.safetensors, .pth or
-    .pt)."""
+    """true: timm's or torchvision's weights, from the web; a path: weights from that file (.safetensors, .pth or .pt);
+    hf://ORG/NAME or hf://ORG/NAME@REVISION: weights of that repository of the hub, timm's or a published model's. What
+    was fetched once is found in the hub's cache, with HF_HUB_OFFLINE=1 without a request."""
     drop_path: float = Field(0.0, ge=0.0, lt=1.0)
     """Rate of stochastic depth in the encoder."""
     stem_stride: int | None = Field(None, ge=1, le=1)

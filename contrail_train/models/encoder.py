@@ -8,18 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import safetensors.torch
 import timm
 import torch
 from timm.layers import PatchEmbed
-from timm.models import FeatureListNet, adapt_input_conv, get_pretrained_cfg, is_model_in_modules
+from timm.models import FeatureListNet, adapt_input_conv, is_model_in_modules
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.model import VIDEO_PREFIX
 from contrail_train.models.layers import batch_norms
+from contrail_train.models.pretrained import timm_source, weights_file
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,6 @@ PROBE_SIDES = (64, 128, 192, 224, 256, 384, 512)
 """Heights in pixels of the images with which a model is measured, in this order. They are three times as wide as high.
 Most models accept any; each must accept one."""
 COUNTER = "num_batches_tracked"
-HUB_TIMEOUT = 5.0
-"""Seconds that the hub may take to answer. timm itself retries an unreachable hub for 46 s."""
 PREFIXES = ("module.", "model.", "encoder.", "backbone.", "body.")
 """Prefixes that wrappers put before the names of a network's tensors."""
 
@@ -185,8 +183,8 @@ def build_encoder(
     Args:
         name: Name of a timm model, with a tag of its weights or the beginning of one (convnext_tiny.dinov3).
         in_channels: Channels of an image; the first convolution is adapted to them.
-        pretrained: False; True for timm's weights, from the hub or its local cache; or the path of a file as in
-            `load_weights`.
+        pretrained: False; True for timm's weights, from the hub or its local cache; or a file or repository as in
+            `models.pretrained.weights_file`.
         drop_path: Rate of stochastic depth.
         stem_stride: 1 halves the stride of the first strided convolution, so that every level has twice the resolution.
 
@@ -203,7 +201,7 @@ def build_encoder(
     if is_model_in_modules(name, ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")):
         options["strict_img_size"] = False
     if pretrained is True:
-        options |= {"pretrained": True, "pretrained_cfg_overlay": _hub_source(name)}
+        options |= {"pretrained": True, "pretrained_cfg_overlay": timm_source(name)}
     try:
         backbone = timm.create_model(name, features_only=True, in_chans=in_channels, **options)
         if "strict_img_size" not in options:
@@ -225,7 +223,7 @@ def build_encoder(
             "choose a timm model that supports features_only at several strides and images of any size"
         ) from error
     if isinstance(pretrained, str):
-        log.info("encoder %s: %s", name, load_weights(encoder, name, Path(pretrained)))
+        log.info("encoder %s: %s", name, load_weights(encoder, name, weights_file(pretrained)))
     return encoder if stem_stride is None else _with_fine_stem(encoder, name, in_channels)
 
 
@@ -246,12 +244,12 @@ def check_encoder(name: str, pretrained: bool | str) -> None:
         pretrained: As in `build_encoder`.
 
     Raises:
-        ContrailError: If the model is unknown, or a weight file does not exist.
+        ContrailError: If the model is unknown, or a weight file does not exist or cannot be fetched.
     """
     if not name.startswith(VIDEO_PREFIX):
         full_name(name)
-    if isinstance(pretrained, str) and not Path(pretrained).is_file():
-        raise ContrailError(f"model.pretrained={pretrained}: does not exist; give the path of a weight file")
+    if isinstance(pretrained, str):
+        weights_file(pretrained)
 
 
 def full_name(name: str) -> str:
@@ -300,28 +298,6 @@ def _with_fine_stem(encoder: Encoder, name: str, in_channels: int) -> Encoder:
             f"model.stem_stride=1: {name} cannot have a finer stem ({_line(error)}); omit it"
         ) from error
     return finer
-
-
-def _hub_source(name: str) -> dict[str, str]:
-    """The file of the local cache that timm shall load instead of a download; {} if it has none and the hub answers."""
-    config = get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        raise ContrailError(f"model.pretrained=true: timm has no weights for {name}; set false or a path")
-    source: dict[str, str] = {}
-    try:
-        if config.hf_hub_id:
-            cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
-            if isinstance(cached, str):
-                source = {"file": cached}
-            else:
-                huggingface_hub.model_info(config.hf_hub_id, timeout=HUB_TIMEOUT)
-    except Exception as error:  # the HTTP library of the hub, and hence the type, changes with its version
-        raise ContrailError(
-            f"model.pretrained=true: the weights of {name} cannot be fetched from {config.hf_hub_id} on the hub "
-            f"({_line(error)}); download them elsewhere and set model.pretrained=PATH"
-        ) from error
-    log.info("encoder %s: timm's weights, from %s", name, config.hf_hub_id or config.url)
-    return source
 
 
 def load_weights(encoder: Encoder, name: str, path: Path) -> str:

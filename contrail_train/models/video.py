@@ -5,7 +5,6 @@ Xie et al. 2018, "Rethinking Spatiotemporal Feature Learning" (S3D); Liu et al. 
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torchvision.ops import StochasticDepth
 
 from contrail_data.errors import ContrailError
 from contrail_train.models.encoder import Encoder, load_tensors, load_weights
+from contrail_train.models.pretrained import weights_file
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,8 @@ def build_video_encoder(
         in_channels: Channels of an image; the first convolution is adapted to them.
         frames: Number of frames.
         labelled: Index of the labelled frame.
-        pretrained: False; True for torchvision's weights, from the web or torch's local cache; or the path of a file.
+        pretrained: False; True for torchvision's weights, from the web or torch's local cache; or a file or repository
+            as in `models.pretrained.weights_file`.
         drop_path: Rate of stochastic depth.
 
     Returns:
@@ -119,7 +120,7 @@ def build_video_encoder(
     _set_channels(backbone, in_channels)
     encoder = VideoEncoder(backbone, STAGES.get(own_name, RESNET), in_channels, frames, labelled)
     if isinstance(pretrained, str):
-        log.info("encoder %s: %s", name, load_weights(encoder, name, Path(pretrained)))
+        log.info("encoder %s: %s", name, load_weights(encoder, name, weights_file(pretrained)))
     elif pretrained:
         weights = get_model_weights(own_name).DEFAULT
         try:

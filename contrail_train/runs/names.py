@@ -1,10 +1,11 @@
 """Names of the files in a run directory and in that of a pipeline; see `directory` for what they hold."""
 
+from contrail_data.model_folders.manifest import WEIGHTS as WEIGHTS
+
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 CALIBRATION = "calibration.json"
-WEIGHTS = "best.safetensors"
 FLOW_WEIGHTS = "raft.safetensors"
 CHECKPOINTS = "checkpoints"
 """The folder of checkpoints."""

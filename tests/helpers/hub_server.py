@@ -76,7 +76,7 @@ def served_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
                     return
                 content = hub.commits[match[1]][oid].get(match[3])
                 if content is None:
-                    self._answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+                    self._answer(404, {}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": oid})
                 else:
                     etag = f'"{hashlib.sha256(content).hexdigest()}"'
                     self._answer(200, content, {"X-Repo-Commit": oid, "ETag": etag})

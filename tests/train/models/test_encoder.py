@@ -12,9 +12,10 @@ import timm
 import torch
 
 from contrail_data.errors import ContrailError
-from contrail_train.models.encoder import build_encoder
+from contrail_train.models.encoder import build_encoder, check_encoder
 from contrail_train.models.heads import RARE_LOG_ODDS
 from contrail_train.models.segmenter import build
+from helpers.hub_server import served_hub
 from helpers.models import model_config, without_gradient
 
 ENCODERS = {
@@ -133,20 +134,43 @@ def test_a_stem_of_stride_one_halves_strides_and_keeps_weights(name: str, stride
     assert [s[2:] for s in shapes] == [(encoder.multiple // s, 2 * encoder.multiple // s) for s in strides]
 
 
-def test_an_unreachable_hub_is_reported_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("Name or service not known")
+@pytest.mark.slow
+def test_weights_come_from_a_mirror_of_the_hub_and_later_from_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    weights = {name: timm.create_model("resnet10t").state_dict() for name in ("timm/resnet10t.c3_in1k", "team/own")}
+    stem = "conv1.0.weight"
 
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(huggingface_hub, "model_info", unreachable)
-    with pytest.raises(ContrailError, match=r"Name or service.*model\.pretrained=PATH"):
-        build_encoder("resnet10t", 3, True, 0.0)
-    # weights in the hub's cache are loaded without the hub
-    weights = timm.create_model("resnet10t").state_dict()
-    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
-    encoder = build_encoder("resnet10t", 3, True, 0.0)
-    assert torch.equal(encoder.state_dict()["backbone.conv1.0.weight"], weights["conv1.0.weight"])
+    def stem_of(pretrained: bool | str) -> torch.Tensor:
+        return build_encoder("resnet10t", 3, pretrained, 0.0).state_dict()[f"backbone.{stem}"]
+
+    with served_hub(monkeypatch) as hub:
+        with pytest.raises(ContrailError, match=r"no such repository.*set model\.pretrained=PATH"):
+            build_encoder("resnet10t", 3, True, 0.0)
+        for name, tensors in weights.items():
+            hub.create(name)
+            file = "model.safetensors" if name.startswith("timm") else "best.safetensors"
+            commit = hub.commit(name, "main", {file: safetensors.torch.save(tensors)})
+        assert torch.equal(stem_of(True), weights["timm/resnet10t.c3_in1k"][stem])
+        assert torch.equal(stem_of("hf-hub:team/own"), weights["team/own"][stem])
+        later = hub.commit(
+            "team/own", "main", {"best.safetensors": safetensors.torch.save(weights["timm/resnet10t.c3_in1k"])}
+        )
+        assert torch.equal(stem_of("hf://team/own"), weights["timm/resnet10t.c3_in1k"][stem])
+        assert torch.equal(stem_of(f"hf://team/own@{commit}"), weights["team/own"][stem])
+        hub.create("team/empty")
+        with pytest.raises(ContrailError, match=r"has none of model\.safetensors, best\.safetensors"):
+            check_encoder("resnet10t", "hf://team/empty")
+        assert later != commit
+    # the server is gone
+    for _ in range(2):
+        assert torch.equal(stem_of(True), weights["timm/resnet10t.c3_in1k"][stem])
+        assert torch.equal(stem_of(f"hf://team/own@{commit}"), weights["team/own"][stem])
+        assert torch.equal(stem_of("hf://team/own"), weights["timm/resnet10t.c3_in1k"][stem])
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ContrailError, match=r"model\.pretrained: hf://team/new: .*HF_HUB_OFFLINE is set"):
+        check_encoder("resnet10t", "hf://team/new")
 
 
 def trained(name: str) -> torch.nn.Module:

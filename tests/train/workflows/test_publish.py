@@ -49,7 +49,8 @@ def test_a_run_is_published_with_a_card_that_says_how_good_it_is(
     assert card.data.eval_results is not None
     assert card.data.eval_results[0].metric_value == round(values["dice"], 4)
     assert f"| 16 (12) | {values['dice']:.3f} (" in card.text
-    assert values["analysis"]["gate"]["errors"][0]["error"] or "wrong pixels" in card.text
+    worst = max(values["analysis"]["kinds"], key=lambda kind: kind["lost"])
+    assert f"- {worst['lost']:.0%} of all wrong pixels: {worst['error']} (" in card.text
     assert "contrail-train predict models/detector STORE" in card.text
     picture = Image.open("models/detector/records.png")
     assert picture.width > 4 * 200

@@ -1,4 +1,4 @@
-"""Work that takes several training runs, and what Python code calls.
+"""Work on several training runs or finished ones, and what Python code calls.
 
 `pipeline` trains the stages of a detector and calibrates them together; `rounds` alternates between training and
 pseudo-labelling; `soup` averages the weights of runs. `retraining` names the ways in which a round uses its
@@ -6,5 +6,5 @@ pseudo-labels. `sweep` searches for settings, and each of its trials is a run. `
 notebooks and scripts; `symmetries` loads predictors with the thresholds that belong to their symmetries.
 
 Each workflow that trains writes a directory that contains run directories, resumes if it is repeated, and calls
-`training.fit`.
+`training.fit`. `publish` puts a finished model where others find it.
 """

@@ -30,6 +30,7 @@ PAGES = [
             "composite",
             "contrails",
             "export",
+            "share-model",
             "distil",
             "own-labels",
             "follow",

@@ -40,7 +40,9 @@ class Fitted(TypedDict):
 
 
 def load_predictor(
-    address: str | Path, device: str = "auto", symmetries: Symmetries | Literal["none", "flips", "dihedral"] | None = None
+    address: str | Path,
+    device: str = "auto",
+    symmetries: Symmetries | Literal["none", "flips", "dihedral"] | None = None,
 ) -> Predictor:
     """Load a finished run, a pipeline, a model folder or an exported file as a predictor.
 

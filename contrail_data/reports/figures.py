@@ -35,6 +35,8 @@ _CHARACTER, _LINE, _TITLE_LINE = 7, 15, 20
 _GAP = 8
 _DEGREES, _SCALE = 52, 92
 """Room left of a panel for degrees, and right of it for a colour bar, pixels."""
+_NEAR_RIGHT, _NEAR_TOP = 0.9, 0.05
+"""Shares of width and height of an image, from right of which and above which a name is written to the other side."""
 _ARROWS = 18
 """Arrows along a panel."""
 _STYLES: dict[Theme | None, list[Any]] = {
@@ -255,7 +257,15 @@ def _draw_trace(axes: Axes, trace: Trace, factor: int) -> None:
     _outline(axes, trace.mask, trace.colour, factor)
     rows, columns = trace.path.T
     axes.add_line(_casing(Line2D(columns, rows, color=trace.colour, linewidth=1, linestyle=(0, (3, 2)))))
-    place: dict[str, Any] = {"xy": (columns[-1], rows[-1]), "xytext": (6, 6), "textcoords": "offset pixels"}
+    height, width = trace.mask.shape
+    at_right, at_top = columns[-1] > width * _NEAR_RIGHT, rows[-1] < height * _NEAR_TOP  # the label stays in the image
+    place: dict[str, Any] = {
+        "xy": (columns[-1], rows[-1]),
+        "xytext": (-6 if at_right else 6, -6 if at_top else 6),
+        "textcoords": "offset pixels",
+        "horizontalalignment": "right" if at_right else "left",
+        "verticalalignment": "top" if at_top else "baseline",
+    }
     _casing(axes.annotate(trace.label, **place, color=trace.colour, size=9, weight="bold", clip_on=True))
 
 

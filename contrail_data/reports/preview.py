@@ -1,23 +1,21 @@
 """Previews of a store: sheets of single records frame by frame, and contact sheets of many records."""
 
-import io
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
-from PIL import Image
 
 from contrail_data.errors import ContrailError
 from contrail_data.reports.choices import Sheet, Theme
 from contrail_data.reports.figures import Mark, Mask, Panel, draw_picture, enlarged
+from contrail_data.reports.image_files import write_images
 from contrail_data.reports.pictures import SampleViewer, check_viewable, find_record
 from contrail_data.reports.selection import choose
 from contrail_data.sample import check_record_id
-from contrail_data.storage.files import make_folder, write_atomically
+from contrail_data.storage.files import make_folder
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.schema import Kind, kind_of
@@ -115,14 +113,12 @@ def preview(
     title = f"record {record_id}\n{where}  split {viewer.records['split'].values[sample]}"
     marks = _marks_in(outlines)
     path = _path(out, store, record_id, prediction)
-    _save(path, draw_picture(rows, title=title, marks=marks, theme=theme))
+    write_images(path, [draw_picture(rows, title=title, marks=marks, theme=theme)])
     if count == 1:
         return [path]
-    first, *others = (
-        draw_picture([[replace(frame, width=large)]], title=title, marks=marks, theme=theme) for frame in frames
-    )
+    images = [draw_picture([[replace(frame, width=large)]], title=title, marks=marks, theme=theme) for frame in frames]
     gif = path.with_name(path.name.removesuffix(".png") + ".gif")
-    _save(gif, first, save_all=True, append_images=others, duration=500, loop=0)
+    write_images(gif, images)
     return [path, gif]
 
 
@@ -187,7 +183,7 @@ def contact_sheet(
         f"{len(tiles)} of {selection.candidates} records"
     )
     path = _path(out, store, sheet, prediction)
-    _save(path, draw_picture(_in_rows(tiles), title=title, marks=marks, theme=theme))
+    write_images(path, [draw_picture(_in_rows(tiles), title=title, marks=marks, theme=theme)])
     return path
 
 
@@ -219,9 +215,3 @@ def _store_label(store: xr.Dataset) -> str:
     stem = re.sub(r"[^\w.\-]", "_", place_of(store.attrs["path"]).name.removesuffix(".zarr"))
     digest = re.sub(r"\W", "", str(store.attrs["digest"]).removeprefix("sha256:"))
     return f"{stem}-{digest[:8]}"
-
-
-def _save(path: Path, picture: Image.Image, **options: Any) -> None:
-    buffer = io.BytesIO()
-    picture.save(buffer, path.suffix[1:], **options)
-    write_atomically(path, [buffer.getvalue()])

@@ -1,9 +1,7 @@
 """Pictures of predicted scenes: the composite with contrails outlined, as PNG or animated GIF."""
 
-import io
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,8 +10,8 @@ from PIL import Image
 from contrail_data.reports.choices import Theme
 from contrail_data.reports.figures import Mark, Panel, draw_picture, enlarged
 from contrail_data.reports.ground import Ground
+from contrail_data.reports.image_files import write_images
 from contrail_data.scans.scene import grid_of
-from contrail_data.storage.files import write_atomically
 from contrail_train.scenes.traces import traces_of
 
 _PICTURE, _LARGEST_PICTURE = 1000, 2500
@@ -30,11 +28,7 @@ def write_pictures(scene: xr.Dataset, out: Path, theme: Theme) -> None:
         out: The file; its suffix selects the format.
         theme: Colours around the image.
     """
-    first, *others = (picture(scene.isel(time=slice(i + 1)), theme) for i in range(scene.sizes["time"]))
-    animation: dict[str, Any] = {"save_all": True, "append_images": others, "duration": 500, "loop": 0}
-    content = io.BytesIO()
-    first.save(content, out.suffix[1:], **animation if out.suffix == ".gif" else {})
-    write_atomically(out, [content.getvalue()])
+    write_images(out, [picture(scene.isel(time=slice(i + 1)), theme) for i in range(scene.sizes["time"])])
 
 
 def picture(scene: xr.Dataset, theme: Theme = Theme.DARK) -> Image.Image:

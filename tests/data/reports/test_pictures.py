@@ -11,8 +11,9 @@ from contrail_data.build.build import build
 from contrail_data.composites import COMPOSITES, Channel, Composite
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.reports.choices import Theme
-from contrail_data.reports.figures import Mark, Panel, draw_picture, enlarged
+from contrail_data.reports.figures import Mark, Panel, Trace, draw_picture, enlarged
 from contrail_data.reports.ground import Ground
+from contrail_data.reports.image_files import write_images
 from contrail_data.reports.pictures import SampleViewer
 from contrail_data.sources.open import open_source
 from contrail_data.store.reader import open_store, read_scalars
@@ -120,3 +121,34 @@ def test_long_captions_are_broken_into_lines_and_never_cut() -> None:
     assert all(len(line) <= 64 // 7 for line in panel.lines)
     assert "".join(panel.lines).replace(" ", "") == text.replace(" ", "").replace("\n", "")
     assert draw_picture([[panel]]).height >= 64 + 15 * len(panel.lines)
+
+
+def test_names_of_traces_at_the_edge_are_complete() -> None:
+    """As many pixels have the colour of a name at the upper right corner as in the middle."""
+    image = np.full((100, 100, 3), 90, np.uint8)
+    counts = []
+    for row, column in ((50.0, 40.0), (1.0, 97.0)):
+        trace = Trace(
+            mask=np.zeros((100, 100), bool), path=np.array([[row, column]]), label="1240-17", colour=(1.0, 0.0, 0.0)
+        )
+        picture = np.asarray(draw_picture([[Panel(image=image, width=400, traces=[trace])]])).astype(int)
+        counts.append(int((picture[..., 0] - picture[..., 1] > 100).sum()))
+    assert counts[1] == pytest.approx(counts[0], rel=0.1)
+    assert counts[0] > 100
+
+
+def test_an_animation_keeps_the_colours_of_thin_lines(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = []
+    for _ in range(2):
+        frame = np.stack([rng.integers(0, 60, (200, 200)), *rng.integers(90, 230, (2, 200, 200))], -1).astype(np.uint8)
+        frame[100, 50:90], frame[120, 50:90] = (255, 60, 60), (190, 255, 60)
+        frames.append(frame)
+    write_images(tmp_path / "a.gif", [Image.fromarray(frame) for frame in frames])
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert animation.n_frames == 2
+        for number, frame in enumerate(frames):
+            animation.seek(number)
+            shown = np.asarray(animation.convert("RGB")).astype(int)
+            for row in (100, 120):
+                assert np.abs(shown[row, 50:90] - frame[row, 50:90]).max() < 40

@@ -132,6 +132,17 @@ class SampleSummary(StoreSummary):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContrailSummary:
+    """Contrails that were separated from one another."""
+
+    number: int
+    length: list[float]
+    """The 10th, 50th and 90th percentile, pixels; empty if there are none."""
+    confidence: list[float]
+    """The same percentiles."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictionSummary(StoreSummary):
     """Summary of a store of predictions or pseudo-labels."""
 
@@ -147,6 +158,8 @@ class PredictionSummary(StoreSummary):
     """The 10th, 50th and 90th percentile over frames without a human label; empty if there are none."""
     agreement: list[float]
     """The same percentiles of the agreement with neighbouring frames."""
+    contrails: ContrailSummary | None
+    """None if contrails are not listed one by one."""
     trained_records: int
     parent: str
     model: str
@@ -263,6 +276,7 @@ def _summary_of_samples(store: xr.Dataset, records: xr.Dataset) -> SampleSummary
 
 def _summary_of_predictions(store: xr.Dataset, records: xr.Dataset) -> PredictionSummary:
     gate, score = float(store.attrs["gate"]), records["frame_score"].values
+    by_model = records["frame_source"].values != "human"
     return PredictionSummary(
         **_common(store, records),
         frames=_counts(records["frame_source"].values.ravel()),
@@ -270,8 +284,9 @@ def _summary_of_predictions(store: xr.Dataset, records: xr.Dataset) -> Predictio
         threshold=float(store.attrs["threshold"]),
         gate=gate,
         gate_passed=float((score >= gate).mean()) if score.size else None,
-        confidence=_percentiles(records, "frame_confidence"),
-        agreement=_percentiles(records, "frame_agreement"),
+        confidence=_percentiles(records["frame_confidence"].values[by_model]),
+        agreement=_percentiles(records["frame_agreement"].values[by_model]),
+        contrails=_contrails(store),
         trained_records=int(records.sizes["trained"]),
         parent=str(store.attrs["parent"]),
         model=str(store.attrs["model"]),
@@ -284,8 +299,14 @@ def _missing(records: xr.Dataset) -> MissingSummary:
     return MissingSummary(samples=int((pixels > 0).sum()), frames=int(frames.sum()), pixels=int(pixels.sum()))
 
 
-def _percentiles(records: xr.Dataset, name: str) -> list[float]:
-    values = records[name].values[records["frame_source"].values != "human"]
+def _contrails(store: xr.Dataset) -> ContrailSummary | None:
+    if "contrail_length" not in store.variables:
+        return None
+    length, confidence = (store[f"contrail_{name}"].values for name in ("length", "confidence"))
+    return ContrailSummary(number=len(length), length=_percentiles(length), confidence=_percentiles(confidence))
+
+
+def _percentiles(values: npt.NDArray[Any]) -> list[float]:
     return np.quantile(values, [0.1, 0.5, 0.9]).tolist() if values.size else []
 
 

@@ -68,9 +68,11 @@ def geojson(traced: Sequence[Sequence[Contrail]], provenance: Mapping[str, Any])
 
     Returns:
         The centre line of each contrail of a time, then the outline of each, for each time, with the provenance.
+        Features are numbered from 1, because GDAL takes the property `id`, which is not unique, where they are not.
     """
-    features = [feature for image in traced for feature in to_features(image)]
-    return {"type": "FeatureCollection", "features": features, **provenance}
+    features = (feature for image in traced for feature in to_features(image))
+    numbered = [{**feature, "id": number} for number, feature in enumerate(features, 1)]
+    return {"type": "FeatureCollection", "features": numbered, **provenance}
 
 
 def to_geodataframe(traced: Sequence[Contrail], provenance: Mapping[str, Any] | None = None) -> "GeoDataFrame":

@@ -12,6 +12,7 @@ import torch
 from contrail_data.labels.predictor import ALL_FRAMES
 from contrail_data.labels.write import write_labels
 from contrail_data.logits import decode
+from contrail_data.reports.summary import as_text, summarise
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import open_store
 from contrail_data.store.schema import Kind
@@ -57,6 +58,7 @@ def test_each_contrail_of_a_store_is_listed_with_what_is_measured_of_its_pixels(
         assert store["contrail_confidence"].values[i] == pytest.approx(one.confidence, abs=0.002)
         for name in ("length", "width", "orientation"):
             assert store[f"contrail_{name}"].values[i] == pytest.approx(getattr(one, name))
+    assert as_text(summarise(store))["contrails"].startswith(f"{len(place[0])}; median length ")
     assert store.attrs["separation"]["gap"] == 16
     assert ("confidence: bias" in store.attrs["separation"]) == (confidence is not None)
     plain = replace(model, instances=False).labeller_for(parent)

@@ -153,7 +153,12 @@ def predict_scene(model: Predictor, scene: xr.Dataset, batch: int = 8) -> xr.Dat
     Returns:
         `probability`, `mask`, `valid` and more on the imager's grid, (time, y, x), as `contrail-train predict-scans`
         writes them.
+
+    Raises:
+        ContrailError: If the scene is empty, lacks a band, or has no scan with all of these frames.
     """
+    if not all(scene.sizes.get(axis, 0) for axis in ("time", "band", "y", "x")):
+        raise ContrailError(f"scene: has no pixels ({dict(scene.sizes)}); select some along time, band, y and x")
     model = model.with_fixed_shift()  # scans have no label grid
     require_bands("scene", from_dict(model.composite).bands, scene["band"].values.tolist())
     cleaning = model.cleaning or Cleaning(model.decision.threshold)

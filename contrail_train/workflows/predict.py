@@ -1,5 +1,6 @@
 """Predictions from Python, in memory: of arrays, of stores and of scenes."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from contrail_train.inference.predictor import Predictor
 from contrail_train.scenes.series import predict_scene
 
 AXES = ("sample", "time", "channel", "y", "x")
+KEPT = ("record_id", "split", "label_source", "latitude", "longitude")
+"""Coordinates of samples that their predictions keep."""
 
 
 def predict(
@@ -69,16 +72,16 @@ def predict(
         absent = [axis for axis in AXES[:2] if axis not in what.dims]
         named = what.variable.set_dims((*absent, *what.dims)).transpose(*AXES, missing_dims="ignore")
         image = _checked(predictor, named.values, what.coords.get("channel"))
-        names = {name: what[name] for name in ("record_id",) if name in what.coords}
+        coordinates = {name: what[name] for name in KEPT if name in what.coords}
     else:
-        image, names = _checked(predictor, np.asarray(what)), {}
+        image, coordinates = _checked(predictor, np.asarray(what)), {}
     parts = [_predicted(predictor, image[start : start + batch], None) for start in range(0, len(image), batch)]
-    return xr.concat(parts, "sample").assign_coords(names)
+    return _joined(parts, coordinates)
 
 
 def _of_samples(predictor: Predictor, samples: xr.Dataset, batch: int) -> xr.Dataset:
     """Predict the labelled frames of samples of a store."""
-    if "image" not in samples or "path" not in samples.attrs or "sample" not in samples.dims:
+    if "image" not in samples or "path" not in samples.attrs or not samples.sizes.get("sample"):
         raise ContrailError(
             "predict: the dataset is neither samples of a store nor scans; open it with contrail_data.open_store or "
             "open_abi, and select samples by lists or slices"
@@ -98,8 +101,14 @@ def _of_samples(predictor: Predictor, samples: xr.Dataset, batch: int) -> xr.Dat
             if "valid" in one:
                 valid.append(one["valid"].isel(time=frame).values > 0)
         parts.append(_predicted(predictor, _checked(predictor, np.stack(images)), np.stack(valid) if valid else None))
-    kept = ("record_id", "split", "label_source", "latitude", "longitude")
-    return xr.concat(parts, "sample").assign_coords({name: samples[name] for name in kept if name in samples})
+    return _joined(parts, {name: samples[name] for name in KEPT if name in samples})
+
+
+def _joined(parts: Sequence[xr.Dataset], coordinates: Mapping[str, xr.DataArray]) -> xr.Dataset:
+    """The predictions of all batches, found by record id where it is known."""
+    joined = xr.concat(parts, "sample").assign_coords({name: values.variable for name, values in coordinates.items()})
+    is_by_record = "record_id" in coordinates and coordinates["record_id"].dims == ("sample",)
+    return joined.set_xindex("record_id") if is_by_record else joined
 
 
 def _checked(predictor: Predictor, image: npt.NDArray[Any], named: xr.DataArray | None = None) -> npt.NDArray[Any]:

@@ -38,7 +38,7 @@ def test_a_store_and_samples_of_it_are_predicted_as_by_the_command(
     assert everything["mask"].any()
     ids = everything["record_id"].values[[5, 2]]
     some = predict(model, contrail_data.open_store(unseen).sel(record_id=ids), batch=1)
-    xr.testing.assert_allclose(some, everything.isel(sample=[5, 2]), atol=1e-5)
+    xr.testing.assert_allclose(some, everything.sel(record_id=ids), atol=1e-5)
 
 
 def test_arrays_of_any_type_and_form_give_the_same(model: Predictor, unseen: Path) -> None:
@@ -85,6 +85,7 @@ def test_what_cannot_be_predicted_is_an_error_of_one_line(model: Predictor, unse
         (image + 1, r"not uint8 or within \[0, 1\]"),
         (np.where(image > 0.5, np.nan, image), r"not uint8 or within \[0, 1\]"),
         (decoded[["mask"]], "neither samples of a store nor scans"),
+        (decoded.isel(sample=[]), "select samples by lists or slices"),
         (decoded.isel(sample=0), "select samples by lists or slices"),
         ("nothing.zarr", "neither a store nor a name|no such store"),
     ):

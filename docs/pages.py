@@ -34,6 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/recipe.schema.json": recipe_schema(),
         "reference/settings.md": settings_page(),
         "reference/presets.md": presets_page(),
+        **{f"notebooks/{path.stem}.md": notebook_page(path) for path in sorted((ROOT / "docs/notebooks").glob("*.py"))},
         "benchmarks.md": (ROOT / "benchmarks/README.md").read_text(),
         "contributing.md": linked_from_docs((ROOT / "CONTRIBUTING.md").read_text()),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
@@ -66,6 +67,30 @@ def command_page(app: typer.Typer, name: str) -> str:
                 title, *examples = one.epilog.split("\n\n")
                 one.epilog = "\n".join([f"**{title}**", "", "```console", *(f"$ {text}" for text in examples), "```"])
     return get_docs_for_click(obj=command, ctx=typer.Context(command, info_name=name), name=name, title=name)
+
+
+def notebook_page(path: Path) -> str:
+    """Show a notebook as a page.
+
+    Args:
+        path: The notebook, as text that jupytext reads.
+
+    Returns:
+        Its cells in Markdown, and where to get it.
+    """
+    import jupytext
+
+    notebook = jupytext.read(path)
+    title, *rest = notebook.cells[0].source.split("\n", 1)
+    how = (
+        f"*A notebook: [{path.name}]({path.name}). `pip install '.[notebooks]'` in the checkout brings what it needs; "
+        f"JupyterLab opens it with a right click, as a notebook, and `jupytext --to ipynb docs/notebooks/{path.name}` "
+        "converts it.*"
+    )
+    cells = [
+        cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```" for cell in notebook.cells
+    ]
+    return "\n\n".join([title, how, *rest, *cells[1:], ""])
 
 
 def exit_codes_page() -> str:

@@ -21,7 +21,7 @@ EXAMPLES = {
     ),
     "synth-scans": ("contrail-data synth-scans data/abi",),
     "inspect": ("contrail-data inspect data/train.zarr",),
-    "stats": ("contrail-data stats data/train.zarr data/validation.zarr",),
+    "stats": ("contrail-data stats data/train.zarr data/train-2.zarr",),
     "report": ("contrail-data report data/train.zarr -o train.html",),
     "preview": (
         "contrail-data preview data/train.zarr",

@@ -19,11 +19,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from contrail_data import open_abi
-from contrail_data.composites import get_composite
+from contrail_data import composite_of, open_abi
 from contrail_data.geo.coastline import coastline
 from contrail_data.reports.figures import Mark
-from contrail_data.scans.scene import composite_of
 
 
 def draw(scans: Path, scene_file: Path, features_file: Path) -> Figure:
@@ -39,7 +37,7 @@ def draw(scans: Path, scene_file: Path, features_file: Path) -> Figure:
     """
     predicted = xr.open_dataset(scene_file).squeeze("time")
     scan = open_abi(scans).sel(time=[predicted["time"].values], method="nearest")
-    image_yxc = composite_of(scan, get_composite("ash")).isel(time=0).transpose("y", "x", "channel").values
+    image_yxc = composite_of(scan, "ash").isel(time=0).transpose("y", "x", "channel").values
     latitude_yx, longitude_yx = scan["latitude"].values, scan["longitude"].values
     features = json.loads(features_file.read_text())["features"]
     shapes = [shapely.geometry.shape(feature["geometry"]) for feature in features]

@@ -17,7 +17,7 @@ from contrail_data.synthetic.abi import write_abi
 from contrail_train import load_predictor, predict
 from contrail_train.contrails.cleaning import Cleaning
 from contrail_train.inference.predictor import Predictor
-from helpers.abi import START
+from helpers.abi import START, add_wedge
 from helpers.cli import run_train
 
 
@@ -39,6 +39,24 @@ def test_a_store_and_samples_of_it_are_predicted_as_by_the_command(
     ids = everything["record_id"].values[[5, 2]]
     some = predict(model, contrail_data.open_store(unseen).sel(record_id=ids), batch=1)
     xr.testing.assert_allclose(some, everything.sel(record_id=ids), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_missing_pixels_of_samples_without_labels_are_no_contrail(
+    finished: Path, model: Predictor, tmp_path: Path
+) -> None:
+    paths = write_abi(tmp_path / "abi", START, scans=2, size=(96, 110), centre=(29.5, -92.0))
+    add_wedge(paths[4], 0.9)
+    given = {"time": ["2024-03-01T12:10"], "at": [(29.5, -92.0)], "before": 1, "after": 0, "size": 64, "pixel": 2000.0}
+    contrail_data.build_store(tmp_path / "abi", tmp_path / "s.zarr", **given)
+    done = run_train("predict", finished, tmp_path / "s.zarr", "-o", tmp_path / "p.zarr", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    stored, predicted = open_store(tmp_path / "p.zarr"), predict(model, tmp_path / "s.zarr")
+    np.testing.assert_array_equal(predicted["mask"], stored["frame_mask"].values[:, 0])
+    np.testing.assert_array_equal(encode(predicted["probability"].values), stored["logit"].values[:, 0])
+    missing = open_store(tmp_path / "s.zarr")["valid"].values[:, 1] == 0
+    assert 0.1 < missing.mean() < 0.9
+    assert not predicted["probability"].values[missing].any()
 
 
 def test_arrays_of_any_type_and_form_give_the_same(model: Predictor, unseen: Path) -> None:

@@ -18,6 +18,7 @@ from contrail_train.models.heads import MaskHead, RecordHead, ScoreHead, logit_o
 from contrail_train.models.padding import Padding, enlarge, pad, resize
 from contrail_train.models.panels import Panels
 from contrail_train.models.point_rend import PointRend
+from contrail_train.models.repeated_frames import distinct_frames
 from contrail_train.models.temporal import build_mixer
 from contrail_train.models.video import build_video_encoder
 
@@ -218,15 +219,25 @@ class Segmenter(nn.Module):
             return self._coarsely_mixed(x_nchw, frames)
         if self.takes_clips:
             return self.encoder(x_nchw.unflatten(0, (frames, -1)))
-        features = self.encoder(x_nchw)
         if frames == 1:
-            return features
+            return self.encoder(x_nchw)
+        features = self._encode_once(x_nchw)
         mixed = []
         for level, x_nchw in enumerate(features[: self.levels_of_all]):
             x_tbchw = x_nchw.unflatten(0, (frames, -1))
             key = str(level)
             mixed.append(self._run(self.mixers[key], x_tbchw) if key in self.mixers else x_tbchw[self.labelled])
         return [*mixed, *features[self.levels_of_all :]]
+
+    def _encode_once(self, x_nchw: Tensor) -> list[Tensor]:
+        """Encode frames, and for prediction those that several windows share only once."""
+        is_partial = self.levels_of_all < len(self.encoder.strides)
+        if self.training or is_partial or torch.compiler.is_compiling():
+            return self.encoder(x_nchw)
+        first, kind = distinct_frames(x_nchw)
+        if len(first) == len(kind):
+            return self.encoder(x_nchw)
+        return [x_kchw[kind] for x_kchw in self.encoder(x_nchw[first])]
 
     def _coarsely_mixed(self, x_nchw: Tensor, frames: int) -> list[Tensor]:
         """The same as `_features`, mixed at a lower resolution.

@@ -22,7 +22,8 @@ from contrail_data.reports.globe import Layer, RecordMap, record_map
 from contrail_data.reports.page import Picture, render_page
 from contrail_data.reports.pictures import SampleViewer, read_frames
 from contrail_data.reports.selection import Votes, choose, count_votes, read_planes
-from contrail_data.reports.summary import PredictionSummary, SampleSummary, as_text, describe_channel, summarise
+from contrail_data.reports.summary import as_text, describe_channel, summarise
+from contrail_data.reports.summary_types import PredictionSummary, SampleSummary
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import labelled_time

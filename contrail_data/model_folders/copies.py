@@ -62,7 +62,8 @@ def fetch_model(address: str, digest: str | None = None) -> Path:
         kept = _copy_that_was(address)
         if kept is None or digest is not None:
             raise
-        print_message(Kind.NOTE, f"{error}; using the copy of {_sources(kept)[address]['pinned']} in the cache")
+        reason = str(error).rpartition("; ")[0]
+        print_message(Kind.NOTE, f"{reason}; using the copy of {_sources(kept)[address]['pinned']} in the cache")
         return kept
     if digest is not None and folder != copy_folder(CacheKind.MODELS, digest):
         raise ContrailError(

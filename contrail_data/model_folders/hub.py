@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -17,6 +16,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils import logging as hub_logging
 
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.model_folders.hub_address import HubAddress
@@ -98,7 +99,7 @@ def cached_file(address: HubAddress, key: str, *, refresh: bool = False) -> Path
         Unreachable: If the hub cannot be reached, and the cache does not have the file.
         ContrailError: If it has no such repository or revision.
     """
-    kept = huggingface_hub.try_to_load_from_cache(address.repository, key, revision=address.revision)
+    kept = try_to_load_from_cache(address.repository, key, revision=address.revision)
     if kept is not None and not (refresh and address.commit is None):
         return _kept(kept, address, key)
     try:
@@ -151,9 +152,9 @@ def upload(folder: Path, keys: Sequence[str], address: HubAddress, message: str)
 
 def _api(address: HubAddress) -> HfApi:
     if is_offline():
-        raise Unreachable(f"{address}: not asked for, as HF_HUB_OFFLINE is set; unset it, or use what the cache holds")
-    huggingface_hub.logging.set_verbosity_error()
-    huggingface_hub.utils.disable_progress_bars()
+        raise Unreachable(f"{address}: the hub is not asked, as HF_HUB_OFFLINE is set; unset it to fetch the model")
+    hub_logging.set_verbosity_error()
+    disable_progress_bars()
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
 

@@ -19,8 +19,8 @@ def check_run(path: Path) -> None:
         raise ContrailError(f"{path}: is a pipeline, not a run; name one of the runs in {path / STAGES}")
     if not (path / CONFIG).is_file():
         raise ContrailError(
-            f"{path}: not a run directory (it has no {CONFIG}); name the --out of contrail-train run or pipeline, or a "
-            "file written by export"
+            f"{path}: not a run directory (it has no {CONFIG}); name the --out of contrail-train run, pipeline or "
+            "export, a model that was published, or one in the catalog"
         )
 
 

@@ -54,7 +54,7 @@ class Hub:
 @contextmanager
 def served_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """Serve a hub, and lead this process to it."""
-    import huggingface_hub
+    from huggingface_hub import constants
 
     hub = Hub()
 
@@ -157,7 +157,7 @@ def served_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     try:
         yield hub
     finally:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import safetensors.torch
 import timm
 import torch
+from huggingface_hub import constants
 
 from contrail_data.errors import ContrailError
 from contrail_train.models.encoder import build_encoder, check_encoder
@@ -138,7 +138,7 @@ def test_a_stem_of_stride_one_halves_strides_and_keeps_weights(name: str, stride
 def test_weights_come_from_a_mirror_of_the_hub_and_later_from_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     weights = {name: timm.create_model("resnet10t").state_dict() for name in ("timm/resnet10t.c3_in1k", "team/own")}
     stem = "conv1.0.weight"
 

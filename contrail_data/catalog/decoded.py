@@ -53,7 +53,7 @@ def open_decoded(store: str | Path) -> xr.Dataset:
     dataset = opened.drop_vars(_INTERNAL, errors="ignore")
     if "logit" in dataset:
         dataset = dataset.rename(logit="probability")
-    for name, variable in dataset.variables.items():
+    for name, variable in [*dataset.variables.items()]:
         if name in dataset.xindexes:
             continue
         if name == "image":
@@ -63,10 +63,10 @@ def open_decoded(store: str | Path) -> xr.Dataset:
         elif variable.dtype.kind == "T":  # xarray and netCDF handle str objects better than NumPy's StringDType
             dataset[name] = _converted(variable, object, np.asarray)
     dataset = dataset.assign_coords(channel=as_text(dataset["channel"].values)) if "channel" in dataset else dataset
-    dataset["record_id"] = ("sample", as_text(dataset["record_id"].values))
+    dataset = dataset.assign_coords(record_id=("sample", dataset["record_id"].values))  # now, as an index needs them
     attributes = {name: value for name, value in opened.attrs.items() if value is not None}
     dataset.attrs = {name: json.dumps(v) if isinstance(v, dict) else v for name, v in attributes.items()}
-    return dataset.set_coords("record_id").set_xindex("record_id")
+    return dataset.set_xindex("record_id")
 
 
 def _converted(

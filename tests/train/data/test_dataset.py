@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from contrail_data.catalog.catalog import add_entry
 from contrail_data.errors import ContrailError, UsageError
+from contrail_data.storage.place import Place, place_of
 from contrail_data.store.reader import open_store
+from contrail_data.store.transfer import copy_store
 from contrail_train import ContrailDataset
 from contrail_train.data import dataset as dataset_module
 from contrail_train.data.items import Items
@@ -143,3 +146,17 @@ def test_stores_without_a_train_split_take_the_statistics_of_training(store: Pat
     joined = ContrailDataset([store, tmp_path / "v.zarr"])
     assert joined.record_id[-1] == "a"
     torch.testing.assert_close(joined[-1]["image"], given)
+
+
+@pytest.mark.slow
+def test_a_url_and_a_catalog_name_are_read_alike(
+    store: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_store(place_of(store), Place(f"{s3}/s.zarr"))
+    add_entry(tmp_path / "catalog.yaml", "shared", f"{s3}/s.zarr", open_store(store), None)
+    monkeypatch.setenv("CONTRAIL_CATALOG", str(tmp_path / "catalog.yaml"))
+    local = ContrailDataset(store)[2]
+    for name in (f"{s3}/s.zarr", "shared"):
+        item = pickle.loads(pickle.dumps(ContrailDataset(name)))[2]
+        assert item["record_id"] == local["record_id"]
+        assert torch.equal(item["image"], local["image"])

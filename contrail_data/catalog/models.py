@@ -7,7 +7,9 @@ from contrail_data.catalog.file import read_catalog
 from contrail_data.catalog.index import add_content, find_catalog, is_name
 from contrail_data.errors import ContrailError
 from contrail_data.model_folders.copies import fetch_model
-from contrail_data.model_folders.manifest import Manifest, verify_folder
+from contrail_data.model_folders.hub_address import SCHEME
+from contrail_data.model_folders.manifest import MANIFEST, Manifest, verify_folder
+from contrail_data.storage.place import place_of
 
 
 def find_model_entry(name: str, *, or_store: bool = False) -> Entry | None:
@@ -62,6 +64,27 @@ def open_model_entry(entry: Entry) -> Path:
             'add it as a new version with "contrail-data catalog add"'
         )
     return Path(location)
+
+
+def fetch_named(address: str) -> Path | None:
+    """Return the local folder of a model, which is fetched if it lies elsewhere.
+
+    Args:
+        address: Path, URL, address of the hub or catalog name.
+
+    Returns:
+        The folder, verified; None if the address leads to no model folder.
+    """
+    if address.startswith(SCHEME):
+        return fetch_model(address)
+    place = place_of(address)
+    if place.size(MANIFEST) is None:
+        entry = None if place.remote else find_model_entry(address, or_store=True)
+        return None if entry is None else open_model_entry(entry)
+    if place.remote:
+        return fetch_model(address)
+    verify_folder(place.path)
+    return place.path
 
 
 def add_model(catalog: Path, name: str, url: str, manifest: Manifest, text: str | None) -> int:

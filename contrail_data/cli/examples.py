@@ -37,7 +37,7 @@ EXAMPLES = {
     "pseudo-label": ("contrail-data pseudo-label data/train.zarr --model runs/a -o data/pseudo.zarr",),
     "propagate": ("contrail-data propagate data/train.zarr -o data/carried.zarr",),
     "compare-labels": ("contrail-data compare-labels data/pseudo.zarr data/carried.zarr",),
-    "pull": ("contrail-data pull s3://team/train.zarr",),
+    "pull": ("contrail-data pull s3://team/train.zarr", "contrail-data pull hf://team/detector"),
     "push": ("contrail-data push data/train.zarr s3://team/train.zarr --name train",),
     "composites ls": ("contrail-data composites ls",),
     "composites show": (

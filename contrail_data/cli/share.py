@@ -57,22 +57,38 @@ def verify(
 
 
 def pull(
-    store: options.Store,
+    address: Annotated[
+        str,
+        typer.Argument(
+            help="A store or a model folder: a path, a URL (of a model also hf://org/name@revision) or a name in "
+            "data_catalog.yaml.",
+            metavar="STORE|MODEL",
+        ),
+    ],
     out: Annotated[
-        str | None, options.output("-o", "--out", help="Where to copy the store to.", show_default="the cache")
+        str | None, options.output("-o", "--out", help="Where to copy it to.", show_default="the cache")
     ] = None,
 ) -> None:
-    """Copy a store to this machine and verify it.
+    """Copy a store or a model to this machine and verify it.
 
-    Commands use a copy in the cache automatically. An interrupted copy continues when the command is run again.
+    Commands use a copy in the cache automatically, of a model also offline. An interrupted copy continues when the
+    command is run again.
     """
     from contrail_data.catalog.catalog import open_named
+    from contrail_data.catalog.models import fetch_named
+    from contrail_data.model_folders.copies import copy_model
+    from contrail_data.model_folders.manifest import verify_folder
     from contrail_data.storage.place import place_of
     from contrail_data.store.cache import reserve_copy
     from contrail_data.store.manifest import read_manifest
     from contrail_data.store.transfer import copy_store
 
-    opened = open_named(store, copies=False)
+    if (model := fetch_named(address)) is not None:
+        if out is not None:
+            copy_model(model, place_of(out))
+        print(f"{out or model}: intact, {verify_folder(model)['digest']}")
+        return
+    opened = open_named(address, copies=False)
     source, digest = place_of(opened.attrs["path"]), opened.attrs["digest"]
     target = reserve_copy(digest, read_manifest(source, opened.attrs["manifest"])) if out is None else place_of(out)
     existing = copy_store(source, target)

@@ -1,10 +1,10 @@
 """Copies of model folders: in the cache for use, at any place for sharing; each file verified, the manifest last."""
 
 import json
-import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -137,6 +137,9 @@ def copy_model(folder: Path, target: Place, *, overwrite: bool = False) -> None:
         target.write(key, [content])
         if target.size(key) != len(content):
             raise ContrailError(f"{target.file(key)}: did not arrive as it was sent; repeat the command")
+    if not target.remote:
+        with suppress(OSError):  # another process writes there
+            target.within(STAGING).path.rmdir()
     if _digest_at(target) != manifest["digest"]:
         raise ContrailError(f"{target}: another process has written there; repeat the command")
 
@@ -188,7 +191,7 @@ def _keep(address: str, pinned: str, content: bytes, fetch: Fetch) -> Path:
     folder = copy_folder(CacheKind.MODELS, manifest["digest"])
     if _intact(folder) is None:
         reserve(folder, sum(entry["bytes"] for entry in manifest["files"].values()))
-        staging = folder / STAGING / str(os.getpid())
+        staging = folder / STAGING / uuid.uuid4().hex[:12]  # another process may fetch the same
         for key, entry in manifest["files"].items():
             with suppress(ContrailError):  # missing or damaged
                 check_file(folder / key, entry)
@@ -205,7 +208,7 @@ def _keep(address: str, pinned: str, content: bytes, fetch: Fetch) -> Path:
                 fetch(name, staging)
                 (staging / name).replace(folder / name)
         write_atomically(folder / MANIFEST, [content])
-        shutil.rmtree(folder / STAGING, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     _note_source(folder, address, pinned)
     return folder
 

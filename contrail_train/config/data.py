@@ -105,7 +105,8 @@ class DataConfig(Strict):
     are trained on with a label. Stores of `train` may be among them, for the other frames of their records. Records
     that are held out, and those in a group with one, are left out."""
     teacher: list[str] = Field(default_factory=list)
-    """A finished run, a pipeline or an exported file whose probabilities the mask learns beside the human labels
+    """A finished run, a pipeline, a model folder (by path, URL, hf://ORG/NAME@REVISION or catalog name) or an exported
+    file whose probabilities the mask learns beside the human labels
     (distillation); or stores of its predictions, one for each store of samples. A detector is asked once, before the
     first step, about the frames as stored. Pseudo-labelled frames and held-out records keep their labels."""
     teacher_weight: float = Field(0.5, gt=0.0, le=1.0)

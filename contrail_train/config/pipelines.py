@@ -25,7 +25,8 @@ class Stage(Strict):
     preset: str | None = None
     """A preset, or a .yaml file of settings."""
     run: str | None = None
-    """Directory of a finished run, which is copied."""
+    """Directory of a finished run, or a model folder (by path, URL, hf://ORG/NAME@REVISION or catalog name), which is
+    copied."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """What differs from the preset, by dotted key."""
 

@@ -43,7 +43,8 @@ class RunConfig(Strict):
     gradient is that of the whole batch, except that batch norms see, and `loss.dice`, `symmetric_dice`, `tversky` and
     `lovasz` are computed over, a micro-batch."""
     start: str | None = None
-    """A finished run, or its best.safetensors, to start from. Tensors with the same name and shape are copied."""
+    """A finished run, or its best.safetensors, to start from; or a model folder by path, URL, hf://ORG/NAME@REVISION or
+    catalog name. Tensors with the same name and shape are copied."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the network in training. auto: bf16 autocast on a GPU that computes it (compute capability 8 or
     higher), fp16 autocast on one that computes only that fast (7, such as T4 and V100), float32 elsewhere. fp16 scales

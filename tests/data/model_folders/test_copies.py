@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,26 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_source_refused(folder: Pa
             fetch_model(f"{url}/model")
         assert "models" in run_data("cache", "ls").stdout
         assert "partial" in run_data("cache", "ls").stdout
+
+
+def test_processes_that_fetch_the_same_model_do_not_disturb_each_other(folder: Path) -> None:
+    with served(folder.parent) as (url, _), ThreadPoolExecutor(8) as pool:
+        copies = set(pool.map(lambda _: fetch_model(f"{url}/model"), range(16)))
+    assert len(copies) == 1
+    assert same_model(copies.pop(), folder)
+
+
+def test_a_model_is_pulled_into_the_cache_or_elsewhere(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    uploaded(hub, folder)
+    done = run_data("pull", "hf://team/detector")
+    assert done.returncode == 0, done.stderr
+    copy = fetch_model("hf://team/detector")
+    assert done.stdout == f"{copy}: intact, {verify_folder(folder)['digest']}\n"
+    assert run_data("pull", "hf://team/detector", "-o", tmp_path / "mine").returncode == 0
+    assert same_model(tmp_path / "mine", folder)
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {path.name for path in folder.iterdir()}
+    assert run_data("catalog", "add", "ours", "mine", cwd=tmp_path).returncode == 0
+    assert run_data("pull", "ours", cwd=tmp_path).stdout.startswith(f"{tmp_path}/mine: intact")
 
 
 def test_a_model_is_copied_to_object_storage_and_back_and_kept_within_the_limit(

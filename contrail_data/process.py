@@ -1,6 +1,7 @@
-"""The running process: the command that it was started with, and how it ends on a signal or with its parent."""
+"""The running process: how quickly it starts, its command, and how it ends on a signal or with its parent."""
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 from contrail_data.errors import ExitCode
 
 _PR_SET_PDEATHSIG = 1
+_HIDDEN = "wandb"
+"""A package that timm imports where it is installed, for a function that nothing here calls."""
 
 
 def command_line() -> list[str]:
@@ -21,6 +24,25 @@ def command_line() -> list[str]:
         Name of the program and its arguments.
     """
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def speed_up_imports() -> None:
+    """Let a program import torch and timm in 4.5 s of CPU time instead of 7, as `time.process_time` measures.
+
+    Garbage is collected less often, and wandb is hidden until `unhide`.
+    """
+    gc.set_threshold(50_000)
+    sys.modules.setdefault(_HIDDEN, None)  # type: ignore[arg-type]
+
+
+def unhide(package: str) -> None:
+    """Let a package be imported that `speed_up_imports` hides.
+
+    Args:
+        package: Its name.
+    """
+    if package in sys.modules and sys.modules[package] is None:
+        del sys.modules[package]
 
 
 @contextmanager

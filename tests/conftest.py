@@ -14,12 +14,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
+from contrail_data.process import speed_up_imports
 from helpers.cli import run_train
 from helpers.places import REAL_DATA
 from helpers.records import write_record, write_train_split
 from helpers.runs import TINY, set_options, streaked
 from helpers.shared import shared
 from helpers.stores import build_small
+
+speed_up_imports()
 
 
 @pytest.hookimpl(trylast=True)

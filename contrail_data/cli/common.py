@@ -25,7 +25,7 @@ from typing_extensions import override
 from contrail_data import __version__
 from contrail_data.errors import ContrailError, ExitCode, UsageError
 from contrail_data.messages import FORMAT_VARIABLE, Kind, LogFormat, print_message
-from contrail_data.process import exit_on_sigterm
+from contrail_data.process import exit_on_sigterm, speed_up_imports
 
 YEARS = range(1970, 2200)
 
@@ -192,6 +192,7 @@ def run_app(app: typer.Typer) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # A large store has over a thousand files, and reading is fastest if all of them stay open.
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
+    speed_up_imports()
     again = "run the same command again to continue"
     try:
         with exit_on_sigterm():

@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from contrail_data.errors import ContrailError
+from contrail_data.process import unhide
 from contrail_data.storage.files import write_atomically
 from contrail_train.config.loggers import LoggersConfig
 from contrail_train.config.schema import RunConfig
@@ -124,7 +125,10 @@ def check_loggers(config: LoggersConfig) -> None:
     if config.mlflow is not None and config.mlflow.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise ContrailError("loggers.mlflow.uri: null, and MLFLOW_TRACKING_URI is not set; give the server's address")
     for extra, package in EXTRAS.items():
-        if getattr(config, extra) is not None and find_spec(package) is None:
+        if getattr(config, extra) is None:
+            continue
+        unhide(package)
+        if find_spec(package) is None:
             raise ContrailError(
                 f"loggers.{extra}: {package} is not installed; run \"pip install '.[{extra}]'\" in the checkout of "
                 f"contrail, or set loggers.{extra}=null"

@@ -15,6 +15,8 @@ from helpers.runs import TINY
 GRADIENTS = """
 import os, sys
 from pathlib import Path
+from contrail_data.process import speed_up_imports
+speed_up_imports()
 import torch
 from contrail_train.config.settings import read_config
 from contrail_train.runs.distributed import join

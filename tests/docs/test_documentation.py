@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import shlex
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from contrail_data.synthetic import abi
 from helpers.cli import run_data, run_train
 from helpers.places import REAL_DATA
 from helpers.shared import shared
@@ -42,6 +44,8 @@ PAGES = [
 SIDE = "64"
 SMALL_DATA = {"synth": ["--records", "32", "--size", SIDE, "--scenery", "clear"], "build-ash": ["--size", SIDE]}
 """Options that make the commands of `contrail-data` quick; they replace options of the same name."""
+SMALL_SCANS = {"size": (300, 300), "centre": (26.485, -88.97)}
+"""A third of the pixels of `synth-scans`, around a site of the lattice of OpenContrails."""
 SMALL_MODEL = ["encoder=test_resnet", "decoder.channels=[8,8,8,8,8]"]
 SMALL_RUN = [
     "loggers.pictures=0",
@@ -101,7 +105,9 @@ def run(line: str, folder: Path) -> None:
         if option in ("-o", "--out", "--page") and (folder / value).is_file():
             (folder / value).unlink()
     if program == "contrail-data":
-        result = run_data(*with_options(command, SMALL_DATA.get(command[0], [])))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(abi, "write_abi", functools.partial(abi.write_abi, **SMALL_SCANS))
+            result = run_data(*with_options(command, SMALL_DATA.get(command[0], [])))
     else:
         trains = command[0] in ("run", "pipeline", "rounds")
         result = run_train(*command, *(part for setting in SMALL_RUN for part in ("--set", setting) if trains))

@@ -127,6 +127,7 @@ def test_an_output_folder_that_is_locked_or_holds_something_else_is_refused(raw:
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 
+@pytest.mark.slow
 def test_a_store_built_on_object_storage_equals_a_local_one(raw40: Path, sealed40: Path, s3: str) -> None:
     url = f"{s3}/team/s.zarr"
     built = build_small(raw40, url)

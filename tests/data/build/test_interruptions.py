@@ -46,6 +46,7 @@ def test_shards_finished_before_a_change_of_metadata_are_rebuilt(raw: Path, tmp_
     assert build_small(raw, tmp_path / "fresh.zarr").digest == open_store(out).attrs["digest"]
 
 
+@pytest.mark.slow
 def test_a_build_on_object_storage_resumes_after_a_kill(raw40: Path, sealed40: Path, s3: str) -> None:
     url = f"{s3}/killed.zarr"
     program = """

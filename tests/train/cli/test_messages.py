@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
+
+import pytest
 
 from helpers.cli import run_train
 from helpers.runs import TINY, set_options
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_its_cost_and_leaves_no_files(store: Path, tmp_path: Path, monkeypatch) -> None:
     import tempfile
 
@@ -21,8 +23,8 @@ def test_a_dry_run_prints_its_cost_and_leaves_no_files(store: Path, tmp_path: Pa
     assert {"augment", "forward", "loss", "backward", "optimiser"} <= names
     for text in ("samples/s", "steps in 3 epochs", "GiB", "backward "):
         assert text in done.stdout
-    # torch creates a cache whose name contains "inductor", and timm imports wandb, which creates folders
-    assert not [path for path in tmp_path.iterdir() if not re.search("inductor|wandb", path.name)]
+    # torch creates a cache whose name contains "inductor"
+    assert not [path for path in tmp_path.iterdir() if "inductor" not in path.name]
     assert run_train("run", "unet2d", *set_options(f"data.train={store}")).returncode == 2
 
 

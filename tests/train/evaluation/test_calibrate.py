@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,19 +45,22 @@ def fitted(items: Items) -> Calibrated:
     return calibrated
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_predictions_of_a_fold_do_not_depend_on_its_own_labels(seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "folds"), [(0, (0, 3)), *(pytest.param(seed, range(5), marks=pytest.mark.slow) for seed in (1, 2))]
+)
+def test_predictions_of_a_fold_do_not_depend_on_its_own_labels(seed: int, folds: Sequence[int]) -> None:
     """Inverting the labels of a fold changes the predictions of other records but not those of its own."""
     stored, label, items = labelled_scene(seed)
     before, part = fitted(items), assign_folds(items)
+    assert part.max() == 4
     moved = 0
-    for k in range(part.max() + 1):
+    for k in folds:
         other = np.where((part == k)[:, None, None], ~label, label)
         after = fitted(items_of(stored, other, items.positive))
         drawn = [np.sum(each.holdout["holdout_counts"][:2], axis=0) for each in (before, after)]
         np.testing.assert_array_equal(drawn[0][part == k], drawn[1][part == k])
         moved += before.choice != after.choice and (drawn[0] != drawn[1]).any()
-    assert moved == part.max() + 1  # the predictions of other folds do change
+    assert moved == len(folds)  # the predictions of other folds do change
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -42,7 +42,8 @@ def test_each_contrail_of_a_store_is_listed_with_what_is_measured_of_its_pixels(
     model = replace(model, detect=smoothed_red, decision=decision, instances=True, confidence=confidence)
     parent, out = open_store(unseen), tmp_path / "p.zarr"
     labels = model.labeller_for(parent)
-    write_labels(parent, labels, out, kind=Kind.PREDICTIONS, frames=ALL_FRAMES, batch=5)
+    some = np.arange(6)
+    write_labels(parent, labels, out, kind=Kind.PREDICTIONS, frames=ALL_FRAMES, samples=some, batch=5)
     store = open_store(out)
     assert verify(place_of(out)) == []
     numbers, mask = store["frame_instance"].values, store["frame_mask"].values
@@ -62,7 +63,8 @@ def test_each_contrail_of_a_store_is_listed_with_what_is_measured_of_its_pixels(
     assert store.attrs["separation"]["gap"] == 16
     assert ("confidence: bias" in store.attrs["separation"]) == (confidence is not None)
     plain = replace(model, instances=False).labeller_for(parent)
-    without = write_labels(parent, plain, tmp_path / "plain.zarr", kind=Kind.PREDICTIONS)
+    written = {"kind": Kind.PREDICTIONS, "frames": ALL_FRAMES, "samples": some}
+    without = write_labels(parent, plain, tmp_path / "plain.zarr", **written)
     assert without.digest != store.attrs["digest"]
     assert "frame_instance" not in open_store(tmp_path / "plain.zarr").variables
 

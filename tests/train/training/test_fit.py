@@ -205,7 +205,7 @@ def test_patience_ends_a_run_whose_dice_has_stopped_rising_and_a_resumed_one_ali
     from contrail_train.evaluation.score import EpochScores
     from contrail_train.training import fit as loop
 
-    dices = {3: 0.2, 6: 0.4, 9: 0.4, 12: 0.3, 15: 0.9}  # by step: the best is that of the second epoch
+    dices = {2: 0.2, 4: 0.4, 6: 0.4, 8: 0.3, 10: 0.9}  # by step: the best is that of the second epoch
     state = {"step": 0}
     step = loop.train_step
 
@@ -215,13 +215,13 @@ def test_patience_ends_a_run_whose_dice_has_stopped_rising_and_a_resumed_one_ali
 
     monkeypatch.setattr(loop, "train_step", counting)
     monkeypatch.setattr(loop, "epoch_scores", lambda _: EpochScores(dices[state["step"]], None, None, None, None))
-    settings = ("epochs=5", "patience=2", "loggers.tensorboard=false")
+    settings = ("epochs=5", "batch_size=8", "patience=2", "loggers.tensorboard=false")
     log = run_steps(store, tmp_path / "whole", *settings, steps=None)
-    assert [line["step"] for line in log if "holdout_dice" in line] == [3, 6, 9, 12]
+    assert [line["step"] for line in log if "holdout_dice" in line] == [2, 4, 6, 8]
     messages = capsys.readouterr().err
     assert "ended by patience=2" in messages
     assert "best 0.4000 in epoch 2" in messages
-    run_steps(store, tmp_path / "killed", *settings, steps=10)
+    run_steps(store, tmp_path / "killed", *settings, steps=7)
     run_steps(store, tmp_path / "killed", *settings, steps=None)
     ours, theirs = (tmp_path / run / "best.safetensors" for run in ("whole", "killed"))
     assert ours.read_bytes() == theirs.read_bytes()

@@ -51,8 +51,8 @@ def show(
     scan: Annotated[
         str | None,
         typer.Option(
-            help="A scan to draw: a folder or glob of ABI files, or of another imager with --reader. Of several the "
-            "first is drawn.",
+            help="A scan to draw: a folder or glob of files of ABI or of another imager. Of several scans the first is "
+            "drawn.",
             metavar="SCAN",
         ),
     ] = None,

@@ -37,6 +37,8 @@ _DEGREES, _SCALE = 52, 92
 """Room left of a panel for degrees, and right of it for a colour bar, pixels."""
 _NEAR_RIGHT, _NEAR_TOP = 0.9, 0.05
 """Shares of width and height of an image, from right of which and above which a name is written to the other side."""
+MISSING = np.array([72, 78, 98], np.uint8)
+"""Colour of pixels of scans without data: slate, so that it is neither a grey nor likely in a composite."""
 _ARROWS = 18
 """Arrows along a panel."""
 _STYLES: dict[Theme | None, list[Any]] = {

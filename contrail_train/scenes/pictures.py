@@ -8,7 +8,7 @@ import xarray as xr
 from PIL import Image
 
 from contrail_data.reports.choices import Theme
-from contrail_data.reports.figures import Mark, Panel, draw_picture, enlarged
+from contrail_data.reports.figures import MISSING, Mark, Panel, draw_picture, enlarged
 from contrail_data.reports.ground import Ground
 from contrail_data.reports.image_files import write_images
 from contrail_data.scans.scene import grid_of
@@ -16,8 +16,6 @@ from contrail_train.scenes.traces import traces_of
 
 _PICTURE, _LARGEST_PICTURE = 1000, 2500
 """Approximate width to which small scans are enlarged, and largest side of a picture, pixels."""
-_MISSING = np.uint8(96)
-"""Grey of pixels without data, which are stored as white."""
 
 
 def write_pictures(scene: xr.Dataset, out: Path, theme: Theme) -> None:
@@ -47,7 +45,7 @@ def picture(scene: xr.Dataset, theme: Theme = Theme.DARK) -> Image.Image:
     scene = scene.isel(time=-1)
     image_cyx = scene["image"].values
     rgb = np.moveaxis(image_cyx[[0, 1, 2] if len(image_cyx) >= 3 else [0, 0, 0]], 0, -1)
-    rgb = np.where((image_cyx == 255).all(0)[..., np.newaxis], _MISSING, rgb)
+    rgb = np.where((image_cyx == 255).all(0)[..., np.newaxis], MISSING, rgb)  # stored as white
     grid, width = grid_of(scene), image_cyx.shape[2]
     reduction = math.ceil(max(rgb.shape) / _LARGEST_PICTURE)
     panel = Panel(

@@ -65,9 +65,7 @@ def composite_picture(scene: xr.Dataset, composite: Composite, theme: Theme) -> 
         panels.append(Panel(image=grey, width=width, caption=caption, ground=ground))
     columns = 2 if len(panels) <= 4 else 3
     time = np.datetime_as_string(scene["time"].values[0], "m").replace("T", " ")
-    title = (
-        f"{composite.name}: {scene.attrs['platform']}, {scene.attrs['scene']}, {time} UTC"
-        + "; slate: no data" * bool(missing_yx.any())
-    )
+    no_data = "; slate: no data" if missing_yx.any() else ""
+    title = f"{composite.name}: {scene.attrs['platform']}, {scene.attrs['scene']}, {time} UTC{no_data}"
     rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
     return draw_picture(rows, title=title, theme=theme)

@@ -10,7 +10,7 @@ import typer
 
 from contrail_data.cli import options
 from contrail_data.cli.common import print_fields, print_table
-from contrail_data.cli.labels import MODEL_HELP, model_address
+from contrail_data.cli.labels import MODEL_HELP, WHERE_MODELS_LIE, model_address
 
 if TYPE_CHECKING:
     from contrail_train.evaluation.report import EvaluationValues
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 path_argument = partial(typer.Argument, parser=options.local_path)
 model_argument = partial(typer.Argument, parser=model_address)
+TrainedModel = Annotated[
+    str,
+    model_argument(help=f"A finished run or pipeline, or a model folder: {WHERE_MODELS_LIE}", metavar="MODEL"),
+]
+"""A model that is not an exported file."""
 Model = Annotated[str, model_argument(help=MODEL_HELP, metavar="MODEL")]
 
 

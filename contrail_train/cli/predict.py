@@ -21,7 +21,7 @@ from contrail_data.cli.common import (
 from contrail_data.errors import ContrailError, ExitCode, UsageError
 from contrail_data.labels.predictor import FrameSelection
 from contrail_data.reports.choices import Theme
-from contrail_train.cli.common import Model
+from contrail_train.cli.common import Model, TrainedModel
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -250,7 +250,7 @@ def _refuse_without_output(context: typer.Context, outs: list[Path]) -> None:
 
 
 def export(
-    model: Model,
+    model: TrainedModel,
     out: Annotated[
         Path, options.local_output("--out", "-o", help="NAME.pt2 (torch) or NAME.onnx (needs the extra 'onnx').")
     ],

@@ -6,12 +6,12 @@ import typer
 
 from contrail_data.cli import options
 from contrail_data.cli.common import print_note, refuse_options
-from contrail_train.cli.common import Model
+from contrail_train.cli.common import TrainedModel
 
 
 def publish(
     context: typer.Context,
-    model: Model,
+    model: TrainedModel,
     to: Annotated[
         str,
         typer.Argument(

@@ -76,6 +76,8 @@ def publish_model(address: str, to: str, request: PublishRequest) -> PublishedMo
             raise UsageError(
                 f"{option}: has no effect on {address}, a model folder, which is published as it is; omit it"
             )
+    if isinstance(target, HubAddress) and request.overwrite:
+        raise UsageError("--overwrite: has no effect on the hub, where each commit stays; omit it")
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary, "model")

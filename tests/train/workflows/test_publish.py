@@ -99,6 +99,8 @@ def test_what_cannot_be_published_is_refused_before_any_work(finished: Path, tmp
             publish_model(str(finished), to, PublishRequest())
     with pytest.raises(ContrailError, match="not a run directory"):
         publish_model(str(tmp_path), str(tmp_path / "out"), PublishRequest())
+    with pytest.raises(UsageError, match="--overwrite: has no effect on the hub"):
+        publish_model(str(finished), "hf://team/detector", PublishRequest(overwrite=True))
     done = run_train("publish", finished, tmp_path / "out", "--text", "a detector")
     assert "--text: has no effect without --name" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -151,16 +151,28 @@ class Labels:
     were not marked one by one."""
 
 
-def majority_label(votes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Combine the masks of annotators as the data set does: by a strict majority, so that two of four are too few.
+def combined_labels(
+    mask_yx: npt.NDArray[np.uint8] | None,
+    votes_yxr: npt.NDArray[np.uint8] | None,
+    instance_masks: npt.NDArray[np.uint8] | None = None,
+) -> Labels:
+    """Combine what a record holds of its labels.
 
     Args:
-        votes: Masks, (y, x, annotator) 0/1.
+        mask_yx: The majority mask, 0/1. If it is missing, it is computed as the data set does: by a strict majority, so
+            that two of four are too few.
+        votes_yxr: Masks of the annotators, 0/1; None if they are unknown.
+        instance_masks: Masks of single contrails, see `Labels`.
 
     Returns:
-        (y, x) 0/1.
+        The labels; without a mask if there are neither masks nor votes.
     """
-    return (2 * votes.sum(-1, dtype=np.int32) > votes.shape[-1]).astype(np.uint8)
+    if votes_yxr is None:
+        return Labels(mask_yx)
+    count = votes_yxr.shape[-1]
+    if mask_yx is None:
+        mask_yx = (2 * votes_yxr.sum(-1, dtype=np.int32) > count).astype(np.uint8)
+    return Labels(mask_yx, annotator_bits(votes_yxr), count, instance_masks)
 
 
 def annotator_bits(votes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

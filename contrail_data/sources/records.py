@@ -20,9 +20,8 @@ from contrail_data.sample import (
     RECORD_FRAMES,
     RECORD_LABELLED_FRAME,
     Labels,
-    annotator_bits,
     check_record_id,
-    majority_label,
+    combined_labels,
     make_sample,
 )
 from contrail_data.sources.base import Source, SourceKind
@@ -77,18 +76,10 @@ class RecordSource(Source):
 
 
 def _read_labels(folder: Path, shape: tuple[int, int]) -> Labels:
-    """Read the masks of a record; if there is no majority mask, it is computed from the individual ones."""
-    annotators, count = None, 0
-    individual = folder / "human_individual_masks.npy"
-    if individual.exists():
-        votes = read_label(individual, (*shape, 1, None))[:, :, 0]
-        annotators, count = annotator_bits(votes), votes.shape[-1]
-    pixel = folder / "human_pixel_masks.npy"
-    if pixel.exists():
-        return Labels(read_label(pixel, (*shape, 1))[..., 0], annotators, count)
-    if annotators is None:
-        return Labels()
-    return Labels(majority_label(votes), annotators, count)
+    """Read the masks of a record."""
+    pixel, individual = (folder / f"human_{kind}_masks.npy" for kind in ("pixel", "individual"))
+    votes = read_label(individual, (*shape, 1, None))[:, :, 0] if individual.exists() else None
+    return combined_labels(read_label(pixel, (*shape, 1))[..., 0] if pixel.exists() else None, votes)
 
 
 def _record_ids(names: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contrail_data.errors import BadRecord
-from contrail_data.sample import BAND_FEATURES, Labels, annotator_bits, majority_label
+from contrail_data.sample import BAND_FEATURES, Labels, combined_labels
 from contrail_data.sources.instance_masks import instance_axes, instance_bits
 from contrail_data.sources.metadata import GRID, RecordMetadata, parse_entry
 from contrail_data.sources.npy import as_label
@@ -125,7 +125,7 @@ def read_bands(example: Example, bands: Sequence[int], frames: int) -> npt.NDArr
 
 
 def read_labels(example: Example, plane: tuple[int, int]) -> Labels:
-    """Read the masks of a record; if there is no majority mask, it is computed from the individual ones.
+    """Read the masks of a record.
 
     Args:
         example: The record.
@@ -139,12 +139,9 @@ def read_labels(example: Example, plane: tuple[int, int]) -> Labels:
     """
     votes = _read_mask(example, VOTES, plane, 4)
     mask = _read_mask(example, MASK, plane, 3)
-    if votes is None:
-        return Labels(None if mask is None else mask[..., 0])
-    marked_yxr = votes[:, :, 0]
-    annotators, count = annotator_bits(marked_yxr), marked_yxr.shape[-1]
-    majority = majority_label(marked_yxr) if mask is None else mask[..., 0]
-    return Labels(majority, annotators, count, _read_instances(example, plane, count))
+    votes_yxr = None if votes is None else votes[:, :, 0]
+    instances = None if votes_yxr is None else _read_instances(example, plane, votes_yxr.shape[-1])
+    return combined_labels(None if mask is None else mask[..., 0], votes_yxr, instances)
 
 
 def _read_mask(example: Example, name: str, plane: tuple[int, int], axes: int) -> npt.NDArray[np.uint8] | None:

@@ -1,6 +1,7 @@
 """Finished runs and pipelines as model folders, to be shared: what prediction needs, without what only training needs.
 
-A model folder has the files of a run or pipeline under the same names, so that whatever takes a run takes it too.
+A model folder has the files of a run or pipeline under the same names, so that whatever takes a run takes it too, with
+the thresholds for other symmetries if they were fitted.
 Checkpoints and logs are left out, and absolute paths of this machine are shortened to the names of what they lead to.
 """
 
@@ -78,6 +79,9 @@ def write_model_folder(model: Path, out: Path, *, half: bool = False) -> str:
         write_atomically(out / PIPELINE, [to_yaml(_shortened(PipelineConfig, pipeline, shorten)).encode()])
         stages = {name: file_digest(out / STAGES / name / WEIGHTS) for name in pipeline.stages}
         finish(out, shorten(calibrations[Path()]) | {"stages": stages})
+    if not half:  # otherwise they belong to other weights
+        for file in model.glob("calibration-*.json"):
+            shutil.copyfile(file, out / file.name)
     return seal_folder(out, _describe(read_calibration(out), list(configs.values()), weights, pipeline))
 
 

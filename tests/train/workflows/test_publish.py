@@ -18,6 +18,7 @@ from contrail_data.store.reader import open_store
 from contrail_train.inference.load import load_model
 from contrail_train.workflows.publish import PublishRequest, publish_model
 from contrail_train.workflows.soup import average_runs
+from contrail_train.workflows.symmetries import load_predictor
 from helpers.cli import run_data, run_train
 from helpers.hub_server import served_hub
 
@@ -34,6 +35,7 @@ def test_a_run_is_published_with_a_card_that_says_how_good_it_is(
     monkeypatch.setenv("CONTRAIL_CACHE", str(tmp_path / "cache"))
     shutil.copytree(finished, run := tmp_path / "run")
     assert run_train("evaluate", run, unseen).returncode == 0
+    with_flips = load_predictor(run, "cpu", "flips")
     (evaluation,) = run.glob("evaluation-*.json")
     values = json.loads(evaluation.read_text())
     done = run_train("publish", run, "models/detector", "--licence", "apache-2.0", "--name", "detector")
@@ -56,6 +58,9 @@ def test_a_run_is_published_with_a_card_that_says_how_good_it_is(
     assert picture.width > 4 * 200
     assert picture.height > 2 * 200
     np.testing.assert_array_equal(predictions("detector", unseen), predictions(run, unseen))
+    assert load_predictor("detector", "cpu", "flips").decision == with_flips.decision  # without the training stores
+    with pytest.raises(ContrailError, match=r"held-out records are needed .* --tta dihedral; or omit --tta"):
+        load_predictor("detector", "cpu", "dihedral")
     with served_hub(monkeypatch) as hub:
         done = run_train("publish", "detector", "hf://team/detector", "--name", "hubbed")
         assert done.returncode == 0, done.stderr

@@ -42,7 +42,7 @@ KNOWN = {
     *(MASK, VOTES, BEFORE, AFTER, SCAN_STARTS, RECORD_ID, *GRID, "timestamp", "brightness_temperature_difference"),
 }
 """Names of the features that are understood; the difference follows from the bands."""
-_VERSION = 1
+_VERSION = 2
 _MAX_FRAMES, _MAX_VARIANTS = 1000, 64
 
 
@@ -63,6 +63,8 @@ class IndexedRecord:
     """Index of the labelled frame."""
     instances: int = 0
     """Contrails that were marked one by one."""
+    located: bool = False
+    """Whether the record states its time and place."""
 
     @property
     def span(self) -> Span:
@@ -168,7 +170,8 @@ def _described(read: Read, record: IndexedRecord, index: ShardIndex) -> IndexedR
             if (dtype, shape) not in variants and len(variants) < _MAX_VARIANTS:
                 variants.append((dtype, shape))
         labelled, frames = frames_of(read, features)
-        record = replace(record, frames=frames, labelled=labelled)
+        located = features.keys() >= {*GRID, "timestamp"}
+        record = replace(record, frames=frames, labelled=labelled, located=located)
     return record
 
 

@@ -111,7 +111,12 @@ def open_tfrecords(where: str, split: str, composite: Composite) -> TfRecordSour
     counts = Counter(record.frames for record in records.values() if record.frames)
     frames = counts.most_common(1)[0][0] if counts else RECORD_FRAMES
     unnamed = sum(not record.named for record in records.values())
-    notes = [lacking, f"{unnamed} records state no id; they are named by file and position" if unnamed else ""]
+    lost = sum(not record.located for record in records.values())
+    notes = [
+        lacking,
+        f"{unnamed} records state no id; they are named by file and position" if unnamed else "",
+        f"{lost} of {len(records)} records have no time or place (NaN)" if lost else "",
+    ]
     notes += [
         _features_note("unknown features", [index.others for index in indexes]),
         _features_note("masks of single contrails", [index.instances for index in indexes]),

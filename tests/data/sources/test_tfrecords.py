@@ -335,7 +335,11 @@ def test_records_without_an_id_are_named_by_file_and_position(raw: Path, tmp_pat
     source = open_tfrecords(str(tmp_path / "tf"), "train", ASH)
     assert source.record_ids[1] == "train.tfrecords-00000-of-00100-00001"
     assert "1 of 100 shards of train are there; 9 records state no id" in source.note
-    assert build_small(tmp_path / "tf", tmp_path / "s.zarr").samples == 9
+    assert "9 of 9 records have no time or place (NaN)" in source.note
+    numbers = {key: [1.0] for key in ("row_min", "row_size", "col_min", "col_size")}
+    located = {**features_of(sorted((raw / "train").iterdir())[0]), **numbers, "projection_wkt": b"", "timestamp": [1]}
+    write_shard(tmp_path / "located/train.tfrecord", [example(_without("record_id")(located)), *payloads[:2]])
+    assert "2 of 3 records have no time or place (NaN)" in open_tfrecords(str(tmp_path / "located"), "train", ASH).note
 
 
 def test_a_record_that_occurs_twice_is_taken_once(raw: Path, shards: Path, tmp_path: Path) -> None:

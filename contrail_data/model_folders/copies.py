@@ -73,6 +73,10 @@ def fetch_model(address: str, digest: str | None = None) -> Path:
     return folder
 
 
+class AnotherModel(ContrailError):
+    """There is another model at a place already."""
+
+
 @dataclass(frozen=True)
 class InspectedModel:
     """A model folder anywhere, as its manifest describes it."""
@@ -124,13 +128,14 @@ def copy_model(folder: Path, target: Place, *, overwrite: bool = False) -> None:
         overwrite: Whether to replace another model that lies there.
 
     Raises:
-        ContrailError: If another model lies there, or a file did not arrive as it was sent.
+        AnotherModel: If another model lies there, and is not to be replaced.
+        ContrailError: If a file did not arrive as it was sent.
     """
     manifest = verify_folder(folder)
     keys = file_keys(manifest, [name for name in DOCUMENTS if (folder / name).is_file()])
     if target.size(MANIFEST) is not None and _digest_at(target) != manifest["digest"]:
         if not overwrite:
-            raise ContrailError(f"{target}: holds another model; choose another place, or add --overwrite")
+            raise AnotherModel(f"{target}: holds another model; choose another place")
         target.remove([MANIFEST])  # first, so that no one takes a mixture for a model
     for key in keys:
         content = (folder / key).read_bytes()

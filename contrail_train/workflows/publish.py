@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.model_folders import hub
-from contrail_data.model_folders.copies import copy_model
+from contrail_data.model_folders.copies import AnotherModel, copy_model
 from contrail_data.model_folders.hub_address import SCHEME, HubAddress, parse_hub_address
 from contrail_data.model_folders.manifest import CARD, DOCUMENTS, MANIFEST, PICTURE, Manifest, file_keys, verify_folder
 from contrail_data.storage.files import make_folder, partial_path, publish, write_atomically
@@ -123,7 +123,10 @@ def _may_be_replaced(path: Path) -> bool:
 def _put(staged: Path, target: Place, overwrite: bool) -> None:
     """Put a folder at a place; a local one appears whole."""
     if target.remote:
-        copy_model(staged, target, overwrite=overwrite)
+        try:
+            copy_model(staged, target, overwrite=overwrite)
+        except AnotherModel as error:
+            raise ContrailError(f"{error}, or add --overwrite") from None
         return
     if (target.path / MANIFEST).is_file():
         if verify_folder(target.path)["digest"] == verify_folder(staged)["digest"]:

@@ -111,8 +111,9 @@ def test_what_cannot_be_published_is_refused_before_any_work(finished: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_another_model_is_replaced_on_request_only_and_options_without_effect_are_refused(
-    finished: Path, tmp_path: Path
+    finished: Path, tmp_path: Path, s3: str
 ) -> None:
     shutil.copytree(finished, run := tmp_path / "run")
     (run / "evaluation-000.json").write_text("{}")
@@ -127,6 +128,9 @@ def test_another_model_is_replaced_on_request_only_and_options_without_effect_ar
     with pytest.raises(ContrailError, match="holds another model; choose another place, or add --overwrite"):
         publish_model(str(run), out, PublishRequest(half=True))
     second = publish_model(str(run), out, PublishRequest(half=True, overwrite=True))
+    publish_model(out, f"{s3}/model", PublishRequest())
+    with pytest.raises(ContrailError, match=r"s3://.*: holds another model; choose another place, or add --overwrite"):
+        publish_model(str(run), f"{s3}/model", PublishRequest())
     assert verify_folder(tmp_path / "out")["digest"] == second.manifest["digest"] != first.manifest["digest"]
     with pytest.raises(UsageError, match=r"--half: has no effect on .*a model folder"):
         publish_model(out, str(tmp_path / "copy"), PublishRequest(half=True))

@@ -216,7 +216,9 @@ def _times_of(path: Path, dataset: xr.Dataset) -> Times | None:
     bounds = dataset.get(str(dataset["time"].attrs.get("bounds") or dataset["time"].encoding.get("bounds")))
     times = np.atleast_1d(dataset["time"].values if bounds is None else bounds.values[:, 0])
     if not np.issubdtype(times.dtype, np.datetime64):
-        raise ContrailError(f"{path}: its times are no dates (units: {dataset['time'].attrs.get('units')}); state them")
+        raise ContrailError(
+            f"{path}: its times are not dates (units: {dataset['time'].attrs.get('units')}); state them"
+        )
     if np.isnat(times).any():
         raise ContrailError(f"{path}: a mask has no time; state it in the coordinate time")
     return times.astype("datetime64[ns]")
@@ -235,7 +237,7 @@ def _crs_of(path: Path, dataset: xr.Dataset) -> CRS:
     try:
         return CRS.from_user_input(text)
     except CRSError:
-        raise ContrailError(f"{path}: its projection is none that PROJ knows ({text[:80]}); correct it") from None
+        raise ContrailError(f"{path}: its projection is unknown to PROJ ({text[:80]}); correct it") from None
 
 
 def _view(crs: CRS, x: Axis) -> tuple[CRS, str, float]:

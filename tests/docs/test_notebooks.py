@@ -33,6 +33,7 @@ def test_every_notebook_is_tested() -> None:
 def test_notebooks_convert_and_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     plt.switch_backend("agg")
+    plt.close("all")  # what the examples of a page left open
     variables: dict[str, Any] = {}
     for name, changes in SMALL.items():
         jupytext.write(jupytext.read(FOLDER / f"{name}.py"), f"{name}.ipynb")

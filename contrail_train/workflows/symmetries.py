@@ -14,7 +14,7 @@ from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import Decision, Symmetries
 from contrail_data.strict import Probability
 from contrail_train.config.settings import read_config
-from contrail_train.evaluation.calibrate import GRID_WHEN, GateWhen
+from contrail_train.evaluation.calibrate import GRID_WHEN, Calibrated, GateWhen
 from contrail_train.evaluation.held_out import calibrate_on_held_out, load_lenders
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference import load
@@ -77,7 +77,7 @@ def load_predictor(
     if symmetries is None or symmetries == load.own_symmetries(model.path):
         return model
     path = model.path
-    file = path / f"calibration-{symmetries}.json"
+    file = fitted_file(path, symmetries)
     if (fitted := _kept(file, model.decision)) is None:
         ALONE.say(f"{path}: fitting threshold and gate with --tta {symmetries} on its held-out records")
         fitted = _fit(model, symmetries)
@@ -89,6 +89,40 @@ def load_predictor(
     adapted = replace(model, decision=decision, min_pixels=fitted["min_pixels"], label_grid=None)
     adapted = adapted.with_confidence(fitted.get("confidence"))
     return adapted.with_label_grid(fitted.get("label_grid"))
+
+
+def fitted_file(path: Path, symmetries: Symmetries) -> Path:
+    """Name the file in which threshold and gate with other symmetries are kept.
+
+    Args:
+        path: Directory of the model.
+        symmetries: The symmetries.
+
+    Returns:
+        Its path.
+    """
+    return path / f"calibration-{symmetries}.json"
+
+
+def fitted_of(model: Predictor, calibrated: Calibrated) -> Fitted:
+    """Return what is kept of a calibration with other symmetries.
+
+    Args:
+        model: The model with these symmetries.
+        calibrated: What was fitted.
+
+    Returns:
+        The contents of the file.
+    """
+    return {
+        "model": model.decision.model,
+        "threshold": calibrated.choice.threshold,
+        "gate": calibrated.choice.gate,
+        "min_pixels": calibrated.choice.min_pixels,
+        "confidence": calibrated.holdout.get("confidence"),
+        "label_grid": calibrated.choice.label_grid,
+        "holdout": calibrated.holdout["holdout"],
+    }
 
 
 def _kept(file: Path, decision: Decision) -> Fitted | None:
@@ -117,12 +151,4 @@ def _fit(model: Predictor, symmetries: Symmetries) -> Fitted:
         raise ContrailError(
             f"{error} (held-out records are needed to fit threshold and gate with --tta {symmetries}; or omit --tta)"
         ) from None
-    return {
-        "model": model.decision.model,
-        "threshold": calibrated.choice.threshold,
-        "gate": calibrated.choice.gate,
-        "min_pixels": calibrated.choice.min_pixels,
-        "confidence": calibrated.holdout.get("confidence"),
-        "label_grid": calibrated.choice.label_grid,
-        "holdout": calibrated.holdout["holdout"],
-    }
+    return fitted_of(model, calibrated)

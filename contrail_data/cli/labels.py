@@ -8,7 +8,10 @@ from contrail_data.cli import options
 from contrail_data.cli.common import print_table, print_written_store, refuse_options
 from contrail_data.labels.predictor import FlowKind, FrameSelection
 
-WHERE_MODELS_LIE = "a path, a URL of a model folder (hf://org/name@revision, s3://...) or a name in data_catalog.yaml."
+WHERE_MODELS_LIE = (
+    "a path, a URL of a model folder (hf://org/name@revision, s3://...), a name in data_catalog.yaml, or "
+    "builtin:starter, a small detector that comes with the package."
+)
 MODEL_HELP = f"A finished run or pipeline, a model folder, or an exported file (.pt2, .onnx): {WHERE_MODELS_LIE}"
 
 

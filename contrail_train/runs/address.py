@@ -1,7 +1,7 @@
 """Addresses of models: what a command or a setting names is resolved to a run, pipeline, model folder or file here.
 
-An address is a path, the URL of a model folder (`hf://org/name[@revision]`, `s3://`, `gs://`, `az://`, `https://`) or a
-name in the catalog.
+An address is a path, the URL of a model folder (`hf://org/name[@revision]`, `s3://`, `gs://`, `az://`, `https://`), a
+name in the catalog, or `builtin:` and the name of a model that the package ships.
 """
 
 from pathlib import Path, PurePosixPath
@@ -15,6 +15,10 @@ from contrail_data.storage.place import place_of
 from contrail_train.runs.finished import check_model
 from contrail_train.runs.names import CONFIG, PIPELINE
 
+BUILTIN = "builtin:"
+"""Prefix of the names of model folders that the package ships."""
+_SHIPPED = Path(__file__).parents[1] / "builtin"
+
 
 def check_address(address: str) -> str:
     """Refuse what is not the address of a model, as far as that can be said without a request.
@@ -26,9 +30,11 @@ def check_address(address: str) -> str:
         The same address.
 
     Raises:
-        UsageError: If it is a page of the hub.
+        UsageError: If it is a page of the hub, or the package ships no such model.
     """
-    if address.startswith(SCHEME):
+    if address.startswith(BUILTIN):
+        _shipped_folder(address)
+    elif address.startswith(SCHEME):
         parse_hub_address(address)
     elif address.startswith("https://huggingface.co/"):
         name = "/".join(address.split("/")[3:5])
@@ -50,6 +56,8 @@ def local_model(address: str | Path) -> Path:
         Path of a run, a pipeline, a model folder or an exported file. A model folder has been verified.
     """
     text = str(address)
+    if text.startswith(BUILTIN):
+        text = str(_shipped_folder(text))
     if text.startswith(SCHEME) or place_of(text).remote:
         return fetch_model(text)
     path = place_of(text).path
@@ -70,7 +78,7 @@ def names_model(address: str) -> bool:
     Returns:
         Whether it does.
     """
-    if address.startswith(SCHEME):
+    if address.startswith((BUILTIN, SCHEME)):
         return True
     place = place_of(address)
     if place.remote:
@@ -88,10 +96,10 @@ def recorded_address(path: Path) -> str:
         path: Its local folder or file.
 
     Returns:
-        The URL from which a copy in the cache was fetched, with a commit if it is one of the hub; otherwise the
-        absolute path.
+        The URL from which a copy in the cache was fetched, with a commit if it is one of the hub; `builtin:` and the
+        name of a model that the package ships; otherwise the absolute path.
     """
-    return pinned_address(path) or str(path.absolute())
+    return _shipped_name(path) or pinned_address(path) or str(path.absolute())
 
 
 def folder_for_results(path: Path) -> tuple[Path, str]:
@@ -101,9 +109,25 @@ def folder_for_results(path: Path) -> tuple[Path, str]:
         path: Its local folder or file.
 
     Returns:
-        The model's own folder, or the one with its file, or for a copy in the cache the current folder; and how names
-        of files begin, so that they show what they are about.
+        The model's own folder, or the one with its file, or for a copy in the cache and what the package ships the
+        current folder; and how names of files begin, so that they show what they are about.
     """
+    if (name := _shipped_name(path)) is not None:
+        return Path(), f"{name.removeprefix(BUILTIN)}-"
     if (address := pinned_address(path)) is not None:
         return Path(), f"{PurePosixPath(address).name.partition('@')[0]}-"
     return (path, "") if path.is_dir() else (path.parent, f"{path.name}-")
+
+
+def _shipped_folder(address: str) -> Path:
+    """The folder of a model that the package ships."""
+    names = sorted(path.parent.name for path in _SHIPPED.glob(f"*/{MANIFEST}"))
+    if (name := address.removeprefix(BUILTIN)) in names:
+        return _SHIPPED / name
+    known = " or ".join(BUILTIN + name for name in names)
+    raise UsageError(f"{address}: the package ships no such model; choose {known}")
+
+
+def _shipped_name(path: Path) -> str | None:
+    """The address of a model that the package ships, by its folder; None for others."""
+    return BUILTIN + path.name if path.absolute().parent == _SHIPPED else None

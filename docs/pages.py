@@ -11,6 +11,8 @@ from mkdocs.structure.files import File, Files
 from typer.cli import get_docs_for_click
 
 ROOT = Path(__file__).parents[1]
+STARTER = ROOT / "contrail_train/builtin/starter"
+"""The model folder whose card is a page."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -35,12 +37,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/settings.md": settings_page(),
         "reference/presets.md": presets_page(),
         **{f"notebooks/{path.stem}.md": notebook_page(path) for path in sorted((ROOT / "docs/notebooks").glob("*.py"))},
+        "starter.md": (STARTER / "README.md").read_text(),
         "benchmarks.md": (ROOT / "benchmarks/README.md").read_text(),
         "contributing.md": linked_from_docs((ROOT / "CONTRIBUTING.md").read_text()),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
     }
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
+    files.append(File.generated(config, "records.png", abs_src_path=str(STARTER / "records.png")))
     return files
 
 

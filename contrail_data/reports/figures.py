@@ -17,7 +17,6 @@ import numpy.typing as npt
 from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -25,6 +24,7 @@ from scipy.ndimage import binary_dilation, find_objects
 
 from contrail_data.reports.choices import Theme
 from contrail_data.reports.ground import CASING, Ground, draw_ground
+from contrail_data.reports.probability_scale import draw_scale, scaled
 
 Mask = npt.NDArray[np.bool_]
 RGB = npt.NDArray[np.uint8]
@@ -42,7 +42,7 @@ MISSING = np.array([72, 78, 98], np.uint8)
 _ARROWS = 18
 """Arrows along a panel."""
 _STYLES: dict[Theme | None, list[Any]] = {
-    None: ["default"],
+    None: ["default", dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "ytick.color"), "#808080")],
     Theme.DARK: ["default", "dark_background", {"figure.facecolor": "#181818"}],
     Theme.LIGHT: ["default"],
 }
@@ -99,7 +99,7 @@ class Panel:
     ground: Ground | None = None
     """Where the pixels are on the Earth, to draw coastlines, a graticule and a scale."""
     threshold: float | None = None
-    """Threshold of probabilities."""
+    """Threshold of probabilities, which then get a colour bar, even in the logit."""
     motion: Motion | None = None
     traces: Sequence[Trace] = ()
 
@@ -211,9 +211,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     rows, columns = panel.image.shape[:2]
     factor = max(1, math.ceil(columns / panel.width))
     image, norm = panel.image, None
-    if panel.threshold is not None:  # the threshold gets the colour in the middle, however low it is
-        centre = min(max(panel.threshold, 1e-6), 1 - 1e-6)
-        norm = TwoSlopeNorm(centre, 0, max(float(np.nanmax(image)), min(2 * centre, 1)))
+    if panel.threshold is not None:
+        image, norm = scaled(image, panel.threshold)
     elif factor > 1:
         image = np.asarray(Image.fromarray(image).reduce(factor))
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
@@ -228,10 +227,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         draw_ground(axes, panel.ground)
     if panel.motion is not None:
         _draw_motion(axes, panel.motion)
-    if norm is not None:
-        axes_of_bar = axes.inset_axes((1 + 10 / panel.width, 0, 14 / panel.width, 1))
-        bar = axes.figure.colorbar(drawn, cax=axes_of_bar, ticks=[0, norm.vcenter, norm.vmax])
-        bar.ax.set_yticklabels(["0", f"{norm.vcenter:.3g}\nthreshold", f"{norm.vmax:.3g}"])
+    if panel.threshold is not None:
+        draw_scale(drawn, panel.width, panel.threshold)
 
 
 def _draw_motion(axes: Axes, motion: Motion) -> None:

@@ -69,6 +69,15 @@ def test_probabilities_about_the_threshold_are_visible_however_low_it_is(thresho
     assert threshold == 0 or np.abs(low - high).sum() > 150
 
 
+@pytest.mark.parametrize("threshold", [0.02, 0.5])
+def test_small_probabilities_can_be_told_apart_however_high_the_threshold_is(threshold: float) -> None:
+    probability = np.full((32, 32), 1e-4, np.float32)
+    probability[8:12], probability[12:16], probability[24:28] = 1e-3, 1e-2, np.nan
+    picture = np.asarray(draw_picture([[Panel(image=probability, width=96, threshold=threshold)]])).astype(int)
+    shades = [picture[row, 50, :3].sum() for row in (12, 30, 42)]
+    assert np.diff(shades).min() > 50
+
+
 @pytest.mark.parametrize("theme", list(Theme))
 def test_a_map_labels_degrees_and_shows_coasts_in_the_projection_of_the_image(theme: Theme) -> None:
     grid = FixedGrid(Projection(-75.0), 0.0, 0.112, 56e-6, -56e-6, 300, 400)

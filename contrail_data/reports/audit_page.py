@@ -15,6 +15,7 @@ from contrail_data.splits.leaks import LeakKind, Leaks
 from contrail_data.store.samples import label_of, labelled_time, site_of
 
 _LISTED = 50
+_AXES = {"month": "month", "hour": "first hour, true solar time", "label": "label"}
 
 
 def audit_page(names: Sequence[str], sets: Sequence[xr.Dataset], audited: Audit) -> str:
@@ -92,5 +93,6 @@ def _charts(sets: Sequence[xr.Dataset]) -> dict[str, Markup]:
     for name, (classes, values) in charts.items():
         shares = [np.bincount(of_set, minlength=len(classes)) / max(len(of_set), 1) for of_set in values]
         series = list(zip(shares, (Colour.POSITIVE, Colour.SECOND), strict=False))
-        drawn[name] = bars(classes, series, f"share of the records by {name}", percent=True)
+        axis_names = (_AXES[name], "share of records")
+        drawn[name] = bars(classes, series, f"share of the records by {name}", axis_names, percent=True)
     return drawn

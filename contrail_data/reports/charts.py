@@ -23,8 +23,9 @@ from matplotlib.ticker import MaxNLocator
 STYLE = Path(__file__).with_name("charts.mplstyle")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 Numbers = npt.NDArray[np.integer[Any]] | npt.NDArray[np.floating[Any]]
-_WIDTH, _HEIGHT = 400, 190
-_STEPS = [1, 2, 5, 10]
+_WIDTH, _HEIGHT = 400, 206
+STEPS = [1, 2, 5, 10]
+"""Steps of round ticks, see `matplotlib.ticker.MaxNLocator`."""
 
 
 class Colour(StrEnum):
@@ -41,7 +42,7 @@ class Colour(StrEnum):
     BACKGROUND = "#fefefe"
 
 
-def new_axes(width: float = _WIDTH, height: float = _HEIGHT, left: float = 42, bottom: float = 24) -> Axes:
+def new_axes(width: float = _WIDTH, height: float = _HEIGHT, left: float = 58, bottom: float = 42) -> Axes:
     """Create the axes of one chart; call it, and draw, within `rc_context(fname=STYLE)`.
 
     Args:
@@ -90,6 +91,7 @@ def bars(
     names: Sequence[str],
     series: Sequence[tuple[Numbers, Colour | Sequence[Colour]]],
     description: str,
+    axis_names: tuple[str, str],
     *,
     percent: bool = False,
     mirrored: bool = False,
@@ -100,6 +102,7 @@ def bars(
         names: Names of the bars. Of many bars, every third is labelled.
         series: Values (name) and colours of each series; one colour, or one for each bar.
         description: What the chart shows, for screen readers.
+        axis_names: Names of the horizontal and the vertical axis, with units.
         percent: Whether the values are shares, to be labelled as per cent.
         mirrored: Draw the second series downwards instead of beside the first.
 
@@ -117,21 +120,30 @@ def bars(
         if mirrored:
             axes.axhline(0, color=Colour.MUTED, linewidth=1)
             axes.spines.bottom.set_visible(False)
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=not percent))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=not percent))
         axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:g}%" if percent else f"{abs(y):,.0f}")
         labelled = range(0, len(names), 3 if len(names) > 12 else 1)
         axes.set_xticks(labelled, [names[i].split(" ")[0] for i in labelled])
         axes.set_xlim(-0.5, max(len(names), 4.4) - 0.5)  # a few bars do not fill the whole width
+        axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
         return inline_svg(axes, description)
 
 
-def histogram(counts: Numbers, limit: tuple[float, str], description: str, *, logarithmic: bool = False) -> Markup:
+def histogram(
+    counts: Numbers,
+    limit: tuple[float, str],
+    description: str,
+    axis_names: tuple[str, str],
+    *,
+    logarithmic: bool = False,
+) -> Markup:
     """Draw how values in [0, 1] are distributed, and which of them reach a limit.
 
     Args:
         counts: Numbers of values in bins of equal width, (bin).
         limit: A value and its name. Bins that start at or above it get the colour of positives.
         description: What the chart shows, for screen readers.
+        axis_names: Names of the horizontal and the vertical axis, with units.
         logarithmic: Whether the counts are drawn on a logarithmic scale.
 
     Returns:
@@ -153,8 +165,8 @@ def histogram(counts: Numbers, limit: tuple[float, str], description: str, *, lo
             axes.set_ylim(bottom, 2 * max(counts.max(), 1))
             axes.yaxis.set_major_formatter(lambda count, _: f"1e{math.log10(count):.0f}")
         else:
-            axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=True))
-        axes.set_xlim(0, 1)
+            axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
+        axes.set(xlim=(0, 1), xlabel=axis_names[0], ylabel=axis_names[1])
         axes.axvline(min(max(value, 0), 1), color=Colour.TEXT, linewidth=1, linestyle="--")
         side = -1 if value > 0.7 else 1
         axes.annotate(
@@ -193,33 +205,11 @@ def distributions(pixels: Numbers, contrail_pixels: Numbers, bounds: tuple[float
         return pairs / max(pairs.max(), 1)
 
     with rc_context(fname=STYLE):
-        axes = new_axes(left=8)
+        axes = new_axes(left=24)
         axes.fill_between(kelvin, smoothed(pixels), color=Colour.NEGATIVE, linewidth=0)
         if contrail_pixels.any():
             axes.plot(kelvin, smoothed(contrail_pixels), color=Colour.POSITIVE)
         axes.grid(axis="x")
-        axes.set(xlim=(low, high), ylim=(0, 1.02), yticks=[])
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
+        axes.set(xlim=(low, high), ylim=(0, 1.02), yticks=[], xlabel="kelvin", ylabel="share of pixels, peak 1")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
         return inline_svg(axes, description)
-
-
-def reliability(predicted: Numbers, observed: Numbers, weight: Numbers, tooltips: Sequence[str]) -> Markup:
-    """Draw the observed share of positives over the predicted probability; on the diagonal both are equal.
-
-    Args:
-        predicted: Mean predicted probability of each class, (class).
-        observed: Share of positives in each class, (class).
-        weight: Number of members of each class, (class); larger ones get larger dots.
-        tooltips: Text shown on hovering over each dot.
-
-    Returns:
-        The chart as an `<svg>` element.
-    """
-    with rc_context(fname=STYLE):
-        axes = new_axes(350, 350, left=44, bottom=42)
-        axes.plot((0, 1), (0, 1), color=Colour.TEXT, linewidth=1, linestyle="--")
-        radius = 2 + 5 * np.log10(weight) / np.log10(weight.max() + 1)
-        dots = axes.scatter(predicted, observed, (2 * radius) ** 2, color=Colour.POSITIVE, linewidths=0, zorder=3)
-        dots.set_urls(list(tooltips))
-        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share labelled contrail")
-        return inline_svg(axes, "observed share of contrail pixels by predicted probability")

@@ -97,10 +97,13 @@ def _predictions(store: xr.Dataset, summary: PredictionSummary, records: xr.Data
         names, positive = [str(row[0]) for row in rows], np.array([row[2] for row in rows])
         counts = np.histogram(np.clip(score[predicted], 0, 1), 40, (0, 1))[0]
         of_positive, of_pixels = "share of positive frames by frame index", "pixels by probability"
+        frame_axes = ("index of the frame", "share of frames")
         values["charts"] = {
-            "scores": histogram(counts, (summary.gate, "gate"), "frames by score"),
-            "frames": bars(names, [(positive, Colour.POSITIVE)], of_positive, percent=True),
-            "probabilities": histogram(pixels, (summary.threshold, "threshold"), of_pixels, logarithmic=True),
+            "scores": histogram(counts, (summary.gate, "gate"), "frames by score", ("score", "frames")),
+            "frames": bars(names, [(positive, Colour.POSITIVE)], of_positive, frame_axes, percent=True),
+            "probabilities": histogram(
+                pixels, (summary.threshold, "threshold"), of_pixels, ("probability", "pixels"), logarithmic=True
+            ),
         }
     return values
 
@@ -137,7 +140,8 @@ def _time_charts(
             for members, colour in ((positive, Colour.POSITIVE), (~positive, Colour.NEGATIVE))
         ]
         description = f"positive records up, others down, by {title}" if mirrored else f"records by {title}"
-        charts[title] = bars(names, series if mirrored else series[1:], description, mirrored=mirrored)
+        axis_names = (title[0].lower() + title[1:], "records")
+        charts[title] = bars(names, series if mirrored else series[1:], description, axis_names, mirrored=mirrored)
     return charts
 
 
@@ -184,19 +188,20 @@ def _contrail_sizes(store: xr.Dataset, positive: npt.NDArray[np.bool_]) -> dict[
         "pieces": len(pieces),
         "median_size": np.median(pieces) if len(pieces) else 0,
         "median_record": np.median(per_record),
-        "sizes_chart": _doubling_bins(pieces, "contrails by number of pixels"),
-        "records_chart": _doubling_bins(per_record, "records by number of labelled pixels"),
+        "sizes_chart": _doubling_bins(pieces, "contrails"),
+        "records_chart": _doubling_bins(per_record, "records"),
     }
 
 
-def _doubling_bins(values: npt.NDArray[np.int64], description: str) -> Markup:
+def _doubling_bins(values: npt.NDArray[np.int64], noun: str) -> Markup:
     """Draw a histogram with the bins 1, 2 to 3, 4 to 7, ..."""
     exponents = np.log2(np.maximum(values, 1)).astype(np.int64)
     first = min(exponents.tolist(), default=0)
     counts = np.bincount(exponents - first)
     starts = [2 ** (first + i) for i in range(len(counts))]
     names = [f"{start}" if start < 1024 else f"{start // 1024}k" for start in starts]
-    return bars(names, [(counts, Colour.POSITIVE)], description)
+    axis_names = ("labelled pixels", noun)
+    return bars(names, [(counts, Colour.POSITIVE)], f"{noun} by number of labelled pixels", axis_names)
 
 
 def _agreement(votes: dict[int, Votes]) -> dict[str, Any] | None:
@@ -217,7 +222,10 @@ def _agreement(votes: dict[int, Votes]) -> dict[str, Any] | None:
         counts = np.sum([record.marked_by for record in of_n], 0)[1 : n + 1]
         colours = [Colour.POSITIVE if 2 * k > n else Colour.NEGATIVE for k in range(1, n + 1)]
         names = [str(k) for k in range(1, n + 1)]
-        chart = bars(names, [(counts / counts.sum(), colours)], "share of the pixels by votes", percent=True)
+        axis_names = ("annotators that marked a pixel", "share of pixels")
+        chart = bars(
+            names, [(counts / counts.sum(), colours)], "share of the pixels by votes", axis_names, percent=True
+        )
         charts.append((n, int(counts.sum()), len(of_n), chart))
     dice = np.divide(2.0 * together, total, out=np.full((8, 8), np.nan), where=total > 0)
     pairs = ~np.eye(8, dtype=bool)

@@ -26,9 +26,9 @@ from contrail_data.store.reader import read_scalars
 from contrail_train.config.model import VIDEO_PREFIX
 from contrail_train.config.schema import RunConfig
 from contrail_train.evaluation.analysis_text import gate_sentences
+from contrail_train.evaluation.error_pictures import error_panels
 from contrail_train.evaluation.held_out import calibration_stores
 from contrail_train.evaluation.metrics import confusion_counts, dice
-from contrail_train.evaluation.report import error_panels
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.encoder import full_name
 from contrail_train.runs.calibration import Calibration, read_calibration

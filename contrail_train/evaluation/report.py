@@ -2,28 +2,24 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from markupsafe import Markup
-from PIL import Image, ImageColor
 
-from contrail_data import logits
-from contrail_data.reports.charts import reliability
-from contrail_data.reports.figures import RGB, Mark, Mask, Panel, draw_picture, encode_png, enlarged
 from contrail_data.reports.page import Picture, Table, render_page
 from contrail_data.reports.pictures import SampleViewer, read_frames
 from contrail_data.storage.files import check_folder, write_atomically
 from contrail_data.store.reader import read_scalars
 from contrail_train.config.model import Head
 from contrail_train.contrails.instances import separate_mask
-from contrail_train.data.items import Items, open_labelled
+from contrail_train.data.items import open_labelled
 from contrail_train.evaluation import analysis_text
 from contrail_train.evaluation.analysis import Analysis, analyse
+from contrail_train.evaluation.error_pictures import LEGEND, error_pictures
 from contrail_train.evaluation.instance_scores import (
     InstanceValues,
     Matched,
@@ -42,22 +38,18 @@ from contrail_train.evaluation.orientation import (
     score_orientations,
 )
 from contrail_train.evaluation.outcomes import Outcome, outcome_of, worst
+from contrail_train.evaluation.page_charts import (
+    Training,
+    confidence_chart,
+    precision_recall_chart,
+    read_training,
+    reliability_chart,
+    training_charts,
+)
 from contrail_train.evaluation.score import ScoredRecord, epoch_scores, score_predictor, score_values, unseen
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.address import folder_for_results
 from contrail_train.runs.calibration import ScoreValues
-
-FOUND, FALSE, MISSED = "#009e73", "#e69f00", "#cc79a7"
-"""Green, orange and purple of the palette by Okabe and Ito, which colour-blind people can tell apart."""
-_LEGEND = (
-    (Mark.LABEL.colour, "label", True),
-    (Mark.PREDICTION.colour, "predicted", True),
-    (FOUND, "found", False),
-    (FALSE, "false", False),
-    (MISSED, "missed", False),
-)
-_CLASSES = 20
-_PANEL = 256  # approximate width in pixels
 
 
 class EvaluationValues(ScoreValues):
@@ -125,6 +117,7 @@ def evaluate_store(
     """
     folder, prefix = (out, "") if out is not None else folder_for_results(model.path)
     check_folder(folder, in_run=True)
+    training = read_training(model.path)
     labelled = open_labelled([store], model.offsets, repeats_edges=model.repeats_edges)
     items = unseen(labelled, [model])
     records = read_scalars(store)
@@ -171,70 +164,20 @@ def evaluate_store(
         values["instances"] = instance_values(single, is_fitted=model.confidence is not None)
         details = [score_table(values["instances"]["scores"]), *analysis_text.screen_tables(analysis)]
         viewer = SampleViewer(store, records)
-        shown = [_picture(viewer, items, row, outcomes[row]) for row in worst(in_order, pictures)]
-        html = evaluation_page(values, shown, f"{model.path} on {name}", scores.histogram.sum(0))
+        shown = error_pictures(model, viewer, items, {row: outcomes[row] for row in worst(in_order, pictures)}, batch)
+        html = evaluation_page(values, shown, f"{model.path} on {name}", scores.histogram.sum(0), training)
         files.append(file.with_suffix(".html"))
         write_atomically(files[-1], [html.encode()])
     write_atomically(file, [json.dumps(values, indent=1, allow_nan=False).encode()])
     return Evaluation(values, tables, details, files)
 
 
-def _picture(viewer: SampleViewer, items: Items, row: int, outcome: Outcome) -> Picture:
-    sample = int(items.sample[row])
-    target_yx = read_frames(viewer.store, "mask", sample, [0])[0] > 0
-    predicted_yx = np.unpackbits(outcome.predicted, count=target_yx.size).reshape(target_yx.shape) > 0
-    tp, fp, fn = outcome.gated
-    caption = f"{', '.join(viewer.caption(sample))}; {tp:,} px found, {fn:,} missed, {fp:,} false"
-    if outcome.gated != outcome.ungated:
-        tp, fp, fn = outcome.ungated
-        caption += f"; rejected by the gate, without which it would be {tp:,}, {fn:,} and {fp:,}"
-    rgb = viewer.rgb(sample, int(items.frame[row]))
-    png = encode_png(error_picture(rgb, target_yx, predicted_yx))
-    return Picture(png, [str(items.record_id[row]), caption])
-
-
-def error_picture(rgb: RGB, target_yx: Mask, predicted_yx: Mask) -> Image.Image:
-    """Draw the panels of `error_panels` side by side.
-
-    Args:
-        rgb: The image, (y, x, 3).
-        target_yx: The label.
-        predicted_yx: The predicted mask.
-
-    Returns:
-        The picture.
-    """
-    return draw_picture([error_panels(rgb, target_yx, predicted_yx)])
-
-
-def error_panels(rgb: RGB, target_yx: Mask, predicted_yx: Mask) -> list[Panel]:
-    """Show a record in four panels: the image, the label outlined, the prediction outlined, and the errors.
-
-    Args:
-        rgb: The image, (y, x, 3).
-        target_yx: The label.
-        predicted_yx: The predicted mask.
-
-    Returns:
-        The panels. Found pixels are green, false ones orange and missed ones purple.
-    """
-    errors = np.repeat((rgb.mean(-1, keepdims=True) * 0.5).astype(np.uint8), 3, -1)
-    for colour, pixels_yx in (
-        (FOUND, target_yx & predicted_yx),
-        (FALSE, predicted_yx & ~target_yx),
-        (MISSED, target_yx & ~predicted_yx),
-    ):
-        errors[pixels_yx] = ImageColor.getrgb(colour)
-    plain = Panel(image=rgb, width=enlarged(rgb.shape[1], _PANEL))
-    outlined = [
-        replace(plain, outlines={mark: mask_yx})
-        for mark, mask_yx in ((Mark.LABEL, target_yx), (Mark.PREDICTION, predicted_yx))
-    ]
-    return [plain, *outlined, replace(plain, image=errors)]
-
-
 def evaluation_page(
-    values: EvaluationValues, pictures: Sequence[Picture], title: str, histogram: npt.NDArray[np.int64]
+    values: EvaluationValues,
+    pictures: Sequence[Picture],
+    title: str,
+    histogram: npt.NDArray[np.int64],
+    training: Sequence[Training] = (),
 ) -> str:
     """Render the page of an evaluation.
 
@@ -243,6 +186,7 @@ def evaluation_page(
         pictures: The worst records.
         title: Title of the page.
         histogram: Pixels without and with a label by probability before any gate, (2, bin).
+        training: How the run, or each run of the pipeline, was trained; empty if that is not known.
 
     Returns:
         The HTML text.
@@ -256,33 +200,12 @@ def evaluation_page(
         orientations=orientation_table(values["orientations"]) if "orientations" in values else None,
         fitted_confidence="instances" in values and values["instances"]["is_fitted"],
         contrails=score_table(values["instances"]["scores"]) if "instances" in values else None,
-        confidence=_confidence_chart(values["instances"]) if "instances" in values else None,
+        confidence=confidence_chart(values["instances"]) if "instances" in values else None,
         pictures=pictures,
-        legend=_LEGEND,
+        legend=LEGEND,
         no_interval=NO_INTERVAL,
-        reliability=_reliability(histogram) if histogram[1].any() else None,
+        reliability=reliability_chart(histogram) if histogram[1].any() else None,
+        precision_recall=precision_recall_chart(histogram, values["threshold"]) if histogram[1].any() else None,
+        contrail_share=histogram[1].sum() / max(histogram.sum(), 1),
+        training=[(one, training_charts(one)) for one in training],
     )
-
-
-def _confidence_chart(values: InstanceValues) -> Markup | None:
-    """Draw the share of predicted contrails that match over their confidence; None if there are none."""
-    if not values["reliability"]:
-        return None
-    confidence, share, count = np.array(values["reliability"]).T
-    tooltips = [f"{c:.2f}: {s:.2f} of {n:,.0f} contrails" for c, s, n in zip(confidence, share, count, strict=True)]
-    return reliability(confidence, share, count, tooltips)
-
-
-def _reliability(histogram: npt.NDArray[np.int64]) -> Markup:
-    """Draw the share of labelled pixels in classes of probability of equal width, at the mean of each class."""
-    edges = np.searchsorted(logits.EDGES, np.arange(_CLASSES) / _CLASSES)
-    negative, positive = np.add.reduceat(histogram, edges, axis=1)
-    probability = np.add.reduceat(histogram.sum(0) * logits.EDGES, edges)
-    filled = np.flatnonzero(negative + positive)
-    total = (negative + positive)[filled]
-    observed = positive[filled] / total
-    tooltips = [
-        f"{k / _CLASSES:.2f} to {(k + 1) / _CLASSES:.2f}: {share:.3f} of {pixels:,} pixels"
-        for k, share, pixels in zip(filled.tolist(), observed, total, strict=True)
-    ]
-    return reliability(probability[filled] / total, observed, total, tooltips)

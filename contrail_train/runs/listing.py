@@ -105,9 +105,33 @@ def summarise(run: Path) -> RunSummary:
         config=read_config(run / CONFIG),
         state=state,
         environment=_read_json(run / ENVIRONMENT),
-        epochs=_epochs(run / METRICS),
+        epochs=read_epochs(run),
         scores=(calibration or {}).get("holdout") or {},
     )
+
+
+def read_epochs(run: Path) -> list[dict[str, float]]:
+    """Read what a run logged at the end of each epoch.
+
+    Args:
+        run: Its directory.
+
+    Returns:
+        Scores and losses by epoch, as in metrics.jsonl, without those that a running process has not finished yet;
+        empty if there is no such file.
+
+    Raises:
+        ContrailError: If the file cannot be read.
+    """
+    metrics, epochs = run / METRICS, []
+    for line in read_text(metrics, _LOG_BYTES).splitlines() if metrics.is_file() else ():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and {"epoch", "holdout_dice"} & values.keys():  # the latter of earlier versions
+            epochs.append(values)
+    return epochs
 
 
 def settings_that_differ(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
@@ -124,19 +148,6 @@ def settings_that_differ(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
     keys = dict.fromkeys(key for own in values for key in own)
     differing = [key for key in keys if any(own.get(key) != values[0].get(key) for own in values)]
     return [{key: own[key] for key in differing if key in own} for own in values]
-
-
-def _epochs(metrics: Path) -> list[dict[str, float]]:
-    """The lines of epochs; those that a running process has not finished yet are left out."""
-    epochs = []
-    for line in read_text(metrics, _LOG_BYTES).splitlines() if metrics.is_file() else ():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and {"epoch", "holdout_dice"} & values.keys():  # the latter of earlier versions
-            epochs.append(values)
-    return epochs
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,9 @@ def test_prediction_and_evaluation_count_the_same_pixels(unseen: Path, finished:
     (path,) = run.glob("evaluation-*.json")
     result = json.loads(path.read_text())
     assert f"{result['dice']:.4f}" in done.stdout
-    assert "<title>" in path.with_suffix(".html").read_text()
+    page = path.with_suffix(".html").read_text()
+    assert re.search(r"best: 0\.\d{3} in epoch \d", page)
+    assert "data:image/png" in page
     done = run_train("predict", finished, store, "-o", tmp_path / "pred.zarr")
     assert done.returncode == 0, done.stderr
     predicted, labels = open_store(tmp_path / "pred.zarr"), open_store(store)

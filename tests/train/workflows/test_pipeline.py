@@ -48,8 +48,10 @@ def test_a_pipeline_predicts_the_mean_of_its_stages(pipeline: Path, unseen: Path
     np.testing.assert_allclose(both["frame_score"].values[:, 0], (classified + top) / 2, atol=1e-5)
     shut = both["frame_score"].values[:, 0] < both.attrs["gate"]
     assert not both["frame_mask"].values[shut].any()
-    done = run_train("evaluate", pipeline, unseen, "--worst", 1)
+    done = run_train("evaluate", pipeline, unseen, "--worst", 1, "-o", tmp_path)
     assert done.returncode == 0, done.stderr
+    (page,) = tmp_path.glob("evaluation-*.html")
+    assert "<h3>Stage classifier</h3>" in page.read_text()
     for option in (("--worst", 8), ("--min-pixels", 1), ("--consistent", 3)):
         idle = run_train("evaluate", pipeline / "stages/classifier", unseen, *option)
         assert idle.returncode == 2

@@ -41,15 +41,17 @@ from starter_folds import (
 
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.model_folders.manifest import CARD, PICTURE, read_manifest, seal_folder
+from contrail_data.reports.choices import Theme
+from contrail_data.reports.figures import Mark, draw_picture
 from contrail_data.reports.pictures import SampleViewer, read_frames
 from contrail_data.storage.place import Place
 from contrail_data.store.reader import open_store, read_scalars
 from contrail_train.config.settings import read_config
 from contrail_train.evaluation.calibrate import Calibrated, HeldOut, calibrate
 from contrail_train.evaluation.error_kinds import count_kinds
+from contrail_train.evaluation.error_pictures import error_panels
 from contrail_train.evaluation.metrics import dice
 from contrail_train.evaluation.outcomes import Outcome, outcome_of
-from contrail_train.evaluation.report import error_picture
 from contrail_train.evaluation.score import EvaluationOptions, labelled_batches
 from contrail_train.inference.detector import move_masks
 from contrail_train.inference.load import load_run
@@ -146,11 +148,8 @@ def draw(frames: Sequence[Blind]) -> Image.Image:
         target_yx = read_frames(store, "mask", one.sample, [0])[0] > 0
         predicted_yx = np.unpackbits(one.outcome.predicted, count=target_yx.size).reshape(target_yx.shape) > 0
         rgb = SampleViewer(store, read_scalars(store)).rgb(one.sample, 0)
-        rows.append(error_picture(rgb, target_yx, predicted_yx).convert("RGB"))
-    picture = Image.new("RGB", (rows[0].width, sum(row.height + 8 for row in rows) - 8), "white")
-    for number, row in enumerate(rows):
-        picture.paste(row, (0, number * (row.height + 8)))
-    return picture
+        rows.append(error_panels(rgb, target_yx, predicted_yx))
+    return draw_picture(rows, marks=(Mark.LABEL, Mark.PREDICTION), theme=Theme.LIGHT)
 
 
 def calibrate_starter(own: Calibrated) -> None:

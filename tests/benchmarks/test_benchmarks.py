@@ -13,6 +13,7 @@ from helpers.places import PROJECT
 
 BENCHMARKS = PROJECT / "benchmarks"
 TINY_MODEL = ["--set", "model.encoder=test_resnet", "--set", "model.decoder.channels=[16,16,8,8,8]"]
+NO_PICTURES = ["--set", "loggers.pictures=0"]
 TINY = {
     "build": ["--samples", "2", "--rounds", "1", "--shortest", "0", "--memory", "1"],
     "loader": ["--samples", "2", "--rounds", "1", "--shortest", "0", "--many", "20", "--workers", "0"],
@@ -39,12 +40,12 @@ TINY = {
     "pseudo": ["--records", "1", "--side", "64", "--rounds", "1", *TINY_MODEL],
     "scene": ["--rounds", "1", "--shrink", "24", "--sectors", "1", "--sector", "96"],
     "effects": [
-        *("--records", "24", "--epochs", "1", "--side", "32", "--folds", "2", *TINY_MODEL),
+        *("--records", "24", "--epochs", "1", "--side", "32", "--folds", "2", *TINY_MODEL, *NO_PICTURES),
         *("--only", "effects", "--only", "factors", "--only", "grids", "--row", "label shift off"),
     ],
-    "series": ["--records", "24", "--epochs", "1", "--side", "32", "--seeds", "1"],
+    "series": ["--records", "24", "--epochs", "1", "--side", "32", "--seeds", "1", *NO_PICTURES],
     "tracks": ["--scenes", "1", "--side", "96", "--sceneries", "moving"],
-    "pipelines": ["--records", "24", "--epochs", "1", "--side", "32", "--rounds", "1", *TINY_MODEL],
+    "pipelines": ["--records", "24", "--epochs", "1", "--side", "32", "--rounds", "1", *TINY_MODEL, *NO_PICTURES],
 }
 """Options with which each benchmark takes only seconds."""
 

@@ -98,7 +98,7 @@ def curves(
             ends = [float(end(line.x)) for line in lines for end in (np.min, np.max)]
             highest = max(float(np.max(line.y)) for line in lines)
             axes.set(xlim=(min(ends) - 0.5, max(ends) + 0.5), ylim=(0, 1.25 * highest or 1))
-            axes.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS, integer=True, min_n_ticks=1))
             axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
         if marked is not None:
             _mark(axes, marked, falling=unit_square)

@@ -45,6 +45,13 @@ def test_curves_have_named_axes_and_a_mark_that_is_explained(unit_square: bool) 
     assert not re.search("#[0-9a-f]{6}", chart)
 
 
+def test_a_single_epoch_is_marked_at_a_whole_number() -> None:
+    line = Line(x=np.array([1.0]), y=np.array([0.3]), colour=Colour.POSITIVE)
+    ticks = re.findall(r">([0-9.]+)</text>", str(curves([line], None, "losses by epoch", ("epoch", "loss"))))
+    assert "1" in ticks
+    assert not {"0.6", "0.8", "1.2", "1.4"} & {*ticks}
+
+
 def test_a_map_counts_records_that_it_cannot_show() -> None:
     longitude = np.array([-75.0, -75.1, -60.0, -50.0, 110.0, np.nan])
     latitude = np.array([10.0, 10.1, 0.0, 0.0, 0.0, np.nan])

@@ -9,6 +9,7 @@ import typer
 
 from contrail_data.cli import options
 from contrail_data.cli.common import print_fields, print_note, print_set_aside, print_table
+from contrail_data.cli.labels import WHERE_MODELS_LIE
 from contrail_data.errors import ExitCode
 from contrail_train.cli.common import path_argument
 
@@ -51,18 +52,24 @@ def list_runs(
 
 
 def show_run(
-    run: Annotated[Path, path_argument(help="A run directory, finished or not.", metavar="RUN")],
+    run: Annotated[
+        str,
+        typer.Argument(help=f"A run directory, finished or not, or a model folder: {WHERE_MODELS_LIE}", metavar="RUN"),
+    ],
     as_json: options.AsJson = False,
 ) -> None:
     """Show a run: its state, what it was made with, the settings that differ from its preset, and its epochs."""
     from contrail_data.errors import ContrailError
+    from contrail_data.model_folders.manifest import CARD, MANIFEST
     from contrail_data.strict import plain
     from contrail_train.config.presets import get_config
     from contrail_train.config.schema import RunConfig
     from contrail_train.config.settings import values_by_key
+    from contrail_train.runs.address import local_model
     from contrail_train.runs.listing import State, summarise
 
-    summary = summarise(run)
+    path = local_model(run)
+    summary = summarise(path)
     if as_json:
         print(json.dumps(_document(summary) | {"settings": summary.config.model_dump(mode="json")}, indent=1))
         return
@@ -79,10 +86,13 @@ def show_run(
         "state": f"{summary.state}, {len(summary.epochs)} of {summary.config.epochs} epochs scored",
         "settings": f"{summary.config.preset}, {', '.join(changed)}" if changed else summary.config.preset,
         "made with": f"{environment.get('device')}, contrail-kit {environment.get('versions', {}).get('contrail-kit')}",
-        "command": shlex.join(command) if isinstance(command, list) else str(command),
     }
+    if command is not None:
+        fields["command"] = shlex.join(command) if isinstance(command, list) else str(command)
     if dice is not None:
         fields["hold-out Dice"] = f"{dice:.4f}{interval}"
+    if (path / MANIFEST).is_file():
+        fields["card"] = str(path / CARD)
     print(run)
     print_fields(fields)
     keys = ("epoch_loss", "holdout_loss", "holdout_dice", "holdout_precision", "holdout_recall", "holdout_auc_pr")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,20 +41,20 @@ class Predictor:
 
     path: Path
     """The run, pipeline or file."""
-    detect: Detect
+    detect: Detect = field(repr=False)
     offsets: tuple[int, ...]
     """Input frames relative to the predicted frame, ascending."""
     mask_shift: Shift
     """Offset of the masks of `detect` from the image."""
     device: torch.device
-    composite: dict[str, Any]
+    composite: dict[str, Any] = field(repr=False)
     """The composite of the training data, as stores declare it."""
     label_shift: Shift
     """Offset of the label grid from the image."""
     decision: Decision
-    trained_records: frozenset[str]
+    trained_records: frozenset[str] = field(repr=False)
     """Ids of the records that the model was trained on."""
-    calibrated_records: frozenset[str]
+    calibrated_records: frozenset[str] = field(repr=False)
     """Ids of the held-out records by which epochs, thresholds and weights were chosen."""
     head: str
     """`mask`, `record` or `both`, see `ModelConfig`."""

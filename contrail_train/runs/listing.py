@@ -91,6 +91,8 @@ def summarise(run: Path) -> RunSummary:
     Raises:
         ContrailError: If it is not a run directory, or a file in it cannot be read.
     """
+    if not run.exists():
+        raise ContrailError(f"{run}: no such run directory; name the --out of contrail-train run")
     if not (run / CONFIG).is_file():
         raise ContrailError(f"{run}: not a run directory (it has no {CONFIG}); name the --out of contrail-train run")
     calibration = _read_json(run / CALIBRATION) if (run / CALIBRATION).is_file() else None

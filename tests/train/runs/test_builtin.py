@@ -79,6 +79,19 @@ def test_it_predicts_a_store(store: Path, tmp_path: Path) -> None:
     assert predicted.attrs["model"] == load_predictor(STARTER, "cpu").decision.model
 
 
+def test_runs_show_names_its_card() -> None:
+    shown = run_train("runs", "show", STARTER)
+    assert shown.returncode == 0, shown.stderr
+    assert f"card       {folder() / CARD}\n" in shown.stdout
+    assert "command" not in shown.stdout
+
+
+def test_a_predictor_is_shown_in_a_few_lines() -> None:
+    text = repr(load_predictor(STARTER, "cpu"))
+    assert "threshold=0.54" in text
+    assert len(text) < 2000
+
+
 def test_it_finds_contrails_in_a_real_frame(real_data: Path) -> None:
     frame = np.load(real_data / "ash_frames/pos_001.npy")
     image_cyx = np.rint(frame[..., :3].astype(np.float32) * 255).astype(np.uint8).transpose(2, 0, 1)

@@ -81,6 +81,7 @@ def test_a_run_is_shown_with_its_epochs_and_settings(folder: Path) -> None:
     failed = run_train("runs", "show", folder)
     assert failed.returncode == 1
     assert "not a run directory" in failed.stderr
+    assert "nothing: no such run directory" in run_train("runs", "show", folder / "nothing").stderr
 
 
 def test_a_damaged_run_is_set_aside(folder: Path, tmp_path: Path) -> None:

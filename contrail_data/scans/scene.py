@@ -53,7 +53,7 @@ def require_bands(where: str, bands: Iterable[int], available: Collection[int]) 
         names = ", ".join(map(str, sorted(available))) or "none"
         lacking = f"band {absent[0]} is" if len(absent) == 1 else f"bands {', '.join(map(str, absent))} are"
         them = "it" if len(absent) == 1 else "them"
-        remedy = f"fetch {them}, or choose a composite without {them}"
+        remedy = f"fetch {them}, or use a composite or a model without {them}"
         raise ContrailError(f"{where}: {lacking} missing (available: {names}); {remedy}")
 
 

@@ -99,7 +99,10 @@ class ContrailDataset(Dataset[ContrailItem]):
         statistics: Mapping[str, Any] | None = None,
         augment: AugmentConfig | Mapping[str, Any] | None = None,
     ) -> None:
-        names = [str(store)] if isinstance(store, str | Path) else [str(name) for name in store]
+        given = [store] if isinstance(store, str | Path) else [*store]
+        if isinstance(store, Mapping) or not all(isinstance(name, str | Path) for name in given):
+            raise ContrailError("ContrailDataset: an opened store is not read; give paths, URLs or catalog names")
+        names = [str(name) for name in given]
         settings = {"frames": list(frames), "edges": edges, "target": target, "records": records}
         self._config = validated(DataConfig, settings | {"normalise": normalise}, "ContrailDataset: data")
         self._augment = _augmentation(augment, self._config)

@@ -5,6 +5,11 @@ from pathlib import Path
 from contrail_data.errors import ContrailError
 from contrail_train.runs.names import CALIBRATION, CONFIG, PIPELINE, STAGES
 
+_MODELS = (
+    "the --out of contrail-train run, pipeline or export, a model that was published, one in the catalog, or "
+    "builtin:starter"
+)
+
 
 def check_run(path: Path) -> None:
     """Check that a folder is a run directory.
@@ -15,13 +20,12 @@ def check_run(path: Path) -> None:
     Raises:
         ContrailError: If it is a pipeline or something else.
     """
+    if not path.exists():
+        raise ContrailError(f"{path}: no such run, file or catalog entry; name {_MODELS}")
     if (path / PIPELINE).is_file():
         raise ContrailError(f"{path}: is a pipeline, not a run; name one of the runs in {path / STAGES}")
     if not (path / CONFIG).is_file():
-        raise ContrailError(
-            f"{path}: not a run directory (it has no {CONFIG}); name the --out of contrail-train run, pipeline or "
-            "export, a model that was published, or one in the catalog"
-        )
+        raise ContrailError(f"{path}: not a run directory (it has no {CONFIG}); name {_MODELS}")
 
 
 def check_finished(path: Path) -> None:

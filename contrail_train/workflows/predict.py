@@ -11,7 +11,7 @@ import xarray as xr
 from contrail_data.catalog.catalog import open_named
 from contrail_data.catalog.decoded import open_decoded
 from contrail_data.composites import dequantise, quantise
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import LABELLED_FRAME
 from contrail_data.labels.write import frames_to_predict
 from contrail_data.sample import input_frames
@@ -47,8 +47,9 @@ def predict(
         grid of the labels; of scans (time, y, x), on the satellite's grid.
 
     Raises:
-        ContrailError: If the images are not what the predictor was trained on, or it only classifies records.
-        UsageError: If a step by which masks are cleaned needs several times, and there is one.
+        ContrailError: If the images are not what the predictor was trained on, it only classifies records, or it is the
+            address of a model.
+        UsageError: If `batch` is below 1, or a step by which masks are cleaned needs several times, and there is one.
 
     Examples:
         >>> import contrail_data, contrail_train
@@ -61,6 +62,10 @@ def predict(
         >>> bool((contrail_train.predict(predictor, image).mask[0] == predicted.mask[0]).all())
         True
     """
+    if not isinstance(predictor, Predictor):
+        raise ContrailError(f"predict: {predictor!r} is not a predictor; load it with contrail_train.load_predictor")
+    if batch < 1:
+        raise UsageError(f"predict: batch: cannot be {batch}; give a whole number from 1")
     predictor = predictor.for_masks()
     if isinstance(what, str | Path):
         what = open_decoded(what)

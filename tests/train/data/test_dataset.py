@@ -128,6 +128,8 @@ def test_what_cannot_be_used_is_an_error_of_one_line(store: Path, tmp_path: Path
         ({"statistics": {"mean": [0.5], "std": [1.0]}}, ContrailError, "not those of 3 channels"),
         ({"statistics": {}, "normalise": "image"}, UsageError, "no effect with normalise='image'"),
         ({"store": []}, ContrailError, "no store is named"),
+        ({"store": open_store(store)}, ContrailError, "an opened store is not read; give paths"),
+        ({"store": [open_store(store)]}, ContrailError, "an opened store is not read; give paths"),
         ({"store": pseudo}, ContrailError, "holds pseudo-labels, not samples"),
         ({"store": tmp_path / "nothing.zarr"}, ContrailError, "neither a store nor a name|no such store"),
     ):

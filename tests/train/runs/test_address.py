@@ -81,7 +81,7 @@ def test_a_store_is_no_model_and_a_model_no_store(
     for command, message in {
         ("predict", "data", "data", "-o", "x.zarr"): "data: is a store in",
         ("predict", "detector", "detector", "-o", "x.zarr"): "detector: is a model in",
-        ("predict", "detectr", "data", "-o", "x.zarr"): "detectr: not a run directory",
+        ("predict", "detectr", "data", "-o", "x.zarr"): "detectr: no such run, file or catalog entry",
         ("predict", "detector@2", "data", "-o", "x.zarr"): "no entry 'detector@2'; choose one of detector@1",
         ("predict", "https://huggingface.co/team/detector", "data", "-o", "x.zarr"): "write hf://team/detector",
     }.items():

@@ -110,6 +110,10 @@ def test_what_cannot_be_predicted_is_an_error_of_one_line(model: Predictor, unse
         with pytest.raises(ContrailError, match=message) as refused:
             predict(model, what)
         assert "\n" not in str(refused.value)
+    with pytest.raises(ContrailError, match="'builtin:starter' is not a predictor; load it with"):
+        predict("builtin:starter", image)  # type: ignore[arg-type]
+    with pytest.raises(ContrailError, match="batch: cannot be 0"):
+        predict(model, image, batch=0)
     with pytest.raises(ContrailError, match="classifies records, not pixels"):
         predict(replace(model, head="record"), image)
 

@@ -24,7 +24,7 @@ EXAMPLES = {
         "contrail-train predict hf://team/detector data/validation.zarr -o data/predicted.zarr",
     ),
     "predict-scans": (
-        "contrail-train predict-scans builtin:starter data/abi -o map.png",
+        "contrail-train predict-scans builtin:starter data/abi --min-pixels fit -o map.png",
         "contrail-train predict-scans runs/a data/abi -o contrails.nc -o contrails.png",
         "contrail-train predict-scans runs/a data/abi --tracks -o tracks.geojson --qgis-style -o tracks.gif",
         "contrail-train predict-scans runs/a data/ahi --reader auto -o contrails.geojson --altitude 11000",

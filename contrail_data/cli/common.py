@@ -256,9 +256,10 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     # A log has no width: never cut a number there.
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    width = None if sys.stdout.isatty() else 140
+    console = Console(width=width, markup=False, emoji=False)  # cells such as [a.zarr] and data:x: are no markup
     if title:
-        console.print(title, markup=False, highlight=False, soft_wrap=True)
+        console.print(title, highlight=False, soft_wrap=True)
     console.print(table)
 
 

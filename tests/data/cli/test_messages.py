@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from contrail_data.cli.common import run_app
+from contrail_data.cli.common import print_table, run_app
 from contrail_data.storage.place import place_of
 from helpers.cli import run_command, run_data
 from helpers.stores import build_small
@@ -34,6 +34,13 @@ def test_what_the_operating_system_refuses_is_not_called_a_bug(error: Exception,
     assert done.returncode == 1
     assert line in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_cells_of_tables_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("", ["[setting]", "n"], [["data.train=[a.zarr] :warning:", "1"]])
+    printed = capsys.readouterr().out
+    assert "[setting]" in printed
+    assert "data.train=[a.zarr] :warning:" in printed
 
 
 def test_errors_of_the_command_line_are_one_line(raw: Path, tmp_path: Path) -> None:

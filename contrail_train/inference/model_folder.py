@@ -86,7 +86,7 @@ def write_model_folder(model: Path, out: Path, *, half: bool = False) -> str:
 
 
 def _environment(run: Path) -> dict[str, Any]:
-    """What a run was made with, without what only tells of the machine."""
+    """What a run was made with, without what only describes the machine."""
     read_environment(run)  # refuses a damaged file
     content = json.loads((run / ENVIRONMENT).read_text())
     places = {name: place for name, place in content.get("places", {}).items() if "://" in place}

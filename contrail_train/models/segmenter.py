@@ -232,7 +232,8 @@ class Segmenter(nn.Module):
     def _encode_once(self, x_nchw: Tensor) -> list[Tensor]:
         """Encode frames, and for prediction those that several windows share only once."""
         is_partial = self.levels_of_all < len(self.encoder.strides)
-        if self.training or is_partial or torch.compiler.is_compiling():
+        has_values = not (x_nchw.is_meta or torch.compiler.is_compiling())
+        if self.training or is_partial or not has_values:
             return self.encoder(x_nchw)
         first, kind = distinct_frames(x_nchw)
         if len(first) == len(kind):

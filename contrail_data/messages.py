@@ -25,6 +25,7 @@ class Kind(StrEnum):
     INFO = "info"
     PROGRESS = "progress"
     NOTE = "note"
+    WARNING = "warning"
     SET_ASIDE = "set aside"
     ERROR = "error"
 
@@ -63,4 +64,4 @@ class MessageHandler(logging.Handler):
         Args:
             record: The record.
         """
-        print_message(Kind.INFO if record.levelno < logging.WARNING else Kind.NOTE, record.getMessage())
+        print_message(Kind.INFO if record.levelno < logging.WARNING else Kind.WARNING, record.getMessage())

@@ -203,14 +203,14 @@ class Predictor:
         pixel = pixel_size([read_scalars(store)], store.sizes["y"])
         if abs(pixel / self.pixel - 1) > SAME_PIXELS:
             log.warning(
-                "warning: %s has pixels of %.0f m, the model was trained on %.0f m: contrails differ in width",
+                "%s has pixels of %.0f m, the model was trained on %.0f m: contrails differ in width",
                 *(store.attrs["path"], pixel, self.pixel),
             )
         adapted = replace(self, label_shift=tuple(store.attrs["label_shift"]))
         fitting = adapted._with_grid_that_fits()
         if fitting.label_grid is not self.label_grid:
             log.warning(
-                "warning: %s has a label shift of %s: the learned label grid is not used, but the fixed shift",
+                "%s has a label shift of %s: the learned label grid is not used, but the fixed shift",
                 *(store.attrs["path"], list(adapted.label_shift)),
             )
         return fitting

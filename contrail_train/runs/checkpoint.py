@@ -81,13 +81,13 @@ class TrainingState:
         for old in checkpoints(out)[:-KEEP]:
             old.unlink()
 
-    def load(self, out: Path, trained: Trained, say: Callable[[str], None]) -> bool:
+    def load(self, out: Path, trained: Trained, warn: Callable[[str], None]) -> bool:
         """Restore the latest readable checkpoint.
 
         Args:
             out: Run directory.
             trained: Receives what the checkpoint holds.
-            say: Reports checkpoints that are passed over.
+            warn: Reports checkpoints that are passed over.
 
         Returns:
             Whether there was one.
@@ -96,7 +96,7 @@ class TrainingState:
             try:
                 tensors, metadata = read_tensors(path)
             except ContrailError as error:
-                say(f"warning: checkpoint passed over: {error}")  # this is why more than one is kept
+                warn(f"checkpoint passed over: {error}")  # this is why more than one is kept
                 continue
             trained.model.load_state_dict(_part(tensors, "model."))
             trained.average.load_state_dict(_part(tensors, "average."))

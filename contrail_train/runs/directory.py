@@ -31,6 +31,7 @@ import torch
 from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
 
 from contrail_data.errors import ContrailError
+from contrail_data.messages import Kind
 from contrail_data.process import command_line
 from contrail_data.splits.leaks import Checked
 from contrail_data.storage.files import (
@@ -222,7 +223,7 @@ class MetricsLog:
                 try:
                     kept += [line] if json.loads(line)["step"] <= step else []
                 except (ValueError, TypeError, KeyError):
-                    ranks.say(f"warning: {self._path}: line {number} is damaged; it is left out")
+                    ranks.say(f"{self._path}: line {number} is damaged; it is left out", Kind.WARNING)
             write_atomically(self._path, ["".join(line + "\n" for line in kept).encode()])
 
     def write(self, step: int, **values: float | None) -> dict[str, float]:

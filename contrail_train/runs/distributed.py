@@ -27,14 +27,15 @@ class Ranks:
         """Whether this process writes files and messages on behalf of all."""
         return self.rank == 0
 
-    def say(self, message: str) -> None:
+    def say(self, message: str, kind: Kind = Kind.INFO) -> None:
         """Print a message to standard error, once for all processes.
 
         Args:
             message: The line to print.
+            kind: What it is.
         """
         if self.first:
-            print_message(Kind.INFO, message)
+            print_message(kind, message)
 
 
 ALONE = Ranks()

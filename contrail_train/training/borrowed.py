@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contrail_data.errors import ContrailError
+from contrail_data.messages import Kind
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import read_config, values_by_key
 from contrail_train.data.training_data import TrainingData
@@ -77,8 +78,9 @@ def check_sources(config: RunConfig, data: TrainingData, mask_shift: Shift, rank
             if changes := _changes(theirs, config):
                 more = f" and {len(changes) - _MOST} more" if len(changes) > _MOST else ""
                 ranks.say(
-                    f"note: calibration.from={path}: was trained with other settings, whose best threshold may differ: "
-                    f"{', '.join(changes[:_MOST])}{more}"
+                    f"calibration.from={path}: was trained with other settings, whose best threshold may differ: "
+                    f"{', '.join(changes[:_MOST])}{more}",
+                    Kind.NOTE,
                 )
         positive |= bool(held_out_records(model).positive.any())
     if config.calibration.from_ and not positive:

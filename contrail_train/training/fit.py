@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from contrail_data.errors import ContrailError
+from contrail_data.messages import Kind
 from contrail_data.progress import duration, progress
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.loader import Batch, load, share_of, split_steps
@@ -98,7 +99,7 @@ def fit(
         setup.ask_teacher(out / TEACHER)
         (out / CANDIDATES).mkdir(exist_ok=True)
         state = TrainingState(config.micro_batch or config.batch_size)
-        if state.load(out, setup.trained, ranks.say):
+        if state.load(out, setup.trained, partial(ranks.say, kind=Kind.WARNING)):
             ranks.say(f"resumed at step {state.step}")
         last_step = min(setup.total_steps, stop_after or setup.total_steps)
         with follow(out, config, state.step, ranks) as log:

@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from contrail_data.errors import ContrailError
+from contrail_data.messages import Kind
 from contrail_data.process import unhide
 from contrail_data.storage.files import write_atomically
 from contrail_train.config.loggers import LoggersConfig
@@ -96,8 +97,9 @@ class RunLog:
                 del self._loggers[name]
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 self._ranks.say(
-                    f"warning: loggers.{name}: failed, and is left out from now on ({reason}); metrics.jsonl has all "
-                    "values, and the same command continues the entry if it resumes the run"
+                    f"loggers.{name}: failed, and is left out from now on ({reason}); metrics.jsonl has all "
+                    "values, and the same command continues the entry if it resumes the run",
+                    Kind.WARNING,
                 )
 
 

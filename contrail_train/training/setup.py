@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from contrail_data.errors import ContrailError
+from contrail_data.messages import Kind
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.training_data import TrainingData, check_normalisation, open_training_data
 from contrail_train.evaluation.score import EvaluationOptions
@@ -196,7 +197,7 @@ class Setup:
                 f"{checked.image} by image, {checked.data} by raw data, all by id"
             )
             if note := checked.note(name):
-                say(f"warning: {note}")
+                say(note, Kind.WARNING)
         groups, count = len(set(data.holdout.group)), len(data.epochs)
         pseudo = f", {data.pseudo_labelled} of them pseudo-labelled" if data.pseudo_labelled else ""
         records = f", one of each of {count} records in an epoch" if config.data.pseudo.probability is not None else ""
@@ -210,13 +211,13 @@ class Setup:
         if data.unlabelled is not None:
             say(f"{len(data.unlabelled)} frames to learn from without labels")
         if 0 < groups < FEW_GROUPS:
-            say(f"warning: held-out groups: {groups}, too few to compare epochs or thresholds by")
+            say(f"held-out groups: {groups}, too few to compare epochs or thresholds by", Kind.WARNING)
         if not data.train.positive.any():
-            say("warning: none of the frames to train on has a contrail: the model will learn to predict none")
+            say("none of the frames to train on has a contrail: the model will learn to predict none", Kind.WARNING)
         if config.batch_size > count:
             say(
-                f"note: batch_size={config.batch_size} exceeds the {count} frames of an epoch: each step takes all of "
-                "them"
+                f"batch_size={config.batch_size} exceeds the {count} frames of an epoch: each step takes all of them",
+                Kind.NOTE,
             )
 
     def _describe_model(self) -> None:
@@ -224,8 +225,8 @@ class Setup:
         config, say, held_out = self.config, self.ranks.say, self.data.holdout.record_id.tolist()
         if self.start and (leaked := self.start.trained_records.intersection(held_out)):
             say(
-                f"warning: {len(leaked)} held-out records were trained on in {config.start}: hold-out scores will be "
-                "too high"
+                f"{len(leaked)} held-out records were trained on in {config.start}: hold-out scores will be too high",
+                Kind.WARNING,
             )
         count = sum(p.numel() for p in self.model.parameters())
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -249,8 +250,9 @@ class Setup:
             pixels = _crop_pixels(config.data.crop, config, self.data.size)
             if padding := -(pixels + 2 * config.model.rim) % self.model.encoder.multiple:
                 say(
-                    f"warning: data.crop={config.data.crop}: {config.model.encoder} takes multiples of "
-                    f"{self.model.encoder.multiple} pixels, so crops of {pixels} are padded by {padding}"
+                    f"data.crop={config.data.crop}: {config.model.encoder} takes multiples of "
+                    f"{self.model.encoder.multiple} pixels, so crops of {pixels} are padded by {padding}",
+                    Kind.WARNING,
                 )
         if config.compile:
             say("compiling: the first step takes a minute or more")
@@ -350,7 +352,9 @@ def start_from(path: Path, model: nn.Module, ranks: Ranks) -> Start:
     ranks.say(f"started from {file}: {parts}{rest}")
     for part, total in totals.items():
         if given[part] and copied[part] < total / 2:
-            ranks.say(f"warning: start={path}: its {part} is a different one: {copied[part]} of {total} tensors fit")
+            ranks.say(
+                f"start={path}: its {part} is a different one: {copied[part]} of {total} tensors fit", Kind.WARNING
+            )
     calibration = find_calibration(file.parent)
     seen = frozenset(calibration["seen_records"] if calibration else ())
     held_out = frozenset(calibration["holdout_records"] if calibration else ())

@@ -24,6 +24,7 @@ import xarray as xr
 from contrail_data.catalog.catalog import open_named
 from contrail_data.composites import Dtype
 from contrail_data.errors import ContrailError
+from contrail_data.messages import Kind
 from contrail_data.storage.files import write_atomically
 from contrail_train.config.pipelines import PipelineConfig, stage_config
 from contrail_train.config.schema import RunConfig
@@ -267,7 +268,8 @@ def _calibrate(config: PipelineConfig, out: Path, device: torch.device) -> Calib
     )
     if calibrated.holdout["holdout"] is None:
         ALONE.say(
-            "warning: no positive record was held out by all stages: weights are equal, the threshold is 0.5, no gate"
+            "no positive record was held out by all stages: weights are equal, the threshold is 0.5, no gate",
+            Kind.WARNING,
         )
     seen = (run.trained_records | run.calibrated_records for run in runs.values())
     return {

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from contrail_data.errors import ContrailError
+from contrail_data.messages import Kind
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import read_config
 from contrail_train.data.items import open_labelled
@@ -82,7 +83,7 @@ def average_runs(addresses: Sequence[str | Path], out: Path, device: str) -> Cal
         items = held_out_by_all(loaded, open_labelled(samples, averaged.offsets, repeats_edges=averaged.repeats_edges))
         lenders = [] if len(items) else _lenders(calibrations, device)
         if not len(items) and not lenders:
-            ALONE.say("warning: no record was held out by all runs: the threshold is 0.5")
+            ALONE.say("no record was held out by all runs: the threshold is 0.5", Kind.WARNING)
         options = EvaluationOptions(where, title="calibrate")
         grid_when = GRID_WHEN[config.calibration.label_grid]
         held_out = HeldOut(averaged.detect, items, averaged.label_offset)  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ def test_an_error_is_an_object_with_its_exit_code(tmp_path: Path) -> None:
 def test_messages_for_people_begin_with_their_kind(capsys: pytest.CaptureFixture[str]) -> None:
     for kind in Kind:
         print_message(kind, "x", number=1)
-    assert capsys.readouterr().err.splitlines() == ["x", "x", "note: x", "set aside: x", "error: x"]
+    assert capsys.readouterr().err.splitlines() == ["x", "x", "note: x", "warning: x", "set aside: x", "error: x"]
 
 
 def test_what_packages_log_has_the_same_form(
@@ -56,5 +56,8 @@ def test_what_packages_log_has_the_same_form(
     MessageHandler().emit(record)
     monkeypatch.setenv(FORMAT_VARIABLE, "json")
     MessageHandler().emit(record)
-    text, as_json = capsys.readouterr().err.splitlines()
+    record.levelno = logging.WARNING
+    MessageHandler().emit(record)
+    text, as_json, warning = capsys.readouterr().err.splitlines()
     assert text == json.loads(as_json)["message"] == "encoder x"
+    assert [json.loads(line)["kind"] for line in (as_json, warning)] == ["info", "warning"]

@@ -36,8 +36,8 @@ import numpy.typing as npt
 from contrail_data.build.build import build
 from contrail_data.cli.common import print_table
 from contrail_data.composites import COMPOSITES, evaluate
-from contrail_data.frames import stored_frames
 from contrail_data.sources.open import open_source
+from contrail_data.store.frames import stored_frames
 from contrail_data.store.schema import SHARD
 from contrail_data.store.settings import StoreSettings
 from timing import (

@@ -30,9 +30,9 @@ from scipy.special import stdtrit
 
 from contrail_data.cli.common import print_table
 from contrail_data.composites import COMPOSITES
-from contrail_data.frames import stored_frames
 from contrail_data.labels.flow import flow_between
 from contrail_data.sample import RECORD_FRAMES
+from contrail_data.store.frames import stored_frames
 from contrail_data.synthetic.lines import SCENERIES, Line, axis_points, draw_line
 from contrail_data.synthetic.noise import power_law_noise
 from contrail_data.synthetic.scene import synthesize

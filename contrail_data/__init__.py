@@ -3,8 +3,8 @@
 The rooms, in the order in which data passes: `scans` and `synthetic` hold and invent satellite files, `sources` reads
 samples, `build` turns them into a store, `store` is its format, `catalog` names stores, `labels` predicts labels for
 them, `splits` compares them, `reports` shows them, and `cli` offers all of it as commands. `model_folders` are shared
-models as files. `geo` and `storage` serve the others. The names below are what notebooks and scripts need; they are
-imported at their first use.
+models as files. `geo`, `storage` and `settings` serve the others. The names below are what notebooks and scripts need;
+they are imported at their first use.
 """
 
 from typing import TYPE_CHECKING

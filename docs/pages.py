@@ -127,8 +127,8 @@ def exit_codes_page() -> str:
 
 def settings_page() -> str:
     """List every setting of a run with its default, what it takes and what it means."""
-    from contrail_data.schema_fields import group_of, setting_fields, takes
-    from contrail_data.strict import plain
+    from contrail_data.settings.fields import group_of, setting_fields, takes
+    from contrail_data.settings.strict import plain
     from contrail_train.config.schema import RunConfig
 
     lines = [
@@ -154,7 +154,7 @@ def settings_page() -> str:
 def recipe_page() -> str:
     """List every key of a recipe, and of each kind of raw data."""
     from contrail_data.build.recipe import Recipe
-    from contrail_data.schema_fields import fields_of, variants_of
+    from contrail_data.settings.fields import fields_of, variants_of
 
     lines = [
         "# Recipe of a store",
@@ -180,8 +180,8 @@ def recipe_page() -> str:
 def keys_table(schema: Any) -> list[str]:
     """List the keys of one group of settings as the lines of a table."""
     from contrail_data.composites import Composite
-    from contrail_data.schema_fields import fields_of, takes, variants_of
-    from contrail_data.strict import plain
+    from contrail_data.settings.fields import fields_of, takes, variants_of
+    from contrail_data.settings.strict import plain
 
     lines = ["| key | default | takes | meaning |", "|---|---|---|---|"]
     for key, field in fields_of(schema).items():
@@ -207,7 +207,7 @@ def recipe_schema() -> str:
 
 def presets_page() -> str:
     """List presets by family, and pipelines, with the notes' verdicts, our measurements, and costs as shipped."""
-    from contrail_data.strict import plain
+    from contrail_data.settings.strict import plain
     from contrail_train.config.pipelines import PIPELINES
     from contrail_train.config.presets import FAMILIES, PRESETS, cost_key, get_config, shipped_costs
 

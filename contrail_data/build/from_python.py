@@ -10,8 +10,8 @@ from contrail_data.build.build import Built, build
 from contrail_data.build.recipe import Recipe, require_digest, with_keys
 from contrail_data.errors import UsageError
 from contrail_data.scans.abi_files import is_archive
-from contrail_data.schema_fields import fields_of
-from contrail_data.settings import as_plain
+from contrail_data.settings.fields import fields_of
+from contrail_data.settings.parse import as_plain
 from contrail_data.sources.open import recognise
 from contrail_data.storage.documents import read_document
 from contrail_data.storage.place import place_of

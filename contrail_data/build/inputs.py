@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from typing_extensions import override
 
 from contrail_data.scans.abi_files import is_archive
-from contrail_data.schema_fields import Takes
+from contrail_data.settings.fields import Takes
+from contrail_data.settings.strict import Strict, needs
 from contrail_data.sources.base import InputFormat, Source
 from contrail_data.sources.drawn_labels import LabelRequest
 from contrail_data.sources.kept_frames import check_frames, keep_frames
@@ -20,7 +21,6 @@ from contrail_data.sources.scan_tiles import TileRequest
 from contrail_data.sources.scans import open_scan_source
 from contrail_data.storage.place import local_path, place_of
 from contrail_data.store.settings import StoreSettings
-from contrail_data.strict import Strict, needs
 
 _YEARS = range(1970, 2200)
 

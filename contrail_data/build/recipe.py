@@ -16,8 +16,9 @@ from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 from contrail_data.build.inputs import AnyInput
 from contrail_data.composites import COMPOSITES, LARGEST_BOUND, Composite, from_dict, get_composite
 from contrail_data.errors import ContrailError, FoundDifference
-from contrail_data.schema_fields import Takes
-from contrail_data.settings import assigned, parse_assignment, validated
+from contrail_data.settings.fields import Takes
+from contrail_data.settings.parse import assigned, parse_assignment, validated
+from contrail_data.settings.strict import Strict
 from contrail_data.sources.base import Source
 from contrail_data.sources.joined import joined
 from contrail_data.storage.documents import read_document
@@ -25,7 +26,6 @@ from contrail_data.storage.place import place_of
 from contrail_data.store.manifest import Damaged, read_provenance, read_verified_provenance
 from contrail_data.store.schema import Codec, Kind, PixelDtype, require_kind
 from contrail_data.store.settings import StoreSettings
-from contrail_data.strict import Strict
 
 ADDRESSES = {"path", "like", "labels"}
 """Parts of the keys that say where raw data lies, which changes nothing in a store."""

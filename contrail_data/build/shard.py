@@ -13,11 +13,11 @@ import xarray as xr
 
 from contrail_data.composites import quantise, whiten
 from contrail_data.errors import BadRecord
-from contrail_data.frames import stored_frames
 from contrail_data.sample import resize
 from contrail_data.sources.base import Source
 from contrail_data.storage.place import Place
 from contrail_data.store import journal
+from contrail_data.store.frames import stored_frames
 from contrail_data.store.journal import Files, Shard
 from contrail_data.store.moments import moments
 from contrail_data.store.samples import SampleRow, StoredSample, stored_values

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import xarray as xr
 from xarray.core import indexing
 
-from contrail_data import logits
 from contrail_data.catalog.catalog import open_named
 from contrail_data.composites import dequantise
+from contrail_data.store import logits
 from contrail_data.store.samples import as_text
 from contrail_data.store.schema import DIMS, checksum_name
 

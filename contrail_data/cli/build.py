@@ -166,7 +166,7 @@ def build_ash(
     from contrail_data.build.recipe import Recipe
     from contrail_data.composites import get_composite
     from contrail_data.scans.abi_files import is_archive
-    from contrail_data.settings import validated
+    from contrail_data.settings.parse import validated
     from contrail_data.sources.open import recognise
     from contrail_data.storage.place import place_of
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from contrail_data import logits
 from contrail_data.errors import ContrailError
+from contrail_data.store import logits
 from contrail_data.store.reader import pixel_reader, read_scalars
 from contrail_data.store.samples import Floats
 from contrail_data.store.schema import Kind, require_kind

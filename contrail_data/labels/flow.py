@@ -26,11 +26,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data import logits
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import ALL_FRAMES, Decision, FrameSelection, Labeller, Predicted
 from contrail_data.labels.write import LabelledStore, write_labels
+from contrail_data.store import logits
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.schema import Kind, require_kind
 

@@ -32,13 +32,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data import logits
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import ALL_FRAMES, FrameSelection, Labeller, Predicted, SingleContrail
 from contrail_data.progress import progress
 from contrail_data.sample import input_frames, predictable_frames, reference_frame
 from contrail_data.storage.place import Place, place_of
-from contrail_data.store import journal
+from contrail_data.store import journal, logits
 from contrail_data.store.journal import Row, Shard
 from contrail_data.store.manifest import set_aside_lines
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data import logits
 from contrail_data.composites import COMPOSITES, dequantise, evaluate
 from contrail_data.errors import ContrailError
 from contrail_data.labels.flow import flow_between
 from contrail_data.reports.figures import RGB, Mark, Mask, Motion, Panel, enlarged
 from contrail_data.reports.ground import Ground
 from contrail_data.sample import reference_frame
+from contrail_data.store import logits
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.samples import labelled_time
 from contrail_data.store.schema import Kind, require_kind

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup
 
-from contrail_data import logits
 from contrail_data.composites import dequantise
 from contrail_data.progress import progress
 from contrail_data.reports.charts import MONTHS, Colour, bars, distributions, histogram
@@ -25,6 +24,7 @@ from contrail_data.reports.selection import Votes, choose, count_votes, read_pla
 from contrail_data.reports.summary import as_text, describe_channel, summarise
 from contrail_data.reports.summary_types import PredictionSummary, SampleSummary
 from contrail_data.storage.place import place_of
+from contrail_data.store import logits
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import labelled_time
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic.fields import FieldInfo
 
-from contrail_data.strict import Strict
+from contrail_data.settings.strict import Strict
 
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
 _BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "to below {}"}

@@ -1,7 +1,7 @@
 """Plain data and `--set key=value` against a strict schema; every refusal says what to give instead.
 
-A schema is a subclass of `contrail_data.strict.Strict`. An entry of a list may be one of several groups, which its key
-`kind` distinguishes; such an entry is addressed by its index, as in `sources.0.path`.
+A schema is a subclass of `Strict`. An entry of a list may be one of several groups, which its key `kind` distinguishes;
+such an entry is addressed by its index, as in `sources.0.path`.
 """
 
 import copy
@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from contrail_data.errors import ContrailError
-from contrail_data.schema_fields import fields_of, group_of, known_keys, takes, variants_of
+from contrail_data.settings.fields import fields_of, group_of, known_keys, takes, variants_of
+from contrail_data.settings.strict import Strict, plain
 from contrail_data.storage.documents import load_document
-from contrail_data.strict import Strict, plain
 
 _FEW_KEYS = 24
 """So many keys are listed in a message."""

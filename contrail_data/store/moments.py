@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from contrail_data.frames import count_levels
+from contrail_data.store.frames import count_levels
 from contrail_data.store.stats import Moments
 
 

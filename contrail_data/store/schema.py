@@ -66,7 +66,7 @@ class PixelDtype(StrEnum):
 
 
 LOGIT_DTYPE = "int16"
-"""Data type of `logit`, see `contrail_data.logits`."""
+"""Data type of `logit`, see `contrail_data.store.logits`."""
 INSTANCE_DTYPE = "int16"
 """Data type of `frame_instance`."""
 

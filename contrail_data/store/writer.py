@@ -12,11 +12,11 @@ import numpy as np
 import xarray as xr
 
 from contrail_data import __version__
-from contrail_data.logits import STEPS
 from contrail_data.process import command_line
 from contrail_data.storage.place import Place, sync_folders
 from contrail_data.store import manifest, schema
 from contrail_data.store.journal import Row
+from contrail_data.store.logits import STEPS
 from contrail_data.store.manifest import FileChecksum, Manifest, Provenance
 from contrail_data.store.schema import DIMS, GROUP, SHARD, ArraySpec, PixelDtype, checksum_name
 from contrail_data.store.shards import CODECS, Layout

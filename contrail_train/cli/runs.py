@@ -23,7 +23,7 @@ def list_runs(
     Dice is that of the held-out records: of the finished run, or of its best epoch so far (~). Runs that held out other
     records cannot be compared by it; `compare` scores two of them on one store.
     """
-    from contrail_data.strict import plain
+    from contrail_data.settings.strict import plain
     from contrail_train.runs.listing import find_runs, settings_that_differ
 
     runs, problems = find_runs(folder)
@@ -61,7 +61,7 @@ def show_run(
     """Show a run: its state, what it was made with, the settings that differ from its preset, and its epochs."""
     from contrail_data.errors import ContrailError
     from contrail_data.model_folders.manifest import CARD, MANIFEST
-    from contrail_data.strict import plain
+    from contrail_data.settings.strict import plain
     from contrail_train.config.presets import get_config
     from contrail_train.config.schema import RunConfig
     from contrail_train.config.settings import values_by_key

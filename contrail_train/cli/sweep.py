@@ -51,6 +51,6 @@ def sweep(
 
 
 def _value(value: object) -> str:
-    from contrail_data.strict import plain
+    from contrail_data.settings.strict import plain
 
     return f"{value:.4g}" if isinstance(value, float) else plain(value)

@@ -218,7 +218,7 @@ def list_presets(
     Parameters and GFLOP (one forward pass per sample) are for stores of 3 channels and 256 px; those of a family are
     those of its first preset. Dice is the validation Dice in the notes, which do not say which stage it belongs to.
     """
-    from contrail_data.strict import plain
+    from contrail_data.settings.strict import plain
     from contrail_train.config.presets import FAMILIES, PRESETS, cost_key, get_config, shipped_costs
 
     if not matching and not as_json:

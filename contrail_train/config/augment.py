@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contrail_data.strict import Probability, Strict
+from contrail_data.settings.strict import Probability, Strict
 
 LARGEST_LABEL_SHIFT = 8  # pixels
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contrail_data.strict import Probability, Strict, needs
+from contrail_data.settings.strict import Probability, Strict, needs
 
 Fold = Annotated[int, Field(ge=0, le=9999)]
 

@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from contrail_data.strict import Strict, needs
+from contrail_data.settings.strict import Strict, needs
 
 
 class WandbConfig(Strict):

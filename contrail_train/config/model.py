@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from contrail_data.strict import Probability, Strict, needs
+from contrail_data.settings.strict import Probability, Strict, needs
 
 VIDEO_PREFIX: Final = "torchvision/"
 VIDEO_ENCODERS = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t", "swin3d_s", "swin3d_b")

@@ -10,9 +10,9 @@ from pydantic import Field
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
-from contrail_data.settings import listed, parse_assignment, validated
+from contrail_data.settings.parse import listed, parse_assignment, validated
+from contrail_data.settings.strict import Strict
 from contrail_data.storage.documents import read_document
-from contrail_data.strict import Strict
 from contrail_train.config.presets import PRESETS, Described, get_config, no_such
 from contrail_train.config.schema import Pixels, RunConfig
 from contrail_train.config.settings import with_values

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from contrail_data.errors import ContrailError
-from contrail_data.settings import validated
+from contrail_data.settings.parse import validated
 from contrail_data.storage.documents import read_document
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import values_by_key, with_values

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from contrail_data.strict import Strict, needs
+from contrail_data.settings.strict import Strict, needs
 from contrail_train.config.augment import AugmentConfig
 from contrail_train.config.data import DataConfig
 from contrail_train.config.loggers import LoggersConfig

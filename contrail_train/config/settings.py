@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from contrail_data.errors import ContrailError
-from contrail_data.schema_fields import fields_of, group_of, setting_fields, takes
-from contrail_data.settings import listed, parse_assignment, unknown_setting, validated
+from contrail_data.settings.fields import fields_of, group_of, setting_fields, takes
+from contrail_data.settings.parse import listed, parse_assignment, unknown_setting, validated
+from contrail_data.settings.strict import Strict, plain
 from contrail_data.storage.documents import read_document
-from contrail_data.strict import Strict, plain
 from contrail_train.config.schema import FORMAT, RunConfig
 
 WIDTH = 110  # columns of explanations

@@ -6,10 +6,10 @@ from typing import Any
 from pydantic import Field
 
 from contrail_data.errors import ContrailError
-from contrail_data.schema_fields import setting_fields
-from contrail_data.settings import validated
+from contrail_data.settings.fields import setting_fields
+from contrail_data.settings.parse import validated
+from contrail_data.settings.strict import Strict
 from contrail_data.storage.documents import read_document
-from contrail_data.strict import Strict
 from contrail_train.config.presets import get_config
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import with_values

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from contrail_data.strict import Probability, Rate, Strict, Weight, needs
+from contrail_data.settings.strict import Probability, Rate, Strict, Weight, needs
 
 MASK_TERMS = ("bce", "dice", "symmetric_dice", "lovasz", "focal", "tversky")
 

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError, UsageError
-from contrail_data.settings import as_plain, validated
+from contrail_data.settings.parse import as_plain, validated
 from contrail_data.store.reader import shared_reader
 from contrail_data.store.schema import Kind, require_kind
 from contrail_train.config.augment import AugmentConfig

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data import logits
 from contrail_data.errors import ContrailError
 from contrail_data.sample import predictable_frames
 from contrail_data.splits.groups import group_records, record_classes, sampling_weights
 from contrail_data.splits.images import Similar, similar_records
+from contrail_data.store import logits
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.samples import as_text
 from contrail_train.config.data import BalanceConfig, DataConfig, PseudoConfig

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from contrail_data.logits import CODES
 from contrail_data.splits.folds import make_folds
+from contrail_data.store.logits import CODES
 from contrail_train.contrails.cleaning import counts_by_size
 from contrail_train.data.items import Items, Rows
 from contrail_train.evaluation import metrics

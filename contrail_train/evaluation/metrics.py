@@ -1,8 +1,8 @@
 """Scores of predictions, from integer counts that add up over batches and processes.
 
 Global Dice is 2TP / (2TP + FP + FN) of counts summed over all pixels of all records. Two integer histograms of
-probabilities by code (see `contrail_data.logits`) give it at 65,536 thresholds at once. A ratio whose denominator is 0
-is 1: where there is no contrail and none is predicted, nothing is wrong.
+probabilities by code (see `contrail_data.store.logits`) give it at 65,536 thresholds at once. A ratio whose denominator
+is 0 is 1: where there is no contrail and none is predicted, nothing is wrong.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
 
-from contrail_data import logits
+from contrail_data.store import logits
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:

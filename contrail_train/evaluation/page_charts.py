@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from contrail_data import logits
 from contrail_data.reports.charts import Colour
 from contrail_data.reports.curves import Line, Marked, curves, reliability
+from contrail_data.store import logits
 from contrail_train.evaluation.instance_scores import InstanceValues
 from contrail_train.evaluation.metrics import curve
 from contrail_train.inference.load import read_pipeline

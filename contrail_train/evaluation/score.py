@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from contrail_data.errors import ContrailError
-from contrail_data.logits import CODES
 from contrail_data.progress import progress
 from contrail_data.splits.folds import make_folds
+from contrail_data.store.logits import CODES
 from contrail_train.data.items import Items, Rows
 from contrail_train.data.loader import load
 from contrail_train.evaluation import metrics

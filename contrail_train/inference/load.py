@@ -11,7 +11,7 @@ import torch
 from contrail_data.composites import channel_indices, from_dict, stack
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import Symmetries
-from contrail_data.settings import validated
+from contrail_data.settings.parse import validated
 from contrail_data.storage.documents import read_document
 from contrail_train.config.pipelines import PipelineConfig
 from contrail_train.config.settings import read_config

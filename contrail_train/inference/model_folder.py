@@ -18,9 +18,9 @@ from contrail_data import __version__
 from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.model_folders.manifest import ModelDescription, ModelScores, seal_folder
-from contrail_data.settings import validated
+from contrail_data.settings.parse import validated
+from contrail_data.settings.strict import Strict
 from contrail_data.storage.files import write_atomically
-from contrail_data.strict import Strict
 from contrail_train.config.loggers import LoggersConfig
 from contrail_train.config.pipelines import PipelineConfig
 from contrail_train.config.schema import RunConfig

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contrail_data.errors import ContrailError
-from contrail_data.strict import plain
+from contrail_data.settings.strict import plain
 from contrail_train.config.model import DecoderConfig, ModelConfig
 from contrail_train.models.layers import ASPP, ASPP_DILATIONS, CBAM, FPA, PixelShuffle, PointwisePair, use_group_norm
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
 
 from contrail_data.errors import ContrailError
-from contrail_data.strict import Probability
+from contrail_data.settings.strict import Probability
 from contrail_train.runs.checkpoint import file_digest
 from contrail_train.runs.finished import check_finished
 from contrail_train.runs.names import CALIBRATION, CONFIG, PIPELINE, STAGES, WEIGHTS

@@ -17,13 +17,13 @@ import xarray as xr
 from contrail_data import __version__
 from contrail_data.composites import Composite, from_dict, whiten
 from contrail_data.errors import ContrailError
-from contrail_data.frames import stored_frames
 from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.labels.predictor import Predicted
 from contrail_data.progress import progress
 from contrail_data.scans.listing import Scan
 from contrail_data.scans.scene import grid_mapping_of, grid_of, row_times
 from contrail_data.scans.tiles import Tile, cut
+from contrail_data.store.frames import stored_frames
 from contrail_train.inference.predictor import Predictor
 from contrail_train.scenes.frames import open_frames
 from contrail_train.scenes.tiling import Area, Mosaic, Tiling, fill_missing, load_window, strips, window_of_area

@@ -12,7 +12,7 @@ from mlflow.entities import Metric, Param
 from PIL import Image
 
 from contrail_data.errors import ContrailError
-from contrail_data.strict import plain
+from contrail_data.settings.strict import plain
 from contrail_train.config.loggers import MlflowConfig
 from contrail_train.evaluation.metrics import curve
 from contrail_train.training.logger import THRESHOLDS, End, Entry

@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from contrail_data.strict import plain
+from contrail_data.settings.strict import plain
 from contrail_train.evaluation.metrics import curve
 from contrail_train.training.logger import End, Entry
 

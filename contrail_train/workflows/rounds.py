@@ -24,7 +24,7 @@ from typing_extensions import TypedDict  # pydantic does not take that of Python
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
 from contrail_data.labels.write import write_labels
-from contrail_data.settings import validated
+from contrail_data.settings.parse import validated
 from contrail_data.splits.folds import make_folds
 from contrail_data.storage.files import write_atomically, write_csv
 from contrail_data.store.reader import read_scalars

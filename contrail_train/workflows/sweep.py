@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from contrail_data.errors import ContrailError
-from contrail_data.settings import validated
+from contrail_data.settings.parse import validated
+from contrail_data.settings.strict import plain
 from contrail_data.storage.documents import read_document
 from contrail_data.storage.files import check_folder, is_partial, is_stray, write_atomically
-from contrail_data.strict import plain
 from contrail_train.config.settings import differences, to_yaml
 from contrail_train.config.sweep import Range, SweepConfig, trial_config
 from contrail_train.evaluation.score import EpochScores

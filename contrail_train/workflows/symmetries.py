@@ -12,7 +12,7 @@ from typing_extensions import TypedDict  # pydantic does not take that of Python
 
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.labels.predictor import Decision, Symmetries
-from contrail_data.strict import Probability
+from contrail_data.settings.strict import Probability
 from contrail_train.config.settings import read_config
 from contrail_train.evaluation.calibrate import GRID_WHEN, Calibrated, GateWhen
 from contrail_train.evaluation.held_out import calibrate_on_held_out, load_lenders

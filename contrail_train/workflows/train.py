@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contrail_data.settings import as_plain
+from contrail_data.settings.parse import as_plain
 from contrail_train.config.presets import get_config
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import values_by_key, with_values

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contrail_data.schema_fields import group_of
+from contrail_data.settings.fields import group_of
 from contrail_train.config.augment import AugmentConfig
 from contrail_train.data.augment import augment_images, augment_labels
 from contrail_train.data.draw import Draw, draw

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 import contrail_data
-from contrail_data.logits import decode
+from contrail_data.store.logits import decode
 from helpers.stores import build_composite, predict_square
 
 

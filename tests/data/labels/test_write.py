@@ -15,8 +15,8 @@ from contrail_data.errors import ContrailError
 from contrail_data.labels import write
 from contrail_data.labels.predictor import Decision, Labeller, Predicted
 from contrail_data.labels.write import write_labels
-from contrail_data.logits import encode, threshold_of
 from contrail_data.storage.place import Place
+from contrail_data.store.logits import encode, threshold_of
 from contrail_data.store.reader import PixelReader, open_store
 from contrail_data.store.schema import Kind
 from contrail_data.store.verify import verify

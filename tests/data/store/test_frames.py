@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from contrail_data.composites import COMPOSITES, evaluate, quantise
-from contrail_data.frames import count_levels, stored_frames
 from contrail_data.sample import annotator_bits
+from contrail_data.store.frames import count_levels, stored_frames
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,7 +85,7 @@ def test_bit_r_is_set_where_annotator_r_marked_the_pixel(votes: np.ndarray) -> N
 def test_frames_are_computed_where_no_folder_for_machine_code_can_be_written(tmp_path: Path) -> None:
     code = (
         "import numba.core.caching as caching; caching.CacheImpl._locator_classes = [];"
-        "import numpy as np; from contrail_data.frames import count_levels;"
+        "import numpy as np; from contrail_data.store.frames import count_levels;"
         "print(int(count_levels(np.zeros((1, 1, 2, 2), np.uint8))[0, 0]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

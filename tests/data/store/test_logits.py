@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from contrail_data import logits
+from contrail_data.store import logits
 
 
 def test_a_code_is_the_logit_rounded_down() -> None:

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from contrail_data.composites import get_composite
-from contrail_data.settings import validated
+from contrail_data.settings.parse import validated
 from contrail_data.store.settings import StoreSettings
 from contrail_train.config.model import RecordHeadConfig
 from contrail_train.config.presets import FAMILIES, PRESETS, cost_key, get_config, shipped_costs

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from contrail_data.errors import ContrailError
-from contrail_data.schema_fields import group_of, setting_fields, takes
-from contrail_data.settings import validated
+from contrail_data.settings.fields import group_of, setting_fields, takes
+from contrail_data.settings.parse import validated
 from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
 from contrail_train.config.presets import PRESETS, get_config
 from contrail_train.config.schema import RunConfig

@@ -12,7 +12,7 @@ import torch
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Decision, Labeller, Predicted
 from contrail_data.labels.write import write_labels
-from contrail_data.logits import decode
+from contrail_data.store.logits import decode
 from contrail_data.store.reader import open_store
 from contrail_data.store.schema import Kind
 from contrail_train.config.data import BalanceConfig, DataConfig, PseudoConfig

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 from torch import Tensor, nn
 
-from contrail_data.logits import CODES
+from contrail_data.store.logits import CODES
 from contrail_train.data.items import Items
 from contrail_train.evaluation import metrics
 from contrail_train.evaluation.calibrate import Calibrated, GridWhen, HeldOut, calibrate, choose_gate

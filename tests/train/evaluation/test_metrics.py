@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, f1_score, log_loss, precision_score, recall_score
 
-from contrail_data import logits
+from contrail_data.store import logits
 from contrail_train.evaluation import metrics
 
 

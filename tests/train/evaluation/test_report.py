@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageColor
 
-from contrail_data.logits import LOWEST, encode
 from contrail_data.reports.figures import draw_picture
 from contrail_data.reports.page import Picture
+from contrail_data.store.logits import LOWEST, encode
 from contrail_train.evaluation.analysis import analyse
 from contrail_train.evaluation.error_pictures import FALSE, FOUND, MISSED, error_panels
 from contrail_train.evaluation.metrics import average_precision, histograms

@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from contrail_data.labels.predictor import Symmetries
-from contrail_data.logits import encode
+from contrail_data.store.logits import encode
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import with_settings
 from contrail_train.data.augment import to_label_frame

@@ -11,9 +11,9 @@ import torch
 
 from contrail_data.labels.predictor import ALL_FRAMES
 from contrail_data.labels.write import write_labels
-from contrail_data.logits import decode
 from contrail_data.reports.summary import as_text, summarise
 from contrail_data.storage.place import place_of
+from contrail_data.store.logits import decode
 from contrail_data.store.reader import open_store
 from contrail_data.store.schema import Kind
 from contrail_data.store.verify import verify

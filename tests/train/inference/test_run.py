@@ -15,7 +15,7 @@ import torch
 
 from contrail_data.composites import COMPOSITES
 from contrail_data.labels.write import write_labels
-from contrail_data.logits import decode
+from contrail_data.store.logits import decode
 from contrail_data.store.reader import open_store
 from contrail_data.store.schema import Kind
 from contrail_data.store.settings import StoreSettings

@@ -10,8 +10,8 @@ import pytest
 
 from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import Symmetries
-from contrail_data.schema_fields import known_keys
-from contrail_data.settings import validated
+from contrail_data.settings.fields import known_keys
+from contrail_data.settings.parse import validated
 from contrail_train.cli.common import print_holdout
 from contrail_train.config.presets import get_config
 from contrail_train.config.schema import RunConfig

@@ -9,7 +9,7 @@ import pytest
 
 from contrail_data.composites import get_composite
 from contrail_data.errors import ContrailError
-from contrail_data.settings import parse_assignment
+from contrail_data.settings.parse import parse_assignment
 from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
 from contrail_train.config.pipelines import PipelineConfig

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from contrail_data.labels.predictor import Symmetries
-from contrail_data.logits import decode
 from contrail_data.process import exit_on_sigterm
+from contrail_data.store.logits import decode
 from contrail_data.store.reader import open_store
 from contrail_train.config.pipelines import PipelineConfig, get_pipeline, with_pipeline_settings
 from contrail_train.inference.load import load_model, load_run, pipeline_detector

@@ -11,7 +11,7 @@ import xarray as xr
 
 import contrail_data
 from contrail_data.errors import ContrailError, UsageError
-from contrail_data.logits import encode
+from contrail_data.store.logits import encode
 from contrail_data.store.reader import open_store
 from contrail_data.synthetic.abi import write_abi
 from contrail_train import load_predictor, predict

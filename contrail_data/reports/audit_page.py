@@ -40,7 +40,7 @@ def audit_page(names: Sequence[str], sets: Sequence[xr.Dataset], audited: Audit)
         sizes=[records.sizes["sample"] for records in sets],
         sites=len(common_sites),
         other_sites=[len(of_set - common_sites) for of_set in sites],
-        leaking_pairs=len(np.unique(np.stack([leaks.a, leaks.b], 1), axis=0)),
+        leaking_pairs=len(np.unique(leaks.a * sets[-1].sizes["sample"] + leaks.b)),
         tally=leak_table(audited),
         notes=[checked.note(name) for name, checked in zip(short_names, audited.checked, strict=True)],
         map=_map(sets),
@@ -55,9 +55,9 @@ def audit_page(names: Sequence[str], sets: Sequence[xr.Dataset], audited: Audit)
 def _pairs(sets: Sequence[xr.Dataset], leaks: Leaks) -> list[tuple[str, str, str, list[float]]]:
     """List the leaking pairs, those of one id, raw data or image first, then by overlap: kind, records and measures."""
     ids_a, ids_b = sets[0]["record_id"].values, sets[-1]["record_id"].values
-    measures = np.stack([leaks.overlap, leaks.minutes, leaks.similarity, leaks.dice], 1).tolist()
-    order = np.lexsort((-np.nan_to_num(leaks.overlap), leaks.kind == LeakKind.FOOTPRINT))[:_LISTED]
-    return [(leaks.kind[i], ids_a[leaks.a[i]], ids_b[leaks.b[i]], measures[i]) for i in order]
+    shown = leaks[np.lexsort((-np.nan_to_num(leaks.overlap), leaks.of(LeakKind.FOOTPRINT)))[:_LISTED]]
+    measures = np.stack([shown.overlap, shown.minutes, shown.similarity, shown.dice], 1).tolist()
+    return [*zip(shown.kind.tolist(), ids_a[shown.a], ids_b[shown.b], measures, strict=True)]
 
 
 def _map(sets: Sequence[xr.Dataset]) -> RecordMap | None:

@@ -7,23 +7,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from scipy.sparse import csr_array
 
 from contrail_data.splits.images import similar_records
-from contrail_data.splits.leaks import (
-    MAX_MINUTES,
-    MIN_OVERLAP,
-    Checked,
-    LeakKind,
-    Leaks,
-    find_leaks,
-)
+from contrail_data.splits.leaks import Checked, LeakKind, Leaks, find_leaks
+from contrail_data.splits.pairs import MAX_MINUTES, MIN_OVERLAP
 from contrail_data.storage.files import write_csv
 from contrail_data.store.reader import pixel_reader
-from contrail_data.store.samples import Floats, label_of
+from contrail_data.store.samples import Floats, Ints, label_of
 
 SAME_IMAGE = 0.99
 """Correlation above which two images that are not shifted are copies, whose labels should agree. Noise of 2 % of the
 channels' range changes no more; a frame 10 minutes later correlates by .82 to .98."""
+_PAIRS = 4096  # whose masks are compared at a time, which bounds memory
 
 
 @dataclass(frozen=True)
@@ -80,37 +76,48 @@ def audit(
     if a is None or b is None or not same_grid:
         return Audit(leaks, checked, kinds)
     copies = leaks.similarity > SAME_IMAGE
-    copies[leaks.kind == LeakKind.IMAGE] &= ~matches.moved
+    copies[leaks.of(LeakKind.IMAGE)] &= ~matches.moved
     same_tile = (leaks.overlap > 0.99) & (leaks.minutes == 0)
-    same_image = np.isin(leaks.kind, [LeakKind.ID, LeakKind.DATA]) | same_tile | copies
+    same_image = np.flatnonzero(leaks.of(LeakKind.ID, LeakKind.DATA) | same_tile | copies)
     for scalars, index in ((records[0], leaks.a), (records[-1], leaks.b)):
-        same_image &= (scalars["label_source"].values == "human")[index]
-    all_pairs, number = np.unique(np.stack([leaks.a, leaks.b], 1), axis=0, return_inverse=True)
-    compared, first = np.unique(number[same_image], return_index=True)
-    if not len(compared):
+        same_image = same_image[(scalars["label_source"].values == "human")[index[same_image]]]
+    if not len(same_image):
         return Audit(leaks, checked, kinds)
-    dice, differ = np.full(len(all_pairs), np.nan), np.zeros(len(all_pairs), bool)
-    dice[compared], differ[compared] = _compare_masks(a, b, all_pairs[compared].tolist())
-    leaks = replace(leaks, dice=dice[number])
-    contradicting = leaks[np.flatnonzero(same_image)[first][differ[compared]]]
-    kind = np.full(len(contradicting), LeakKind.LABEL.value, "<U9")
-    return Audit(Leaks.concatenate([leaks, replace(contradicting, kind=kind)]), checked, kinds)
+    pair = leaks.a * b.sizes["sample"] + leaks.b
+    compared, first = np.unique(pair[same_image], return_index=True)
+    dice, differ = _compare_masks(a, b, *np.divmod(compared, b.sizes["sample"]))
+    place = np.minimum(np.searchsorted(compared, pair), len(compared) - 1)
+    leaks = replace(leaks, dice=np.where(compared[place] == pair, dice[place], np.nan))
+    contradicting = leaks[same_image[first][differ]].as_kind(LeakKind.LABEL)
+    return Audit(Leaks.concatenate([leaks, contradicting]), checked, kinds)
 
 
-def _compare_masks(
-    store_a: xr.Dataset, store_b: xr.Dataset, pairs: list[list[int]]
-) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def _compare_masks(store_a: xr.Dataset, store_b: xr.Dataset, i: Ints, j: Ints) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """(pair) Dice coefficient of the two masks, NaN where both are empty, and whether they differ in any pixel."""
-    masks = [np.empty((1, *store_a["mask"].shape[1:]), np.uint8) for _ in range(2)]
-    readers = [pixel_reader(store, "mask") for store in (store_a, store_b)]
-    dice, differ = np.full(len(pairs), np.nan), np.zeros(len(pairs), bool)
-    for row, samples in enumerate(pairs):
-        for read, sample, mask in zip(readers, samples, masks, strict=True):
-            read(sample, [0], mask)
-        if marked := int(masks[0].sum(dtype=np.int64) + masks[1].sum(dtype=np.int64)):
-            dice[row] = 2 * int((masks[0] & masks[1]).sum(dtype=np.int64)) / marked
-        differ[row] = bool((masks[0] != masks[1]).any())
-    return dice, differ
+    (one, row), (two, column) = (_masks(store, samples) for store, samples in ((store_a, i), (store_b, j)))
+    marked_a, marked_b = one.sum(1)[row], two.sum(1)[column]
+    common = np.zeros(len(i), np.int64)
+    for start in range(0, len(i), _PAIRS):
+        block = slice(start, start + _PAIRS)
+        common[block] = one[row[block]].multiply(two[column[block]]).sum(1)
+    marked = marked_a + marked_b
+    dice = np.divide(2 * common, marked, out=np.full(len(i), np.nan), where=marked > 0)
+    return dice, (common != marked_a) | (common != marked_b)
+
+
+def _masks(store: xr.Dataset, samples: Ints) -> tuple[csr_array, Ints]:
+    """The different masks among those of samples as (mask, pixel) 0 or 1, and (sample) which one each has."""
+    different, number = np.unique(samples, return_inverse=True)
+    read = pixel_reader(store, "mask")
+    pixels = []
+    for sample in different:
+        mask = np.empty((1, *store["mask"].shape[1:]), np.uint8)
+        read(int(sample), [0], mask)
+        pixels.append(np.flatnonzero(mask))
+    ends = np.cumsum([0, *map(len, pixels)])
+    marked = np.concatenate(pixels)
+    shape = len(different), int(np.prod(store["mask"].shape[1:]))
+    return csr_array((np.ones(len(marked), np.int64), marked, ends), shape=shape), number
 
 
 def leak_table(audited: Audit) -> tuple[list[str], list[list[str]]]:
@@ -139,9 +146,11 @@ def leak_table(audited: Audit) -> tuple[list[str], list[list[str]]]:
     rows = []
     for kind, name, condition in lines:
         if (compared := audited.kinds.get(kind)) is not None:
-            some = leaks[(leaks.kind == kind.value) & condition]
-            sides = [np.concatenate([some.a, some.b])] if within else [some.a, some.b]
-            counts = [f"{len(some):,}", *(f"{len(np.unique(side)):,}" for side in sides)]
+            some = np.flatnonzero(leaks.of(kind) & condition)
+            sides = [leaks.a[some], leaks.b[some]]
+            if within:
+                sides = [np.concatenate(sides)]
+            counts = [f"{len(some):,}", *(f"{np.count_nonzero(np.bincount(side)):,}" for side in sides)]
             if not all(compared):
                 counts = ["not compared"] + ["-"] * len(sides)
             rows.append([name, *counts, *map("{:,}".format, compared)])

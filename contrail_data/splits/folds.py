@@ -10,7 +10,9 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.errors import ContrailError
-from contrail_data.splits.leaks import MAX_MINUTES, MIN_OVERLAP, Pairs, pairs_within
+from contrail_data.splits.groups import group_records
+from contrail_data.splits.keys import Pairs
+from contrail_data.splits.pairs import MAX_MINUTES, MIN_OVERLAP, joined_keys, related_pairs
 from contrail_data.storage.files import write_csv
 from contrail_data.store.samples import Floats, Ints, label_of
 
@@ -83,7 +85,13 @@ def pairs_between_folds(
     Returns:
         Number of pairs.
     """
-    related = [*pairs_within(stores, minutes, overlap), *images]
+    number = np.unique(np.concatenate(group_records(stores, minutes, overlap, images)), return_inverse=True)[1]
+    lowest, highest = (np.full(len(number), start) for start in (fold.max(initial=0), 0))
+    np.minimum.at(lowest, number, fold)
+    np.maximum.at(highest, number, fold)
+    if (lowest[number] == highest[number]).all():
+        return 0  # listing the pairs would take far longer
+    related = [*related_pairs(joined_keys(stores), minutes, overlap), *images]
     pairs = [np.stack([i, j], 1)[fold[i] != fold[j]] for i, j in related]
     return len(np.unique(np.concatenate(pairs), axis=0))
 

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data.splits.leaks import MAX_MINUTES, MIN_OVERLAP, Pairs, pairs_within
+from contrail_data.splits.keys import Pairs
+from contrail_data.splits.pairs import MAX_MINUTES, MIN_OVERLAP, joined_keys, related_links
 from contrail_data.store.samples import Floats, as_text, label_of, labelled_time, site_of
 
 SUMMARY_HEADER = ("records", "positives", "share positive", "period", "most in", "sites")
@@ -55,10 +56,9 @@ def group_records(
 
     site_day = np.concatenate([site_and_day(records) for records in stores])
     count = len(site_day)
-    names, first_of, name = np.unique(site_day, return_index=True, return_inverse=True)
-    pairs = [*pairs_within(stores, minutes, overlap), *images]
-    rows = np.concatenate([np.arange(count), *(i for i, _ in pairs)])
-    columns = np.concatenate([first_of[name], *(j for _, j in pairs)])
+    names, name = np.unique(site_day, return_inverse=True)
+    links = [*related_links(joined_keys(stores), site_day, minutes, overlap), *images]
+    rows, columns = (np.concatenate(ends) for ends in zip(*links, strict=True))
     graph = coo_array((np.ones(len(rows), np.bool_), (rows, columns)), shape=(count, count))
     components, component = connected_components(graph, directed=False)
     smallest = np.full(components, len(names))

@@ -20,7 +20,8 @@ import xarray as xr
 from contrail_data.composites import dequantise
 from contrail_data.progress import progress
 from contrail_data.sample import reference_frame
-from contrail_data.splits.leaks import NO_MATCHES, Matches, Pairs, RecordKeys
+from contrail_data.splits.keys import Pairs, RecordKeys
+from contrail_data.splits.leaks import NO_MATCHES, Matches
 from contrail_data.store.reader import PixelReader, pixel_reader
 from contrail_data.store.samples import Floats, Ints
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contrail_data.errors import ContrailError
-from contrail_data.splits.leaks import find_leaks
+from contrail_data.splits.leaks import LeakKind, find_leaks
 from contrail_data.storage.documents import read_table
 from contrail_train.config.data import DataConfig
 from contrail_train.data.items import Bools, Items, SampleStores
@@ -83,13 +83,13 @@ def leaking_items(items: Items, stores: SampleStores, count: int, config: DataCo
         for other, theirs in enumerate(stores.scalars[count:], count):
             pairs = find_leaks(ours, theirs, images=stores.similar.between(number, other))
             leaking |= (items.store == number) & np.isin(items.sample, pairs.a)
-            for kind in np.unique(pairs.kind):
-                records_by_kind[kind] += len(np.unique(pairs.a[pairs.kind == kind]))
+            for kind in sorted(LeakKind):
+                records_by_kind[kind] += len(np.unique(pairs.a[pairs.of(kind)]))
             if len(pairs) and not example:
                 example = f"{ours['record_id'].values[pairs.a[0]]} with {theirs['record_id'].values[pairs.b[0]]}"
     count = len(np.unique(items.record_id[leaking]))
     if count and config.leaks == "refuse":
-        kinds = ", ".join(f"{n} by {kind}" for kind, n in records_by_kind.items())
+        kinds = ", ".join(f"{n} by {kind}" for kind, n in records_by_kind.items() if n)
         raise ContrailError(
             f"{count} records of data.train leak into data.validation ({kinds}; such as {example}); see contrail-data "
             "audit, and set data.leaks=drop to leave them out, or allow"

@@ -13,7 +13,8 @@ import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.splits.images import similar_records
-from contrail_data.splits.leaks import LeakKind, Matches, RecordKeys, find_leaks
+from contrail_data.splits.keys import RecordKeys
+from contrail_data.splits.leaks import LeakKind, Matches, find_leaks
 from contrail_data.store.reader import read_scalars
 from contrail_data.store.samples import Floats, Ints, as_text
 from contrail_train.evaluation.held_out import stores_of
@@ -93,7 +94,7 @@ def nearness(
         unplaced += int((is_trained & ~RecordKeys.of(theirs).placed).sum())
         their_sites, *_ = _sites(theirs.isel(sample=np.flatnonzero(is_trained)))
         at_any_time = find_leaks(sites, their_sites, minutes=np.inf, overlap=SAME_SITE)
-        at_site = rows[np.isin(site_of, at_any_time.a[at_any_time.kind == LeakKind.FOOTPRINT])]
+        at_site = rows[np.isin(site_of, at_any_time.a[at_any_time.of(LeakKind.FOOTPRINT)])]
         near[at_site] = np.fmin(near[at_site], Near.SITE)
         related = find_leaks(records, theirs, images=same_scene)
         near[related.a[is_trained[related.b]]] = Near.SITE_AND_TIME

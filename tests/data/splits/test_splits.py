@@ -16,7 +16,8 @@ from contrail_data.cli.main import app
 from contrail_data.errors import ContrailError
 from contrail_data.sources.metadata import metadata_records
 from contrail_data.splits.folds import make_folds, pairs_between_folds
-from contrail_data.splits.groups import group_records, record_classes, sampling_weights
+from contrail_data.splits.groups import group_records, record_classes, sampling_weights, site_and_day
+from contrail_data.splits.keys import RecordKeys, gaps, overlaps
 from contrail_data.splits.leaks import find_leaks
 from helpers.cli import run_data
 
@@ -106,39 +107,61 @@ def test_empty_stores_and_single_records_have_no_leaks():
         make_folds(groups(one), np.ones(1, bool), 2)
 
 
-@pytest.mark.slow
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 60))
-def test_leaks_are_those_of_every_pair_and_none_lie_between_folds(seed, count):
-    rng = np.random.default_rng(seed)
+def every_pair(a: RecordKeys, b: RecordKeys, overlap: float) -> dict[str, set[tuple[int, int]]]:
+    """Compare each record of A with each of B, or with those behind it if B is A."""
+    i, j = (index.ravel() for index in np.indices((len(a), len(b))))
+    i, j = (i[i < j], j[i < j]) if a is b else (i, j)
+    tokens_a, tokens_b = ([{*keys.token[keys.token_of == n]} for n in range(len(keys))] for keys in (a, b))
+    related = {
+        "id": a.record_id[i] == b.record_id[j],
+        "data": np.array([bool(tokens_a[k] & tokens_b[m]) for k, m in zip(i, j, strict=True)], bool),
+        "footprint": (gaps(a, b, (i, j)) <= 70) & (overlaps(a, b, (i, j)) > overlap),
+    }
+    return {kind: {*zip(i[of].tolist(), j[of].tolist(), strict=True)} for kind, of in related.items()}
+
+
+def records_at_random(rng: np.random.Generator, count: int, *, repeated: bool) -> xr.Dataset:
+    """Return records near the date line, some at the same place and time, with the same id or data, or incomplete."""
     rows = np.column_stack([rng.uniform(-60, 60, count), rng.uniform(-190, -150, count), rng.integers(0, 900, count)])
-    all_records = records(*rows, record_id=[f"r{i}" for i in rng.permutation(count)])
-    single = rng.random(count) < 0.3  # a sequence may be a single frame
-    all_records["time"] = all_records["time"].where(
-        ~xr.DataArray(single, dims="sample") | (xr.DataArray(range(8), dims="time") == 4)
-    )
-    first, last = (rows[:, 2] + np.where(single, 0, minutes) for minutes in (-40, 30))
+    if repeated:
+        rows = np.round(rows / [40, 4, 30]) * [40, 4, 30]
+    rows[rng.random(count) < 0.1, rng.integers(0, 3)] = np.nan
+    ids = [f"r{i}" for i in rng.integers(0, 9 * count, count)]
+    some = records(*rows, record_id=ids, source_digest=[f"11:{i}" if i else "" for i in rng.integers(0, count, count)])
+    single = xr.DataArray(rng.random(count) < 0.3, dims="sample")  # a sequence may be a single frame
+    return some.assign(time=some["time"].where(~single | (xr.DataArray(range(8), dims="time") == 4)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.booleans())
+def test_leaks_and_groups_are_those_of_every_pair(seed, count, repeated):
+    rng = np.random.default_rng(seed)
+    all_records = records_at_random(rng, count, repeated=repeated)
     split = count // 2
     a, b = all_records.isel(sample=slice(0, split)), all_records.isel(sample=slice(split, None))
-    within, across = find_leaks(all_records), find_leaks(a, b)
-    i, j = within.a, within.b
-    gap = np.maximum(np.maximum(first[i], first[j]) - np.minimum(last[i], last[j]), 0)
-    np.testing.assert_allclose(within.gap, gap)
-    assert gap.max(initial=0) <= 70
-    np.testing.assert_allclose(within.minutes, np.abs(rows[i, 2] - rows[j, 2]))
-    pairs = set(zip(within.a.tolist(), within.b.tolist(), strict=True))
-    assert {(i, j + split) for i, j in zip(across.a.tolist(), across.b.tolist(), strict=True)} == {
-        (i, j) for i, j in pairs if i < split <= j
-    }
-    singly = {
-        (i, j) for i in range(count) for j in range(i + 1, count)
-        if len(find_leaks(all_records.isel(sample=[i]), all_records.isel(sample=[j])))
-    } if count < 12 else pairs  # fmt: skip
-    assert singly == pairs
-    group = group_records([a, b])
-    if len(set(np.concatenate(group))) > 1:
-        fold = make_folds(np.concatenate(group), rng.random(count) < 0.4, 2)
-        assert pairs_between_folds([a, b], fold) == 0
+    keys = RecordKeys.of(all_records)
+    pairs = every_pair(keys, keys, 0.001)
+    for leaks, compared in (
+        (find_leaks(all_records), pairs),
+        (find_leaks(a, b), every_pair(RecordKeys.of(a), RecordKeys.of(b), 0.001)),
+    ):
+        listed = [*zip(leaks.kind.tolist(), leaks.a.tolist(), leaks.b.tolist(), strict=True)]
+        assert listed == [(kind, *pair) for kind, of_kind in compared.items() for pair in sorted(of_kind)]
+    within = find_leaks(all_records)
+    np.testing.assert_array_equal(within.overlap, overlaps(keys, keys, (within.a, within.b)))
+    group = np.concatenate(group_records([a, b]))
+    name = site_and_day(all_records)
+    joined = np.eye(count, dtype=bool) | (name[:, None] == name)
+    for i, j in set().union(*pairs.values()):
+        joined[i, j] = joined[j, i] = True
+    for _ in range(count):
+        joined = joined @ joined
+    assert (joined == (group[:, None] == group)).all()
+    assert group.tolist() == [min(name[with_it]) for with_it in joined]
+    fold = rng.integers(0, 2, count)
+    assert pairs_between_folds([a, b], fold) == sum(fold[i] != fold[j] for i, j in set().union(*pairs.values()))
+    if len(set(group)) > 1:
+        assert pairs_between_folds([a, b], make_folds(group, rng.random(count) < 0.4, 2)) == 0
 
 
 @settings(max_examples=50, deadline=None)

@@ -301,7 +301,8 @@ def _target(key: Key, rate: dict[Key, float], state: str) -> str:
         share = rate[key._replace(pattern="whole")] / rate[key]
         return f"{share:.3f} of whole, {verdict(share, 1 / 6, at_least=False)}"
     limit = rate[key._replace(method=LIMIT)]
-    return verdict(rate[key] / limit, 0.9, at_least=True) if state == "warm" else ""
+    target = 0.95 if key.pattern == "whole" and key.threads == 1 else 0.9
+    return verdict(rate[key] / limit, target, at_least=True) if state == "warm" else ""
 
 
 def _position(key: Key) -> tuple[bool, bool, int, int, str]:

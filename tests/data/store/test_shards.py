@@ -90,18 +90,35 @@ def test_damage_is_an_error_that_names_the_file(tmp_path: Path, codec: str) -> N
         path.write_bytes(damaged)
         with pytest.raises(ContrailError, match=r"image.c\.0\.0"):
             ShardReader(layout)(0, [0, 1, 2], out)
-    path.write_bytes(content)
-    read = ShardReader(layout)
-    read(1, [0], out[:1])
-    path.write_bytes(b"")  # truncate the open file: this must be an error, not a crash
-    with pytest.raises(ContrailError, match="does not decode"):
-        read(1, [0], out[:1])
+    for reads_before in (1, 3):  # the later ones are from mapped pages
+        path.write_bytes(content)
+        read = ShardReader(layout)
+        for _ in range(reads_before):
+            read(1, [0], out[:1])
+        path.write_bytes(b"")  # truncate the open file: this must be an error, not a crash
+        with pytest.raises(ContrailError, match="does not decode"):
+            read(1, [0], out[:1])
     path.unlink()
     with pytest.raises(ContrailError, match=r"c\.0\.0.*cannot be read"):
         ShardReader(layout)(0, [0], out[:1])
     for sample, units in ((2, [0]), (-1, [0]), (0, [3]), (0, [])):
         with pytest.raises(IndexError):
             read(sample, units, out[: len(units)])
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_frames_in_any_order_are_read_alike_at_first_and_again(tmp_path: Path, codec: str) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (2, 4, 2, 8, 8), np.uint8)
+    read = write_all(Place(str(tmp_path)), "image", codec, values)
+    for frames in ([1], [1, 2], [0, 1, 2, 3], [3, 1], [0, 0, 1], range(1, 3)) * 2:
+        out = np.empty((len(frames), 2, 8, 8), np.uint8)
+        for sample in (0, 1):
+            read(sample, frames, out)
+            np.testing.assert_array_equal(out, values[sample, [*frames]])
+        with pytest.raises(ValueError, match="C-contiguous"):
+            read(0, frames, np.empty((2, *out.shape), np.uint8)[:, 0])
+        with pytest.raises(IndexError, match="no sample"):
+            read(2, frames, out)
 
 
 def test_many_threads_and_a_forked_process_read_the_same(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def list_runs(
             shown = [_number(scores.get(key)) for key in ("dice", "precision", "recall")]
             settings = ", ".join(f"{key}={plain(value)}" for key, value in own.items())
             name = str(run.path.relative_to(folder)) if run.path != folder else "."
-            epochs = f"{len(run.epochs)}/{run.config.epochs}"
+            epochs = f"{len(run.epochs)}/{run.config.epochs}" if _keeps_epochs(run) else str(run.config.epochs)
             rows.append([name, run.config.preset, run.state, epochs, mark + shown[0], *shown[1:], settings])
         header = ["run", "preset", "state", "epochs", "Dice", "precision", "recall", "differs in"]
         print_table("", header, rows, text_columns=(0, 1, 2, 7))
@@ -83,10 +83,12 @@ def show_run(
     dice, low, high = (summary.scores.get(key) for key in ("dice", "dice_low", "dice_high"))
     interval = "" if low is None or high is None else f" (95 %: {low:.4f} to {high:.4f})"
     fields = {
-        "state": f"{summary.state}, {len(summary.epochs)} of {summary.config.epochs} epochs scored",
+        "state": f"{summary.state}, {summary.config.epochs} epochs",
         "settings": f"{summary.config.preset}, {', '.join(changed)}" if changed else summary.config.preset,
         "made with": f"{environment.get('device')}, contrail-kit {environment.get('versions', {}).get('contrail-kit')}",
     }
+    if _keeps_epochs(summary):
+        fields["state"] = f"{summary.state}, {len(summary.epochs)} of {summary.config.epochs} epochs scored"
     if command is not None:
         fields["command"] = shlex.join(command) if isinstance(command, list) else str(command)
     if dice is not None:
@@ -105,6 +107,13 @@ def show_run(
         print_table("", header, rows, text_columns=(7,))
     if summary.state in (State.STOPPED, State.BEGUN):
         print_note("it resumes when its command is run again")
+
+
+def _keeps_epochs(run: Any) -> bool:
+    """Whether the scores of epochs lie beside it. Publishing leaves them out."""
+    from contrail_train.runs.listing import State
+
+    return bool(run.epochs) or run.state is not State.FINISHED
 
 
 def _number(value: float | None) -> str:

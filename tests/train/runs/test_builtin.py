@@ -84,6 +84,7 @@ def test_runs_show_names_its_card() -> None:
     assert shown.returncode == 0, shown.stderr
     assert f"card       {folder() / CARD}\n" in shown.stdout
     assert "command" not in shown.stdout
+    assert "finished, 24 epochs" in shown.stdout  # whose scores it does not keep
 
 
 def test_a_predictor_is_shown_in_a_few_lines() -> None:

@@ -21,7 +21,7 @@ from scipy import ndimage
 from contrail_data.build.build import build
 from contrail_data.composites import COMPOSITES
 from contrail_data.reports.choices import Theme
-from contrail_data.reports.figures import RGB, Mark, Mask, Panel, draw_picture
+from contrail_data.reports.figures import MISSING, RGB, Mark, Mask, Panel, draw_picture
 from contrail_data.reports.ground import Ground
 from contrail_data.reports.pictures import SampleViewer, find_record, read_frames
 from contrail_data.scans.scene import grid_of
@@ -42,7 +42,6 @@ NINE_BANDS = "1000603527582775543"
 """A record with all bands."""
 LABELLED = (NINE_BANDS, "1000660467359258186", "1004946886927737572")
 """Records with contrails."""
-_MISSING = np.uint8(96)
 
 
 def draw_scan(model: Predictor, folder: Path) -> Image.Image:
@@ -64,7 +63,7 @@ def draw_scan(model: Predictor, folder: Path) -> Image.Image:
     )
     scene = predict_files(model, request).scenes[0].scene.isel(time=0)
     image_yxc = np.moveaxis(scene["image"].values, 0, -1)
-    rgb = np.where((image_yxc == 255).all(-1, keepdims=True), _MISSING, image_yxc)
+    rgb = np.where((image_yxc == 255).all(-1, keepdims=True), MISSING, image_yxc)
     grid = grid_of(scene)
     outlines = {Mark.PREDICTION: scene["mask"].values > 0}
     shown = Panel(
@@ -74,7 +73,7 @@ def draw_scan(model: Predictor, folder: Path) -> Image.Image:
         outlines=outlines,
         ground=Ground(grid.projection.crs_wkt, grid.geotransform, grid.height, grid.width),
     )
-    probability_yx = np.nan_to_num(scene["probability"].values)
+    probability_yx = scene["probability"].values
     probable = Panel(image=probability_yx, width=SCAN_WIDTH, caption="probability", threshold=threshold)
     time = str(scene["time"].values.astype("datetime64[m]")).replace("T", " ")
     title = f"{scene.attrs['platform']} {str(scene.attrs['instrument']).upper()}  {time} UTC"

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib.style
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context, rcParams
+from matplotlib import colormaps, rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -90,7 +90,7 @@ class Panel:
     """An image with what is drawn over it."""
 
     image: npt.NDArray[Any]
-    """Colours, uint8 (y, x, 3), or probabilities, float (y, x)."""
+    """Colours, uint8 (y, x, 3), or probabilities, float (y, x), NaN where nothing was predicted."""
     width: int
     """Width in the picture, pixels."""
     caption: str = ""
@@ -216,7 +216,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     elif factor > 1:
         image = np.asarray(Image.fromarray(image).reduce(factor))
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    drawn = axes.imshow(image, extent=extent, norm=norm, cmap="inferno", aspect="auto", interpolation="nearest")
+    colours = colormaps["inferno"].with_extremes(bad="#" + MISSING.tobytes().hex())
+    drawn = axes.imshow(image, extent=extent, norm=norm, cmap=colours, aspect="auto", interpolation="nearest")
     for mark, mask in panel.outlines.items():
         _outline(axes, mask, mark.colour, factor)
     for trace in panel.traces:

@@ -11,7 +11,7 @@ from contrail_data.build.build import build
 from contrail_data.composites import COMPOSITES, Channel, Composite
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.reports.choices import Theme
-from contrail_data.reports.figures import Mark, Panel, Trace, draw_picture, enlarged
+from contrail_data.reports.figures import MISSING, Mark, Panel, Trace, draw_picture, enlarged
 from contrail_data.reports.ground import Ground
 from contrail_data.reports.image_files import write_images
 from contrail_data.reports.pictures import SampleViewer
@@ -76,6 +76,7 @@ def test_small_probabilities_can_be_told_apart_however_high_the_threshold_is(thr
     picture = np.asarray(draw_picture([[Panel(image=probability, width=96, threshold=threshold)]])).astype(int)
     shades = [picture[row, 50, :3].sum() for row in (12, 30, 42)]
     assert np.diff(shades).min() > 50
+    np.testing.assert_array_equal(picture[78, 50, :3], MISSING)
 
 
 @pytest.mark.parametrize("theme", list(Theme))

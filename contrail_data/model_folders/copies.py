@@ -129,11 +129,14 @@ def copy_model(folder: Path, target: Place, *, overwrite: bool = False) -> None:
 
     Raises:
         AnotherModel: If another model lies there, and is not to be replaced.
-        ContrailError: If a file did not arrive as it was sent.
+        ContrailError: If files of something else lie there, or a file did not arrive as it was sent.
     """
     manifest = verify_folder(folder)
     keys = file_keys(manifest, [name for name in DOCUMENTS if (folder / name).is_file()])
-    if target.size(MANIFEST) is not None and _digest_at(target) != manifest["digest"]:
+    if target.size(MANIFEST) is None:
+        if others := [key for key in target.states() if key not in keys]:
+            raise ContrailError(f"{target}: holds other files, such as {others[0]}; choose another place")
+    elif _digest_at(target) != manifest["digest"]:
         if not overwrite:
             raise AnotherModel(f"{target}: holds another model; choose another place")
         target.remove([MANIFEST])  # first, so that no one takes a mixture for a model

@@ -167,6 +167,15 @@ def test_a_model_is_copied_to_object_storage_and_back_and_kept_within_the_limit(
         fetch_model(address)
 
 
+def test_a_model_is_not_mixed_with_other_files(folder: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "mine/notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with pytest.raises(ContrailError, match=r"mine: holds other files, such as notes.txt; choose another place$"):
+        copy_model(folder, place_of(str(notes.parent)))
+    assert [*notes.parent.iterdir()] == [notes]
+
+
 def test_the_address_of_the_hub_is_parsed() -> None:
     assert parse_hub_address("hf://team/detector@v1/b") == HubAddress("team/detector", "v1/b")
     assert parse_hub_address("hf://team/detector").commit is None

@@ -17,7 +17,7 @@ EXAMPLES = {
     "merge": ("contrail-data merge data/train.zarr data/validation.zarr -o data/all.zarr",),
     "synth": (
         "contrail-data synth data/raw --records 64",
-        "contrail-data synth data/tf --records 64 --format tfrecord",
+        "contrail-data synth data/tf --records 64 --format tfrecords",
     ),
     "synth-scans": ("contrail-data synth-scans data/abi",),
     "inspect": ("contrail-data inspect data/train.zarr",),

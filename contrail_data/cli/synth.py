@@ -23,7 +23,7 @@ class RecordFormat(StrEnum):
     """How records are written."""
 
     RECORDS = "records"
-    TFRECORD = "tfrecord"
+    TFRECORDS = "tfrecords"
 
 
 Folder = Annotated[
@@ -92,7 +92,7 @@ def synth(
             bands=band_numbers,
             label_shift=label_shift,
             scenery=scenery.value,
-            as_tfrecords=record_format is RecordFormat.TFRECORD,
+            as_tfrecords=record_format is RecordFormat.TFRECORDS,
             advance=advance,
             workers=workers,
         )

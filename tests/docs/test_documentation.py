@@ -58,7 +58,7 @@ SMALL_RUN = [
 PREPARATION = (
     "contrail-data synth data/records",
     "contrail-data synth data/more --seed 5",
-    "contrail-data synth data/tf --records 64 --format tfrecord",
+    "contrail-data synth data/tf --records 64 --format tfrecords",
     "contrail-data synth-scans data/abi",
     "contrail-data build-ash data/records --split train -o data/train.zarr",
     "contrail-data build-ash data/records --split validation -o data/validation.zarr",

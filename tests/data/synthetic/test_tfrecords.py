@@ -77,6 +77,6 @@ def test_folders_with_other_data_are_left_as_they_are(shards: Path, tmp_path: Pa
     with pytest.raises(ContrailError, match="holds synthetic records with another"):
         write_records(shards, 21, seed=3, size=SIZE)
     (tmp_path / "train.tfrecords-00000-of-00100").touch()
-    done = run_data("synth", tmp_path, "--format", "tfrecord", "--records", 4)
+    done = run_data("synth", tmp_path, "--format", "tfrecords", "--records", 4)
     assert done.returncode == 1
     assert "holds train.tfrecords-00000-of-00100, which is not synthetic; choose another folder" in done.stderr

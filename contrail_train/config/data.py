@@ -133,9 +133,10 @@ class DataConfig(Strict):
     balance: BalanceConfig = BalanceConfig()
     pseudo: PseudoConfig = PseudoConfig()
     threads: int = Field(2, ge=1, le=1024)
-    """Threads that read and decode chunks."""
+    """Threads that read and decode chunks. Where they wait for a remote store, there are up to 64."""
     prefetch: int = Field(3, ge=1, le=64)
-    """Number of batches that are kept ready ahead of the training step."""
+    """Number of batches that are kept ready ahead of the training step; more, of up to 1 GiB, where it would wait for a
+    remote store."""
     keep: bool = False
     """Keep a local copy of each file that is read from a remote store, where `contrail-data pull` would put it."""
     check: bool = False

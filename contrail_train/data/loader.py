@@ -1,15 +1,18 @@
 """Store → batches: threads in this process read chunk bytes straight into preallocated batches.
 
-There are no worker processes: reading a frame is one system call, so a few threads keep ahead of any step. Only the
-frames that the model needs are read. The order is a pure function of (seed, epoch, step, rank, world size): nothing is
-remembered, so a resumed run sees exactly what an uninterrupted one would have seen.
+There are no worker processes: reading a frame is one system call, so a few threads keep ahead of any step. Where they
+wait for object storage, `load` reads further ahead with more threads. Only the frames that the model needs are read.
+The order is a pure function of (seed, epoch, step, rank, world size): nothing is remembered, so a resumed run sees
+exactly what an uninterrupted one would have seen.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,11 @@ from torch import Tensor
 
 from contrail_data.sample import input_frames
 from contrail_train.data.items import Ints, Items
+
+_LATE = 0.002
+"""Seconds that a step may wait for a batch before `load` reads further ahead."""
+_MOST_THREADS, _MOST_BYTES = 64, 1 << 30
+"""How far `load` goes: threads, and memory of batches."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +121,15 @@ def load(
 ) -> Iterator[Batch]:
     """Read batches ahead of their use.
 
+    If a step has to wait although the threads spend their time waiting, too, as they do for object storage, twice as
+    many threads read more batches at the same time.
+
     Args:
         items: The items.
         rows_by_step: Rows of each batch.
         device: Where the batches are needed; to a GPU they are copied on a side stream from pinned memory.
-        threads: Number of threads that read and decode.
-        prefetch: Number of batches read ahead.
+        threads: Number of threads that read and decode at first.
+        prefetch: Number of batches read ahead at first.
 
     Yields:
         The batches, in order.
@@ -127,30 +138,42 @@ def load(
         return
     largest = max(len(rows) for rows in rows_by_step)
     slots = deque(_Slot(items, largest, device) for _ in range(min(prefetch, len(rows_by_step)) + 2))
-    in_progress: deque[tuple[_Slot, int, list[Future[None]]]] = deque()
+    most_pools = min(_MOST_THREADS // threads, _MOST_BYTES // slots[0].bytes - prefetch, len(rows_by_step))
+    in_progress: deque[_Reading] = deque()
     remaining = iter(rows_by_step)
-    with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
-        try:
-            batch = None
-            while True:
-                while len(in_progress) < prefetch and (rows := next(remaining, None)) is not None:
-                    slot = slots.popleft()
-                    slot.wait_until_free()
-                    # one task per thread and batch: a task per frame would cost more than reading the frame
-                    parts = np.array_split(np.arange(len(rows)), min(threads, len(rows)))
-                    tasks = [pool.submit(_fill, items, slot, rows, part) for part in parts]
-                    in_progress.append((slot, len(rows), tasks))
-                if batch is not None:
-                    yield batch  # while the next ones are being read
-                if not in_progress:
-                    return
-                slot, size, tasks = in_progress.popleft()
-                for task in tasks:
-                    task.result()
-                slots.append(slot)
-                batch = slot.batch(size)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with ExitStack() as stack:
+        pools: list[ThreadPoolExecutor] = []
+
+        def add_pool() -> None:
+            pools.append(pool := ThreadPoolExecutor(threads, thread_name_prefix="loader"))
+            stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+
+        add_pool()
+        batch, submitted = None, 0
+        while True:
+            while len(in_progress) < prefetch + len(pools) - 1 and (rows := next(remaining, None)) is not None:
+                slot = slots.popleft()
+                slot.wait_until_free()
+                # one task per thread and batch: a task per frame would cost more than reading the frame
+                parts = np.array_split(np.arange(len(rows)), min(threads, len(rows)))
+                pool = pools[submitted % len(pools)]
+                tasks = [pool.submit(_timed_fill, items, slot, rows, part) for part in parts]
+                in_progress.append(_Reading(slot, len(rows), tasks, len(pools)))
+                submitted += 1
+            if batch is not None:
+                yield batch  # while the next ones are being read
+            if not in_progress:
+                return
+            start = time.perf_counter()
+            slot, size, tasks, pools_then = in_progress.popleft()
+            seconds, busy = np.sum([task.result() for task in tasks], 0)
+            is_late = time.perf_counter() - start > _LATE and busy < seconds / 4
+            if is_late and pools_then == len(pools):  # else it was read before the last change
+                for _ in range(min(len(pools), most_pools - len(pools))):
+                    add_pool()
+                    slots.appendleft(_Slot(items, largest, device))
+            slots.append(slot)
+            batch = slot.batch(size)
 
 
 def read_batch(items: Items, rows: Ints) -> Batch:
@@ -166,6 +189,17 @@ def read_batch(items: Items, rows: Ints) -> Batch:
     slot = _Slot(items, len(rows), torch.device("cpu"))
     _fill(items, slot, rows, np.arange(len(rows)))
     return slot.host
+
+
+class _Reading(NamedTuple):
+    """A batch that is being read."""
+
+    slot: "_Slot"
+    size: int
+    tasks: list[Future[tuple[float, float]]]
+    """Each returns how long it took, and for how much of it a processor was busy, in seconds."""
+    pools: int
+    """How many there were when it was begun."""
 
 
 class _Slot:
@@ -190,6 +224,10 @@ class _Slot:
         self.stream = torch.cuda.Stream(device) if pin else None
         self.copied: torch.cuda.Event | None = None
 
+    @property
+    def bytes(self) -> int:
+        return sum(part.nbytes for part in vars(self.host).values() if part is not None)
+
     def wait_until_free(self) -> None:
         if self.copied is not None:
             self.copied.synchronize()
@@ -208,6 +246,12 @@ class _Slot:
             if tensor is not None:
                 tensor.record_stream(compute)
         return Batch(*moved)  # type: ignore[arg-type]
+
+
+def _timed_fill(items: Items, slot: _Slot, rows: Ints, part: Ints) -> tuple[float, float]:
+    start, busy = time.perf_counter(), time.thread_time()
+    _fill(items, slot, rows, part)
+    return time.perf_counter() - start, time.thread_time() - busy
 
 
 def _fill(items: Items, slot: _Slot, rows: Ints, part: Ints) -> None:

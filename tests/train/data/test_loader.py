@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
 from contrail_train.config.data import DataConfig
-from contrail_train.data.loader import epoch_order, share_of, split_steps
+from contrail_train.data.loader import epoch_order, load, share_of, split_steps
 from contrail_train.data.training_data import open_training_data
 from helpers.batches import collect
 
@@ -55,6 +61,27 @@ def test_a_missing_chunk_names_the_file(store: Path) -> None:
     (store / "image" / "c.0.0.0.0.0").unlink()
     with pytest.raises(ContrailError, match=r"c\.0\.0\.0\.0\.0"):
         collect(data.train, [np.arange(9)])
+
+
+def test_more_batches_are_read_at_a_time_where_steps_wait_for_reads_that_wait(store: Path) -> None:
+    data = open_training_data(DataConfig(train=[str(store)], holdout=0))
+    together = threading.Barrier(4)  # breaks unless four threads read at a time
+    (read,) = data.train.images
+    reads = itertools.count()
+
+    def read_slowly(sample: int, frames: Sequence[int], out: np.ndarray) -> None:
+        read(sample, frames, out)
+        if next(reads) < 40:
+            time.sleep(0.01)  # as for object storage: without a processor
+        else:
+            together.wait(timeout=60)
+
+    rows = [np.arange(9)[n % 9 :][:1] for n in range(80)]
+    expected = collect(data.train, rows)
+    batches = load(replace(data.train, images=[read_slowly]), rows, torch.device("cpu"), threads=1, prefetch=1)
+    images = [batch.image_btchw.numpy().copy() for batch in batches]
+    for image, (whole, _, _) in zip(images, expected, strict=True):
+        np.testing.assert_array_equal(image[0], whole)
 
 
 def test_samples_are_drawn_at_their_frequency() -> None:

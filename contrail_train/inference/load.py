@@ -18,6 +18,7 @@ from contrail_train.config.settings import read_config
 from contrail_train.inference.detector import Detector, Network, Weights, single_network_detector, view_of
 from contrail_train.inference.exported import load_exported
 from contrail_train.inference.predictor import Predictor
+from contrail_train.models.folding import prepare_for_cpu
 from contrail_train.models.segmenter import build
 from contrail_train.runs.address import local_model
 from contrail_train.runs.calibration import read_calibration
@@ -25,6 +26,9 @@ from contrail_train.runs.checkpoint import file_digest, load_weights
 from contrail_train.runs.distributed import choose_device
 from contrail_train.runs.finished import check_run
 from contrail_train.runs.names import CONFIG, FLOW_WEIGHTS, PIPELINE, STAGES, WEIGHTS
+
+_PROBE = (64, 64)
+"""Height and width of an image that any network takes."""
 
 
 def load_model(address: str | Path, device: str = "auto", symmetries: Symmetries | None = None) -> Predictor:
@@ -52,8 +56,19 @@ def load_model(address: str | Path, device: str = "auto", symmetries: Symmetries
             raise UsageError(f"--tta: has no effect on {path}, an exported file with a setting of its own; omit it")
         return load_exported(path, chosen)
     if (path / PIPELINE).is_file():
-        return load_pipeline(path, chosen, symmetries)
-    return load_run(path, chosen, symmetries or Symmetries.NONE)
+        model = load_pipeline(path, chosen, symmetries)
+    else:
+        model = load_run(path, chosen, symmetries or Symmetries.NONE)
+    if chosen.type == "cpu":
+        _prepare_for_cpu(model.detect)  # type: ignore[arg-type]
+    return model
+
+
+def _prepare_for_cpu(detector: Detector) -> None:
+    for network in detector.networks.values():
+        frames, channels = len(network.offsets), len(network.mean_c)  # type: ignore[arg-type]
+        flow = None if network.flow is None else torch.zeros(1, frames, 2, *_PROBE)
+        prepare_for_cpu(network, torch.zeros(1, frames, channels, *_PROBE), flow)
 
 
 def own_symmetries(path: Path) -> Symmetries:

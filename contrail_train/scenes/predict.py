@@ -1,12 +1,14 @@
 """A predictor over a whole scan: tiles of the kind it was trained on, blended back onto the imager's own grid.
 
-One strip of tiles is predicted while the next one is read, so memory grows with the width of the scan and not with the
-number of tiles.
+Two threads take a few tiles at a time from the files to predictions, so that one reads while the other predicts, and
+memory does not grow with the number of tiles.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,6 @@ import xarray as xr
 from contrail_data import __version__
 from contrail_data.composites import Composite, from_dict, whiten
 from contrail_data.errors import ContrailError
-from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.labels.predictor import Predicted
 from contrail_data.progress import progress
 from contrail_data.scans.listing import Scan
@@ -30,6 +31,10 @@ from contrail_train.scenes.tiling import Area, Mosaic, Tiling, fill_missing, loa
 
 _TileFrames = tuple[Tile, npt.NDArray[Any], npt.NDArray[np.bool_]]
 """A tile, its frames as a store holds them (t, c, y, x), and where the predicted frame has pixels (y, x)."""
+_TilePrediction = tuple[Tile, npt.NDArray[np.float32], float]
+"""A tile, its probabilities (y, x) and its record score."""
+WORKERS = 2
+"""Threads that read and predict tiles."""
 _ROWS = 256
 """Rows of the scene that are composed at once, to bound memory."""
 
@@ -77,47 +82,59 @@ def predict_scan(
             f"nothing is visible within {tiling.max_zenith:g} degrees of zenith angle: raise --max-zenith"
         )
     with progress("scene", count, unit="tiles") as advance:
-        for strip, frames in _read_ahead(model, scenes, plan):
-            for start in range(0, len(frames), batch):
-                tiles, images, valid = zip(*frames[start : start + batch], strict=True)
-                predicted = _predict_in_memory(model, np.stack(images), np.stack(valid))
-                for tile, p_hw, score in zip(tiles, predicted.probability, predicted.score, strict=True):
-                    mosaic.add(tile, p_hw, float(score))
-            advance(len(strip))
+        for group, predictions in _predict_groups(model, scenes, plan, batch):
+            for tile, p_hw, score in predictions:
+                mosaic.add(tile, p_hw, score)
+            advance(len(group))
     image_tcyx = np.empty((1, len(composite.channels), grid.height, grid.width), np.uint8)
     for first in range(0, grid.height, _ROWS):
         part = slice(first, min(first + _ROWS, grid.height))
         window = scan.isel(y=part)
         image_tcyx[:, :, part], valid_yx = _compose(composite, window)
         with np.errstate(invalid="ignore"):
-            zenith = satellite_zenith(*grid_of(window).geodetic(), grid.projection.longitude)
-            mosaic.average(part, valid_yx & (zenith <= tiling.max_zenith))
+            mosaic.average(part, valid_yx & (grid_of(window).zenith() <= tiling.max_zenith))
     scene = _scene(model, scan, mosaic.probability, image_tcyx)
     if mosaic.score is not None:
         scene["gate_score"] = (("time", "y", "x"), mosaic.score[np.newaxis])
     return scene.assign_attrs(inputs=sorted({name for one in scenes for name in one.attrs["source"]}))
 
 
-def _read_ahead(
-    model: Predictor, scenes: Sequence[xr.Dataset], plan: Sequence[Sequence[Tile]]
-) -> Iterator[tuple[Sequence[Tile], list[_TileFrames]]]:
-    """Each strip with its tiles' frames, while the next strip is read."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(_read_tiles, model, scenes, plan[0])
-        for number, strip in enumerate(plan, 1):
-            frames = waiting.result()
-            if number < len(plan):
-                waiting = pool.submit(_read_tiles, model, scenes, plan[number])
-            yield strip, frames
+def _predict_groups(
+    model: Predictor, scenes: Sequence[xr.Dataset], plan: Sequence[Sequence[Tile]], batch: int
+) -> Iterator[tuple[Sequence[Tile], list[_TilePrediction]]]:
+    """Groups of up to `batch` tiles that lie side by side, with their predictions, in the order of the plan."""
+    groups = [
+        [strip[i] for i in part]
+        for strip in plan
+        for part in np.array_split(np.arange(len(strip)), math.ceil(len(strip) / batch))
+    ]
+    threads = torch.get_num_threads()
+    # Threads of one operation wait for each other, so they are not to share their cores with the reading of tiles.
+    own_threads = max(threads // WORKERS, 1)
+    pool = ThreadPoolExecutor(WORKERS, initializer=torch.set_num_threads, initargs=(own_threads,))
+    try:
+        yield from zip(groups, pool.map(partial(_predict_group, model, scenes), groups), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
-def _read_tiles(model: Predictor, scenes: Sequence[xr.Dataset], strip: Sequence[Tile]) -> list[_TileFrames]:
-    """The tiles of a strip whose predicted frame has pixels; what they share is read once."""
+def _predict_group(model: Predictor, scenes: Sequence[xr.Dataset], group: Sequence[Tile]) -> list[_TilePrediction]:
+    frames = _read_tiles(model, scenes, group)
+    if not frames:
+        return []
+    tiles, images, valid = zip(*frames, strict=True)
+    predicted = _predict_in_memory(model, np.stack(images), np.stack(valid))
+    return list(zip(tiles, predicted.probability, predicted.score.tolist(), strict=True))
+
+
+def _read_tiles(model: Predictor, scenes: Sequence[xr.Dataset], group: Sequence[Tile]) -> list[_TileFrames]:
+    """The tiles of a group whose predicted frame has pixels; what they share is read once."""
     composite = from_dict(model.composite)
-    windows = [load_window(scene.sel(band=list(composite.bands)), strip) for scene in scenes]
+    windows = [load_window(scene.sel(band=list(composite.bands)), group) for scene in scenes]
     now = model.offsets.index(0)
     tiles = []
-    for tile in strip:
+    for tile in group:
         bands_byxt = np.concatenate([cut(scene, tile) for scene in windows], axis=-1)
         valid_tyx = np.moveaxis(~np.isnan(bands_byxt).any(0), -1, 0)
         if not valid_tyx[now].any():

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import xarray as xr
 from scipy import ndimage
 
+from contrail_data.compiled import compiled
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid
-from contrail_data.geo.geometry import satellite_zenith
 from contrail_data.scans.scene import grid_of
 from contrail_data.scans.tiles import Tile, utm_tile
 
@@ -108,7 +108,7 @@ def strips(grid: FixedGrid, tiling: Tiling, *, native: bool, pixel: float) -> li
     x, y = (axis[::4] for axis in grid.axes())
     latitude, longitude = grid.projection.to_geodetic(x[np.newaxis], y[:, np.newaxis])
     with np.errstate(invalid="ignore"):
-        visible = satellite_zenith(latitude, longitude, grid.projection.longitude) <= tiling.max_zenith
+        visible = grid.projection.zenith(x[np.newaxis], y[:, np.newaxis]) <= tiling.max_zenith
     step = tiling.size * (1 - tiling.overlap)
     down, right = tiling.shift
     degrees = step * pixel / 111_320
@@ -193,8 +193,18 @@ class Mosaic:
     def __init__(self, grid: FixedGrid, tiling: Tiling, with_score: bool):
         self.grid, self.tiling = grid, tiling
         shape = grid.height, grid.width
-        self.probability, self._weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        self.score = np.zeros(shape, np.float32) if with_score else None
+        self._totals = np.zeros((2 if with_score else 1, *shape), np.float32)
+        self._weight = np.zeros(shape, np.float32)
+
+    @property
+    def probability(self) -> Field:
+        """Probabilities, (y, x)."""
+        return self._totals[0]
+
+    @property
+    def score(self) -> Field | None:
+        """Record scores, (y, x); None if they are not blended."""
+        return self._totals[1] if len(self._totals) > 1 else None
 
     def add(self, tile: Tile, p_hw: Field, score: float) -> None:
         """Add the prediction of a tile.
@@ -212,16 +222,8 @@ class Mosaic:
             self.grid.window(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
         )
         ramp = max(self.tiling.overlap * self.tiling.size / 2, 1.0)
-        with np.errstate(invalid="ignore"):
-            depth = np.minimum(np.minimum(y, tile.height - 1 - y), np.minimum(x, tile.width - 1 - x)) + 0.5
-            share = np.clip(depth / ramp, 0, 1)
-        weight = np.where(share > 0, 0.5 - 0.5 * np.cos(np.pi * share), 0).astype(np.float32)
-        inside = weight > 0
-        p = ndimage.map_coordinates(p_hw, np.stack([y[inside], x[inside]]), order=1, mode="nearest")
-        self.probability[window][inside] += p * weight[inside]
-        if self.score is not None:
-            self.score[window][inside] += score * weight[inside]
-        self._weight[window][inside] += weight[inside]
+        planes_nhw = np.stack([p_hw, np.full_like(p_hw, score)][: len(self._totals)])
+        _blend(planes_nhw, y, x, ramp, self._totals[:, *window], self._weight[window])
 
     def average(self, rows: slice, seen_yx: npt.NDArray[np.bool_]) -> None:
         """Turn the sums of some rows into means, in place.
@@ -231,6 +233,36 @@ class Mosaic:
             seen_yx: Which of their pixels may be predicted; all others become NaN.
         """
         predicted = seen_yx & (self._weight[rows] > 1e-3)
-        for total in (self.probability, self.score):
-            if total is not None:
-                total[rows] = np.where(predicted, total[rows] / np.maximum(self._weight[rows], 1e-6), np.nan)
+        for total in self._totals:
+            total[rows] = np.where(predicted, total[rows] / np.maximum(self._weight[rows], 1e-6), np.nan)
+
+
+@compiled
+def _blend(
+    planes_nhw: Field,
+    y: npt.NDArray[np.float64],
+    x: npt.NDArray[np.float64],
+    ramp: float,
+    totals_nyx: Field,
+    weight_yx: Field,
+) -> None:
+    """Add planes of a tile, interpolated bilinearly at fractional rows y and columns x, with weights to their sums."""
+    count, height, width = planes_nhw.shape
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            row, column = y[i, j], x[i, j]
+            depth = min(min(row, height - 1 - row), min(column, width - 1 - column)) + 0.5
+            if not depth > 0:  # NaN too
+                continue
+            weight = np.float32(1)
+            if depth < ramp:
+                weight = np.float32(0.5 - 0.5 * math.cos(math.pi * depth / ramp))
+            row, column = min(max(row, 0.0), height - 1.0), min(max(column, 0.0), width - 1.0)
+            top, left = min(int(row), max(height - 2, 0)), min(int(column), max(width - 2, 0))
+            below, right = min(top + 1, height - 1), min(left + 1, width - 1)
+            down, across = row - top, column - left
+            for n in range(count):
+                upper = (1 - across) * planes_nhw[n, top, left] + across * planes_nhw[n, top, right]
+                lower = (1 - across) * planes_nhw[n, below, left] + across * planes_nhw[n, below, right]
+                totals_nyx[n, i, j] += np.float32((1 - down) * upper + down * lower) * weight
+            weight_yx[i, j] += weight

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS, Geod, Transformer
 
-from contrail_data.geo.fixed_grid import Projection
+from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.geo.geometry import satellite_zenith
 from helpers.grids import EAST
 
@@ -68,3 +68,10 @@ def test_parallax_correction_moves_a_contrail_towards_the_satellite() -> None:
     assert apparent == (pytest.approx(40.0, abs=1e-5), pytest.approx(-100.0, abs=1e-5))
     back = projection.with_parallax(latitude, longitude, 11_000.0)
     assert back == (pytest.approx(40.0, abs=1e-9), pytest.approx(-100.0, abs=1e-9))
+
+
+def test_the_zenith_angle_of_a_pixel_is_that_of_its_place() -> None:
+    grid = FixedGrid(EAST, -0.1518, 0.1518, 6e-4, -6e-4, 507, 507)
+    expected = satellite_zenith(*grid.geodetic(), grid.projection.longitude)
+    np.testing.assert_allclose(grid.zenith(), expected, rtol=0, atol=1e-5)
+    assert 0 < np.isnan(expected).sum() < expected.size / 2

@@ -21,6 +21,10 @@ GOES_EAST_LONGITUDE = -75.2
 _EQUATOR_RADIUS = 6378137.0
 _FLATTENING = 1 / 298.257222101
 _SATELLITE_RADIUS = _EQUATOR_RADIUS + 35786023.0
+_WGS_84 = (
+    'GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563]],PRIMEM["Greenwich",0],'
+    'UNIT["degree",0.0174532925199433]]'
+)
 _J2000 = np.datetime64("2000-01-01T12:00:00", "ms")
 
 
@@ -73,7 +77,11 @@ def to_geodetic(wkt: str) -> Transformer:
         ValueError: If PROJ cannot read the projection.
     """
     try:
-        return Transformer.from_crs(CRS.from_wkt(wkt), "EPSG:4326", always_xy=True)
+        projected = CRS.from_wkt(wkt)
+        own = projected.geodetic_crs
+        # PROJ takes 25 ms in each thread to search for ways from one datum to another, even to the same one.
+        target = own if own is not None and own == CRS.from_wkt(_WGS_84) else "EPSG:4326"
+        return Transformer.from_crs(projected, target, always_xy=True)
     except ProjError as error:
         raise ValueError(f"unreadable projection {wkt[:60]!r}: {str(error).splitlines()[0][:100]}") from None
 

@@ -1,26 +1,12 @@
-"""A sample: what a source yields, one labelled window as an xarray.Dataset with a checked schema.
-
-    brightness_temperature  (band, y, x, time) float32, kelvin; coordinate `band` holds ABI band numbers
-      or, from sources that hold composites already,
-    image                   (channel, y, x, time) float32 in [0, 1]
-    mask                    (y, x) uint8 0/1, majority label of the labelled frame; absent if there is no label
-    annotators              (y, x) uint8, bit r is set where annotator r marked the pixel; absent if unknown
-    instance_masks          (instance, y, x) uint8, the same for each contrail that was marked as one; absent if unknown
-    valid                   (y, x, time) bool, False where a pixel is missing; absent if none is
-    time                    (time) datetime64[ns] UTC, NaT if unknown or if the frame is missing
-
-Time is the innermost axis because records are stored that way, so nothing is copied before the arithmetic.
-The attributes are the keys of `Attributes`.
-"""
+"""A sample: what a source yields, one labelled window with checked values."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NotRequired
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 from PIL import Image
 
 from contrail_data.errors import BadRecord
@@ -195,6 +181,31 @@ def annotator_bits(votes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return bits
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """One labelled window; `make_sample` checks its values.
+
+    Time is the innermost axis because records are stored that way, so nothing is copied before the arithmetic.
+    """
+
+    planes: Sequence[int] | Sequence[str]
+    """Along the first axis of `pixels`: numbers of ABI bands; or, from sources that hold composites already, names of
+    their channels."""
+    pixels: npt.NDArray[np.float32]
+    """(plane, y, x, time): brightness temperatures in kelvin, or the composite in [0, 1]."""
+    time: npt.NDArray[np.datetime64]
+    """(time) datetime64[ns] UTC, NaT if unknown or if the frame is missing."""
+    labels: Labels
+    attributes: Attributes
+    valid: npt.NDArray[np.bool_] | None = None
+    """(y, x, time), False where a pixel is missing; None if none is."""
+
+    @property
+    def bands(self) -> dict[int, npt.NDArray[np.float32]]:
+        """Brightness temperature by number of the band, (y, x, time); empty if the pixels are a composite."""
+        return {band: plane for band, plane in zip(self.planes, self.pixels, strict=True) if isinstance(band, int)}
+
+
 def make_sample(
     pixels: npt.NDArray[np.float32],
     planes: Sequence[int] | Sequence[str],
@@ -203,16 +214,18 @@ def make_sample(
     attributes: Attributes,
     *,
     valid: npt.NDArray[np.bool_] | None = None,
-) -> xr.Dataset:
-    """Assemble and check a sample; the module docstring describes its variables.
+    is_checked: bool = False,
+) -> Sample:
+    """Assemble and check a sample.
 
     Args:
-        pixels: Values of `brightness_temperature` or `image`.
-        planes: Along the first axis of `pixels`: band numbers of `brightness_temperature`, or channel names of `image`.
+        pixels: As in `Sample`.
+        planes: As in `Sample`.
         time: Times of the frames.
         labels: Labels, if there are any.
         attributes: Attributes of the sample.
         valid: Where pixels are present; None if they all are.
+        is_checked: Whether `check_range` found the values possible already.
 
     Returns:
         The sample.
@@ -221,24 +234,17 @@ def make_sample(
         BadRecord: If values are impossible (NaN in a valid pixel, temperatures outside `KELVIN_RANGE`, an image outside
             [0, 1]), if shapes differ, or if no pixel is valid.
     """
-    name, axis = ("image", "channel") if isinstance(planes[0], str) else ("brightness_temperature", "band")
     height, width = pixels.shape[1:3]
     if valid is not None and valid.all():
         valid = None
     if valid is not None and not valid.any():
         raise BadRecord("every pixel is missing; choose another time or place")
-    _check_range(axis, planes, pixels if valid is None else pixels[:, valid])
-    variables: dict[str, Any] = {name: ((axis, "y", "x", "time"), pixels)}
-    for label in ("mask", "annotators"):
-        if (marks := getattr(labels, label)) is not None:
-            if marks.shape != (height, width):
-                raise BadRecord(f"{label}: shape is {marks.shape}, but bands have {(height, width)}; restore the files")
-            variables[label] = (("y", "x"), marks)
-    if (instances := labels.instance_masks) is not None:
-        variables["instance_masks"] = (("instance", "y", "x"), instances)
-    if valid is not None:
-        variables["valid"] = (("y", "x", "time"), valid)
-    defaults = {
+    if not is_checked:
+        check_range(planes, pixels if valid is None else pixels[:, valid])
+    for name in ("mask", "annotators"):
+        if (marks := getattr(labels, name)) is not None and marks.shape != (height, width):
+            raise BadRecord(f"{name}: shape is {marks.shape}, but bands have {(height, width)}; restore the files")
+    defaults: Any = {
         "satellite": GOES_EAST,
         "satellite_longitude": GOES_EAST_LONGITUDE,
         "annotator_count": labels.annotator_count,
@@ -248,15 +254,23 @@ def make_sample(
         "width": width,
         "positive_pixels": 0 if labels.mask is None else int(labels.mask.sum()),
     }
-    # No indexes: nothing selects by label, and creating them costs as much time as the arithmetic.
-    coordinates = xr.Coordinates({"time": ("time", time), axis: (axis, np.asarray(planes))}, indexes={})
-    return xr.Dataset(variables, coordinates, {**defaults, **attributes})
+    return Sample(
+        planes=planes, pixels=pixels, time=time, labels=labels, attributes={**defaults, **attributes}, valid=valid
+    )
 
 
-def _check_range(axis: str, names: Sequence[int | str], planes: npt.NDArray[np.float32]) -> None:
-    """Raise BadRecord for NaN or impossible values in one of the planes."""
-    low, high = (0.0, 1.0) if axis == "channel" else KELVIN_RANGE
-    for name, plane in zip(names, planes, strict=True):
+def check_range(planes: Sequence[int] | Sequence[str], pixels: npt.NDArray[np.float32]) -> None:
+    """Check that values are possible.
+
+    Args:
+        planes: As in `Sample`.
+        pixels: The valid ones, (plane, ...).
+
+    Raises:
+        BadRecord: If a plane holds NaN, temperatures outside `KELVIN_RANGE` or an image outside [0, 1].
+    """
+    axis, (low, high) = ("band", KELVIN_RANGE) if isinstance(planes[0], int) else ("channel", (0.0, 1.0))
+    for name, plane in zip(planes, pixels, strict=True):
         smallest, largest = plane.min(), plane.max()
         if np.isnan(smallest):
             raise BadRecord(f"{axis} {name}: {int(np.isnan(plane).sum())} values are NaN; restore the file")
@@ -265,7 +279,7 @@ def _check_range(axis: str, names: Sequence[int | str], planes: npt.NDArray[np.f
             raise BadRecord(f"{axis} {name}: {values}; restore the file")
 
 
-def resize(sample: xr.Dataset, size: int) -> xr.Dataset:
+def resize(sample: Sample, size: int) -> Sample:
     """Resample a sample to a square grid.
 
     Pixel values are interpolated bilinearly, and antialiased when shrinking. A label pixel is set if the labelled area
@@ -279,26 +293,30 @@ def resize(sample: xr.Dataset, size: int) -> xr.Dataset:
     Returns:
         The resampled sample; its attributes `height` and `width` keep the original size.
     """
-    height, width = sample.sizes["y"], sample.sizes["x"]
+    height, width = sample.pixels.shape[1:3]
     if (height, width) == (size, size):
         return sample
-    resized: dict[str, Any] = {}
-    for name, variable in sample.data_vars.items():
-        if name == "mask":
-            resized["mask"] = (variable.dims, _resize_label(variable.values, size))
-        elif name == "annotators":
-            resized["annotators"] = (variable.dims, _resize_bits(variable.values, size))
-        elif name == "instance_masks":
-            masks = [_resize_bits(marks, size) for marks in variable.values]
-            resized["instance_masks"] = (variable.dims, np.stack(masks))
-        else:
-            stacked = variable.transpose(..., "time", "y", "x").values
-            planes = [_resize_plane(p, size, Image.Resampling.BILINEAR) for p in stacked.reshape(-1, height, width)]
-            values = np.moveaxis(np.stack(planes).reshape(*stacked.shape[:-2], size, size), -3, -1)
-            resized[str(name)] = (variable.dims, values > 1 - 1e-6 if name == "valid" else values)
+    labels = sample.labels
+    resized = replace(
+        labels,
+        mask=None if labels.mask is None else _resize_label(labels.mask, size),
+        annotators=None if labels.annotators is None else _resize_bits(labels.annotators, size),
+        instance_masks=None
+        if labels.instance_masks is None
+        else np.stack([_resize_bits(marks, size) for marks in labels.instance_masks]),
+    )
     stretch = np.array([1, width / size, 1, 1, 1, height / size])  # GDAL order: pixel width 1, pixel height 5
-    geotransform = np.asarray(sample.attrs["geotransform"]) * stretch
-    return xr.Dataset(resized, coords=sample.coords, attrs=sample.attrs | {"geotransform": geotransform})
+    attributes: Any = {**sample.attributes, "geotransform": np.asarray(sample.attributes["geotransform"]) * stretch}
+    valid = None if sample.valid is None else _resize_planes(sample.valid[np.newaxis], size)[0] > 1 - 1e-6
+    return replace(
+        sample, pixels=_resize_planes(sample.pixels, size), labels=resized, attributes=attributes, valid=valid
+    )
+
+
+def _resize_planes(planes_pyxt: npt.NDArray[Any], size: int) -> npt.NDArray[np.float32]:
+    """Resize planes of several frames, (plane, y, x, time)."""
+    frames = [[_resize_plane(yx, size, Image.Resampling.BILINEAR) for yx in np.moveaxis(p, -1, 0)] for p in planes_pyxt]
+    return np.moveaxis(np.array(frames), 1, -1)
 
 
 def _resize_plane(plane: npt.NDArray[Any], size: int, method: Image.Resampling) -> npt.NDArray[np.float32]:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from contrail_data.composites import quantise, whiten
 from contrail_data.errors import BadRecord
-from contrail_data.sample import resize
+from contrail_data.sample import Sample, resize
 from contrail_data.sources.base import Source
 from contrail_data.storage.place import Place
 from contrail_data.store import journal
@@ -83,30 +82,28 @@ def file_stamp(source: Source, record_id: str) -> list[int]:
 
 
 def _store_sample(
-    sample: xr.Dataset, settings: StoreSettings, writers: Mapping[str, ShardWriter], position: int
+    sample: Sample, settings: StoreSettings, writers: Mapping[str, ShardWriter], position: int
 ) -> StoredSample:
     """Write the chunks of one sample; returns their checksums, the moments of each channel and the scalars."""
     sample = resize(sample, settings.size)
-    variables = sample.variables  # faster to access than the items of the Dataset
-    valid_tyx = np.moveaxis(variables["valid"].values, -1, 0) if "valid" in variables else None
-    if "image" in variables:
-        unit_tchw = variables["image"].transpose("time", "channel", "y", "x").values
+    labels = sample.labels
+    valid_tyx = None if sample.valid is None else np.moveaxis(sample.valid, -1, 0)
+    if bands := sample.bands:
+        image_tchw = stored_frames(settings.composite, bands, settings.dtype)
+    else:
+        unit_tchw = np.moveaxis(sample.pixels, -1, 0)
         image_tchw = np.empty(unit_tchw.shape, settings.dtype)
         quantise(unit_tchw, image_tchw)
-    else:
-        bands = dict(zip(variables["band"].values.tolist(), variables["brightness_temperature"].values, strict=True))
-        image_tchw = stored_frames(settings.composite, bands, settings.dtype)
     if valid_tyx is not None:
         whiten(image_tchw, valid_tyx)
     unmarked_yx = np.zeros((settings.size, settings.size), np.uint8)
     checksums = {"image": writers["image"].add(position, image_tchw)}
-    for name in ("mask", "annotators"):
-        checksums[name] = writers[name].add(position, variables[name].values if name in variables else unmarked_yx)
+    for name, marks in (("mask", labels.mask), ("annotators", labels.annotators)):
+        checksums[name] = writers[name].add(position, unmarked_yx if marks is None else marks)
     if "instance_masks" in writers:
         masks_nyx = np.zeros(writers["instance_masks"].layout.spec.shape, np.uint8)
-        if "instance_masks" in variables:
-            marked_nyx = variables["instance_masks"].values
-            masks_nyx[: len(marked_nyx)] = marked_nyx
+        if labels.instance_masks is not None:
+            masks_nyx[: len(labels.instance_masks)] = labels.instance_masks
         checksums["instance_masks"] = writers["instance_masks"].add(position, masks_nyx)
     if "valid" in writers:
         everywhere_tyx = np.ones((len(image_tchw), settings.size, settings.size), np.uint8)
@@ -116,7 +113,7 @@ def _store_sample(
     return {
         "checksums": checksums,
         "moments": moments(image_tchw, valid_tyx),
-        "values": stored_values(sample.attrs, variables["time"].values, missing),
+        "values": stored_values(sample.attributes, sample.time, missing),
     }
 
 

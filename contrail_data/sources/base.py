@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from contrail_data.geo.geometry import Footprint
-    from contrail_data.sample import Attributes
+    from contrail_data.sample import Attributes, Sample
     from contrail_data.store.journal import Shard
     from contrail_data.store.shards import Layout
 
@@ -85,7 +83,7 @@ class Source(ABC):
     parent_digests: list[str] = field(default_factory=list)
 
     @abstractmethod
-    def read_sample(self, record_id: str) -> xr.Dataset:
+    def read_sample(self, record_id: str) -> Sample:
         """Read one record as a sample (see `contrail_data.sample`).
 
         Args:

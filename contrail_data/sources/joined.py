@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import xarray as xr
 from typing_extensions import override
 
 from contrail_data.errors import ContrailError
+from contrail_data.sample import Sample
 from contrail_data.sources.base import Source, SourceKind
 
 
@@ -29,7 +29,7 @@ class JoinedSource(Source):
         return self._source_of(record_id).files(record_id)
 
     @override
-    def read_sample(self, record_id: str) -> xr.Dataset:
+    def read_sample(self, record_id: str) -> Sample:
         return self._source_of(record_id).read_sample(record_id)
 
     @override

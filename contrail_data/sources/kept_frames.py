@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-import xarray as xr
 from typing_extensions import override
 
 from contrail_data.errors import BadRecord
+from contrail_data.sample import Sample
 from contrail_data.sources.base import Source
 
 
@@ -53,9 +53,9 @@ class KeptFramesSource(Source):
         return self.source.files(record_id)
 
     @override
-    def read_sample(self, record_id: str) -> xr.Dataset:
+    def read_sample(self, record_id: str) -> Sample:
         sample = self.source.read_sample(record_id)
-        labelled, count = int(sample.attrs["labelled_frame"]), sample.sizes["time"]
+        labelled, count = int(sample.attributes["labelled_frame"]), len(sample.time)
         if labelled < 0:
             raise BadRecord(
                 f"{record_id}: no frame is labelled, so that none can be chosen relative to it; omit --frames"
@@ -66,8 +66,15 @@ class KeptFramesSource(Source):
             raise BadRecord(
                 f"{record_id}: {existing}, not {self.offsets[0]} to {self.offsets[-1]}; choose fewer --frames"
             )
-        kept = sample.isel(time=slice(first, last + 1))
-        return kept.assign_attrs(labelled_frame=-self.offsets[0])
+        kept = slice(first, last + 1)
+        attributes: Any = {**sample.attributes, "labelled_frame": -self.offsets[0]}
+        return replace(
+            sample,
+            pixels=sample.pixels[..., kept],
+            time=sample.time[kept],
+            attributes=attributes,
+            valid=None if sample.valid is None else sample.valid[..., kept],
+        )
 
     @override
     def part(self, record_ids: Sequence[str]) -> Self:

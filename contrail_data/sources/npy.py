@@ -1,19 +1,22 @@
 """Read `.npy` files from unknown origin: every header is checked, and nothing is unpickled."""
 
 import io
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 from numpy.lib import format as npy_format
 
 from contrail_data.errors import BadRecord
+from contrail_data.sources.bands import blocks
 from contrail_data.storage.files import first_line, open_regular
 
 _MAX_HEADER = 4096
@@ -22,16 +25,19 @@ _PARSING = Lock()
 SystemError (https://github.com/python/cpython/issues/106905), and a sound file was taken for a damaged one."""
 
 
-def read_npy(
-    path: Path, *, kinds: str, shape: tuple[int | None, ...], out: npt.NDArray[Any] | None = None
-) -> npt.NDArray[Any]:
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype[Any]
+
+
+def read_npy(path: Path, *, kinds: str, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
     """Read the array in a file. The header is checked against the size of the file before memory is allocated.
 
     Args:
         path: The file.
         kinds: Accepted `dtype.str` values or one-letter `dtype.kind` values, separated by spaces.
         shape: The expected shape; None accepts any length of at least 1.
-        out: C-ordered array of the file's shape to read into; None allocates one.
 
     Returns:
         The array, in the dtype of the file, but in native byte order.
@@ -39,32 +45,75 @@ def read_npy(
     Raises:
         BadRecord: If the file cannot be read or holds another kind of array; the message names it and the reason.
     """
+    with _opened(path, kinds, shape) as (file, header):
+        array = _read_array(file, header)
+        return array.astype(header.dtype.newbyteorder("="), copy=False)
+
+
+def read_npy_blocks(path: Path, *, kinds: str, out: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Read the array in a file block by block.
+
+    Args:
+        path: The file.
+        kinds: As for `read_npy`.
+        out: Where to put the array, of its shape, C-contiguous.
+
+    Yields:
+        The next values of `out`, see `blocks`.
+
+    Raises:
+        BadRecord: As `read_npy` does.
+    """
+    with _opened(path, kinds, out.shape) as (file, header):
+        if header.dtype == out.dtype and not header.is_fortran:
+            for block in blocks(out):
+                file.readinto(block.view(np.uint8).data)
+                yield block
+        else:
+            out[...] = _read_array(file, header)
+            yield from blocks(out)
+
+
+def npy_shape(path: Path, *, kinds: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    """Read the shape of the array in a file.
+
+    Args:
+        path: The file.
+        kinds: As for `read_npy`.
+        shape: As for `read_npy`.
+
+    Returns:
+        The shape.
+
+    Raises:
+        BadRecord: As `read_npy` does.
+    """
+    with _opened(path, kinds, shape) as (_, header):
+        return header.shape
+
+
+@contextmanager
+def _opened(path: Path, kinds: str, shape: tuple[int | None, ...]) -> Iterator[tuple[BufferedReader, _Header]]:
+    """Open a file at the first byte of its data, once its header is found to be as expected."""
     name = f"{path.parent.name}/{path.name}"
     try:
         with open_regular(path) as file:
-            file_shape, fortran_order, dtype = _read_header(file)
+            header = _read_header(file)
+            dtype = header.dtype
             if dtype.hasobject:
                 raise BadRecord(f"{name}: contains pickled objects, which are never loaded; save a plain array")
             if dtype.str not in kinds.split() and dtype.kind not in kinds.split():
                 raise BadRecord(f"{name}: dtype is {dtype}, expected {kinds}; restore the file")
-            if not _shape_fits(file_shape, shape):
+            if not _shape_fits(header.shape, shape):
                 expected = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
-                raise BadRecord(f"{name}: shape is {tuple(file_shape)}, expected {expected}; restore the file")
-            expected_bytes = dtype.itemsize * int(np.prod([int(n) for n in file_shape], dtype=object))
+                raise BadRecord(f"{name}: shape is {tuple(header.shape)}, expected {expected}; restore the file")
+            expected_bytes = dtype.itemsize * math.prod(map(int, header.shape))
             data_bytes = os.fstat(file.fileno()).st_size - file.tell()
             if data_bytes != expected_bytes:
                 state = "truncated" if data_bytes < expected_bytes else "too long"
                 sizes = f"{data_bytes} bytes of data, expected {expected_bytes}"
                 raise BadRecord(f"{name}: {state}: {sizes}; restore the file")
-            array = out
-            if array is None or array.dtype != dtype or fortran_order:
-                array = np.empty(file_shape, dtype, order="F" if fortran_order else "C")
-            file.readinto(array.ravel("K").view(np.uint8).data)
-            if out is None:
-                return array.astype(dtype.newbyteorder("="), copy=False)
-            if out is not array:
-                out[...] = array
-            return out
+            yield file, header
     except FileNotFoundError:
         raise BadRecord(f"{name}: missing; restore the file") from None
     except (ValueError, MemoryError) as error:
@@ -73,12 +122,18 @@ def read_npy(
         raise BadRecord(f"{name}: cannot be read ({error.strerror}); check the disk and permissions") from None
 
 
+def _read_array(file: BufferedReader, header: _Header) -> npt.NDArray[Any]:
+    array = np.empty(header.shape, header.dtype, order="F" if header.is_fortran else "C")
+    file.readinto(array.ravel("K").view(np.uint8).data)
+    return array
+
+
 def _shape_fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(shape) == len(expected) and all(n >= 1 and m in (None, n) for n, m in zip(shape, expected, strict=True))
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read shape, Fortran order and dtype, and leave the file at the first byte of data."""
+def _read_header(file: BinaryIO) -> _Header:
+    """Read the header, and leave the file at the first byte of data."""
     begin = file.read(12)
     if len(begin) < 12:
         raise ValueError("it ends within its header")
@@ -91,13 +146,13 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 @lru_cache(maxsize=64)  # files of one kind have equal headers, and parsing one takes as long as reading a mask
-def _parse_header(content: bytes, first_version: bool) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _parse_header(content: bytes, first_version: bool) -> _Header:
     file = io.BytesIO(content)
     try:
         npy_format.read_magic(file)
         read = npy_format.read_array_header_1_0 if first_version else npy_format.read_array_header_2_0
         with _PARSING:
-            return read(file, max_header_size=_MAX_HEADER)
+            return _Header(*read(file, max_header_size=_MAX_HEADER))
     except Exception as error:  # numpy evaluates it as a Python literal, which fails in many ways
         raise ValueError(str(error) or type(error).__name__) from None
 
@@ -134,28 +189,3 @@ def as_label(array: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:
     if array.dtype != np.bool_ and (array.min() < 0 or array.max() > 1):
         raise BadRecord(f"{where}: values other than 0 and 1; restore the file")
     return array.astype(np.uint8)
-
-
-def digest(array: npt.NDArray[Any]) -> str:
-    """Compute the 128-bit xxh3 hash of an array's bytes in C order.
-
-    Args:
-        array: Any array.
-
-    Returns:
-        The hash in hexadecimal; equal arrays have equal hashes, whatever their memory layout.
-    """
-    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)
-
-
-def band_digests(bands: Sequence[int], temperature_byxt: npt.NDArray[np.float32]) -> str:
-    """Compute the digest of each band of a sample, which together identify its raw data.
-
-    Args:
-        bands: The bands.
-        temperature_byxt: Their brightness temperatures, (band, y, x, time) float32 in kelvin.
-
-    Returns:
-        Numbers and digests of the bands.
-    """
-    return " ".join(f"{band}:{digest(plane)}" for band, plane in zip(bands, temperature_byxt, strict=True))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 from typing_extensions import override
 
 from contrail_data.composites import Composite
@@ -20,13 +19,15 @@ from contrail_data.sample import (
     RECORD_FRAMES,
     RECORD_LABELLED_FRAME,
     Labels,
+    Sample,
     check_record_id,
     combined_labels,
     make_sample,
 )
+from contrail_data.sources.bands import checked_digest, digest
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.metadata import RecordMetadata, read_metadata
-from contrail_data.sources.npy import band_digests, digest, read_label, read_npy
+from contrail_data.sources.npy import npy_shape, read_label, read_npy, read_npy_blocks
 from contrail_data.storage.files import is_stray
 
 
@@ -49,30 +50,32 @@ class RecordSource(Source):
         return [self.folder / record_id / f"band_{band:02d}.npy" for band in self.bands]
 
     @override
-    def read_sample(self, record_id: str) -> xr.Dataset:
+    def read_sample(self, record_id: str) -> Sample:
         paths = self._band_files(record_id)
         if missing := [path.name for path in paths if not path.is_file()]:
             remedy = "restore them, or choose a composite without these bands"
             raise BadRecord(f"{record_id}: missing {', '.join(missing)}; {remedy}")
-        temperature_byxt = self._read_bands(paths)
+        temperature_byxt, digests = self._read_bands(paths)
         height, width = temperature_byxt.shape[1:3]
         labels = _read_labels(self.folder / record_id, (height, width))
         if labels.mask is None and self.split != "test":
             raise BadRecord(f"{record_id}/human_pixel_masks.npy: missing; restore the file, or move the record to test")
         metadata = self.entries.get(record_id, RecordMetadata(record_id))
         footprint = metadata.footprint(height, width, f"{self.split}_metadata.json")
-        digests = band_digests(self.bands, temperature_byxt)
         attributes = self._attributes(record_id, footprint, digests, RECORD_LABELLED_FRAME)
-        return make_sample(temperature_byxt, self.bands, metadata.frame_times(), labels, attributes)
+        time = metadata.frame_times()
+        return make_sample(temperature_byxt, self.bands, time, labels, attributes, is_checked=True)
 
-    def _read_bands(self, paths: list[Path]) -> npt.NDArray[np.float32]:
-        """Read bands of equal shape into one array, (band, y, x, time), kelvin."""
-        first = read_npy(paths[0], kinds="<f4 >f4", shape=(None, None, RECORD_FRAMES))
-        temperature_byxt = np.empty((len(paths), *first.shape), np.float32)
-        temperature_byxt[0] = first
-        for path, plane in zip(paths[1:], temperature_byxt[1:], strict=True):
-            read_npy(path, kinds="<f4 >f4", shape=first.shape, out=plane)
-        return temperature_byxt
+    def _read_bands(self, paths: list[Path]) -> tuple[npt.NDArray[np.float32], str]:
+        """Read bands of equal shape into one array, (band, y, x, time), kelvin; returns it and their digests."""
+        kinds = "<f4 >f4"
+        shape = npy_shape(paths[0], kinds=kinds, shape=(None, None, RECORD_FRAMES))
+        temperature_byxt = np.empty((len(paths), *shape), np.float32)
+        digests = [
+            checked_digest(band, plane, read_npy_blocks(path, kinds=kinds, out=plane))
+            for band, plane, path in zip(self.bands, temperature_byxt, paths, strict=True)
+        ]
+        return temperature_byxt, " ".join(digests)
 
 
 def _read_labels(folder: Path, shape: tuple[int, int]) -> Labels:
@@ -156,7 +159,7 @@ class FrameSource(Source):
         return [self.folder / f"{record_id}.npy"]
 
     @override
-    def read_sample(self, record_id: str) -> xr.Dataset:
+    def read_sample(self, record_id: str) -> Sample:
         (path,) = self.files(record_id)
         array_yxc = read_npy(path, kinds="<f2 <f4 >f2 >f4", shape=(None, None, len(self.channels) + 1))
         mask = array_yxc[..., -1]

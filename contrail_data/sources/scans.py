@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord, ContrailError
-from contrail_data.sample import Labels, check_record_id, make_sample
+from contrail_data.sample import Labels, Sample, check_record_id, make_sample
 from contrail_data.scans.abi import GOOD
 from contrail_data.scans.abi_files import ALWAYS, NoScans, Span
 from contrail_data.scans.listing import (
@@ -28,10 +28,10 @@ from contrail_data.scans.listing import (
 )
 from contrail_data.scans.scene import grid_of, row_times
 from contrail_data.scans.tiles import Tile, cut
+from contrail_data.sources.bands import band_digests
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.drawn_labels import LabelRequest, ScanLabels, match_labels
 from contrail_data.sources.label_files import read_labels
-from contrail_data.sources.npy import band_digests
 from contrail_data.sources.scan_tiles import TileRequest, labelled_tiles, nearest_scan, requested_tiles
 from contrail_data.sources.tile_labels import TileLabels
 
@@ -63,7 +63,7 @@ class ScanSource(Source):
         return [Path(name) for name in sorted(names) if "://" not in name]  # objects of an archive do not change
 
     @override
-    def read_sample(self, record_id: str) -> xr.Dataset:
+    def read_sample(self, record_id: str) -> Sample:
         tile, scans, labels = (sample := self.entries[record_id]).tile, sample.scans, sample.labels
         temperature_byxt = np.full((len(self.bands), tile.height, tile.width, len(scans)), np.nan, np.float32)
         time = np.full(len(scans), np.datetime64("NaT", "ns"))

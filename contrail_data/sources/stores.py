@@ -18,7 +18,7 @@ from typing_extensions import override
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
 from contrail_data.geo.geometry import GOES_EAST_LONGITUDE
-from contrail_data.sample import GOES_EAST, Attributes, Labels, check_record_id, make_sample
+from contrail_data.sample import GOES_EAST, Attributes, Labels, Sample, check_record_id, make_sample
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.joined import JoinedSource
 from contrail_data.sources.kept_frames import keep_frames
@@ -55,7 +55,7 @@ class StoreSource(Source):
         return [] if "://" in path else [Path(path) / MANIFEST]
 
     @override
-    def read_sample(self, record_id: str) -> xr.Dataset:
+    def read_sample(self, record_id: str) -> Sample:
         entry = self.entries[record_id]
         store, readers = _opened(entry.path)
         pixels: dict[str, npt.NDArray[Any]] = {}

@@ -1,6 +1,6 @@
 """What the features of a record in a TFRecord file hold: bands, masks, time and place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from contrail_data.errors import BadRecord
 from contrail_data.sample import BAND_FEATURES, Labels, combined_labels
+from contrail_data.sources.bands import blocks, checked_digest
 from contrail_data.sources.instance_masks import instance_axes, instance_bits
 from contrail_data.sources.metadata import GRID, RecordMetadata, parse_entry
 from contrail_data.sources.npy import as_label
@@ -91,8 +92,8 @@ class Example:
         return values.item() if values.size == 1 else values
 
 
-def read_bands(example: Example, bands: Sequence[int], frames: int) -> npt.NDArray[np.float32]:
-    """Read bands as float32.
+def read_bands(example: Example, bands: Sequence[int], frames: int) -> tuple[npt.NDArray[np.float32], str]:
+    """Read bands as float32, and check that their values are possible.
 
     Args:
         example: The record.
@@ -100,10 +101,10 @@ def read_bands(example: Example, bands: Sequence[int], frames: int) -> npt.NDArr
         frames: Expected number of frames.
 
     Returns:
-        Brightness temperature, (band, y, x, time) float32, kelvin.
+        Brightness temperature, (band, y, x, time) float32, kelvin; and numbers and digests of the bands.
 
     Raises:
-        BadRecord: If the record lacks a band.
+        BadRecord: If the record lacks a band, or values are NaN or outside `KELVIN_RANGE`.
         ValueError: If a band is not a tensor of that many frames, or of another shape than the first one.
     """
     names = [BAND_FEATURES[band] for band in bands]
@@ -118,10 +119,19 @@ def read_bands(example: Example, bands: Sequence[int], frames: int) -> npt.NDArr
         if tensor.shape != first.shape:
             raise ValueError(f"feature {name}: shape {tensor.shape}, but {names[0]} has {first.shape}")
     temperature_byxt = np.empty((len(tensors), *first.shape), np.float32)
-    with np.errstate(over="ignore"):  # infinite values are reported as impossible
-        for plane, tensor in zip(temperature_byxt, tensors, strict=True):
-            plane[...] = tensor
-    return temperature_byxt
+    digests = [
+        checked_digest(band, plane, _converted(tensor, plane))
+        for band, plane, tensor in zip(bands, temperature_byxt, tensors, strict=True)
+    ]
+    return temperature_byxt, " ".join(digests)
+
+
+def _converted(tensor: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+    """Convert a tensor block by block."""
+    for values, block in zip(blocks(tensor), blocks(out), strict=True):
+        with np.errstate(over="ignore"):  # infinite values are reported as impossible
+            block[...] = values
+        yield block
 
 
 def read_labels(example: Example, plane: tuple[int, int]) -> Labels:

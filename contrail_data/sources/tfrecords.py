@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import xarray as xr
 from typing_extensions import override
 
 from contrail_data.composites import Composite
 from contrail_data.errors import BadRecord
-from contrail_data.sample import RECORD_FRAMES, check_record_id, make_sample
+from contrail_data.sample import RECORD_FRAMES, Sample, check_record_id, make_sample
 from contrail_data.sources.base import Source, SourceKind
-from contrail_data.sources.npy import band_digests
 from contrail_data.sources.tfrecord_features import Example, metadata_of, read_bands, read_labels, scan_starts
 from contrail_data.sources.tfrecord_index import MASK, RECORD_ID, IndexedRecord, Kinds, frames_of, index_shards
 from contrail_data.sources.tfrecord_shards import find_shards
@@ -40,7 +38,7 @@ class TfRecordSource(Source):
         return [] if self.place.remote else [self.place.path / self.entries[record_id].key]
 
     @override
-    def read_sample(self, record_id: str) -> xr.Dataset:
+    def read_sample(self, record_id: str) -> Sample:
         entry = self.entries[record_id]
         where = f"{entry.key}: offset {entry.offset}: record {record_id}"
         try:
@@ -64,24 +62,23 @@ class TfRecordSource(Source):
                 raise
         return read_record(self.place, entry.key, entry.span)  # the network may have damaged it
 
-    def _sample(self, record_id: str, example: Example) -> xr.Dataset:
+    def _sample(self, record_id: str, example: Example) -> Sample:
         if (stated := example.plain(RECORD_ID)) is not None and check_record_id(str(stated)) != record_id:
             raise ValueError(f"states the id {stated}")
         labelled, frames = frames_of(example.read, example.features)
         if frames != self.frames:
             raise ValueError(f"{frames} frames, but the other records have {self.frames}")
-        temperature_byxt = read_bands(example, self.bands, frames)
+        temperature_byxt, digests = read_bands(example, self.bands, frames)
         height, width = temperature_byxt.shape[1:3]
         labels = read_labels(example, (height, width))
         if labels.mask is None and self.split != "test":
             raise BadRecord(f"has no feature {MASK}; build it with --split test, as a record without a label")
         metadata = metadata_of(record_id, example)
         footprint = metadata.footprint(height, width, "its place")
-        digests = band_digests(self.bands, temperature_byxt)
         attributes = self._attributes(record_id, footprint, digests, labelled)
         times = scan_starts(example, frames)
         time = metadata.frame_times(frames, labelled) if times is None else times
-        return make_sample(temperature_byxt, self.bands, time, labels, attributes)
+        return make_sample(temperature_byxt, self.bands, time, labels, attributes, is_checked=True)
 
 
 def open_tfrecords(where: str, split: str, composite: Composite) -> TfRecordSource:

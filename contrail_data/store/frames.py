@@ -1,32 +1,18 @@
-"""Frames as a store keeps them, and how often they have each level.
+"""Frames as a store keeps them, and sums of their levels."""
 
-Loops over pixels are compiled by numba at their first use. They pass over the bytes once where numpy takes ten passes,
-and run without Python's lock, so that the threads of a build do not wait for each other. The machine code is kept in
-`__pycache__`, or in the user's cache if that folder cannot be written; `benchmarks/build.py` shows what it saves.
-"""
+from collections.abc import Mapping
+from typing import Any
 
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from contrail_data.compiled import compiled
 from contrail_data.composites import Composite, evaluate, quantise
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 _BLOCK_ROWS = 32
 """So many rows of a record stay in the processor's cache."""
-
-
-def _compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Compile a function at its first call; the same values as in numpy, as no operation is reordered or merged."""
-    try:
-        compiled = numba.njit(function, nogil=True, cache=True, error_model="numpy")
-    except RuntimeError:  # no folder for machine code can be written
-        compiled = numba.njit(function, nogil=True, error_model="numpy")
-    return compiled
+_RUN = 128
+"""Pixels that are counted in a byte, so that many are added up at once."""
 
 
 def stored_frames(
@@ -68,7 +54,7 @@ def _store_levels(
             _store_difference(first, planes[channel.minus], low, span, out_tcyx, number)
 
 
-@_compiled
+@compiled
 def _level(kelvin: np.float32, low: np.float32, span: np.float32) -> np.uint8:
     unit = (kelvin - low) / span
     unit = unit if unit > np.float32(0) else np.float32(0)  # NaN becomes 0
@@ -76,16 +62,23 @@ def _level(kelvin: np.float32, low: np.float32, span: np.float32) -> np.uint8:
     return np.uint8(np.rint(unit * np.float32(255)))
 
 
-@_compiled
+@compiled
 def _transpose(row_xt: npt.NDArray[np.uint8], out_tcyx: npt.NDArray[np.uint8], channel: int, y: int) -> None:
     frames, width = out_tcyx.shape[0], out_tcyx.shape[3]
-    for t in range(frames):
-        line = out_tcyx[t, channel, y]
-        for x in range(width):
-            line[x] = row_xt[x * frames + t]
+    if frames == 8:  # a pixel is a word, and many words are shifted at once
+        words = row_xt.view(np.uint64)
+        for t in range(frames):
+            line = out_tcyx[t, channel, y]
+            for x in range(width):
+                line[x] = np.uint8(words[x] >> np.uint64(8 * t))
+    else:
+        for t in range(frames):
+            line = out_tcyx[t, channel, y]
+            for x in range(width):
+                line[x] = row_xt[x * frames + t]
 
 
-@_compiled
+@compiled
 def _store_band(
     band_yxt: npt.NDArray[np.float32], low: np.float32, span: np.float32, out_tcyx: npt.NDArray[np.uint8], channel: int
 ) -> None:
@@ -98,7 +91,7 @@ def _store_band(
         _transpose(row_xt, out_tcyx, channel, y)
 
 
-@_compiled
+@compiled
 def _store_difference(
     band_yxt: npt.NDArray[np.float32],
     minus_yxt: npt.NDArray[np.float32],
@@ -116,26 +109,43 @@ def _store_difference(
         _transpose(row_xt, out_tcyx, channel, y)
 
 
-def count_levels(image_tcyx: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Count the pixels of each level.
+def sum_levels(image_tcyx: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Sum the levels of each channel.
 
     Args:
         image_tcyx: Frames, (time, channel, y, x) uint8.
 
     Returns:
-        (channel, 256) int64.
+        (channel, 6) int64: sum of the levels and of their squares, lowest and highest level, pixels at 0 and at 255.
     """
     frames, channels = image_tcyx.shape[:2]
-    return _count_levels(np.ascontiguousarray(image_tcyx).reshape(frames, channels, -1)).sum(1)
+    return _sum_levels(np.ascontiguousarray(image_tcyx).reshape(frames, channels, -1))
 
 
-@_compiled
-def _count_levels(image_tcp: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+@compiled
+def _sum_levels(image_tcp: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     frames, channels, pixels = image_tcp.shape
-    counts = np.zeros((channels, 4, 256), np.int64)
+    sums = np.zeros((channels, 6), np.int64)
+    sums[:, 2] = 255
     for t in range(frames):
-        for channel in range(channels):
-            levels, counters = image_tcp[t, channel], counts[channel]
-            for i in range(pixels):
-                counters[i & 3, levels[i]] += 1  # equal neighbours do not wait for each other
-    return counts
+        for c in range(channels):
+            for start in range(0, pixels, _RUN):
+                run = image_tcp[t, c, start : start + _RUN]
+                total, squares = np.uint32(0), np.uint32(0)
+                for i in range(run.size):
+                    level = np.uint32(run[i])
+                    total += level
+                    squares += level * level
+                lowest, highest, at_low, at_high = np.uint8(255), np.uint8(0), np.uint8(0), np.uint8(0)
+                for i in range(run.size):
+                    lowest = run[i] if run[i] < lowest else lowest
+                    highest = run[i] if run[i] > highest else highest
+                    at_low = np.uint8(at_low + np.uint8(run[i] == 0))
+                    at_high = np.uint8(at_high + np.uint8(run[i] == 255))
+                sums[c, 0] += total
+                sums[c, 1] += squares
+                sums[c, 2] = min(sums[c, 2], lowest)
+                sums[c, 3] = max(sums[c, 3], highest)
+                sums[c, 4] += at_low
+                sums[c, 5] += at_high
+    return sums

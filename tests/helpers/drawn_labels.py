@@ -42,7 +42,7 @@ def open_labelled(scans: Path, files: Path | Sequence[Path], request: dict[str, 
 
 
 def masks_of(source: ScanSource) -> list[np.ndarray]:
-    return [source.read_sample(record_id)["mask"].values for record_id in source.record_ids]
+    return [source.read_sample(record_id).labels.mask for record_id in source.record_ids]
 
 
 def square(grid: FixedGrid, top: int, left: int, height: int, width: int) -> shapely.Polygon:

@@ -250,7 +250,7 @@ def test_only_what_was_looked_at_counts(scans: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "labels.geojson", [contrail, west])
     pixel = {"pixel": 2000.0}
     (sample,) = (s.read_sample(s.record_ids[0]) for s in [open_labelled(scans, path, {**SINGLE, **pixel})])
-    valid = sample["valid"].values[..., 0]
+    valid = sample.valid[..., 0]
     assert valid[:, :20].all()
     assert not valid[:, 30:].any()
     with pytest.raises(ContrailError, match="no sample can be cut"):
@@ -273,18 +273,18 @@ def test_tiles_cover_what_was_looked_at_and_those_without_labels_have_no_contrai
     request = {"size": 32, "pixel": 2000.0, "before": 0, "after": 0}
     source = open_labelled(scans, path, request, whole_scans=True)
     samples = [source.read_sample(record_id) for record_id in source.record_ids]
-    assert {sample.attrs["label_source"] for sample in samples} == {"human"}
+    assert {sample.attributes["label_source"] for sample in samples} == {"human"}
     covered = np.zeros(latitude.shape, bool)
     marked = np.zeros(latitude.shape, bool)
     for record_id, sample in zip(source.record_ids, samples, strict=True):
         rows, columns = (np.rint(v).astype(int) for v in source.entries[record_id].tile.indices(latitude, longitude))
         inside = (rows >= 0) & (rows < 32) & (columns >= 0) & (columns < 32)
         covered |= inside
-        marked[inside] |= sample["mask"].values[rows[inside], columns[inside]] > 0
+        marked[inside] |= sample.labels.mask[rows[inside], columns[inside]] > 0
     assert covered[8:-8, 8:-8].all()
     assert marked[row : row + 3, column : column + 12].all()
     assert marked.sum() < 60
-    assert any(not sample["mask"].values.any() for sample in samples)
+    assert any(not sample.labels.mask.any() for sample in samples)
     assert "looked at without any" in source.note
     window = (float(latitude[80, 20]), float(longitude[80, 20]), float(latitude[20, 90]), float(longitude[20, 90]))
     part = open_labelled(scans, path, request, area=window)

@@ -53,11 +53,11 @@ def read_or_refuse(folder: Path) -> None:
     except BadRecord as error:
         one_line(error)
         return
-    kelvin = sample["brightness_temperature"].values
+    kelvin = sample.pixels
     assert kelvin.dtype == np.float32
     assert kelvin.nbytes < 2**20
     assert KELVIN_RANGE[0] <= kelvin.min() <= kelvin.max() <= KELVIN_RANGE[1]
-    assert set(np.unique(sample["mask"])) <= {0, 1}
+    assert set(np.unique(sample.labels.mask)) <= {0, 1}
 
 
 @pytest.mark.slow

@@ -38,10 +38,10 @@ def test_a_mask_on_the_grid_of_the_scan_comes_back_pixel_by_pixel(
     rows, columns = (values.astype(int) for values in tile.pixel_indices(grid))
     expected = mask_yx[rows, columns]
     assert (expected == 255).any()
-    np.testing.assert_array_equal(sample["mask"], expected == 1)
-    np.testing.assert_array_equal(sample["valid"][..., 0], expected != 255)
-    assert sample["valid"][..., 1].all()  # the next frame was not to be looked at
-    assert sample.attrs["label_source"] == "human"
+    np.testing.assert_array_equal(sample.labels.mask, expected == 1)
+    np.testing.assert_array_equal(sample.valid[..., 0], expected != 255)
+    assert sample.valid[..., 1].all()  # the next frame was not to be looked at
+    assert sample.attributes["label_source"] == "human"
 
 
 def test_a_mask_of_the_full_disk_counts_as_looked_at_up_to_the_limb(tmp_path: Path) -> None:

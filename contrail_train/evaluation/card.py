@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import timm
 import xarray as xr
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -32,6 +31,7 @@ from contrail_train.evaluation.metrics import confusion_counts, dice
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.encoder import full_name
 from contrail_train.runs.calibration import Calibration, read_calibration
+from contrail_train.timm_alone import timm
 
 TAGS = ("contrails", "remote-sensing", "satellite-imagery", "goes", "aviation")
 _QUANTILES = (0.9, 0.5, 0.1)

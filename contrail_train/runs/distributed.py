@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
 from contrail_data.messages import Kind, print_message
+from contrail_train.timm_alone import timm
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def sync_batch_norms(model: nn.Module, device: torch.device) -> None:
         device: Where it will run.
     """
     if device.type == "cuda":
-        convert_sync_batchnorm(model)
+        timm.layers.convert_sync_batchnorm(model)
         return
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):

@@ -64,6 +64,12 @@ def test_no_test_module_imports_another_one() -> None:
 
 
 @pytest.mark.slow
+def test_training_imports_wandb_only_for_a_run_that_logs_to_it() -> None:
+    program = "import sys; import contrail_train.training.fit; sys.exit('wandb' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.slow
 def test_nothing_uses_a_private_name_of_another_module() -> None:
     paths = modules_in("tests", "benchmarks", *PACKAGES)
     uses = {str(path.relative_to(PROJECT)): list(private_names_used(ast.parse(path.read_text()))) for path in paths}

@@ -45,17 +45,16 @@ from contrail_data.cli.common import print_table
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
 from contrail_data.sources.open import open_source
-from contrail_data.storage.place import place_of
-from contrail_data.store.reader import open_store, read_scalars
-from contrail_data.store.schema import ArraySpec, Codec, PixelDtype
+from contrail_data.store.reader import open_store
+from contrail_data.store.schema import Codec
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.shards import CODECS
-from contrail_data.store.writer import SealedContents, seal
 from contrail_train.config.data import DataConfig
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.loader import epoch_order, load, split_steps
 from contrail_train.data.training_data import open_training_data
-from methods import SAMPLE, Method, Read, codec_alone, mapped, memmap, new_buffer, ours, why_unusable
+from large_store import write_large_store
+from methods import Method, Read, codec_alone, mapped, memmap, new_buffer, ours, why_unusable
 from peers import PEERS, Batches, zarr_batches
 from timing import (
     Name,
@@ -333,7 +332,7 @@ def compare_start(place: Workplace) -> None:
         name = f"open_store, {place.many:,} samples, {state}"
         runs[name], targets[name] = partial(open_store, store), 0.5
         first = f"start: open_training_data to the first batch, {place.many:,} samples, {state}"
-        runs[first], targets[first] = partial(read_first_batch, store, few), 1.0
+        runs[first], targets[first] = partial(read_first_batch, store), 1.0
         if state == "cold":
             before[name] = before[first] = partial(drop_cached, store)
     seconds = place.measure(runs, before)
@@ -352,41 +351,13 @@ def trainer_pass(items: Items, threads: int) -> None:
         pass
 
 
-def read_first_batch(store: Path, present: int) -> None:
-    """Do what a run does before its first step; only the first `present` samples of the store have pixels."""
+def read_first_batch(store: Path) -> None:
+    """Do what a run does before its first step."""
     config = DataConfig(train=[str(store)])
     items = open_training_data(config).train
-    order = epoch_order(np.ones(len(items)), seed=0, epoch=0)
-    rows = order[items.sample[order] < present][:BATCH]
+    rows = epoch_order(np.ones(len(items)), seed=0, epoch=0)[:BATCH]
     for _ in load(items, [rows], torch.device("cpu"), config.threads, config.prefetch):
         pass
-
-
-def write_large_store(store: Path, samples: int, out: Path) -> Path:
-    """Write a sealed store of many samples, each with its own record and place, whose values repeat those of `store`.
-
-    The first samples have the pixels of `store`, the others none.
-    """
-    opened = open_store(store)
-    scalars = read_scalars(opened)
-    scalars = scalars.isel(sample=np.arange(samples) % scalars.sizes["sample"])
-    scalars["record_id"] = ("sample", np.array([f"record-{i}" for i in range(samples)], object))
-    scalars["latitude"] = ("sample", np.linspace(-60, 60, samples))
-    scalars = scalars.assign({n: v.astype(object) for n, v in scalars.variables.items() if v.dtype.kind == "T"})
-    for variable in scalars.variables.values():
-        variable.encoding = {}
-    scalars.attrs = {}
-    arrays = {
-        "image": ArraySpec(SAMPLE, PixelDtype.UINT8, Codec.NONE),
-        "mask": ArraySpec(SAMPLE[2:], PixelDtype.UINT8, Codec.ZSTD),
-    }
-    attributes = {name: opened.attrs[name] for name in ("kind", "composite", "statistics", "label_shift")}
-    contents = SealedContents(arrays=arrays, scalars=scalars, attributes=attributes, chunk_files={}, provenance={})
-    seal(place_of(out), contents)
-    for name in arrays:
-        for chunk in (store / name).glob("c.*"):
-            (out / name / chunk.name).hardlink_to(chunk)
-    return out
 
 
 # ---- main

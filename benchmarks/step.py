@@ -2,9 +2,10 @@
 
     python benchmarks/step.py [--side 128] [--batch 4] [--rounds 5] [--only TABLE] [--no-compile] [--cpu-time]
 
-Tables: `presets`, `mixing`, `parts`, `feeding`. A step is what the trainer does with a batch: uint8 to floats on the
-device, augmentation, forward, loss, backward, clipping, AdamW, weight average. `resident`: one batch that is on the
-device already; `from the store`: batches of the loader, from the page cache. On a GPU, if there is one, with bf16.
+Tables: `presets`, `mixing`, `parts`, `feeding`, `augmentation`. A step is what the trainer does with a batch: uint8 to
+floats on the device, augmentation, forward, loss, backward, clipping, AdamW, weight average. `resident`: one batch that
+is on the device already; `from the store`: batches of the loader, from the page cache. On a GPU, if there is one, with
+bf16.
 
 `mixing` has the notes' network, whose plain 3-D blocks pass all frames through nn.Conv3d and nn.BatchNorm3d, as the
 reference. The cone differs from it in training only by the frames that its batch norms see, and not at all in
@@ -13,6 +14,9 @@ frames than the labelled one are encoded. `parts` has the seconds of encoder, mi
 forward and backward, and the memory of what the forward pass keeps for the backward pass; the optimiser's include
 clipping and the average of the weights.
 
+`augmentation` has the share of `unet2d`'s step that uint8 to floats, draws and everything that moves or changes pixels
+take, with its own settings and with more of them.
+
 --cpu-time counts the processor's time instead of the clock's, for a machine that other programs use; give one thread
 then (OMP_NUM_THREADS=1).
 """
@@ -20,6 +24,7 @@ then (OMP_NUM_THREADS=1).
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -59,7 +64,8 @@ from contrail_train.training.optimiser import make_optimiser
 from timing import make_parser, measure, medians, record_folder, run_main, spread, verdict
 
 PRESETS = ("unet2d", "unet25d", "resnetrs50_2d", "resnetrs50_all", "resnetrs50_classifier")
-FAST_TARGET, FAST_TARGET_ON_GPU, FED_TARGET = 2.0, 1.4, 0.97
+FAST_TARGET, FAST_TARGET_ON_GPU = 2.0, 1.4
+FED_TARGET, FED_TARGET_ON_GPU, AUGMENTATION_TARGET = 0.95, 0.98, 0.1
 NOTES, CONE, FAST = "notes' form, plain", "notes' form, cone", "fast form"
 FORMS: dict[str, list[str]] = {
     NOTES: [],
@@ -69,6 +75,15 @@ FORMS: dict[str, list[str]] = {
     "mixed at half resolution": ["model.mixer.shortcut=identity", "model.mixer.downscale=2"],
 }
 """Settings of the forms of `resnetrs50_all` that the tables `mixing` and `parts` compare."""
+AUGMENTATIONS: dict[str, list[str]] = {
+    "flips, quarter turns, label shift": [],
+    "affine maps too": ["augment.affine.probability=1"],
+    "contrast, blur and noise too": [
+        *("augment.affine.probability=1", "augment.brightness_contrast.probability=1"),
+        *("augment.blur.probability=1", "augment.noise.probability=1"),
+    ],
+}
+"""Settings of `unet2d` that the table `augmentation` compares; the first ones are its own."""
 PARTS = ("loader", "augmentation", "encoder", "mixing", "decoder", "optimiser")
 
 
@@ -347,10 +362,45 @@ def compare_feeding(measurement: Measurement) -> None:
     steps = {resident: partial(step, batch), fed: lambda: step(next(endless))}
     if not measurement.options.no_compile:
         steps[compiled] = partial(stepper(config, data, torch.compile), batch)
-    measurement.print_table("feeding", steps, resident, {fed: FED_TARGET})
+    target = FED_TARGET_ON_GPU if choose_device("auto").type == "cuda" else FED_TARGET
+    measurement.print_table("feeding", steps, resident, {fed: target})
 
 
-TABLES = {"presets": compare_presets, "mixing": compare_mixing, "parts": compare_parts, "feeding": compare_feeding}
+def compare_augmentation(measurement: Measurement) -> None:
+    """Print the table `augmentation`."""
+    steps, watches = {}, {}
+    for name, changes in AUGMENTATIONS.items():
+        config, data, batch = measurement.prepare("unet2d", changes)
+        own: list[Watch] = []
+        steps[name] = partial(stepper(config, data, watches=own), batch)
+        (watches[name],) = own
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+    for number in range(measurement.options.rounds + 1):
+        for name, watch in watches.items():
+            watch.parts, watch.last = dict.fromkeys(PARTS, 0.0), timing.clock()
+            steps[name]()
+            if number:  # the first step is slower
+                rounds[name].append(watch.parts)
+    rows = []
+    for name, parts in rounds.items():
+        shares = [each["augmentation"] / sum(each.values()) for each in parts]
+        seconds = [statistics.median(each["augmentation"] for each in parts)]
+        seconds.append(statistics.median(sum(each.values()) for each in parts))
+        share = statistics.median(shares)
+        judged = "" if rows else verdict(share, AUGMENTATION_TARGET, at_least=False)
+        rows.append([name, *(f"{1e3 * s:.1f}" for s in seconds), f"{share:.3f}", judged, spread(shares)])
+    size = f"batches of {measurement.options.batch}, {measurement.options.side} px"
+    header = ["variant", "augmentation, ms", "step, ms", "share", "target", "rounds / median"]
+    print_table(f"augmentation: unet2d, {size}; medians of {measurement.options.rounds} rounds", header, rows)
+
+
+TABLES = {
+    "presets": compare_presets,
+    "mixing": compare_mixing,
+    "parts": compare_parts,
+    "feeding": compare_feeding,
+    "augmentation": compare_augmentation,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -31,6 +31,9 @@ TINY = {
         "--no-compile",
         *TINY_MODEL,
     ],
+    "first_step": [
+        *("--samples", "40", "--records", "2", "--side", "32", "--batch", "2", "--rounds", "1", *TINY_MODEL),
+    ],
     "gpu": [
         *("--cpu", "--samples", "2", "--side", "32", "--batch", "8", "--rounds", "1", "--shortest", "0"),
         *("--no-compile", *TINY_MODEL),

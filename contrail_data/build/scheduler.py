@@ -1,5 +1,6 @@
 """Run the tasks of a build on threads, on processes, or on a dask cluster."""
 
+import itertools
 import logging
 import multiprocessing
 import operator
@@ -13,6 +14,9 @@ from contrail_data.errors import ContrailError
 from contrail_data.process import leave_ending_to_parent
 from contrail_data.store.journal import Shard
 from contrail_data.store.samples import SampleRow
+
+_WAITED_FOR = 64
+"""Tasks on a cluster that are waited for at a time, in their order: waiting costs time for each of them."""
 
 
 def run_tasks(tasks: Sequence[ShardTask], scheduler: str, workers: int) -> Iterator[Shard[SampleRow]]:
@@ -69,7 +73,8 @@ def _run_on_cluster(tasks: Sequence[ShardTask], scheduler: str) -> Iterator[Shar
                 f"--scheduler {scheduler}: does not answer ({reason}); start the scheduler and its workers"
             ) from None
         futures = client.map(operator.call, tasks, pure=False, retries=2)
-        pending = set(futures)
+        remaining = iter(futures)
+        pending = set(itertools.islice(remaining, _WAITED_FOR))
         try:
             while pending:
                 try:
@@ -80,6 +85,7 @@ def _run_on_cluster(tasks: Sequence[ShardTask], scheduler: str) -> Iterator[Shar
                             f"--scheduler {scheduler}: has no workers left; start some, and repeat the command"
                         ) from None
                     continue
+                pending.update(itertools.islice(remaining, len(done)))
                 for future in done:
                     yield future.result()
         except KilledWorker as error:

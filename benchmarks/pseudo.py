@@ -35,6 +35,7 @@ from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import with_settings
 from contrail_train.inference.detector import single_network_detector, view_of
 from contrail_train.inference.predictor import Predictor
+from contrail_train.models.folding import prepare_for_cpu
 from contrail_train.models.segmenter import build as build_model
 from contrail_train.runs.distributed import choose_device
 from timing import make_parser, measure, medians, record_folder, run_main, spread, verdict
@@ -46,7 +47,10 @@ PRESETS = {"2D, every frame": "unet2d", "2.5D, frames with both neighbours": "un
 def untrained_predictor(config: RunConfig, store: xr.Dataset, device: torch.device, path: Path) -> Predictor:
     """Make a predictor for a store from a model with random weights."""
     torch.manual_seed(0)
-    network = build_model(config.model, store.sizes["channel"], config.data.frames).eval().to(device)
+    channels, frames = store.sizes["channel"], config.data.frames
+    network = build_model(config.model, channels, frames).eval().to(device)
+    if device.type == "cpu":
+        prepare_for_cpu(network, torch.zeros(1, len(frames), channels, 64, 64))
     view = view_of(config, store.attrs["statistics"], device)
     none = Symmetries.NONE
     detector = single_network_detector(network, view, "mask", top_k=100, mask_shift=(0.0, 0.0), symmetries=none).eval()

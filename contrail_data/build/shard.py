@@ -3,8 +3,10 @@
 A task builds one shard, from raw bytes to stored bytes. `close_gaps` rewrites the shards whose records were set aside.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,8 +79,15 @@ def file_stamp(source: Source, record_id: str) -> list[int]:
     Returns:
         Size in bytes and time of change in nanoseconds of each file; -1 if it does not exist.
     """
-    states = [path.stat() if path.exists() else None for path in source.files(record_id)]
-    return [value for s in states for value in ((s.st_size, s.st_mtime_ns) if s else (-1, -1))]
+    return [value for path in source.files(record_id) for value in _state(path)]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def _store_sample(

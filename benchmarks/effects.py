@@ -3,6 +3,7 @@
     python benchmarks/effects.py OUT [--row NAME ...] [--seeds 0,1,2]
     python benchmarks/effects.py OUT --only factors --row NAME --row NAME [...]
     python benchmarks/effects.py OUT --only grids [...]
+    python benchmarks/effects.py OUT --mixed [...]
     python benchmarks/effects.py OUT --real DATA --weights FILE [...]
 
 A run trains on all folds but one for a fixed number of epochs. It is scored on the fold that it did not see, at the
@@ -14,22 +15,25 @@ scores: the same command continues where it stopped.
 
 The records are synthetic by default: an effect that shows here need not show on real ones, and vice versa. DATA has
 folders `ash_frames` and `opencontrails`, whose labelled frames are cut into quarters. As these are single frames, rows
-that need several are left out. FILE is an encoder's ImageNet weights, see `model.pretrained`.
+that need several are left out. FILE is an encoder's ImageNet weights, see `model.pretrained`. With --mixed the base
+mixes three frames of synthetic records in which only motion tells contrails from half of the other lines; each run
+starts from one of a single frame, trained for as long, of the same seed and fold.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import xarray as xr
 from scipy.linalg import hadamard
 
 from contrail_data.cli.common import print_table
@@ -46,7 +50,7 @@ from contrail_train.evaluation.score import EvaluationOptions, labelled_batches
 from contrail_train.inference.detector import Detector, Shift
 from contrail_train.inference.label_grid import centre_of_mass
 from contrail_train.inference.load import load_model
-from contrail_train.runs.names import CHECKPOINTS
+from contrail_train.runs.names import CALIBRATION, CHECKPOINTS
 from contrail_train.training.fit import fit
 from folds import Folds, write_real_folds, write_synthetic_folds
 from plain import train_plain
@@ -72,6 +76,12 @@ class Row:
     """Whether `plain.py` trains it."""
     continued: bool = False
     """Whether it starts from the base's run of the same seed and fold."""
+    mixed: bool = False
+    """Whether it changes a base that mixes several frames."""
+    unlabelled: bool = False
+    """Whether it also learns from the other frames of the records that it trains on."""
+    composite: str = "ash"
+    """Composite of the synthetic records."""
 
 
 STRONG = (
@@ -128,6 +138,41 @@ ROWS = {
     "rotation up to 45 degrees": Row(("augment.affine.rotate=45",)),
     "the annotators' mean": Row(("data.target=mean",)),
     "twice the annotators' mean": Row(("data.target=clip2",)),
+    "upsampled bilinearly": Row(("model.decoder.upsample=bilinear",)),
+    "upsampled bilinearly, corners aligned": Row(
+        ("model.decoder.upsample=bilinear", "model.decoder.align_corners=true")
+    ),
+    "upsampled by shuffled pixels": Row(("model.decoder.upsample=pixel_shuffle",)),
+    "two maps, contrail and background": Row(("model.decoder.two_class=true",)),
+    "hard and soft labels at once": Row(("data.second_target=mean",)),
+    "maps of six annotators": Row(("model.annotator_maps=6",)),
+    "two composites stacked": Row(composite="ash+ash_cira"),
+    "mean teacher, squared difference": Row(("loss.consistency={weight: 10}",), frames=True, unlabelled=True),
+    "mean teacher, cross-entropy": Row(("loss.consistency={kind: bce}",), frames=True, unlabelled=True),
+    "encoder convnext_atto": Row(("model.encoder=convnext_atto",)),
+    "encoder convnext_atto, first level enlarged": Row(
+        ("model.encoder=convnext_atto", "model.decoder.first_level=true")
+    ),
+    "encoder resnet18": Row(("model.encoder=resnet18",)),
+    "video encoder r3d_18, one frame either side": Row(
+        ("model.encoder=torchvision/r3d_18", "model.decoder.channels=[128,64,32,32]", "data.frames=[-1,0,1]"),
+        frames=True,
+    ),
+    "own features added": Row(("model.mixer.own_frame=add",), mixed=True),
+    "own features concatenated": Row(("model.mixer.own_frame=concat",), mixed=True),
+    "convolved shortcuts": Row(("model.mixer.shortcut=conv",), mixed=True),
+    "one block": Row(("model.mixer.blocks=1",), mixed=True),
+    "mixer valid3d": Row(("model.mixer.kind=valid3d",), mixed=True),
+    "mixer lstm": Row(("model.mixer.kind=lstm",), mixed=True),
+    "mixer transformer": Row(("model.mixer.kind=transformer",), mixed=True),
+    "mixer panels": Row(("model.mixer.kind=panels",), mixed=True),
+    "mean over the frames": Row(("model.mixer.kind=mean",), mixed=True),
+    "flow as a second stream": Row(("model.flow_stream={}",), mixed=True),
+    "neighbours warped by flow": Row(("data.warp=true",), mixed=True),
+    "time reversed in half of the cases": Row(("augment.time_reversal=0.5",), mixed=True),
+    "group norms": Row(("model.norm=group",), mixed=True),
+    "seven frames": Row(("data.frames=[-3,-2,-1,0,1,2,3]",), mixed=True),
+    "two frames before": Row(("data.frames=[-2,-1,0]",), mixed=True),
     "one frame either side": Row(MIXED, frames=True),
     "one frame either side, as long again": Row(MIXED, frames=True, continued=True),
     "one frame either side, as long again, only the mixer": Row(
@@ -141,11 +186,17 @@ class CrossValidation:
     """Folds in a folder that keeps all runs and scores, and what all runs share."""
 
     out: Path
-    folds: Folds
+    folds_by_composite: Mapping[str, Folds]
     epochs: int
     batch: int
     weights: str | None
     settings: tuple[str, ...]
+    mixed: bool
+
+    @property
+    def folds(self) -> Folds:
+        """The folds of the base."""
+        return self.folds_by_composite[ROWS[BASE].composite]
 
     def counts(self, row: Row, seed: int) -> tuple[Counts, float]:
         """Count pixels of all records, each by the run that did not see it.
@@ -179,7 +230,9 @@ class CrossValidation:
             if row.plain:
                 hist = self._score_plain(seed, fold)
             else:
-                hist = self._score(self.trained(row, seed, fold), fold, row.symmetries)
+                hist = self._score(
+                    self.trained(row, seed, fold), self.folds_by_composite[row.composite].stores[fold], row
+                )
             file.parent.mkdir(exist_ok=True)
             unfinished = file.with_suffix(".part.npz")
             np.savez_compressed(unfinished, hist=hist)
@@ -199,16 +252,31 @@ class CrossValidation:
         """
         settings = self._settings_of(row, seed, fold)
         run = self.out / "runs" / _name(*settings)
-        fit(with_settings(get_config(PRESET), settings), run)
-        shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
+        if not (run / CALIBRATION).exists():  # a finished run is not locked again: others may start from it
+            fit(with_settings(get_config(PRESET), settings), run)
+            shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
         return run
 
+    def trained_before(self, seed: int, fold: int) -> Path:
+        """Train the run that others start from if that is not done yet: the base, of one frame.
+
+        Args:
+            seed: Seed of the run.
+            fold: Fold that it does not see.
+
+        Returns:
+            Its directory.
+        """
+        return replace(self, mixed=False).trained(ROWS[BASE], seed, fold)
+
     def _settings_of(self, row: Row, seed: int, fold: int) -> list[str]:
+        train = self.folds_by_composite[row.composite].others(fold)
         return [
             *("data.holdout=0", "data.threads=1", f"epochs={self.epochs}", f"batch_size={self.batch}", f"seed={seed}"),
             *([f"model.pretrained={self.weights}"] if self.weights else []),
-            *(*self.settings, *row.settings, self.folds.others(fold)),
-            *([f"start={self.trained(ROWS[BASE], seed, fold)}"] if row.continued else []),
+            *(*self.settings, *(MIXED if self.mixed else ()), *row.settings, f"data.train={train}"),
+            *([f"data.unlabelled={train}"] if row.unlabelled else []),
+            *([f"start={self.trained_before(seed, fold)}"] if row.continued or self.mixed else []),
         ]
 
     @property
@@ -217,15 +285,15 @@ class CrossValidation:
         groups = len(np.unique(self.folds.groups))
         return f"{len(self.folds.groups)} images in {groups} groups, {self.epochs} epochs in batches of {self.batch}"
 
-    def _score(self, run: Path, fold: int, symmetries: Symmetries) -> Counts:
-        model = load_model(run, "cpu", symmetries).for_store(self.folds.stores[fold])
-        items = open_labelled([self.folds.stores[fold]], model.offsets)
+    def _score(self, run: Path, store: xr.Dataset, row: Row) -> Counts:
+        model = load_model(run, "cpu", row.symmetries).for_store(store)
+        items = open_labelled([store], model.offsets)
         hist = np.zeros((len(items), 2, BINS), np.int64)
         for batch in labelled_batches(items, EvaluationOptions(model.device, title=None)):
             with torch.inference_mode():
                 p_bhw = model.detect_on_label_grid(batch.window_btchw, None).probability_bhw
-            for row, p_hw, target_hw, _ in batch.paired(p_bhw):
-                hist[row] = _coarse(p_hw, target_hw)
+            for item, p_hw, target_hw, _ in batch.paired(p_bhw):
+                hist[item] = _coarse(p_hw, target_hw)
         return hist
 
     def _score_plain(self, seed: int, fold: int) -> Counts:
@@ -277,8 +345,10 @@ def measure(experiment: CrossValidation, rows: Sequence[Row], seeds: Sequence[in
             yield number
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
-        if any(row.continued for row in rows):  # no two processes train the run that they start from
-            list(pool.map(experiment.histograms, [ROWS[BASE]] * len(runs), *zip(*runs, strict=True)))
+        if experiment.mixed or any(
+            row.continued for row in rows
+        ):  # no two processes train the run that they start from
+            list(pool.map(experiment.trained_before, *zip(*runs, strict=True)))
         jobs = [[pool.submit(experiment.histograms, row, *run) for run in runs] for row in rows]
         for number, started in enumerate(jobs):
             for job in started:
@@ -396,20 +466,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=3, help="epochs of each run (default 3)")
     parser.add_argument("--batch", type=int, default=8, help="images in each step (default 8)")
     parser.add_argument("--real", type=Path, help="folder of real frames and records instead of synthetic records")
+    parser.add_argument("--mixed", action="store_true", help="change a base that mixes three frames")
     parser.add_argument("--weights", help="file of the encoder's weights (default: random ones)")
     parser.add_argument("--records", type=int, default=160, help="number of synthetic records (default 160)")
     parser.add_argument("--side", type=int, default=128, help="their rows and columns (default 128)")
     parser.add_argument("--set", action="append", default=[], help="a setting of every run", metavar="KEY=VALUE")
     options = parser.parse_args(arguments)
     folder = options.out / "folds"
+    names = options.row or [
+        name
+        for name, row in ROWS.items()
+        if row.mixed == options.mixed and not (options.mixed and (row.frames or row.continued or row.plain))
+        if not (options.real and (row.frames or row.composite != ROWS[BASE].composite))
+    ]
+    composites = list(dict.fromkeys(ROWS[name].composite for name in [BASE, *names]))
+    if any(ROWS[name].mixed for name in names) and not options.mixed:
+        raise ContrailError("--row: some need a base that mixes several frames; add --mixed, or leave them out")
+    if options.real and (options.mixed or len(composites) > 1 or any(ROWS[name].frames for name in names)):
+        raise ContrailError("--real: its images are single frames of ash; leave out --mixed and rows of anything else")
     folds = (
-        write_real_folds(folder, options.real, options.folds)
+        {ROWS[BASE].composite: write_real_folds(folder, options.real, options.folds)}
         if options.real
-        else write_synthetic_folds(folder, options.records, options.side, options.folds)
+        else write_synthetic_folds(
+            folder, options.records, options.side, options.folds, composites, "moving" if options.mixed else "faint"
+        )
     )
-    experiment = CrossValidation(options.out, folds, options.epochs, options.batch, options.weights, tuple(options.set))
-    several = folds.stores[0].sizes["time"] > 1
-    names = options.row or [name for name, row in ROWS.items() if several or not row.frames]
+    experiment = CrossValidation(
+        options.out, folds, options.epochs, options.batch, options.weights, tuple(options.set), options.mixed
+    )
     seeds = [int(seed) for seed in options.seeds.split(",")]
     for table in options.only or ["effects"]:
         TABLES[table](experiment, names, seeds, options.workers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.build.build import build
-from contrail_data.composites import COMPOSITES
+from contrail_data.composites import COMPOSITES, get_composite
 from contrail_data.errors import ContrailError
 from contrail_data.sources.base import InputFormat
 from contrail_data.sources.open import open_source
@@ -26,6 +26,8 @@ from contrail_data.synthetic.records import write_records
 from contrail_train.data.items import Items, SampleStores, open_labelled
 
 GROUPS = "groups.csv"
+BANDS = (11, 13, 14, 15)
+"""Bands of synthetic records: those of `ash` and `ash_cira`."""
 PARTS = 2
 """Parts along each side into which real frames are cut, which makes steps four times as fast."""
 
@@ -71,8 +73,8 @@ class Folds:
         return replace(items, group=self.groups[first : first + len(items)])
 
     def others(self, fold: int) -> str:
-        """Return the stores of the other folds as a setting."""
-        return f"data.train=[{','.join(str(path) for k, path in enumerate(self.paths) if k != fold)}]"
+        """Return the stores of the other folds as the value of a setting."""
+        return f"[{','.join(str(path) for k, path in enumerate(self.paths) if k != fold)}]"
 
     def arrays(self, fold: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Read labelled frames (n, channel, y, x) and their masks (n, y, x) of a fold."""
@@ -159,7 +161,9 @@ def _parts(frame_yxc: npt.NDArray[np.float16]) -> list[npt.NDArray[np.float16]]:
     return [part for rows in np.split(frame_yxc, PARTS) for part in np.split(rows, PARTS, axis=1)]
 
 
-def write_synthetic_folds(folder: Path, records: int, side: int, count: int) -> Folds:
+def write_synthetic_folds(
+    folder: Path, records: int, side: int, count: int, composites: Sequence[str], scenery: str
+) -> dict[str, Folds]:
     """Write synthetic records, as many of a seed of their own for each fold, and their stores, unless they exist.
 
     Args:
@@ -167,13 +171,17 @@ def write_synthetic_folds(folder: Path, records: int, side: int, count: int) -> 
         records: Number of records in all folds.
         side: Rows and columns.
         count: Number of folds.
+        composites: Composites of the stores.
+        scenery: A key of `contrail_data.synthetic.lines.SCENERIES`.
 
     Returns:
-        The folds.
+        The folds by composite.
     """
-    settings = StoreSettings(COMPOSITES["ash"], size=side)
     for k in range(count):
         raw = folder / f"raw-{k}"
-        write_records(raw, records // count, seed=k, validation_fraction=0.0, size=side, scenery="faint")
-        build(open_source(raw, "train", settings.composite), settings, folder / f"fold-{k}.zarr", workers=2)
-    return Folds(folder, count)
+        write_records(raw, records // count, seed=k, validation_fraction=0.0, size=side, bands=BANDS, scenery=scenery)
+        for name in composites:
+            settings = StoreSettings(get_composite(name), size=side)
+            path = folder / name / f"fold-{k}.zarr"
+            build(open_source(raw, "train", settings.composite), settings, path, workers=2)
+    return {name: Folds(folder / name, count) for name in composites}

@@ -269,14 +269,40 @@ class CrossValidation:
         """
         return replace(self, mixed=False).trained(ROWS[BASE], seed, fold)
 
+    def check(self, row: Row) -> None:
+        """Check that the settings of a row fit together, before any run is trained.
+
+        Args:
+            row: What differs from the base.
+
+        Raises:
+            ContrailError: If they do not.
+        """
+        start = [f"start={self.out}"] if self.starts(row) else []
+        with_settings(get_config(PRESET), [*self._own_settings(row, seed=0, fold=0), *start])
+
     def _settings_of(self, row: Row, seed: int, fold: int) -> list[str]:
+        start = [f"start={self.trained_before(seed, fold)}"] if self.starts(row) else []
+        return [*self._own_settings(row, seed, fold), *start]
+
+    def starts(self, row: Row) -> bool:
+        """Tell whether its runs start from those of the base, of one frame.
+
+        Args:
+            row: What differs from the base.
+
+        Returns:
+            Whether they do.
+        """
+        return row.continued or self.mixed
+
+    def _own_settings(self, row: Row, seed: int, fold: int) -> list[str]:
         train = self.folds_by_composite[row.composite].others(fold)
         return [
             *("data.holdout=0", "data.threads=1", f"epochs={self.epochs}", f"batch_size={self.batch}", f"seed={seed}"),
             *([f"model.pretrained={self.weights}"] if self.weights else []),
             *(*self.settings, *(MIXED if self.mixed else ()), *row.settings, f"data.train={train}"),
             *([f"data.unlabelled={train}"] if row.unlabelled else []),
-            *([f"start={self.trained_before(seed, fold)}"] if row.continued or self.mixed else []),
         ]
 
     @property
@@ -337,6 +363,8 @@ def measure(experiment: CrossValidation, rows: Sequence[Row], seeds: Sequence[in
     Yields:
         Index of each row when all its runs are finished.
     """
+    for row in rows:
+        experiment.check(row)
     runs = [(seed, fold) for seed in seeds for fold in range(experiment.folds.count)]
     if workers == 1:
         for number, row in enumerate(rows):

@@ -65,11 +65,11 @@ def test_appending_repairing_and_rebuilding_keep_the_same_frames(raw: Path, tmp_
 
 
 def test_tfrecords_give_the_same_frames_as_the_folders_of_the_records(tmp_path: Path) -> None:
-    for form in ("records", "tfrecord"):
+    for form in ("records", "tfrecords"):
         made = run_data("synth", tmp_path / form, "--records", 4, "--size", 32, "--format", form)
         assert made.returncode == 0, made.stderr
     stores = [
-        open_store(build_kept(tmp_path / form, tmp_path / f"{form}.zarr", "-1,0")) for form in ("records", "tfrecord")
+        open_store(build_kept(tmp_path / form, tmp_path / f"{form}.zarr", "-1,0")) for form in ("records", "tfrecords")
     ]
     folders, shards = (store.isel(sample=np.argsort(store["record_id"].values)) for store in stores)
     for name in ("record_id", "image", "mask"):

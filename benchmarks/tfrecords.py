@@ -8,7 +8,8 @@ Tables:
   limit reads the payloads and computes their crc32c. The plain loop is what a script does without TensorFlow: the
   lengths by `struct`, the messages by protobuf's own code, without checksums. `--peers tensorflow` and
   `--peers tfrecord` add these packages; neither is needed otherwise.
-- `build`: a store of ash from the shards, and from the same records as folders of `.npy` files.
+- `build`: a store of ash from the shards, and from the same records as folders of `.npy` files. The limit reads the
+  payloads and computes their crc32c in one thread.
 - `index`: what lies where in the shards, by small reads, and the same from the cache.
 - `memory`: peak memory of builds of few and many records in one shard, each in a process of its own.
 """
@@ -196,17 +197,26 @@ def build_store(root: Path, shards: Shards, workers: int) -> None:
         build(open_source(root, shards.split, ASH), settings, shards.folder / "out", workers=workers)
 
 
+def limit_of(shards: Shards) -> None:
+    """Read and checksum the shards, and make the folder that is removed after each variant."""
+    (shards.folder / "out").mkdir()
+    read_and_checksum(shards.paths)
+
+
 def compare_builds(shards: Shards) -> None:
     """Print the table `build`."""
-    variants: dict[str, Callable[[], Any]] = {}
+    variants: dict[str, Callable[[], Any]] = {"limit: read and checksum, one thread": partial(limit_of, shards)}
     for workers in (1, 2):
         variants[f"TFRecords, {workers} workers"] = partial(build_store, shards.root, shards, workers)
         if shards.records is not None:
             variants[f"records, {workers} workers"] = partial(build_store, shards.records, shards, workers)
     seconds = measure(variants, shards.rounds, after=partial(shutil.rmtree, shards.folder / "out"))
     median, count = medians(seconds), sum(1 for _ in payloads(shards.paths))
-    rows = [[name, f"{count / each:,.1f}", spread(seconds[name])] for name, each in median.items()]
-    print_table("build: ash, uint8", ["variant", "samples/s", "rounds / median"], rows)
+    limit = next(iter(median.values()))
+    rows = [
+        [name, f"{count / each:,.1f}", f"{each / limit:.2f}", spread(seconds[name])] for name, each in median.items()
+    ]
+    print_table("build: ash, uint8", ["variant", "samples/s", "time / limit", "rounds / median"], rows)
 
 
 def compare_indexes(shards: Shards) -> None:

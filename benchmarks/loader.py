@@ -45,10 +45,10 @@ from contrail_data.cli.common import print_table
 from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
 from contrail_data.sources.open import open_source
+from contrail_data.store.layout import CODECS
 from contrail_data.store.reader import open_store
 from contrail_data.store.schema import Codec
 from contrail_data.store.settings import StoreSettings
-from contrail_data.store.shards import CODECS
 from contrail_train.config.data import DataConfig
 from contrail_train.data.items import Items, open_labelled
 from contrail_train.data.loader import epoch_order, load, split_steps

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from contrail_data.store.layout import CODECS, compressor
 from contrail_data.store.reader import open_store, pixel_reader
-from contrail_data.store.shards import CODECS, compressor
 
 SAMPLE = (8, 3, 256, 256)
 Pixels = npt.NDArray[np.uint8]

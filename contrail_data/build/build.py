@@ -20,11 +20,11 @@ from contrail_data.sources.base import Source, SourceKind
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal, stats
 from contrail_data.store.journal import Files, Shard
+from contrail_data.store.layout import Layout
 from contrail_data.store.manifest import set_aside_lines
 from contrail_data.store.samples import SampleRow, stack_scalars
 from contrail_data.store.schema import SHARD, ArraySpec, Kind, checksum_name
 from contrail_data.store.settings import StoreSettings
-from contrail_data.store.shards import Layout
 from contrail_data.store.writer import SealedContents, create_arrays, seal
 
 

@@ -20,11 +20,12 @@ from contrail_data.storage.place import Place
 from contrail_data.store import journal
 from contrail_data.store.frames import stored_frames
 from contrail_data.store.journal import Files, Shard
+from contrail_data.store.layout import Layout
 from contrail_data.store.moments import moments
 from contrail_data.store.samples import SampleRow, StoredSample, stored_values
 from contrail_data.store.schema import SHARD
 from contrail_data.store.settings import StoreSettings
-from contrail_data.store.shards import Layout, ShardReader, ShardWriter, writing_shards
+from contrail_data.store.shards import ShardReader, ShardWriter, writing_shards
 
 
 @dataclass(frozen=True, kw_only=True)

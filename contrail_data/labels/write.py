@@ -39,6 +39,7 @@ from contrail_data.sample import input_frames, predictable_frames, reference_fra
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal, logits
 from contrail_data.store.journal import Row, Shard
+from contrail_data.store.layout import Layout
 from contrail_data.store.manifest import set_aside_lines
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.schema import (
@@ -51,7 +52,7 @@ from contrail_data.store.schema import (
     PixelDtype,
     require_kind,
 )
-from contrail_data.store.shards import Layout, ShardWriter, writing_shards
+from contrail_data.store.shards import ShardWriter, writing_shards
 from contrail_data.store.writer import SealedContents, checksum_variables, create_arrays, seal
 
 

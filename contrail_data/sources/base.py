@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contrail_data.geo.geometry import Footprint
     from contrail_data.sample import Attributes, Sample
     from contrail_data.store.journal import Shard
-    from contrail_data.store.shards import Layout
+    from contrail_data.store.layout import Layout
 
 
 class SourceKind(StrEnum):

@@ -25,11 +25,12 @@ from contrail_data.sources.kept_frames import keep_frames
 from contrail_data.sources.select import StoreSelection, frames_of, settings_of
 from contrail_data.storage.place import place_of
 from contrail_data.store.journal import Files, Shard
+from contrail_data.store.layout import Layout
 from contrail_data.store.manifest import read_manifest, read_verified
 from contrail_data.store.reader import PixelReader, open_store, pixel_reader, read_scalars
 from contrail_data.store.samples import SampleRow, stored_values
 from contrail_data.store.schema import MANIFEST, SHARD, checksum_name
-from contrail_data.store.shards import Layout, writing_shards
+from contrail_data.store.shards import writing_shards
 
 
 @dataclass(frozen=True)

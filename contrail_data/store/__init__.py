@@ -13,8 +13,8 @@
 `xarray.open_zarr(path)` opens a sealed store without this package.
 
 On the way in, `schema` and `settings` say what is stored, `frames` computes images and `logits` encodes probabilities,
-`journal` makes the building of a store resumable, `shards` writes chunks, `moments`, `stats` and `samples` compute
-statistics and per-sample variables, and `writer` seals. On the way out,
-`reader` opens stores, guarded by `manifest`, and reads pixels through `shards`. `verify` finds damage,
-`transfer` copies and repairs, `cache` keeps local copies of remote stores.
+`journal` makes the building of a store resumable, `layout` says where chunks lie, `shards` writes them, `moments`,
+`stats` and `samples` compute statistics and per-sample variables, and `writer` seals. On the way out, `reader` opens
+stores, guarded by `manifest`, and reads pixels through `shards`. `verify` finds damage, `transfer` copies and repairs,
+`cache` keeps local copies of remote stores.
 """

@@ -16,9 +16,9 @@ from contrail_data.errors import ContrailError
 from contrail_data.storage.files import remove_partial_files, store_around
 from contrail_data.storage.lock import Busy, locked
 from contrail_data.storage.place import STAGING, Place
+from contrail_data.store.layout import Layout
 from contrail_data.store.manifest import FileChecksum, Provenance, read_attributes, read_provenance
 from contrail_data.store.schema import FORMAT, FORMAT_VERSIONS, GROUP, Kind
-from contrail_data.store.shards import Layout
 
 PLAN = f"{STAGING}/plan"
 

@@ -27,6 +27,7 @@ from contrail_data.storage.files import first_line
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store.cache import fetcher
 from contrail_data.store.journal import PLAN
+from contrail_data.store.layout import Layout, parse_layout
 from contrail_data.store.manifest import (
     Damaged,
     FileChecksum,
@@ -37,7 +38,7 @@ from contrail_data.store.manifest import (
     store_digest,
 )
 from contrail_data.store.schema import DIMS, FORMAT, FORMAT_VERSIONS, GROUP, Kind, checksum_name
-from contrail_data.store.shards import Layout, ShardReader, parse_layout
+from contrail_data.store.shards import ShardReader
 
 _CODECS = {"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "transpose", "vlen-utf8"}
 _MAX_VALUES = 2**26  # of a per-sample variable

@@ -16,10 +16,10 @@ from contrail_data.process import command_line
 from contrail_data.storage.place import Place, sync_folders
 from contrail_data.store import manifest, schema
 from contrail_data.store.journal import Row
+from contrail_data.store.layout import CODECS, Layout
 from contrail_data.store.logits import STEPS
 from contrail_data.store.manifest import FileChecksum, Manifest, Provenance
 from contrail_data.store.schema import DIMS, GROUP, SHARD, ArraySpec, PixelDtype, checksum_name
-from contrail_data.store.shards import CODECS, Layout
 
 _ARRAY_ATTRIBUTES: dict[str, dict[str, Any]] = {
     "image": {"long_name": "composite, 0 and 1 at the channel's bounds in kelvin", "units": "1"},

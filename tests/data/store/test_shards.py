@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Place
+from contrail_data.store.layout import CODECS, parse_layout
 from contrail_data.store.schema import ArraySpec, PixelDtype
-from contrail_data.store.shards import CODECS, ShardReader, parse_layout, writing_shards
+from contrail_data.store.shards import ShardReader, writing_shards
 from contrail_data.store.writer import create_arrays
 
 layouts = st.fixed_dictionaries(

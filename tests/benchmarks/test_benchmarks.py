@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from contrail_data.errors import ContrailError
 from helpers.places import PROJECT
 
 BENCHMARKS = PROJECT / "benchmarks"
 TINY_MODEL = ["--set", "model.encoder=test_resnet", "--set", "model.decoder.channels=[16,16,8,8,8]"]
 NO_PICTURES = ["--set", "loggers.pictures=0"]
+EFFECTS = ["--records", "24", "--epochs", "1", "--side", "32", "--folds", "2", *TINY_MODEL, *NO_PICTURES]
 TINY = {
     "build": ["--samples", "2", "--rounds", "1", "--shortest", "0", "--memory", "1"],
     "loader": ["--samples", "2", "--rounds", "1", "--shortest", "0", "--many", "20", "--workers", "0"],
@@ -43,7 +45,7 @@ TINY = {
     "pseudo": ["--records", "1", "--side", "64", "--rounds", "1", *TINY_MODEL],
     "scene": ["--rounds", "1", "--shrink", "24", "--sectors", "1", "--sector", "96"],
     "effects": [
-        *("--records", "24", "--epochs", "1", "--side", "32", "--folds", "2", *TINY_MODEL, *NO_PICTURES),
+        *EFFECTS,
         *("--only", "effects", "--only", "factors", "--only", "grids", "--row", "label shift off"),
     ],
     "series": ["--records", "24", "--epochs", "1", "--side", "32", "--seeds", "1", *NO_PICTURES],
@@ -101,6 +103,32 @@ def test_every_table_has_finite_figures(
     for table in tables:
         assert re.search(r"\d", table)
         assert not re.search(r"\b(nan|inf)\b", table), table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", ["effects"], indirect=True)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--mixed", "--row", "own features added"],
+        ["--row", "two composites stacked", "--row", "mean teacher, squared difference"],
+    ],
+)
+def test_rows_with_a_base_or_with_data_of_their_own_are_measured(
+    benchmark: dict[str, Any], options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark["main"]([str(tmp_path), *EFFECTS, *options])
+    table = tables_in(capsys.readouterr().out)[-1]
+    assert all(row in table for row in options if not row.startswith("--"))
+
+
+@pytest.mark.parametrize("benchmark", ["effects"], indirect=True)
+def test_changes_that_do_not_fit_together_are_found_before_any_run(benchmark: dict[str, Any], tmp_path: Path) -> None:
+    rows = ("two frames before", "time reversed in half of the cases")
+    options = ["--records", "4", "--side", "32", "--folds", "2", "--mixed", "--only", "factors"]
+    with pytest.raises(ContrailError, match=r"augment.time_reversal=0.5: data.frames=\[-2, -1, 0\] is not symmetric"):
+        benchmark["main"]([str(tmp_path), *options, *(word for row in rows for word in ("--row", row))])
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("benchmark", ["gpu"], indirect=True)

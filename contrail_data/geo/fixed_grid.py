@@ -96,7 +96,7 @@ class Projection:
     def zenith(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
         """Compute the angle between the satellite and the normal of the ellipsoid. Arguments broadcast.
 
-        It is `geometry.satellite_zenith` at the places of `to_geodetic`, in a fifth of the time.
+        It is `geometry.satellite_zenith` at the places of `to_geodetic`, in half of the time.
 
         Args:
             x: Angle to the east, radians.

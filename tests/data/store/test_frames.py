@@ -23,7 +23,7 @@ from contrail_data.store.frames import stored_frames, sum_levels
     st.sampled_from([np.uint8, np.float16, np.float32]),
     arrays(
         np.float32,
-        st.tuples(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9)),
+        st.tuples(st.integers(1, 40), st.integers(1, 9), st.sampled_from([1, 3, 8, 9])),  # 8 is a case of its own
         elements=st.floats(180, 330, width=32),
     ),
     st.integers(0, 2**32 - 1),

@@ -11,8 +11,8 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # which imports its submodules at their first use
 import xarray as xr
-from scipy.interpolate import RectBivariateSpline
 
 from contrail_data.compiled import compiled
 from contrail_data.geo.fixed_grid import FixedGrid
@@ -169,7 +169,7 @@ def _interpolated(exact: Callable[[Array, Array], tuple[Array, Array]], height: 
     if min(map(len, knots)) > 3:
         at_knots = exact(*np.meshgrid(*knots, indexing="ij"))
         if all(np.isfinite(values).all() for values in at_knots):
-            first, second = (RectBivariateSpline(*knots, values)(*pixels) for values in at_knots)
+            first, second = (scipy.interpolate.RectBivariateSpline(*knots, values)(*pixels) for values in at_knots)
             return first, second
     return exact(*np.meshgrid(*pixels, indexing="ij"))
 

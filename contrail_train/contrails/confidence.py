@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
+import scipy  # which imports its submodules at their first use
 from scipy.special import expit, logit
 
 Floats = npt.NDArray[np.float64]
@@ -73,5 +73,5 @@ def fit(features_nf: Floats, is_hit: npt.NDArray[np.bool_]) -> Confidence:
         loss = np.logaddexp(0, -margin).sum() + _PENALTY * (penalised @ penalised) / 2
         return float(loss), np.asarray(_PENALTY * penalised - x.T @ (sign * expit(-margin)))
 
-    weights = minimize(_loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
+    weights = scipy.optimize.minimize(_loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
     return Confidence((weights[:-1] / scale).tolist(), float(weights[-1] - weights[:-1] @ (mean / scale)))

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.cluster.hierarchy import DisjointSet
-from scipy.spatial import cKDTree
+import scipy  # which imports its submodules at their first use
 
 from contrail_train.contrails.cleaning import Mask
 from contrail_train.contrails.polyline import Points, densified, length_of
@@ -72,7 +71,7 @@ def link(pieces: Sequence[Points], mask_yx: Mask, linking: Linking) -> list[list
         for first in (True, False)
     ]
     partner: dict[tuple[int, bool], tuple[int, bool]] = {}
-    lines = DisjointSet(range(len(pieces)))
+    lines = scipy.cluster.hierarchy.DisjointSet(range(len(pieces)))
     for _, i, j in sorted(_candidates(ends, lengths, mask_yx, linking)):
         a, b = ends[i], ends[j]
         free = (a.piece, a.first) not in partner and (b.piece, b.first) not in partner
@@ -101,7 +100,7 @@ def _candidates(
     point, direction = (np.stack([getattr(end, name) for end in ends]) for name in ("point", "direction"))
     piece = np.array([end.piece for end in ends])
     reach = max(linking.gap, linking.shared)
-    a, b = cKDTree(point).query_pairs(reach, output_type="ndarray").T
+    a, b = scipy.spatial.cKDTree(point).query_pairs(reach, output_type="ndarray").T
     step = point[b] - point[a]
     distance = np.hypot(*step.T)
     mean_length = (np.array(lengths)[piece[a]] + np.array(lengths)[piece[b]]) / 2

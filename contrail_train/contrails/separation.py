@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # which imports its submodules at their first use
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from contrail_train.contrails.centre_line import centre_line
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
@@ -100,7 +100,7 @@ def _absorb_dots(
     ]
     if not gaps:
         return
-    tree = cKDTree(np.concatenate([points for _, points in gaps]))
+    tree = scipy.spatial.cKDTree(np.concatenate([points for _, points in gaps]))
     owner = np.repeat([number for number, _ in gaps], [len(points) for _, points in gaps])
     for numbers in in_region.values():
         if len(numbers) == 1 and length_of(drawn[only := next(iter(numbers))]) < linking.shortest:
@@ -122,7 +122,7 @@ def _assign(
         slender = [slender[number] for number in not_covered([drawn[line] for line in slender], max(1.5, width / 2))]
     if len(slender) == 1:
         return np.full(len(pixels), first + 1, np.int32)
-    tree = cKDTree(np.concatenate([drawn[line] for line in slender]))
+    tree = scipy.spatial.cKDTree(np.concatenate([drawn[line] for line in slender]))
     owner = np.repeat(slender, [len(drawn[line]) for line in slender])
     return (owner[tree.query(pixels)[1]] + 1).astype(np.int32)
 
@@ -138,7 +138,7 @@ def not_covered(drawn: Sequence[Points], reach: float) -> list[int]:
         Indices of the first line, and of each line of which the lines kept before it cover less than `COVERED`.
     """
     points = np.concatenate(drawn)
-    tree, is_covered = cKDTree(points), np.zeros(len(points), bool)
+    tree, is_covered = scipy.spatial.cKDTree(points), np.zeros(len(points), bool)
     end = np.cumsum([len(line) for line in drawn])
     kept: list[int] = []
     for number, line in enumerate(drawn):
@@ -147,7 +147,7 @@ def not_covered(drawn: Sequence[Points], reach: float) -> list[int]:
         kept.append(number)
         # The distance decides. A ball of that size, which rounds differently, is only where to look.
         near = np.unique(np.concatenate(tree.query_ball_point(line, 1.001 * reach)).astype(np.intp))
-        is_covered[near] |= cKDTree(line).query(points[near])[0] <= reach
+        is_covered[near] |= scipy.spatial.cKDTree(line).query(points[near])[0] <= reach
     return kept
 
 

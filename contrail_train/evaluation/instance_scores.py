@@ -11,8 +11,8 @@ from typing import Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # which imports its submodules at their first use
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 from contrail_data.reports.page import Table
 from contrail_train.contrails.cleaning import Labels
@@ -85,7 +85,7 @@ def match(predicted: Instances, labelled: Instances, tolerance: int = TOLERANCE,
         Which contrails match.
     """
     iou_pl = tolerant_iou(predicted.labels_yx, labelled.labels_yx, tolerance)
-    rows, columns = linear_sum_assignment(np.where(iou_pl >= limit, iou_pl, 0), maximize=True)
+    rows, columns = scipy.optimize.linear_sum_assignment(np.where(iou_pl >= limit, iou_pl, 0), maximize=True)
     matches = iou_pl[rows, columns] >= limit
     is_hit, is_found = np.zeros(iou_pl.shape[0], bool), np.zeros(iou_pl.shape[1], bool)
     is_hit[rows[matches]] = is_found[columns[matches]] = True

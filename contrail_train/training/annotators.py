@@ -5,8 +5,8 @@ Annotators are not the same people in each record, so their order means nothing:
 """
 
 import numpy as np
+import scipy  # which imports its submodules at their first use
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,7 +36,7 @@ def match_annotators(
     order_bn, share_bn = np.zeros((len(logits), maps), np.int64), np.zeros((len(logits), maps), np.float32)
     counts = [count or maps for count in annotators_b.tolist()]
     for cost_na, count, order_n, share_n in zip(costs_bna.cpu().numpy(), counts, order_bn, share_bn, strict=True):
-        chosen, annotators = linear_sum_assignment(np.nan_to_num(cost_na[:, :count]))
+        chosen, annotators = scipy.optimize.linear_sum_assignment(np.nan_to_num(cost_na[:, :count]))
         order_n[chosen], share_n[chosen] = annotators, 1 / count
     order = torch.from_numpy(order_bn).to(target.device)[:, :, None, None].expand_as(target)
     return target.gather(1, order), torch.from_numpy(share_bn).to(target.device)

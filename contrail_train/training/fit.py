@@ -39,7 +39,7 @@ from contrail_train.runs.directory import begin_run, locked_directory
 from contrail_train.runs.distributed import gather, is_first, leave, wait
 from contrail_train.runs.names import CONFIG, FLOW_WEIGHTS, WEIGHTS
 from contrail_train.training.borrowed import with_borrowed_thresholds
-from contrail_train.training.epoch import EpochPace, epoch_line, held_out_pictures
+from contrail_train.training.epoch import EpochPace, epoch_line
 from contrail_train.training.loggers import RunLog, check_loggers, follow
 from contrail_train.training.precision import check_scale
 from contrail_train.training.setup import Setup
@@ -304,6 +304,10 @@ def _show(setup: Setup, state: TrainingState, log: RunLog, counts: Scores) -> No
         return
     histogram, pictures = counts.histogram.sum(0), {}
     if setup.config.model.decoder is not None and setup.config.loggers.pictures:
+        from contrail_train.training.pictures import (
+            held_out_pictures,
+        )  # matplotlib delays the first step by half a second
+
         threshold = best_threshold(histogram)[0] if histogram[1].any() else 0.5
         pictures = held_out_pictures(setup, setup.config.loggers.pictures, threshold)
     log.show(state.step, histogram, pictures)

@@ -27,6 +27,7 @@ from xarray.core import indexing
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
+from contrail_data.scans.abi_chunks import look_up, stored_parts
 from contrail_data.scans.abi_files import (
     SAME_SCAN,
     AbiFile,
@@ -164,14 +165,14 @@ def read_temperature(
         if name not in file:
             raise ContrailError(f"{url}: has no band {band}; choose another file")
         table = _table(url, name) if file[name].dtype.kind in "iu" and file[name].dtype.itemsize <= 2 else None
-        for part, stored in _parts(file[name], rows, columns):
+        for part, stored in stored_parts(file[name], rows, columns):
             if table is None:
                 out[part] = _kelvin(file, name, stored)
             else:
-                np.take(table, stored.view(f"u{stored.itemsize}"), out=out[part], mode="clip")
+                look_up(table, stored.view(f"u{stored.itemsize}"), out[part])
         refused = np.array([flag not in good for flag in range(256)])
         if quality in file and refused[: len(FLAGS)].any():
-            for part, flags in _parts(file[quality], rows, columns):
+            for part, flags in stored_parts(file[quality], rows, columns):
                 if flags.any() or refused[0]:
                     known = flags.view(np.uint8) if flags.itemsize == 1 else np.clip(flags, -1, 255).astype(np.uint8)
                     np.copyto(out[part], np.nan, where=refused[known])
@@ -232,37 +233,6 @@ def _unsigned(stored: Any, attributes: Any) -> Any:
     if stored.dtype.kind == "i" and attribute_text(attributes.get("_Unsigned", b"")).lower() == "true":
         return stored.view(f"u{stored.itemsize}")
     return stored
-
-
-def _parts(variable: Any, rows: slice, columns: slice) -> Iterator[tuple[tuple[slice, slice], npt.NDArray[Any]]]:
-    """Yield the stored values of a window chunk by chunk, in native byte order, each with its place in the window.
-
-    Chunks that are compressed in the usual way are decompressed here, outside of the HDF5 library's global lock, so
-    that other threads can work meanwhile.
-    """
-    pipeline = variable.id.get_create_plist()
-    codes = [pipeline.get_filter(i)[0] for i in range(pipeline.get_nfilters())]
-    size, native = variable.dtype.itemsize, variable.dtype.newbyteorder("=")
-    shuffled = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]
-    usual = codes == [h5py.h5z.FILTER_DEFLATE] or (codes == shuffled and size <= 2)
-    deep, wide = variable.chunks or (rows.stop - rows.start, columns.stop - columns.start)
-    for top in range(rows.start // deep * deep, rows.stop, deep):
-        for left in range(columns.start // wide * wide, columns.stop, wide):
-            r0, r1 = max(rows.start, top), min(rows.stop, top + deep)
-            c0, c1 = max(columns.start, left), min(columns.stop, left + wide)
-            part = slice(r0 - rows.start, r1 - rows.start), slice(c0 - columns.start, c1 - columns.start)
-            filter_mask, packed = 1, b""
-            if usual and variable.id.get_chunk_info_by_coord((top, left)).byte_offset is not None:
-                filter_mask, packed = variable.id.read_direct_chunk((top, left))
-            if filter_mask:  # a chunk with other filters, or one that was never written
-                yield part, np.ascontiguousarray(variable[r0:r1, c0:c1], native)
-                continue
-            content: npt.NDArray[Any] = np.frombuffer(deflate.zlib_decompress(packed, deep * wide * size), np.uint8)
-            if codes == shuffled and size == 2:  # all first bytes come first
-                first, second = content.reshape(2, -1)
-                content = second.astype("<u2") << 8 | first
-            chunk = content.view(variable.dtype).reshape(deep, wide)
-            yield part, np.ascontiguousarray(chunk[r0 - top : r1 - top, c0 - left : c1 - left], native)
 
 
 @lru_cache(maxsize=64)
@@ -345,12 +315,15 @@ class _Temperature(BackendArray):
             return np.empty([indices.size for indices in positions if indices.ndim], np.float32)
         window = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
         shape = [axis.stop - axis.start for axis in window]
-        out = np.full((len(times), len(bands), *shape), np.nan, np.float32)
+        out = np.empty((len(times), len(bands), *shape), np.float32)
         for i, time in enumerate(times):
             for j, band in enumerate(bands):
                 if (file := self.files[time][band]) is not None:
                     read_temperature(file.url, self.bands[band], *window, self.good, out[i, j])
-        out = out[:, :, rows - window[0].start][:, :, :, columns - window[1].start]  # for strides and reversed axes
+                else:
+                    out[i, j] = np.nan
+        if [rows.size, columns.size] != shape or rows[0] > rows[-1] or columns[0] > columns[-1]:
+            out = out[:, :, rows - window[0].start][:, :, :, columns - window[1].start]
         return out[tuple(slice(None) if indices.ndim else 0 for indices in positions)]
 
 
@@ -405,7 +378,11 @@ def bands_of(file: AbiFile) -> tuple[int, ...]:
 
 
 def open_abi(
-    paths: str | Path | Sequence[str | Path], bands: Sequence[int] | None = None, good: Sequence[int] = GOOD
+    paths: str | Path | Sequence[str | Path],
+    bands: Sequence[int] | None = None,
+    good: Sequence[int] = GOOD,
+    *,
+    dask: bool = True,
 ) -> xr.Dataset:
     """Open ABI files of one satellite and scene as a lazy dataset.
 
@@ -413,9 +390,11 @@ def open_abi(
         paths: A folder, a glob or files.
         bands: ABI bands; None opens all infrared bands.
         good: Accepted data quality flags.
+        dask: Whether brightness temperature is a dask array. Otherwise it is read from the files where it is used, and
+            `composite_of` computes at once, in less time and memory.
 
     Returns:
-        A scene (see `contrail_data.scans.scene`) on dask arrays, with the coordinates that `with_geometry` adds.
+        A scene (see `contrail_data.scans.scene`) with the coordinates that `with_geometry` adds.
 
     Raises:
         ContrailError: If there are no files, they do not belong together, or one cannot be read.
@@ -438,5 +417,9 @@ def open_abi(
     scene = open_abi_scans(scans, bands, good)
     chunk_rows = read_contents(files[0]).chunk
     # Blocks are multiples of chunks, so that no chunk is unpacked twice.
-    blocks = {"time": 1, "band": 1, "y": chunk_rows * max(1, BLOCK_ROWS // chunk_rows), "x": -1}
-    return with_geometry(scene.assign(brightness_temperature=scene["brightness_temperature"].chunk(blocks)))
+    block_rows = chunk_rows * max(1, BLOCK_ROWS // chunk_rows)
+    kelvin = scene["brightness_temperature"]
+    if dask:
+        kelvin = kelvin.chunk(time=1, band=1, y=block_rows, x=-1)
+    kelvin.encoding["preferred_chunks"] = {"y": chunk_rows}
+    return with_geometry(scene.assign(brightness_temperature=kelvin), block_rows)

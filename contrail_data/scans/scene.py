@@ -9,7 +9,10 @@
 Attributes: platform, instrument, scene, source (names of the files).
 """
 
+import os
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -35,6 +38,8 @@ _SCANNED_NORTHWARDS = ("fci", "seviri")
 """Instruments that scan from south to north; others scan from north to south."""
 _FEW_PIXELS, _SMALL_SHARE = 16, 0.05
 """Impossible pixels of a window that pass for faults of single pixels, whichever are more."""
+_BLOCK_ROWS = 256
+"""Rows that a thread takes from the bands to the composite at once, if files have no chunks."""
 _CACHED_ROWS = 16  # all bands and channels of so many rows fit into the processor's cache
 
 
@@ -169,18 +174,18 @@ def _axis(values: npt.NDArray[np.float64]) -> tuple[float, float, int]:
     return float(values[0]), float(step), len(values)
 
 
-def with_geometry(scene: xr.Dataset) -> xr.Dataset:
+def with_geometry(scene: xr.Dataset, rows: int) -> xr.Dataset:
     """Add lazy coordinates to a scene: places, angles and the time of each row.
 
     Args:
         scene: The scene.
+        rows: Rows per dask task.
 
     Returns:
         The scene with `latitude`, `longitude` and `satellite_zenith` (y, x) and `solar_zenith` (time, y, x), in degrees
         and NaN off the Earth, and `scan_time` (time, y), see `row_times`.
     """
     projection = grid_of(scene).projection
-    rows = next(iter(scene.chunksizes.get("y", ())), scene.sizes["y"])
     x, y = (xr.DataArray(scene[name].values, dims=name) for name in ("x", "y"))
     times = xr.DataArray(row_times(scene), dims=("time", "y"), attrs={"long_name": "time of the row's scan, UTC"})
     y, times = y.chunk(y=rows), times.chunk(time=1, y=rows)
@@ -212,8 +217,8 @@ def composite_of(scene: xr.Dataset, composite: Composite | str, *, clip: bool = 
         clip: Whether to clip channels to [0, 1].
 
     Returns:
-        (time, channel, y, x) float32, NaN where a band is missing. It is lazy if the scene is; then one dask task takes
-        a block of rows from the files to the composite.
+        (time, channel, y, x) float32, NaN where a band is missing. It is lazy if the scene consists of dask arrays;
+        then one dask task takes a block of rows from the files to the composite.
 
     Raises:
         ContrailError: If the composite is unknown, or the scene lacks a band.
@@ -233,36 +238,60 @@ def composite_of(scene: xr.Dataset, composite: Composite | str, *, clip: bool = 
         )
     require_bands(f"scene for composite {composite.name!r}", composite.bands, scene["band"].values.tolist())
 
-    def _channels(*planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        *leading, rows, columns = planes[0].shape
-        planes_tyx = [plane.reshape(-1, rows, columns) for plane in planes]
-        channels_tcyx = np.empty((len(planes_tyx[0]), len(composite.channels), rows, columns), np.float32)
-        for t in range(len(channels_tcyx)):
-            for top in range(0, rows, _CACHED_ROWS):
-                part = slice(top, top + _CACHED_ROWS)
-                bands = {band: plane[t, part] for band, plane in zip(composite.bands, planes_tyx, strict=True)}
-                evaluate(composite, bands, clip=clip, out=channels_tcyx[t, :, part])
-        return np.moveaxis(channels_tcyx, 1, -1).reshape(*leading, rows, columns, -1)
-
-    channels = xr.apply_ufunc(
-        _channels,
-        *(
-            scene["brightness_temperature"].sel(band=band, drop=True).transpose(..., "y", "x")
-            for band in composite.bands
-        ),
-        output_core_dims=[["channel"]],
-        dask="parallelized",
-        output_dtypes=[np.float32],
-        dask_gufunc_kwargs={"output_sizes": {"channel": len(composite.channels)}},
-    )
+    planes = {
+        band: scene["brightness_temperature"].sel(band=band, drop=True).transpose(..., "y", "x")
+        for band in composite.bands
+    }
+    if scene["brightness_temperature"].chunks is None:
+        channels = _all_channels(composite, planes, clip)
+    else:
+        channels = xr.apply_ufunc(
+            partial(_channels_last, composite, clip),
+            *planes.values(),
+            output_core_dims=[["channel"]],
+            dask="parallelized",
+            output_dtypes=[np.float32],
+            dask_gufunc_kwargs={"output_sizes": {"channel": len(composite.channels)}},
+        ).transpose(..., "channel", "y", "x")
     attributes = {"long_name": f"composite {composite.name}", "units": "1"}
     mapping = scene["brightness_temperature"].attrs.get("grid_mapping")
-    return (
-        channels.transpose(..., "channel", "y", "x")
-        .assign_coords(channel=composite.channel_names)
-        .assign_attrs(attributes if mapping is None else attributes | {"grid_mapping": mapping})
-        .rename(composite.name)
-    )
+    channels.attrs = attributes if mapping is None else attributes | {"grid_mapping": mapping}
+    return channels.assign_coords(channel=composite.channel_names).rename(composite.name)
+
+
+def _all_channels(composite: Composite, planes: Mapping[int, xr.DataArray], clip: bool) -> xr.DataArray:
+    """Compute channels from files or memory at once: several threads take some rows each, so that no band is held."""
+    first = planes[composite.bands[0]]
+    *leading, height, width = first.shape
+    out = np.empty((*leading, len(composite.channels), height, width), np.float32)
+    rows = first.encoding.get("preferred_chunks", {}).get("y", _BLOCK_ROWS)
+
+    def fill(top: int) -> None:
+        part = slice(top, top + rows)
+        values = [plane.variable.isel(y=part).values for plane in planes.values()]
+        _fill_channels(composite, clip, values, out[..., part, :])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        deque(pool.map(fill, range(0, height, rows)), maxlen=0)
+    return xr.DataArray(out, first.coords, (*first.dims[:-2], "channel", "y", "x"))
+
+
+def _channels_last(composite: Composite, clip: bool, *planes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    *leading, rows, columns = planes[0].shape
+    out = np.empty((*leading, len(composite.channels), rows, columns), np.float32)
+    _fill_channels(composite, clip, planes, out)
+    return np.moveaxis(out, -3, -1)
+
+
+def _fill_channels(
+    composite: Composite, clip: bool, planes: Sequence[npt.NDArray[np.float32]], out: npt.NDArray[np.float32]
+) -> None:
+    """Compute (..., channel, y, x) from one plane (..., y, x) for each band, a few rows at a time."""
+    for leading in np.ndindex(*planes[0].shape[:-2]):
+        for top in range(0, out.shape[-2], _CACHED_ROWS):
+            part = slice(top, top + _CACHED_ROWS)
+            bands = {band: plane[leading][part] for band, plane in zip(composite.bands, planes, strict=True)}
+            evaluate(composite, bands, clip=clip, out=out[leading][:, part])
 
 
 def row_times(scene: xr.Dataset) -> npt.NDArray[np.datetime64]:

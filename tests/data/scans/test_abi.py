@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import contrail_data
-from contrail_data.scans import abi
+from contrail_data.composites import from_dict
+from contrail_data.scans import abi, abi_chunks
 from contrail_data.synthetic.abi import write_abi
 from helpers.abi import SIZE, START, flag_pixels
 
@@ -40,12 +42,31 @@ def test_real_files_are_calibrated_as_in_satpy(real_data: Path) -> None:
     assert np.datetime64("2023-09-13T15:37:30") < middle < np.datetime64("2023-09-13T15:37:40")
 
 
+def test_composites_without_dask_are_those_of_dask_arrays(tmp_path: Path) -> None:
+    """Also where a scan lacks a band, and for windows that begin within a block of rows."""
+    paths = write_abi(tmp_path, START, scans=2, size=(600, 40), bands=(11, 14))
+    flag_pixels(paths[0], 3, np.s_[250:300, 5:9])
+    paths[-1].unlink()
+    lazy, read = (contrail_data.open_abi(tmp_path, dask=dask) for dask in (True, False))
+    assert read["brightness_temperature"].chunks is None
+    assert read["latitude"].chunks == lazy["latitude"].chunks
+    composite = from_dict({"name": "two", "channels": [{"name": "a", "band": 14, "minus": 11, "low": -9, "high": 9}]})
+    for window in ({}, {"time": 1, "y": slice(30, 520), "x": slice(3, 30)}, {"y": slice(None, None, -2)}):
+        for clip in (True, False):
+            expected = contrail_data.composite_of(lazy.isel(window), composite, clip=clip)
+            assert expected.chunks is not None
+            ours = contrail_data.composite_of(read.isel(window), composite, clip=clip)
+            assert ours.chunks is None
+            xr.testing.assert_identical(ours, expected)
+    assert "standard_name" not in ours.attrs  # that of temperatures
+
+
 def test_only_the_chunks_of_a_window_are_read(real_data: Path, monkeypatch) -> None:
     (path,) = (real_data / "abi").glob("*RadC*C11*G16*.nc")
     full_image = abi.read_temperature(str(path), 11, slice(0, 1500), slice(0, 2500))
     unpacked: list[int] = []
-    original = abi.deflate.zlib_decompress
-    monkeypatch.setattr(abi.deflate, "zlib_decompress", lambda *data: unpacked.append(1) or original(*data))
+    original = abi_chunks.deflate.zlib_decompress
+    monkeypatch.setattr(abi_chunks.deflate, "zlib_decompress", lambda *data: unpacked.append(1) or original(*data))
     window = abi.read_temperature(str(path), 11, slice(600, 700), slice(1240, 1260))
     np.testing.assert_array_equal(window, full_image[600:700, 1240:1260])
     assert len(unpacked) == 4  # two chunks of values and two of flags

@@ -11,7 +11,8 @@ Tables:
   Starting the workers is not measured.
 - `training`: from opening a run's data to the end of two epochs of labelled frames and masks, with a step that takes
   `--step` seconds and needs no processor. `first batch` is the time from opening until there is one; `waiting` is the
-  share of the time in which the step waits for a batch. `kept` is `data.keep`: the first epoch makes the copies.
+  share of the time in which the step waits for a batch. `kept` is `data.keep`: the first epoch makes the copies. A run
+  remembers how far it read ahead in the epoch before; `depth forgotten` begins each epoch as the first one.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from contrail_data.store.schema import SHARD
 from contrail_data.store.settings import StoreSettings
 from contrail_data.synthetic.records import write_records
 from contrail_train.config.data import DataConfig
-from contrail_train.data.loader import epoch_order, load, split_steps
+from contrail_train.data.loader import ReadAhead, epoch_order, load, split_steps
 from contrail_train.data.training_data import TrainingData, open_training_data
 from object_store import ObjectStore, object_store
 from timing import make_parser, medians, run_main, spread
@@ -167,11 +168,13 @@ class Pass:
     requests: int
 
 
-def epoch_of(place: Workplace, data: TrainingData, epoch: int, config: DataConfig) -> tuple[Pass, float]:
+def epoch_of(
+    place: Workplace, data: TrainingData, epoch: int, config: DataConfig, ahead: ReadAhead | None
+) -> tuple[Pass, float]:
     """Read an epoch, with steps that only take time; returns also when there was a batch."""
     rows = split_steps(epoch_order(np.ones(len(data.train)), 0, epoch), BATCH)
     before, start, waited, first = place.remote.requests, time.perf_counter(), 0.0, 0.0
-    batches = load(data.train, rows, torch.device("cpu"), config.threads, config.prefetch)
+    batches = load(data.train, rows, torch.device("cpu"), config.threads, config.prefetch, ahead)
     while True:
         asked = time.perf_counter()
         batch = next(batches, None)
@@ -182,13 +185,14 @@ def epoch_of(place: Workplace, data: TrainingData, epoch: int, config: DataConfi
         time.sleep(place.step)
 
 
-def train_from(place: Workplace, store: str, keep: bool) -> tuple[float, list[Pass]]:
+def train_from(place: Workplace, store: str, keep: bool = False, remembers: bool = True) -> tuple[float, list[Pass]]:
     """Open the data of a run and read two epochs; returns the seconds to the first batch, and the epochs."""
     shutil.rmtree(place.folder / "cache", ignore_errors=True)
     config = DataConfig(train=[store], holdout=0, keep=keep)
     start = time.perf_counter()
     data = open_training_data(config)
-    (first_epoch, first), (second_epoch, _) = (epoch_of(place, data, epoch, config) for epoch in range(2))
+    ahead = ReadAhead() if remembers else None
+    (first_epoch, first), (second_epoch, _) = (epoch_of(place, data, epoch, config, ahead) for epoch in range(2))
     return first - start, [first_epoch, second_epoch]
 
 
@@ -198,8 +202,9 @@ def compare_training(place: Workplace) -> None:
     for out in (local, remote):
         place.build(out)
     variants = {
-        "from a disk": partial(train_from, place, str(local), keep=False),
-        "from object storage": partial(train_from, place, remote, keep=False),
+        "from a disk": partial(train_from, place, str(local)),
+        "from object storage": partial(train_from, place, remote),
+        "from object storage, depth forgotten": partial(train_from, place, remote, remembers=False),
         "from object storage, kept": partial(train_from, place, remote, keep=True),
     }
     runs = [{name: run() for name, run in variants.items()} for _ in range(place.rounds)]

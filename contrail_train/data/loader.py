@@ -1,9 +1,9 @@
 """Store → batches: threads in this process read chunk bytes straight into preallocated batches.
 
 There are no worker processes: reading a frame is one system call, so a few threads keep ahead of any step. Where they
-wait for object storage, `load` reads further ahead with more threads. Only the frames that the model needs are read.
-The order is a pure function of (seed, epoch, step, rank, world size): nothing is remembered, so a resumed run sees
-exactly what an uninterrupted one would have seen.
+wait for object storage, `load` reads further ahead with more threads, and a `ReadAhead` lets the next epoch begin like
+that. Only the frames that the model needs are read. The order is a pure function of (seed, epoch, step, rank, world
+size), so a resumed run sees exactly what an uninterrupted one would have seen.
 """
 
 import time
@@ -57,6 +57,14 @@ class Batch:
 
     def __getitem__(self, rows: slice) -> Self:
         return type(self)(*(None if part is None else part[rows] for part in vars(self).values()))  # type: ignore[arg-type]
+
+
+@dataclass
+class ReadAhead:
+    """How far `load` reads ahead, which it raises where reads wait; one for all epochs of the same items."""
+
+    pools: int = 1
+    """Pools of threads, each of which reads a batch."""
 
 
 def epoch_order(frequency: npt.NDArray[np.float64], seed: int, epoch: int) -> Ints:
@@ -117,7 +125,12 @@ def share_of(count: int, rank: int, world: int, together: int = 1) -> tuple[Ints
 
 
 def load(
-    items: Items, rows_by_step: Sequence[Ints], device: torch.device, threads: int, prefetch: int
+    items: Items,
+    rows_by_step: Sequence[Ints],
+    device: torch.device,
+    threads: int,
+    prefetch: int,
+    ahead: ReadAhead | None = None,
 ) -> Iterator[Batch]:
     """Read batches ahead of their use.
 
@@ -130,6 +143,8 @@ def load(
         device: Where the batches are needed; to a GPU they are copied on a side stream from pinned memory.
         threads: Number of threads that read and decode at first.
         prefetch: Number of batches read ahead at first.
+        ahead: How far earlier epochs read ahead, to begin with; raised if that is not enough. None begins with
+            `threads` and `prefetch`.
 
     Yields:
         The batches, in order.
@@ -139,6 +154,7 @@ def load(
     largest = max(len(rows) for rows in rows_by_step)
     slots = deque(_Slot(items, largest, device) for _ in range(min(prefetch, len(rows_by_step)) + 2))
     most_pools = min(_MOST_THREADS // threads, _MOST_BYTES // slots[0].bytes - prefetch, len(rows_by_step))
+    ahead = ahead or ReadAhead()
     in_progress: deque[_Reading] = deque()
     remaining = iter(rows_by_step)
     with ExitStack() as stack:
@@ -149,6 +165,9 @@ def load(
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
 
         add_pool()
+        for _ in range(min(ahead.pools, most_pools) - 1):
+            add_pool()
+            slots.append(_Slot(items, largest, device))
         batch, submitted = None, 0
         while True:
             while len(in_progress) < prefetch + len(pools) - 1 and (rows := next(remaining, None)) is not None:
@@ -172,6 +191,7 @@ def load(
                 for _ in range(min(len(pools), most_pools - len(pools))):
                     add_pool()
                     slots.appendleft(_Slot(items, largest, device))
+                ahead.pools = max(ahead.pools, len(pools))
             slots.append(slot)
             batch = slot.batch(size)
 

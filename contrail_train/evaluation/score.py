@@ -6,7 +6,7 @@ is scored with was fitted on other groups (site, day) of records.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from contrail_data.progress import progress
 from contrail_data.splits.folds import make_folds
 from contrail_data.store.logits import CODES
 from contrail_train.data.items import Items, Rows
-from contrail_train.data.loader import load
+from contrail_train.data.loader import ReadAhead, load
 from contrail_train.evaluation import metrics
 from contrail_train.evaluation.intervals import dice_interval
 from contrail_train.inference.detector import Detect
@@ -65,6 +65,8 @@ class EvaluationOptions:
     """Title of the progress display; None for no display."""
     ranks: Ranks = ALONE
     """Processes that share the work; each gets the sums over all of them."""
+    ahead: ReadAhead = field(default_factory=ReadAhead, compare=False)
+    """How far frames are read ahead, kept from one pass over them to the next."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,9 @@ def labelled_batches(items: Items, options: EvaluationOptions) -> Iterator[Label
     own = np.arange(options.ranks.rank, len(items), options.ranks.world)
     steps = [own[i : i + options.batch] for i in range(0, len(own), options.batch)]
     shown = options.title is not None and options.ranks.first
+    batches = load(items, steps, options.device, options.threads, prefetch=2, ahead=options.ahead)
     with progress(options.title or "", len(own)) if shown else nullcontext(lambda _: None) as advance:
-        for rows, batch in zip(steps, load(items, steps, options.device, options.threads, prefetch=2), strict=True):
+        for rows, batch in zip(steps, batches, strict=True):
             valid_bhw = None if batch.valid_b1hw is None else batch.valid_b1hw[:, 0] > 0
             target_bhw = batch.target_bkhw[:, 0].cpu().numpy() >= 128
             if valid_bhw is not None:

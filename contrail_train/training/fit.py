@@ -235,12 +235,14 @@ def _batches(setup: Setup, step: int) -> Iterator[tuple[npt.NDArray[np.int64], B
     together = setup.config.augment.together
     shares = [share_of(len(rows), ranks.rank, ranks.world, together)[0] for rows in steps]
     read = partial(load, device=setup.device, threads=data.threads, prefetch=data.prefetch)
-    batches = read(setup.data.train, [rows[share] for rows, share in zip(steps, shares, strict=True)])
+    own = [rows[share] for rows, share in zip(steps, shares, strict=True)]
+    batches = read(setup.data.train, own, ahead=setup.ahead)
     without: Iterable[Batch | None] = itertools.repeat(None, len(steps))
     if (unlabelled := setup.data.unlabelled) is not None:
         order = unlabelled_rows(len(unlabelled), len(setup.data.epochs), setup.config.seed, epoch)
         others = split_steps(order, setup.config.batch_size)[first:]
-        without = read(unlabelled, [rows[share] for rows, share in zip(others, shares, strict=True)])
+        own = [rows[share] for rows, share in zip(others, shares, strict=True)]
+        without = read(unlabelled, own, ahead=setup.ahead_unlabelled)
     yield from zip(steps, batches, without, strict=True)
 
 

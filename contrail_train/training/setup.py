@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from contrail_data.errors import ContrailError
 from contrail_data.messages import Kind
 from contrail_train.config.schema import RunConfig
+from contrail_train.data.loader import ReadAhead
 from contrail_train.data.training_data import TrainingData, check_normalisation, open_training_data
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
@@ -136,6 +137,8 @@ class Setup:
         """The averaged weights, shared, as a detector."""
         self.evaluation = EvaluationOptions(self.device, config.batch_size, config.data.threads, None, self.ranks)
         """How the hold-out is read, without a progress display."""
+        self.ahead, self.ahead_unlabelled = ReadAhead(), ReadAhead()
+        """How far training data are read ahead, kept from one epoch to the next."""
 
     def _wrapped(self) -> nn.Module:
         """The model, compiled and over several processes as far as the settings ask for it."""

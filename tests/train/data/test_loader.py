@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
 from contrail_train.config.data import DataConfig
-from contrail_train.data.loader import epoch_order, load, share_of, split_steps
+from contrail_train.data.loader import ReadAhead, epoch_order, load, share_of, split_steps
 from contrail_train.data.training_data import open_training_data
 from helpers.batches import collect
 
@@ -82,6 +82,31 @@ def test_more_batches_are_read_at_a_time_where_steps_wait_for_reads_that_wait(st
     images = [batch.image_btchw.numpy().copy() for batch in batches]
     for image, (whole, _, _) in zip(images, expected, strict=True):
         np.testing.assert_array_equal(image[0], whole)
+
+
+def test_the_next_epoch_reads_as_far_ahead_from_its_first_batch_as_the_one_before_did_in_the_end(store: Path) -> None:
+    data = open_training_data(DataConfig(train=[str(store)], holdout=0))
+    (read,) = data.train.images
+
+    def read_slowly(sample: int, frames: Sequence[int], out: np.ndarray) -> None:
+        time.sleep(0.01)  # as for object storage: without a processor
+        read(sample, frames, out)
+
+    ahead = ReadAhead()
+    rows = [np.arange(9)[n % 9 :][:1] for n in range(40)]
+    for _ in load(replace(data.train, images=[read_slowly]), rows, torch.device("cpu"), 1, 1, ahead):
+        pass
+    assert ahead.pools >= 4
+    together = threading.Barrier(4)  # breaks unless four threads read the first batches at a time
+
+    def read_together(sample: int, frames: Sequence[int], out: np.ndarray) -> None:
+        together.wait(timeout=60)
+        read(sample, frames, out)
+
+    expected = collect(data.train, rows[:4])
+    batches = load(replace(data.train, images=[read_together]), rows[:4], torch.device("cpu"), 1, 1, ahead)
+    for batch, (whole, _, _) in zip(batches, expected, strict=True):
+        np.testing.assert_array_equal(batch.image_btchw.numpy()[0], whole)
 
 
 def test_samples_are_drawn_at_their_frequency() -> None:

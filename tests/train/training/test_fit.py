@@ -89,6 +89,25 @@ def test_out_of_memory_halves_the_micro_batch(store: Path, tmp_path: Path, monke
     assert halved[0]["grad_norm"] == pytest.approx(full_batch[0]["grad_norm"], rel=1e-3)
 
 
+def test_all_epochs_of_a_run_share_how_far_they_read_ahead(store: Path, tmp_path: Path, monkeypatch) -> None:
+    from contrail_train.evaluation import score
+    from contrail_train.training import fit
+
+    aheads: dict[str, list[object]] = {"training": [], "scoring": []}
+    load = fit.load
+    for module, name in ((fit, "training"), (score, "scoring")):
+
+        def observed(*args: object, name: str = name, **options: object) -> object:
+            aheads[name].append(options["ahead"])
+            return load(*args, **options)
+
+        monkeypatch.setattr(module, "load", observed)
+    run_steps(store, tmp_path / "run", "epochs=2", "loggers.pictures=0", steps=None)
+    for of_epochs in aheads.values():
+        assert len(of_epochs) >= 2
+        assert len({id(ahead) for ahead in of_epochs}) == 1
+
+
 def test_a_loss_of_nan_stops_training_and_saves_the_batch(store: Path, tmp_path: Path, monkeypatch) -> None:
     from safetensors import safe_open
 

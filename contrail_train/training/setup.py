@@ -1,8 +1,7 @@
 """Preparation of a run: device, data, model, weight average, freezing, optimiser and learning rate, with notes."""
 
 import math
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,23 +16,20 @@ from contrail_train.data.training_data import TrainingData, check_normalisation,
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
 from contrail_train.models.encoder import check_encoder
-from contrail_train.models.layers import batch_norms
 from contrail_train.models.raft import read_raft
-from contrail_train.models.segmenter import SMALLEST_SIDE, Segmenter, build
+from contrail_train.models.segmenter import SMALLEST_SIDE, build
 from contrail_train.models.video import VideoEncoder
 from contrail_train.runs.address import local_model, recorded_address
-from contrail_train.runs.calibration import find_calibration
-from contrail_train.runs.checkpoint import Trained, file_digest, read_tensors
-from contrail_train.runs.distributed import Ranks, choose_device, join, sync_batch_norms
-from contrail_train.runs.names import WEIGHTS
+from contrail_train.runs.checkpoint import Trained
+from contrail_train.runs.distributed import choose_device, join, sync_batch_norms
 from contrail_train.training.borrowed import check_finished, check_sources
+from contrail_train.training.freezing import check_freeze, frozen_modules, train_mode
 from contrail_train.training.optimiser import make_optimiser, weight_average
 from contrail_train.training.precision import choose_type, describe_type, make_scaler
+from contrail_train.training.start import start_from, weights_file
 from contrail_train.training.teacher import ask, open_teacher
 
 FEW_GROUPS = 10
-PARTS = {"encoder": "encoder", "mixer": "mixers", "decoder": "decoder"}
-"""Attributes of the model by the part's name in `model.freeze`."""
 
 
 class Setup:
@@ -56,7 +52,7 @@ class Setup:
         check_encoder(config.model.encoder, config.model.pretrained)  # before minutes may go into opening stores
         start = None if config.start is None else local_model(config.start)
         if start is not None:
-            _weights_file(start)
+            weights_file(start)
         check_finished(config)
         if config.data.flow.method == "raft":
             read_raft(config.data.flow.weights)
@@ -100,7 +96,7 @@ class Setup:
             for part in self.model.children():
                 if not isinstance(part, VideoEncoder):  # whose weights have an axis of time
                     part.to(memory_format=torch.channels_last)  # half the time of a step on CPU
-        _check_freeze(self.model, config, self.start)
+        check_freeze(self.model, config, self.start)
         for module in frozen_modules(self.model, config):
             module.requires_grad_(False)
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -299,71 +295,6 @@ def _check_crop(config: RunConfig, side: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Start:
-    """The weights that a run starts from."""
-
-    digest: str
-    """Digest of the file."""
-    seen_records: frozenset[str]
-    """Records that influenced the weights; empty if the file is not in a run directory."""
-    trained_records: frozenset[str]
-    """Those of them that the weights were trained on."""
-    parts: frozenset[str]
-    """Attributes of the model into which tensors were copied."""
-
-
-def _weights_file(path: Path) -> Path:
-    """The file of weights that the setting `start` names: a run directory, or the file itself."""
-    file = path / WEIGHTS if path.is_dir() else path
-    if not file.is_file():
-        raise ContrailError(f"start={path}: not a finished run or its weights; name the --out of a finished run")
-    return file
-
-
-def start_from(path: Path, model: nn.Module, ranks: Ranks) -> Start:
-    """Copy every tensor of a run's weights that the model has under the same name with the same shape.
-
-    The rest of the model keeps its random weights. New mixers, unless they are mean or panels, begin as the identity,
-    and a new stream of optical flow adds nothing, so a 2.5D model started from a 2D one predicts at first what the 2D
-    one does. How many tensors were copied is printed by part, with a warning for each part of which few were.
-
-    Args:
-        path: A run directory, or its `best.safetensors`.
-        model: Changed in place.
-        ranks: This process among all.
-
-    Returns:
-        What was copied.
-
-    Raises:
-        ContrailError: If the run is not finished or damaged, or no tensor fits.
-    """
-    file = _weights_file(path)
-    tensors, _ = read_tensors(file)
-    own = model.state_dict()
-    matching = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
-    if not matching:
-        raise ContrailError(
-            f"start={path}: none of its tensors fits this model; choose a run with the same encoder or decoder"
-        )
-    model.load_state_dict(matching, strict=False)
-    totals, copied, given = (Counter(key.split(".", 1)[0] for key in keys) for keys in (own, matching, tensors))
-    parts = ", ".join(f"{part} {copied[part]} of {total} tensors" for part, total in totals.items())
-    unused = [key for key in tensors if key not in matching]
-    rest = f"; not used: {len(unused)}, such as {unused[0]}" if unused else ""
-    ranks.say(f"started from {file}: {parts}{rest}")
-    for part, total in totals.items():
-        if given[part] and copied[part] < total / 2:
-            ranks.say(
-                f"start={path}: its {part} is a different one: {copied[part]} of {total} tensors fit", Kind.WARNING
-            )
-    calibration = find_calibration(file.parent)
-    seen = frozenset(calibration["seen_records"] if calibration else ())
-    held_out = frozenset(calibration["holdout_records"] if calibration else ())
-    return Start(file_digest(file), seen, seen - held_out, frozenset(copied))
-
-
 def has_thin_strided_pointwise(model: nn.Module) -> bool:
     """Say whether a strided 1×1 convolution has fewer than 16 input channels, as in RepVGG's stem.
 
@@ -377,52 +308,3 @@ def has_thin_strided_pointwise(model: nn.Module) -> bool:
     """
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     return any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels // c.groups < 16 for c in convolutions)
-
-
-def _check_freeze(model: Segmenter, config: RunConfig, start: Start | None) -> None:
-    """Refuse to freeze a part whose weights are still random, or batch norms where there are none."""
-    for name in config.model.freeze:
-        part = name.removesuffix("_batch_norm")
-        if not _frozen_by(name, model):
-            where = f"the {part}" if part in PARTS else "the model outside of the mixer"
-            raise ContrailError(f"model.freeze: {name} has no effect, as {where} has none; remove it")
-        if start is not None and name in config.model.frozen_at_random and PARTS[part] not in start.parts:
-            raise ContrailError(
-                f"model.freeze: {name} would keep its random weights, as none of start={config.start} fit; remove it"
-            )
-
-
-def frozen_modules(model: Segmenter, config: RunConfig) -> list[nn.Module]:
-    """List what `model.freeze` excludes from training for good.
-
-    Args:
-        model: The model.
-        config: Settings of the run.
-
-    Returns:
-        The frozen parts of the model.
-    """
-    return [module for name in config.model.freeze for module in _frozen_by(name, model)]
-
-
-def _frozen_by(name: str, model: Segmenter) -> list[nn.Module]:
-    """The modules that one of the values of `model.freeze` names."""
-    if name in PARTS:
-        return [getattr(model, PARTS[name])]
-    if name == "batch_norm":
-        mixing = batch_norms(model.mixers)  # whose scales start at 0: frozen, they would switch the mixer off
-        return [norm for norm in batch_norms(model) if norm not in mixing]
-    return batch_norms(getattr(model, PARTS[name.removesuffix("_batch_norm")]))
-
-
-def train_mode(model: Segmenter, config: RunConfig, *, encoder_is_frozen: bool = False) -> None:
-    """Put a model into training mode, except for what is frozen: its statistics stay, and it drops nothing.
-
-    Args:
-        model: Changed in place.
-        config: Settings of the run.
-        encoder_is_frozen: Whether the encoder is frozen for the time being.
-    """
-    model.train()
-    for module in frozen_modules(model, config) + ([model.encoder] if encoder_is_frozen else []):
-        module.eval()

@@ -30,7 +30,7 @@ from contrail_train.runs.distributed import ALONE, choose_device
 from contrail_train.runs.names import CONFIG, FLOW_WEIGHTS, WEIGHTS
 from contrail_train.runs.stores import find_folds, open_run_stores
 from contrail_train.training.borrowed import with_borrowed_thresholds
-from contrail_train.training.setup import train_mode
+from contrail_train.training.freezing import train_mode
 from contrail_train.workflows.pipeline import held_out_by_all
 
 BATCH_NORM_STEPS = 100

@@ -33,7 +33,7 @@ def test_frozen_batch_norms_leave_a_new_mixer_able_to_learn() -> None:
 
     from contrail_train.config.schema import RunConfig
     from contrail_train.models.segmenter import build
-    from contrail_train.training.setup import frozen_modules
+    from contrail_train.training.freezing import frozen_modules
 
     model = build(model_config(channels=[16, 16, 8, 8, 8], mixer="conv3d"), 3, [-1, 0, 1])
     for module in frozen_modules(model, RunConfig(model={"freeze": ["batch_norm"]})):
@@ -61,7 +61,7 @@ def test_a_frozen_part_keeps_its_tensors_and_all_others_are_trained(part: str) -
     from contrail_train.config.schema import RunConfig
     from contrail_train.models.layers import batch_norms
     from contrail_train.models.segmenter import build
-    from contrail_train.training.setup import frozen_modules, train_mode
+    from contrail_train.training.freezing import frozen_modules, train_mode
 
     model = build(model_config(channels=[16, 16, 8, 8, 8], mixer="conv3d", blocks=1), 3, [-1, 0, 1])
     for norm in batch_norms(model):

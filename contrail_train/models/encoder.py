@@ -5,19 +5,18 @@ import logging
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 from timm.layers import PatchEmbed
-from timm.models import FeatureListNet, adapt_input_conv, is_model_in_modules
+from timm.models import FeatureListNet, is_model_in_modules
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.model import VIDEO_PREFIX
+from contrail_train.models.encoder_weights import load_weights
 from contrail_train.models.layers import batch_norms
 from contrail_train.models.pretrained import timm_source, weights_file
 
@@ -26,9 +25,6 @@ log = logging.getLogger(__name__)
 PROBE_SIDES = (64, 128, 192, 224, 256, 384, 512)
 """Heights in pixels of the images with which a model is measured, in this order. They are three times as wide as high.
 Most models accept any; each must accept one."""
-COUNTER = "num_batches_tracked"
-PREFIXES = ("module.", "model.", "encoder.", "backbone.", "body.")
-"""Prefixes that wrappers put before the names of a network's tensors."""
 
 
 class Encoder(nn.Module):
@@ -298,116 +294,6 @@ def _with_fine_stem(encoder: Encoder, name: str, in_channels: int) -> Encoder:
             f"model.stem_stride=1: {name} cannot have a finer stem ({_line(error)}); omit it"
         ) from error
     return finer
-
-
-def load_weights(encoder: Encoder, name: str, path: Path) -> str:
-    """Load the weights of a file into an encoder.
-
-    The file holds a state dict, possibly under "state_dict" or "model", of timm's classifier, of an encoder, or of a
-    network with an encoder. `PREFIXES` are dropped, and tensors that the encoder does not have are ignored. Every
-    tensor of the encoder must be present by name and shape; only a first convolution of 3 channels is adapted to other
-    numbers (timm's `adapt_input_conv`). A .pth or .pt file with other names is accepted too if its tensors agree with
-    those of timm's classifier one by one, in order, in shape and in kind (weight, running_mean, ...).
-
-    Args:
-        encoder: Changed in place.
-        name: Name of its timm model.
-        path: A .safetensors, .pth or .pt file.
-
-    Returns:
-        A line that says what matched.
-
-    Raises:
-        ContrailError: If the file cannot be read or holds other weights.
-    """
-    source = _read(path)
-    how = "by name"
-    if not name.startswith(VIDEO_PREFIX) and path.suffix != ".safetensors" and _match(encoder, source)[1]:
-        renamed = _rename_by_order(source, timm.create_model(name).state_dict())  # safetensors keeps no order
-        if renamed is not None:
-            source, how = renamed, "by order"
-    count = load_tensors(encoder, name, source, str(path))
-    return f"{count} tensors matched {how}, {len(source) - count} others ignored, from {path}"
-
-
-def load_tensors(encoder: Encoder, name: str, source: dict[str, Tensor], where: str) -> int:
-    """Load tensors into an encoder by name, as `load_weights` does.
-
-    Args:
-        encoder: Changed in place.
-        name: Its name, for messages.
-        source: Tensors by name.
-        where: The setting `model.pretrained`, for messages.
-
-    Returns:
-        Number of tensors.
-
-    Raises:
-        ContrailError: If one of the encoder's tensors is missing or has another shape.
-    """
-    matched, misfit = _match(encoder, source)
-    if misfit:
-        needed = sum(not key.endswith(COUNTER) for key in encoder.state_dict())
-        raise ContrailError(
-            f"model.pretrained={where}: only {len(matched)} of {needed} tensors of {name} are in it, "
-            f"and the first that is not is {misfit}; give weights of {name}"
-        )
-    encoder.load_state_dict(matched, strict=False)  # only batch counters are missing
-    return len(matched)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weight file by name, without batch counters, which only some files have."""
-    try:
-        if path.suffix == ".safetensors":
-            payload: Any = safetensors.torch.load_file(path)
-        else:
-            payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # OSError, UnpicklingError, SafetensorError, RuntimeError, ...
-        raise ContrailError(
-            f"model.pretrained={path}: cannot be read ({type(error).__name__}); "
-            "give a .safetensors file, or a .pth file with nothing but tensors"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(payload, dict) and isinstance(payload.get(key), dict):
-            payload = payload[key]
-    if not isinstance(payload, dict):
-        raise ContrailError(f"model.pretrained={path}: holds a {type(payload).__name__}; give a state dict")
-    return {k: v for k, v in payload.items() if isinstance(v, Tensor) and not k.endswith(COUNTER)}
-
-
-def _canonical(key: str) -> str:
-    """A name without the prefixes of wrappers, and with dots for the underscores of features_only (stages_0)."""
-    while key.startswith(PREFIXES):
-        key = key.split(".", 1)[1]
-    return key.replace("_", ".")
-
-
-def _match(encoder: Encoder, source: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Tensors of `source` under the encoder's names, and the first one that is missing or misshapen, in words."""
-    by_name = {_canonical(key): value for key, value in source.items()}
-    matched: dict[str, Tensor] = {}
-    misfit = ""
-    for key, own in encoder.state_dict().items():
-        if key.endswith(COUNTER):
-            continue
-        value = by_name.get(_canonical(key))
-        if value is not None and value.ndim in (4, 5) and value.shape[1] == 3 != own.shape[1]:
-            value = adapt_input_conv(own.shape[1], value.flatten(2, -2)).unflatten(2, value.shape[2:-1])
-        if value is not None and value.shape == own.shape:
-            matched[key] = value
-        elif not misfit:
-            misfit = f"{key} {tuple(own.shape)}, {'absent' if value is None else f'there {tuple(value.shape)}'}"
-    return matched, misfit
-
-
-def _rename_by_order(source: dict[str, Tensor], classifier: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """`source` under the names of timm's classifier; None unless shapes and kinds agree one by one."""
-    names = [key for key in classifier if not key.endswith(COUNTER)]
-    kinds = [(classifier[key].shape, key.rpartition(".")[2]) for key in names]
-    if [(value.shape, key.rpartition(".")[2]) for key, value in source.items()] != kinds:
-        return None
-    return dict(zip(names, source.values(), strict=True))
 
 
 def _line(error: Exception) -> str:

@@ -14,7 +14,8 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.ops import StochasticDepth
 
 from contrail_data.errors import ContrailError
-from contrail_train.models.encoder import Encoder, load_tensors, load_weights
+from contrail_train.models.encoder import Encoder
+from contrail_train.models.encoder_weights import load_tensors, load_weights
 from contrail_train.models.pretrained import weights_file
 
 log = logging.getLogger(__name__)

@@ -6,11 +6,12 @@ Tables:
 
 - `composite`: three bands of a full disk (5424 x 5424) to the ash composite. Every measurement is a process of its own,
   so that its memory is its own; rounds take all methods in turn in a new order.
+- `open`: CONUS files to brightness temperatures, places and angles in memory, compared with satpy, measured likewise.
 - `stages`: a CONUS scan (1500 x 2500) from files to a NetCDF file, and the seconds spent in each stage of it.
 - `cleaning`: what each step of cleaning is worth, on synthetic sectors whose contrails are known.
 
 The files are L1b radiances of repeated synthetic imagery in NOAA's own packing and chunks. RUN is a finished run, such
-as demo/runs/a, for `stages` and `cleaning`; without it only `composite` is measured.
+as demo/runs/a, for `stages` and `cleaning`; without it only `composite` and `open` are measured.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -86,14 +88,14 @@ def write_large(folder: Path, scene: str, shrink: int) -> None:
     shutil.rmtree(small)
 
 
-def ours(files: list[str], dask: bool = False) -> np.ndarray:
+def ours(files: list[str], dask: bool = False) -> list[np.ndarray]:
     """Return ash (channel, y, x) as float32, as all methods do."""
     from contrail_data import composite_of, open_abi
 
-    return np.asarray(composite_of(open_abi(files, dask=dask), "ash").values[0])
+    return [composite_of(open_abi(files, dask=dask), "ash").values[0]]
 
 
-def with_satpy(files: list[str]) -> np.ndarray:
+def with_satpy(files: list[str]) -> list[np.ndarray]:
     """Read with satpy and compute with dask."""
     from satpy import Scene
 
@@ -103,10 +105,10 @@ def with_satpy(files: list[str]) -> np.ndarray:
     import dask.array as da
 
     ash = da.stack([(b15 - b14 + 4) / 6, (b14 - b11 + 4) / 9, (b14 - 243) / 60])
-    return np.asarray(da.clip(ash, 0, 1).compute())
+    return [da.clip(ash, 0, 1).compute()]
 
 
-def with_netcdf4(files: list[str]) -> np.ndarray:
+def with_netcdf4(files: list[str]) -> list[np.ndarray]:
     """Read with netCDF4 and compute with numpy."""
     import netCDF4
 
@@ -121,15 +123,55 @@ def with_netcdf4(files: list[str]) -> np.ndarray:
         value[bad] = np.nan
         kelvin[int(Path(name).name.split("-M6C")[1][:2])] = value
     ash = [(kelvin[15] - kelvin[14] + 4) / 6, (kelvin[14] - kelvin[11] + 4) / 9, (kelvin[14] - 243) / 60]
-    return np.clip(np.stack(ash), 0, 1).astype(np.float32)
+    return [np.clip(np.stack(ash), 0, 1).astype(np.float32)]
 
 
+def opened(files: list[str], coordinates: Sequence[str]) -> list[np.ndarray]:
+    """Return three bands, and coordinates of their pixels."""
+    from contrail_data import open_abi
+
+    scene = open_abi(files)
+    names = ["brightness_temperature", *coordinates]
+    scene = scene.drop_vars(set(scene.variables) - {*names, *scene.dims}).compute()
+    return [*scene["brightness_temperature"].values[0], *(scene[name].values for name in coordinates)]
+
+
+def opened_with_satpy(files: list[str], coordinates: Sequence[str]) -> list[np.ndarray]:
+    """Return the same from satpy, which takes the sun where it is at the start of the scan."""
+    import dask
+    from satpy import Scene
+    from satpy.modifiers.angles import get_angles
+
+    scene = Scene(files, reader="abi_l1b")
+    scene.load(["C11", "C14", "C15"])
+    arrays = [scene[f"C{band}"].data for band in (11, 14, 15)]
+    if coordinates:
+        longitude, latitude = scene["C14"].attrs["area"].get_lonlats(chunks=scene["C14"].chunks)
+        arrays += [latitude, longitude]
+    if "solar_zenith" in coordinates:
+        _, satellite_zenith, _, solar_zenith = get_angles(scene["C14"])
+        arrays += [satellite_zenith.data, solar_zenith.data]
+    return list(dask.compute(*arrays))
+
+
+Method = Callable[[list[str]], list[np.ndarray]]
 SATPY = "satpy, its reader and dask"
-METHODS: dict[str, Callable[[list[str]], np.ndarray]] = {
+METHODS: dict[str, Method] = {
     "ours": ours,
     "ours, on dask arrays": partial(ours, dask=True),
     SATPY: with_satpy,
     "netCDF4 and numpy": with_netcdf4,
+}
+COORDINATES = {
+    "three bands": [],
+    "with latitude and longitude": ["latitude", "longitude"],
+    "with these and zenith angles": ["latitude", "longitude", "satellite_zenith", "solar_zenith"],
+}
+OPENERS = {"ours": opened, "satpy": opened_with_satpy}
+OPENINGS: dict[str, Method] = {
+    f"{opener}: {outputs}": partial(run, coordinates=coordinates)
+    for outputs, coordinates in COORDINATES.items()
+    for opener, run in OPENERS.items()
 }
 
 
@@ -138,14 +180,15 @@ def measure_one(method: str, folder: str) -> None:
     import dask
 
     files = sorted(map(str, Path(folder).glob("*.nc")))
+    run = (METHODS | OPENINGS)[method]
     with dask.config.set(num_workers=2):
-        METHODS[method](files)  # imports, and reads the files into the page cache
+        run(files)  # imports, and reads the files into the page cache
         start, start_of_work = time.perf_counter(), time.process_time()
-        ash = METHODS[method](files)
+        arrays = run(files)
         seconds, work = time.perf_counter() - start, time.process_time() - start_of_work
     peak = peak_memory()
-    total = float(np.nansum(ash, dtype=np.float64))  # which copies
-    print(json.dumps({"seconds": seconds, "work": work, "peak": peak, "sum": total}))
+    means = [float(array[np.isfinite(array)].mean(dtype=np.float64)) for array in arrays]
+    print(json.dumps({"seconds": seconds, "work": work, "peak": peak, "means": means}))
 
 
 def peak_memory() -> float:
@@ -154,32 +197,70 @@ def peak_memory() -> float:
     return int(line.split()[1]) / 2**10
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What the processes of a method measured."""
+
+    rounds: list[dict[str, Any]]
+
+    def median(self, name: str) -> float:
+        """Return the median of a figure over the rounds."""
+        return statistics.median(each[name] for each in self.rounds)
+
+    @property
+    def spread(self) -> str:
+        """How far the rounds lie apart."""
+        return spread([each["seconds"] for each in self.rounds])
+
+    def difference(self, other: Self) -> float:
+        """Return the largest relative difference of the means of an array from those of another method."""
+        pairs = zip(self.rounds[0]["means"], other.rounds[0]["means"], strict=True)
+        return max(abs(mean / its - 1) for mean, its in pairs)
+
+
+def measure_in_processes(methods: Sequence[str], folder: Path, rounds: int) -> dict[str, Measured]:
+    """Measure methods in turn, in every round in a new order."""
+    results: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
+    shuffler = random.Random(0)
+    for _ in range(rounds):
+        for method in shuffler.sample(methods, len(methods)):
+            command = [sys.executable, __file__, "--one", method, str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            results[method].append(json.loads(done.stdout.splitlines()[-1]))
+    return {method: Measured(each) for method, each in results.items()}
+
+
 def compare_composites(scratch: Path, options: argparse.Namespace) -> None:
     """Print the table `composite`."""
     folder = scratch / "F"
     write_large(folder, "F", options.shrink)
-    results: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
-    shuffler = random.Random(0)
-    for _ in range(options.rounds):
-        for method in shuffler.sample(list(METHODS), len(METHODS)):
-            command = [sys.executable, __file__, "--one", method, str(folder)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            results[method].append(json.loads(done.stdout.splitlines()[-1]))
-    median = {method: statistics.median(r["seconds"] for r in runs) for method, runs in results.items()}
+    measured = measure_in_processes(list(METHODS), folder, options.rounds)
+    reference = measured["ours"]
     rows = []
-    for method, runs in results.items():
-        seconds = [r["seconds"] for r in runs]
-        peak = statistics.median(r["peak"] for r in runs)
-        difference = abs(runs[0]["sum"] / results["ours"][0]["sum"] - 1)
-        work = statistics.median(r["work"] for r in runs)
-        ratio = median[method] / median["ours"]
-        share = f"{ratio:.2f}"
-        if method == SATPY:
-            share += f" ({verdict(ratio, 2.5, at_least=True)})"
-        figures = [f"{median[method]:.2f}", share, f"{work:.2f}", f"{peak:,.0f}", f"{difference:.1e}", spread(seconds)]
-        rows.append([method, *figures])
-    header = ["method", "s", "time / ours", "CPU s", "peak MiB", "sum differs by", "rounds / median"]
+    for method, its in measured.items():
+        ratio = its.median("seconds") / reference.median("seconds")
+        target = f" ({verdict(ratio, 2.5, at_least=True)})" if method == SATPY else ""
+        figures = [f"{its.median('seconds'):.2f}", f"{ratio:.2f}{target}", f"{its.median('work'):.2f}"]
+        rows.append([method, *figures, f"{its.median('peak'):,.0f}", f"{its.difference(reference):.1e}", its.spread])
+    header = ["method", "s", "time / ours", "CPU s", "peak MiB", "mean differs by", "rounds / median"]
     print_table("composite: full disk, three bands to ash", header, rows)
+
+
+def compare_opening(scratch: Path, options: argparse.Namespace) -> None:
+    """Print the table `open`."""
+    folder = scratch / "open"
+    write_large(folder, "C", options.shrink)
+    measured = measure_in_processes(list(OPENINGS), folder, options.rounds)
+    rows = []
+    for outputs in COORDINATES:
+        each = [measured[f"{opener}: {outputs}"] for opener in OPENERS]
+        first, second = each
+        ratio = second.median("seconds") / first.median("seconds")
+        figures = [f"{its.median(name):.2f}" for name in ("seconds", "work") for its in each]
+        rows.append([outputs, *figures, f"{ratio:.2f} ({verdict(ratio, 1, at_least=True)})"])
+        rows[-1] += [f"{second.difference(first):.1e}", first.spread]
+    header = ["CONUS", *(f"{opener}, {unit}" for unit in ("s", "CPU s") for opener in OPENERS), "satpy / ours"]
+    print_table("open: three bands of CONUS in memory", [*header, "means differ by", "rounds / median"], rows)
 
 
 class Stopwatch:
@@ -297,7 +378,12 @@ def compare_cleaning(scratch: Path, options: argparse.Namespace) -> None:
     print_table(f"cleaning: {options.sectors} synthetic sectors of {side} x {side} pixels", header, rows)
 
 
-TABLES = {"composite": compare_composites, "stages": compare_stages, "cleaning": compare_cleaning}
+TABLES = {
+    "composite": compare_composites,
+    "open": compare_opening,
+    "stages": compare_stages,
+    "cleaning": compare_cleaning,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -314,7 +400,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.run is None and {"stages", "cleaning"} & set(options.only or ()):
         parser.error("--only stages and cleaning need a finished run; add --run")
     with tempfile.TemporaryDirectory() as scratch:
-        for table in options.only or (TABLES if options.run else ["composite"]):
+        for table in options.only or (TABLES if options.run else ["composite", "open"]):
             TABLES[table](Path(scratch), options)
 
 

@@ -4,10 +4,11 @@ import itertools
 import logging
 import multiprocessing
 import operator
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from contrail_data.build.shard import ShardTask
 from contrail_data.errors import ContrailError
@@ -35,19 +36,39 @@ def run_tasks(tasks: Sequence[ShardTask], scheduler: str, workers: int) -> Itera
     """
     if "://" in scheduler:
         yield from _run_on_cluster(tasks, scheduler)
-        return
-    pool: Executor
-    if scheduler == "threads":
-        pool = ThreadPoolExecutor(workers)
+    elif scheduler == "threads":
+        yield from _run_on_threads(tasks, workers)
     elif scheduler == "processes":
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_ending_to_parent)
+        yield from _run_on_processes(tasks, workers)
     else:
         raise ContrailError(
             f"--scheduler {scheduler}: unknown; give threads, processes or an address such as tcp://host:8786"
         )
+
+
+def _run_on_threads(tasks: Sequence[ShardTask], workers: int) -> Iterator[Shard[SampleRow]]:
+    """Compute as many shards at a time as there are workers, while as many others wait for the disk."""
+    free, ended = threading.Semaphore(workers), threading.Event()
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        with free:
+            if ended.is_set():
+                raise CancelledError
+            yield
+
+    pool = ThreadPoolExecutor(2 * workers)
     try:
-        for task in as_completed([pool.submit(task) for task in tasks]):
-            yield task.result()
+        yield from map(Future.result, as_completed([pool.submit(task, turn) for task in tasks]))
+    finally:
+        ended.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _run_on_processes(tasks: Sequence[ShardTask], workers: int) -> Iterator[Shard[SampleRow]]:
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_ending_to_parent)
+    try:
+        yield from map(Future.result, as_completed([pool.submit(task) for task in tasks]))
     except BrokenProcessPool:
         remedy = "repeat the command with fewer --workers to continue"
         raise ContrailError(

@@ -4,7 +4,8 @@ A task builds one shard, from raw bytes to stored bytes. `close_gaps` rewrites t
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,11 @@ class ShardTask:
     strict: bool
     """Raise an error for a bad record instead of setting it aside."""
 
-    def __call__(self) -> Shard[SampleRow]:
+    def __call__(self, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> Shard[SampleRow]:
         """Write the files of the shard, and then its journal entry.
+
+        Args:
+            turn: A context to compute the shard in; its files become durable, and finished, outside of it.
 
         Returns:
             The files, and a row for each record, including those set aside.
@@ -52,22 +56,24 @@ class ShardTask:
         Raises:
             BadRecord: If a record is bad and the task is strict.
         """
-        rows = []
-        with writing_shards(self.layouts, self.number) as writers:
-            for position, record_id in enumerate(self.source.record_ids):
-                index, stamp = self.number * SHARD + position, file_stamp(self.source, record_id)
-                row: SampleRow = {"index": index, "record_id": record_id, "stamp": stamp}
-                try:
-                    row.update(_store_sample(self.source.read_sample(record_id), self.settings, writers, position))
-                except BadRecord as error:
-                    if self.strict:
-                        raise
-                    row["error"] = str(error) if record_id in str(error) else f"{record_id}: {error}"
-                rows.append(row)
+        with writing_shards(self.layouts, self.number) as writers, turn():
+            rows = [self._store_record(position, writers) for position in range(len(self.source.record_ids))]
             files = {name: writer.finish() for name, writer in writers.items()}
         shard = Shard(self.number, files, rows)
         journal.write_entry(self.place, shard)
         return shard
+
+    def _store_record(self, position: int, writers: Mapping[str, ShardWriter]) -> SampleRow:
+        record_id = self.source.record_ids[position]
+        index, stamp = self.number * SHARD + position, file_stamp(self.source, record_id)
+        row: SampleRow = {"index": index, "record_id": record_id, "stamp": stamp}
+        try:
+            row.update(_store_sample(self.source.read_sample(record_id), self.settings, writers, position))
+        except BadRecord as error:
+            if self.strict:
+                raise
+            row["error"] = str(error) if record_id in str(error) else f"{record_id}: {error}"
+        return row
 
 
 def file_stamp(source: Source, record_id: str) -> list[int]:

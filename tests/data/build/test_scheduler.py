@@ -1,4 +1,4 @@
-"""Builds on a dask cluster."""
+"""Builds on threads and on a dask cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,15 @@ import pytest
 from distributed.comm import CommClosedError
 
 from contrail_data.errors import ContrailError
+from contrail_data.sample import Sample
+from contrail_data.sources.records import RecordSource
+from contrail_data.store.layout import Layout
 from contrail_data.store.reader import open_store
+from contrail_data.store.schema import SHARD
+from contrail_data.store.shards import ShardWriter, writing_shards
 from helpers.cli import run_data
 from helpers.kills import environment_with_hooks
-from helpers.records import write_record
+from helpers.records import add_records, write_record
 from helpers.stores import build_small, contents
 
 
@@ -85,3 +91,28 @@ def test_a_scheduler_that_dies_ends_the_build_in_one_line(
 def test_an_unknown_scheduler_is_refused(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ContrailError, match="give threads, processes or an address"):
         build_small(raw, tmp_path / "s.zarr", scheduler="thread")
+
+
+def test_a_shard_is_computed_while_another_one_waits_for_the_disk(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_records(raw, 20)
+    out, read, next_is_computed = tmp_path / "s.zarr", RecordSource.read_sample, threading.Event()
+    finished = []
+
+    def read_sample(source: RecordSource, record_id: str) -> Sample:
+        if len(source.record_ids) < SHARD and not next_is_computed.is_set():  # the second and last shard
+            finished.extend((out / ".building").glob("*.json"))
+            next_is_computed.set()
+        return read(source, record_id)
+
+    @contextmanager
+    def writing_on_a_slow_disk(layouts: Mapping[str, Layout], number: int) -> Iterator[Mapping[str, ShardWriter]]:
+        with writing_shards(layouts, number) as writers:
+            yield writers
+            assert number == 1 or next_is_computed.wait(60)
+
+    monkeypatch.setattr(RecordSource, "read_sample", read_sample)
+    monkeypatch.setattr("contrail_data.build.shard.writing_shards", writing_on_a_slow_disk)
+    assert build_small(raw, out, workers=1).samples == 29
+    assert not finished  # the journal does not name files that are not on the disk

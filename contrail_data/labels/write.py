@@ -33,9 +33,10 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.errors import ContrailError
+from contrail_data.labels.frames import frames_to_predict
 from contrail_data.labels.predictor import ALL_FRAMES, FrameSelection, Labeller, Predicted, SingleContrail
 from contrail_data.progress import progress
-from contrail_data.sample import input_frames, predictable_frames, reference_frame
+from contrail_data.sample import input_frames
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal, logits
 from contrail_data.store.journal import Row, Shard
@@ -355,48 +356,3 @@ def _confidence(
     marked = mask_bnyx.sum((2, 3))
     mean = np.where(mask_bnyx, probability_bnyx, 0).sum((2, 3)) / np.maximum(marked, 1)
     return np.where(marked > 0, score_bn if scores_masks else mean, 1 - score_bn).astype(np.float32)
-
-
-def frames_to_predict(
-    scalars: xr.Dataset,
-    parent: xr.Dataset,
-    frames: FrameSelection,
-    offsets: Sequence[int],
-    repeats_edges: bool = False,
-) -> npt.NDArray[np.int64]:
-    """Return which frames of each sample are predicted.
-
-    A sample without a labelled frame counts from its middle frame. A selection of all frames leaves out those without
-    the neighbours at `offsets`.
-
-    Args:
-        scalars: Per-sample variables of the samples to predict.
-        parent: Their store.
-        frames: Frames that are selected.
-        offsets: Input frames of the model relative to the predicted frame, ascending.
-        repeats_edges: Whether the first and last frame of a sample stand for neighbours beyond its ends.
-
-    Returns:
-        Frame indices, int64 (sample, time), ascending along time.
-
-    Raises:
-        ContrailError: If the samples lack a selected frame, or one of its neighbours.
-    """
-    path, count = parent.attrs["path"], parent.sizes["time"]
-    usable = np.array(predictable_frames(offsets, count, repeats_edges), np.int64)
-    if frames.offsets is None:
-        frames_nt = np.tile(usable, (scalars.sizes["sample"], 1))
-    else:
-        reference_n = reference_frame(scalars["labelled_frame"].values, count)
-        frames_nt = reference_n[:, np.newaxis] + np.array(frames.offsets, np.int64)
-        if (absent := ~np.isin(frames_nt, np.arange(count))).any():
-            offset = frames.offsets[int(np.argmax(absent.any(0)))]
-            raise ContrailError(
-                f"{path}: samples of {count} frames have no frame at {offset:+d} from the labelled one; select others"
-            )
-    if not len(usable) or not np.isin(frames_nt, usable).all():
-        raise ContrailError(
-            f"{path}: some of the selected frames (of {count}) lack the neighbours {list(offsets)} that the model "
-            "needs; select other frames, a store of records, or a 2D model"
-        )
-    return frames_nt

@@ -27,8 +27,8 @@ import xarray as xr
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
+from contrail_data.labels.frames import frames_to_predict
 from contrail_data.labels.predictor import LABELLED_FRAME, Decision
-from contrail_data.labels.write import frames_to_predict
 from contrail_data.storage.files import atomic_file, check_new, partial_path, reported_errors
 from contrail_data.store.reader import read_scalars
 from contrail_train.inference.detector import Detector

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.errors import ContrailError
+from contrail_data.labels.frames import frames_to_predict
 from contrail_data.labels.predictor import FrameSelection
-from contrail_data.labels.write import frames_to_predict
 from contrail_data.progress import progress
 from contrail_data.storage.documents import read_table
 from contrail_data.storage.files import write_csv

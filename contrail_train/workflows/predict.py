@@ -12,8 +12,8 @@ from contrail_data.catalog.catalog import open_named
 from contrail_data.catalog.decoded import open_decoded
 from contrail_data.composites import dequantise, quantise
 from contrail_data.errors import ContrailError, UsageError
+from contrail_data.labels.frames import frames_to_predict
 from contrail_data.labels.predictor import LABELLED_FRAME
-from contrail_data.labels.write import frames_to_predict
 from contrail_data.sample import input_frames
 from contrail_train.contrails.cleaning import Cleaning, clean
 from contrail_train.inference.predictor import Predictor

@@ -9,7 +9,8 @@ from contrail_data.storage.lock import Busy
 from contrail_data.storage.place import Place, sync_folders
 from contrail_data.store import journal, manifest
 from contrail_data.store.manifest import Damaged, FileChecksum, Manifest, read_verified
-from contrail_data.store.reader import open_store, read_group
+from contrail_data.store.metadata import read_group
+from contrail_data.store.reader import open_store
 from contrail_data.store.schema import GROUP, MANIFEST, PROVENANCE
 from contrail_data.store.verify import Damage, verify
 

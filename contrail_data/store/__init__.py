@@ -14,7 +14,8 @@
 
 On the way in, `schema` and `settings` say what is stored, `frames` computes images and `logits` encodes probabilities,
 `journal` makes the building of a store resumable, `layout` says where chunks lie, `shards` writes them, `moments`,
-`stats` and `samples` compute statistics and per-sample variables, and `writer` seals. On the way out, `metadata` checks
-what a store claims, `reader` opens it, guarded by `manifest`, and reads pixels through `shards`. `verify` finds damage,
-`transfer` copies and repairs, `cache` keeps local copies of remote stores.
+`stats` and `samples` compute statistics and per-sample variables, `encoding` turns those and metadata into bytes, and
+`writer` seals. On the way out, `metadata` checks what a store claims, `reader` opens it, guarded by `manifest`, and
+reads pixels through `shards`. `verify` finds damage, `transfer` copies and repairs, `cache` keeps local copies of
+remote stores.
 """

@@ -29,7 +29,7 @@ CODECS: dict[Codec, dict[str, Any] | None] = {
     },
     Codec.ZSTD: {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
 }
-"""Declaration of each compressor in zarr v3 metadata, which adds the size of an item for blosc."""
+"""Declaration of each compressor in zarr v3 metadata, which states the size of a pixel for blosc, too."""
 
 _MAX_UNIT_BYTES = 2**30  # decoded; an array that claims more holds no frames
 
@@ -50,6 +50,22 @@ def compressor(codec: str, itemsize: int) -> Any:
     if codec == Codec.LZ4:
         settings |= {"shuffle": numcodecs.Blosc.BITSHUFFLE, "typesize": itemsize}
     return numcodecs.get_codec(settings)
+
+
+def compressor_metadata(codec: str, itemsize: int) -> list[dict[str, Any]]:
+    """Declare the compressor of inner chunks in zarr v3 metadata.
+
+    Args:
+        codec: A value of `Codec`.
+        itemsize: Bytes of a pixel.
+
+    Returns:
+        The codec, as JSON; none if they are not compressed.
+    """
+    if (declaration := CODECS[Codec(codec)]) is None:
+        return []
+    size = {"typesize": itemsize} if codec == Codec.LZ4 else {}
+    return [{"name": declaration["name"], "configuration": {**size, **declaration["configuration"]}}]
 
 
 class Layout:

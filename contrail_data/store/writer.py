@@ -2,7 +2,6 @@
 
 import platform
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +14,9 @@ from contrail_data import __version__
 from contrail_data.process import command_line
 from contrail_data.storage.place import Place, sync_folders
 from contrail_data.store import manifest, schema
+from contrail_data.store.encoding import array_metadata, bytes_codec, variable_files
 from contrail_data.store.journal import Row
-from contrail_data.store.layout import CODECS, Layout
+from contrail_data.store.layout import Layout, compressor_metadata
 from contrail_data.store.logits import STEPS
 from contrail_data.store.manifest import FileChecksum, Manifest, Provenance
 from contrail_data.store.schema import DIMS, GROUP, SHARD, ArraySpec, PixelDtype, checksum_name
@@ -127,7 +127,7 @@ def seal(place: Place, contents: SealedContents) -> str:
         "command": command_line(),
         "samples": samples,
         "versions": {"contrail": __version__, "python": platform.python_version()}
-        | {name: sys.modules[name].__version__ for name in ("numpy", "zarr", "xarray")},
+        | {name: sys.modules[name].__version__ for name in ("numpy", "numcodecs", "xarray")},
         **contents.provenance,
     }
     place.write_all(files)
@@ -139,51 +139,33 @@ def seal(place: Place, contents: SealedContents) -> str:
 
 
 def _array_metadata(name: str, spec: ArraySpec, samples: int) -> dict[str, bytes]:
-    """Let zarr encode the metadata of a pixel array."""
-    import zarr
-
-    attributes = dict(_ARRAY_ATTRIBUTES[name])
+    """Encode the metadata of a pixel array, see `contrail_data.store.layout`."""
+    attributes, is_float = dict(_ARRAY_ATTRIBUTES[name]), np.dtype(spec.dtype).kind == "f"
     if spec.dtype == PixelDtype.UINT8 and name == "image":
         attributes["scale_factor"] = 1 / 255
-    codec = CODECS[spec.codec]
-    buffers: dict[str, Any] = {}
-    zarr.create_array(
-        zarr.storage.MemoryStore(buffers),
-        name=name,
-        shape=(samples, *spec.shape),
-        shards=(SHARD, *spec.shape),
-        chunks=(1, 1, *spec.shape[1:]) if "time" in DIMS[name] else (1, *spec.shape),
-        dtype=str(spec.dtype),
-        compressors=None if codec is None else [codec],
-        fill_value=0,
-        dimension_names=DIMS[name],
+    sharding = {
+        "chunk_shape": [1, 1, *spec.shape[1:]] if "time" in DIMS[name] else [1, *spec.shape],
+        "codecs": [bytes_codec(spec.dtype), *compressor_metadata(spec.codec, np.dtype(spec.dtype).itemsize)],
+        "index_codecs": [bytes_codec("u8"), {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    metadata = array_metadata(
+        [samples, *spec.shape],
+        spec.dtype,
+        chunk=[SHARD, *spec.shape],
+        separator=".",  # one folder of files, not five nested ones each
+        fill_value=0.0 if is_float else 0,
+        codecs=[{"name": "sharding_indexed", "configuration": sharding}],
         attributes=attributes,
-        chunk_key_encoding={"name": "default", "separator": "."},  # one folder of files, not five nested ones each
-        zarr_format=3,
+        dims=DIMS[name],
     )
-    return _contents(buffers)
+    return {f"{name}/zarr.json": metadata}
 
 
 def _scalar_files(scalars: xr.Dataset) -> dict[str, bytes]:
-    """Let xarray and zarr encode the per-sample variables, each in one chunk."""
-    import zarr
-
-    scalars = scalars.set_coords([name for name in schema.COORDINATES if name in scalars])
-    encoding: dict[str, dict[str, Any]] = {
-        str(name): {"chunks": tuple(max(1, n) for n in variable.shape)} for name, variable in scalars.variables.items()
-    }
+    """Encode the per-sample variables."""
+    scalars = scalars.set_coords([name for name in schema.COORDINATES if name in scalars]).drop_encoding()
     if "time" in scalars:
         # float64 seconds are exact here and carry NaT as NaN, which any reader decodes.
-        encoding["time"] |= {"units": "seconds since 1970-01-01", "dtype": "float64", "_FillValue": np.nan}
-    buffers: dict[str, Any] = {}
-    store = zarr.storage.MemoryStore(buffers)
-    zarr.create_group(store, zarr_format=3)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="zarr")
-        scalars.to_zarr(store, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
-    return _contents(buffers)
-
-
-def _contents(buffers: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the files that zarr wrote, without the group's own."""
-    return {key: buffer.to_bytes() for key, buffer in buffers.items() if key != GROUP}
+        scalars["time"].encoding = {"units": "seconds since 1970-01-01", "dtype": "float64", "_FillValue": np.nan}
+    return variable_files(scalars)

@@ -121,10 +121,14 @@ def overlaps(a: RecordKeys, b: RecordKeys, pairs: Pairs) -> Floats:
         (pair) share of the smaller footprint that lies in the other; NaN if one is unknown.
     """
     i, j = pairs
+    place = np.concatenate([a.place, b.place])
+    known = np.flatnonzero(np.isfinite(place).all((1, 2)))
+    site = np.full(len(place), -1)
+    sites, site[known] = unique_sites(place[known])
+    site_a, site_b = site[i], site[len(a) + j]
     share = np.full(len(i), np.nan)
-    known = np.isfinite(a.place[i]).all((1, 2)) & np.isfinite(b.place[j]).all((1, 2))
-    sites, number = unique_sites(np.concatenate([a.place[i[known]], b.place[j[known]]]))
-    share[known] = site_overlaps(sites, *np.split(number, 2))
+    both = (site_a >= 0) & (site_b >= 0)
+    share[both] = site_overlaps(sites, site_a[both], site_b[both])
     return share
 
 
@@ -144,8 +148,8 @@ def unique_sites(place: Floats) -> tuple[Floats, Ints]:
 def site_overlaps(sites: Floats, p: Ints, q: Ints) -> Floats:
     """Compute how far sites overlap.
 
-    Computed in Lambert's azimuthal equal-area projection about the centre of one, on the sphere (Snyder, Map
-    Projections, 24-2 to 24-4), with straight edges between corners. For tiles of 500 km the error is below 0.0006.
+    Computed in an equal-area projection about the centre of one, on the sphere, with straight edges between corners.
+    For tiles of 500 km the error is below 0.0006.
 
     Args:
         sites: (site, 5, 2) footprints, see `unique_sites`.
@@ -155,14 +159,11 @@ def site_overlaps(sites: Floats, p: Ints, q: Ints) -> Floats:
     Returns:
         (pair) share of the smaller footprint that lies in the other; the same in either order.
     """
-    import shapely
+    from contrail_data.splits.clipping import common_shares
 
     pairs, inverse = np.unique(np.minimum(p, q) * len(sites) + np.maximum(p, q), return_inverse=True)
-    one, two = (sites[number] for number in np.divmod(pairs, max(len(sites), 1)))
-    shapes = [shapely.convex_hull(shapely.multipoints(_equal_area(f[:, 1:], one[:, :1]))) for f in (one, two)]
-    smaller = np.minimum(*map(shapely.area, shapes))
-    common = shapely.area(shapely.intersection(*shapes))
-    return np.minimum(np.divide(common, smaller, out=np.zeros(len(common)), where=smaller > 0), 1)[inverse]
+    one, two = np.divmod(pairs, max(len(sites), 1))
+    return common_shares(_axes(sites[:, 0]), unit_vectors(sites[:, 1:]), one, two)[inverse]
 
 
 def unit_vectors(place: Floats) -> Floats:
@@ -178,12 +179,9 @@ def unit_vectors(place: Floats) -> Floats:
     return np.stack([np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi)], -1)
 
 
-def _equal_area(place: Floats, centre: Floats) -> Floats:
-    """(..., 2) degrees as x, y (..., 2) in radii of the Earth."""
-    phi, phi0 = np.radians(place[..., 0]), np.radians(centre[..., 0])
-    delta = np.radians(place[..., 1] - centre[..., 1])
-    cosine = np.sin(phi0) * np.sin(phi) + np.cos(phi0) * np.cos(phi) * np.cos(delta)
-    scale = np.sqrt(2 / np.maximum(1 + cosine, 1e-12))
-    x = np.cos(phi) * np.sin(delta)
-    y = np.cos(phi0) * np.sin(phi) - np.sin(phi0) * np.cos(phi) * np.cos(delta)
-    return np.stack([scale * x, scale * y], -1)
+def _axes(place: Floats) -> Floats:
+    """(..., 2) latitude and longitude in degrees to unit vectors (..., 3, 3) to the east, to the north and up."""
+    zenith = unit_vectors(place)
+    theta = np.radians(place[..., 1])
+    east = np.stack([-np.sin(theta), np.cos(theta), np.zeros_like(theta)], -1)
+    return np.stack([east, np.cross(zenith, east), zenith], -2)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.splits.keys import MINUTE, Columns, Pairs, RecordKeys, gaps, overlaps
-from contrail_data.splits.pairs import MAX_MINUTES, MIN_OVERLAP, equal_pairs, footprint_pairs
+from contrail_data.splits.pairs import MAX_MINUTES, MIN_OVERLAP, LargeGroup, equal_pairs, footprint_pairs
 from contrail_data.store.samples import Floats, Ints
 
 
@@ -110,6 +110,7 @@ def find_leaks(
     minutes: float = MAX_MINUTES,
     overlap: float = MIN_OVERLAP,
     images: Matches = NO_MATCHES,
+    listed: int | None = None,
 ) -> Leaks:
     """Find pairs of records that share an id, raw data, or footprint and time, and describe those that share a scene.
 
@@ -119,15 +120,15 @@ def find_leaks(
         minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
         overlap: Share of the smaller footprint above which two footprints overlap.
         images: Pairs of similar images.
+        listed: Where more records than this have one id, or raw data of a band, list only pairs of each with a first
+            one, see `large_groups`. None lists all.
 
     Returns:
         The pairs, of all kinds but `LABEL`.
     """
     a = RecordKeys.of(records_a)
     b = a if records_b is None else RecordKeys.of(records_b)
-    rows_a, rows_b, within = np.arange(len(a)), np.arange(len(b)), a is b
-    same_id = equal_pairs(a.record_id, rows_a, b.record_id, rows_b, within=within)
-    same_data = equal_pairs(a.token, a.token_of, b.token, b.token_of, within=within)
+    (same_id, _), (same_data, _) = _equal(a, b, listed).values()
     placed = footprint_pairs(a, b, minutes, overlap)
     shared = [
         _described(a, b, kind, pairs, overlaps(a, b, pairs))
@@ -136,6 +137,31 @@ def find_leaks(
     by_footprint = _described(a, b, LeakKind.FOOTPRINT, (placed.a, placed.b), placed.overlap)
     by_image = replace(shared.pop(), similarity=images.correlation)
     return Leaks.concatenate([*shared, by_footprint, by_image])
+
+
+def large_groups(records_a: xr.Dataset, records_b: xr.Dataset | None, listed: int) -> dict[LeakKind, list[LargeGroup]]:
+    """Find the groups of which `find_leaks` does not list all pairs.
+
+    Args:
+        records_a: Scalars of store A.
+        records_b: The same for B. None finds groups within A.
+        listed: See `find_leaks`.
+
+    Returns:
+        The groups by kind.
+    """
+    a = RecordKeys.of(records_a)
+    b = a if records_b is None else RecordKeys.of(records_b)
+    return {kind: groups for kind, (_, groups) in _equal(a, b, listed).items()}
+
+
+def _equal(a: RecordKeys, b: RecordKeys, listed: int | None) -> dict[LeakKind, tuple[Pairs, list[LargeGroup]]]:
+    """Pairs that share an id, and raw data."""
+    rows_a, rows_b, within = np.arange(len(a)), np.arange(len(b)), a is b
+    return {
+        LeakKind.ID: equal_pairs(a.record_id, rows_a, b.record_id, rows_b, within=within, listed=listed),
+        LeakKind.DATA: equal_pairs(a.token, a.token_of, b.token, b.token_of, within=within, listed=listed),
+    }
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,26 @@
 """Find the pairs of records that share an id, raw data, or place and time, and links that join the same records.
 
 There are as many pairs as the square of the records that share a site and day, so `related_links` lists none of them.
-Records of one footprint form a series, sorted by time, in which those near a given time are neighbours.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data.splits.keys import MINUTE, Pairs, RecordKeys, site_overlaps, unique_sites, unit_vectors
+from contrail_data.splits.keys import Pairs, RecordKeys
+from contrail_data.splits.near import Near, Search, expanded
 from contrail_data.store.samples import Floats, Ints
 
 MAX_MINUTES = 70.0
 """Maximum time between the sequences of related records, in minutes: the length of a sequence of eight frames."""
 MIN_OVERLAP = 0.001
 """Share of the smaller footprint. Taking curved edges as straight has an error of up to this."""
+LISTED = 100
+"""Most records with one id, raw data or image of which all pairs are listed: n records are n * (n - 1) / 2 pairs."""
 
 
 def joined_keys(stores: Sequence[xr.Dataset]) -> RecordKeys:
@@ -36,9 +38,26 @@ def joined_keys(stores: Sequence[xr.Dataset]) -> RecordKeys:
     return RecordKeys.concatenate(parts)
 
 
+class LargeGroup(NamedTuple):
+    """More records than `LISTED` with one key in common, of which only pairs with a first one are listed."""
+
+    first: int
+    """Index into A of the first one."""
+    of_a: int
+    """Number of records of A."""
+    of_b: int
+    """Number of records of B; 0 within one set."""
+
+
 def equal_pairs(
-    keys_a: npt.NDArray[np.str_], owners_a: Ints, keys_b: npt.NDArray[np.str_], owners_b: Ints, *, within: bool
-) -> Pairs:
+    keys_a: npt.NDArray[np.str_],
+    owners_a: Ints,
+    keys_b: npt.NDArray[np.str_],
+    owners_b: Ints,
+    *,
+    within: bool,
+    listed: int | None = None,
+) -> tuple[Pairs, list[LargeGroup]]:
     """Find the owners that have a key in common.
 
     Args:
@@ -47,17 +66,47 @@ def equal_pairs(
         keys_b: Keys of B.
         owners_b: (key) who has it.
         within: Whether B is A.
+        listed: Where more owners than this have a key in common, list only pairs of each with the first one of the
+            other set, or of the same one. None lists all.
 
     Returns:
-        Pairs of owners, each once and in order; within one set with the first before the second.
+        Pairs of owners, each once and in order, within one set with the first before the second; and the groups of
+        which not all pairs are listed.
     """
     code = _codes(np.concatenate([keys_a, keys_b]))
     of_a, of_b = code[: len(keys_a)], code[len(keys_a) :]
+    stars, groups = (np.zeros(0, np.int64), np.zeros(0, np.int64)), []
+    if listed is not None:
+        count_a, count_b = (np.bincount(codes, minlength=code.max(initial=-1) + 1) for codes in (of_a, of_b))
+        is_large = (count_a + count_b > listed * (1 + within)) & (count_a > 0) & (count_b > 0)
+        large_a, large_b = is_large[of_a], is_large[of_b]
+        first_a, first_b = (
+            _first_owner(codes, owners, len(is_large)) for codes, owners in ((of_a, owners_a), (of_b, owners_b))
+        )
+        stars = _star(of_a[large_a], owners_a[large_a], of_b[large_b], owners_b[large_b], first_a, first_b)
+        some = np.flatnonzero(is_large)
+        counts_b = np.zeros_like(some) if within else count_b[some]
+        groups = sorted({LargeGroup(*row) for row in np.stack([first_a[some], count_a[some], counts_b], 1).tolist()})
+        of_a, owners_a, of_b, owners_b = of_a[~large_a], owners_a[~large_a], of_b[~large_b], owners_b[~large_b]
     order = np.argsort(of_b, kind="stable")
     low, high = (np.searchsorted(of_b[order], of_a, side) for side in ("left", "right"))
-    row, position = _expanded(low, high)
-    i, j = owners_a[row], owners_b[order[position]]
-    return _in_order(i[i < j], j[i < j]) if within else _in_order(i, j)
+    row, position = expanded(low, high)
+    i, j = (
+        np.append(owners, ends) for owners, ends in zip((owners_a[row], owners_b[order[position]]), stars, strict=True)
+    )
+    return (_in_order(i[i < j], j[i < j]) if within else _in_order(i, j)), groups
+
+
+def _first_owner(code: Ints, owners: Ints, count: int) -> Ints:
+    """(code) the lowest owner; meaningless where there is none."""
+    first = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(first, code, owners)
+    return first
+
+
+def _star(of_a: Ints, owners_a: Ints, of_b: Ints, owners_b: Ints, first_a: Ints, first_b: Ints) -> Pairs:
+    """Each owner of A with the first of B, and the first of A with each of B."""
+    return np.append(owners_a, first_a[of_b]), np.append(first_b[of_a], owners_b)
 
 
 class FootprintPairs(NamedTuple):
@@ -85,10 +134,13 @@ def footprint_pairs(
     """
     from scipy.sparse import coo_array
 
-    near = _near(a, b, minutes, overlap)
+    search = Search.of(a, b, minutes, overlap)
+    if search is None:
+        return FootprintPairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    near = Near.concatenate([search.near(p, q) for p, q in search.candidates()])
     low = np.maximum(near.low, near.record + 1) if a is b else near.low
-    row, position = _expanded(np.minimum(low, near.high), near.high)
-    i, j = near.order_a[near.record[row]], near.order_b[position]
+    row, position = expanded(np.minimum(low, near.high), near.high)
+    i, j = search.a.record[near.record[row]], search.b.record[position]
     first, second = (np.minimum(i, j), np.maximum(i, j)) if a is b else (i, j)
     # A sparse matrix puts millions of pairs in order faster than sorting does.
     matrix = coo_array((near.overlap[row], (first, second)), shape=(len(a), len(b))).tocsr()
@@ -109,8 +161,8 @@ def related_pairs(keys: RecordKeys, minutes: float = MAX_MINUTES, overlap: float
     """
     rows = np.arange(len(keys))
     return [
-        equal_pairs(keys.record_id, rows, keys.record_id, rows, within=True),
-        equal_pairs(keys.token, keys.token_of, keys.token, keys.token_of, within=True),
+        equal_pairs(keys.record_id, rows, keys.record_id, rows, within=True)[0],
+        equal_pairs(keys.token, keys.token_of, keys.token, keys.token_of, within=True)[0],
         footprint_pairs(keys, keys, minutes, overlap)[:2],
     ]
 
@@ -128,140 +180,38 @@ def related_links(keys: RecordKeys, joined: npt.NDArray[np.str_], minutes: float
         Pairs of records.
     """
     rows, name = np.arange(len(keys)), _codes(joined)
-    near = _near(keys, keys, minutes, overlap, name)
-    first_near = near.order_b[near.low]
-    # Neighbours in a series are joined if a third record is near both.
-    change = np.zeros(len(near.order_b) + 1, np.int64)
-    np.add.at(change, near.low, 1)
-    np.add.at(change, near.high - 1, -1)
-    link = np.flatnonzero(np.cumsum(change)[:-1])
+    search = Search.of(keys, keys, minutes, overlap, name)
     return [
         (rows, _first_with(name)[name]),
         (rows, _first_with(code := _codes(keys.record_id))[code]),
         (keys.token_of, keys.token_of[_first_with(code := _codes(keys.token))[code]]),
-        (near.order_a[near.record], first_near),
-        (near.order_b[link], near.order_b[np.minimum(link + 1, len(near.order_b) - 1)]),
+        *(_near_links(search, name) if search is not None else ()),
     ]
 
 
-@dataclass(frozen=True)
-class _Series:
-    """Records with place and time, by footprint, length and window of time; by time within each such series."""
-
-    record: Ints
-    """(position) index of the record."""
-    first: Ints
-    """(position) time of the first frame in milliseconds."""
-    start: Ints
-    """(series + 1) first position of each series."""
-    site: Ints
-    """(series) index of the footprint."""
-    length: Ints
-    """(series) time from the first to the last frame of each of its records."""
-    name: Ints
-    """(series) what its records are joined with."""
-
-    @classmethod
-    def of(cls, keys: RecordKeys, rows: Ints, site: Ints, name: Ints, window: int) -> "_Series":
-        first, last = (times[rows].astype(np.int64) for times in (keys.first, keys.last))
-        cells = np.stack([site, last - first, name[rows], first // window])
-        order = np.lexsort((first, *cells[::-1]))
-        cells = cells[:, order]
-        begins = np.append(True, (cells[:, 1:] != cells[:, :-1]).any(0))[: len(rows)]
-        start = np.append(np.flatnonzero(begins), len(rows))
-        return cls(rows[order], first[order], start, *(cell[start[:-1]] for cell in cells[:3]))
-
-    @property
-    def begin(self) -> Ints:
-        """(series) time of its first frame."""
-        return self.first[self.start[:-1]]
-
-    @property
-    def half(self) -> Floats:
-        """(series) half of the time from its first frame to its last one."""
-        return (self.first[self.start[1:] - 1] + self.length - self.begin) / 2
-
-    def position_of(self, series: Ints, time: Ints, side: str, window: int) -> Ints:
-        # (n) position in a series before (`left`) or behind (`right`) the records that begin at a time
-        step = window + 3
-        number = np.repeat(np.arange(len(self.length)), np.diff(self.start))
-        keys = number * step + self.first - self.begin[number] + 1
-        wanted = series * step + np.clip(time - self.begin[series], -1, window + 1) + 1
-        return np.searchsorted(keys, wanted, side)  # type: ignore[call-overload]
+def _near_links(search: Search, name: Ints) -> Iterator[Pairs]:
+    """Links between near records of different names, as many as join these; `name` is that of each record."""
+    component = np.arange(name.max() + 1)
+    for p, q in search.candidates():
+        if (component == component[0]).all():
+            return
+        apart = component[search.a.name[p]] != component[search.b.name[q]]
+        near = search.near(p[apart], q[apart])
+        link = search.a.record[near.record], search.b.record[near.low]  # all records of a range have one name
+        component = _components(component, name[link[0]], name[link[1]])
+        yield link
 
 
-class _Near(NamedTuple):
-    """For records of A, the range of positions of a series of B that are near."""
+def _components(component: Ints, first: Ints, second: Ints) -> Ints:
+    """(name) number of the component after joining pairs of names."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    record: Ints
-    """(range) position in `order_a`."""
-    low: Ints
-    high: Ints
-    """(range) positions in `order_b`, the end excluded; none is empty."""
-    overlap: Floats
-    """(range) share of the smaller footprint."""
-    order_a: Ints
-    order_b: Ints
-
-
-def _near(a: RecordKeys, b: RecordKeys, minutes: float, overlap: float, name: Ints | None = None) -> _Near:
-    """Ranges of near records; if `b` is `a`, each pair of series once, and none that have one name.
-
-    Candidates come from a tree in four dimensions, the unit sphere and time.
-    """
-    from scipy.spatial import KDTree
-
-    empty = np.zeros(0, np.int64)
-    rows_a, rows_b = (np.flatnonzero(keys.placed) for keys in (a, b))
-    if not len(rows_a) or not len(rows_b):
-        return _Near(empty, empty, empty, np.zeros(0), empty, empty)
-    sites, site = unique_sites(np.concatenate([a.place[rows_a], b.place[rows_b]]))
-    sphere = unit_vectors(sites)
-    radius = np.linalg.norm(sphere[:, 1:] - sphere[:, :1], axis=-1).max(1)
-    earliest, latest = (
-        min(a.first[rows_a].min(), b.first[rows_b].min()),
-        max(a.last[rows_a].max(), b.last[rows_b].max()),
-    )
-    longest = max((a.last - a.first)[rows_a].max(), (b.last - b.first)[rows_b].max())
-    limit = int(min(np.floor(minutes * MINUTE + 1e-3), latest - earliest))
-    window = int(limit + longest + 1)
-    series_a = _Series.of(a, rows_a, site[: len(rows_a)], np.zeros(len(a), np.int64) if name is None else name, window)
-    series_b = series_a if a is b else _Series.of(b, rows_b, site[len(rows_a) :], np.zeros(len(b), np.int64), window)
-    reach = max(2 * radius.max(), 1e-9)
-    span = limit + series_a.half.max() + series_b.half.max() + 1
-    tree_a, tree_b = (
-        KDTree(np.column_stack([sphere[s.site, 0] / reach, (s.begin + s.half - earliest) / span]))
-        for s in (series_a, series_b)
-    )
-    if a is b:
-        own = np.arange(len(series_a.site))
-        p, q = np.concatenate(
-            [tree_a.query_pairs(1 + 1e-9, p=np.inf, output_type="ndarray"), np.stack([own, own], 1)]
-        ).T
-        if name is not None:
-            other = series_a.name[p] != series_a.name[q]
-            p, q = p[other], q[other]
-    else:
-        distances = tree_a.sparse_distance_matrix(tree_b, 1 + 1e-9, p=np.inf, output_type="ndarray")
-        p, q = distances["i"], distances["j"]
-    s, t = series_a.site[p], series_b.site[q]
-    close = np.linalg.norm(sphere[s, 0] - sphere[t, 0], axis=-1) <= radius[s] + radius[t]
-    p, q = p[close].astype(np.int64), q[close].astype(np.int64)
-    share = site_overlaps(sites, s[close], t[close])
-    p, q, share = p[share > overlap], q[share > overlap], share[share > overlap]
-    row, record = _expanded(series_a.start[p], series_a.start[p + 1])
-    first, other = series_a.first[record], q[row]
-    low = series_b.position_of(other, first - limit - series_b.length[other], "left", window)
-    high = series_b.position_of(other, first + series_a.length[p[row]] + limit, "right", window)
-    some = low < high
-    return _Near(record[some], low[some], high[some], share[row[some]], series_a.record, series_b.record)
-
-
-def _expanded(low: Ints, high: Ints) -> tuple[Ints, Ints]:
-    """For ranges, the number of the range and the position of each element."""
-    counts = high - low
-    row = np.repeat(np.arange(len(low)), counts)
-    return row, np.arange(len(row)) + np.repeat(low - np.cumsum(counts) + counts, counts)
+    ends = np.append(np.arange(len(component)), first), np.append(component, second)
+    graph = coo_array((np.ones(len(ends[0]), np.bool_), ends), shape=(len(component), len(component)))
+    # as a component is numbered by one of its names, these edges hold it together
+    labels = connected_components(graph, directed=False)[1]
+    return _first_with(labels)[labels]
 
 
 def _in_order(i: Ints, j: Ints) -> Pairs:

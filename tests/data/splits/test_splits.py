@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+import shapely
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +19,8 @@ from contrail_data.errors import ContrailError
 from contrail_data.sources.metadata import metadata_records
 from contrail_data.splits.folds import make_folds, pairs_between_folds
 from contrail_data.splits.groups import group_records, record_classes, sampling_weights, site_and_day
-from contrail_data.splits.keys import RecordKeys, gaps, overlaps
-from contrail_data.splits.leaks import find_leaks
+from contrail_data.splits.keys import RecordKeys, gaps, overlaps, site_overlaps
+from contrail_data.splits.leaks import find_leaks, large_groups
 from helpers.cli import run_data
 
 NAT = np.datetime64("NaT", "ns")
@@ -120,6 +122,60 @@ def every_pair(a: RecordKeys, b: RecordKeys, overlap: float) -> dict[str, set[tu
     return {kind: {*zip(i[of].tolist(), j[of].tolist(), strict=True)} for kind, of in related.items()}
 
 
+def shares_by_shapely(place_a: np.ndarray, place_b: np.ndarray) -> np.ndarray:
+    """Return the shares of the smaller footprints (pair, 5, 2), projected about the centre of the one."""
+
+    def projected(place: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        phi, phi0 = np.radians(place[..., 0]), np.radians(centre[..., 0])
+        delta = np.radians(place[..., 1] - centre[..., 1])
+        cosine = np.sin(phi0) * np.sin(phi) + np.cos(phi0) * np.cos(phi) * np.cos(delta)
+        x = np.cos(phi) * np.sin(delta)
+        y = np.cos(phi0) * np.sin(phi) - np.sin(phi0) * np.cos(phi) * np.cos(delta)
+        return np.sqrt(2 / (1 + cosine))[..., None] * np.stack([x, y], -1)
+
+    shapes = [shapely.convex_hull(shapely.multipoints(projected(p[:, 1:], place_a[:, :1]))) for p in (place_a, place_b)]
+    smaller = np.minimum(*map(shapely.area, shapes))
+    common = shapely.area(shapely.intersection(*shapes))
+    return np.divide(common, smaller, out=np.zeros(len(common)), where=smaller > 0)
+
+
+def test_overlaps_are_those_of_a_geometry_library():
+    rng = np.random.default_rng(2)
+    centre = np.array([62.0, 179.5]) + rng.uniform(-4, 4, (60, 2))
+    corners = np.array([(1, -1), (1, 1), (-1, 1), (-1, -1)]) * HALF + rng.uniform(-1, 1, (60, 4, 2))
+    sites = np.concatenate([centre[:, None], centre[:, None] + corners], 1)
+    sites[10:20, 1:] = sites[10:20, [1, 3, 2, 4]]  # corners in another order
+    sites[20, 1:] = sites[20, 1]  # a point, a line and a triangle
+    sites[21, 1:] = sites[21, 1] + np.arange(4)[:, None]
+    sites[22, 2] = sites[22, 1]
+    p, q = (number.ravel() for number in np.indices((60, 60)))
+    p, q = np.minimum(p, q), np.maximum(p, q)
+    share = site_overlaps(sites, p, q)
+    np.testing.assert_allclose(share, shares_by_shapely(sites[p], sites[q]), atol=1e-9)
+    assert (share == 0).sum() > 100
+    assert ((share > 0) & (share < 1)).sum() > 1000
+
+
+def test_a_large_group_is_listed_by_its_first_record():
+    digests = [f"11:{number // 5} 14:{number // 5}" for number in range(15)] + ["11:x 14:y", "11:y 14:z"]
+    some = records(*((0, 0, 10_000 * number) for number in range(17)), source_digest=digests)
+    complete, short = find_leaks(some), find_leaks(some, listed=4)
+    assert len(complete) == 3 * 10
+    assert [*zip(short.a.tolist(), short.b.tolist(), strict=True)] == [
+        (first, first + k) for first in (0, 5, 10) for k in (1, 2, 3, 4)
+    ]
+    assert large_groups(some, None, 4) == {"id": [], "data": [(0, 5, 0), (5, 5, 0), (10, 5, 0)]}
+    assert len(find_leaks(some, listed=5)) == len(complete)
+    a, b = some.isel(sample=[0, 1, 2, 5, 15]), some.isel(sample=[3, 4, 6, 7, 8, 9, 16])
+    between, all_between = find_leaks(a, b, listed=4), find_leaks(a, b)
+    assert large_groups(a, b, 4)["data"] == [(0, 3, 2), (3, 1, 4)]
+    assert [*zip(between.a.tolist(), between.b.tolist(), strict=True)] == [
+        (0, 0), (0, 1), (1, 0), (2, 0), (3, 2), (3, 3), (3, 4), (3, 5),
+    ]  # fmt: skip
+    for side in ("a", "b"):  # every record that leaks is listed
+        assert set(getattr(between, side)) == set(getattr(all_between, side))
+
+
 def records_at_random(rng: np.random.Generator, count: int, *, repeated: bool) -> xr.Dataset:
     """Return records near the date line, some at the same place and time, with the same id or data, or incomplete."""
     rows = np.column_stack([rng.uniform(-60, 60, count), rng.uniform(-190, -150, count), rng.integers(0, 900, count)])
@@ -137,6 +193,13 @@ def records_at_random(rng: np.random.Generator, count: int, *, repeated: bool) -
 def test_leaks_and_groups_are_those_of_every_pair(seed, count, repeated):
     rng = np.random.default_rng(seed)
     all_records = records_at_random(rng, count, repeated=repeated)
+    at_a_time = patch("contrail_data.splits.near.CANDIDATES", int(rng.integers(1, 400)))
+    with at_a_time:
+        compare_with_every_pair(all_records, rng, count)
+
+
+def compare_with_every_pair(all_records: xr.Dataset, rng: np.random.Generator, count: int) -> None:
+    """Compare leaks, groups and folds with what every pair of records gives."""
     split = count // 2
     a, b = all_records.isel(sample=slice(0, split)), all_records.isel(sample=slice(split, None))
     keys = RecordKeys.of(all_records)

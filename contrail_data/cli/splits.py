@@ -64,6 +64,7 @@ def splits(
     from contrail_data.splits.groups import SUMMARY_HEADER, group_records, summary_row
     from contrail_data.splits.images import similar_records
     from contrail_data.splits.leaks import Checked
+    from contrail_data.splits.pairs import LISTED
     from contrail_data.storage.files import check_new
     from contrail_data.store.samples import label_of
 
@@ -74,7 +75,7 @@ def splits(
     check_new(out, overwrite, ".csv")
     opened = [_open_records(name, size) for name in stores]
     records = [scalars for _, scalars in opened]
-    similar = similar_records([store for store, _ in opened], records)
+    similar = similar_records([store for store, _ in opened], records, listed=LISTED)
     images = [similar.joined()]
     group = np.concatenate(group_records(records, minutes, overlap, images))
     fold = make_folds(group, np.concatenate([label_of(r) for r in records]) > 0, k)
@@ -121,7 +122,8 @@ def audit(
     """Report which records of one store leak into another, and labels that contradict each other.
 
     Records leak by id, raw data, place and time, or image. The exit code is 4 if there are any leaks. How many records
-    were compared by each is printed. Metadata files, such as validation_metadata.json, can be given in place of stores;
+    were compared by each is printed. Of more than 100 records with one id, raw data or image, only pairs with the first
+    one are listed. Metadata files, such as validation_metadata.json, can be given in place of stores;
     they have no raw data, images or labels.
     """
     import numpy as np
@@ -157,6 +159,7 @@ def audit(
     title = f"leaks within {a}" if b is None else f"leaks between A, {a}, and B, {b}"
     print_table(title, *leak_table(audited))
     print_note(*(of_set.note(name) for name, of_set in zip(names, audited.checked, strict=True)))
+    print_note(*audited.notes(records))
     rows = [[name, *summary_row([scalars])] for name, scalars in zip(names, records, strict=True)]
     print_table("records", ["set", *SUMMARY_HEADER], rows, text_columns=(0, 4, 5))
     if b is not None:

@@ -42,7 +42,8 @@ def audit_page(names: Sequence[str], sets: Sequence[xr.Dataset], audited: Audit)
         other_sites=[len(of_set - common_sites) for of_set in sites],
         leaking_pairs=len(np.unique(leaks.a * sets[-1].sizes["sample"] + leaks.b)),
         tally=leak_table(audited),
-        notes=[checked.note(name) for name, checked in zip(short_names, audited.checked, strict=True)],
+        notes=[checked.note(name) for name, checked in zip(short_names, audited.checked, strict=True)]
+        + audited.notes(sets),
         map=_map(sets),
         charts=_charts(sets),
         facts_header=["set", *SUMMARY_HEADER],

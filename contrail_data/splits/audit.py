@@ -10,8 +10,8 @@ import xarray as xr
 from scipy.sparse import csr_array
 
 from contrail_data.splits.images import similar_records
-from contrail_data.splits.leaks import Checked, LeakKind, Leaks, find_leaks
-from contrail_data.splits.pairs import MAX_MINUTES, MIN_OVERLAP
+from contrail_data.splits.leaks import Checked, LeakKind, Leaks, find_leaks, large_groups
+from contrail_data.splits.pairs import LISTED, MAX_MINUTES, MIN_OVERLAP, LargeGroup
 from contrail_data.storage.files import write_csv
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.samples import Floats, Ints, label_of
@@ -32,6 +32,28 @@ class Audit:
     """By set, how many of its records were compared, by what."""
     kinds: dict[LeakKind, list[int]]
     """By kind that was asked for, the same, and how many have labels."""
+    groups: dict[LeakKind, list[LargeGroup]]
+    """By kind, groups of records of which not all pairs are among the leaks, only those with the first one."""
+
+    def notes(self, records: Sequence[xr.Dataset]) -> list[str]:
+        """Say of which groups not all pairs are listed.
+
+        Args:
+            records: Scalars of each set.
+
+        Returns:
+            A sentence for each.
+        """
+        ids, titles = records[0]["record_id"].values, {LeakKind.ID: "id", LeakKind.DATA: "raw data"}
+        sentences = []
+        for kind, groups in self.groups.items():
+            for group in groups:
+                count = f"{group.of_a:,} records" + (f" of A and {group.of_b:,} of B" if group.of_b else "")
+                sentences.append(
+                    f"{count} have the same {titles.get(kind, 'image')}, the first being {ids[group.first]}: of these "
+                    "pairs only those with a first record are counted and listed"
+                )
+        return sentences
 
 
 def audit(
@@ -45,7 +67,8 @@ def audit(
     """Find the records that leak within one set or from one into another, and labels that contradict each other.
 
     Labels are compared where two records show the same image: the same id or raw data, the same tile and time, or
-    images in place that correlate by more than `SAME_IMAGE`.
+    images in place that correlate by more than `SAME_IMAGE`. Where more than `LISTED` records have one id, raw data or
+    image, only pairs with a first one of them are found, which shows all of the records.
 
     Args:
         stores: One or two stores of samples; None for a metadata file.
@@ -58,7 +81,7 @@ def audit(
         Pairs of all kinds, and what was compared.
     """
     last = len(stores) - 1
-    similar = similar_records(stores, records, combinations=[(0, last)] if images else [], placed=True)
+    similar = similar_records(stores, records, combinations=[(0, last)] if images else [], placed=True, listed=LISTED)
     checked = [Checked.of(own, compared) for own, compared in zip(records, similar.compared, strict=True)]
     a, b = stores[0], stores[-1]
     same_grid = a is not None and b is not None and a["mask"].shape[1:] == b["mask"].shape[1:]
@@ -72,24 +95,28 @@ def audit(
     if not images:
         del kinds[LeakKind.IMAGE]
     matches = similar.between(0, last)
-    leaks = find_leaks(records[0], records[1] if last else None, minutes, overlap, matches)
+    other = records[1] if last else None
+    leaks = find_leaks(records[0], other, minutes, overlap, matches, LISTED)
+    groups = large_groups(records[0], other, LISTED)
+    if copied := similar.groups.get((0, last)):
+        groups[LeakKind.IMAGE] = copied
     if a is None or b is None or not same_grid:
-        return Audit(leaks, checked, kinds)
-    copies = leaks.similarity > SAME_IMAGE
-    copies[leaks.of(LeakKind.IMAGE)] &= ~matches.moved
+        return Audit(leaks, checked, kinds, groups)
+    in_place = leaks.similarity > SAME_IMAGE
+    in_place[leaks.of(LeakKind.IMAGE)] &= ~matches.moved
     same_tile = (leaks.overlap > 0.99) & (leaks.minutes == 0)
-    same_image = np.flatnonzero(leaks.of(LeakKind.ID, LeakKind.DATA) | same_tile | copies)
+    same_image = np.flatnonzero(leaks.of(LeakKind.ID, LeakKind.DATA) | same_tile | in_place)
     for scalars, index in ((records[0], leaks.a), (records[-1], leaks.b)):
         same_image = same_image[(scalars["label_source"].values == "human")[index[same_image]]]
     if not len(same_image):
-        return Audit(leaks, checked, kinds)
+        return Audit(leaks, checked, kinds, groups)
     pair = leaks.a * b.sizes["sample"] + leaks.b
     compared, first = np.unique(pair[same_image], return_index=True)
     dice, differ = _compare_masks(a, b, *np.divmod(compared, b.sizes["sample"]))
     place = np.minimum(np.searchsorted(compared, pair), len(compared) - 1)
     leaks = replace(leaks, dice=np.where(compared[place] == pair, dice[place], np.nan))
     contradicting = leaks[same_image[first][differ]].as_kind(LeakKind.LABEL)
-    return Audit(Leaks.concatenate([leaks, contradicting]), checked, kinds)
+    return Audit(Leaks.concatenate([leaks, contradicting]), checked, kinds, groups)
 
 
 def _compare_masks(store_a: xr.Dataset, store_b: xr.Dataset, i: Ints, j: Ints) -> tuple[Floats, npt.NDArray[np.bool_]]:

@@ -8,7 +8,7 @@ if mirrored or turned. Unless they do so almost perfectly, they are compared aga
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from typing import Any
@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from contrail_data.composites import dequantise
 from contrail_data.progress import progress
 from contrail_data.sample import reference_frame
+from contrail_data.splits.copies import Copies, find_copies
 from contrail_data.splits.keys import Pairs, RecordKeys
 from contrail_data.splits.leaks import NO_MATCHES, Matches
+from contrail_data.splits.pairs import LargeGroup
 from contrail_data.store.reader import PixelReader, pixel_reader
 from contrail_data.store.samples import Floats, Ints
 
@@ -58,6 +61,8 @@ class Similar:
     """By store, (sample) whether the record has an image that was compared."""
     matches: dict[tuple[int, int], Matches]
     """By the indices of two stores."""
+    groups: dict[tuple[int, int], list[LargeGroup]] = field(default_factory=dict)
+    """By the indices of two stores, records with the same thumbnail of which not all pairs are among the matches."""
 
     def between(self, first: int, second: int) -> Matches:
         """Return the pairs of two stores.
@@ -89,6 +94,7 @@ def similar_records(
     *,
     combinations: Iterable[tuple[int, int]] | None = None,
     placed: bool = False,
+    listed: int | None = None,
     open_reader: Callable[..., PixelReader] = pixel_reader,
 ) -> Similar:
     """Find the pairs of records whose images show one scene.
@@ -98,6 +104,8 @@ def similar_records(
         records: Scalars of each.
         combinations: Indices of the stores to compare with one another. None compares all, also each with itself.
         placed: Also compare two records that both have place and time, which say better whether they are related.
+        listed: Where more records than this have the same thumbnail, list only pairs of each with a first one. None
+            lists all.
         open_reader: Opens a variable of a store, `image` by default.
 
     Returns:
@@ -117,7 +125,11 @@ def similar_records(
             a, b = _comparable(thumbnails[k], thumbnails[m])
             for n, images in ((k, a), (m, b)):
                 similar.compared[n][:] |= images.any((1, 2, 3))
-            similar.matches[k, m] = _similar_pairs(a, b, queried[k], queried[m], within=k == m)
+            both = queried[k], queried[m]
+            copies = find_copies(a, b, *both, within=k == m, listed=listed)
+            matches = _similar_pairs(a, b, *both, copies)
+            similar.matches[k, m] = copies.expand(matches, *both) if copies.groups else matches
+            similar.groups[k, m] = copies.groups
     return similar
 
 
@@ -186,9 +198,10 @@ def _comparable(a: Thumbnails, b: Thumbnails) -> tuple[Images, Images]:
     return a.images[:, single[0] if found else []], b.images[:, single[1] if found else []]
 
 
-def _similar_pairs(a: Images, b: Images, queried_a: Bools, queried_b: Bools, *, within: bool) -> Matches:
-    """Pairs of similar images of which one is queried, each once."""
-    usable_a, usable_b = a.any((1, 2, 3)), b.any((1, 2, 3))
+def _similar_pairs(a: Images, b: Images, queried_a: Bools, queried_b: Bools, copies: Copies) -> Matches:
+    """Pairs of similar images of which one is queried, each once, among those that stand for themselves."""
+    within, (chosen_a, chosen_b) = copies.within, copies.chosen
+    usable_a, usable_b = a.any((1, 2, 3)) & chosen_a, b.any((1, 2, 3)) & chosen_b
     parts = [(queried_a, queried_b), (queried_a, ~queried_b)] + [(~queried_a, queried_b)] * (not within)
     found = []
     for number, (some_a, some_b) in enumerate(parts):
@@ -207,13 +220,14 @@ def _search(a: Images, b: Images, rows: Ints, columns: Ints, *, later: bool) -> 
     """Similar pairs of a row and a column (`later`: one behind it), each once: a, b, correlation, moved."""
     reach = range(_WINDOW - SIDE, SIDE - _WINDOW + 1, _STEP)
     matches = []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    # Threads of BLAS beside ours would wait for one another in each of many small products.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for mirror in _MIRRORS:
             mirrored = _mirrored(b, mirror)
             shifts = np.array([(0, 0)] if any(mirror) else [*product(reach, repeat=2)])
             hits = []
             for k, shift in enumerate(shifts):
-                waves_a, waves_b = _waves(a, rows, shift, 0), _waves(mirrored, columns, shift, 1)
+                waves_a, waves_b = pool.map(partial(_waves, shift=shift), (a, mirrored), (rows, columns), (0, 1))
                 blocks = pool.map(partial(_candidates, waves_a, waves_b, later), range(0, len(rows), _ROWS))
                 pairs, score = (np.concatenate(column) for column in zip(*blocks, strict=True))
                 hits.append((pairs, score, np.full(len(pairs), k)))
@@ -248,7 +262,7 @@ def _origin(shift: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     return of_a - shift if side else of_a
 
 
-def _waves(images: Images, samples: Ints, shift: npt.NDArray[Any], side: int) -> Images:
+def _waves(images: Images, samples: Ints, side: int, shift: npt.NDArray[Any]) -> Images:
     """(sample, wave) cosine transform (DCT-II) of a window at low frequencies, of norm 1."""
     top, left = _origin(shift, side)
     windows = images[:, :, top : top + _WINDOW, left : left + _WINDOW][samples]

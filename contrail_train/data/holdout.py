@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from contrail_data.errors import ContrailError
 from contrail_data.splits.leaks import LeakKind, find_leaks
+from contrail_data.splits.pairs import LISTED
 from contrail_data.storage.documents import read_table
 from contrail_train.config.data import DataConfig
 from contrail_train.data.items import Bools, Items, SampleStores
@@ -81,7 +82,7 @@ def leaking_items(items: Items, stores: SampleStores, count: int, config: DataCo
     example = ""
     for number, ours in enumerate(stores.scalars[:count]):
         for other, theirs in enumerate(stores.scalars[count:], count):
-            pairs = find_leaks(ours, theirs, images=stores.similar.between(number, other))
+            pairs = find_leaks(ours, theirs, images=stores.similar.between(number, other), listed=LISTED)
             leaking |= (items.store == number) & np.isin(items.sample, pairs.a)
             for kind in sorted(LeakKind):
                 records_by_kind[kind] += len(np.unique(pairs.a[pairs.of(kind)]))

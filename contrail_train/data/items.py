@@ -13,6 +13,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.sample import predictable_frames
 from contrail_data.splits.groups import group_records, record_classes, sampling_weights
 from contrail_data.splits.images import Similar, similar_records
+from contrail_data.splits.pairs import LISTED
 from contrail_data.store import logits
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.samples import as_text
@@ -56,7 +57,7 @@ class SampleStores:
         Returns:
             Pairs within and between the stores.
         """
-        return similar_records(self.datasets, self.scalars, open_reader=self.open_reader)
+        return similar_records(self.datasets, self.scalars, listed=LISTED, open_reader=self.open_reader)
 
 
 class Targets(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from contrail_data.splits.audit import audit
 from contrail_data.splits.leaks import Checked
 from contrail_data.store.reader import open_store, read_scalars
 from contrail_data.store.settings import StoreSettings
+from helpers.records import write_record
 
 
 def test_an_audit_finds_copies_and_labels_that_contradict(stores, tmp_path):
@@ -61,6 +63,30 @@ def test_different_labels_of_one_place_at_different_times_do_not_contradict(raw,
     matches = audit([store], [read_scalars(store)], images=False).leaks
     assert (matches.overlap > 0.99).sum() == 8 * 7 / 2
     assert "label" not in matches.kind
+
+
+def test_of_many_records_with_the_same_data_the_group_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr("contrail_data.splits.audit.LISTED", 4)
+    rng = np.random.default_rng(1)
+    first = write_record(tmp_path / "raw/train/r0", rng, size=32)
+    for i in range(1, 9):
+        shutil.copytree(first, tmp_path / f"raw/train/r{i}")
+    mask = np.zeros((32, 32, 1), "<i4")
+    np.save(tmp_path / "raw/train/r5/human_pixel_masks.npy", mask)
+    (tmp_path / "raw/train/r5/human_individual_masks.npy").unlink()
+    source = open_source(tmp_path / "raw", "train", COMPOSITES["ash"])
+    build(source, StoreSettings(COMPOSITES["ash"], size=32), tmp_path / "s.zarr", workers=1)
+    out, page = tmp_path / "leaks.csv", tmp_path / "audit.html"
+    command = ["audit", str(tmp_path / "s.zarr"), "-o", str(out), "--page", str(page)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 4
+    rows = [(row["kind"], row["record_a"], row["record_b"]) for row in csv.DictReader(out.open())]
+    assert rows == [
+        *((kind, "r0", f"r{i}") for kind in ("data", "image") for i in range(1, 9)), ("label", "r0", "r5"),
+    ]  # fmt: skip
+    for text in (" ".join(result.output.split()), page.read_text()):
+        for name in ("raw data", "image"):
+            assert f"9 records have the same {name}, the first being r0" in text
 
 
 @pytest.mark.slow

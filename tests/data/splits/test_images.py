@@ -107,6 +107,32 @@ def test_copies_are_found_mirrored_turned_resized_noisy_and_in_another_store(tmp
     assert similar.matches[0, 1].moved.tolist() == [True] * 7 + [False] * 2
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_copies_of_one_image_are_listed_by_a_first_one(tmp_path, count):
+    whole = scene(96)
+    one, shifted = whole[:, :64, :64], whole[:, 4:68, 6:70]
+    images = [{f"c{number}": one for number in range(6)} | {"shifted": shifted, "other": scene(64)}]
+    if count == 2:
+        images.append({f"d{number}": one for number in range(4)} | {"moved": shifted})
+    stores = [store_of(tmp_path / str(number), each) for number, each in enumerate(images)]
+    records = [read_scalars(store) for store in stores]
+    last = count - 1
+    complete, short = (
+        similar_records(stores, records, combinations=[(0, last)], listed=listed) for listed in (None, 4)
+    )
+    of_all, listed = complete.between(0, last), short.between(0, last)
+    pairs_of_all, pairs = ([*zip(m.a.tolist(), m.b.tolist(), strict=True)] for m in (of_all, listed))
+    assert len(pairs_of_all) == (15 + 6 if count == 1 else 6 * 4 + 6 + 4 + 1)
+    assert len(pairs) == (5 + 6 if count == 1 else 6 + 3 + 6 + 4 + 1)
+    at = [pairs_of_all.index(pair) for pair in pairs]
+    np.testing.assert_allclose(listed.correlation, of_all.correlation[at], atol=1e-5)
+    assert listed.moved.tolist() == of_all.moved[at].tolist()
+    for side in ("a", "b"):  # every record that leaks is listed
+        assert set(getattr(listed, side)) == set(getattr(of_all, side))
+    assert [*map(tuple, short.groups[0, last])] == [(0, 6, 4 * last)]
+    assert complete.groups[0, last] == []
+
+
 def test_flat_and_mostly_missing_images_resemble_nothing(tmp_path):
     flat = np.full((3, 64, 64), 0.4)
     similar, pairs = found(store_of(tmp_path, {"a": flat, "b": flat + 0.1, "c": scene(64)}))

@@ -5,18 +5,16 @@ native tile is a window of the fixed grid itself, without resampling.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # which imports its submodules at their first use
 import xarray as xr
 
-from contrail_data.compiled import compiled
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import Footprint, to_geodetic
+from contrail_data.scans.resample import extent, interpolate, interpolated, spline_of_scipy, spline_of_weights
 from contrail_data.scans.scene import grid_of
 
 Array = npt.NDArray[np.float64]
@@ -114,7 +112,7 @@ class Tile:
             Fractional rows and columns on the grid, (height, width) each; NaN where not visible.
         """
         if not self.native:
-            return _interpolated(partial(self._on_grid, grid), self.height, self.width)
+            return interpolated(partial(self._on_grid, grid), self.height, self.width, spline_of_scipy)
         # Whole numbers except for the rounding of metres.
         rows, columns = map(np.rint, self._on_grid(grid, *np.indices((self.height, self.width), np.float64)))
         visible = ~np.isnan(grid.projection.to_geodetic(grid.x + grid.dx * columns, grid.y + grid.dy * rows)[0])
@@ -154,24 +152,7 @@ class Tile:
 
         if self.native:
             return _exact(*np.indices((grid.height, grid.width), np.float64))
-        return _interpolated(_exact, grid.height, grid.width)
-
-
-def _interpolated(exact: Callable[[Array, Array], tuple[Array, Array]], height: int, width: int) -> tuple[Array, Array]:
-    """Evaluate `exact(rows, columns)` for all pixels, (height, width) each, by bicubic splines over every 16th pixel.
-
-    Projections are so smooth that the error is below 1e-5 pixel from a tile to the satellite's grid, and below 1e-2
-    pixel back from it at a view zenith angle of 60 degrees (see the tests); splines are several times faster. If one of
-    the knots is not visible, every pixel is computed exactly.
-    """
-    knots = [np.unique(np.append(np.arange(0, n, 16), n - 1)).astype(np.float64) for n in (height, width)]
-    pixels = [np.arange(n, dtype=np.float64) for n in (height, width)]
-    if min(map(len, knots)) > 3:
-        at_knots = exact(*np.meshgrid(*knots, indexing="ij"))
-        if all(np.isfinite(values).all() for values in at_knots):
-            first, second = (scipy.interpolate.RectBivariateSpline(*knots, values)(*pixels) for values in at_knots)
-            return first, second
-    return exact(*np.meshgrid(*pixels, indexing="ij"))
+        return interpolated(_exact, grid.height, grid.width, spline_of_weights)
 
 
 def utm_wkt(longitude: float) -> str:
@@ -267,47 +248,12 @@ def cut(scene: xr.Dataset, tile: Tile) -> npt.NDArray[np.float32]:
     grid = grid_of(scene)
     rows, columns = tile.pixel_indices(grid)
     out = np.full((scene.sizes["band"], tile.height, tile.width, scene.sizes["time"]), np.nan, np.float32)
-    inside = grid.contains(rows, columns)
-    if not inside.any():
+    first_row, last_row, first_column, last_column = extent(rows, columns, grid.height, grid.width)
+    if first_row > last_row:
         return out
-    rows, columns = np.clip(rows, 0, grid.height - 1), np.clip(columns, 0, grid.width - 1)
-    top, left = int(rows[inside].min()), int(columns[inside].min())
-    bottom, right = math.floor(rows[inside].max()) + 2, math.floor(columns[inside].max()) + 2
+    top, left = int(first_row), int(first_column)
+    bottom, right = math.floor(last_row) + 2, math.floor(last_column) + 2
     window = {"y": slice(top, min(bottom, grid.height)), "x": slice(left, min(right, grid.width))}
-    source_tbyx = scene["brightness_temperature"].isel(window).values
-    _interpolate(source_tbyx, rows - top, columns - left, inside, out)
+    source_tbyx = np.ascontiguousarray(scene["brightness_temperature"].isel(window).values)
+    interpolate(source_tbyx, rows, columns, (top, left), (grid.height, grid.width), out)
     return out
-
-
-@compiled
-def _interpolate(
-    source_tbyx: npt.NDArray[np.float32],
-    rows_hw: Array,
-    columns_hw: Array,
-    inside_hw: npt.NDArray[np.bool_],
-    out_bhwt: npt.NDArray[np.float32],
-) -> None:
-    """Interpolate bilinearly at the pixels that lie inside; neighbours without weight do not count, even if missing."""
-    times, bands, height, width = source_tbyx.shape
-    one, least = np.float32(1), np.float32(1e-6)
-    for h in range(rows_hw.shape[0]):
-        for w in range(rows_hw.shape[1]):
-            if not inside_hw[h, w]:
-                continue
-            i, j = int(rows_hw[h, w]), int(columns_hw[h, w])
-            down, across = np.float32(rows_hw[h, w] - i), np.float32(columns_hw[h, w] - j)
-            below, right = min(i + 1, height - 1), min(j + 1, width - 1)
-            w00, w01 = (one - down) * (one - across), (one - down) * across
-            w10, w11 = down * (one - across), down * across
-            for t in range(times):
-                for b in range(bands):
-                    total = np.float32(0)
-                    if w00 > least:
-                        total += w00 * source_tbyx[t, b, i, j]
-                    if w01 > least:
-                        total += w01 * source_tbyx[t, b, i, right]
-                    if w10 > least:
-                        total += w10 * source_tbyx[t, b, below, j]
-                    if w11 > least:
-                        total += w11 * source_tbyx[t, b, below, right]
-                    out_bhwt[b, h, w, t] = total

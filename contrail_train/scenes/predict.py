@@ -1,7 +1,7 @@
 """A predictor over a whole scan: tiles of the kind it was trained on, blended back onto the imager's own grid.
 
-Two threads take a few tiles at a time from the files to predictions, so that one reads while the other predicts, and
-memory does not grow with the number of tiles.
+Two threads take a few tiles at a time from the scan to predictions, so that one resamples while the other predicts. Of
+a large scan, such as a full disk, they read what these tiles need, so that memory does not grow with their number.
 """
 
 import math
@@ -35,6 +35,8 @@ _TilePrediction = tuple[Tile, npt.NDArray[np.float32], float]
 """A tile, its probabilities (y, x) and its record score."""
 WORKERS = 2
 """Threads that read and predict tiles."""
+_MOST_HELD = 2**28
+"""Bytes up to which scans are read at once. Tiles of a larger one unpack each chunk of its files about four times."""
 _ROWS = 256
 """Rows of the scene that are composed at once, to bound memory."""
 
@@ -65,10 +67,12 @@ def predict_scan(
     Raises:
         ContrailError: If the time has no scan, a file cannot be read, or the area is not seen.
     """
-    scenes = open_frames(model, scans, time, tiling)
+    composite = from_dict(model.composite)
+    scenes = [scene.sel(band=list(composite.bands)) for scene in open_frames(model, scans, time, tiling)]
+    if area is None and sum(scene["brightness_temperature"].nbytes for scene in scenes) <= _MOST_HELD:
+        scenes = [scene.load() for scene in scenes]
     # predictions are to lie on the image, not on the labels' grid
     model = replace(model.with_fixed_shift(), label_shift=(0.0, 0.0))
-    composite = from_dict(model.composite)
     scan = scenes[model.offsets.index(0)]
     full = grid_of(scan)
     rows, columns = window_of_area(full, area)
@@ -131,7 +135,7 @@ def _predict_group(model: Predictor, scenes: Sequence[xr.Dataset], group: Sequen
 def _read_tiles(model: Predictor, scenes: Sequence[xr.Dataset], group: Sequence[Tile]) -> list[_TileFrames]:
     """The tiles of a group whose predicted frame has pixels; what they share is read once."""
     composite = from_dict(model.composite)
-    windows = [load_window(scene.sel(band=list(composite.bands)), group) for scene in scenes]
+    windows = [load_window(scene, group) for scene in scenes]
     now = model.offsets.index(0)
     tiles = []
     for tile in group:

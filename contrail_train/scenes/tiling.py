@@ -176,8 +176,11 @@ def fill_missing(bands_byxt: npt.NDArray[np.float32], valid_tyx: npt.NDArray[np.
     """
     for frame, valid_yx in enumerate(valid_tyx):
         if valid_yx.any() and not valid_yx.all():
-            nearest = ndimage.distance_transform_edt(~valid_yx, return_distances=False, return_indices=True)
-            bands_byxt[..., frame] = bands_byxt[..., frame][:, nearest[0], nearest[1]]
+            # The nearest valid pixel lies within a rim of one pixel around the missing part.
+            y, x = (slice(max(places.min() - 1, 0), places.max() + 2) for places in np.nonzero(~valid_yx))
+            nearest = ndimage.distance_transform_edt(~valid_yx[y, x], return_distances=False, return_indices=True)
+            part_byx = bands_byxt[:, y, x, frame]
+            bands_byxt[:, y, x, frame] = part_byx[:, nearest[0], nearest[1]]
 
 
 class Mosaic:

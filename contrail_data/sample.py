@@ -137,50 +137,6 @@ class Labels:
     were not marked one by one."""
 
 
-def combined_labels(
-    mask_yx: npt.NDArray[np.uint8] | None,
-    votes_yxr: npt.NDArray[np.uint8] | None,
-    instance_masks: npt.NDArray[np.uint8] | None = None,
-) -> Labels:
-    """Combine what a record holds of its labels.
-
-    Args:
-        mask_yx: The majority mask, 0/1. If it is missing, it is computed as the data set does: by a strict majority, so
-            that two of four are too few.
-        votes_yxr: Masks of the annotators, 0/1; None if they are unknown.
-        instance_masks: Masks of single contrails, see `Labels`.
-
-    Returns:
-        The labels; without a mask if there are neither masks nor votes.
-    """
-    if votes_yxr is None:
-        return Labels(mask_yx)
-    count = votes_yxr.shape[-1]
-    if mask_yx is None:
-        mask_yx = (2 * votes_yxr.sum(-1, dtype=np.int32) > count).astype(np.uint8)
-    return Labels(mask_yx, annotator_bits(votes_yxr), count, instance_masks)
-
-
-def annotator_bits(votes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Pack the masks of annotators into one bit field.
-
-    Args:
-        votes: Masks, (..., annotator) 0/1.
-
-    Returns:
-        (...), bit r is set where annotator r marked the pixel.
-
-    Raises:
-        BadRecord: If there are more annotators than a byte has bits.
-    """
-    if (count := votes.shape[-1]) > MAX_ANNOTATORS:
-        raise BadRecord(f"{count} annotators, but a store holds {MAX_ANNOTATORS}")
-    bits = votes[..., 0].copy()
-    for r in range(1, count):  # packbits along so short an axis takes six times as long
-        bits |= votes[..., r] << r
-    return bits
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
     """One labelled window; `make_sample` checks its values.

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from contrail_data.sample import MAX_INSTANCES, annotator_bits
+from contrail_data.sample import MAX_INSTANCES
+from contrail_data.sources.votes import annotator_bits
 
 
 class InstanceAxes(NamedTuple):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,9 +90,18 @@ class RecordMetadata:
         """
         tile = self.tile(height, width)
         try:
-            return unknown_footprint() if tile is None else tile.footprint()
+            return unknown_footprint() if tile is None else _footprint(tile)
         except ValueError as error:
             raise BadRecord(f"{where}: record {self.record_id}: {str(error)[:120]}; correct the entry") from None
+
+
+@lru_cache(maxsize=1024)
+def _footprint(tile: Tile) -> Footprint:
+    """Compute where a tile lies, once for all records there: OpenContrails has some hundred sites."""
+    footprint = tile.footprint()
+    for name in ("corner_latitude", "corner_longitude", "geotransform"):
+        footprint[name].flags.writeable = False
+    return footprint
 
 
 def read_metadata(path: Path) -> tuple[dict[str, RecordMetadata], list[str]]:

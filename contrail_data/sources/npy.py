@@ -96,7 +96,7 @@ def npy_shape(path: Path, *, kinds: str, shape: tuple[int | None, ...]) -> tuple
 @contextmanager
 def _opened(path: Path, kinds: str, shape: tuple[int | None, ...]) -> Iterator[tuple[BufferedReader, _Header]]:
     """Open a file at the first byte of its data, once its header is found to be as expected."""
-    name = f"{path.parent.name}/{path.name}"
+    name = "/".join(path.parts[-2:])
     try:
         with open_regular(path) as file:
             header = _read_header(file)

@@ -4,8 +4,10 @@ Records are folders `{split}/{record_id}` of `band_XX.npy` (y, x, time) and labe
 Ash frames are files `{record_id}.npy`, (y, x, 4) float16 or float32, with the composite in 0-2 and the mask in 3.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +23,13 @@ from contrail_data.sample import (
     Labels,
     Sample,
     check_record_id,
-    combined_labels,
     make_sample,
 )
 from contrail_data.sources.bands import checked_digest, digest
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.metadata import RecordMetadata, read_metadata
 from contrail_data.sources.npy import npy_shape, read_label, read_npy, read_npy_blocks
+from contrail_data.sources.votes import combined_labels
 from contrail_data.storage.files import is_stray
 
 
@@ -44,24 +46,26 @@ class RecordSource(Source):
     def files(self, record_id: str) -> list[Path]:
         record = self.folder / record_id
         labels = (record / "human_pixel_masks.npy", record / "human_individual_masks.npy")
-        return [self.folder.parent / f"{self.split}_metadata.json", *self._band_files(record_id), *labels]
+        bands = (record / f"band_{band:02d}.npy" for band in self.bands)
+        return [self._metadata_file, *bands, *labels]
 
-    def _band_files(self, record_id: str) -> list[Path]:
-        return [self.folder / record_id / f"band_{band:02d}.npy" for band in self.bands]
+    @cached_property
+    def _metadata_file(self) -> Path:
+        return self.folder.parent / f"{self.split}_metadata.json"
 
     @override
     def read_sample(self, record_id: str) -> Sample:
-        paths = self._band_files(record_id)
-        if missing := [path.name for path in paths if not path.is_file()]:
+        metadata_file, *paths, pixel, individual = self.files(record_id)
+        if missing := [path.name for path in paths if not os.path.isfile(path)]:
             remedy = "restore them, or choose a composite without these bands"
             raise BadRecord(f"{record_id}: missing {', '.join(missing)}; {remedy}")
         temperature_byxt, digests = self._read_bands(paths)
         height, width = temperature_byxt.shape[1:3]
-        labels = _read_labels(self.folder / record_id, (height, width))
+        labels = _read_labels(pixel, individual, (height, width))
         if labels.mask is None and self.split != "test":
             raise BadRecord(f"{record_id}/human_pixel_masks.npy: missing; restore the file, or move the record to test")
         metadata = self.entries.get(record_id, RecordMetadata(record_id))
-        footprint = metadata.footprint(height, width, f"{self.split}_metadata.json")
+        footprint = metadata.footprint(height, width, metadata_file.name)
         attributes = self._attributes(record_id, footprint, digests, RECORD_LABELLED_FRAME)
         time = metadata.frame_times()
         return make_sample(temperature_byxt, self.bands, time, labels, attributes, is_checked=True)
@@ -78,11 +82,10 @@ class RecordSource(Source):
         return temperature_byxt, " ".join(digests)
 
 
-def _read_labels(folder: Path, shape: tuple[int, int]) -> Labels:
+def _read_labels(pixel: Path, individual: Path, shape: tuple[int, int]) -> Labels:
     """Read the masks of a record."""
-    pixel, individual = (folder / f"human_{kind}_masks.npy" for kind in ("pixel", "individual"))
-    votes = read_label(individual, (*shape, 1, None))[:, :, 0] if individual.exists() else None
-    return combined_labels(read_label(pixel, (*shape, 1))[..., 0] if pixel.exists() else None, votes)
+    votes = read_label(individual, (*shape, 1, None))[:, :, 0] if os.path.exists(individual) else None
+    return combined_labels(read_label(pixel, (*shape, 1))[..., 0] if os.path.exists(pixel) else None, votes)
 
 
 def _record_ids(names: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from contrail_data.errors import BadRecord
-from contrail_data.sample import BAND_FEATURES, Labels, combined_labels
+from contrail_data.sample import BAND_FEATURES, Labels
 from contrail_data.sources.bands import blocks, checked_digest
 from contrail_data.sources.instance_masks import instance_axes, instance_bits
 from contrail_data.sources.metadata import GRID, RecordMetadata, parse_entry
 from contrail_data.sources.npy import as_label
 from contrail_data.sources.tfrecord_index import KNOWN, MASK, SCAN_STARTS, VOTES
+from contrail_data.sources.votes import combined_labels
 from contrail_data.storage.example import (
     Feature,
     FeatureKind,

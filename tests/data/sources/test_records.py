@@ -15,11 +15,14 @@ import pytest
 from contrail_data.composites import evaluate
 from contrail_data.errors import BadRecord
 from contrail_data.sample import Sample
+from contrail_data.scans.tiles import Tile
+from contrail_data.sources.metadata import RecordMetadata
 from contrail_data.sources.records import open_frames, open_records
 from contrail_data.storage.place import Place
 from contrail_data.store.reader import open_store
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.verify import verify
+from helpers.records import WKT
 from helpers.stores import ASH, build_small
 
 
@@ -190,3 +193,14 @@ def test_frames_of_either_byte_order_are_one_frame(tmp_path: Path) -> None:
         samples.append(open_frames(tmp_path, "train", ASH).read_sample("a"))
     np.testing.assert_equal(*map(values_of, samples))
     np.testing.assert_array_equal(np.moveaxis(samples[1].pixels[..., 0], 0, -1), frame[..., :3])
+
+
+def test_the_footprint_of_a_site_is_computed_once_and_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles, footprint = [], Tile.footprint
+    monkeypatch.setattr(Tile, "footprint", lambda tile: tiles.append(tile) or footprint(tile))
+    grid = (WKT, 2686377.25, -1984.9, 466287.28, 1929.75)
+    first, second = (RecordMetadata(name, grid=grid).footprint(32, 32, "metadata.json") for name in "ab")
+    assert len(tiles) == 1
+    assert first["latitude"] == second["latitude"] == footprint(tiles[0])["latitude"]
+    with pytest.raises(ValueError, match="read-only"):
+        first["corner_latitude"][0] = 0

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from contrail_data.composites import COMPOSITES, evaluate, quantise
-from contrail_data.sample import annotator_bits
 from contrail_data.store.frames import stored_frames, sum_levels
 
 
@@ -75,12 +74,6 @@ def test_levels_are_summed_in_each_channel(image_tcyx: np.ndarray) -> None:
     np.testing.assert_array_equal(sum_levels(image_tcyx), expected)
     every_other = np.repeat(image_tcyx, 2, axis=3)[..., ::2]
     np.testing.assert_array_equal(sum_levels(every_other), expected)
-
-
-@given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 8)), elements=st.integers(0, 1)))
-def test_bit_r_is_set_where_annotator_r_marked_the_pixel(votes: np.ndarray) -> None:
-    expected = (votes.astype(int) << np.arange(votes.shape[2])).sum(-1)
-    np.testing.assert_array_equal(annotator_bits(votes), expected)
 
 
 @pytest.mark.slow

@@ -208,7 +208,7 @@ def make_sample(
         "label_source": "none" if labels.mask is None else "human",
         "height": height,
         "width": width,
-        "positive_pixels": 0 if labels.mask is None else int(labels.mask.sum()),
+        "positive_pixels": 0 if labels.mask is None else int(np.count_nonzero(labels.mask)),
     }
     return Sample(
         planes=planes, pixels=pixels, time=time, labels=labels, attributes={**defaults, **attributes}, valid=valid

@@ -10,8 +10,8 @@ import xxhash
 from contrail_data.compiled import compiled
 from contrail_data.sample import KELVIN_RANGE, check_range
 
-_BLOCK = 1 << 16
-"""Values of a block, of which several fit in the cache of a processor's core."""
+_BLOCK = 1 << 17
+"""Values of a block, which fits in the cache of a processor's core; smaller ones make threads take turns more often."""
 
 
 def blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:

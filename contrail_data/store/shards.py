@@ -4,6 +4,7 @@ zarr-python spends its time per chunk (event loop, codec pipeline), not per byte
 and reading the frames of one sample, bypass it. `layout` says what these bytes are.
 """
 
+import itertools
 import math
 import mmap
 import os
@@ -58,7 +59,7 @@ class ShardWriter:
         else:
             parts = [layout.compressor.encode(unit) for unit in units]
             lengths = [len(part) for part in parts]
-        self._index[position, :, 0] = self._bytes + np.cumsum([0, *lengths[:-1]])
+        self._index[position, :, 0] = list(itertools.accumulate(lengths[:-1], initial=self._bytes))
         self._index[position, :, 1] = lengths
         for part in parts:
             self._append(part)

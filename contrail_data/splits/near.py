@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,9 @@ from contrail_data.splits.keys import MINUTE, Columns, Pairs, RecordKeys, site_o
 from contrail_data.store.samples import Floats, Ints
 
 CANDIDATES = 1 << 18
-"""Pairs of series that are looked at together, which bounds memory."""
+"""Pairs of series that are looked at together, roughly, which bounds memory."""
+_SOME = 256
+"""Series whose neighbours are counted, to estimate the number of pairs."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,11 @@ class Search:
         points_a, points_b = (
             np.column_stack([sphere[s.site, 0] / reach, (s.begin + s.half - start) / span]) for s in (a, b)
         )
-        near: dict[str, Any] = {"r": 1 + 1e-9, "p": np.inf}
-        tree = KDTree(points_b)
-        count = KDTree(points_a).count_neighbors(tree, **near)
-        for rows in np.array_split(np.arange(len(points_a)), min(1 + count // CANDIDATES, len(points_a))):
-            distances = KDTree(points_a[rows]).sparse_distance_matrix(tree, near["r"], near["p"], "ndarray")
+        tree, near = KDTree(points_b), 1 + 1e-9
+        some = points_a[:: 1 + len(points_a) // _SOME]
+        count = tree.query_ball_point(some, near, np.inf, return_length=True).mean() * len(points_a)
+        for rows in np.array_split(np.arange(len(points_a)), min(1 + int(count) // CANDIDATES, len(points_a))):
+            distances = KDTree(points_a[rows]).sparse_distance_matrix(tree, near, np.inf, "ndarray")
             p, q = rows[distances["i"]], distances["j"].astype(np.int64)
             s, t = a.site[p], b.site[q]
             close = np.linalg.norm(sphere[s, 0] - sphere[t, 0], axis=-1) <= radius[s] + radius[t]

@@ -40,6 +40,10 @@ TINY = {
         *("--cpu", "--samples", "2", "--side", "32", "--batch", "8", "--rounds", "1", "--shortest", "0"),
         *("--no-compile", *TINY_MODEL),
     ],
+    "growth": [
+        *("--rounds", "1", "--records", "2", "--samples", "16", "--scan", "64", "--many", "100", "--audited", "40"),
+        *("--workers", "1"),
+    ],
     "instances": ["--scenes", "1"],
     "tfrecords": ["--samples", "2", "--side", "64", "--rounds", "1", "--memory", "1"],
     "pseudo": ["--records", "1", "--side", "64", "--rounds", "1", *TINY_MODEL],

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired
+from typing import NamedTuple, NotRequired
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from contrail_data.storage.files import check_folder, write_atomically
 from contrail_data.store.reader import read_scalars
 from contrail_train.config.model import Head
 from contrail_train.contrails.instances import separate_mask
-from contrail_train.data.items import open_labelled
+from contrail_train.data.items import Items, open_labelled
 from contrail_train.evaluation import analysis_text
 from contrail_train.evaluation.analysis import Analysis, analyse
 from contrail_train.evaluation.error_pictures import LEGEND, error_pictures
@@ -46,7 +46,7 @@ from contrail_train.evaluation.page_charts import (
     reliability_chart,
     training_charts,
 )
-from contrail_train.evaluation.score import ScoredRecord, epoch_scores, score_predictor, score_values, unseen
+from contrail_train.evaluation.score import ScoredRecord, Scores, epoch_scores, score_predictor, score_values, unseen
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.address import folder_for_results
 from contrail_train.runs.calibration import ScoreValues
@@ -121,24 +121,9 @@ def evaluate_store(
     labelled = open_labelled([store], model.offsets, repeats_edges=model.repeats_edges)
     items = unseen(labelled, [model])
     records = read_scalars(store)
-    annotators = records["annotator_count"].values
     threshold, gate = model.decision.threshold, model.decision.gate
-    outcomes: dict[int, Outcome] = {}
-    matched: dict[int, Matched] = {}
-
-    def record_outcome(record: ScoredRecord) -> None:
-        sample = int(items.sample[record.row])
-        votes_yx = None
-        if "annotators" in store.variables and annotators[sample]:
-            votes_yx = read_frames(store, "annotators", sample, [0])[0]
-        gated_yx = record.predicted & (record.score >= gate)
-        outcomes[record.row] = outcome_of(gated_yx, record.predicted, record.target, votes_yx, int(annotators[sample]))
-        contrails = separate_mask(gated_yx, record.probability, confidence=model.confidence)
-        matched[record.row] = match(contrails, labelled_contrails(store, sample, record.target))
-
     masks = model.head != Head.RECORD
-    on_record = record_outcome if masks else None
-    scores = score_predictor(model, items, batch, on_record, record_masks(model, store, items))
+    scores, outcomes, matched = score_in_detail(model, store, items, batch)
     values: EvaluationValues = {
         "store": {"name": name, "digest": store.attrs["digest"]},
         "model": model.decision.model,
@@ -155,21 +140,61 @@ def evaluate_store(
     if masks:
         if (fitted_here := epoch_scores(scores).dice) is not None:
             values["dice_fitted_here"] = fitted_here
-        in_order = [outcomes[row] for row in range(len(items))]
         near = nearness_to_training(model, store)
         selected = records.isel(sample=items.sample)
-        analysis = analyse(in_order, selected, scores.record_score, gate, items.group, near.near[items.sample])
+        analysis = analyse(outcomes, selected, scores.record_score, gate, items.group, near.near[items.sample])
         values |= {"analysis": analysis, "nearness_notes": near.notes}
-        single = join([matched[row] for row in range(len(items))])
+        single = join(matched)
         values["instances"] = instance_values(single, is_fitted=model.confidence is not None)
         details = [score_table(values["instances"]["scores"]), *analysis_text.screen_tables(analysis)]
         viewer = SampleViewer(store, records)
-        shown = error_pictures(model, viewer, items, {row: outcomes[row] for row in worst(in_order, pictures)}, batch)
+        shown = error_pictures(model, viewer, items, {row: outcomes[row] for row in worst(outcomes, pictures)}, batch)
         html = evaluation_page(values, shown, f"{model.path} on {name}", scores.histogram.sum(0), training)
         files.append(file.with_suffix(".html"))
         write_atomically(files[-1], [html.encode()])
     write_atomically(file, [json.dumps(values, indent=1, allow_nan=False).encode()])
     return Evaluation(values, tables, details, files)
+
+
+class ScoredInDetail(NamedTuple):
+    """Scores of records, and for a model of masks what became of each record and its contrails."""
+
+    scores: Scores
+    outcomes: list[Outcome]
+    matched: list[Matched]
+
+
+def score_in_detail(model: Predictor, store: xr.Dataset, items: Items, batch: int = 16) -> ScoredInDetail:
+    """Score records of a store, and compare their masks with the labels contrail by contrail.
+
+    Args:
+        model: The model. Its own threshold, gate and cleaning are used.
+        store: The store of the items.
+        items: Labelled records.
+        batch: Records per step.
+
+    Returns:
+        The scores and comparisons, in the order of the items.
+    """
+    annotators = read_scalars(store)["annotator_count"].values
+    outcomes: dict[int, Outcome] = {}
+    matched: dict[int, Matched] = {}
+
+    def record_outcome(record: ScoredRecord) -> None:
+        sample = int(items.sample[record.row])
+        votes_yx = None
+        if "annotators" in store.variables and annotators[sample]:
+            votes_yx = read_frames(store, "annotators", sample, [0])[0]
+        gated_yx = record.predicted & (record.score >= model.decision.gate)
+        outcomes[record.row] = outcome_of(gated_yx, record.predicted, record.target, votes_yx, int(annotators[sample]))
+        contrails = separate_mask(gated_yx, record.probability, confidence=model.confidence)
+        matched[record.row] = match(contrails, labelled_contrails(store, sample, record.target))
+
+    on_record = None if model.head == Head.RECORD else record_outcome
+    scores = score_predictor(model, items, batch, on_record, record_masks(model, store, items))
+    return ScoredInDetail(
+        scores, [outcomes[row] for row in sorted(outcomes)], [matched[row] for row in sorted(matched)]
+    )
 
 
 def evaluation_page(

@@ -5,6 +5,7 @@ is scored with was fitted on other groups (site, day) of records.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from contrail_train.data.items import Items, Rows
 from contrail_train.data.loader import ReadAhead, load
 from contrail_train.evaluation import metrics
 from contrail_train.evaluation.intervals import dice_interval
-from contrail_train.inference.detector import Detect
+from contrail_train.inference.detector import Detect, Prediction
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import ScoreValues
 from contrail_train.runs.distributed import ALONE, Ranks, gather
@@ -171,7 +172,7 @@ def score(
         items: The frames.
         options: How to read them.
         threshold: Probability from which a pixel is predicted.
-        on_record: Called with each record.
+        on_record: Called with each record in turn, from another thread.
         make_mask: Makes the masks; None for the threshold only.
 
     Returns:
@@ -181,9 +182,8 @@ def score(
     histogram = np.zeros((int(fold.max(initial=0)) + 1, 2, CODES), np.int64)
     counts, record_score = np.zeros((3, len(items)), np.int64), np.zeros(len(items))
     tolerant = np.zeros((4, len(items)), np.int64)
-    for batch in labelled_batches(items, options):
-        with torch.inference_mode():
-            prediction = detect(batch.window_btchw, batch.valid_bhw)
+
+    def count(batch: LabelledBatch, prediction: Prediction) -> None:
         record_score[batch.rows] = prediction.score_b.cpu().numpy()
         for row, p_hw, target_hw, valid_hw in batch.paired(prediction.probability_bhw):
             histogram[fold[row]] += metrics.histograms(p_hw[valid_hw], target_hw[valid_hw])
@@ -192,6 +192,17 @@ def score(
             tolerant[:, row] = metrics.tolerant_counts(predicted_hw, target_hw)
             if on_record is not None:
                 on_record(ScoredRecord(row, p_hw, predicted_hw, target_hw, float(record_score[row])))
+
+    with ThreadPoolExecutor(1) as counter:  # counts a batch while the next one is predicted
+        counting: Future[None] | None = None
+        for batch in labelled_batches(items, options):
+            with torch.inference_mode():
+                prediction = detect(batch.window_btchw, batch.valid_bhw)
+            if counting is not None:
+                counting.result()
+            counting = counter.submit(count, batch, prediction)
+        if counting is not None:
+            counting.result()
     return Scores(*sum_over_ranks((histogram, counts, record_score, tolerant), options.ranks))
 
 

@@ -46,7 +46,10 @@ TINY = {
     ],
     "instances": ["--scenes", "1"],
     "tfrecords": ["--samples", "2", "--side", "64", "--rounds", "1", "--memory", "1"],
-    "pseudo": ["--records", "1", "--side", "64", "--rounds", "1", *TINY_MODEL],
+    "pseudo": [
+        *("--records", "1", "--side", "64", "--rounds", "1", "--variant", "2D", "--variant", "2.5D, flips"),
+        *TINY_MODEL,
+    ],
     "scene": ["--rounds", "1", "--shrink", "24", "--sectors", "1", "--sector", "96"],
     "effects": [
         *EFFECTS,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import average_precision_score, f1_score, log_loss, precision_score, recall_score
 
 from contrail_data.store import logits
@@ -145,6 +146,19 @@ def test_tolerant_dice_without_tolerance_equals_dice(predicted: np.ndarray, targ
     exact = metrics.tolerant_dice(*metrics.tolerant_counts(predicted, target, tolerance=0))
     size = int(predicted.sum()) + int(target.sum())
     assert exact == pytest.approx(2 * int((predicted & target).sum()) / size if size else 1)
+
+
+@given(hnp.arrays(bool, (9, 11)), hnp.arrays(bool, (9, 11)), st.sampled_from([0, 1, 1.5, 2.0, 2.3, 12]))
+@settings(max_examples=60, deadline=None)
+def test_pixels_near_others_are_those_within_the_euclidean_distance(
+    predicted: np.ndarray, target: np.ndarray, tolerance: float
+) -> None:
+    near_true, near_predicted = (
+        int((pixels & (distance_transform_edt(~others) <= tolerance)).sum()) if others.any() else 0
+        for pixels, others in ((predicted, target), (target, predicted))
+    )
+    counts = metrics.tolerant_counts(predicted, target, tolerance)
+    assert counts == (near_true, int(predicted.sum()), near_predicted, int(target.sum()))
 
 
 def test_record_dice_matches_an_example_counted_by_hand() -> None:

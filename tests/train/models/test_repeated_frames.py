@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from contrail_data.labels.predictor import Symmetries
+from contrail_train.inference.detector import View, single_network_detector
 from contrail_train.models.repeated_frames import distinct_frames
 from contrail_train.models.segmenter import Segmenter, build
 from helpers.models import model_config
@@ -38,6 +40,18 @@ def test_windows_of_a_sample_encode_each_of_its_frames_once() -> None:
     alone = [encoded_frames(model, window[None]) for window in windows_btchw]
     assert [frames for _, frames in alone] == [3] * 6
     torch.testing.assert_close(logits_b1hw, torch.cat([logits for logits, _ in alone]))
+
+
+def test_flipped_windows_encode_each_frame_once_for_each_flip() -> None:
+    model = model_of_three_frames()
+    view = View((-1, 0, 1), torch.zeros(3), torch.ones(3), False, None)
+    options = {"top_k": 1, "mask_shift": (0.0, 0.0), "symmetries": Symmetries.FLIPS}
+    detector = single_network_detector(model, view, "mask", **options).eval()
+    counts: list[int] = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    with torch.no_grad():
+        detector(windows_of(torch.rand(8, 3, 64, 64)))
+    assert counts == [8] * 4
 
 
 def test_frames_that_differ_in_one_pixel_are_different_frames() -> None:

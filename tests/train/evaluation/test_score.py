@@ -1,0 +1,39 @@
+"""Scores of a detector on labelled frames."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from contrail_data.store.reader import open_store
+from contrail_train.data.items import open_labelled
+from contrail_train.evaluation.score import EvaluationOptions, ScoredRecord, score
+from contrail_train.inference.detector import Prediction
+
+
+def test_a_batch_is_counted_in_order_while_the_next_one_is_predicted(store: Path) -> None:
+    items = open_labelled([open_store(store)])
+    calls, rows, overlapped = [], [], []
+    second_call = threading.Event()
+
+    def detect(window_btchw: torch.Tensor, valid_bhw: torch.Tensor | None) -> Prediction:
+        del valid_bhw
+        calls.append(len(window_btchw))
+        if len(calls) == 2:
+            second_call.set()
+        red_bhw = window_btchw[:, 0, 0].float() / 255
+        return Prediction(red_bhw, red_bhw.amax((1, 2)), torch.ones(len(red_bhw)))
+
+    def on_record(record: ScoredRecord) -> None:
+        rows.append(record.row)
+        overlapped.append(second_call.wait(timeout=60))
+
+    scores = score(detect, items, EvaluationOptions(torch.device("cpu"), batch=1, title=None), 0.5, on_record)
+    assert len(calls) > 1
+    assert all(overlapped)
+    assert rows == list(range(len(items)))
+    pixels = np.prod([open_store(store).sizes[axis] for axis in ("y", "x")])
+    assert scores.histogram.sum() == len(items) * pixels

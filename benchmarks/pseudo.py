@@ -4,9 +4,10 @@
 
 Tables:
 
-- `labelling`: all frames of a quarter of the records are read, predicted, rounded, compressed, summed and sealed.
-- `evaluation`: labelled frames of all records are read, predicted and counted, and their contrails are separated and
-  matched, as `contrail-train evaluate` does it.
+- `labelling`: all frames of half of the records are read, predicted, rounded, compressed, summed and sealed.
+- `scoring`: labelled frames of all records are read, predicted and counted, as for the hold-out of a run.
+- `evaluation`: their contrails are separated and matched as well, as `contrail-train evaluate` does it. That depends on
+  how many a mask has.
 
 The model predicts as many windows and returns them. Weights are random: its speed does not depend on them. The
 threshold is one that a pixel of a thousand reaches, about as many as are labelled. --cpu-time measures the processor's
@@ -47,6 +48,7 @@ from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import with_settings
 from contrail_train.data.items import open_labelled
 from contrail_train.evaluation.report import score_in_detail
+from contrail_train.evaluation.score import score_predictor
 from contrail_train.inference.detector import single_network_detector, view_of
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.folding import prepare_for_cpu
@@ -114,19 +116,26 @@ def in_batches(store: xr.Dataset, model: Predictor, frames: Sequence[tuple[int, 
 
 def prepare_labelling(store: xr.Dataset, model: Predictor, out: Path) -> tuple[Batches, Run]:
     """Label the frames that have their neighbours, record by record."""
-    samples = np.arange(max(store.sizes["sample"] // 4, 1))
+    samples = np.arange(max(store.sizes["sample"] // 2, 1))
     frames = predictable_frames(model.offsets, store.sizes["time"])
     batches = [in_batches(store, model, [(sample, frame) for frame in frames])[0] for sample in samples.tolist()]
     options = {"kind": Kind.PSEUDO_LABELS, "samples": samples, "batch": 1}
     return batches, partial(write_labels, store, model.labeller_for(store), out, **options)
 
 
-def prepare_evaluation(store: xr.Dataset, model: Predictor, out: Path) -> tuple[Batches, Run]:
-    """Evaluate the labelled frames."""
+def prepare_scoring(store: xr.Dataset, model: Predictor, out: Path) -> tuple[Batches, Run]:
+    """Score the labelled frames."""
     del out
     items = open_labelled([store], model.offsets)
     frames = list(zip(items.sample.tolist(), items.frame.tolist(), strict=True))
-    return in_batches(store, model, frames), partial(score_in_detail, model, store, items, WINDOWS)
+    return in_batches(store, model, frames), partial(score_predictor, model, items, WINDOWS)
+
+
+def prepare_evaluation(store: xr.Dataset, model: Predictor, out: Path) -> tuple[Batches, Run]:
+    """Evaluate the labelled frames."""
+    batches, _ = prepare_scoring(store, model, out)
+    items = open_labelled([store], model.offsets)
+    return batches, partial(score_in_detail, model, store, items, WINDOWS)
 
 
 def compare(name: str, prepare: Prepare, options: argparse.Namespace) -> None:
@@ -161,7 +170,7 @@ def compare(name: str, prepare: Prepare, options: argparse.Namespace) -> None:
     print_table(f"{title} shuffled rounds", header, rows)
 
 
-TABLES = {"labelling": prepare_labelling, "evaluation": prepare_evaluation}
+TABLES = {"labelling": prepare_labelling, "scoring": prepare_scoring, "evaluation": prepare_evaluation}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

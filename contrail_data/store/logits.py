@@ -28,6 +28,8 @@ def _edges() -> npt.NDArray[np.float64]:
 EDGES = _edges()
 """float64 (CODES): the lowest probability of each code, from code LOWEST; never falling."""
 _NEXT = np.append(EDGES[1:], np.inf)
+_CACHED = 2**14
+"""Values that are encoded at a time, so that intermediate results stay in the processor's cache."""
 
 
 def encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
@@ -46,6 +48,14 @@ def encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
     if probability.size and not (probability.min() >= 0 and probability.max() <= 1):
         found = f"{probability.min()} to {probability.max()}"
         raise ValueError(f"probabilities must lie in [0, 1] and not be NaN; found {found}")
+    flat, code = np.ravel(probability), np.empty(probability.size, np.int16)
+    for start in range(0, flat.size, _CACHED):
+        part = slice(start, start + _CACHED)
+        code[part] = _encode(flat[part])
+    return code.reshape(probability.shape)
+
+
+def _encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
     with np.errstate(divide="ignore"):  # near enough that a step corrects it, and much faster than a search
         near = (np.log(probability) - np.log1p(-probability)) * STEPS
     index = np.clip(np.floor(near), LOWEST, -LOWEST - 2).astype(np.int32) - LOWEST

@@ -72,7 +72,7 @@ def histograms(prob: NDArray[np.floating], target: NDArray[np.generic]) -> NDArr
         raise ValueError(f"probabilities {prob.shape} and target {target.shape}: shapes differ")
     bins = logits.encode(prob).ravel().astype(np.intp) - logits.LOWEST
     bins += logits.CODES * target.ravel().astype(bool)
-    return np.bincount(bins, minlength=2 * logits.CODES).astype(np.int64).reshape(2, logits.CODES)
+    return np.bincount(bins, minlength=2 * logits.CODES).astype(np.int64, copy=False).reshape(2, logits.CODES)
 
 
 def rank_histograms(score: NDArray[np.floating], target: NDArray[np.generic]) -> NDArray[np.int64]:

@@ -5,10 +5,10 @@ a large scan, such as a full disk, they read what these tiles need, so that memo
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ _TilePrediction = tuple[Tile, npt.NDArray[np.float32], float]
 """A tile, its probabilities (y, x) and its record score."""
 WORKERS = 2
 """Threads that read and predict tiles."""
+_MOST_WAITING = 2 * WORKERS
+"""Groups of tiles that are predicted, or wait to be blended, at once."""
 _MOST_HELD = 2**28
 """Bytes up to which scans are read at once. Tiles of a larger one unpack each chunk of its files about four times."""
 _ROWS = 256
@@ -117,7 +119,14 @@ def _predict_groups(
     own_threads = max(threads // WORKERS, 1)
     pool = ThreadPoolExecutor(WORKERS, initializer=torch.set_num_threads, initargs=(own_threads,))
     try:
-        yield from zip(groups, pool.map(partial(_predict_group, model, scenes), groups), strict=True)
+        predicting: deque[tuple[list[Tile], Future[list[_TilePrediction]]]] = deque()
+        for group in groups:
+            predicting.append((group, pool.submit(_predict_group, model, scenes, group)))
+            if len(predicting) > _MOST_WAITING:
+                first, prediction = predicting.popleft()
+                yield first, prediction.result()
+        for last, prediction in predicting:
+            yield last, prediction.result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

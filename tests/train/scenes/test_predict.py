@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,31 @@ def test_chunks_of_a_small_scan_are_unpacked_once_and_predictions_of_a_large_one
     parts = predict_scan(red(finished), scans_of(folder), np.datetime64(NOON), Tiling(64))["probability"].values
     assert len(unpacked) > 12
     np.testing.assert_allclose(parts, held, rtol=0, atol=1e-6)
+
+
+def test_no_more_than_a_few_groups_are_predicted_before_the_first_is_blended(
+    folder: Path, finished: Path, monkeypatch
+) -> None:
+    started, limits, observed, too_many = [], [], [], threading.Event()
+    predict_group, add = predict._predict_group, predict.Mosaic.add
+
+    def count(*arguments):
+        started.append(1)
+        if limits and len(started) >= limits[0]:
+            too_many.set()
+        return predict_group(*arguments)
+
+    def slowly(*arguments):
+        if not observed:
+            limits.append(len(started) + 8)
+            observed.append(too_many.wait(timeout=2))  # it would come at once
+        add(*arguments)
+
+    monkeypatch.setattr(predict, "_predict_group", count)
+    monkeypatch.setattr(predict.Mosaic, "add", slowly)
+    predict_scan(red(finished), scans_of(folder), np.datetime64(NOON), Tiling(32), batch=1)
+    assert observed == [False]
+    assert len(started) > limits[0]
 
 
 def test_a_shifted_tiling_gives_nearly_the_same_probabilities(folder: Path, finished: Path) -> None:

@@ -190,13 +190,7 @@ def predict_scans(
     Scans on several grids (a mesoscale sector that moved) are written as one file per grid, named by time, except for
     .geojson and .parquet, which hold them all.
     """
-    from numpy import datetime64
-
-    from contrail_data.scans.abi_files import is_archive
-    from contrail_train.contrails.cleaning import Cleaning
-    from contrail_train.scenes.series import SceneRequest, predict_files
-    from contrail_train.scenes.tiling import Tiling
-    from contrail_train.workflows.symmetries import load_predictor
+    from contrail_data.scans.abi_files import find_files, is_archive
 
     archive = is_archive(source)
     if (not archive or "://" in source) and is_store(source):
@@ -204,6 +198,16 @@ def predict_scans(
     if reader is not None or not archive:
         refuse_options(context, ["product"], "beside --reader" if reader else "on local files; name them with a glob")
     _refuse_without_output(context, outs)
+    if reader is None and not archive:
+        find_files(source)  # what is wrong with them is reported before torch is imported
+
+    from numpy import datetime64
+
+    from contrail_train.contrails.cleaning import Cleaning
+    from contrail_train.scenes.series import SceneRequest, predict_files
+    from contrail_train.scenes.tiling import Tiling
+    from contrail_train.workflows.symmetries import load_predictor
+
     model = load_predictor(run, device, tta).for_masks().with_fixed_shift()  # scans have no label grid
     model = model.with_cleaning(min_pixels, hysteresis, consistent, fill_gaps, elongation)
     request = SceneRequest(

@@ -56,3 +56,18 @@ main()
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"error: {tmp_path}: {reason}" in done.stderr
+
+
+def test_files_of_several_kinds_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    for satellite in (16, 18):
+        (tmp_path / f"OR_ABI-L1b-RadC-M6C14_G{satellite}_s20240611200000_e20240611202377_c20240611202460.nc").touch()
+    code = """
+import sys
+sys.modules["torch"] = None
+sys.argv = ["contrail-train", "predict-scans", "builtin:starter", sys.argv[1], "-o", "map.png"]
+from contrail_train.cli.main import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"error: {tmp_path}: files of several kinds" in done.stderr

@@ -37,7 +37,7 @@ WORKERS = 2
 """Threads that read and predict tiles."""
 _MOST_WAITING = 2 * WORKERS
 """Groups of tiles that are predicted, or wait to be blended, at once."""
-_MOST_HELD = 2**28
+MOST_HELD = 2**28
 """Bytes up to which scans are read at once. Tiles of a larger one unpack each chunk of its files about four times."""
 _ROWS = 256
 """Rows of the scene that are composed at once, to bound memory."""
@@ -71,7 +71,7 @@ def predict_scan(
     """
     composite = from_dict(model.composite)
     scenes = [scene.sel(band=list(composite.bands)) for scene in open_frames(model, scans, time, tiling)]
-    if area is None and sum(scene["brightness_temperature"].nbytes for scene in scenes) <= _MOST_HELD:
+    if area is None and sum(scene["brightness_temperature"].nbytes for scene in scenes) <= MOST_HELD:
         scenes = [scene.load() for scene in scenes]
     # predictions are to lie on the image, not on the labels' grid
     model = replace(model.with_fixed_shift(), label_shift=(0.0, 0.0))

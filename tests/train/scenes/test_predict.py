@@ -91,7 +91,7 @@ def test_chunks_of_a_small_scan_are_unpacked_once_and_predictions_of_a_large_one
     monkeypatch.setattr(abi_chunks.deflate, "zlib_decompress", lambda *data: unpacked.append(1) or original(*data))
     held = predict_scan(red(finished), scans_of(folder), np.datetime64(NOON), Tiling(64))["probability"].values
     assert len(unpacked) == 6  # a chunk of values and one of flags of each band
-    monkeypatch.setattr(predict, "_MOST_HELD", 0)
+    monkeypatch.setattr(predict, "MOST_HELD", 0)
     parts = predict_scan(red(finished), scans_of(folder), np.datetime64(NOON), Tiling(64))["probability"].values
     assert len(unpacked) > 12
     np.testing.assert_allclose(parts, held, rtol=0, atol=1e-6)

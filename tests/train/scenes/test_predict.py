@@ -101,21 +101,21 @@ def test_no_more_than_a_few_groups_are_predicted_before_the_first_is_blended(
     folder: Path, finished: Path, monkeypatch
 ) -> None:
     started, limits, observed, too_many = [], [], [], threading.Event()
-    predict_group, add = predict._predict_group, predict.Mosaic.add
+    load_window, add = predict.load_window, predict.Mosaic.add
 
     def count(*arguments):
         started.append(1)
         if limits and len(started) >= limits[0]:
             too_many.set()
-        return predict_group(*arguments)
+        return load_window(*arguments)
 
     def slowly(*arguments):
         if not observed:
             limits.append(len(started) + 8)
-            observed.append(too_many.wait(timeout=2))  # it would come at once
+            observed.append(too_many.wait(timeout=0.5))  # it would come at once
         add(*arguments)
 
-    monkeypatch.setattr(predict, "_predict_group", count)
+    monkeypatch.setattr(predict, "load_window", count)
     monkeypatch.setattr(predict.Mosaic, "add", slowly)
     predict_scan(red(finished), scans_of(folder), np.datetime64(NOON), Tiling(32), batch=1)
     assert observed == [False]

@@ -5,16 +5,12 @@ its start lie across the region, so their mean is on the middle. This gives what
 to fractions of a pixel and without spurs.
 """
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import coo_array, csgraph
 from shapely import LineString
 
+from contrail_train.contrails.pixel_graph import Indices, indices_yx, parts_of, path_lengths
 from contrail_train.contrails.polyline import Points
-
-Indices = npt.NDArray[np.intp]
 
 _STEP = 3.0
 """Pixels along a region that one vertex of its centre line averages over."""
@@ -34,20 +30,30 @@ def centre_line(y: Indices, x: Indices) -> Points:
     Returns:
         Fractional rows and columns, shape (vertex, 2), at least two vertices.
     """
-    points = np.stack([y, x], -1).astype(np.float64)
+    pixels = np.stack([y, x], -1)
+    points = pixels.astype(np.float64)
     if len(points) < 2 * _STEP or len(points) > _LARGEST:
         return _major_axis(points)
-    distance, previous, end = _longest_path(y, x)
+    image = indices_yx(pixels)
+    # The pixel farthest from any pixel is one end, the pixel farthest from that the other: exact in a tree, and nearly
+    # exact in long and thin regions.
+    start = int(np.argmax(path_lengths(pixels, image, 0)))
+    distance = path_lengths(pixels, image, start)
+    end = int(np.argmax(distance))
     length = distance[end]
     width = len(points) / (length + 1)
     bins = int((length - width) // _STEP)
     if bins < 2:  # hardly longer than wide
         return _major_axis(points)
     # The first and last half width of the path lead from a corner to the middle: bins -1 and `bins`.
-    bin_of = np.clip(((distance - width / 2) / (length - width) * bins).astype(int), 0, bins - 1)
+    bin_of = np.clip(((distance - width / 2) / (length - width) * bins).astype(np.intp), 0, bins - 1)
     bin_of[distance < width / 2] = -1
     bin_of[distance > length - width / 2] = bins
-    used = _same_branch(_neighbours(y, x), bin_of, _path_to(end, previous))
+    # The other arm of a fork and the other side of a ring are equally far from the start, but apart from the path.
+    part = parts_of(pixels, image, bin_of)
+    used = np.ones(len(part), bool)
+    if part.max() > bins + 1:  # not every bin is in one part
+        used = np.isin(part, part[_shortest_path(pixels, image, start, end)])
     number = bin_of[used] + 1
     count = np.bincount(number, minlength=bins + 2)[1:-1]
     sums = [np.bincount(number, values[used], bins + 2)[1:-1] for values in points.T]
@@ -56,17 +62,6 @@ def centre_line(y: Indices, x: Indices) -> Points:
     first = _extend_to_edge(points[used & (bin_of <= 0)], middles[1], middles[0])
     last = _extend_to_edge(points[used & (bin_of >= bins - 1)], middles[-2], middles[-1])
     return np.array(LineString([first, *middles, last]).simplify(_TOLERANCE).coords)
-
-
-def _same_branch(pairs: Indices, bin_of: npt.NDArray[np.int_], path: list[int]) -> npt.NDArray[np.bool_]:
-    """The pixels whose bin is connected to the path within that bin.
-
-    The other arm of a fork and the other side of a ring are equally far from the start, but apart from the path.
-    """
-    within_bin = pairs[:, bin_of[pairs[0]] == bin_of[pairs[1]]]
-    graph = _graph(within_bin, np.ones(within_bin.shape[1]), len(bin_of))
-    part = csgraph.connected_components(graph, directed=False)[1]
-    return np.isin(part, part[path])
 
 
 def _extend_to_edge(points: Points, before: Points, last: Points) -> Points:
@@ -90,49 +85,17 @@ def _major_axis(points: Points) -> Points:
     return np.stack([centre + direction * (along.min() - margin), centre + direction * (along.max() + margin)])
 
 
-def _longest_path(y: Indices, x: Indices) -> tuple[Points, npt.NDArray[np.int32], int]:
-    """(distance in pixels from one end, predecessor of each pixel on the way from there, index of the other end).
-
-    The pixel farthest from any pixel is one end, the pixel farthest from that the other: exact in a tree, and nearly
-    exact in long and thin regions.
-    """
-    graph = pixel_graph(y, x)
-    start = int(np.argmax(csgraph.dijkstra(graph, directed=False, indices=0)))
-    distance, previous = csgraph.dijkstra(graph, directed=False, indices=start, return_predecessors=True)
-    return distance, previous, int(np.argmax(distance))
-
-
-def pixel_graph(y: Indices, x: Indices) -> Any:
-    """Connect pixels that touch.
-
-    Args:
-        y: Rows of the pixels.
-        x: Their columns.
-
-    Returns:
-        Sparse array with the distance (pixel) of each pair of neighbours, each pair once.
-    """
-    pairs = _neighbours(y, x)
-    return _graph(pairs, np.hypot(y[pairs[0]] - y[pairs[1]], x[pairs[0]] - x[pairs[1]]), len(y))
-
-
-def _path_to(end: int, previous: npt.NDArray[np.int32]) -> list[int]:
+def _shortest_path(pixels: Indices, image: Indices, start: int, end: int) -> list[int]:
+    """Indices of the pixels on the shortest path, from the end on."""
+    pairs = []
+    for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):  # each pair of neighbours once
+        other = image[pixels[:, 0] + 1 + dy, pixels[:, 1] + 1 + dx]
+        pairs.append(np.stack([np.flatnonzero(other >= 0), other[other >= 0]]))
+    first, second = np.concatenate(pairs, axis=1)
+    steps = np.hypot(*(pixels[first] - pixels[second]).T)
+    graph = coo_array((steps, (first, second)), (len(pixels), len(pixels))).tocsr()
+    _, previous = csgraph.dijkstra(graph, directed=False, indices=start, return_predecessors=True)
     path = [end]
     while previous[path[-1]] >= 0:
         path.append(int(previous[path[-1]]))
     return path
-
-
-def _neighbours(y: Indices, x: Indices) -> Indices:
-    """Pairs (2, n) of the indices of pixels that touch, each pair once."""
-    index = np.full((y.max() + 2, x.max() + 3), -1, np.intp)
-    index[y, x + 1] = np.arange(len(y))
-    pairs = []
-    for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):
-        other = index[y + dy, x + 1 + dx]
-        pairs.append(np.stack([np.flatnonzero(other >= 0), other[other >= 0]]))
-    return np.concatenate(pairs, axis=1)
-
-
-def _graph(pairs: Indices, weights: Points, size: int) -> Any:
-    return coo_array((weights, (pairs[0], pairs[1])), (size, size)).tocsr()

@@ -167,7 +167,7 @@ def _lines(labels_yx: Labels, drawn: Sequence[Points]) -> tuple[Labels, list[Poi
 
 def _refined(pixels: npt.NDArray[np.intp], line: Points) -> Points:
     """The centre line of pixels that a line joins over gaps and crossings."""
-    joined = np.unique(np.concatenate([pixels, np.rint(line).astype(np.intp)]), axis=0)
+    joined = np.concatenate([pixels, np.rint(line).astype(np.intp)])
     origin = joined.min(0)
     inside = np.zeros(joined.max(0) - origin + 1, bool)
     inside[tuple((joined - origin).T)] = True

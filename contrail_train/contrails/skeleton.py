@@ -3,10 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.sparse import csgraph
 
-from contrail_train.contrails.centre_line import pixel_graph
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Mask
+from contrail_train.contrails.pixel_graph import indices_yx, walk
 from contrail_train.contrails.polyline import Points
 
 _NEIGHBOURS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
@@ -99,15 +98,16 @@ def _spurs(skeleton: Mask, forks: Mask, radius: npt.NDArray[np.float64]) -> Mask
 
 def _paths(lines: Mask) -> list[Points]:
     """The pixels of each connected line without forks, in order. A ring is cut open."""
-    labels, _ = ndimage.label(lines, EIGHT_CONNECTED)
+    pixels = np.argwhere(lines)
+    if not len(pixels):
+        return []
+    image, is_visited = indices_yx(pixels), np.zeros(len(pixels), bool)
     paths = []
-    for number, window in enumerate(ndimage.find_objects(labels), 1):
-        y, x = np.nonzero(labels[window] == number)
-        graph = pixel_graph(y, x)
-        ends = np.flatnonzero(np.diff((graph + graph.T).indptr) < 2)
-        start = int(ends[0]) if len(ends) else 0
-        order = csgraph.depth_first_order(graph, start, directed=False, return_predecessors=False)
-        paths.append(np.stack([y, x], -1)[order] + np.array([side.start for side in window], np.float64))
+    for start in range(len(pixels)):
+        if not is_visited[start]:
+            ways = [walk(pixels, image, start, is_visited) for _ in range(2)]
+            path = np.concatenate([ways[0][::-1], ways[1][1:]])
+            paths.append(pixels[path if path[0] < path[-1] else path[::-1]].astype(np.float64))
     return paths
 
 

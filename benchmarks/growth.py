@@ -376,9 +376,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--audited", type=int, default=20_000, help="records of the audit (20000)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="numbers of workers (1 2 4)")
     options = parser.parse_args(arguments)
-    for table in options.only or TABLES:
-        with tempfile.TemporaryDirectory(prefix="contrail-benchmark-") as name, redirect_stderr(StringIO()):
-            TABLES[table](Path(name), options)
+    gc.freeze()  # else each collection looks through all that was imported
+    try:
+        for table in options.only or TABLES:
+            with tempfile.TemporaryDirectory(prefix="contrail-benchmark-") as name, redirect_stderr(StringIO()):
+                TABLES[table](Path(name), options)
+    finally:
+        gc.unfreeze()
 
 
 if __name__ == "__main__":

@@ -83,7 +83,10 @@ def _valleys(p_yx: npt.NDArray[np.floating], inside_yx: Mask) -> Mask:
     """Pixels between two lines, whose probability is lower than on both sides."""
     smooth = ndimage.gaussian_filter(p_yx, 0.6)
     filled = ndimage.grey_closing(smooth, (_VALLEY, _VALLEY))
-    labels, count = ndimage.label(inside_yx & (filled - smooth > _DEPTH * filled), EIGHT_CONNECTED)
+    low_yx = inside_yx & (filled - smooth > _DEPTH * filled)
+    if not low_yx.any():
+        return low_yx
+    labels, count = ndimage.label(low_yx, EIGHT_CONNECTED)
     long = np.bincount(labels.ravel(), minlength=count + 1) >= _LONG
     long[0] = False
     return np.asarray(long[labels])
@@ -153,8 +156,10 @@ def not_covered(drawn: Sequence[Points], reach: float) -> list[int]:
 
 def _lines(labels_yx: Labels, drawn: Sequence[Points]) -> tuple[Labels, list[Points]]:
     """Number the lines in order of their first pixels, and refine each to the middle of its pixels."""
-    used, first = np.unique(labels_yx[labels_yx > 0], return_index=True)
-    in_order = used[np.argsort(first)]
+    labels = labels_yx[labels_yx > 0]
+    first = np.full(len(drawn) + 1, len(labels))
+    np.minimum.at(first, labels, np.arange(len(labels)))
+    in_order = np.argsort(first)[: np.count_nonzero(first < len(labels))]
     rank = np.zeros(len(drawn) + 1, np.int32)
     rank[in_order] = np.arange(1, len(in_order) + 1)
     numbered_yx = rank[labels_yx]

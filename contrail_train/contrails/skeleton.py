@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from contrail_data.compiled import compiled
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Mask
 from contrail_train.contrails.pixel_graph import indices_yx, walk
 from contrail_train.contrails.polyline import Points
@@ -28,24 +29,43 @@ def thin(mask_yx: Mask) -> Mask:
         The lines, of the same shape.
     """
     padded = np.pad(mask_yx, 1)
-    inner = padded[1:-1, 1:-1]
-    while True:
-        before = inner.copy()
-        for turn in (0, 4):
-            p = [_shifted(padded, *_NEIGHBOURS[(i + turn) % 8]) for i in range(8)]  # clockwise, from above or below
-            crossings = sum((~p[i] & (p[i + 1] | p[(i + 2) % 8])).astype(np.uint8) for i in (0, 2, 4, 6))
-            one = sum((p[i - 1] | p[i]).astype(np.uint8) for i in (0, 2, 4, 6))
-            other = sum((p[i] | p[i + 1]).astype(np.uint8) for i in (0, 2, 4, 6))
-            near = np.minimum(one, other)
-            kept = (p[4] | p[5] | ~p[7]) & p[6]
-            inner &= ~((crossings == 1) & (near >= 2) & (near <= 3) & ~kept)
-        if np.array_equal(before, inner):
-            return inner.copy()
+    _peel(padded, np.argwhere(padded), _PEELED)
+    return padded[1:-1, 1:-1].copy()
 
 
-def _shifted(padded: Mask, dy: int, dx: int) -> Mask:
-    height, width = padded.shape
-    return padded[1 + dy : height - 1 + dy, 1 + dx : width - 1 + dx]
+def _peeled() -> Mask:
+    """Whether each subiteration removes a pixel, by its neighbours: bit i of the index is neighbour i, (2, 256)."""
+    codes = np.arange(256)
+    p = [(codes >> i) % 2 == 1 for i in range(8)]
+    crossings = sum((~p[i] & (p[i + 1] | p[(i + 2) % 8])).astype(np.uint8) for i in (0, 2, 4, 6))
+    one = sum((p[i - 1] | p[i]).astype(np.uint8) for i in (0, 2, 4, 6))
+    other = sum((p[i] | p[i + 1]).astype(np.uint8) for i in (0, 2, 4, 6))
+    near = np.minimum(one, other)
+    kept = (p[4] | p[5] | ~p[7]) & p[6]
+    first = (crossings == 1) & (near >= 2) & (near <= 3) & ~kept
+    return np.stack([first, first[codes // 16 + codes % 16 * 16]])  # the other one sees the image upside down
+
+
+_PEELED = _peeled()
+
+
+@compiled
+def _peel(padded: Mask, pixels: npt.NDArray[np.intp], peeled: Mask) -> None:
+    """Remove pixels of a padded mask, one subiteration after the other, until both leave it as it is."""
+    codes = np.empty(len(pixels), np.intp)
+    is_changed = True
+    while is_changed:
+        is_changed = False
+        for turn in range(2):
+            for i in range(len(pixels)):
+                codes[i] = 0
+                for k in range(8):
+                    if padded[pixels[i, 0] + _NEIGHBOURS[k][0], pixels[i, 1] + _NEIGHBOURS[k][1]]:
+                        codes[i] += 1 << k
+            for i in range(len(pixels)):
+                if padded[pixels[i, 0], pixels[i, 1]] and peeled[turn, codes[i]]:
+                    padded[pixels[i, 0], pixels[i, 1]] = False
+                    is_changed = True
 
 
 def pieces_of(mask_yx: Mask, sharpest: float) -> list[Points]:
@@ -80,17 +100,17 @@ def _spurs(skeleton: Mask, forks: Mask, radius: npt.NDArray[np.float64]) -> Mask
     labels, _ = ndimage.label(skeleton & ~forks, EIGHT_CONNECTED)
     joints, _ = ndimage.label(forks, EIGHT_CONNECTED)
     touched = ndimage.maximum_filter(joints, 3)  # number of the fork beside a pixel
-    disc = ndimage.maximum(radius, joints, np.arange(joints.max() + 1))
+    disc = np.zeros(joints.max() + 1)
+    np.maximum.at(disc, joints[forks], radius[forks])
     shortest: dict[int, tuple[float, int]] = {}
     for number, window in enumerate(ndimage.find_objects(labels), 1):
         inside = labels[window] == number
-        beside = np.unique(touched[window][inside])
-        beside = beside[beside > 0]
+        beside = set(touched[window][inside].tolist()) - {0}
         if len(beside) != 1 or np.count_nonzero(touched[window] * inside) > 1 + inside.sum() // 2 > 2:
             continue  # between two forks, or a loop
         y, x = np.nonzero(inside)
         length = float(np.hypot(np.ptp(y), np.ptp(x)) + 1)
-        fork = int(beside[0])
+        fork = beside.pop()
         if length < disc[fork] + _SPUR and (fork not in shortest or length < shortest[fork][0]):
             shortest[fork] = (length, number)
     return np.isin(labels, [number for _, number in shortest.values()]) & (labels > 0)

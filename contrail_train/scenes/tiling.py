@@ -120,7 +120,7 @@ def strips(grid: FixedGrid, tiling: Tiling, *, native: bool, pixel: float) -> li
         step_east = degrees / np.cos(np.radians(_latitude(i + down, degrees)))
         j = np.rint(longitude[visible] / step_east - right).astype(int)
     tiles: dict[int, list[Tile]] = {}
-    first, width = int(j.min(initial=0)), int(np.ptp(j) + 1) if j.size else 1
+    first, width = (int(j.min()), int(np.ptp(j)) + 1) if j.size else (0, 1)
     for code in np.unique(i * width + (j - first)).tolist():  # ten times as fast as with an axis of pairs
         row, column = code // width, code % width + first
         if native:

@@ -1,0 +1,27 @@
+"""Tiles that cover a scan."""
+
+import numpy as np
+import pytest
+
+from contrail_data.geo.fixed_grid import FixedGrid, Projection
+from contrail_train.scenes.tiling import Mosaic, Tiling, strips
+
+SIDE = 96
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("longitude", [-137.0, -75.2, 0.0, 104.7, 140.7])
+def test_tiles_cover_a_scan_wherever_the_satellite_is(longitude: float, native: bool) -> None:
+    step = 0.3 / SIDE
+    grid = FixedGrid(Projection(longitude), -0.15, 0.15, step, -step, SIDE, SIDE)
+    tiling = Tiling(64, max_zenith=60)
+    mosaic = Mosaic(grid, tiling, with_score=False)
+    for strip in strips(grid, tiling, native=native, pixel=20_000):
+        for tile in strip:
+            mosaic.add(tile, np.full((64, 64), 0.5, np.float32), 0.0)
+    seen_yx = grid.zenith() <= 60
+    mosaic.average(slice(0, SIDE), seen_yx)
+    assert 0.2 < seen_yx.mean() < 0.8
+    is_predicted_yx = np.isfinite(mosaic.probability)
+    assert not is_predicted_yx[~seen_yx].any()
+    assert is_predicted_yx[seen_yx].mean() > 0.99  # only every fourth pixel of this coarse grid asks for a tile

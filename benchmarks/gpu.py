@@ -8,7 +8,7 @@ Tables, with the name of the card, from a store in the page cache:
   store` takes batches of the loader; the share of augmentation follows from `without augmentation`.
 - `frames`: steps of the notes' network `resnetrs50_all`, with a quarter of the batch: its plain form, ours, and ours
   with activations computed again in the backward pass.
-- `labelling`: see `pseudo.py`.
+- `labelling`: that table of `pseudo.py`.
 
 Peak memory is what torch has allocated at most. Without a GPU the command lists what it would measure; with --cpu it
 measures that on the CPU, to try the program.
@@ -111,7 +111,8 @@ def peak_memory(run: Callable[[], None]) -> str:
 def compare_labelling(measurement: Measurement) -> None:
     """Print the table `labelling` of `pseudo.py`."""
     options = measurement.options
-    arguments = ["--records", options.samples, "--side", options.side, "--rounds", options.rounds]
+    arguments = ["--only", "labelling", "--records", options.samples, "--side", options.side]
+    arguments += ["--rounds", options.rounds]
     pseudo.main([*map(str, arguments), *(part for setting in options.set for part in ("--set", setting))])
 
 
@@ -129,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     tables = options.only or list(TABLES)
     if not (torch.cuda.is_available() or options.cpu):
-        rows = {"step": without_compiled(options), "frames": FRAMES, "labelling": pseudo.PRESETS}
+        rows = {"step": without_compiled(options), "frames": FRAMES, "labelling": pseudo.VARIANTS}
         print("No GPU: nothing is measured. On a GPU this command would measure")
         for table in tables:
             print(f"  {table}: {'; '.join(rows[table])}")

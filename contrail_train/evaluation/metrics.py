@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import binary_dilation
 
 from contrail_data.store import logits
 
@@ -269,19 +270,10 @@ def tolerant_counts(
 
 
 def _count_near(pixels_hw: NDArray[np.bool_], others_hw: NDArray[np.bool_], tolerance: float) -> int:
-    """Count pixels that have another one within the tolerance; that takes a tenth of the time of all distances."""
-    if not (pixels_hw.any() and others_hw.any()):
-        return 0
-    height, width = others_hw.shape
-    reach = int(tolerance)
-    padded_hw = np.pad(others_hw, reach)
-    near_hw = np.zeros_like(others_hw)
-    for down in range(-reach, reach + 1):
-        for right in range(-reach, reach + 1):
-            if down**2 + right**2 <= tolerance**2:
-                y, x = reach + down, reach + right
-                near_hw |= padded_hw[y : y + height, x : x + width]
-    return int((pixels_hw & near_hw).sum())
+    """Count pixels that have another one within the tolerance."""
+    offset = np.arange(-int(tolerance), int(tolerance) + 1)
+    disc = offset[:, np.newaxis] ** 2 + offset**2 <= tolerance**2
+    return int((pixels_hw & binary_dilation(others_hw, disc)).sum())
 
 
 def tolerant_dice(tp_pred: int, n_pred: int, tp_true: int, n_true: int) -> float:

@@ -54,7 +54,6 @@ class ShardWriter:
         layout = self.layout
         units = np.ascontiguousarray(data, layout.dtype).reshape(layout.units, *layout.unit_shape)
         if layout.compressor is None:
-            # In one piece: the kernel then keeps it in large pages, which read faster.
             parts, lengths = [units.data.cast("B")], [layout.unit_bytes] * layout.units
         else:
             parts = [layout.compressor.encode(unit) for unit in units]

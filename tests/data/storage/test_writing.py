@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from contrail_data.storage.files import Unreachable, publish, write_atomically, write_csv
@@ -48,30 +49,37 @@ def test_several_writers_can_replace_a_folder(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("most", [None, 700_001])
+def test_files_are_written_in_whole_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int | None) -> None:
+    ends = []
+
+    def write_some(handle: int, parts: list[memoryview]) -> int:
+        written = os.write(handle, b"".join(parts)[:most])
+        ends.append(os.lseek(handle, 0, os.SEEK_CUR))
+        return written
+
+    rng = np.random.default_rng(0)
+    parts = [rng.bytes(size) for size in (0, 1, 1_500_000, 1_500_000, 2**21, 7, 5_000_000, 600_000)]
+    monkeypatch.setattr(os, "writev", write_some)
+    write_atomically(tmp_path / "file", parts)
+    assert (tmp_path / "file").read_bytes() == b"".join(parts)
+    if most is None:
+        assert len(ends) > 3
+        assert all(end % 2**21 == 0 for end in ends[:-1])
+
+
 @pytest.mark.parametrize("room", [0, 5])
 def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     path = tmp_path / "table.csv"
     path.write_text("earlier")
-    real_open = Path.open
 
-    def opened(self: Path, *arguments, **options):
-        file = real_open(self, *arguments, **options)
+    def write_to_full_disk(handle: int, parts: list[memoryview]) -> int:
+        left = room - os.lseek(handle, 0, os.SEEK_CUR)
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.write(handle, b"".join(parts)[:left])
 
-        class Full:
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *error):
-                file.close()
-
-            def write(self, part: memoryview) -> int:
-                if not (written := min(room - file.tell(), len(part))):
-                    raise OSError(errno.ENOSPC, "No space left on device")
-                return file.write(part[:written])
-
-        return Full()
-
-    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(os, "writev", write_to_full_disk)
     with pytest.raises(Unreachable, match=r"table.csv: cannot be written \(No space left on device\); make room"):
         write_csv(path, ["column"], [["value"]])
     with pytest.raises(Unreachable, match="No space left"):

@@ -122,9 +122,9 @@ def audit(
     """Report which records of one store leak into another, and labels that contradict each other.
 
     Records leak by id, raw data, place and time, or image. The exit code is 4 if there are any leaks. How many records
-    were compared by each is printed. Of more than 100 records with one id, raw data or image, only pairs with the first
-    one are listed. Metadata files, such as validation_metadata.json, can be given in place of stores;
-    they have no raw data, images or labels.
+    were compared by each is printed. Of more than 100 records with one id, raw data, place and time, or image, only
+    pairs with the first one are listed. Metadata files, such as validation_metadata.json, can be given in place of
+    stores; they have no raw data, images or labels.
     """
     import numpy as np
 

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import xarray as xr
 from scipy.sparse import csr_array
 
+from contrail_data.splits.copies import LargeGroup
 from contrail_data.splits.images import similar_records
 from contrail_data.splits.leaks import Checked, LeakKind, Leaks, find_leaks, large_groups
-from contrail_data.splits.pairs import LISTED, MAX_MINUTES, MIN_OVERLAP, LargeGroup
+from contrail_data.splits.pairs import LISTED, MAX_MINUTES, MIN_OVERLAP
 from contrail_data.storage.files import write_csv
 from contrail_data.store.reader import pixel_reader
 from contrail_data.store.samples import Floats, Ints, label_of
@@ -19,6 +20,12 @@ from contrail_data.store.samples import Floats, Ints, label_of
 SAME_IMAGE = 0.99
 """Correlation above which two images that are not shifted are copies, whose labels should agree. Noise of 2 % of the
 channels' range changes no more; a frame 10 minutes later correlates by .82 to .98."""
+_IN_COMMON = {
+    LeakKind.ID: "id",
+    LeakKind.DATA: "raw data",
+    LeakKind.FOOTPRINT: "place and time",
+    LeakKind.IMAGE: "image",
+}
 _PAIRS = 4096  # whose masks are compared at a time, which bounds memory
 
 
@@ -44,13 +51,13 @@ class Audit:
         Returns:
             A sentence for each.
         """
-        ids, titles = records[0]["record_id"].values, {LeakKind.ID: "id", LeakKind.DATA: "raw data"}
+        ids = records[0]["record_id"].values
         sentences = []
         for kind, groups in self.groups.items():
             for group in groups:
                 count = f"{group.of_a:,} records" + (f" of A and {group.of_b:,} of B" if group.of_b else "")
                 sentences.append(
-                    f"{count} have the same {titles.get(kind, 'image')}, the first being {ids[group.first]}: of these "
+                    f"{count} have the same {_IN_COMMON[kind]}, the first being {ids[group.first]}: of these "
                     "pairs only those with a first record are counted and listed"
                 )
         return sentences
@@ -67,8 +74,8 @@ def audit(
     """Find the records that leak within one set or from one into another, and labels that contradict each other.
 
     Labels are compared where two records show the same image: the same id or raw data, the same tile and time, or
-    images in place that correlate by more than `SAME_IMAGE`. Where more than `LISTED` records have one id, raw data or
-    image, only pairs with a first one of them are found, which shows all of the records.
+    images in place that correlate by more than `SAME_IMAGE`. Where more than `LISTED` records have one id, raw data,
+    place and time, or image, only pairs with a first one of them are found, which shows all of the records.
 
     Args:
         stores: One or two stores of samples; None for a metadata file.

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+import xxhash
 from threadpoolctl import threadpool_limits
 
 from contrail_data.composites import dequantise
 from contrail_data.progress import progress
 from contrail_data.sample import reference_frame
-from contrail_data.splits.copies import Copies, find_copies
+from contrail_data.splits.copies import NO_COPY, Copies, LargeGroup, find_copies
 from contrail_data.splits.keys import Pairs, RecordKeys
 from contrail_data.splits.leaks import NO_MATCHES, Matches
-from contrail_data.splits.pairs import LargeGroup
 from contrail_data.store.reader import PixelReader, pixel_reader
 from contrail_data.store.samples import Floats, Ints
 
@@ -126,9 +126,9 @@ def similar_records(
             for n, images in ((k, a), (m, b)):
                 similar.compared[n][:] |= images.any((1, 2, 3))
             both = queried[k], queried[m]
-            copies = find_copies(a, b, *both, within=k == m, listed=listed)
+            copies = find_copies(*_codes(a, b), *both, within=k == m, listed=listed)
             matches = _similar_pairs(a, b, *both, copies)
-            similar.matches[k, m] = copies.expand(matches, *both) if copies.groups else matches
+            similar.matches[k, m] = _with_copies(matches, *both, copies) if copies.groups else matches
             similar.groups[k, m] = copies.groups
     return similar
 
@@ -196,6 +196,23 @@ def _comparable(a: Thumbnails, b: Thumbnails) -> tuple[Images, Images]:
     single = [[i for i, (_, minus) in enumerate(of.bands) if minus is None][:1] for of in (a, b)]
     found = all(single)
     return a.images[:, single[0] if found else []], b.images[:, single[1] if found else []]
+
+
+def _codes(a: Images, b: Images) -> Pairs:
+    """Number the thumbnails of two sets so that equal ones have one number; those that resemble nothing have none."""
+    digests = [xxhash.xxh3_128_digest(np.ascontiguousarray(image).data) for images in (a, b) for image in images]
+    code = np.unique(np.array(digests, "V16"), return_inverse=True)[1].reshape(-1)
+    code[~np.concatenate([images.any((1, 2, 3)) for images in (a, b)])] = NO_COPY
+    return code[: len(a)], code[len(a) :]
+
+
+def _with_copies(matches: Matches, queried_a: Bools, queried_b: Bools, copies: Copies) -> Matches:
+    """Add the pairs of copies of which one is queried."""
+    first, second, row = copies.expand(matches.a, matches.b)
+    # the last element is that of a copy and its image
+    score, moved = np.append(matches.correlation, 1.0)[row], np.append(matches.moved, False)[row]
+    wanted = queried_a[first] | queried_b[second]
+    return Matches(first[wanted], second[wanted], score[wanted], moved[wanted])
 
 
 def _similar_pairs(a: Images, b: Images, queried_a: Bools, queried_b: Bools, copies: Copies) -> Matches:

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from contrail_data.splits.copies import LargeGroup
 from contrail_data.splits.keys import MINUTE, Columns, Pairs, RecordKeys, gaps, overlaps
-from contrail_data.splits.pairs import MAX_MINUTES, MIN_OVERLAP, LargeGroup, equal_pairs, footprint_pairs
+from contrail_data.splits.pairs import MAX_MINUTES, MIN_OVERLAP, equal_pairs, footprint_copies, footprint_pairs
 from contrail_data.store.samples import Floats, Ints
 
 
@@ -120,8 +121,8 @@ def find_leaks(
         minutes: Maximum time between two sequences of overlapping tiles for them to count as related.
         overlap: Share of the smaller footprint above which two footprints overlap.
         images: Pairs of similar images.
-        listed: Where more records than this have one id, or raw data of a band, list only pairs of each with a first
-            one, see `large_groups`. None lists all.
+        listed: Where more records than this have one id, raw data of a band, or place and time, list only pairs of
+            each with a first one, see `large_groups`. None lists all.
 
     Returns:
         The pairs, of all kinds but `LABEL`.
@@ -129,7 +130,7 @@ def find_leaks(
     a = RecordKeys.of(records_a)
     b = a if records_b is None else RecordKeys.of(records_b)
     (same_id, _), (same_data, _) = _equal(a, b, listed).values()
-    placed = footprint_pairs(a, b, minutes, overlap)
+    placed = footprint_pairs(a, b, minutes, overlap, listed)
     shared = [
         _described(a, b, kind, pairs, overlaps(a, b, pairs))
         for kind, pairs in ((LeakKind.ID, same_id), (LeakKind.DATA, same_data), (LeakKind.IMAGE, images[:2]))
@@ -152,7 +153,8 @@ def large_groups(records_a: xr.Dataset, records_b: xr.Dataset | None, listed: in
     """
     a = RecordKeys.of(records_a)
     b = a if records_b is None else RecordKeys.of(records_b)
-    return {kind: groups for kind, (_, groups) in _equal(a, b, listed).items()}
+    groups = {kind: groups for kind, (_, groups) in _equal(a, b, listed).items()}
+    return groups | {LeakKind.FOOTPRINT: footprint_copies(a, b, listed).groups}
 
 
 def _equal(a: RecordKeys, b: RecordKeys, listed: int | None) -> dict[LeakKind, tuple[Pairs, list[LargeGroup]]]:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data.splits.keys import Pairs, RecordKeys
+from contrail_data.splits.copies import NO_COPY, Copies, LargeGroup, find_copies
+from contrail_data.splits.keys import Pairs, RecordKeys, unique_sites
 from contrail_data.splits.near import Near, Search, expanded
 from contrail_data.store.samples import Floats, Ints
 
@@ -20,7 +21,8 @@ MAX_MINUTES = 70.0
 MIN_OVERLAP = 0.001
 """Share of the smaller footprint. Taking curved edges as straight has an error of up to this."""
 LISTED = 100
-"""Most records with one id, raw data or image of which all pairs are listed: n records are n * (n - 1) / 2 pairs."""
+"""Most records with one id, raw data, place and time, or image of which all pairs are listed: n records are
+n * (n - 1) / 2 pairs."""
 
 
 def joined_keys(stores: Sequence[xr.Dataset]) -> RecordKeys:
@@ -36,17 +38,6 @@ def joined_keys(stores: Sequence[xr.Dataset]) -> RecordKeys:
     starts = np.cumsum([0, *map(len, parts)])
     parts = [replace(part, token_of=part.token_of + start) for part, start in zip(parts, starts, strict=False)]
     return RecordKeys.concatenate(parts)
-
-
-class LargeGroup(NamedTuple):
-    """More records than `LISTED` with one key in common, of which only pairs with a first one are listed."""
-
-    first: int
-    """Index into A of the first one."""
-    of_a: int
-    """Number of records of A."""
-    of_b: int
-    """Number of records of B; 0 within one set."""
 
 
 def equal_pairs(
@@ -119,7 +110,11 @@ class FootprintPairs(NamedTuple):
 
 
 def footprint_pairs(
-    a: RecordKeys, b: RecordKeys, minutes: float = MAX_MINUTES, overlap: float = MIN_OVERLAP
+    a: RecordKeys,
+    b: RecordKeys,
+    minutes: float = MAX_MINUTES,
+    overlap: float = MIN_OVERLAP,
+    listed: int | None = None,
 ) -> FootprintPairs:
     """Find pairs whose footprints overlap, and whose sequences share time or are close to each other.
 
@@ -128,10 +123,47 @@ def footprint_pairs(
         b: Keys of the other. If it is the same object, pairs within it are found.
         minutes: Maximum time between the two sequences.
         overlap: Share of the smaller footprint above which two footprints overlap.
+        listed: Where more records than this have exactly one place and time, list only pairs of each with the first
+            one of the other set, or of the same one. None lists all.
 
     Returns:
         Pairs in order; within one set with the first before the second.
     """
+    copies = footprint_copies(a, b, listed)
+    if copies.groups:
+        chosen_a, chosen_b = (
+            replace(keys, first=np.where(chosen, keys.first, np.nan))
+            for keys, chosen in zip((a, b), copies.chosen, strict=True)
+        )
+        some = _all_footprint_pairs(chosen_a, chosen_a if a is b else chosen_b, minutes, overlap)
+        i, j, row = copies.expand(some.a, some.b)
+        return FootprintPairs(i, j, np.append(some.overlap, 1.0)[row])
+    return _all_footprint_pairs(a, b, minutes, overlap)
+
+
+def footprint_copies(a: RecordKeys, b: RecordKeys, listed: int | None) -> Copies:
+    """Find large groups of records that have exactly one place and time.
+
+    Args:
+        a: Keys of the one set.
+        b: Keys of the other, or the same object.
+        listed: See `footprint_pairs`.
+
+    Returns:
+        The groups, and which record stands for others.
+    """
+    placed = np.append(a.placed, b.placed)
+    place, first, last = (
+        np.append(getattr(a, name), getattr(b, name), 0)[placed] for name in ("place", "first", "last")
+    )
+    code, scenes = np.full(len(placed), NO_COPY), np.column_stack([unique_sites(place)[1], first, last])
+    code[placed] = np.unique(scenes, axis=0, return_inverse=True)[1].reshape(-1)
+    none = [np.zeros(len(keys), bool) for keys in (a, b)]
+    return find_copies(code[: len(a)], code[len(a) :], *none, within=a is b, listed=listed)
+
+
+def _all_footprint_pairs(a: RecordKeys, b: RecordKeys, minutes: float, overlap: float) -> FootprintPairs:
+    """All pairs, see `footprint_pairs`."""
     from scipy.sparse import coo_array
 
     search = Search.of(a, b, minutes, overlap)

@@ -20,7 +20,7 @@ from contrail_data.sources.metadata import metadata_records
 from contrail_data.splits.folds import make_folds, pairs_between_folds
 from contrail_data.splits.groups import group_records, record_classes, sampling_weights, site_and_day
 from contrail_data.splits.keys import RecordKeys, gaps, overlaps, site_overlaps
-from contrail_data.splits.leaks import find_leaks, large_groups
+from contrail_data.splits.leaks import LeakKind, find_leaks, large_groups
 from helpers.cli import run_data
 
 NAT = np.datetime64("NaT", "ns")
@@ -164,7 +164,9 @@ def test_a_large_group_is_listed_by_its_first_record():
     assert [*zip(short.a.tolist(), short.b.tolist(), strict=True)] == [
         (first, first + k) for first in (0, 5, 10) for k in (1, 2, 3, 4)
     ]
-    assert large_groups(some, None, 4) == {"id": [], "data": [(0, 5, 0), (5, 5, 0), (10, 5, 0)]}
+    assert large_groups(some, None, 4) == {
+        "id": [], "data": [(0, 5, 0), (5, 5, 0), (10, 5, 0)], "footprint": [],
+    }  # fmt: skip
     assert len(find_leaks(some, listed=5)) == len(complete)
     a, b = some.isel(sample=[0, 1, 2, 5, 15]), some.isel(sample=[3, 4, 6, 7, 8, 9, 16])
     between, all_between = find_leaks(a, b, listed=4), find_leaks(a, b)
@@ -174,6 +176,33 @@ def test_a_large_group_is_listed_by_its_first_record():
     ]  # fmt: skip
     for side in ("a", "b"):  # every record that leaks is listed
         assert set(getattr(between, side)) == set(getattr(all_between, side))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.booleans())
+def test_large_groups_of_one_place_and_time_show_every_record_that_leaks(seed, count, within):
+    rng = np.random.default_rng(seed)
+    scenes = np.array([(0, 0, 0), (0, 1, 30), (30, 0, 0), (30, 0, 50), (30, 0, 300), (np.nan, 0, 0)])
+    a, b = (records(*scenes[rng.integers(0, len(scenes), count)]) for _ in range(2))
+    pair = (a, None) if within else (a, b)
+    leaks = find_leaks(*pair), find_leaks(*pair, listed=4)
+    complete, short = (found[found.of(LeakKind.FOOTPRINT)] for found in leaks)
+    of_all, some = (
+        [*zip(found.a.tolist(), found.b.tolist(), found.overlap.tolist(), strict=True)] for found in (complete, short)
+    )
+    assert set(some) <= set(of_all)
+    assert some == sorted(set(some))
+    leaking = [[{*found.a, *found.b}] if within else [{*found.a}, {*found.b}] for found in (short, complete)]
+    assert leaking[0] == leaking[1]
+    if not large_groups(*pair, 4)["footprint"]:
+        assert some == of_all
+
+
+def test_thousands_of_records_at_one_place_and_time_are_a_few_pairs_each():
+    some = records(*[(0, 0, 0)] * 4000, (0, 1, 0))
+    leaks = find_leaks(some, listed=100)
+    assert large_groups(some, None, 100)["footprint"] == [(0, 4000, 0)]
+    assert len(leaks) == 3999 + 4000
 
 
 def records_at_random(rng: np.random.Generator, count: int, *, repeated: bool) -> xr.Dataset:

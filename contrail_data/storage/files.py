@@ -123,7 +123,7 @@ def atomic_file(path: Path, staged: Path) -> Iterator[Write]:
 
     Args:
         path: The file, which is replaced if it exists.
-        staged: Where it is written first, on the same disk.
+        staged: Where it is written first, on the same disk; whole only when the block has ended.
 
     Yields:
         A function that appends bytes.

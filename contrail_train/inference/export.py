@@ -139,9 +139,15 @@ def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, over
         probes.append(_store_windows(store, model))
     content = _serialise(graph, probes[1], metadata.model_dump_json(), out)
     staged = partial_path(out)
-    with reported_errors(str(out), "written"), atomic_file(out, staged) as write:
-        write(content)
-        return compare(graph, open_graph(staged, torch.device("cpu"))[1], probes, out)
+    try:
+        with reported_errors(str(out), "written"):
+            with atomic_file(staged, partial_path(staged)) as write:
+                write(content)
+            comparison = compare(graph, open_graph(staged, torch.device("cpu"))[1], probes, out)
+            staged.replace(out)
+    finally:
+        staged.unlink(missing_ok=True)  # there only if something failed
+    return comparison
 
 
 def _metadata(model: Predictor, detector: Detector) -> Metadata:

@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import mmap
 import os
 import re
 import shutil
@@ -130,7 +131,7 @@ def atomic_file(path: Path, staged: Path) -> Iterator[Write]:
     """
     try:
         with staged.open("wb", buffering=0) as file:
-            block, waiting = memoryview(bytearray(_BLOCK)), 0
+            block, waiting = memoryview(mmap.mmap(-1, _BLOCK)), 0  # takes memory only where it is used
 
             def write(part: Part) -> None:
                 nonlocal waiting

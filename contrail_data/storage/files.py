@@ -10,14 +10,18 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from io import BufferedReader
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import TypeVar
 
 from contrail_data.errors import ContrailError
 
 _PARTIAL = ".partial-"
+_SYNCED = 8
+"""Files that wait for a disk at the same time; with more it is not faster."""
 _STRAY = {
     *(".ds_store", ".spotlight-v100", ".trashes", ".fseventsd", ".temporaryitems", "__macosx", ".directory"),
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir", "lost+found"),
@@ -25,6 +29,7 @@ _STRAY = {
 
 Part = bytes | memoryview | bytearray
 Write = Callable[[Part], None]
+T = TypeVar("T")
 
 _BLOCK = 2**21
 """Bytes that are written at once: as many as the largest pages hold in which a kernel keeps a file. Samples that are
@@ -129,36 +134,104 @@ def atomic_file(path: Path, staged: Path) -> Iterator[Write]:
     Yields:
         A function that appends bytes.
     """
+    with atomic_files({path: staged}) as (write,):
+        yield write
+
+
+@contextmanager
+def atomic_files(staged: Mapping[Path, Path]) -> Iterator[list[Write]]:
+    """Write local files that appear, durable and whole, when the block ends without an error.
+
+    They wait for the disk side by side, as a disk makes files durable together. None appears before all are durable.
+
+    Args:
+        staged: By file, which is replaced if it exists: where it is written first, on the same disk; whole only when
+            the block has ended.
+
+    Yields:
+        For each file, in order, a function that appends bytes.
+
+    Raises:
+        ContrailError: If the disk refuses; the message names the file.
+    """
     try:
-        with staged.open("wb", buffering=0) as file:
-            block, waiting = memoryview(mmap.mmap(-1, _BLOCK)), 0  # takes memory only where it is used
-
-            def write(part: Part) -> None:
-                nonlocal waiting
-                view = memoryview(part).cast("B")
-                ready = (waiting + view.nbytes) // _BLOCK * _BLOCK
-                if ready:
-                    now, view = view[: ready - waiting], view[ready - waiting :]
-                    _write_all(file.fileno(), [block[:waiting], now])
-                    waiting = 0
-                block[waiting : waiting + view.nbytes] = view
-                waiting += view.nbytes
-
-            yield write
-            _write_all(file.fileno(), [block[:waiting]])
-            os.fsync(file.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)  # there only if something failed
+        with ExitStack() as stack:
+            files = []
+            for path, unfinished in staged.items():
+                with reported_errors(str(path), "written"):
+                    files.append(_BlockFile(path, stack.enter_context(unfinished.open("wb", buffering=0))))
+            yield [file.append for file in files]
+            for file in files:
+                file.write_rest()
+            side_by_side(_BlockFile.wait, files)
+        for path, unfinished in staged.items():
+            with reported_errors(str(path), "written"):
+                unfinished.replace(path)
+    except BaseException:
+        for unfinished in staged.values():
+            unfinished.unlink(missing_ok=True)
+        raise
 
 
-def _write_all(handle: int, parts: list[memoryview]) -> None:
-    """Write parts, however many of their bytes the system takes at a time."""
-    while parts:
-        written = os.writev(handle, parts)
-        while parts and written >= parts[0].nbytes:
-            written -= parts.pop(0).nbytes
-        parts[:1] = [part[written:] for part in parts[:1]]
+class _BlockFile:
+    """Writes a file in blocks.
+
+    Args:
+        path: The name that the file will have, for messages.
+        file: The open file.
+    """
+
+    def __init__(self, path: Path, file: FileIO) -> None:
+        self._path, self._file = str(path), file
+        self._block, self._waiting = memoryview(mmap.mmap(-1, _BLOCK)), 0  # takes memory only where it is used
+
+    def append(self, part: Part) -> None:
+        """Append bytes.
+
+        Args:
+            part: The bytes.
+        """
+        view = memoryview(part).cast("B")
+        ready = (self._waiting + view.nbytes) // _BLOCK * _BLOCK
+        if ready:
+            now, view = view[: ready - self._waiting], view[ready - self._waiting :]
+            self._write_all([self._block[: self._waiting], now])
+            self._waiting = 0
+        self._block[self._waiting : self._waiting + view.nbytes] = view
+        self._waiting += view.nbytes
+
+    def write_rest(self) -> None:
+        """Write the last bytes, which fill no block."""
+        self._write_all([self._block[: self._waiting]])
+
+    def wait(self) -> None:
+        """Wait until the disk has the file."""
+        with reported_errors(self._path, "written"):
+            os.fsync(self._file.fileno())
+
+    def _write_all(self, parts: list[memoryview]) -> None:
+        """Write parts, however many of their bytes the system takes at a time."""
+        with reported_errors(self._path, "written"):
+            while parts:
+                written = os.writev(self._file.fileno(), parts)
+                while parts and written >= parts[0].nbytes:
+                    written -= parts.pop(0).nbytes
+                parts[:1] = [part[written:] for part in parts[:1]]
+
+
+def side_by_side(function: Callable[[T], object], arguments: Sequence[T], threads: int = _SYNCED) -> None:
+    """Call a function that waits for a disk or a service, for several arguments at the same time.
+
+    Args:
+        function: The function.
+        arguments: Its arguments.
+        threads: Calls at the same time.
+    """
+    if len(arguments) == 1:
+        function(arguments[0])
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(function, arguments))
 
 
 def make_folder(folder: Path) -> None:

@@ -9,7 +9,6 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from operator import methodcaller
@@ -21,19 +20,20 @@ from contrail_data.errors import ContrailError, UsageError
 from contrail_data.storage.files import (
     Part,
     Write,
-    atomic_file,
+    atomic_files,
     is_stray,
     open_regular,
     partial_path,
     reported_errors,
+    side_by_side,
 )
 from contrail_data.storage.object_storage import request
 
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https", "file")
 STAGING = ".building"
 """Folder in a place for files that are being written, and for the journal of a store that is being built."""
-_WRITERS = 16
-"""Small files that are written at the same time; a disk makes them durable together."""
+_REQUESTS = 16
+"""Files that are sent to object storage at the same time."""
 
 
 class FileState(NamedTuple):
@@ -228,42 +228,48 @@ class Place:
             key: Its key.
             parts: Its content.
         """
-        with self.writing(key) as write:
+        with self.writing([key]) as (write,):
             for part in parts:
                 write(part)
 
     def write_all(self, files: Mapping[str, bytes]) -> None:
-        """Write many small files side by side, as each one waits for the disk or the service.
+        """Write many small files, which wait for the disk or the service side by side.
 
         Args:
             files: Content by key.
         """
-        with ThreadPoolExecutor(_WRITERS) as pool:
-            for write in [pool.submit(self.write, key, [content]) for key, content in files.items()]:
-                write.result()
+        with self.writing(list(files)) as writes:
+            for write, content in zip(writes, files.values(), strict=True):
+                write(content)
 
     @contextmanager
-    def writing(self, key: str) -> Iterator[Write]:
-        """Write a file that appears, durable and whole, when the block ends without an error.
+    def writing(self, keys: Sequence[str]) -> Iterator[Sequence[Write]]:
+        """Write files that appear, durable and whole, when the block ends without an error.
 
         Args:
-            key: Its key.
+            keys: Their keys.
 
         Yields:
-            A function that appends bytes.
+            For each file, in order, a function that appends bytes.
         """
-        with self._reported_errors(key, "written"):
+        with self._reported_errors("", "written"):
             if self.remote:
-                body = bytearray()
-                yield body.extend
-                request(self.url, methodcaller("put", key, bytes(body), max_concurrency=1), writes=True)
+                bodies = [bytearray() for _ in keys]
+                yield [body.extend for body in bodies]
+                side_by_side(self._put, list(zip(keys, bodies, strict=True)), _REQUESTS)
                 return
-            self._refuse_links(key)
-            staged = partial_path(self.path / key, self.path / STAGING)
-            (self.path / key).parent.mkdir(parents=True, exist_ok=True)
-            staged.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self.path / key, staged) as write:
-                yield write
+            place, staging = self.path, self.path / STAGING
+            for folder in dict.fromkeys([STAGING, *(key.rpartition("/")[0] for key in keys)]):
+                self._refuse_links(folder)
+                with self._reported_errors(folder, "written"):
+                    (place / folder).mkdir(parents=True, exist_ok=True)
+            with atomic_files({(path := place / key): partial_path(path, staging) for key in keys}) as writes:
+                yield writes
+
+    def _put(self, file: tuple[str, bytearray]) -> None:
+        key, body = file
+        with self._reported_errors(key, "written"):
+            request(self.url, methodcaller("put", key, bytes(body), max_concurrency=1), writes=True)
 
     def is_link(self, key: str) -> bool:
         """Return whether a file of a local place is reached through a symbolic link in it.
@@ -289,7 +295,7 @@ class Place:
         if self.remote or source.remote:
             return False
         path = self.path / key
-        self._refuse_links(key)
+        self._refuse_links(key.rpartition("/")[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             path.unlink(missing_ok=True)
@@ -322,13 +328,12 @@ class Place:
     def _reported_errors(self, key: str, action: str) -> AbstractContextManager[None]:
         return reported_errors(self.file(key) if key else self.url, action)
 
-    def _refuse_links(self, key: str) -> None:
+    def _refuse_links(self, folder: str) -> None:
         """Refuse to write through a symbolic link.
 
         Raises:
-            ContrailError: If the folder of the file is reached through one.
+            ContrailError: If the folder is reached through one.
         """
-        folder = key.rpartition("/")[0]
         if folder and os.path.lexists(self.file(folder)) and self.is_link(folder):
             raise ContrailError(f"{self.file(folder)}: is a symbolic link, which is not written through; remove it")
 
@@ -406,11 +411,14 @@ def sync_folders(place: Place) -> None:
     """
     if place.remote:
         return
-    for folder, _, _ in os.walk(place.url):
-        descriptor = os.open(folder, os.O_RDONLY)
-        with suppress(OSError):  # some network file systems have no such call
-            os.fsync(descriptor)
-        os.close(descriptor)
+    side_by_side(_sync_folder, [folder for folder, _, _ in os.walk(place.url)])
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # some network file systems have no such call
+        os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def local_path(address: str | Path) -> Path:

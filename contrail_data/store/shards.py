@@ -11,7 +11,7 @@ import os
 import resource
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -92,11 +92,9 @@ def writing_shards(layouts: Mapping[str, Layout], number: int) -> Iterator[dict[
     Yields:
         The writer of each array's file.
     """
-    with ExitStack() as stack:
-        yield {
-            name: ShardWriter(layout, stack.enter_context(layout.place.writing(layout.key(number))))
-            for name, layout in layouts.items()
-        }
+    keys = [layout.key(number) for layout in layouts.values()]
+    with next(iter(layouts.values())).place.writing(keys) as writes:
+        yield {name: ShardWriter(layout, write) for (name, layout), write in zip(layouts.items(), writes, strict=True)}
 
 
 class _Request(NamedTuple):

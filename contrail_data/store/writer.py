@@ -88,11 +88,8 @@ def create_arrays(place: Place, arrays: Mapping[str, ArraySpec], samples: int) -
     Returns:
         Where the chunks of each array belong.
     """
-    layouts = {}
-    for name, spec in arrays.items():
-        place.write_all(_array_metadata(name, spec, samples))
-        layouts[name] = Layout(place, name, samples, spec)
-    return layouts
+    place.write_all(_pixel_metadata(arrays, samples))
+    return {name: Layout(place, name, samples, spec) for name, spec in arrays.items()}
 
 
 def seal(place: Place, contents: SealedContents) -> str:
@@ -109,9 +106,7 @@ def seal(place: Place, contents: SealedContents) -> str:
         Its digest.
     """
     samples = contents.scalars.sizes["sample"]
-    files = _scalar_files(contents.scalars)
-    for name, spec in contents.arrays.items():
-        files |= _array_metadata(name, spec, samples)
+    files = _scalar_files(contents.scalars) | _pixel_metadata(contents.arrays, samples)
     checksums = contents.chunk_files | {key: FileChecksum.of(content) for key, content in files.items()}
     manifest_file = manifest.encode_manifest(checksums)
     attributes = {
@@ -130,15 +125,19 @@ def seal(place: Place, contents: SealedContents) -> str:
         | {name: sys.modules[name].__version__ for name in ("numpy", "numcodecs", "xarray")},
         **contents.provenance,
     }
-    place.write_all(files)
-    place.write(schema.MANIFEST, [manifest_file])
-    place.write(schema.PROVENANCE, [manifest.encode_provenance(provenance)])
+    provenance_file = manifest.encode_provenance(provenance)
+    place.write_all({**files, schema.MANIFEST: manifest_file, schema.PROVENANCE: provenance_file})
     sync_folders(place)
     place.write(GROUP, [manifest.encode_group({**attributes, "digest": digest}, files)])
     return digest
 
 
-def _array_metadata(name: str, spec: ArraySpec, samples: int) -> dict[str, bytes]:
+def _pixel_metadata(arrays: Mapping[str, ArraySpec], samples: int) -> dict[str, bytes]:
+    """Encode the metadata of the pixel arrays."""
+    return {f"{name}/zarr.json": _array_metadata(name, spec, samples) for name, spec in arrays.items()}
+
+
+def _array_metadata(name: str, spec: ArraySpec, samples: int) -> bytes:
     """Encode the metadata of a pixel array, see `contrail_data.store.layout`."""
     attributes, is_float = dict(_ARRAY_ATTRIBUTES[name]), np.dtype(spec.dtype).kind == "f"
     if spec.dtype == PixelDtype.UINT8 and name == "image":
@@ -149,7 +148,7 @@ def _array_metadata(name: str, spec: ArraySpec, samples: int) -> dict[str, bytes
         "index_codecs": [bytes_codec("u8"), {"name": "crc32c"}],
         "index_location": "end",
     }
-    metadata = array_metadata(
+    return array_metadata(
         [samples, *spec.shape],
         spec.dtype,
         chunk=[SHARD, *spec.shape],
@@ -159,7 +158,6 @@ def _array_metadata(name: str, spec: ArraySpec, samples: int) -> dict[str, bytes
         attributes=attributes,
         dims=DIMS[name],
     )
-    return {f"{name}/zarr.json": metadata}
 
 
 def _scalar_files(scalars: xr.Dataset) -> dict[str, bytes]:

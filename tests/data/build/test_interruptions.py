@@ -129,7 +129,7 @@ def test_fifty_kills_end_in_the_same_store(tmp_path: Path) -> None:
     finished_shards: list[int] = []
     with killer() as kill:
         for _ in range(50):
-            # Opening takes about 20 file operations, each of the six shards 20, and sealing 230.
+            # Opening takes about 20 file operations, each of the six shards 13, and sealing 210.
             operation = moments.randint(1, moments.choice([100, 400]))
             status = kill(operation, out, f"build({RECORDS.format(str(raw))}, settings, out, workers=2)")
             if (out / "zarr.json").exists():

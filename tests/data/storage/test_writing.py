@@ -35,6 +35,35 @@ def test_readers_see_whole_files_while_several_writers_replace_them(tmp_path: Pa
     assert not [name for _, _, names in os.walk(tmp_path) for name in names if name != "file"]
 
 
+def test_files_written_together_appear_when_all_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, keys = Place(str(tmp_path)), ["a", "b/c", "b/d"]
+    waited_for: list[bytes] = []
+
+    def sync(descriptor: int) -> None:
+        assert not place.sizes()
+        waited_for.append(Path(f"/proc/self/fd/{descriptor}").read_bytes())
+
+    monkeypatch.setattr(os, "fsync", sync)
+    place.write_all({key: key.encode() for key in keys})
+    assert sorted(waited_for) == [b"a", b"b/c", b"b/d"]
+    assert [place.read(key) for key in keys] == [b"a", b"b/c", b"b/d"]
+
+
+def test_of_files_written_together_none_appears_if_the_disk_refuses_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(str(tmp_path))
+
+    def sync(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").read_bytes() == b"second":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(Unreachable, match=r"b/c: cannot be written \(No space left on device\); make room"):
+        place.write_all({"a": b"first", "b/c": b"second", "d": b"third"})
+    assert not [name for _, _, names in os.walk(tmp_path) for name in names]
+
+
 def test_several_writers_can_replace_a_folder(tmp_path: Path) -> None:
     def replace_often(writer: int) -> None:
         for i in range(40):

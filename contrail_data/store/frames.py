@@ -11,8 +11,9 @@ from contrail_data.composites import Composite, evaluate, quantise
 
 _BLOCK_ROWS = 32
 """So many rows of a record stay in the processor's cache."""
-_RUN = 128
-"""Pixels that are counted in a byte, so that many are added up at once."""
+_NO_BAND = -1
+_SUMMED, _COUNTED = 8192, 128
+"""So many pixels are added up in 32 bits, their squares too, and counted in a byte: many are added at once."""
 
 
 def stored_frames(
@@ -45,13 +46,11 @@ def stored_frames(
 def _store_levels(
     composite: Composite, bands: Mapping[int, npt.NDArray[np.float32]], out_tcyx: npt.NDArray[np.uint8]
 ) -> None:
-    planes = {band: np.ascontiguousarray(bands[band], np.float32) for band in composite.bands}
-    for number, channel in enumerate(composite.channels):
-        first, low, span = planes[channel.band], np.float32(channel.low), np.float32(channel.high - channel.low)
-        if channel.minus is None:
-            _store_band(first, low, span, out_tcyx, number)
-        else:
-            _store_difference(first, planes[channel.minus], low, span, out_tcyx, number)
+    planes = tuple(np.ascontiguousarray(bands[band], np.float32) for band in composite.bands)
+    number = {band: plane for plane, band in enumerate(composite.bands)}
+    pairs = [(number[c.band], _NO_BAND if c.minus is None else number[c.minus]) for c in composite.channels]
+    bounds = [(c.low, c.high - c.low) for c in composite.channels]
+    _store_rows(planes, np.array(pairs), np.array(bounds, np.float32), out_tcyx)
 
 
 @compiled
@@ -59,7 +58,7 @@ def _level(kelvin: np.float32, low: np.float32, span: np.float32) -> np.uint8:
     unit = (kelvin - low) / span
     unit = unit if unit > np.float32(0) else np.float32(0)  # NaN becomes 0
     unit = unit if unit < np.float32(1) else np.float32(1)
-    return np.uint8(np.rint(unit * np.float32(255)))
+    return np.uint8(np.int32(np.rint(unit * np.float32(255))))  # to bytes by way of 32 bits: many at once
 
 
 @compiled
@@ -79,34 +78,27 @@ def _transpose(row_xt: npt.NDArray[np.uint8], out_tcyx: npt.NDArray[np.uint8], c
 
 
 @compiled
-def _store_band(
-    band_yxt: npt.NDArray[np.float32], low: np.float32, span: np.float32, out_tcyx: npt.NDArray[np.uint8], channel: int
-) -> None:
-    height, width, frames = band_yxt.shape
-    row_xt = np.empty(width * frames, np.uint8)  # it stays in the processor's cache
-    for y in range(height):
-        kelvin_xt = band_yxt[y].reshape(-1)
-        for i in range(row_xt.size):
-            row_xt[i] = _level(kelvin_xt[i], low, span)
-        _transpose(row_xt, out_tcyx, channel, y)
-
-
-@compiled
-def _store_difference(
-    band_yxt: npt.NDArray[np.float32],
-    minus_yxt: npt.NDArray[np.float32],
-    low: np.float32,
-    span: np.float32,
+def _store_rows(
+    planes: tuple[npt.NDArray[np.float32], ...],
+    pairs: npt.NDArray[np.int64],
+    bounds: npt.NDArray[np.float32],
     out_tcyx: npt.NDArray[np.uint8],
-    channel: int,
 ) -> None:
-    height, width, frames = band_yxt.shape
+    """Compute all channels of a row of the bands, (y, x, time) each, while it is in the processor's cache."""
+    height, width, frames = planes[0].shape
     row_xt = np.empty(width * frames, np.uint8)
     for y in range(height):
-        kelvin_xt, minus_xt = band_yxt[y].reshape(-1), minus_yxt[y].reshape(-1)
-        for i in range(row_xt.size):
-            row_xt[i] = _level(kelvin_xt[i] - minus_xt[i], low, span)
-        _transpose(row_xt, out_tcyx, channel, y)
+        for channel in range(pairs.shape[0]):
+            kelvin_xt, minus = planes[pairs[channel, 0]][y].reshape(-1), pairs[channel, 1]
+            low, span = bounds[channel, 0], bounds[channel, 1]
+            if minus == _NO_BAND:
+                for i in range(row_xt.size):
+                    row_xt[i] = _level(kelvin_xt[i], low, span)
+            else:
+                minus_xt = planes[minus][y].reshape(-1)
+                for i in range(row_xt.size):
+                    row_xt[i] = _level(kelvin_xt[i] - minus_xt[i], low, span)
+            _transpose(row_xt, out_tcyx, channel, y)
 
 
 def sum_levels(image_tcyx: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -129,23 +121,33 @@ def _sum_levels(image_tcp: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     sums[:, 2] = 255
     for t in range(frames):
         for c in range(channels):
-            for start in range(0, pixels, _RUN):
-                run = image_tcp[t, c, start : start + _RUN]
-                total, squares = np.uint32(0), np.uint32(0)
-                for i in range(run.size):
-                    level = np.uint32(run[i])
-                    total += level
-                    squares += level * level
-                lowest, highest, at_low, at_high = np.uint8(255), np.uint8(0), np.uint8(0), np.uint8(0)
-                for i in range(run.size):
-                    lowest = run[i] if run[i] < lowest else lowest
-                    highest = run[i] if run[i] > highest else highest
-                    at_low = np.uint8(at_low + np.uint8(run[i] == 0))
-                    at_high = np.uint8(at_high + np.uint8(run[i] == 255))
+            for start in range(0, pixels, _SUMMED):
+                levels = image_tcp[t, c, start : start + _SUMMED]
+                total, squares, lowest, highest = np.int32(0), np.int32(0), np.uint8(255), np.uint8(0)
+                for i in range(levels.size):
+                    level = np.int32(levels[i])
+                    total = np.int32(total + level)
+                    squares = np.int32(squares + np.int32(level * level))
+                for i in range(levels.size):
+                    lowest = levels[i] if levels[i] < lowest else lowest
+                    highest = levels[i] if levels[i] > highest else highest
                 sums[c, 0] += total
                 sums[c, 1] += squares
                 sums[c, 2] = min(sums[c, 2], lowest)
                 sums[c, 3] = max(sums[c, 3], highest)
-                sums[c, 4] += at_low
-                sums[c, 5] += at_high
+                if lowest == 0:
+                    sums[c, 4] += _count(levels, np.uint8(0))
+                if highest == 255:
+                    sums[c, 5] += _count(levels, np.uint8(255))
     return sums
+
+
+@compiled
+def _count(levels: npt.NDArray[np.uint8], level: np.uint8) -> int:
+    count = 0
+    for start in range(0, levels.size, _COUNTED):
+        run, in_run = levels[start : start + _COUNTED], np.uint8(0)
+        for i in range(run.size):
+            in_run = np.uint8(in_run + np.uint8(run[i] == level))
+        count += int(in_run)
+    return count

@@ -76,6 +76,14 @@ def test_levels_are_summed_in_each_channel(image_tcyx: np.ndarray) -> None:
     np.testing.assert_array_equal(sum_levels(every_other), expected)
 
 
+@pytest.mark.parametrize("level", [0, 1, 254, 255])
+def test_sums_of_one_level_are_exact_in_images_of_any_size(level: int) -> None:
+    for pixels in (127, 128, 255, 8192, 70_001):
+        (sums,) = sum_levels(np.full((1, 1, 1, pixels), level, np.uint8))
+        expected = [level * pixels, level**2 * pixels, level, level, pixels * (level == 0), pixels * (level == 255)]
+        assert sums.tolist() == expected
+
+
 @pytest.mark.slow
 def test_frames_are_computed_where_no_folder_for_machine_code_can_be_written(tmp_path: Path) -> None:
     code = (

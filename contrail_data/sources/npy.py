@@ -1,15 +1,16 @@
 """Read `.npy` files from unknown origin: every header is checked, and nothing is unpickled."""
 
+import errno
 import io
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from io import BufferedReader
+from io import FileIO
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,126 +33,157 @@ class _Header(NamedTuple):
     dtype: np.dtype[Any]
 
 
-def read_npy(path: Path, *, kinds: str, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
-    """Read the array in a file. The header is checked against the size of the file before memory is allocated.
+class _Unexpected(Exception):
+    """The file holds another kind of array; the message says which, and what to do."""
+
+
+class NpyFile(NamedTuple):
+    """A `.npy` file that is open at the first byte of its data, see `opened_npy`."""
+
+    file: FileIO
+    header: _Header
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.header.shape
+
+    def read(self) -> npt.NDArray[Any]:
+        """Read the array.
+
+        Returns:
+            The array, in the dtype of the file, but in native byte order.
+        """
+        shape, is_fortran, dtype = self.header
+        array = np.empty(shape, dtype, order="F" if is_fortran else "C")
+        _fill(self.file, array.ravel("K"))
+        return array.astype(dtype.newbyteorder("="), copy=False)
+
+    def read_blocks(self, out: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+        """Read the array block by block.
+
+        Args:
+            out: Where to put the array, of its shape, C-contiguous.
+
+        Yields:
+            The next values of `out`, see `blocks`.
+        """
+        if self.header.dtype == out.dtype and not self.header.is_fortran:
+            for block in blocks(out):
+                _fill(self.file, block)
+                yield block
+        else:
+            out[...] = self.read()
+            yield from blocks(out)
+
+
+@contextmanager
+def opened_npy(path: Path, *, kinds: str, shape: tuple[int | None, ...]) -> Iterator[NpyFile]:
+    """Open a file. Its header is checked against its size before memory is allocated.
 
     Args:
         path: The file.
         kinds: Accepted `dtype.str` values or one-letter `dtype.kind` values, separated by spaces.
         shape: The expected shape; None accepts any length of at least 1.
 
-    Returns:
-        The array, in the dtype of the file, but in native byte order.
+    Yields:
+        The file.
 
     Raises:
         BadRecord: If the file cannot be read or holds another kind of array; the message names it and the reason.
     """
-    with _opened(path, kinds, shape) as (file, header):
-        array = _read_array(file, header)
-        return array.astype(header.dtype.newbyteorder("="), copy=False)
+    try:
+        with open_regular(path, buffering=0) as file:
+            content = _header_bytes(file)
+            header = _expected_header(content, kinds, shape)
+            _check_size(header, os.fstat(file.fileno()).st_size - len(content))
+            yield NpyFile(file, header)
+    except _Unexpected as error:
+        raise BadRecord(f"{_name(path)}: {error}") from None
+    except FileNotFoundError:
+        raise BadRecord(f"{_name(path)}: missing; restore the file") from None
+    except (ValueError, MemoryError) as error:
+        reason = first_line(error)[:90]
+        raise BadRecord(f"{_name(path)}: not a readable .npy file ({reason}); restore the file") from None
+    except OSError as error:
+        raise BadRecord(f"{_name(path)}: cannot be read ({error.strerror}); check the disk and permissions") from None
 
 
-def read_npy_blocks(path: Path, *, kinds: str, out: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Read the array in a file block by block.
-
-    Args:
-        path: The file.
-        kinds: As for `read_npy`.
-        out: Where to put the array, of its shape, C-contiguous.
-
-    Yields:
-        The next values of `out`, see `blocks`.
-
-    Raises:
-        BadRecord: As `read_npy` does.
-    """
-    with _opened(path, kinds, out.shape) as (file, header):
-        if header.dtype == out.dtype and not header.is_fortran:
-            for block in blocks(out):
-                file.readinto(block.view(np.uint8).data)
-                yield block
-        else:
-            out[...] = _read_array(file, header)
-            yield from blocks(out)
-
-
-def npy_shape(path: Path, *, kinds: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    """Read the shape of the array in a file.
+def read_npy(path: Path, *, kinds: str, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
+    """Read the array in a file.
 
     Args:
         path: The file.
-        kinds: As for `read_npy`.
-        shape: As for `read_npy`.
+        kinds: As for `opened_npy`.
+        shape: As for `opened_npy`.
 
     Returns:
-        The shape.
+        The array, in the dtype of the file, but in native byte order.
 
     Raises:
-        BadRecord: As `read_npy` does.
+        BadRecord: As `opened_npy` does.
     """
-    with _opened(path, kinds, shape) as (_, header):
-        return header.shape
+    with opened_npy(path, kinds=kinds, shape=shape) as file:
+        return file.read()
 
 
-@contextmanager
-def _opened(path: Path, kinds: str, shape: tuple[int | None, ...]) -> Iterator[tuple[BufferedReader, _Header]]:
-    """Open a file at the first byte of its data, once its header is found to be as expected."""
-    name = "/".join(path.parts[-2:])
-    try:
-        with open_regular(path) as file:
-            header = _read_header(file)
-            dtype = header.dtype
-            if dtype.hasobject:
-                raise BadRecord(f"{name}: contains pickled objects, which are never loaded; save a plain array")
-            if dtype.str not in kinds.split() and dtype.kind not in kinds.split():
-                raise BadRecord(f"{name}: dtype is {dtype}, expected {kinds}; restore the file")
-            if not _shape_fits(header.shape, shape):
-                expected = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
-                raise BadRecord(f"{name}: shape is {tuple(header.shape)}, expected {expected}; restore the file")
-            expected_bytes = dtype.itemsize * math.prod(map(int, header.shape))
-            data_bytes = os.fstat(file.fileno()).st_size - file.tell()
-            if data_bytes != expected_bytes:
-                state = "truncated" if data_bytes < expected_bytes else "too long"
-                sizes = f"{data_bytes} bytes of data, expected {expected_bytes}"
-                raise BadRecord(f"{name}: {state}: {sizes}; restore the file")
-            yield file, header
-    except FileNotFoundError:
-        raise BadRecord(f"{name}: missing; restore the file") from None
-    except (ValueError, MemoryError) as error:
-        raise BadRecord(f"{name}: not a readable .npy file ({first_line(error)[:90]}); restore the file") from None
-    except OSError as error:
-        raise BadRecord(f"{name}: cannot be read ({error.strerror}); check the disk and permissions") from None
+def _name(path: Path) -> str:
+    return "/".join(path.parts[-2:])
 
 
-def _read_array(file: BufferedReader, header: _Header) -> npt.NDArray[Any]:
-    array = np.empty(header.shape, header.dtype, order="F" if header.is_fortran else "C")
-    file.readinto(array.ravel("K").view(np.uint8).data)
-    return array
+def _fill(file: FileIO, array: npt.NDArray[Any]) -> None:
+    """Read the next bytes of a file into an array, (n)."""
+    memory = array.view(np.uint8).data
+    while count := file.readinto(memory):
+        memory = memory[count:]
+    if memory:
+        raise OSError(errno.EIO, "it became shorter while it was read")
+
+
+def _check_size(header: _Header, data_bytes: int) -> None:
+    expected_bytes = header.dtype.itemsize * math.prod(map(int, header.shape))
+    if data_bytes != expected_bytes:
+        state = "truncated" if data_bytes < expected_bytes else "too long"
+        raise _Unexpected(f"{state}: {data_bytes} bytes of data, expected {expected_bytes}; restore the file")
 
 
 def _shape_fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(shape) == len(expected) and all(n >= 1 and m in (None, n) for n, m in zip(shape, expected, strict=True))
 
 
-def _read_header(file: BinaryIO) -> _Header:
+def _header_bytes(file: FileIO) -> bytes:
     """Read the header, and leave the file at the first byte of data."""
     begin = file.read(12)
     if len(begin) < 12:
         raise ValueError("it ends within its header")
-    first_version = begin[6] == 1
-    length = 10 + int.from_bytes(begin[8:10], "little") if first_version else 12 + int.from_bytes(begin[8:12], "little")
+    length = 10 + int.from_bytes(begin[8:10], "little")
+    if begin[6] != 1:
+        length = 12 + int.from_bytes(begin[8:12], "little")
     if length > _MAX_HEADER:
         raise ValueError(f"a header of {length} bytes")
-    file.seek(0)
-    return _parse_header(file.read(length), first_version)
+    return begin + file.read(length - 12)
 
 
 @lru_cache(maxsize=64)  # files of one kind have equal headers, and parsing one takes as long as reading a mask
-def _parse_header(content: bytes, first_version: bool) -> _Header:
+def _expected_header(content: bytes, kinds: str, shape: tuple[int | None, ...]) -> _Header:
+    """Parse a header, and check that it is as expected."""
+    header = _parse_header(content)
+    dtype = header.dtype
+    if dtype.hasobject:
+        raise _Unexpected("contains pickled objects, which are never loaded; save a plain array")
+    if dtype.str not in kinds.split() and dtype.kind not in kinds.split():
+        raise _Unexpected(f"dtype is {dtype}, expected {kinds}; restore the file")
+    if not _shape_fits(header.shape, shape):
+        expected = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+        raise _Unexpected(f"shape is {tuple(header.shape)}, expected {expected}; restore the file")
+    return header
+
+
+def _parse_header(content: bytes) -> _Header:
     file = io.BytesIO(content)
     try:
         npy_format.read_magic(file)
-        read = npy_format.read_array_header_1_0 if first_version else npy_format.read_array_header_2_0
+        read = npy_format.read_array_header_1_0 if content[6] == 1 else npy_format.read_array_header_2_0
         with _PARSING:
             return _Header(*read(file, max_header_size=_MAX_HEADER))
     except Exception as error:  # numpy evaluates it as a Python literal, which fails in many ways

@@ -28,9 +28,11 @@ from contrail_data.sample import (
 from contrail_data.sources.bands import checked_digest, digest
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.metadata import RecordMetadata, read_metadata
-from contrail_data.sources.npy import npy_shape, read_label, read_npy, read_npy_blocks
+from contrail_data.sources.npy import opened_npy, read_label, read_npy
 from contrail_data.sources.votes import combined_labels
 from contrail_data.storage.files import is_stray
+
+PIXEL_MASKS, INDIVIDUAL_MASKS = "human_pixel_masks.npy", "human_individual_masks.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +47,30 @@ class RecordSource(Source):
     @override
     def files(self, record_id: str) -> list[Path]:
         record = self.folder / record_id
-        labels = (record / "human_pixel_masks.npy", record / "human_individual_masks.npy")
-        bands = (record / f"band_{band:02d}.npy" for band in self.bands)
-        return [self._metadata_file, *bands, *labels]
+        return [self._metadata_file, *(record / name for name in (*self._band_files, PIXEL_MASKS, INDIVIDUAL_MASKS))]
 
     @cached_property
     def _metadata_file(self) -> Path:
         return self.folder.parent / f"{self.split}_metadata.json"
 
+    @cached_property
+    def _band_files(self) -> list[str]:
+        return [f"band_{band:02d}.npy" for band in self.bands]
+
     @override
     def read_sample(self, record_id: str) -> Sample:
         metadata_file, *paths, pixel, individual = self.files(record_id)
-        if missing := [path.name for path in paths if not os.path.isfile(path)]:
-            remedy = "restore them, or choose a composite without these bands"
-            raise BadRecord(f"{record_id}: missing {', '.join(missing)}; {remedy}")
-        temperature_byxt, digests = self._read_bands(paths)
+        try:
+            temperature_byxt, digests = self._read_bands(paths)
+        except BadRecord:
+            if missing := [path.name for path in paths if not path.is_file()]:
+                remedy = "restore them, or choose a composite without these bands"
+                raise BadRecord(f"{record_id}: missing {', '.join(missing)}; {remedy}") from None
+            raise
         height, width = temperature_byxt.shape[1:3]
         labels = _read_labels(pixel, individual, (height, width))
         if labels.mask is None and self.split != "test":
-            raise BadRecord(f"{record_id}/human_pixel_masks.npy: missing; restore the file, or move the record to test")
+            raise BadRecord(f"{record_id}/{PIXEL_MASKS}: missing; restore the file, or move the record to test")
         metadata = self.entries.get(record_id, RecordMetadata(record_id))
         footprint = metadata.footprint(height, width, metadata_file.name)
         attributes = self._attributes(record_id, footprint, digests, RECORD_LABELLED_FRAME)
@@ -72,13 +79,15 @@ class RecordSource(Source):
 
     def _read_bands(self, paths: list[Path]) -> tuple[npt.NDArray[np.float32], str]:
         """Read bands of equal shape into one array, (band, y, x, time), kelvin; returns it and their digests."""
-        kinds = "<f4 >f4"
-        shape = npy_shape(paths[0], kinds=kinds, shape=(None, None, RECORD_FRAMES))
-        temperature_byxt = np.empty((len(paths), *shape), np.float32)
-        digests = [
-            checked_digest(band, plane, read_npy_blocks(path, kinds=kinds, out=plane))
-            for band, plane, path in zip(self.bands, temperature_byxt, paths, strict=True)
-        ]
+        shape: tuple[int | None, ...] = (None, None, RECORD_FRAMES)
+        temperature_byxt, digests = np.empty(0, np.float32), []
+        for number, (band, path) in enumerate(zip(self.bands, paths, strict=True)):
+            with opened_npy(path, kinds="<f4 >f4", shape=shape) as file:
+                if number == 0:
+                    shape = file.shape
+                    temperature_byxt = np.empty((len(paths), *shape), np.float32)
+                plane = temperature_byxt[number]
+                digests.append(checked_digest(band, plane, file.read_blocks(plane)))
         return temperature_byxt, " ".join(digests)
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar, overload
 
 from contrail_data.errors import ContrailError
 
@@ -368,11 +368,16 @@ def input_output_error(path: str, action: str, error: Exception) -> ContrailErro
     return kind(f"{path}: cannot be {action} ({reason}); {remedy}")
 
 
-def open_regular(path: str | Path) -> BufferedReader:
+@overload
+def open_regular(path: str | Path) -> BufferedReader: ...
+@overload
+def open_regular(path: str | Path, buffering: Literal[0]) -> FileIO: ...
+def open_regular(path: str | Path, buffering: Literal[-1, 0] = -1) -> BufferedReader | FileIO:
     """Open a local file to read it; anything else of that name is refused, where a named pipe would wait for a writer.
 
     Args:
         path: The file.
+        buffering: 0 for reads that each are one system call.
 
     Returns:
         The file.
@@ -384,7 +389,7 @@ def open_regular(path: str | Path) -> BufferedReader:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(descriptor, "rb")
+    return FileIO(descriptor) if buffering == 0 else os.fdopen(descriptor, "rb")
 
 
 def is_stray(name: str) -> bool:

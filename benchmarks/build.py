@@ -145,7 +145,7 @@ def compare_stores(records: Records) -> None:
     """Print the table `stores`."""
     folders, out = records.folders, records.folder / "out"
     source = open_source(records.raw, records.split, ASH)
-    inputs = [[path for path in source.files(folder.name) if path.exists()] for folder in folders]
+    inputs = [[path for path in map(Path, source.files(folder.name)) if path.exists()] for folder in folders]
     records.build(out, 2)
     stored = sum(path.stat().st_size for path in out.glob("*/c.*")) // len(folders)
     shutil.rmtree(out)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,7 @@ def file_stamp(source: Source, record_id: str) -> list[int]:
     return [value for path in source.files(record_id) for value in _state(path)]
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError:

@@ -13,6 +13,8 @@ from contrail_data.sample import KELVIN_RANGE, check_range
 _BLOCK = 1 << 17
 """Values of a block, which fits in the cache of a processor's core; smaller ones make threads take turns more often."""
 
+_LOW, _HIGH = map(np.float32, KELVIN_RANGE)
+
 
 def blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     """Go through an array.
@@ -43,10 +45,9 @@ def checked_digest(band: int, band_yxt: npt.NDArray[np.float32], arriving: Itera
         BadRecord: If values are NaN or outside `KELVIN_RANGE`.
     """
     checksum, is_possible = xxhash.xxh3_128(), True
-    low, high = map(np.float32, KELVIN_RANGE)
     for block in arriving:
         checksum.update(block.data)
-        is_possible &= _is_within(block, low, high)
+        is_possible &= _is_within(block, _LOW, _HIGH)
     if not is_possible:
         check_range([band], band_yxt[np.newaxis])
     return f"{band}:{checksum.hexdigest()}"

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def files(self, record_id: str) -> list[Path]:
+    def files(self, record_id: str) -> list[str]:
         """List the local files that a record is read from, so that a resumed build notices a changed one.
 
         Args:

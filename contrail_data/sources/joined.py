@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 from typing_extensions import override
@@ -25,7 +24,7 @@ class JoinedSource(Source):
         return self.sources[self.entries[record_id]]
 
     @override
-    def files(self, record_id: str) -> list[Path]:
+    def files(self, record_id: str) -> list[str]:
         return self._source_of(record_id).files(record_id)
 
     @override

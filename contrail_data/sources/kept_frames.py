@@ -6,7 +6,6 @@ and tracks take two neighbouring frames of a store for neighbours in time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Self
 
 from typing_extensions import override
@@ -49,7 +48,7 @@ class KeptFramesSource(Source):
     """Frames to keep, relative to the labelled one, ascending and without a gap."""
 
     @override
-    def files(self, record_id: str) -> list[Path]:
+    def files(self, record_id: str) -> list[str]:
         return self.source.files(record_id)
 
     @override

@@ -78,7 +78,7 @@ class NpyFile(NamedTuple):
 
 
 @contextmanager
-def opened_npy(path: Path, *, kinds: str, shape: tuple[int | None, ...]) -> Iterator[NpyFile]:
+def opened_npy(path: str | Path, *, kinds: str, shape: tuple[int | None, ...]) -> Iterator[NpyFile]:
     """Open a file. Its header is checked against its size before memory is allocated.
 
     Args:
@@ -109,7 +109,7 @@ def opened_npy(path: Path, *, kinds: str, shape: tuple[int | None, ...]) -> Iter
         raise BadRecord(f"{_name(path)}: cannot be read ({error.strerror}); check the disk and permissions") from None
 
 
-def read_npy(path: Path, *, kinds: str, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
+def read_npy(path: str | Path, *, kinds: str, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
     """Read the array in a file.
 
     Args:
@@ -127,14 +127,14 @@ def read_npy(path: Path, *, kinds: str, shape: tuple[int | None, ...]) -> npt.ND
         return file.read()
 
 
-def _name(path: Path) -> str:
-    return "/".join(path.parts[-2:])
+def _name(path: str | Path) -> str:
+    return "/".join(str(path).split(os.sep)[-2:])
 
 
 def _fill(file: FileIO, array: npt.NDArray[Any]) -> None:
     """Read the next bytes of a file into an array, (n)."""
     memory = array.view(np.uint8).data
-    while count := file.readinto(memory):
+    while memory and (count := file.readinto(memory)):
         memory = memory[count:]
     if memory:
         raise OSError(errno.EIO, "it became shorter while it was read")
@@ -190,7 +190,7 @@ def _parse_header(content: bytes) -> _Header:
         raise ValueError(str(error) or type(error).__name__) from None
 
 
-def read_label(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]:
+def read_label(path: str | Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]:
     """Read a mask of any integer or boolean dtype.
 
     Args:
@@ -203,7 +203,7 @@ def read_label(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint
     Raises:
         BadRecord: If the file cannot be read or holds other values than 0 and 1.
     """
-    return as_label(read_npy(path, kinds="i u b", shape=shape), f"{path.parent.name}/{path.name}")
+    return as_label(read_npy(path, kinds="i u b", shape=shape), _name(path))
 
 
 def as_label(array: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:

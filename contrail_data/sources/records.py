@@ -45,13 +45,13 @@ class RecordSource(Source):
     entries: Mapping[str, RecordMetadata]
 
     @override
-    def files(self, record_id: str) -> list[Path]:
-        record = self.folder / record_id
-        return [self._metadata_file, *(record / name for name in (*self._band_files, PIXEL_MASKS, INDIVIDUAL_MASKS))]
+    def files(self, record_id: str) -> list[str]:
+        record, names = f"{self.folder}/{record_id}", (*self._band_files, PIXEL_MASKS, INDIVIDUAL_MASKS)
+        return [self._metadata_file, *(f"{record}/{name}" for name in names)]
 
     @cached_property
-    def _metadata_file(self) -> Path:
-        return self.folder.parent / f"{self.split}_metadata.json"
+    def _metadata_file(self) -> str:
+        return str(self.folder.parent / f"{self.split}_metadata.json")
 
     @cached_property
     def _band_files(self) -> list[str]:
@@ -63,7 +63,7 @@ class RecordSource(Source):
         try:
             temperature_byxt, digests = self._read_bands(paths)
         except BadRecord:
-            if missing := [path.name for path in paths if not path.is_file()]:
+            if missing := [os.path.basename(path) for path in paths if not os.path.isfile(path)]:
                 remedy = "restore them, or choose a composite without these bands"
                 raise BadRecord(f"{record_id}: missing {', '.join(missing)}; {remedy}") from None
             raise
@@ -72,12 +72,12 @@ class RecordSource(Source):
         if labels.mask is None and self.split != "test":
             raise BadRecord(f"{record_id}/{PIXEL_MASKS}: missing; restore the file, or move the record to test")
         metadata = self.entries.get(record_id, RecordMetadata(record_id))
-        footprint = metadata.footprint(height, width, metadata_file.name)
+        footprint = metadata.footprint(height, width, os.path.basename(metadata_file))
         attributes = self._attributes(record_id, footprint, digests, RECORD_LABELLED_FRAME)
         time = metadata.frame_times()
         return make_sample(temperature_byxt, self.bands, time, labels, attributes, is_checked=True)
 
-    def _read_bands(self, paths: list[Path]) -> tuple[npt.NDArray[np.float32], str]:
+    def _read_bands(self, paths: list[str]) -> tuple[npt.NDArray[np.float32], str]:
         """Read bands of equal shape into one array, (band, y, x, time), kelvin; returns it and their digests."""
         shape: tuple[int | None, ...] = (None, None, RECORD_FRAMES)
         temperature_byxt, digests = np.empty(0, np.float32), []
@@ -91,7 +91,7 @@ class RecordSource(Source):
         return temperature_byxt, " ".join(digests)
 
 
-def _read_labels(pixel: Path, individual: Path, shape: tuple[int, int]) -> Labels:
+def _read_labels(pixel: str, individual: str, shape: tuple[int, int]) -> Labels:
     """Read the masks of a record."""
     votes = read_label(individual, (*shape, 1, None))[:, :, 0] if os.path.exists(individual) else None
     return combined_labels(read_label(pixel, (*shape, 1))[..., 0] if os.path.exists(pixel) else None, votes)
@@ -167,8 +167,8 @@ class FrameSource(Source):
     channels: tuple[str, ...]
 
     @override
-    def files(self, record_id: str) -> list[Path]:
-        return [self.folder / f"{record_id}.npy"]
+    def files(self, record_id: str) -> list[str]:
+        return [f"{self.folder}/{record_id}.npy"]
 
     @override
     def read_sample(self, record_id: str) -> Sample:
@@ -176,7 +176,7 @@ class FrameSource(Source):
         array_yxc = read_npy(path, kinds="<f2 <f4 >f2 >f4", shape=(None, None, len(self.channels) + 1))
         mask = array_yxc[..., -1]
         if not np.isin(mask, (0, 1)).all():
-            raise BadRecord(f"{path.name}: channel {len(self.channels)} is not a 0/1 mask; restore the file")
+            raise BadRecord(f"{record_id}.npy: channel {len(self.channels)} is not a 0/1 mask; restore the file")
         image_cyx = np.ascontiguousarray(np.moveaxis(array_yxc[..., :-1], -1, 0), np.float32)
         attributes = self._attributes(record_id, unknown_footprint(), f"ash:{digest(array_yxc[..., :-1])}", 0)
         time = np.full(1, np.datetime64("NaT", "ns"))

@@ -58,9 +58,9 @@ class ScanSource(Source):
     entries: Mapping[str, ScanSample]
 
     @override
-    def files(self, record_id: str) -> list[Path]:
+    def files(self, record_id: str) -> list[str]:
         names = {name for scan in self.entries[record_id].scans if scan is not None for name in scan.files}
-        return [Path(name) for name in sorted(names) if "://" not in name]  # objects of an archive do not change
+        return [name for name in sorted(names) if "://" not in name]  # objects of an archive do not change
 
     @override
     def read_sample(self, record_id: str) -> Sample:

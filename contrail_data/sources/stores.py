@@ -4,6 +4,7 @@ Samples keep their pixels and values bit by bit, and are verified against their 
 damage is not passed on. The new store refers to its parents only by the digests in its attribute `parents`.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -51,9 +52,9 @@ class StoreSource(Source):
     entries: Mapping[str, StoredSample]
 
     @override
-    def files(self, record_id: str) -> list[Path]:
+    def files(self, record_id: str) -> list[str]:
         path = self.entries[record_id].path
-        return [] if "://" in path else [Path(path) / MANIFEST]
+        return [] if "://" in path else [os.path.join(path, MANIFEST)]
 
     @override
     def read_sample(self, record_id: str) -> Sample:

@@ -34,8 +34,8 @@ class TfRecordSource(Source):
     entries: Mapping[str, IndexedRecord]
 
     @override
-    def files(self, record_id: str) -> list[Path]:
-        return [] if self.place.remote else [self.place.path / self.entries[record_id].key]
+    def files(self, record_id: str) -> list[str]:
+        return [] if self.place.remote else [self.place.file(self.entries[record_id].key)]
 
     @override
     def read_sample(self, record_id: str) -> Sample:

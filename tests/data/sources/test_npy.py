@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contrail_data.errors import BadRecord
 from contrail_data.sources import npy
 
 
@@ -31,3 +33,13 @@ def test_headers_are_parsed_by_one_thread_at_a_time(tmp_path: Path, monkeypatch:
         with release:
             arrays = [pool.submit(npy.read_npy, tmp_path / f"{side}.npy", kinds="f", shape=(None, 7)) for side in sides]
         assert [array.result().shape for array in arrays] == [(side, 7) for side in sides]
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "band.npy"
+    np.save(path, np.zeros((16, 16), np.float32))
+    monkeypatch.setattr(npy, "_check_size", lambda header, data_bytes: os.truncate(path, 500))
+    with pytest.raises(BadRecord, match=r"band\.npy: cannot be read \(it became shorter while it was read\)"):
+        npy.read_npy(path, kinds="f", shape=(16, 16))

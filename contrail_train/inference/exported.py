@@ -21,7 +21,6 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 from torch import Tensor
-from torch.export.pt2_archive import PT2ArchiveReader
 
 from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError
@@ -269,6 +268,8 @@ def _read_checked_metadata(path: Path) -> str | None:
     Raises:
         ContrailError: If the file is damaged or holds anything that could run code.
     """
+    from torch.export.pt2_archive import PT2ArchiveReader  # imports the compiler of torch (benchmarks/first_step.py)
+
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)

@@ -1,5 +1,6 @@
 """The optimiser of a run, the course of its learning rates, and the moving average of the weights."""
 
+import inspect
 import math
 
 import torch
@@ -9,6 +10,19 @@ from torch import nn
 from contrail_train.config.training import OptimConfig
 
 ONE_CYCLE_MOMENTUM = 0.95, 0.85  # at the lowest and at the largest learning rate
+
+
+class EagerAdamW(torch.optim.AdamW):
+    """AdamW without what torch wraps around its methods for compiled code.
+
+    The wrappers import the compiler at their first call, which takes a second (benchmarks/first_step.py).
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
 
 
 def weight_average(model: nn.Module, config: OptimConfig) -> ModelEmaV3:
@@ -41,7 +55,7 @@ def make_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
             lr = by_part.get(name.split(".", 1)[0]) or config.lr
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
-    return torch.optim.AdamW(
+    return EagerAdamW(
         [{"params": p, "lr": lr, "peak_lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
     )
 

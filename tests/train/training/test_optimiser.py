@@ -125,3 +125,24 @@ def test_a_long_average_forgets_the_initial_weights_of_a_short_run() -> None:
         torch.nn.init.constant_(model.weight, step / 100)
         average.update(model, step=step)
     assert 0.7 < average.module.weight.item() < 0.9  # a mean over the last fifth or so
+
+
+def test_the_optimiser_takes_the_steps_of_adamw() -> None:
+    import torch
+
+    from contrail_train.training.optimiser import EagerAdamW
+
+    weights, states = [], []
+    for kind in (EagerAdamW, torch.optim.AdamW):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(5, 3)
+        optimiser = kind([{"params": [layer.weight], "weight_decay": 0.1}, {"params": [layer.bias]}], lr=0.01)
+        for _ in range(4):
+            optimiser.zero_grad(set_to_none=True)
+            layer(torch.randn(7, 5)).square().sum().backward()
+            optimiser.step()
+        optimiser.load_state_dict(state := optimiser.state_dict())
+        weights.append(layer.weight)
+        states.append([each["exp_avg_sq"] for each in state["state"].values()])
+    assert torch.equal(*weights)
+    assert all(torch.equal(own, theirs) for own, theirs in zip(*states, strict=True))

@@ -1,5 +1,6 @@
 """The running process: how quickly it starts, its command, and how it ends on a signal or with its parent."""
 
+import atexit
 import ctypes
 import gc
 import os
@@ -27,12 +28,28 @@ def command_line() -> list[str]:
 
 
 def speed_up_imports() -> None:
-    """Let a program import torch and timm in 4.5 s of CPU time instead of 7, as `time.process_time` measures.
-
-    Garbage is collected less often, and wandb is hidden until `unhide`.
-    """
+    """Let a program import torch and timm sooner: collect garbage less often, and hide wandb until `unhide`."""
     gc.set_threshold(50_000)
     sys.modules.setdefault(_HIDDEN, None)  # type: ignore[arg-type]
+
+
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Collect no garbage during large imports, nor look later through what they leave, as modules stay.
+
+    The collections of an import of torch and timm, and the first one after it, took 0.8 s of CPU time
+    (benchmarks/first_step.py).
+
+    Yields:
+        Nothing.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+        atexit.register(gc.unfreeze)  # or nanobind reports its modules as leaks
 
 
 def unhide(package: str) -> None:

@@ -18,6 +18,7 @@ from contrail_data.cli.common import (
     refuse_options,
 )
 from contrail_data.errors import UsageError
+from contrail_data.process import garbage_kept
 from contrail_train.cli.common import Preset, RunDirectory, interval_text, model_argument, print_holdout
 from contrail_train.workflows.retraining import Retraining
 
@@ -71,7 +72,8 @@ def run(
     refuse_options(context, ("profile",), "without --dry-run, which takes steps and keeps only their trace")
     if out is None:  # typer cannot express that one of two options is required
         raise UsageError("--out is missing; name a run directory, or use --dry-run")
-    from contrail_train.training.fit import fit
+    with garbage_kept():
+        from contrail_train.training.fit import fit
 
     calibration = fit(config, out, checkpoint_minutes)
     if calibration is None or not is_first:

@@ -1,10 +1,11 @@
+import gc
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from contrail_data.process import end_with_parent, exit_on_sigterm
+from contrail_data.process import end_with_parent, exit_on_sigterm, garbage_kept
 from contrail_data.progress import Advance
 from contrail_data.storage.place import STAGING
 from contrail_data.store.reader import open_store
@@ -60,3 +61,10 @@ def test_sigterm_during_a_build_keeps_the_finished_shards(
     assert "already finished" in continued.stdout
     assert contents(out) == contents(sealed40)
     assert open_store(out).attrs["digest"] == open_store(sealed40).attrs["digest"]
+
+
+def test_garbage_is_kept_during_imports_only() -> None:
+    with garbage_kept():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.unfreeze()

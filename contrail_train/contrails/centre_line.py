@@ -6,10 +6,12 @@ to fractions of a pixel and without spurs.
 """
 
 import numpy as np
-from scipy.sparse import coo_array, csgraph
-from shapely import LineString
+import shapely
+from scipy.sparse import csgraph, csr_array
 
-from contrail_train.contrails.pixel_graph import Indices, indices_yx, parts_of, path_lengths
+from contrail_data.compiled import compiled
+from contrail_train.contrails.axes import major_axis, through_means
+from contrail_train.contrails.pixel_graph import Indices, indices_yx, longest_path, parts_of, steps_between
 from contrail_train.contrails.polyline import Points
 
 _STEP = 3.0
@@ -20,80 +22,56 @@ _LARGEST = 200_000
 """Pixels. Anything larger is not a contrail, and gets a straight line, which takes bounded memory."""
 
 
-def centre_line(y: Indices, x: Indices) -> Points:
+def centre_line(pixels: Indices) -> Points:
     """Find the centre line of one 8-connected region, from its outer edge to its outer edge.
 
     Args:
-        y: Rows of the region's pixels (pixel).
-        x: Their columns (pixel).
+        pixels: Rows and columns of the region's pixels, 0 or more, (pixel, 2).
 
     Returns:
         Fractional rows and columns, shape (vertex, 2), at least two vertices.
     """
-    pixels = np.stack([y, x], -1)
-    points = pixels.astype(np.float64)
-    if len(points) < 2 * _STEP or len(points) > _LARGEST:
-        return _major_axis(points)
+    if len(pixels) < 2 * _STEP or len(pixels) > _LARGEST:
+        return major_axis(pixels)
     image = indices_yx(pixels)
     # The pixel farthest from any pixel is one end, the pixel farthest from that the other: exact in a tree, and nearly
     # exact in long and thin regions.
-    start = int(np.argmax(path_lengths(pixels, image, 0)))
-    distance = path_lengths(pixels, image, start)
-    end = int(np.argmax(distance))
+    start, end, distance = longest_path(pixels, image)
     length = distance[end]
-    width = len(points) / (length + 1)
+    width = len(pixels) / (length + 1)
     bins = int((length - width) // _STEP)
     if bins < 2:  # hardly longer than wide
-        return _major_axis(points)
-    # The first and last half width of the path lead from a corner to the middle: bins -1 and `bins`.
-    bin_of = np.clip(((distance - width / 2) / (length - width) * bins).astype(np.intp), 0, bins - 1)
-    bin_of[distance < width / 2] = -1
-    bin_of[distance > length - width / 2] = bins
+        return major_axis(pixels)
+    bin_of = _bins(distance, width, length, bins)
     # The other arm of a fork and the other side of a ring are equally far from the start, but apart from the path.
-    part = parts_of(pixels, image, bin_of)
-    used = np.ones(len(part), bool)
-    if part.max() > bins + 1:  # not every bin is in one part
+    part, parts = parts_of(pixels, image, bin_of)
+    if parts > bins + 2:  # not every bin is in one part
         used = np.isin(part, part[_shortest_path(pixels, image, start, end)])
-    number = bin_of[used] + 1
-    count = np.bincount(number, minlength=bins + 2)[1:-1]
-    sums = [np.bincount(number, values[used], bins + 2)[1:-1] for values in points.T]
-    middles = (np.stack(sums, -1) / np.maximum(count, 1)[:, np.newaxis])[count > 0]
-    middles[1:-1] = (middles[:-2] + 2 * middles[1:-1] + middles[2:]) / 4  # a slight slope is a staircase of pixels
-    first = _extend_to_edge(points[used & (bin_of <= 0)], middles[1], middles[0])
-    last = _extend_to_edge(points[used & (bin_of >= bins - 1)], middles[-2], middles[-1])
-    return np.array(LineString([first, *middles, last]).simplify(_TOLERANCE).coords)
+        pixels, bin_of = pixels[used], bin_of[used]
+    line = shapely.linestrings(through_means(pixels, bin_of, bins))
+    return shapely.get_coordinates(shapely.simplify(line, _TOLERANCE))
 
 
-def _extend_to_edge(points: Points, before: Points, last: Points) -> Points:
-    """Where the line from `before` through `last` leaves the pixels."""
-    direction = (last - before) / np.hypot(*(last - before))
-    return np.asarray(last + direction * (((points - last) @ direction).max() + _half_pixel(direction)))
+@compiled
+def _bins(distance: Points, width: float, length: float, bins: int) -> Indices:
+    """The part of the path that each pixel belongs to.
 
-
-def _half_pixel(direction: Points) -> float:
-    """How far a pixel's square extends from its centre in a direction, averaged over the cuts through it."""
-    return float(0.5 * np.abs(direction).max() + 0.25 * np.abs(direction).min())
-
-
-def _major_axis(points: Points) -> Points:
-    """A straight line (2, 2) through the mean of the pixels, as long as they extend."""
-    centre = points.mean(0)
-    _, axes = np.linalg.eigh(np.cov((points - centre).T, bias=True) if len(points) > 1 else np.eye(2))
-    direction = axes[:, -1] * np.sign(axes[np.argmax(np.abs(axes[:, -1])), -1])  # the same sign on any machine
-    along = (points - centre) @ direction
-    margin = _half_pixel(direction)
-    return np.stack([centre + direction * (along.min() - margin), centre + direction * (along.max() + margin)])
+    The first and last half width of the path lead from a corner to the middle: bins -1 and `bins`.
+    """
+    bin_of = np.empty(len(distance), np.intp)
+    for i in range(len(distance)):
+        if distance[i] > length - width / 2:
+            bin_of[i] = bins
+        elif distance[i] < width / 2:
+            bin_of[i] = -1
+        else:
+            bin_of[i] = min(max(int((distance[i] - width / 2) / (length - width) * bins), 0), bins - 1)
+    return bin_of
 
 
 def _shortest_path(pixels: Indices, image: Indices, start: int, end: int) -> list[int]:
     """Indices of the pixels on the shortest path, from the end on."""
-    pairs = []
-    for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):  # each pair of neighbours once
-        other = image[pixels[:, 0] + 1 + dy, pixels[:, 1] + 1 + dx]
-        pairs.append(np.stack([np.flatnonzero(other >= 0), other[other >= 0]]))
-    first, second = np.concatenate(pairs, axis=1)
-    steps = np.hypot(*(pixels[first] - pixels[second]).T)
-    graph = coo_array((steps, (first, second)), (len(pixels), len(pixels))).tocsr()
+    graph = csr_array(steps_between(pixels, image), (len(pixels), len(pixels)))
     _, previous = csgraph.dijkstra(graph, directed=False, indices=start, return_predecessors=True)
     path = [end]
     while previous[path[-1]] >= 0:

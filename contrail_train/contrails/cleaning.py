@@ -8,6 +8,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from contrail_data.errors import ContrailError, UsageError
+from contrail_train.contrails.regions import label
 
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int32]
@@ -114,7 +115,7 @@ def counts_by_size(mask: Mask, target: Mask, sizes: Sequence[int]) -> npt.NDArra
     Returns:
         tp, fp and fn for each size, int64 (sizes, 3).
     """
-    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
+    labels, count = label(mask)
     pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     hits = np.bincount(labels[target], minlength=count + 1)[1:]
     kept = pixels >= np.asarray(sizes)[:, np.newaxis]
@@ -134,7 +135,7 @@ def elongations(labels: Labels, count: int) -> npt.NDArray[np.float64]:
     Returns:
         Length over width of the regions 1 to `count`, float64 (count).
     """
-    y, x = np.nonzero(labels)
+    y, x = np.divmod(np.flatnonzero(labels > 0), labels.shape[1])
     region = labels[y, x] - 1
     size = np.bincount(region, minlength=count).astype(np.float64)
 
@@ -156,7 +157,7 @@ def _remove_misshapen(mask: Mask, cleaning: Cleaning) -> Mask:
     """Remove regions that are too small or not elongated enough."""
     if cleaning.min_pixels <= 1 and cleaning.elongation is None:
         return mask
-    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
+    labels, count = label(mask)
     kept = np.bincount(labels[mask], minlength=count + 1)[1:] >= cleaning.min_pixels
     if cleaning.elongation is not None:
         kept &= elongations(labels, count) >= cleaning.elongation
@@ -172,7 +173,7 @@ def _dilate(mask: Mask, reach: int) -> Mask:
 
 def _regions_touching(mask: Mask, other: Mask) -> Mask:
     """The regions of `mask` that share a pixel with `other`."""
-    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
+    labels, count = label(mask)
     return _regions(labels, count, np.unique(labels[other]))
 
 

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from contrail_data.errors import ContrailError
 from contrail_train.contrails.centre_line import centre_line
-from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
+from contrail_train.contrails.cleaning import Labels, Mask
 from contrail_train.contrails.confidence import FEATURES, Confidence, features
 from contrail_train.contrails.linking import Linking
+from contrail_train.contrails.pixel_graph import Indices, indices_yx, parts_of
 from contrail_train.contrails.polyline import Points, distances, length_of, points_at
+from contrail_train.contrails.regions import label, pixels_of
 from contrail_train.contrails.separation import separate_lines
 
 Probability = npt.NDArray[np.floating]
@@ -64,8 +65,7 @@ def connected(mask_yx: Mask, probability_yx: Probability, *, confidence: Confide
         ContrailError: If the shapes differ.
     """
     _check_shapes(mask_yx, probability_yx)
-    labels_yx = ndimage.label(mask_yx, EIGHT_CONNECTED)[0].astype(np.int32)
-    return measured(labels_yx, probability_yx, confidence=confidence)
+    return measured(label(mask_yx)[0], probability_yx, confidence=confidence)
 
 
 def measured(labels_yx: Labels, probability_yx: Probability, *, confidence: Confidence | None = None) -> Instances:
@@ -83,13 +83,14 @@ def measured(labels_yx: Labels, probability_yx: Probability, *, confidence: Conf
         ContrailError: If the shapes differ.
     """
     _check_shapes(labels_yx, probability_yx)
+    regions = pixels_of(labels_yx)
     lines = []
-    for number, window in enumerate(ndimage.find_objects(labels_yx), 1):
-        regions, count = ndimage.label(labels_yx[window] == number, EIGHT_CONNECTED)
-        largest = 1 + int(np.argmax(np.bincount(regions.ravel())[1:])) if count > 1 else 1
-        y, x = np.nonzero(regions == largest)
-        lines.append(centre_line(y, x) + np.array([side.start for side in window]))
-    return _measured(labels_yx, lines, probability_yx, confidence)
+    for pixels in regions:
+        origin = pixels.min(0)
+        parts, count = parts_of(pixels - origin, indices_yx(pixels - origin), np.zeros(len(pixels), np.intp))
+        largest = parts == np.argmax(np.bincount(parts)) if count > 1 else slice(None)
+        lines.append(centre_line((pixels - origin)[largest]) + origin)
+    return _measured(labels_yx, regions, lines, probability_yx, confidence)
 
 
 def separate(
@@ -128,8 +129,7 @@ def separate_mask(
         ContrailError: If the shapes differ.
     """
     _check_shapes(mask_yx, probability_yx)
-    labels_yx, lines = separate_lines(mask_yx, probability_yx, linking)
-    return _measured(labels_yx, lines, probability_yx, confidence)
+    return _measured(*separate_lines(mask_yx, probability_yx, linking), probability_yx, confidence)
 
 
 def features_of(found: Instances, probability_yx: Probability) -> npt.NDArray[np.float64]:
@@ -142,10 +142,9 @@ def features_of(found: Instances, probability_yx: Probability) -> npt.NDArray[np
     Returns:
         Features of each, as of `confidence.features`, (contrail, feature).
     """
-    windows = ndimage.find_objects(found.labels_yx)
     rows = [
-        features(probability_yx[window][found.labels_yx[window] == one.number], one.length, one.width)
-        for one, window in zip(found.instances, windows, strict=True)
+        features(probability_yx[pixels[:, 0], pixels[:, 1]], one.length, one.width)
+        for one, pixels in zip(found.instances, pixels_of(found.labels_yx), strict=True)
     ]
     return np.array(rows).reshape(-1, len(FEATURES))
 
@@ -166,12 +165,16 @@ def orientation(line: Points) -> float:
 
 
 def _measured(
-    labels_yx: Labels, lines: Sequence[Points], probability_yx: Probability, confidence: Confidence | None
+    labels_yx: Labels,
+    regions: Sequence[Indices],
+    lines: Sequence[Points],
+    probability_yx: Probability,
+    confidence: Confidence | None,
 ) -> Instances:
-    """Measure the contrails of a label image with a centre line for each."""
+    """Measure the contrails of a label image with the pixels and a centre line of each."""
     instances = []
-    for number, (line, window) in enumerate(zip(lines, ndimage.find_objects(labels_yx), strict=True), 1):
-        p, length = probability_yx[window][labels_yx[window] == number], length_of(line)
+    for number, (pixels, line) in enumerate(zip(regions, lines, strict=True), 1):
+        p, length = probability_yx[pixels[:, 0], pixels[:, 1]], length_of(line)
         width = len(p) / length
         known = p.mean(dtype=np.float64) if confidence is None else confidence.of(features(p, length, width))
         instances.append(

@@ -13,6 +13,7 @@ Indices = npt.NDArray[np.intp]
 _DIAGONAL = float(np.sqrt(2))
 
 
+@compiled
 def indices_yx(pixels: Indices) -> Indices:
     """Make an image of the indices of pixels.
 
@@ -22,8 +23,12 @@ def indices_yx(pixels: Indices) -> Indices:
     Returns:
         Index of the pixel in each row and column, from -1 on, so with a margin of one; -1 where there is none.
     """
-    image = np.full(pixels.max(0) + 3, -1, np.intp)
-    image[pixels[:, 0] + 1, pixels[:, 1] + 1] = np.arange(len(pixels))
+    last_y, last_x = 0, 0
+    for i in range(len(pixels)):
+        last_y, last_x = max(last_y, pixels[i, 0]), max(last_x, pixels[i, 1])
+    image = np.full((last_y + 3, last_x + 3), -1, np.intp)
+    for i in range(len(pixels)):
+        image[pixels[i, 0] + 1, pixels[i, 1] + 1] = i
     return image
 
 
@@ -59,7 +64,48 @@ def path_lengths(pixels: Indices, image: Indices, start: int) -> npt.NDArray[np.
 
 
 @compiled
-def parts_of(pixels: Indices, image: Indices, classes: Indices) -> Indices:
+def longest_path(pixels: Indices, image: Indices) -> tuple[int, int, npt.NDArray[np.float64]]:
+    """Find two ends of a region: the pixel farthest from its first one, and the pixel farthest from that.
+
+    Args:
+        pixels: Rows and columns of one region, (pixel, 2).
+        image: As of `indices_yx`.
+
+    Returns:
+        Indices of both, and the length of the shortest path from the former to each pixel.
+    """
+    start = int(np.argmax(path_lengths(pixels, image, 0)))
+    lengths = path_lengths(pixels, image, start)
+    return start, int(np.argmax(lengths)), lengths
+
+
+@compiled
+def steps_between(pixels: Indices, image: Indices) -> tuple[npt.NDArray[np.float64], Indices, Indices]:
+    """List the neighbours of pixels, each pair once, as a sparse array.
+
+    Args:
+        pixels: Rows and columns, by rows, (pixel, 2).
+        image: As of `indices_yx`.
+
+    Returns:
+        Distances of neighbours, indices of the later ones, and where those of each pixel start (pixel + 1).
+    """
+    steps, others = np.empty(4 * len(pixels)), np.empty(4 * len(pixels), np.intp)
+    starts = np.zeros(len(pixels) + 1, np.intp)
+    count = 0
+    for i in range(len(pixels)):
+        for k in range(4):  # right; below to the left, below, below to the right
+            dy, dx = (0, 1) if k == 0 else (1, k - 2)
+            other = image[pixels[i, 0] + 1 + dy, pixels[i, 1] + 1 + dx]
+            if other >= 0:
+                steps[count], others[count] = 1.0 if dy == 0 or dx == 0 else _DIAGONAL, other
+                count += 1
+        starts[i + 1] = count
+    return steps[:count], others[:count], starts
+
+
+@compiled
+def parts_of(pixels: Indices, image: Indices, classes: Indices) -> tuple[Indices, int]:
     """Number the connected parts of classes of pixels.
 
     Args:
@@ -68,7 +114,7 @@ def parts_of(pixels: Indices, image: Indices, classes: Indices) -> Indices:
         classes: Class of each pixel.
 
     Returns:
-        Number of the part of each pixel, from 0 without missing numbers.
+        Number of the part of each pixel, from 0 without missing numbers; and how many parts there are.
     """
     parts = np.full(len(pixels), -1, np.intp)
     stack = np.empty(len(pixels), np.intp)
@@ -87,7 +133,7 @@ def parts_of(pixels: Indices, image: Indices, classes: Indices) -> Indices:
                         parts[other], stack[count] = number, other
                         count += 1
         number += 1
-    return parts
+    return parts, number
 
 
 @compiled
@@ -115,3 +161,34 @@ def walk(pixels: Indices, image: Indices, start: int, is_visited: npt.NDArray[np
                 count += 1
                 break
     return way[:count].copy()
+
+
+@compiled
+def paths_of(pixels: Indices, image: Indices) -> tuple[Indices, Indices]:
+    """Put the pixels of lines without forks in order, each connected line from one end to the other.
+
+    Args:
+        pixels: Rows and columns, (pixel, 2).
+        image: As of `indices_yx`.
+
+    Returns:
+        Indices of the pixels, line by line, each from its end with the smaller index; and where each line ends. A ring
+        is cut open.
+    """
+    order, ends = np.empty(len(pixels), np.intp), np.empty(len(pixels), np.intp)
+    is_visited, done, lines = np.zeros(len(pixels), np.bool_), 0, 0
+    for start in range(len(pixels)):
+        if is_visited[start]:
+            continue
+        back, forth = walk(pixels, image, start, is_visited), walk(pixels, image, start, is_visited)
+        last = done + len(back) + len(forth) - 2
+        is_turned = back[-1] > forth[-1]  # each has the start at least
+        for i in range(len(back)):
+            at = done + len(back) - 1 - i
+            order[done + last - at if is_turned else at] = back[i]
+        for i in range(1, len(forth)):
+            at = done + len(back) - 1 + i
+            order[done + last - at if is_turned else at] = forth[i]
+        done, ends[lines] = last + 1, last + 1
+        lines += 1
+    return order, ends[:lines]

@@ -5,19 +5,23 @@ are linked to lines, within a region and over gaps between regions. Each pixel t
 region. Lines side by side that the mask joins are parted where the probability has a valley between them.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import scipy  # which imports its submodules at their first use
-from scipy import ndimage
 
+from contrail_data.compiled import compiled
 from contrail_train.contrails.centre_line import centre_line
-from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
+from contrail_train.contrails.cleaning import Labels, Mask
 from contrail_train.contrails.linking import Linking, Part, link
+from contrail_train.contrails.pixel_graph import Indices
 from contrail_train.contrails.polyline import Points, densified, length_of
+from contrail_train.contrails.regions import label, pixels_of, region_around
 from contrail_train.contrails.skeleton import pieces_of
+from contrail_train.contrails.valleys import valleys
 
 _SMALL = 9
 """Pixels below which a region is not cut."""
@@ -25,8 +29,6 @@ _SHARPEST = 35.0
 """Bend in degrees above which two contrails touch at their ends."""
 _SLENDER = 2.25
 """Ratio of length to width that a part of a region needs to be a contrail of its own."""
-_VALLEY, _DEPTH, _LONG = 5, 0.15, 4
-"""A valley between two lines is narrower than this (pixel), lower by this share, and has this many pixels."""
 COVERED = 0.7
 """Share of a line above which it is what longer lines share."""
 _NEAR = 2.0
@@ -35,7 +37,7 @@ _NEAR = 2.0
 
 def separate_lines(
     mask_yx: Mask, probability_yx: npt.NDArray[np.floating], linking: Linking
-) -> tuple[Labels, list[Points]]:
+) -> tuple[Labels, list[Indices], list[Points]]:
     """Separate a mask into lines.
 
     Args:
@@ -44,16 +46,17 @@ def separate_lines(
         linking: When pieces are linked.
 
     Returns:
-        Number of the line that each pixel of the mask belongs to, from 1, int32 (y, x); and rows and columns along the
-        middle of each line. Lines are numbered in order of their first pixels.
+        Number of the line that each pixel of the mask belongs to, from 1, int32 (y, x); rows and columns of the pixels
+        of each line (pixel, 2); and of points along its middle (vertex, 2). Lines are numbered in order of their first
+        pixels.
     """
-    regions_yx, _ = ndimage.label(mask_yx, EIGHT_CONNECTED)
-    windows = ndimage.find_objects(regions_yx)
+    regions = pixels_of(label(mask_yx)[0])
     pieces: list[Points] = []
     region_of: list[int] = []
-    for region, window in enumerate(windows, 1):
-        for piece in _pieces(regions_yx[window] == region, probability_yx[window]):
-            pieces.append(piece + np.array([side.start for side in window]))
+    for region, pixels in enumerate(regions):
+        origin = pixels.min(0)
+        for piece in _pieces(pixels - origin, probability_yx[pixels[:, 0], pixels[:, 1]]):
+            pieces.append(piece + origin)
             region_of.append(region)
     chains = link(pieces, mask_yx, linking)
     in_region: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
@@ -63,33 +66,20 @@ def separate_lines(
     drawn = [densified(np.concatenate([points for _, points in chain])) for chain in chains]
     _absorb_dots(in_region, chains, drawn, linking)
     labels_yx = np.zeros(mask_yx.shape, np.int32)
-    for region, window in enumerate(windows, 1):
-        inside_yx = regions_yx[window] == region
-        labels_yx[window][inside_yx] = _assign(inside_yx, window, in_region[region], drawn)
+    for region, pixels in enumerate(regions):
+        labels_yx[pixels[:, 0], pixels[:, 1]] = _assign(pixels, in_region[region], drawn)
     return _lines(labels_yx, drawn)
 
 
-def _pieces(inside_yx: Mask, probability_yx: npt.NDArray[np.floating]) -> list[Points]:
-    """The pieces of one region, in its window."""
-    y, x = np.nonzero(inside_yx)
-    if len(y) < _SMALL:
-        return [densified(centre_line(y, x))]
-    ridges_yx = inside_yx & ~_valleys(np.where(inside_yx, probability_yx, 0), inside_yx)
-    pieces = pieces_of(ridges_yx, _SHARPEST)
-    return pieces if sum(map(len, pieces)) >= _SMALL else [densified(centre_line(y, x))]
-
-
-def _valleys(p_yx: npt.NDArray[np.floating], inside_yx: Mask) -> Mask:
-    """Pixels between two lines, whose probability is lower than on both sides."""
-    smooth = ndimage.gaussian_filter(p_yx, 0.6)
-    filled = ndimage.grey_closing(smooth, (_VALLEY, _VALLEY))
-    low_yx = inside_yx & (filled - smooth > _DEPTH * filled)
-    if not low_yx.any():
-        return low_yx
-    labels, count = ndimage.label(low_yx, EIGHT_CONNECTED)
-    long = np.bincount(labels.ravel(), minlength=count + 1) >= _LONG
-    long[0] = False
-    return np.asarray(long[labels])
+def _pieces(pixels: Indices, probability: npt.NDArray[np.floating]) -> list[Points]:
+    """The pieces of one region, whose first row and column are 0."""
+    if len(pixels) < _SMALL:
+        return [densified(centre_line(pixels))]
+    inside_yx = np.zeros(pixels.max(0) + 1, bool)
+    probability_yx = np.zeros(inside_yx.shape, probability.dtype)
+    inside_yx[pixels[:, 0], pixels[:, 1]], probability_yx[pixels[:, 0], pixels[:, 1]] = True, probability
+    pieces = pieces_of(inside_yx & ~valleys(probability_yx, inside_yx), _SHARPEST)
+    return pieces if sum(map(len, pieces)) >= _SMALL else [densified(centre_line(pixels))]
 
 
 def _absorb_dots(
@@ -113,18 +103,17 @@ def _absorb_dots(
                 numbers[int(owner[index])] = 1.0
 
 
-def _assign(
-    inside_yx: Mask, window: tuple[slice, slice], lengths: dict[int, float], drawn: Sequence[Points]
-) -> npt.NDArray[np.int32]:
-    """The line, from 1, of each pixel of a region with lines of these lengths inside it."""
-    pixels = np.argwhere(inside_yx) + np.array([side.start for side in window])
+def _assign(pixels: Indices, lengths: dict[int, float], drawn: Sequence[Points]) -> npt.NDArray[np.int32] | int:
+    """The line, from 1, of each pixel, or of all pixels, of a region with lines of these lengths inside it."""
+    if len(lengths) == 1:
+        return next(iter(lengths)) + 1
     first, *others = sorted(lengths, key=lambda line: (-len(drawn[line]), line))
     width = len(pixels) / sum(lengths.values())
     slender = [first, *(line for line in others if lengths[line] >= _SLENDER * width)]
     if len(slender) > 1:
         slender = [slender[number] for number in not_covered([drawn[line] for line in slender], max(1.5, width / 2))]
     if len(slender) == 1:
-        return np.full(len(pixels), first + 1, np.int32)
+        return first + 1
     tree = scipy.spatial.cKDTree(np.concatenate([drawn[line] for line in slender]))
     owner = np.repeat(slender, [len(drawn[line]) for line in slender])
     return (owner[tree.query(pixels)[1]] + 1).astype(np.int32)
@@ -140,42 +129,44 @@ def not_covered(drawn: Sequence[Points], reach: float) -> list[int]:
     Returns:
         Indices of the first line, and of each line of which the lines kept before it cover less than `COVERED`.
     """
-    points = np.concatenate(drawn)
-    tree, is_covered = scipy.spatial.cKDTree(points), np.zeros(len(points), bool)
-    end = np.cumsum([len(line) for line in drawn])
-    kept: list[int] = []
-    for number, line in enumerate(drawn):
-        if kept and is_covered[end[number] - len(line) : end[number]].mean() >= COVERED:
+    ends = np.cumsum([len(line) for line in drawn])
+    return np.flatnonzero(_not_covered(np.concatenate(drawn), ends, reach)).tolist()
+
+
+@compiled
+def _not_covered(points: Points, ends: Indices, reach: float) -> Mask:
+    """Whether each line, whose points end there, shows something of its own."""
+    is_kept, is_covered = np.zeros(len(ends), np.bool_), np.zeros(len(points), np.bool_)
+    for number in range(len(ends)):
+        start, end = ends[number - 1] if number else 0, ends[number]
+        covered, top, bottom, left, right = 0, np.inf, -np.inf, np.inf, -np.inf
+        for k in range(start, end):
+            covered += is_covered[k]
+            top, bottom = min(top, points[k, 0] - reach), max(bottom, points[k, 0] + reach)
+            left, right = min(left, points[k, 1] - reach), max(right, points[k, 1] + reach)
+        is_kept[number] = number == 0 or covered / (end - start) < COVERED
+        if not is_kept[number]:
             continue
-        kept.append(number)
-        # The distance decides. A ball of that size, which rounds differently, is only where to look.
-        near = np.unique(np.concatenate(tree.query_ball_point(line, 1.001 * reach)).astype(np.intp))
-        is_covered[near] |= scipy.spatial.cKDTree(line).query(points[near])[0] <= reach
-    return kept
+        for i in range(end, len(points)):
+            y, x = points[i, 0], points[i, 1]
+            if not is_covered[i] and top <= y <= bottom and left <= x <= right:
+                for k in range(start, end):
+                    if math.sqrt((y - points[k, 0]) ** 2 + (x - points[k, 1]) ** 2) <= reach:
+                        is_covered[i] = True
+                        break
+    return is_kept
 
 
-def _lines(labels_yx: Labels, drawn: Sequence[Points]) -> tuple[Labels, list[Points]]:
+def _lines(labels_yx: Labels, drawn: Sequence[Points]) -> tuple[Labels, list[Indices], list[Points]]:
     """Number the lines in order of their first pixels, and refine each to the middle of its pixels."""
-    labels = labels_yx[labels_yx > 0]
-    first = np.full(len(drawn) + 1, len(labels))
-    np.minimum.at(first, labels, np.arange(len(labels)))
-    in_order = np.argsort(first)[: np.count_nonzero(first < len(labels))]
-    rank = np.zeros(len(drawn) + 1, np.int32)
-    rank[in_order] = np.arange(1, len(in_order) + 1)
-    numbered_yx = rank[labels_yx]
-    lines = []
-    for number, window in enumerate(ndimage.find_objects(numbered_yx), 1):
-        pixels = np.argwhere(numbered_yx[window] == number) + np.array([side.start for side in window])
-        lines.append(_refined(pixels, drawn[in_order[number - 1] - 1]))
-    return numbered_yx, lines
+    of_lines = [(pixels, line) for pixels, line in zip(pixels_of(labels_yx), drawn, strict=False) if len(pixels)]
+    of_lines.sort(key=lambda one: one[0][0].tolist())
+    for number, (pixels, _) in enumerate(of_lines, 1):
+        labels_yx[pixels[:, 0], pixels[:, 1]] = number
+    return labels_yx, [pixels for pixels, _ in of_lines], [_refined(*one) for one in of_lines]
 
 
-def _refined(pixels: npt.NDArray[np.intp], line: Points) -> Points:
+def _refined(pixels: Indices, line: Points) -> Points:
     """The centre line of pixels that a line joins over gaps and crossings."""
-    joined = np.concatenate([pixels, np.rint(line).astype(np.intp)])
-    origin = joined.min(0)
-    inside = np.zeros(joined.max(0) - origin + 1, bool)
-    inside[tuple((joined - origin).T)] = True
-    labels, _ = ndimage.label(inside, EIGHT_CONNECTED)
-    y, x = np.nonzero(labels == labels[tuple(np.rint(line[len(line) // 2]).astype(np.intp) - origin)])
-    return centre_line(y, x) + origin
+    around, origin = region_around(pixels, line)
+    return centre_line(around) + origin

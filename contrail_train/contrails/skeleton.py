@@ -1,12 +1,14 @@
 """The skeleton of a region, cut into pieces where lines meet or bend sharply."""
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from contrail_data.compiled import compiled
-from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Mask
-from contrail_train.contrails.pixel_graph import indices_yx, walk
+from contrail_train.contrails.cleaning import Mask
+from contrail_train.contrails.pixel_graph import indices_yx, paths_of
 from contrail_train.contrails.polyline import Points
 
 _NEIGHBOURS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
@@ -28,9 +30,16 @@ def thin(mask_yx: Mask) -> Mask:
     Returns:
         The lines, of the same shape.
     """
-    padded = np.pad(mask_yx, 1)
-    _peel(padded, np.argwhere(padded), _PEELED)
+    padded = _padded(mask_yx)
+    _peel(padded, _PEELED)
     return padded[1:-1, 1:-1].copy()
+
+
+def _padded(mask_yx: Mask) -> Mask:
+    """A mask with a margin of one pixel."""
+    padded = np.zeros((mask_yx.shape[0] + 2, mask_yx.shape[1] + 2), bool)
+    padded[1:-1, 1:-1] = mask_yx
+    return padded
 
 
 def _peeled() -> Mask:
@@ -50,8 +59,21 @@ _PEELED = _peeled()
 
 
 @compiled
-def _peel(padded: Mask, pixels: npt.NDArray[np.intp], peeled: Mask) -> None:
+def _pixels_of(mask: Mask) -> npt.NDArray[np.intp]:
+    """Rows and columns of the pixels of a mask, by rows."""
+    pixels, count = np.empty((mask.size, 2), np.intp), 0
+    for y in range(mask.shape[0]):
+        for x in range(mask.shape[1]):
+            if mask[y, x]:
+                pixels[count, 0], pixels[count, 1] = y, x
+                count += 1
+    return pixels[:count]
+
+
+@compiled
+def _peel(padded: Mask, peeled: Mask) -> None:
     """Remove pixels of a padded mask, one subiteration after the other, until both leave it as it is."""
+    pixels = _pixels_of(padded)
     codes = np.empty(len(pixels), np.intp)
     is_changed = True
     while is_changed:
@@ -80,60 +102,117 @@ def pieces_of(mask_yx: Mask, sharpest: float) -> list[Points]:
     Returns:
         Rows and columns of the pixels of each piece, in order along it, float64 (pixel, 2); at least one piece.
     """
-    radius = ndimage.distance_transform_edt(np.pad(mask_yx, 1))[1:-1, 1:-1]
-    skeleton = thin(mask_yx)
+    padded = _padded(mask_yx)
+    skeleton = padded.copy()
+    _peel(skeleton, _PEELED)
     forks = _forks(skeleton)
-    while forks.any() and (spurs := _spurs(skeleton, forks, radius)).any():
-        skeleton = thin(skeleton & ~spurs)
+    while forks.any() and _remove_spurs(skeleton, forks, padded):
+        _peel(skeleton, _PEELED)
         forks = _forks(skeleton)
-    return [part for path in _paths(skeleton & ~forks) for part in _cut_at_bends(path, sharpest)]
-
-
-def _forks(skeleton: Mask) -> Mask:
-    """The pixels of a skeleton with at least three neighbours in it."""
-    count = ndimage.convolve(skeleton.astype(np.uint8), EIGHT_CONNECTED.astype(np.uint8), mode="constant")
-    return skeleton & (count > 3)
-
-
-def _spurs(skeleton: Mask, forks: Mask, radius: npt.NDArray[np.float64]) -> Mask:
-    """Branches that end freely and are short, only the shortest one of each fork."""
-    labels, _ = ndimage.label(skeleton & ~forks, EIGHT_CONNECTED)
-    joints, _ = ndimage.label(forks, EIGHT_CONNECTED)
-    touched = ndimage.maximum_filter(joints, 3)  # number of the fork beside a pixel
-    disc = np.zeros(joints.max() + 1)
-    np.maximum.at(disc, joints[forks], radius[forks])
-    shortest: dict[int, tuple[float, int]] = {}
-    for number, window in enumerate(ndimage.find_objects(labels), 1):
-        inside = labels[window] == number
-        beside = set(touched[window][inside].tolist()) - {0}
-        if len(beside) != 1 or np.count_nonzero(touched[window] * inside) > 1 + inside.sum() // 2 > 2:
-            continue  # between two forks, or a loop
-        y, x = np.nonzero(inside)
-        length = float(np.hypot(np.ptp(y), np.ptp(x)) + 1)
-        fork = beside.pop()
-        if length < disc[fork] + _SPUR and (fork not in shortest or length < shortest[fork][0]):
-            shortest[fork] = (length, number)
-    return np.isin(labels, [number for _, number in shortest.values()]) & (labels > 0)
-
-
-def _paths(lines: Mask) -> list[Points]:
-    """The pixels of each connected line without forks, in order. A ring is cut open."""
-    pixels = np.argwhere(lines)
+    pixels = _pixels_of(skeleton & ~forks)
     if not len(pixels):
         return []
-    image, is_visited = indices_yx(pixels), np.zeros(len(pixels), bool)
-    paths = []
-    for start in range(len(pixels)):
-        if not is_visited[start]:
-            ways = [walk(pixels, image, start, is_visited) for _ in range(2)]
-            path = np.concatenate([ways[0][::-1], ways[1][1:]])
-            paths.append(pixels[path if path[0] < path[-1] else path[::-1]].astype(np.float64))
-    return paths
+    order, ends = paths_of(pixels, indices_yx(pixels))
+    ordered = (pixels[order] - 1).astype(np.float64)
+    paths = [ordered[start:end] for start, end in pairwise([0, *ends])]
+    return [part for path in paths for part in _cut_at_bends(path, sharpest)]
+
+
+@compiled
+def _forks(skeleton: Mask) -> Mask:
+    """The pixels of a padded skeleton with at least three neighbours in it."""
+    forks = np.zeros(skeleton.shape, np.bool_)
+    pixels = _pixels_of(skeleton)
+    for i in range(len(pixels)):
+        y, x, count = pixels[i, 0], pixels[i, 1], 0
+        for k in range(8):
+            count += skeleton[y + _NEIGHBOURS[k][0], x + _NEIGHBOURS[k][1]]
+        forks[y, x] = count >= 3
+    return forks
+
+
+@compiled
+def _remove_spurs(skeleton: Mask, forks: Mask, mask: Mask) -> bool:
+    """Remove branches that end freely and are short, only the shortest one of each fork; say whether there are any.
+
+    All masks are padded.
+    """
+    pixels = _pixels_of(skeleton)
+    fork_of, joints = _connected(pixels, forks)
+    branch_of, branches = _connected(pixels, skeleton & ~forks)
+    disc, shortest, spur = np.zeros(joints + 1), np.full(joints + 1, np.inf), np.zeros(joints + 1, np.intp)
+    # Of each branch: its pixels; the fork beside it, or -1 if there are several; its pixels beside one; and its ends.
+    size, fork, beside, top, bottom, left, right = np.zeros((7, branches + 1), np.intp)
+    for i in range(len(pixels)):
+        y, x = pixels[i, 0], pixels[i, 1]
+        if forks[y, x]:
+            disc[fork_of[y, x]] = max(disc[fork_of[y, x]], _radius(mask, y, x))
+        number, touched = branch_of[y, x], fork_of[y, x]
+        for k in range(8):
+            touched = max(touched, fork_of[y + _NEIGHBOURS[k][0], x + _NEIGHBOURS[k][1]])
+        if touched > 0:
+            fork[number] = touched if fork[number] == 0 or fork[number] == touched else -1
+            beside[number] += 1
+        if size[number] == 0:
+            top[number], left[number], right[number] = y, x, x
+        size[number] += 1
+        bottom[number], left[number], right[number] = y, min(left[number], x), max(right[number], x)
+    for number in range(1, branches + 1):
+        half = 1 + size[number] // 2
+        if fork[number] <= 0 or beside[number] > half > 2:
+            continue  # between two forks, or a loop
+        length = math.hypot(bottom[number] - top[number], right[number] - left[number]) + 1
+        if length < min(disc[fork[number]] + _SPUR, shortest[fork[number]]):
+            shortest[fork[number]], spur[fork[number]] = length, number
+    is_removed = False
+    for i in range(len(pixels)):
+        number = branch_of[pixels[i, 0], pixels[i, 1]]
+        if number > 0 and fork[number] > 0 and spur[fork[number]] == number:
+            skeleton[pixels[i, 0], pixels[i, 1]] = False
+            is_removed = True
+    return is_removed
+
+
+@compiled
+def _radius(mask: Mask, y: int, x: int) -> float:
+    """Distance from a pixel to the nearest one outside of a padded mask."""
+    nearest, reach = mask.size**2, 1
+    while reach * reach < nearest:
+        for dy in range(-reach, reach + 1):
+            for dx in range(-reach, reach + 1, 1 if abs(dy) == reach else 2 * reach):
+                is_in_image = 0 <= y + dy < mask.shape[0] and 0 <= x + dx < mask.shape[1]
+                if is_in_image and not mask[y + dy, x + dx]:
+                    nearest = min(nearest, dy * dy + dx * dx)
+        reach += 1
+    return math.sqrt(nearest)
+
+
+@compiled
+def _connected(pixels: npt.NDArray[np.intp], mask: Mask) -> tuple[npt.NDArray[np.intp], int]:
+    """Number the regions of a padded mask, all of whose pixels are among some, from 1; and how many there are."""
+    numbers, stack, count = np.zeros(mask.shape, np.intp), np.empty((len(pixels), 2), np.intp), 0
+    for i in range(len(pixels)):
+        start_y, start_x = pixels[i, 0], pixels[i, 1]
+        if numbers[start_y, start_x] or not mask[start_y, start_x]:
+            continue
+        count += 1
+        numbers[start_y, start_x], waiting = count, 1
+        stack[0, 0], stack[0, 1] = start_y, start_x
+        while waiting:
+            waiting -= 1
+            y, x = stack[waiting, 0], stack[waiting, 1]
+            for k in range(8):
+                other_y, other_x = y + _NEIGHBOURS[k][0], x + _NEIGHBOURS[k][1]
+                if mask[other_y, other_x] and not numbers[other_y, other_x]:
+                    numbers[other_y, other_x] = count
+                    stack[waiting, 0], stack[waiting, 1] = other_y, other_x
+                    waiting += 1
+    return numbers, count
 
 
 def _cut_at_bends(path: Points, sharpest: float) -> list[Points]:
     """Cut a path at the sharpest of the bends above a limit, and its parts in the same way."""
-    if len(path) < 2 * _REACH + 1:
+    if not _may_bend(path, math.tan(math.radians(sharpest - 0.1))):
         return [path]
     before, after = path[_REACH:-_REACH] - path[: -2 * _REACH], path[2 * _REACH :] - path[_REACH:-_REACH]
     cross = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
@@ -143,3 +222,14 @@ def _cut_at_bends(path: Points, sharpest: float) -> list[Points]:
         return [path]
     middle = at + _REACH
     return [part for side in (path[:middle], path[middle + 1 :]) for part in _cut_at_bends(side, sharpest)]
+
+
+@compiled
+def _may_bend(path: Points, tangent: float) -> bool:
+    """Whether a path bends somewhere by an angle of more than this tangent."""
+    for i in range(_REACH, len(path) - _REACH):
+        before_y, before_x = path[i, 0] - path[i - _REACH, 0], path[i, 1] - path[i - _REACH, 1]
+        after_y, after_x = path[i + _REACH, 0] - path[i, 0], path[i + _REACH, 1] - path[i, 1]
+        if abs(before_y * after_x - before_x * after_y) > tangent * (before_y * after_y + before_x * after_x):
+            return True
+    return False

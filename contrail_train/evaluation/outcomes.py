@@ -6,8 +6,8 @@ from itertools import chain, zip_longest
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from contrail_train.contrails import regions
 from contrail_train.contrails.cleaning import elongations
 from contrail_train.evaluation.metrics import confusion_counts
 
@@ -62,7 +62,8 @@ def outcome_of(
     """
     label, sizes = _connected(target_yx)
     prediction, predicted_sizes = _connected(predicted_yx)
-    shared = np.unique(np.stack([prediction, label])[:, predicted_yx & target_yx], axis=1)  # pairs of contrails
+    both_yx = predicted_yx & target_yx
+    shared = np.unique(np.stack([prediction[both_yx], label[both_yx]]), axis=1)  # pairs of contrails
     count = len(predicted_sizes)
     agreement = np.nan
     if votes_yx is not None and annotators:
@@ -72,10 +73,10 @@ def outcome_of(
         confusion_counts(predicted_yx, target_yx),
         confusion_counts(ungated_yx, target_yx),
         sizes,
-        np.bincount(label[predicted_yx], minlength=len(sizes) + 1)[1:],
+        np.bincount(label[both_yx], minlength=len(sizes) + 1)[1:],
         predicted_sizes,
         np.bincount(shared[0], minlength=count + 1)[1:],
-        predicted_sizes - np.bincount(prediction[target_yx], minlength=count + 1)[1:],
+        predicted_sizes - np.bincount(prediction[both_yx], minlength=count + 1)[1:],
         elongations(prediction, count),
         agreement,
         np.packbits(predicted_yx),
@@ -84,8 +85,8 @@ def outcome_of(
 
 def _connected(mask_yx: Mask) -> tuple[npt.NDArray[np.int32], Ints]:
     """Number the contrails of a mask from 1, and count the pixels of each."""
-    numbered, count = ndimage.label(mask_yx, np.ones((3, 3), int))
-    return numbered, np.bincount(numbered.ravel(), minlength=count + 1)[1:]
+    numbered, count = regions.label(mask_yx)
+    return numbered, np.bincount(numbered[mask_yx], minlength=count + 1)[1:]
 
 
 def worst(outcomes: Sequence[Outcome], count: int) -> list[int]:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.reports.page import Picture, Table, render_page
-from contrail_data.reports.pictures import SampleViewer, read_frames
+from contrail_data.reports.pictures import SampleViewer
 from contrail_data.storage.files import check_folder, write_atomically
-from contrail_data.store.reader import read_scalars
+from contrail_data.store.reader import pixel_reader, read_scalars
 from contrail_train.config.model import Head
 from contrail_train.contrails.instances import separate_mask
 from contrail_train.data.items import Items, open_labelled
@@ -177,14 +177,16 @@ def score_in_detail(model: Predictor, store: xr.Dataset, items: Items, batch: in
         The scores and comparisons, in the order of the items.
     """
     annotators = read_scalars(store)["annotator_count"].values
+    read_votes = pixel_reader(store, "annotators") if "annotators" in store.variables else None
     outcomes: dict[int, Outcome] = {}
     matched: dict[int, Matched] = {}
 
     def record_outcome(record: ScoredRecord) -> None:
         sample = int(items.sample[record.row])
         votes_yx = None
-        if "annotators" in store.variables and annotators[sample]:
-            votes_yx = read_frames(store, "annotators", sample, [0])[0]
+        if read_votes is not None and annotators[sample]:
+            votes_yx = np.empty(record.target.shape, store["annotators"].dtype)
+            read_votes(sample, [0], votes_yx[np.newaxis])
         gated_yx = record.predicted & (record.score >= model.decision.gate)
         outcomes[record.row] = outcome_of(gated_yx, record.predicted, record.target, votes_yx, int(annotators[sample]))
         contrails = separate_mask(gated_yx, record.probability, confidence=model.confidence)

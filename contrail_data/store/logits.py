@@ -98,9 +98,9 @@ def _look_up(
 def _encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
     with np.errstate(divide="ignore"):  # near enough that a step corrects it, and much faster than a search
         near = (np.log(probability) - np.log1p(-probability)) * STEPS
-    index = np.clip(np.floor(near), LOWEST, -LOWEST - 2).astype(np.int32) - LOWEST
-    index -= EDGES[index] > probability
-    while (higher := probability >= _NEXT[index]).any():
+    index = np.clip(np.floor(near), LOWEST, -LOWEST - 2).astype(np.intp) - LOWEST
+    index -= EDGES.take(index) > probability
+    while (higher := probability >= _NEXT.take(index)).any():
         index += higher
     return (index + LOWEST).astype(np.int16)
 

@@ -22,6 +22,14 @@ def test_a_code_is_the_logit_rounded_down() -> None:
     assert (np.diff(codes.astype(int)) >= 0).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_code_is_that_of_the_last_edge_reached(dtype: type) -> None:
+    bits = np.random.default_rng(0).integers(0, np.float32(1).view(np.uint32), 100_000, dtype=np.uint32)
+    near_one = np.arange(np.float32(1).view(np.uint32) - 20_000, np.float32(1).view(np.uint32) + 1, dtype=np.uint32)
+    p = np.concatenate([bits, near_one]).view(np.float32).astype(dtype)
+    np.testing.assert_array_equal(logits.encode(p), np.searchsorted(logits.EDGES, p, side="right") - 1 + logits.LOWEST)
+
+
 def test_ends_are_exact_and_the_steps_between_are_those_of_the_documented_formula() -> None:
     ends = np.array([0, 1], np.float32)
     np.testing.assert_array_equal(logits.encode(ends), [-32768, 32767])

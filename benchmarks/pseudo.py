@@ -4,7 +4,7 @@
 
 Tables:
 
-- `labelling`: all frames of half of the records are read, predicted, rounded, compressed, summed and sealed.
+- `labelling`: all frames of all records are read, predicted, rounded, compressed, summed and sealed.
 - `scoring`: labelled frames of all records are read, predicted and counted, as for the hold-out of a run.
 - `evaluation`: their contrails are separated and matched as well, as `contrail-train evaluate` does it. That depends on
   how many a mask has.
@@ -116,7 +116,7 @@ def in_batches(store: xr.Dataset, model: Predictor, frames: Sequence[tuple[int, 
 
 def prepare_labelling(store: xr.Dataset, model: Predictor, out: Path) -> tuple[Batches, Run]:
     """Label the frames that have their neighbours, record by record."""
-    samples = np.arange(max(store.sizes["sample"] // 2, 1))
+    samples = np.arange(store.sizes["sample"])
     frames = predictable_frames(model.offsets, store.sizes["time"])
     batches = [in_batches(store, model, [(sample, frame) for frame in frames])[0] for sample in samples.tolist()]
     options = {"kind": Kind.PSEUDO_LABELS, "samples": samples, "batch": 1}

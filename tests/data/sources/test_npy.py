@@ -35,11 +35,14 @@ def test_headers_are_parsed_by_one_thread_at_a_time(tmp_path: Path, monkeypatch:
         assert [array.result().shape for array in arrays] == [(side, 7) for side in sides]
 
 
-def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "band.npy"
     np.save(path, np.zeros((16, 16), np.float32))
-    monkeypatch.setattr(npy, "_check_size", lambda header, data_bytes: os.truncate(path, 500))
+
+    def read_shortened() -> None:
+        with npy.opened_npy(path, kinds="f", shape=(16, 16)) as file:
+            os.truncate(path, 500)
+            file.read()
+
     with pytest.raises(BadRecord, match=r"band\.npy: cannot be read \(it became shorter while it was read\)"):
-        npy.read_npy(path, kinds="f", shape=(16, 16))
+        read_shortened()

@@ -58,13 +58,6 @@ def predict(
 
     Neighbouring frames that --consistent and --fill-gaps look at are predicted as well.
     """
-    from contrail_data.labels.write import write_labels
-    from contrail_data.storage.files import check_new
-    from contrail_data.store.schema import Kind
-    from contrail_train.config.model import Head
-    from contrail_train.inference.tables import record_table
-    from contrail_train.workflows.symmetries import load_predictor
-
     suffix = Path(out).suffix
     if suffix in SCENE_SUFFIXES:
         raise UsageError(f"{out}: {suffix} is for scans, see contrail-train predict-scans; write NAME.zarr or NAME.csv")
@@ -72,6 +65,14 @@ def predict(
         refuse_options(context, (*options.CLEANING, "instances"), "on probabilities of records (.csv)")
     selection = FrameSelection.parse(frames)
     parent = _open_parent(store)
+
+    from contrail_data.labels.write import write_labels
+    from contrail_data.storage.files import check_new
+    from contrail_data.store.schema import Kind
+    from contrail_train.config.model import Head
+    from contrail_train.inference.tables import record_table
+    from contrail_train.workflows.symmetries import load_predictor
+
     model = load_predictor(run, device, tta)
     if suffix == ".csv":
         table = options.local_path(out)
@@ -197,7 +198,7 @@ def predict_scans(
         raise UsageError(f"{source}: is a store, not scans; use contrail-train predict")
     if reader is not None or not archive:
         refuse_options(context, ["product"], "beside --reader" if reader else "on local files; name them with a glob")
-    _refuse_without_output(context, outs)
+    _refuse_outputs(context, outs)
     if reader is None and not archive:
         find_files(source)  # what is wrong with them is reported before torch is imported
 
@@ -237,8 +238,12 @@ def predict_scans(
         raise typer.Exit(ExitCode.SET_ASIDE)
 
 
-def _refuse_without_output(context: typer.Context, outs: list[Path]) -> None:
-    """Refuse options that have no effect on any of the outputs."""
+def _refuse_outputs(context: typer.Context, outs: list[Path]) -> None:
+    """Refuse outputs of unknown formats, and options that have no effect on any of them."""
+    formats = (".zarr", *SCENE_SUFFIXES)
+    for out in outs:
+        if out.suffix not in formats:
+            raise ContrailError(f"{out}: not a format of scenes; choose a name that ends in {', '.join(formats)}")
     suffixes = {out.suffix for out in outs}
     needed = {
         "altitude": (".geojson", ".parquet"),
@@ -248,9 +253,9 @@ def _refuse_without_output(context: typer.Context, outs: list[Path]) -> None:
         "tracks": (".nc", ".zarr", ".geojson", ".parquet", ".png", ".gif"),
         "qgis_style": (".geojson",),
     }
-    for option, formats in needed.items():
-        if not suffixes & set(formats):
-            refuse_options(context, [option], f"without an output {' or '.join(f'NAME{suffix}' for suffix in formats)}")
+    for option, own in needed.items():
+        if not suffixes & set(own):
+            refuse_options(context, [option], f"without an output {' or '.join(f'NAME{suffix}' for suffix in own)}")
 
 
 def export(

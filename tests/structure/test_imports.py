@@ -72,6 +72,26 @@ def test_training_imports_what_many_runs_do_not_need_only_at_its_first_use() -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("out", "message"), [("x.nc", "files of several kinds"), ("x.foo", "not a format of scenes")])
+def test_scans_are_refused_before_anything_large_is_imported(tmp_path: Path, out: str, message: str) -> None:
+    for satellite in (16, 18):
+        start = "20232561536173_e20232561538546_c20232561539034"
+        (tmp_path / f"OR_ABI-L1b-RadC-M6C11_G{satellite}_s{start}.nc").touch()
+    program = f"""
+import sys
+from contrail_train.cli.main import main
+sys.argv = ["contrail-train", "predict-scans", "builtin:starter", {str(tmp_path)!r}, "-o", {out!r}]
+try:
+    main()
+finally:
+    print([name for name in ("torch", "xarray", "zarr") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert message in done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
 def test_nothing_uses_a_private_name_of_another_module() -> None:
     paths = modules_in("tests", "benchmarks", *PACKAGES)
     uses = {str(path.relative_to(PROJECT)): list(private_names_used(ast.parse(path.read_text()))) for path in paths}

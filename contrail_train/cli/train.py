@@ -125,9 +125,11 @@ def pipeline(
     the same command is run again. The directory is used like that of a run: evaluate, predict, pseudo-label, export.
     """
     from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
-    from contrail_train.workflows.pipeline import train_pipeline
 
     config = with_pipeline_settings(get_pipeline(preset), settings or [], preset)
+
+    from contrail_train.workflows.pipeline import train_pipeline
+
     calibration = train_pipeline(config, out, device or ["auto"])
     for role, stage_weights in (("mask", calibration["mask_weights"]), ("gate", calibration["gate_weights"])):
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in stage_weights.items())
@@ -167,10 +169,12 @@ def rounds(
     """
     from contrail_train.config.presets import get_config
     from contrail_train.config.settings import with_settings
+
+    config = with_settings(get_config(preset), settings or [], preset)
+
     from contrail_train.evaluation.intervals import NO_INTERVAL
     from contrail_train.workflows.rounds import run_rounds
 
-    config = with_settings(get_config(preset), settings or [], preset)
     rows = []
     for one in run_rounds(config, out, rounds=count, folds=folds, how=how):
         scores = one["holdout"]

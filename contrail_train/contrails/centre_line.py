@@ -9,8 +9,7 @@ import numpy as np
 import shapely
 from scipy.sparse import csgraph, csr_array
 
-from contrail_data.compiled import compiled
-from contrail_train.contrails.axes import major_axis, through_means
+from contrail_train.contrails.axes import major_axis
 from contrail_train.contrails.pixel_graph import Indices, indices_yx, longest_path, parts_of, steps_between
 from contrail_train.contrails.polyline import Points
 
@@ -32,7 +31,7 @@ def centre_line(pixels: Indices) -> Points:
         Fractional rows and columns, shape (vertex, 2), at least two vertices.
     """
     if len(pixels) < 2 * _STEP or len(pixels) > _LARGEST:
-        return major_axis(pixels)
+        return _straight_line(pixels)
     image = indices_yx(pixels)
     # The pixel farthest from any pixel is one end, the pixel farthest from that the other: exact in a tree, and nearly
     # exact in long and thin regions.
@@ -41,32 +40,48 @@ def centre_line(pixels: Indices) -> Points:
     width = len(pixels) / (length + 1)
     bins = int((length - width) // _STEP)
     if bins < 2:  # hardly longer than wide
-        return major_axis(pixels)
-    bin_of = _bins(distance, width, length, bins)
+        return _straight_line(pixels)
+    # The first and last half width of the path lead from a corner to the middle: bins -1 and `bins`.
+    bin_of = np.minimum(((distance - width / 2) / (length - width) * bins).astype(np.intp), bins - 1)
+    bin_of[distance < width / 2] = -1
+    bin_of[distance > length - width / 2] = bins
     # The other arm of a fork and the other side of a ring are equally far from the start, but apart from the path.
     part, parts = parts_of(pixels, image, bin_of)
     if parts > bins + 2:  # not every bin is in one part
         used = np.isin(part, part[_shortest_path(pixels, image, start, end)])
         pixels, bin_of = pixels[used], bin_of[used]
-    line = shapely.linestrings(through_means(pixels, bin_of, bins))
+    line = shapely.linestrings(_through_means(pixels, bin_of, bins))
     return shapely.get_coordinates(shapely.simplify(line, _TOLERANCE))
 
 
-@compiled
-def _bins(distance: Points, width: float, length: float, bins: int) -> Indices:
-    """The part of the path that each pixel belongs to.
+def _straight_line(pixels: Indices) -> Points:
+    """A line (2, 2) through the mean of the pixels along their major axis, as long as they extend."""
+    centre, direction = major_axis(pixels)
+    along = (pixels - centre) @ direction
+    margin = _half_pixel(direction)
+    return np.stack([centre + direction * (along.min() - margin), centre + direction * (along.max() + margin)])
 
-    The first and last half width of the path lead from a corner to the middle: bins -1 and `bins`.
-    """
-    bin_of = np.empty(len(distance), np.intp)
-    for i in range(len(distance)):
-        if distance[i] > length - width / 2:
-            bin_of[i] = bins
-        elif distance[i] < width / 2:
-            bin_of[i] = -1
-        else:
-            bin_of[i] = min(max(int((distance[i] - width / 2) / (length - width) * bins), 0), bins - 1)
-    return bin_of
+
+def _through_means(pixels: Indices, bin_of: Indices, bins: int) -> Points:
+    """A line through the means of bins of pixels, from the edge of the first one to that of the last one."""
+    count = np.bincount(bin_of + 1, minlength=bins + 2)[1:-1]
+    sums = [np.bincount(bin_of + 1, values, bins + 2)[1:-1] for values in pixels.T]
+    middles = (np.stack(sums, -1) / np.maximum(count, 1)[:, np.newaxis])[count > 0]
+    middles[1:-1] = (middles[:-2] + 2 * middles[1:-1] + middles[2:]) / 4  # a slight slope is a staircase of pixels
+    first = _extend_to_edge(pixels[bin_of <= 0], middles[1], middles[0])
+    last = _extend_to_edge(pixels[bin_of >= bins - 1], middles[-2], middles[-1])
+    return np.concatenate([[first], middles, [last]])
+
+
+def _extend_to_edge(pixels: Indices, before: Points, last: Points) -> Points:
+    """Where the line from `before` through `last` leaves the pixels."""
+    direction = (last - before) / np.hypot(*(last - before))
+    return np.asarray(last + direction * (((pixels - last) @ direction).max() + _half_pixel(direction)))
+
+
+def _half_pixel(direction: Points) -> float:
+    """How far a pixel's square extends from its centre in a direction, averaged over the cuts through it."""
+    return float(0.5 * np.abs(direction).max() + 0.25 * np.abs(direction).min())
 
 
 def _shortest_path(pixels: Indices, image: Indices, start: int, end: int) -> list[int]:

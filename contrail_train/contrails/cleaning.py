@@ -8,7 +8,6 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from contrail_data.errors import ContrailError, UsageError
-from contrail_train.contrails.regions import label
 
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int32]
@@ -115,7 +114,7 @@ def counts_by_size(mask: Mask, target: Mask, sizes: Sequence[int]) -> npt.NDArra
     Returns:
         tp, fp and fn for each size, int64 (sizes, 3).
     """
-    labels, count = label(mask)
+    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
     pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     hits = np.bincount(labels[target], minlength=count + 1)[1:]
     kept = pixels >= np.asarray(sizes)[:, np.newaxis]
@@ -157,7 +156,7 @@ def _remove_misshapen(mask: Mask, cleaning: Cleaning) -> Mask:
     """Remove regions that are too small or not elongated enough."""
     if cleaning.min_pixels <= 1 and cleaning.elongation is None:
         return mask
-    labels, count = label(mask)
+    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
     kept = np.bincount(labels[mask], minlength=count + 1)[1:] >= cleaning.min_pixels
     if cleaning.elongation is not None:
         kept &= elongations(labels, count) >= cleaning.elongation
@@ -173,7 +172,7 @@ def _dilate(mask: Mask, reach: int) -> Mask:
 
 def _regions_touching(mask: Mask, other: Mask) -> Mask:
     """The regions of `mask` that share a pixel with `other`."""
-    labels, count = label(mask)
+    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
     return _regions(labels, count, np.unique(labels[other]))
 
 

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from contrail_data.errors import ContrailError
 from contrail_train.contrails.centre_line import centre_line
-from contrail_train.contrails.cleaning import Labels, Mask
+from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
 from contrail_train.contrails.confidence import FEATURES, Confidence, features
 from contrail_train.contrails.linking import Linking
 from contrail_train.contrails.pixel_graph import Indices, indices_yx, parts_of
 from contrail_train.contrails.polyline import Points, distances, length_of, points_at
-from contrail_train.contrails.regions import label, pixels_of
+from contrail_train.contrails.regions import pixels_of
 from contrail_train.contrails.separation import separate_lines
 
 Probability = npt.NDArray[np.floating]
@@ -65,7 +66,7 @@ def connected(mask_yx: Mask, probability_yx: Probability, *, confidence: Confide
         ContrailError: If the shapes differ.
     """
     _check_shapes(mask_yx, probability_yx)
-    return measured(label(mask_yx)[0], probability_yx, confidence=confidence)
+    return measured(ndimage.label(mask_yx, EIGHT_CONNECTED)[0], probability_yx, confidence=confidence)
 
 
 def measured(labels_yx: Labels, probability_yx: Probability, *, confidence: Confidence | None = None) -> Instances:

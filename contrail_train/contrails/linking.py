@@ -1,16 +1,13 @@
 """Pieces of centre lines that continue each other, over forks, crossings and gaps, as one line."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy  # which imports its submodules at their first use
 
-from contrail_data.compiled import compiled
-from contrail_train.contrails.axes import fitted_ends
+from contrail_train.contrails.axes import major_axis
 from contrail_train.contrails.cleaning import Mask
 from contrail_train.contrails.polyline import Points, densified, length_of
 
@@ -43,6 +40,19 @@ class Part(NamedTuple):
     """Its points, in the direction of the line."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """One end of a piece."""
+
+    piece: int
+    first: bool
+    """Whether it is the first point of the piece or the last."""
+    point: Points
+    """Row and column, on the line fitted to the end."""
+    direction: Points
+    """Unit vector out of the piece."""
+
+
 def link(pieces: Sequence[Points], mask_yx: Mask, linking: Linking) -> list[list[Part]]:
     """Link the ends of pieces that continue each other, the best pairs first, each end once.
 
@@ -54,37 +64,50 @@ def link(pieces: Sequence[Points], mask_yx: Mask, linking: Linking) -> list[list
     Returns:
         The lines, each as its pieces in order. Each piece is part of one line.
     """
-    lengths = np.array([length_of(piece) for piece in pieces])
-    long = np.flatnonzero(lengths >= linking.shortest)
+    lengths = [length_of(piece) for piece in pieces]
+    ends = [
+        _end(piece, number, first)
+        for number, piece in enumerate(pieces)
+        if lengths[number] >= linking.shortest
+        for first in (True, False)
+    ]
     partner: dict[tuple[int, bool], tuple[int, bool]] = {}
-    if len(long) > 1:
-        fitted = np.concatenate([fitted_ends(np.ascontiguousarray(pieces[number]), _SIGHT) for number in long.tolist()])
-        ends = [(number, first) for number in long.tolist() for first in (True, False)]
-        lines = scipy.cluster.hierarchy.DisjointSet(range(len(pieces)))
-        for _, i, j in sorted(_candidates(fitted, np.repeat(long, 2), lengths, mask_yx, linking)):
-            a, b = ends[i], ends[j]
-            if a not in partner and b not in partner and lines.merge(a[0], b[0]):  # a ring stays open
-                partner[a], partner[b] = b, a
+    lines = scipy.cluster.hierarchy.DisjointSet(range(len(pieces)))
+    for _, i, j in sorted(_candidates(ends, lengths, mask_yx, linking)):
+        a, b = ends[i], ends[j]
+        free = (a.piece, a.first) not in partner and (b.piece, b.first) not in partner
+        if free and lines.merge(a.piece, b.piece):  # a ring stays open
+            partner[a.piece, a.first], partner[b.piece, b.first] = (b.piece, b.first), (a.piece, a.first)
     return _chains(pieces, partner)
 
 
+def _end(piece: Points, number: int, first: bool) -> _End:
+    outwards = piece[::-1] if first else piece
+    distance = np.hypot(*(outwards - outwards[-1]).T)
+    centre, direction = major_axis(outwards[distance <= _SIGHT])
+    along = float((outwards[-1] - centre) @ direction)
+    outward = direction if along >= 0 else -direction
+    return _End(piece=number, first=first, point=centre + direction * along, direction=outward)
+
+
 def _candidates(
-    ends: Points, piece: npt.NDArray[np.intp], lengths: Points, mask_yx: Mask, linking: Linking
+    ends: Sequence[_End], lengths: Sequence[float], mask_yx: Mask, linking: Linking
 ) -> list[tuple[float, int, int]]:
-    """Cost and indices of the pairs of ends, as of `fitted_ends`, of these pieces that may be linked."""
-    point, direction = ends[:, 0], ends[:, 1]
-    reach = max(linking.gap, linking.shared)
-    a, b = _possible_pairs(ends, piece, reach, math.cos(math.radians(linking.turn))).T
-    if not len(a):
+    """Cost and indices of the pairs of ends that may be linked."""
+    if len(ends) < 2:
         return []
+    point, direction = (np.stack([getattr(end, name) for end in ends]) for name in ("point", "direction"))
+    piece = np.array([end.piece for end in ends])
+    reach = max(linking.gap, linking.shared)
+    a, b = scipy.spatial.cKDTree(point).query_pairs(reach, output_type="ndarray").T
     step = point[b] - point[a]
     distance = np.hypot(*step.T)
-    mean_length = (lengths[piece[a]] + lengths[piece[b]]) / 2
+    mean_length = (np.array(lengths)[piece[a]] + np.array(lengths)[piece[b]]) / 2
     turn = np.degrees(np.arccos(np.clip(-(direction[a] * direction[b]).sum(1), -1, 1))) / linking.turn
     aside = np.maximum(*(np.abs(step[:, 0] * d[:, 1] - step[:, 1] * d[:, 0]) for d in (direction[a], direction[b])))
     aside /= linking.offset + 0.1 * distance
     ahead = np.minimum((step * direction[a]).sum(1), -(step * direction[b]).sum(1)) >= -linking.offset
-    fits = ahead & (turn <= 1) & (aside <= 1) & (distance <= 2 * mean_length)
+    fits = (piece[a] != piece[b]) & ahead & (turn <= 1) & (aside <= 1) & (distance <= 2 * mean_length)
     cost = turn**2 + aside**2 + distance / linking.shared
     candidates = []
     for k in np.flatnonzero(fits):
@@ -95,39 +118,11 @@ def _candidates(
     return candidates
 
 
-@compiled
-def _possible_pairs(ends: Points, piece: npt.NDArray[np.intp], reach: float, cosine: float) -> npt.NDArray[np.intp]:
-    """Indices (pair, 2) of the ends of different pieces within reach whose directions differ by no more than this."""
-    pairs, count = np.empty((0, 2), np.intp), 0
-    for turn in range(2):  # counts the pairs, then writes them
-        if turn == 1:
-            pairs, count = np.empty((count, 2), np.intp), 0
-        for i in range(len(ends)):
-            for j in range(i + 1, len(ends)):
-                dy, dx = ends[i, 0, 0] - ends[j, 0, 0], ends[i, 0, 1] - ends[j, 0, 1]
-                opposite = -(ends[i, 1, 0] * ends[j, 1, 0] + ends[i, 1, 1] * ends[j, 1, 1])
-                if piece[i] != piece[j] and dy * dy + dx * dx <= reach * reach and opposite >= cosine - 1e-9:
-                    if turn == 1:
-                        pairs[count, 0], pairs[count, 1] = i, j
-                    count += 1
-    return pairs
-
-
 def _gap(start: Points, end: Points, mask_yx: Mask) -> float:
     """Length of the part of the way from a point to another that lies outside a mask."""
     way = densified(np.stack([start, end]))
-    return float(np.hypot(*(end - start)) * (1 - _share_inside(way, mask_yx)))
-
-
-@compiled
-def _share_inside(way: Points, mask_yx: Mask) -> float:
-    """Share of points in a mask, which goes on at its edges."""
-    count = 0
-    for i in range(len(way)):
-        y = min(max(int(np.rint(way[i, 0])), 0), mask_yx.shape[0] - 1)
-        x = min(max(int(np.rint(way[i, 1])), 0), mask_yx.shape[1] - 1)
-        count += mask_yx[y, x]
-    return count / len(way)
+    y, x = np.rint(way).astype(np.intp).T.clip(0, np.array([mask_yx.shape]).T - 1)
+    return float(np.hypot(*(end - start)) * (1 - mask_yx[y, x].mean()))
 
 
 def _chains(pieces: Sequence[Points], partner: dict[tuple[int, bool], tuple[int, bool]]) -> list[list[Part]]:

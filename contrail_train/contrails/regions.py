@@ -10,40 +10,6 @@ from contrail_train.contrails.pixel_graph import Indices
 from contrail_train.contrails.polyline import Points
 
 
-def label(mask_yx: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int32], int]:
-    """Number the regions of a mask, in which pixels that touch at a corner are connected, as `scipy.ndimage.label`.
-
-    Args:
-        mask_yx: Mask, bool (y, x).
-
-    Returns:
-        Number of the region of each pixel, from 1 in order of the first pixels, int32 (y, x); 0 is the background. And
-        the number of regions.
-    """
-    return _label(np.ascontiguousarray(mask_yx))
-
-
-@compiled
-def _label(mask_yx: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int32], int]:
-    height, width = mask_yx.shape
-    labels_yx, stack, count = np.zeros((height, width), np.int32), np.empty(mask_yx.sum(), np.intp), 0
-    for top in range(height):
-        for left in range(width):
-            if not mask_yx[top, left] or labels_yx[top, left] > 0:
-                continue
-            count += 1
-            labels_yx[top, left], stack[0], waiting = count, top * width + left, 1
-            while waiting > 0:
-                waiting -= 1
-                y, x = stack[waiting] // width, stack[waiting] % width
-                for other_y in range(max(y - 1, 0), min(y + 2, height)):
-                    for other_x in range(max(x - 1, 0), min(x + 2, width)):
-                        if mask_yx[other_y, other_x] and labels_yx[other_y, other_x] == 0:
-                            labels_yx[other_y, other_x], stack[waiting] = count, other_y * width + other_x
-                            waiting += 1
-    return labels_yx, count
-
-
 def pixels_of(labels_yx: npt.NDArray[np.integer]) -> list[Indices]:
     """List the pixels of each region.
 

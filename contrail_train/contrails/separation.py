@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import scipy  # which imports its submodules at their first use
+from scipy import ndimage
 
 from contrail_data.compiled import compiled
 from contrail_train.contrails.centre_line import centre_line
-from contrail_train.contrails.cleaning import Labels, Mask
+from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
 from contrail_train.contrails.linking import Linking, Part, link
 from contrail_train.contrails.pixel_graph import Indices
 from contrail_train.contrails.polyline import Points, densified, length_of
-from contrail_train.contrails.regions import label, pixels_of, region_around
+from contrail_train.contrails.regions import pixels_of, region_around
 from contrail_train.contrails.skeleton import pieces_of
-from contrail_train.contrails.valleys import valleys
 
 _SMALL = 9
 """Pixels below which a region is not cut."""
@@ -29,6 +29,8 @@ _SHARPEST = 35.0
 """Bend in degrees above which two contrails touch at their ends."""
 _SLENDER = 2.25
 """Ratio of length to width that a part of a region needs to be a contrail of its own."""
+_VALLEY, _DEPTH, _LONG = 5, 0.15, 4
+"""A valley between two lines is narrower than this (pixel), lower by this share, and has this many pixels."""
 COVERED = 0.7
 """Share of a line above which it is what longer lines share."""
 _NEAR = 2.0
@@ -50,7 +52,7 @@ def separate_lines(
         of each line (pixel, 2); and of points along its middle (vertex, 2). Lines are numbered in order of their first
         pixels.
     """
-    regions = pixels_of(label(mask_yx)[0])
+    regions = pixels_of(ndimage.label(mask_yx, EIGHT_CONNECTED)[0])
     pieces: list[Points] = []
     region_of: list[int] = []
     for region, pixels in enumerate(regions):
@@ -78,8 +80,21 @@ def _pieces(pixels: Indices, probability: npt.NDArray[np.floating]) -> list[Poin
     inside_yx = np.zeros(pixels.max(0) + 1, bool)
     probability_yx = np.zeros(inside_yx.shape, probability.dtype)
     inside_yx[pixels[:, 0], pixels[:, 1]], probability_yx[pixels[:, 0], pixels[:, 1]] = True, probability
-    pieces = pieces_of(inside_yx & ~valleys(probability_yx, inside_yx), _SHARPEST)
+    pieces = pieces_of(inside_yx & ~_valleys(probability_yx, inside_yx), _SHARPEST)
     return pieces if sum(map(len, pieces)) >= _SMALL else [densified(centre_line(pixels))]
+
+
+def _valleys(p_yx: npt.NDArray[np.floating], inside_yx: Mask) -> Mask:
+    """Pixels between two lines, whose probability is lower than on both sides."""
+    smooth = ndimage.gaussian_filter(p_yx, 0.6)
+    filled = ndimage.grey_closing(smooth, (_VALLEY, _VALLEY))
+    low_yx = inside_yx & (filled - smooth > _DEPTH * filled)
+    if not low_yx.any():
+        return low_yx
+    labels, count = ndimage.label(low_yx, EIGHT_CONNECTED)
+    long = np.bincount(labels.ravel(), minlength=count + 1) >= _LONG
+    long[0] = False
+    return np.asarray(long[labels])
 
 
 def _absorb_dots(

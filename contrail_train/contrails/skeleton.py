@@ -5,9 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from contrail_data.compiled import compiled
-from contrail_train.contrails.cleaning import Mask
+from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
 from contrail_train.contrails.pixel_graph import indices_yx, paths_of
 from contrail_train.contrails.polyline import Points
 
@@ -106,7 +107,7 @@ def pieces_of(mask_yx: Mask, sharpest: float) -> list[Points]:
     skeleton = padded.copy()
     _peel(skeleton, _PEELED)
     forks = _forks(skeleton)
-    while forks.any() and _remove_spurs(skeleton, forks, padded):
+    while forks.any() and _remove_spurs(skeleton, *_numbered(forks), *_numbered(skeleton & ~forks), padded):
         _peel(skeleton, _PEELED)
         forks = _forks(skeleton)
     pixels = _pixels_of(skeleton & ~forks)
@@ -116,6 +117,11 @@ def pieces_of(mask_yx: Mask, sharpest: float) -> list[Points]:
     ordered = (pixels[order] - 1).astype(np.float64)
     paths = [ordered[start:end] for start, end in pairwise([0, *ends])]
     return [part for path in paths for part in _cut_at_bends(path, sharpest)]
+
+
+def _numbered(mask_yx: Mask) -> tuple[Labels, int]:
+    labels_yx, count = ndimage.label(mask_yx, EIGHT_CONNECTED)
+    return labels_yx, count
 
 
 @compiled
@@ -132,20 +138,18 @@ def _forks(skeleton: Mask) -> Mask:
 
 
 @compiled
-def _remove_spurs(skeleton: Mask, forks: Mask, mask: Mask) -> bool:
+def _remove_spurs(skeleton: Mask, fork_of: Labels, joints: int, branch_of: Labels, branches: int, mask: Mask) -> bool:
     """Remove branches that end freely and are short, only the shortest one of each fork; say whether there are any.
 
-    All masks are padded.
+    The pixels of the skeleton belong to numbered forks and branches. All images are padded.
     """
     pixels = _pixels_of(skeleton)
-    fork_of, joints = _connected(pixels, forks)
-    branch_of, branches = _connected(pixels, skeleton & ~forks)
     disc, shortest, spur = np.zeros(joints + 1), np.full(joints + 1, np.inf), np.zeros(joints + 1, np.intp)
     # Of each branch: its pixels; the fork beside it, or -1 if there are several; its pixels beside one; and its ends.
     size, fork, beside, top, bottom, left, right = np.zeros((7, branches + 1), np.intp)
     for i in range(len(pixels)):
         y, x = pixels[i, 0], pixels[i, 1]
-        if forks[y, x]:
+        if fork_of[y, x] > 0:
             disc[fork_of[y, x]] = max(disc[fork_of[y, x]], _radius(mask, y, x))
         number, touched = branch_of[y, x], fork_of[y, x]
         for k in range(8):
@@ -185,29 +189,6 @@ def _radius(mask: Mask, y: int, x: int) -> float:
                     nearest = min(nearest, dy * dy + dx * dx)
         reach += 1
     return math.sqrt(nearest)
-
-
-@compiled
-def _connected(pixels: npt.NDArray[np.intp], mask: Mask) -> tuple[npt.NDArray[np.intp], int]:
-    """Number the regions of a padded mask, all of whose pixels are among some, from 1; and how many there are."""
-    numbers, stack, count = np.zeros(mask.shape, np.intp), np.empty((len(pixels), 2), np.intp), 0
-    for i in range(len(pixels)):
-        start_y, start_x = pixels[i, 0], pixels[i, 1]
-        if numbers[start_y, start_x] or not mask[start_y, start_x]:
-            continue
-        count += 1
-        numbers[start_y, start_x], waiting = count, 1
-        stack[0, 0], stack[0, 1] = start_y, start_x
-        while waiting:
-            waiting -= 1
-            y, x = stack[waiting, 0], stack[waiting, 1]
-            for k in range(8):
-                other_y, other_x = y + _NEIGHBOURS[k][0], x + _NEIGHBOURS[k][1]
-                if mask[other_y, other_x] and not numbers[other_y, other_x]:
-                    numbers[other_y, other_x] = count
-                    stack[waiting, 0], stack[waiting, 1] = other_y, other_x
-                    waiting += 1
-    return numbers, count
 
 
 def _cut_at_bends(path: Points, sharpest: float) -> list[Points]:

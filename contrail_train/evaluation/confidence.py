@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
-from contrail_train.contrails.cleaning import Mask
+from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Mask
 from contrail_train.contrails.confidence import fit
 from contrail_train.contrails.instances import features_of, separate_mask
-from contrail_train.contrails.regions import label
 from contrail_train.evaluation.instance_scores import match, reliability_classes
 from contrail_train.runs.calibration import ConfidenceFit
 
@@ -45,7 +45,7 @@ def observe(row: int, mask_yx: Mask, probability_yx: npt.NDArray[np.float32], ta
     Returns:
         What is known of the predicted contrails; None if there are none, or if the mask is noise.
     """
-    if not 0 < label(mask_yx)[1] <= _MOST_REGIONS:
+    if not 0 < ndimage.label(mask_yx, EIGHT_CONNECTED)[1] <= _MOST_REGIONS:
         return None
     predicted = separate_mask(mask_yx, probability_yx)
     matched = match(predicted, separate_mask(target_yx, target_yx.astype(np.float32)))

@@ -6,9 +6,9 @@ from itertools import chain, zip_longest
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
-from contrail_train.contrails import regions
-from contrail_train.contrails.cleaning import elongations
+from contrail_train.contrails.cleaning import EIGHT_CONNECTED, elongations
 from contrail_train.evaluation.metrics import confusion_counts
 
 Mask = npt.NDArray[np.bool_]
@@ -85,7 +85,7 @@ def outcome_of(
 
 def _connected(mask_yx: Mask) -> tuple[npt.NDArray[np.int32], Ints]:
     """Number the contrails of a mask from 1, and count the pixels of each."""
-    numbered, count = regions.label(mask_yx)
+    numbered, count = ndimage.label(mask_yx, EIGHT_CONNECTED)
     return numbered, np.bincount(numbered[mask_yx], minlength=count + 1)[1:]
 
 

@@ -59,11 +59,13 @@ def evaluate(
     report, and printed with --details.
     """
     from contrail_data.catalog.catalog import open_named
+
+    opened = open_named(store)  # what is wrong with it is reported before torch is imported
+
     from contrail_train.config.model import Head
     from contrail_train.evaluation.report import evaluate_store
     from contrail_train.workflows.symmetries import load_predictor
 
-    opened = open_named(store)
     model = load_predictor(run, device, tta).for_store(opened)
     if model.head == Head.RECORD:
         refuse_options(context, ("worst", *options.CLEANING), "on a model that classifies records")
@@ -98,13 +100,15 @@ def compare(
     records, a paired jackknife.
     """
     from contrail_data.catalog.catalog import open_named
+
+    opened = open_named(store)  # what is wrong with it is reported before torch is imported
+
     from contrail_train.data.items import open_labelled
     from contrail_train.evaluation.intervals import difference_text
     from contrail_train.evaluation.metrics import dice
     from contrail_train.evaluation.score import gated_counts, score_predictor, unseen
     from contrail_train.workflows.symmetries import load_predictor
 
-    opened = open_named(store)
     models = [load_predictor(run, device, tta).for_masks().for_store(opened) for run in (a, b)]
     items = [
         unseen(open_labelled([opened], model.offsets, repeats_edges=model.repeats_edges), models) for model in models

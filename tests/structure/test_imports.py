@@ -92,6 +92,31 @@ finally:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "builtin:starter", "missing.zarr"),
+        ("compare", "builtin:starter", "builtin:starter", "missing.zarr"),
+        ("predict", "builtin:starter", "missing.zarr", "-o", "x.zarr"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_missing_store_is_reported_before_torch_is_imported(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    program = f"""
+import sys
+from contrail_train.cli.main import main
+sys.argv = ["contrail-train", *{arguments!r}]
+try:
+    main()
+finally:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert "error: missing.zarr: " in done.stderr
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
 def test_nothing_uses_a_private_name_of_another_module() -> None:
     paths = modules_in("tests", "benchmarks", *PACKAGES)
     uses = {str(path.relative_to(PROJECT)): list(private_names_used(ast.parse(path.read_text()))) for path in paths}

@@ -7,10 +7,10 @@ to fractions of a pixel and without spurs.
 
 import numpy as np
 import shapely
-from scipy.sparse import csgraph, csr_array
+from scipy.sparse import coo_array, csgraph
 
 from contrail_train.contrails.axes import major_axis
-from contrail_train.contrails.pixel_graph import Indices, indices_yx, longest_path, parts_of, steps_between
+from contrail_train.contrails.pixel_graph import Indices, indices_yx, parts_of, path_lengths
 from contrail_train.contrails.polyline import Points
 
 _STEP = 3.0
@@ -35,7 +35,9 @@ def centre_line(pixels: Indices) -> Points:
     image = indices_yx(pixels)
     # The pixel farthest from any pixel is one end, the pixel farthest from that the other: exact in a tree, and nearly
     # exact in long and thin regions.
-    start, end, distance = longest_path(pixels, image)
+    start = int(np.argmax(path_lengths(pixels, image, 0)))
+    distance = path_lengths(pixels, image, start)
+    end = int(np.argmax(distance))
     length = distance[end]
     width = len(pixels) / (length + 1)
     bins = int((length - width) // _STEP)
@@ -46,8 +48,8 @@ def centre_line(pixels: Indices) -> Points:
     bin_of[distance < width / 2] = -1
     bin_of[distance > length - width / 2] = bins
     # The other arm of a fork and the other side of a ring are equally far from the start, but apart from the path.
-    part, parts = parts_of(pixels, image, bin_of)
-    if parts > bins + 2:  # not every bin is in one part
+    part = parts_of(pixels, image, bin_of)
+    if part.max() > bins + 1:  # not every bin is in one part
         used = np.isin(part, part[_shortest_path(pixels, image, start, end)])
         pixels, bin_of = pixels[used], bin_of[used]
     line = shapely.linestrings(_through_means(pixels, bin_of, bins))
@@ -86,7 +88,13 @@ def _half_pixel(direction: Points) -> float:
 
 def _shortest_path(pixels: Indices, image: Indices, start: int, end: int) -> list[int]:
     """Indices of the pixels on the shortest path, from the end on."""
-    graph = csr_array(steps_between(pixels, image), (len(pixels), len(pixels)))
+    pairs = []
+    for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):  # each pair of neighbours once
+        other = image[pixels[:, 0] + 1 + dy, pixels[:, 1] + 1 + dx]
+        pairs.append(np.stack([np.flatnonzero(other >= 0), other[other >= 0]]))
+    first, second = np.concatenate(pairs, axis=1)
+    steps = np.hypot(*(pixels[first] - pixels[second]).T)
+    graph = coo_array((steps, (first, second)), (len(pixels), len(pixels))).tocsr()
     _, previous = csgraph.dijkstra(graph, directed=False, indices=start, return_predecessors=True)
     path = [end]
     while previous[path[-1]] >= 0:

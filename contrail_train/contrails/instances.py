@@ -88,8 +88,8 @@ def measured(labels_yx: Labels, probability_yx: Probability, *, confidence: Conf
     lines = []
     for pixels in regions:
         origin = pixels.min(0)
-        parts, count = parts_of(pixels - origin, indices_yx(pixels - origin), np.zeros(len(pixels), np.intp))
-        largest = parts == np.argmax(np.bincount(parts)) if count > 1 else slice(None)
+        parts = parts_of(pixels - origin, indices_yx(pixels - origin), np.zeros(len(pixels), np.intp))
+        largest = parts == np.argmax(np.bincount(parts))
         lines.append(centre_line((pixels - origin)[largest]) + origin)
     return _measured(labels_yx, regions, lines, probability_yx, confidence)
 

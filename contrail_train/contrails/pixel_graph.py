@@ -64,48 +64,7 @@ def path_lengths(pixels: Indices, image: Indices, start: int) -> npt.NDArray[np.
 
 
 @compiled
-def longest_path(pixels: Indices, image: Indices) -> tuple[int, int, npt.NDArray[np.float64]]:
-    """Find two ends of a region: the pixel farthest from its first one, and the pixel farthest from that.
-
-    Args:
-        pixels: Rows and columns of one region, (pixel, 2).
-        image: As of `indices_yx`.
-
-    Returns:
-        Indices of both, and the length of the shortest path from the former to each pixel.
-    """
-    start = int(np.argmax(path_lengths(pixels, image, 0)))
-    lengths = path_lengths(pixels, image, start)
-    return start, int(np.argmax(lengths)), lengths
-
-
-@compiled
-def steps_between(pixels: Indices, image: Indices) -> tuple[npt.NDArray[np.float64], Indices, Indices]:
-    """List the neighbours of pixels, each pair once, as a sparse array.
-
-    Args:
-        pixels: Rows and columns, by rows, (pixel, 2).
-        image: As of `indices_yx`.
-
-    Returns:
-        Distances of neighbours, indices of the later ones, and where those of each pixel start (pixel + 1).
-    """
-    steps, others = np.empty(4 * len(pixels)), np.empty(4 * len(pixels), np.intp)
-    starts = np.zeros(len(pixels) + 1, np.intp)
-    count = 0
-    for i in range(len(pixels)):
-        for k in range(4):  # right; below to the left, below, below to the right
-            dy, dx = (0, 1) if k == 0 else (1, k - 2)
-            other = image[pixels[i, 0] + 1 + dy, pixels[i, 1] + 1 + dx]
-            if other >= 0:
-                steps[count], others[count] = 1.0 if dy == 0 or dx == 0 else _DIAGONAL, other
-                count += 1
-        starts[i + 1] = count
-    return steps[:count], others[:count], starts
-
-
-@compiled
-def parts_of(pixels: Indices, image: Indices, classes: Indices) -> tuple[Indices, int]:
+def parts_of(pixels: Indices, image: Indices, classes: Indices) -> Indices:
     """Number the connected parts of classes of pixels.
 
     Args:
@@ -114,7 +73,7 @@ def parts_of(pixels: Indices, image: Indices, classes: Indices) -> tuple[Indices
         classes: Class of each pixel.
 
     Returns:
-        Number of the part of each pixel, from 0 without missing numbers; and how many parts there are.
+        Number of the part of each pixel, from 0 without missing numbers.
     """
     parts = np.full(len(pixels), -1, np.intp)
     stack = np.empty(len(pixels), np.intp)
@@ -133,7 +92,7 @@ def parts_of(pixels: Indices, image: Indices, classes: Indices) -> tuple[Indices
                         parts[other], stack[count] = number, other
                         count += 1
         number += 1
-    return parts, number
+    return parts
 
 
 @compiled

@@ -5,7 +5,6 @@ are linked to lines, within a region and over gaps between regions. Each pixel t
 region. Lines side by side that the mask joins are parted where the probability has a valley between them.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -14,13 +13,12 @@ import numpy.typing as npt
 import scipy  # which imports its submodules at their first use
 from scipy import ndimage
 
-from contrail_data.compiled import compiled
 from contrail_train.contrails.centre_line import centre_line
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
 from contrail_train.contrails.linking import Linking, Part, link
 from contrail_train.contrails.pixel_graph import Indices
 from contrail_train.contrails.polyline import Points, densified, length_of
-from contrail_train.contrails.regions import pixels_of, region_around
+from contrail_train.contrails.regions import pixels_of
 from contrail_train.contrails.skeleton import pieces_of
 
 _SMALL = 9
@@ -144,32 +142,18 @@ def not_covered(drawn: Sequence[Points], reach: float) -> list[int]:
     Returns:
         Indices of the first line, and of each line of which the lines kept before it cover less than `COVERED`.
     """
-    ends = np.cumsum([len(line) for line in drawn])
-    return np.flatnonzero(_not_covered(np.concatenate(drawn), ends, reach)).tolist()
-
-
-@compiled
-def _not_covered(points: Points, ends: Indices, reach: float) -> Mask:
-    """Whether each line, whose points end there, shows something of its own."""
-    is_kept, is_covered = np.zeros(len(ends), np.bool_), np.zeros(len(points), np.bool_)
-    for number in range(len(ends)):
-        start, end = ends[number - 1] if number else 0, ends[number]
-        covered, top, bottom, left, right = 0, np.inf, -np.inf, np.inf, -np.inf
-        for k in range(start, end):
-            covered += is_covered[k]
-            top, bottom = min(top, points[k, 0] - reach), max(bottom, points[k, 0] + reach)
-            left, right = min(left, points[k, 1] - reach), max(right, points[k, 1] + reach)
-        is_kept[number] = number == 0 or covered / (end - start) < COVERED
-        if not is_kept[number]:
+    points = np.concatenate(drawn)
+    tree, is_covered = scipy.spatial.cKDTree(points), np.zeros(len(points), bool)
+    end = np.cumsum([len(line) for line in drawn])
+    kept: list[int] = []
+    for number, line in enumerate(drawn):
+        if kept and is_covered[end[number] - len(line) : end[number]].mean() >= COVERED:
             continue
-        for i in range(end, len(points)):
-            y, x = points[i, 0], points[i, 1]
-            if not is_covered[i] and top <= y <= bottom and left <= x <= right:
-                for k in range(start, end):
-                    if math.sqrt((y - points[k, 0]) ** 2 + (x - points[k, 1]) ** 2) <= reach:
-                        is_covered[i] = True
-                        break
-    return is_kept
+        kept.append(number)
+        # The distance decides. A ball of that size, which rounds differently, is only where to look.
+        near = np.unique(np.concatenate(tree.query_ball_point(line, 1.001 * reach)).astype(np.intp))
+        is_covered[near] |= scipy.spatial.cKDTree(line).query(points[near])[0] <= reach
+    return kept
 
 
 def _lines(labels_yx: Labels, drawn: Sequence[Points]) -> tuple[Labels, list[Indices], list[Points]]:
@@ -183,5 +167,10 @@ def _lines(labels_yx: Labels, drawn: Sequence[Points]) -> tuple[Labels, list[Ind
 
 def _refined(pixels: Indices, line: Points) -> Points:
     """The centre line of pixels that a line joins over gaps and crossings."""
-    around, origin = region_around(pixels, line)
-    return centre_line(around) + origin
+    joined = np.concatenate([pixels, np.rint(line).astype(np.intp)])
+    origin = joined.min(0)
+    inside = np.zeros(joined.max(0) - origin + 1, bool)
+    inside[tuple((joined - origin).T)] = True
+    labels, _ = ndimage.label(inside, EIGHT_CONNECTED)
+    middle = labels[tuple(np.rint(line[len(line) // 2]).astype(np.intp) - origin)]
+    return centre_line(np.argwhere(labels == middle)) + origin

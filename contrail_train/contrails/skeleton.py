@@ -107,7 +107,8 @@ def pieces_of(mask_yx: Mask, sharpest: float) -> list[Points]:
     skeleton = padded.copy()
     _peel(skeleton, _PEELED)
     forks = _forks(skeleton)
-    while forks.any() and _remove_spurs(skeleton, *_numbered(forks), *_numbered(skeleton & ~forks), padded):
+    radius = ndimage.distance_transform_edt(padded)
+    while forks.any() and _remove_spurs(skeleton, *_numbered(forks), *_numbered(skeleton & ~forks), radius):
         _peel(skeleton, _PEELED)
         forks = _forks(skeleton)
     pixels = _pixels_of(skeleton & ~forks)
@@ -138,10 +139,13 @@ def _forks(skeleton: Mask) -> Mask:
 
 
 @compiled
-def _remove_spurs(skeleton: Mask, fork_of: Labels, joints: int, branch_of: Labels, branches: int, mask: Mask) -> bool:
+def _remove_spurs(
+    skeleton: Mask, fork_of: Labels, joints: int, branch_of: Labels, branches: int, radius: npt.NDArray[np.float64]
+) -> bool:
     """Remove branches that end freely and are short, only the shortest one of each fork; say whether there are any.
 
-    The pixels of the skeleton belong to numbered forks and branches. All images are padded.
+    The pixels of the skeleton belong to numbered forks and branches; `radius` is the distance of pixels to the nearest
+    one outside of the region. All images are padded.
     """
     pixels = _pixels_of(skeleton)
     disc, shortest, spur = np.zeros(joints + 1), np.full(joints + 1, np.inf), np.zeros(joints + 1, np.intp)
@@ -150,7 +154,7 @@ def _remove_spurs(skeleton: Mask, fork_of: Labels, joints: int, branch_of: Label
     for i in range(len(pixels)):
         y, x = pixels[i, 0], pixels[i, 1]
         if fork_of[y, x] > 0:
-            disc[fork_of[y, x]] = max(disc[fork_of[y, x]], _radius(mask, y, x))
+            disc[fork_of[y, x]] = max(disc[fork_of[y, x]], radius[y, x])
         number, touched = branch_of[y, x], fork_of[y, x]
         for k in range(8):
             touched = max(touched, fork_of[y + _NEIGHBOURS[k][0], x + _NEIGHBOURS[k][1]])
@@ -177,23 +181,9 @@ def _remove_spurs(skeleton: Mask, fork_of: Labels, joints: int, branch_of: Label
     return is_removed
 
 
-@compiled
-def _radius(mask: Mask, y: int, x: int) -> float:
-    """Distance from a pixel to the nearest one outside of a padded mask."""
-    nearest, reach = mask.size**2, 1
-    while reach * reach < nearest:
-        for dy in range(-reach, reach + 1):
-            for dx in range(-reach, reach + 1, 1 if abs(dy) == reach else 2 * reach):
-                is_in_image = 0 <= y + dy < mask.shape[0] and 0 <= x + dx < mask.shape[1]
-                if is_in_image and not mask[y + dy, x + dx]:
-                    nearest = min(nearest, dy * dy + dx * dx)
-        reach += 1
-    return math.sqrt(nearest)
-
-
 def _cut_at_bends(path: Points, sharpest: float) -> list[Points]:
     """Cut a path at the sharpest of the bends above a limit, and its parts in the same way."""
-    if not _may_bend(path, math.tan(math.radians(sharpest - 0.1))):
+    if len(path) < 2 * _REACH + 1:
         return [path]
     before, after = path[_REACH:-_REACH] - path[: -2 * _REACH], path[2 * _REACH :] - path[_REACH:-_REACH]
     cross = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
@@ -203,14 +193,3 @@ def _cut_at_bends(path: Points, sharpest: float) -> list[Points]:
         return [path]
     middle = at + _REACH
     return [part for side in (path[:middle], path[middle + 1 :]) for part in _cut_at_bends(side, sharpest)]
-
-
-@compiled
-def _may_bend(path: Points, tangent: float) -> bool:
-    """Whether a path bends somewhere by an angle of more than this tangent."""
-    for i in range(_REACH, len(path) - _REACH):
-        before_y, before_x = path[i, 0] - path[i - _REACH, 0], path[i, 1] - path[i - _REACH, 1]
-        after_y, after_x = path[i + _REACH, 0] - path[i, 0], path[i + _REACH, 1] - path[i, 1]
-        if abs(before_y * after_x - before_x * after_y) > tangent * (before_y * after_y + before_x * after_x):
-            return True
-    return False

@@ -20,10 +20,10 @@ def test_paths_are_as_long_as_those_of_a_sparse_graph(share: float) -> None:
 def test_parts_are_the_connected_regions_of_each_class() -> None:
     classes_yx = np.random.default_rng(0).integers(0, 3, (30, 40))
     pixels = np.argwhere(classes_yx >= 0)
-    parts, count = parts_of(pixels, indices_yx(pixels), classes_yx.ravel())
+    parts = parts_of(pixels, indices_yx(pixels), classes_yx.ravel())
     labels = [ndimage.label(classes_yx == number, np.ones((3, 3)))[0].ravel() for number in range(3)]
     pairs = np.unique(np.stack([parts, *labels]), axis=1)
-    assert pairs.shape[1] == len(np.unique(parts)) == parts.max() + 1 == count == sum(each.max() for each in labels)
+    assert pairs.shape[1] == len(np.unique(parts)) == parts.max() + 1 == sum(each.max() for each in labels)
 
 
 def test_a_walk_goes_on_from_where_an_earlier_one_started() -> None:

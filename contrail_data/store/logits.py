@@ -4,13 +4,10 @@ The code of a probability p is k where EDGES[k] <= p < EDGES[k + 1], with EDGES[
 logit, rounded down to a multiple of 1 / STEPS. Ranks are kept near 0 and 1, where even steps in p would merge them.
 """
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from contrail_data.compiled import compiled
 
 STEPS = 1024
 """Codes per unit of the logit."""
@@ -33,8 +30,6 @@ EDGES = _edges()
 _NEXT = np.append(EDGES[1:], np.inf)
 _CACHED = 2**14
 """Values that are encoded at a time, so that intermediate results stay in the processor's cache."""
-_LAST_BITS = 14
-"""Bits of a float32 that its place in a table does not depend on."""
 
 
 def encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
@@ -54,45 +49,10 @@ def encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
         found = f"{probability.min()} to {probability.max()}"
         raise ValueError(f"probabilities must lie in [0, 1] and not be NaN; found {found}")
     flat, code = np.ravel(probability), np.empty(probability.size, np.int16)
-    if flat.dtype == np.float32:
-        _look_up(flat, flat.view(np.int32), _starts(), _NEXT, code)
-        return code.reshape(probability.shape)
     for start in range(0, flat.size, _CACHED):
         part = slice(start, start + _CACHED)
         code[part] = _encode(flat[part])
     return code.reshape(probability.shape)
-
-
-@cache
-def _starts() -> npt.NDArray[np.int32]:
-    """Indices of the edges at or below float32 numbers from 0 to 1 whose last bits are 0, and of the last edge."""
-    numbers = (np.arange((0x3F800000 >> _LAST_BITS) + 1, dtype=np.uint32) << _LAST_BITS).view(np.float32)
-    return np.append(np.searchsorted(EDGES, numbers, side="right") - 1, CODES - 1).astype(np.int32)
-
-
-@compiled
-def _look_up(
-    probability: npt.NDArray[np.float32],
-    bits: npt.NDArray[np.int32],
-    starts: npt.NDArray[np.int32],
-    ends: npt.NDArray[np.float64],
-    code: npt.NDArray[np.int16],
-) -> None:
-    """Write the codes of probabilities: a table by their first bits leaves a few edges to compare, except near 1."""
-    for i in range(len(probability)):
-        p, number = probability[i], max(bits[i], 0) >> _LAST_BITS  # those of -0.0 are negative
-        low = starts[number]
-        for _ in range(3):
-            low += ends[low] <= p
-        if ends[low] <= p:
-            high = starts[number + 1]
-            while low < high:
-                middle = (low + high) // 2
-                if ends[middle] <= p:
-                    low = middle + 1
-                else:
-                    high = middle
-        code[i] = low + LOWEST
 
 
 def _encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:

@@ -237,7 +237,7 @@ def _histograms_and_scores(
         by_name[:, batch.rows] = [scores[name].cpu().numpy() for name in names]
         for c in range(len(candidates.masks)):
             for row, p, target, valid in batch.paired(_combine(candidates, _Way(c, 0.5), masks, scores)):
-                metrics.add_to_histograms(histogram[c, fold[row]], p[valid], target[valid])
+                histogram[c, fold[row]] += metrics.histograms(p[valid], target[valid])
     histogram, by_name = sum_over_ranks((histogram, by_name), candidates.options.ranks)
     if len(names) == 1:
         return histogram, np.repeat(by_name, len(candidates.gates), axis=0)
@@ -295,7 +295,7 @@ def _learn_grid(candidates: _Candidates, fold: npt.NDArray[np.int64], fixed: Seq
     for batch, masks, scores in _outputs(unmoved):
         for k, (way, grid) in enumerate(zip(fixed, grids, strict=True)):
             for row, p, target, valid in batch.paired(_combine(unmoved, way._replace(grid=grid), masks, scores)):
-                metrics.add_to_histograms(histogram[k, fold[row]], p[valid], target[valid])
+                histogram[k, fold[row]] += metrics.histograms(p[valid], target[valid])
     (histogram,) = sum_over_ranks([histogram], ranks)
     learned = []
     for k, (way, grid) in enumerate(zip(fixed, grids, strict=True)):

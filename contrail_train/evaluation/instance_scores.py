@@ -12,8 +12,8 @@ from typing import Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 import scipy  # which imports its submodules at their first use
+from scipy import ndimage
 
-from contrail_data.compiled import compiled
 from contrail_data.reports.page import Table
 from contrail_train.contrails.cleaning import Labels
 from contrail_train.contrails.instances import Instances
@@ -110,32 +110,25 @@ def tolerant_iou(predicted_yx: Labels, labelled_yx: Labels, tolerance: int) -> n
         Intersection over union, 0 to 1, float64 (predicted, labelled). The intersection is the mean of the pixels of
         either contrail within the tolerance of the other; the union also has the pixels of both beyond it.
     """
-    predicted, labelled = (np.bincount(yx[yx > 0])[1:] for yx in (predicted_yx, labelled_yx))
-    predicted_near_lp = np.zeros((len(labelled), len(predicted)), np.int64)
-    labelled_near_pl = np.zeros((len(predicted), len(labelled)), np.int64)
-    _pixels_near(labelled_yx, predicted_yx, tolerance, predicted_near_lp)
-    _pixels_near(predicted_yx, labelled_yx, tolerance, labelled_near_pl)
-    predicted_near_pl = predicted_near_lp.T
+    predicted, labelled = (np.bincount(yx.ravel())[1:] for yx in (predicted_yx, labelled_yx))
+    predicted_near_pl = _pixels_near(labelled_yx, predicted_yx, tolerance).T
+    labelled_near_pl = _pixels_near(predicted_yx, labelled_yx, tolerance)
     shared_pl = (predicted_near_pl + labelled_near_pl) / 2
     beyond_pl = (predicted[:, np.newaxis] - predicted_near_pl) + (labelled - labelled_near_pl)
     return np.asarray(shared_pl / np.maximum(shared_pl + beyond_pl, 1))
 
 
-@compiled
-def _pixels_near(yx: Labels, other_yx: Labels, tolerance: int, near: npt.NDArray[np.int64]) -> None:
-    """Count the pixels of each contrail of the other image near each contrail of the first, (first, other)."""
-    counted_at = np.full(len(near), -1, np.intp)
-    for y in range(yx.shape[0]):
-        for x in range(yx.shape[1]):
-            other = other_yx[y, x]
-            if other == 0:
-                continue
-            for near_y in range(max(y - tolerance, 0), min(y + tolerance + 1, yx.shape[0])):
-                for near_x in range(max(x - tolerance, 0), min(x + tolerance + 1, yx.shape[1])):
-                    number = yx[near_y, near_x]
-                    if number > 0 and counted_at[number - 1] != y * yx.shape[1] + x:
-                        counted_at[number - 1] = y * yx.shape[1] + x
-                        near[number - 1, other - 1] += 1
+def _pixels_near(yx: Labels, other_yx: Labels, tolerance: int) -> npt.NDArray[np.int64]:
+    """Number of pixels of each contrail of the other image near each contrail of the first, (first, other)."""
+    count = int(other_yx.max(initial=0))
+    near = np.zeros((int(yx.max(initial=0)), count), np.int64)
+    for number, window in enumerate(ndimage.find_objects(yx), 1):
+        if window is None:
+            continue
+        grown = tuple(slice(max(side.start - tolerance, 0), side.stop + tolerance) for side in window)
+        inside = ndimage.maximum_filter((yx[grown] == number).view(np.uint8), 2 * tolerance + 1, mode="constant") > 0
+        near[number - 1] = np.bincount(other_yx[grown][inside], minlength=count + 1)[1:]
+    return near
 
 
 def join(parts: Sequence[Matched]) -> Matched:

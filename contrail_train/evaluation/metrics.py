@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import binary_dilation
 
-from contrail_data.compiled import compiled
 from contrail_data.store import logits
 
 
@@ -69,31 +69,11 @@ def histograms(prob: NDArray[np.floating], target: NDArray[np.generic]) -> NDArr
     Raises:
         ValueError: If a probability is NaN or outside [0, 1], or shapes differ.
     """
-    histogram = np.zeros((2, logits.CODES), np.int64)
-    add_to_histograms(histogram, prob, target)
-    return histogram
-
-
-def add_to_histograms(histogram: NDArray[np.int64], prob: NDArray[np.floating], target: NDArray[np.generic]) -> None:
-    """Count pixels as `histograms` does, in addition to those counted before.
-
-    Args:
-        histogram: int64 (2, CODES), which is updated.
-        prob: As in `histograms`.
-        target: Likewise.
-
-    Raises:
-        ValueError: As in `histograms`.
-    """
     if prob.shape != target.shape:
         raise ValueError(f"probabilities {prob.shape} and target {target.shape}: shapes differ")
-    _add(histogram, logits.encode(prob).ravel(), target.astype(bool, copy=False).ravel())
-
-
-@compiled
-def _add(histogram: NDArray[np.int64], codes: NDArray[np.int16], target: NDArray[np.bool_]) -> None:
-    for i in range(len(codes)):
-        histogram[1 if target[i] else 0, codes[i] - logits.LOWEST] += 1
+    bins = logits.encode(prob).ravel().astype(np.intp) - logits.LOWEST
+    bins += logits.CODES * target.ravel().astype(bool)
+    return np.bincount(bins, minlength=2 * logits.CODES).astype(np.int64, copy=False).reshape(2, logits.CODES)
 
 
 def rank_histograms(score: NDArray[np.floating], target: NDArray[np.generic]) -> NDArray[np.int64]:
@@ -286,24 +266,14 @@ def tolerant_counts(
     near_true, near_predicted = (
         _count_near(*masks, tolerance) for masks in ((predicted_hw, target_hw), (target_hw, predicted_hw))
     )
-    return near_true, int(np.count_nonzero(predicted_hw)), near_predicted, int(np.count_nonzero(target_hw))
+    return near_true, int(predicted_hw.sum()), near_predicted, int(target_hw.sum())
 
 
-@compiled
 def _count_near(pixels_hw: NDArray[np.bool_], others_hw: NDArray[np.bool_], tolerance: float) -> int:
     """Count pixels that have another one within the tolerance."""
-    count, reach = 0, int(tolerance)
-    for y in range(pixels_hw.shape[0]):
-        for x in range(pixels_hw.shape[1]):
-            if not pixels_hw[y, x]:
-                continue
-            is_near = False
-            for other_y in range(max(y - reach, 0), min(y + reach + 1, pixels_hw.shape[0])):
-                for other_x in range(max(x - reach, 0), min(x + reach + 1, pixels_hw.shape[1])):
-                    if others_hw[other_y, other_x] and (other_y - y) ** 2 + (other_x - x) ** 2 <= tolerance**2:
-                        is_near = True
-            count += is_near
-    return count
+    offset = np.arange(-int(tolerance), int(tolerance) + 1)
+    disc = offset[:, np.newaxis] ** 2 + offset**2 <= tolerance**2
+    return int((pixels_hw & binary_dilation(others_hw, disc)).sum())
 
 
 def tolerant_dice(tp_pred: int, n_pred: int, tp_true: int, n_true: int) -> float:
@@ -332,8 +302,8 @@ def confusion_counts(predicted: NDArray[np.bool_], target: NDArray[np.bool_]) ->
     Returns:
         tp, fp and fn.
     """
-    tp, positive, true = (int(np.count_nonzero(pixels)) for pixels in (predicted & target, predicted, target))
-    return tp, positive - tp, true - tp
+    tp = int((predicted & target).sum())
+    return tp, int(predicted.sum()) - tp, int(target.sum()) - tp
 
 
 def empty_masks(counts_3n: NDArray[np.int64], emptied_n: NDArray[np.bool_]) -> NDArray[np.int64]:

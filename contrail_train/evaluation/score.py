@@ -186,7 +186,7 @@ def score(
     def count(batch: LabelledBatch, prediction: Prediction) -> None:
         record_score[batch.rows] = prediction.score_b.cpu().numpy()
         for row, p_hw, target_hw, valid_hw in batch.paired(prediction.probability_bhw):
-            metrics.add_to_histograms(histogram[fold[row]], p_hw[valid_hw], target_hw[valid_hw])
+            histogram[fold[row]] += metrics.histograms(p_hw[valid_hw], target_hw[valid_hw])
             predicted_hw = p_hw >= threshold if make_mask is None else make_mask(row, p_hw, valid_hw)
             counts[:, row] = metrics.confusion_counts(predicted_hw, target_hw)
             tolerant[:, row] = metrics.tolerant_counts(predicted_hw, target_hw)

@@ -60,16 +60,6 @@ def test_a_threshold_selects_the_same_pixels_by_probability_and_by_code(dtype: t
         np.testing.assert_array_equal(p >= threshold, logits.encode(p) >= code)
 
 
-def test_codes_of_single_precision_are_those_of_double_precision() -> None:
-    rng = np.random.default_rng(0)
-    edges = logits.EDGES.astype(np.float32)
-    bits = rng.integers(0, np.float32(1).view(np.uint32), 20_000, dtype=np.uint32).view(np.float32)
-    near = [np.nextafter(edges, np.float32(end)) for end in (0, 1)]
-    p = np.concatenate([[-0.0], edges, *near, bits, rng.random(20_000), 1 - np.exp(-20 * rng.random(20_000))])
-    p = p.astype(np.float32)
-    np.testing.assert_array_equal(logits.encode(p), logits.encode(p.astype(np.float64)))
-
-
 @pytest.mark.parametrize("value", [math.nan, -0.01, 1.0000001, math.inf])
 def test_values_that_are_not_probabilities_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match="must lie in"):

@@ -167,10 +167,9 @@ def atomic_files(staged: Mapping[Path, Path]) -> Iterator[list[Write]]:
         for path, unfinished in staged.items():
             with reported_errors(str(path), "written"):
                 unfinished.replace(path)
-    except BaseException:
+    finally:
         for unfinished in staged.values():
-            unfinished.unlink(missing_ok=True)
-        raise
+            unfinished.unlink(missing_ok=True)  # there only if something failed
 
 
 class _BlockFile:

@@ -233,8 +233,7 @@ def stepper(
 
 def batches(data: TrainingData, config: RunConfig, size: int) -> Iterator[Batch]:
     """Yield batches without end."""
-    rng = np.random.default_rng(0)
-    rows = [rng.integers(0, len(data.train), size) for _ in range(100_000)]
+    rows = list(np.random.default_rng(0).integers(0, len(data.train), (100_000, size)))
     return load(data.train, rows, choose_device(config.device), config.data.threads, config.data.prefetch)
 
 

@@ -141,7 +141,7 @@ def settings_page() -> str:
         "| key | default | takes | meaning |",
         "|---|---|---|---|",
     ]
-    for key, field in setting_fields(RunConfig):
+    for key, field in setting_fields(RunConfig).items():
         if (group := group_of(field)) is not None:
             cells = [f"**`{key}`**", "a group", "", (group.__doc__ or "").strip()]
         else:

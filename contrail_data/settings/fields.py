@@ -1,7 +1,8 @@
 """The fields of a schema of settings: their dotted keys, the groups that they form, and in words what they take."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -22,7 +23,7 @@ def known_keys(model: type[Strict]) -> list[str]:
     Returns:
         Dotted keys in the order of the schema.
     """
-    return [key for key, field in setting_fields(model) if group_of(field) is None]
+    return [key for key, field in setting_fields(model).items() if group_of(field) is None]
 
 
 def fields_of(model: type[Strict]) -> dict[str, FieldInfo]:
@@ -37,20 +38,22 @@ def fields_of(model: type[Strict]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
-def setting_fields(model: type[Strict], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Go through a schema.
+@cache
+def setting_fields(model: type[Strict]) -> Mapping[str, FieldInfo]:
+    """List the settings of a schema and of its groups.
 
     Args:
         model: The schema.
-        prefix: Put before each key.
 
-    Yields:
-        Every dotted key with its field, a group before its settings.
+    Returns:
+        Fields by dotted key, a group before its settings.
     """
+    fields = {}
     for name, field in fields_of(model).items():
-        yield prefix + name, field
+        fields[name] = field
         if group := group_of(field):
-            yield from setting_fields(group, f"{prefix}{name}.")
+            fields |= {f"{name}.{key}": inner for key, inner in setting_fields(group).items()}
+    return fields
 
 
 def group_of(field: FieldInfo) -> type[Strict] | None:

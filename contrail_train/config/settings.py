@@ -49,7 +49,7 @@ def with_values(config: RunConfig, values: Iterable[tuple[str, Any]], where: str
     Raises:
         ContrailError: If a key is unknown, or a value or the combination of settings is not valid.
     """
-    tree, fields = config.model_dump(mode="json"), dict(setting_fields(RunConfig))
+    tree, fields = config.model_dump(mode="json"), setting_fields(RunConfig)
     for key, value in values:
         if key not in fields:
             raise ContrailError(f"{where}: {unknown_setting(RunConfig, key)}")

@@ -82,7 +82,7 @@ def read_sweep(path: Path) -> SweepConfig:
         ContrailError: If the file cannot be read, names a setting that runs do not have, or holds out no records.
     """
     config = validated(SweepConfig, read_document(path), str(path))
-    known = {key for key, _ in setting_fields(RunConfig)}
+    known = setting_fields(RunConfig).keys()
     for key in config.search:
         if key not in known:
             with_values(get_config(config.preset), [(key, None)], f"{path}: search")  # names the key that may be meant

@@ -50,13 +50,13 @@ def test_a_refused_setting_names_the_accepted_values(setting: str, message: str)
     assert "\n" not in str(caught.value)
 
 
-NUMBERS = [key for key, field in setting_fields(RunConfig) if group_of(field) is None and "number" in takes(field)]
+FIELDS = setting_fields(RunConfig)
+NUMBERS = [key for key, field in FIELDS.items() if group_of(field) is None and "number" in takes(field)]
 
 
 @pytest.mark.slow
 def test_no_number_is_boundless_and_no_other_value_passes_for_a_number() -> None:
     assert len(NUMBERS) > 60
-    fields = dict(setting_fields(RunConfig))
     for key in NUMBERS:
         others = (
             ".nan",
@@ -72,9 +72,9 @@ def test_no_number_is_boundless_and_no_other_value_passes_for_a_number() -> None
             "010",
             "1:30",
         )
-        for value in (*others, *(["1.0", "1e0"] if "whole" in takes(fields[key]) else [])):
-            text = {"a": value, "[": f"[{value},0.5]"}[takes(fields[key])[0]]
-            text = f"[{value}]" if takes(fields[key]).startswith("a list") else text
+        for value in (*others, *(["1.0", "1e0"] if "whole" in takes(FIELDS[key]) else [])):
+            text = {"a": value, "[": f"[{value},0.5]"}[takes(FIELDS[key])[0]]
+            text = f"[{value}]" if takes(FIELDS[key]).startswith("a list") else text
             with pytest.raises(ContrailError, match=f"{key}(: cannot be|.*at most 8 pixels)"):
                 with_settings(RunConfig(), [f"{key}={text}"])
     with pytest.raises(ContrailError, match="top_k: cannot be"):

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
-from contrail_data.compiled import compiled
 from contrail_data.errors import BadRecord
 from contrail_data.sources.bands import blocks
 from contrail_data.storage.files import first_line, open_regular
@@ -219,19 +218,6 @@ def as_label(array: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:
     Raises:
         BadRecord: If it holds other values than 0 and 1.
     """
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8)
-    mask = np.empty(array.shape, np.uint8)
-    if not _convert_label(array.reshape(-1), mask.reshape(-1)):
+    if np.bitwise_or.reduce(array, axis=None) not in (0, 1):  # any other value adds a bit, or the sign
         raise BadRecord(f"{where}: values other than 0 and 1; restore the file")
-    return mask
-
-
-@compiled
-def _convert_label(values: npt.NDArray[Any], out: npt.NDArray[np.uint8]) -> bool:
-    """Convert integers to bytes; returns whether they are all 0 or 1."""
-    is_label = True
-    for i in range(values.size):
-        out[i] = np.uint8(values[i])
-        is_label &= (values[i] >= 0) & (values[i] <= 1)
-    return is_label
+    return array.astype(np.uint8, order="C")

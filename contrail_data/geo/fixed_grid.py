@@ -5,6 +5,7 @@ volume 3, section 5.1.2.8. Scan angles are in radians; latitude and longitude ar
 positive. `sweep` states about which axis the imager's mirrors turn first: "x" for ABI, "y" for AHI and AMI.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -244,6 +245,24 @@ class FixedGrid:
             The window.
         """
         return replace(self, x=self.x + left * self.dx, y=self.y + top * self.dy, height=height, width=width)
+
+    def window_around(self, rows: Array, columns: Array, margin: int = 0) -> tuple[slice, slice] | None:
+        """Find the window of the grid that covers some places.
+
+        Args:
+            rows: Fractional rows; NaN where a place is not seen.
+            columns: Fractional columns, likewise.
+            margin: Pixels to add on each side.
+
+        Returns:
+            Rows and columns, or None if the grid covers none of the places.
+        """
+        if np.isnan(rows).all():
+            return None
+        top, left = (max(math.floor(float(np.nanmin(a))) - margin, 0) for a in (rows, columns))
+        bottom = min(math.ceil(float(np.nanmax(rows))) + 1 + margin, self.height)
+        right = min(math.ceil(float(np.nanmax(columns))) + 1 + margin, self.width)
+        return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
 
     def contains(self, rows: npt.ArrayLike, columns: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Return whether points lie on the grid.

@@ -106,29 +106,6 @@ def _evaluate_splines(down_hk: Array, values_kl: Array, across_wl: Array) -> Arr
 
 
 @compiled
-def extent(rows_hw: Array, columns_hw: Array, height: int, width: int) -> tuple[float, float, float, float]:
-    """Find the part of a grid on which some pixels lie.
-
-    Args:
-        rows_hw: Fractional rows of the pixels on the grid; NaN where not visible.
-        columns_hw: Fractional columns, likewise.
-        height: Rows of the grid.
-        width: Columns of the grid.
-
-    Returns:
-        First and last row and column, fractional, within the grid. The first row is infinite if no pixel lies on it.
-    """
-    first_row, last_row, first_column, last_column = np.inf, -np.inf, np.inf, -np.inf
-    for h in range(rows_hw.shape[0]):
-        for w in range(rows_hw.shape[1]):
-            row, column = rows_hw[h, w], columns_hw[h, w]
-            if row > -0.5 and row < height - 0.5 and column > -0.5 and column < width - 0.5:
-                first_row, last_row = min(first_row, row), max(last_row, row)
-                first_column, last_column = min(first_column, column), max(last_column, column)
-    return max(first_row, 0.0), min(last_row, height - 1.0), max(first_column, 0.0), min(last_column, width - 1.0)
-
-
-@compiled
 def interpolate(
     source_tbyx: npt.NDArray[np.float32],
     rows_hw: Array,

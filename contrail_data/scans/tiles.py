@@ -14,7 +14,7 @@ import xarray as xr
 
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import Footprint, to_geodetic
-from contrail_data.scans.resample import extent, interpolate, interpolated, spline_of_scipy, spline_of_weights
+from contrail_data.scans.resample import interpolate, interpolated, spline_of_scipy, spline_of_weights
 from contrail_data.scans.scene import grid_of
 
 Array = npt.NDArray[np.float64]
@@ -248,12 +248,9 @@ def cut(scene: xr.Dataset, tile: Tile) -> npt.NDArray[np.float32]:
     grid = grid_of(scene)
     rows, columns = tile.pixel_indices(grid)
     out = np.full((scene.sizes["band"], tile.height, tile.width, scene.sizes["time"]), np.nan, np.float32)
-    first_row, last_row, first_column, last_column = extent(rows, columns, grid.height, grid.width)
-    if first_row > last_row:
+    if (window := grid.window_around(rows, columns)) is None:
         return out
-    top, left = int(first_row), int(first_column)
-    bottom, right = math.floor(last_row) + 2, math.floor(last_column) + 2
-    window = {"y": slice(top, min(bottom, grid.height)), "x": slice(left, min(right, grid.width))}
-    source_tbyx = np.ascontiguousarray(scene["brightness_temperature"].isel(window).values)
-    interpolate(source_tbyx, rows, columns, (top, left), (grid.height, grid.width), out)
+    of_rows, of_columns = window
+    source_tbyx = np.ascontiguousarray(scene["brightness_temperature"].isel(y=of_rows, x=of_columns).values)
+    interpolate(source_tbyx, rows, columns, (of_rows.start, of_columns.start), (grid.height, grid.width), out)
     return out

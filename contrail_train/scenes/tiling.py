@@ -39,28 +39,6 @@ class Tiling:
     """Minutes by which a neighbouring scan may start before or after the time of its frame."""
 
 
-def window_around(
-    rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64], grid: FixedGrid, margin: int = 0
-) -> tuple[slice, slice] | None:
-    """Find the window of a grid that covers some places.
-
-    Args:
-        rows: Fractional rows on the grid; NaN where a place is not seen.
-        columns: Fractional columns, likewise.
-        grid: The grid.
-        margin: Pixels to add on each side.
-
-    Returns:
-        Rows and columns, or None if the grid covers none of the places.
-    """
-    if np.isnan(rows).all():
-        return None
-    top, left = (max(math.floor(float(np.nanmin(a))) - margin, 0) for a in (rows, columns))
-    bottom = min(math.ceil(float(np.nanmax(rows))) + 1 + margin, grid.height)
-    right = min(math.ceil(float(np.nanmax(columns))) + 1 + margin, grid.width)
-    return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
-
-
 def window_of_area(grid: FixedGrid, area: Area | None) -> tuple[slice, slice]:
     """Find the window of a grid that covers an area.
 
@@ -85,7 +63,7 @@ def window_of_area(grid: FixedGrid, area: Area | None) -> tuple[slice, slice]:
     latitudes, longitudes = np.meshgrid(south + (north - south) * edge, west + (east - west) * edge)
     rows, columns = grid.indices(latitudes, longitudes)
     inside = grid.contains(rows, columns)
-    window = window_around(rows[inside], columns[inside], grid) if inside.any() else None
+    window = grid.window_around(rows[inside], columns[inside]) if inside.any() else None
     if window is None:
         raise ContrailError(f"--area {area}: lies outside of the scan; choose another area or scan")
     return window
@@ -158,7 +136,7 @@ def load_window(scene: xr.Dataset, strip: Sequence[Tile]) -> xr.Dataset:
     grid = grid_of(scene)
     edges = [tile.edge_indices(grid) for tile in strip]
     rows, columns = (np.concatenate([edge[axis] for edge in edges]) for axis in (0, 1))
-    window = window_around(rows, columns, grid, margin=2)
+    window = grid.window_around(rows, columns, margin=2)
     if window is None:
         return scene.isel(y=slice(0, 1), x=slice(0, 1)).load()
     y, x = (slice(part.start, max(part.stop, part.start + 2)) for part in window)
@@ -219,7 +197,7 @@ class Mosaic:
             p_hw: Its probabilities, float32 (h, w).
             score: Its record score.
         """
-        window = window_around(*tile.edge_indices(self.grid), self.grid)
+        window = self.grid.window_around(*tile.edge_indices(self.grid))
         if window is None:
             return
         rows, columns = window

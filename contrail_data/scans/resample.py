@@ -64,7 +64,7 @@ def spline_of_scipy(rows: Array, columns: Array, values: Array) -> Array:
 
 
 def spline_of_weights(rows: Array, columns: Array, values: Array) -> Array:
-    """Evaluate the same spline, except for rounding, in a sixth of the time.
+    """Evaluate the same spline, except for rounding, in a fourth of the time and without the threads of BLAS.
 
     Args:
         rows: As for `spline_of_scipy`.
@@ -75,34 +75,14 @@ def spline_of_weights(rows: Array, columns: Array, values: Array) -> Array:
         Values at all pixels.
     """
     down, across = (_spline_weights(int(knots[-1]) + 1) for knots in (rows, columns))
-    return _evaluate_splines(down, np.ascontiguousarray(values), across)
+    return np.asarray(np.einsum("hk,kw->hw", down, np.einsum("kl,wl->kw", values, across)))
 
 
 @lru_cache(maxsize=1024)
 def _spline_weights(count: int) -> Array:
     """Weight of each knot among so many pixels in a cubic spline, (pixel, knot)."""
     knots = _knots(count)
-    return np.ascontiguousarray(scipy.interpolate.make_interp_spline(knots, np.eye(len(knots)))(np.arange(count)))
-
-
-@compiled
-def _evaluate_splines(down_hk: Array, values_kl: Array, across_wl: Array) -> Array:
-    """Multiply the matrices, always in the same order, as a library of linear algebra would not."""
-    height, width = down_hk.shape[0], across_wl.shape[0]
-    rows_kw, out_hw = np.zeros((values_kl.shape[0], width)), np.zeros((height, width))
-    for k in range(values_kl.shape[0]):
-        row = rows_kw[k]
-        for m in range(values_kl.shape[1]):
-            value = values_kl[k, m]
-            for w in range(width):
-                row[w] += value * across_wl[w, m]
-    for h in range(height):
-        line = out_hw[h]
-        for k in range(values_kl.shape[0]):
-            weight, row = down_hk[h, k], rows_kw[k]
-            for w in range(width):
-                line[w] += weight * row[w]
-    return out_hw
+    return np.asarray(scipy.interpolate.make_interp_spline(knots, np.eye(len(knots)))(np.arange(count)))
 
 
 @compiled

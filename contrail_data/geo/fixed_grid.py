@@ -129,20 +129,17 @@ class Projection:
             reach = (-b - np.sqrt(b**2 - 4 * a * c)) / (2 * a)
         return self.distance - reach * along, reach * east, reach * north
 
-    def to_scan_angles(
-        self, latitude: npt.ArrayLike, longitude: npt.ArrayLike, altitude: npt.ArrayLike = 0.0
-    ) -> tuple[Array, Array]:
+    def to_scan_angles(self, latitude: npt.ArrayLike, longitude: npt.ArrayLike) -> tuple[Array, Array]:
         """Convert places to scan angles. Arguments broadcast.
 
         Args:
             latitude: Degrees north.
             longitude: Degrees east.
-            altitude: Metres above the ellipsoid.
 
         Returns:
             Angles to the east and to the north in radians, float64; NaN where the Earth hides the place.
         """
-        px, py, pz = self._position(latitude, longitude, altitude)
+        px, py, pz = self._position(latitude, longitude)
         along, east, north = self.distance - px, py, pz
         if self.sweep == "x":
             x = np.arctan2(east, np.hypot(along, north))
@@ -150,7 +147,7 @@ class Projection:
         else:
             x = np.arctan2(east, along)
             y = np.arctan2(north, np.hypot(along, east))
-        seen = self._seen(px, py, pz)
+        seen = px >= self.equator_radius**2 / self.distance - 1e-6  # in front of the horizon
         return np.where(seen, x, np.nan), np.where(seen, y, np.nan)
 
     def without_parallax(
@@ -187,22 +184,14 @@ class Projection:
         equator, pole = self.equator_radius + altitude, self.pole_radius + altitude
         return replace(self, height=self.height - altitude, equator_radius=equator, pole_radius=pole)
 
-    def _position(self, latitude: npt.ArrayLike, longitude: npt.ArrayLike, altitude: npt.ArrayLike) -> list[Any]:
+    def _position(self, latitude: npt.ArrayLike, longitude: npt.ArrayLike) -> list[Any]:
         """Return Earth-centred coordinates in metres: towards the satellite, to its east, to the north."""
         phi = np.radians(np.asarray(latitude, np.float64))
         delta = np.radians(np.asarray(longitude, np.float64) - self.longitude)
-        up = np.asarray(altitude, np.float64)
         e2 = 1 - (self.pole_radius / self.equator_radius) ** 2
         normal = self.equator_radius / np.sqrt(1 - e2 * np.sin(phi) ** 2)
-        ring = (normal + up) * np.cos(phi)
-        return [ring * np.cos(delta), ring * np.sin(delta), (normal * (1 - e2) + up) * np.sin(phi)]
-
-    def _seen(self, px: Array, py: Array, pz: Array) -> npt.NDArray[np.bool_]:
-        """Return whether points are in front of the horizon, or beside the disk of the Earth."""
-        horizon = self.equator_radius**2 / self.distance
-        tangent = self.distance**2 - self.equator_radius**2
-        beside = py**2 + self._squash * pz**2 > (self.distance - px) ** 2 * self.equator_radius**2 / tangent
-        return np.asarray((px >= horizon - 1e-6) | beside)
+        ring = normal * np.cos(phi)
+        return [ring * np.cos(delta), ring * np.sin(delta), normal * (1 - e2) * np.sin(phi)]
 
 
 @dataclass(frozen=True)

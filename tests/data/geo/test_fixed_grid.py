@@ -63,8 +63,10 @@ def test_parallax_correction_moves_a_contrail_towards_the_satellite() -> None:
     assert distance == pytest.approx(11_000 * np.tan(np.radians(satellite_zenith(40, -100, -75.2))), rel=0.01)
     assert latitude < 40
     assert longitude > -100
-    angles = projection.to_scan_angles(latitude, longitude, 11_000.0)
-    apparent = projection.to_geodetic(*angles)
+    earth_centred = Transformer.from_crs("EPSG:4979", "EPSG:4978", always_xy=True)
+    x, y, z = earth_centred.transform(longitude + 75.2, latitude, 11_000.0)  # x points to the satellite
+    along = projection.distance - x
+    apparent = projection.to_geodetic(np.arctan2(y, np.hypot(along, z)), np.arctan2(z, along))
     assert apparent == (pytest.approx(40.0, abs=1e-5), pytest.approx(-100.0, abs=1e-5))
     back = projection.with_parallax(latitude, longitude, 11_000.0)
     assert back == (pytest.approx(40.0, abs=1e-9), pytest.approx(-100.0, abs=1e-9))

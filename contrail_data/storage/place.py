@@ -156,14 +156,8 @@ class Place:
         Returns:
             Bytes. None if there is no such file.
         """
-        try:
-            with self._reported_errors(key, "read"):
-                if self.remote:
-                    return int(request(self.url, methodcaller("head", key))["size"])
-                status = os.stat(self.file(key))
-                return status.st_size if stat.S_ISREG(status.st_mode) else None
-        except FileNotFoundError:
-            return None
+        state = self.state(key)
+        return None if state is None else state.size
 
     def state(self, key: str) -> FileState | None:
         """Look at a file.

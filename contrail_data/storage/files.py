@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader, FileIO
@@ -47,7 +47,7 @@ def write_atomically(path: Path, parts: Sequence[Part]) -> None:
         path: The file, which is replaced if it exists.
         parts: Its content.
     """
-    with reported_errors(str(path), "written"), atomic_file(path, partial_path(path)) as write:
+    with reported_errors(str(path), "written"), atomic_files([path]) as (write,):
         for part in parts:
             write(part)
 
@@ -124,29 +124,14 @@ def remove_partial_files(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path, staged: Path) -> Iterator[Write]:
-    """Write a local file that appears, durable and whole, when the block ends without an error.
-
-    Args:
-        path: The file, which is replaced if it exists.
-        staged: Where it is written first, on the same disk; whole only when the block has ended.
-
-    Yields:
-        A function that appends bytes.
-    """
-    with atomic_files({path: staged}) as (write,):
-        yield write
-
-
-@contextmanager
-def atomic_files(staged: Mapping[Path, Path]) -> Iterator[list[Write]]:
+def atomic_files(paths: Sequence[Path], staging: Path | None = None) -> Iterator[list[Write]]:
     """Write local files that appear, durable and whole, when the block ends without an error.
 
     They wait for the disk side by side, as a disk makes files durable together. None appears before all are durable.
 
     Args:
-        staged: By file, which is replaced if it exists: where it is written first, on the same disk; whole only when
-            the block has ended.
+        paths: The files, which are replaced if they exist.
+        staging: Folder where they are written first, on the same disk; None for beside each file.
 
     Yields:
         For each file, in order, a function that appends bytes.
@@ -154,6 +139,7 @@ def atomic_files(staged: Mapping[Path, Path]) -> Iterator[list[Write]]:
     Raises:
         ContrailError: If the disk refuses; the message names the file.
     """
+    staged = {path: partial_path(path, staging) for path in paths}
     try:
         with ExitStack() as stack:
             files = []

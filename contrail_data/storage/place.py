@@ -23,7 +23,6 @@ from contrail_data.storage.files import (
     atomic_files,
     is_stray,
     open_regular,
-    partial_path,
     reported_errors,
     side_by_side,
 )
@@ -252,12 +251,12 @@ class Place:
                 yield [body.extend for body in bodies]
                 side_by_side(self._put, list(zip(keys, bodies, strict=True)), _REQUESTS)
                 return
-            place, staging = self.path, self.path / STAGING
+            place = self.path
             for folder in dict.fromkeys([STAGING, *(key.rpartition("/")[0] for key in keys)]):
                 self._refuse_links(folder)
                 with self._reported_errors(folder, "written"):
                     (place / folder).mkdir(parents=True, exist_ok=True)
-            with atomic_files({(path := place / key): partial_path(path, staging) for key in keys}) as writes:
+            with atomic_files([place / key for key in keys], place / STAGING) as writes:
                 yield writes
 
     def _put(self, file: tuple[str, bytearray]) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from contrail_data.sample import BAND_FEATURES, RECORD_FRAMES, RECORD_LABELLED_FRAME
 from contrail_data.storage.example import Value, encode_example
-from contrail_data.storage.files import atomic_file, partial_path
+from contrail_data.storage.files import atomic_files
 from contrail_data.storage.tfrecord import frame
 from contrail_data.synthetic.scene import Record
 
@@ -52,7 +52,7 @@ def shard_writers(
 def _write_shard(path: Path, entries: Mapping[int, dict[str, Any]], make: Callable[[int], Record]) -> int:
     """Write a file of records, given their metadata by index."""
     if not path.is_file():
-        with atomic_file(path, partial_path(path)) as append:
+        with atomic_files([path]) as (append,):
             for i, entry in entries.items():
                 features = _features(make(i), entry, validation=path.name.startswith("validation"))
                 for part in frame(encode_example(features)):

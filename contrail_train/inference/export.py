@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from contrail_data.errors import ContrailError
 from contrail_data.labels.frames import frames_to_predict
 from contrail_data.labels.predictor import LABELLED_FRAME, Decision
-from contrail_data.storage.files import atomic_file, check_new, partial_path, reported_errors
+from contrail_data.storage.files import atomic_files, check_new, partial_path, reported_errors
 from contrail_data.store.reader import read_scalars
 from contrail_train.inference.detector import Detector
 from contrail_train.inference.exported import (
@@ -141,7 +141,7 @@ def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, over
     staged = partial_path(out)
     try:
         with reported_errors(str(out), "written"):
-            with atomic_file(staged, partial_path(staged)) as write:
+            with atomic_files([staged]) as (write,):
                 write(content)
             comparison = compare(graph, open_graph(staged, torch.device("cpu"))[1], probes, out)
             staged.replace(out)

@@ -23,7 +23,7 @@ from contrail_data.composites import COMPOSITES
 from contrail_data.reports.choices import Theme
 from contrail_data.reports.figures import MISSING, RGB, Mark, Mask, Panel, draw_picture
 from contrail_data.reports.ground import Ground
-from contrail_data.reports.pictures import SampleViewer, find_record, read_frames
+from contrail_data.reports.pictures import SampleViewer, find_record
 from contrail_data.scans.scene import grid_of
 from contrail_data.sources.open import open_source
 from contrail_data.store.reader import open_store, read_scalars
@@ -152,9 +152,9 @@ def draw_labels(data: Path, folder: Path) -> Image.Image:
     viewer, panels = SampleViewer(store, records), []
     for record_id in LABELLED:
         sample = find_record(store, record_id)
-        outlines = {Mark.LABEL: read_frames(store, "mask", sample, [0])[0] > 0}
+        outlines = {Mark.LABEL: store["mask"].variable[sample].values > 0}
         if "annotators" in store.variables and records["annotator_count"].values[sample]:
-            outlines = {Mark.VOTES: read_frames(store, "annotators", sample, [0])[0] > 0, **outlines}
+            outlines = {Mark.VOTES: store["annotators"].variable[sample].values > 0, **outlines}
         rgb = viewer.rgb(sample, viewer.reference_frame(sample))
         panels.append(Panel(image=rgb, width=384, caption=f"record {record_id}", outlines=outlines))
     marks = [mark for mark in Mark if any(mark in panel.outlines for panel in panels)]

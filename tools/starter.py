@@ -43,7 +43,7 @@ from contrail_data.labels.predictor import Symmetries
 from contrail_data.model_folders.manifest import CARD, PICTURE, read_manifest, seal_folder
 from contrail_data.reports.choices import Theme
 from contrail_data.reports.figures import Mark, draw_picture
-from contrail_data.reports.pictures import SampleViewer, read_frames
+from contrail_data.reports.pictures import SampleViewer
 from contrail_data.storage.place import Place
 from contrail_data.store.reader import open_store, read_scalars
 from contrail_train.config.settings import read_config
@@ -145,7 +145,7 @@ def draw(frames: Sequence[Blind]) -> Image.Image:
     rows = []
     for one in frames:
         store = open_store(fold_store(one.fold))
-        target_yx = read_frames(store, "mask", one.sample, [0])[0] > 0
+        target_yx = store["mask"].variable[one.sample].values > 0
         predicted_yx = np.unpackbits(one.outcome.predicted, count=target_yx.size).reshape(target_yx.shape) > 0
         rgb = SampleViewer(store, read_scalars(store)).rgb(one.sample, 0)
         rows.append(error_panels(rgb, target_yx, predicted_yx))

@@ -16,7 +16,6 @@ from contrail_data.reports.figures import RGB, Mark, Mask, Motion, Panel, enlarg
 from contrail_data.reports.ground import Ground
 from contrail_data.sample import reference_frame
 from contrail_data.store import logits
-from contrail_data.store.reader import pixel_reader
 from contrail_data.store.samples import labelled_time
 from contrail_data.store.schema import Kind, require_kind
 
@@ -95,7 +94,7 @@ class SampleViewer:
         Returns:
             The composite as stored, (channel, y, x).
         """
-        return read_frames(self.store, "image", sample, [frame])[0]
+        return self.store["image"].variable[sample, frame].values
 
     def rgb(self, sample: int, frame: int) -> RGB:
         """Read one frame as a picture.
@@ -120,7 +119,7 @@ class SampleViewer:
         """
         if str(self.records["label_source"].values[sample]) != "human":
             return None
-        return read_frames(self.store, "mask", sample, [0])[0].astype(bool)
+        return self.store["mask"].variable[sample].values.astype(bool)
 
     def predictions(self, sample: int) -> dict[int, tuple[Mask, npt.NDArray[np.float32]]]:
         """Read what was predicted for a sample, except for frames with a human label.
@@ -140,8 +139,8 @@ class SampleViewer:
         frames = self.prediction["frame"].values[row]
         human = self.prediction["frame_source"].values[row] == "human"
         columns = np.flatnonzero(~human & (frames >= 0) & (frames < self.store.sizes["time"])).tolist()
-        masks = read_frames(self.prediction, "frame_mask", row, columns).astype(bool)
-        probability = logits.decode(read_frames(self.prediction, "logit", row, columns)).astype(np.float32)
+        masks = self.prediction["frame_mask"].variable[row, columns].values.astype(bool)
+        probability = logits.decode(self.prediction["logit"].variable[row, columns].values).astype(np.float32)
         return dict(zip(frames[columns].tolist(), zip(masks, probability, strict=True), strict=True))
 
     def tile(self, sample: int, *, votes: bool = False) -> Panel:
@@ -158,7 +157,7 @@ class SampleViewer:
         rgb = self.rgb(sample, frame)
         outlines = {}
         if votes:
-            outlines[Mark.VOTES] = read_frames(self.store, "annotators", sample, [0])[0] > 0
+            outlines[Mark.VOTES] = self.store["annotators"].variable[sample].values > 0
         if (label := self.label(sample)) is not None:
             outlines[Mark.LABEL] = label
         if (prediction := self.predictions(sample).get(frame)) is not None:
@@ -227,25 +226,6 @@ class SampleViewer:
         """
         labelled = ", labelled" if frame == int(self.records["labelled_frame"].values[sample]) else ""
         return f"frame {frame}, {_time_text(self.records['time'].values[sample, frame])}{labelled}"
-
-
-def read_frames(store: xr.Dataset, name: str, sample: int, frames: list[int]) -> npt.NDArray[Any]:
-    """Read some frames of a pixel array.
-
-    Args:
-        store: A store of any kind.
-        name: Name of the array.
-        sample: Index of the sample.
-        frames: Indices of the frames; `[0]` for an array without a time axis.
-
-    Returns:
-        The values as stored, (frame, ..., y, x).
-    """
-    array = store[name]
-    shape = array.shape[2:] if "time" in array.dims else array.shape[1:]
-    values = np.empty((len(frames), *shape), array.dtype)
-    pixel_reader(store, name)(sample, frames, values)
-    return values
 
 
 def as_rgb(image_cyx: npt.NDArray[Any], channels: list[dict[str, Any]]) -> RGB:

@@ -19,7 +19,7 @@ from contrail_data.reports.choices import Sheet
 from contrail_data.reports.figures import Mark, draw_picture, encode_png
 from contrail_data.reports.globe import Layer, RecordMap, record_map
 from contrail_data.reports.page import Picture, render_page
-from contrail_data.reports.pictures import SampleViewer, read_frames
+from contrail_data.reports.pictures import SampleViewer
 from contrail_data.reports.selection import Votes, choose, count_votes, read_planes
 from contrail_data.reports.summary import as_text, describe_channel, summarise
 from contrail_data.reports.summary_types import PredictionSummary, SampleSummary
@@ -80,8 +80,8 @@ def _predictions(store: xr.Dataset, summary: PredictionSummary, records: xr.Data
     mask_sizes: dict[int, list[int]] = {}  # by frame
     with progress("predictions", len(chosen)) as advance:
         for sample in chosen:
-            masks = read_frames(store, "frame_mask", sample, columns)
-            probability = logits.decode(read_frames(store, "logit", sample, columns))
+            masks = store["frame_mask"].variable[sample, columns].values
+            probability = logits.decode(store["logit"].variable[sample, columns].values)
             for column in np.flatnonzero(predicted[sample]).tolist():
                 mask_sizes.setdefault(int(frame[sample, column]), []).append(int(masks[column].sum(dtype=np.int64)))
                 pixels += np.histogram(probability[column], 32, (0, 1))[0]

@@ -20,7 +20,7 @@ from contrail_data.model_folders.manifest import PICTURE, ModelDescription
 from contrail_data.reports.choices import Theme
 from contrail_data.reports.figures import RGB, Mark, Mask, draw_picture, encode_png
 from contrail_data.reports.page import render_page
-from contrail_data.reports.pictures import SampleViewer, read_frames
+from contrail_data.reports.pictures import SampleViewer
 from contrail_data.store.reader import read_scalars
 from contrail_train.config.model import VIDEO_PREFIX
 from contrail_train.config.schema import RunConfig
@@ -170,10 +170,10 @@ def _predicted(model: Predictor, store: xr.Dataset, sample: int) -> tuple[Mask, 
     """Label, predicted mask and image of the labelled frame of a sample."""
     viewer, own = SampleViewer(store, read_scalars(store)), model.for_store(store)
     frame = viewer.reference_frame(sample)
-    valid_bhw = read_frames(store, "valid", sample, [frame]) > 0 if "valid" in store.variables else None
+    valid_bhw = store["valid"].variable[sample, [frame]].values > 0 if "valid" in store.variables else None
     predicted = own.predict(own.window_reader(store)([(sample, frame)]), valid_bhw)
     mask_yx = (predicted.probability[0] >= own.decision.threshold) & (predicted.score[0] >= own.decision.gate)
-    target_yx = read_frames(store, "mask", sample, [0])[0] > 0
+    target_yx = store["mask"].variable[sample].values > 0
     return target_yx, mask_yx if valid_bhw is None else mask_yx & valid_bhw[0], viewer.rgb(sample, frame)
 
 

@@ -9,7 +9,7 @@ from PIL import ImageColor
 
 from contrail_data.reports.figures import RGB, Mark, Mask, Panel, draw_picture, encode_png, enlarged
 from contrail_data.reports.page import Picture
-from contrail_data.reports.pictures import SampleViewer, read_frames
+from contrail_data.reports.pictures import SampleViewer
 from contrail_train.data.items import Items
 from contrail_train.evaluation.outcomes import Outcome
 from contrail_train.evaluation.score import EvaluationOptions, ScoredRecord, score
@@ -54,7 +54,7 @@ def error_pictures(
     pictures = []
     for row, outcome in enumerate(outcomes.values()):
         sample, frame = int(chosen.sample[row]), int(chosen.frame[row])
-        target_yx = read_frames(viewer.store, "mask", sample, [0])[0] > 0
+        target_yx = viewer.store["mask"].variable[sample].values > 0
         predicted_yx = np.unpackbits(outcome.predicted, count=target_yx.size).reshape(target_yx.shape) > 0
         image, label, prediction, errors = error_panels(viewer.rgb(sample, frame), target_yx, predicted_yx)
         probability = replace(prediction, image=probabilities[row], threshold=threshold)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from contrail_data.cli import options
-from contrail_data.cli.common import add_command, print_note, print_table
+from contrail_data.cli.common import add_command, new_group, print_note, print_table
 from contrail_data.cli.examples import EXAMPLES
 from contrail_data.errors import ContrailError
 
@@ -98,6 +98,6 @@ def clear(
     print_note(*(f"{name}: kept, a process is using it" for name in kept))
 
 
-app = typer.Typer(no_args_is_help=True, help="Look at local copies of remote data, and remove them.")
+app = new_group("Look at local copies of remote data, and remove them.")
 for command, command_name in ((list_copies, "ls"), (clear, "clear")):
     add_command(app, command, name=command_name, examples=EXAMPLES[f"cache {command_name}"])

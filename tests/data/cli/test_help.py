@@ -34,7 +34,7 @@ def test_the_version_is_printed() -> None:
 
 
 def test_types_are_named_for_people() -> None:
-    for arguments in ([], ["catalog"], ["subset"], ["preview"], ["build-ash"]):
+    for arguments in ([], ["cache"], ["catalog"], ["composites"], ["subset"], ["preview"], ["build-ash"]):
         page = run_data(*arguments, "--help").stdout
         assert not re.findall(r"<(bool|str|int|float|path|list)", page), page
     assert "PATH" in page

@@ -96,8 +96,8 @@ def get_composite(name_or_file: str) -> Composite:
                 raise ContrailError(f"composite {parts[count].name!r}: adds no channel to those before it; omit it")
         return stack(parts)
     if not path.is_file() and path.suffix not in {".yaml", ".yml"}:
-        known = ", ".join(COMPOSITES)
-        raise ContrailError(f"composite {name_or_file!r}: unknown; use one of {known}, a .yaml file, or several with +")
+        names = ", ".join(COMPOSITES)
+        raise ContrailError(f"composite {name_or_file!r}: unknown; use one of {names}, a .yaml file, or several with +")
     declaration = read_document(path)
     try:
         return from_dict(declaration)

@@ -71,11 +71,11 @@ def _of_samples(scalars: xr.Dataset) -> dict[str, Any]:
     if len(time):
         metadata["time"] = [f"{np.datetime_as_string(t, 's')}Z" for t in (time.min(), time.max())]
     latitude, longitude = scalars["corner_latitude"].values, scalars["corner_longitude"].values
-    known = ~np.isnan(latitude) & ~np.isnan(longitude)
-    if known.any():
+    placed = ~np.isnan(latitude) & ~np.isnan(longitude)
+    if placed.any():
         metadata["area"] = {
-            "latitude": [round(float(degrees), 4) for degrees in (latitude[known].min(), latitude[known].max())],
-            "longitude": [round(degrees, 4) for degrees in shortest_arc(longitude[known])],
+            "latitude": [round(float(degrees), 4) for degrees in (latitude[placed].min(), latitude[placed].max())],
+            "longitude": [round(degrees, 4) for degrees in shortest_arc(longitude[placed])],
         }
     return metadata
 

@@ -174,8 +174,8 @@ def read_temperature(
         if quality in file and refused[: len(FLAGS)].any():
             for part, flags in stored_parts(file[quality], rows, columns):
                 if flags.any() or refused[0]:
-                    known = flags.view(np.uint8) if flags.itemsize == 1 else np.clip(flags, -1, 255).astype(np.uint8)
-                    np.copyto(out[part], np.nan, where=refused[known])
+                    indices = flags.view(np.uint8) if flags.itemsize == 1 else np.clip(flags, -1, 255).astype(np.uint8)
+                    np.copyto(out[part], np.nan, where=refused[indices])
         if band != FIRE_BAND:
             remove_impossible(out, lambda: _grid_of(file), rows, columns, url)
     return out

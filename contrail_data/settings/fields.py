@@ -78,13 +78,13 @@ def variants_of(field: FieldInfo) -> dict[str, type[Strict]]:
     Returns:
         Schemas by the value of their key `kind`; empty for any other setting.
     """
-    pending, found = list(get_args(field.annotation)), {}
+    pending, variants = list(get_args(field.annotation)), {}
     while pending:
         kind = pending.pop(0)
         if isinstance(kind, type) and issubclass(kind, Strict) and "kind" in kind.model_fields:
-            found[str(get_args(kind.model_fields["kind"].annotation)[0])] = kind
+            variants[str(get_args(kind.model_fields["kind"].annotation)[0])] = kind
         pending += get_args(kind)
-    return found
+    return variants
 
 
 def takes(field: FieldInfo) -> str:

@@ -210,8 +210,8 @@ def unknown_setting(model: type[Strict], key: str, *, prefix: str = "", shown_by
     """
     keys = known_keys(model)
     by_name: dict[str, list[str]] = {}
-    for known in keys:
-        by_name.setdefault(known.rpartition(".")[2], []).append(known)
+    for full in keys:
+        by_name.setdefault(full.rpartition(".")[2], []).append(full)
     name = key.rpartition(".")[2]
     names = [name] if name in by_name else difflib.get_close_matches(name, by_name, 2, 0.75)
     near = [full for match in names for full in by_name[match]] or difflib.get_close_matches(key, keys, 1, 0.6)

@@ -194,8 +194,8 @@ def _comparable(a: Thumbnails, b: Thumbnails) -> tuple[Images, Images]:
     if shared:
         return a.images[:, [*map(a.bands.index, shared)]], b.images[:, [*map(b.bands.index, shared)]]
     single = [[i for i, (_, minus) in enumerate(of.bands) if minus is None][:1] for of in (a, b)]
-    found = all(single)
-    return a.images[:, single[0] if found else []], b.images[:, single[1] if found else []]
+    both_single = all(single)
+    return a.images[:, single[0] if both_single else []], b.images[:, single[1] if both_single else []]
 
 
 def _codes(a: Images, b: Images) -> Pairs:
@@ -211,8 +211,8 @@ def _with_copies(matches: Matches, queried_a: Bools, queried_b: Bools, copies: C
     first, second, row = copies.expand(matches.a, matches.b)
     # the last element is that of a copy and its image
     score, moved = np.append(matches.correlation, 1.0)[row], np.append(matches.moved, False)[row]
-    wanted = queried_a[first] | queried_b[second]
-    return Matches(first[wanted], second[wanted], score[wanted], moved[wanted])
+    queried = queried_a[first] | queried_b[second]
+    return Matches(first[queried], second[queried], score[queried], moved[queried])
 
 
 def _similar_pairs(a: Images, b: Images, queried_a: Bools, queried_b: Bools, copies: Copies) -> Matches:
@@ -220,14 +220,14 @@ def _similar_pairs(a: Images, b: Images, queried_a: Bools, queried_b: Bools, cop
     within, (chosen_a, chosen_b) = copies.within, copies.chosen
     usable_a, usable_b = a.any((1, 2, 3)) & chosen_a, b.any((1, 2, 3)) & chosen_b
     parts = [(queried_a, queried_b), (queried_a, ~queried_b)] + [(~queried_a, queried_b)] * (not within)
-    found = []
+    matches = []
     for number, (some_a, some_b) in enumerate(parts):
         rows, columns = np.flatnonzero(some_a & usable_a), np.flatnonzero(some_b & usable_b)
         if len(rows) and len(columns):
-            found.append(_search(a, b, rows, columns, later=within and number == 0))
-    if not found:
+            matches.append(_search(a, b, rows, columns, later=within and number == 0))
+    if not matches:
         return NO_MATCHES
-    i, j, score, moved = (np.concatenate(column) for column in zip(*found, strict=True))
+    i, j, score, moved = (np.concatenate(column) for column in zip(*matches, strict=True))
     first, second = (np.minimum(i, j), np.maximum(i, j)) if within else (i, j)
     order = np.lexsort((second, first))
     return Matches(first[order], second[order], score[order], moved[order])

@@ -122,9 +122,9 @@ def overlaps(a: RecordKeys, b: RecordKeys, pairs: Pairs) -> Floats:
     """
     i, j = pairs
     place = np.concatenate([a.place, b.place])
-    known = np.flatnonzero(np.isfinite(place).all((1, 2)))
+    placed = np.flatnonzero(np.isfinite(place).all((1, 2)))
     site = np.full(len(place), -1)
-    sites, site[known] = unique_sites(place[known])
+    sites, site[placed] = unique_sites(place[placed])
     site_a, site_b = site[i], site[len(a) + j]
     share = np.full(len(i), np.nan)
     both = (site_a >= 0) & (site_b >= 0)

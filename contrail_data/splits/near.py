@@ -85,8 +85,8 @@ class Series:
         step = window + 3
         number = np.repeat(np.arange(len(self.length)), np.diff(self.start))
         keys = number * step + self.first - self.begin[number] + 1
-        wanted = series * step + np.clip(time - self.begin[series], -1, window + 1) + 1
-        return np.searchsorted(keys, wanted, side)  # type: ignore[call-overload]
+        sought = series * step + np.clip(time - self.begin[series], -1, window + 1) + 1
+        return np.searchsorted(keys, sought, side)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)

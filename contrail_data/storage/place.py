@@ -182,14 +182,14 @@ class Place:
         Returns:
             Their states by key, sorted by key; empty if the place does not exist.
         """
-        found: dict[str, FileState | None] = {}
+        states: dict[str, FileState | None] = {}
         with self._reported_errors("", "listed"):
             if self.remote:
                 listed = request(self.url, _list_directly)
-                found = {str(entry["path"]): _remote_state(entry) for entry in listed["objects"]}
+                states = {str(entry["path"]): _remote_state(entry) for entry in listed["objects"]}
             elif os.path.isdir(self.url):
-                found = {entry.name: self.state(entry.name) for entry in os.scandir(self.url)}
-        return {key: state for key, state in sorted(found.items()) if state is not None and not is_stray(key)}
+                states = {entry.name: self.state(entry.name) for entry in os.scandir(self.url)}
+        return {key: state for key, state in sorted(states.items()) if state is not None and not is_stray(key)}
 
     def sizes(self) -> dict[str, int]:
         """List all files, except those in the staging folder and those that operating systems leave.

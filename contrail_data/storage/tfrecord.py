@@ -96,8 +96,8 @@ def find_records(window: Window, size: int) -> Iterator[Span]:
             raise ValueError(f"offset {offset}: the length of a record fails its checksum, so no further one is found")
         span = Span(offset, int.from_bytes(header[:8], "little"))
         if span.stop + _FOOTER > size:
-            there, stated = size - span.start, span.length + _FOOTER
-            raise ValueError(f"offset {offset}: cut short, {there:,} of {stated:,} bytes of a record are there")
+            present, expected = size - span.start, span.length + _FOOTER
+            raise ValueError(f"offset {offset}: cut short, {present:,} of {expected:,} bytes of a record are there")
         yield span
         offset = span.stop + _FOOTER
 

@@ -46,8 +46,8 @@ def encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
     """
     # the condition is negated so that NaN, which compares false, is refused as well
     if probability.size and not (probability.min() >= 0 and probability.max() <= 1):
-        found = f"{probability.min()} to {probability.max()}"
-        raise ValueError(f"probabilities must lie in [0, 1] and not be NaN; found {found}")
+        extent = f"{probability.min()} to {probability.max()}"
+        raise ValueError(f"probabilities must lie in [0, 1] and not be NaN; found {extent}")
     flat, code = np.ravel(probability), np.empty(probability.size, np.int16)
     for start in range(0, flat.size, _CACHED):
         part = slice(start, start + _CACHED)

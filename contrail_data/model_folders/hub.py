@@ -27,15 +27,6 @@ TIMEOUT = 5.0
 """Seconds that the hub may take to answer whether it has something."""
 
 
-def is_offline() -> bool:
-    """Return whether requests to the hub are switched off.
-
-    Returns:
-        Whether HF_HUB_OFFLINE is set.
-    """
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
 def find_commit(address: HubAddress) -> str:
     """Ask the hub for the commit that a branch or tag leads to.
 
@@ -151,7 +142,7 @@ def upload(folder: Path, keys: Sequence[str], address: HubAddress, message: str)
 
 
 def _api(address: HubAddress) -> HfApi:
-    if is_offline():
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         raise Unreachable(f"{address}: the hub is not asked, as HF_HUB_OFFLINE is set; unset it to fetch the model")
     hub_logging.set_verbosity_error()
     disable_progress_bars()

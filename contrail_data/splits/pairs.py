@@ -74,7 +74,10 @@ def equal_pairs(
         first_a, first_b = (
             _first_owner(codes, owners, len(is_large)) for codes, owners in ((of_a, owners_a), (of_b, owners_b))
         )
-        stars = _star(of_a[large_a], owners_a[large_a], of_b[large_b], owners_b[large_b], first_a, first_b)
+        stars = (  # each owner of A with the first of B, and the first of A with each of B
+            np.append(owners_a[large_a], first_a[of_b[large_b]]),
+            np.append(first_b[of_a[large_a]], owners_b[large_b]),
+        )
         some = np.flatnonzero(is_large)
         counts_b = np.zeros_like(some) if within else count_b[some]
         groups = sorted({LargeGroup(*row) for row in np.stack([first_a[some], count_a[some], counts_b], 1).tolist()})
@@ -93,11 +96,6 @@ def _first_owner(code: Ints, owners: Ints, count: int) -> Ints:
     first = np.full(count, np.iinfo(np.int64).max)
     np.minimum.at(first, code, owners)
     return first
-
-
-def _star(of_a: Ints, owners_a: Ints, of_b: Ints, owners_b: Ints, first_a: Ints, first_b: Ints) -> Pairs:
-    """Each owner of A with the first of B, and the first of A with each of B."""
-    return np.append(owners_a, first_a[of_b]), np.append(first_b[of_a], owners_b)
 
 
 class FootprintPairs(NamedTuple):

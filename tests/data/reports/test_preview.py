@@ -83,6 +83,12 @@ def test_a_store_without_metadata_has_pictures_and_a_report(bare: xr.Dataset, tm
     assert "No record has votes" in html
 
 
+def test_pseudo_labels_of_labelled_frames_only_have_nothing_to_outline(bare: xr.Dataset, tmp_path: Path) -> None:
+    prediction = predict_square(bare, tmp_path / "p.zarr", pseudo=True)
+    (path,) = preview(bare, "f1", tmp_path / "pictures", prediction)
+    assert path.is_file()
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_the_legend_names_only_what_is_outlined(
     labelled: bool, bare: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

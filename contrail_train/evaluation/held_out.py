@@ -14,11 +14,11 @@ from contrail_train.config.settings import read_config
 from contrail_train.data.items import Items, SampleStores, has_all_frames, human_items, window_config
 from contrail_train.evaluation.calibrate import Calibrated, GateWhen, GridWhen, HeldOut, calibrate
 from contrail_train.evaluation.score import EvaluationOptions
-from contrail_train.inference.load import load_model, read_pipeline
+from contrail_train.inference.load import load_model, read_pipeline, runs_of
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.address import local_model
 from contrail_train.runs.calibration import TakenFrom, read_calibration
-from contrail_train.runs.names import CONFIG, PIPELINE, STAGES
+from contrail_train.runs.names import CONFIG, PIPELINE
 from contrail_train.runs.stores import open_run_stores
 
 
@@ -49,9 +49,7 @@ def stores_of(path: Path) -> dict[str, xr.Dataset]:
     Returns:
         The stores that it was trained and validated on, each once, by name.
     """
-    if (path / PIPELINE).is_file():
-        return sample_stores(open_run_stores(path / STAGES / name) for name in read_pipeline(path).stages)
-    return sample_stores([open_run_stores(path)])
+    return sample_stores(map(open_run_stores, runs_of(path).values()))
 
 
 def calibration_stores(path: Path) -> list[xr.Dataset]:

@@ -13,9 +13,8 @@ from contrail_data.reports.curves import Line, Marked, curves, reliability
 from contrail_data.store import logits
 from contrail_train.evaluation.instance_scores import InstanceValues
 from contrail_train.evaluation.metrics import curve
-from contrail_train.inference.load import read_pipeline
+from contrail_train.inference.load import runs_of
 from contrail_train.runs.listing import read_epochs
-from contrail_train.runs.names import PIPELINE, STAGES
 
 _CLASSES = 20
 _DOTTED = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -44,10 +43,7 @@ def read_training(model: Path) -> list[Training]:
         One entry for a run and for each stage of a pipeline, without those that have no log of epochs, as in a model
         folder.
     """
-    runs = {"": model}
-    if (model / PIPELINE).is_file():
-        runs = {name: model / STAGES / name for name in read_pipeline(model).stages}
-    trained = [Training(name, read_epochs(run)) for name, run in runs.items()]
+    trained = [Training("" if run == model else name, read_epochs(run)) for name, run in runs_of(model).items()]
     return [one for one in trained if one.epochs]
 
 

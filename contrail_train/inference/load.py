@@ -95,6 +95,20 @@ def read_pipeline(path: Path) -> PipelineConfig:
     return validated(PipelineConfig, read_document(path / PIPELINE), str(path / PIPELINE))
 
 
+def runs_of(model: Path) -> dict[str, Path]:
+    """List the runs that a model consists of.
+
+    Args:
+        model: Directory of a run or a pipeline.
+
+    Returns:
+        Run directories: those of a pipeline by the names of its stages, that of a run under `run`.
+    """
+    if not (model / PIPELINE).is_file():
+        return {"run": model}
+    return {name: model / STAGES / name for name in read_pipeline(model).stages}
+
+
 def load_run(path: Path, device: torch.device, symmetries: Symmetries = Symmetries.NONE) -> Predictor:
     """Load the best weights of a run with its statistics and thresholds.
 

@@ -25,7 +25,7 @@ from contrail_train.config.loggers import LoggersConfig
 from contrail_train.config.pipelines import PipelineConfig
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import read_config, to_yaml
-from contrail_train.inference.load import read_pipeline
+from contrail_train.inference.load import read_pipeline, runs_of
 from contrail_train.runs.calibration import Calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest, read_tensors, save_tensors
 from contrail_train.runs.directory import read_environment
@@ -57,7 +57,7 @@ def write_model_folder(model: Path, out: Path, *, half: bool = False) -> str:
         raise UsageError(f"{model}: is an exported file, which can be copied as it is; name the run that it is of")
     check_model(model)
     pipeline = read_pipeline(model) if (model / PIPELINE).is_file() else None
-    runs = {Path(): model} if pipeline is None else {Path(STAGES, n): model / STAGES / n for n in pipeline.stages}
+    runs = {run.relative_to(model): run for run in runs_of(model).values()}
     configs = {place: read_config(run / CONFIG) for place, run in runs.items()}
     calibrations = {place: read_calibration(run) for place, run in {Path(): model, **runs}.items()}
     environments = {place: _environment(run) for place, run in runs.items()}

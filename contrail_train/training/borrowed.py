@@ -6,7 +6,6 @@ together decide.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from contrail_data.errors import ContrailError
@@ -18,12 +17,12 @@ from contrail_train.evaluation.calibrate import GridWhen
 from contrail_train.evaluation.held_out import calibrate_on_held_out, held_out_records, load_without_symmetries
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift
-from contrail_train.inference.load import read_pipeline
+from contrail_train.inference.load import runs_of
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.address import local_model, recorded_address
 from contrail_train.runs.calibration import Calibration, find_calibration
 from contrail_train.runs.distributed import Ranks
-from contrail_train.runs.names import CONFIG, PIPELINE, STAGES
+from contrail_train.runs.names import CONFIG
 
 _NOT_COMPARED = (
     *("preset", "seed", "device", "compile", "precision", "micro_batch", "data", "calibration", "format"),
@@ -43,7 +42,7 @@ def check_finished(config: RunConfig) -> None:
         ContrailError: If one of them is not finished.
     """
     for name in config.calibration.from_:
-        unfinished = [path for path in _directories_of(local_model(name)) if find_calibration(path) is None]
+        unfinished = [path for path in runs_of(local_model(name)).values() if find_calibration(path) is None]
         if unfinished:
             raise ContrailError(
                 f"calibration.from={name}: {unfinished[0]} is not a finished run; finish it, or name another"
@@ -67,7 +66,8 @@ def check_sources(config: RunConfig, data: TrainingData, mask_shift: Shift, rank
     positive = False
     for name in config.calibration.from_:
         model = load_without_symmetries(name, "cpu")
-        for path, theirs in _runs_of(model.path).items():
+        for path in runs_of(model.path).values():
+            theirs = read_config(path / CONFIG)
             values = _meaning(theirs, model.composite, model.label_shift, model.mask_shift)
             values["top_k"] = model.decision.top_k  # a pipeline has its own
             if differing := [key for key, value in values.items() if value != ours[key]]:
@@ -121,18 +121,6 @@ def with_borrowed_thresholds(
         },
         "seen_records": sorted({*calibration["seen_records"]}.union(*seen)),
     }
-
-
-def _directories_of(path: Path) -> list[Path]:
-    """The directory of a run, or those of the stages of a pipeline."""
-    if (path / PIPELINE).is_file():
-        return [path / STAGES / name for name in read_pipeline(path).stages]
-    return [path]
-
-
-def _runs_of(path: Path) -> dict[Path, RunConfig]:
-    """The settings of a run, or of the stages of a pipeline, by directory."""
-    return {run: read_config(run / CONFIG) for run in _directories_of(path)}
 
 
 def _meaning(

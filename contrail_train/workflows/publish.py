@@ -3,10 +3,8 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlparse
 
 from contrail_data.errors import ContrailError, UsageError
@@ -16,14 +14,13 @@ from contrail_data.model_folders.hub_address import SCHEME, HubAddress, parse_hu
 from contrail_data.model_folders.manifest import CARD, DOCUMENTS, MANIFEST, PICTURE, Manifest, file_keys, verify_folder
 from contrail_data.storage.files import make_folder, partial_path, publish, write_atomically
 from contrail_data.storage.place import Place, place_of
-from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import read_config
 from contrail_train.evaluation.card import ModelFacts, draw_held_out, evaluations_of, write_card
-from contrail_train.inference.load import load_model, read_pipeline
+from contrail_train.inference.load import load_model, runs_of
 from contrail_train.inference.model_folder import write_model_folder
 from contrail_train.runs.address import local_model
 from contrail_train.runs.calibration import read_calibration
-from contrail_train.runs.names import CONFIG, ENVIRONMENT, PIPELINE, STAGES
+from contrail_train.runs.names import CONFIG, ENVIRONMENT
 
 _READ_ONLY = ("http", "https")
 
@@ -167,31 +164,17 @@ def _write_documents(model: Path, staged: Path, address: str, licence: str | Non
         notes.append(f"the card has no picture: {error}")
     if png:
         (staged / PICTURE).write_bytes(png)
+    runs = runs_of(staged)
     facts = ModelFacts(
         name=PurePosixPath(address.partition("@")[0]).name,
         address=address,
         about=verify_folder(staged)["about"],
         calibration=read_calibration(staged),
-        configs=_configs(staged),
-        environment=_environment(staged),
+        configs={name: read_config(run / CONFIG) for name, run in runs.items()},
+        environment=json.loads((next(iter(runs.values())) / ENVIRONMENT).read_text()),
         evaluations=evaluations,
         licence=licence,
         picture=lines,
     )
     (staged / CARD).write_text(write_card(facts))
     return notes
-
-
-def _stages(folder: Path) -> dict[str, Path]:
-    if not (folder / PIPELINE).is_file():
-        return {"run": folder}
-    return {name: folder / STAGES / name for name in read_pipeline(folder).stages}
-
-
-def _configs(folder: Path) -> dict[str, RunConfig]:
-    return {name: read_config(path / CONFIG) for name, path in _stages(folder).items()}
-
-
-def _environment(folder: Path) -> Mapping[str, Any]:
-    first = next(iter(_stages(folder).values()))
-    return dict(json.loads((first / ENVIRONMENT).read_text()))

@@ -28,7 +28,7 @@ from contrail_train.config.settings import read_config, with_settings
 from contrail_train.data.items import Items
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.calibrate import HeldOut, calibrate
-from contrail_train.evaluation.metrics import best_threshold, cross_fitted, dice
+from contrail_train.evaluation.metrics import best_threshold, cross_fitted_counts, dice
 from contrail_train.evaluation.score import (
     EvaluationOptions,
     Scores,
@@ -142,7 +142,8 @@ def _dice_of_thresholds(seed: Seed) -> list[float]:
     unseen = seed.score(model)
     own = score(model.detect_on_label_grid, held, options, 0.5)
     as_used = float(dice(*gated_counts(unseen, model.decision.gate).sum(1)))
-    both = [(cross_fitted(s.histogram)[1], best_threshold(s.histogram.sum(0))[1]) for s in (unseen, own)]
+    histograms = unseen.histogram, own.histogram
+    both = [(float(dice(*cross_fitted_counts(each)[1])), best_threshold(each.sum(0))[1]) for each in histograms]
     return [as_used, *both[0], *both[1]]
 
 

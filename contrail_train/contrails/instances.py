@@ -51,13 +51,14 @@ class Instances:
     """The contrails, in order of their numbers."""
 
 
-def connected(mask_yx: Mask, probability_yx: Probability, *, confidence: Confidence | None = None) -> Instances:
+def connected(mask_yx: Mask, probability_yx: Probability) -> Instances:
     """Take each 8-connected region of a mask as one contrail.
+
+    A centre line follows the longest path through its region: the two longest arms of a fork, half of a ring.
 
     Args:
         mask_yx: Mask, bool (y, x).
         probability_yx: Probability of a contrail, same shape.
-        confidence: Fitted model of the confidence; None for the mean probability.
 
     Returns:
         The contrails, numbered in order of their first pixels.
@@ -66,16 +67,15 @@ def connected(mask_yx: Mask, probability_yx: Probability, *, confidence: Confide
         ContrailError: If the shapes differ.
     """
     _check_shapes(mask_yx, probability_yx)
-    return measured(ndimage.label(mask_yx, EIGHT_CONNECTED)[0], probability_yx, confidence=confidence)
+    return measured(ndimage.label(mask_yx, EIGHT_CONNECTED)[0], probability_yx)
 
 
-def measured(labels_yx: Labels, probability_yx: Probability, *, confidence: Confidence | None = None) -> Instances:
+def measured(labels_yx: Labels, probability_yx: Probability) -> Instances:
     """Measure the contrails of a label image.
 
     Args:
         labels_yx: Number of the contrail that each pixel belongs to, int32 (y, x), without missing numbers.
         probability_yx: Probability of a contrail, same shape.
-        confidence: As in `connected`.
 
     Returns:
         The contrails, each with the centre line of its largest region.
@@ -91,7 +91,7 @@ def measured(labels_yx: Labels, probability_yx: Probability, *, confidence: Conf
         parts = parts_of(pixels - origin, indices_yx(pixels - origin), np.zeros(len(pixels), np.intp))
         largest = parts == np.argmax(np.bincount(parts))
         lines.append(centre_line((pixels - origin)[largest]) + origin)
-    return _measured(labels_yx, regions, lines, probability_yx, confidence)
+    return _measured(labels_yx, regions, lines, probability_yx)
 
 
 def separate(
@@ -103,7 +103,7 @@ def separate(
         probability_yx: Probability of a contrail, 0 to 1, float (y, x); NaN where there is no data.
         threshold: Probability from which a pixel belongs to a contrail.
         linking: When pieces of lines are taken as one contrail.
-        confidence: As in `connected`.
+        confidence: Fitted model of the confidence; None for the mean probability.
 
     Returns:
         The contrails, numbered in order of their first pixels.
@@ -121,7 +121,7 @@ def separate_mask(
         mask_yx: Mask, bool (y, x).
         probability_yx: Probability of a contrail, same shape. It parts lines side by side that the mask joins.
         linking: When pieces of lines are taken as one contrail.
-        confidence: As in `connected`.
+        confidence: As in `separate`.
 
     Returns:
         The contrails, numbered in order of their first pixels.
@@ -133,11 +133,11 @@ def separate_mask(
     return _measured(*separate_lines(mask_yx, probability_yx, linking), probability_yx, confidence)
 
 
-def features_of(found: Instances, probability_yx: Probability) -> npt.NDArray[np.float64]:
+def features_of(contrails: Instances, probability_yx: Probability) -> npt.NDArray[np.float64]:
     """Measure what the confidence of contrails depends on.
 
     Args:
-        found: The contrails.
+        contrails: The contrails.
         probability_yx: Probability of a contrail, (y, x).
 
     Returns:
@@ -145,7 +145,7 @@ def features_of(found: Instances, probability_yx: Probability) -> npt.NDArray[np
     """
     rows = [
         features(probability_yx[pixels[:, 0], pixels[:, 1]], one.length, one.width)
-        for one, pixels in zip(found.instances, pixels_of(found.labels_yx), strict=True)
+        for one, pixels in zip(contrails.instances, pixels_of(contrails.labels_yx), strict=True)
     ]
     return np.array(rows).reshape(-1, len(FEATURES))
 
@@ -170,14 +170,14 @@ def _measured(
     regions: Sequence[Indices],
     lines: Sequence[Points],
     probability_yx: Probability,
-    confidence: Confidence | None,
+    confidence: Confidence | None = None,
 ) -> Instances:
     """Measure the contrails of a label image with the pixels and a centre line of each."""
     instances = []
     for number, (pixels, line) in enumerate(zip(regions, lines, strict=True), 1):
         p, length = probability_yx[pixels[:, 0], pixels[:, 1]], length_of(line)
         width = len(p) / length
-        known = p.mean(dtype=np.float64) if confidence is None else confidence.of(features(p, length, width))
+        certainty = p.mean(dtype=np.float64) if confidence is None else confidence.of(features(p, length, width))
         instances.append(
             Instance(
                 number=number,
@@ -185,7 +185,7 @@ def _measured(
                 length=length,
                 width=width,
                 orientation=orientation(line),
-                confidence=float(known),
+                confidence=float(certainty),
                 pixels=len(p),
             )
         )

@@ -16,7 +16,7 @@ from shapely.geometry.polygon import orient
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid
-from contrail_train.contrails.instances import Instance, Instances, connected
+from contrail_train.contrails.instances import Instance, Instances
 from contrail_train.contrails.polyline import Points
 
 GEOD = Geod(ellps="GRS80")
@@ -33,37 +33,6 @@ class Contrail:
     """Longitude and latitude along the edge, rings by the right-hand rule."""
     properties: dict[str, Any]
     """As in GeoJSON, see `trace`."""
-
-
-def contrails(
-    mask_yx: npt.NDArray[np.bool_],
-    probability_yx: npt.NDArray[np.float32],
-    grid: FixedGrid,
-    *,
-    row_time: npt.NDArray[np.datetime64],
-    satellite: str,
-    altitude: float | None = None,
-) -> list[Contrail]:
-    """Trace the regions of a mask.
-
-    A centre line follows the longest path through its region: the two longest arms of a fork, half of a ring.
-
-    Args:
-        mask_yx: Mask on the fixed grid, bool (y, x).
-        probability_yx: Probability of a contrail, same shape.
-        grid: The fixed grid.
-        row_time: When each row was scanned, UTC, datetime64 (y).
-        satellite: Name of the satellite.
-        altitude: As in `trace`.
-
-    Returns:
-        One contrail for each 8-connected region, as of `trace`.
-
-    Raises:
-        ContrailError: If mask, probability, times and grid differ in shape.
-    """
-    instances = connected(mask_yx, probability_yx)
-    return trace(instances, probability_yx, grid, row_time=row_time, satellite=satellite, altitude=altitude)
 
 
 def trace(

@@ -148,19 +148,6 @@ def counts_at(hist: NDArray[np.int64], threshold: float) -> tuple[int, int, int]
     return int(tp[k]), int(fp[k]), int(tp[0] - tp[k])
 
 
-def cross_fitted(hist_k2b: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
-    """Compute global Dice with each part of the records at the threshold that is best on the other parts.
-
-    Args:
-        hist_k2b: Histograms of the parts, (k, 2, CODES).
-
-    Returns:
-        Thresholds (k), 1/2 where the other parts have no positive pixel; and the Dice.
-    """
-    thresholds, counts = cross_fitted_counts(hist_k2b)
-    return thresholds, float(dice(*counts))
-
-
 def cross_fitted_counts(hist_k2b: NDArray[np.int64]) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
     """Count pixels with each part of the records at the threshold that is best on the other parts.
 

@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_train.contrails.shapes import contrails, to_features
+from contrail_train.contrails.instances import connected
+from contrail_train.contrails.shapes import to_features, trace
 
 SIZE = 400
 GEOD = Geod(ellps="GRS80")
@@ -25,7 +26,8 @@ ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
 
 def shapes_of(mask: np.ndarray, grid: FixedGrid = GRID, **options):
     row_time = START + np.arange(len(mask)).astype("timedelta64[s]")
-    return contrails(mask, mask * np.float32(0.8), grid, row_time=row_time, satellite="GOES-16", **options)
+    p = mask * np.float32(0.8)
+    return trace(connected(mask, p), p, grid, row_time=row_time, satellite="GOES-16", **options)
 
 
 def place(row: float, column: float, grid: FixedGrid = GRID) -> tuple[float, float]:
@@ -204,9 +206,9 @@ def test_features_have_the_properties_of_their_contrail() -> None:
 def test_time_is_null_for_rows_without_one_and_other_sizes_are_refused() -> None:
     mask = line((100, 100), (120, 160), 3)
     p, never = mask.astype(np.float32), np.full(SIZE, np.datetime64("NaT", "s"))
-    assert contrails(mask, p, GRID, row_time=never, satellite="x")[0].properties["time"] is None
+    assert trace(connected(mask, p), p, GRID, row_time=never, satellite="x")[0].properties["time"] is None
     with pytest.raises(ContrailError, match="cut all of them to one window"):
-        contrails(mask[:-1], p, GRID, row_time=never, satellite="x")
+        trace(connected(mask[:-1], p[:-1]), p, GRID, row_time=never, satellite="x")
 
 
 def test_a_large_region_is_drawn_as_a_straight_line() -> None:

@@ -210,11 +210,11 @@ def test_cross_fitted_dice_is_below_the_best_dice_for_random_probabilities() -> 
         target = rng.random(200) < 0.02
         parts.append(metrics.histograms(rng.random(200).astype(np.float32), target))
     hist = np.stack(parts)
-    thresholds, dice = metrics.cross_fitted(hist)
-    assert dice < metrics.best_threshold(hist.sum(0))[1]
+    thresholds, counts = metrics.cross_fitted_counts(hist)
+    assert metrics.dice(*counts) < metrics.best_threshold(hist.sum(0))[1]
     changed = hist.copy()
     changed[2] = hist[2][:, ::-1]  # the threshold of a part does not depend on the part
-    assert metrics.cross_fitted(changed)[0][2] == thresholds[2]
+    assert metrics.cross_fitted_counts(changed)[0][2] == thresholds[2]
     assert metrics.counts_at(hist[0], 0.5)[0] + metrics.counts_at(hist[0], 0.5)[2] == hist[0][1].sum()
 
 

@@ -13,11 +13,12 @@ import xarray as xr
 from scipy.stats import mannwhitneyu
 
 from contrail_data.store.samples import labelled_time
+from contrail_train.contrails.cleaning import Mask
 from contrail_train.evaluation.error_kinds import ErrorKind, count_kinds
 from contrail_train.evaluation.intervals import dice_interval
 from contrail_train.evaluation.metrics import average_precision, dice, empty_masks, rank_histograms, share
 from contrail_train.evaluation.nearness import Near
-from contrail_train.evaluation.outcomes import Ints, Mask, Outcome
+from contrail_train.evaluation.outcomes import Ints, Outcome
 
 Floats = npt.NDArray[np.float64]
 CONTRAIL_SIZES = (1, 16, 32, 64, 128, 256, 512)

@@ -1,7 +1,6 @@
 """Labelled contrails one by one: as annotators marked them, or separated from the label."""
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from contrail_train.contrails.cleaning import Mask
@@ -29,12 +28,5 @@ def labelled_contrails(store: xr.Dataset, sample: int, target_yx: Mask) -> Insta
     marks_nyx = store["instance_masks"].isel(sample=sample, instance=slice(count)).values
     votes_nyx = np.bitwise_count(marks_nyx)
     numbers_yx = np.where(target_yx & (votes_nyx.max(0) > 0), votes_nyx.argmax(0) + 1, 0)
-    return measured(_without_gaps(numbers_yx), target_yx.astype(np.float32))
-
-
-def _without_gaps(numbers_yx: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
-    """Number labels without missing numbers."""
-    used = np.unique(numbers_yx[numbers_yx > 0])
-    rank = np.zeros(int(numbers_yx.max(initial=0)) + 1, np.int32)
-    rank[used] = np.arange(1, len(used) + 1)
-    return rank[numbers_yx]
+    without_gaps_yx = np.searchsorted(np.unique(numbers_yx[numbers_yx > 0]), numbers_yx, side="right")
+    return measured(without_gaps_yx.astype(np.int32), target_yx.astype(np.float32))

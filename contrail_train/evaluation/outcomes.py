@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contrail_train.contrails.cleaning import EIGHT_CONNECTED, elongations
+from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask, elongations
 from contrail_train.evaluation.metrics import confusion_counts
 
-Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 
@@ -83,7 +82,7 @@ def outcome_of(
     )
 
 
-def _connected(mask_yx: Mask) -> tuple[npt.NDArray[np.int32], Ints]:
+def _connected(mask_yx: Mask) -> tuple[Labels, Ints]:
     """Number the contrails of a mask from 1, and count the pixels of each."""
     numbered, count = ndimage.label(mask_yx, EIGHT_CONNECTED)
     return numbered, np.bincount(numbered[mask_yx], minlength=count + 1)[1:]

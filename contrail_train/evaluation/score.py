@@ -19,6 +19,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.progress import progress
 from contrail_data.splits.folds import make_folds
 from contrail_data.store.logits import CODES
+from contrail_train.contrails.cleaning import Mask
 from contrail_train.data.items import Items, Rows
 from contrail_train.data.loader import ReadAhead, load
 from contrail_train.evaluation import metrics
@@ -29,7 +30,6 @@ from contrail_train.runs.calibration import ScoreValues
 from contrail_train.runs.distributed import ALONE, Ranks, gather
 from contrail_train.runs.names import CALIBRATION
 
-Mask = npt.NDArray[np.bool_]
 Probability = npt.NDArray[np.float32]
 FOLDS = 5
 

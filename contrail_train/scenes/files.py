@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.reports.choices import Theme
@@ -111,7 +110,8 @@ def write(
         return [out, write_style(out)] if style else [out]
     paths = []
     for scene in (each.labelled for each in scenes):
-        for part in _parts(scene) if out.suffix in (".tif", ".png") else [scene]:
+        times = [scene.isel(time=[i]) for i in range(scene.sizes["time"])]
+        for part in times if out.suffix in (".tif", ".png") else [scene]:
             path = names[part["time"].values[0]]
             if out.suffix == ".tif":
                 write_geotiff(part.isel(time=0), path)
@@ -123,11 +123,6 @@ def write(
                 write_zarr(part, path, places=places)
             paths.append(path)
     return paths
-
-
-def _parts(scene: xr.Dataset) -> list[xr.Dataset]:
-    """The times of a scene."""
-    return [scene.isel(time=[i]) for i in range(scene.sizes["time"])]
 
 
 def trace_all(scenes: Sequence[SceneContrails], altitude: float | None) -> list[list[Contrail]]:

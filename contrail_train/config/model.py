@@ -239,8 +239,8 @@ class ModelConfig(Strict):
 
     def _check_combination(self) -> None:
         if self.takes_clips and self.encoder.removeprefix(VIDEO_PREFIX) not in VIDEO_ENCODERS:
-            known = ", ".join(VIDEO_ENCODERS)
-            raise ValueError(f"model.encoder={self.encoder}: not a video model; choose {VIDEO_PREFIX} with {known}")
+            names = ", ".join(VIDEO_ENCODERS)
+            raise ValueError(f"model.encoder={self.encoder}: not a video model; choose {VIDEO_PREFIX} with {names}")
         needs(not self.takes_clips, "an encoder of single images", self, "model.mixer model.stem_stride")
         trained = "encoder" not in self.freeze
         needs(trained, "an encoder that is not in model.freeze", self, "model.freeze_epochs")

@@ -82,9 +82,9 @@ def read_sweep(path: Path) -> SweepConfig:
         ContrailError: If the file cannot be read, names a setting that runs do not have, or holds out no records.
     """
     config = validated(SweepConfig, read_document(path), str(path))
-    known = setting_fields(RunConfig).keys()
+    keys = setting_fields(RunConfig).keys()
     for key in config.search:
-        if key not in known:
+        if key not in keys:
             with_values(get_config(config.preset), [(key, None)], f"{path}: search")  # names the key that may be meant
     if not trial_config(config, {}).data.holds_out:
         raise ContrailError(f"{path}: trials are compared on held-out records; set data.holdout, validation or folds")

@@ -42,7 +42,7 @@ _FEWEST_RECORDS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class CardContent:
     """What the card of a model states."""
 
     name: str
@@ -61,11 +61,11 @@ class ModelFacts:
     """A line on each record on the picture; empty if there is no picture."""
 
 
-def write_card(facts: ModelFacts) -> str:
+def write_card(content: CardContent) -> str:
     """Write the card of a model.
 
     Args:
-        facts: What it states.
+        content: What it states.
 
     Returns:
         Markdown with front matter.
@@ -77,11 +77,11 @@ def write_card(facts: ModelFacts) -> str:
         body = render_page(
             "card.txt",
             package=__package__,
-            facts=facts,
-            held_out=facts.calibration.get("taken_from", {}).get("scores") or facts.calibration["holdout"],
-            trained=len(set(facts.calibration["seen_records"]) - set(facts.calibration["holdout_records"])),
-            failures=[_failures(evaluation) for evaluation in facts.evaluations],
-            encoders=[_origin(config) for config in facts.configs.values()],
+            content=content,
+            held_out=content.calibration.get("taken_from", {}).get("scores") or content.calibration["holdout"],
+            trained=len(set(content.calibration["seen_records"]) - set(content.calibration["holdout_records"])),
+            failures=[_failures(evaluation) for evaluation in content.evaluations],
+            encoders=[_origin(config) for config in content.configs.values()],
             picture=PICTURE,
         )
         results = [
@@ -94,7 +94,7 @@ def write_card(facts: ModelFacts) -> str:
                 metric_name="global Dice",
                 metric_value=round(evaluation["dice"], 4),
             )
-            for evaluation in facts.evaluations
+            for evaluation in content.evaluations
         ]
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"[:100]
@@ -103,10 +103,10 @@ def write_card(facts: ModelFacts) -> str:
         ) from None
     data = ModelCardData(
         library_name="contrail-kit",
-        license=facts.licence,
+        license=content.licence,
         pipeline_tag="image-segmentation",
         tags=list(TAGS),
-        model_name=facts.name if results else None,
+        model_name=content.name if results else None,
         eval_results=results or None,
     )
     return f"---\n{data.to_yaml()}\n---\n\n{body}"

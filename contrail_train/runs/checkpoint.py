@@ -174,8 +174,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         metadata: What to store with them, as JSON.
     """
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    facts = json.dumps({**metadata, "checksum": _checksum(plain, metadata)})
-    write_atomically(path, [save(plain, {"facts": facts})])  # one key, since safetensors writes several in any order
+    header = json.dumps({**metadata, "checksum": _checksum(plain, metadata)})
+    write_atomically(path, [save(plain, {"facts": header})])  # one key, since safetensors writes several in any order
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:

@@ -66,6 +66,6 @@ def _open(run: Path, name: str, place: str, digest: str | None) -> xr.Dataset:
             continue
         if store.attrs["digest"] == digest:
             return store
-        found = f"{address} has digest {store.attrs['digest']}"
-        problem = f"{run}: was made with {name} of digest {digest}, but {found}; restore the store of the run"
+        difference = f"{address} has digest {store.attrs['digest']}"
+        problem = f"{run}: was made with {name} of digest {digest}, but {difference}; restore the store of the run"
     raise ContrailError(problem)

@@ -173,11 +173,11 @@ def _matched(a: MaskFile, b: MaskFile, tolerance: float) -> tuple[list[tuple[int
         )
     unmatched = []
     for file, other, times, used in ((a, b, a.times, 0), (b, a, b.times, 1)):
-        known = {match[used] for match in matches}
+        matched = {match[used] for match in matches}
         unmatched += [
             f"{file.path}: {_text(time)} has no counterpart in {other.path} within {tolerance:g} minutes"
             for number, time in enumerate(times)
-            if number not in known
+            if number not in matched
         ]
     return matches, unmatched
 

@@ -78,7 +78,7 @@ class Entry:
     """The same as YAML."""
     step: int
     """Step at which the run resumes; 0 for a new one."""
-    known: Mapping[str, str]
+    remembered: Mapping[str, str]
     """What `remember` kept when the run began."""
     remember: Callable[[Mapping[str, str]], None]
     """Keeps by what the entry is found again."""

@@ -164,16 +164,17 @@ def follow(out: Path, config: RunConfig, step: int, ranks: Ranks) -> Iterator[Ru
 def _open(out: Path, config: RunConfig, step: int) -> dict[str, Logger]:
     """Open the loggers of a run by the names of their settings."""
     path, loggers = out / ENTRIES, dict[str, Logger]()
-    known: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.is_file() else {}
+    entries: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.is_file() else {}
     tree = without_secrets(config.model_dump(mode="json"))
     settings, text = values_by_key(tree), yaml.safe_dump(tree, sort_keys=False)
 
     def entry(name: str) -> Entry:
         def remember(values: Mapping[str, str]) -> None:
-            known[name] = dict(values)
-            write_atomically(path, [json.dumps(known, indent=1).encode()])
+            entries[name] = dict(values)
+            write_atomically(path, [json.dumps(entries, indent=1).encode()])
 
-        return Entry(out=out, settings=settings, text=text, step=step, known=known.get(name, {}), remember=remember)
+        own = entries.get(name, {})
+        return Entry(out=out, settings=settings, text=text, step=step, remembered=own, remember=remember)
 
     if config.loggers.tensorboard:
         loggers["tensorboard"] = TensorBoardLogger(entry("tensorboard"))

@@ -53,8 +53,8 @@ class MlflowLogger:
 
     def _begin(self, entry: Entry, config: MlflowConfig) -> None:
         client, address = self._client, config.uri or ""
-        if entry.known.get("uri") == address and entry.known.get("experiment") == config.experiment:
-            self._run = entry.known["run"]
+        if entry.remembered.get("uri") == address and entry.remembered.get("experiment") == config.experiment:
+            self._run = entry.remembered["run"]
             client.update_run(self._run, status="RUNNING")
             return
         experiment = client.get_experiment_by_name(config.experiment)

@@ -28,7 +28,7 @@ class WandbLogger:
     """
 
     def __init__(self, entry: Entry, config: WandbConfig) -> None:
-        key = entry.known.get("id") or uuid.uuid4().hex[:12]
+        key = entry.remembered.get("id") or uuid.uuid4().hex[:12]
         entry.remember({"id": key, "project": config.project})
         try:
             self._run = wandb.init(

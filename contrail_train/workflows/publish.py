@@ -15,7 +15,7 @@ from contrail_data.model_folders.manifest import CARD, DOCUMENTS, MANIFEST, PICT
 from contrail_data.storage.files import make_folder, partial_path, publish, write_atomically
 from contrail_data.storage.place import Place, place_of
 from contrail_train.config.settings import read_config
-from contrail_train.evaluation.card import ModelFacts, draw_held_out, evaluations_of, write_card
+from contrail_train.evaluation.card import CardContent, draw_held_out, evaluations_of, write_card
 from contrail_train.inference.load import load_model, runs_of
 from contrail_train.inference.model_folder import write_model_folder
 from contrail_train.runs.address import local_model
@@ -165,7 +165,7 @@ def _write_documents(model: Path, staged: Path, address: str, licence: str | Non
     if png:
         (staged / PICTURE).write_bytes(png)
     runs = runs_of(staged)
-    facts = ModelFacts(
+    content = CardContent(
         name=PurePosixPath(address.partition("@")[0]).name,
         address=address,
         about=verify_folder(staged)["about"],
@@ -176,5 +176,5 @@ def _write_documents(model: Path, staged: Path, address: str, licence: str | Non
         licence=licence,
         picture=lines,
     )
-    (staged / CARD).write_text(write_card(facts))
+    (staged / CARD).write_text(write_card(content))
     return notes

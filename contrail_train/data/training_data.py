@@ -140,16 +140,9 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
     is_human = np.arange(len(items)) < len(human)
     if trainable.any() and not (train & is_human).any():
         raise ContrailError(f"data.holdout={config.holdout}: leaves none of {len(human)} samples; lower it")
-    if config.pseudo != PseudoConfig() and not pseudo:
-        raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
-    if pseudo and not (train & ~is_human).any():
-        raise ContrailError(
-            f"{', '.join(pseudo)}: no pseudo-labelled frame is left to train on, by the limits of data.pseudo, the "
-            "hold-out and data.edges; lower the limits, or omit these stores"
-        )
+    _check_pseudo(pseudo, config, is_any_left=bool((train & ~is_human).any()))
     # scores are always against the majority mask, whatever the training target
     scored = replace(human, label=human.store[:, np.newaxis], of_annotators=False)
-    folds = {config.folds: Path(config.folds)} if config.folds is not None and not config.validation else {}
     chosen = items[train]
     unlabelled = None
     if extra:
@@ -157,6 +150,7 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
         joint = stores if len(every) == len(opened) else replace(stores, datasets=[*every.values()])
         numbers = [list(every).index(name) for name in extra]
         unlabelled = unlabelled_items(joint, numbers, human[held | left_out], chosen, config)
+    digests, places = _digests_and_places(opened | pseudo | extra, config)
     return TrainingData(
         train=chosen,
         epochs=_epochs(chosen, is_human[train], stores, config),
@@ -177,10 +171,8 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
         pixel=pixel_size(stores.scalars, int(first.sizes["y"])),
         size=int(first.sizes["y"]),
         dtype=str(first["image"].dtype),
-        digests={name: s.attrs["digest"] for name, s in (opened | pseudo | extra).items()}
-        | {name: f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for name, path in folds.items()},
-        places={name: str(place_of(s.attrs["path"]).resolved()) for name, s in (opened | pseudo | extra).items()}
-        | {name: str(path.absolute()) for name, path in folds.items()},
+        digests=digests,
+        places=places,
     )
 
 
@@ -193,6 +185,28 @@ def _check_unlabelled(names: str, config: DataConfig, *, is_labelled_by_models: 
             f"{names}: no human-labelled sample to hold out; name labelled stores in data.validation, or set "
             "data.holdout=0"
         )
+
+
+def _check_pseudo(pseudo: _Stores, config: DataConfig, *, is_any_left: bool) -> None:
+    """Refuse settings of pseudo-labels without any, and pseudo-labels of which none is trained on."""
+    if config.pseudo != PseudoConfig() and not pseudo:
+        raise ContrailError("data.pseudo: has no effect, as data.train names no pseudo-labels; omit these settings")
+    if pseudo and not is_any_left:
+        raise ContrailError(
+            f"{', '.join(pseudo)}: no pseudo-labelled frame is left to train on, by the limits of data.pseudo, the "
+            "hold-out and data.edges; lower the limits, or omit these stores"
+        )
+
+
+def _digests_and_places(stores: _Stores, config: DataConfig) -> tuple[dict[str, str], dict[str, str]]:
+    """Digest and place of each store, and of the file of folds if it decides on the hold-out, by name."""
+    digests = {name: store.attrs["digest"] for name, store in stores.items()}
+    places = {name: str(place_of(store.attrs["path"]).resolved()) for name, store in stores.items()}
+    if config.folds is not None and not config.validation:
+        path = Path(config.folds)
+        digests[config.folds] = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        places[config.folds] = str(path.absolute())
+    return digests, places
 
 
 def _epochs(items: Items, is_human: Bools, stores: SampleStores, config: DataConfig) -> Epochs:

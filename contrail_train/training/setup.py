@@ -17,7 +17,7 @@ from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
 from contrail_train.models.encoder import check_encoder
 from contrail_train.models.raft import read_raft
-from contrail_train.models.segmenter import SMALLEST_SIDE, build
+from contrail_train.models.segmenter import SMALLEST_SIDE, Segmenter, build
 from contrail_train.models.video import VideoEncoder
 from contrail_train.runs.address import local_model, recorded_address
 from contrail_train.runs.checkpoint import Trained
@@ -56,7 +56,6 @@ class Setup:
         check_finished(config)
         if config.data.flow.method == "raft":
             read_raft(config.data.flow.weights)
-        on_gpu = self.device.type == "cuda"
         self.dtype = choose_type(config.precision, self.device)
         """Type of the forward pass: float32, or by autocast bfloat16 or float16."""
         precision = describe_type(self.dtype, self.device)
@@ -77,25 +76,12 @@ class Setup:
             )
         self.label_shift: Shift = data.label_shift if config.augment.label_shift is None else config.augment.label_shift
         """(down, right) offset that augmentation removes from the labels, pixels."""
-        torch.manual_seed(config.seed)
-        self.model = build(
-            config.model,
-            len(data.composite["channels"]),
-            config.data.frames,
-            len(config.data.targets),
-            own_sizes=config.loss.auxiliary_target == "max_pool",
-        )
+        self.model = self._build_model()
         self.start = None if start is None else start_from(start, self.model, self.ranks)
         """Weights of an earlier run that it starts from."""
         self.digests = data.digests | ({str(config.start): self.start.digest} if self.start else {})
         """Digest by name of the stores, and of these weights."""
-        if self.ranks.world > 1:
-            sync_batch_norms(self.model, self.device)
-        self.model.to(self.device)
-        if on_gpu or not has_thin_strided_pointwise(self.model):
-            for part in self.model.children():
-                if not isinstance(part, VideoEncoder):  # whose weights have an axis of time
-                    part.to(memory_format=torch.channels_last)  # half the time of a step on CPU
+        self._place_model()
         check_freeze(self.model, config, self.start)
         for module in frozen_modules(self.model, config):
             module.requires_grad_(False)
@@ -135,6 +121,28 @@ class Setup:
         """How the hold-out is read, without a progress display."""
         self.ahead, self.ahead_unlabelled = ReadAhead(), ReadAhead()
         """How far training data are read ahead, kept from one epoch to the next."""
+
+    def _build_model(self) -> Segmenter:
+        """The network with initial weights, a function of the seed."""
+        config = self.config
+        torch.manual_seed(config.seed)
+        return build(
+            config.model,
+            len(self.data.composite["channels"]),
+            config.data.frames,
+            len(config.data.targets),
+            own_sizes=config.loss.auxiliary_target == "max_pool",
+        )
+
+    def _place_model(self) -> None:
+        """Move the model to the device, in the layout in which it is fastest there."""
+        if self.ranks.world > 1:
+            sync_batch_norms(self.model, self.device)
+        self.model.to(self.device)
+        if self.device.type == "cuda" or not has_thin_strided_pointwise(self.model):
+            for part in self.model.children():
+                if not isinstance(part, VideoEncoder):  # whose weights have an axis of time
+                    part.to(memory_format=torch.channels_last)  # half the time of a step on CPU
 
     def _wrapped(self) -> nn.Module:
         """The model, compiled and over several processes as far as the settings ask for it."""

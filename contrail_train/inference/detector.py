@@ -298,8 +298,6 @@ def on_label_grid(detect: Detect, shift: Shift) -> Detect:
 
     def _moved(window_btchw: Tensor, valid_bhw: Tensor | None = None) -> Prediction:
         prediction = detect(window_btchw, valid_bhw)
-        if prediction.probability_bhw.shape[1:] == (1, 1):
-            return prediction
         return prediction._replace(probability_bhw=move_masks(prediction.probability_bhw, shift))
 
     return _moved
@@ -321,8 +319,6 @@ def in_orientation(detect: Detect, mask_shift: Shift, *, flip: bool, turns: int)
     def _turned(window_btchw: Tensor, valid_bhw: Tensor | None = None) -> Prediction:
         valid = None if valid_bhw is None else turn(valid_bhw, flip, turns)
         prediction = detect(turn(window_btchw, flip, turns), valid)
-        if prediction.probability_bhw.shape[1:] == (1, 1):
-            return prediction
         down, right = shift_back(mask_shift, flip, turns)
         back_bhw = turn_back(prediction.probability_bhw, flip, turns)
         return prediction._replace(probability_bhw=move_masks(back_bhw, (mask_shift[0] - down, mask_shift[1] - right)))
@@ -338,7 +334,7 @@ def move_masks(probability_bhw: Tensor, shift: Shift) -> Tensor:
         shift: Offset of the new grid.
 
     Returns:
-        Probabilities of the same shape, in [0, 1].
+        Probabilities of the same shape, in [0, 1]; those of a single pixel, as of a classifier, stay as they are.
     """
     return to_label_frame(probability_bhw[:, None], shift)[:, 0].clamp(0, 1)
 

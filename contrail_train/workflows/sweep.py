@@ -5,7 +5,6 @@ ended is taken over by the next one and resumes from its checkpoint.
 """
 
 import contextlib
-import csv
 import fcntl
 import io
 import json
@@ -22,7 +21,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.settings.parse import validated
 from contrail_data.settings.strict import plain
 from contrail_data.storage.documents import read_document
-from contrail_data.storage.files import check_folder, is_partial, is_stray, write_atomically
+from contrail_data.storage.files import check_folder, is_partial, is_stray, write_atomically, write_csv
 from contrail_train.config.settings import differences, to_yaml
 from contrail_train.config.sweep import Range, SweepConfig, trial_config
 from contrail_train.evaluation.score import EpochScores
@@ -163,7 +162,7 @@ def _run_trial(study: "optuna.Study", config: SweepConfig, out: Path, number: in
 
     begun = study.get_trials(deepcopy=False)[number]
     trial, reported = optuna.Trial(study, begun._trial_id), set(begun.intermediate_values)
-    folder, chosen = out / TRIALS / f"{number:04}", _chosen(config, begun.params)
+    folder, chosen = out / TRIALS / f"{number:04}", _decoded(begun.params)
 
     def report(epoch: int, scores: EpochScores) -> None:
         if scores.dice is not None and epoch not in reported:
@@ -187,8 +186,9 @@ def _run_trial(study: "optuna.Study", config: SweepConfig, out: Path, number: in
         study.tell(number, state=optuna.trial.TrialState.FAIL)
 
 
-def _chosen(config: SweepConfig, values: dict[str, Any]) -> dict[str, Any]:
-    return {key: json.loads(value) if isinstance(config.search[key], list) else value for key, value in values.items()}
+def _decoded(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of settings, of which those chosen from a list are JSON, see `_distribution`."""
+    return {key: json.loads(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def result_of(study: "optuna.Study") -> SweepResult:
@@ -204,9 +204,8 @@ def result_of(study: "optuna.Study") -> SweepResult:
 
     trials = []
     for one in study.get_trials(deepcopy=False):
-        chosen = {key: json.loads(v) if isinstance(v, str) else v for key, v in one.params.items()}
         dice = one.value if one.state == optuna.trial.TrialState.COMPLETE else None
-        trials.append(Trial(number=one.number, state=one.state.name.lower(), dice=dice, chosen=chosen))
+        trials.append(Trial(number=one.number, state=one.state.name.lower(), dice=dice, chosen=_decoded(one.params)))
     importance: dict[str, float] = {}
     if len({trial.dice for trial in trials if trial.dice is not None}) >= 4:
         with contextlib.suppress(ValueError, RuntimeError):  # where a setting never changed
@@ -223,13 +222,12 @@ def write_result(result: SweepResult, out: Path) -> None:
         out: Folder of the sweep.
     """
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.chosen))
-    table = csv.writer(text := io.StringIO(), lineterminator="\n")
-    table.writerow(["trial", "state", "dice", *keys])
+    rows: list[list[object]] = []
     for trial in result.trials:
         dice = "" if trial.dice is None else repr(trial.dice)
         values = [plain(trial.chosen[key]) if key in trial.chosen else "" for key in keys]
-        table.writerow([trial.number, trial.state, dice, *values])
-    write_atomically(out / TABLE, [text.getvalue().encode()])
+        rows.append([trial.number, trial.state, dice, *values])
+    write_csv(out / TABLE, ["trial", "state", "dice", *keys], rows)
     scored = sorted((trial.number, trial.dice) for trial in result.trials if trial.dice is not None)
     if scored:
         _draw(scored, result.importance).savefig(png := io.BytesIO(), format="png", dpi=150)

@@ -25,7 +25,7 @@ NOT_THE_NETWORK = {"pretrained", "freeze", "freeze_epochs", "checkpoint_activati
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """What is known of a named run or pipeline."""
+    """The description of a named run or pipeline."""
 
     about: str
     """What it is."""

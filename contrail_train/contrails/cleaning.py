@@ -31,7 +31,8 @@ class Cleaning:
     """Regions are removed whose ratio of length to width, from their second moments, is smaller than this."""
     reach: int | None = None
     """Regions are removed unless the time before or after has a contrail within this many rows and columns. The first
-    and last time have only one neighbour, and a time without any valid pixel is none. Without neighbours all stay."""
+    and last time have only one neighbour, and times without valid pixels do not count. Without neighbours all regions
+    are kept."""
 
     @property
     def steps(self) -> dict[str, float]:

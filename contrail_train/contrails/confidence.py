@@ -1,4 +1,4 @@
-"""How sure it is that a predicted contrail is one: a logistic model of what is measured of it."""
+"""The confidence of predicted contrails: a logistic model of their measurements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from scipy.special import expit, logit
 
 Floats = npt.NDArray[np.float64]
 FEATURES = ("mean probability", "maximum probability", "length", "width")
-"""What the model takes: logits of probabilities, logarithms of lengths in pixels. The number of pixels is not among
-them: its logarithm is the sum of those of length and width."""
+"""Inputs of the model: logits of probabilities, logarithms of lengths in pixels. The number of pixels is not among
+them, as its logarithm is the sum of those of length and width."""
 _LEAST = 1e-4
-"""Probabilities nearer to 0 or 1 count as this near."""
+"""Probabilities are clipped to stay this far from 0 and 1."""
 _PENALTY = 1.0
-"""Of the squared weights of standardised features, against weights that few contrails would make very large."""
+"""Penalty on the squared weights of standardised features, which few contrails would otherwise make very large."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def features(probability: npt.NDArray[np.floating], length: float, width: float)
 
 
 def fit(features_nf: Floats, is_hit: npt.NDArray[np.bool_]) -> Confidence:
-    """Fit a model to contrails of which it is known whether they match a labelled one.
+    """Fit a model to contrails, given whether each matches a labelled one.
 
     Args:
         features_nf: Their features, (contrail, feature).

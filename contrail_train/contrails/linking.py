@@ -12,12 +12,12 @@ from contrail_train.contrails.cleaning import Mask
 from contrail_train.contrails.polyline import Points, densified, length_of
 
 _SIGHT = 12.0
-"""Pixels of a piece that its direction at an end is measured over."""
+"""Length of a piece over which the direction of its end is measured (pixel)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linking:
-    """When two ends of pieces are taken as one line."""
+    """Limits within which the ends of two pieces are joined to one line."""
 
     gap: float = 16.0
     """Largest gap in the mask between the ends (pixel), and at most the mean length of both pieces."""

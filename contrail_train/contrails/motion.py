@@ -60,7 +60,7 @@ def add_tracks(
     grid: FixedGrid,
     altitude: float | None = None,
 ) -> list[list[Contrail]]:
-    """Add what is known of its track to the properties of each contrail.
+    """Add the motion and history of its track to the properties of each contrail.
 
     The properties are track (its id), speed_m_s and heading_deg (from north, 90 for the east; the contrail's own motion
     across its line and the imagery's along it), length_growth_km_h, width_growth_km_h, first_seen and last_seen (UTC),

@@ -67,7 +67,7 @@ class Began(StrEnum):
     SPLIT = "split"
     """It split off another track."""
     UNKNOWN = "unknown"
-    """It was there in the first image."""
+    """It was already visible in the first image."""
 
 
 class Ended(StrEnum):
@@ -77,7 +77,7 @@ class Ended(StrEnum):
     MERGER = "merger"
     """It merged into another track."""
     UNKNOWN = "unknown"
-    """It was there in the last image, or may only have been missed there."""
+    """It was still visible in the last image, or may only have been missed there."""
 
 
 @dataclass(kw_only=True)

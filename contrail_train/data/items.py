@@ -207,7 +207,7 @@ def open_labelled(stores: Sequence[xr.Dataset], offsets: Sequence[int] = (0,), *
 
 
 def window_config(offsets: Sequence[int], repeats_edges: bool) -> DataConfig:
-    """State in settings which frames a model looks at.
+    """Express the input frames of a model as settings.
 
     Args:
         offsets: Frames to read, relative to the labelled one.

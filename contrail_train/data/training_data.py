@@ -36,7 +36,7 @@ from contrail_train.data.unlabelled import unlabelled_items
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """The items of a run and what is known of their stores."""
+    """The items of a run and the properties of their stores."""
 
     train: Items
     epochs: Epochs
@@ -55,7 +55,7 @@ class TrainingData:
     leaking: int
     """Items left out because they leak into the hold-out."""
     checked: dict[str, Checked]
-    """By store of samples, how many records could be compared with others, by what."""
+    """By store of samples, how many records could be compared with others by each criterion."""
     statistics: dict[str, Any]
     """Statistics of all training stores together, in the form in which stores hold them; those of the validation
     stores if they have none."""

@@ -71,7 +71,7 @@ def contrail_tables(contrails: ContrailAnalysis, kinds: Sequence[ErrorKind]) -> 
 
 
 def record_tables(records: dict[str, list[RecordClass]]) -> list[Table]:
-    """Tabulate records by each property that is known of some of them.
+    """Tabulate records by each property that at least one record has.
 
     Args:
         records: Part of an analysis.

@@ -63,7 +63,7 @@ class Calibrated:
     choice: Choice
     """Fitted on all held-out records: what the model is used with."""
     holdout: HoldoutScores
-    """Scores of the held-out records, each by what was fitted on the other folds, as they are stored."""
+    """Scores of the held-out records, each by the fit to the other folds, as they are stored."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class _Drawn:
     tolerant: Counts
     """(4, n), each record's in the way of its fold."""
     observed: Sequence[Observed]
-    """Single contrails of some of the records, likewise."""
+    """Single contrails of some of the records, each in the way of its fold."""
 
 
 def calibrate(

@@ -1,4 +1,4 @@
-"""Calibrates the confidence of single contrails on held-out records."""
+"""Calibration of the confidence of single contrails on held-out records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from contrail_train.runs.calibration import ConfidenceFit
 MOST_RECORDS = 1000
 """Held-out records that the confidence is fitted on, evenly chosen: more would take long and change little."""
 _MOST_REGIONS = 300
-"""Regions of a mask above which it is noise, and not looked at."""
+"""A mask with more regions is noise, and is skipped."""
 _FEWEST = 20
-"""Contrails that match, and that do not, without which nothing is fitted."""
+"""Fewest contrails that match, and fewest that do not, to which a confidence is fitted."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def observe(row: int, mask_yx: Mask, probability_yx: npt.NDArray[np.float32], ta
         target_yx: Label.
 
     Returns:
-        What is known of the predicted contrails; None if there are none, or if the mask is noise.
+        The predicted contrails and whether each matches; None if there are none, or if the mask is noise.
     """
     if not 0 < ndimage.label(mask_yx, EIGHT_CONNECTED)[1] <= _MOST_REGIONS:
         return None

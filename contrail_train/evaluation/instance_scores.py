@@ -60,7 +60,7 @@ class InstanceScores(TypedDict):
 
 
 class InstanceValues(TypedDict):
-    """What is known of the single contrails of a store."""
+    """Scores of the single contrails of a store."""
 
     scores: list[InstanceScores]
     """Of all contrails, then by length."""

@@ -68,7 +68,7 @@ class EvaluationValues(ScoreValues):
     analysis: NotRequired[Analysis]
     """Missing for models that classify records only."""
     nearness_notes: NotRequired[list[str]]
-    """What is not known of the nearness to training records in the analysis."""
+    """What the analysis does not know about the nearness to training records."""
     instances: NotRequired[InstanceValues]
     """Scores of single contrails; missing for models that classify records only."""
     orientations: NotRequired[list[OrientationScore]]
@@ -81,7 +81,7 @@ class Evaluation:
 
     values: EvaluationValues
     tables: list[Table]
-    """What was asked for beside the scores, for the screen."""
+    """Tables that options ask for, for the screen."""
     details: list[Table]
     """The analysis of errors, for the screen; empty for models that classify records only."""
     files: list[Path]
@@ -213,7 +213,7 @@ def evaluation_page(
         pictures: The worst records.
         title: Title of the page.
         histogram: Pixels without and with a label by probability before any gate, (2, bin).
-        training: How the run, or each run of the pipeline, was trained; empty if that is not known.
+        training: How the run, or each run of the pipeline, was trained; empty if no epochs were logged.
 
     Returns:
         The HTML text.

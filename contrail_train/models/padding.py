@@ -1,4 +1,4 @@
-"""Padding of images to whole cells of the encoder, with a rim on request, and resampling of what comes of them."""
+"""Padding of images to whole cells of the encoder, with a rim on request, and resampling of the resulting maps."""
 
 from dataclasses import dataclass
 

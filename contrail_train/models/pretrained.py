@@ -1,4 +1,4 @@
-"""Where the weights come from that an encoder starts with: a file, the hub or a mirror of it, or the hub's cache."""
+"""The source of the weights that an encoder starts with: a file, the hub or a mirror of it, or the hub's cache."""
 
 import logging
 from pathlib import Path
@@ -52,7 +52,7 @@ def weights_file(pretrained: str) -> Path:
 
 
 def timm_source(name: str) -> dict[str, Any]:
-    """Find the file that timm shall load as its own weights of a model, downloading it if it is not in the hub's cache.
+    """Find the file from which timm is to load its weights of a model, downloading it if the hub's cache lacks it.
 
     Args:
         name: Complete name of the model.

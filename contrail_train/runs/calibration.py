@@ -79,7 +79,7 @@ class ConfidenceFit(TypedDict):
     hits: int
     """How many of them match a labelled one."""
     brier: float
-    """Mean squared difference of confidence and match, each contrail by what was fitted on the other groups."""
+    """Mean squared difference of confidence and match, each contrail by the fit to the other groups."""
     brier_of_mean_probability: float
     """The same of the mean probability of its pixels, which is what a confidence is without a fit."""
     reliability: list[list[float]]
@@ -87,7 +87,7 @@ class ConfidenceFit(TypedDict):
 
 
 class HoldoutScores(TypedDict):
-    """What is known of the records that were held out; n is their number."""
+    """Scores of the records that were held out; n is their number."""
 
     holdout: ScoreValues | None
     """Scores at cross-fitted thresholds; None if no held-out record has a contrail."""

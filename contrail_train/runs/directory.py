@@ -4,7 +4,7 @@
 - `environment.json`: stores, device and versions
 - `metrics.jsonl`: losses and scores by step
 - `tensorboard/`, `wandb/`: the same for TensorBoard and Weights & Biases, if `loggers` names them
-- `loggers.json`: by what a resumed run finds its entries in loggers
+- `loggers.json`: identifiers by which a resumed run finds its entries in loggers
 - `checkpoints/`: the latest ones, from which the run resumes
 - `best.safetensors`: the weights
 - `raft.safetensors`: the weights of RAFT, if the network needs optical flow by it

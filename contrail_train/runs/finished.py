@@ -1,4 +1,4 @@
-"""Whether a path holds a run that is finished, by the names of its files: an answer without torch, before the work."""
+"""Whether a path holds a finished run, judged by the names of its files: without torch, and before any work."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def check_finished(path: Path) -> None:
 
 
 def check_model(path: Path) -> None:
-    """Check that a path is what `load_model` takes, as far as the names of files tell.
+    """Check that a path is what `load_model` takes, as far as the names of files show.
 
     Args:
         path: Run or pipeline directory, or an exported file.

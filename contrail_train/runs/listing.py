@@ -32,7 +32,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What is known of a run from the files in its directory."""
+    """The summary of a run from the files in its directory."""
 
     path: Path
     config: RunConfig

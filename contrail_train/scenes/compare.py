@@ -74,7 +74,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `compare_masks` found."""
+    """The result of `compare_masks`."""
 
     pairs: list[Pair]
     offset: float

@@ -75,7 +75,7 @@ class SceneRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What `predict_files` did."""
+    """The result of `predict_files`."""
 
     notes: list[str]
     """What the user should know."""
@@ -219,7 +219,7 @@ def contrail_table(
 def _choose_scans(
     model: Predictor, request: SceneRequest
 ) -> tuple[Sequence[Scan], dict[Scan, np.datetime64], Outcome, list[ContrailError]]:
-    """All scans, the time of each scan to predict, what is to be said of them, and the times that have none."""
+    """All scans, the time of each scan to predict, an outcome with notes on them, and the times without a scan."""
     listing = _find_scans(model, request)
     outcome = Outcome(notes=list(listing.notes), set_aside=list(listing.problems))
     times = [time.astype("datetime64[s]") for time in sorted(request.times)]

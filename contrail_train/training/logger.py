@@ -1,4 +1,4 @@
-"""What a logger is: a few functions that take what a run has to show, and what it needs to begin."""
+"""The interface of loggers: the functions that receive values of a run, and what a logger needs to begin."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class End(StrEnum):
 
 
 class Logger(Protocol):
-    """What a logger does with what a run has to show."""
+    """Receives the losses, scores and pictures of a run."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Take losses or scores.
@@ -44,7 +44,7 @@ class Logger(Protocol):
         """
 
     def curve(self, step: int, histogram: npt.NDArray[np.int64]) -> None:
-        """Take what precision and recall at each threshold follow from.
+        """Take the histogram from which precision and recall at each threshold follow.
 
         Args:
             step: Number of steps taken.
@@ -59,7 +59,7 @@ class Logger(Protocol):
         """
 
     def close(self, end: End) -> None:
-        """Take leave of the run.
+        """End the entry of the run.
 
         Args:
             end: How the process ends.
@@ -79,6 +79,6 @@ class Entry:
     step: int
     """Step at which the run resumes; 0 for a new one."""
     remembered: Mapping[str, str]
-    """What `remember` kept when the run began."""
+    """The values that `remember` stored when the run began."""
     remember: Callable[[Mapping[str, str]], None]
-    """Keeps by what the entry is found again."""
+    """Stores the values by which the entry is found again."""

@@ -41,7 +41,7 @@ class Teacher:
     labellers: dict[str, Labeller]
     """The detector, for each store of samples to train on by name."""
     offsets: tuple[int, ...]
-    """Frames that it looks at, relative to the predicted one."""
+    """Offsets of its input frames relative to the predicted frame."""
 
 
 def open_teacher(
@@ -93,7 +93,7 @@ def open_teacher(
 def ask(teacher: Teacher, data: TrainingData, config: DataConfig, folder: Path) -> TrainingData:
     """Mix the labels to train on with a detector's answers.
 
-    The detector is asked about the human-labelled frames to train on that have the neighbours it looks at, as far as
+    The detector is asked about the human-labelled frames to train on that have all of its input frames, as far as
     an earlier call has not kept its answers.
 
     Args:

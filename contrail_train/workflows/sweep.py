@@ -51,7 +51,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """What is known of a sweep."""
+    """The trials of a sweep, and what they show."""
 
     trials: list[Trial]
     """The best ones first, those without a score last."""

@@ -71,18 +71,6 @@ def _prepare_for_cpu(detector: Detector) -> None:
         prepare_for_cpu(network, torch.zeros(1, frames, channels, *_PROBE), flow)
 
 
-def own_symmetries(path: Path) -> Symmetries:
-    """Return the symmetries that a run or pipeline was calibrated with.
-
-    Args:
-        path: Its directory.
-
-    Returns:
-        The pipeline's setting; none for a run.
-    """
-    return read_pipeline(path).tta if (path / PIPELINE).is_file() else Symmetries.NONE
-
-
 def read_pipeline(path: Path) -> PipelineConfig:
     """Read the settings of a pipeline.
 

@@ -74,9 +74,10 @@ def load_predictor(
             raise UsageError(f"symmetries={symmetries!r}: unknown; use one of {', '.join(Symmetries)}")
         symmetries = Symmetries(symmetries)
     model = load.load_model(address, device, symmetries)
-    if symmetries is None or symmetries == load.own_symmetries(model.path):
-        return model
     path = model.path
+    own = load.read_pipeline(path).tta if (path / PIPELINE).is_file() else Symmetries.NONE
+    if symmetries is None or symmetries == own:
+        return model
     file = fitted_file(path, symmetries)
     if (fitted := _kept(file, model.decision)) is None:
         ALONE.say(f"{path}: fitting threshold and gate with --tta {symmetries} on its held-out records")

@@ -26,21 +26,14 @@ def thin(mask_yx: Mask) -> Mask:
     The algorithm is the parallel thinning of Guo and Hall (1989), with two subiterations.
 
     Args:
-        mask_yx: Mask, bool (y, x).
+        mask_yx: Mask, bool (y, x), with an empty border.
 
     Returns:
         The lines, of the same shape.
     """
-    padded = _padded(mask_yx)
-    _peel(padded, _PEELED)
-    return padded[1:-1, 1:-1].copy()
-
-
-def _padded(mask_yx: Mask) -> Mask:
-    """A mask with a margin of one pixel."""
-    padded = np.zeros((mask_yx.shape[0] + 2, mask_yx.shape[1] + 2), bool)
-    padded[1:-1, 1:-1] = mask_yx
-    return padded
+    skeleton = mask_yx.copy()
+    _peel(skeleton, _PEELED)
+    return skeleton
 
 
 def _peeled() -> Mask:
@@ -73,7 +66,7 @@ def _pixels_of(mask: Mask) -> npt.NDArray[np.intp]:
 
 @compiled
 def _peel(padded: Mask, peeled: Mask) -> None:
-    """Remove pixels of a padded mask, one subiteration after the other, until both leave it as it is."""
+    """Remove pixels of a mask with an empty border, one subiteration after the other, until both leave it as it is."""
     pixels = _pixels_of(padded)
     codes = np.empty(len(pixels), np.intp)
     is_changed = True
@@ -103,13 +96,12 @@ def pieces_of(mask_yx: Mask, sharpest: float) -> list[Points]:
     Returns:
         Rows and columns of the pixels of each piece, in order along it, float64 (pixel, 2); at least one piece.
     """
-    padded = _padded(mask_yx)
-    skeleton = padded.copy()
-    _peel(skeleton, _PEELED)
+    padded = np.pad(mask_yx, 1)
+    skeleton = thin(padded)
     forks = _forks(skeleton)
     radius = ndimage.distance_transform_edt(padded)
     while forks.any() and _remove_spurs(skeleton, *_numbered(forks), *_numbered(skeleton & ~forks), radius):
-        _peel(skeleton, _PEELED)
+        skeleton = thin(skeleton)
         forks = _forks(skeleton)
     pixels = _pixels_of(skeleton & ~forks)
     if not len(pixels):

@@ -41,15 +41,15 @@ def test_points_without_a_direction_lie_along_their_rows(pixels: list[list[int]]
 @settings(deadline=None, max_examples=60)
 @given(MASKS)
 def test_pieces_are_a_skeleton_without_forks_and_spurs(mask: np.ndarray) -> None:
-    radius = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    skeleton = thin(mask)
+    padded = np.pad(mask, 1)
+    skeleton, radius = thin(padded), ndimage.distance_transform_edt(padded)
     while (spurs := plain.spurs_of(skeleton, plain.forks_of(skeleton), radius)).any():
         skeleton = thin(skeleton & ~spurs)
     lines = skeleton & ~plain.forks_of(skeleton)
     pieces = pieces_of(mask, 180.0)
     assert len(pieces) == ndimage.label(lines, plain.EIGHT)[1]
     pixels = np.array([pixel for piece in pieces for pixel in piece.astype(int).tolist()]).reshape(-1, 2)
-    np.testing.assert_array_equal(pixels[np.lexsort(pixels.T[::-1])], np.argwhere(lines))
+    np.testing.assert_array_equal(pixels[np.lexsort(pixels.T[::-1])], np.argwhere(lines) - 1)
     for piece in pieces:
         assert all(np.abs(one - other).max() == 1 for one, other in pairwise(piece))
         assert tuple(piece[0]) <= tuple(piece[-1])

@@ -14,11 +14,6 @@ from contrail_train.data.draw import MAX_CHANNELS, draw
 from helpers.augmentation import NO_SHIFT, augment, augment_batch, batch_of, only
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def test_brightness_and_contrast_are_equal_in_all_frames() -> None:
     image, config = torch.randn(3, 4, 11, 8, 8), only(brightness_contrast=1.0)
     moved, drawn = augment(config, image).image_btchw, draw(config, 3, 8, 8, seed=0, step=0)

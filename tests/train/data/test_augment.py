@@ -31,11 +31,6 @@ from helpers.augmentation import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def move(image: Tensor, matrix_b23: Tensor, shift_yx: tuple[float, float] = NO_SHIFT) -> Tensor:
     """Sample an image at A p + shift."""
     grid, still = (image.shape[-2], image.shape[-1]), torch.zeros(len(image), 2, 2, dtype=torch.float64)

@@ -15,11 +15,6 @@ from contrail_train.data.draw import Draw, draw
 from helpers.augmentation import CONTRAILS, DIHEDRAL, EVERYTHING, IDENTITY, MIXING, MOVING, VALUES, only, same
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def test_draws_without_affine_cover_all_eight_dihedral_matrices() -> None:
     config = AugmentConfig(flip=0.5, rot90=0.5, affine=None)
     drawn = {tuple(m.flatten().tolist()) for m in draw(config, 200, 64, 64, seed=1, step=2).matrix_b23}

@@ -15,11 +15,6 @@ from contrail_train.data.loader import Batch, share_of
 from helpers.augmentation import EVERYTHING, NO_SHIFT, augment, augment_batch, batch_of, only, same
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def test_mixup_blends_image_label_and_record_alike() -> None:
     image, config = torch.rand(5, 2, 3, 8, 8), only(mixup=1.0)
     target = (torch.rand(5, 1, 8, 8) < 0.3).float()

@@ -1,7 +1,7 @@
 """Raw data that a recipe names: a strict schema for each kind, and how it is opened as a source of samples."""
 
 from abc import abstractmethod
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,6 +12,7 @@ from typing_extensions import override
 from contrail_data.scans.abi_files import is_archive
 from contrail_data.settings.fields import Takes
 from contrail_data.settings.strict import Strict, needs
+from contrail_data.settings.times import EXAMPLE, utc_time
 from contrail_data.sources.base import InputFormat, Source
 from contrail_data.sources.drawn_labels import LabelRequest
 from contrail_data.sources.kept_frames import check_frames, keep_frames
@@ -22,26 +23,12 @@ from contrail_data.sources.scans import open_scan_source
 from contrail_data.storage.place import local_path, place_of
 from contrail_data.store.settings import StoreSettings
 
-_YEARS = range(1970, 2200)
-
 
 def _time(value: Any) -> Any:
     """Read a time as YAML gives it, text or what YAML takes for a date or a time; or as NumPy does."""
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    elif isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(f"{value[:40]!r} is not a time; give it in UTC, as in 2024-03-01T12:40") from None
-    if isinstance(value, datetime):
-        if value.year not in _YEARS:
-            raise ValueError(f"{value} is not in {_YEARS[0]} to {_YEARS[-1]}; correct it")
-        if value.tzinfo is not None:
-            value = value.astimezone(UTC).replace(tzinfo=None)
-    return value
+    return utc_time(value) if isinstance(value, str | date) else value
 
 
 Time = Annotated[
@@ -49,7 +36,7 @@ Time = Annotated[
     BeforeValidator(_time),
     PlainSerializer(datetime.isoformat, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": r"^\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?)?$"}),
-    Takes("a time in UTC, as in 2024-03-01T12:40"),
+    Takes(f"a time in UTC, as in {EXAMPLE}"),
 ]
 Latitude = Annotated[float, Field(ge=-90, le=90)]
 Longitude = Annotated[float, Field(ge=-360, le=360)]

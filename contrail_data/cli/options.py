@@ -1,6 +1,7 @@
 """Options that several commands share, and the panels of `--help` that list them."""
 
 import os
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +10,20 @@ import typer
 
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.reports.choices import Theme
+from contrail_data.settings.times import utc_time
 
 CORES = os.cpu_count() or 1
-time = partial(typer.Option, formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"], metavar="TIME")
-"""An option that takes a time, UTC."""
+
+
+def _time(value: str | datetime) -> datetime:
+    try:
+        return utc_time(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+time = partial(typer.Option, parser=_time, metavar="TIME")
+"""An option that takes a time, UTC unless it states an offset."""
 
 
 def local_path(text: str | Path) -> Path:

@@ -101,7 +101,9 @@ def synth(
 
 def synth_scans(
     out: Folder,
-    start: Annotated[datetime, options.time(help="Time of the first scan, UTC.")] = datetime(2024, 3, 1, 12),
+    start: Annotated[
+        datetime, options.time(help="Time of the first scan, UTC.", show_default="2024-03-01T12:00")
+    ] = datetime(2024, 3, 1, 12),
     scans: Annotated[int, typer.Option(min=1, max=8, help="Number of scans, 10 minutes apart.")] = 8,
     seed: Seed = 0,
     satellite: Annotated[int, typer.Option(min=16, max=19, help="GOES-16 to GOES-19.")] = 16,

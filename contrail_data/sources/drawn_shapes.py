@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 from pyproj import CRS, Transformer
+
+from contrail_data.settings.times import utc_time
 
 Points = npt.NDArray[np.float64]
 ToDegrees = Callable[[Points], Points]
@@ -45,7 +47,7 @@ def parse_time(value: Any) -> np.datetime64 | None:
     """Parse a time.
 
     Args:
-        value: ISO 8601 text, UTC if it states no zone; a datetime; or None.
+        value: Text or a datetime, see `utc_time`; or None.
 
     Returns:
         The time in UTC, datetime64[ns]; None for None.
@@ -56,13 +58,9 @@ def parse_time(value: Any) -> np.datetime64 | None:
     if value is None:
         return None
     try:
-        time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).replace("/", "-"))
-    except ValueError:
-        raise ValueError(f"time {str(value)[:40]!r} is not a time; write it as 2024-03-01T12:40:00Z") from None
-    if not 1970 <= time.year < 2200:
-        raise ValueError(f"time {str(value)[:40]!r} is not in 1970 to 2199; correct it")
-    flat = time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo is not None else time
-    return np.datetime64(flat.isoformat(), "ns")
+        return np.datetime64(utc_time(value if isinstance(value, datetime) else str(value)), "ns")
+    except ValueError as error:
+        raise ValueError(f"time {error}") from None
 
 
 def to_degrees_from(crs: CRS) -> ToDegrees:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from typing_extensions import override
 
+from contrail_data.geo.areas import eastward
 from contrail_data.scans.abi_files import is_archive
 from contrail_data.settings.fields import Takes
 from contrail_data.settings.strict import Strict, needs
@@ -41,7 +42,7 @@ Time = Annotated[
 Latitude = Annotated[float, Field(ge=-90, le=90)]
 Longitude = Annotated[float, Field(ge=-360, le=360)]
 Degrees = tuple[Latitude, Longitude]
-Area = tuple[Latitude, Longitude, Latitude, Longitude]
+LabelArea = tuple[Latitude, Longitude, Latitude, Longitude]
 Frames = Annotated[int, Field(ge=0, le=7)]
 
 
@@ -150,9 +151,9 @@ class ScanInput(Input):
 
     labels: list[str] = Field(default_factory=list)
     """Files of contrails drawn on the scans (.geojson, .gpkg, .tif, .nc). Their times are those of the samples."""
-    label_area: Literal["scan"] | Annotated[Area, Field(strict=False)] | None = None
-    """What was looked at for labels: scan (all of each labelled scan), or south, west, north and east in degrees. null:
-    the areas that the files state."""
+    label_area: Literal["scan"] | Annotated[LabelArea, Field(strict=False)] | None = None
+    """What was looked at for labels: scan (all of each labelled scan), or south, west, north and east in degrees, west
+    above east if it crosses 180 degrees. null: the areas that the files state."""
     line_width: str | None = None
     """Width of lines that state none: 4km, or 2px in pixels of a tile. null: 4km."""
 
@@ -168,9 +169,10 @@ class ScanInput(Input):
         needs(not self.native, "native=false", self, "pixel")
         needs(bool(self.labels), "labels", self, "label_area line_width")
         if isinstance(self.label_area, tuple):
-            south, west, north, east = self.label_area
-            if not (south < north and west < east <= west + 360):
-                raise ValueError("label_area: give south, west, north and east in degrees, south below north")
+            try:
+                eastward(self.label_area)
+            except ValueError as error:
+                raise ValueError(f"label_area: {error}") from None
 
     @override
     def located(self) -> Self:

@@ -12,6 +12,7 @@ from contrail_data.cli import options
 from contrail_data.cli.building import build_recipe
 from contrail_data.cli.common import is_store, refuse_options
 from contrail_data.errors import ContrailError, UsageError
+from contrail_data.geo.areas import HOW_TO_STATE, Area, eastward
 from contrail_data.sources.base import InputFormat
 from contrail_data.store.schema import Codec, PixelDtype
 
@@ -145,7 +146,7 @@ def build_ash(
         options.labels(
             metavar="scan|AREA",
             help="What was looked at for labels: scan (all of each labelled scan), or SOUTH,WEST,NORTH,EAST in "
-            "degrees. Only there, a tile without labels has no contrail.",
+            "degrees, WEST above EAST across 180 degrees. Only there, a tile without labels has no contrail.",
             show_default="polygons with the property area=true, and where masks are not missing",
         ),
     ] = None,
@@ -237,13 +238,12 @@ def _parse_place(text: str) -> tuple[float, float]:
     return latitude, longitude
 
 
-def _parse_area(text: str | None) -> tuple[float, float, float, float]:
+def _parse_area(text: str | None) -> Area:
     try:
         south, west, north, east = (float(part) for part in (text or "").split(","))
-        if not (-90 <= south < north <= 90 and -360 <= west < east <= min(west + 360, 360)):  # NaN fails too
-            raise ValueError
+        eastward((south, west, north, east))
     except ValueError:
-        remedy = "give scan, or SOUTH,WEST,NORTH,EAST in degrees, as in 25,-100,35,-80"
+        remedy = f"give scan, or SOUTH,WEST,NORTH,EAST {HOW_TO_STATE}"
         raise UsageError(f"--label-area {text!r}: not an area; {remedy}") from None
     return south, west, north, east
 

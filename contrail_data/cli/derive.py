@@ -68,7 +68,11 @@ def subset(
     ] = None,
     area: Annotated[
         tuple[float, float, float, float] | None,
-        options.selection(help="South, west, north and east limit of the tiles' centres, in degrees."),
+        options.area(
+            help="South, west, north and east limit of the tiles' centres, in degrees; west above east across 180 "
+            "degrees.",
+            rich_help_panel="Selection",
+        ),
     ] = None,
     label: Annotated[
         LabelFilter | None,

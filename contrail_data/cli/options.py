@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from contrail_data.geo.areas import Area, eastward
 from contrail_data.labels.predictor import Symmetries
 from contrail_data.reports.choices import Theme
 from contrail_data.settings.times import utc_time
@@ -24,6 +25,19 @@ def _time(value: str | datetime) -> datetime:
 
 time = partial(typer.Option, parser=_time, metavar="TIME")
 """An option that takes a time, UTC unless it states an offset."""
+
+
+def _checked_area(area: Area | None) -> Area | None:
+    if area is not None:
+        try:
+            eastward(area)
+        except ValueError as error:
+            raise typer.BadParameter(f"{' '.join(f'{limit:g}' for limit in area)}: {error}") from None
+    return area
+
+
+area = partial(typer.Option, callback=_checked_area)
+"""An option that takes an area."""
 
 
 def local_path(text: str | Path) -> Path:

@@ -10,8 +10,8 @@ def utc_time(value: object) -> datetime:
     """Read a time of settings, of an option or of a label file.
 
     Args:
-        value: ISO 8601 text, as in our own output files; with slashes, as QGIS writes it; a date, which is its midnight;
-            or a datetime. What states no offset is UTC.
+        value: ISO 8601 text, as in our own output files; with slashes, as QGIS writes it; a date, which is its
+            midnight; or a datetime. What states no offset is UTC.
 
     Returns:
         The time in UTC, without a time zone.

@@ -15,6 +15,7 @@ import shapely
 from shapely.affinity import translate
 
 from contrail_data.errors import ContrailError, UsageError
+from contrail_data.geo.areas import Area, eastward
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import satellite_zenith, to_geodetic
 from contrail_data.scans.listing import Scan
@@ -45,8 +46,8 @@ class LabelRequest:
     """Width of lines that state none, such as 4km or 2px; None for `LINE_WIDTH`."""
     whole_scans: bool = False
     """Whether the labelled scans were looked at everywhere."""
-    area: tuple[float, float, float, float] | None = None
-    """South, west, north and east of where they were looked at; None if the files have areas."""
+    area: Area | None = None
+    """South, west, north and east of where they were looked at, see `eastward`; None if the files have areas."""
     shift: tuple[float, float] = (0.0, 0.0)
     """Pixels down and right by which labels are drawn off the image, to fit a data set whose labels are."""
 
@@ -258,7 +259,7 @@ def _checked(request: LabelRequest, shapes: Iterable[DrawnShape]) -> tuple[LineW
         raise UsageError("--label-area: contradicts the areas in the labels, which state what was looked at; omit it")
     if request.area is None:
         return line_width, []
-    south, west, north, east = request.area
+    south, west, north, east = eastward(request.area)
     return line_width, [shapely.box(west, south, east, north)]
 
 

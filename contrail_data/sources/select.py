@@ -10,6 +10,7 @@ import xarray as xr
 
 from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError
+from contrail_data.geo.areas import Area, eastward
 from contrail_data.sources.base import LabelFilter
 from contrail_data.store.reader import read_layout, read_scalars
 from contrail_data.store.samples import as_text, labelled_time
@@ -66,7 +67,7 @@ def select_samples(
     without: Sequence[str] = (),
     since: datetime | np.datetime64 | None = None,
     until: datetime | np.datetime64 | None = None,
-    area: tuple[float, float, float, float] | None = None,
+    area: Area | None = None,
     label: LabelFilter | None = None,
     split: str | None = None,
 ) -> npt.NDArray[np.int64]:
@@ -78,7 +79,7 @@ def select_samples(
         without: None of these records.
         since: Earliest time of the labelled frame.
         until: Time that the labelled frame must precede.
-        area: South, west, north, east in degrees around the tile's centre; west > east crosses the date line.
+        area: South, west, north, east in degrees around the tile's centre, see `eastward`.
         label: Only samples labelled like this.
         split: Only samples of this split.
 
@@ -93,8 +94,11 @@ def select_samples(
     if absent := sorted({*(record_ids or ()), *without} - set(ids)):
         more = f" (nor {len(absent) - 1} others of the list)" if len(absent) > 1 else ""
         raise ContrailError(f"{store.attrs['path']}: holds no record {absent[0]!r}{more}; correct the list")
-    if area is not None and not (-90 <= area[0] <= area[2] <= 90 and all(abs(d) <= 360 for d in area)):  # NaN fails
-        raise ContrailError(f"--area {area}: give south, west, north, east in degrees, south below north")
+    if area is not None:
+        try:
+            south, west, north, east = eastward(area)
+        except ValueError as error:
+            raise ContrailError(f"--area {' '.join(f'{limit:g}' for limit in area)}: {error}") from None
     if since is not None and until is not None and not np.datetime64(since) < np.datetime64(until):
         raise ContrailError(f"--since {since}, --until {until}: no time lies between them; correct one")
     times = labelled_time(scalars)
@@ -106,11 +110,8 @@ def select_samples(
     if until is not None:
         selected &= times < np.datetime64(until)
     if area is not None:
-        south, west, north, east = area
         latitude, longitude = scalars["latitude"].values, scalars["longitude"].values  # NaN lies nowhere
-        east_of_west, west_of_east = longitude >= west, longitude <= east
-        selected &= (latitude >= south) & (latitude <= north)
-        selected &= east_of_west & west_of_east if west <= east else east_of_west | west_of_east
+        selected &= (latitude >= south) & (latitude <= north) & ((longitude - west) % 360 <= east - west)
     if label is not None:
         labelled, positive = scalars["label_source"].values != "none", scalars["positive_pixels"].values > 0
         choices = {LabelFilter.NONE: ~labelled, LabelFilter.POSITIVE: labelled & positive}

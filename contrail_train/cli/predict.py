@@ -141,7 +141,11 @@ def predict_scans(
     ] = None,
     area: Annotated[
         tuple[float, float, float, float] | None,
-        options.scans(help="South, west, north and east limit in degrees.", show_default="all"),
+        options.area(
+            help="South, west, north and east limit in degrees; west above east across 180 degrees.",
+            rich_help_panel="Scans",
+            show_default="all",
+        ),
     ] = None,
     product: options.Product = "L1b-RadF",
     reader: options.SatpyReader = None,

@@ -19,6 +19,7 @@ import xarray as xr
 from contrail_data import __version__
 from contrail_data.composites import Composite, from_dict, whiten
 from contrail_data.errors import ContrailError
+from contrail_data.geo.areas import Area
 from contrail_data.labels.predictor import Predicted
 from contrail_data.progress import progress
 from contrail_data.scans.listing import Scan
@@ -27,7 +28,7 @@ from contrail_data.scans.tiles import Tile, cut
 from contrail_data.store.frames import stored_frames
 from contrail_train.inference.predictor import Predictor
 from contrail_train.scenes.frames import open_frames
-from contrail_train.scenes.tiling import Area, Mosaic, Tiling, fill_missing, load_window, strips, window_of_area
+from contrail_train.scenes.tiling import Mosaic, Tiling, fill_missing, load_window, strips, window_of_area
 
 _TileFrames = tuple[Tile, npt.NDArray[Any], npt.NDArray[np.bool_]]
 """A tile, its frames as a store holds them (t, c, y, x), and where the predicted frame has pixels (y, x)."""

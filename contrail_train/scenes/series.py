@@ -12,6 +12,7 @@ import xarray as xr
 
 from contrail_data.composites import from_dict
 from contrail_data.errors import ContrailError, UsageError
+from contrail_data.geo.areas import Area
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.reports.choices import Theme
 from contrail_data.scans.abi_files import ALWAYS
@@ -31,7 +32,7 @@ from contrail_train.scenes.contrails import LONGEST_STEP, SceneContrails
 from contrail_train.scenes.files import check_outputs, output_names, trace_all, write
 from contrail_train.scenes.frames import neighbours, scan_at
 from contrail_train.scenes.predict import predict_scan
-from contrail_train.scenes.tiling import Area, Tiling
+from contrail_train.scenes.tiling import Tiling
 from contrail_train.scenes.vectors import provenance_of, require_geopandas, to_geodataframe
 
 if TYPE_CHECKING:

@@ -12,13 +12,12 @@ from scipy import ndimage
 
 from contrail_data.compiled import compiled
 from contrail_data.errors import ContrailError
+from contrail_data.geo.areas import Area, eastward
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.scans.scene import grid_of
 from contrail_data.scans.tiles import Tile, utm_tile
 
 Field = npt.NDArray[np.float32]
-Area = tuple[float, float, float, float]
-"""South, west, north and east in degrees."""
 _MAX_LATITUDE = 83.0
 """Degrees; UTM ends at 84."""
 
@@ -44,7 +43,7 @@ def window_of_area(grid: FixedGrid, area: Area | None) -> tuple[slice, slice]:
 
     Args:
         grid: The grid of a scan.
-        area: South, west, north, east in degrees; None for all of the grid.
+        area: South, west, north, east in degrees, see `eastward`; None for all of the grid.
 
     Returns:
         Rows and columns.
@@ -54,18 +53,18 @@ def window_of_area(grid: FixedGrid, area: Area | None) -> tuple[slice, slice]:
     """
     if area is None:
         return slice(0, grid.height), slice(0, grid.width)
-    south, west, north, east = area
-    if not (-90 <= south < north <= 90 and west < east):  # False for NaN too
-        raise ContrailError(
-            f"--area {area}: not an area; give south, west, north, east in degrees, south below north, west below east"
-        )
+    option = f"--area {' '.join(f'{limit:g}' for limit in area)}"
+    try:
+        south, west, north, east = eastward(area)
+    except ValueError as error:
+        raise ContrailError(f"{option}: {error}") from None
     edge = np.linspace(0, 1, 65)
     latitudes, longitudes = np.meshgrid(south + (north - south) * edge, west + (east - west) * edge)
     rows, columns = grid.indices(latitudes, longitudes)
     inside = grid.contains(rows, columns)
     window = grid.window_around(rows[inside], columns[inside]) if inside.any() else None
     if window is None:
-        raise ContrailError(f"--area {area}: lies outside of the scan; choose another area or scan")
+        raise ContrailError(f"{option}: lies outside of the scan; choose another area or scan")
     return window
 
 

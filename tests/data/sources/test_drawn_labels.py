@@ -18,9 +18,10 @@ from shapely.geometry import mapping
 
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
+from contrail_data.scans.listing import Scan
 from contrail_data.scans.tiles import native_tile, utm_tile
 from contrail_data.sources import label_files
-from contrail_data.sources.drawn_labels import ScanLabels
+from contrail_data.sources.drawn_labels import LabelRequest, ScanLabels, match_labels
 from contrail_data.sources.drawn_shapes import DrawnShape
 from contrail_data.sources.tile_labels import LineWidth
 from contrail_data.store.reader import open_store
@@ -241,6 +242,19 @@ def test_files_that_are_no_labels_are_refused_in_one_line(scans: Path, grid: Fix
         with pytest.raises(ContrailError, match=re.escape(reason)) as error:
             open_labelled(scans, tmp_path / name, SINGLE)
         assert "\n" not in str(error.value)
+
+
+def test_what_was_looked_at_may_cross_180_degrees() -> None:
+    step = 0.3 / 96
+    grid = FixedGrid(Projection(-137.0), -0.15, 0.15, step, -step, 96, 96)
+    scan = Scan(start=NOON, end=NOON, bands=(), files=("x",), platform="GOES-18", grid=grid, open=xr.Dataset)
+    shape = DrawnShape(geometry=shapely.box(-179, 31, -178, 32), where="", time=NOON)
+    request = LabelRequest(files=(Path("a.geojson"),), area=(30, 170, 40, -170))
+    labels, _, _ = match_labels(request, label_files.DrawnLabels([shape]), [scan])
+    latitude, longitude = np.array(labels[scan].sites(500)).T
+    assert (latitude.min() > 30) & (latitude.max() < 40)
+    assert (np.abs(longitude % 360 - 180) < 10).all()
+    assert longitude.min() < 0 < longitude.max()
 
 
 def test_only_what_was_looked_at_counts(scans: Path, tmp_path: Path) -> None:

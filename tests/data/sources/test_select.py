@@ -28,9 +28,11 @@ def test_a_subset_holds_the_records_that_meet_every_condition(raw: Path, tmp_pat
     assert select_samples(store, area=(latitude - 1, longitude - 1, latitude + 1, longitude + 1)).tolist() == list(
         range(8)
     )
-    assert select_samples(store, area=(latitude - 1, longitude + 1, latitude + 1, longitude - 1)).tolist() == []
+    with pytest.raises(ContrailError, match="west is above east"):  # west and east were exchanged
+        select_samples(store, area=(latitude - 1, longitude + 1, latitude + 1, longitude - 1))
     # The area crosses 180 degrees.
-    assert select_samples(store, area=(latitude - 1, 170, latitude + 1, longitude + 1)).tolist() == list(range(8))
+    for east in (longitude + 1, longitude + 361):
+        assert select_samples(store, area=(latitude - 1, 170, latitude + 1, east)).tolist() == list(range(8))
     ids = [str(r) for r in store["record_id"].values]
     assert select_samples(store, record_ids=ids[3:5], without=[ids[3]]).tolist() == [4]
     with pytest.raises(ContrailError, match="no record 'nobody'"):

@@ -192,7 +192,6 @@ def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, f
         (["-o", tmp_path / "x.jpg"], "not a format of scenes"),
         (["-o", tmp_path / "x.nc", "--time", "2024-03-01T15:00"], "no ABI file"),
         (["-o", tmp_path / "x.nc", "--area", 60, -93, 61, -92], "lies outside of the scan"),
-        (["-o", tmp_path / "x.nc", "--area", 30, -92, 29, -93], "south below north"),
         (["-o", tmp_path / "x.nc", "--max-zenith", 5], "nothing is visible within 5 degrees"),
         (["-o", tmp_path / "x.nc", "--hysteresis", 1], "above the threshold"),
         (["-o", tmp_path / "x.nc", "--time", ends[1], "--time", ends[0], "--consistent", 3], "no effect on 1 time"),
@@ -201,6 +200,10 @@ def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, f
         assert failed.returncode == (2 if {"--hysteresis", "--consistent"} & set(args) else 1), args
         assert message in failed.stderr.splitlines()[-1], failed.stderr
         assert not (tmp_path / "x.nc").exists()
+    failed = run_train("predict-scans", finished, folder, "-o", tmp_path / "x.nc", "--area", 30, -92, 29, -93)
+    assert failed.returncode == 2
+    assert "--area" in failed.stderr
+    assert "30 -92 29 -93: not an area; " in failed.stderr
     few = tmp_path / "few"
     write_abi(few, START, scans=1, size=(100, 100), bands=(11, 15))
     failed = run_train("predict-scans", finished, few, "-o", tmp_path / "x.nc")

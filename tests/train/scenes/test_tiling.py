@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_train.scenes.tiling import Mosaic, Tiling, strips
+from contrail_train.scenes.tiling import Mosaic, Tiling, strips, window_of_area
 
 SIDE = 96
 
@@ -25,3 +25,15 @@ def test_tiles_cover_a_scan_wherever_the_satellite_is(longitude: float, native: 
     is_predicted_yx = np.isfinite(mosaic.probability)
     assert not is_predicted_yx[~seen_yx].any()
     assert is_predicted_yx[seen_yx].mean() > 0.99  # only every fourth pixel of this coarse grid asks for a tile
+
+
+def test_an_area_across_180_degrees_is_found_in_a_scan_of_goes_west() -> None:
+    step = 0.3 / SIDE
+    grid = FixedGrid(Projection(-137.0), -0.15, 0.15, step, -step, SIDE, SIDE)
+    rows, columns = window_of_area(grid, (20, 175, 40, -165))
+    latitude, longitude = grid.window(
+        rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
+    ).geodetic()
+    assert (rows, columns) == window_of_area(grid, (20, 175, 40, 195))
+    assert np.nanmin(np.abs(latitude - 30)) < 1
+    assert np.nanmin(np.abs(longitude % 360 - 180)) < 1

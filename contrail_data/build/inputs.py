@@ -244,6 +244,8 @@ class AbiInput(ScanInput):
     def _check_combination(self) -> None:
         super()._check_combination()
         needs(is_archive(self.path), "an archive as path", self, "product")
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise ValueError(f"until: {self.until} is before since: {self.since}; correct one")
 
     @override
     def open(self, settings: StoreSettings) -> Source:

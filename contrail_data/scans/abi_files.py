@@ -169,18 +169,23 @@ def find_files(where: str, spans: Sequence[Span] = (ALWAYS,), product: str = "L1
     urls = _archived(where, spans, product) if archive else sorted(local_paths(where))
     firsts, lasts = np.array(sorted(spans), "datetime64[us]").T
     lasts = np.maximum.accumulate(lasts)  # spans may overlap
-    files = []
+    files, others = [], []
     for file in filter(None, map(describe, urls)):
         start = file.start.astype("datetime64[us]")
         i = bisect(firsts, start) - 1
         if i >= 0 and start <= lasts[i] and (not in_turn or file.satellite in _spacecraft(where, start, start)):
             files.append(file)
+        else:
+            others.append(file.start)
     if not files and (readers := readers_of(urls)):
         remedy = f"which satpy reads; give --reader {readers[0]}, or --reader auto"
         raise ContrailError(f"{where}: contains files of another imager, {remedy}")
     if not files:
         first, last = (np.datetime_as_string(time, "m") for time in (firsts[0], lasts[-1]))
         between = "" if ALWAYS in spans else f" between {first} and {last}"
+        if others:
+            there = " to ".join(dict.fromkeys(str(time.astype("datetime64[m]")) for time in (min(others), max(others))))
+            raise NoScans(f"{where}: contains no ABI files{between} UTC, but of {there}; choose other times")
         products = "OR_ABI-L1b-Rad..., OR_ABI-L2-CMIP..., OR_ABI-L2-MCMIP..."
         raise NoScans(f"{where}: contains no ABI files ({products}){between}; check the path and the times")
     if not in_turn:
@@ -246,7 +251,7 @@ def is_archive(where: str) -> bool:
 def _archived(where: str, spans: Sequence[Span], product: str) -> list[str]:
     """List the hours that the spans touch, many at a time."""
     if any(first == ALWAYS[0] or last == ALWAYS[1] for first, last in spans):
-        raise ContrailError(f"{where}: archives are searched by time; give --since and --until")
+        raise ContrailError(f"{where}: archives are searched by time; give --since and --until, or --time")
     if not re.fullmatch(r"(L1b-Rad|L2-CMIP|L2-MCMIP)(F|C|M1|M2)", product):
         remedy = "give L1b-Rad, L2-CMIP or L2-MCMIP with F, C, M1 or M2, as in L1b-RadF"
         raise ContrailError(f"product {product!r}: unknown; {remedy}")

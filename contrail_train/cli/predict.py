@@ -139,6 +139,10 @@ def predict_scans(
             show_default="every scan that has the frames the model needs",
         ),
     ] = None,
+    since: Annotated[
+        datetime | None, options.scan_time(help="Start of the first scan to predict, UTC, if no --time is given.")
+    ] = None,
+    until: Annotated[datetime | None, options.scan_time(help="Start of the last scan to predict, UTC.")] = None,
     area: Annotated[
         tuple[float, float, float, float] | None,
         options.area(
@@ -202,6 +206,12 @@ def predict_scans(
         raise UsageError(f"{source}: is a store, not scans; use contrail-train predict")
     if reader is not None or not archive:
         refuse_options(context, ["product"], "beside --reader" if reader else "on local files; name them with a glob")
+    if time:
+        refuse_options(context, ["since", "until"], "beside --time")
+    if since and until and since > until:
+        raise UsageError(f"--since {since}, --until {until}: no time lies between them; correct one")
+    if archive and reader is None and not (time or (since and until)):
+        raise UsageError(f"{source}: archives are searched by time; give --since and --until, or --time")
     _refuse_outputs(context, outs)
     if reader is None and not archive:
         find_files(source)  # what is wrong with them is reported before torch is imported
@@ -221,6 +231,8 @@ def predict_scans(
         tiling=Tiling(model.size, overlap, max_zenith=max_zenith),
         cleaning=model.cleaning or Cleaning(model.decision.threshold),
         times=[datetime64(t) for t in time or ()],
+        since=None if since is None else datetime64(since),
+        until=None if until is None else datetime64(until),
         area=area,
         product=product,
         reader=reader,

@@ -41,7 +41,10 @@ def scan_at(scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> Scan:
     """
     scan = min(scans, key=lambda scan: abs(scan.start - time))
     if abs(scan.start - time) > np.timedelta64(round(60 * tiling.tolerance), "s"):
-        raise ContrailError(f"{time}: no scan starts within {tiling.tolerance:g} minutes; choose another time")
+        nearest = scan.start.astype("datetime64[s]")
+        raise ContrailError(
+            f"{time}: no scan starts within {tiling.tolerance:g} minutes (nearest: {nearest}); choose another time"
+        )
     return scan
 
 

@@ -51,6 +51,10 @@ class SceneRequest:
     """Files to write; the suffix of each selects its format."""
     times: Sequence[np.datetime64] = ()
     """Times to predict, UTC. Empty: every scan that has the frames and bands that the model needs."""
+    since: np.datetime64 | None = None
+    """Without times: earliest start of a scan to predict, UTC."""
+    until: np.datetime64 | None = None
+    """Without times: latest start of a scan to predict, UTC."""
     area: Area | None = None
     """South, west, north, east in degrees; None for all that is visible."""
     product: str = "L1b-RadF"
@@ -178,6 +182,8 @@ def contrail_table(
     source: str,
     *,
     times: Sequence[np.datetime64] = (),
+    since: np.datetime64 | None = None,
+    until: np.datetime64 | None = None,
     area: Area | None = None,
     tracks: bool = False,
     altitude: float | None = None,
@@ -189,6 +195,8 @@ def contrail_table(
         model: A predictor of masks.
         source: Folder, glob or archive of scans.
         times: Times to predict, UTC. Empty: every scan that has the frames and bands that the model needs.
+        since: Without times: earliest start of a scan to predict, UTC.
+        until: Without times: latest start of a scan to predict, UTC.
         area: South, west, north, east in degrees; None for all that is visible.
         tracks: Whether to follow contrails through the times.
         altitude: Metres for which positions are corrected for parallax; None for no correction.
@@ -207,6 +215,8 @@ def contrail_table(
         tiling=Tiling(model.size),
         cleaning=model.cleaning or Cleaning(model.decision.threshold),
         times=times,
+        since=since,
+        until=until,
         area=area,
         instances=True,
         tracks=tracks,
@@ -241,23 +251,38 @@ def _find_scans(model: Predictor, request: SceneRequest) -> ScanListing:
     bands = from_dict(model.composite).bands
     if request.reader is not None:
         return list_satpy_scans(request.source, request.reader, bands)
-    around = spans_around(request.times, **neighbours(model, request.tiling))
-    return list_abi_scans(request.source, bands, spans=around or (ALWAYS,), product=request.product)
+    frames = neighbours(model, request.tiling)
+    spans = spans_around(request.times, **frames)
+    if not spans:
+        first = ALWAYS[0] if request.since is None else spans_around([request.since], **frames)[0][0]
+        last = ALWAYS[1] if request.until is None else spans_around([request.until], **frames)[0][1]
+        spans = [(first, last)]
+    return list_abi_scans(request.source, bands, spans=spans, product=request.product)
 
 
 def _usable_times(
     model: Predictor, request: SceneRequest, scans: Sequence[Scan], notes: list[str]
 ) -> list[np.datetime64]:
+    asked = [
+        scan
+        for scan in scans
+        if (request.since is None or scan.start >= request.since)
+        and (request.until is None or scan.start <= request.until)
+    ]
+    if not asked:
+        starts = [scan.start.astype("datetime64[s]") for scan in scans]
+        there = f"the scans start from {min(starts)} to {max(starts)}"
+        raise ContrailError(f"{request.source}: no scan starts between --since and --until; {there}")
     times = [
         scan.start
-        for scan in scans
+        for scan in asked
         if None not in assign_frames(scans, scan.start, **neighbours(model, request.tiling))
     ]
     frames = f"frames {list(model.offsets)}, 10 minutes apart"
     if not times:
         raise ContrailError(f"{request.source}: no scan has the {frames}; add scans, or choose a 2D model")
-    if len(times) < len(scans):
-        notes.append(f"{len(scans) - len(times)} of {len(scans)} scans are not predicted, for want of the {frames}")
+    if len(times) < len(asked):
+        notes.append(f"{len(asked) - len(times)} of {len(asked)} scans are not predicted, for want of the {frames}")
     return times
 
 

@@ -200,6 +200,7 @@ WRONG = [
     (["sources.0={kind: abi, path: x, quality: [5]}"], "give a list of 1 or more, each entry a whole number from 0"),
     (["sources.0={kind: abi, path: x, label_area: scan}"], "sources.0: label_area=scan has no effect: it needs labels"),
     (["sources.0={kind: abi, path: x, labels: [a], label_area: [3, 1, 2, 4]}"], "south below north"),
+    (["sources.0={kind: abi, path: x, since: 2024-01-02, until: 2024-01-01}"], "is before since"),
     (["sources.0={kind: satpy, path: x, since: 2024-01-01}"], "there is no setting 'sources.0.since'"),
 ]
 

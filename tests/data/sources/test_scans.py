@@ -177,7 +177,7 @@ def test_mistakes_are_refused_in_one_line(scans: Path, tmp_path: Path) -> None:
         ((scans, "-o", tmp_path / "x.zarr"), "give places with --at"),
         ((scans, "-o", tmp_path / "x.zarr", "--at", "29.5"), "give LATITUDE,LONGITUDE"),
         ((scans, "-o", tmp_path / "x.zarr", "--at", "29.5,100"), "not visible from 75 W; choose another place"),
-        ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--time", "2020-01-01T00:00"), "no ABI files"),
+        ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--time", "2020-01-01T00:00"), "UTC, but of 2024-03-01T1"),
         ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--quality", "9"), "give flags from 0 to 4"),
         ((scans, "-o", tmp_path / "x.zarr", "--at", CENTRE, "--composite", "ash_cira"), "band 13 is missing"),
         ((scans / "*C14*", "-o", tmp_path / "x.zarr", "--at", CENTRE), "bands 11, 15 are missing"),

@@ -25,6 +25,8 @@ WITHOUT_EFFECT = [
     ("predict-scans RUN abi -o x.nc", ("--product", "L1b-RadF"), "on local files"),
     ("predict-scans RUN abi --reader auto -o x.nc", ("--product", "L1b-RadF"), "beside --reader"),
     ("predict-scans RUN abi -o x.nc --time 2024-03-01T12:00", ("--consistent", "3"), "on 1 time;"),
+    ("predict-scans RUN abi -o x.nc --time 2024-03-01T12:00", ("--since", "2024-03-01"), "beside --time"),
+    ("predict-scans RUN abi -o x.nc --time 2024-03-01T12:00", ("--until", "2024-03-01"), "beside --time"),
     ("predict RUN s.zarr -o x.zarr", ("--fill-gaps", "0.01"), "without --consistent"),
     ("evaluate RUN s.zarr", ("--fill-gaps", "0.01"), "without --consistent"),
     ("predict-scans RUN two -o x.nc", ("--fill-gaps", "0.01"), "without --consistent"),
@@ -127,3 +129,21 @@ def test_a_model_is_recognised_by_what_lies_there(finished: Path, folder: Path, 
     shutil.copytree(finished, tmp_path / "run.onnx")
     done = run_train("predict", tmp_path / "run.onnx", folder / "s.zarr", "-o", tmp_path / "p.zarr")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("goes-east", "goes-east: archives are searched by time; give --since and --until, or --time"),
+        (
+            "goes-east --since 2024-03-01",
+            "goes-east: archives are searched by time; give --since and --until, or --time",
+        ),
+        ("abi --since 2024-03-02 --until 2024-03-01", "no time lies between them"),
+    ],
+)
+def test_a_range_of_times_that_cannot_be_searched_is_refused(folder: Path, monkeypatch, command, message) -> None:
+    monkeypatch.chdir(folder)
+    done = run_train("predict-scans", "builtin:starter", *command.split(), "-o", "x.nc")
+    assert done.returncode == 2
+    assert message in done.stderr

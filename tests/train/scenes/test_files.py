@@ -181,7 +181,7 @@ def test_finished_work_is_kept_over_several_grids_and_bad_files(finished: Path, 
     times = ("--time", "2024-03-01T12:00", "--time", "2024-03-01T12:04", "--time", "2024-03-01T12:26")
     some = run_train("predict-scans", finished, scans, *times, "-o", tmp_path / "some.nc")
     assert some.returncode == 3, some.stderr
-    assert "set aside: 2024-03-01T12:26:00: no scan starts within 5 minutes; choose another time" in some.stderr
+    assert "set aside: 2024-03-01T12:26:00: no scan starts within 5 minutes (nearest: 2024-03-01T12:" in some.stderr
     assert some.stdout.startswith("2024-03-01T12:00:0")  # once, though two times name it
     with xr.open_dataset(tmp_path / "some.nc") as cf:
         assert cf.sizes["time"] == 1

@@ -182,6 +182,14 @@ def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, f
         assert cf.sizes["time"] == 5
         ends = [str(time)[:16] for time in cf["time"].values[[0, -1]]]
     assert len(list(tmp_path.glob("p-*.png"))) == 5
+    limits = ("--since", f"{str(START)[:16]}Z", "--until", NOON)
+    some = run_train("predict-scans", finished, folder, *limits, "-o", tmp_path / "some.nc")
+    assert some.returncode == 0, some.stderr
+    with xr.open_dataset(tmp_path / "some.nc") as cf, xr.open_dataset(tmp_path / "all.nc") as every:
+        starts = every["time_bounds"].values[:, 0]
+        asked = (starts >= START) & (starts <= np.datetime64(NOON))
+        assert 0 < asked.sum() < 5
+        assert (cf["time"].values == every["time"].values[asked]).all()
     part = run_train(
         "predict-scans", finished, folder, "--time", NOON, "--area", 29, -93, 30, -92, "-o", tmp_path / "part.nc"
     )
@@ -190,7 +198,8 @@ def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, f
         assert cf.sizes["y"] < 80
     for args, message in [
         (["-o", tmp_path / "x.jpg"], "not a format of scenes"),
-        (["-o", tmp_path / "x.nc", "--time", "2024-03-01T15:00"], "no ABI file"),
+        (["-o", tmp_path / "x.nc", "--time", "2024-03-01T15:00"], "UTC, but of 2024-03-01T1"),
+        (["-o", tmp_path / "x.nc", "--since", "2024-03-01T15:00"], "UTC, but of 2024-03-01T1"),
         (["-o", tmp_path / "x.nc", "--area", 60, -93, 61, -92], "lies outside of the scan"),
         (["-o", tmp_path / "x.nc", "--max-zenith", 5], "nothing is visible within 5 degrees"),
         (["-o", tmp_path / "x.nc", "--hysteresis", 1], "above the threshold"),

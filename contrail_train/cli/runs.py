@@ -20,11 +20,13 @@ def list_runs(
 ) -> None:
     """List the runs in a folder with their state, scores and the settings in which they differ, the best first.
 
+    The table leaves out settings that are those of the preset; --json has them.
+
     Dice is that of the held-out records: of the finished run, or of its best epoch so far (~). Runs that held out other
     records cannot be compared by it; `compare` scores two of them on one store.
     """
     from contrail_data.settings.strict import plain
-    from contrail_train.runs.listing import find_runs, settings_that_differ
+    from contrail_train.runs.listing import changed_settings, find_runs, settings_that_differ
 
     runs, problems = find_runs(folder)
     runs.sort(key=lambda run: -1.0 if run.dice is None else run.dice, reverse=True)
@@ -38,7 +40,8 @@ def list_runs(
             mark = "" if run.scores or run.dice is None else "~"
             scores = run.scores or {key.removeprefix("holdout_"): value for key, value in run.best.items()}
             shown = [_number(scores.get(key)) for key in ("dice", "precision", "recall")]
-            settings = ", ".join(f"{key}={plain(value)}" for key, value in own.items())
+            changed = changed_settings(run)  # the rest follows from the preset, which the table shows
+            settings = ", ".join(f"{key}={plain(value)}" for key, value in own.items() if key in changed)
             name = str(run.path.relative_to(folder)) if run.path != folder else "."
             epochs = f"{len(run.epochs)}/{run.config.epochs}" if _keeps_epochs(run) else str(run.config.epochs)
             rows.append([name, run.config.preset, run.state, epochs, mark + shown[0], *shown[1:], settings])
@@ -59,26 +62,17 @@ def show_run(
     as_json: options.AsJson = False,
 ) -> None:
     """Show a run: its state, what it was made with, the settings that differ from its preset, and its epochs."""
-    from contrail_data.errors import ContrailError
     from contrail_data.model_folders.manifest import CARD, MANIFEST
     from contrail_data.settings.strict import plain
-    from contrail_train.config.presets import get_config
-    from contrail_train.config.schema import RunConfig
-    from contrail_train.config.settings import values_by_key
     from contrail_train.runs.address import local_model
-    from contrail_train.runs.listing import State, summarise
+    from contrail_train.runs.listing import State, changed_settings, summarise
 
     path = local_model(run)
     summary = summarise(path)
     if as_json:
         print(json.dumps(_document(summary) | {"settings": summary.config.model_dump(mode="json")}, indent=1))
         return
-    try:
-        preset = get_config(summary.config.preset)
-    except ContrailError:  # a file that lies elsewhere
-        preset = RunConfig()
-    theirs, own = (values_by_key(config.model_dump(mode="json")) for config in (preset, summary.config))
-    changed = [f"{key}={plain(value)}" for key, value in own.items() if key != "preset" and theirs.get(key) != value]
+    changed = [f"{key}={plain(value)}" for key, value in changed_settings(summary).items()]
     environment, command = summary.environment, summary.environment.get("command")
     dice, low, high = (summary.scores.get(key) for key in ("dice", "dice_low", "dice_high"))
     interval = "" if low is None or high is None else f" (95 %: {low:.4f} to {high:.4f})"

@@ -11,6 +11,7 @@ from typing import Any
 
 from contrail_data.errors import ContrailError
 from contrail_data.storage.documents import read_text
+from contrail_train.config.presets import get_config
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import read_config, values_by_key
 from contrail_train.runs.names import CALIBRATION, CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS
@@ -150,6 +151,24 @@ def settings_that_differ(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
     keys = dict.fromkeys(key for own in values for key in own)
     differing = [key for key in keys if any(own.get(key) != values[0].get(key) for own in values)]
     return [{key: own[key] for key in differing if key in own} for own in values]
+
+
+def changed_settings(run: RunSummary) -> dict[str, Any]:
+    """Find the settings of a run that are not those of its preset.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Values by dotted key. Those that differ from the defaults if the preset is not known, such as that of a file
+        that lies elsewhere.
+    """
+    try:
+        preset = get_config(run.config.preset)
+    except ContrailError:
+        preset = RunConfig()
+    theirs, own = (values_by_key(config.model_dump(mode="json")) for config in (preset, run.config))
+    return {key: value for key, value in own.items() if key != "preset" and theirs.get(key) != value}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

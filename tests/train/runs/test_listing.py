@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from contrail_train.config.presets import get_config
+from contrail_train.config.settings import to_yaml, with_settings
 from contrail_train.runs.directory import CONFIG, locked_directory
 from contrail_train.runs.listing import State, find_runs, settings_that_differ, summarise
 from helpers.cli import run_train
@@ -47,6 +49,21 @@ def test_runs_are_listed_with_state_scores_and_what_differs(folder: Path) -> Non
     assert f"{a.dice:.4f}" in listed.stdout
     documents = json.loads(run_train("runs", "ls", folder, "--json").stdout)
     assert {document["state"] for document in documents} == {"finished", "stopped", "begun"}
+
+
+def test_the_table_leaves_out_settings_of_the_preset(tmp_path: Path) -> None:
+    settings = {"a": ("unet2d",), "b": ("unet2d", "optim.lr=1e-2"), "c": ("unet25d", "epochs=3"), "d": ("no_such",)}
+    for name, (preset, *changes) in settings.items():
+        config = with_settings(get_config("unet2d" if name == "d" else preset), changes)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / CONFIG).write_text(to_yaml(config.model_copy(update={"preset": preset})))
+        (tmp_path / name / "environment.json").write_text("{}")
+    listed = run_train("runs", "ls", tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    shown = {line.split()[0]: line.split()[4:] for line in listed.stdout.splitlines() if "begun" in line}
+    assert [shown[name] for name in "abc"] == [[], ["optim.lr=0.01"], ["epochs=3"]]
+    documents = json.loads(run_train("runs", "ls", tmp_path, "--json").stdout)
+    assert all({"epochs", "optim.lr", "data.frames"} <= document["settings"].keys() for document in documents)
 
 
 def test_a_run_that_a_process_works_on_is_running(folder: Path) -> None:

@@ -225,13 +225,14 @@ def check_range(planes: Sequence[int] | Sequence[str], pixels: npt.NDArray[np.fl
     Raises:
         BadRecord: If a plane holds NaN, temperatures outside `KELVIN_RANGE` or an image outside [0, 1].
     """
-    axis, (low, high) = ("band", KELVIN_RANGE) if isinstance(planes[0], int) else ("channel", (0.0, 1.0))
+    of_bands = isinstance(planes[0], int)
+    axis, unit, (low, high) = ("band", " K", KELVIN_RANGE) if of_bands else ("channel", "", (0.0, 1.0))
     for name, plane in zip(planes, pixels, strict=True):
         smallest, largest = plane.min(), plane.max()
         if np.isnan(smallest):
             raise BadRecord(f"{axis} {name}: {int(np.isnan(plane).sum())} values are NaN; restore the file")
         if smallest < low or largest > high:
-            values = f"values from {smallest:.4g} to {largest:.4g} are impossible (expected {low:g} to {high:g})"
+            values = f"values from {smallest:.4g} to {largest:.4g} are impossible (expected {low:g} to {high:g}{unit})"
             raise BadRecord(f"{axis} {name}: {values}; restore the file")
 
 

@@ -171,11 +171,17 @@ def _expected_header(content: bytes, kinds: str, shape: tuple[int | None, ...]) 
     if dtype.hasobject:
         raise _Unexpected("contains pickled objects, which are never loaded; save a plain array")
     if dtype.str not in kinds.split() and dtype.kind not in kinds.split():
-        raise _Unexpected(f"dtype is {dtype}, expected {kinds}; restore the file")
+        raise _Unexpected(f"dtype is {dtype.name}, expected {_kinds_text(kinds)}; restore the file")
     if not _shape_fits(header.shape, shape):
         expected = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
         raise _Unexpected(f"shape is {tuple(header.shape)}, expected {expected}; restore the file")
     return header
+
+
+def _kinds_text(kinds: str) -> str:
+    """Name dtypes, whatever their byte order, and kinds of them."""
+    of_kind = {"f": "floating point", "i": "integers", "u": "integers", "b": "booleans"}
+    return " or ".join(dict.fromkeys(of_kind.get(kind) or np.dtype(kind).name for kind in kinds.split()))
 
 
 def _parse_header(content: bytes) -> _Header:

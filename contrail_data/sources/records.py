@@ -64,7 +64,7 @@ class RecordSource(Source):
             temperature_byxt, digests = self._read_bands(paths)
         except BadRecord:
             if missing := [os.path.basename(path) for path in paths if not os.path.isfile(path)]:
-                remedy = "restore them, or choose a composite without these bands"
+                remedy = "restore what is missing, or choose a composite without it"
                 raise BadRecord(f"{record_id}: missing {', '.join(missing)}; {remedy}") from None
             raise
         height, width = temperature_byxt.shape[1:3]

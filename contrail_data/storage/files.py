@@ -20,6 +20,7 @@ from typing import Literal, TypeVar, overload
 from contrail_data.errors import ContrailError
 
 _PARTIAL = ".partial-"
+_UNFINISHED = re.compile(rf"(?<![^/])({re.escape(_PARTIAL)}[0-9a-f]{{12}}-)+")
 _SYNCED = 8
 """Files that wait for a disk at the same time; with more it is not faster."""
 _STRAY = {
@@ -338,6 +339,7 @@ def input_output_error(path: str, action: str, error: Exception) -> ContrailErro
     Returns:
         The error to raise: Unreachable, unless a part of the disk is damaged.
     """
+    path = _UNFINISHED.sub("", path)  # what a user knows is the name that the file will have
     if "NoSuchBucket" in str(error):
         return Unreachable(f"{path}: no such bucket; correct the URL, or create it")
     if "Range request not supported" in str(error):

@@ -166,9 +166,10 @@ def begin_run(
             f"{out}: begun by a version that did not compare images, so its hold-out may leak; choose another --out"
         )
     begun_with = begun_in["stores"]
-    if begun_with != {name: digests.get(name) for name in begun_with}:
+    if changed := [name for name, digest in begun_with.items() if digests.get(name) != digest]:
         raise ContrailError(
-            f"{out}: begun with stores or runs that had other digests; restore them or choose another --out"
+            f"{out}: begun with {', '.join(changed)} of another digest; restore what the run was begun with, or choose "
+            "another --out"
         )
 
 

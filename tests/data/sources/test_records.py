@@ -52,11 +52,21 @@ DAMAGE = {
     "empty": (lambda f: os.truncate(f / "band_11.npy", 0), r"band_11\.npy: not a readable"),
     "no npy at all": (lambda f: (f / "band_11.npy").write_bytes(b"x" * 9000), r"band_11\.npy: not a readable"),
     "header of a terabyte": (_lying_header, r"band_14\.npy"),
-    "wrong dtype": (_edit("band_14.npy", lambda a: a.astype("f8")), r"band_14\.npy: dtype is float64"),
+    "wrong dtype": (
+        _edit("band_14.npy", lambda a: a.astype("f8")),
+        r"band_14\.npy: dtype is float64, expected float32;",
+    ),
+    "mask of fractions": (
+        _edit("human_pixel_masks.npy", lambda a: a.astype("f4")),
+        r"human_pixel_masks\.npy: dtype is float32, expected integers or booleans;",
+    ),
     "wrong shape": (_edit("band_14.npy", lambda a: a[..., :5]), r"band_14\.npy: shape is \(32, 32, 5\)"),
     "bands of two sizes": (_edit("band_15.npy", lambda a: a[:16]), r"band_15\.npy: shape is \(16, 32, 8\)"),
     "NaN": (_edit("band_15.npy", _with_nan), r"band 15: 1 values are NaN"),
-    "impossible kelvin": (_edit("band_14.npy", lambda a: a - 273.15), r"band 14: values from .* impossible"),
+    "impossible kelvin": (
+        _edit("band_14.npy", lambda a: a - 273.15),
+        r"band 14: values from .* impossible \(expected 150 to 360 K\)",
+    ),
     "pickled": (
         lambda f: (f / "human_pixel_masks.npy").write_bytes(_pickled()),
         r"human_pixel_masks\.npy: contains pickled objects",

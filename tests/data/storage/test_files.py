@@ -1,10 +1,15 @@
-"""Files that operating systems leave in folders."""
+"""Files that operating systems leave in folders, and names of files in messages."""
 
+import errno
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from contrail_data.errors import ContrailError
+from contrail_data.storage.files import partial_path, reported_errors
 from contrail_data.storage.place import Place
 from contrail_data.store.verify import verify
 from contrail_data.synthetic.abi import write_abi
@@ -58,3 +63,11 @@ def test_stray_files_among_frames_and_scans_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "frames/a.npy").unlink()
     none = run_data("build-ash", tmp_path / "frames", "--source", "frames", "-o", tmp_path / "none.zarr")
     assert "contains no .npy frames" in none.stderr
+
+
+def test_an_unfinished_file_is_reported_by_the_name_that_it_will_have(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ContrailError, match=rf"^{re.escape(str(tmp_path))}/model\.pt2: cannot be written \(No space"),
+        reported_errors(str(partial_path(partial_path(tmp_path / "model.pt2"))), "written"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")

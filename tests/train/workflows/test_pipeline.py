@@ -169,7 +169,7 @@ def test_finished_runs_can_be_stages_of_a_pipeline(pipeline: Path, store: Path, 
     assert averaged.returncode == 0, averaged.stderr
     assert run_train("evaluate", tmp_path / "soup", unseen).returncode == 0
     again = run_train("soup", pipeline / "stages/all", pipeline / "stages/positive", "--out", tmp_path / "soup")
-    assert "runs that had other digests" in again.stderr
+    assert "begun with run 1 of another digest" in again.stderr
     mixed = run_train("soup", pipeline / "stages/all", pipeline / "stages/classifier", "--out", tmp_path / "no")
     assert "its model is not that of" in mixed.stderr
     assert "is a pipeline, not a run" in run_train("soup", pipeline, pipeline, "--out", tmp_path / "no").stderr

@@ -54,7 +54,8 @@ def test_sigterm_during_a_build_keeps_the_finished_shards(
         patch.setattr(Advance, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         stopped = run_data(*command)
     assert stopped.returncode == 143, stopped.stderr
-    assert stopped.stderr.splitlines()[-1] == "error: terminated by a signal; run the same command again to continue"
+    remedy = "run the same command again: unfinished stores, copies and runs continue"
+    assert stopped.stderr.splitlines()[-1] == f"error: terminated by a signal; {remedy}"
     assert list((out / STAGING).glob("*.json"))
     continued = run_data(*command)
     assert continued.returncode == 3, continued.stderr  # a record is set aside

@@ -118,7 +118,7 @@ def build(
         if not usable:
             place.clear()  # nothing is worth continuing, and another input may be built here
             count = f"none of {len(rows)} records is usable; the first" if rows else "there is no usable record"
-            raise ContrailError(f"{source.root}: {count}: {set_aside[0]}")
+            raise ContrailError(f"{source.root}: {count}: {rows[0]['error'] if rows else set_aside[0]}")
         files = {number: shard.files for number, shard in shards.items()}
         usable, files = close_gaps(place, layouts, files, usable)
         contents = _contents(source, settings, layouts, files, usable)

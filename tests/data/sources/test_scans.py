@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -161,6 +162,22 @@ def test_an_archive_is_read_by_the_role_of_the_satellite_and_the_time(
     assert "no GOES-R spacecraft" in failed.stderr
     failed = run_data("build-ash", "goes-west", "-o", tmp_path / "u.zarr", *SMALL)
     assert "give --since and --until" in failed.stderr
+
+
+def test_the_file_is_named_for_which_a_sample_cannot_be_cut(tmp_path: Path) -> None:
+    """Not another one, which was set aside before and whose frame would have been empty."""
+    paths = write_abi(tmp_path / "abi", START, scans=2, size=SIZE, centre=(29.5, -92.0), bands=(11, 14, 15))
+    os.truncate(paths[3], 5000)
+    with h5py.File(paths[0]) as file:
+        chunk = file["Rad"].id.get_chunk_info(0)
+    with paths[0].open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(bytes(chunk.size))
+    time = str(START)[:16]
+    failed = run_data("build-ash", tmp_path / "abi", "-o", tmp_path / "x.zarr", "--time", time, "--at", CENTRE, *SMALL)
+    assert failed.returncode == 1
+    assert "none of 1 records is usable; the first: G16-" in failed.stderr
+    assert f"{paths[0]}: cannot be read" in failed.stderr.splitlines()[-1]
 
 
 def test_mistakes_are_refused_in_one_line(scans: Path, tmp_path: Path) -> None:

@@ -151,8 +151,8 @@ def find_files(where: str, spans: Sequence[Span] = (ALWAYS,), product: str = "L1
     """Find ABI files.
 
     Args:
-        where: A folder (searched recursively), a glob, a file, a bucket in NOAA's layout (`s3://noaa-goes16`), or one
-            of `ARCHIVES`, if nothing local has that name.
+        where: A folder (searched recursively, without hidden files), a glob, a file, a bucket in NOAA's layout
+            (`s3://noaa-goes16`), or one of `ARCHIVES`, if nothing local has that name.
         spans: Times between which scans start, both inclusive; archives need them, and only their hours are listed.
         product: Product and scene to take from an archive: L1b-RadF, L2-CMIPC, L2-MCMIPM1 and so on.
 
@@ -197,7 +197,7 @@ def local_paths(where: str) -> Iterator[str]:
     """List local files. Named pipes, sockets and devices are left out, as are files that operating systems leave.
 
     Args:
-        where: A folder (searched recursively), a glob, or a file; also as a URL `file://`.
+        where: A folder (searched recursively, without hidden files), a glob, or a file; also as a URL `file://`.
 
     Yields:
         The path of each file, in any order.
@@ -223,7 +223,7 @@ def local_paths(where: str) -> Iterator[str]:
 def _files_in(folder: str) -> Iterator[str]:
     with reported_errors(folder, "listed"), os.scandir(folder) as entries:
         for entry in entries:
-            if is_stray(entry.name):
+            if entry.name.startswith(".") or is_stray(entry.name):  # such as what rsync has not finished
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield from _files_in(entry.path)
@@ -320,7 +320,7 @@ def group_scans(files: Sequence[AbiFile]) -> tuple[list[AbiScan], list[str]]:
         The scans in order of satellite and time, and a note for each file that another one of the same scan and band
         replaces: the one created last, of equal ones that with the shortest name.
     """
-    replaced: list[str] = []
+    replaced: list[tuple[AbiFile, dict[int, AbiFile]]] = []
     scans: list[AbiScan] = []
     previous = None
     for file in sorted(files, key=lambda f: (f.satellite, f.start, f.band, f.created, -len(f.name), f.url)):
@@ -329,7 +329,11 @@ def group_scans(files: Sequence[AbiFile]) -> tuple[list[AbiScan], list[str]]:
         previous = file.satellite
         bands = range(1, 17) if file.band == 0 else [file.band]
         if (older := scans[-1].files.get(bands[0])) is not None:
-            reason = "created later" if file.created > older.created else "of the same scan and band"
-            replaced.append(f"{older.url}: replaced by a copy {reason}, {file.name}")
+            replaced.append((older, scans[-1].files))
         scans[-1].files.update(dict.fromkeys(bands, file))
-    return scans, replaced
+    return scans, [_note_on_copy(older, files[older.band or 1]) for older, files in replaced]
+
+
+def _note_on_copy(file: AbiFile, used: AbiFile) -> str:
+    reason = "created later" if used.created > file.created else "of the same scan and band"
+    return f"{file.url}: replaced by a copy {reason}, {used.url if used.name == file.name else used.name}"

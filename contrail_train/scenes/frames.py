@@ -25,6 +25,18 @@ def neighbours(model: Predictor, tiling: Tiling) -> dict[str, Any]:
     return {"before": -model.offsets[0], "after": model.offsets[-1], "tolerance": tiling.tolerance}
 
 
+def in_seconds(time: np.datetime64) -> str:
+    """Write a time for messages.
+
+    Args:
+        time: The time, UTC, of any precision.
+
+    Returns:
+        The time to the second.
+    """
+    return str(time.astype("datetime64[s]"))
+
+
 def scan_at(scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> Scan:
     """Find the scan that starts nearest to a time.
 
@@ -41,10 +53,8 @@ def scan_at(scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> Scan:
     """
     scan = min(scans, key=lambda scan: abs(scan.start - time))
     if abs(scan.start - time) > np.timedelta64(round(60 * tiling.tolerance), "s"):
-        nearest = scan.start.astype("datetime64[s]")
-        raise ContrailError(
-            f"{time}: no scan starts within {tiling.tolerance:g} minutes (nearest: {nearest}); choose another time"
-        )
+        reason = f"no scan starts within {tiling.tolerance:g} minutes (nearest: {in_seconds(scan.start)})"
+        raise ContrailError(f"{in_seconds(time)}: {reason}; choose another time")
     return scan
 
 
@@ -69,8 +79,10 @@ def open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, ti
     for offset in model.offsets:
         if (scan := window[offset - model.offsets[0]]) is None:
             frame = f"frame {offset:+d} of {list(model.offsets)}, 10 minutes apart"
-            raise ContrailError(f"{time}: no scan for {frame}; choose another time, or a 2D model")
+            raise ContrailError(f"{in_seconds(time)}: no scan for {frame}; choose another time, or a 2D model")
         frames.append(scan)
     if any(scan.grid != frames[0].grid for scan in frames):
-        raise ContrailError(f"{time}: its scans are on different grids; choose a time when the sector did not move")
+        raise ContrailError(
+            f"{in_seconds(time)}: its scans are on different grids; choose a time when the sector did not move"
+        )
     return [scan.open() for scan in frames]

@@ -88,7 +88,7 @@ def predict_scan(
         raise ContrailError(
             f"nothing is visible within {tiling.max_zenith:g} degrees of zenith angle: raise --max-zenith"
         )
-    with progress("scene", count, unit="tiles") as advance:
+    with progress(f"scan of {scan['scan_start'].values[0].astype('datetime64[m]')}", count, unit="tiles") as advance:
         for group, predictions in _predict_groups(model, scenes, plan, batch):
             for tile, p_hw, score in predictions:
                 mosaic.add(tile, p_hw, score)

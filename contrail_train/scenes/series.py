@@ -30,7 +30,7 @@ from contrail_train.contrails.cleaning import Cleaning, clean
 from contrail_train.inference.predictor import Predictor
 from contrail_train.scenes.contrails import LONGEST_STEP, SceneContrails
 from contrail_train.scenes.files import check_outputs, output_names, trace_all, write
-from contrail_train.scenes.frames import neighbours, scan_at
+from contrail_train.scenes.frames import in_seconds, neighbours, scan_at
 from contrail_train.scenes.predict import predict_scan
 from contrail_train.scenes.tiling import Tiling
 from contrail_train.scenes.vectors import provenance_of, require_geopandas, to_geodataframe
@@ -130,7 +130,8 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
             scene = predict_scan(model, scans, time, request.tiling, area=request.area, batch=request.batch)
             scenes.setdefault(scan.grid, []).append(scene)
         except ContrailError as error:
-            failures.append(error if str(error).startswith(str(time)) else ContrailError(f"{time}: {error}"))
+            where = in_seconds(time)
+            failures.append(error if str(error).startswith(where) else ContrailError(f"{where}: {error}"))
     if not scenes:
         raise failures[0]
     outcome.set_aside.extend(map(str, failures))
@@ -270,8 +271,8 @@ def _usable_times(
         and (request.until is None or scan.start <= request.until)
     ]
     if not asked:
-        starts = [scan.start.astype("datetime64[s]") for scan in scans]
-        there = f"the scans start from {min(starts)} to {max(starts)}"
+        starts = [scan.start for scan in scans]
+        there = f"the scans start from {in_seconds(min(starts))} to {in_seconds(max(starts))}"
         raise ContrailError(f"{request.source}: no scan starts between --since and --until; {there}")
     times = [
         scan.start

@@ -83,13 +83,21 @@ def test_attributes_say_what_a_name_says(tmp_path: Path, product: str, scene: st
 
 def test_copies_of_one_scan_and_band_are_used_once_and_reported(tmp_path: Path) -> None:
     paths = write_abi(tmp_path, np.datetime64("2024-03-01T12:00"), scans=1, **SMALL)
-    shutil.copy(paths[0], tmp_path / f"{stem_of(paths[0])} (1).nc")
+    for number in (1, 2):
+        shutil.copy(paths[0], tmp_path / f"{stem_of(paths[0])} ({number}).nc")
+    (tmp_path / "mirror").mkdir()
+    shutil.copy(paths[0], tmp_path / "mirror")
+    (tmp_path / f".{paths[1].name}.Xy12Ab").write_bytes(paths[1].read_bytes()[:3000])  # what rsync has not finished
     cut = tmp_path / f"{stem_of(paths[1])}.nc.download"
     cut.write_bytes(paths[1].read_bytes()[:3000])
     listing = list_abi_scans(str(tmp_path), BANDS)
-    assert listing.scans[0].files == tuple(sorted(map(str, paths)))
-    assert len(listing.notes) == 1
-    assert f"(1).nc: replaced by a copy of the same scan and band, {paths[0].name}" in listing.notes[0]
+    used = tmp_path / "mirror" / paths[0].name
+    assert listing.scans[0].files == tuple(sorted(map(str, [used, *paths[1:]])))
+    assert len(listing.notes) == 3  # each names the file that is used
+    for number in (1, 2):
+        note = f"({number}).nc: replaced by a copy of the same scan and band, {paths[0].name}"
+        assert sum(note in line for line in listing.notes) == 1
+    assert f"{paths[0]}: replaced by a copy of the same scan and band, {used}" in listing.notes
     assert len(listing.problems) == 1
     assert listing.problems[0].startswith(f"{cut}: cannot be read")
 

@@ -182,6 +182,7 @@ def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, f
         assert cf.sizes["time"] == 5
         ends = [str(time)[:16] for time in cf["time"].values[[0, -1]]]
     assert len(list(tmp_path.glob("p-*.png"))) == 5
+    assert f"scan of {NOON}: " in done.stderr
     limits = ("--since", f"{str(START)[:16]}Z", "--until", NOON)
     some = run_train("predict-scans", finished, folder, *limits, "-o", tmp_path / "some.nc")
     assert some.returncode == 0, some.stderr
@@ -208,6 +209,7 @@ def test_all_times_are_predicted_and_invalid_options_are_refused(folder: Path, f
         failed = run_train("predict-scans", finished, folder, *args)
         assert failed.returncode == (2 if {"--hysteresis", "--consistent"} & set(args) else 1), args
         assert message in failed.stderr.splitlines()[-1], failed.stderr
+        assert "00000" not in failed.stderr  # nanoseconds
         assert not (tmp_path / "x.nc").exists()
     failed = run_train("predict-scans", finished, folder, "-o", tmp_path / "x.nc", "--area", 30, -92, 29, -93)
     assert failed.returncode == 2

@@ -39,6 +39,13 @@ Time = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?)?$"}),
     Takes(f"a time in UTC, as in {EXAMPLE}"),
 ]
+
+
+def _to_180(longitude: float) -> float:
+    """Return a longitude of -180 to 180; those are left as they are."""
+    return longitude if abs(longitude) <= 180 else (longitude + 180) % 360 - 180
+
+
 Latitude = Annotated[float, Field(ge=-90, le=90)]
 Longitude = Annotated[float, Field(ge=-360, le=360)]
 Degrees = tuple[Latitude, Longitude]
@@ -195,7 +202,7 @@ class ScanInput(Input):
         return TileRequest(
             times=[np.datetime64(time) for time in self.time],
             every=self.every,
-            places=self.at,
+            places=[(latitude, _to_180(longitude)) for latitude, longitude in self.at],
             records=() if self.like is None else read_complete_metadata(local_path(self.like)),
             size=size,
             pixel=self.pixel,

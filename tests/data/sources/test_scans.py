@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 import contrail_data
+from contrail_data.build.inputs import AbiInput
 from contrail_data.composites import COMPOSITES
 from contrail_data.scans.scene import grid_of
 from contrail_data.scans.tiles import lattice_sites, utm_wkt
@@ -162,6 +163,11 @@ def test_an_archive_is_read_by_the_role_of_the_satellite_and_the_time(
     assert "no GOES-R spacecraft" in failed.stderr
     failed = run_data("build-ash", "goes-west", "-o", tmp_path / "u.zarr", *SMALL)
     assert "give --since and --until" in failed.stderr
+
+
+def test_places_may_be_stated_from_0_to_360_degrees() -> None:
+    scans = AbiInput(kind="abi", path="x", at=[(29.5, 270), (-10, 180), (0, -190), (29.5, -90)])
+    assert list(scans.request(64).places) == [(29.5, -90), (-10, 180), (0, 170), (29.5, -90)]
 
 
 def test_the_file_is_named_for_which_a_sample_cannot_be_cut(tmp_path: Path) -> None:

@@ -53,12 +53,14 @@ def as_plain(value: Any) -> Any:
         value: A value of a setting, or a group of settings.
 
     Returns:
-        The same with paths as texts and tuples as lists.
+        The same with paths as texts, tuples, ranges and arrays as lists, and scalars of numpy as those of Python.
     """
     if isinstance(value, Mapping):
         return {str(key): as_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [as_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy and torch, which are not imported for this
+        return value.tolist()
     return str(value) if isinstance(value, PurePath) else value
 
 

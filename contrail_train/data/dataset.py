@@ -4,6 +4,7 @@ Images, targets and augmentation are those of `contrail-train run`, one sample a
 ahead in threads (`data.loader`) and augments them on the device, which is faster.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -103,8 +104,8 @@ class ContrailDataset(Dataset[ContrailItem]):
         if isinstance(store, Mapping) or not all(isinstance(name, str | Path) for name in given):
             raise ContrailError("ContrailDataset: an opened store is not read; give paths, URLs or catalog names")
         names = [str(name) for name in given]
-        settings = {"frames": list(frames), "edges": edges, "target": target, "records": records}
-        self._config = validated(DataConfig, settings | {"normalise": normalise}, "ContrailDataset: data")
+        settings = {"frames": frames, "edges": edges, "target": target, "records": records, "normalise": normalise}
+        self._config = validated(DataConfig, as_plain(settings), "ContrailDataset: data")
         self._augment = _augmentation(augment, self._config)
         opened = {name: open_named(name) for name in names}
         if not opened:
@@ -128,8 +129,8 @@ class ContrailDataset(Dataset[ContrailItem]):
             usable &= items.positive
         if not usable.any():
             raise ContrailError(
-                f"{', '.join(names)}: no labelled frame is usable, of {len(items)}, with frames={list(frames)} and "
-                f"records={records!r}; choose others, or a labelled store"
+                f"{', '.join(names)}: no labelled frame is usable, of {len(items)}, with frames={self._config.frames} "
+                f"and records={records!r}; choose others, or a labelled store"
             )
         self._items = items[usable]
 
@@ -197,13 +198,25 @@ def _statistics(
         if given is not None:
             raise UsageError(f"ContrailDataset: statistics have no effect with normalise={data.normalise!r}; omit them")
         return own or {"mean": [0.0] * len(channels), "std": [1.0] * len(channels)}
-    if not (statistics := dict(own if given is None else given)):
+    if given is not None and not isinstance(given, Mapping):
+        raise ContrailError("ContrailDataset: statistics are not a mapping; give lists mean and std by channel")
+    if not (statistics := own if given is None else as_plain(given)):
         raise ContrailError(
             f"{names}: has no train samples, so it has no statistics; give statistics=train.statistics, those of the "
             "dataset to train on, or another normalise"
         )
-    if any(len(statistics.get(name, ())) != len(channels) for name in ("mean", "std")):
+    if not all(_are_numbers(statistics.get(name), len(channels)) for name in ("mean", "std")):
         raise ContrailError(
-            f"ContrailDataset: statistics are not those of {len(channels)} channels; give lists mean and std of as many"
+            f"ContrailDataset: statistics are not those of {len(channels)} channels; give lists mean and std of as "
+            "many numbers"
         )
     return statistics
+
+
+def _are_numbers(values: object, count: int) -> bool:
+    """Whether this is a list of so many finite numbers."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from contrail_data.errors import ContrailError
 from contrail_data.settings.fields import group_of, setting_fields, takes
-from contrail_data.settings.parse import validated
+from contrail_data.settings.parse import as_plain, validated
 from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
 from contrail_train.config.presets import PRESETS, get_config
 from contrail_train.config.schema import RunConfig
@@ -238,3 +239,9 @@ def test_settings_of_a_run_written_with_another_layout_are_refused(tmp_path: Pat
     path.write_text("preset: unet2d\nmodel: {mixer: none}\n")
     with pytest.raises(ContrailError, match=r"config\.yaml: settings of format 1.*reads format 2; .*train again"):
         read_config(path)
+
+
+def test_numbers_and_arrays_of_numpy_are_plain_settings() -> None:
+    given = {"epochs": np.int64(3), "frames": np.array([-1, 0]), "shift": (np.float64(0.5), 0), "range": range(2)}
+    assert as_plain(given) == {"epochs": 3, "frames": [-1, 0], "shift": [0.5, 0], "range": [0, 1]}
+    assert type(as_plain(given)["epochs"]) is int

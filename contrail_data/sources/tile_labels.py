@@ -156,13 +156,11 @@ class TilePlace:
 
         Args:
             points: Longitude and latitude (n, 2).
-            altitude: Metres; 0 leaves the places as they are.
+            altitude: Metres.
 
         Returns:
             Longitude and latitude (n, 2); infinite where they are not seen.
         """
-        if not altitude:
-            return points
         latitude, longitude = self.projection.with_parallax(points[:, 1], points[:, 0], altitude)
         return with_infinity(longitude, latitude)
 

@@ -132,7 +132,7 @@ def copy_model(folder: Path, target: Place, *, overwrite: bool = False) -> None:
         ContrailError: If files of something else lie there, or a file did not arrive as it was sent.
     """
     manifest = verify_folder(folder)
-    keys = file_keys(manifest, [name for name in DOCUMENTS if (folder / name).is_file()])
+    keys = file_keys(folder, manifest)
     if target.size(MANIFEST) is None:
         if others := [key for key in target.states() if key not in keys]:
             raise ContrailError(f"{target}: holds other files, such as {others[0]}; choose another place")

@@ -7,7 +7,6 @@ a correction of the card does not make another model of it.
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,16 +207,17 @@ def check_file(path: Path, entry: FileEntry, where: str = "") -> None:
         raise ContrailError(f"{where or path}: damaged (its content is not what was written); {remedy}")
 
 
-def file_keys(manifest: Manifest, documents: Iterable[str] = ()) -> list[str]:
+def file_keys(folder: Path, manifest: Manifest) -> list[str]:
     """List the files of a model folder in the order in which they are copied: the last one makes it complete.
 
     Args:
+        folder: The folder.
         manifest: Its manifest.
-        documents: Files for people that it has.
 
     Returns:
         Their keys.
     """
+    documents = [name for name in DOCUMENTS if (folder / name).is_file()]
     return [*documents, *manifest["files"], MANIFEST]
 
 

@@ -85,7 +85,7 @@ def publish_model(address: str, to: str, request: PublishRequest) -> PublishedMo
             notes = _write_documents(model, staged, str(target), request.licence)
         manifest = verify_folder(staged)
         if isinstance(target, HubAddress):
-            keys = file_keys(manifest, [name for name in DOCUMENTS if (staged / name).is_file()])
+            keys = file_keys(staged, manifest)
             commit, is_new = hub.upload(staged, keys, target, f"Publish model {manifest['digest'][:19]}")
             if is_new:
                 notes.append(f"{target.repository}: created as a private repository; its settings on the hub open it")
@@ -146,7 +146,7 @@ def _put(staged: Path, target: Place, overwrite: bool) -> None:
 
 def _copy_files(model: Path, staged: Path) -> None:
     """Copy the files of a model folder, without what else lies in it."""
-    for key in file_keys(verify_folder(model), [name for name in DOCUMENTS if (model / name).is_file()]):
+    for key in file_keys(model, verify_folder(model)):
         (staged / key).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model / key, staged / key)
 

@@ -34,7 +34,7 @@ def hub(monkeypatch: pytest.MonkeyPatch):
 
 
 def uploaded(hub: Hub, folder: Path, address: str = "hf://team/detector") -> str:
-    keys = file_keys(verify_folder(folder), ["README.md"])
+    keys = file_keys(folder, verify_folder(folder))
     return upload(folder, keys, parse_hub_address(address), "Publish")[0]
 
 

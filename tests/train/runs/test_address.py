@@ -42,7 +42,7 @@ def test_a_model_is_taken_by_any_address_and_predicts_the_same(
     assert run_train("predict", finished, unseen, "-o", "run.zarr").returncode == 0
     copy_model(folder, place_of(f"{s3}/detector"))
     with served_hub(monkeypatch):
-        commit, _ = upload(folder, file_keys(verify_folder(folder)), HubAddress("team/detector"), "Publish")
+        commit, _ = upload(folder, file_keys(folder, verify_folder(folder)), HubAddress("team/detector"), "Publish")
         assert run_data("catalog", "add", "mine", "hf://team/detector").returncode == 0
         assert run_data("catalog", "add", "ours", f"{s3}/detector").returncode == 0
         for name, address in {"url": f"{s3}/detector", "hub": "hf://team/detector", "name": "mine@1"}.items():

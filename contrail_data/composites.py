@@ -135,7 +135,7 @@ def from_dict(declaration: Any) -> Composite:
 def stack(parts: Sequence[Composite]) -> Composite:
     """Join the channels of several composites to one, in the data type of the finest.
 
-    A channel that is there already is left out; one whose name is taken has the name of its composite put before it.
+    A channel that is already present is omitted; one whose name is taken is prefixed with the name of its composite.
 
     Args:
         parts: The composites.

@@ -45,7 +45,7 @@ def print_message(kind: Kind, text: str, **values: Any) -> None:
     Args:
         kind: What it is.
         text: The message, of one line.
-        **values: Numbers and names that JSON shows beside the text.
+        **values: Numbers and names that only JSON shows, in addition to the text.
     """
     if log_format() is LogFormat.JSON:
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -30,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Marked:
-    """A point of a chart that gets a ring and a text beside it."""
+    """A point of a chart that gets a ring and a text next to it."""
 
     x: float
     y: float

@@ -53,7 +53,7 @@ def store_page(store: xr.Dataset) -> str:
 
 
 def _samples(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) -> dict[str, Any]:
-    """Compute what the page of a store of samples shows besides the summary."""
+    """Compute what the page of a store of samples shows in addition to the summary."""
     labelled = records["label_source"].values == "human"
     positive = labelled & (records["positive_pixels"].values > 0)
     votes = count_votes(store, records)
@@ -71,7 +71,7 @@ def _samples(store: xr.Dataset, summary: SampleSummary, records: xr.Dataset) -> 
 
 
 def _predictions(store: xr.Dataset, summary: PredictionSummary, records: xr.Dataset) -> dict[str, Any]:
-    """Compute what the page of a store of predictions shows besides the summary."""
+    """Compute what the page of a store of predictions shows in addition to the summary."""
     frame, score = records["frame"].values, records["frame_score"].values.astype(np.float64)
     predicted = records["frame_source"].values != "human"
     chosen = _draw_samples(summary.samples)

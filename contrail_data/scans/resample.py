@@ -48,7 +48,7 @@ def _knots(count: int) -> Array:
 
 
 def spline_of_scipy(rows: Array, columns: Array, values: Array) -> Array:
-    """Evaluate a spline to the same bits as ever, since the source digests of samples depend on them.
+    """Evaluate a spline by scipy. Source digests of samples depend on its exact bits, so it must not change.
 
     Args:
         rows: Knots along the rows; the last one is the last row.
@@ -80,7 +80,7 @@ def spline_of_weights(rows: Array, columns: Array, values: Array) -> Array:
 
 @lru_cache(maxsize=1024)
 def _spline_weights(count: int) -> Array:
-    """Weight of each knot among so many pixels in a cubic spline, (pixel, knot)."""
+    """Weight of each knot in each pixel of a cubic spline, (pixel, knot)."""
     knots = _knots(count)
     return np.asarray(scipy.interpolate.make_interp_spline(knots, np.eye(len(knots)))(np.arange(count)))
 
@@ -104,7 +104,7 @@ def interpolate(
         columns_hw: Fractional columns, likewise.
         corner: First row and column of the window.
         size: Rows and columns of the grid.
-        out_bhwt: Where to put the result; pixels beside the grid are left as they are.
+        out_bhwt: Where to put the result; pixels off the grid stay as they are.
     """
     times, bands, height, width = source_tbyx.shape
     one, least = np.float32(1), np.float32(1e-6)

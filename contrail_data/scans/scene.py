@@ -37,10 +37,10 @@ GRID_MAPPINGS = {
 _SCANNED_NORTHWARDS = ("fci", "seviri")
 """Instruments that scan from south to north; others scan from north to south."""
 _FEW_PIXELS, _SMALL_SHARE = 16, 0.05
-"""Impossible pixels of a window that pass for faults of single pixels, whichever are more."""
+"""Impossible pixels of a window, or share of it if that is more, that count as faults of single pixels."""
 _BLOCK_ROWS = 256
 """Rows that a thread takes from the bands to the composite at once, if files have no chunks."""
-_CACHED_ROWS = 16  # all bands and channels of so many rows fit into the processor's cache
+_CACHED_ROWS = 16  # all bands and channels of this many rows fit into the processor's cache
 
 
 def require_bands(where: str, bands: Iterable[int], available: Collection[int]) -> None:

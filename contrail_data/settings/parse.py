@@ -20,7 +20,7 @@ from contrail_data.settings.strict import Strict, plain
 from contrail_data.storage.documents import load_document
 
 _FEW_KEYS = 24
-"""So many keys are listed in a message."""
+"""Largest number of keys that a message lists."""
 
 Group = TypeVar("Group", bound=Strict)
 
@@ -150,7 +150,7 @@ class _Key(NamedTuple):
 
 
 def _locate(model: type[Strict], location: Sequence[int | str]) -> _Key:
-    """Follow pydantic's location of an error, which also names kinds of entries, and goes on in lists and unions."""
+    """Follow pydantic's location of an error, which also names kinds of entries, and parts of lists and unions."""
     group: type[Strict] | None = model
     path: list[str] = []
     field: FieldInfo | None = None

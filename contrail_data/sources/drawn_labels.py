@@ -32,7 +32,7 @@ _ENOUGH = 0.5
 _SHOWN = 0.1
 """Share of a tile that the scan must show."""
 _OFF_EDGE = 50
-"""Pixels beside a scan within which a label may lie: parallax moves what is seen at its edge."""
+"""Pixels outside a scan within which a label may lie: parallax moves what is seen at its edge."""
 _PROBES = 32
 """Places of a tile, along rows and columns, at which it is decided how much of it was looked at."""
 
@@ -107,7 +107,7 @@ class ScanLabels:
         rows, columns = (values.ravel() for values in np.meshgrid(rows, columns, indexing="ij"))
         x, y = tile.col_min + columns * tile.col_size, tile.row_min + rows * tile.row_size
         longitude, latitude = to_geodetic(tile.projection_wkt).transform(x, y)
-        with np.errstate(invalid="ignore"):  # beside the Earth
+        with np.errstate(invalid="ignore"):  # off the Earth
             shown = self.grid.contains(*self.grid.indices(latitude, longitude))
             shown &= satellite_zenith(latitude, longitude, self.grid.projection.longitude) <= MAX_ZENITH
         if shown.mean() < _SHOWN:

@@ -80,7 +80,7 @@ def to_degrees_from(crs: CRS) -> ToDegrees:
     def _transform(points: Points) -> Points:
         longitude, latitude = transformer.transform(*points.T)
         if centre is not None:  # a disk that reaches across 180 degrees stays in one piece
-            with np.errstate(invalid="ignore"):  # infinite beside the Earth
+            with np.errstate(invalid="ignore"):  # infinite off the Earth
                 longitude = centre + (longitude - centre + 180) % 360 - 180
         return with_infinity(longitude, latitude)
 

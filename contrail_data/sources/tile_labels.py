@@ -30,7 +30,7 @@ _THIN = 0.4
 _MARGIN = 1.0
 """Degrees around a tile within which shapes are considered."""
 _LIMB = 85.0
-"""Satellite zenith angle in degrees up to which shapes are considered; beside the Earth, they have no pixels."""
+"""Satellite zenith angle in degrees up to which shapes are considered; off the Earth, they have no pixels."""
 _STEP = 0.02
 """Longest straight piece of a shape in degrees; what is straight on a map is not on a satellite's grid."""
 

@@ -13,7 +13,7 @@ def combined_labels(
     votes_yxr: npt.NDArray[np.uint8] | None,
     instance_masks: npt.NDArray[np.uint8] | None = None,
 ) -> Labels:
-    """Combine what a record holds of its labels.
+    """Combine the masks of a record into its labels.
 
     Args:
         mask_yx: The majority mask, 0/1. If it is missing, it is computed as the data set does: by a strict majority, so

@@ -237,7 +237,7 @@ def _search(a: Images, b: Images, rows: Ints, columns: Ints, *, later: bool) -> 
     """Similar pairs of a row and a column (`later`: one behind it), each once: a, b, correlation, moved."""
     reach = range(_WINDOW - SIDE, SIDE - _WINDOW + 1, _STEP)
     matches = []
-    # Threads of BLAS beside ours would wait for one another in each of many small products.
+    # Threads of BLAS, in addition to ours, would wait for one another in each of many small products.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for mirror in _MIRRORS:
             mirrored = _mirrored(b, mirror)

@@ -180,7 +180,7 @@ def reserve(folder: Path, size: int, remedy: str = "make room with contrail-data
         remedy: What else to do if there is no room, for messages.
 
     Raises:
-        ContrailError: If there is no room for it besides the copies in use, or the cache cannot be written.
+        ContrailError: If it does not fit in addition to the copies in use, or the cache cannot be written.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,7 @@ def find_features(read: Read, start: int, stop: int) -> dict[str, Feature]:
     Args:
         read: Reads the message.
         start: Its first byte.
-        stop: The byte behind it.
+        stop: The byte after it.
 
     Returns:
         The features by name; none for a message of another kind.
@@ -213,7 +213,7 @@ def tensor_header(read: Read, start: int, stop: int) -> tuple[np.dtype[Any], tup
     Args:
         read: Reads the message.
         start: Its first byte.
-        stop: The byte behind it.
+        stop: The byte after it.
 
     Returns:
         Dtype and shape.

@@ -71,7 +71,7 @@ def partial_path(path: Path, folder: Path | None = None) -> Path:
 
     Args:
         path: The file.
-        folder: Where the unfinished file lies; None for beside `path`.
+        folder: Where the unfinished file lies; None: next to `path`.
 
     Returns:
         A path that no other call returns, with the suffix of `path`.
@@ -132,7 +132,7 @@ def atomic_files(paths: Sequence[Path], staging: Path | None = None) -> Iterator
 
     Args:
         paths: The files, which are replaced if they exist.
-        staging: Folder where they are written first, on the same disk; None for beside each file.
+        staging: Folder where they are written first, on the same disk; None: next to each file.
 
     Yields:
         For each file, in order, a function that appends bytes.

@@ -25,7 +25,7 @@ class WireType(IntEnum):
     VARINT = 0
     FIXED64 = 1
     LENGTH = 2
-    """Its length as a varint, followed by so many bytes: text, a message, or many numbers in a row."""
+    """Its length as a varint, followed by that many bytes: text, a message, or many numbers in a row."""
     FIXED32 = 5
 
 
@@ -35,7 +35,7 @@ class Field(NamedTuple):
     number: int
     wire: WireType
     start: int
-    """First byte of the value; for a varint the byte behind it, as for `stop`."""
+    """First byte of the value; for a varint the byte after it, like `stop`."""
     stop: int
     value: int
     """The value of a varint, 0 for other types."""
@@ -47,7 +47,7 @@ def fields(read: Read, start: int, stop: int) -> Iterator[Field]:
     Args:
         read: Reads the message.
         start: Its first byte.
-        stop: The byte behind it.
+        stop: The byte after it.
 
     Yields:
         The fields in order.
@@ -79,7 +79,7 @@ def fields(read: Read, start: int, stop: int) -> Iterator[Field]:
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:
-    """Decode an unsigned integer; returns it and the position behind it."""
+    """Decode an unsigned integer; returns it and the position after it."""
     value = 0
     for shift in range(0, 7 * _VARINT_BYTES, 7):
         if position >= len(content):

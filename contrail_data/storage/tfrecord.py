@@ -35,7 +35,7 @@ class Span(NamedTuple):
 
     @property
     def stop(self) -> int:
-        """The byte behind the payload."""
+        """The byte after the payload."""
         return self.start + self.length
 
 

@@ -10,10 +10,10 @@ from contrail_data.compiled import compiled
 from contrail_data.composites import Composite, evaluate, quantise
 
 _BLOCK_ROWS = 32
-"""So many rows of a record stay in the processor's cache."""
+"""Number of rows of a record that stay in the processor's cache."""
 _NO_BAND = -1
 _SUMMED, _COUNTED = 8192, 128
-"""So many pixels are added up in 32 bits, their squares too, and counted in a byte: many are added at once."""
+"""Numbers of pixels that add up in 32 bits, squared too, and that a byte can count, so that many are added at once."""
 
 
 def stored_frames(

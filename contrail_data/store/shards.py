@@ -172,7 +172,7 @@ class ShardReader:
             IndexError: If there is no such sample or unit.
             ValueError: If `out` does not fit.
         """
-        # What was read before takes few steps to the copy; benchmarks/loader.py measures them beside it.
+        # Few steps precede the copy of what was read before; benchmarks/loader.py compares them with the copy.
         number, position = divmod(sample, SHARD)
         file, request = self._files.get(number), self._requests.get(tuple(units))
         if request is None:

@@ -46,7 +46,7 @@ class AbiContent:
     satellite: int
     grid: FixedGrid
     kelvin: Mapping[int, npt.NDArray[np.float32]]
-    """Brightness temperature (y, x) by band; NaN beside the Earth."""
+    """Brightness temperature (y, x) by band; NaN off the Earth."""
     times: tuple[np.datetime64, np.datetime64, np.datetime64]
     """When the scan starts and ends and when the file is created."""
 

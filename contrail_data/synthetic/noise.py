@@ -52,7 +52,7 @@ def power_law_noise(
         n: Rows and columns.
         slope: Exponent of the spectrum.
         drift: Rows and columns per frame; the fields of all frames of a record are returned if it is given.
-        turn: Change between frames besides the drift: radians per frame at which a second field is mixed in.
+        turn: Change between frames in addition to the drift: radians per frame at which a second field is mixed in.
         stretch: Factor by which features are lengthened along `angle`.
         angle: Direction of features, in radians from the column axis.
         wavelength: Wavelength in pixels of ridges across `angle`, such as cloud streets; 0 for none.

@@ -11,6 +11,7 @@ from pathlib import Path
 # as long as one. This must be set before anything imports torch; subprocesses inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -23,6 +24,8 @@ from helpers.shared import shared
 from helpers.stores import build_small
 
 speed_up_imports()
+hypothesis.settings.register_profile("any speed", deadline=None)
+hypothesis.settings.load_profile("any speed")
 
 
 @pytest.hookimpl(trylast=True)

@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from contrail_data.errors import ContrailError
 
 SEED = 20261123
-many = settings(
-    max_examples=400, deadline=None, derandomize=False, database=None, suppress_health_check=list(HealthCheck)
-)
+many = settings(max_examples=400, derandomize=False, database=None, suppress_health_check=list(HealthCheck))
 some = settings(many, max_examples=80)
 # Each edit: its relative position, the number of bytes to remove there, and the bytes to insert.
 edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4)

@@ -200,7 +200,7 @@ VALID = ODD.replace("kind: samples}", f"kind: samples, version: 2, digest: 'sha2
     "    # next", "    ash@1: {driver: zarr, args: {urlpath: s3://b/a.zarr}, metadata: {samples: 9, time: [a, b]}}"
 )
 NEW = {"driver": "zarr", "args": {"urlpath": "x.zarr"}, "metadata": {"digest": f"sha256:{'0b' * 32}"}}
-FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 def _watch(event: str, _: tuple[Any, ...]) -> None:

@@ -173,7 +173,7 @@ def test_arguments_broadcast():
 places = st.floats(-90, 90), st.floats(-180, 180), st.integers(0, 60 * 366 * 86400)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(*places)
 def test_solar_zenith_at_the_antipode_is_the_supplement(latitude, longitude, seconds):
     time = np.datetime64("1980-01-01") + np.timedelta64(seconds, "s")
@@ -186,7 +186,7 @@ def test_solar_zenith_at_the_antipode_is_the_supplement(latitude, longitude, sec
     assert min(abs(later - 1), abs(later + 23)) < 1e-9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(-80, 80), st.floats(-75, 75))
 def test_satellite_zenith_is_symmetric(latitude, offset):
     assert satellite_zenith(latitude, -75.2 + offset) == pytest.approx(satellite_zenith(-latitude, -75.2 - offset))

@@ -33,7 +33,7 @@ def clouds(dy: float, dx: float) -> np.ndarray:
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.floats(-6, 6), st.floats(-6, 6))
 def test_flow_recovers_a_known_motion_and_carries_the_label_along(dy: float, dx: float) -> None:
     flow = flow_between(clouds(0, 0), clouds(dy, dx))
@@ -49,7 +49,7 @@ def test_flow_recovers_a_known_motion_and_carries_the_label_along(dy: float, dx:
     assert reliability[0] > 0.8
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.floats(-4, 4), st.floats(-0.05, 0.05))
 def test_flow_recovers_a_rotation_and_a_stretch_within_a_pixel(degrees: float, stretch: float) -> None:
     turn = np.deg2rad(degrees)

@@ -49,7 +49,7 @@ def test_scans_are_searched_that_began_a_quarter_of_an_hour_before_a_label() -> 
     assert (np.diff(times) <= np.timedelta64(5, "m")).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 11_000.0]))
 def test_shapes_of_pixels_mark_these_pixels_whatever_their_altitude(seed: int, altitude: float) -> None:
     """Shapes corrected for parallax go back to where the scan shows them."""

@@ -178,7 +178,7 @@ def test_a_large_group_is_listed_by_its_first_record():
         assert set(getattr(between, side)) == set(getattr(all_between, side))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.booleans())
 def test_large_groups_of_one_place_and_time_show_every_record_that_leaks(seed, count, within):
     rng = np.random.default_rng(seed)
@@ -217,7 +217,7 @@ def records_at_random(rng: np.random.Generator, count: int, *, repeated: bool) -
     return some.assign(time=some["time"].where(~single | (xr.DataArray(range(8), dims="time") == 4)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.booleans())
 def test_leaks_and_groups_are_those_of_every_pair(seed, count, repeated):
     rng = np.random.default_rng(seed)
@@ -256,7 +256,7 @@ def compare_with_every_pair(all_records: xr.Dataset, rng: np.random.Generator, c
         assert pairs_between_folds([a, b], make_folds(group, rng.random(count) < 0.4, 2)) == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6))
 def test_folds_keep_groups_together_and_are_balanced_and_stable(seed, k):
     rng = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from contrail_data.composites import COMPOSITES, evaluate, quantise
 from contrail_data.store.frames import stored_frames, sum_levels
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["ash", "ash_cira", "bands_diffs", "ash_wide"]),
     st.sampled_from([np.uint8, np.float16, np.float32]),
@@ -65,7 +65,7 @@ def test_a_missing_pixel_changes_no_other_one() -> None:
     np.testing.assert_array_equal(frames[1], whole[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 20), st.integers(1, 20))))
 def test_levels_are_summed_in_each_channel(image_tcyx: np.ndarray) -> None:
     levels = np.moveaxis(image_tcyx, 1, 0).reshape(image_tcyx.shape[1], -1).astype(np.int64)

@@ -30,7 +30,7 @@ layouts = st.fixed_dictionaries(
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(layouts, st.data())
 def test_arrays_written_by_zarr_are_read(tmp_path_factory, layout: dict, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("array")

@@ -11,7 +11,7 @@ from contrail_data.store.moments import moments
 from contrail_data.store.stats import combined, merge
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from([np.uint8, np.float16, np.float32]),
     st.integers(1, 6),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -27,7 +27,6 @@ CLEANINGS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     p=MAPS, valid=VALID, low=st.floats(0, 0.5), size=st.integers(1, 6), long=st.floats(1, 4), reach=st.integers(0, 3)
 )
@@ -47,7 +46,6 @@ def test_each_switch_adds_or_removes_only_its_own_pixels(p, valid, low, size, lo
         np.testing.assert_array_equal(clean(cleaned.astype(np.float32), valid, less), cleaned)
 
 
-@settings(deadline=None)
 @given(p=MAPS, valid=VALID, cleaning=CLEANINGS, more=st.integers(1, 6))
 def test_combined_switches_stay_within_valid_pixels_and_ignore_the_direction_of_time(p, valid, cleaning, more) -> None:
     cleaned = clean(p, valid, cleaning)

@@ -20,7 +20,7 @@ MASKS = arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SEEDS, st.integers(2, 40))
 def test_the_major_axis_is_that_of_numpys_covariance_and_eigenvectors(seed: int, count: int) -> None:
     points = np.random.default_rng(seed).normal(size=(count, 2)) * [1, 3]
@@ -38,7 +38,7 @@ def test_points_without_a_direction_lie_along_their_rows(pixels: list[list[int]]
     np.testing.assert_array_equal(major_axis(np.array(pixels))[1], [0, 1])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(MASKS)
 def test_pieces_are_a_skeleton_without_forks_and_spurs(mask: np.ndarray) -> None:
     padded = np.pad(mask, 1)
@@ -55,7 +55,7 @@ def test_pieces_are_a_skeleton_without_forks_and_spurs(mask: np.ndarray) -> None
         assert tuple(piece[0]) <= tuple(piece[-1])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(MASKS)
 def test_the_pixels_of_regions_are_in_order_of_rows(mask: np.ndarray) -> None:
     labels, _ = ndimage.label(mask, plain.EIGHT)

@@ -122,7 +122,7 @@ def test_a_rough_edge_does_not_split_a_contrail() -> None:
         assert_are_lines(separate(p, threshold=0.5), [(degrees, 92)])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(mask=MASKS, seed=st.integers(0, 3))
 def test_every_pixel_of_any_mask_belongs_to_one_contrail(mask: np.ndarray, seed: int) -> None:
     p = np.random.default_rng(seed).random(mask.shape).astype(np.float32)
@@ -139,7 +139,7 @@ def test_every_pixel_of_any_mask_belongs_to_one_contrail(mask: np.ndarray, seed:
             assert 0 <= one.orientation < 180
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(mask=MASKS)
 def test_thinning_keeps_what_is_connected(mask: np.ndarray) -> None:
     mask = np.pad(mask, 1)
@@ -192,7 +192,7 @@ def test_real_labels_that_are_a_single_line_stay_whole(real_data: Path) -> None:
 @given(
     arrays(np.int8, st.tuples(st.integers(1, 12), st.just(2), st.just(2)), elements=st.integers(0, 30)), st.floats(1, 8)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_lines_are_kept_whose_points_are_not_near_those_of_the_lines_kept_before(
     ends: np.ndarray, reach: float
 ) -> None:

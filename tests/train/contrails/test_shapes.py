@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from pyproj import Geod, Transformer
 from scipy import ndimage
@@ -138,7 +138,6 @@ def test_a_region_that_reaches_off_the_earth_is_left_out() -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(mask=arrays(np.bool_, (12, 13)))
 def test_any_mask_gives_valid_shapes_that_cover_its_pixels(mask: np.ndarray) -> None:
     grid = GRID.window(100, 100, *mask.shape)

@@ -56,7 +56,7 @@ def test_contrails_that_cross_keep_their_tracks() -> None:
 
 
 @given(st.floats(-8, 8), st.floats(-8, 8), st.floats(0, 180))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_steps_are_across_the_line_as_it_moves_and_along_it_as_the_flow_says(
     down: float, right: float, degrees: float
 ) -> None:
@@ -103,7 +103,7 @@ def test_a_gap_in_time_ends_all_tracks_with_nothing_known() -> None:
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_later_images_change_no_track_of_earlier_ones(seed: int) -> None:
     """Lines at random that move, break, vanish and appear; and each instance is in one track."""
     rng = np.random.default_rng(seed)

@@ -23,7 +23,7 @@ from helpers.cli import run_command
 from helpers.stores import build_small
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=60), st.floats(0, 0.9))
 def test_holdout_takes_whole_groups_of_each_kind(records: list[tuple[int, bool]], fraction: float) -> None:
     group = np.array([str(g) for g, _ in records])
@@ -38,7 +38,7 @@ def test_holdout_takes_whole_groups_of_each_kind(records: list[tuple[int, bool]]
     assert len(set(group[held]) - set(group[kept])) <= 1  # a new group releases at most one held-out group
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=60), st.integers(2, 6))
 def test_every_record_is_held_out_in_exactly_one_fold(records: list[tuple[int, bool]], folds: int) -> None:
     group = np.array([str(g) for g, _ in records])

@@ -23,7 +23,7 @@ from contrail_train.data.training_data import open_training_data
 from helpers.batches import collect
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 4), st.integers(0, 3), st.integers(1, 2))
 def test_all_ranks_together_see_each_sample_once(count: int, batch: int, world: int, epoch: int, together: int) -> None:
     seed = 0

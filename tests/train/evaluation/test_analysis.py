@@ -142,7 +142,7 @@ def test_worst_records_include_misses_and_false_alarms() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 12), st.booleans(), st.integers(0, 1000))
 def test_totals_of_every_table_match_the_records(count: int, has_location: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
@@ -24,7 +24,6 @@ def contrails(*rows: tuple[int, int, int], confidence: float = 0.8) -> Instances
     return measured(labels, np.full(labels.shape, confidence))
 
 
-@settings(deadline=None)
 @given(predicted=LABELS, labelled=LABELS)
 def test_without_tolerance_the_overlap_is_the_usual_intersection_over_union(predicted, labelled) -> None:
     iou = tolerant_iou(predicted, labelled, 0)
@@ -34,7 +33,6 @@ def test_without_tolerance_the_overlap_is_the_usual_intersection_over_union(pred
             assert iou[p - 1, t - 1] == pytest.approx((a & b).sum() / max((a | b).sum(), 1))
 
 
-@settings(deadline=None)
 @given(predicted=LABELS, labelled=LABELS, tolerance=st.integers(0, 3))
 def test_tolerance_never_lowers_the_overlap_and_is_the_same_both_ways(predicted, labelled, tolerance) -> None:
     iou = tolerant_iou(predicted, labelled, tolerance)
@@ -50,7 +48,6 @@ def test_tolerance_never_lowers_the_overlap_and_is_the_same_both_ways(predicted,
             assert iou[p - 1, t - 1] == pytest.approx(shared / max(shared + beyond, 1))
 
 
-@settings(deadline=None)
 @given(
     confidence=arrays(np.float64, 12, elements=st.sampled_from([0.1, 0.2, 0.5, 0.7, 0.9])),
     is_hit=arrays(np.bool_, 12).filter(np.any),

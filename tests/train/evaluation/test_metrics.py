@@ -51,7 +51,7 @@ def brute_dice(prob: np.ndarray, target: np.ndarray, threshold: float) -> float:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(predictions())
 def test_histograms_give_dice_at_every_threshold(case: tuple[np.ndarray, np.ndarray]) -> None:
     prob, target = case
@@ -73,7 +73,7 @@ def test_histograms_give_dice_at_every_threshold(case: tuple[np.ndarray, np.ndar
     assert dice == brute_dice(prob, target, threshold)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(predictions())
 def test_average_precision_is_the_sum_over_distinct_scores(case: tuple[np.ndarray, np.ndarray]) -> None:
     prob, target = case
@@ -141,7 +141,7 @@ def test_tolerant_counts_match_an_example_counted_by_hand() -> None:
 
 
 @given(hnp.arrays(bool, (6, 7)), hnp.arrays(bool, (6, 7)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_tolerant_dice_without_tolerance_equals_dice(predicted: np.ndarray, target: np.ndarray) -> None:
     exact = metrics.tolerant_dice(*metrics.tolerant_counts(predicted, target, tolerance=0))
     size = int(predicted.sum()) + int(target.sum())
@@ -149,7 +149,7 @@ def test_tolerant_dice_without_tolerance_equals_dice(predicted: np.ndarray, targ
 
 
 @given(hnp.arrays(bool, (9, 11)), hnp.arrays(bool, (9, 11)), st.sampled_from([0, 1, 1.5, 2.0, 2.3, 12]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pixels_near_others_are_those_within_the_euclidean_distance(
     predicted: np.ndarray, target: np.ndarray, tolerance: float
 ) -> None:
@@ -169,7 +169,7 @@ def test_record_dice_matches_an_example_counted_by_hand() -> None:
 counts = st.integers(0, 20)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 6), counts, counts, counts), min_size=1, max_size=12))
 def test_best_gate_is_the_best_of_all_candidates(records: list[tuple[int, int, int, int]]) -> None:
     score, tp, fp, fn = np.array(records).T

@@ -87,7 +87,7 @@ def blob(row: float = 10.2, column: float = 13.7) -> Tensor:
     return torch.from_numpy(np.broadcast_to(bump, (1, 1, 3, SIDE, SIDE)).astype(np.float32))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(-3, 3), st.floats(-3, 3))
 def test_to_label_frame_is_a_linear_shift(dy: float, dx: float) -> None:
     image = np.random.default_rng(0).random((9, 11))

@@ -124,7 +124,7 @@ def test_axes_that_reach_the_outer_edges_are_paired_by_index_and_reported(ours: 
     assert result.notes == ["the centres of pixels differ by up to 0.50 pixel between the files"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_windows_of_a_scan_are_compared_where_they_overlap(ours: Path, data: st.DataObject) -> None:
     """Against slices of the whole scan."""

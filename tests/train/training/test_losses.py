@@ -244,7 +244,7 @@ def test_the_loss_is_computed_in_float32_under_autocast() -> None:
     assert torch.equal(loss, segmentation_loss(logits.bfloat16().float(), target, torch.ones(4), config))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(-12, 12), st.integers(0, 4)), min_size=1, max_size=12),
     st.sampled_from(TERMS),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ruamel.yaml.mergevalue  # noqa: F401 (imported by edits otherwise, while files are watched)
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

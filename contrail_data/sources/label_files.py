@@ -136,7 +136,7 @@ def _ogr_features(path: Path) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
     try:
         layers = {name: geopandas.read_file(path, layer=name) for name, kind in pyogrio.list_layers(path) if kind}
     except Exception as error:  # of GDAL, PROJ, shapely or pandas
-        reason = first_line(error).partition(";")[0].rstrip(".").replace(f"'{path}' ", "")
+        reason = first_line(error, path).partition(";")[0].rstrip(".")
         raise ContrailError(f"{path}: cannot be read ({reason}); save it again") from None
     for name, layer in layers.items():
         if layer.crs is None:

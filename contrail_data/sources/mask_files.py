@@ -4,7 +4,6 @@ A file of Google's Contrails API, version 2, has `mask` (time, y, x) as float32,
 `projection`, a PROJ string; ours have the same axes and a CF grid mapping.
 """
 
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -109,7 +108,7 @@ def _unreadable(path: Path, error: Exception) -> str:
     kind = {".nc": "NetCDF", ".zarr": "zarr"}.get(path.suffix.lower(), "GeoTIFF")
     if path.is_file() and not path.stat().st_size:
         return f"{path}: cannot be read as {kind} (0 bytes); fetch it again"
-    reason = re.sub(f"'[^']*{re.escape(path.name)}'[: ]*", "", getattr(error, "strerror", None) or first_line(error))
+    reason = getattr(error, "strerror", None) or first_line(error, path)
     return f"{path}: cannot be read as {kind} ({reason.rstrip('.')}); check it, or fetch it again"
 
 

@@ -391,16 +391,18 @@ def is_stray(name: str) -> bool:
     return name.startswith(("._", ".nfs")) or name.lower() in _STRAY
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: BaseException, path: Path | None = None) -> str:
     """Shorten the message of an error.
 
     Args:
         error: The error.
+        path: File whose quoted path is omitted, however long it is.
 
     Returns:
         The code of an answer in XML, the first line of any other message, or else the type of the error.
     """
     if code := re.search(r"<Code>(\w+)</Code>", str(error)):
         return code[1]
-    lines = str(error).splitlines()
+    text = str(error) if path is None else re.sub(f"'[^']*{re.escape(path.name)}'[: ]*", "", str(error))
+    lines = text.splitlines()
     return lines[0][:150] if lines else type(error).__name__

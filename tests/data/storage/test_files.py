@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from contrail_data.errors import ContrailError
-from contrail_data.storage.files import partial_path, reported_errors
+from contrail_data.storage.files import first_line, partial_path, reported_errors
 from contrail_data.storage.place import Place
 from contrail_data.store.verify import verify
 from contrail_data.synthetic.abi import write_abi
@@ -71,3 +71,8 @@ def test_an_unfinished_file_is_reported_by_the_name_that_it_will_have(tmp_path: 
         reported_errors(str(partial_path(partial_path(tmp_path / "model.pt2"))), "written"),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_reason_is_not_cut_short_by_the_path_of_its_file() -> None:
+    path = Path("/", "a" * 200, "x.gpkg")
+    assert first_line(OSError(f"'{path}' not recognized as being in a supported file format"), path).endswith("format")

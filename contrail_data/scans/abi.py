@@ -52,6 +52,8 @@ BLOCK_ROWS = 500
 # Values that stand for none if a variable states no other, as in netCDF4.default_fillvals.
 _NO_VALUE: dict[str, float] = {"i1": -127, "u1": 255, "i2": -32767, "u2": 65535, "i4": -2147483647, "u4": 4294967295}
 _NO_VALUE |= {"f4": 9.969209968386869e36, "f8": 9.969209968386869e36}
+_TRUNCATED = re.compile(r"truncated file: eof = (\d+),.* stored_eof = (\d+)")
+"""What HDF5 says of a file that was not copied in full: the bytes that are there, and that should be."""
 _MISSING = ("_FillValue", "missing_value", "valid_range", "valid_min", "valid_max")
 _EPOCH: np.datetime64 = np.datetime64("2000-01-01T12:00:00", "ns")
 
@@ -265,6 +267,8 @@ def _opened(url: str) -> Iterator[Any]:
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, deflate.DeflateError) as error:
         _file.cache_clear()
         reason = "missing" if isinstance(error, FileNotFoundError) else first_line(error)[:100]
+        if sizes := _TRUNCATED.search(str(error)):
+            reason = "truncated: {:,} of {:,} bytes".format(*map(int, sizes.groups()))
         raise ContrailError(f"{url}: cannot be read ({reason}); fetch the file again") from None
 
 

@@ -90,6 +90,7 @@ def test_copies_of_one_scan_and_band_are_used_once_and_reported(tmp_path: Path) 
     (tmp_path / f".{paths[1].name}.Xy12Ab").write_bytes(paths[1].read_bytes()[:3000])  # what rsync has not finished
     cut = tmp_path / f"{stem_of(paths[1])}.nc.download"
     cut.write_bytes(paths[1].read_bytes()[:3000])
+    size = paths[1].stat().st_size
     listing = list_abi_scans(str(tmp_path), BANDS)
     used = tmp_path / "mirror" / paths[0].name
     assert listing.scans[0].files == tuple(sorted(map(str, [used, *paths[1:]])))
@@ -98,8 +99,7 @@ def test_copies_of_one_scan_and_band_are_used_once_and_reported(tmp_path: Path) 
         note = f"({number}).nc: replaced by a copy of the same scan and band, {paths[0].name}"
         assert sum(note in line for line in listing.notes) == 1
     assert f"{paths[0]}: replaced by a copy of the same scan and band, {used}" in listing.notes
-    assert len(listing.problems) == 1
-    assert listing.problems[0].startswith(f"{cut}: cannot be read")
+    assert listing.problems == [f"{cut}: cannot be read (truncated: 3,000 of {size:,} bytes); fetch the file again"]
 
 
 def test_one_bad_file_or_missing_band_sets_aside_its_scan_only(tmp_path: Path) -> None:

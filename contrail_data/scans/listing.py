@@ -253,7 +253,7 @@ def list_satpy_scans(where: str, reader: str, bands: tuple[int, ...]) -> ScanLis
     if len(kinds) > 1:
         names = ", ".join(sorted(" ".join(kind) for kind in kinds))
         raise ContrailError(f"{where}: files of several kinds ({names}); choose those of one satellite and sector")
-    available = {band for scan in reported for band in scan.bands}
+    available = {band for scan, missed in reported.items() for band in (*scan.bands, *missed)}
     return _with_all_bands(where, bands, reported, available, list(filter(None, notes)), problems)
 
 

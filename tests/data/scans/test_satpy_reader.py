@@ -210,6 +210,10 @@ def test_a_damaged_ami_file_is_named_in_the_error(real_data: Path, tmp_path: Pat
         assert "ir087" in problem
         assert "satpy cannot read it" in problem
         assert "\n" not in problem
+    for path in paths[1:]:
+        (tmp_path / path.name).symlink_to(path)
+    with pytest.raises(ContrailError, match=f"no scan has all of bands .*, since {broken}: satpy cannot read it"):
+        list_satpy_scans(str(tmp_path), "auto", (11, 14, 15))
 
 
 @pytest.mark.parametrize("module", ["satpy", "pyspectral"])

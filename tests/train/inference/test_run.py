@@ -126,6 +126,7 @@ def test_only_pixels_of_another_size_are_warned_about(
 ) -> None:
     model, store = load_model(finished, "cpu"), open_store(unseen)
     replace(model, size=2 * model.size).for_store(store)
+    replace(model, pixel=1.07 * model.pixel).for_store(store)  # a tile of OpenContrails beside the median of all
     assert not caplog.messages
     replace(model, pixel=2 * model.pixel).for_store(store)
     assert "contrails differ in width" in caplog.text

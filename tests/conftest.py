@@ -95,7 +95,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
 
     from contrail_train.inference.export import export
-    from contrail_train.inference.exported import SUFFIXES
+    from contrail_train.inference.names import SUFFIXES
     from helpers.exports import SIDE, small_predictor
 
     def write(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from contrail_data.errors import UsageError
 from contrail_data.scans.abi_files import is_archive
 from contrail_data.settings.fields import fields_of
 from contrail_data.settings.parse import as_plain
-from contrail_data.sources.open import recognise
+from contrail_data.sources.recognise import recognise
 from contrail_data.storage.documents import read_document
 from contrail_data.storage.place import place_of
 

@@ -24,7 +24,7 @@ from contrail_data.sources.joined import joined
 from contrail_data.storage.documents import read_document
 from contrail_data.storage.place import place_of
 from contrail_data.store.manifest import Damaged, read_provenance, read_verified_provenance
-from contrail_data.store.schema import Codec, Kind, PixelDtype, require_kind
+from contrail_data.store.schema import Codec, PixelDtype, require_samples
 from contrail_data.store.settings import StoreSettings
 
 ADDRESSES = {"path", "like", "labels"}
@@ -210,7 +210,7 @@ def recipe_of(store: xr.Dataset) -> Recipe:
             stores; or if the provenance is damaged.
     """
     path = store.attrs["path"]
-    require_kind(store, Kind.SAMPLES, remedy="print the recipe of the store that it was predicted for")
+    require_samples(store)
     if "parents" in store.attrs:
         parents = ", ".join(digest[:15] for digest in store.attrs["parents"])
         remedy = "print the recipes of those; its provenance.json states the command"

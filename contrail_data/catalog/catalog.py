@@ -6,36 +6,16 @@ A name may have several versions: the key `ash` is the newest one and states it 
 the key `ash@2` is version 2.
 """
 
-import os
 from pathlib import Path
 
 import xarray as xr
 
 from contrail_data.catalog.entries import Entry
-from contrail_data.catalog.file import read_catalog
-from contrail_data.catalog.index import CATALOG, add_content, find_catalog
+from contrail_data.catalog.index import add_content
 from contrail_data.catalog.metadata import describe
-from contrail_data.errors import ContrailError
-from contrail_data.storage.place import Place, place_of
+from contrail_data.catalog.stores import find_store_entry, read_entry
 from contrail_data.store.cache import local_copy
 from contrail_data.store.reader import open_store
-from contrail_data.store.schema import GROUP
-
-
-def find_place(store: str) -> Place:
-    """Find out where a store lies.
-
-    Args:
-        store: Path, URL, catalog name (its newest version) or `name@version`.
-
-    Returns:
-        The place, which need not exist.
-
-    Raises:
-        ContrailError: If the name is unknown; the message suggests the nearest one.
-    """
-    entry = _find_entry(store)
-    return place_of(store if entry is None else entry.location)
 
 
 def open_named(store: str | Path, *, copies: bool = True) -> xr.Dataset:
@@ -53,7 +33,7 @@ def open_named(store: str | Path, *, copies: bool = True) -> xr.Dataset:
             if its digest is not the one that its entry states.
     """
     address = str(store)
-    entry = _find_entry(address)
+    entry = find_store_entry(address)
     digest = entry.digest if entry is not None else None
     if copies and digest is not None and (copy := local_copy(digest)) is not None:
         return open_store(copy)
@@ -71,26 +51,8 @@ def open_entry(entry: Entry) -> xr.Dataset:
 
     Returns:
         The store.
-
-    Raises:
-        ContrailError: If the store cannot be opened, or its digest is not the stated one; the message names the entry.
     """
-    location, stated = entry.location, entry.digest
-    if "://" not in location and not os.path.exists(location):
-        raise ContrailError(
-            f'{entry}: {location} is missing; put the store there, or "contrail-data catalog rm {entry.key}"'
-        )
-    try:
-        store = open_store(location)
-    except ContrailError as error:
-        raise ContrailError(f"{entry}: {error}") from None
-    digest = store.attrs["digest"]
-    if stated not in (None, digest):
-        raise ContrailError(
-            f"{entry}: {location} has digest {digest[:15]}…, the catalog says {stated[:15]}…; restore the store, or "
-            'add it as a new version with "contrail-data catalog add"'
-        )
-    return store
+    return read_entry(entry, open_store)
 
 
 def add_entry(catalog: Path, name: str, url: str, store: xr.Dataset, text: str | None) -> int:
@@ -112,26 +74,3 @@ def add_entry(catalog: Path, name: str, url: str, store: xr.Dataset, text: str |
     return add_content(
         catalog, name, url, "zarr", metadata, text or f"{metadata['kind']} of composite {metadata['composite']}"
     )
-
-
-def _find_entry(store: str) -> Entry | None:
-    """Find the entry of a name; None for a URL, and for a path unless it leads to no store but has an entry.
-
-    Raises:
-        ContrailError: If there is no catalog, or no such name in it, or it is that of a model.
-    """
-    if "://" in store or os.path.exists(os.path.join(store, GROUP)):
-        return None
-    catalog = find_catalog()
-    if os.path.exists(store) and (catalog is None or store not in read_catalog(catalog).entries):
-        return None
-    if catalog is None:
-        raise ContrailError(
-            f"{store}: no such store, and no {CATALOG} in this folder or above; build it, or check the path"
-        )
-    entry = read_catalog(catalog).find(store)
-    if entry.is_model:
-        raise ContrailError(
-            f"{store}: is a model in {catalog}, not a store; name a store, see contrail-data catalog ls"
-        )
-    return entry

@@ -164,11 +164,10 @@ def build_ash(
     Bad records are reported, one line each, and set aside; the rest is built, and the exit code is 3. An interrupted
     build continues when the same command is run again, to the same bytes.
     """
-    from contrail_data.build.recipe import Recipe
     from contrail_data.composites import get_composite
     from contrail_data.scans.abi_files import is_archive
-    from contrail_data.settings.parse import validated
-    from contrail_data.sources.open import recognise
+    from contrail_data.scans.find import check_scans
+    from contrail_data.sources.recognise import find_format
     from contrail_data.storage.place import place_of
 
     channels = get_composite(composite)
@@ -178,8 +177,8 @@ def build_ash(
             raise UsageError(f"{source}: is a store already; subset, merge and append make new stores of it")
     if reader is not None:
         refuse_options(context, ("input_format", "since", "until", *ARCHIVE_OPTIONS), "beside --reader")
-    elif input_format is InputFormat.AUTO:
-        input_format = recognise(source, split)
+    else:
+        input_format = find_format(source, split, input_format)
     described: dict[str, Any] = {"path": source, "split": split}
     if reader is None and input_format is not InputFormat.ABI:
         refuse_options(context, (*SCAN_OPTIONS, *ARCHIVE_OPTIONS, *LABEL_OPTIONS), f"on {input_format.value}")
@@ -221,6 +220,11 @@ def build_ash(
         else:
             described |= {"kind": "abi", "since": since, "until": until, "product": product}
             described |= {"quality": _parse_quality(quality)}
+        check_scans(source, reader, product, timed=bool(time or since or until or like or labels))
+
+    from contrail_data.build.recipe import Recipe
+    from contrail_data.settings.parse import validated
+
     tree = {"sources": [described], "composite": channels, "dtype": dtype, "codec": codec, "size": size}
     recipe = validated(Recipe, {**tree, "label_shift": label_shift}, source)
     build_recipe(context, recipe, out, workers=workers, scheduler=scheduler, strict=strict, overwrite=overwrite)

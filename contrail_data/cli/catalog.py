@@ -81,11 +81,11 @@ def add(
     If the name exists, a store with another digest becomes its next version, and so does a model. A model of the hub is
     added with its commit. If there is no catalog, ./data_catalog.yaml is created.
     """
-    from contrail_data.catalog.catalog import add_entry, open_named
     from contrail_data.catalog.entries import catalog_file as parse_address
     from contrail_data.catalog.file import read_catalog
     from contrail_data.catalog.index import check_name, writable_catalog
     from contrail_data.catalog.models import add_model
+    from contrail_data.catalog.stores import check_store
     from contrail_data.model_folders.copies import inspect_model
 
     check_name(name)
@@ -94,6 +94,10 @@ def add(
     if (model := inspect_model(address)) is not None:
         kind, version = "model", add_model(path, name, model.address, model.manifest, text)
     else:
+        check_store(address)
+
+        from contrail_data.catalog.catalog import add_entry, open_named
+
         opened = open_named(address, copies=False)
         kind, version = "store", add_entry(path, name, str(opened.attrs["path"]), opened, text)
     entry = read_catalog(path).find(f"{name}@{version}")
@@ -130,14 +134,15 @@ def check(
     A store or model must be reachable, and have the digest and the properties that the entry states. The exit code is 4
     if any entry is bad.
     """
-    from contrail_data.catalog.check import check_entry
-
     catalog = _read(catalog_file)
     names = names or list(catalog.entries)
     bad = 0
     for name in names:
         try:
             entry = catalog.find(name)
+
+            from contrail_data.catalog.check import check_entry
+
             notes = check_entry(entry, deep=deep)
             print(f"ok   {_printable(entry.key)}{''.join(f' ({note})' for note in notes)}", flush=True)
         except ContrailError as error:

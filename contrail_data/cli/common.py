@@ -320,18 +320,11 @@ def is_store(name: str) -> bool:
     Returns:
         Whether a zarr group lies there.
     """
-    from contrail_data.catalog.index import find_catalog
+    from contrail_data.catalog.stores import find_place
     from contrail_data.storage.place import check_address
     from contrail_data.store.schema import GROUP
 
     check_address(name)
-    if "://" not in name:  # what needs no catalog is answered before xarray and zarr are imported
-        if (Path(name) / GROUP).is_file():
-            return True
-        if Path(name).exists() and find_catalog() is None:
-            return False
-    from contrail_data.catalog.catalog import find_place
-
     try:
         return find_place(name).size(GROUP) is not None
     except ContrailError:  # neither a place nor a name

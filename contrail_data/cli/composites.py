@@ -63,16 +63,25 @@ def show(
     """Explain a composite: its channels, their bounds in kelvin, and what they and their bands see."""
     from contrail_data.bands import BANDS, DIFFERENCES
     from contrail_data.composites import get_composite
-    from contrail_data.reports.composite_picture import difference_text
+    from contrail_data.scans.abi_files import local_paths
+    from contrail_data.scans.find import check_scans
+    from contrail_data.scans.satpy_files import readers_of
     from contrail_data.storage.files import check_new
 
+    composite = get_composite(name)
     if picture is None:
         refuse_options(context, ("scan", "reader", "theme", "overwrite"), "without --picture")
     else:
         check_new(picture, overwrite, ".png")
         if scan is None:
             raise ContrailError("--picture: needs a scan to draw; give one with --scan")
-    composite = get_composite(name)
+        scan = str(options.local_path(scan))
+        if reader is None and readers_of(local_paths(scan)):
+            reader = "auto"
+        check_scans(scan, reader)
+
+    from contrail_data.reports.composite_picture import difference_text
+
     fields = {"composite": composite.name, "reference": composite.reference or "none", "stored as": composite.dtype}
     print_fields(fields)
     rows, seen = [], []
@@ -93,14 +102,9 @@ def show(
 def _draw(composite: Composite, where: str, reader: str | None, picture: Path, theme: Theme) -> None:
     from contrail_data.reports.composite_picture import composite_picture
     from contrail_data.reports.figures import encode_png
-    from contrail_data.scans.abi_files import local_paths
     from contrail_data.scans.listing import list_abi_scans, list_satpy_scans
-    from contrail_data.scans.satpy_files import readers_of
     from contrail_data.storage.files import write_atomically
 
-    where = str(options.local_path(where))
-    if reader is None and readers_of(local_paths(where)):
-        reader = "auto"
     if reader is None:
         listing = list_abi_scans(where, composite.bands)
     else:

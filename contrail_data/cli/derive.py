@@ -16,7 +16,7 @@ from contrail_data.sources.base import InputFormat, LabelFilter
 
 def append(
     context: typer.Context,
-    store: options.Store,
+    store: options.Samples,
     source: Annotated[
         Path,
         typer.Argument(
@@ -38,12 +38,16 @@ def append(
     The settings are those of the old store, and records that it already holds are skipped. Complete files of the old
     store are hard-linked if both stores are on one disk, and copied within the service on object storage.
     """
+    from contrail_data.sources.recognise import find_format
+
+    refuse_workers(context, scheduler)
+    input_format = find_format(str(source), split, input_format)
+
     from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.open import open_source
     from contrail_data.sources.select import settings_of
     from contrail_data.sources.stores import appended
 
-    refuse_workers(context, scheduler)
     parent = open_named(store)
     settings = settings_of(parent)
     records = appended(parent, open_source(source, split, settings.composite, input_format))
@@ -51,7 +55,7 @@ def append(
 
 
 def subset(
-    store: options.Store,
+    store: options.Samples,
     out: options.Out,
     records: Annotated[
         list[str] | None, options.selection(help="Record id to take, or a file with one id per line; repeatable.")
@@ -106,7 +110,7 @@ def subset(
 
 
 def merge(
-    stores: options.Stores,
+    stores: options.SamplesOfStores,
     out: options.Out,
     overwrite: options.Overwrite = False,
     workers: options.Workers = options.CORES,

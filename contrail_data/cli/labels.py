@@ -30,7 +30,7 @@ def model_address(text: str) -> str:
 
 
 def pseudo_label(
-    store: options.Store,
+    store: options.Samples,
     model: Annotated[str, typer.Option(parser=model_address, help=MODEL_HELP, metavar="MODEL")],
     out: options.Out,
     frames: options.Frames = "all",
@@ -50,12 +50,14 @@ def pseudo_label(
     how a run uses them is set by data.pseudo. It names its parent and the model by digest, and the records that the
     model was trained on.
     """
+    selection = FrameSelection.parse(frames)
+
     from contrail_data.catalog.catalog import open_named
     from contrail_data.labels.write import write_labels
     from contrail_data.store.schema import Kind
     from contrail_train.workflows.symmetries import load_predictor
 
-    parent, selection = open_named(store), FrameSelection.parse(frames)
+    parent = open_named(store)
     predictor = load_predictor(model, device, tta)
     labelled = write_labels(
         parent,
@@ -71,7 +73,7 @@ def pseudo_label(
 
 def propagate(
     context: typer.Context,
-    store: options.Store,
+    store: options.Samples,
     out: options.Out,
     frames: options.Frames = "all",
     flow: Annotated[
@@ -92,14 +94,16 @@ def propagate(
 
     The result is a store of pseudo-labels for training, or a second opinion on those of a model.
     """
+    selection = FrameSelection.parse(frames)
+    if flow is FlowKind.DIS:
+        refuse_options(context, ["weights", "device"], "without --flow raft")
+
     from contrail_data.catalog.catalog import open_named
     from contrail_data.labels.flow import DIS
     from contrail_data.labels.flow import propagate as carry
 
-    selection, parent, method = FrameSelection.parse(frames), open_named(store), DIS
-    if flow is FlowKind.DIS:
-        refuse_options(context, ["weights", "device"], "without --flow raft")
-    else:
+    parent, method = open_named(store), DIS
+    if flow is FlowKind.RAFT:
         from contrail_train.inference.flow import flow_method
 
         method = flow_method(flow, weights, device)
@@ -108,8 +112,8 @@ def propagate(
 
 
 def compare_labels(
-    a: Annotated[str, typer.Argument(help="A store of pseudo-labels or predictions.", metavar="A")],
-    b: Annotated[str, typer.Argument(help="Another one, made from the same store.", metavar="B")],
+    a: Annotated[str, options.store_argument(help="A store of pseudo-labels or predictions.", metavar="A")],
+    b: Annotated[str, options.store_argument(help="Another one, made from the same store.", metavar="B")],
 ) -> None:
     """Print how two stores of labels agree, by offset from the labelled frame.
 

@@ -62,11 +62,13 @@ def report(
 
     One self-contained page: labels, places, times, channels, agreement of the annotators, examples.
     """
-    from contrail_data.catalog.catalog import open_named
-    from contrail_data.reports.store_page import store_page
     from contrail_data.storage.files import check_new, write_atomically
 
     check_new(out, overwrite, ".html")
+
+    from contrail_data.catalog.catalog import open_named
+    from contrail_data.reports.store_page import store_page
+
     write_atomically(out, [store_page(open_named(store)).encode()])
     print(out)
 
@@ -86,7 +88,10 @@ def preview(
     count: Annotated[int, options.selection(min=1, max=500, help="Records on a contact sheet.")] = 24,
     seed: Annotated[int, options.selection(min=0, max=2**32 - 1, help="Seed of the random sheet.")] = 0,
     prediction: Annotated[
-        str | None, typer.Option(help="Predictions or pseudo-labels of the store, to outline.")
+        str | None,
+        typer.Option(
+            help="Predictions or pseudo-labels of the store, to outline.", parser=options.store_address, metavar="STORE"
+        ),
     ] = None,
     flow: Annotated[
         bool,
@@ -100,8 +105,6 @@ def preview(
     Labels are outlined in yellow, predictions in magenta. Pictures go into a subfolder named after the store and its
     digest, so that pictures of different stores do not overwrite each other.
     """
-    from contrail_data.catalog.catalog import open_named
-    from contrail_data.reports import preview as pictures
     from contrail_data.storage.files import check_folder
 
     if record and not sheet:
@@ -111,6 +114,10 @@ def preview(
     if not record:
         refuse_options(context, ["flow"], "without --record")
     check_folder(out)
+
+    from contrail_data.catalog.catalog import open_named
+    from contrail_data.reports import preview as pictures
+
     opened = open_named(store)
     predicted = None if prediction is None else open_named(prediction)
     for record_id in record or []:
@@ -124,8 +131,8 @@ def preview(
 
 
 def diff(
-    a: Annotated[str, typer.Argument(help="A store.", metavar="A")],
-    b: Annotated[str, typer.Argument(help="Another store.", metavar="B")],
+    a: Annotated[str, options.store_argument(help="A store.", metavar="A")],
+    b: Annotated[str, options.store_argument(help="Another store.", metavar="B")],
     as_json: options.AsJson = False,
 ) -> None:
     """Print the differences between two stores.

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from contrail_data.geo.areas import Area, eastward
-from contrail_data.labels.predictor import Symmetries
+from contrail_data.labels.predictor import Symmetries, check_device, check_min_pixels
 from contrail_data.reports.choices import Theme
 from contrail_data.settings.times import utc_time
 
@@ -57,6 +57,54 @@ def local_path(text: str | Path) -> Path:
     return place.local_path(text)
 
 
+def store_address(text: str) -> str:
+    """Parse the address of a store, which is refused before xarray is imported if no intact store lies there.
+
+    Args:
+        text: Path, URL or catalog name.
+
+    Returns:
+        The address.
+    """
+    from contrail_data.catalog.stores import check_store
+
+    return check_store(text)
+
+
+def samples_address(text: str) -> str:
+    """Parse the address of a store of samples, as `store_address` does.
+
+    Args:
+        text: Path, URL or catalog name.
+
+    Returns:
+        The address.
+    """
+    from contrail_data.catalog.stores import read_header
+    from contrail_data.store.schema import require_samples
+
+    if (header := read_header(text)) is not None:
+        require_samples(header)
+    return text
+
+
+def store_target(text: str) -> str:
+    """Parse the address of a store to write, which is refused before the work if something else lies there.
+
+    Args:
+        text: Path or URL.
+
+    Returns:
+        The address.
+    """
+    from contrail_data.storage.place import place_of
+    from contrail_data.store.journal import check_place
+
+    if not (place := place_of(text)).remote:
+        check_place(place)
+    return text
+
+
 # Options that `--help` lists in a panel of their own.
 output = partial(typer.Option, rich_help_panel="Output")
 local_output = partial(output, parser=local_path, metavar="PATH")
@@ -69,9 +117,18 @@ cleaning = partial(typer.Option, rich_help_panel="Cleaning of masks")
 contrails = partial(typer.Option, rich_help_panel="Single contrails")
 scan_time = partial(time, rich_help_panel="Scans")
 
-Store = Annotated[str, typer.Argument(help="A store: a path, a URL or a name in data_catalog.yaml.", metavar="STORE")]
-Stores = Annotated[list[str], typer.Argument(help="Stores: paths, URLs or catalog names.", metavar="STORE")]
-Out = Annotated[str, output("-o", "--out", help="The store to write: a path or a URL (s3://...).")]
+STORE_HELP = "A store: a path, a URL or a name in data_catalog.yaml."
+store_argument = partial(typer.Argument, parser=store_address)
+Store = Annotated[str, store_argument(help=STORE_HELP, metavar="STORE")]
+Stores = Annotated[list[str], store_argument(help="Stores: paths, URLs or catalog names.", metavar="STORE")]
+Samples = Annotated[str, typer.Argument(parser=samples_address, help=STORE_HELP, metavar="STORE")]
+SamplesOfStores = Annotated[
+    list[str], typer.Argument(parser=samples_address, help="Stores: paths, URLs or catalog names.", metavar="STORE")
+]
+Out = Annotated[
+    str,
+    output("-o", "--out", parser=store_target, metavar="TEXT", help="The store to write: a path or a URL (s3://...)."),
+]
 Overwrite = Annotated[bool, output("--overwrite", help="Replace the store, or the unfinished build, at --out.")]
 OverwriteFile = Annotated[bool, output("--overwrite", help="Replace an existing file.")]
 AsJson = Annotated[bool, output("--json", help="Print JSON instead of text.")]
@@ -89,7 +146,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting; the value is YAML. Repeatable.", metavar="KEY=VALUE"),
 ]
-Device = Annotated[str, execution(help="auto (CUDA if available), cpu, cuda, cuda:1 ...")]
+Device = Annotated[
+    str, execution(parser=check_device, metavar="TEXT", help="auto (CUDA if available), cpu, cuda, cuda:1 ...")
+]
 Batch = Annotated[int, execution(min=1, max=4096, help="Samples predicted at once.")]
 Frames = Annotated[
     str, selection(help="Frames to predict: labelled, all, or offsets from the labelled frame, such as -1,0,1.")
@@ -103,7 +162,12 @@ Tta = Annotated[
     ),
 ]
 MinPixels = Annotated[
-    str, cleaning(help="Remove regions of fewer pixels. fit: the size fitted on the hold-out.", metavar="PIXELS|fit")
+    str,
+    cleaning(
+        parser=check_min_pixels,
+        help="Remove regions of fewer pixels. fit: the size fitted on the hold-out.",
+        metavar="PIXELS|fit",
+    ),
 ]
 Hysteresis = Annotated[
     float | None, cleaning(min=0, max=1, help="Let regions grow to connected pixels of at least this probability.")

@@ -33,6 +33,10 @@ def build(
     the store has another one, the exit code is 4. Where a message names an option of `build-ash`, such as --split, the
     recipe has a key of that name.
     """
+    from contrail_data.storage.documents import read_document
+
+    read_document(recipe)  # whether it is one is reported before xarray is imported
+
     from contrail_data.build.recipe import read_recipe
 
     build_recipe(
@@ -48,7 +52,7 @@ def build(
 
 def recipe(
     context: typer.Context,
-    store: options.Store,
+    store: options.Samples,
     out: Annotated[
         Path | None, options.local_output("-o", "--out", help="The YAML file to write.", show_default="print it")
     ] = None,
@@ -58,14 +62,16 @@ def recipe(
 
     Paths are those of the machine that built it; --set sources.0.path=PATH states where the data lies on another one.
     """
-    from contrail_data.build.recipe import recipe_of, to_yaml
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.storage.files import check_new, write_atomically
 
     if out is None:
         refuse_options(context, ["overwrite"], "without --out")
     else:
         check_new(out, overwrite, ".yaml", ".yml")
+
+    from contrail_data.build.recipe import recipe_of, to_yaml
+    from contrail_data.catalog.catalog import open_named
+
     text = to_yaml(recipe_of(open_named(store)))
     text = f"# If the raw data lies elsewhere: contrail-data build FILE -o STORE --set sources.0.path=PATH\n{text}"
     if out is None:

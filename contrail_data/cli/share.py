@@ -12,7 +12,7 @@ from contrail_data.errors import FoundDamage
 
 def verify(
     context: typer.Context,
-    store: options.Store,
+    store: Annotated[str, typer.Argument(help=options.STORE_HELP, metavar="STORE")],
     repair_from: Annotated[
         str | None,
         typer.Option(
@@ -27,17 +27,23 @@ def verify(
     Every file is verified against its checksum, the store against its digest, and statistics and counts against the
     samples. The exit code is 4 if anything is damaged and was not restored.
     """
-    from contrail_data.build.repair import repair_from_raw
-    from contrail_data.catalog.catalog import find_place
+    from contrail_data.catalog.stores import find_place
     from contrail_data.storage.place import place_of
-    from contrail_data.store.reader import open_store
-    from contrail_data.store.transfer import repair
-    from contrail_data.store.verify import verify as find_damage
+    from contrail_data.store.metadata import require_store
 
     from_raw = repair_from is not None and Path(place_of(repair_from).url).is_dir() and not is_store(repair_from)
     if not from_raw:
         refuse_options(context, ["workers"], "without --repair-from RAW")
     place = find_place(store)
+    require_store(place)
+    if repair_from is not None and not from_raw:
+        require_store(find_place(repair_from))
+
+    from contrail_data.build.repair import repair_from_raw
+    from contrail_data.store.reader import open_store
+    from contrail_data.store.transfer import repair
+    from contrail_data.store.verify import verify as find_damage
+
     damage = find_damage(place)
     for item in damage:
         print(f"{place}/{item.path}: {item.reason}")
@@ -74,20 +80,24 @@ def pull(
     Commands use a copy in the cache automatically, of a model also offline. An interrupted copy continues when the
     command is run again.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.catalog.models import fetch_named
+    from contrail_data.catalog.stores import check_store
     from contrail_data.model_folders.copies import copy_model
     from contrail_data.model_folders.manifest import verify_folder
     from contrail_data.storage.place import place_of
-    from contrail_data.store.cache import reserve_copy
-    from contrail_data.store.manifest import read_manifest
-    from contrail_data.store.transfer import copy_store
 
     if (model := fetch_named(address)) is not None:
         if out is not None:
             copy_model(model, place_of(out))
         print(f"{out or model}: intact, {verify_folder(model)['digest']}")
         return
+    check_store(address)
+
+    from contrail_data.catalog.catalog import open_named
+    from contrail_data.store.cache import reserve_copy
+    from contrail_data.store.manifest import read_manifest
+    from contrail_data.store.transfer import copy_store
+
     opened = open_named(address, copies=False)
     source, digest = place_of(opened.attrs["path"]), opened.attrs["digest"]
     target = reserve_copy(digest, read_manifest(source, opened.attrs["manifest"])) if out is None else place_of(out)
@@ -99,7 +109,12 @@ def push(
     context: typer.Context,
     store: options.Store,
     to: Annotated[
-        str, typer.Argument(help="Where to copy the store to: a URL (s3://...) or a new folder.", metavar="TO")
+        str,
+        typer.Argument(
+            parser=options.store_target,
+            help="Where to copy the store to: a URL (s3://...) or a new folder.",
+            metavar="TO",
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="Add the copy to the catalog under this name.")] = None,
     text: Annotated[str | None, typer.Option(help="Description for the catalog.")] = None,
@@ -108,17 +123,20 @@ def push(
 
     An interrupted copy continues when the command is run again.
     """
-    from contrail_data.catalog.catalog import add_entry, open_named
     from contrail_data.catalog.index import check_name, writable_catalog
     from contrail_data.storage.place import place_of
-    from contrail_data.store.transfer import copy_store
 
     if name is None:
         refuse_options(context, ["text"], "without --name")
     else:
         check_name(name)
         file = writable_catalog()
-    opened, target = open_named(store, copies=False), place_of(to)
+    target = place_of(to)
+
+    from contrail_data.catalog.catalog import add_entry, open_named
+    from contrail_data.store.transfer import copy_store
+
+    opened = open_named(store, copies=False)
     copy_store(place_of(opened.attrs["path"]), target)
     print(f"{target}: intact, {opened.attrs['digest']}")
     if name is not None:

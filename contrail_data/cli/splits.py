@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,14 @@ from contrail_data.errors import ContrailError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+def _records_address(text: str) -> str:
+    """Parse the address of a store or of a metadata file."""
+    return text if _is_metadata(text) else options.samples_address(text)
+
+
+records_argument = partial(typer.Argument, parser=_records_address)
 
 Minutes = Annotated[
     float,
@@ -42,7 +51,7 @@ Size = Annotated[
 def splits(
     context: typer.Context,
     stores: Annotated[
-        list[str], typer.Argument(help="Stores (paths, URLs, catalog names) or metadata files.", metavar="STORE")
+        list[str], records_argument(help="Stores (paths, URLs, catalog names) or metadata files.", metavar="STORE")
     ],
     out: Annotated[Path, options.local_output("-o", "--out", help="The CSV file to write.")] = Path("folds.csv"),
     k: Annotated[int, typer.Option("-k", "--folds", min=2, max=1000, help="Number of folds.")] = 5,
@@ -58,6 +67,14 @@ def splits(
     when others are added. The CSV has the columns record_id, store, group, fold and positive. Metadata files, such as
     validation_metadata.json, can be given in place of stores.
     """
+    from contrail_data.storage.files import check_new
+
+    if repeated := [name for name in stores if stores.count(name) > 1]:
+        raise ContrailError(f"{repeated[0]}: is given twice; name each store once")
+    if not any(map(_is_metadata, stores)):
+        refuse_options(context, ["size"], "without a metadata file")
+    check_new(out, overwrite, ".csv")
+
     import numpy as np
 
     from contrail_data.splits.folds import make_folds, pairs_between_folds, write_folds
@@ -65,14 +82,8 @@ def splits(
     from contrail_data.splits.images import similar_records
     from contrail_data.splits.leaks import Checked
     from contrail_data.splits.pairs import LISTED
-    from contrail_data.storage.files import check_new
     from contrail_data.store.samples import label_of
 
-    if repeated := [name for name in stores if stores.count(name) > 1]:
-        raise ContrailError(f"{repeated[0]}: is given twice; name each store once")
-    if not any(map(_is_metadata, stores)):
-        refuse_options(context, ["size"], "without a metadata file")
-    check_new(out, overwrite, ".csv")
     opened = [_open_records(name, size) for name in stores]
     records = [scalars for _, scalars in opened]
     similar = similar_records([store for store, _ in opened], records, listed=LISTED)
@@ -101,10 +112,10 @@ def splits(
 
 def audit(
     context: typer.Context,
-    a: Annotated[str, typer.Argument(help="A store or a metadata file.", metavar="A")],
+    a: Annotated[str, records_argument(help="A store or a metadata file.", metavar="A")],
     b: Annotated[
         str | None,
-        typer.Argument(help="Another store or metadata file. Without it, pairs within A are reported.", metavar="B"),
+        records_argument(help="Another store or metadata file. Without it, pairs within A are reported.", metavar="B"),
     ] = None,
     out: Annotated[
         Path | None,
@@ -126,13 +137,7 @@ def audit(
     pairs with the first one are listed. Metadata files, such as validation_metadata.json, can be given in place of
     stores; they have no raw data, images or labels.
     """
-    import numpy as np
-
-    from contrail_data.splits.audit import audit as audit_records
-    from contrail_data.splits.audit import leak_table, write_leaks
-    from contrail_data.splits.groups import SUMMARY_HEADER, summary_row
     from contrail_data.storage.files import check_new, write_atomically
-    from contrail_data.store.samples import site_of
 
     if out is not None and out == page:
         raise UsageError(f"{out}: is given for --out and for --page; give two names")
@@ -146,6 +151,14 @@ def audit(
         refuse_options(context, ["overwrite"], "without --out or --page")
     for path, suffix in files.items():
         check_new(path, overwrite, suffix)
+
+    import numpy as np
+
+    from contrail_data.splits.audit import audit as audit_records
+    from contrail_data.splits.audit import leak_table, write_leaks
+    from contrail_data.splits.groups import SUMMARY_HEADER, summary_row
+    from contrail_data.store.samples import site_of
+
     opened = [_open_records(name, size) for name in names]
     records = [scalars for _, scalars in opened]
     audited = audit_records([store for store, _ in opened], records, minutes=minutes, overlap=overlap, images=images)
@@ -184,10 +197,10 @@ def _open_records(name: str, size: int) -> tuple[xr.Dataset | None, xr.Dataset]:
     from contrail_data.catalog.catalog import open_named
     from contrail_data.sources.metadata import metadata_records
     from contrail_data.store.reader import read_scalars
-    from contrail_data.store.schema import Kind, require_kind
+    from contrail_data.store.schema import require_samples
 
     if _is_metadata(name):
         return None, metadata_records(Path(name), size)
     store = open_named(name)
-    require_kind(store, Kind.SAMPLES, remedy="give the store of samples that they were made from")
+    require_samples(store)
     return store, read_scalars(store)

@@ -76,12 +76,14 @@ def synth(
     They are physically plausible, for trying things out and for tests; a score reached on them says nothing about real
     contrails.
     """
-    from contrail_data.progress import progress
     from contrail_data.storage.files import check_folder
-    from contrail_data.synthetic.records import write_records
 
     band_numbers = _parse_bands(bands)
     check_folder(out)
+
+    from contrail_data.progress import progress
+    from contrail_data.synthetic.records import write_records
+
     with progress("synth", records, unit="records") as advance:
         counts = write_records(
             out,
@@ -116,12 +118,15 @@ def synth_scans(
     They show a mesoscale sector of 500 x 500 pixels of 2 km, for trying out build-ash and
     "contrail-train predict-scans".
     """
+    from contrail_data.storage.files import check_folder
+
+    band_numbers = _parse_bands(bands)
+    check_folder(out)
+
     from numpy import datetime64
 
-    from contrail_data.storage.files import check_folder
     from contrail_data.synthetic.abi import write_abi
 
-    check_folder(out)
     files = write_abi(
         out,
         datetime64(start),
@@ -129,7 +134,7 @@ def synth_scans(
         seed=seed,
         satellite=satellite,
         product=product,
-        bands=_parse_bands(bands),
+        bands=band_numbers,
         scenery=scenery.value,
     )
     print(f"{out}: {len(files)} synthetic files of {scans} scans")

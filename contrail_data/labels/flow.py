@@ -32,7 +32,7 @@ from contrail_data.labels.predictor import ALL_FRAMES, Decision, FrameSelection,
 from contrail_data.labels.write import LabelledStore, write_labels
 from contrail_data.store import logits
 from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
-from contrail_data.store.schema import Kind, require_kind
+from contrail_data.store.schema import Kind, require_samples
 
 FlowBetween: TypeAlias = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[np.float32]]
 """Computes the flow between two frames as `flow_between` does."""
@@ -155,7 +155,7 @@ def propagate(
             selected, or for the reasons of `write_labels`.
     """
     path = parent.attrs["path"]
-    require_kind(parent, Kind.SAMPLES, remedy="give the store it was made from")
+    require_samples(parent)
     records = read_scalars(parent)
     labelled = records["labelled_frame"].values.astype(int)
     human = np.flatnonzero((records["label_source"].values == "human") & (labelled >= 0))

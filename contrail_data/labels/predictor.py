@@ -7,12 +7,13 @@ the choices of their options from it and have to answer `--help` at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,40 @@ class FlowKind(StrEnum):
     """Dense inverse search, from OpenCV."""
     RAFT = "raft"
     """A network, from torchvision."""
+
+
+def check_device(name: str) -> str:
+    """Refuse what is not the name of a device; whether this machine has it, only torch knows.
+
+    Args:
+        name: `auto`, or a torch device such as `cpu` or `cuda:1`.
+
+    Returns:
+        The same name.
+
+    Raises:
+        ContrailError: If it is neither `auto` nor a CPU or a CUDA device.
+    """
+    if not re.fullmatch(r"auto|(cpu|cuda)(:\d{1,3})?", name):
+        raise ContrailError(f"device {name!r}: only cpu and cuda are supported; give auto, cpu, cuda or cuda:1")
+    return name
+
+
+def check_min_pixels(text: str) -> str:
+    """Refuse what is not a smallest size of regions.
+
+    Args:
+        text: A number of pixels, or `fit`.
+
+    Returns:
+        The same text.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    if text != "fit" and not (text.isdecimal() and 0 < int(text) <= 2**24):
+        raise UsageError(f"--min-pixels {text}: not a number of pixels from 1; give one, or fit")
+    return text
 
 
 class Predicted(NamedTuple):

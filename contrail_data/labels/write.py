@@ -51,7 +51,7 @@ from contrail_data.store.schema import (
     Codec,
     Kind,
     PixelDtype,
-    require_kind,
+    require_samples,
 )
 from contrail_data.store.shards import ShardWriter, writing_shards
 from contrail_data.store.writer import SealedContents, checksum_variables, create_arrays, seal
@@ -108,7 +108,7 @@ def write_labels(
         ContrailError: If `parent` has no images or lacks the frames, if `out` holds something else, or if the disk is
             full.
     """
-    require_kind(parent, Kind.SAMPLES, remedy="give the store it was made from")
+    require_samples(parent)
     chosen = np.arange(parent.sizes["sample"]) if samples is None else samples
     if not len(chosen):
         raise ContrailError(f"{parent.attrs['path']}: no samples selected; there is nothing to predict")

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import h5py
 import numpy as np
 
-from contrail_data.errors import ContrailError
+from contrail_data.errors import ContrailError, UsageError
 from contrail_data.scans.satpy_files import readers_of
 from contrail_data.storage.files import is_stray, open_regular, reported_errors
 from contrail_data.storage.place import Place, place_of
@@ -248,13 +248,28 @@ def is_archive(where: str) -> bool:
     return place_of(where).remote or (where in ARCHIVES and not Path(where).exists())
 
 
-def _archived(where: str, spans: Sequence[Span], product: str) -> list[str]:
-    """List the hours that the spans touch, many at a time."""
-    if any(first == ALWAYS[0] or last == ALWAYS[1] for first, last in spans):
-        raise ContrailError(f"{where}: archives are searched by time; give --since and --until, or --time")
+def check_archive(where: str, product: str, *, timed: bool) -> None:
+    """Refuse arguments with which an archive cannot be searched.
+
+    Args:
+        where: The archive.
+        product: Which product of it, see `find_files`.
+        timed: Whether times are given.
+
+    Raises:
+        UsageError: If no times are given.
+        ContrailError: If there is no such product.
+    """
+    if not timed:
+        raise UsageError(f"{where}: archives are searched by time; give --since and --until, or --time")
     if not re.fullmatch(r"(L1b-Rad|L2-CMIP|L2-MCMIP)(F|C|M1|M2)", product):
         remedy = "give L1b-Rad, L2-CMIP or L2-MCMIP with F, C, M1 or M2, as in L1b-RadF"
         raise ContrailError(f"product {product!r}: unknown; {remedy}")
+
+
+def _archived(where: str, spans: Sequence[Span], product: str) -> list[str]:
+    """List the hours that the spans touch, many at a time."""
+    check_archive(where, product, timed=not any(first == ALWAYS[0] or last == ALWAYS[1] for first, last in spans))
     folder = f"ABI-{re.sub('[12]$', '', product)}"  # one folder for both mesoscale sectors
     places = []
     for first, last in spans:

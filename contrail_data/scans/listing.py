@@ -21,9 +21,9 @@ from contrail_data.scans.abi_files import (
     Span,
     find_files,
     group_scans,
-    local_paths,
 )
-from contrail_data.scans.satpy_files import group_files, reader_for
+from contrail_data.scans.find import satpy_paths
+from contrail_data.scans.satpy_files import group_files
 from contrail_data.scans.satpy_reader import note_on_stand_ins, open_readable
 from contrail_data.scans.scene import grid_of, require_bands
 
@@ -234,11 +234,7 @@ def list_satpy_scans(where: str, reader: str, bands: tuple[int, ...]) -> ScanLis
         ContrailError: If there are no files of the reader, they are of several satellites or sectors, or no scan has
             all bands.
     """
-    paths = [Path(path) for path in sorted(local_paths(where))]
-    if not paths:
-        raise ContrailError(f"{where}: contains no files; check the path")
-    if reader == "auto":
-        reader = reader_for(paths, where)
+    paths, reader = satpy_paths(where, reader)
     problems: list[str] = []
     notes: dict[str, None] = {}
     kinds = set()

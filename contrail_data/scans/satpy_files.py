@@ -1,5 +1,6 @@
 """Files of AHI, AMI, FCI, SEVIRI and other imagers that satpy reads: which imager, band and scan."""
 
+import difflib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,8 @@ NAMES = {
     "seviri_l1b_native": re.compile(r"MSG\d-SEVI-MSG15-\w{4}-NA-\d{14}\.\d+Z(-.+)?(\.nat)?"),
 }
 """Names of files by the reader that they show. A file without a channel in its name holds all bands."""
+_FORMER_READERS = ("fci_l1c_fdhsi", "viirs_l2_cloud_mask_nc")
+"""Names that satpy still takes for readers of other names."""
 IMAGERS = "AHI HSD, AMI L1b, FCI L1c or SEVIRI native"
 
 
@@ -61,6 +64,30 @@ def reader_for(paths: Iterable[str | Path], where: str) -> str:
     return readers[0]
 
 
+def check_reader(reader: str) -> None:
+    """Check that files can be read with a reader; satpy, which imports slowly, is only looked for.
+
+    Args:
+        reader: satpy's name of the reader.
+
+    Raises:
+        ContrailError: If satpy is not installed, or has no such reader.
+    """
+    for module in ("satpy", "pyspectral") if reader == "ami_l1b" else ("satpy",):
+        if find_spec(module) is None:
+            remedy = "run pip install '.[satpy]' in the checkout"
+            raise ContrailError(f"{module}: not installed, but needed to read these files; {remedy}")
+    satpy = find_spec("satpy")
+    folders = [Path(folder) / "etc" for folder in (satpy and satpy.submodule_search_locations) or ()]
+    if not folders or "SATPY_CONFIG_PATH" in os.environ:
+        return  # readers may come from anywhere
+    names = sorted(path.stem for folder in folders for path in (folder / "readers").glob("*.yaml"))
+    if reader not in (*names, *_FORMER_READERS):
+        close = difflib.get_close_matches(reader, names, 1)
+        hint = f"did you mean {close[0]}?" if close else "give auto, or a name that satpy.available_readers() lists"
+        raise ContrailError(f"--reader {reader}: satpy has no such reader; {hint}")
+
+
 def band_of_file(path: Path, reader: str) -> int | None:
     """Return the band that the name of a file states.
 
@@ -87,12 +114,9 @@ def group_files(paths: Iterable[Path], reader: str, bands: Sequence[int]) -> lis
         The files of each scan.
 
     Raises:
-        ContrailError: If satpy is not installed, or the reader does not know the files.
+        ContrailError: If satpy is not installed or has no such reader, or the reader does not know the files.
     """
-    for module in ("satpy", "pyspectral") if reader == "ami_l1b" else ("satpy",):
-        if find_spec(module) is None:
-            remedy = "run pip install '.[satpy]' in the checkout"
-            raise ContrailError(f"{module}: not installed, but needed to read these files; {remedy}")
+    check_reader(reader)
     from satpy.readers.core import grouping
 
     if reader == "fci_l1c_nc":

@@ -5,8 +5,8 @@
 remembers their contents, `tfrecord_features` reads what a record holds, and `instance_masks` recognises masks of single
 contrails. `scans` cuts tiles, which `scan_tiles` chooses, out of satellite scans, and `stores` takes samples from
 sealed stores (subsets, merges, appended stores). `joined` makes one source of several, and `kept_frames` keeps some
-frames of each sample. `open` picks the class for a folder, `select` chooses samples of a store, `npy` reads untrusted
-`.npy` files, and `votes` combines masks of annotators.
+frames of each sample. `recognise` says by names of files what lies at a place, `open` opens it, `select` chooses
+samples of a store, `npy` reads untrusted `.npy` files, and `votes` combines masks of annotators.
 
 Labels that people drew on scans are read by `label_files` and `label_masks` as `drawn_shapes`; `drawn_labels` finds the
 scan of each, and `tile_labels` its pixels on a tile. `mask_files` reads files of masks, ours and others'.

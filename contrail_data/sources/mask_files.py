@@ -22,11 +22,11 @@ from rasterio.windows import Window
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import Projection
 from contrail_data.sources.drawn_shapes import parse_time
+from contrail_data.sources.recognise import check_mask_file
 from contrail_data.storage.files import first_line
 
 MISSING = 255
 """Value of pixels that were not seen or not labelled, in masks that are stored as integers."""
-SUFFIXES = (".nc", ".zarr", ".tif", ".tiff")
 Times = npt.NDArray[np.datetime64]
 Read = Callable[[int, slice, slice], npt.NDArray[np.float32]]
 """Returns a window of the values at one time, NaN where missing: number of the time, rows, columns."""
@@ -73,11 +73,8 @@ def open_mask_file(path: Path) -> MaskFile:
     Raises:
         ContrailError: If the file cannot be read, or does not hold masks on a regular grid.
     """
+    check_mask_file(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ContrailError(f"{path}: not a file of masks; choose one that ends in {', '.join(SUFFIXES)}")
-    if not path.exists():
-        raise ContrailError(f"{path}: does not exist; correct the path")
     try:
         if suffix in (".tif", ".tiff"):
             return _with_checked_values(_open_geotiff(path))

@@ -29,6 +29,7 @@ from contrail_data.sources.bands import checked_digest, digest
 from contrail_data.sources.base import Source, SourceKind
 from contrail_data.sources.metadata import RecordMetadata, read_metadata
 from contrail_data.sources.npy import opened_npy, read_label, read_npy
+from contrail_data.sources.recognise import folder_of_split
 from contrail_data.sources.votes import combined_labels
 from contrail_data.storage.files import is_stray
 
@@ -123,13 +124,7 @@ def open_records(root: Path, split: str, composite: Composite) -> RecordSource:
     Raises:
         ContrailError: If the split has no folder or no record.
     """
-    folder = root / split
-    if not folder.is_dir():
-        splits = [name for name in ("train", "validation", "test") if (root / name).is_dir()]
-        remedy = (
-            f"use --split {' or '.join(splits)}" if splits else "give the folder that holds train/, validation/, test/"
-        )
-        raise ContrailError(f"{folder}: no such folder; {remedy}")
+    folder = folder_of_split(root, split)
     paths = sorted(folder.iterdir())
     ids, problems = _record_ids(path.name for path in paths if path.is_dir())
     broken_links = [path.name for path in paths if path.is_symlink() and not path.exists()]

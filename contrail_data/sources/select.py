@@ -14,7 +14,7 @@ from contrail_data.geo.areas import Area, eastward
 from contrail_data.sources.base import LabelFilter
 from contrail_data.store.reader import read_layout, read_scalars
 from contrail_data.store.samples import as_text, labelled_time
-from contrail_data.store.schema import Kind, PixelDtype, require_kind
+from contrail_data.store.schema import PixelDtype, require_samples
 from contrail_data.store.settings import StoreSettings
 
 StoreSelection: TypeAlias = tuple[xr.Dataset, npt.NDArray[np.int64]]
@@ -34,7 +34,7 @@ def settings_of(store: xr.Dataset) -> StoreSettings:
         ContrailError: If it is another kind of store, or this package did not write it.
     """
     path = store.attrs["path"]
-    require_kind(store, Kind.SAMPLES, remedy="give a store of samples")
+    require_samples(store)
     composite, size = from_dict(store.attrs["composite"]), store.sizes["y"]
     sides = store.attrs.get("resized_from", (size, size))
     down, right = (round(d * side / size, 9) for d, side in zip(store.attrs["label_shift"], sides, strict=True))

@@ -1,8 +1,9 @@
 """Local copies of remote stores, found by digest."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
-import xarray as xr
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from contrail_data.errors import ContrailError
 from contrail_data.storage.cache import CacheKind, copy_folder, hold, reserve
@@ -10,6 +11,9 @@ from contrail_data.storage.place import Place, place_of
 from contrail_data.store import journal
 from contrail_data.store.manifest import Manifest, read_manifest, read_verified
 from contrail_data.store.schema import GROUP
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def cache_place(digest: str) -> Place:

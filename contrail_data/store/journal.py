@@ -5,20 +5,24 @@ finished shard: the checksum of every file written for it, and a row for each of
 the files that it names are durable, so that it is true however the process, or the machine, ended.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, NamedTuple, NotRequired, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NotRequired, TypedDict, TypeVar
 
 from contrail_data import __version__
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import remove_partial_files, store_around
 from contrail_data.storage.lock import Busy, locked
 from contrail_data.storage.place import STAGING, Place
-from contrail_data.store.layout import Layout
 from contrail_data.store.manifest import FileChecksum, Provenance, read_attributes, read_provenance
 from contrail_data.store.schema import FORMAT, FORMAT_VERSIONS, GROUP, Kind
+
+if TYPE_CHECKING:
+    from contrail_data.store.layout import Layout
 
 PLAN = f"{STAGING}/plan"
 
@@ -104,6 +108,23 @@ def remove_store(place: Place, kind: Kind) -> None:
         place.clear()
 
 
+def check_place(place: Place) -> None:
+    """Refuse a place where no store can be built, as it holds something else or lies in a store.
+
+    Args:
+        place: Where the store will lie.
+
+    Raises:
+        ContrailError: If it is such a place.
+    """
+    if not place.remote and (store := store_around(place.path)):
+        raise ContrailError(f"{place}: lies inside the store {store}; choose another -o")
+    is_file = not place.remote and place.path.exists() and not place.path.is_dir()
+    # In this order, as another process writes its plan before, and the group after, all other files.
+    if (is_file or place.sizes()) and place.size(PLAN) is None and place.size(GROUP) is None:
+        raise ContrailError(f"{place}: exists and is not a store; choose another -o")
+
+
 @contextmanager
 def building(place: Place, plan: str) -> Iterator[None]:
     """Hold the lock of a place while its store is built. The journal is removed if the block ends without an error.
@@ -120,11 +141,7 @@ def building(place: Place, plan: str) -> Iterator[None]:
         ContrailError: If the place holds something else, lies in a store, or holds an unfinished build of another
             plan.
     """
-    if not place.remote and (store := store_around(place.path)):
-        raise ContrailError(f"{place}: lies inside the store {store}; choose another -o")
-    # In this order, as another process writes its plan before, and the group after, all other files.
-    if place.sizes() and place.size(PLAN) is None and place.size(GROUP) is None:
-        raise ContrailError(f"{place}: exists and is not a store; choose another -o")
+    check_place(place)
     with locked(place):
         if place.size(GROUP) is not None:  # sealed after the caller had looked
             clear_staging(place)

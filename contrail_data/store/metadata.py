@@ -5,7 +5,7 @@ A store may come from elsewhere, so what it claims is checked before anything is
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ from contrail_data.store.manifest import (
     reread,
     store_digest,
 )
-from contrail_data.store.schema import DIMS, FORMAT, FORMAT_VERSIONS, GROUP, Kind
+from contrail_data.store.schema import DIMS, FORMAT, FORMAT_VERSIONS, GROUP, MANIFEST, Kind
 
 _CODECS = {"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "transpose", "vlen-utf8"}
 _MAX_VALUES = 2**26  # of a per-sample variable
@@ -45,6 +45,7 @@ def read_metadata(place: Place) -> tuple[Any, Manifest]:
     group = read_group(place)
     manifest = read_manifest_once(place, group["attributes"]["manifest"])
     _check_metadata(group, place.url)
+    _check_attributes(group["attributes"], place.url)
     for name, metadata in group["consolidated_metadata"]["metadata"].items():
         key = f"{name}/{GROUP}"
         as_zarr_writes_it = json.dumps(metadata, indent=2).encode()
@@ -73,15 +74,7 @@ def read_group(place: Place) -> Any:
     try:
         content = place.read(GROUP)
     except FileNotFoundError:
-        if place.size(PLAN) is not None:
-            raise ContrailError(
-                f"{place}: an unfinished build; run its command again, which finishes it or reports why it cannot"
-            ) from None
-        exists = not place.remote and place.path.exists()
-        if exists:
-            remedy = 'build raw data into one with "contrail-data build-ash", or check the path'
-            raise ContrailError(f"{place}: not a store (it has no zarr.json); {remedy}") from None
-        raise ContrailError(f"{place}: no such store or catalog name; check the path") from None
+        raise ContrailError(_instead_of_store(place)) from None
     try:
         group = json.loads(content)
         attributes = group["attributes"]
@@ -103,6 +96,43 @@ def read_group(place: Place) -> Any:
     if store_digest(attributes) != attributes["digest"]:
         raise Damaged(f"{place.file(GROUP)}: attributes are not those that were sealed; verify the store")
     return group
+
+
+def require_store(place: Place) -> None:
+    """Refuse a place where no sealed store lies, neither an intact nor a damaged one.
+
+    Args:
+        place: The place.
+
+    Raises:
+        ContrailError: If it has neither the metadata of a group nor a manifest; the message says what it is instead.
+    """
+    if place.size(GROUP) is None and place.size(MANIFEST) is None:
+        raise ContrailError(_instead_of_store(place))
+
+
+def _instead_of_store(place: Place) -> str:
+    """Say what a place is if it is no store."""
+    if place.size(PLAN) is not None:
+        return f"{place}: an unfinished build; run its command again, which finishes it or reports why it cannot"
+    if not place.remote and place.path.exists():
+        remedy = 'build raw data into one with "contrail-data build-ash", or check the path'
+        return f"{place}: not a store (it has no zarr.json); {remedy}"
+    return f"{place}: no such store or catalog name; check the path"
+
+
+def _check_attributes(attributes: Mapping[str, Any], address: str) -> None:
+    """Refuse stores of an unknown kind, and those that lack what is read of every store of their kind.
+
+    Raises:
+        ContrailError: If it is one; the message names the attribute or the kind.
+    """
+    kind = attributes.get("kind")
+    required = ("composite", "label_shift", "statistics") if kind == Kind.SAMPLES else ("parent", "model")
+    if absent := [name for name in ("kind", *required) if name not in attributes]:
+        raise ContrailError(f"{address}: attribute {absent[0]!r} is missing; restore the store")
+    if kind not in set(Kind):
+        raise ContrailError(f"{address}: stores of kind {str(kind)[:40]!r} are unknown; upgrade contrail")
 
 
 def _check_metadata(group: Any, address: str) -> None:

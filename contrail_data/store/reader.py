@@ -66,13 +66,6 @@ def open_store(address: str | Path | Place, *, times: bool = True) -> xr.Dataset
         lazy = indexing.LazilyIndexedArray(_Pixels(reader, pixels))
         dataset[name] = xr.Variable(pixels.dims, lazy, pixels.attrs, pixels.encoding)
     dataset.attrs["path"] = place.url
-    attributes = group["attributes"]
-    kind = attributes.get("kind")
-    required = ("composite", "label_shift", "statistics") if kind == Kind.SAMPLES else ("parent", "model")
-    if absent := [name for name in ("kind", *required) if name not in attributes]:
-        raise ContrailError(f"{place}: attribute {absent[0]!r} is missing; restore the store")
-    if kind not in set(Kind):
-        raise ContrailError(f"{place}: stores of kind {str(kind)[:40]!r} are unknown; upgrade contrail")
     if times and "time" in dataset.variables:
         times_only = xr.Dataset({"time": dataset.variables["time"]})
         dataset = dataset.assign_coords(time=_decoded(place, lambda: xr.decode_cf(times_only).load())["time"])

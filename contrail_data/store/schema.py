@@ -3,14 +3,12 @@
 Command lines import this module for the choices in their help texts, so it must stay free of numpy, xarray and zarr.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from contrail_data.errors import ContrailError
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 FORMAT = "contrail-store"
 GROUP = "zarr.json"
@@ -94,11 +92,19 @@ def checksum_name(array: str) -> str:
     return f"{array}_checksum"
 
 
-def kind_of(store: "xr.Dataset") -> Kind:
-    """Return what an open store holds.
+class Stated(Protocol):
+    """A store with what it states about itself: an open one, or only its header."""
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Attributes of its group, and `path`, its address."""
+
+
+def kind_of(store: Stated) -> Kind:
+    """Return what a store holds.
 
     Args:
-        store: A store opened by `open_store`.
+        store: The store or its header.
 
     Returns:
         The kind stated in the store's attributes.
@@ -106,11 +112,29 @@ def kind_of(store: "xr.Dataset") -> Kind:
     return Kind(store.attrs["kind"])
 
 
-def require_kind(store: "xr.Dataset", *kinds: Kind, remedy: str) -> None:
-    """Check that an open store is of one of the kinds that the caller can use.
+def require_samples(store: Stated) -> None:
+    """Check that a store is one of samples.
 
     Args:
-        store: A store opened by `open_store`.
+        store: The store or its header.
+    """
+    require_kind(store, Kind.SAMPLES, remedy="give the store it was made from")
+
+
+def require_predictions(store: Stated) -> None:
+    """Check that a store is one of predictions.
+
+    Args:
+        store: The store or its header.
+    """
+    require_kind(store, Kind.PREDICTIONS, remedy="give a store that contrail-train predict wrote")
+
+
+def require_kind(store: Stated, *kinds: Kind, remedy: str) -> None:
+    """Check that a store is of one of the kinds that the caller can use.
+
+    Args:
+        store: The store or its header.
         *kinds: The accepted kinds.
         remedy: What the user should do instead; it ends the error message.
 

@@ -18,6 +18,7 @@ from contrail_data.storage.files import Unreachable
 from contrail_data.storage.place import Place
 from contrail_data.store import manifest, stats
 from contrail_data.store.manifest import Damaged, Manifest
+from contrail_data.store.metadata import require_store
 from contrail_data.store.reader import open_store, pixel_reader, read_scalars
 from contrail_data.store.schema import DIMS, GROUP, MANIFEST, PROVENANCE, SHARD, Kind, checksum_name, kind_of
 
@@ -90,8 +91,7 @@ def _check_group(place: Place) -> tuple[Any, Manifest, list[Damage]]:
             damage.append(Damage(GROUP, "attributes are not those that were sealed"))
         files = manifest.read_manifest(place, attributes["manifest"])
     except FileNotFoundError:
-        if place.size(MANIFEST) is None:
-            open_store(place)  # raises an error that says what there is instead of a store
+        require_store(place)
         damage.append(Damage(GROUP, "missing"))
     except Damaged:
         missing = place.size(MANIFEST) is None

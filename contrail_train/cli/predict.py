@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,16 +23,29 @@ from contrail_data.labels.predictor import FrameSelection
 from contrail_data.reports.choices import Theme
 from contrail_train.cli.common import Model, TrainedModel
 
-if TYPE_CHECKING:
-    import xarray as xr
-
 SCENE_SUFFIXES = (".nc", ".tif", ".geojson", ".parquet", ".png", ".gif")
+
+
+def _parent_address(text: str) -> str:
+    """Parse the address of the store to predict; for scans, name the command that predicts them."""
+    try:
+        return options.samples_address(text)
+    except ContrailError as error:
+        from contrail_data.sources.base import InputFormat
+        from contrail_data.sources.recognise import recognise
+
+        holds_scans = False
+        with suppress(ContrailError):  # nothing lies there
+            holds_scans = "://" not in text and not is_store(text) and recognise(text, "train") is InputFormat.ABI
+        if holds_scans:
+            raise UsageError(f"{text}: holds satellite scans, not a store; use contrail-train predict-scans") from None
+        raise ContrailError(f"{error}; for satellite scans, use contrail-train predict-scans") from None
 
 
 def predict(
     context: typer.Context,
     run: Model,
-    store: options.Store,
+    store: Annotated[str, typer.Argument(parser=_parent_address, help=options.STORE_HELP, metavar="STORE")],
     out: Annotated[
         str,
         options.output(
@@ -58,25 +71,29 @@ def predict(
 
     Neighbouring frames that --consistent and --fill-gaps look at are predicted as well.
     """
+    from contrail_data.storage.files import check_new
+
     suffix = Path(out).suffix
     if suffix in SCENE_SUFFIXES:
         raise UsageError(f"{out}: {suffix} is for scans, see contrail-train predict-scans; write NAME.zarr or NAME.csv")
     if suffix == ".csv":
         refuse_options(context, (*options.CLEANING, "instances"), "on probabilities of records (.csv)")
     selection = FrameSelection.parse(frames)
-    parent = _open_parent(store)
+    if suffix == ".csv":
+        check_new(options.local_path(out), overwrite, ".csv")
+    else:
+        options.store_target(out)
 
+    from contrail_data.catalog.catalog import open_named
     from contrail_data.labels.write import write_labels
-    from contrail_data.storage.files import check_new
     from contrail_data.store.schema import Kind
     from contrail_train.config.model import Head
     from contrail_train.inference.tables import record_table
     from contrail_train.workflows.symmetries import load_predictor
 
-    model = load_predictor(run, device, tta)
+    parent, model = open_named(store), load_predictor(run, device, tta)
     if suffix == ".csv":
         table = options.local_path(out)
-        check_new(table, overwrite, ".csv")
         count = record_table(model.for_store(parent), parent, table, frames=selection, batch=batch)
         print(f"{table}: {count} frames")
         if model.head == Head.BOTH and not model.decision.gate:
@@ -94,23 +111,6 @@ def predict(
         overwrite=overwrite,
     )
     print_written_store(out, labelled.samples, labelled.resumed, labelled.digest)
-
-
-def _open_parent(name: str) -> xr.Dataset:
-    """Open the store to predict; for scans, name the command that predicts them."""
-    from contrail_data.catalog.catalog import open_named
-    from contrail_data.sources.base import InputFormat
-    from contrail_data.sources.open import recognise
-
-    try:
-        return open_named(name)
-    except ContrailError as error:
-        holds_scans = False
-        with suppress(ContrailError):  # nothing lies there
-            holds_scans = "://" not in name and not is_store(name) and recognise(name, "train") is InputFormat.ABI
-        if holds_scans:
-            raise UsageError(f"{name}: holds satellite scans, not a store; use contrail-train predict-scans") from None
-        raise ContrailError(f"{error}; for satellite scans, use contrail-train predict-scans") from None
 
 
 def predict_scans(
@@ -199,7 +199,8 @@ def predict_scans(
     Scans on several grids (a mesoscale sector that moved) are written as one file per grid, named by time, except for
     .geojson and .parquet, which hold them all.
     """
-    from contrail_data.scans.abi_files import find_files, is_archive
+    from contrail_data.scans.abi_files import is_archive
+    from contrail_data.scans.find import check_scans
 
     archive = is_archive(source)
     if (not archive or "://" in source) and is_store(source):
@@ -210,11 +211,8 @@ def predict_scans(
         refuse_options(context, ["since", "until"], "beside --time")
     if since and until and since > until:
         raise UsageError(f"--since {since}, --until {until}: no time lies between them; correct one")
-    if archive and reader is None and not (time or (since and until)):
-        raise UsageError(f"{source}: archives are searched by time; give --since and --until, or --time")
-    _refuse_outputs(context, outs)
-    if reader is None and not archive:
-        find_files(source)  # what is wrong with them is reported before torch is imported
+    _refuse_outputs(context, outs, overwrite)
+    check_scans(source, reader, product, timed=bool(time or (since and until)))
 
     from numpy import datetime64
 
@@ -254,12 +252,18 @@ def predict_scans(
         raise typer.Exit(ExitCode.SET_ASIDE)
 
 
-def _refuse_outputs(context: typer.Context, outs: list[Path]) -> None:
-    """Refuse outputs of unknown formats, and options that have no effect on any of them."""
+def _refuse_outputs(context: typer.Context, outs: list[Path], overwrite: bool) -> None:
+    """Refuse outputs of unknown formats or that cannot be written, and options that have no effect on any of them."""
+    from contrail_data.storage.files import check_new, make_folder
+
     formats = (".zarr", *SCENE_SUFFIXES)
     for out in outs:
         if out.suffix not in formats:
             raise ContrailError(f"{out}: not a format of scenes; choose a name that ends in {', '.join(formats)}")
+        if out.suffix in (".geojson", ".parquet"):  # others have the time in their names if they become several files
+            check_new(out, overwrite, out.suffix)
+        else:
+            make_folder(out.parent)
     suffixes = {out.suffix for out in outs}
     needed = {
         "altitude": (".geojson", ".parquet"),
@@ -282,7 +286,12 @@ def export(
     tta: options.Tta = None,
     check: Annotated[
         str | None,
-        typer.Option("--check", help="A store: also compare file and model on its first samples.", metavar="STORE"),
+        typer.Option(
+            "--check",
+            parser=options.store_address,
+            help="A store: also compare file and model on its first samples.",
+            metavar="STORE",
+        ),
     ] = None,
     overwrite: options.OverwriteFile = False,
 ) -> None:
@@ -291,6 +300,10 @@ def export(
     It takes windows of frames as stored and returns masks. The file is read back and compared with the model before it
     appears under its name. It is used like the directory of a run: evaluate, predict, pseudo-label.
     """
+    from contrail_train.inference.names import check_exported
+
+    check_exported(out, overwrite)
+
     from contrail_data.catalog.catalog import open_named
     from contrail_train.inference import export as exporting
     from contrail_train.workflows.symmetries import load_predictor

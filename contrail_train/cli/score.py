@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def evaluate(
     context: typer.Context,
     run: Model,
-    store: options.Store,
+    store: options.Samples,
     out: Annotated[
         Path | None,
         options.local_output(
@@ -58,14 +58,17 @@ def evaluate(
     on, are left out. A summary is printed; all scores and an analysis of the errors are written as JSON and an HTML
     report, and printed with --details.
     """
+    if out is not None:
+        from contrail_data.storage.files import check_folder
+
+        check_folder(out, in_run=True)
+
     from contrail_data.catalog.catalog import open_named
-
-    opened = open_named(store)  # what is wrong with it is reported before torch is imported
-
     from contrail_train.config.model import Head
     from contrail_train.evaluation.report import evaluate_store
     from contrail_train.workflows.symmetries import load_predictor
 
+    opened = open_named(store)
     model = load_predictor(run, device, tta).for_store(opened)
     if model.head == Head.RECORD:
         refuse_options(context, ("worst", *options.CLEANING), "on a model that classifies records")
@@ -89,7 +92,7 @@ def evaluate(
 def compare(
     a: Annotated[str, model_argument(help=MODEL_HELP, metavar="A")],
     b: Annotated[str, model_argument(help="Another model.", metavar="B")],
-    store: options.Store,
+    store: options.Samples,
     tta: options.Tta = None,
     batch: options.Batch = 16,
     device: options.Device = "auto",
@@ -100,15 +103,13 @@ def compare(
     records, a paired jackknife.
     """
     from contrail_data.catalog.catalog import open_named
-
-    opened = open_named(store)  # what is wrong with it is reported before torch is imported
-
     from contrail_train.data.items import open_labelled
     from contrail_train.evaluation.intervals import difference_text
     from contrail_train.evaluation.metrics import dice
     from contrail_train.evaluation.score import gated_counts, score_predictor, unseen
     from contrail_train.workflows.symmetries import load_predictor
 
+    opened = open_named(store)
     models = [load_predictor(run, device, tta).for_masks().for_store(opened) for run in (a, b)]
     items = [
         unseen(open_labelled([opened], model.offsets, repeats_edges=model.repeats_edges), models) for model in models
@@ -151,6 +152,11 @@ def compare_masks(
     from functools import reduce
     from operator import add
 
+    from contrail_data.sources.recognise import check_mask_file
+
+    for path in (a, b):
+        check_mask_file(path)
+
     from contrail_data.sources.mask_files import open_mask_file
     from contrail_train.scenes import compare as comparing
 
@@ -183,8 +189,18 @@ def _cells(counts: Counts) -> list[str]:
     return [*(f"{number:,}" for number in (counts.pixels, counts.tp, counts.fp, counts.fn)), dice, agreement]
 
 
+def _predictions_address(text: str) -> str:
+    """Parse the address of a store of predictions."""
+    from contrail_data.catalog.stores import read_header
+    from contrail_data.store.schema import require_predictions
+
+    if (header := read_header(text)) is not None:
+        require_predictions(header)
+    return text
+
+
 def submit(
-    store: Annotated[str, typer.Argument(help="A store of predictions.", metavar="STORE")],
+    store: Annotated[str, typer.Argument(parser=_predictions_address, help="A store of predictions.", metavar="STORE")],
     out: Annotated[Path, options.local_output("-o", "--out", help="The CSV file to write.")],
     like: Annotated[
         Path | None,
@@ -201,11 +217,13 @@ def submit(
     each, and the exit code is 3: those of --like, whose masks are written as empty, or without it those that were set
     aside when the store was built, which have no row.
     """
-    from contrail_data.catalog.catalog import open_named
     from contrail_data.storage.files import check_new
-    from contrail_train.inference.tables import write_submission
 
     check_new(out, overwrite, ".csv")
+
+    from contrail_data.catalog.catalog import open_named
+    from contrail_train.inference.tables import write_submission
+
     written = write_submission(open_named(store), out, like)
     lacking = [f"no prediction: {record_id}, an empty mask is written" for record_id in written.missing]
     print_set_aside(*(lacking if like is not None else [f"no row: {line}" for line in written.set_aside]))

@@ -29,14 +29,13 @@ from torch import Tensor, nn
 from contrail_data.errors import ContrailError
 from contrail_data.labels.frames import frames_to_predict
 from contrail_data.labels.predictor import LABELLED_FRAME, Decision
-from contrail_data.storage.files import atomic_files, check_new, partial_path, reported_errors
+from contrail_data.storage.files import atomic_files, partial_path, reported_errors
 from contrail_data.store.reader import read_scalars
 from contrail_train.inference.detector import Detector
 from contrail_train.inference.exported import (
     FORMAT,
     METADATA_KEY,
     OUTPUTS,
-    SUFFIXES,
     Metadata,
     RunGraph,
     checksum_trailer,
@@ -44,6 +43,7 @@ from contrail_train.inference.exported import (
     open_graph,
     silence_torch,
 )
+from contrail_train.inference.names import check_exported
 from contrail_train.inference.predictor import Predictor
 
 TOLERANCE = 1e-4
@@ -116,8 +116,7 @@ def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, over
             written in this form, or the file predicts something else: a probability or score differs by more than
             `TOLERANCE`, or a mask anywhere but at its threshold.
     """
-    if out.suffix not in SUFFIXES:
-        raise ContrailError(f"{out}: not a format of exported models; choose a name that ends in .pt2 or .onnx")
+    check_exported(out, overwrite)
     if not isinstance(model.detect, Detector):
         raise ContrailError(f"{model.path}: is an exported file; name the run or pipeline that it was exported from")
     if any(network.flow is not None for network in model.detect.networks.values()):
@@ -125,7 +124,6 @@ def export(model: Predictor, out: Path, *, store: xr.Dataset | None = None, over
             f"{model.path}: needs optical flow, which is computed outside of the network and cannot be written to a "
             "file; predict with the run or pipeline itself"
         )
-    check_new(out, overwrite, *SUFFIXES)
     if out.suffix == ".onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             import_optional(package, out)

@@ -31,7 +31,6 @@ from contrail_train.inference.detector import Prediction, Shift
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.calibration import LabelGrid
 
-SUFFIXES = (".pt2", ".onnx")
 _ZIP = b"PK\x03\x04"
 """How a `.pt2` file begins."""
 FORMAT = 1

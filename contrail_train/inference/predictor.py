@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 
-from contrail_data.errors import ContrailError, UsageError
-from contrail_data.labels.predictor import Decision, Labeller, MakeMasks, Predicted, SingleContrail
+from contrail_data.errors import ContrailError
+from contrail_data.labels.predictor import Decision, Labeller, MakeMasks, Predicted, SingleContrail, check_min_pixels
 from contrail_data.sample import input_frames, predictable_frames
 from contrail_data.store.reader import pixel_reader, read_scalars
-from contrail_data.store.schema import Kind, require_kind
+from contrail_data.store.schema import require_samples
 from contrail_train.contrails.cleaning import Cleaning, Mask, clean
 from contrail_train.contrails.confidence import FEATURES, Confidence
 from contrail_train.contrails.instances import LINKING, separate_mask
@@ -254,15 +254,12 @@ class Predictor:
 
         Raises:
             ContrailError: If no size was fitted.
-            UsageError: If `min_pixels` is not a size, or the steps contradict each other.
         """
-        if min_pixels == "fit" and self.min_pixels is None:
+        if check_min_pixels(min_pixels) == "fit" and self.min_pixels is None:
             raise ContrailError(
                 f"{self.path}: has no fitted --min-pixels (no hold-out with contrails, or trained with an earlier "
                 "version); give a number of pixels"
             )
-        if min_pixels != "fit" and not (min_pixels.isdecimal() and 0 < int(min_pixels) <= 2**24):
-            raise UsageError(f"--min-pixels {min_pixels}: not a number of pixels from 1; give one, or fit")
         cleaning = Cleaning(
             threshold=self.decision.threshold,
             low=hysteresis,
@@ -416,7 +413,7 @@ class Predictor:
         Raises:
             ContrailError: If it has another composite or no images.
         """
-        require_kind(store, Kind.SAMPLES, remedy="give the store it was made from")
+        require_samples(store)
         own, theirs = self.composite, store.attrs["composite"]
         if own["channels"] != theirs["channels"]:
             difference = f"composite {theirs['name']!r}, the model was trained on {own['name']!r}"

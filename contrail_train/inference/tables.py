@@ -22,7 +22,7 @@ from contrail_data.storage.files import write_csv
 from contrail_data.storage.place import place_of
 from contrail_data.store.manifest import set_aside_lines
 from contrail_data.store.reader import pixel_reader, read_scalars
-from contrail_data.store.schema import Kind, require_kind
+from contrail_data.store.schema import require_predictions
 from contrail_train.inference.predictor import Predictor
 
 EMPTY = "-"
@@ -103,7 +103,7 @@ def write_submission(predictions: xr.Dataset, out: Path, like: Path | None = Non
             such a file or has none of the records.
     """
     path = predictions.attrs["path"]
-    require_kind(predictions, Kind.PREDICTIONS, remedy="give a store that contrail-train predict wrote")
+    require_predictions(predictions)
     scalars, (frames, *plane) = read_scalars(predictions), predictions["frame_mask"].shape[1:]
     labelled, frame = scalars["labelled_frame"].values, scalars["frame"].values[:, 0]
     if frames != 1 or ((labelled >= 0) & (frame != labelled)).any():

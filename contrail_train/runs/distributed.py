@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
+from contrail_data.labels.predictor import check_device
 from contrail_data.messages import Kind, print_message
 from contrail_train.timm_alone import timm
 
@@ -63,16 +64,14 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ContrailError: If the device is not usable on this machine.
     """
-    if name == "auto":
+    if check_device(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-        reason = "" if device.type in ("cpu", "cuda") else "only cpu and cuda are supported"
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:80]
-    if reason:
-        raise ContrailError(f"device {name!r}: not usable on this machine ({reason}); try auto")
+        raise ContrailError(f"device {name!r}: not usable on this machine ({reason}); try auto") from None
     return device
 
 

@@ -7,6 +7,7 @@ import functools
 import io
 import itertools
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 import typer
+
+from helpers.stores import copy_as_predictions
 
 
 def run_data(*args: object, cwd: Path | None = None) -> Result:
@@ -67,9 +70,11 @@ def commands_of(app: typer.Typer) -> Iterator[tuple[str, Any]]:
             yield prefix, command
 
 
-def check_numbers(app: typer.Typer, folder: Path) -> int:
+def check_numbers(app: typer.Typer, folder: Path, store: Path) -> int:
     """Check that every number has two limits and that what is beyond them is a usage error; return how many."""
-    (folder / "x").touch()  # what each required argument names
+    shutil.copytree(store, folder / "x")  # what each required argument names: a store that looks like a finished run
+    for file in ("config.yaml", "calibration.json"):
+        (folder / "x" / file).touch()
     count = 0
     for name, command in commands_of(app):
         given = [
@@ -96,8 +101,9 @@ def help_pages(app: typer.Typer) -> Iterator[tuple[str, str, list[str]]]:
         yield name, command.help or "", [p.name for p in command.params if not getattr(p, "help", None)]
 
 
-def check_examples(app: typer.Typer, program: str, folder: Path) -> None:
-    """Check that each command has examples, and that it takes each of them if `runs/a` and `runs/b` are finished."""
+def check_examples(app: typer.Typer, program: str, folder: Path, store: Path) -> None:
+    """Check that each command has examples, and takes each of them if `runs/a` and `runs/b` and the stores exist."""
+    (folder / "data").mkdir()
     for run, file in itertools.product(("a", "b"), ("config.yaml", "calibration.json")):
         (folder / "runs" / run).mkdir(parents=True, exist_ok=True)
         (folder / "runs" / run / file).touch()
@@ -108,5 +114,11 @@ def check_examples(app: typer.Typer, program: str, folder: Path) -> None:
             first, *words = shlex.split(example)
             given = words[len(name.split()) :]
             assert [first, *words[: len(name.split())]] == [program, *name.split()], example
+            for word in words:
+                if word.startswith("data/") and word.endswith(".zarr") and not (folder / word).exists():
+                    if word == "data/predicted.zarr":
+                        copy_as_predictions(store, folder / word)
+                    else:
+                        (folder / word).symlink_to(store)
             with contextlib.chdir(folder):
                 command.make_context(name, given)

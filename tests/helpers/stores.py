@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +86,12 @@ def restate(store: Path) -> None:
         tree["attributes"]["manifest"] = f"sha256:{digest}"
         tree["attributes"]["digest"] = store_digest(tree["attributes"])
         (store / "zarr.json").write_text(json.dumps(tree))
+
+
+def copy_as_predictions(store: Path, out: Path) -> None:
+    """Copy a store, and let it state that it holds predictions."""
+    shutil.copytree(store, out)
+    group = json.loads((out / "zarr.json").read_text())
+    attributes = group["attributes"] | {"kind": "predictions", "format_version": 3, "parent": "", "model": ""}
+    attributes |= {"digest": store_digest(attributes)}
+    (out / "zarr.json").write_text(json.dumps(group | {"attributes": attributes}))

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from contrail_data.catalog.catalog import add_entry, find_place, open_named
+from contrail_data.catalog.catalog import add_entry, open_named
 from contrail_data.catalog.entries import Entry, catalog_file
 from contrail_data.catalog.index import CATALOG
+from contrail_data.catalog.stores import find_place
 from contrail_data.errors import ContrailError
 from contrail_data.storage.place import Place, place_of
 from contrail_data.store.reader import open_store

@@ -10,7 +10,7 @@ import pytest
 
 from contrail_data.errors import ContrailError
 from contrail_data.sources.base import InputFormat
-from contrail_data.sources.open import recognise
+from contrail_data.sources.recognise import recognise
 from contrail_data.store.reader import open_store
 from contrail_data.synthetic.abi import write_abi
 from helpers.abi import START

@@ -10,7 +10,8 @@ import pytest
 
 from contrail_data.errors import ContrailError
 from contrail_data.sources.base import InputFormat
-from contrail_data.sources.open import open_source, recognise
+from contrail_data.sources.open import open_source
+from contrail_data.sources.recognise import recognise
 from contrail_data.storage import object_storage
 from helpers.cli import run_data
 from helpers.faults import Fault, faulty_proxy

@@ -17,7 +17,8 @@ from contrail_data.composites import COMPOSITES
 from contrail_data.errors import BadRecord, ContrailError
 from contrail_data.sources import tfrecord_index
 from contrail_data.sources.base import InputFormat
-from contrail_data.sources.open import open_source, recognise
+from contrail_data.sources.open import open_source
+from contrail_data.sources.recognise import recognise
 from contrail_data.sources.tfrecords import open_tfrecords
 from contrail_data.storage.tfrecord import frame
 from contrail_data.store.reader import open_store

@@ -21,12 +21,12 @@ def test_every_option_has_a_help_text_and_no_page_shows_a_docstring_section() ->
         assert "Raises:" not in text, name
 
 
-def test_every_number_has_limits_and_none_is_infinite(tmp_path: Path) -> None:
-    assert check_numbers(app, tmp_path) > 10
+def test_every_number_has_limits_and_none_is_infinite(sealed40: Path, tmp_path: Path) -> None:
+    assert check_numbers(app, tmp_path, sealed40) > 10
 
 
-def test_every_page_ends_with_examples_that_the_command_takes(tmp_path: Path) -> None:
-    check_examples(app, "contrail-train", tmp_path)
+def test_every_page_ends_with_examples_that_the_command_takes(sealed40: Path, tmp_path: Path) -> None:
+    check_examples(app, "contrail-train", tmp_path, sealed40)
 
 
 def test_the_shell_completes_presets() -> None:

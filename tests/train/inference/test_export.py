@@ -19,7 +19,8 @@ from contrail_data.labels.predictor import Decision, Symmetries
 from contrail_train.inference import export as module
 from contrail_train.inference.detector import Detector
 from contrail_train.inference.export import export
-from contrail_train.inference.exported import SUFFIXES, load_exported, open_graph
+from contrail_train.inference.exported import load_exported, open_graph
+from contrail_train.inference.names import SUFFIXES
 from helpers.exports import CPU, SIDE, one, one_stub, predictor, small_predictor, stub
 
 

@@ -18,7 +18,8 @@ import torch
 
 from contrail_data.errors import ContrailError
 from contrail_train.inference.export import export
-from contrail_train.inference.exported import METADATA_KEY, SUFFIXES, checksum_trailer, load_exported
+from contrail_train.inference.exported import METADATA_KEY, checksum_trailer, load_exported
+from contrail_train.inference.names import SUFFIXES
 from helpers.exports import CPU, SIDE, one, predictor
 
 

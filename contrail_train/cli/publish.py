@@ -40,12 +40,15 @@ def publish(
     are left out. HF_TOKEN must allow to write to the hub, where a new repository is private at first.
     """
     from contrail_data.catalog.index import check_name, writable_catalog
+    from contrail_data.model_folders.target import find_target
 
+    find_target(to)
     if name is None:
         refuse_options(context, ["text"], "without --name")
     else:
         check_name(name)
         catalog = writable_catalog()
+
     from contrail_data.catalog.models import add_model
     from contrail_train.workflows.publish import PublishRequest, publish_model
 

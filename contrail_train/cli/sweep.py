@@ -26,9 +26,13 @@ def sweep(
     others.
     """
     from contrail_train.config.sweep import read_sweep
+    from contrail_train.workflows.sweep_folder import TRIALS, begin_sweep, check_trials
 
-    config = read_sweep(space)  # before torch is imported, which takes seconds
-    from contrail_train.workflows.sweep import PICTURE, TABLE, TRIALS, run_sweep, write_result
+    config = read_sweep(space)
+    check_trials(config)
+    begin_sweep(config, out)
+
+    from contrail_train.workflows.sweep import PICTURE, TABLE, run_sweep, write_result
 
     result = run_sweep(config, out, device)
     write_result(result, out)

@@ -18,6 +18,7 @@ from contrail_data.cli.common import (
     refuse_options,
 )
 from contrail_data.errors import UsageError
+from contrail_data.labels.predictor import check_device
 from contrail_data.process import garbage_kept
 from contrail_train.cli.common import Preset, RunDirectory, interval_text, model_argument, print_holdout
 from contrail_train.workflows.retraining import Retraining
@@ -55,23 +56,32 @@ def run(
     """
     from contrail_train.config.presets import get_config
     from contrail_train.config.settings import with_settings
+    from contrail_train.runs.begun import check_settings, locked_directory
+    from contrail_train.runs.names import CONFIG
+    from contrail_train.training.inputs import check_inputs
 
     config = with_settings(get_config(preset), settings or [], preset)
     is_first = os.environ.get("RANK", "0") == "0"  # torchrun's first process prints for all
     if dry_run:
         refuse_options(context, ("out", "checkpoint_minutes"), "beside --dry-run, which keeps nothing")
-        from contrail_train.training.rehearsal import rehearse
-
-        if is_first:
-            print_note("dry run: up to three steps are taken, and nothing is kept")
         if profile is not None and profile.exists():
             raise UsageError(f"--profile {profile}: exists; choose another name")
+        check_inputs(config)
+        if is_first:
+            print_note("dry run: up to three steps are taken, and nothing is kept")
+
+        from contrail_train.training.rehearsal import rehearse
+
         if measurements := rehearse(config, profile):
             print_fields(measurements)
         return
     refuse_options(context, ("profile",), "without --dry-run, which takes steps and keeps only their trace")
     if out is None:  # typer cannot express that one of two options is required
         raise UsageError("--out is missing; name a run directory, or use --dry-run")
+    check_inputs(config)
+    if is_first:
+        with locked_directory(out, CONFIG, "run directory"):
+            check_settings(out, config)
     with garbage_kept():
         from contrail_train.training.fit import fit
 
@@ -116,6 +126,8 @@ def pipeline(
         options.execution(
             help="Device to train on. Repeatable: the stages are trained side by side, one process per device.",
             show_default="auto",
+            parser=check_device,
+            metavar="TEXT",
         ),
     ] = None,
 ) -> None:
@@ -125,8 +137,14 @@ def pipeline(
     the same command is run again. The directory is used like that of a run: evaluate, predict, pseudo-label, export.
     """
     from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
+    from contrail_train.runs.begun import locked_directory
+    from contrail_train.runs.names import PIPELINE
+    from contrail_train.workflows.stages import check_stages
 
     config = with_pipeline_settings(get_pipeline(preset), settings or [], preset)
+    check_stages(config)
+    with locked_directory(out, PIPELINE, "pipeline"):
+        pass  # what is wrong with it is reported before torch is imported
 
     from contrail_train.workflows.pipeline import train_pipeline
 
@@ -167,10 +185,18 @@ def rounds(
     before. Each round is scored with human labels on records (data.holdout) that are held out of everything. An
     interrupted command continues when it is run again.
     """
+    from contrail_data.catalog.stores import read_header
     from contrail_train.config.presets import get_config
     from contrail_train.config.settings import with_settings
+    from contrail_train.runs.begun import locked_directory
+    from contrail_train.training.inputs import check_inputs
+    from contrail_train.workflows.retraining import SETTINGS, check_rounds
 
     config = with_settings(get_config(preset), settings or [], preset)
+    check_rounds(config, read_header)
+    check_inputs(config)
+    with locked_directory(out, SETTINGS, "folder of rounds"):
+        pass  # what is wrong with it is reported before torch is imported
 
     from contrail_train.evaluation.intervals import NO_INTERVAL
     from contrail_train.workflows.rounds import run_rounds
@@ -200,6 +226,14 @@ def soup(
     To average predictions instead, use the runs as stages: pipeline unet2d_no_gate --set all.run=RUN --set
     positive.run=RUN.
     """
+    from contrail_train.runs.begun import locked_directory
+    from contrail_train.runs.names import CONFIG
+
+    if len(runs) < 2:
+        raise UsageError(f"{runs[0]}: a mean takes at least two runs; name another")
+    with locked_directory(out, CONFIG, "run directory"):
+        pass  # what is wrong with it is reported before torch is imported
+
     from contrail_train.workflows.soup import average_runs
 
     calibration = average_runs(runs, out, device)

@@ -20,7 +20,7 @@ from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.settings.parse import as_plain, validated
 from contrail_data.store.reader import shared_reader
-from contrail_data.store.schema import Kind, require_kind
+from contrail_data.store.schema import require_samples
 from contrail_train.config.augment import AugmentConfig
 from contrail_train.config.data import DataConfig
 from contrail_train.config.schema import check_samples
@@ -28,7 +28,7 @@ from contrail_train.data.augment import augment_images, draw_labels
 from contrail_train.data.items import SampleStores, has_all_frames, human_items
 from contrail_train.data.loader import read_batch
 from contrail_train.data.normalise import normalisation_of, normalise
-from contrail_train.data.training_data import check_consistent, check_normalisation, statistics_of
+from contrail_train.data.training_data import check_consistent, statistics_of
 
 CPU = torch.device("cpu")
 _SEEDS = 2**62
@@ -111,11 +111,10 @@ class ContrailDataset(Dataset[ContrailItem]):
         if not opened:
             raise ContrailError("ContrailDataset: no store is named; name one")
         for each in opened.values():
-            require_kind(each, Kind.SAMPLES, remedy="give the store it was made from")
+            require_samples(each)
         check_consistent(opened, self._config)
         first = next(iter(opened.values()))
         self.channels = [str(channel) for channel in first["channel"].values]
-        check_normalisation(self._config, len(self.channels))
         self.statistics = _statistics(statistics, statistics_of(opened), self._config, self.channels, ", ".join(names))
         self._normalisation = normalisation_of(self._config, self.statistics, CPU)
         self._removed = (0.0, 0.0)

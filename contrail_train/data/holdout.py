@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +9,9 @@ import numpy.typing as npt
 from contrail_data.errors import ContrailError
 from contrail_data.splits.leaks import LeakKind, find_leaks
 from contrail_data.splits.pairs import LISTED
-from contrail_data.storage.documents import read_table
 from contrail_train.config.data import DataConfig
 from contrail_train.data.items import Bools, Items, SampleStores
+from contrail_train.data.named import read_folds
 
 
 def split_records(human: Items, trainable: Bools, config: DataConfig) -> tuple[Bools, Bools]:
@@ -36,7 +35,7 @@ def split_records(human: Items, trainable: Bools, config: DataConfig) -> tuple[B
         return ~trainable, none
     if config.folds is None:
         return choose_holdout(human.group, human.positive, config.holdout, config.fold), none
-    fold_of = _read_folds(config.folds)
+    fold_of = read_folds(config.folds)
     record_ids = human.record_id.tolist()
     if absent := [record_id for record_id in record_ids if record_id not in fold_of]:
         raise ContrailError(
@@ -48,18 +47,6 @@ def split_records(human: Items, trainable: Bools, config: DataConfig) -> tuple[B
         if not (fold == number).any():
             raise ContrailError(f"{config.folds}: has no fold {number}; choose from 0 to {fold.max()}")
     return fold == config.fold, np.isin(fold, config.leave_out)
-
-
-def _read_folds(path: str) -> dict[str, int]:
-    """Fold by record id, from a file that `contrail-data splits` wrote."""
-    fold_of: dict[str, int] = {}
-    remedy = "write it with contrail-data splits"
-    for record_id, fold in read_table(Path(path), "record_id", "fold"):
-        if not fold.isdecimal() or len(fold) > 4:
-            raise ContrailError(f"{path}: record {record_id:.100}: {fold!r:.40} is not a fold; {remedy}")
-        if fold_of.setdefault(record_id, int(fold)) != int(fold):
-            raise ContrailError(f"{path}: record {record_id:.100} is in another fold too; {remedy}")
-    return fold_of
 
 
 def leaking_items(items: Items, stores: SampleStores, count: int, config: DataConfig) -> Bools:

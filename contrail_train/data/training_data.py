@@ -11,13 +11,11 @@ import numpy as np
 import xarray as xr
 
 from contrail_data.catalog.catalog import open_named
-from contrail_data.composites import COMPOSITES
 from contrail_data.errors import ContrailError
 from contrail_data.scans.tiles import SIDE_KM
 from contrail_data.splits.leaks import Checked
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import pixel_reader
-from contrail_data.store.schema import Kind, kind_of, require_kind
 from contrail_data.store.stats import combined
 from contrail_train.config.data import DataConfig, PseudoConfig
 from contrail_train.data.epochs import Epochs, every_item, one_of_each_record
@@ -31,6 +29,7 @@ from contrail_train.data.items import (
     has_all_frames,
     human_items,
 )
+from contrail_train.data.named import check_names, check_stated, divide, unlabelled_of
 from contrail_train.data.unlabelled import unlabelled_items
 
 
@@ -101,9 +100,9 @@ def open_training_data(config: DataConfig, opened_stores: _Stores | None = None,
             left to train on.
     """
     train_stores, validation, pseudo = _open_stores(config, opened_stores)
-    extra = {name: open_named(name) for name in config.unlabelled} if opened_stores is None else {}
-    for store in extra.values():
-        require_kind(store, Kind.SAMPLES, remedy="data.unlabelled takes only stores of samples")
+    extra: _Stores = {}
+    if opened_stores is None:
+        extra = unlabelled_of(config, {name: open_named(name) for name in config.unlabelled})
     opened = train_stores | validation
     statistics = statistics_of(train_stores) or statistics_of(validation)
     if not statistics:
@@ -219,23 +218,8 @@ def _epochs(items: Items, is_human: Bools, stores: SampleStores, config: DataCon
 
 def _open_stores(config: DataConfig, opened_stores: _Stores | None) -> tuple[_Stores, _Stores, _Stores]:
     """The stores of samples to train on, those held out, and those of pseudo-labels, by name."""
-    names = [*config.train, *config.validation]
-    if not config.train:
-        raise ContrailError("data.train: is empty; name stores, such as --set data.train=[data/train.zarr]")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ContrailError(f"{twice[0]}: is named twice in data.train and data.validation; name it once")
-    opened = opened_stores or {name: open_named(name) for name in names}
-    for name in config.validation:
-        require_kind(opened[name], Kind.SAMPLES, remedy="data.validation takes only stores of samples")
-    for store in opened.values():
-        require_kind(store, Kind.SAMPLES, Kind.PSEUDO_LABELS, remedy="train on samples and pseudo-labels only")
-    train = {name: opened[name] for name in config.train if kind_of(opened[name]) is Kind.SAMPLES}
-    pseudo = {name: opened[name] for name in config.train if kind_of(opened[name]) is Kind.PSEUDO_LABELS}
-    if not train:
-        raise ContrailError(
-            "data.train: names no store with images; add the one from which the pseudo-labels were made"
-        )
-    return train, {name: opened[name] for name in config.validation}, pseudo
+    check_names(config)
+    return divide(config, opened_stores or {name: open_named(name) for name in (*config.train, *config.validation)})
 
 
 def statistics_of(stores: Mapping[str, xr.Dataset]) -> dict[str, Any]:
@@ -262,38 +246,11 @@ def check_consistent(stores: Mapping[str, xr.Dataset], config: DataConfig) -> No
     Raises:
         ContrailError: If they cannot; the message names the store that differs from the first one.
     """
+    check_stated(stores, config)
     first_name, first = next(iter(stores.items()))
     for name, store in stores.items():
-        if config.composite not in (None, composite := store.attrs["composite"]["name"]):
-            is_built_in = COMPOSITES.keys() >= {*config.composite.split("+")}
-            rebuild = f"build it with --composite {config.composite}, or " if is_built_in else ""
-            raise ContrailError(
-                f"{name}: has composite {composite!r}, not {config.composite!r}; {rebuild}correct data.composite"
-            )
-        for key, remedy in (
-            ("composite", "train on stores of one kind"),
-            ("label_shift", "build one with --label-shift"),
-        ):
-            if store.attrs[key] != first.attrs[key]:
-                raise ContrailError(f"{name}: {key} differs from that of {first_name}; {remedy}")
         if store["image"].shape[2:] != first["image"].shape[2:] or store["image"].dtype != first["image"].dtype:
             raise ContrailError(f"{name}: image size or type differs from that of {first_name}; rebuild one of them")
-
-
-def check_normalisation(config: DataConfig, channels: int) -> None:
-    """Refuse the statistics of coloured photographs for anything but three channels.
-
-    Args:
-        config: The settings.
-        channels: Number of channels of the composite.
-
-    Raises:
-        ContrailError: If they are asked for and do not fit.
-    """
-    if config.normalise == "imagenet" and channels != 3:
-        raise ContrailError(
-            f"data.normalise=imagenet: is for three channels, and the composite has {channels}; set statistics or image"
-        )
 
 
 def pixel_size(scalars: Sequence[xr.Dataset], side: int) -> float:

@@ -9,7 +9,8 @@ Frames of shape (b, t, c, h, w) pass through these modules in order, and logits 
 - `video`: video models of torchvision, which take the place of encoder and mixers.
 - `decoders`: from the pyramid back to pixels, with the building blocks in `layers`.
 - `heads`: the logits of pixels and of the record. `point_rend` predicts the least certain pixels of a mask again.
-- `flow_stream`: a second, small encoder, of optical flow; `raft` computes such flow.
+- `flow_stream`: a second, small encoder, of optical flow; `raft` computes such flow, once `raft_weights` has found its
+  weights.
 - `segmenter`: puts the parts together, on images that `padding` makes fit; `segmenter.build` is the way in.
 
 The suffix of a tensor's name gives the order of its axes: batch, time, channel, height, width; n is time x batch, or

@@ -4,7 +4,6 @@ It sees the mean of the channels, as the flow of `contrail_data.labels.flow` doe
 """
 
 import hashlib
-import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torchvision.models.optical_flow import Raft_Small_Weights, raft_large, raft
 from contrail_data.composites import dequantise
 from contrail_data.errors import ContrailError
 from contrail_data.labels.flow import FlowMethod
+from contrail_train.models.raft_weights import FILE_REMEDY, check_weights, is_url
 
 UPDATES = 12
 SMALLEST_SIDE = 128  # pixels, for its pyramid of correlations
@@ -91,9 +91,9 @@ def read_raft(weights: str | None) -> dict[str, Tensor]:
         ContrailError: If they cannot be read.
     """
     source = weights or Raft_Small_Weights.C_T_V2.url
-    is_url = re.match(r"\w{2,}://", source) is not None
+    check_weights(weights)
     try:
-        if is_url:
+        if is_url(source):
             state: Any = torch.hub.load_state_dict_from_url(
                 source, map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
@@ -105,10 +105,10 @@ def read_raft(weights: str | None) -> dict[str, Tensor]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         remedy = (
             "download them elsewhere and give their path (--weights, data.flow.weights)"
-            if is_url
-            else "give a file of torchvision's weights"
+            if is_url(source)
+            else FILE_REMEDY
         )
         raise ContrailError(f"{source}: weights of RAFT cannot be read ({reason}); {remedy}") from error
     if not isinstance(state, dict):
-        raise ContrailError(f"{source}: holds no weights of RAFT; give a file of torchvision's weights")
+        raise ContrailError(f"{source}: holds no weights of RAFT; {FILE_REMEDY}")
     return state

@@ -46,6 +46,26 @@ def check_address(address: str) -> str:
     return address
 
 
+def local_path(address: str | Path) -> Path | None:
+    """Find out where on this machine a model lies, without verifying or fetching it.
+
+    Args:
+        address: The address.
+
+    Returns:
+        The path, which need not exist. None if it lies elsewhere.
+    """
+    text = str(address)
+    if text.startswith(BUILTIN):
+        return _shipped_folder(text)
+    if text.startswith(SCHEME) or place_of(text).remote:
+        return None
+    path = place_of(text).path
+    if not path.exists() and (entry := find_model_entry(text)) is not None:
+        return None if "://" in entry.location else Path(entry.location)
+    return path
+
+
 def local_model(address: str | Path) -> Path:
     """Find the local folder or file of a model, fetching it if it lies elsewhere.
 

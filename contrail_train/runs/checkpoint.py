@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
 from contrail_data.storage.files import open_regular, remove_partial_files, reported_errors, write_atomically
+from contrail_train.runs.begun import checkpoints
 from contrail_train.runs.names import CHECKPOINTS
 
 KEEP = 2
@@ -118,18 +119,6 @@ class TrainingState:
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def checkpoints(out: Path) -> list[Path]:
-    """List the checkpoints of a run.
-
-    Args:
-        out: Run directory.
-
-    Returns:
-        The files, oldest first.
-    """
-    return sorted((out / CHECKPOINTS).glob("step-*.safetensors"))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -13,19 +13,15 @@
 - `lock`: held while a process works in the directory
 """
 
-import fcntl
 import importlib.metadata
 import json
 import math
-import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, NotRequired
+from typing import Any, NotRequired
 
 import torch
 from typing_extensions import TypedDict  # pydantic does not take that of Python 3.11
@@ -34,80 +30,13 @@ from contrail_data.errors import ContrailError
 from contrail_data.messages import Kind
 from contrail_data.process import command_line
 from contrail_data.splits.leaks import Checked
-from contrail_data.storage.files import (
-    check_folder,
-    is_partial,
-    is_stray,
-    open_regular,
-    remove_partial_files,
-    write_atomically,
-)
+from contrail_data.storage.files import open_regular, write_atomically
 from contrail_train.config.schema import RunConfig
-from contrail_train.config.settings import differences, read_config, to_yaml
-from contrail_train.runs.checkpoint import checkpoints
+from contrail_train.config.settings import to_yaml
+from contrail_train.runs.begun import check_settings, is_begun
 from contrail_train.runs.distributed import ALONE, Ranks
-from contrail_train.runs.names import CALIBRATION, CONFIG, ENVIRONMENT, LOCK, METRICS
+from contrail_train.runs.names import CALIBRATION, CONFIG, ENVIRONMENT, METRICS
 from contrail_train.runs.sealed import read_json, write_json
-
-
-@contextmanager
-def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
-    """Create a directory or reopen the one written earlier, and keep other processes out of it meanwhile.
-
-    The operating system releases the lock when the process ends, however it ends. A new directory into which nothing
-    was written is removed.
-
-    Args:
-        out: The directory.
-        marker: Name of the file by which an earlier directory of this kind is recognised.
-        kind: What the directory is, for messages.
-
-    Yields:
-        None.
-
-    Raises:
-        ContrailError: If `out` is something else or not writable, another process holds the lock, or a file cannot be
-            read or written in the meantime.
-    """
-    is_new = not out.exists()
-    is_ours = (out / marker).is_file() or is_new
-    if not is_ours and not (out.is_dir() and all(_may_precede_marker(path.name) for path in out.iterdir())):
-        raise ContrailError(f"{out}: exists and is not a {kind}; choose another --out")
-    check_folder(out, in_run=True)
-    try:
-        with (out / LOCK).open("a+") as file:
-            _lock(file, out)
-            try:
-                remove_partial_files(out)
-                yield
-            finally:
-                if is_new and os.listdir(out) == [LOCK]:
-                    (out / LOCK).unlink()
-                    out.rmdir()
-    except OSError as error:
-        place = error.filename or out
-        raise ContrailError(
-            f"{place}: cannot be used ({error.strerror or error}); make room, check permissions, or remove what lies "
-            "there"
-        ) from None
-
-
-def _may_precede_marker(name: str) -> bool:
-    """Whether a kill, or the operating system, can leave such a file in a directory that has no marker yet."""
-    return name in (LOCK, ENVIRONMENT) or is_partial(name) or is_stray(name)
-
-
-def _lock(file: IO[str], out: Path) -> None:
-    """Lock a file until it is closed, and write into it who did."""
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        raise ContrailError(f"{out}: in use by {owner}; wait until it has ended") from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
 
 
 def begin_run(
@@ -138,7 +67,7 @@ def begin_run(
     Raises:
         ContrailError: If the directory holds a run with other settings or data.
     """
-    if not (out / CALIBRATION).is_file() and not checkpoints(out):
+    if not is_begun(out):
         packages = ("contrail-kit", "torch", "timm", "segmentation-models-pytorch", "numpy", "zarr", "xarray")
         environment = {
             "command": command_line(),
@@ -155,11 +84,8 @@ def begin_run(
         write_json(out / ENVIRONMENT, environment)
         write_atomically(out / CONFIG, [to_yaml(config).encode()])  # written last: it makes the directory a run
         return
-    begun = read_config(out / CONFIG).model_copy(update={"device": config.device, "loggers": config.loggers})
+    check_settings(out, config)
     is_finished, by_image = (out / CALIBRATION).is_file(), any(counts.image for counts in checked.values())
-    if differing := differences(begun, config):
-        start = f", with start={out} to start from its weights" if is_finished else f", or remove {out}"
-        raise ContrailError(f"{out}: holds a run with {'; '.join(differing)}; choose another --out{start}")
     begun_in = read_environment(out)
     if "checked" not in begun_in and by_image and not is_finished:
         raise ContrailError(

@@ -19,8 +19,8 @@ from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift
 from contrail_train.inference.load import runs_of
 from contrail_train.inference.predictor import Predictor
-from contrail_train.runs.address import local_model, recorded_address
-from contrail_train.runs.calibration import Calibration, find_calibration
+from contrail_train.runs.address import recorded_address
+from contrail_train.runs.calibration import Calibration
 from contrail_train.runs.distributed import Ranks
 from contrail_train.runs.names import CONFIG
 
@@ -30,23 +30,6 @@ _NOT_COMPARED = (
 )
 """Settings that a run and those it takes its threshold from are expected to differ in, or that change no weights."""
 _MOST = 4  # settings named in a note
-
-
-def check_finished(config: RunConfig) -> None:
-    """Refuse `calibration.from` if it names no finished runs or pipelines, before any data is read.
-
-    Args:
-        config: Settings of the run.
-
-    Raises:
-        ContrailError: If one of them is not finished.
-    """
-    for name in config.calibration.from_:
-        unfinished = [path for path in runs_of(local_model(name)).values() if find_calibration(path) is None]
-        if unfinished:
-            raise ContrailError(
-                f"calibration.from={name}: {unfinished[0]} is not a finished run; finish it, or name another"
-            )
 
 
 def check_sources(config: RunConfig, data: TrainingData, mask_shift: Shift, ranks: Ranks) -> None:

@@ -33,9 +33,10 @@ from contrail_train.evaluation.metrics import best_threshold
 from contrail_train.evaluation.score import EpochScores, Scores, epoch_scores, score
 from contrail_train.inference.detector import on_label_grid
 from contrail_train.models.raft import read_raft
+from contrail_train.runs.begun import locked_directory
 from contrail_train.runs.calibration import Calibration, Grid, find_calibration, finish
 from contrail_train.runs.checkpoint import TrainingState, file_digest, load_weights, save_mean, save_tensors
-from contrail_train.runs.directory import begin_run, locked_directory
+from contrail_train.runs.directory import begin_run
 from contrail_train.runs.distributed import gather, is_first, leave, wait
 from contrail_train.runs.names import CONFIG, FLOW_WEIGHTS, WEIGHTS
 from contrail_train.training.borrowed import with_borrowed_thresholds

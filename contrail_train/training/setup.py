@@ -12,7 +12,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.messages import Kind
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.loader import ReadAhead
-from contrail_train.data.training_data import TrainingData, check_normalisation, open_training_data
+from contrail_train.data.training_data import TrainingData, open_training_data
 from contrail_train.evaluation.score import EvaluationOptions
 from contrail_train.inference.detector import Shift, single_network_detector, view_of
 from contrail_train.models.encoder import check_encoder
@@ -22,11 +22,12 @@ from contrail_train.models.video import VideoEncoder
 from contrail_train.runs.address import local_model, recorded_address
 from contrail_train.runs.checkpoint import Trained
 from contrail_train.runs.distributed import choose_device, join, sync_batch_norms
-from contrail_train.training.borrowed import check_finished, check_sources
+from contrail_train.training.borrowed import check_sources
 from contrail_train.training.freezing import check_freeze, frozen_modules, train_mode
+from contrail_train.training.inputs import check_inputs
 from contrail_train.training.optimiser import make_optimiser, weight_average
 from contrail_train.training.precision import choose_type, describe_type, make_scaler
-from contrail_train.training.start import start_from, weights_file
+from contrail_train.training.start import start_from
 from contrail_train.training.teacher import ask, open_teacher
 
 FEW_GROUPS = 10
@@ -48,12 +49,10 @@ class Setup:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        check_inputs(config)
         self.ranks, self.device = join(choose_device(config.device))
         check_encoder(config.model.encoder, config.model.pretrained)  # before minutes may go into opening stores
         start = None if config.start is None else local_model(config.start)
-        if start is not None:
-            weights_file(start)
-        check_finished(config)
         if config.data.flow.method == "raft":
             read_raft(config.data.flow.weights)
         self.dtype = choose_type(config.precision, self.device)
@@ -63,7 +62,6 @@ class Setup:
         self.data = data = open_training_data(config.data, annotators=config.model.annotator_maps or 0)
         _check_targets(config, data)
         _check_crop(config, data.size)
-        check_normalisation(config.data, len(data.composite["channels"]))
         self.teacher, self.data = open_teacher(config.data, data, self.device, self.ranks)
         """The detector that has still to be asked about the frames to train on."""
         data = self.data

@@ -11,7 +11,7 @@ from contrail_data.messages import Kind
 from contrail_train.runs.calibration import find_calibration
 from contrail_train.runs.checkpoint import file_digest, read_tensors
 from contrail_train.runs.distributed import Ranks
-from contrail_train.runs.names import WEIGHTS
+from contrail_train.training.inputs import weights_file
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,6 @@ class Start:
     """Those of them that the weights were trained on."""
     parts: frozenset[str]
     """Attributes of the model into which tensors were copied."""
-
-
-def weights_file(path: Path) -> Path:
-    """Find the file of weights that the setting `start` names.
-
-    Args:
-        path: A run directory, or the file itself.
-
-    Returns:
-        The file.
-
-    Raises:
-        ContrailError: If there is none.
-    """
-    file = path / WEIGHTS if path.is_dir() else path
-    if not file.is_file():
-        raise ContrailError(f"start={path}: not a finished run or its weights; name the --out of a finished run")
-    return file
 
 
 def start_from(path: Path, model: nn.Module, ranks: Ranks) -> Start:

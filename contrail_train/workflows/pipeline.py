@@ -43,9 +43,9 @@ from contrail_train.inference.load import (
 )
 from contrail_train.inference.predictor import Predictor
 from contrail_train.runs.address import local_model
+from contrail_train.runs.begun import locked_directory
 from contrail_train.runs.calibration import Calibration, Grid, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest
-from contrail_train.runs.directory import locked_directory
 from contrail_train.runs.distributed import ALONE, choose_device
 from contrail_train.runs.finished import check_run
 from contrail_train.runs.names import CALIBRATION, CONFIG, ENVIRONMENT, FLOW_WEIGHTS, PIPELINE, STAGES, WEIGHTS

@@ -5,15 +5,15 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlparse
 
 from contrail_data.errors import ContrailError, UsageError
 from contrail_data.model_folders import hub
 from contrail_data.model_folders.copies import AnotherModel, copy_model
-from contrail_data.model_folders.hub_address import SCHEME, HubAddress, parse_hub_address
+from contrail_data.model_folders.hub_address import HubAddress
 from contrail_data.model_folders.manifest import CARD, DOCUMENTS, MANIFEST, PICTURE, Manifest, file_keys, verify_folder
+from contrail_data.model_folders.target import find_target
 from contrail_data.storage.files import make_folder, partial_path, publish, write_atomically
-from contrail_data.storage.place import Place, place_of
+from contrail_data.storage.place import Place
 from contrail_train.config.settings import read_config
 from contrail_train.evaluation.card import CardContent, draw_held_out, evaluations_of, write_card
 from contrail_train.inference.load import load_model, runs_of
@@ -21,8 +21,6 @@ from contrail_train.inference.model_folder import write_model_folder
 from contrail_train.runs.address import local_model
 from contrail_train.runs.calibration import read_calibration
 from contrail_train.runs.names import CONFIG, ENVIRONMENT
-
-_READ_ONLY = ("http", "https")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ def publish_model(address: str, to: str, request: PublishRequest) -> PublishedMo
         ContrailError: If the model is not finished or damaged, or the place holds something else or cannot be written.
         UsageError: If nothing can be written to the place, or an option has no effect on a model folder.
     """
-    target = _target(to)
+    target = find_target(to)
     model = local_model(address)
     is_folder = (model / MANIFEST).is_file()
     for option, given in (("--half", request.half), ("--licence", request.licence is not None)):
@@ -94,27 +92,6 @@ def publish_model(address: str, to: str, request: PublishRequest) -> PublishedMo
             _put(staged, target, request.overwrite)
             where = target.url
     return PublishedModel(address=where, manifest=manifest, notes=notes)
-
-
-def _target(to: str) -> Place | HubAddress:
-    """Where to publish, refused before any work if nothing can be written there."""
-    if to.startswith(SCHEME):
-        address = parse_hub_address(to)
-        if address.commit is not None:
-            raise UsageError(f"{to}: a commit cannot change; name a branch, or omit it")
-        return address
-    place = place_of(to)
-    if place.remote and urlparse(place.url).scheme in _READ_ONLY:
-        raise UsageError(
-            f"{to}: web servers are only read; give a folder, s3://..., gs://..., az://... or hf://ORG/NAME"
-        )
-    if not place.remote and place.path.exists() and not _may_be_replaced(place.path):
-        raise ContrailError(f"{to}: exists and is not a model folder; choose another place")
-    return place
-
-
-def _may_be_replaced(path: Path) -> bool:
-    return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
 
 
 def _put(staged: Path, target: Place, overwrite: bool) -> None:

@@ -28,21 +28,20 @@ from contrail_data.settings.parse import validated
 from contrail_data.splits.folds import make_folds
 from contrail_data.storage.files import write_atomically, write_csv
 from contrail_data.store.reader import read_scalars
-from contrail_data.store.schema import Kind, kind_of
+from contrail_data.store.schema import Kind
 from contrail_train.config.data import DataConfig, PseudoConfig
 from contrail_train.config.schema import RunConfig
 from contrail_train.config.settings import differences
 from contrail_train.data.training_data import open_training_data
 from contrail_train.evaluation.intervals import difference_interval
 from contrail_train.inference.load import load_model
+from contrail_train.runs.begun import locked_directory
 from contrail_train.runs.calibration import ScoreValues, read_calibration
-from contrail_train.runs.directory import locked_directory
 from contrail_train.runs.distributed import ALONE
 from contrail_train.runs.sealed import read_json, write_json
 from contrail_train.training.fit import fit
-from contrail_train.workflows.retraining import Retraining
+from contrail_train.workflows.retraining import SETTINGS, Retraining, check_rounds
 
-SETTINGS = "rounds-of.json"
 FOLDS = "folds.csv"
 
 
@@ -101,7 +100,7 @@ def run_rounds(config: RunConfig, out: Path, *, rounds: int, folds: int, how: Re
     Raises:
         ContrailError: If the settings do not allow it, or `out` holds something else.
     """
-    _check_stores(config)
+    check_rounds(config, open_named)
     with locked_directory(out, SETTINGS, "folder of rounds"):
         _check_settings(config, out, folds, how)
         fold_of = _write_folds(config, folds, out / FOLDS)
@@ -117,16 +116,6 @@ def run_rounds(config: RunConfig, out: Path, *, rounds: int, folds: int, how: Re
             results.append(_result(number, teacher, labels, Path(results[0]["run"])))
         write_atomically(out / "rounds.json", [json.dumps(results, indent=1).encode()])
     return results
-
-
-def _check_stores(config: RunConfig) -> None:
-    """Refuse a `data.train` that is not only stores of samples, and a model that predicts no masks."""
-    if config.data.validation or config.data.folds is not None:
-        raise ContrailError("data.validation, data.folds: rounds make their own folds; omit both settings")
-    if {kind_of(open_named(name)) for name in config.data.train} - {Kind.SAMPLES}:
-        raise ContrailError("data.train: rounds make their own pseudo-labels; name only stores of samples")
-    if config.model.decoder is None:
-        raise ContrailError("model.decoder: null, so the model predicts no masks to label with; choose a segmenter")
 
 
 def _check_settings(config: RunConfig, out: Path, folds: int, how: Retraining) -> None:

@@ -23,9 +23,10 @@ from contrail_train.inference.predictor import Predictor
 from contrail_train.models.layers import batch_norms
 from contrail_train.models.segmenter import Segmenter
 from contrail_train.runs.address import local_model
+from contrail_train.runs.begun import locked_directory
 from contrail_train.runs.calibration import Calibration, find_calibration, finish, read_calibration
 from contrail_train.runs.checkpoint import file_digest, load_weights, save_mean, save_tensors
-from contrail_train.runs.directory import begin_run, locked_directory
+from contrail_train.runs.directory import begin_run
 from contrail_train.runs.distributed import ALONE, choose_device
 from contrail_train.runs.names import CONFIG, FLOW_WEIGHTS, WEIGHTS
 from contrail_train.runs.stores import find_folds, open_run_stores
@@ -54,8 +55,6 @@ def average_runs(addresses: Sequence[str | Path], out: Path, device: str) -> Cal
         ContrailError: If the runs are of different models, or `out` holds something else.
     """
     runs = [local_model(address) for address in addresses]
-    if len(runs) < 2:
-        raise ContrailError(f"{runs[0]}: a mean takes at least two runs; name another")
     where = choose_device(device)
     *loaded, averaged = (load_run(run, where) for run in (*runs, runs[0]))  # the last receives the mean
     calibrations = [read_calibration(run) for run in runs]

@@ -8,9 +8,7 @@ import contextlib
 import fcntl
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -18,20 +16,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from contrail_data.errors import ContrailError
-from contrail_data.settings.parse import validated
 from contrail_data.settings.strict import plain
-from contrail_data.storage.documents import read_document
-from contrail_data.storage.files import check_folder, is_partial, is_stray, write_atomically, write_csv
-from contrail_train.config.settings import differences, to_yaml
+from contrail_data.storage.files import write_atomically, write_csv
 from contrail_train.config.sweep import Range, SweepConfig, trial_config
 from contrail_train.evaluation.score import EpochScores
 from contrail_train.runs.distributed import ALONE
 from contrail_train.training.fit import fit
+from contrail_train.workflows.sweep_folder import LOCK, TRIALS, begin_sweep, locked
 
 if TYPE_CHECKING:  # optuna is the extra `sweep`
     import optuna
 
-SWEEP, STUDY, TRIALS, LOCK = "sweep.yaml", "study.db", "trials", "lock"
+STUDY = "study.db"
 TABLE, PICTURE = "trials.csv", "sweep.png"
 """Files in the folder of a sweep."""
 
@@ -73,15 +69,8 @@ def run_sweep(config: SweepConfig, out: Path, device: str = "auto") -> SweepResu
 
     Returns:
         All trials so far.
-
-    Raises:
-        ContrailError: If optuna is not installed, or `out` holds another sweep.
     """
-    if find_spec("optuna") is None:
-        raise ContrailError(
-            "sweep: optuna is not installed; run \"pip install '.[sweep]'\" in the checkout of contrail"
-        )
-    _begin(config, out)
+    begin_sweep(config, out)
     study = _open_study(config, out)
     while (claimed := _claim(study, config, out)) is not None:
         number, lock = claimed
@@ -91,26 +80,6 @@ def run_sweep(config: SweepConfig, out: Path, device: str = "auto") -> SweepResu
     return result_of(study)
 
 
-def _begin(config: SweepConfig, out: Path) -> None:
-    """Write the settings of a sweep, or check that they are those of the one in its folder."""
-    is_new = not (out / SWEEP).is_file()
-    if is_new and out.exists() and not (out.is_dir() and all(_may_precede_sweep(path) for path in out.iterdir())):
-        raise ContrailError(f"{out}: exists and is not a sweep; choose another --out")
-    check_folder(out / TRIALS)
-    with _locked(out / LOCK):
-        if (out / SWEEP).is_file():
-            begun = validated(SweepConfig, read_document(out / SWEEP), str(out / SWEEP))
-            if differing := differences(begun.model_copy(update={"trials": config.trials}), config):
-                raise ContrailError(f"{out}: holds a sweep with {'; '.join(differing)}; choose another --out")
-        write_atomically(out / SWEEP, [to_yaml(config).encode()])
-
-
-def _may_precede_sweep(path: Path) -> bool:
-    """Whether a kill, or the operating system, can leave such a file in a folder that has no settings yet."""
-    is_empty = path.name == TRIALS and not any(path.iterdir())
-    return is_empty or path.name == LOCK or is_partial(path.name) or is_stray(path.name)
-
-
 def _open_study(config: SweepConfig, out: Path) -> "optuna.Study":
     import optuna
 
@@ -118,7 +87,7 @@ def _open_study(config: SweepConfig, out: Path) -> "optuna.Study":
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if config.prune is not None:
         pruner = optuna.pruners.MedianPruner(config.prune.trials, n_warmup_steps=config.prune.epochs)
-    with _locked(out / LOCK):  # creates the tables
+    with locked(out / LOCK):  # creates the tables
         storage = optuna.storages.RDBStorage(
             f"sqlite:///{out / STUDY}", engine_kwargs={"connect_args": {"timeout": 60}}
         )
@@ -131,7 +100,7 @@ def _claim(study: "optuna.Study", config: SweepConfig, out: Path) -> tuple[int, 
     """Take over an abandoned trial or begin one, and lock it until the file is closed; None if there is none left."""
     import optuna
 
-    with _locked(out / LOCK):
+    with locked(out / LOCK):
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
             if (lock := _try_lock(out / TRIALS / f"{trial.number:04}.lock")) is not None:
                 return trial.number, lock
@@ -252,13 +221,6 @@ def _draw(scored: list[tuple[int, float]], importance: dict[str, float]) -> Figu
         right.text(0.5, 0.5, "importance: from four complete trials", ha="center", va="center")
         right.set_axis_off()
     return figure
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _try_lock(path: Path) -> IO[str] | None:

@@ -12,7 +12,7 @@ import pytest
 
 from contrail_data.errors import ContrailError
 from contrail_data.store.reader import open_store
-from contrail_train.runs.directory import locked_directory
+from contrail_train.runs.begun import locked_directory
 from contrail_train.runs.names import CONFIG
 from helpers.cli import run_train
 from helpers.runs import TINY, run_steps, set_options

@@ -9,8 +9,9 @@ import pytest
 
 from contrail_train.config.presets import get_config
 from contrail_train.config.settings import to_yaml, with_settings
-from contrail_train.runs.directory import CONFIG, locked_directory
+from contrail_train.runs.begun import locked_directory
 from contrail_train.runs.listing import State, find_runs, settings_that_differ, summarise
+from contrail_train.runs.names import CONFIG
 from helpers.cli import run_train
 from helpers.runs import run_steps
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from contrail_data.errors import ContrailError
+from contrail_data.settings.parse import validated
 from helpers.cli import run_train
 from helpers.runs import TINY
 
@@ -80,7 +81,7 @@ def test_trials_that_contradict_or_fall_behind_are_set_aside(
         return {"holdout": {"dice": dice}}
 
     monkeypatch.setattr(sweep, "fit", fake_fit)
-    config = sweep.validated(
+    config = validated(
         sweep.SweepConfig,
         {
             "settings": {"data.train": [str(store)], "epochs": 2},

@@ -58,6 +58,8 @@ def reserve_copy(digest: str, manifest: Manifest) -> Place:
     if local_copy(digest) is None:
         size = sum(file.size for file in manifest.values())
         reserve(place.path, size, "copy the store elsewhere with contrail-data pull -o")
+        if local_copy(digest) is not None:  # another process has just finished it
+            journal.clear_staging(place)
     return place
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contrail_data.storage.cache import reserve
 from contrail_data.storage.place import Place, place_of
-from contrail_data.store.cache import cache_place
+from contrail_data.store.cache import cache_place, reserve_copy
+from contrail_data.store.manifest import read_manifest
 from contrail_data.store.reader import open_store, pixel_reader
 from contrail_data.store.transfer import copy_store
 from contrail_data.store.verify import verify
 from helpers.cli import run_data
-from helpers.stores import build_small
+from helpers.stores import build_small, contents
 
 
 @pytest.mark.slow
@@ -54,3 +56,18 @@ def test_a_pull_makes_room_for_its_copy_or_is_refused_before_it_copies(
     done = run_data("pull", f"{s3}/small.zarr")  # it is there already and needs no room
     assert done.returncode == 0, done.stderr
     assert small.size(".building/reserved") is None
+
+
+def test_a_copy_that_another_process_finishes_meanwhile_stays_as_it_is(
+    sealed40: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTRAIL_CACHE", str(tmp_path / "cache"))
+    source, store = place_of(sealed40), open_store(sealed40)
+
+    def reserve_late(folder: Path, size: int, remedy: str) -> None:
+        copy_store(source, place_of(folder))
+        reserve(folder, size, remedy)
+
+    monkeypatch.setattr("contrail_data.store.cache.reserve", reserve_late)
+    copy = reserve_copy(store.attrs["digest"], read_manifest(source, store.attrs["manifest"]))
+    assert contents(copy.path) == contents(sealed40)

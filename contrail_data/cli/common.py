@@ -42,6 +42,9 @@ OUTSIDE_CAUSES = {
 """Errors that no bug and no damaged store causes: permissions, a full disk, a disk or network that fails."""
 
 
+_ParserError: type[Any] = typer.BadParameter.__bases__[0]
+"""What the parser of command lines raises; typer has no public name for it."""
+
 LogFormatOption = Annotated[
     LogFormat,
     typer.Option(
@@ -196,7 +199,13 @@ def run_app(app: typer.Typer) -> None:
     again = "run the same command again: unfinished stores, copies and runs continue"
     try:
         with exit_on_sigterm():
-            app()
+            sys.exit(app(standalone_mode=False))
+    except _ParserError as error:
+        if not (reason := error.format_message()):  # no argument at all, which is answered with the help
+            sys.exit(ExitCode.USAGE)
+        reason = reason[0].lower() + reason[1:].rstrip(".")
+        see = " See" if reason.endswith("?") else "; see"
+        exit_with_error(f"{reason}{see} {error.ctx.command_path} --help", ExitCode.USAGE)
     except ContrailError as error:
         exit_with_error(str(error), error.exit_code)
     except KeyboardInterrupt:

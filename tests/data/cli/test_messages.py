@@ -36,6 +36,30 @@ def test_what_the_operating_system_refuses_is_not_called_a_bug(error: Exception,
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("args", "reason", "remedy"),
+    [
+        (("build-ash",), "missing argument 'SOURCE';", " build-ash --help"),
+        (("inspect", "--nope"), "no such option: --nope;", " inspect --help"),
+        (("inspct",), "no such command 'inspct'. Did you mean 'inspect'? See ", " --help"),
+        (("synth", "records", "--seed", "x"), "invalid value for '--seed': ", " synth --help"),
+    ],
+)
+def test_usage_errors_are_one_line(args: tuple[str, ...], reason: str, remedy: str) -> None:
+    done = run_data(*args)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {reason}")
+    assert line.endswith(remedy)
+
+
+def test_without_arguments_the_help_is_shown() -> None:
+    done = run_data()
+    assert done.returncode == 2
+    assert "build-ash" in done.stdout + done.stderr
+    assert "error" not in done.stderr
+
+
 def test_cells_of_tables_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     print_table("", ["[setting]", "n"], [["data.train=[a.zarr] :warning:", "1"]])
     printed = capsys.readouterr().out

@@ -211,7 +211,7 @@ def predict_scans(
         refuse_options(context, ["since", "until"], "beside --time")
     if since and until and since > until:
         raise UsageError(f"--since {since}, --until {until}: no time lies between them; correct one")
-    _refuse_outputs(context, outs, overwrite)
+    _refuse_outputs(context, outs, overwrite, times=len(time or ()))
     check_scans(source, reader, product, timed=bool(time or (since and until)))
 
     from numpy import datetime64
@@ -252,7 +252,7 @@ def predict_scans(
         raise typer.Exit(ExitCode.SET_ASIDE)
 
 
-def _refuse_outputs(context: typer.Context, outs: list[Path], overwrite: bool) -> None:
+def _refuse_outputs(context: typer.Context, outs: list[Path], overwrite: bool, times: int) -> None:
     """Refuse outputs of unknown formats or that cannot be written, and options that have no effect on any of them."""
     from contrail_data.storage.files import check_new, make_folder
 
@@ -260,7 +260,8 @@ def _refuse_outputs(context: typer.Context, outs: list[Path], overwrite: bool) -
     for out in outs:
         if out.suffix not in formats:
             raise ContrailError(f"{out}: not a format of scenes; choose a name that ends in {', '.join(formats)}")
-        if out.suffix in (".geojson", ".parquet"):  # others have the time in their names if they become several files
+        # Several times may become several files, which have the time in their names.
+        if times == 1 or out.suffix in (".geojson", ".parquet"):
             check_new(out, overwrite, out.suffix)
         else:
             make_folder(out.parent)

@@ -179,6 +179,7 @@ REFUSED = {
         "exists; choose another -o": [
             *("predict builtin:starter s.zarr -o note.csv", "submit predicted.zarr -o note.csv"),
             "predict-scans builtin:starter goes-east --time 2024-03-01 -o note.geojson",
+            "predict-scans builtin:starter goes-east --time 2024-03-01 -o note.nc",
         ],
         "does not exist": ["compare-masks missing.nc missing.nc"],
         "archives are searched by time": ["predict-scans builtin:starter goes-east -o x.nc"],
@@ -208,7 +209,15 @@ def test_what_was_typed_wrong_is_refused_before_anything_large_is_imported(
     copy_as_predictions(sealed40, tmp_path / "predicted.zarr")
     for folder in ("kinds", "empty", "full", "done"):
         (tmp_path / folder).mkdir()
-    for file in ("note.txt", "note.csv", "note.geojson", "full/note.txt", "done/config.yaml", "done/calibration.json"):
+    for file in (
+        "note.txt",
+        "note.csv",
+        "note.geojson",
+        "note.nc",
+        "full/note.txt",
+        "done/config.yaml",
+        "done/calibration.json",
+    ):
         (tmp_path / file).touch()
     (tmp_path / "space.yaml").write_text("settings: {data.train: [missing.zarr]}\nsearch: {seed: [0, 1]}\n")
     for satellite in (16, 18):

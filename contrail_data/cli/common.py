@@ -45,10 +45,18 @@ OUTSIDE_CAUSES = {
 _ParserError: type[Any] = typer.BadParameter.__bases__[0]
 """What the parser of command lines raises; typer has no public name for it."""
 
+
+def _select_format(log_format: LogFormat) -> LogFormat:
+    os.environ[FORMAT_VARIABLE] = log_format
+    return log_format
+
+
 LogFormatOption = Annotated[
     LogFormat,
     typer.Option(
         envvar=FORMAT_VARIABLE,
+        is_eager=True,  # before values of other options are refused
+        callback=_select_format,
         help="Progress, notes and errors on stderr as lines for people (text) or for programs (json).",
     ),
 ]
@@ -170,7 +178,6 @@ def add_command(
 
     @functools.wraps(command)
     def _run(*args: Any, log_format: LogFormat, **values: Any) -> None:
-        os.environ[FORMAT_VARIABLE] = log_format
         command(*args, **values)
 
     signature = inspect.signature(command, eval_str=True)

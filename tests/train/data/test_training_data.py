@@ -263,7 +263,7 @@ def test_batches_mark_missing_pixels_as_invalid(store: Path) -> None:
 
 
 def test_a_store_of_another_composite_is_refused(store: Path) -> None:
-    with pytest.raises(ContrailError, match="--composite ash_wide"):
+    with pytest.raises(ContrailError, match="has composite 'ash', not 'ash_wide'"):
         open_training_data(DataConfig(train=[str(store)], composite="ash_wide"))
 
 

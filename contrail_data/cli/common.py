@@ -14,7 +14,6 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -26,8 +25,6 @@ from contrail_data import __version__
 from contrail_data.errors import ContrailError, ExitCode, UsageError
 from contrail_data.messages import FORMAT_VARIABLE, Kind, LogFormat, print_message
 from contrail_data.process import exit_on_sigterm, speed_up_imports
-
-YEARS = range(1970, 2200)
 
 OUTSIDE_CAUSES = {
     errno.EACCES,
@@ -63,10 +60,7 @@ LogFormatOption = Annotated[
 
 
 class FiniteCommand(TyperCommand):
-    """A command with readable types in its help.
-
-    It refuses NaN, infinity and times that nanoseconds since 1970 cannot state as values of options.
-    """
+    """A command with readable types in its help, which refuses NaN and infinity as values of options."""
 
     @override
     def get_params(self, ctx: Any) -> list[Any]:
@@ -80,8 +74,6 @@ class FiniteCommand(TyperCommand):
             for single in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(single, float) and not math.isfinite(single):
                     raise typer.BadParameter(f"{single} is not a finite number", ctx=ctx, param=parameter)
-                if isinstance(single, datetime) and single.year not in YEARS:
-                    raise typer.BadParameter(f"{single} is not in {YEARS[0]} to {YEARS[-1]}", ctx=ctx, param=parameter)
         return super().invoke(ctx)
 
 

@@ -184,7 +184,7 @@ def test_files_that_cannot_be_opened_are_refused_in_one_line(real_data: Path, tm
         assert "\n" not in str(error.value)
 
     refused("name another", "abi_l1b")
-    refused("name another", "no_such_reader")
+    refused("satpy has no such reader", "no_such_reader")
     refused("contains no files named like AHI HSD, AMI L1b, FCI L1c or SEVIRI native", "auto")
     (original,) = (path for path in files_of(real_data, "ahi") if "B14" in path.name)
     broken = tmp_path / original.name

@@ -137,14 +137,13 @@ def pipeline(
     the same command is run again. The directory is used like that of a run: evaluate, predict, pseudo-label, export.
     """
     from contrail_train.config.pipelines import get_pipeline, with_pipeline_settings
-    from contrail_train.runs.begun import locked_directory
+    from contrail_train.runs.begun import check_directory
     from contrail_train.runs.names import PIPELINE
     from contrail_train.workflows.stages import check_stages
 
     config = with_pipeline_settings(get_pipeline(preset), settings or [], preset)
     check_stages(config)
-    with locked_directory(out, PIPELINE, "pipeline"):
-        pass  # what is wrong with it is reported before torch is imported
+    check_directory(out, PIPELINE, "pipeline")
 
     from contrail_train.workflows.pipeline import train_pipeline
 
@@ -188,15 +187,14 @@ def rounds(
     from contrail_data.catalog.stores import read_header
     from contrail_train.config.presets import get_config
     from contrail_train.config.settings import with_settings
-    from contrail_train.runs.begun import locked_directory
+    from contrail_train.runs.begun import check_directory
     from contrail_train.training.inputs import check_inputs
     from contrail_train.workflows.retraining import SETTINGS, check_rounds
 
     config = with_settings(get_config(preset), settings or [], preset)
     check_rounds(config, read_header)
     check_inputs(config)
-    with locked_directory(out, SETTINGS, "folder of rounds"):
-        pass  # what is wrong with it is reported before torch is imported
+    check_directory(out, SETTINGS, "folder of rounds")
 
     from contrail_train.evaluation.intervals import NO_INTERVAL
     from contrail_train.workflows.rounds import run_rounds
@@ -226,13 +224,12 @@ def soup(
     To average predictions instead, use the runs as stages: pipeline unet2d_no_gate --set all.run=RUN --set
     positive.run=RUN.
     """
-    from contrail_train.runs.begun import locked_directory
+    from contrail_train.runs.begun import check_directory
     from contrail_train.runs.names import CONFIG
 
     if len(runs) < 2:
         raise UsageError(f"{runs[0]}: a mean takes at least two runs; name another")
-    with locked_directory(out, CONFIG, "run directory"):
-        pass  # what is wrong with it is reported before torch is imported
+    check_directory(out, CONFIG, "run directory")
 
     from contrail_train.workflows.soup import average_runs
 

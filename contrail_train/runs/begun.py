@@ -60,6 +60,18 @@ def locked_directory(out: Path, marker: str, kind: str) -> Iterator[None]:
         ) from None
 
 
+def check_directory(out: Path, marker: str, kind: str) -> None:
+    """Refuse a directory that `locked_directory` would refuse, before the work.
+
+    Args:
+        out: The directory.
+        marker: As for `locked_directory`.
+        kind: As for `locked_directory`.
+    """
+    with locked_directory(out, marker, kind):
+        pass
+
+
 def _may_precede_marker(name: str) -> bool:
     """Whether a kill, or the operating system, can leave such a file in a directory that has no marker yet."""
     return name in (LOCK, ENVIRONMENT) or is_partial(name) or is_stray(name)

@@ -64,7 +64,7 @@ def spline_of_scipy(rows: Array, columns: Array, values: Array) -> Array:
 
 
 def spline_of_weights(rows: Array, columns: Array, values: Array) -> Array:
-    """Evaluate the same spline, except for rounding, in a fourth of the time and without the threads of BLAS.
+    """Evaluate the same spline, except for rounding, in half of the time.
 
     Args:
         rows: As for `spline_of_scipy`.

@@ -1,6 +1,6 @@
 """Stores by name, before they are opened: where they lie, and what they state about themselves.
 
-It needs no xarray, so that the command lines can refuse what is no intact store before anything else.
+It does not need xarray, so that the command lines can refuse anything but an intact store before all other work.
 """
 
 import os
@@ -35,7 +35,8 @@ def find_store_entry(store: str) -> Entry | None:
         store: Path, URL, catalog name (its newest version) or `name@version`.
 
     Returns:
-        The entry. None for a URL, and for a path unless it leads to no store but has an entry.
+        The entry. None for a URL, for the path of a store, and for any other existing path that is not the key of an
+        entry.
 
     Raises:
         ContrailError: If there is no catalog, or no such name in it (the message suggests the nearest one), or it is

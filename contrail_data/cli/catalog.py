@@ -141,7 +141,7 @@ def check(
         try:
             entry = catalog.find(name)
 
-            from contrail_data.catalog.check import check_entry
+            from contrail_data.catalog.check import check_entry  # which imports xarray, after the name is known
 
             notes = check_entry(entry, deep=deep)
             print(f"ok   {_printable(entry.key)}{''.join(f' ({note})' for note in notes)}", flush=True)

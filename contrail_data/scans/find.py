@@ -1,4 +1,4 @@
-"""Files of scans, found by their names alone, so that what holds no scans is refused before anything is read."""
+"""Files of scans, recognised mostly by their names, so that a place without scans is refused before pixels are read."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from contrail_data.scans.satpy_files import NAMES, check_reader, reader_for, rea
 
 
 def check_scans(where: str, reader: str | None, product: str = "L1b-RadF", *, timed: bool = False) -> None:
-    """Refuse a place that holds no scans, as far as that can be said without a request.
+    """Refuse a place that does not hold scans, as far as that can be said without a request.
 
     Args:
         where: A folder, glob, URL or archive of ABI files, or a folder or glob of files that satpy reads.

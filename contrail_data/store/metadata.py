@@ -112,7 +112,7 @@ def require_store(place: Place) -> None:
 
 
 def _instead_of_store(place: Place) -> str:
-    """Say what a place is if it is no store."""
+    """Describe a place that is not a store."""
     if place.size(PLAN) is not None:
         return f"{place}: an unfinished build; run its command again, which finishes it or reports why it cannot"
     if not place.remote and place.path.exists():

@@ -33,6 +33,6 @@ def test_areas_may_cross_180_degrees(area: Area, expected: Area) -> None:
         (25, math.nan, 35, 10),
     ],
 )
-def test_what_is_no_area_is_refused(area: Area) -> None:
+def test_what_is_not_an_area_is_refused(area: Area) -> None:
     with pytest.raises(ValueError, match="not an area; give south, west, north, east in degrees"):
         eastward(area)

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 def list_copies(as_json: options.AsJson = False) -> None:
     """List what the cache holds, the least recently used first.
 
-    These are copies of remote stores and models, by the beginning of their digest, complete or in part, and indexes of
-    TFRecord files. The cache lies in $CONTRAIL_CACHE, else in the user's cache folder. $CONTRAIL_CACHE_LIMIT, such as
-    20GB, limits all copies together; without it they may take all of the disk but 1 GiB. When there is no room for
-    another copy, the least recently used ones are removed, but never one that is in use.
+    These are copies of remote stores and models, by the beginning of their digest, complete or in part, indexes of
+    TFRecord files, and predictions of scans by an interrupted command, which continues with them. The cache lies in
+    $CONTRAIL_CACHE, else in the user's cache folder. $CONTRAIL_CACHE_LIMIT, such as 20GB, limits all copies together;
+    without it they may take all of the disk but 1 GiB. When there is no room for another copy, the least recently used
+    ones are removed, but never one that is in use.
     """
     from contrail_data.storage.cache import COPIES, cache_entries, cache_folder, cache_limit, format_bytes
 

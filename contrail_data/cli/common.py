@@ -195,7 +195,7 @@ def run_app(app: typer.Typer) -> None:
     # A large store has over a thousand files, and reading is fastest if all of them stay open.
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
     speed_up_imports()
-    again = "run the same command again: unfinished stores, copies and runs continue"
+    again = "run the same command again: unfinished stores, copies, runs and series of scans continue"
     try:
         with exit_on_sigterm():
             sys.exit(app(standalone_mode=False))

@@ -35,12 +35,15 @@ class CacheKind(StrEnum):
     """Copies of remote model folders."""
     TFRECORDS = "tfrecords"
     """Where the records of TFRecord files begin."""
+    PREDICTIONS = "predictions"
+    """Predictions of single scans, of commands that predict several and were interrupted."""
 
 
 _NAMES = {
     CacheKind.STORES: r"[0-9a-f]{32}",
     CacheKind.MODELS: r"[0-9a-f]{32}",
     CacheKind.TFRECORDS: r"[0-9a-f]{32}\.json",
+    CacheKind.PREDICTIONS: r"[0-9a-f]{32}\.npy",
 }
 """Names of entries; nothing else is listed or removed, wherever the cache is said to lie."""
 COPIES = {CacheKind.STORES: "zarr.json", CacheKind.MODELS: "model.json"}
@@ -93,7 +96,7 @@ def check_digest(digest: str) -> str:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A copy, or an index, in the cache."""
+    """A copy, or a file, in the cache."""
 
     kind: CacheKind
     path: Path
@@ -222,7 +225,7 @@ def remove_entry(entry: CacheEntry) -> bool:
     Raises:
         ContrailError: If the disk refuses.
     """
-    if entry.kind is CacheKind.TFRECORDS:
+    if entry.kind not in COPIES:
         entry.path.unlink(missing_ok=True)
         return True
     try:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from contrail_data.errors import ContrailError
 from contrail_data.scans.listing import Scan, assign_frames
@@ -58,8 +57,8 @@ def scan_at(scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> Scan:
     return scan
 
 
-def open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> list[xr.Dataset]:
-    """Open the scans that a model needs to predict a time.
+def frames_at(model: Predictor, scans: Sequence[Scan], time: np.datetime64, tiling: Tiling) -> list[Scan]:
+    """Find the scans that a model needs to predict a time.
 
     Args:
         model: The model.
@@ -68,7 +67,7 @@ def open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, ti
         tiling: Its tolerance of times is used.
 
     Returns:
-        A scene for each of the model's offsets, in their order.
+        A scan for each of the model's offsets, in their order.
 
     Raises:
         ContrailError: If a scan is missing, or they are not on one grid.
@@ -85,4 +84,4 @@ def open_frames(model: Predictor, scans: Sequence[Scan], time: np.datetime64, ti
         raise ContrailError(
             f"{in_seconds(time)}: its scans are on different grids; choose a time when the sector did not move"
         )
-    return [scan.open() for scan in frames]
+    return frames

@@ -27,8 +27,8 @@ from contrail_data.scans.scene import grid_mapping_of, grid_of, row_times
 from contrail_data.scans.tiles import Tile, cut
 from contrail_data.store.frames import stored_frames
 from contrail_train.inference.predictor import Predictor
-from contrail_train.scenes.frames import open_frames
-from contrail_train.scenes.tiling import Mosaic, Tiling, fill_missing, load_window, strips, window_of_area
+from contrail_train.scenes.frames import frames_at
+from contrail_train.scenes.tiling import Field, Mosaic, Tiling, fill_missing, load_window, strips, window_of_area
 
 _TileFrames = tuple[Tile, npt.NDArray[Any], npt.NDArray[np.bool_]]
 """A tile, its frames as a store holds them (t, c, y, x), and where the predicted frame has pixels (y, x)."""
@@ -42,6 +42,8 @@ MOST_HELD = 2**28
 """Bytes up to which scans are read at once. Tiles of a larger one unpack each chunk of its files about four times."""
 _ROWS = 256
 """Rows of the scene that are composed at once, to bound memory."""
+_PLANES = ("probability", "gate_score")
+"""What is predicted."""
 
 
 def predict_scan(
@@ -52,6 +54,7 @@ def predict_scan(
     *,
     area: Area | None = None,
     batch: int = 8,
+    predicted_nyx: Field | None = None,
 ) -> xr.Dataset:
     """Predict the scan that starts nearest to a time.
 
@@ -62,6 +65,7 @@ def predict_scan(
         tiling: How the scan is covered with tiles.
         area: South, west, north, east in degrees; None predicts all that is visible.
         batch: Tiles that are predicted at once.
+        predicted_nyx: What `predicted_planes` returned of an earlier prediction of the scan, which is not repeated.
 
     Returns:
         On the imager's grid: `probability` float32 (time, y, x), NaN where nothing is predicted; `gate_score` likewise,
@@ -71,8 +75,10 @@ def predict_scan(
         ContrailError: If the time has no scan, a file cannot be read, or the area is not seen.
     """
     composite = from_dict(model.composite)
-    scenes = [scene.sel(band=list(composite.bands)) for scene in open_frames(model, scans, time, tiling)]
-    if area is None and sum(scene["brightness_temperature"].nbytes for scene in scenes) <= MOST_HELD:
+    frames = frames_at(model, scans, time, tiling)
+    scenes = [frame.open().sel(band=list(composite.bands)) for frame in frames]
+    is_small = sum(scene["brightness_temperature"].nbytes for scene in scenes) <= MOST_HELD
+    if predicted_nyx is None and area is None and is_small:
         scenes = [scene.load() for scene in scenes]
     # predictions are to lie on the image, not on the labels' grid
     model = replace(model.with_fixed_shift(), label_shift=(0.0, 0.0))
@@ -82,28 +88,46 @@ def predict_scan(
     scan = scan.assign_coords(scan_time=(("time", "y"), row_times(scan))).isel(y=rows, x=columns)
     grid = full.window(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
     mosaic = Mosaic(grid, tiling, with_score=model.decision.gate > 0)
-    plan = strips(grid, tiling, native=model.native, pixel=model.pixel)
-    count = sum(map(len, plan))
-    if not count:
-        raise ContrailError(
-            f"nothing is visible within {tiling.max_zenith:g} degrees of zenith angle: raise --max-zenith"
-        )
-    with progress(f"scan of {scan['scan_start'].values[0].astype('datetime64[m]')}", count, unit="tiles") as advance:
-        for group, predictions in _predict_groups(model, scenes, plan, batch):
-            for tile, p_hw, score in predictions:
-                mosaic.add(tile, p_hw, score)
-            advance(len(group))
+    if predicted_nyx is None:
+        name = f"scan of {scan['scan_start'].values[0].astype('datetime64[m]')}"
+        _add_tiles(mosaic, model, scenes, batch, name)
     image_tcyx = np.empty((1, len(composite.channels), grid.height, grid.width), np.uint8)
     for first in range(0, grid.height, _ROWS):
         part = slice(first, min(first + _ROWS, grid.height))
         window = scan.isel(y=part)
         image_tcyx[:, :, part], valid_yx = _compose(composite, window)
-        with np.errstate(invalid="ignore"):
-            mosaic.average(part, valid_yx & (grid_of(window).zenith() <= tiling.max_zenith))
-    scene = _scene(model, scan, mosaic.probability, image_tcyx)
-    if mosaic.score is not None:
-        scene["gate_score"] = (("time", "y", "x"), mosaic.score[np.newaxis])
+        if predicted_nyx is None:
+            with np.errstate(invalid="ignore"):
+                mosaic.average(part, valid_yx & (grid_of(window).zenith() <= tiling.max_zenith))
+    scene = _scene(model, scan, mosaic.planes_nyx if predicted_nyx is None else predicted_nyx, image_tcyx)
     return scene.assign_attrs(inputs=sorted({name for one in scenes for name in one.attrs["source"]}))
+
+
+def predicted_planes(scene: xr.Dataset) -> Field:
+    """Take from a predicted scan what took long to compute.
+
+    Args:
+        scene: As `predict_scan` returns it.
+
+    Returns:
+        Probabilities and, if the model has a gate, record scores, (plane, y, x) float32.
+    """
+    return np.concatenate([scene[name].values for name in _PLANES if name in scene])
+
+
+def _add_tiles(mosaic: Mosaic, model: Predictor, scenes: Sequence[xr.Dataset], batch: int, name: str) -> None:
+    """Predict all tiles of a scan, and blend them."""
+    plan = strips(mosaic.grid, mosaic.tiling, native=model.native, pixel=model.pixel)
+    count = sum(map(len, plan))
+    if not count:
+        raise ContrailError(
+            f"nothing is visible within {mosaic.tiling.max_zenith:g} degrees of zenith angle: raise --max-zenith"
+        )
+    with progress(name, count, unit="tiles") as advance:
+        for group, predictions in _predict_groups(model, scenes, plan, batch):
+            for tile, p_hw, score in predictions:
+                mosaic.add(tile, p_hw, score)
+            advance(len(group))
 
 
 def _predict_groups(
@@ -170,13 +194,12 @@ def _compose(composite: Composite, window: xr.Dataset) -> tuple[npt.NDArray[np.u
     return image_tcyx, valid_yx
 
 
-def _scene(
-    model: Predictor, scan: xr.Dataset, probability_yx: npt.NDArray[np.float32], image_tcyx: npt.NDArray[np.uint8]
-) -> xr.Dataset:
+def _scene(model: Predictor, scan: xr.Dataset, predicted_nyx: Field, image_tcyx: npt.NDArray[np.uint8]) -> xr.Dataset:
     composite = from_dict(model.composite)
+    planes = zip(_PLANES, predicted_nyx, strict=False)  # scores only if the model has a gate
     return xr.Dataset(
         {
-            "probability": (("time", "y", "x"), probability_yx[np.newaxis]),
+            **{name: (("time", "y", "x"), plane_yx[np.newaxis]) for name, plane_yx in planes},
             "image": (("time", "channel", "y", "x"), image_tcyx),
         },
         coords={

@@ -1,7 +1,8 @@
 """Scans that a path or an archive names, predicted and written to files."""
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,13 +31,16 @@ from contrail_train.contrails.cleaning import Cleaning, clean
 from contrail_train.inference.predictor import Predictor
 from contrail_train.scenes.contrails import LONGEST_STEP, SceneContrails
 from contrail_train.scenes.files import check_outputs, output_names, trace_all, write
-from contrail_train.scenes.frames import in_seconds, neighbours, scan_at
-from contrail_train.scenes.predict import predict_scan
+from contrail_train.scenes.frames import frames_at, in_seconds, neighbours, scan_at
+from contrail_train.scenes.kept import forget, keep, kept_file, read_kept
+from contrail_train.scenes.predict import predict_scan, predicted_planes
 from contrail_train.scenes.tiling import Tiling
 from contrail_train.scenes.vectors import provenance_of, require_geopandas, to_geodataframe
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,8 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     """Predict scans and write them to files.
 
     A time that cannot be predicted is set aside, unless it is the only one. Scans on several grids (of a mesoscale
-    sector that moved) become one file per grid in formats that need a common one.
+    sector that moved) become one file per grid in formats that need a common one. Of several times, those that an
+    interrupted call has predicted are not predicted again: they are kept in the cache until all outputs are written.
 
     Args:
         model: A predictor of masks.
@@ -124,14 +129,7 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     check_outputs(names, request.overwrite, style=request.style)
     if len(middles) > 1:
         outcome.notes.append(f"the scans lie on {len(middles)} grids: formats that need one grid get a file for each")
-    scenes: dict[FixedGrid, list[xr.Dataset]] = {}
-    for scan, time in time_of.items():
-        try:
-            scene = predict_scan(model, scans, time, request.tiling, area=request.area, batch=request.batch)
-            scenes.setdefault(scan.grid, []).append(scene)
-        except ContrailError as error:
-            where = in_seconds(time)
-            failures.append(error if str(error).startswith(where) else ContrailError(f"{where}: {error}"))
+    scenes, kept = _predict_each(model, scans, time_of, request, outcome.notes, failures)
     if not scenes:
         raise failures[0]
     outcome.set_aside.extend(map(str, failures))
@@ -145,6 +143,7 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     options: dict[str, Any] = {name: getattr(request, name) for name in ("altitude", "theme", "places", "style")}
     for out in request.outs:
         outcome.paths.extend(write(outcome.scenes, out, names[out], **options))
+    forget(kept)
     return outcome
 
 
@@ -285,6 +284,49 @@ def _usable_times(
     if len(times) < len(asked):
         notes.append(f"{len(asked) - len(times)} of {len(asked)} scans are not predicted, for want of the {frames}")
     return times
+
+
+def _predict_each(
+    model: Predictor,
+    scans: Sequence[Scan],
+    time_of: Mapping[Scan, np.datetime64],
+    request: SceneRequest,
+    notes: list[str],
+    failures: list[ContrailError],
+) -> tuple[dict[FixedGrid, list[xr.Dataset]], list[Path]]:
+    """Predict scans; returns them by grid, and where their predictions are kept."""
+    scenes: dict[FixedGrid, list[xr.Dataset]] = {}
+    kept: list[Path] = []
+    found, keeps = 0, len(time_of) > 1
+    for scan, time in time_of.items():
+        try:
+            frames = frames_at(model, scans, time, request.tiling)
+            file = kept_file(model, frames, request.tiling, request.area, request.batch)
+            before_nyx = read_kept(file) if keeps else None
+            scene = predict_scan(
+                *(model, scans, time, request.tiling), area=request.area, batch=request.batch, predicted_nyx=before_nyx
+            )
+        except ContrailError as error:
+            where = in_seconds(time)
+            failures.append(error if str(error).startswith(where) else ContrailError(f"{where}: {error}"))
+            continue
+        scenes.setdefault(scan.grid, []).append(scene)
+        found += before_nyx is not None
+        if keeps:
+            kept.append(file)
+            keeps = before_nyx is not None or _is_kept(file, scene)
+    if found:
+        notes.append(f"{found} of {len(time_of)} scans had been predicted before the command was interrupted")
+    return scenes, kept
+
+
+def _is_kept(file: Path, scene: xr.Dataset) -> bool:
+    try:
+        keep(file, predicted_planes(scene))
+    except ContrailError as error:
+        log.warning("if it is interrupted, the command will predict all scans again: %s", error)
+        return False
+    return True
 
 
 def _series(times: npt.NDArray[np.datetime64]) -> list[npt.NDArray[np.int64]]:

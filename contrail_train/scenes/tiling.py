@@ -179,14 +179,9 @@ class Mosaic:
         self._weight = np.zeros(shape, np.float32)
 
     @property
-    def probability(self) -> Field:
-        """Probabilities, (y, x)."""
-        return self._totals[0]
-
-    @property
-    def score(self) -> Field | None:
-        """Record scores, (y, x); None if they are not blended."""
-        return self._totals[1] if len(self._totals) > 1 else None
+    def planes_nyx(self) -> Field:
+        """Probabilities and, if they are blended, record scores, (plane, y, x)."""
+        return self._totals
 
     def add(self, tile: Tile, p_hw: Field, score: float) -> None:
         """Add the prediction of a tile.

@@ -54,7 +54,7 @@ def test_sigterm_during_a_build_keeps_the_finished_shards(
         patch.setattr(Advance, "__call__", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         stopped = run_data(*command)
     assert stopped.returncode == 143, stopped.stderr
-    remedy = "run the same command again: unfinished stores, copies and runs continue"
+    remedy = "run the same command again: unfinished stores, copies, runs and series of scans continue"
     assert stopped.stderr.splitlines()[-1] == f"error: terminated by a signal; {remedy}"
     assert list((out / STAGING).glob("*.json"))
     continued = run_data(*command)

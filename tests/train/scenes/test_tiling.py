@@ -22,7 +22,7 @@ def test_tiles_cover_a_scan_wherever_the_satellite_is(longitude: float, native: 
     seen_yx = grid.zenith() <= 60
     mosaic.average(slice(0, SIDE), seen_yx)
     assert 0.2 < seen_yx.mean() < 0.8
-    is_predicted_yx = np.isfinite(mosaic.probability)
+    is_predicted_yx = np.isfinite(mosaic.planes_nyx[0])
     assert not is_predicted_yx[~seen_yx].any()
     assert is_predicted_yx[seen_yx].mean() > 0.99  # only every fourth pixel of this coarse grid asks for a tile
 

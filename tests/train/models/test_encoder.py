@@ -126,8 +126,9 @@ def test_a_stem_of_stride_one_halves_strides_and_keeps_weights(name: str, stride
     encoder = build_encoder(name, 3, str(tmp_path / "weights.pth"), 0.0, stem_stride=1).eval()
     assert encoder.strides == strides == [stride // 2 for stride in usual.strides]
     assert encoder.multiple == usual.multiple // 2
+    weights = encoder.state_dict()
     for key, tensor in usual.state_dict().items():
-        assert torch.equal(encoder.state_dict()[key], tensor), key
+        assert torch.equal(weights[key], tensor), key
     image = torch.rand(1, 3, encoder.multiple, 2 * encoder.multiple)
     with torch.no_grad():
         shapes = [f.shape for f in encoder(image)]
@@ -204,8 +205,9 @@ def test_an_encoder_can_start_from_the_weights_of_a_run(tmp_path: Path) -> None:
     model = build(config, in_channels=5)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "run.safetensors")
     again = build(config.model_copy(update={"pretrained": str(tmp_path / "run.safetensors")}), in_channels=5)
+    weights = again.encoder.state_dict()
     for key, value in model.encoder.state_dict().items():
-        assert torch.equal(again.encoder.state_dict()[key], value)
+        assert torch.equal(weights[key], value)
 
 
 @pytest.mark.slow
@@ -220,10 +222,11 @@ def test_weights_with_foreign_names_are_matched_by_order(tmp_path: Path, caplog:
     with caplog.at_level(logging.INFO):
         encoder = build_encoder("tf_efficientnet_lite0", 3, str(tmp_path / "foreign.pth"), 0.0)
     assert "240 tensors matched by order, 7 others ignored" in caplog.text
+    by_name = encoder.backbone.state_dict()
     for (key, _), value in zip(
         ((k, v) for k, v in weights.items() if v.is_floating_point()), foreign.values(), strict=True
     ):
-        loaded = encoder.backbone.state_dict().get(key)
+        loaded = by_name.get(key)
         assert loaded is None or torch.equal(loaded, value)  # None: conv_head and classifier
 
     # one pair exchanged, of equal shape but another kind: bias before weight

@@ -270,8 +270,8 @@ def _usable_times(
         and (request.until is None or scan.start <= request.until)
     ]
     if not asked:
-        starts = [scan.start for scan in scans]
-        there = f"the scans start from {in_seconds(min(starts))} to {in_seconds(max(starts))}"
+        first, last = (in_seconds(end(scan.start for scan in scans)) for end in (min, max))
+        there = f"the only scan starts at {first}" if first == last else f"the scans start from {first} to {last}"
         raise ContrailError(f"{request.source}: no scan starts between --since and --until; {there}")
     times = [
         scan.start

@@ -1,16 +1,18 @@
-"""How far footprints overlap, as a compiled loop: records near each other may be millions of pairs."""
-
-import math
+"""How far footprints overlap. Records near each other may be millions of pairs, so many are clipped at once."""
 
 import numpy as np
+import numpy.typing as npt
 
-from contrail_data.compiled import compiled
 from contrail_data.store.samples import Floats, Ints
 
-_MOST = 16  # vertices of an intersection of two quadrilaterals, with room
+_TOGETHER = 2048
+"""Pairs whose arrays fit together in the cache of a processor's core."""
+_ON_EDGE = 1e-12
+"""Distance from an edge, times its length and in radii of the sphere, up to which a corner lies on it."""
+_Points = npt.NDArray[np.complex128]
+"""(pair, point) places in a plane, x + iy."""
 
 
-@compiled
 def common_shares(axes: Floats, corners: Floats, p: Ints, q: Ints) -> Floats:
     """Compute how far quadrilaterals on the sphere overlap.
 
@@ -28,91 +30,58 @@ def common_shares(axes: Floats, corners: Floats, p: Ints, q: Ints) -> Floats:
         (pair) common area as a share of the smaller one; 0 if that is empty.
     """
     shares = np.zeros(len(p))
-    flat = np.empty((2, 4, 2))
-    hulls = np.empty((2, _MOST, 2))
-    clipped = np.empty((2, _MOST, 2))
-    for k in range(len(p)):
-        smaller = math.inf
-        counts = (0, 0)
-        for side in range(2):
-            site = q[k] if side else p[k]
-            _project(axes[p[k]], corners[site], flat[side])
-            count = _hull(flat[side], hulls[side])
-            counts = (counts[0], count) if side else (count, count)
-            smaller = min(smaller, _area(hulls[side], count))
-        if smaller > 0:
-            shares[k] = min(_common_area(hulls, counts, clipped) / smaller, 1.0)
-    return shares
+    for start in range(0, len(p), _TOGETHER):
+        part = slice(start, start + _TOGETHER)
+        one, other = (_hull(_project(axes[p[part]], corners[site[part]])) for site in (p, q))
+        smaller = np.minimum(*(_area(hull, np.roll(hull, -1, 1)) for hull in (one, other)))
+        np.divide(_common_area(one, other), smaller, out=shares[part], where=smaller > 0)
+    return np.minimum(shares, 1)
 
 
-@compiled
-def _project(axes: Floats, corners: Floats, out: Floats) -> None:
-    """Project corners about a centre, in radii of the sphere."""
-    for corner in range(4):
-        x, y, z = 0.0, 0.0, 0.0
-        for i in range(3):
-            x += axes[0, i] * corners[corner, i]
-            y += axes[1, i] * corners[corner, i]
-            z += axes[2, i] * corners[corner, i]
-        scale = math.sqrt(2 / max(1 + z, 1e-12))
-        out[corner, 0], out[corner, 1] = scale * x, scale * y
+def _project(axes: Floats, corners: Floats) -> _Points:
+    """Project corners (pair, 4, 3) about centres, in radii of the sphere."""
+    x, y, z = np.moveaxis((axes[:, np.newaxis] * corners[:, :, np.newaxis]).sum(-1), -1, 0)
+    return (x + 1j * y) * np.sqrt(2 / np.maximum(1 + z, 1e-12))
 
 
-@compiled
-def _turn(a: Floats, b: Floats, c: Floats) -> float:
-    """Twice the area of a triangle; positive if it turns to the left."""
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+def _hull(points: _Points) -> _Points:
+    """Convex hulls of four points, turning to the left; a point that lies within stands where another one does."""
+    away = points - points.mean(1, keepdims=True)
+    size = np.abs(away.real) + np.abs(away.imag)
+    angle = np.copysign(1 - np.divide(away.real, size, out=np.zeros_like(size), where=size > 0), away.imag)
+    ordered = np.take_along_axis(points, np.argsort(angle, 1), 1)
+    before, after = np.roll(ordered, 1, 1), np.roll(ordered, -1, 1)
+    return np.where(_cross(ordered - before, after - ordered) > 0, ordered, before)
 
 
-@compiled
-def _hull(points: Floats, out: Floats) -> int:
-    """Write the convex hull of four points, which are put in order, to the left; return how many points it has."""
-    for i in range(1, 4):  # by x, then y
-        j = i
-        while j > 0 and (points[j, 0], points[j, 1]) < (points[j - 1, 0], points[j - 1, 1]):
-            for axis in range(2):
-                points[j, axis], points[j - 1, axis] = points[j - 1, axis], points[j, axis]
-            j -= 1
-    count, least = 0, 2
-    for step in range(7):  # the lower chain, then the upper one (Andrew 1979)
-        i = step if step < 4 else 6 - step
-        while count >= least and _turn(out[count - 2], out[count - 1], points[i]) <= 0:
-            count -= 1
-        out[count] = points[i]
-        count += 1
-        if step == 3:
-            least = count + 1
-    return count - 1
+def _cross(a: _Points, b: _Points) -> Floats:
+    """Cross products of vectors in a plane."""
+    return a.real * b.imag - a.imag * b.real
 
 
-@compiled
-def _area(polygon: Floats, count: int) -> float:
-    """Area of a polygon whose vertices turn to the left."""
-    twice = 0.0
-    for i in range(1, count - 1):
-        twice += _turn(polygon[0], polygon[i], polygon[i + 1])
-    return twice / 2
+def _area(starts: _Points, ends: _Points) -> Floats:
+    """(pair) area within edges that turn to the left."""
+    return _cross(starts, ends).sum(1) / 2
 
 
-@compiled
-def _common_area(hulls: Floats, counts: tuple[int, int], clipped: Floats) -> float:
-    """Area of the intersection of two convex polygons; `clipped` is memory for it."""
-    count, current = counts[0], 0
-    clipped[0, :count] = hulls[0, :count]
-    for edge in range(counts[1]):
-        start, end = hulls[1, edge], hulls[1, (edge + 1) % counts[1]]
-        old, new = clipped[current], clipped[1 - current]
-        kept = 0
-        for i in range(count):
-            a, b = old[i], old[(i + 1) % count]
-            side_a, side_b = _turn(start, end, a), _turn(start, end, b)
-            if side_a >= 0:
-                new[kept] = a
-                kept += 1
-            if (side_a > 0 and side_b < 0) or (side_a < 0 and side_b > 0):
-                share = side_a / (side_a - side_b)
-                for axis in range(2):
-                    new[kept, axis] = a[axis] + share * (b[axis] - a[axis])
-                kept += 1
-        count, current = kept, 1 - current
-    return _area(clipped[current], count)
+def _common_area(one: _Points, other: _Points) -> Floats:
+    """(pair) area of the intersection of two convex polygons.
+
+    What is left of the one is kept as its edges, in no order. Those that lie beyond an edge of the other become empty,
+    and a new one leads from where the outline goes beyond to where it comes back.
+    """
+    starts, ends = one, np.roll(one, -1, 1)
+    for edge in range(4):
+        first, second = other[:, [edge]], other[:, [(edge + 1) % 4]]
+        inwards = [_cross(second - first, points - first) for points in (starts, ends)]
+        starts_in, ends_in = (distance >= -_ON_EDGE for distance in inwards)
+        leaves, returns = starts_in & ~ends_in, ~starts_in & ends_in
+        share = np.divide(inwards[0], inwards[0] - inwards[1], out=np.zeros_like(inwards[0]), where=leaves | returns)
+        crossing = starts + np.clip(share, 0, 1) * (ends - starts)
+        new = ((crossing * passes).sum(1, keepdims=True) for passes in (leaves, returns))
+        kept = (
+            np.where(starts_in, starts, crossing * returns),
+            np.where(ends_in, ends, crossing * leaves),
+        )
+        starts, ends = (np.append(points, place, axis=1) for points, place in zip(kept, new, strict=True))
+    return _area(starts, ends)

@@ -148,6 +148,10 @@ def test_overlaps_are_those_of_a_geometry_library():
     sites[20, 1:] = sites[20, 1]  # a point, a line and a triangle
     sites[21, 1:] = sites[21, 1] + np.arange(4)[:, None]
     sites[22, 2] = sites[22, 1]
+    sites[23, 1] = sites[23, 2:].mean(0)  # a corner within the others
+    sites[24] = sites[25]
+    sites[26] = sites[27] + np.array([0, 2 * HALF])  # an edge that touches another one
+    sites[26:28, 1:] = sites[26:28, :1] + np.array([(1, -1), (1, 1), (-1, 1), (-1, -1)]) * HALF
     p, q = (number.ravel() for number in np.indices((60, 60)))
     p, q = np.minimum(p, q), np.maximum(p, q)
     share = site_overlaps(sites, p, q)

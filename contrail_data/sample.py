@@ -18,6 +18,8 @@ GOES_EAST = "GOES-16"
 """Satellite of all OpenContrails records."""
 RECORD_FRAMES = 8
 """Number of frames of an OpenContrails record."""
+RECORD_SIDE_KM = 500.0
+"""Width of an OpenContrails record, and distance between the sites of their lattice."""
 RECORD_LABELLED_FRAME = 4
 """Index of the labelled frame of an OpenContrails record: four frames come before it and three after it."""
 BAND_FEATURES = {

@@ -14,13 +14,12 @@ import xarray as xr
 
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import Footprint, to_geodetic
+from contrail_data.sample import RECORD_SIDE_KM
 from contrail_data.scans.resample import interpolate, interpolated, spline_of_scipy, spline_of_weights
 from contrail_data.scans.scene import grid_of
 
 Array = npt.NDArray[np.float64]
 
-SIDE_KM = 500.0
-"""Width of an OpenContrails tile, and distance between the sites of its lattice."""
 _UTM = (
     'PROJCS["unknown",GEOGCS["unknown",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563,'
     'AUTHORITY["EPSG","7030"]],AUTHORITY["EPSG","6326"]],PRIMEM["Greenwich",0,AUTHORITY["EPSG","8901"]],'
@@ -186,7 +185,7 @@ def utm_tile(latitude: float, longitude: float, size: int = 256, pixel: float | 
     """
     if not (abs(latitude) <= 84 and abs(longitude) <= 180):  # NaN fails too
         raise ValueError(f"latitude {latitude:g}, longitude {longitude:g}: not in UTM, which ends at 84 degrees")
-    step = pixel or SIDE_KM * 1000 / 256
+    step = pixel or RECORD_SIDE_KM * 1000 / 256
     west = longitude - step * size / 2 / (111_320 * math.cos(math.radians(latitude)))
     wkt = utm_wkt(west)
     x, y = to_geodetic(wkt).transform(longitude, latitude, direction="INVERSE")
@@ -228,7 +227,7 @@ def lattice_sites() -> list[tuple[float, float]]:
     sites = []
     for k in range(19):
         latitude = -41.0 + 4.499 * k
-        step = SIDE_KM / 111.32 / math.cos(math.radians(latitude))
+        step = RECORD_SIDE_KM / 111.32 / math.cos(math.radians(latitude))
         first = -119.0 - 0.003 * latitude
         sites += [(latitude, first + step * i) for i in range(int((-30.0 - first) / step) + 1)]
     return sites

@@ -8,8 +8,9 @@ import numpy as np
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid
 from contrail_data.geo.geometry import satellite_zenith
+from contrail_data.sample import RECORD_SIDE_KM
 from contrail_data.scans.listing import Scan
-from contrail_data.scans.tiles import SIDE_KM, Tile, lattice_sites, native_tile, utm_tile
+from contrail_data.scans.tiles import Tile, lattice_sites, native_tile, utm_tile
 from contrail_data.sources.drawn_labels import MAX_ZENITH, ScanLabels
 from contrail_data.sources.metadata import RecordMetadata
 
@@ -87,7 +88,7 @@ def labelled_tiles(
     Returns:
         Times of the scans, each with its tiles by record id.
     """
-    pixel = request.pixel or SIDE_KM * 1000 / request.size
+    pixel = request.pixel or RECORD_SIDE_KM * 1000 / request.size
     labelled = []
     for scan, labels in labels_of.items():
         time = scan.start.astype("datetime64[s]")
@@ -114,7 +115,7 @@ def _tiles_of_places(
 ) -> list[tuple[tuple[float, float], Tile]]:
     """Return the tiles around the requested places, around some sites, or around sites of the lattice seen in full."""
     tiles = []
-    pixel = request.pixel or SIDE_KM * 1000 / request.size
+    pixel = request.pixel or RECORD_SIDE_KM * 1000 / request.size
     for place in request.places or sites or lattice_sites():
         try:
             tile = native_tile(grid, *place, request.size) if request.native else utm_tile(*place, request.size, pixel)

@@ -12,7 +12,7 @@ import xarray as xr
 
 from contrail_data.catalog.catalog import open_named
 from contrail_data.errors import ContrailError
-from contrail_data.scans.tiles import SIDE_KM
+from contrail_data.sample import RECORD_SIDE_KM
 from contrail_data.splits.leaks import Checked
 from contrail_data.storage.place import place_of
 from contrail_data.store.reader import pixel_reader
@@ -264,4 +264,4 @@ def pixel_size(scalars: Sequence[xr.Dataset], side: int) -> float:
         Median side of a pixel in metres; that in a tile of OpenContrails if no sample has a place.
     """
     steps = np.abs(np.concatenate([store["geotransform"].values[:, 1] for store in scalars]))
-    return round(float(np.nanmedian(steps)), 3) if np.isfinite(steps).any() else SIDE_KM * 1000 / side
+    return round(float(np.nanmedian(steps)), 3) if np.isfinite(steps).any() else RECORD_SIDE_KM * 1000 / side

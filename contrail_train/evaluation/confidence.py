@@ -9,7 +9,6 @@ from scipy import ndimage
 
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Mask
 from contrail_train.contrails.confidence import fit
-from contrail_train.contrails.instances import features_of, separate_mask
 from contrail_train.evaluation.instance_scores import match, reliability_classes
 from contrail_train.runs.calibration import ConfidenceFit
 
@@ -45,6 +44,8 @@ def observe(row: int, mask_yx: Mask, probability_yx: npt.NDArray[np.float32], ta
     Returns:
         The predicted contrails and whether each matches; None if there are none, or if the mask is noise.
     """
+    from contrail_train.contrails.instances import features_of, separate_mask  # which import numba
+
     if not 0 < ndimage.label(mask_yx, EIGHT_CONNECTED)[1] <= _MOST_REGIONS:
         return None
     predicted = separate_mask(mask_yx, probability_yx)

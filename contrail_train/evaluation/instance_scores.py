@@ -4,10 +4,12 @@ Two contrails match if their intersection over union reaches a limit, where pixe
 contrail count as shared. Each is matched at most once, in the pairs with the largest sum of intersections over union.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,9 @@ from scipy import ndimage
 
 from contrail_data.reports.page import Table
 from contrail_train.contrails.cleaning import Labels
-from contrail_train.contrails.instances import Instances
+
+if TYPE_CHECKING:
+    from contrail_train.contrails.instances import Instances
 
 TOLERANCE = 2
 """Rows and columns by which a pixel may lie off the other contrail."""

@@ -22,7 +22,7 @@ from contrail_data.store.reader import pixel_reader, read_scalars
 from contrail_data.store.schema import require_samples
 from contrail_train.contrails.cleaning import Cleaning, Mask, clean
 from contrail_train.contrails.confidence import FEATURES, Confidence
-from contrail_train.contrails.instances import LINKING, separate_mask
+from contrail_train.contrails.linking import Linking
 from contrail_train.data.training_data import pixel_size
 from contrail_train.inference.detector import Detect, Detector, Shift, on_label_grid
 from contrail_train.inference.label_grid import on_learned_grid
@@ -386,7 +386,7 @@ class Predictor:
         """Settings by which masks are separated into contrails, for the provenance of what is written."""
         fitted = {} if self.confidence is None else dict(zip(FEATURES, self.confidence.weights, strict=True))
         bias = {} if self.confidence is None else {"bias": self.confidence.bias}
-        return {**vars(LINKING), **{f"confidence: {name}": value for name, value in (fitted | bias).items()}}
+        return {**vars(Linking()), **{f"confidence: {name}": value for name, value in (fitted | bias).items()}}
 
     def contrails_of(
         self, mask_yx: Mask, probability_yx: npt.NDArray[np.float32]
@@ -400,6 +400,8 @@ class Predictor:
         Returns:
             Number of the contrail that each pixel belongs to, and the contrails.
         """
+        from contrail_train.contrails.instances import separate_mask  # which imports numba
+
         separated = separate_mask(mask_yx, probability_yx, confidence=self.confidence)
         contrails = [SingleContrail(c.confidence, c.length, c.width, c.orientation) for c in separated.instances]
         return separated.labels_yx, contrails

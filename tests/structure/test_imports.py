@@ -69,7 +69,7 @@ def test_no_test_module_imports_another_one() -> None:
 
 @pytest.mark.slow
 def test_training_imports_what_many_runs_do_not_need_only_at_its_first_use() -> None:
-    late = ("wandb", "matplotlib", "scipy.optimize", "scipy.spatial", "torch._dynamo")
+    late = ("wandb", "matplotlib", "scipy.optimize", "scipy.spatial", "torch._dynamo", "numba", "shapely")
     program = f"import sys; import contrail_train.training.fit; print([name for name in {late} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

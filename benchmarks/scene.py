@@ -6,7 +6,7 @@ Tables:
 
 - `composite`: three bands of a full disk (5424 x 5424) to the ash composite. Every measurement is a process of its own,
   so that its memory is its own; rounds take all methods in turn in a new order.
-- `open`: CONUS files to brightness temperatures, places and angles in memory, compared with satpy, measured likewise.
+- `open`: CONUS files to brightness temperatures, places and angles in memory, compared with satpy, in one process.
 - `stages`: a CONUS scan (1500 x 2500) from files to a NetCDF file, and the seconds spent in each stage of it.
 - `cleaning`: what each step of cleaning is worth, on synthetic sectors whose contrails are known.
 
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -175,12 +175,11 @@ OPENINGS: dict[str, Method] = {
 }
 
 
-def measure_one(method: str, folder: str) -> None:
-    """Measure a method once, after an unmeasured call, in a process of its own, and print the result as JSON."""
+def measure_one(run: Method, folder: Path) -> dict[str, Any]:
+    """Measure a method once, after an unmeasured call."""
     import dask
 
-    files = sorted(map(str, Path(folder).glob("*.nc")))
-    run = (METHODS | OPENINGS)[method]
+    files = sorted(map(str, folder.glob("*.nc")))
     with dask.config.set(num_workers=2):
         run(files)  # imports, and reads the files into the page cache
         start, start_of_work = time.perf_counter(), time.process_time()
@@ -188,7 +187,14 @@ def measure_one(method: str, folder: str) -> None:
         seconds, work = time.perf_counter() - start, time.process_time() - start_of_work
     peak = peak_memory()
     means = [float(array[np.isfinite(array)].mean(dtype=np.float64)) for array in arrays]
-    print(json.dumps({"seconds": seconds, "work": work, "peak": peak, "means": means}))
+    return {"seconds": seconds, "work": work, "peak": peak, "means": means}
+
+
+def measure_in_process(method: str, folder: Path) -> dict[str, Any]:
+    """Measure a method of `composite` once, in a process of its own."""
+    command = [sys.executable, __file__, "--one", method, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def peak_memory() -> float:
@@ -199,7 +205,7 @@ def peak_memory() -> float:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the processes of a method measured."""
+    """What was measured of a method."""
 
     rounds: list[dict[str, Any]]
 
@@ -218,15 +224,13 @@ class Measured:
         return max(abs(mean / its - 1) for mean, its in pairs)
 
 
-def measure_in_processes(methods: Sequence[str], folder: Path, rounds: int) -> dict[str, Measured]:
+def measure_in_turn(measurements: Mapping[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, Measured]:
     """Measure methods in turn, in every round in a new order."""
-    results: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
+    results: dict[str, list[dict[str, Any]]] = {method: [] for method in measurements}
     shuffler = random.Random(0)
     for _ in range(rounds):
-        for method in shuffler.sample(methods, len(methods)):
-            command = [sys.executable, __file__, "--one", method, str(folder)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            results[method].append(json.loads(done.stdout.splitlines()[-1]))
+        for method in shuffler.sample([*measurements], len(measurements)):
+            results[method].append(measurements[method]())
     return {method: Measured(each) for method, each in results.items()}
 
 
@@ -234,7 +238,7 @@ def compare_composites(scratch: Path, options: argparse.Namespace) -> None:
     """Print the table `composite`."""
     folder = scratch / "F"
     write_large(folder, "F", options.shrink)
-    measured = measure_in_processes(list(METHODS), folder, options.rounds)
+    measured = measure_in_turn({name: partial(measure_in_process, name, folder) for name in METHODS}, options.rounds)
     reference = measured["ours"]
     rows = []
     for method, its in measured.items():
@@ -250,7 +254,9 @@ def compare_opening(scratch: Path, options: argparse.Namespace) -> None:
     """Print the table `open`."""
     folder = scratch / "open"
     write_large(folder, "C", options.shrink)
-    measured = measure_in_processes(list(OPENINGS), folder, options.rounds)
+    measured = measure_in_turn(
+        {name: partial(measure_one, run, folder) for name, run in OPENINGS.items()}, options.rounds
+    )
     rows = []
     for outputs in COORDINATES:
         each = [measured[f"{opener}: {outputs}"] for opener in OPENERS]
@@ -402,7 +408,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        measure_one(*options.one)
+        method, folder = options.one
+        print(json.dumps(measure_one(METHODS[method], Path(folder))))
         return
     if options.run is None and {"stages", "cleaning"} & set(options.only or ()):
         parser.error("--only stages and cleaning need a finished run; add --run")

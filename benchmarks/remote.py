@@ -1,13 +1,13 @@
 """Many machines and object storage: builds on dask workers, and training from a store that is far away.
 
-    python benchmarks/remote.py [--samples 384] [--side 128] [--latency 0.02] [--rounds 3] [--only TABLE]
+    python benchmarks/remote.py [--samples 384] [--side 128] [--latency 0.02] [--workers 1 2 4] [--only TABLE]
 
 The object storage is a process on this machine that answers each request after `--latency` seconds, and counts them.
 
 Tables:
 
-- `cluster`: records on a disk that all workers see to a store on object storage, with 1, 2 and 4 worker processes of
-  one thread, and with 2 of which one is killed when a quarter of the shards is finished; it is started again by dask.
+- `cluster`: records on a disk that all workers see to a store on object storage, with `--workers` processes of one
+  thread, and with 2 of which one is killed when a quarter of the shards is finished; it is started again by dask.
   Starting the workers is not measured.
 - `training`: from opening a run's data to the end of two epochs of labelled frames and masks, with a step that takes
   `--step` seconds and needs no processor. `first batch` is the time from opening until there is one; `waiting` is the
@@ -51,8 +51,8 @@ from timing import make_parser, medians, run_main, spread
 TABLES = ("cluster", "training")
 ASH = COMPOSITES["ash"]
 BATCH = 16
-WORKERS = {"1 worker": 1, "2 workers": 2, "4 workers": 4, "2 workers, one killed": 2}
-"""Number of worker processes of each row of `cluster`."""
+KILLED = "2, one killed"
+"""The row of `cluster` in which a worker is lost."""
 
 
 @dataclass
@@ -127,21 +127,22 @@ def build_on(place: Workplace, cluster: Cluster, out: str, kill: bool) -> None:
             killer.join()
 
 
-def compare_workers(place: Workplace) -> None:
+def compare_workers(place: Workplace, numbers: Sequence[int]) -> None:
     """Print the table `cluster`."""
-    seconds: dict[str, list[float]] = {name: [] for name in WORKERS}
+    rows_of = {str(workers): workers for workers in numbers} | {KILLED: 2}
+    seconds: dict[str, list[float]] = {name: [] for name in rows_of}
     requests: dict[str, float] = {}
     for number in range(place.rounds):
-        for name, workers in WORKERS.items():
+        for name, workers in rows_of.items():
             with cluster_of(workers) as cluster:
                 before, start = place.remote.requests, time.perf_counter()
-                build_on(place, cluster, f"{number}-{workers}-{name[-1]}", kill=name.endswith("killed"))
+                build_on(place, cluster, f"{number}-{workers}-{name[-1]}", kill=name == KILLED)
                 seconds[name].append(time.perf_counter() - start)
                 requests[name] = (place.remote.requests - before) / place.samples
     typical = medians(seconds)
     rows = []
-    for name, workers in WORKERS.items():
-        efficiency = typical["1 worker"] / typical[name] / workers
+    for name, workers in rows_of.items():
+        efficiency = typical[str(numbers[0])] * numbers[0] / typical[name] / workers
         rows.append(
             [
                 name,
@@ -151,8 +152,10 @@ def compare_workers(place: Workplace) -> None:
                 spread(seconds[name]),
             ]
         )
-    header = ["build on dask", "samples/s", "rate / 1 worker / workers", "requests/sample", "rounds / median"]
-    print_table(f"cluster: {place.samples} records of {place.side} pixels to object storage", header, rows)
+    header = ["workers", "samples/s", "rate / 1 worker / workers", "requests/sample", "rounds / median"]
+    print_table(
+        f"cluster: {place.samples} records of {place.side} pixels built on dask to object storage", header, rows
+    )
 
 
 # ---- training
@@ -238,6 +241,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--latency", type=float, default=0.02, help="seconds until a request is answered (0.02)")
     parser.add_argument("--step", type=float, default=0.1, help="seconds of a training step (0.1)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of measurements (3)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="numbers of workers (1 2 4)")
     return parser.parse_args(arguments)
 
 
@@ -250,7 +254,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with object_store(folder / "s3", options.latency) as remote:
             place = Workplace(folder, options.side, options.samples, options.rounds, options.step, remote)
             for table in options.only or TABLES:
-                (compare_workers if table == "cluster" else compare_training)(place)
+                if table == "cluster":
+                    compare_workers(place, options.workers)
+                else:
+                    compare_training(place)
 
 
 if __name__ == "__main__":

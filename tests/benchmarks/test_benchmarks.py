@@ -57,7 +57,10 @@ TINY = {
     ],
     "series": ["--records", "24", "--epochs", "1", "--side", "32", "--seeds", "1", *NO_PICTURES],
     "tracks": ["--scenes", "1", "--side", "96", "--sceneries", "moving"],
-    "remote": ["--samples", "32", "--side", "32", "--latency", "0.002", "--step", "0.002", "--rounds", "1"],
+    "remote": [
+        *("--samples", "32", "--side", "32", "--latency", "0.002", "--step", "0.002", "--rounds", "1"),
+        *("--workers", "1"),
+    ],
     "pipelines": ["--records", "24", "--epochs", "1", "--side", "32", "--rounds", "1", *TINY_MODEL, *NO_PICTURES],
 }
 """Options with which each benchmark takes only seconds."""

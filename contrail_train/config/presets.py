@@ -148,9 +148,7 @@ def get_config(preset_or_file: str) -> RunConfig:
         ContrailError: If it is neither, or the file's settings are not valid.
     """
     if (preset := PRESETS.get(preset_or_file)) is not None:
-        parent = RunConfig() if preset.parent is None else get_config(preset.parent)
-        parent.preset = preset.name
-        return with_values(parent, preset.settings.items(), preset.name)
+        return _config_of(preset)
     if Path(preset_or_file).is_file() or Path(preset_or_file).suffix in {".yaml", ".yml"}:
         tree = read_document(Path(preset_or_file))
         if isinstance(tree, dict) and str(tree.get("preset")) in PRESETS:
@@ -160,6 +158,16 @@ def get_config(preset_or_file: str) -> RunConfig:
             config.preset = Path(preset_or_file).name
         return config
     raise ContrailError(no_such("preset", preset_or_file, PRESETS, "ls"))
+
+
+def _config_of(preset: Preset) -> RunConfig:
+    parent = RunConfig() if preset.parent is None else _parent_config(preset.parent)
+    return with_values(parent.model_copy(update={"preset": preset.name}), preset.settings.items(), preset.name)
+
+
+@cache
+def _parent_config(name: str) -> RunConfig:
+    return _config_of(PRESETS[name])  # nobody changes it: each preset gets settings of its own
 
 
 def no_such(kind: str, name: str, names: Iterable[str], command: str) -> str:

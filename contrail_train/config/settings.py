@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,9 @@ def _explained(model: type[Strict], values: dict[str, Any], indent: str = "") ->
         about = (group.__doc__ if group else field.description) or ""
         if group and not indent:
             yield ""
-        yield from (f"{indent}# {line}" for line in textwrap.wrap(" ".join(about.split()), WIDTH))
+        yield from (f"{indent}# {line}" for line in _wrapped(about))
         if group is None:
-            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).splitlines()[0]
+            text = yaml.dump(value, Dumper=yaml.CSafeDumper, default_flow_style=True, width=10_000).splitlines()[0]
             yield f"{indent}{name}: {text}  # {takes(field)}"
         elif value is None:
             yield f"{indent}{name}: null  # or a group of settings:"
@@ -125,6 +126,11 @@ def _explained(model: type[Strict], values: dict[str, Any], indent: str = "") ->
         else:
             yield f"{indent}{name}:"
             yield from _explained(group, value, f"{indent}  ")
+
+
+@cache
+def _wrapped(about: str) -> list[str]:
+    return textwrap.wrap(" ".join(about.split()), WIDTH)
 
 
 def differences(before: Strict, config: Strict) -> list[str]:

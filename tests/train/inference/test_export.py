@@ -42,7 +42,7 @@ DETECTORS: dict[str, Callable[[], Detector]] = {
     "same padding": lambda: one_stub("both"),
     "conv3d": lambda: one("test_resnet", frames=(-1, 0), mixer="conv3d", levels=[3, 4], blocks=1),
     "classifier": lambda: one("test_resnet", "record", (-1, 0, 1), mixer="lstm"),
-    "two targets": lambda: one("test_resnet", frames=(-2, -1, 0), mixer="transformer", blocks=1, targets=2),
+    "two targets": lambda: one("test_resnet", frames=(-2, -1, 0), mixer="transformer", levels=[4], blocks=1, targets=2),
     "two_stages": two_stages,
 }
 

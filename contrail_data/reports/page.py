@@ -4,8 +4,6 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
 from contrail_data import __version__
 
 _PACKAGE = "contrail_data.reports"
@@ -48,6 +46,8 @@ def render_page(template: str, /, *, package: str = _PACKAGE, **values: object) 
     Returns:
         The text.
     """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
     is_html = template.endswith(".html")
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, _PACKAGE))]),

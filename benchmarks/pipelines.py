@@ -15,6 +15,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,9 @@ class Seed:
         """Count the pixels of a model on the unseen store."""
         return gated_counts(self.score(model), model.decision.gate)
 
-    def trained_pipeline(self) -> Predictor:
-        """Return the pipeline v2, whose stages the others use."""
+    @cached_property
+    def v2(self) -> Predictor:
+        """The pipeline v2, whose stages the others use."""
         return self.pipeline("v2", "v2", self.settings)
 
     def pipeline(self, name: str, preset: str, settings: list[str]) -> Predictor:
@@ -91,53 +93,48 @@ class Seed:
 
     def pipeline_of(self, name: str, preset: str, stages: Sequence[str], *settings: str) -> Predictor:
         """Make a pipeline from stages of v2, without training."""
-        self.trained_pipeline()
-        taken = [f"{stage}.run={self.folder}/v2/stages/{stage}" for stage in stages]
+        taken = [f"{stage}.run={self.v2.path}/stages/{stage}" for stage in stages]
         return self.pipeline(name, preset, [*taken, *settings])
 
+    @cached_property
     def single(self) -> Predictor:
-        """Return one segmenter of all records."""
+        """One segmenter of all records."""
         return self.pipeline_of("single", "single", ["all"])
 
 
-def seeds_of(experiment: Experiment) -> list[Seed]:
-    """List the seeds of an experiment."""
-    return [Seed(experiment, number) for number in range(experiment.seeds)]
-
-
-def compare_pipelines(experiment: Experiment, rounds: int) -> None:
+def compare_pipelines(seeds: Sequence[Seed], rounds: int) -> None:
     """Print the table `pipelines`."""
     counts: dict[str, list[Counts]] = defaultdict(list)
     three = ["classifier", "all", "positive"]
-    for seed in seeds_of(experiment):
+    for seed in seeds:
         models = {
-            "one segmenter of all records": seed.single(),
+            "one segmenter of all records": seed.single,
             "two segmenters, no gate": seed.pipeline_of("no_gate", "no_gate", three[1:]),
             "v1: classifier, then positives": seed.pipeline_of("v1", "v1", ["classifier", "positive"]),
-            "v2: gate of two, mask of two": seed.trained_pipeline(),
+            "v2: gate of two, mask of two": seed.v2,
             "v2 with a gate only where proven": seed.pipeline_of("proven", "v2", three, "gate_when=proven"),
             "fitted weights, proven gate, all turns": seed.pipeline_of("fitted", "fitted", three),
         }
         for name, model in models.items():
             counts[name].append(seed.counts(model))
-    experiment.print_dice("pipelines", counts)
+    seeds[0].experiment.print_dice("pipelines", counts)
 
 
-def compare_thresholds(experiment: Experiment, rounds: int) -> None:
+def compare_thresholds(seeds: Sequence[Seed], rounds: int) -> None:
     """Print the table `thresholds`."""
-    dices = [_dice_of_thresholds(seed) for seed in seeds_of(experiment)]
+    dices = [_dice_of_thresholds(seed) for seed in seeds]
     names = ["fitted on its hold-out, as used", "cross-fitted on the scored records", "fitted on the scored records"]
     rows = [[name, *(f"{values[i]:.4f}" for values in dices)] for i, name in enumerate(names)]
     for name, fitted, cross in (("unseen records", 2, 1), ("the hold-out", 4, 3)):
         optimism = [f"{values[fitted] - values[cross]:+.4f}" for values in dices]
         rows.append([f"fitted less cross-fitted, on {name}", *optimism])
-    header = ["threshold of one segmenter", *(f"seed {seed}" for seed in range(experiment.seeds))]
-    print_table(f"thresholds: global Dice {experiment.title}", header, rows)
+    header = ["threshold of one segmenter", *(f"seed {seed.number}" for seed in seeds)]
+    print_table(f"thresholds: global Dice {seeds[0].experiment.title}", header, rows)
 
 
 def _dice_of_thresholds(seed: Seed) -> list[float]:
     """Dice on unseen records: as used, cross-fitted there, fitted there; on the hold-out: cross-fitted, fitted."""
-    model = seed.single()
+    model = seed.single
     held, options = _held_out(model), EvaluationOptions(model.device, title=None)
     unseen = seed.score(model)
     own = score(model.detect_on_label_grid, held, options, 0.5)
@@ -147,11 +144,11 @@ def _dice_of_thresholds(seed: Seed) -> list[float]:
     return [as_used, *both[0], *both[1]]
 
 
-def compare_flips(experiment: Experiment, rounds: int) -> None:
+def compare_flips(seeds: Sequence[Seed], rounds: int) -> None:
     """Print the table `flips`."""
     counts: dict[str, list[Counts]] = defaultdict(list)
-    for seed in seeds_of(experiment):
-        held = _held_out(seed.single())
+    for seed in seeds:
+        held = _held_out(seed.single)
         unshifted = seed.folder / "unshifted"
         fit(with_settings(get_config("unet2d"), [*seed.settings, "augment.label_shift=[0,0]"]), unshifted)
         for path, what in ((seed.folder / "single", ""), (unshifted, "trained without the label shift, ")):
@@ -161,13 +158,13 @@ def compare_flips(experiment: Experiment, rounds: int) -> None:
         forgotten = _without_shift(seed.load(unshifted, Symmetries.DIHEDRAL))
         name = "trained without the label shift, dihedral, averaged as if there were none"
         counts[name].append(seed.counts(_calibrated(forgotten, held)))
-    experiment.print_dice("flips", counts)
+    seeds[0].experiment.print_dice("flips", counts)
 
 
-def compare_rounds(experiment: Experiment, rounds: int) -> None:
+def compare_rounds(seeds: Sequence[Seed], rounds: int) -> None:
     """Print the table `rounds`."""
     counts: dict[str, list[Counts]] = defaultdict(list)
-    for seed in seeds_of(experiment):
+    for seed in seeds:
         config = with_settings(get_config("unet2d_all"), seed.settings)
         mixed = run_rounds(config, seed.folder / "rounds", rounds=rounds, folds=FOLDS, how=Retraining.MIXED)
         runs = {f"round {result['round']}": result["run"] for result in mixed}
@@ -180,7 +177,7 @@ def compare_rounds(experiment: Experiment, rounds: int) -> None:
         runs["round 0, then human labels again"] = str(seed.folder / "again")
         for name, path in runs.items():
             counts[name].append(seed.counts(seed.load(Path(path))))
-    experiment.print_dice("rounds", counts)
+    seeds[0].experiment.print_dice("rounds", counts)
 
 
 def _held_out(model: Predictor) -> Items:
@@ -223,8 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=1, help="rounds of pseudo-labels (default 1)")
     options = parser.parse_args(arguments)
     experiment = experiment_of(options)
+    seeds = [Seed(experiment, number) for number in range(experiment.seeds)]
     for table in options.only or TABLES:
-        TABLES[table](experiment, options.rounds)
+        TABLES[table](seeds, options.rounds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How cost grows with size: records, samples and scans at 1, 4 and 16 times a size, and 1, 2 and 4 workers.
 
-    python benchmarks/growth.py [--rounds 3] [--only TABLE]
+    python benchmarks/growth.py [--rounds 3] [--factors 1 4 16] [--workers 1 2 4] [--only TABLE]
 
 Every run is measured after an unmeasured one on a tiny input, whose cost is the start-up that is subtracted. The
 exponent is the slope of the logarithm of what remains over that of the size, by least squares: 1 is proportional. It is
@@ -69,7 +69,6 @@ from remote import cluster_of
 from timing import make_parser, run_main, verdict
 
 ASH = COMPOSITES["ash"]
-FACTORS = (1, 4, 16)
 EXPONENT, AUDIT_S, OPENING_S = 1.1, 120.0, 0.5
 """Targets: growth, and seconds to audit `--audited` images and to open the store of `--many` samples."""
 BATCH = 16
@@ -245,7 +244,7 @@ def store_operations(folder: Path) -> dict[str, Callable[[Path], object]]:
 def show_records(folder: Path, options: argparse.Namespace) -> None:
     few = folder / "few"
     write_records(few, 8, size=128, validation_fraction=0.0, scenery="faint")
-    sizes = [options.records * factor for factor in FACTORS]
+    sizes = [options.records * factor for factor in options.factors]
     roots = {size: linked_records(folder / f"raw-{size}", size, few) for size in (1, *sizes)}
     runs = {size: partial(build_records, roots[size], folder / "out.zarr") for size in roots}
     tiny = runs.pop(1)
@@ -254,7 +253,7 @@ def show_records(folder: Path, options: argparse.Namespace) -> None:
 
 
 def show_samples(folder: Path, options: argparse.Namespace) -> None:
-    few, sizes = small_store(folder, options.side), [options.samples * factor for factor in FACTORS]
+    few, sizes = small_store(folder, options.side), [options.samples * factor for factor in options.factors]
     stores = {n: write_large_store(few, n, folder / f"samples-{n}.zarr", different=True) for n in (16, *sizes)}
     todo = store_operations(folder) | {"audit with images": lambda store: command("audit", str(store))}
     operations: dict[str, Operation] = {}
@@ -266,7 +265,7 @@ def show_samples(folder: Path, options: argparse.Namespace) -> None:
 
 def show_scans(folder: Path, options: argparse.Namespace) -> None:
     side, model = options.scan, load_model("builtin:starter", "cpu")
-    for number in range(-(-FACTORS[-1] // 8)):  # at most eight scans are written at a time
+    for number in range(-(-options.factors[-1] // 8)):  # at most eight scans are written at a time
         write_abi(folder / "scans", START + np.timedelta64(80 * number, "m"), size=(side, side), seed=number)
     times = sorted({name.name.split("_s")[1][:11] for name in (folder / "scans").glob("*.nc")})
 
@@ -281,12 +280,12 @@ def show_scans(folder: Path, options: argparse.Namespace) -> None:
         )
         predict_files(model, request)
 
-    for scans in FACTORS:
+    for scans in options.factors:
         (folder / f"of-{scans}").mkdir()
         for path in (folder / "scans").glob("*.nc"):
             if path.name.split("_s")[1][:11] in times[:scans]:
                 (folder / f"of-{scans}" / path.name).symlink_to(path)
-    sides = {side * factor: side * math.isqrt(factor) for factor in FACTORS}
+    sides = {side * factor: side * math.isqrt(factor) for factor in options.factors}
     files = {
         s: list(map(str, write_abi(folder / f"side-{s}", START, scans=1, size=(s, s)))) for s in {32, *sides.values()}
     }
@@ -297,7 +296,7 @@ def show_scans(folder: Path, options: argparse.Namespace) -> None:
     operations: dict[str, Operation] = {
         "scans to NetCDF": (
             partial(predict, folder / "side-32", 32),
-            {n: partial(predict, folder / f"of-{n}", min(model.size, side)) for n in FACTORS},
+            {n: partial(predict, folder / f"of-{n}", min(model.size, side)) for n in options.factors},
             EXPONENT,
         ),
         "pixels to a composite": (partial(compose, 32), {s * s: partial(compose, s) for s in sides.values()}, EXPONENT),
@@ -306,7 +305,7 @@ def show_scans(folder: Path, options: argparse.Namespace) -> None:
 
 
 def show_workers(scheduler: str, folder: Path, options: argparse.Namespace) -> None:
-    few, count = folder / "few", options.records * FACTORS[-1]
+    few, count = folder / "few", options.records * options.factors[-1]
     write_records(few, 8, size=128, validation_fraction=0.0, scenery="faint")
     roots = [linked_records(folder / f"{scheduler}-{n}", n, few) for n in (1, count)]
     out, costs = folder / "out.zarr", {workers: ([], []) for workers in options.workers}  # type: ignore[var-annotated]
@@ -368,6 +367,9 @@ TABLES: dict[str, Callable[[Path, argparse.Namespace], None]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__, list(TABLES))
     parser.add_argument("--rounds", type=int, default=3, help="rounds of measurements (3)")
+    parser.add_argument(
+        "--factors", type=int, nargs="+", default=[1, 4, 16], help="sizes, as multiples of the smallest (1 4 16)"
+    )
     parser.add_argument("--records", type=int, default=64, help="records at the smallest size (64)")
     parser.add_argument("--samples", type=int, default=500, help="samples at the smallest size (500)")
     parser.add_argument("--side", type=int, default=32, help="rows and columns of these samples (32)")

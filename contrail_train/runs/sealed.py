@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ from contrail_data.storage.files import open_regular, write_atomically
 
 DIGEST = "digest"
 Document = TypeVar("Document", bound=Mapping[str, Any])
+_adapter_of = cache(TypeAdapter)
+"""Making one takes longer than reading a file with it."""
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -43,7 +46,7 @@ def read_json(path: Path, schema: type[Document], remedy: str) -> Document:
         with open_regular(path) as file:
             document = json.loads(file.read())
         if document.pop(DIGEST, None) in (None, _digest(document)):
-            return TypeAdapter(schema).validate_python(document, strict=True)
+            return _adapter_of(schema).validate_python(document, strict=True)
         reason = "its content is not what was written"
     except FileNotFoundError:
         raise ContrailError(f"{path}: missing; {remedy}") from None

@@ -42,7 +42,7 @@ TINY = {
     ],
     "growth": [
         *("--rounds", "1", "--records", "2", "--samples", "16", "--scan", "64", "--many", "100", "--audited", "40"),
-        *("--workers", "1"),
+        *("--factors", "1", "4", "--workers", "1"),
     ],
     "instances": ["--scenes", "1"],
     "tfrecords": ["--samples", "2", "--side", "64", "--rounds", "1", "--memory", "1"],

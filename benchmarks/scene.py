@@ -37,8 +37,6 @@ import h5py
 import numpy as np
 
 from contrail_data.cli.common import print_table
-from contrail_data.synthetic.abi import write_abi
-from contrail_data.synthetic.lines import SCENERIES
 from timing import make_parser, run_main, spread, verdict
 
 SIZES = {"F": (5424, 5424), "C": (1500, 2500)}
@@ -49,6 +47,8 @@ STEP = 5.6e-5
 
 def write_large(folder: Path, scene: str, shrink: int) -> None:
     """Write files of a full scene, or of its middle part, that repeat a small synthetic sector."""
+    from contrail_data.synthetic.abi import write_abi
+
     folder.mkdir(parents=True, exist_ok=True)
     small = folder / "small"
     height, width = (side // shrink for side in SIZES[scene])
@@ -351,6 +351,8 @@ def compare_stages(scratch: Path, options: argparse.Namespace) -> None:
 def compare_cleaning(scratch: Path, options: argparse.Namespace) -> None:
     """Print the table `cleaning`."""
     from contrail_data.scans.listing import list_abi_scans
+    from contrail_data.synthetic.abi import write_abi
+    from contrail_data.synthetic.lines import SCENERIES
     from contrail_data.synthetic.scene import synthesize
     from contrail_train.contrails.cleaning import Cleaning, clean
     from contrail_train.evaluation.metrics import dice

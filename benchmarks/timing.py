@@ -17,7 +17,6 @@ from typing import TypeVar
 import numpy as np
 
 from contrail_data.errors import ContrailError
-from contrail_data.synthetic.records import write_records
 
 Run = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
@@ -193,6 +192,8 @@ def record_folder(samples: int, raw: Path | None = None, split: str = "train") -
     Raises:
         ContrailError: If `raw` has no records of this split.
     """
+    from contrail_data.synthetic.records import write_records
+
     with tempfile.TemporaryDirectory(prefix="contrail-benchmark-") as name:
         folder = Path(name)
         root = folder / "raw"

@@ -67,14 +67,6 @@ def test_no_test_module_imports_another_one() -> None:
             assert parts[0] != "tests", f"{path}: {module}: import helpers as `from helpers. ...`"
 
 
-@pytest.mark.slow
-def test_training_imports_what_many_runs_do_not_need_only_at_its_first_use() -> None:
-    late = ("wandb", "matplotlib", "scipy.optimize", "scipy.spatial", "torch._dynamo", "numba", "shapely")
-    program = f"import sys; import contrail_train.training.fit; print([name for name in {late} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 REFUSED = {
     "contrail_data": {
         "no such store": [

@@ -18,6 +18,7 @@ from pathlib import Path
 from contrail_data.process import speed_up_imports
 speed_up_imports()
 import torch
+import torch._dynamo
 from contrail_train.config.settings import read_config
 from contrail_train.runs.distributed import join
 from contrail_train.training.fit import fit
@@ -46,7 +47,7 @@ children += [train("two", WORLD_SIZE="2", RANK=rank, LOCAL_RANK=rank) for rank i
 sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 """
 """Train in one process, and in two that find each other by the variables that torchrun sets. All are forked from one
-that has imported torch."""
+that has imported torch, and its compiler, which recomputed activations need."""
 
 
 @pytest.mark.slow

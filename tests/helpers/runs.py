@@ -24,7 +24,7 @@ TINY = [
 ]
 """Settings of a run of seconds. `test_resnet` is timm's own test network, of 0.4 million parameters."""
 SHORT = [*TINY, "epochs=1"]
-CONVNEXT = ("model.encoder=convnext_atto", "model.norm=group", "model.drop_path=0", "optim.clip=1e9")
+CONVNEXT = ("model.encoder=test_convnext", "model.norm=group", "model.drop_path=0", "optim.clip=1e9")
 """Without batch norms, the gradient of a sample does not depend on the other samples of its batch."""
 
 

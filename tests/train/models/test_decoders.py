@@ -67,7 +67,7 @@ def test_parts_of_an_encoder_that_a_decoder_does_not_use_are_left_out(name: str,
     ("centre", "attention", "mixer"),
     [("fpa", "cbam", "conv3d"), ("aspp", "scse", "lstm"), ("conv", "cbam", "panels"), (None, "scse", None)],
 )
-@pytest.mark.parametrize(("name", "upsample"), [("test_resnet", "nearest"), ("convnext_atto", "pixel_shuffle")])
+@pytest.mark.parametrize(("name", "upsample"), [("test_resnet", "nearest"), ("test_convnext", "pixel_shuffle")])
 def test_all_parts_of_the_unet_have_gradients(
     name: str, upsample: Any, mixer: Any, centre: Any, attention: Any
 ) -> None:

@@ -84,7 +84,7 @@ def test_only_the_labelled_frame_changes_the_statistics_of_the_encoder(checkpoin
 @pytest.mark.parametrize(
     "settings", [{"mixer": "conv3d", "head": "both"}, {"mixer": "lstm", "levels": [1, 3]}], ids=str
 )
-@pytest.mark.parametrize("name", ["test_resnet", "convnext_atto"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
 def test_every_parameter_has_a_gradient(name: str, settings: dict[str, Any]) -> None:
     model = build(model_config(name, **SMALL, **settings, downscale=4), 3, FRAMES)
     for module in model.mixers.modules():

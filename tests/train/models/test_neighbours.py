@@ -28,7 +28,7 @@ def mixing(encoder: str = "test_resnet", **settings: Any) -> Segmenter:
     return model
 
 
-@pytest.mark.parametrize("encoder", ["test_resnet", "convnext_atto", "test_efficientnet"])
+@pytest.mark.parametrize("encoder", ["test_resnet", "test_convnext", "test_efficientnet"])
 def test_predictions_are_those_of_neighbours_that_are_encoded_whole(encoder: str) -> None:
     whole, mixed = mixing(encoder).eval(), mixing(encoder, neighbours="mixed").eval()
     x_btchw = torch.randn(2, 4, 3, 64, 96)

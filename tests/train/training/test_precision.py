@@ -42,7 +42,7 @@ def test_fp16_skips_a_step_that_overflows_and_resumes_to_the_same_weights_and_sc
 
     with monkeypatch.context() as patch:
         patch.setattr(setup, "make_scaler", overflowing)  # so that the first steps overflow
-        settings = ("precision=fp16", "data.crop=32", "batch_size=6")
+        settings = ("precision=fp16", "data.crop=32", "batch_size=6", "model.encoder=test_convnext")
         log = run_steps(store, tmp_path / "whole", *settings, steps=6)
         run_steps(store, tmp_path / "killed", *settings, steps=3)  # leaves the checkpoint of step 2
         run_steps(store, tmp_path / "killed", *settings, steps=6)

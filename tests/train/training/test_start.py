@@ -61,7 +61,7 @@ def test_a_part_is_not_frozen_if_nothing_of_it_was_started_from(store: Path, fin
     config = with_settings(get_config("unet2d"), [*TINY, *mixed])
     with pytest.raises(ContrailError, match=r"model\.freeze: mixer would keep its random weights, as none of start="):
         Setup(with_settings(config, ["model.freeze=mixer"]))
-    config = with_settings(config, ["model.mixer.kind=conv3d", "model.encoder=convnext_atto", "model.drop_path=0"])
+    config = with_settings(config, ["model.mixer.kind=conv3d", "model.encoder=test_convnext", "model.drop_path=0"])
     for settings, names, where in (
         ([], "encoder_batch_norm", "the encoder"),
         (["model.norm=group"], "batch_norm", "the model outside of the mixer"),

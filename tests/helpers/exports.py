@@ -73,8 +73,8 @@ def stub(
     return Network(Stub(), View(frames, torch.rand(3), torch.rand(3) + 0.1, each, size), off)
 
 
-def one_stub(head: str = "mask") -> Detector:
-    return single_network_detector(Stub(), stub().view, head, top_k=20, mask_shift=(0.0, 0.0)).eval()
+def one_stub(head: str = "mask", off: tuple[float, float] = (0.0, 0.0)) -> Detector:
+    return single_network_detector(Stub(), stub().view, head, top_k=20, mask_shift=off).eval()
 
 
 def one(encoder: str, head: str = "mask", frames: tuple[int, ...] = (0,), **settings: Any) -> Detector:

@@ -27,7 +27,7 @@ from contrail_train.scenes.predict import predict_scan
 from contrail_train.scenes.tiling import Tiling
 from contrail_train.workflows import symmetries
 from contrail_train.workflows.symmetries import load_predictor
-from helpers.exports import CPU, SIDE, small_predictor
+from helpers.exports import CPU, SIDE, one_stub, predictor
 
 KERNEL = np.outer([0, 0.1, 0.6, 0.1, 0], [0, 0.3, 0.5, 0, 0]).tolist()
 GRID: LabelGrid = {"shift": [0.5, 0.5], "kernel": KERNEL, "bias": 0.01, "fixed_threshold": 0.3}
@@ -122,7 +122,8 @@ def test_scans_stay_in_the_frame_of_the_image(run: Path, finished: Path, tmp_pat
 
 @pytest.mark.slow
 def test_an_exported_file_states_the_map_and_draws_its_masks_in_the_frame_of_the_image(tmp_path: Path) -> None:
-    plain = small_predictor()
+    torch.manual_seed(0)
+    plain = predictor(one_stub(off=(0.5, 0.5)))
     grid = GRID | {"shift": list(plain.label_offset), "fixed_threshold": plain.decision.threshold}
     model = replace(plain, decision=replace(plain.decision, threshold=0.1)).with_label_grid(grid)
     export(model, tmp_path / "a.pt2")

@@ -3,8 +3,13 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
 
 from contrail_data import __version__
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _PACKAGE = "contrail_data.reports"
 
@@ -46,9 +51,15 @@ def render_page(template: str, /, *, package: str = _PACKAGE, **values: object) 
     Returns:
         The text.
     """
+    environment = _environment(package, template.endswith(".html"))
+    return environment.get_template(template).render(version=__version__, **values)
+
+
+@cache
+def _environment(package: str, is_html: bool) -> "Environment":
+    """The settings of templates, which keep those that have been compiled."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    is_html = template.endswith(".html")
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, _PACKAGE))]),
         autoescape=is_html,
@@ -58,7 +69,7 @@ def render_page(template: str, /, *, package: str = _PACKAGE, **values: object) 
         lstrip_blocks=True,
     )
     environment.filters |= {"plural": plural, "fmt": format}
-    return environment.get_template(template).render(version=__version__, **values)
+    return environment
 
 
 def _printable(value: object) -> str:

@@ -88,7 +88,7 @@ def test_neighbours_in_time_are_predicted_where_they_are_not_selected(model, uns
 @pytest.mark.slow
 def test_an_evaluation_counts_the_cleaned_masks(finished: Path, unseen: Path, tmp_path: Path) -> None:
     cleaned = predicted(finished, unseen, tmp_path / "p.zarr", "--min-pixels", 6, "--consistent", 3)
-    done = run_train("evaluate", finished, unseen, "-o", tmp_path, "--min-pixels", 6, "--consistent", 3)
+    done = run_train("evaluate", finished, unseen, "-o", tmp_path, "--worst", 0, "--min-pixels", 6, "--consistent", 3)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("evaluation-*.json")
     values = json.loads(path.read_text())

@@ -285,8 +285,8 @@ def test_a_multi_frame_model_learns_what_a_single_frame_cannot_show() -> None:
 
     def loss_after(steps: int, frames: list[int]) -> float:
         torch.manual_seed(0)
-        mixer = "conv3d" if len(frames) > 1 else None
-        model = build(model_config(mixer=mixer, blocks=1, channels=[16, 8, 8, 8, 8]), 1, frames)
+        mixing = {"mixer": "conv3d", "levels": [0], "blocks": 1} if len(frames) > 1 else {}
+        model = build(model_config(**mixing, channels=[16, 8, 8, 8, 8]), 1, frames)
         optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
         losses = []
         for _ in range(steps):

@@ -68,20 +68,25 @@ def _pixels_of(mask: Mask) -> npt.NDArray[np.intp]:
 def _peel(padded: Mask, peeled: Mask) -> None:
     """Remove pixels of a mask with an empty border, one subiteration after the other, until both leave it as it is."""
     pixels = _pixels_of(padded)
-    codes = np.empty(len(pixels), np.intp)
+    codes, count = np.empty(len(pixels), np.intp), len(pixels)
     is_changed = True
     while is_changed:
         is_changed = False
         for turn in range(2):
-            for i in range(len(pixels)):
+            for i in range(count):
                 codes[i] = 0
                 for k in range(8):
                     if padded[pixels[i, 0] + _NEIGHBOURS[k][0], pixels[i, 1] + _NEIGHBOURS[k][1]]:
                         codes[i] += 1 << k
-            for i in range(len(pixels)):
-                if padded[pixels[i, 0], pixels[i, 1]] and peeled[turn, codes[i]]:
+            left = 0
+            for i in range(count):
+                if peeled[turn, codes[i]]:
                     padded[pixels[i, 0], pixels[i, 1]] = False
-                    is_changed = True
+                else:
+                    pixels[left, 0], pixels[left, 1] = pixels[i, 0], pixels[i, 1]
+                    left += 1
+            is_changed = is_changed or left < count
+            count = left
 
 
 def pieces_of(mask_yx: Mask, sharpest: float) -> list[Points]:

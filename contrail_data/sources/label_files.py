@@ -17,7 +17,6 @@ from pyproj.exceptions import ProjError
 
 from contrail_data.errors import ContrailError
 from contrail_data.sources.drawn_shapes import DEGREES, DrawnShape, Points, parse_time, to_degrees_from
-from contrail_data.sources.label_masks import read_masks
 from contrail_data.storage.files import first_line, reported_errors
 
 _VECTORS = (".geojson", ".json", ".gpkg", ".shp", ".fgb")
@@ -75,6 +74,8 @@ def read_labels(paths: Sequence[Path]) -> DrawnLabels:
             if kind in _VECTORS:
                 _read_features(path, labels)
             else:
+                from contrail_data.sources.label_masks import read_masks  # imports rasterio, which takes a while
+
                 labels.shapes.extend(read_masks(path))
     return replace(labels, shapes=_without_repeated_lines(labels))
 

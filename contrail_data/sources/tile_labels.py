@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import shapely
-from rasterio.features import rasterize
 
 from contrail_data.errors import UsageError
 from contrail_data.geo.fixed_grid import Projection
@@ -99,6 +98,8 @@ class TileLabels:
 def _burn(shapes: Sequence[Any], height: int, width: int, *, all_touched: bool = False) -> npt.NDArray[np.uint8]:
     if not shapes:
         return np.zeros((height, width), np.uint8)
+    from rasterio.features import rasterize  # takes a while to import, which a build without labels need not wait for
+
     return np.asarray(rasterize(shapes, out_shape=(height, width), all_touched=all_touched, dtype="uint8"))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,15 +40,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def predicted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by an entry for each scan whose tiles are predicted; the scan of the number in front interrupts."""
-    calls, original = [0], predict._predict_groups
+    calls, original = [0], predict.strips
 
-    def count(*arguments: object) -> Iterator[object]:
+    def count(*arguments: object, **options: object) -> object:
         calls.append(1)
         if len(calls) - 1 == calls[0]:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(predict, "_predict_groups", count)
+    monkeypatch.setattr(predict, "strips", count)
     return calls
 
 

@@ -7,6 +7,7 @@ import ctypes
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from contrail_data.errors import ContrailError
+from contrail_data.process import WAIT_POLICY, share_cores
 
 Run = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
@@ -63,15 +65,19 @@ def add_record_options(parser: argparse.ArgumentParser, samples: int) -> None:
     parser.add_argument("--split", default="train", help="split of --raw")
 
 
-def run_main(main: Callable[[], None]) -> None:
+def run_main(main: Callable[[], None], *, shares_cores: bool = False) -> None:
     """Run a benchmark as a program: an error that it expects ends in one line.
 
     Args:
         main: The benchmark.
+        shares_cores: Whether its threads sleep while they wait, as those of commands that predict.
 
     Raises:
         SystemExit: With the message, if the benchmark raises ContrailError.
     """
+    if shares_cores and WAIT_POLICY not in os.environ:  # it comes too late for torch, which has been imported
+        share_cores()
+        os.execv(sys.executable, sys.orig_argv)
     try:
         main()
     except ContrailError as error:

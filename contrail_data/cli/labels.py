@@ -7,6 +7,7 @@ import typer
 from contrail_data.cli import options
 from contrail_data.cli.common import print_table, print_written_store, refuse_options
 from contrail_data.labels.predictor import FlowKind, FrameSelection
+from contrail_data.process import share_cores
 
 WHERE_MODELS_LIE = (
     "a path, a URL of a model folder (hf://org/name@revision, s3://...), a name in data_catalog.yaml, or "
@@ -51,6 +52,8 @@ def pseudo_label(
     model was trained on.
     """
     selection = FrameSelection.parse(frames)
+
+    share_cores()
 
     from contrail_data.catalog.catalog import open_named
     from contrail_data.labels.write import write_labels

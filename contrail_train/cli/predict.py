@@ -20,6 +20,7 @@ from contrail_data.cli.common import (
 )
 from contrail_data.errors import ContrailError, ExitCode, UsageError
 from contrail_data.labels.predictor import FrameSelection
+from contrail_data.process import share_cores
 from contrail_data.reports.choices import Theme
 from contrail_train.cli.common import Model, TrainedModel
 
@@ -83,6 +84,8 @@ def predict(
         check_new(options.local_path(out), overwrite, ".csv")
     else:
         options.store_target(out)
+
+    share_cores()
 
     from contrail_data.catalog.catalog import open_named
     from contrail_data.labels.write import write_labels

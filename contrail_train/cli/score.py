@@ -11,6 +11,7 @@ from contrail_data.cli import options
 from contrail_data.cli.common import print_note, print_set_aside, print_table, refuse_options
 from contrail_data.cli.labels import MODEL_HELP
 from contrail_data.errors import ExitCode
+from contrail_data.process import share_cores
 from contrail_train.cli.common import Model, model_argument, path_argument, print_scores, print_summary
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def evaluate(
 
         check_folder(out, in_run=True)
 
+    share_cores()
+
     from contrail_data.catalog.catalog import open_named
     from contrail_train.config.model import Head
     from contrail_train.evaluation.report import evaluate_store
@@ -102,6 +105,8 @@ def compare(
     Each model uses its own threshold and gate. The interval of the difference is over groups (site and day) of
     records, a paired jackknife.
     """
+    share_cores()
+
     from contrail_data.catalog.catalog import open_named
     from contrail_train.data.items import open_labelled
     from contrail_train.evaluation.intervals import difference_text

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from contrail_data.process import end_with_parent, exit_on_sigterm, garbage_kept
+from contrail_data.process import WAIT_POLICY, end_with_parent, exit_on_sigterm, garbage_kept, share_cores
 from contrail_data.progress import Advance
 from contrail_data.storage.place import STAGING
 from contrail_data.store.reader import open_store
@@ -62,6 +62,15 @@ def test_sigterm_during_a_build_keeps_the_finished_shards(
     assert "already finished" in continued.stdout
     assert contents(out) == contents(sealed40)
     assert open_store(out).attrs["digest"] == open_store(sealed40).attrs["digest"]
+
+
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WAIT_POLICY, "active")
+    share_cores()
+    assert os.environ[WAIT_POLICY] == "active"
+    monkeypatch.delenv(WAIT_POLICY)
+    share_cores()
+    assert os.environ[WAIT_POLICY] == "passive"
 
 
 def test_garbage_is_kept_during_imports_only() -> None:

@@ -20,9 +20,11 @@ class _DaskArray(metaclass=_IsDask):
 def recognise_lazily() -> None:
     """Let xarray ask in this way, unless it has imported dask's arrays already, or asks differently by now."""
     with suppress(ImportError, AttributeError):
+        import dask
         from xarray.namedarray import pycompat
 
         if "dask" not in pycompat._cached_duck_array_modules:
             answer = object.__new__(pycompat.DuckArrayModule)
+            answer.module, answer.version = dask, pycompat.Version(dask.__version__)
             answer.type, answer.available = (_DaskArray,), True
             pycompat._cached_duck_array_modules["dask"] = answer

@@ -21,13 +21,13 @@ import numpy.typing as npt
 import xarray as xr
 
 from contrail_data.composites import Composite, evaluate, get_composite
-from contrail_data.dask_arrays import recognise_lazily
 from contrail_data.errors import ContrailError
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
 from contrail_data.geo.geometry import solar_zenith
+from contrail_data.lazy import recognise_dask_lazily
 from contrail_data.sample import KELVIN_RANGE
 
-recognise_lazily()
+recognise_dask_lazily()
 
 GRID_MAPPINGS = {
     "abi": "goes_imager_projection",  # as NOAA names it

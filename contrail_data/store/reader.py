@@ -16,8 +16,8 @@ import xxhash
 import zarr.storage
 from xarray.core import indexing
 
-from contrail_data.dask_arrays import recognise_lazily
 from contrail_data.errors import ContrailError
+from contrail_data.lazy import recognise_dask_lazily
 from contrail_data.sample import check_record_id
 from contrail_data.storage.files import first_line
 from contrail_data.storage.place import Place, place_of
@@ -34,7 +34,7 @@ from contrail_data.store.metadata import check_decoded_size, read_metadata
 from contrail_data.store.schema import DIMS, GROUP, Kind, checksum_name
 from contrail_data.store.shards import ShardReader
 
-recognise_lazily()
+recognise_dask_lazily()
 
 PixelReader = Callable[[int, Sequence[int], npt.NDArray[Any]], None]
 """`read(sample, frames, out)`: reads frames of one sample into `out`, see `pixel_reader`."""

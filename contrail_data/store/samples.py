@@ -7,15 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from contrail_data.dask_arrays import recognise_lazily
 from contrail_data.geo.geometry import local_solar_hour, satellite_zenith, solar_zenith
+from contrail_data.lazy import recognise_dask_lazily
 from contrail_data.sample import reference_frame
 from contrail_data.store.journal import Row
 from contrail_data.store.settings import StoreSettings
 from contrail_data.store.stats import Moments
 from contrail_data.store.writer import checksum_variables
 
-recognise_lazily()
+recognise_dask_lazily()
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

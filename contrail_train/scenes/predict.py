@@ -87,19 +87,15 @@ def predict_scan(
     rows, columns = window_of_area(full, area)
     scan = scan.assign_coords(scan_time=(("time", "y"), row_times(scan))).isel(y=rows, x=columns)
     grid = full.window(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
-    mosaic = Mosaic(grid, tiling, with_score=model.decision.gate > 0)
     if predicted_nyx is None:
-        name = f"scan of {scan['scan_start'].values[0].astype('datetime64[m]')}"
-        _add_tiles(mosaic, model, scenes, batch, name)
+        predicted_nyx = _predict_tiles(model, scenes, Mosaic(grid, tiling, model.decision.gate > 0), batch)
     image_tcyx = np.empty((1, len(composite.channels), grid.height, grid.width), np.uint8)
     for first in range(0, grid.height, _ROWS):
         part = slice(first, min(first + _ROWS, grid.height))
         window = scan.isel(y=part)
         image_tcyx[:, :, part], valid_yx = _compose(composite, window)
-        if predicted_nyx is None:
-            with np.errstate(invalid="ignore"):
-                mosaic.average(part, valid_yx & (grid_of(window).zenith() <= tiling.max_zenith))
-    scene = _scene(model, scan, mosaic.planes_nyx if predicted_nyx is None else predicted_nyx, image_tcyx)
+        predicted_nyx[:, part][:, ~valid_yx] = np.nan
+    scene = _scene(model, scan, predicted_nyx, image_tcyx)
     return scene.assign_attrs(inputs=sorted({name for one in scenes for name in one.attrs["source"]}))
 
 
@@ -115,19 +111,22 @@ def predicted_planes(scene: xr.Dataset) -> Field:
     return np.concatenate([scene[name].values for name in _PLANES if name in scene])
 
 
-def _add_tiles(mosaic: Mosaic, model: Predictor, scenes: Sequence[xr.Dataset], batch: int, name: str) -> None:
-    """Predict all tiles of a scan, and blend them."""
+def _predict_tiles(model: Predictor, scenes: Sequence[xr.Dataset], mosaic: Mosaic, batch: int) -> Field:
+    """Predict all tiles of a scan and blend them; returns the planes of the mosaic, which was empty."""
     plan = strips(mosaic.grid, mosaic.tiling, native=model.native, pixel=model.pixel)
     count = sum(map(len, plan))
     if not count:
         raise ContrailError(
             f"nothing is visible within {mosaic.tiling.max_zenith:g} degrees of zenith angle: raise --max-zenith"
         )
-    with progress(name, count, unit="tiles") as advance:
+    start = scenes[model.offsets.index(0)]["scan_start"].values[0].astype("datetime64[m]")
+    with progress(f"scan of {start}", count, unit="tiles") as advance:
         for group, predictions in _predict_groups(model, scenes, plan, batch):
             for tile, p_hw, score in predictions:
                 mosaic.add(tile, p_hw, score)
             advance(len(group))
+    mosaic.average()
+    return mosaic.planes_nyx
 
 
 def _predict_groups(

@@ -314,13 +314,14 @@ def _predict_each(
         found += before_nyx is not None
         if keeps:
             kept.append(file)
-            keeps = before_nyx is not None or _is_kept(file, scene)
+            keeps = before_nyx is not None or _keep_or_warn(file, scene)
     if found:
-        notes.append(f"{found} of {len(time_of)} scans had been predicted before the command was interrupted")
+        notes.append(f"{found} of {len(time_of)} scans had been predicted by a command that did not finish")
     return scenes, kept
 
 
-def _is_kept(file: Path, scene: xr.Dataset) -> bool:
+def _keep_or_warn(file: Path, scene: xr.Dataset) -> bool:
+    """Keep a predicted scan; returns whether that was possible."""
     try:
         keep(file, predicted_planes(scene))
     except ContrailError as error:

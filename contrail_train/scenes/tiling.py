@@ -18,6 +18,8 @@ from contrail_data.scans.scene import grid_of
 from contrail_data.scans.tiles import Tile, utm_tile
 
 Field = npt.NDArray[np.float32]
+_ROWS = 256
+"""Rows that are averaged at once, to bound memory."""
 _MAX_LATITUDE = 83.0
 """Degrees; UTM ends at 84."""
 
@@ -202,16 +204,15 @@ class Mosaic:
         planes_nhw = np.stack([p_hw, np.full_like(p_hw, score)][: len(self._totals)])
         _blend(planes_nhw, y, x, ramp, self._totals[:, *window], self._weight[window])
 
-    def average(self, rows: slice, seen_yx: npt.NDArray[np.bool_]) -> None:
-        """Turn the sums of some rows into means, in place.
-
-        Args:
-            rows: The rows.
-            seen_yx: Which of their pixels may be predicted; all others become NaN.
-        """
-        predicted = seen_yx & (self._weight[rows] > 1e-3)
-        for total in self._totals:
-            total[rows] = np.where(predicted, total[rows] / np.maximum(self._weight[rows], 1e-6), np.nan)
+    def average(self) -> None:
+        """Turn sums into means, in place; NaN where no tile lies, or beyond the largest zenith angle."""
+        for top in range(0, self.grid.height, _ROWS):
+            rows = slice(top, min(top + _ROWS, self.grid.height))
+            part = self.grid.window(rows.start, 0, rows.stop - rows.start, self.grid.width)
+            with np.errstate(invalid="ignore"):
+                predicted = (part.zenith() <= self.tiling.max_zenith) & (self._weight[rows] > 1e-3)
+            for total in self._totals:
+                total[rows] = np.where(predicted, total[rows] / np.maximum(self._weight[rows], 1e-6), np.nan)
 
 
 @compiled

@@ -79,7 +79,7 @@ def test_an_interrupted_series_continues_to_the_same_scenes(
     assert len(list(cache.iterdir())) == 2
     outcome = predict_all(finished, scans, gate)
     assert len(predicted) == 1 + 1
-    assert "2 of 3 scans had been predicted before the command was interrupted" in outcome.notes
+    assert "2 of 3 scans had been predicted by a command that did not finish" in outcome.notes
     for scene, other in zip(outcome.scenes, expected.scenes, strict=True):
         assert ("gate_score" in scene.scene) == (gate > 0)
         xr.testing.assert_identical(scene.scene, other.scene)

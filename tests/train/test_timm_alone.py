@@ -13,7 +13,7 @@ from contrail_train.timm_alone import DeferredHelpers
 HELPERS = "torch._dynamo.utils"
 
 
-LATE = ("wandb", "matplotlib", "scipy.optimize", "scipy.spatial", "torch._dynamo", HELPERS)
+LATE = ("wandb", "matplotlib", "scipy.optimize", "scipy.spatial", "torch._dynamo", "numba", "shapely", HELPERS)
 """What many runs do not need, which is imported at its first use."""
 PROGRAM = f"""
 import gc, os, sys

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from contrail_data.errors import ContrailError
+from contrail_data.process import WAIT_POLICY
 from contrail_data.store.reader import open_store
 from contrail_data.synthetic.abi import write_abi
 from helpers.abi import START
@@ -147,3 +150,22 @@ def test_a_range_of_times_that_cannot_be_searched_is_refused(folder: Path, monke
     done = run_train("predict-scans", "builtin:starter", *command.split(), "-o", "x.nc")
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["evaluate MODEL STORE", "compare MODEL MODEL STORE", "predict MODEL STORE -o x.zarr", "pseudo-label"]
+)
+def test_threads_of_commands_that_predict_sleep_while_they_wait(
+    command: str, sealed40: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ContrailError(f"threads are {os.environ[WAIT_POLICY]}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(WAIT_POLICY, raising=False)
+    monkeypatch.setattr("contrail_train.workflows.symmetries.load_predictor", refuse)
+    if command == "pseudo-label":
+        done = run_data(command, sealed40, "--model", "builtin:starter", "-o", "x.zarr")
+    else:
+        done = run_train(*command.replace("MODEL", "builtin:starter").replace("STORE", str(sealed40)).split())
+    assert done.stderr == "error: threads are passive\n"

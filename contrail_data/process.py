@@ -15,7 +15,7 @@ from contrail_data.errors import ExitCode
 
 _PR_SET_PDEATHSIG = 1
 WAIT_POLICY = "OMP_WAIT_POLICY"
-"""Environment variable by which OpenMP is told how threads wait for each other."""
+"""Environment variable that says whether the threads of OpenMP sleep while they wait for each other."""
 _HIDDEN = "wandb"
 """A package that timm imports where it is installed, for a function that nothing here calls."""
 

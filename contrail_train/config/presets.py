@@ -167,7 +167,7 @@ def _config_of(preset: Preset) -> RunConfig:
 
 @cache
 def _parent_config(name: str) -> RunConfig:
-    return _config_of(PRESETS[name])  # nobody changes it: each preset gets settings of its own
+    return _config_of(PRESETS[name])  # `with_values` leaves it as it is, so that it can be shared
 
 
 def no_such(kind: str, name: str, names: Iterable[str], command: str) -> str:

@@ -4,6 +4,7 @@ The code of a probability p is k where EDGES[k] <= p < EDGES[k + 1], with EDGES[
 logit, rounded down to a multiple of 1 / STEPS. Ranks are kept near 0 and 1, where even steps in p would merge them.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,16 +28,34 @@ def _edges() -> npt.NDArray[np.float64]:
 
 EDGES = _edges()
 """float64 (CODES): the lowest probability of each code, from code LOWEST; never falling."""
-_NEXT = np.append(EDGES[1:], np.inf)
+_CELL_BITS = 12
+"""Low bits of a float32 that do not matter for its cell. With the other 11 of its fraction, a cell holds one edge at
+most."""
+_CELLS = 2**18
+"""Cells of probabilities up to 0.5. As many follow of higher ones, by 1 - p, which is exact there as a float32."""
 _CACHED = 2**14
 """Values that are encoded at a time, so that intermediate results stay in the processor's cache."""
+
+
+@cache
+def _cells() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
+    """By cell, the code of its lowest probability, and the lowest float32 that has a higher code."""
+    low_bits = np.arange(_CELLS, dtype=np.uint32) << _CELL_BITS
+    high_bits = low_bits | (2**_CELL_BITS - 1)
+    low, high = (np.minimum(bits.view(np.float32).astype(np.float64), 0.5) for bits in (low_bits, high_bits))
+    index = np.searchsorted(EDGES, np.concatenate([low, 1 - high]), side="right") - 1
+    next_edge = np.append(EDGES, np.inf)[index + 1]
+    single = next_edge.astype(np.float32)
+    return (index + LOWEST).astype(np.int16), np.where(
+        single < next_edge, np.nextafter(single, np.float32(np.inf)), single
+    )
 
 
 def encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
     """Return the codes of probabilities.
 
     Args:
-        probability: Probabilities in [0, 1], any shape.
+        probability: Probabilities in [0, 1], any shape. Those in float32 are looked up, others are searched for.
 
     Returns:
         Codes of the same shape.
@@ -48,6 +67,8 @@ def encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
     if probability.size and not (probability.min() >= 0 and probability.max() <= 1):
         extent = f"{probability.min()} to {probability.max()}"
         raise ValueError(f"probabilities must lie in [0, 1] and not be NaN; found {extent}")
+    if probability.dtype != np.float32:
+        return (np.searchsorted(EDGES, probability, side="right") - 1 + LOWEST).astype(np.int16)
     flat, code = np.ravel(probability), np.empty(probability.size, np.int16)
     for start in range(0, flat.size, _CACHED):
         part = slice(start, start + _CACHED)
@@ -55,14 +76,16 @@ def encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
     return code.reshape(probability.shape)
 
 
-def _encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
-    with np.errstate(divide="ignore"):  # near enough that a step corrects it, and much faster than a search
-        near = (np.log(probability) - np.log1p(-probability)) * STEPS
-    index = np.clip(np.floor(near), LOWEST, -LOWEST - 2).astype(np.intp) - LOWEST
-    index -= EDGES.take(index) > probability
-    while (higher := probability >= _NEXT.take(index)).any():
-        index += higher
-    return (index + LOWEST).astype(np.int16)
+def _encode(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
+    first_code, next_code_from = _cells()
+    cell = np.minimum(probability, 1 - probability).view(np.uint32) >> _CELL_BITS & (
+        _CELLS - 1
+    )  # without a zero's sign
+    cell |= (probability > 0.5).astype(np.uint32) * _CELLS
+    cell = cell.astype(np.intp)
+    code = first_code.take(cell, mode="clip")  # all are within; other modes check that
+    code += probability >= next_code_from.take(cell, mode="clip")
+    return np.asarray(code)
 
 
 def decode(code: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:

@@ -30,6 +30,19 @@ def test_a_code_is_that_of_the_last_edge_reached(dtype: type) -> None:
     np.testing.assert_array_equal(logits.encode(p), np.searchsorted(logits.EDGES, p, side="right") - 1 + logits.LOWEST)
 
 
+def test_every_float32_has_the_code_of_the_last_edge_that_it_reaches() -> None:
+    half, one = (int(np.float32(p).view(np.uint32)) for p in (0.5, 1))
+    ranges = np.arange(half >> 12, dtype=np.uint32)
+    ends = (ranges[:, np.newaxis] << 12 | np.array([0, 0xFFF], np.uint32)).view(np.float32)
+    above = np.arange(half, one + 1, dtype=np.uint32).view(np.float32)
+    for p in (ends, above):
+        expected = np.searchsorted(logits.EDGES, p, side="right") - 1 + logits.LOWEST
+        np.testing.assert_array_equal(logits.encode(p), expected)
+    # A range that is looked up together has at most two codes, so those between its ends are right as well.
+    assert np.diff(logits.encode(ends).astype(int)).max() <= 1
+    assert logits.encode(np.array(-0.0, np.float32)) == logits.LOWEST
+
+
 def test_ends_are_exact_and_the_steps_between_are_those_of_the_documented_formula() -> None:
     ends = np.array([0, 1], np.float32)
     np.testing.assert_array_equal(logits.encode(ends), [-32768, 32767])

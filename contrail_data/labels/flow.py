@@ -17,8 +17,11 @@ Labels are shifted by half a pixel against the imagery in every frame alike; rea
 made no difference.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -91,40 +94,37 @@ def carry_back(field_yx: npt.NDArray[np.float32], flow_dyx: npt.NDArray[np.float
 
 
 def label_by_flow(
-    frames_tcyx: npt.NDArray[Any],
+    frame_cyx: npt.NDArray[Any],
     labelled_cyx: npt.NDArray[Any],
     label_yx: npt.NDArray[np.float32],
     between: FlowBetween = flow_between,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Carry the label of one frame to other frames.
+) -> tuple[npt.NDArray[np.float32], float]:
+    """Carry the label of one frame to another frame.
 
     Args:
-        frames_tcyx: Frames to label, as stored, (t, c, y, x).
+        frame_cyx: Frame to label, as stored, (c, y, x).
         labelled_cyx: The labelled frame, as stored, (c, y, x).
         label_yx: Its label, 0 to 1, float32 (y, x).
         between: Computes the flow.
 
     Returns:
-        The carried labels, float32 (t, y, x), and their reliability, float32 (t): the share of the label's pixels from
-        which the flow there and back ends within `RETURN_TOLERANCE`; 1 if the label is empty.
+        The carried label, float32 (y, x), and its reliability: the share of the label's pixels from which the flow
+        there and back ends within `RETURN_TOLERANCE`; 1 if the label is empty.
     """
-    carried_tyx = np.zeros((len(frames_tcyx), *label_yx.shape), np.float32)
-    reliability_t = np.ones(len(frames_tcyx), np.float32)
-    if not label_yx.any():
-        return carried_tyx, reliability_t
-    grid = np.indices(label_yx.shape, np.float32)
-    last_pixel = np.array(label_yx.shape)[:, None, None] - 1
+    if not label_yx.any() or np.array_equal(frame_cyx, labelled_cyx):
+        return label_yx, 1.0
+    back_dyx = between(frame_cyx, labelled_cyx)
+    carried_yx = np.clip(carry_back(label_yx, back_dyx), 0, 1)  # weights may sum to 1 + 1e-7
     marked_yx = label_yx >= 0.5
-    for t, frame_cyx in enumerate(frames_tcyx):
-        back_dyx = between(frame_cyx, labelled_cyx)
-        carried_tyx[t] = np.clip(carry_back(label_yx, back_dyx), 0, 1)  # weights may sum to 1 + 1e-7
-        forth_dyx = between(labelled_cyx, frame_cyx)
-        round_trip_dyx = forth_dyx + np.stack([carry_back(part, forth_dyx) for part in back_dyx])
-        outside_yx = ((grid + forth_dyx < 0) | (grid + forth_dyx > last_pixel)).any(0)
-        unreliable_yx = outside_yx | (np.hypot(*round_trip_dyx) > RETURN_TOLERANCE)
-        if marked_yx.any():
-            reliability_t[t] = 1 - unreliable_yx[marked_yx].mean()
-    return carried_tyx, reliability_t
+    if not marked_yx.any():
+        return carried_yx, 1.0
+    forth_dyx = between(labelled_cyx, frame_cyx)
+    round_trip_dyx = forth_dyx + np.stack([carry_back(part, forth_dyx) for part in back_dyx])
+    target_dyx = np.indices(label_yx.shape, np.float32) + forth_dyx
+    last_pixel = np.array(label_yx.shape)[:, None, None] - 1
+    outside_yx = ((target_dyx < 0) | (target_dyx > last_pixel)).any(0)
+    unreliable_yx = outside_yx | (np.hypot(*round_trip_dyx) > RETURN_TOLERANCE)
+    return carried_yx, 1 - unreliable_yx[marked_yx].mean()
 
 
 def propagate(
@@ -186,13 +186,17 @@ class _Flow:
     def __call__(
         self, samples: Sequence[int], window_btchw: npt.NDArray[Any], valid_bhw: npt.NDArray[np.bool_] | None
     ) -> Predicted:
-        results = []
-        labelled_tcyx = np.empty((1, *window_btchw.shape[2:]), window_btchw.dtype)
+        to_carry: list[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]]] = []
         for sample, frames_tcyx in zip(samples, np.split(window_btchw[:, 0], len(samples)), strict=True):
-            self.readers["image"](sample, [int(self.labelled_frame[sample])], labelled_tcyx)
-            results.append(label_by_flow(frames_tcyx, labelled_tcyx[0], self.label(sample), self.between))
-        probability, reliability = (np.concatenate(parts) for parts in zip(*results, strict=True))
-        return Predicted(probability, probability.max((1, 2)), reliability)
+            labelled_1cyx = np.empty((1, *frames_tcyx.shape[1:]), frames_tcyx.dtype)
+            self.readers["image"](sample, [int(self.labelled_frame[sample])], labelled_1cyx)
+            label_yx = self.label(sample)
+            to_carry += [(frame_cyx, labelled_1cyx[0], label_yx) for frame_cyx in frames_tcyx]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            carry = partial(label_by_flow, between=self.between)
+            carried_b, reliability_b = zip(*pool.map(carry, *zip(*to_carry, strict=True)), strict=True)
+        probability_byx = np.stack(carried_b)
+        return Predicted(probability_byx, probability_byx.max((1, 2)), np.array(reliability_b, np.float32))
 
     def label(self, sample: int) -> npt.NDArray[np.float32]:
         # (y, x) share of the annotators that marked a pixel; the mask if there are no individual annotations

@@ -80,9 +80,9 @@ def test_flow_is_down_and_right_from_the_first_frame_to_the_second(
     before[:, 20, 30] = after[:, 25, 28] = 255
     np.testing.assert_array_equal(between(before, after), np.broadcast_to([[[5]], [[-2]]], (2, 50, 70)))
     label = (before[0] > 0).astype(np.float32)
-    carried, reliability = label_by_flow(after[np.newaxis], before, label, between)
-    np.testing.assert_array_equal(carried[0], after[0] > 0)
-    assert reliability[0] == 1
+    carried, reliability = label_by_flow(after, before, label, between)
+    np.testing.assert_array_equal(carried, after[0] > 0)
+    assert reliability == 1
 
 
 @pytest.mark.slow

@@ -98,7 +98,8 @@ Returns the predictions, in the order of the windows."""
 MakeMasks: TypeAlias = (
     "Callable[[int, Sequence[int], npt.NDArray[np.float32], npt.NDArray[np.bool_] | None], npt.NDArray[np.bool_]]"
 )
-"""Turns the probabilities of some frames of a sample into masks, before any gate. Arguments:
+"""Turns the probabilities of some frames of a sample into masks, before any gate. Several threads call it at once.
+Arguments:
 
     sample           Index of the sample in the parent store.
     frames           The frames, ascending.
@@ -124,7 +125,8 @@ SingleContrails: TypeAlias = (
     "Callable[[npt.NDArray[np.bool_], npt.NDArray[np.float32]], tuple[npt.NDArray[np.int32], Sequence[SingleContrail]]]"
 )
 """Separates the mask (y, x) of a frame, given its probability, into single contrails. Returns the number of the
-contrail that each pixel belongs to, 0 for none, and the contrails in order of their numbers, from 1."""
+contrail that each pixel belongs to, 0 for none, and the contrails in order of their numbers, from 1. Several threads
+call it at once."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ The derived store holds no images. It names its parent by digest, and the loader
     trained_record    string (trained): ids of the records that the model was trained on, to be excluded from scores
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +27,7 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, NotRequired, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,7 @@ from contrail_data.store.schema import (
     PixelDtype,
     require_samples,
 )
-from contrail_data.store.shards import ShardWriter, writing_shards
+from contrail_data.store.shards import Packed, pack, writing_shards
 from contrail_data.store.writer import SealedContents, checksum_variables, create_arrays, seal
 
 
@@ -66,6 +67,10 @@ class LabelRow(Row):
     agreement: list[float]
     contrails: NotRequired[list[list[SingleContrail]]]
     """The single contrails of each frame."""
+
+
+_PackedSample: TypeAlias = tuple[dict[str, Packed], LabelRow]
+"""What is stored of a sample, by array, and its journal row."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,8 @@ def write_labels(
         kind: Pseudo-labels or predictions. In pseudo-labels a frame with a human label keeps that label.
         frames: Frames to label in each sample.
         samples: Indices of the samples to label, int64. None labels all.
-        batch: Samples predicted at once. The next two batches are read, and the last two written, meanwhile.
+        batch: Samples predicted at once. The next two batches are read meanwhile, and the masks of the last two made,
+            packed and written, by as many threads as there are cores.
         overwrite: Replace the store, or the unfinished build, at `out`.
 
     Returns:
@@ -136,8 +142,7 @@ def write_labels(
         finished = {shard.number: shard for shard in journal.read_entries(place, layouts)}
         resumed = sum(len(shard.rows) for shard in finished.values())
         with progress(kind, len(chosen), resumed) as advance:
-            for shard in _label_shards(job, layouts, set(finished), batch, advance):
-                journal.write_entry(place, shard)
+            for shard in _label_shards(job, place, layouts, set(finished), batch, advance):
                 finished[shard.number] = shard
         digest = _seal(job, scalars, place, layouts, finished)
     return LabelledStore(digest, len(chosen), resumed)
@@ -204,61 +209,57 @@ class _Job:
         windows = x_bntchw.reshape(-1, *x_bntchw.shape[2:])
         return windows, valid_bnyx.reshape(-1, *self.plane) > 0 if "valid" in self.readers else None
 
-    def store(
-        self,
-        rows: Sequence[int],
-        predicted: Predicted,
-        valid: npt.NDArray[np.bool_] | None,
-        writers: Mapping[str, ShardWriter],
-    ) -> list[LabelRow]:
-        # Write the probabilities and masks of a batch of samples; return their journal rows.
+    def packed(
+        self, row: int, predicted: Predicted, valid_nyx: npt.NDArray[np.bool_] | None, layouts: Mapping[str, Layout]
+    ) -> _PackedSample:
+        # Make the masks of a sample from the predictions of its frames, and pack what is stored of it.
         decision = self.labeller.decision
-        if valid is not None:
-            predicted = predicted._replace(probability=np.where(valid, predicted.probability, np.float32(0)))
-        shape = len(rows), self.frames_nt.shape[1]
-        probability, score, agreement = (part.reshape(*shape, *part.shape[1:]) for part in predicted)
+        probability_nyx, score_n, agreement_n = predicted
+        sample, frames_n = int(self.samples_n[row]), self.frames_nt[row].tolist()
+        if valid_nyx is not None:
+            probability_nyx = np.where(valid_nyx, probability_nyx, np.float32(0))
         if (make_masks := self.labeller.masks) is None:
-            mask = probability >= decision.threshold
+            mask_nyx = probability_nyx >= decision.threshold
         else:
-            valid_bn = [None] * len(rows) if valid is None else valid.reshape(probability.shape)
-            each = zip(self.samples_n[rows].tolist(), self.frames_nt[rows].tolist(), probability, valid_bn, strict=True)
-            mask = np.stack([make_masks(*arguments) for arguments in each])
-        mask &= (score >= decision.gate)[..., np.newaxis, np.newaxis]
-        if valid is not None:
-            mask &= valid.reshape(mask.shape)  # at a threshold of 0 as well
-        confidence = _confidence(probability, mask, score, self.labeller.scores_masks)
-        logit = logits.encode(probability)
-        journal_rows: list[LabelRow] = []
-        for i, row in enumerate(rows):
-            if self.human_nt[row].any():
-                human_label = np.empty((1, *self.plane), np.uint8)
-                self.readers["mask"](int(self.samples_n[row]), [0], human_label)
-                mask[i, self.human_nt[row]] = human_label
-                logit[i, self.human_nt[row]] = logits.encode(human_label.astype(np.float32))
-            pixels = {"logit": logit[i], "frame_mask": mask[i].astype(np.uint8)}
-            contrails: list[list[SingleContrail]] = []
-            if self.labeller.contrails is not None:
-                separated = [self.labeller.contrails(*frame) for frame in zip(mask[i], probability[i], strict=True)]
-                pixels["frame_instance"] = np.stack([numbers_yx for numbers_yx, _ in separated]).astype(INSTANCE_DTYPE)
-                contrails = [list(frame) for _, frame in separated]
-            journal_rows.append(
-                {
-                    "index": row,
-                    "checksums": {name: writers[name].add(row % SHARD, values) for name, values in pixels.items()},
-                    "pixels": mask[i].sum((1, 2)).tolist(),
-                    "score": score[i].tolist(),
-                    "confidence": confidence[i].tolist(),
-                    "agreement": agreement[i].tolist(),
-                    "contrails": contrails,
-                }
-            )
-        return journal_rows
+            mask_nyx = make_masks(sample, frames_n, probability_nyx, valid_nyx)
+        mask_nyx = mask_nyx & (score_n >= decision.gate)[:, np.newaxis, np.newaxis]
+        if valid_nyx is not None:
+            mask_nyx &= valid_nyx  # at a threshold of 0 as well
+        confidence_n = _confidence(probability_nyx, mask_nyx, score_n, self.labeller.scores_masks)
+        logit_nyx = logits.encode(probability_nyx)
+        if (human_n := self.human_nt[row]).any():
+            human_label = np.empty((1, *self.plane), np.uint8)
+            self.readers["mask"](sample, [0], human_label)
+            mask_nyx[human_n] = human_label
+            logit_nyx[human_n] = logits.encode(human_label.astype(np.float32))
+        arrays: dict[str, npt.NDArray[Any]] = {"logit": logit_nyx, "frame_mask": mask_nyx.astype(np.uint8)}
+        contrails: list[list[SingleContrail]] = []
+        if self.labeller.contrails is not None:
+            separated = [self.labeller.contrails(*frame) for frame in zip(mask_nyx, probability_nyx, strict=True)]
+            arrays["frame_instance"] = np.stack([numbers_yx for numbers_yx, _ in separated]).astype(INSTANCE_DTYPE)
+            contrails = [list(frame) for _, frame in separated]
+        packed = {name: pack(layouts[name], values) for name, values in arrays.items()}
+        journal_row: LabelRow = {
+            "index": row,
+            "checksums": {name: each.checksums for name, each in packed.items()},
+            "pixels": [int(np.count_nonzero(mask_yx)) for mask_yx in mask_nyx],
+            "score": score_n.tolist(),
+            "confidence": confidence_n.tolist(),
+            "agreement": agreement_n.tolist(),
+            "contrails": contrails,
+        }
+        return packed, journal_row
 
 
 def _label_shards(
-    job: _Job, layouts: dict[str, Layout], finished: Collection[int], batch: int, advance: Callable[[int], None]
+    job: _Job,
+    place: Place,
+    layouts: dict[str, Layout],
+    finished: Collection[int],
+    batch: int,
+    advance: Callable[[int], None],
 ) -> Iterator[Shard[LabelRow]]:
-    """Label the shards that are not finished. The next two batches are read, and the last two written, meanwhile."""
+    """Label and write the shards that are not finished, see `write_labels` for what happens at the same time."""
     count = len(job.samples_n)
     batches = [
         range(start, min(start + batch, (number + 1) * SHARD, count))
@@ -266,23 +267,56 @@ def _label_shards(
         if number not in finished
         for start in range(number * SHARD, min((number + 1) * SHARD, count), batch)
     ]
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with (
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(os.cpu_count()) as packers,
+        ThreadPoolExecutor(1) as writer,
+    ):
         to_read = iter(batches)
         reading = deque(reader.submit(job.read, rows) for rows in islice(to_read, 2))
+        packing: deque[list[Future[_PackedSample]]] = deque()
+        writing: deque[Future[Shard[LabelRow]]] = deque()
         for number, batches_of_shard in groupby(batches, key=lambda rows: rows[0] // SHARD):
-            with writing_shards(layouts, number) as writers:
-                writing: list[Future[list[LabelRow]]] = []
-                for rows in batches_of_shard:
-                    windows, valid = reading.popleft().result()
-                    predicted = job.labeller.predict(job.samples_n[rows].tolist(), windows, valid)
-                    reading.extend(reader.submit(job.read, following) for following in islice(to_read, 1))
-                    if len(writing) > 1:
-                        writing[-2].result()  # at most two batches wait in memory
-                    writing.append(writer.submit(job.store, rows, predicted, valid, writers))
-                    advance(len(rows))
-                journal_rows = [row for task in writing for row in task.result()]
-                files = {name: shard_writer.finish() for name, shard_writer in writers.items()}
-            yield Shard(number, files, journal_rows)
+            of_shard: list[Future[_PackedSample]] = []
+            for rows in batches_of_shard:
+                windows, valid = reading.popleft().result()
+                predicted = job.labeller.predict(job.samples_n[rows].tolist(), windows, valid)
+                reading.extend(reader.submit(job.read, following) for following in islice(to_read, 1))
+                by_sample = zip(*(np.split(part, len(rows)) for part in predicted), strict=True)
+                valid_by_sample = [None] * len(rows) if valid is None else np.split(valid, len(rows))
+                packing.append(
+                    [
+                        packers.submit(job.packed, row, Predicted(*own), own_valid, layouts)
+                        for row, own, own_valid in zip(rows, by_sample, valid_by_sample, strict=True)
+                    ]
+                )
+                of_shard += packing[-1]
+                if len(packing) > 2:  # at most two batches wait to be packed
+                    for sample in packing.popleft():
+                        sample.result()
+                advance(len(rows))
+            writing.append(writer.submit(_write_shard, place, layouts, number, of_shard))
+            if len(writing) > 1:
+                yield writing.popleft().result()
+        for shard in writing:
+            yield shard.result()
+
+
+def _write_shard(
+    place: Place, layouts: Mapping[str, Layout], number: int, samples: Sequence[Future[_PackedSample]]
+) -> Shard[LabelRow]:
+    """Write a shard and its entry in the journal."""
+    rows = []
+    with writing_shards(layouts, number) as writers:
+        for sample in samples:
+            packed, row = sample.result()
+            for name, each in packed.items():
+                writers[name].write(row["index"] % SHARD, each)
+            rows.append(row)
+        files = {name: shard_writer.finish() for name, shard_writer in writers.items()}
+    shard = Shard(number, files, rows)
+    journal.write_entry(place, shard)
+    return shard
 
 
 def _seal(
@@ -347,12 +381,12 @@ def _contrail_variables(rows: Sequence[LabelRow]) -> dict[str, Any]:
 
 
 def _confidence(
-    probability_bnyx: npt.NDArray[np.float32],
-    mask_bnyx: npt.NDArray[np.bool_],
-    score_bn: npt.NDArray[np.float32],
+    probability_nyx: npt.NDArray[np.float32],
+    mask_nyx: npt.NDArray[np.bool_],
+    score_n: npt.NDArray[np.float32],
     scores_masks: bool,
 ) -> npt.NDArray[np.float32]:
-    """(b, n) score of the mask, or mean probability of its pixels; 1 - score where it is empty."""
-    marked = mask_bnyx.sum((2, 3))
-    mean = np.where(mask_bnyx, probability_bnyx, 0).sum((2, 3)) / np.maximum(marked, 1)
-    return np.where(marked > 0, score_bn if scores_masks else mean, 1 - score_bn).astype(np.float32)
+    """(n) score of the mask, or mean probability of its pixels; 1 - score where it is empty."""
+    marked = mask_nyx.sum((1, 2))
+    mean = np.where(mask_nyx, probability_nyx, 0).sum((1, 2)) / np.maximum(marked, 1)
+    return np.where(marked > 0, score_n if scores_masks else mean, 1 - score_n).astype(np.float32)

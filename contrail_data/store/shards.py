@@ -28,6 +28,35 @@ from contrail_data.store.schema import SHARD
 _ABSENT = 2**64 - 1
 
 
+class Packed(NamedTuple):
+    """A sample as the file of an array holds it."""
+
+    parts: Sequence[Part]
+    """Its bytes, in pieces."""
+    lengths: list[int]
+    """Bytes of each unit."""
+    checksums: list[int]
+    """64-bit xxh3 of each decoded unit."""
+
+
+def pack(layout: Layout, data: npt.NDArray[Any]) -> Packed:
+    """Compress and checksum one sample. Many threads can do so at once.
+
+    Args:
+        layout: Layout of the array.
+        data: Its values, (units, *unit_shape), or without a leading 1.
+
+    Returns:
+        The sample, for `ShardWriter.write`.
+    """
+    units = np.ascontiguousarray(data, layout.dtype).reshape(layout.units, *layout.unit_shape)
+    checksums = [xxhash.xxh3_64_intdigest(unit.data) for unit in units]
+    if layout.compressor is None:
+        return Packed([units.data.cast("B")], [layout.unit_bytes] * layout.units, checksums)
+    parts = [layout.compressor.encode(unit) for unit in units]
+    return Packed(parts, list(map(len, parts)), checksums)
+
+
 class ShardWriter:
     """Writes one file of an array: samples in the order of their position, the index at the end.
 
@@ -42,27 +71,30 @@ class ShardWriter:
         self._checksum, self._bytes = xxhash.xxh3_64(), 0
 
     def add(self, position: int, data: npt.NDArray[Any]) -> list[int]:
-        """Write one sample.
+        """Pack and write one sample.
 
         Args:
             position: Position of the sample in the file.
-            data: Its values, (units, *unit_shape), or without a leading 1.
+            data: Its values, as for `pack`.
 
         Returns:
             64-bit xxh3 of each decoded unit.
         """
-        layout = self.layout
-        units = np.ascontiguousarray(data, layout.dtype).reshape(layout.units, *layout.unit_shape)
-        if layout.compressor is None:
-            parts, lengths = [units.data.cast("B")], [layout.unit_bytes] * layout.units
-        else:
-            parts = [layout.compressor.encode(unit) for unit in units]
-            lengths = [len(part) for part in parts]
-        self._index[position, :, 0] = list(itertools.accumulate(lengths[:-1], initial=self._bytes))
-        self._index[position, :, 1] = lengths
-        for part in parts:
+        packed = pack(self.layout, data)
+        self.write(position, packed)
+        return packed.checksums
+
+    def write(self, position: int, packed: Packed) -> None:
+        """Write one sample.
+
+        Args:
+            position: Position of the sample in the file.
+            packed: The sample, as `pack` returns it.
+        """
+        self._index[position, :, 0] = list(itertools.accumulate(packed.lengths[:-1], initial=self._bytes))
+        self._index[position, :, 1] = packed.lengths
+        for part in packed.parts:
             self._append(part)
-        return [xxhash.xxh3_64_intdigest(unit.data) for unit in units]
 
     def finish(self) -> FileChecksum:
         """Write the index.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import binary_dilation
 
 from contrail_data.store import logits
 
@@ -56,23 +55,29 @@ def dice(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> NDArray[np.float64]:
     return ratio(twice, twice + np.asarray(fp) + np.asarray(fn))
 
 
-def histograms(prob: NDArray[np.floating], target: NDArray[np.generic]) -> NDArray[np.int64]:
+def histograms(
+    prob: NDArray[np.floating], target: NDArray[np.generic], valid: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
     """Count pixels by the bin of their probability. Histograms of parts add up.
 
     Args:
         prob: Probabilities in [0, 1], any shape.
         target: Labels, bool or 0/1, same shape.
+        valid: Which pixels count, same shape; None for all of them.
 
     Returns:
         int64 (2, CODES), from the lowest code; row 0 counts negatives, row 1 positives.
 
     Raises:
-        ValueError: If a probability is NaN or outside [0, 1], or shapes differ.
+        ValueError: If a probability that counts is NaN or outside [0, 1], or shapes differ.
     """
     if prob.shape != target.shape:
         raise ValueError(f"probabilities {prob.shape} and target {target.shape}: shapes differ")
-    bins = logits.encode(prob).ravel().astype(np.intp) - logits.LOWEST
-    bins += logits.CODES * target.ravel().astype(bool)
+    if valid is not None and not valid.all():
+        prob, target = prob[valid], target[valid]
+    bins = logits.encode(prob).ravel().astype(np.intp)
+    bins -= logits.LOWEST
+    np.add(bins, logits.CODES, out=bins, where=target.ravel().astype(bool, copy=False))
     return np.bincount(bins, minlength=2 * logits.CODES).astype(np.int64, copy=False).reshape(2, logits.CODES)
 
 
@@ -253,14 +258,18 @@ def tolerant_counts(
     near_true, near_predicted = (
         _count_near(*masks, tolerance) for masks in ((predicted_hw, target_hw), (target_hw, predicted_hw))
     )
-    return near_true, int(predicted_hw.sum()), near_predicted, int(target_hw.sum())
+    return near_true, int(np.count_nonzero(predicted_hw)), near_predicted, int(np.count_nonzero(target_hw))
 
 
 def _count_near(pixels_hw: NDArray[np.bool_], others_hw: NDArray[np.bool_], tolerance: float) -> int:
     """Count pixels that have another one within the tolerance."""
-    offset = np.arange(-int(tolerance), int(tolerance) + 1)
+    reach, (height, width) = int(tolerance), pixels_hw.shape
+    offset = np.arange(-reach, reach + 1)
     disc = offset[:, np.newaxis] ** 2 + offset**2 <= tolerance**2
-    return int((pixels_hw & binary_dilation(others_hw, disc)).sum())
+    padded_hw, near_hw = np.pad(others_hw, reach), np.zeros_like(pixels_hw)
+    for y, x in np.argwhere(disc).tolist():  # a tenth of the time of scipy.ndimage.binary_dilation
+        near_hw |= padded_hw[y : y + height, x : x + width]
+    return int(np.count_nonzero(pixels_hw & near_hw))
 
 
 def tolerant_dice(tp_pred: int, n_pred: int, tp_true: int, n_true: int) -> float:
@@ -289,8 +298,8 @@ def confusion_counts(predicted: NDArray[np.bool_], target: NDArray[np.bool_]) ->
     Returns:
         tp, fp and fn.
     """
-    tp = int((predicted & target).sum())
-    return tp, int(predicted.sum()) - tp, int(target.sum()) - tp
+    tp, positive, true = (int(np.count_nonzero(pixels)) for pixels in (predicted & target, predicted, target))
+    return tp, positive - tp, true - tp
 
 
 def empty_masks(counts_3n: NDArray[np.int64], emptied_n: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -118,6 +118,14 @@ def test_histograms_refuse_values_that_are_not_probabilities(value: float) -> No
         metrics.histograms(np.array([0.5, value, 0.5], np.float32), np.zeros(3, bool))
 
 
+def test_histograms_count_valid_pixels_only() -> None:
+    prob, target = np.array([[0.2, np.nan], [0.9, 0.9]], np.float32), np.array([[True, False], [True, False]])
+    valid = ~np.isnan(prob)
+    counted = metrics.histograms(prob, target, valid)
+    assert np.array_equal(counted, metrics.histograms(prob[valid], target[valid]))
+    assert counted.sum() == 3
+
+
 def test_without_positive_pixels_only_the_dice_curve_is_defined() -> None:
     hist = metrics.histograms(np.array([0.0, 0.5]), np.zeros(2, bool))
     curve = metrics.dice_curve(hist)

@@ -1,7 +1,9 @@
 """Threshold, gate and weights of a detector, fitted on held-out records."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from threading import Lock
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,15 +13,17 @@ from torch import Tensor
 
 from contrail_data.splits.folds import make_folds
 from contrail_data.store.logits import CODES
-from contrail_train.contrails.cleaning import counts_by_size
+from contrail_train.contrails.cleaning import Mask, counts_by_size
 from contrail_train.data.items import Items, Rows
 from contrail_train.evaluation import metrics
 from contrail_train.evaluation.confidence import MOST_RECORDS, Observed, calibrate_confidence, observe
+from contrail_train.evaluation.counting import CountingThreads
 from contrail_train.evaluation.intervals import difference_interval, difference_text
 from contrail_train.evaluation.score import (
     FOLDS,
     EvaluationOptions,
     LabelledBatch,
+    Probability,
     Scores,
     assign_folds,
     gated_counts,
@@ -225,19 +229,58 @@ def _combine(candidates: _Candidates, way: _Way, masks: dict[str, Tensor], score
     return probability_bhw if way.grid is None else to_learned_grid(probability_bhw, way.grid)
 
 
+def _each_record(
+    candidates: _Candidates,
+    ways: Sequence[_Way],
+    count: Callable[[int, int, Probability, Mask, Mask], None],
+    record_scores: Mapping[str, npt.NDArray[np.float64]] | None = None,
+) -> None:
+    """Predict all records, and count each in each way, several at a time.
+
+    `count` gets the index of the way and what `LabelledBatch.paired` gives. The record scores (n) of some networks are
+    written to arrays.
+    """
+
+    def _count_part(batch: LabelledBatch, by_way: Sequence[Tensor], scores: dict[str, Tensor], part: slice) -> None:
+        for name, score_n in (record_scores or {}).items():
+            score_n[batch.rows[part]] = scores[name][part].cpu().numpy()
+        for k, probability_bhw in enumerate(by_way):
+            for record in batch.paired(probability_bhw, part):
+                count(k, *record)
+
+    with CountingThreads() as counting:
+        for batch, masks, scores in _outputs(candidates):
+            by_way = [_combine(candidates, way, masks, scores) for way in ways]
+            counting.submit(partial(_count_part, batch, by_way, scores), len(batch.rows))
+
+
+def _histograms(
+    candidates: _Candidates,
+    fold: npt.NDArray[np.int64],
+    folds: int,
+    ways: Sequence[_Way],
+    record_scores: Mapping[str, npt.NDArray[np.float64]] | None = None,
+) -> Counts:
+    """A pass: histograms (ways, folds, 2, CODES) of this process's records; see `_each_record`."""
+    histogram, adding = np.zeros((len(ways), folds, 2, CODES), np.int64), Lock()
+
+    def _add(k: int, row: int, p: Probability, target: Mask, valid: Mask) -> None:
+        of_record = metrics.histograms(p, target, valid)
+        with adding:
+            histogram[k, fold[row]] += of_record
+
+    _each_record(candidates, ways, _add, record_scores)
+    return histogram
+
+
 def _histograms_and_scores(
     candidates: _Candidates, fold: npt.NDArray[np.int64], folds: int
 ) -> tuple[Counts, npt.NDArray[np.float64]]:
     """First pass: histograms (masks, folds, 2, CODES), and record scores (gates, n)."""
-    items = candidates.rows
-    histogram = np.zeros((len(candidates.masks), folds, 2, CODES), np.int64)
     names = sorted({name for weights in candidates.gates for name, weight in weights.items() if weight > 0})
-    by_name = np.zeros((len(names), len(items)))
-    for batch, masks, scores in _outputs(candidates):
-        by_name[:, batch.rows] = [scores[name].cpu().numpy() for name in names]
-        for c in range(len(candidates.masks)):
-            for row, p, target, valid in batch.paired(_combine(candidates, _Way(c, 0.5), masks, scores)):
-                histogram[c, fold[row]] += metrics.histograms(p[valid], target[valid])
+    by_name = np.zeros((len(names), len(candidates.rows)))
+    ways = [_Way(mask, 0.5) for mask in range(len(candidates.masks))]
+    histogram = _histograms(candidates, fold, folds, ways, dict(zip(names, by_name, strict=True)))
     histogram, by_name = sum_over_ranks((histogram, by_name), candidates.options.ranks)
     if len(names) == 1:
         return histogram, np.repeat(by_name, len(candidates.gates), axis=0)
@@ -253,18 +296,16 @@ def _counts(
     chosen = set(np.linspace(0, size - 1, min(size, MOST_RECORDS)).astype(int).tolist())
     observed: list[Observed] = []
     counts, tolerant = np.zeros((len(fitted), len(SIZES), 3, size), np.int64), np.zeros((4, size), np.int64)
-    for batch, masks, scores in _outputs(candidates):
-        for k, way in enumerate(fitted):
-            for row, p, target, _ in batch.paired(_combine(candidates, way, masks, scores)):
-                counts[k, :, :, row] = counts_by_size(p >= way.threshold, target, SIZES)
-                if fold[row] == k:
-                    tolerant[:, row] = metrics.tolerant_counts(p >= way.threshold, target)
-                    if (
-                        row in chosen
-                        and p.size > 1
-                        and (one := observe(row, p >= way.threshold, p, target)) is not None
-                    ):
-                        observed.append(one)
+
+    def _add(k: int, row: int, p: Probability, target: Mask, _: Mask) -> None:
+        mask = p >= fitted[k].threshold
+        counts[k, :, :, row] = counts_by_size(mask, target, SIZES)
+        if fold[row] == k:
+            tolerant[:, row] = metrics.tolerant_counts(mask, target)
+            if row in chosen and p.size > 1 and (one := observe(row, mask, p, target)) is not None:
+                observed.append(one)
+
+    _each_record(candidates, fitted, _add)
     counts, tolerant = sum_over_ranks((counts, tolerant), ranks)
     everyone = sorted((one for part in gather(observed, ranks) for one in part), key=lambda one: one.row)
     return counts, tolerant, everyone
@@ -286,17 +327,13 @@ def _learn_grid(candidates: _Candidates, fold: npt.NDArray[np.int64], fixed: Seq
     summed = {way.mask: np.zeros((folds, *NO_MOMENTS)) for way in fixed}
     for batch, masks, scores in _outputs(unmoved):
         for mask, moments_kij in summed.items():
-            probability_bhw = _combine(unmoved, _Way(mask, 0.5), masks, scores)
+            probability_bhw = _combine(unmoved, _Way(mask, 0.5), masks, scores).cpu()
             for p_hw, (row, _, target, valid) in zip(probability_bhw, batch.paired(probability_bhw), strict=True):
                 moments_kij[fold[row]] += moments(p_hw, shift, target, valid)
     summed = dict(zip(summed, sum_over_ranks([*summed.values()], ranks), strict=True))
     grids = [solve(summed[way.mask][np.arange(folds) != k].sum(0), shift, way.threshold) for k, way in enumerate(fixed)]
-    histogram = np.zeros((folds + 1, folds, 2, CODES), np.int64)
-    for batch, masks, scores in _outputs(unmoved):
-        for k, (way, grid) in enumerate(zip(fixed, grids, strict=True)):
-            for row, p, target, valid in batch.paired(_combine(unmoved, way._replace(grid=grid), masks, scores)):
-                histogram[k, fold[row]] += metrics.histograms(p[valid], target[valid])
-    (histogram,) = sum_over_ranks([histogram], ranks)
+    ways = [way._replace(grid=grid) for way, grid in zip(fixed, grids, strict=True)]
+    (histogram,) = sum_over_ranks([_histograms(unmoved, fold, folds, ways)], ranks)
     learned = []
     for k, (way, grid) in enumerate(zip(fixed, grids, strict=True)):
         best = _best_mask(histogram[k, np.arange(folds) != k].sum(0)[None])

@@ -5,9 +5,10 @@ is scored with was fitted on other groups (site, day) of records.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from contrail_train.contrails.cleaning import Mask
 from contrail_train.data.items import Items, Rows
 from contrail_train.data.loader import ReadAhead, load
 from contrail_train.evaluation import metrics
+from contrail_train.evaluation.counting import CountingThreads
 from contrail_train.evaluation.intervals import dice_interval
 from contrail_train.inference.detector import Detect, Prediction
 from contrail_train.inference.predictor import Predictor
@@ -50,9 +52,10 @@ class ScoredRecord(NamedTuple):
 
 
 OnRecord = Callable[[ScoredRecord], None]
-"""Receives each scored record."""
+"""Receives each scored record, in any order and from several threads at a time."""
 MakeMask = Callable[[int, Probability, Mask], Mask]
-"""Makes the mask of a record: row of the items, probability (h, w), where there are pixels (h, w)."""
+"""Makes the mask of a record: row of the items, probability (h, w), where there are pixels (h, w). Likewise called from
+several threads at a time."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +75,40 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Windows of frames with the labels of their predicted frames."""
+    """Windows of frames with the labels of their predicted frames, all on the device but for the rows."""
 
     rows: npt.NDArray[np.int64]
     """Indices (b) of the items."""
     window_btchw: Tensor
     valid_bhw: Tensor | None
-    """Where the predicted frame has pixels; None for everywhere. Also on the device."""
-    target_bhw: Mask
-    """The labels; False where there are no pixels."""
-    positive_b: Mask
-    """Whether a record has any contrail."""
+    """Where the predicted frame has pixels; None for everywhere."""
+    target_bhw: Tensor
+    """The labels, bool; False where there are no pixels."""
+    positive_b: Tensor
+    """Whether a record has any contrail, bool."""
 
-    def paired(self, probability_bhw: Tensor) -> Iterator[tuple[int, Probability, Mask, Mask]]:
+    def paired(
+        self, probability_bhw: Tensor, part: slice = slice(None)
+    ) -> Iterator[tuple[int, Probability, Mask, Mask]]:
         """Pair predictions with their labels.
 
         Args:
             probability_bhw: Predictions of the batch; (b, 1, 1) of a classifier, whose records are masks of one pixel.
+            part: Which records of the batch to pair.
 
         Yields:
             Row, probability, label and where there are pixels, the last three (h, w). The probability is NaN, which
             reaches no threshold, where there are none.
         """
-        p_bhw = probability_bhw.float().cpu().numpy()
-        if p_bhw.shape[1:] == (1, 1):
-            target_bhw = self.positive_b[:, np.newaxis, np.newaxis]
+        p_bhw = probability_bhw[part].float().cpu().numpy()
+        is_record = p_bhw.shape[1:] == (1, 1)
+        target_bhw = (self.positive_b[:, None, None] if is_record else self.target_bhw)[part].cpu().numpy()
+        if is_record or self.valid_bhw is None:
             valid_bhw = np.ones_like(target_bhw)
         else:
-            target_bhw = self.target_bhw
-            valid_bhw = np.ones_like(target_bhw) if self.valid_bhw is None else self.valid_bhw.cpu().numpy()
+            valid_bhw = self.valid_bhw[part].cpu().numpy()
             p_bhw = np.where(valid_bhw, p_bhw, np.float32(np.nan))
-        yield from zip(self.rows.tolist(), p_bhw, target_bhw, valid_bhw, strict=True)
+        yield from zip(self.rows[part].tolist(), p_bhw, target_bhw, valid_bhw, strict=True)
 
 
 @dataclass(frozen=True)
@@ -136,11 +142,10 @@ def labelled_batches(items: Items, options: EvaluationOptions) -> Iterator[Label
     with progress(options.title or "", len(own)) if shown else nullcontext(lambda _: None) as advance:
         for rows, batch in zip(steps, batches, strict=True):
             valid_bhw = None if batch.valid_b1hw is None else batch.valid_b1hw[:, 0] > 0
-            target_bhw = batch.target_bkhw[:, 0].cpu().numpy() >= 128
+            target_bhw = batch.target_bkhw[:, 0] >= 128
             if valid_bhw is not None:
-                target_bhw &= valid_bhw.cpu().numpy()
-            positive_b = batch.positive_b1[:, 0].cpu().numpy() > 0
-            yield LabelledBatch(rows, batch.image_btchw, valid_bhw, target_bhw, positive_b)
+                target_bhw &= valid_bhw
+            yield LabelledBatch(rows, batch.image_btchw, valid_bhw, target_bhw, batch.positive_b1[:, 0] > 0)
             advance(len(rows))
 
 
@@ -172,7 +177,7 @@ def score(
         items: The frames.
         options: How to read them.
         threshold: Probability from which a pixel is predicted.
-        on_record: Called with each record in turn, from another thread.
+        on_record: Called with each record, in any order and from several threads at a time.
         make_mask: Makes the masks; None for the threshold only.
 
     Returns:
@@ -182,27 +187,25 @@ def score(
     histogram = np.zeros((int(fold.max(initial=0)) + 1, 2, CODES), np.int64)
     counts, record_score = np.zeros((3, len(items)), np.int64), np.zeros(len(items))
     tolerant = np.zeros((4, len(items)), np.int64)
+    adding = Lock()
 
-    def count(batch: LabelledBatch, prediction: Prediction) -> None:
-        record_score[batch.rows] = prediction.score_b.cpu().numpy()
-        for row, p_hw, target_hw, valid_hw in batch.paired(prediction.probability_bhw):
-            histogram[fold[row]] += metrics.histograms(p_hw[valid_hw], target_hw[valid_hw])
+    def count(batch: LabelledBatch, prediction: Prediction, part: slice) -> None:
+        record_score[batch.rows[part]] = prediction.score_b[part].cpu().numpy()
+        for row, p_hw, target_hw, valid_hw in batch.paired(prediction.probability_bhw, part):
+            of_record = metrics.histograms(p_hw, target_hw, valid_hw)
+            with adding:
+                histogram[fold[row]] += of_record
             predicted_hw = p_hw >= threshold if make_mask is None else make_mask(row, p_hw, valid_hw)
             counts[:, row] = metrics.confusion_counts(predicted_hw, target_hw)
             tolerant[:, row] = metrics.tolerant_counts(predicted_hw, target_hw)
             if on_record is not None:
                 on_record(ScoredRecord(row, p_hw, predicted_hw, target_hw, float(record_score[row])))
 
-    with ThreadPoolExecutor(1) as counter:  # counts a batch while the next one is predicted
-        counting: Future[None] | None = None
+    with CountingThreads() as counting:
         for batch in labelled_batches(items, options):
             with torch.inference_mode():
                 prediction = detect(batch.window_btchw, batch.valid_bhw)
-            if counting is not None:
-                counting.result()
-            counting = counter.submit(count, batch, prediction)
-        if counting is not None:
-            counting.result()
+            counting.submit(partial(count, batch, prediction), len(batch.rows))
     return Scores(*sum_over_ranks((histogram, counts, record_score, tolerant), options.ranks))
 
 

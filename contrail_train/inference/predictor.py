@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
@@ -274,7 +275,8 @@ class Predictor:
     def mask_maker(self, store: xr.Dataset) -> MakeMasks | None:
         """Return a function that makes cleaned masks of the frames of a store.
 
-        Neighbouring frames of the sample that a mask depends on are predicted as well, if they are not given.
+        Neighbouring frames of the sample that a mask depends on are predicted as well, if they are not given, those of
+        one call at a time.
 
         Args:
             store: A store of samples, for which the predictor was adapted (`for_store`).
@@ -292,6 +294,7 @@ class Predictor:
         cleaning.check(times=last + 1 - first)
         read = self.window_reader(store)
         read_valid = pixel_reader(store, "valid") if "valid" in store.variables else None
+        predicting = Lock()  # threads that predict at the same time would share the cores or the memory of a GPU
 
         def _masks(
             sample: int,
@@ -312,7 +315,9 @@ class Predictor:
                     stored_nyx = np.empty((len(others), *p_tyx.shape[1:]), np.uint8)
                     read_valid(sample, others, stored_nyx)
                     valid_nyx = all_valid_tyx[[frame - start for frame in others]] = stored_nyx > 0
-                predicted = self.predict(read([(sample, frame) for frame in others]), valid_nyx)
+                windows = read([(sample, frame) for frame in others])
+                with predicting:
+                    predicted = self.predict(windows, valid_nyx)
                 p_tyx[[frame - start for frame in others]] = predicted.probability
             return clean(p_tyx, all_valid_tyx, cleaning)[own]
 

@@ -116,11 +116,10 @@ def counts_by_size(mask: Mask, target: Mask, sizes: Sequence[int]) -> npt.NDArra
         tp, fp and fn for each size, int64 (sizes, 3).
     """
     labels, count = ndimage.label(mask, EIGHT_CONNECTED)
-    pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    hits = np.bincount(labels[target], minlength=count + 1)[1:]
+    pixels, hits = (np.bincount(labels[chosen], minlength=count + 1)[1:] for chosen in (mask, mask & target))
     kept = pixels >= np.asarray(sizes)[:, np.newaxis]
     tp = kept @ hits
-    return np.stack([tp, kept @ pixels - tp, target.sum() - tp], axis=-1)
+    return np.stack([tp, kept @ pixels - tp, np.count_nonzero(target) - tp], axis=-1)
 
 
 def elongations(labels: Labels, count: int) -> npt.NDArray[np.float64]:

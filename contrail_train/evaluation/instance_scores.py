@@ -114,7 +114,7 @@ def tolerant_iou(predicted_yx: Labels, labelled_yx: Labels, tolerance: int) -> n
         Intersection over union, 0 to 1, float64 (predicted, labelled). The intersection is the mean of the pixels of
         either contrail within the tolerance of the other; the union also has the pixels of both beyond it.
     """
-    predicted, labelled = (np.bincount(yx.ravel())[1:] for yx in (predicted_yx, labelled_yx))
+    predicted, labelled = (np.bincount(yx[yx > 0])[1:] for yx in (predicted_yx, labelled_yx))
     predicted_near_pl = _pixels_near(labelled_yx, predicted_yx, tolerance).T
     labelled_near_pl = _pixels_near(predicted_yx, labelled_yx, tolerance)
     shared_pl = (predicted_near_pl + labelled_near_pl) / 2

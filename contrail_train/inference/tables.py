@@ -5,8 +5,10 @@ column, columns from left to right. A mask is a list of pairs of start and lengt
 `-` is an empty mask. The columns are record_id and encoded_pixels.
 """
 
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,7 @@ def record_table(model: Predictor, store: xr.Dataset, out: Path, *, frames: Fram
         store: Store of samples.
         out: The file to write.
         frames: Frames to predict in each sample.
-        batch: Windows that are predicted at once.
+        batch: Windows that are predicted at once. Those of the next two batches are read meanwhile.
 
     Returns:
         Number of frames.
@@ -59,10 +61,14 @@ def record_table(model: Predictor, store: xr.Dataset, out: Path, *, frames: Fram
     read = model.window_reader(store)
     windows = [(sample, int(frame)) for sample, row in enumerate(selected) for frame in row]
     rows: list[tuple[object, ...]] = []
-    with progress("records", len(windows), unit="frames") as advance:
-        for start in range(0, len(windows), batch):
-            part = windows[start : start + batch]
-            for (sample, frame), p in zip(part, model.predict(read(part)).score, strict=True):
+    parts = [windows[start : start + batch] for start in range(0, len(windows), batch)]
+    with progress("records", len(windows), unit="frames") as advance, ThreadPoolExecutor(1) as reader:
+        to_read = iter(parts)
+        reading = deque(reader.submit(read, part) for part in islice(to_read, 2))
+        for part in parts:
+            window_btchw = reading.popleft().result()
+            reading.extend(reader.submit(read, following) for following in islice(to_read, 1))
+            for (sample, frame), p in zip(part, model.predict(window_btchw).score, strict=True):
                 contrail = "" if model.head == "both" and not limit else int(p >= limit)
                 name = str(scalars["record_id"].values[sample])
                 rows.append((name, frame, f"{p:.9g}", contrail, model.decision.model, store.attrs["digest"]))

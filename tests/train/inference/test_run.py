@@ -6,14 +6,18 @@ import csv
 import json
 import re
 import shutil
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from contrail_data.composites import COMPOSITES
+from contrail_data.labels.predictor import LABELLED_FRAME
 from contrail_data.labels.write import write_labels
 from contrail_data.store.logits import decode
 from contrail_data.store.reader import open_store
@@ -22,9 +26,11 @@ from contrail_data.store.settings import StoreSettings
 from contrail_train.config.presets import get_config
 from contrail_train.config.settings import with_settings
 from contrail_train.data.normalise import normalise
-from contrail_train.inference.detector import Detector
+from contrail_train.inference.detector import Detector, Prediction
 from contrail_train.inference.export import export
 from contrail_train.inference.load import load_model
+from contrail_train.inference.predictor import Predictor
+from contrail_train.inference.tables import record_table
 from contrail_train.training.fit import fit
 from helpers.cli import run_train
 from helpers.runs import SHORT, TINY, run_steps, set_options
@@ -119,6 +125,32 @@ def test_a_classifier_evaluates_and_predicts_records(store: Path, unseen: Path, 
     assert len(table.read_text().splitlines()) == 1 + 16 * 8
     refused = run_train("predict", finished, store, "-o", tmp_path / "masks.csv")
     assert "predicts pixels only" in refused.stderr
+
+
+def test_windows_are_read_while_others_are_classified(
+    finished: Path, unseen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, second_read, overlapped = open_store(unseen), threading.Event(), []
+    model, read_with = replace(load_model(finished, "cpu"), head="record"), Predictor.window_reader
+
+    def window_reader(model: Predictor, store: xr.Dataset) -> Callable[[Sequence[tuple[int, int]]], np.ndarray]:
+        def read(windows: Sequence[tuple[int, int]]) -> np.ndarray:
+            if windows[0][0] > 0:
+                second_read.set()
+            return read_with(model, store)(windows)
+
+        return read
+
+    def detect(window_btchw: torch.Tensor, valid_bhw: torch.Tensor | None) -> Prediction:
+        overlapped.append(second_read.wait(timeout=60))
+        return model.detect(window_btchw, valid_bhw)
+
+    monkeypatch.setattr(Predictor, "window_reader", window_reader)
+    table = tmp_path / "records.csv"
+    count = record_table(replace(model, detect=detect), store, table, frames=LABELLED_FRAME, batch=3)
+    assert len(overlapped) > 1
+    assert all(overlapped)
+    assert count == store.sizes["sample"] == len(table.read_text().splitlines()) - 1
 
 
 def test_only_pixels_of_another_size_are_warned_about(

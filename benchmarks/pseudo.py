@@ -8,6 +8,7 @@ Tables:
 - `scoring`: labelled frames of all records are read, predicted and counted, as for the hold-out of a run.
 - `evaluation`: their contrails are separated and matched as well, as `contrail-train evaluate` does it. That depends on
   how many a mask has.
+- `host`: the same tasks with a model that answers at once, as one on a GPU nearly does: what remains for the processor.
 
 The model predicts as many windows and returns them. Weights are random: its speed does not depend on them. The
 threshold is one that a pixel of a thousand reaches, about as many as are labelled. --cpu-time measures the processor's
@@ -17,10 +18,12 @@ time, not the clock's, for a machine that other programs use.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import statistics
 import time
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from functools import partial
 from io import StringIO
@@ -49,7 +52,7 @@ from contrail_train.config.settings import with_settings
 from contrail_train.data.items import open_labelled
 from contrail_train.evaluation.report import score_in_detail
 from contrail_train.evaluation.score import score_predictor
-from contrail_train.inference.detector import single_network_detector, view_of
+from contrail_train.inference.detector import Prediction, single_network_detector, view_of
 from contrail_train.inference.predictor import Predictor
 from contrail_train.models.folding import prepare_for_cpu
 from contrail_train.models.segmenter import build as build_model
@@ -138,19 +141,18 @@ def prepare_evaluation(store: xr.Dataset, model: Predictor, out: Path) -> tuple[
     return batches, partial(score_in_detail, model, store, items, WINDOWS)
 
 
-def compare(name: str, prepare: Prepare, options: argparse.Namespace) -> None:
+TASKS = {"labelling": prepare_labelling, "scoring": prepare_scoring, "evaluation": prepare_evaluation}
+
+
+def compare(name: str, options: argparse.Namespace) -> None:
     """Print a table: a task compared with only the model."""
     device = choose_device(options.device)
-    ash = COMPOSITES["ash"]
     rows = []
-    with record_folder(options.records) as (folder, raw), redirect_stderr(StringIO()):
-        build(open_source(raw, "train", ash), StoreSettings(ash, size=options.side), folder / "s.zarr", workers=2)
-        store, out = open_store(folder / "s.zarr"), folder / "out.zarr"
+    with built_store(options) as store:
+        out = Path(store.attrs["path"]).with_name("out.zarr")
         for variant in options.variant or VARIANTS:
-            preset, settings, symmetries = VARIANTS[variant]
-            config = with_settings(get_config(preset), [*settings, *options.set])
-            model = untrained_predictor(config, store, device, folder, symmetries)
-            batches, task = prepare(store, model, out)
+            model = predictor_of(variant, store, device, options)
+            batches, task = TASKS[name](store, model, out)
 
             def predict(model: Predictor = model, batches: Batches = batches) -> None:
                 for window_btchw in batches:
@@ -170,7 +172,56 @@ def compare(name: str, prepare: Prepare, options: argparse.Namespace) -> None:
     print_table(f"{title} shuffled rounds", header, rows)
 
 
-TABLES = {"labelling": prepare_labelling, "scoring": prepare_scoring, "evaluation": prepare_evaluation}
+def measure_host(options: argparse.Namespace) -> None:
+    """Print the table `host`."""
+    rows = []
+    with built_store(options) as store:
+        out = Path(store.attrs["path"]).with_name("out.zarr")
+        model = predictor_of("2D", store, torch.device("cpu"), options)
+        middle = store.sizes["time"] // 2
+        window_btchw = model.window_reader(store)([(0, middle)] * WINDOWS)
+        with torch.inference_mode():
+            answer = model.detect(torch.from_numpy(window_btchw), None)
+        at_once = replace(
+            model,
+            detect=lambda window_btchw, _: Prediction(*(part[: len(window_btchw)] for part in answer)),
+            mask_shift=model.label_shift,
+        )
+        for name, prepare in TASKS.items():
+            batches, task = prepare(store, at_once, out)
+            frames = sum(map(len, batches))
+            each = []
+            for _ in range(options.rounds + 1):
+                start, start_of_work = time.perf_counter(), time.process_time()
+                task()
+                each.append((time.perf_counter() - start, time.process_time() - start_of_work))
+                shutil.rmtree(out, ignore_errors=True)
+            seconds, work = (statistics.median(values) for values in zip(*each[1:], strict=True))
+            figures = [f"{frames / seconds:.0f}", f"{work / frames * 1000:.2f}", f"{work / seconds:.2f}"]
+            rows.append([name, *figures, spread([seconds for seconds, _ in each[1:]])])
+    title = (
+        f"host: {options.records} records of {options.side} px, a model that answers at once, {os.cpu_count()} cores"
+    )
+    print_table(title, ["task", "frames/s", "CPU ms a frame", "cores at work", "rounds / median"], rows)
+
+
+@contextmanager
+def built_store(options: argparse.Namespace) -> Iterator[xr.Dataset]:
+    """Build a store of synthetic records."""
+    ash = COMPOSITES["ash"]
+    with record_folder(options.records) as (folder, raw), redirect_stderr(StringIO()):
+        build(open_source(raw, "train", ash), StoreSettings(ash, size=options.side), folder / "s.zarr", workers=2)
+        yield open_store(folder / "s.zarr")
+
+
+def predictor_of(variant: str, store: xr.Dataset, device: torch.device, options: argparse.Namespace) -> Predictor:
+    """Make the predictor of a variant."""
+    preset, settings, symmetries = VARIANTS[variant]
+    config = with_settings(get_config(preset), [*settings, *options.set])
+    return untrained_predictor(config, store, device, Path(store.attrs["path"]).parent, symmetries)
+
+
+TABLES = {**{name: partial(compare, name) for name in TASKS}, "host": measure_host}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -187,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.cpu_time:
         timing.clock = time.process_time
     for table in options.only or TABLES:
-        compare(table, TABLES[table], options)
+        TABLES[table](options)
 
 
 if __name__ == "__main__":

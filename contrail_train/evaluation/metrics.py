@@ -263,6 +263,8 @@ def tolerant_counts(
 
 def _count_near(pixels_hw: NDArray[np.bool_], others_hw: NDArray[np.bool_], tolerance: float) -> int:
     """Count pixels that have another one within the tolerance."""
+    if not (pixels_hw.any() and others_hw.any()):
+        return 0
     reach, (height, width) = int(tolerance), pixels_hw.shape
     offset = np.arange(-reach, reach + 1)
     disc = offset[:, np.newaxis] ** 2 + offset**2 <= tolerance**2

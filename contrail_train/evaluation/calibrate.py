@@ -17,7 +17,7 @@ from contrail_train.contrails.cleaning import Mask, counts_by_size
 from contrail_train.data.items import Items, Rows
 from contrail_train.evaluation import metrics
 from contrail_train.evaluation.confidence import MOST_RECORDS, Observed, calibrate_confidence, observe
-from contrail_train.evaluation.counting import CountingThreads, two_at_a_time
+from contrail_train.evaluation.counting import CountingThreads
 from contrail_train.evaluation.intervals import difference_interval, difference_text
 from contrail_train.evaluation.score import (
     FOLDS,
@@ -302,11 +302,8 @@ def _counts(
         counts[k, :, :, row] = counts_by_size(mask, target, SIZES)
         if fold[row] == k:
             tolerant[:, row] = metrics.tolerant_counts(mask, target)
-            if row in chosen and p.size > 1:
-                with two_at_a_time:
-                    one = observe(row, mask, p, target)
-                if one is not None:
-                    observed.append(one)
+            if row in chosen and p.size > 1 and (one := observe(row, mask, p, target)) is not None:
+                observed.append(one)
 
     _each_record(candidates, fitted, _add)
     counts, tolerant = sum_over_ranks((counts, tolerant), ranks)

@@ -4,15 +4,11 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Semaphore
 from types import TracebackType
 from typing import Self
 
 _WAITING = 2
 """Batches that may wait to be counted, so that their predictions take bounded memory."""
-two_at_a_time = Semaphore(2)
-"""Held while Python's own code does most of a count, such as separating contrails: more threads would spend their time
-handing Python's lock to each other, and take it from the thread that predicts."""
 
 
 class CountingThreads:

@@ -24,7 +24,7 @@ from contrail_train.contrails.cleaning import Mask
 from contrail_train.data.items import Items, Rows
 from contrail_train.data.loader import ReadAhead, load
 from contrail_train.evaluation import metrics
-from contrail_train.evaluation.counting import CountingThreads, two_at_a_time
+from contrail_train.evaluation.counting import CountingThreads
 from contrail_train.evaluation.intervals import dice_interval
 from contrail_train.inference.detector import Detect, Prediction
 from contrail_train.inference.predictor import Predictor
@@ -52,10 +52,10 @@ class ScoredRecord(NamedTuple):
 
 
 OnRecord = Callable[[ScoredRecord], None]
-"""Receives each scored record, in any order and from two threads at a time."""
+"""Receives each scored record, in any order and from several threads at a time."""
 MakeMask = Callable[[int, Probability, Mask], Mask]
-"""Makes the mask of a record: row of the items, probability (h, w), where there are pixels (h, w). Called in
-any order and from several threads at a time."""
+"""Makes the mask of a record: row of the items, probability (h, w), where there are pixels (h, w). Likewise called from
+several threads at a time."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def score(
         items: The frames.
         options: How to read them.
         threshold: Probability from which a pixel is predicted.
-        on_record: Called with each record, in any order and from two threads at a time.
+        on_record: Called with each record, in any order and from several threads at a time.
         make_mask: Makes the masks; None for the threshold only.
 
     Returns:
@@ -199,8 +199,7 @@ def score(
             counts[:, row] = metrics.confusion_counts(predicted_hw, target_hw)
             tolerant[:, row] = metrics.tolerant_counts(predicted_hw, target_hw)
             if on_record is not None:
-                with two_at_a_time:
-                    on_record(ScoredRecord(row, p_hw, predicted_hw, target_hw, float(record_score[row])))
+                on_record(ScoredRecord(row, p_hw, predicted_hw, target_hw, float(record_score[row])))
 
     with CountingThreads() as counting:
         for batch in labelled_batches(items, options):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from contrail_data.errors import ContrailError
+from contrail_train.contrails import instances
 from contrail_train.contrails.instances import Instances, connected, orientation, separate, separate_mask
 from contrail_train.contrails.linking import Linking
 from contrail_train.contrails.polyline import densified
@@ -203,3 +208,25 @@ def test_lines_are_kept_whose_points_are_not_near_those_of_the_lines_kept_before
         if (cdist(drawn[number], before).min(1) <= reach).mean() < COVERED:
             kept.append(number)
     assert not_covered(drawn, reach) == kept
+
+
+def test_of_threads_that_separate_masks_two_work_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    working, most, changing = 0, 0, threading.Lock()
+
+    def separate_lines(*arguments: Any) -> Any:
+        nonlocal working, most
+        with changing:
+            working += 1
+            most = max(most, working)
+        time.sleep(0.05)  # long enough for all threads to begin
+        with changing:
+            working -= 1
+        return original(*arguments)
+
+    original = instances.separate_lines
+    monkeypatch.setattr(instances, "separate_lines", separate_lines)
+    probability = line((60, 60), 30, 40)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: separate(probability, threshold=0.5), range(6)))
+    assert most == 2
+    assert all(len(one.instances) == 1 for one in found)

@@ -61,21 +61,3 @@ def test_scores_do_not_depend_on_the_number_of_threads(store: Path, monkeypatch:
     for one, other in zip(*scored, strict=True):
         for name in one._fields:
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-
-
-def test_two_threads_at_a_time_are_given_records(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    second, third, changing, active = threading.Event(), threading.Event(), threading.Lock(), set[int]()
-
-    def on_record(record: ScoredRecord) -> None:
-        with changing:
-            active.add(record.row)
-            (third if len(active) > 2 else second if len(active) == 2 else threading.Event()).set()
-        assert second.wait(timeout=60)
-        third.wait(timeout=0.05)
-        with changing:
-            active.remove(record.row)
-
-    items = open_labelled([open_store(store)])[np.arange(4)]
-    score(detect_red, items, EvaluationOptions(torch.device("cpu"), title=None), 0.5, on_record)
-    assert not third.is_set()

@@ -327,7 +327,7 @@ def compare_stages(scratch: Path, options: argparse.Namespace) -> None:
     )
     with Stopwatch() as stopwatch:
         stopwatch.watch(abi, "read_temperature", "read, calibrate")
-        stopwatch.watch(predict, "cut", "resample to tiles")
+        stopwatch.watch(predict, "cut_window", "resample to tiles")
         stopwatch.watch(Predictor, "predict", "infer")
         stopwatch.watch(Mosaic, "add", "resample back, blend")
         stopwatch.watch(series, "write", "write")

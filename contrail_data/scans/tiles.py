@@ -244,12 +244,29 @@ def cut(scene: xr.Dataset, tile: Tile) -> npt.NDArray[np.float32]:
         Brightness temperature, (band, height, width, time) float32, kelvin: interpolated bilinearly between four pixels
         of the scene; NaN where one of them that contributes is missing, and off the Earth.
     """
-    grid = grid_of(scene)
+    return cut_window(scene["brightness_temperature"].variable, grid_of(scene), tile)
+
+
+def cut_window(
+    kelvin_tbyx: xr.Variable | npt.NDArray[np.float32], grid: FixedGrid, tile: Tile
+) -> npt.NDArray[np.float32]:
+    """Cut a tile out of an array on a grid, see `cut`.
+
+    Args:
+        kelvin_tbyx: Brightness temperature, (time, band, y, x) float32, kelvin, NaN where missing; read on demand, or
+            in memory.
+        grid: The grid of its rows and columns.
+        tile: The tile.
+
+    Returns:
+        Brightness temperature, (band, height, width, time) float32, kelvin.
+    """
     rows, columns = tile.pixel_indices(grid)
-    out = np.full((scene.sizes["band"], tile.height, tile.width, scene.sizes["time"]), np.nan, np.float32)
+    times, bands = kelvin_tbyx.shape[:2]
+    out = np.full((bands, tile.height, tile.width, times), np.nan, np.float32)
     if (window := grid.window_around(rows, columns)) is None:
         return out
     of_rows, of_columns = window
-    source_tbyx = np.ascontiguousarray(scene["brightness_temperature"].isel(y=of_rows, x=of_columns).values)
+    source_tbyx = np.ascontiguousarray(kelvin_tbyx[:, :, of_rows, of_columns])
     interpolate(source_tbyx, rows, columns, (of_rows.start, of_columns.start), (grid.height, grid.width), out)
     return out

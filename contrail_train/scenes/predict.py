@@ -24,11 +24,11 @@ from contrail_data.labels.predictor import Predicted
 from contrail_data.progress import progress
 from contrail_data.scans.listing import Scan
 from contrail_data.scans.scene import grid_mapping_of, grid_of, row_times
-from contrail_data.scans.tiles import Tile, cut
+from contrail_data.scans.tiles import Tile, cut_window
 from contrail_data.store.frames import stored_frames
 from contrail_train.inference.predictor import Predictor
 from contrail_train.scenes.frames import frames_at
-from contrail_train.scenes.tiling import Field, Mosaic, Tiling, fill_missing, load_window, strips, window_of_area
+from contrail_train.scenes.tiling import Field, Mosaic, Tiling, fill_missing, load_windows, strips, window_of_area
 
 _TileFrames = tuple[Tile, npt.NDArray[Any], npt.NDArray[np.bool_]]
 """A tile, its frames as a store holds them (t, c, y, x), and where the predicted frame has pixels (y, x)."""
@@ -168,12 +168,12 @@ def _predict_group(model: Predictor, scenes: Sequence[xr.Dataset], group: Sequen
 def _read_tiles(model: Predictor, scenes: Sequence[xr.Dataset], group: Sequence[Tile]) -> list[_TileFrames]:
     """The tiles of a group whose predicted frame has pixels; what they share is read once."""
     composite = from_dict(model.composite)
-    windows = [load_window(scene, group) for scene in scenes]
+    kelvin_tbyx, grid = load_windows(scenes, group)
     now = model.offsets.index(0)
     tiles = []
     for tile in group:
-        bands_byxt = np.concatenate([cut(scene, tile) for scene in windows], axis=-1)
-        valid_tyx = np.moveaxis(~np.isnan(bands_byxt).any(0), -1, 0)
+        bands_byxt = cut_window(kelvin_tbyx, grid, tile)
+        valid_tyx = ~np.moveaxis(np.asarray(np.isnan(bands_byxt).any(0)), -1, 0)
         if not valid_tyx[now].any():
             continue
         fill_missing(bands_byxt, valid_tyx)

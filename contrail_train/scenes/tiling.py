@@ -124,24 +124,24 @@ def _native_tile(grid: FixedGrid, size: int, row: float, column: float) -> Tile:
     return Tile(grid.projection.crs_wkt, top, row_size, left, col_size, size, size, native=True)
 
 
-def load_window(scene: xr.Dataset, strip: Sequence[Tile]) -> xr.Dataset:
-    """Load the rows and columns of a scene that a strip of tiles needs.
+def load_windows(scenes: Sequence[xr.Dataset], strip: Sequence[Tile]) -> tuple[npt.NDArray[np.float32], FixedGrid]:
+    """Load the rows and columns of scenes that a strip of tiles needs.
 
     Args:
-        scene: The scene.
+        scenes: Scenes of one time each, on one grid.
         strip: The tiles.
 
     Returns:
-        The window, in memory.
+        Brightness temperature of the window, (time, band, y, x) float32, kelvin, and its grid.
     """
-    grid = grid_of(scene)
+    grid = grid_of(scenes[0])
     edges = [tile.edge_indices(grid) for tile in strip]
     rows, columns = (np.concatenate([edge[axis] for edge in edges]) for axis in (0, 1))
-    window = grid.window_around(rows, columns, margin=2)
-    if window is None:
-        return scene.isel(y=slice(0, 1), x=slice(0, 1)).load()
+    window = grid.window_around(rows, columns, margin=2) or (slice(0, 1), slice(0, 1))
     y, x = (slice(part.start, max(part.stop, part.start + 2)) for part in window)
-    return scene.isel(y=y, x=x).load()
+    windows = [scene.isel(y=y, x=x) for scene in scenes]
+    kelvin = [window["brightness_temperature"].values for window in windows]
+    return kelvin[0] if len(kelvin) == 1 else np.concatenate(kelvin), grid_of(windows[0])
 
 
 def fill_missing(bands_byxt: npt.NDArray[np.float32], valid_tyx: npt.NDArray[np.bool_]) -> None:
@@ -156,10 +156,13 @@ def fill_missing(bands_byxt: npt.NDArray[np.float32], valid_tyx: npt.NDArray[np.
     for frame, valid_yx in enumerate(valid_tyx):
         if valid_yx.any() and not valid_yx.all():
             # The nearest valid pixel lies within a rim of one pixel around the missing part.
-            y, x = (slice(max(places.min() - 1, 0), places.max() + 2) for places in np.nonzero(~valid_yx))
-            nearest = ndimage.distance_transform_edt(~valid_yx[y, x], return_distances=False, return_indices=True)
-            part_byx = bands_byxt[:, y, x, frame]
-            bands_byxt[:, y, x, frame] = part_byx[:, nearest[0], nearest[1]]
+            missing_yx = ~valid_yx
+            places = (np.flatnonzero(missing_yx.any(axis)) for axis in (1, 0))
+            y, x = (slice(max(one[0] - 1, 0), one[-1] + 2) for one in places)
+            missing_yx = missing_yx[y, x]
+            row, column = ndimage.distance_transform_edt(missing_yx, return_distances=False, return_indices=True)
+            for part_yx in bands_byxt[:, y, x, frame]:
+                part_yx[missing_yx] = part_yx[row[missing_yx], column[missing_yx]]
 
 
 class Mosaic:

@@ -21,6 +21,7 @@ from contrail_data.scans.abi import open_abi_scans
 from contrail_data.scans.abi_files import describe, group_scans
 from contrail_data.scans.listing import list_abi_scans
 from contrail_data.scans.scene import composite_of, grid_of
+from contrail_data.scans.tiles import Tile
 from contrail_data.synthetic.abi import write_abi
 from contrail_train.inference.load import load_model
 from contrail_train.scenes import predict
@@ -97,17 +98,31 @@ def test_chunks_of_a_small_scan_are_unpacked_once_and_predictions_of_a_large_one
     np.testing.assert_allclose(parts, held, rtol=0, atol=1e-6)
 
 
+def test_the_pixels_of_a_tile_are_located_once_for_all_of_its_frames(folder: Path, finished: Path, monkeypatch) -> None:
+    counts, pixel_indices = [], Tile.pixel_indices
+
+    def count(*arguments):
+        counts[-1] += 1
+        return pixel_indices(*arguments)
+
+    monkeypatch.setattr(Tile, "pixel_indices", count)
+    for offsets in ((0,), (-1, 0)):
+        counts.append(0)
+        predict_scan(red(finished, offsets=offsets), scans_of(folder), np.datetime64(NOON), Tiling(64))
+    assert counts[0] == counts[1] > 0
+
+
 def test_no_more_than_a_few_groups_are_predicted_before_the_first_is_blended(
     folder: Path, finished: Path, monkeypatch
 ) -> None:
     started, limits, observed, too_many = [], [], [], threading.Event()
-    load_window, add = predict.load_window, predict.Mosaic.add
+    load_windows, add = predict.load_windows, predict.Mosaic.add
 
     def count(*arguments):
         started.append(1)
         if limits and len(started) >= limits[0]:
             too_many.set()
-        return load_window(*arguments)
+        return load_windows(*arguments)
 
     def slowly(*arguments):
         if not observed:
@@ -115,7 +130,7 @@ def test_no_more_than_a_few_groups_are_predicted_before_the_first_is_blended(
             observed.append(too_many.wait(timeout=0.5))  # it would come at once
         add(*arguments)
 
-    monkeypatch.setattr(predict, "load_window", count)
+    monkeypatch.setattr(predict, "load_windows", count)
     monkeypatch.setattr(predict.Mosaic, "add", slowly)
     predict_scan(red(finished), scans_of(folder), np.datetime64(NOON), Tiling(32), batch=1)
     assert observed == [False]

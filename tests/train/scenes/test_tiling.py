@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from contrail_data.geo.fixed_grid import FixedGrid, Projection
-from contrail_train.scenes.tiling import Mosaic, Tiling, strips, window_of_area
+from contrail_train.scenes.tiling import Mosaic, Tiling, fill_missing, strips, window_of_area
 
 SIDE = 96
 
@@ -37,3 +37,18 @@ def test_an_area_across_180_degrees_is_found_in_a_scan_of_goes_west() -> None:
     assert (rows, columns) == window_of_area(grid, (20, 175, 40, 195))
     assert np.nanmin(np.abs(latitude - 30)) < 1
     assert np.nanmin(np.abs(longitude % 360 - 180)) < 1
+
+
+def test_missing_pixels_have_the_values_of_the_nearest_valid_one_of_their_frame() -> None:
+    values = np.random.default_rng(0).random((3, 20, 30, 2)).astype(np.float32)
+    valid_tyx = np.ones((2, 20, 30), bool)
+    valid_tyx[0, 12:, 3:9] = valid_tyx[1, 4, 5] = valid_tyx[1, :, 25:] = False
+    filled = values.copy()
+    filled[:, ~np.moveaxis(valid_tyx, 0, -1)] = np.nan
+    fill_missing(filled, valid_tyx)
+    for frame, valid_yx in enumerate(valid_tyx):
+        sources = np.argwhere(valid_yx)
+        for y, x in np.ndindex(valid_yx.shape):
+            distance = np.hypot(*(sources - (y, x)).T)
+            nearest = values[:, *sources[distance == distance.min()].T, frame]
+            assert (filled[:, y, x, frame] == nearest.T).all(1).any()

@@ -1,14 +1,17 @@
 """A predictor over a whole scan: tiles of the kind it was trained on, blended back onto the imager's own grid.
 
-Two threads take a few tiles at a time from the scan to predictions, so that one resamples while the other predicts. Of
-a large scan, such as a full disk, they read what these tiles need, so that memory does not grow with their number.
+Threads take a few tiles at a time from the scan to predictions, so that one resamples while another predicts; they
+compose the image while the last tiles are predicted. Of a large scan, such as a full disk, they read what these tiles
+need, so that memory does not grow with their number.
 """
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,8 +39,6 @@ _TilePrediction = tuple[Tile, npt.NDArray[np.float32], float]
 """A tile, its probabilities (y, x) and its record score."""
 WORKERS = 2
 """Threads that read and predict tiles."""
-_MOST_WAITING = 2 * WORKERS
-"""Groups of tiles that are predicted, or wait to be blended, at once."""
 MOST_HELD = 2**28
 """Bytes up to which scans are read at once. Tiles of a larger one unpack each chunk of its files about four times."""
 _ROWS = 256
@@ -54,6 +55,7 @@ def predict_scan(
     *,
     area: Area | None = None,
     batch: int = 8,
+    with_image: bool = True,
     predicted_nyx: Field | None = None,
 ) -> xr.Dataset:
     """Predict the scan that starts nearest to a time.
@@ -65,11 +67,13 @@ def predict_scan(
         tiling: How the scan is covered with tiles.
         area: South, west, north, east in degrees; None predicts all that is visible.
         batch: Tiles that are predicted at once.
+        with_image: Whether to compute the composite.
         predicted_nyx: What `predicted_planes` returned of an earlier prediction of the scan, which is not repeated.
 
     Returns:
         On the imager's grid: `probability` float32 (time, y, x), NaN where nothing is predicted; `gate_score` likewise,
-        if the model has a gate; the composite `image` uint8 (time, channel, y, x); and `scan_time` (time, y).
+        if the model has a gate; `scan_time` (time, y); and with `with_image` the composite `image` uint8 (time,
+        channel, y, x).
 
     Raises:
         ContrailError: If the time has no scan, a file cannot be read, or the area is not seen.
@@ -87,14 +91,21 @@ def predict_scan(
     rows, columns = window_of_area(full, area)
     scan = scan.assign_coords(scan_time=(("time", "y"), row_times(scan))).isel(y=rows, x=columns)
     grid = full.window(rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+    mosaic = Mosaic(grid, tiling, model.decision.gate > 0)
+    groups = _groups(model, mosaic, batch) if predicted_nyx is None else []
+    valid_yx = np.empty((grid.height, grid.width), bool)
+    image_tcyx = np.empty((1, len(composite.channels), *valid_yx.shape), np.uint8) if with_image else None
+    parts = [slice(first, min(first + _ROWS, grid.height)) for first in range(0, grid.height, _ROWS)]
+    tasks: list[Callable[[], Any]] = [partial(_predict_group, model, scenes, group) for group in groups]
+    tasks += [partial(_compose, composite, scan, part, mosaic, valid_yx, image_tcyx) for part in parts]
+    with closing(_run_in_order(tasks, WORKERS)) as results:
+        if groups:
+            _add_groups(mosaic, groups, results, scan["scan_start"].values[0])
+        deque(results, maxlen=0)  # wait until all rows are composed
     if predicted_nyx is None:
-        predicted_nyx = _predict_tiles(model, scenes, Mosaic(grid, tiling, model.decision.gate > 0), batch)
-    image_tcyx = np.empty((1, len(composite.channels), grid.height, grid.width), np.uint8)
-    for first in range(0, grid.height, _ROWS):
-        part = slice(first, min(first + _ROWS, grid.height))
-        window = scan.isel(y=part)
-        image_tcyx[:, :, part], valid_yx = _compose(composite, window)
-        predicted_nyx[:, part][:, ~valid_yx] = np.nan
+        predicted_nyx = mosaic.average(valid_yx)
+    else:
+        predicted_nyx[:, ~valid_yx] = np.nan
     scene = _scene(model, scan, predicted_nyx, image_tcyx)
     return scene.assign_attrs(inputs=sorted({name for one in scenes for name in one.attrs["source"]}))
 
@@ -111,46 +122,48 @@ def predicted_planes(scene: xr.Dataset) -> Field:
     return np.concatenate([scene[name].values for name in _PLANES if name in scene])
 
 
-def _predict_tiles(model: Predictor, scenes: Sequence[xr.Dataset], mosaic: Mosaic, batch: int) -> Field:
-    """Predict all tiles of a scan and blend them; returns the planes of the mosaic, which was empty."""
+def _groups(model: Predictor, mosaic: Mosaic, batch: int) -> list[list[Tile]]:
+    """The tiles of a scan in groups of up to `batch` that lie side by side."""
     plan = strips(mosaic.grid, mosaic.tiling, native=model.native, pixel=model.pixel)
-    count = sum(map(len, plan))
-    if not count:
+    if not plan:
         raise ContrailError(
             f"nothing is visible within {mosaic.tiling.max_zenith:g} degrees of zenith angle: raise --max-zenith"
         )
-    start = scenes[model.offsets.index(0)]["scan_start"].values[0].astype("datetime64[m]")
-    with progress(f"scan of {start}", count, unit="tiles") as advance:
-        for group, predictions in _predict_groups(model, scenes, plan, batch):
-            for tile, p_hw, score in predictions:
-                mosaic.add(tile, p_hw, score)
-            advance(len(group))
-    mosaic.average()
-    return mosaic.planes_nyx
-
-
-def _predict_groups(
-    model: Predictor, scenes: Sequence[xr.Dataset], plan: Sequence[Sequence[Tile]], batch: int
-) -> Iterator[tuple[Sequence[Tile], list[_TilePrediction]]]:
-    """Groups of up to `batch` tiles that lie side by side, with their predictions, in the order of the plan."""
-    groups = [
+    return [
         [strip[i] for i in part]
         for strip in plan
         for part in np.array_split(np.arange(len(strip)), math.ceil(len(strip) / batch))
     ]
+
+
+def _add_groups(
+    mosaic: Mosaic,
+    groups: Sequence[Sequence[Tile]],
+    results: Iterator[list[_TilePrediction]],
+    start: np.datetime64,
+) -> None:
+    """Add the predictions of all groups of tiles to the mosaic."""
+    with progress(f"scan of {start.astype('datetime64[m]')}", sum(map(len, groups)), unit="tiles") as advance:
+        for group, predictions in zip(groups, results, strict=False):
+            for tile, p_hw, score in predictions:
+                mosaic.add(tile, p_hw, score)
+            advance(len(group))
+
+
+def _run_in_order(tasks: Sequence[Callable[[], Any]], workers: int) -> Generator[Any]:
+    """Run tasks on threads; yields their results in order. A few are ahead of it, which bounds memory."""
     threads = torch.get_num_threads()
     # Threads of one operation wait for each other, so they are not to share their cores with the reading of tiles.
-    own_threads = max(threads // WORKERS, 1)
-    pool = ThreadPoolExecutor(WORKERS, initializer=torch.set_num_threads, initargs=(own_threads,))
+    own_threads = max(threads // workers, 1)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(own_threads,))
     try:
-        predicting: deque[tuple[list[Tile], Future[list[_TilePrediction]]]] = deque()
-        for group in groups:
-            predicting.append((group, pool.submit(_predict_group, model, scenes, group)))
-            if len(predicting) > _MOST_WAITING:
-                first, prediction = predicting.popleft()
-                yield first, prediction.result()
-        for last, prediction in predicting:
-            yield last, prediction.result()
+        running: deque[Future[Any]] = deque()
+        for task in tasks:
+            running.append(pool.submit(task))
+            if len(running) > 2 * workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
@@ -183,31 +196,34 @@ def _read_tiles(model: Predictor, scenes: Sequence[xr.Dataset], group: Sequence[
     return tiles
 
 
-def _compose(composite: Composite, window: xr.Dataset) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """The composite of some rows of a scan, uint8 (1, channel, y, x), and where it has pixels, (y, x)."""
-    temperature = window["brightness_temperature"].isel(time=0)
-    bands = {band: temperature.sel(band=band).values[..., np.newaxis] for band in composite.bands}
-    valid_yx = ~np.isnan(np.stack(list(bands.values()))).any((0, -1))
-    image_tcyx = stored_frames(composite, bands, np.uint8)
-    whiten(image_tcyx, valid_yx[np.newaxis])
-    return image_tcyx, valid_yx
+def _compose(
+    composite: Composite,
+    scan: xr.Dataset,
+    rows: slice,
+    mosaic: Mosaic,
+    valid_yx: npt.NDArray[np.bool_],
+    image_tcyx: npt.NDArray[np.uint8] | None,
+) -> None:
+    """Find where some rows of a scan have pixels to predict, and compute their composite, if there is an image."""
+    kelvin_byx = scan["brightness_temperature"].isel(time=0, y=rows).values
+    has_pixels_yx = ~np.asarray(np.isnan(kelvin_byx).any(0))
+    valid_yx[rows] = has_pixels_yx & mosaic.within(rows)
+    if image_tcyx is not None:
+        bands = dict(zip(composite.bands, kelvin_byx[..., np.newaxis], strict=True))
+        part_tcyx = stored_frames(composite, bands, np.uint8)
+        whiten(part_tcyx, has_pixels_yx[np.newaxis])
+        image_tcyx[:, :, rows] = part_tcyx
 
 
-def _scene(model: Predictor, scan: xr.Dataset, predicted_nyx: Field, image_tcyx: npt.NDArray[np.uint8]) -> xr.Dataset:
+def _scene(
+    model: Predictor, scan: xr.Dataset, predicted_nyx: Field, image_tcyx: npt.NDArray[np.uint8] | None
+) -> xr.Dataset:
     composite = from_dict(model.composite)
     planes = zip(_PLANES, predicted_nyx, strict=False)  # scores only if the model has a gate
-    return xr.Dataset(
-        {
-            **{name: (("time", "y", "x"), plane_yx[np.newaxis]) for name, plane_yx in planes},
-            "image": (("time", "channel", "y", "x"), image_tcyx),
-        },
-        coords={
-            **{
-                name: scan.coords[name]
-                for name in ("time", "scan_start", "scan_end", "scan_time", "y", "x", grid_mapping_of(scan))
-            },
-            "channel": np.array(composite.channel_names),
-        },
+    names = ("time", "scan_start", "scan_end", "scan_time", "y", "x", grid_mapping_of(scan))
+    scene = xr.Dataset(
+        {name: (("time", "y", "x"), plane_yx[np.newaxis]) for name, plane_yx in planes},
+        coords={name: scan.coords[name] for name in names},
         attrs={
             "Conventions": "CF-1.11",
             "title": "contrail probability",
@@ -219,6 +235,11 @@ def _scene(model: Predictor, scan: xr.Dataset, predicted_nyx: Field, image_tcyx:
             "composite": composite.name,
             "software": f"contrail {__version__}",
         },
+    )
+    if image_tcyx is None:
+        return scene
+    return scene.assign(image=(("time", "channel", "y", "x"), image_tcyx)).assign_coords(
+        channel=np.array(composite.channel_names)
     )
 
 

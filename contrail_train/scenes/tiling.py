@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -183,11 +184,6 @@ class Mosaic:
         self._totals = np.zeros((2 if with_score else 1, *shape), np.float32)
         self._weight = np.zeros(shape, np.float32)
 
-    @property
-    def planes_nyx(self) -> Field:
-        """Probabilities and, if they are blended, record scores, (plane, y, x)."""
-        return self._totals
-
     def add(self, tile: Tile, p_hw: Field, score: float) -> None:
         """Add the prediction of a tile.
 
@@ -207,15 +203,40 @@ class Mosaic:
         planes_nhw = np.stack([p_hw, np.full_like(p_hw, score)][: len(self._totals)])
         _blend(planes_nhw, y, x, ramp, self._totals[:, *window], self._weight[window])
 
-    def average(self) -> None:
-        """Turn sums into means, in place; NaN where no tile lies, or beyond the largest zenith angle."""
+    def within(self, rows: slice) -> npt.NDArray[np.bool_]:
+        """Find the pixels that lie within the largest zenith angle.
+
+        Args:
+            rows: Rows of the grid.
+
+        Returns:
+            Whether each pixel does, (rows, x), not to be changed.
+        """
+        part = self.grid.window(rows.start, 0, rows.stop - rows.start, self.grid.width)
+        return _within(part, self.tiling.max_zenith)
+
+    def average(self, valid_yx: npt.NDArray[np.bool_]) -> Field:
+        """Turn sums into means, in place.
+
+        Args:
+            valid_yx: Where predictions are wanted, (y, x).
+
+        Returns:
+            Probabilities and, if they are blended, record scores, (plane, y, x); NaN elsewhere, or where no tile lies.
+        """
         for top in range(0, self.grid.height, _ROWS):
             rows = slice(top, min(top + _ROWS, self.grid.height))
-            part = self.grid.window(rows.start, 0, rows.stop - rows.start, self.grid.width)
-            with np.errstate(invalid="ignore"):
-                predicted = (part.zenith() <= self.tiling.max_zenith) & (self._weight[rows] > 1e-3)
+            predicted = valid_yx[rows] & (self._weight[rows] > 1e-3)
             for total in self._totals:
                 total[rows] = np.where(predicted, total[rows] / np.maximum(self._weight[rows], 1e-6), np.nan)
+        return self._totals
+
+
+@lru_cache(maxsize=32)
+def _within(part: FixedGrid, max_zenith: float) -> npt.NDArray[np.bool_]:
+    """Where the satellite's zenith angle is small enough, kept for the next scan of a series: a bool takes little."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(part.zenith() <= max_zenith)
 
 
 @compiled

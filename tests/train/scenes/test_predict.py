@@ -137,6 +137,14 @@ def test_no_more_than_a_few_groups_are_predicted_before_the_first_is_blended(
     assert len(started) > limits[0]
 
 
+def test_a_scan_without_its_image_is_otherwise_the_same(folder: Path, finished: Path) -> None:
+    whole, bare = (
+        predict_scan(red(finished), scans_of(folder), np.datetime64(NOON), Tiling(64), with_image=with_image)
+        for with_image in (True, False)
+    )
+    xr.testing.assert_identical(bare, whole.drop_vars(["image", "channel"]))
+
+
 def test_a_shifted_tiling_gives_nearly_the_same_probabilities(folder: Path, finished: Path) -> None:
     """The model sees the surroundings of a pixel: the median changes by less than 0.01, 99 of 100 by less than 0.1."""
     model = replace(load_model(finished), pixel=2000.0, size=64)

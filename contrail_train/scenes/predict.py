@@ -6,12 +6,14 @@ need, so that memory does not grow with their number.
 """
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,9 @@ _TileFrames = tuple[Tile, npt.NDArray[Any], npt.NDArray[np.bool_]]
 _TilePrediction = tuple[Tile, npt.NDArray[np.float32], float]
 """A tile, its probabilities (y, x) and its record score."""
 WORKERS = 2
-"""Threads that read and predict tiles."""
+"""Threads that read and predict tiles on the CPU, and the most that predict at once on any device."""
+_predicting = BoundedSemaphore(WORKERS)
+"""Bounds the memory of a device."""
 MOST_HELD = 2**28
 """Bytes up to which scans are read at once. Tiles of a larger one unpack each chunk of its files about four times."""
 _ROWS = 256
@@ -98,7 +102,7 @@ def predict_scan(
     parts = [slice(first, min(first + _ROWS, grid.height)) for first in range(0, grid.height, _ROWS)]
     tasks: list[Callable[[], Any]] = [partial(_predict_group, model, scenes, group) for group in groups]
     tasks += [partial(_compose, composite, scan, part, mosaic, valid_yx, image_tcyx) for part in parts]
-    with closing(_run_in_order(tasks, WORKERS)) as results:
+    with closing(_run_in_order(tasks, _workers(model))) as results:
         if groups:
             _add_groups(mosaic, groups, results, scan["scan_start"].values[0])
         deque(results, maxlen=0)  # wait until all rows are composed
@@ -150,6 +154,11 @@ def _add_groups(
             advance(len(group))
 
 
+def _workers(model: Predictor) -> int:
+    """Threads for a scan: as many as there are cores, if another device than the CPU does most of the work."""
+    return WORKERS if model.device.type == "cpu" else max(WORKERS, os.cpu_count() or 1)
+
+
 def _run_in_order(tasks: Sequence[Callable[[], Any]], workers: int) -> Generator[Any]:
     """Run tasks on threads; yields their results in order. A few are ahead of it, which bounds memory."""
     threads = torch.get_num_threads()
@@ -174,7 +183,8 @@ def _predict_group(model: Predictor, scenes: Sequence[xr.Dataset], group: Sequen
     if not frames:
         return []
     tiles, images, valid = zip(*frames, strict=True)
-    predicted = _predict_in_memory(model, np.stack(images), np.stack(valid))
+    with _predicting:
+        predicted = _predict_in_memory(model, np.stack(images), np.stack(valid))
     return list(zip(tiles, predicted.probability, predicted.score.tolist(), strict=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+import torch
 import xarray as xr
 from rasterio.warp import transform
 
@@ -135,6 +137,42 @@ def test_no_more_than_a_few_groups_are_predicted_before_the_first_is_blended(
     predict_scan(red(finished), scans_of(folder), np.datetime64(NOON), Tiling(32), batch=1)
     assert observed == [False]
     assert len(started) > limits[0]
+
+
+def test_all_cores_read_tiles_for_another_device_but_few_predict_at_once(
+    folder: Path, finished: Path, monkeypatch
+) -> None:
+    reading, at_once, most, lock = set(), [0], [0], threading.Lock()
+    all_read, load_windows = threading.Event(), predict.load_windows
+
+    def read(*arguments):
+        reading.add(threading.get_ident())
+        if len(reading) == 5:
+            all_read.set()
+        assert all_read.wait(timeout=10)
+        return load_windows(*arguments)
+
+    def predict_slowly(model, window_btchw, valid_bhw=None):
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        time.sleep(0.01)
+        with lock:
+            at_once[0] -= 1
+        p_bhw = window_btchw[:, 0, 0].astype(np.float32)
+        return Predicted(p_bhw, p_bhw[:, 0, 0], p_bhw[:, 0, 0])
+
+    model = red(finished, offsets=(0,))
+    monkeypatch.setattr(type(model), "predict", predict_slowly)
+    arguments = scans_of(folder), np.datetime64(NOON), Tiling(32)
+    expected = predict_scan(model, *arguments, batch=1)
+    monkeypatch.setattr(predict, "load_windows", read)
+    monkeypatch.setattr(predict.os, "cpu_count", lambda: 5)
+    xr.testing.assert_identical(
+        predict_scan(replace(model, device=torch.device("meta")), *arguments, batch=1), expected
+    )
+    assert len(reading) == 5
+    assert most[0] <= predict.WORKERS
 
 
 def test_a_scan_without_its_image_is_otherwise_the_same(folder: Path, finished: Path) -> None:

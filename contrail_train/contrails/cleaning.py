@@ -72,7 +72,7 @@ def clean(probability_tyx: npt.NDArray[np.float32], valid_tyx: Mask, cleaning: C
     """Turn probabilities into a mask.
 
     Args:
-        probability_tyx: Probabilities in [0, 1], shape (time, y, x).
+        probability_tyx: Probabilities in [0, 1], shape (time, y, x), of any value where not valid, also NaN.
         valid_tyx: Where the probability is meaningful, same shape.
         cleaning: Threshold and clean-up steps.
 

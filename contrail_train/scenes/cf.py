@@ -42,8 +42,10 @@ def cf_dataset(scene: xr.Dataset, *, places: bool = False) -> tuple[xr.Dataset, 
     dataset["mask"] = dataset["mask"].where(dataset["valid"] > 0, np.uint8(255))
     for name, limit in (("probability", "threshold"), ("gate_score", "gate")):
         if name in dataset:
-            steps = codes(dataset[name].values, scene.attrs[limit], _STEP)
-            dataset[name] = dataset[name].copy(data=steps.astype(np.float32) * np.float32(_STEP))
+            rounded = np.empty(dataset[name].shape, np.float32)
+            for values_yx, rounded_yx in zip(dataset[name].values, rounded, strict=True):  # one at a time, for memory
+                np.multiply(codes(values_yx, scene.attrs[limit], _STEP), np.float32(_STEP), out=rounded_yx)
+            dataset[name] = dataset[name].copy(data=rounded)
     bounds = np.stack([scene["scan_start"].values, scene["scan_end"].values], -1)
     dataset["time_bounds"] = (("time", "bound"), bounds)
     grid = grid_of(scene)

@@ -24,7 +24,7 @@ class SceneContrails:
     """The contrails of a scene, found when they are needed."""
 
     scene: xr.Dataset
-    """A predicted scene with `probability`, `mask` and `image`."""
+    """A predicted scene with `probability` and `mask`, and if it is tracked or drawn, `image`."""
     separated: bool = False
     """Whether contrails that cross, touch or are broken are separated, rather than each region being one contrail."""
     confidence: Confidence | None = None
@@ -39,8 +39,8 @@ class SceneContrails:
         Returns:
             The contrails.
         """
-        probability = np.nan_to_num(self.scene["probability"].values)
-        each = zip(self.scene["mask"].values > 0, probability, strict=True)
+        probability_tyx = self.scene["probability"].values
+        each = zip(self.scene["mask"].values > 0, map(np.nan_to_num, probability_tyx), strict=True)
         if not self.separated:
             return [connected(mask_yx, p_yx) for mask_yx, p_yx in each]
         return [separate_mask(mask_yx, p_yx, confidence=self.confidence) for mask_yx, p_yx in each]

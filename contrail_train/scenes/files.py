@@ -27,7 +27,9 @@ from contrail_train.scenes.vectors import (
 
 VECTORS = (".geojson", ".parquet")
 """Formats that hold single contrails of any number of times and grids."""
-SUFFIXES = (".zarr", ".nc", ".tif", *VECTORS, ".png", ".gif")
+PICTURES = (".png", ".gif")
+"""Formats that show the composite."""
+SUFFIXES = (".zarr", ".nc", ".tif", *VECTORS, *PICTURES)
 
 
 def output_names(out: Path, times_by_grid: Sequence[Sequence[np.datetime64]]) -> dict[np.datetime64, Path]:
@@ -115,7 +117,7 @@ def write(
             path = names[part["time"].values[0]]
             if out.suffix == ".tif":
                 write_geotiff(part.isel(time=0), path)
-            elif out.suffix in (".png", ".gif"):
+            elif out.suffix in PICTURES:
                 write_pictures(part, path, theme)
             elif out.suffix == ".nc":
                 write_netcdf(part, path, places=places)

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from contrail_data.scans.scene import require_bands
 from contrail_train.contrails.cleaning import Cleaning, clean
 from contrail_train.inference.predictor import Predictor
 from contrail_train.scenes.contrails import LONGEST_STEP, SceneContrails
-from contrail_train.scenes.files import check_outputs, output_names, trace_all, write
+from contrail_train.scenes.files import PICTURES, check_outputs, output_names, trace_all, write
 from contrail_train.scenes.frames import frames_at, in_seconds, neighbours, scan_at
 from contrail_train.scenes.kept import forget, keep, kept_file, read_kept
 from contrail_train.scenes.predict import predict_scan, predicted_planes
@@ -93,9 +93,46 @@ class Outcome:
     lines: list[str] = field(default_factory=list)
     """One line on each predicted scan."""
     scenes: list[SceneContrails] = field(default_factory=list)
-    """The predicted scenes, one for each grid."""
+    """The predicted scenes, one for each grid; with their `image` if contrails are tracked or pictures drawn."""
     paths: list[Path] = field(default_factory=list)
     """The files written."""
+
+
+class _Joining:
+    """Scenes on one grid, which are joined as they come, so that not all of them are held twice.
+
+    Args:
+        most: Number of scenes at most.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self._planes: dict[Hashable, tuple[Any, npt.NDArray[Any]]] = {}
+        self._others: list[xr.Dataset] = []
+
+    def add(self, scene: xr.Dataset) -> None:
+        """Add a scene.
+
+        Args:
+            scene: A scene of one time, as of `predict_scan`.
+        """
+        for name, plane in scene.data_vars.items():
+            if name not in self._planes:
+                self._planes[name] = plane.dims, np.empty((self._most, *plane.shape[1:]), plane.dtype)
+            self._planes[name][1][len(self._others)] = plane.values[0]
+        self._others.append(scene.drop_vars(list(scene.data_vars)))
+
+    def join(self) -> xr.Dataset:
+        """Join the scenes along time.
+
+        Returns:
+            The scene of all times.
+        """
+        joined = xr.concat(self._others, "time", coords="minimal", compat="override", combine_attrs="override")
+        inputs = sorted({name for scene in self._others for name in scene.attrs["inputs"]})
+        platforms = ", ".join(dict.fromkeys(str(scene.attrs["platform"]) for scene in self._others))
+        planes = {name: (dims, values[: len(self._others)]) for name, (dims, values) in self._planes.items()}
+        return xr.Dataset(planes, joined.coords, joined.attrs | {"inputs": inputs, "platform": platforms})
 
 
 def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
@@ -121,7 +158,7 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     middles: dict[FixedGrid, list[np.datetime64]] = {}
     for scan in time_of:
         middles.setdefault(scan.grid, []).append(scan.middle)
-    longest = max(len(part) for own in middles.values() for part in _series(np.array(own)))
+    longest = max(map(_longest, middles.values()))
     request.cleaning.check(times=longest)
     if request.tracks and longest < 2:
         raise UsageError("--tracks: has no effect on 1 time; omit it, or select more, at most 20 minutes apart")
@@ -133,7 +170,7 @@ def predict_files(model: Predictor, request: SceneRequest) -> Outcome:
     if not scenes:
         raise failures[0]
     outcome.set_aside.extend(map(str, failures))
-    joined = [_with_mask(_joined(parts), request.cleaning, model.decision.gate) for parts in scenes.values()]
+    joined = [_with_mask(scene, request.cleaning, model.decision.gate) for scene in scenes]
     outcome.lines.extend(sorted(_summary(scene.isel(time=i)) for scene in joined for i in range(scene.sizes["time"])))
     separated = request.instances or request.tracks
     for scene in joined:
@@ -170,11 +207,13 @@ def predict_scene(model: Predictor, scene: xr.Dataset, batch: int = 8) -> xr.Dat
     request = SceneRequest(source="scene", tiling=Tiling(model.size), cleaning=cleaning)
     scans, notes = scans_of(scene), list[str]()
     times = _usable_times(model, request, scans, notes)
-    cleaning.check(times=max(map(len, _series(np.array(times)))))
+    cleaning.check(times=_longest(times))
     for note in notes:
         warnings.warn(note, stacklevel=3)
-    predicted = [predict_scan(model, scans, time, request.tiling, batch=batch) for time in times]
-    return _with_mask(_joined(predicted), cleaning, model.decision.gate)
+    joining = _Joining(len(times))
+    for time in times:
+        joining.add(predict_scan(model, scans, time, request.tiling, batch=batch))
+    return _with_mask(joining.join(), cleaning, model.decision.gate)
 
 
 def contrail_table(
@@ -293,9 +332,10 @@ def _predict_each(
     request: SceneRequest,
     notes: list[str],
     failures: list[ContrailError],
-) -> tuple[dict[FixedGrid, list[xr.Dataset]], list[Path]]:
-    """Predict scans; returns them by grid, and where their predictions are kept."""
-    scenes: dict[FixedGrid, list[xr.Dataset]] = {}
+) -> tuple[list[xr.Dataset], list[Path]]:
+    """Predict scans; returns a scene for each grid, and where the predictions are kept."""
+    with_image = request.tracks or any(out.suffix in PICTURES for out in request.outs)
+    scenes: dict[FixedGrid, _Joining] = {}
     kept: list[Path] = []
     found, keeps = 0, len(time_of) > 1
     for scan, time in time_of.items():
@@ -304,20 +344,24 @@ def _predict_each(
             file = kept_file(model, frames, request.tiling, request.area, request.batch)
             before_nyx = read_kept(file) if keeps else None
             scene = predict_scan(
-                *(model, scans, time, request.tiling), area=request.area, batch=request.batch, predicted_nyx=before_nyx
+                *(model, scans, time, request.tiling),
+                area=request.area,
+                batch=request.batch,
+                with_image=with_image,
+                predicted_nyx=before_nyx,
             )
         except ContrailError as error:
             where = in_seconds(time)
             failures.append(error if str(error).startswith(where) else ContrailError(f"{where}: {error}"))
             continue
-        scenes.setdefault(scan.grid, []).append(scene)
+        scenes.setdefault(scan.grid, _Joining(len(time_of))).add(scene)
         found += before_nyx is not None
         if keeps:
             kept.append(file)
             keeps = before_nyx is not None or _keep_or_warn(file, scene)
     if found:
         notes.append(f"{found} of {len(time_of)} scans had been predicted by a command that did not finish")
-    return scenes, kept
+    return [joining.join() for joining in scenes.values()], kept
 
 
 def _keep_or_warn(file: Path, scene: xr.Dataset) -> bool:
@@ -330,34 +374,29 @@ def _keep_or_warn(file: Path, scene: xr.Dataset) -> bool:
     return True
 
 
-def _series(times: npt.NDArray[np.datetime64]) -> list[npt.NDArray[np.int64]]:
-    """Indices of ascending times, divided where neighbours are too far apart to show the same contrails."""
-    return np.split(np.arange(len(times)), np.flatnonzero(np.diff(times) > LONGEST_STEP) + 1)
+def _breaks(times: npt.NDArray[np.datetime64]) -> npt.NDArray[np.int64]:
+    """Where to divide ascending times, as neighbours are too far apart to show the same contrails."""
+    return np.flatnonzero(np.diff(times) > LONGEST_STEP) + 1
+
+
+def _longest(times: Sequence[np.datetime64]) -> int:
+    """The number of times of the longest series that shows the same contrails."""
+    return max(map(len, np.split(times, _breaks(np.array(times)))))
 
 
 def _with_mask(scene: xr.Dataset, cleaning: Cleaning, gate: float) -> xr.Dataset:
     """The scene with `mask` and `valid`, uint8 (time, y, x)."""
-    probability = scene["probability"].values
+    breaks, probability = _breaks(scene["time"].values), scene["probability"].values
     valid = ~np.isnan(probability)
-    series = _series(scene["time"].values)
-    mask = np.concatenate([clean(np.nan_to_num(probability[part]), valid[part], cleaning) for part in series])
+    series = zip(np.split(probability, breaks), np.split(valid, breaks), strict=True)
+    mask = np.concatenate([clean(*part, cleaning) for part in series])
     if "gate_score" in scene:
         mask &= scene["gate_score"].values >= gate
     steps = {"threshold": cleaning.threshold, **cleaning.steps}
     axes = ("time", "y", "x")
-    return scene.assign(mask=(axes, mask.astype(np.uint8)), valid=(axes, valid.astype(np.uint8))).assign_attrs(
+    return scene.assign(mask=(axes, mask.view(np.uint8)), valid=(axes, valid.view(np.uint8))).assign_attrs(
         post_processing=", ".join(f"{name} {value:g}" for name, value in steps.items())
     )
-
-
-def _joined(scenes: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Join scenes on one grid."""
-    inputs = sorted({name for scene in scenes for name in scene.attrs["inputs"]})
-    joined = xr.concat(
-        scenes, "time", data_vars="minimal", coords="minimal", compat="override", combine_attrs="override"
-    )
-    platforms = ", ".join(dict.fromkeys(str(scene.attrs["platform"]) for scene in scenes))
-    return joined.assign_attrs(inputs=inputs, platform=platforms)
 
 
 def _summary(scene: xr.Dataset) -> str:

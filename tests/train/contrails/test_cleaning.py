@@ -50,6 +50,7 @@ def test_each_switch_adds_or_removes_only_its_own_pixels(p, valid, low, size, lo
 def test_combined_switches_stay_within_valid_pixels_and_ignore_the_direction_of_time(p, valid, cleaning, more) -> None:
     cleaned = clean(p, valid, cleaning)
     assert not (cleaned & ~valid).any()
+    np.testing.assert_array_equal(clean(np.where(valid, p, np.float32(np.nan)), valid, cleaning), cleaned)
     assert not (clean(p, valid, replace(cleaning, min_pixels=cleaning.min_pixels + more)) & ~cleaned).any()
     np.testing.assert_array_equal(clean(p[::-1], valid[::-1], cleaning), cleaned[::-1])  # time has no direction
 

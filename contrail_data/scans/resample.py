@@ -43,7 +43,9 @@ def interpolated(
     return exact(*np.meshgrid(*pixels, indexing="ij"))
 
 
+@lru_cache(maxsize=1024)
 def _knots(count: int) -> Array:
+    """Every 16th pixel and the last one, not to be changed."""
     return np.unique(np.append(np.arange(0, count, 16), count - 1)).astype(np.float64)
 
 

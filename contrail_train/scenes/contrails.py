@@ -1,6 +1,8 @@
 """The single contrails of a predicted scene, and their tracks through its times."""
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -112,7 +114,11 @@ class SceneContrails:
 
 
 def _flows(scene: xr.Dataset) -> Iterator[Flow | None]:
-    """Optical flow from each time to the next; None where that is too much later."""
+    """Optical flow from each time to the next, on all cores; None where that is too much later."""
     image_tcyx = scene["image"].values
-    for t, step in enumerate(np.diff(scene["time"].values)):
-        yield None if step > LONGEST_STEP else flow_between(image_tcyx[t], image_tcyx[t + 1])
+    is_near = np.diff(scene["time"].values) <= LONGEST_STEP
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        for first in range(0, len(is_near), cores):  # as many at once as are computed, to bound memory
+            times = range(first, min(first + cores, len(is_near)))
+            yield from pool.map(lambda t: flow_between(*image_tcyx[t : t + 2]) if is_near[t] else None, times)

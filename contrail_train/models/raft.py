@@ -71,7 +71,7 @@ def raft_method(weights: str | None, device: torch.device) -> FlowMethod:
 
     name = f"raft_{'small' if is_small else 'large'}"
     return FlowMethod(
-        f"optical flow 4: torchvision {name}, {UPDATES} updates, mean of the channels, weights "
+        f"optical flow 5: torchvision {name}, {UPDATES} updates, mean of the channels, weights "
         f"sha256:{digest.hexdigest()}",
         _between,
     )

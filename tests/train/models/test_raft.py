@@ -96,7 +96,7 @@ def test_a_store_states_the_network_and_its_weights(
     done = run_command(main, "propagate", parent, "-o", tmp_path / "raft", *options)
     assert done.returncode == 0, done.stderr
     model = open_store(tmp_path / "raft").attrs["model"]
-    assert model.startswith("optical flow 4: torchvision raft_small, 1 updates, mean of the channels, weights sha256:")
+    assert model.startswith("optical flow 5: torchvision raft_small, 1 updates, mean of the channels, weights sha256:")
     assert model == raft_method(url, CPU).name
     done = run_command(main, "propagate", parent, "-o", tmp_path / "no", "--weights", weights)
     assert "--weights: has no effect without --flow raft" in done.stderr

@@ -46,9 +46,8 @@ def _cells() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
     index = np.searchsorted(EDGES, np.concatenate([low, 1 - high]), side="right") - 1
     next_edge = np.append(EDGES, np.inf)[index + 1]
     single = next_edge.astype(np.float32)
-    return (index + LOWEST).astype(np.int16), np.where(
-        single < next_edge, np.nextafter(single, np.float32(np.inf)), single
-    )
+    single = np.where(single < next_edge, np.nextafter(single, np.float32(np.inf)), single)
+    return (index + LOWEST).astype(np.int16), single
 
 
 def encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
@@ -78,9 +77,8 @@ def encode(probability: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
 
 def _encode(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
     first_code, next_code_from = _cells()
-    cell = np.minimum(probability, 1 - probability).view(np.uint32) >> _CELL_BITS & (
-        _CELLS - 1
-    )  # without a zero's sign
+    cell = np.minimum(probability, 1 - probability).view(np.uint32) >> _CELL_BITS
+    cell &= _CELLS - 1  # drops the sign of a zero
     cell |= (probability > 0.5).astype(np.uint32) * _CELLS
     cell = cell.astype(np.intp)
     code = first_code.take(cell, mode="clip")  # all are within; other modes check that

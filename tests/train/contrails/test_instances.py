@@ -211,14 +211,17 @@ def test_lines_are_kept_whose_points_are_not_near_those_of_the_lines_kept_before
 
 
 def test_of_threads_that_separate_masks_two_work_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    working, most, changing = 0, 0, threading.Lock()
+    working, most, changing, second = 0, 0, threading.Lock(), threading.Event()
 
     def separate_lines(*arguments: Any) -> Any:
         nonlocal working, most
         with changing:
             working += 1
             most = max(most, working)
-        time.sleep(0.05)  # long enough for all threads to begin
+            if working == 2:
+                second.set()
+        assert second.wait(timeout=60)
+        time.sleep(0.02)  # for a third one to begin
         with changing:
             working -= 1
         return original(*arguments)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import cached_property
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NotRequired, TypeAlias
 
@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from contrail_data.ahead import map_ahead
 from contrail_data.errors import ContrailError
 from contrail_data.labels.frames import frames_to_predict
 from contrail_data.labels.predictor import ALL_FRAMES, FrameSelection, Labeller, Predicted, SingleContrail
@@ -272,16 +273,14 @@ def _label_shards(
         ThreadPoolExecutor(os.cpu_count()) as packers,
         ThreadPoolExecutor(1) as writer,
     ):
-        to_read = iter(batches)
-        reading = deque(reader.submit(job.read, rows) for rows in islice(to_read, 2))
+        inputs = map_ahead(reader, job.read, batches, most=2)
         packing: deque[list[Future[_PackedSample]]] = deque()
         writing: deque[Future[Shard[LabelRow]]] = deque()
         for number, batches_of_shard in groupby(batches, key=lambda rows: rows[0] // SHARD):
             of_shard: list[Future[_PackedSample]] = []
             for rows in batches_of_shard:
-                windows, valid = reading.popleft().result()
+                windows, valid = next(inputs)
                 predicted = job.labeller.predict(job.samples_n[rows].tolist(), windows, valid)
-                reading.extend(reader.submit(job.read, following) for following in islice(to_read, 1))
                 by_sample = zip(*(np.split(part, len(rows)) for part in predicted), strict=True)
                 valid_by_sample = [None] * len(rows) if valid is None else np.split(valid, len(rows))
                 packing.append(

@@ -5,16 +5,16 @@ column, columns from left to right. A mask is a list of pairs of start and lengt
 `-` is an empty mask. The columns are record_id and encoded_pixels.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from contrail_data.ahead import map_ahead
 from contrail_data.errors import ContrailError
 from contrail_data.labels.frames import frames_to_predict
 from contrail_data.labels.predictor import FrameSelection
@@ -63,11 +63,7 @@ def record_table(model: Predictor, store: xr.Dataset, out: Path, *, frames: Fram
     rows: list[tuple[object, ...]] = []
     parts = [windows[start : start + batch] for start in range(0, len(windows), batch)]
     with progress("records", len(windows), unit="frames") as advance, ThreadPoolExecutor(1) as reader:
-        to_read = iter(parts)
-        reading = deque(reader.submit(read, part) for part in islice(to_read, 2))
-        for part in parts:
-            window_btchw = reading.popleft().result()
-            reading.extend(reader.submit(read, following) for following in islice(to_read, 1))
+        for part, window_btchw in zip(parts, map_ahead(reader, read, parts, most=2), strict=True):
             for (sample, frame), p in zip(part, model.predict(window_btchw).score, strict=True):
                 contrail = "" if model.head == "both" and not limit else int(p >= limit)
                 name = str(scalars["record_id"].values[sample])

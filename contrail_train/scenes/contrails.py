@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 
+from contrail_data.ahead import map_ahead
 from contrail_data.labels.flow import flow_between
 from contrail_data.scans.scene import grid_of
 from contrail_train.contrails.confidence import Confidence
@@ -118,7 +119,9 @@ def _flows(scene: xr.Dataset) -> Iterator[Flow | None]:
     image_tcyx = scene["image"].values
     is_near = np.diff(scene["time"].values) <= LONGEST_STEP
     cores = os.cpu_count() or 1
+
+    def _flow(t: int) -> Flow | None:
+        return flow_between(*image_tcyx[t : t + 2]) if is_near[t] else None
+
     with ThreadPoolExecutor(cores) as pool:
-        for first in range(0, len(is_near), cores):  # as many at once as are computed, to bound memory
-            times = range(first, min(first + cores, len(is_near)))
-            yield from pool.map(lambda t: flow_between(*image_tcyx[t : t + 2]) if is_near[t] else None, times)
+        yield from map_ahead(pool, _flow, range(len(is_near)), most=cores)

@@ -9,7 +9,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -22,6 +22,7 @@ import torch
 import xarray as xr
 
 from contrail_data import __version__
+from contrail_data.ahead import map_ahead
 from contrail_data.composites import Composite, from_dict, whiten
 from contrail_data.errors import ContrailError
 from contrail_data.geo.areas import Area
@@ -166,13 +167,7 @@ def _run_in_order(tasks: Sequence[Callable[[], Any]], workers: int) -> Generator
     own_threads = max(threads // workers, 1)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(own_threads,))
     try:
-        running: deque[Future[Any]] = deque()
-        for task in tasks:
-            running.append(pool.submit(task))
-            if len(running) > 2 * workers:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+        yield from map_ahead(pool, lambda task: task(), tasks, most=2 * workers)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

@@ -9,6 +9,7 @@ Tables:
 - `evaluation`: their contrails are separated and matched as well, as `contrail-train evaluate` does it. That depends on
   how many a mask has.
 - `host`: the same tasks with a model that answers at once, as one on a GPU nearly does: what remains for the processor.
+  `--variant`, `--device` and `--cpu-time` do not concern it.
 
 The model predicts as many windows and returns them. Weights are random: its speed does not depend on them. The
 threshold is one that a pixel of a thousand reaches, about as many as are labelled. --cpu-time measures the processor's

@@ -38,7 +38,7 @@ from contrail_data.store.reader import PixelReader, pixel_reader, read_scalars
 from contrail_data.store.schema import Kind, require_samples
 
 FlowBetween: TypeAlias = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[np.float32]]
-"""Computes the flow between two frames as `flow_between` does."""
+"""Computes the flow between two frames as `flow_between` does. Several threads call it at once."""
 RETURN_TOLERANCE = 1.0
 """Pixels. The flow at a pixel is trusted if the flow there and back ends within this distance of the pixel."""
 

@@ -32,9 +32,14 @@ SIMILAR = 0.7
 """Correlation above which two images show one scene."""
 SIDE, CHANNELS = 32, 3
 """Cells along a side of a thumbnail, and its channels at most, which bounds time and memory."""
+FEW = 512
+"""Images that are compared without threads, which would take longer."""
 _CANDIDATE, _SURE = 0.65, 0.9
 _WINDOW, _STEP, _WAVES = 24, 2, 6  # of a thumbnail that are compared, between two shifts, and frequencies of a window
 _FINEST, _COARSEST, _FLAT = 0.8, 2.0, 0.001  # standard deviations of the two blurs in cells; least contrast
+_COSINES = np.cos(np.pi / _WINDOW * np.outer(np.arange(_WAVES), np.arange(_WINDOW) + 0.5)).astype(np.float32)
+_SQUARES = np.add.outer(np.arange(_WAVES) ** 2, np.arange(_WAVES) ** 2).reshape(-1)
+_LOW = (_SQUARES > 0) & (_SQUARES < _WAVES**2)
 _ROWS, _COLUMNS = 512, 2048  # of the blocks of pairs, which stay in the processor's cache
 
 Bools = npt.NDArray[np.bool_]
@@ -239,13 +244,14 @@ def _search(a: Images, b: Images, rows: Ints, columns: Ints, *, later: bool) -> 
     matches = []
     # Threads of BLAS, in addition to ours, would wait for one another in each of many small products.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        each = pool.map if len(rows) + len(columns) > FEW else map
         for mirror in _MIRRORS:
             mirrored = _mirrored(b, mirror)
             shifts = np.array([(0, 0)] if any(mirror) else [*product(reach, repeat=2)])
             hits = []
             for k, shift in enumerate(shifts):
-                waves_a, waves_b = pool.map(partial(_waves, shift=shift), (a, mirrored), (rows, columns), (0, 1))
-                blocks = pool.map(partial(_candidates, waves_a, waves_b, later), range(0, len(rows), _ROWS))
+                waves_a, waves_b = each(partial(_waves, shift=shift), (a, mirrored), (rows, columns), (0, 1))
+                blocks = each(partial(_candidates, waves_a, waves_b, later), range(0, len(rows), _ROWS))
                 pairs, score = (np.concatenate(column) for column in zip(*blocks, strict=True))
                 hits.append((pairs, score, np.full(len(pairs), k)))
             pairs, score, number = (np.concatenate(column) for column in zip(*hits, strict=True))
@@ -283,10 +289,7 @@ def _waves(images: Images, samples: Ints, side: int, shift: npt.NDArray[Any]) ->
     """(sample, wave) cosine transform (DCT-II) of a window at low frequencies, of norm 1."""
     top, left = _origin(shift, side)
     windows = images[:, :, top : top + _WINDOW, left : left + _WINDOW][samples]
-    cosines = np.cos(np.pi / _WINDOW * np.outer(np.arange(_WAVES), np.arange(_WINDOW) + 0.5)).astype(np.float32)
-    u, v = np.divmod(np.arange(_WAVES**2), _WAVES)
-    low = (u + v > 0) & (u**2 + v**2 < _WAVES**2)
-    waves = (cosines @ windows @ cosines.T).reshape(*windows.shape[:2], -1)[..., low].reshape(len(windows), -1)
+    waves = (_COSINES @ windows @ _COSINES.T).reshape(*windows.shape[:2], -1)[..., _LOW].reshape(len(windows), -1)
     return waves / np.maximum(np.linalg.norm(waves, axis=1, keepdims=True), 1e-6)
 
 

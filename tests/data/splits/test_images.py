@@ -107,6 +107,18 @@ def test_copies_are_found_mirrored_turned_resized_noisy_and_in_another_store(tmp
     assert similar.matches[0, 1].moved.tolist() == [True] * 7 + [False] * 2
 
 
+def test_threads_find_the_pairs_that_are_found_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [scene(96) for _ in range(3)]
+    images = {f"s{number}": image for number, image in enumerate([*shown, *(np.roll(x, 6, 2) for x in shown)])}
+    store = store_of(tmp_path, images)
+    similar, pairs = found(store)
+    monkeypatch.setattr("contrail_data.splits.images.FEW", 0)
+    threaded, _ = found(store)
+    assert pairs == {(f"s{number}", f"s{number + 3}") for number in range(3)}
+    for one, other in zip(similar.between(0, 0), threaded.between(0, 0), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_copies_of_one_image_are_listed_by_a_first_one(tmp_path, count):
     whole = scene(96)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from contrail_data.process import speed_up_imports
+from contrail_data.storage import object_storage
 from helpers.cli import run_train
 from helpers.places import REAL_DATA
 from helpers.records import write_record, write_train_split
@@ -48,6 +49,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """Leave it to the kernel when files reach the disk: a test run need not survive a power cut."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_pauses_between_tries() -> Iterator[None]:
+    """Repeat requests to object storage soon: what makes the tests' servers fail does not go away with time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(object_storage, "PAUSE_S", 0.0)
         yield
 
 

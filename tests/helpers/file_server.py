@@ -21,6 +21,7 @@ def served(folder: Path, *, ranges: bool = True) -> Iterator[tuple[str, list[str
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or each reply waits 40 ms for the client to acknowledge its header
 
         def do_HEAD(self) -> None:
             self.do_GET()

@@ -12,7 +12,6 @@ from contrail_data.errors import ContrailError
 from contrail_data.sources.base import InputFormat
 from contrail_data.sources.open import open_source
 from contrail_data.sources.recognise import recognise
-from contrail_data.storage import object_storage
 from helpers.cli import run_data
 from helpers.faults import Fault, faulty_proxy
 from helpers.file_server import served
@@ -67,7 +66,6 @@ def test_an_s3_bucket_is_read_through_a_network_that_fails(
     bucket: Path, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _upload(bucket, f"{s3}/tf")
-    monkeypatch.setattr(object_storage, "PAUSE_S", 0.01)
     tried: Counter[str] = Counter()
 
     def choose(method: str, path: str) -> Fault | None:

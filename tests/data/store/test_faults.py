@@ -33,7 +33,6 @@ from helpers.stores import ASH, SMALL, contents, remote_contents
 def faulty(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Choose], None]]:
     """Reach the object storage through a proxy from now on; call the result to choose its faults."""
     faults: list[Choose] = [lambda method, path: None]
-    monkeypatch.setattr(object_storage, "PAUSE_S", 0.0)
     # long enough for a busy machine; only a stalled reply is waited for
     monkeypatch.setattr(object_storage, "READ_TIMEOUTS_S", (60.0, 60.0, 300.0))
     monkeypatch.setattr(object_storage, "WRITE_TIMEOUTS_S", (60.0, 60.0, 300.0))

@@ -1,4 +1,8 @@
-"""Raw records, sealed stores, an object store, and the real data where it is installed."""
+"""Raw records, sealed stores, an object store, and the real data where it is installed.
+
+The process that hands out the tests imports this file before it starts the others: what takes long is imported by the
+fixtures.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,9 @@ import pytest
 
 from contrail_data.process import speed_up_imports
 from contrail_data.storage import object_storage
-from helpers.cli import run_train
 from helpers.places import REAL_DATA
 from helpers.records import write_record, write_train_split
-from helpers.runs import TINY, set_options, streaked
 from helpers.shared import shared
-from helpers.stores import build_small
 
 speed_up_imports()
 hypothesis.settings.register_profile("any speed", deadline=None)
@@ -85,18 +86,24 @@ def raw(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of sixteen 64-pixel records in which dark streaks in red are contrails."""
+    from helpers.runs import streaked
+
     return shared(tmp_path_factory, "train", lambda folder: streaked(folder, 0))
 
 
 @pytest.fixture(scope="session")
 def unseen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of sixteen more."""
+    from helpers.runs import streaked
+
     return shared(tmp_path_factory, "unseen", lambda folder: streaked(folder, 100))
 
 
 @pytest.fixture(scope="session")
 def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on `store` that nothing disturbed."""
+    from helpers.cli import run_train
+    from helpers.runs import TINY, set_options
 
     def train(folder: Path) -> Path:
         done = run_train("run", "unet2d", "--out", folder / "run", *set_options(*TINY, f"data.train={store}"))
@@ -148,6 +155,7 @@ def raw40(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sealed40(raw40: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of `raw40`; no test may change it."""
+    from helpers.stores import build_small
 
     def write(folder: Path) -> Path:
         build_small(raw40, folder / "s.zarr")

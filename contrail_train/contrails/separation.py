@@ -16,7 +16,7 @@ from scipy import ndimage
 from contrail_train.contrails.centre_line import centre_line
 from contrail_train.contrails.cleaning import EIGHT_CONNECTED, Labels, Mask
 from contrail_train.contrails.linking import Linking, Part, link
-from contrail_train.contrails.pixel_graph import Indices
+from contrail_train.contrails.pixel_graph import Indices, indices_yx, parts_of
 from contrail_train.contrails.polyline import Points, densified, length_of
 from contrail_train.contrails.regions import pixels_of
 from contrail_train.contrails.skeleton import pieces_of
@@ -143,16 +143,16 @@ def not_covered(drawn: Sequence[Points], reach: float) -> list[int]:
         Indices of the first line, and of each line of which the lines kept before it cover less than `COVERED`.
     """
     points = np.concatenate(drawn)
-    tree, is_covered = scipy.spatial.cKDTree(points), np.zeros(len(points), bool)
+    is_covered = np.zeros(len(points), bool)
     end = np.cumsum([len(line) for line in drawn])
     kept: list[int] = []
     for number, line in enumerate(drawn):
         if kept and is_covered[end[number] - len(line) : end[number]].mean() >= COVERED:
             continue
         kept.append(number)
-        # The distance decides. A ball of that size, which rounds differently, is only where to look.
-        near = np.unique(np.concatenate(tree.query_ball_point(line, 1.001 * reach)).astype(np.intp))
-        is_covered[near] |= scipy.spatial.cKDTree(line).query(points[near])[0] <= reach
+        near = np.flatnonzero(((points >= line.min(0) - reach) & (points <= line.max(0) + reach)).all(1))
+        distance, _ = scipy.spatial.cKDTree(line).query(points[near], distance_upper_bound=np.nextafter(reach, np.inf))
+        is_covered[near] |= distance <= reach
     return kept
 
 
@@ -168,9 +168,10 @@ def _lines(labels_yx: Labels, drawn: Sequence[Points]) -> tuple[Labels, list[Ind
 def _refined(pixels: Indices, line: Points) -> Points:
     """The centre line of pixels that a line joins over gaps and crossings."""
     joined = np.concatenate([pixels, np.rint(line).astype(np.intp)])
-    origin = joined.min(0)
-    inside = np.zeros(joined.max(0) - origin + 1, bool)
-    inside[tuple((joined - origin).T)] = True
-    labels, _ = ndimage.label(inside, EIGHT_CONNECTED)
-    middle = labels[tuple(np.rint(line[len(line) // 2]).astype(np.intp) - origin)]
-    return centre_line(np.argwhere(labels == middle)) + origin
+    origin, columns = joined.min(0), np.ptp(joined[:, 1]) + 1
+    flat = (joined - origin) @ np.array([columns, 1])
+    middle = flat[len(pixels) + len(line) // 2]
+    inside = np.unique(flat)  # by rows, each pixel once
+    joined = np.stack(np.divmod(inside, columns), -1)
+    part = parts_of(joined, indices_yx(joined), np.zeros(len(joined), np.intp))
+    return centre_line(joined[part == part[np.searchsorted(inside, middle)]]) + origin

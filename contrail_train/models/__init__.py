@@ -2,8 +2,8 @@
 
 Frames of shape (b, t, c, h, w) pass through these modules in order, and logits come out:
 
-- `encoder`: any timm model as a pyramid of features, shared by all frames; `pretrained` finds the weights to
-  start with, and `encoder_weights` loads them.
+- `encoder`: any timm model as a pyramid of features, shared by all frames, once `encoder_names` has found its name;
+  `pretrained` finds the weights to start with, and `encoder_weights` loads them.
 - `temporal`, `valid3d`, `transformer`: mixers, which turn the frames of one level of the pyramid into a single one;
   `panels` instead shows all frames to the encoder at once.
 - `video`: video models of torchvision, which take the place of encoder and mixers.

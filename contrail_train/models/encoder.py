@@ -1,6 +1,5 @@
 """Encoders: any timm model with `features_only`, as a pyramid of NCHW features, with weights from hub or file."""
 
-import difflib
 import logging
 import math
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from contrail_data.errors import ContrailError
 from contrail_train.config.model import VIDEO_PREFIX
+from contrail_train.models.encoder_names import why_unknown
 from contrail_train.models.encoder_weights import load_weights
 from contrail_train.models.layers import batch_norms
 from contrail_train.models.pretrained import timm_source, weights_file
@@ -262,9 +262,7 @@ def full_name(name: str) -> str:
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "https://huggingface.co/timm lists them"
-        raise ContrailError(f"model.encoder={name}: not a timm model; {hint}")
+        raise ContrailError(why_unknown(name, timm.list_models()))
     tagged = timm.list_pretrained(f"{architecture}.*")
     if not tag or name in tagged:
         return name

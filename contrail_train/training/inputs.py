@@ -1,4 +1,4 @@
-"""What the settings of a run name, checked before the work: stores, models and files, without torch or xarray.
+"""What the settings of a run name, checked before the work: stores, models and files, without torch, timm or xarray.
 
 What lies elsewhere is checked when it is opened, as it takes a request.
 """
@@ -10,6 +10,7 @@ from contrail_data.errors import ContrailError
 from contrail_data.labels.predictor import check_device
 from contrail_train.config.schema import RunConfig
 from contrail_train.data.named import check_stores
+from contrail_train.models.encoder_names import check_name
 from contrail_train.models.raft_weights import check_weights
 from contrail_train.runs.address import check_address, local_path, names_model
 from contrail_train.runs.names import CALIBRATION, PIPELINE, STAGES, WEIGHTS
@@ -25,6 +26,7 @@ def check_inputs(config: RunConfig) -> None:
         ContrailError: If they do.
     """
     check_device(config.device)
+    check_name(config.model.encoder)
     if config.start is not None:
         if (path := local_path(config.start)) is None:
             check_address(config.start)

@@ -158,6 +158,12 @@ REFUSED = {
             "publish builtin:starter full",
         ],
         "a mean takes at least two runs": ["soup done -o x"],
+        "not a timm model; did you mean resnet": [
+            *(
+                f"{command} --out x --set data.train=s.zarr --set model.encoder=resnet999"
+                for command in ("run unet2d", "rounds unet2d")
+            ),
+        ],
         "weights of RAFT cannot be read": [
             "run unet2d --out x --set data.train=s.zarr --set data.frames=[0,1] --set model.mixer.kind=mean "
             "--set data.warp=true --set data.flow.method=raft --set data.flow.weights=missing.pth"

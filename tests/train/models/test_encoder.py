@@ -13,6 +13,7 @@ from huggingface_hub import constants
 
 from contrail_data.errors import ContrailError
 from contrail_train.models.encoder import build_encoder, check_encoder
+from contrail_train.models.encoder_names import check_name
 from contrail_train.models.heads import RARE_LOG_ODDS
 from contrail_train.models.segmenter import build
 from helpers.hub_server import served_hub
@@ -172,6 +173,14 @@ def test_weights_come_from_a_mirror_of_the_hub_and_later_from_the_cache(
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ContrailError, match=r"model\.pretrained: hf://team/new: .*HF_HUB_OFFLINE is set"):
         check_encoder("resnet10t", "hf://team/new")
+
+
+def test_names_of_models_are_found_in_the_source_of_timm() -> None:
+    old = "vit_base_patch16_224_in21k"  # timm warns, and takes the new name
+    for name in (*timm.list_models()[::40], *timm.list_pretrained()[::60], old, "torchvision/r3d_18"):
+        check_name(name)
+    with pytest.raises(ContrailError, match="resnet51: not a timm model; did you mean resnet"):
+        check_name("resnet51")
 
 
 def trained(name: str) -> torch.nn.Module:

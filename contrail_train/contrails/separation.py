@@ -151,7 +151,8 @@ def not_covered(drawn: Sequence[Points], reach: float) -> list[int]:
             continue
         kept.append(number)
         near = np.flatnonzero(((points >= line.min(0) - reach) & (points <= line.max(0) + reach)).all(1))
-        distance, _ = scipy.spatial.cKDTree(line).query(points[near], distance_upper_bound=np.nextafter(reach, np.inf))
+        # points beyond the bound, which need not be measured, are infinitely far
+        distance, _ = scipy.spatial.cKDTree(line).query(points[near], distance_upper_bound=2 * reach)
         is_covered[near] |= distance <= reach
     return kept
 

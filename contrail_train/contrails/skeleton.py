@@ -104,10 +104,11 @@ def pieces_of(mask_yx: Mask, sharpest: float) -> list[Points]:
     padded = np.pad(mask_yx, 1)
     skeleton = thin(padded)
     forks = _forks(skeleton)
-    radius = ndimage.distance_transform_edt(padded) if forks.any() else np.zeros(padded.shape)
-    while forks.any() and _remove_spurs(skeleton, *_numbered(forks), *_numbered(skeleton & ~forks), radius):
-        skeleton = thin(skeleton)
-        forks = _forks(skeleton)
+    if forks.any():
+        radius = ndimage.distance_transform_edt(padded)
+        while forks.any() and _remove_spurs(skeleton, *_numbered(forks), *_numbered(skeleton & ~forks), radius):
+            skeleton = thin(skeleton)
+            forks = _forks(skeleton)
     pixels = _pixels_of(skeleton & ~forks)
     if not len(pixels):
         return []

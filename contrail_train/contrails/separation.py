@@ -171,8 +171,8 @@ def _refined(pixels: Indices, line: Points) -> Points:
     joined = np.concatenate([pixels, np.rint(line).astype(np.intp)])
     origin, columns = joined.min(0), np.ptp(joined[:, 1]) + 1
     flat = (joined - origin) @ np.array([columns, 1])
-    middle = flat[len(pixels) + len(line) // 2]
     inside = np.unique(flat)  # by rows, each pixel once
     joined = np.stack(np.divmod(inside, columns), -1)
     part = parts_of(joined, indices_yx(joined), np.zeros(len(joined), np.intp))
-    return centre_line(joined[part == part[np.searchsorted(inside, middle)]]) + origin
+    of_line = part[np.searchsorted(inside, flat[-1])]  # a dot beside a gap is a part of its own
+    return centre_line(joined[part == of_line]) + origin

@@ -110,6 +110,16 @@ def test_a_broken_line_is_one_contrail_up_to_the_largest_gap() -> None:
     assert_are_lines(separate(dotted, threshold=0.5), [(90, 98)])
 
 
+def test_a_dot_beside_a_gap_belongs_to_the_line_but_does_not_move_it() -> None:
+    mask = np.zeros((30, 60), bool)
+    mask[10, 5:25] = mask[10, 31:51] = True
+    mask[8, 27:29] = True
+    (one,) = separate_mask(mask, mask.astype(np.float32)).instances
+    assert one.pixels == 42
+    np.testing.assert_allclose(one.line[:, 0], 10)
+    assert sorted(one.line[[0, -1], 1]) == pytest.approx([4.5, 50.5])
+
+
 def test_lines_that_do_not_continue_each_other_stay_apart() -> None:
     aside = np.maximum(line((57, 35), 90, 40), line((64, 85), 90, 40))
     turned = np.maximum(line((60, 35), 90, 40), line((49, 82), 50, 40))
